@@ -1,0 +1,281 @@
+"""Every error callstate raises, and its wire form. Imports nothing of ours.
+
+    CallstateError
+    ├── WireError                   the daemon said so; code, kind, retryable, data
+    │   ├── ParseError              -32700  parse_error
+    │   ├── InvalidRequestError     -32600  invalid_request
+    │   ├── MethodNotFoundError     -32601  method_not_found
+    │   ├── InvalidParamsError      -32602  invalid_params      .path, .expected
+    │   ├── InternalError           -32603  internal
+    │   ├── SessionNotFoundError    -32001  not_found
+    │   ├── SessionEndedError       -32002  session_ended       .ended_at, .reason
+    │   ├── ConflictError           -32003  conflict            .version, .owner
+    │   ├── FencedError             -32004  fenced              .epoch, .owner, .host
+    │   ├── ShuttingDownError       -32005  shutting_down
+    │   ├── StoreUnavailableError   -32006  store_unavailable
+    │   ├── OverloadedError         -32007  overloaded
+    │   ├── TooLargeError           -32008  too_large
+    │   ├── ForbiddenError          -32009  forbidden
+    │   └── NotDurableError         -32010  not_durable
+    ├── StoreClosedError            the store was closed by its user
+    ├── DocumentError               bytes that are no session document
+    ├── NoDaemonError               no daemon found; the text lists each path tried
+    ├── ConnectionLostError         the connection went; the outcome is unknown
+    └── RequestTimeoutError         no answer in time; the outcome is unknown
+
+`retryable` says whether the same request, sent again a little later, may succeed without anything else
+being mended first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class CallstateError(Exception):
+    """Base of everything callstate raises on purpose."""
+
+    retryable: ClassVar[bool] = False
+
+
+class WireError(CallstateError):
+    """An error reply of the daemon (JSON-RPC 2.0, section 5.1).
+
+    Args:
+        message: one sentence for a person.
+        data: what the reply's `error.data` carries beside `kind` and `retryable`.
+    """
+
+    code: ClassVar[int] = -32603
+    kind: ClassVar[str] = "internal"
+
+    def __init__(self, message: str = "", **data: Any) -> None:
+        super().__init__(message or self.kind.replace("_", " "))
+        self.data: dict[str, Any] = {name: value for name, value in data.items() if value is not None}
+
+    @property
+    def message(self) -> str:
+        """The sentence the error was raised with."""
+        return str(self.args[0])
+
+    def to_wire(self) -> dict[str, Any]:
+        """The reply's `error` member."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "data": {"kind": self.kind, "retryable": self.retryable, **self.data},
+        }
+
+
+class ParseError(WireError):
+    """The line is not JSON: broken syntax, bad UTF-8, a lone surrogate, NaN, or nested too deep."""
+
+    code = -32700
+    kind = "parse_error"
+
+
+class InvalidRequestError(WireError):
+    """The line is JSON but no JSON-RPC 2.0 request; batches are refused with this too."""
+
+    code = -32600
+    kind = "invalid_request"
+
+
+class MethodNotFoundError(WireError):
+    """The daemon has no such method."""
+
+    code = -32601
+    kind = "method_not_found"
+
+
+class InvalidParamsError(WireError):
+    """A parameter is missing, unknown or wrong. `path` is its place, `expected` what belongs there."""
+
+    code = -32602
+    kind = "invalid_params"
+
+    @property
+    def path(self) -> str:
+        """The place, as a JSONPath: `$.params.session.metrics.turn_count`."""
+        return str(self.data.get("path", "$.params"))
+
+    @property
+    def expected(self) -> str | None:
+        """What belongs there, in words."""
+        return self.data.get("expected")
+
+
+class InternalError(WireError):
+    """A fault of the daemon's own; its log has the traceback."""
+
+
+class SessionNotFoundError(WireError):
+    """No such session. Only said when that is known: a store that could not be asked is `store_unavailable`."""
+
+    code = -32001
+    kind = "not_found"
+
+
+class SessionEndedError(WireError):
+    """The session has ended and takes no more of this."""
+
+    code = -32002
+    kind = "session_ended"
+
+    @property
+    def ended_at(self) -> str | None:
+        """When, as RFC 3339 text."""
+        return self.data.get("ended_at")
+
+    @property
+    def reason(self) -> str | None:
+        """Why: `completed`, `heartbeat_timeout`, the worker's own word …"""
+        return self.data.get("reason")
+
+
+class ConflictError(WireError):
+    """The state is not what the request presumes: another version, another owner, a session that exists."""
+
+    code = -32003
+    kind = "conflict"
+
+    @property
+    def version(self) -> int | None:
+        """The version the session has."""
+        return self.data.get("version")
+
+    @property
+    def owner(self) -> str | None:
+        """The worker that holds the session."""
+        return self.data.get("owner")
+
+
+class FencedError(WireError):
+    """The session belongs to somebody else by now: the epoch given is not, or no longer, the session's."""
+
+    code = -32004
+    kind = "fenced"
+
+    @property
+    def epoch(self) -> int | None:
+        """The epoch the session has."""
+        return self.data.get("epoch")
+
+    @property
+    def owner(self) -> str | None:
+        """The worker that holds the session."""
+        return self.data.get("owner")
+
+    @property
+    def host(self) -> str | None:
+        """The host that holds the session."""
+        return self.data.get("host")
+
+
+class ShuttingDownError(WireError):
+    """The daemon is stopping and takes no new work."""
+
+    code = -32005
+    kind = "shutting_down"
+    retryable = True
+
+
+class StoreUnavailableError(WireError):
+    """The answer needs the store behind, which can't be reached now."""
+
+    code = -32006
+    kind = "store_unavailable"
+    retryable = True
+
+
+class OverloadedError(WireError):
+    """A bound was reached (connections, sessions, unwritten bytes); live calls go on."""
+
+    code = -32007
+    kind = "overloaded"
+    retryable = True
+
+
+class TooLargeError(WireError):
+    """A line over `limits.line_bytes`, or a session over `limits.session_bytes`."""
+
+    code = -32008
+    kind = "too_large"
+
+
+class ForbiddenError(WireError):
+    """The connection may not do that."""
+
+    code = -32009
+    kind = "forbidden"
+
+
+class NotDurableError(WireError):
+    """The journal could not take the write, so it was undone: it did not happen."""
+
+    code = -32010
+    kind = "not_durable"
+    retryable = True
+
+
+class StoreClosedError(CallstateError):
+    """The store was used after its `close()`."""
+
+    def __init__(self, message: str = "the store is closed") -> None:
+        super().__init__(message)
+
+
+class DocumentError(CallstateError, ValueError):
+    """Bytes that are no session document, as Go's or ours."""
+
+
+class NoDaemonError(CallstateError, ConnectionError):
+    """No daemon was found. The text lists each path tried and why not."""
+
+    retryable = True
+
+
+class ConnectionLostError(CallstateError, ConnectionError):
+    """The connection went while a request was under way that may not be repeated: its outcome is unknown."""
+
+    retryable = True
+
+
+class RequestTimeoutError(CallstateError, TimeoutError):
+    """The daemon did not answer in time: the outcome of the request is unknown."""
+
+    retryable = True
+
+
+BY_CODE: Mapping[int, type[WireError]] = {
+    cls.code: cls
+    for cls in (
+        ParseError,
+        InvalidRequestError,
+        MethodNotFoundError,
+        InvalidParamsError,
+        InternalError,
+        SessionNotFoundError,
+        SessionEndedError,
+        ConflictError,
+        FencedError,
+        ShuttingDownError,
+        StoreUnavailableError,
+        OverloadedError,
+        TooLargeError,
+        ForbiddenError,
+        NotDurableError,
+    )
+}
+
+
+def from_wire(code: int, message: str, data: Mapping[str, Any] | None = None) -> WireError:
+    """The exception for an error reply. A code we don't know (a newer daemon) becomes a plain WireError."""
+    detail = {str(name): value for name, value in (data or {}).items() if name not in ("kind", "retryable")}
+    cls = BY_CODE.get(code)
+    if cls is not None:
+        return cls(message, **detail)
+    error = WireError(f"{message} (code {code})")
+    error.data = detail
+    return error

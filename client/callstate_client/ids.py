@@ -1,0 +1,29 @@
+"""Which session ids, worker ids and short strings are taken, and the one place that says so."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+MAX_ID_BYTES: Final = 256
+"""An id becomes part of a Redis key and of every journal record."""
+
+MAX_NAME_BYTES: Final = 64
+"""Statuses, directions, roles, providers, ops, and label names: words, not texts."""
+
+MAX_LABELS: Final = 16
+"""Labels are kept outside the document, in memory and in the store's meta: a few words to select by."""
+
+MAX_LABEL_VALUE_BYTES: Final = 256
+
+SESSION_ID_RULE: Final = (
+    "1 to 256 bytes of printable ASCII, no space, no braces, not starting with '@', not 'active'"
+)
+
+# Braces would move the key's hash slot in a Redis Cluster; `@…` and `active` are keys of the layout itself.
+_SESSION_ID = re.compile(r"(?!@)(?!active\Z)[!-z|~]{1,256}\Z")
+
+
+def is_session_id(text: str) -> bool:
+    """Whether the daemon takes this as a session id."""
+    return _SESSION_ID.match(text) is not None

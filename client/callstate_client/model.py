@@ -1,0 +1,325 @@
+"""One call's state: the types of the Go package `storage`, their JSON, and nothing else.
+
+Field names, JSON names and named values are the Go package's. What we don't know is kept in `extra` and
+written back inline. A document is decoded as far as it is read: turns stay bytes until somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from callstate_client.errors import DocumentError
+from callstate_client.history import History, Turn, split_extra
+from callstate_client.times import ZERO_TIME, Instant, now
+
+__all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn"]
+
+
+class Status:
+    """The named statuses. Not a closed set: any string up to 64 bytes is one; only `ended` is not active."""
+
+    PENDING: Final = "pending"
+    ACTIVE: Final = "active"
+    ON_HOLD: Final = "on_hold"
+    TRANSFERRING: Final = "transferring"
+    ENDED: Final = "ended"
+
+
+class Direction:
+    """The named directions; not a closed set."""
+
+    INBOUND: Final = "inbound"
+    OUTBOUND: Final = "outbound"
+
+
+class Role:
+    """The named roles of a turn; not a closed set (agents have `system` and `tool` turns too)."""
+
+    USER: Final = "user"
+    AGENT: Final = "agent"
+
+
+class SessionMetrics(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What was counted in one call.
+
+    Args:
+        turn_count: turns added so far; raised by each turn, kept when the history is trimmed.
+        interruption_count: how often the caller spoke over the agent.
+        user_speech_duration_ms: speech of `user` turns, milliseconds.
+        agent_speech_duration_ms: speech of `agent` turns, milliseconds.
+        first_response_ms: from answer to the agent's first word, milliseconds; 0 is unknown and left out.
+        average_response_ms: mean time to respond, milliseconds; 0 is unknown and left out.
+        extra: members we don't know, written back inline.
+    """
+
+    turn_count: int = 0
+    interruption_count: int = 0
+    user_speech_duration_ms: int = 0
+    agent_speech_duration_ms: int = 0
+    first_response_ms: int = 0
+    average_response_ms: int = 0
+    extra: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON members, as Go writes them."""
+        members: dict[str, Any] = {
+            "turn_count": self.turn_count,
+            "interruption_count": self.interruption_count,
+            "user_speech_duration_ms": self.user_speech_duration_ms,
+            "agent_speech_duration_ms": self.agent_speech_duration_ms,
+        }
+        if self.first_response_ms:
+            members["first_response_ms"] = self.first_response_ms
+        if self.average_response_ms:
+            members["average_response_ms"] = self.average_response_ms
+        return members | self.extra if self.extra else members
+
+
+class _MetricsWire(msgspec.Struct):
+    turn_count: int = 0
+    interruption_count: int = 0
+    user_speech_duration_ms: int = 0
+    agent_speech_duration_ms: int = 0
+    first_response_ms: int = 0
+    average_response_ms: int = 0
+
+
+class StateWire(msgspec.Struct):
+    """A document as it lies on the wire, decoded no further than one pass needs. Internal to the client."""
+
+    id: str = ""
+    created_at: str = ZERO_TIME
+    updated_at: str = ZERO_TIME
+    call_id: str = ""
+    provider: str = ""
+    direction: str = ""
+    from_: str = msgspec.field(name="from", default="")
+    to: str = ""
+    status: str = ""
+    history: list[msgspec.Raw] | None = None
+    metrics: dict[str, Any] | None = None
+    recovery_data: Any = None
+
+
+class StrictStateWire(StateWire, forbid_unknown_fields=True):
+    """The common document: no member that we don't know, so nothing has to be looked for a second time."""
+
+
+_STRICT = msgspec.json.Decoder(StrictStateWire)
+_LENIENT = msgspec.json.Decoder(StateWire)
+_MEMBERS = frozenset(StateWire.__struct_encode_fields__)
+_METRICS_MEMBERS = frozenset(_MetricsWire.__struct_fields__)
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class SessionState:
+    """One call's state, as a worker holds it.
+
+    Args:
+        id: 1 to 256 bytes of printable ASCII, no space, no braces, not starting with `@`, not `active`.
+        provider: who carries the call (`twilio`, `sip` …), up to 64 bytes.
+        direction: see `Direction`.
+        from_: the calling party; `from` in JSON.
+        to: the called party.
+        status: see `Status`.
+        call_id: the provider's id of the call; left out of the JSON when empty.
+        history: the turns so far.
+        metrics: what was counted so far.
+        recovery_data: what it takes to resume the call, any JSON value; left out when empty.
+        created_at, updated_at: with a timezone; default now.
+        extra: members we don't know, written back inline.
+    """
+
+    __slots__ = (
+        "_created_at", "_history", "_updated_at", "call_id", "direction", "extra", "from_", "id", "metrics",
+        "provider", "recovery_data", "status", "to",
+    )  # fmt: skip
+
+    created_at = Instant()
+    updated_at = Instant()
+
+    def __init__(
+        self,
+        id: str = "",  # noqa: A002 - the field's name in the contract
+        *,
+        provider: str = "",
+        direction: str = "",
+        from_: str = "",
+        to: str = "",
+        status: str = Status.PENDING,
+        call_id: str = "",
+        history: Iterable[Turn] | None = None,
+        metrics: SessionMetrics | None = None,
+        recovery_data: Any = None,
+        created_at: datetime | None = None,
+        updated_at: datetime | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self.id = id
+        self.provider = provider
+        self.direction = direction
+        self.from_ = from_
+        self.to = to
+        self.status = status
+        self.call_id = call_id
+        self._history = History(history or ())
+        self.metrics = SessionMetrics() if metrics is None else metrics
+        self.recovery_data = recovery_data
+        self.created_at = now() if created_at is None else created_at
+        self.updated_at = self.created_at if updated_at is None else updated_at
+        self.extra: dict[str, Any] = {} if extra is None else extra
+
+    @property
+    def history(self) -> History:
+        """The turns, oldest first: a list of `Turn`, each decoded when it is looked at."""
+        return self._history
+
+    @history.setter
+    def history(self, turns: Iterable[Turn] | None) -> None:
+        self._history = turns if isinstance(turns, History) else History(turns or ())
+
+    @property
+    def is_active(self) -> bool:
+        """Every status but `ended` is active."""
+        return self.status != Status.ENDED
+
+    def add_turn(
+        self, role: str, content: str, duration_ms: int = 0, *, at: datetime | None = None, **extra: Any
+    ) -> Turn:
+        """Append a turn with the present time, count it, and add its speech time for `user` and `agent`.
+
+        Args:
+            role: see `Role`.
+            content: what was said.
+            duration_ms: how long it took to say, milliseconds.
+            at: when; default now.
+            extra: further members of the turn.
+        """
+        turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra or None)
+        self._history.append(turn)
+        self.metrics.turn_count += 1
+        if role == Role.USER:
+            self.metrics.user_speech_duration_ms += duration_ms
+        elif role == Role.AGENT:
+            self.metrics.agent_speech_duration_ms += duration_ms
+        return turn
+
+    def record_interruption(self) -> None:
+        """Count one interruption (barge-in)."""
+        self.metrics.interruption_count += 1
+
+    def duration(self, at: datetime | None = None) -> timedelta:
+        """How long the call lasted (once ended) or has lasted so far, at the present time or at `at`."""
+        until = self.updated_at if self.status == Status.ENDED else at or now()
+        return until - self.created_at
+
+    def copy(self) -> SessionState:
+        """A deep copy: nothing of it is shared with this one."""
+        return SessionState.from_json(self.to_json())
+
+    def to_json(self) -> bytes:
+        """The document, as Go's encoding/json would write it.
+
+        Raises:
+            DocumentError: a field holds what JSON can't say.
+        """
+        return encode_members(self.to_members())
+
+    def to_members(self, *, with_history: bool = True) -> dict[str, Any]:
+        """The JSON members, in the Go package's order, the history still as encoded parts."""
+        members: dict[str, Any] = {
+            "id": self.id,
+            "created_at": self._created_at,
+            "updated_at": self._updated_at,
+        }
+        if self.call_id:
+            members["call_id"] = self.call_id
+        members["provider"] = self.provider
+        members["direction"] = self.direction
+        members["from"] = self.from_
+        members["to"] = self.to
+        members["status"] = self.status
+        if with_history:
+            members["history"] = self._history.parts()
+        members["metrics"] = self.metrics.to_dict()
+        if self.recovery_data not in (None, "", {}, []):
+            members["recovery_data"] = self.recovery_data
+        return members | self.extra if self.extra else members
+
+    @classmethod
+    def from_json(cls, document: bytes | str | msgspec.Raw) -> SessionState:
+        """The state of a document, whether Go wrote it or we.
+
+        Raises:
+            DocumentError: it is no session document.
+        """
+        try:
+            try:
+                return from_wire(_STRICT.decode(document))
+            except msgspec.ValidationError:
+                return from_wire(_LENIENT.decode(document), document)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            raise DocumentError(f"not a session document: {error}") from error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SessionState):
+            return NotImplemented
+        if self.created_at != other.created_at or self.updated_at != other.updated_at:
+            return False
+        skip = ("created_at", "updated_at", "history")
+        mine, theirs = self.to_members(with_history=False), other.to_members(with_history=False)
+        same_head = {k: v for k, v in mine.items() if k not in skip} == {
+            k: v for k, v in theirs.items() if k not in skip
+        }
+        return same_head and self._history == other._history
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, like any container
+
+    def __repr__(self) -> str:
+        # no numbers, no transcript: reprs end up in logs
+        return f"SessionState(id={self.id!r}, status={self.status!r}, turns={len(self._history)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SessionState.from_json, (self.to_json(),)
+
+
+def encode_members(members: dict[str, Any]) -> bytes:
+    """JSON of what `to_members` gave.
+
+    Raises:
+        DocumentError: a value is not JSON's.
+    """
+    try:
+        return _encode(members)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise DocumentError(f"the state can't be written as JSON: {error}") from error
+
+
+def from_wire(wire: StateWire, document: bytes | str | msgspec.Raw | None = None) -> SessionState:
+    """The state a decoded document stands for.
+
+    Args:
+        wire: the document, one pass decoded.
+        document: its bytes, where it may hold members we don't know.
+    """
+    state = SessionState.__new__(SessionState)
+    state.id = wire.id
+    state._created_at = wire.created_at
+    state._updated_at = wire.updated_at
+    state.call_id = wire.call_id
+    state.provider = wire.provider
+    state.direction = wire.direction
+    state.from_ = wire.from_
+    state.to = wire.to
+    state.status = wire.status
+    state._history = History.of_raw(wire.history or [])
+    known, extra = split_extra(wire.metrics or {}, _METRICS_MEMBERS)
+    fields = msgspec.convert(known, _MetricsWire)
+    state.metrics = SessionMetrics(**{name: getattr(fields, name) for name in _METRICS_MEMBERS}, extra=extra)
+    state.recovery_data = wire.recovery_data
+    state.extra = {} if document is None else split_extra(msgspec.json.decode(document), _MEMBERS)[1]
+    return state

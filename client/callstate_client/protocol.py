@@ -1,0 +1,382 @@
+"""The wire protocol without any I/O: JSON-RPC 2.0, one message a line.
+
+Imports neither asyncio nor socket, so the asyncio client, the blocking one, the daemon and the tests share
+it. `docs/protocol.md` is the specification.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Generic, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from callstate_client.errors import WireError, from_wire
+from callstate_client.model import SessionState, StrictStateWire
+from callstate_client.model import from_wire as state_from_wire
+
+PROTOCOL_VERSION: Final = 1
+"""Raised when a message of the older form would be misunderstood; additions go into `features`."""
+
+LINE_BYTES: Final = 1024 * 1024
+"""Longest request line, newline included. A save of 5,000 turns fits; a runaway client does not."""
+
+MAX_DEPTH: Final = 64
+"""Deepest nesting of a message. Parsers of other languages start to fail around 128 (orjson writes 254)."""
+
+MAX_HISTORY_LIMIT: Final = 1_000_000_000
+
+INT64_MAX: Final = 2**63 - 1
+INT64_MIN: Final = -(2**63)
+
+Int64 = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
+Version = Annotated[int, Meta(ge=0, le=INT64_MAX)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
+Limit = Annotated[int, Meta(ge=1, le=10_000)]
+
+
+class LineSplitter:
+    """Cuts a byte stream into lines in bounded memory.
+
+    The newline search resumes where the last one ended, so a line that comes in many pieces is looked at
+    once; a line longer than allowed is dropped up to its newline as it comes.
+
+    Args:
+        limit: longest line taken, bytes, newline included.
+    """
+
+    __slots__ = ("_dropping", "_limit", "_parts", "_size")
+
+    def __init__(self, limit: int = LINE_BYTES) -> None:
+        self._limit = limit
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._dropping = False
+
+    @property
+    def pending(self) -> int:
+        """Bytes of an unfinished line held back."""
+        return self._size
+
+    def feed(self, data: bytes) -> list[bytes | None]:
+        """The lines that `data` completes, without their newlines; None stands for one that was too long."""
+        end = data.rfind(b"\n")
+        if end < 0:
+            self._hold(data)
+            return []
+        if not self._size and not self._dropping and end < self._limit:
+            # the usual case: whole lines, none of which can be too long
+            lines: list[bytes | None] = [*data[:end].split(b"\n")]
+        else:
+            pieces = data[:end].split(b"\n")
+            lines = [self._finish(pieces[0])]
+            lines.extend(piece if len(piece) < self._limit else None for piece in pieces[1:])
+        if end + 1 < len(data):
+            self._hold(data[end + 1 :])
+        return lines
+
+    def _hold(self, data: bytes) -> None:
+        if self._dropping:
+            return
+        self._size += len(data)
+        if self._size >= self._limit:  # no newline can come within the limit any more
+            self._parts.clear()
+            self._size = 0
+            self._dropping = True
+        else:
+            self._parts.append(data)
+
+    def _finish(self, piece: bytes) -> bytes | None:
+        dropping, self._dropping = self._dropping, False
+        line = b"".join([*self._parts, piece])
+        self._parts.clear()
+        self._size = 0
+        return None if dropping or len(line) >= self._limit else line
+
+
+# -- params: one class a verb; unknown members are refused, for a mistyped `if_version` must not pass ---------
+
+
+class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Base of all params."""
+
+
+class NoParams(Params):
+    """`server.ping`, `server.info`, `server.stats`."""
+
+
+class SaveParams(Params):
+    """`session.save`. `labels`, `heartbeat_timeout_s` and `max_duration_s` are kept where left out."""
+
+    session: Raw
+    if_version: Version | None = None
+    labels: dict[str, str] | None = None
+    heartbeat_timeout_s: PositiveSeconds | None = None
+    max_duration_s: PositiveSeconds | None = None
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class LoadParams(Params):
+    """`session.load`. `history`: `"all"`, `"none"`, or how many of the last turns."""
+
+    session_id: str
+    history: str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)] = "all"
+
+
+class DeleteParams(Params):
+    """`session.delete`."""
+
+    session_id: str
+    epoch: Int64 | None = None
+
+
+class ListActiveParams(Params):
+    """`session.list_active`. `scope`: `"host"` or `"all"`."""
+
+    limit: Limit | None = None
+    cursor: str | None = None
+    scope: str = "host"
+
+
+class ListParams(Params):
+    """`session.list`. `ended_since` is RFC 3339 text; `labels` must all match."""
+
+    status: str | None = None
+    provider: str | None = None
+    owner: str | None = None
+    call_id: str | None = None
+    labels: dict[str, str] | None = None
+    ended_since: str | None = None
+    limit: Limit | None = None
+    cursor: str | None = None
+
+
+class HeartbeatParams(Params):
+    """`session.heartbeat`: one of the two."""
+
+    session_id: str | None = None
+    session_ids: Annotated[list[str], Meta(max_length=100_000)] | None = None
+
+
+class AddTurnParams(Params):
+    """`session.add_turn`: one of `turn` and `turns`."""
+
+    session_id: str
+    turn: Raw | UnsetType = UNSET
+    turns: Raw | UnsetType = UNSET
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class AmendTurnParams(Params):
+    """`session.amend_turn`: `set` is a merge patch (RFC 7396) of the last turn."""
+
+    session_id: str
+    set: Raw
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class RecordInterruptionParams(Params):
+    """`session.record_interruption`."""
+
+    session_id: str
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class UpdateParams(Params):
+    """`session.update`: `set` is a merge patch (RFC 7396) of the head."""
+
+    session_id: str
+    set: Raw
+    if_version: Version | None = None
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class EndParams(Params):
+    """`session.end`. `reason` is a word of the worker's own, `detail` any JSON beside it."""
+
+    session_id: str
+    reason: str | None = None
+    detail: Raw | UnsetType = UNSET
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class FlushParams(Params):
+    """`server.flush`: these sessions, or all."""
+
+    session_ids: Annotated[list[str], Meta(max_length=100_000)] | None = None
+    timeout_s: PositiveSeconds | None = None
+
+
+# -- results: what a client reads; members a newer daemon adds are skipped ------------------------------------
+
+
+class SaveResult(Struct):
+    """Of `session.save`."""
+
+    version: int
+    updated_at: str
+
+
+class VersionResult(Struct):
+    """Of every other mutation; `turn_count` only with `session.add_turn`."""
+
+    version: int
+    turn_count: int | None = None
+
+
+SessionT = TypeVar("SessionT")
+ResultT = TypeVar("ResultT")
+
+
+class LoadResult(Struct, Generic[SessionT], kw_only=True):
+    """Of `session.load`, and one of `session.list`'s `sessions`."""
+
+    session: SessionT
+    version: int
+    epoch: int = 0
+    turn_count: int = 0
+    history_from: int = 0
+    owner: str | None = None
+    ended_reason: str | None = None
+    labels: dict[str, str] = {}
+
+
+class ListActiveResult(Struct):
+    """Of `session.list_active`."""
+
+    session_ids: list[str]
+    next_cursor: str | None = None
+
+
+class ListResult(Struct):
+    """Of `session.list`."""
+
+    sessions: list[LoadResult[Raw]]
+    next_cursor: str | None = None
+
+
+class HeartbeatResult(Struct):
+    """Of `session.heartbeat` with several ids: which of them got no beat, and why."""
+
+    missing: list[str] = []
+    ended: list[str] = []
+    fenced: list[str] = []
+
+
+class FlushResult(Struct):
+    """Of `server.flush`: how many sessions the store has, and how many it does not have yet."""
+
+    flushed: int
+    unflushed: int
+
+
+# -- messages -------------------------------------------------------------------------------------------------
+
+
+class Request(Struct, omit_defaults=True):
+    """A request as the daemon reads it: the envelope, params still bytes. No `id`: a notification."""
+
+    jsonrpc: str
+    method: str
+    id: str | Int64 | float | None | UnsetType = UNSET
+    params: Raw | UnsetType = UNSET
+
+
+class ErrorBody(Struct):
+    """A reply's `error`."""
+
+    code: int
+    message: str = ""
+    data: dict[str, Any] | None = None
+
+    def exception(self) -> WireError:
+        """The exception that stands for it."""
+        return from_wire(self.code, self.message, self.data)
+
+
+class Incoming(Struct):
+    """A line as the client reads it: a reply, or (with `method`) a notification."""
+
+    id: int | str | None = None
+    result: Raw | UnsetType = UNSET
+    error: ErrorBody | None = None
+    method: str | None = None
+    params: Raw | UnsetType = UNSET
+
+
+encode_json = msgspec.json.Encoder(decimal_format="number").encode
+_decode_incoming = msgspec.json.Decoder(Incoming).decode
+
+
+def encode_request(request_id: int | None, method: str, params: Params | None = None) -> bytes:
+    """A request line, newline included. Without an id it is a notification, which gets no reply.
+
+    Args:
+        request_id: what the reply will carry; unique among those under way on the connection.
+        method: a verb of the protocol; plain ASCII.
+        params: of the verb's class.
+    """
+    head = f'{{"jsonrpc":"2.0","method":"{method}"' if request_id is None else (
+        f'{{"jsonrpc":"2.0","id":{request_id},"method":"{method}"'
+    )  # fmt: skip
+    if params is None:
+        return head.encode() + b"}\n"
+    return b'%b,"params":%b}\n' % (head.encode(), encode_json(params))
+
+
+def decode_incoming(line: bytes) -> Incoming:
+    """The reply or notification a line is.
+
+    Raises:
+        msgspec.MsgspecError: it is neither; the peer is no callstated.
+    """
+    return _decode_incoming(line)
+
+
+_PREFIX: Final = b'{"jsonrpc":"2.0","id":'
+
+
+def reply_id(line: bytes) -> int | None:
+    """The id of a reply, without parsing what follows; None where the line must be parsed to know."""
+    if not line.startswith(_PREFIX):
+        return None
+    end = line.find(b",", len(_PREFIX), len(_PREFIX) + 21)
+    digits = line[len(_PREFIX) : end]
+    return int(digits) if end > 0 and digits.isdigit() else None
+
+
+class _Reply(Struct, Generic[ResultT]):
+    result: ResultT
+
+
+_decode_plain_load = msgspec.json.Decoder(_Reply[LoadResult[StrictStateWire]]).decode
+_decode_any_load = msgspec.json.Decoder(_Reply[LoadResult[Raw]]).decode
+
+
+def decode_load(line: bytes) -> LoadResult[SessionState]:
+    """The result of a load or claim, from its whole reply line in one pass where nothing in it is unknown.
+
+    Raises:
+        DocumentError: the session in it is no session document.
+    """
+    try:
+        plain = _decode_plain_load(line).result
+    except msgspec.ValidationError:  # a member that this version does not know, or a wrong one
+        return load_result(_decode_any_load(line).result)
+    return _with_state(plain, state_from_wire(plain.session))
+
+
+def load_result(result: LoadResult[Raw]) -> LoadResult[SessionState]:
+    """The same result with its session decoded."""
+    return _with_state(result, SessionState.from_json(result.session))
+
+
+def _with_state(result: LoadResult[Any], state: SessionState) -> LoadResult[SessionState]:
+    result.session = state
+    return result

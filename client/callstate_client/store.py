@@ -1,0 +1,90 @@
+"""What a session store is: the Go package's SessionStore, HealthChecker and Namer, as typing.Protocols."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from callstate_client.model import SessionState
+
+__all__ = ["HealthChecker", "Namer", "Record", "SessionStore"]
+
+
+@runtime_checkable
+class SessionStore(Protocol):
+    """Keeps the state of calls. Safe to use from many tasks of one loop.
+
+    After `close()`, which may be called twice, every operation raises `StoreClosedError`.
+    """
+
+    async def save(self, state: SessionState | None) -> int | None:
+        """Keep this state, whole, under its id; sets its `updated_at`. None is a no-op.
+
+        Returns:
+            the new version, from stores that keep versions.
+        """
+
+    async def load(self, session_id: str) -> SessionState:
+        """The state under this id, `updated_at` being the later of the last save and the last heartbeat.
+
+        Raises:
+            SessionNotFoundError: there is none.
+        """
+
+    async def delete(self, session_id: str) -> None:
+        """Forget this session; one that does not exist is no error."""
+
+    async def list_active(self) -> list[str]:
+        """The ids of all sessions that are there and have not ended."""
+
+    async def update_heartbeat(self, session_id: str) -> None:
+        """Say that this call is alive, touching nothing else of its state.
+
+        Raises:
+            SessionNotFoundError: there is no such session.
+        """
+
+    async def close(self) -> None:
+        """Give up what the store holds."""
+
+
+@runtime_checkable
+class HealthChecker(Protocol):
+    """A store that can say whether it works."""
+
+    async def ping(self) -> None:
+        """Return once the store has answered; raise what keeps it from answering."""
+
+
+@runtime_checkable
+class Namer(Protocol):
+    """A store that has a name, for logs."""
+
+    @property
+    def name(self) -> str:
+        """Such as `memory`, `redis`, `sqlite`, `sidecar`."""
+
+
+@dataclass(slots=True)
+class Record:
+    """A session with what is known about it beside its document.
+
+    Args:
+        state: the document.
+        version: grows with each mutation; opaque beyond that.
+        epoch: changes with the owner; a fencing token.
+        owner: the worker that holds the session.
+        ended_reason: why it ended, once it has.
+        labels: what the worker selects its calls by.
+        history_from: index of the first turn in `state.history`; over 0 when loaded in part.
+        turn_count: the whole history's length.
+    """
+
+    state: SessionState
+    version: int = 0
+    epoch: int = 0
+    owner: str | None = None
+    ended_reason: str | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    history_from: int = 0
+    turn_count: int = 0

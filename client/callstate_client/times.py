@@ -1,0 +1,72 @@
+"""Points in time as RFC 3339 text, the way Go's encoding/json and we write them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any, Final, overload
+
+ZERO_TIME: Final = "0001-01-01T00:00:00Z"
+"""Go's zero time.Time: what a field nobody set looks like."""
+
+# Go's time.Time.UnmarshalJSON takes just this, so just this may be written where Go reads (RFC 3339, 5.6).
+_STRICT = re.compile(
+    r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?"
+    r"(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
+)
+
+
+def now() -> datetime:
+    """The present time in UTC."""
+    return datetime.now(UTC)
+
+
+def format_time(at: datetime) -> str:
+    """RFC 3339 in UTC with `Z`.
+
+    Raises:
+        ValueError: the datetime has no timezone, so nobody can say which moment it means.
+    """
+    if at.tzinfo is None:
+        raise ValueError(
+            "a datetime without a timezone names no moment; give it one, such as datetime.now(UTC)"
+        )
+    try:
+        at = at.astimezone(UTC)
+    except OverflowError:  # year 1 or 9999, an offset over the edge
+        return at.isoformat()
+    return at.isoformat().removesuffix("+00:00") + "Z"
+
+
+def parse_time(text: str) -> datetime:
+    """The datetime of RFC 3339 text; what is finer than a microsecond is cut off.
+
+    Raises:
+        ValueError: not RFC 3339 as Go reads it.
+    """
+    if _STRICT.fullmatch(text) is None:
+        raise ValueError(f"not an RFC 3339 time: {text!r}")
+    return datetime.fromisoformat(text)
+
+
+class Instant:
+    """Descriptor of a point in time that is kept as its text and parsed when read.
+
+    A datetime holds microseconds and Go writes nanoseconds: what nobody assigns goes back as it came.
+    The text lives in the slot named like the field with an underscore before it.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._slot = "_" + name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Instant: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> datetime: ...
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        return parse_time(getattr(instance, self._slot))
+
+    def __set__(self, instance: Any, value: datetime) -> None:
+        setattr(instance, self._slot, format_time(value))

@@ -1,0 +1,1 @@
+"""callstated: the sidecar daemon that keeps the state of live calls."""

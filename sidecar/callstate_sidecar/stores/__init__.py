@@ -1,0 +1,1 @@
+"""The stores behind: each a SessionStore of its own, and what the daemon's writer writes to."""

@@ -1,0 +1,112 @@
+"""What the daemon asks of a store behind it. Every write is absolute and may be repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class StoreDownError(Exception):
+    """The store can't be reached, or went away: what was under way may or may not be there."""
+
+
+class StoreRefusingError(Exception):
+    """The store answers, but takes nothing now (out of memory, read-only, loading, no authority)."""
+
+
+class StoredMeta(Struct, kw_only=True):
+    """What is kept beside a document.
+
+    Args:
+        host: id of the host whose daemon wrote it.
+        epoch: changes with the owner.
+        version: grows with each mutation.
+        owner: the worker that holds the session, or empty.
+        ended_reason: empty while it lives.
+        ended_at: RFC 3339 text, empty while it lives.
+        labels: what the worker selects its calls by.
+        heartbeat_timeout_s: the session's own, or None for the daemon's.
+        max_duration_s: the session's own, or None for none.
+        deleted: a tombstone: no document, but nothing older may come back.
+    """
+
+    host: str = ""
+    epoch: int = 0
+    version: int = 0
+    owner: str = ""
+    ended_reason: str = ""
+    ended_at: str = ""
+    labels: dict[str, str] = {}
+    heartbeat_timeout_s: float | None = None
+    max_duration_s: float | None = None
+    deleted: bool = False
+
+
+class Write(Struct):
+    """One session as it shall be in the store: `document` None deletes it."""
+
+    session_id: str
+    document: bytes | None
+    meta: StoredMeta
+    active: bool
+    beat_ms: int = 0
+
+
+class Outcome(Enum):
+    """What became of one write."""
+
+    WRITTEN = "written"
+    SUPERSEDED = "superseded"
+    """The store has a higher epoch, or the same epoch with a version as high from elsewhere: refused."""
+    REJECTED = "rejected"
+    """The store can't take this one, whatever happens; it holds up no other."""
+
+
+class WriteResult(Struct):
+    """An outcome, and in words why where it is not WRITTEN."""
+
+    outcome: Outcome
+    detail: str = ""
+
+
+class StoredSession(Struct):
+    """What a store has under an id.
+
+    Args:
+        document: the session as JSON, or None where there is only a tombstone.
+        meta: None where somebody else (the Go package) wrote the document.
+        beat_ms: last heartbeat, milliseconds since 1970, 0 when none is known.
+    """
+
+    document: bytes | None
+    meta: StoredMeta | None
+    beat_ms: int = 0
+
+
+class Backend(Protocol):
+    """A store as the daemon uses it. Methods raise StoreDownError or StoreRefusingError, nothing else."""
+
+    @property
+    def name(self) -> str:
+        """`sqlite`, `redis`."""
+
+    async def read(self, session_id: str) -> StoredSession | None:
+        """What is there; None when nothing is, not even a tombstone."""
+
+    async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
+        """Write these, in one round trip where the store can; one result each, in order."""
+
+    async def write_beats(self, beats: Mapping[str, int]) -> None:
+        """Note last heartbeats: session id to milliseconds since 1970."""
+
+    async def active_ids(self) -> list[str]:
+        """All active sessions in the store, of every host."""
+
+    async def ping(self) -> None:
+        """Return once the store has answered."""
+
+    async def close(self) -> None:
+        """Give up connections and files; may be called twice."""
