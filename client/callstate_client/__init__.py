@@ -1,1 +1,80 @@
-"""callstate: keep the state of live phone calls where a crash can't take it."""
+"""callstate: keep the state of live phone calls where a crash can't take it.
+
+async with connect() as store:
+    async with store.hold(SessionState(id="c1", provider="twilio", from_=caller, to=callee)) as call:
+        call.add_turn("user", "hello", duration_ms=900)
+"""
+
+from callstate_client.api import CallStore
+from callstate_client.client import SidecarStore, connect
+from callstate_client.clock import Clock
+from callstate_client.errors import (
+    CallstateError,
+    ConflictError,
+    ConnectionLostError,
+    DocumentError,
+    FencedError,
+    ForbiddenError,
+    InternalError,
+    InvalidParamsError,
+    InvalidRequestError,
+    MethodNotFoundError,
+    NoDaemonError,
+    NotDurableError,
+    OverloadedError,
+    ParseError,
+    RequestTimeoutError,
+    SessionEndedError,
+    SessionNotFoundError,
+    ShuttingDownError,
+    StoreClosedError,
+    StoreUnavailableError,
+    TooLargeError,
+    WireError,
+)
+from callstate_client.handle import CallHandle
+from callstate_client.memory import MemoryStore
+from callstate_client.model import Direction, History, Role, SessionMetrics, SessionState, Status, Turn
+from callstate_client.store import HealthChecker, Namer, Record, SessionStore
+
+__all__ = [
+    "CallHandle",
+    "CallStore",
+    "CallstateError",
+    "Clock",
+    "ConflictError",
+    "ConnectionLostError",
+    "Direction",
+    "DocumentError",
+    "FencedError",
+    "ForbiddenError",
+    "HealthChecker",
+    "History",
+    "InternalError",
+    "InvalidParamsError",
+    "InvalidRequestError",
+    "MemoryStore",
+    "MethodNotFoundError",
+    "Namer",
+    "NoDaemonError",
+    "NotDurableError",
+    "OverloadedError",
+    "ParseError",
+    "Record",
+    "RequestTimeoutError",
+    "Role",
+    "SessionEndedError",
+    "SessionMetrics",
+    "SessionNotFoundError",
+    "SessionState",
+    "SessionStore",
+    "ShuttingDownError",
+    "SidecarStore",
+    "Status",
+    "StoreClosedError",
+    "StoreUnavailableError",
+    "TooLargeError",
+    "Turn",
+    "WireError",
+    "connect",
+]

@@ -33,6 +33,7 @@ class Turn:
 
     __slots__ = ("_timestamp", "content", "duration_ms", "extra", "role")
 
+    _timestamp: str
     timestamp = Instant()
 
     def __init__(
@@ -45,7 +46,7 @@ class Turn:
     ) -> None:
         self.role = role
         self.content = content
-        self.timestamp = now() if timestamp is None else timestamp
+        self.timestamp = now() if timestamp is None else timestamp  # noqa: PLE0237 - a descriptor
         self.duration_ms = duration_ms
         self.extra: dict[str, Any] = {} if extra is None else extra
 
@@ -142,6 +143,10 @@ class History(MutableSequence[Turn]):
     def parts(self) -> list[Any]:
         """What JSON encoding needs: bytes for the turns nobody looked at, members for the others."""
         return [item.to_dict() if isinstance(item, Turn) else item for item in self._items]
+
+    def decoded(self) -> Iterator[Turn]:
+        """The turns that somebody put in or looked at; what is not among them is as it came."""
+        return (item for item in self._items if isinstance(item, Turn))
 
     def _turn(self, index: int) -> Turn:
         item = self._items[index]

@@ -132,13 +132,18 @@ class SessionState:
         recovery_data: what it takes to resume the call, any JSON value; left out when empty.
         created_at, updated_at: with a timezone; default now.
         extra: members we don't know, written back inline.
+
+    `history_from` is the index of the first turn held: over 0 in a state that was loaded in part, which no
+    client saves, for that would drop the turns before. It is no member of the document.
     """
 
     __slots__ = (
-        "_created_at", "_history", "_updated_at", "call_id", "direction", "extra", "from_", "id", "metrics",
-        "provider", "recovery_data", "status", "to",
+        "_created_at", "_history", "_updated_at", "call_id", "direction", "extra", "from_", "history_from",
+        "id", "metrics", "provider", "recovery_data", "status", "to",
     )  # fmt: skip
 
+    _created_at: str
+    _updated_at: str
     created_at = Instant()
     updated_at = Instant()
 
@@ -169,9 +174,10 @@ class SessionState:
         self._history = History(history or ())
         self.metrics = SessionMetrics() if metrics is None else metrics
         self.recovery_data = recovery_data
-        self.created_at = now() if created_at is None else created_at
-        self.updated_at = self.created_at if updated_at is None else updated_at
+        self.created_at = now() if created_at is None else created_at  # noqa: PLE0237 - a descriptor
+        self.updated_at = self.created_at if updated_at is None else updated_at  # noqa: PLE0237 - same
         self.extra: dict[str, Any] = {} if extra is None else extra
+        self.history_from = 0
 
     @property
     def history(self) -> History:
@@ -200,13 +206,17 @@ class SessionState:
             extra: further members of the turn.
         """
         turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra or None)
+        self.append_turn(turn)
+        return turn
+
+    def append_turn(self, turn: Turn) -> None:
+        """Append a turn, count it, and add its speech time for `user` and `agent`."""
         self._history.append(turn)
         self.metrics.turn_count += 1
-        if role == Role.USER:
-            self.metrics.user_speech_duration_ms += duration_ms
-        elif role == Role.AGENT:
-            self.metrics.agent_speech_duration_ms += duration_ms
-        return turn
+        if turn.role == Role.USER:
+            self.metrics.user_speech_duration_ms += turn.duration_ms
+        elif turn.role == Role.AGENT:
+            self.metrics.agent_speech_duration_ms += turn.duration_ms
 
     def record_interruption(self) -> None:
         """Count one interruption (barge-in)."""
@@ -219,7 +229,7 @@ class SessionState:
 
     def copy(self) -> SessionState:
         """A deep copy: nothing of it is shared with this one."""
-        return SessionState.from_json(self.to_json())
+        return _restored(self.to_json(), self.history_from)
 
     def to_json(self) -> bytes:
         """The document, as Go's encoding/json would write it.
@@ -284,11 +294,17 @@ class SessionState:
         return f"SessionState(id={self.id!r}, status={self.status!r}, turns={len(self._history)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SessionState.from_json, (self.to_json(),)
+        return _restored, (self.to_json(), self.history_from)
 
 
-def encode_members(members: dict[str, Any]) -> bytes:
-    """JSON of what `to_members` gave.
+def _restored(document: bytes, history_from: int) -> SessionState:
+    state = SessionState.from_json(document)
+    state.history_from = history_from
+    return state
+
+
+def encode_members(members: Any) -> bytes:
+    """JSON of what `to_members` gave, or of a part of it.
 
     Raises:
         DocumentError: a value is not JSON's.
@@ -321,5 +337,6 @@ def from_wire(wire: StateWire, document: bytes | str | msgspec.Raw | None = None
     fields = msgspec.convert(known, _MetricsWire)
     state.metrics = SessionMetrics(**{name: getattr(fields, name) for name in _METRICS_MEMBERS}, extra=extra)
     state.recovery_data = wire.recovery_data
+    state.history_from = 0
     state.extra = {} if document is None else split_extra(msgspec.json.decode(document), _MEMBERS)[1]
     return state

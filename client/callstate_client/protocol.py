@@ -6,12 +6,13 @@ it. `docs/protocol.md` is the specification.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from callstate_client.errors import WireError, from_wire
+from callstate_client.errors import InternalError, InvalidParamsError, WireError, from_wire
 from callstate_client.model import SessionState, StrictStateWire
 from callstate_client.model import from_wire as state_from_wire
 
@@ -94,7 +95,7 @@ class LineSplitter:
         return None if dropping or len(line) >= self._limit else line
 
 
-# -- params: one class a verb; unknown members are refused, for a mistyped `if_version` must not pass ---------
+# -- params: one class a verb; unknown members are refused, for a mistyped `if_version` must not pass --------
 
 
 class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -206,6 +207,10 @@ class EndParams(Params):
     op: str | None = None
 
 
+Mutation = AddTurnParams | AmendTurnParams | RecordInterruptionParams | UpdateParams | EndParams
+"""Of one session, with an `op`."""
+
+
 class FlushParams(Params):
     """`server.flush`: these sessions, or all."""
 
@@ -213,7 +218,7 @@ class FlushParams(Params):
     timeout_s: PositiveSeconds | None = None
 
 
-# -- results: what a client reads; members a newer daemon adds are skipped ------------------------------------
+# -- results: what a client reads; members a newer daemon adds are skipped -----------------------------------
 
 
 class SaveResult(Struct):
@@ -276,7 +281,7 @@ class FlushResult(Struct):
     unflushed: int
 
 
-# -- messages -------------------------------------------------------------------------------------------------
+# -- messages ------------------------------------------------------------------------------------------------
 
 
 class Request(Struct, omit_defaults=True):
@@ -284,7 +289,7 @@ class Request(Struct, omit_defaults=True):
 
     jsonrpc: str
     method: str
-    id: str | Int64 | float | None | UnsetType = UNSET
+    id: str | Int64 | float | UnsetType | None = UNSET
     params: Raw | UnsetType = UNSET
 
 
@@ -321,13 +326,19 @@ def encode_request(request_id: int | None, method: str, params: Params | None = 
         request_id: what the reply will carry; unique among those under way on the connection.
         method: a verb of the protocol; plain ASCII.
         params: of the verb's class.
+
+    Raises:
+        InvalidParamsError: a value in it is not JSON's, such as a lone surrogate.
     """
     head = f'{{"jsonrpc":"2.0","method":"{method}"' if request_id is None else (
         f'{{"jsonrpc":"2.0","id":{request_id},"method":"{method}"'
     )  # fmt: skip
     if params is None:
         return head.encode() + b"}\n"
-    return b'%b,"params":%b}\n' % (head.encode(), encode_json(params))
+    try:
+        return b'%b,"params":%b}\n' % (head.encode(), encode_json(params))
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise InvalidParamsError(f"params that can't be written as JSON: {error}") from error
 
 
 def decode_incoming(line: bytes) -> Incoming:
@@ -351,24 +362,54 @@ def reply_id(line: bytes) -> int | None:
     return int(digits) if end > 0 and digits.isdigit() else None
 
 
-class _Reply(Struct, Generic[ResultT]):
-    result: ResultT
+class Reply(Struct, Generic[ResultT]):
+    """A reply with its result decoded; members of the envelope that we don't know are skipped."""
+
+    result: ResultT | UnsetType = UNSET
+    error: ErrorBody | None = None
 
 
-_decode_plain_load = msgspec.json.Decoder(_Reply[LoadResult[StrictStateWire]]).decode
-_decode_any_load = msgspec.json.Decoder(_Reply[LoadResult[Raw]]).decode
+def result_decoder(result_type: type[ResultT]) -> Callable[[bytes], ResultT]:
+    """What turns a reply line into its result: one pass over the line.
+
+    The function it gives raises the error that the reply carries, or InternalError for a line that no
+    callstated would send.
+    """
+    decode: Callable[[bytes], Reply[ResultT]] = msgspec.json.Decoder(Reply[result_type]).decode  # type: ignore[valid-type]
+
+    def result(line: bytes) -> ResultT:
+        try:
+            reply = decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise InternalError(f"the daemon's reply can't be read: {error}") from error
+        return _result(reply)
+
+    return result
+
+
+def _result(reply: Reply[ResultT]) -> ResultT:
+    if reply.error is not None:
+        raise reply.error.exception()
+    if reply.result is UNSET:
+        raise InternalError("the daemon's reply has neither result nor error")
+    return reply.result
+
+
+_decode_plain_load = msgspec.json.Decoder(Reply[LoadResult[StrictStateWire]]).decode
+decode_any_load = result_decoder(LoadResult[Raw])
 
 
 def decode_load(line: bytes) -> LoadResult[SessionState]:
     """The result of a load or claim, from its whole reply line in one pass where nothing in it is unknown.
 
     Raises:
+        WireError: the reply says so.
         DocumentError: the session in it is no session document.
     """
     try:
-        plain = _decode_plain_load(line).result
+        plain = _result(_decode_plain_load(line))
     except msgspec.ValidationError:  # a member that this version does not know, or a wrong one
-        return load_result(_decode_any_load(line).result)
+        return load_result(decode_any_load(line))
     return _with_state(plain, state_from_wire(plain.session))
 
 
@@ -378,5 +419,21 @@ def load_result(result: LoadResult[Raw]) -> LoadResult[SessionState]:
 
 
 def _with_state(result: LoadResult[Any], state: SessionState) -> LoadResult[SessionState]:
+    # by what came, not by what was asked: `history: "none"` is a part too
+    state.history_from = max(0, result.turn_count - len(state.history))
     result.session = state
     return result
+
+
+class Empty(Struct):
+    """A result without members that anybody reads."""
+
+
+decode_empty = result_decoder(Empty)
+decode_save = result_decoder(SaveResult)
+decode_version = result_decoder(VersionResult)
+decode_list_active = result_decoder(ListActiveResult)
+decode_list = result_decoder(ListResult)
+decode_heartbeat = result_decoder(HeartbeatResult)
+decode_flush = result_decoder(FlushResult)
+decode_members = result_decoder(dict[str, Any])

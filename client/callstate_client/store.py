@@ -23,6 +23,7 @@ class SessionStore(Protocol):
         Returns:
             the new version, from stores that keep versions.
         """
+        ...
 
     async def load(self, session_id: str) -> SessionState:
         """The state under this id, `updated_at` being the later of the last save and the last heartbeat.
@@ -30,12 +31,15 @@ class SessionStore(Protocol):
         Raises:
             SessionNotFoundError: there is none.
         """
+        ...
 
     async def delete(self, session_id: str) -> None:
         """Forget this session; one that does not exist is no error."""
+        ...
 
     async def list_active(self) -> list[str]:
         """The ids of all sessions that are there and have not ended."""
+        ...
 
     async def update_heartbeat(self, session_id: str) -> None:
         """Say that this call is alive, touching nothing else of its state.
@@ -43,9 +47,11 @@ class SessionStore(Protocol):
         Raises:
             SessionNotFoundError: there is no such session.
         """
+        ...
 
     async def close(self) -> None:
         """Give up what the store holds."""
+        ...
 
 
 @runtime_checkable
@@ -54,6 +60,7 @@ class HealthChecker(Protocol):
 
     async def ping(self) -> None:
         """Return once the store has answered; raise what keeps it from answering."""
+        ...
 
 
 @runtime_checkable
@@ -63,6 +70,7 @@ class Namer(Protocol):
     @property
     def name(self) -> str:
         """Such as `memory`, `redis`, `sqlite`, `sidecar`."""
+        ...
 
 
 @dataclass(slots=True)

@@ -28,9 +28,7 @@ def format_time(at: datetime) -> str:
         ValueError: the datetime has no timezone, so nobody can say which moment it means.
     """
     if at.tzinfo is None:
-        raise ValueError(
-            "a datetime without a timezone names no moment; give it one, such as datetime.now(UTC)"
-        )
+        raise ValueError("a datetime without a timezone names no moment; give it one, such as datetime.now(UTC)")
     try:
         at = at.astimezone(UTC)
     except OverflowError:  # year 1 or 9999, an offset over the edge

@@ -15,9 +15,9 @@ def main() -> None:
     except ImportError as error:
         print(f"callstated needs {error.name}: pip install 'callstate[sidecar]'", file=sys.stderr)  # noqa: T201
         sys.exit(MISSING_EXTRA_STATUS)
-    from callstate_sidecar.daemon import main as daemon_main  # noqa: PLC0415
+    from callstate_sidecar.launch import main as launch  # noqa: PLC0415
 
-    sys.exit(daemon_main())
+    sys.exit(launch())
 
 
 if __name__ == "__main__":

@@ -26,10 +26,12 @@ class StoredMeta(Struct, kw_only=True):
         version: grows with each mutation.
         owner: the worker that holds the session, or empty.
         ended_reason: empty while it lives.
+        ended_detail: what the worker said beside the reason, as JSON; empty for nothing.
         ended_at: RFC 3339 text, empty while it lives.
         labels: what the worker selects its calls by.
         heartbeat_timeout_s: the session's own, or None for the daemon's.
         max_duration_s: the session's own, or None for none.
+        reaped: the reaper ended it, no worker did.
         deleted: a tombstone: no document, but nothing older may come back.
     """
 
@@ -38,10 +40,12 @@ class StoredMeta(Struct, kw_only=True):
     version: int = 0
     owner: str = ""
     ended_reason: str = ""
+    ended_detail: str = ""
     ended_at: str = ""
     labels: dict[str, str] = {}
     heartbeat_timeout_s: float | None = None
     max_duration_s: float | None = None
+    reaped: bool = False
     deleted: bool = False
 
 

@@ -1,0 +1,105 @@
+"""Heartbeats in the background for all calls a store holds.
+
+One task of the worker's loop for now; whoever adds a call need not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from callstate_client.errors import CallstateError
+
+_log = logging.getLogger("callstate")
+
+BEATS_A_TIMEOUT: Final = 3
+"""So many beats fall into one heartbeat timeout: two may be lost or late before a live call is suspected."""
+
+EARLY: Final = 1 / 8
+"""A beat may leave this part of its interval early, to go in one message with another: calls that started
+at different times soon beat together."""
+
+RETRY_S: Final = 1.0
+"""After a failure that may mend itself a beat is tried again this soon, seconds."""
+
+
+class _Beat:
+    __slots__ = ("due", "interval_s", "lost")
+
+    def __init__(self, interval_s: float, due: float, lost: Callable[[CallstateError], None]) -> None:
+        self.interval_s = interval_s
+        self.due = due
+        self.lost = lost
+
+
+class Beater:
+    """Beats for the calls added to it, until they are discarded or lost.
+
+    Args:
+        beat: sends one heartbeat; those of one turn of the loop leave together.
+    """
+
+    def __init__(self, beat: Callable[[str], Awaitable[None]]) -> None:
+        self._beat = beat
+        self._beats: dict[str, _Beat] = {}
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, session_id: str, timeout_s: float, lost: Callable[[CallstateError], None]) -> None:
+        """Beat for this call from now on.
+
+        Args:
+            session_id: of the call.
+            timeout_s: the call's heartbeat timeout, seconds.
+            lost: called once when the call takes no more beats; it is discarded then.
+        """
+        interval_s = timeout_s / BEATS_A_TIMEOUT
+        loop = asyncio.get_running_loop()
+        self._beats[session_id] = _Beat(interval_s, loop.time() + interval_s, lost)
+        self._changed.set()
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._run(), name="callstate-beats")
+
+    def discard(self, session_id: str) -> None:
+        """Beat no more for this call."""
+        self._beats.pop(session_id, None)
+
+    async def close(self) -> None:
+        """Beat no more for any."""
+        self._beats.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._beats:
+            self._changed.clear()
+            delay_s = min(beat.due for beat in self._beats.values()) - loop.time()
+            if delay_s > 0:
+                try:
+                    async with asyncio.timeout(delay_s):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass
+                else:
+                    continue  # a new call may be due sooner
+            now = loop.time()
+            due = [sid for sid, beat in self._beats.items() if beat.due - beat.interval_s * EARLY <= now]
+            await asyncio.gather(*(self._send(session_id) for session_id in due))
+
+    async def _send(self, session_id: str) -> None:
+        beat = self._beats[session_id]
+        loop = asyncio.get_running_loop()
+        beat.due = loop.time() + beat.interval_s
+        try:
+            await self._beat(session_id)
+        except CallstateError as error:
+            if error.retryable:
+                _log.warning("no heartbeat of %s: %s", session_id, error)
+                beat.due = loop.time() + min(RETRY_S, beat.interval_s)
+            elif self._beats.get(session_id) is beat:
+                del self._beats[session_id]
+                beat.lost(error)

@@ -1,0 +1,81 @@
+"""What the client refuses before it sends: what the daemon would refuse without being able to say whose it was."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from callstate_client.errors import DocumentError, InvalidParamsError
+from callstate_client.history import Turn
+from callstate_client.ids import SESSION_ID_RULE, is_session_id
+from callstate_client.model import SessionState
+from callstate_client.protocol import INT64_MAX, INT64_MIN, MAX_DEPTH
+
+FREE_DEPTH: Final = MAX_DEPTH - 8
+"""Deepest nesting of a value that is passed through. The most that any message puts around one is seven
+(message, result, sessions, record, session, history, turn), so what is taken once fits wherever it goes."""
+
+
+def check_session_id(session_id: object) -> None:
+    """Refuse what is no session id: one bad id would spoil the heartbeats that leave together with it.
+
+    Raises:
+        InvalidParamsError: it is none.
+    """
+    if not isinstance(session_id, str) or not is_session_id(session_id):
+        raise InvalidParamsError(
+            f"not a session id: {session_id!r:.80}", path="$.params.session_id", expected=SESSION_ID_RULE
+        )
+
+
+def check_free(value: Any, place: str) -> None:
+    """Refuse what JSON, or the daemon, can't keep in a member that is passed through.
+
+    Args:
+        value: what shall be sent.
+        place: what to call it in the error.
+
+    Raises:
+        DocumentError: nested too deep, an integer beyond 64 bits, NaN or infinity (they would become null).
+    """
+    todo: list[tuple[Any, int]] = [(value, 1)]
+    while todo:
+        node, depth = todo.pop()
+        if isinstance(node, dict | list | tuple):
+            if depth > FREE_DEPTH:
+                raise DocumentError(f"{place} is nested deeper than {FREE_DEPTH}")
+            children = node.values() if isinstance(node, dict) else node
+            todo.extend((child, depth + 1) for child in children)
+        elif isinstance(node, float):
+            if not math.isfinite(node):
+                raise DocumentError(f"{place} holds {node}, which JSON can't say")
+        elif isinstance(node, int) and not INT64_MIN <= node <= INT64_MAX:
+            raise DocumentError(f"{place} holds an integer beyond 64 bits")
+
+
+def check_turn(turn: Turn) -> None:
+    """Refuse a turn that can't be sent. The usual one has nothing to look at."""
+    if turn.extra:
+        check_free(turn.extra, "a turn")
+
+
+def check_state(state: SessionState) -> None:
+    """Refuse a state that can't be saved.
+
+    Raises:
+        DocumentError: it was loaded in part, or holds what can't be kept.
+    """
+    if state.history_from:
+        raise DocumentError(
+            f"{state.id} was loaded in part (from turn {state.history_from} on): saving it would drop the turns"
+            " before; load it whole, or use update() and add_turn()"
+        )
+    check_session_id(state.id)
+    if state.recovery_data is not None:
+        check_free(state.recovery_data, "recovery_data")
+    if state.extra:
+        check_free(state.extra, "the session")
+    if state.metrics.extra:
+        check_free(state.metrics.extra, "the metrics")
+    for turn in state.history.decoded():
+        check_turn(turn)

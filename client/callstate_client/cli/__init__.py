@@ -1,0 +1,28 @@
+"""`callstate`, the operator's tool: looks at the calls a daemon holds, ends one, plays simulated ones.
+
+Exit codes: 0 done; 1 it failed, or a simulation lost something; 2 wrong usage, or the extra `cli` is not
+installed; 3 no daemon found; 130 interrupted (Ctrl-C); 141 whoever read the output went away.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+USAGE_STATUS = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code.
+
+    Args:
+        argv: arguments without the program's name; default the process's own.
+    """
+    try:
+        import rich  # noqa: F401, PLC0415
+    except ImportError as error:
+        sys.stderr.write(f"callstate needs {error.name}: pip install 'callstate[cli]'\n")
+        return USAGE_STATUS
+    from callstate_client.cli.app import run  # noqa: PLC0415
+
+    return run(sys.argv[1:] if argv is None else argv)

@@ -1,0 +1,213 @@
+"""The command line of `callstate`: commands, options, and the values they take."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+from callstate_client.ids import SESSION_ID_RULE, is_session_id
+from callstate_client.simulate.scenario import MAX_TURNS
+from callstate_client.times import now, parse_time
+
+DEFAULT_TIMEOUT_S: Final = 5.0
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def package_version() -> str:
+    """The installed version, or `unknown` where the package runs uninstalled."""
+    try:
+        return version("callstate")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments as a namespace; exits 2 with usage on stderr where they are wrong."""
+    # options common to all commands are taken before and after the command's name; a default of the
+    # later parser would overwrite what the earlier one has read, hence SUPPRESS
+    parser = argparse.ArgumentParser(
+        prog="callstate",
+        description="Look at the live calls that callstated holds.",
+        epilog="exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon, 130 interrupted",
+        parents=[_common(socket=None, json=False, timeout=DEFAULT_TIMEOUT_S)],
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"callstate {package_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    common = _common(socket=argparse.SUPPRESS, json=argparse.SUPPRESS, timeout=argparse.SUPPRESS)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+
+    command("ping", "ask the daemon for a sign of life")
+    command("info", "what the daemon is: version, store, durability")
+    command("stats", "what the daemon does: sessions, store, journal, counters")
+    _add_ls(command("ls", "list calls"))
+    _add_show(command("show", "show one call with its transcript"))
+    _add_end(command("end", "end a call"))
+    _add_id(command("rm", "delete a call and all that is kept of it"))
+    _add_simulate(command("simulate", "play calls that look like real ones and check that nothing is lost"))
+    return parser.parse_args(argv)
+
+
+def _common(*, socket: str | None, json: bool | str, timeout: float | str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(
+        "--socket", metavar="PATH", default=socket, help="the daemon's socket (default: found as workers do)"
+    )
+    parser.add_argument("--json", action="store_true", default=json, help="print one JSON document")
+    parser.add_argument(
+        "--timeout",
+        metavar="S",
+        type=_positive,
+        default=timeout,
+        help=f"give up after this many seconds without an answer (default {DEFAULT_TIMEOUT_S:g})",
+    )
+    return parser
+
+
+def _add_id(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", metavar="ID", type=_session_id, help="the session's id")
+
+
+def _add_numbers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--show-numbers",
+        action="store_true",
+        help="print calling and called numbers in full, not just their last two digits",
+    )
+
+
+def _add_ls(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--status", help="only calls with this status, such as active, on_hold, ended")
+    parser.add_argument("--provider", help="only calls of this provider")
+    parser.add_argument("--owner", help="only calls held by this worker")
+    parser.add_argument("--call-id", help="only the call with this id at its provider")
+    parser.add_argument(
+        "--label",
+        metavar="K=V",
+        type=_label,
+        action="append",
+        default=[],
+        dest="labels",
+        help="only calls with this label; given more than once, all must match",
+    )
+    parser.add_argument(
+        "--ended-since",
+        metavar="T",
+        type=_since,
+        help="only calls that ended since then: an RFC 3339 time, or an age such as 90s, 10m, 2h, 1d",
+    )
+    parser.add_argument("--limit", metavar="N", type=_count, help="at most so many (default: all)")
+    _add_numbers(parser)
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    _add_id(parser)
+    parser.add_argument("--all", action="store_true", help="the whole transcript, not just its last 20 turns")
+    _add_numbers(parser)
+
+
+def _add_end(parser: argparse.ArgumentParser) -> None:
+    _add_id(parser)
+    parser.add_argument("--reason", default="operator", help="why (default: operator)")
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--calls", metavar="N", type=_count, default=50, help="how many (default 50)")
+    parser.add_argument(
+        "--rate",
+        metavar="CALLS_PER_S",
+        type=_positive,
+        default=10.0,
+        help="mean arrivals a second (default 10)",
+    )
+    parser.add_argument(
+        "--speed", metavar="X", type=_positive, default=30.0, help="so many times real time (default 30)"
+    )
+    parser.add_argument("--seed", metavar="S", type=int, help="same seed, same calls (default: a new one)")
+    parser.add_argument(
+        "--die",
+        metavar="FRACTION",
+        type=_fraction,
+        default=0.0,
+        help="so many calls lose their worker and are never ended, 0 to 1 (default 0)",
+    )
+    parser.add_argument(
+        "--turns", metavar="A:B", type=_range, default=(6, 16), help="turns of a call (default 6:16)"
+    )
+
+
+# -- values: argparse prints the text of an ArgumentTypeError after the option's name ----------------------
+
+
+def _positive(text: str) -> float:
+    value = _number(text)
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"a number over 0, not {text!r}")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"a fraction from 0 to 1, not {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"a number, not {text!r}")
+    return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, colon, high = text.partition(":")
+    if not (low.isdecimal() and (high.isdecimal() or not colon)):
+        raise argparse.ArgumentTypeError(f"A:B, such as 6:16, not {text!r}")
+    least, most = int(low), int(high or low)
+    if not 1 <= least <= most <= MAX_TURNS:
+        raise argparse.ArgumentTypeError(f"A:B with 1 <= A <= B <= {MAX_TURNS}, not {text!r}")
+    return least, most
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"NAME=VALUE, not {text!r}")
+    return name, value
+
+
+def _session_id(text: str) -> str:
+    if not is_session_id(text):
+        raise argparse.ArgumentTypeError(f"{SESSION_ID_RULE}, not {text!r}")
+    return text
+
+
+def _since(text: str) -> datetime:
+    ago = _AGO.fullmatch(text)
+    try:
+        if ago is not None:
+            return now() - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        return parse_time(text)
+    except (ValueError, OverflowError) as error:
+        raise argparse.ArgumentTypeError(
+            f"a time such as 2026-05-01T12:00:00Z or an age such as 10m, not {text!r}"
+        ) from error

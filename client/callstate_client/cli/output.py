@@ -1,0 +1,75 @@
+"""Where results go: text for people through rich, JSON for programs; errors to stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any, Final
+
+import msgspec
+from rich.console import Console, RenderableType
+
+PIPE_COLUMNS: Final = 10_000
+"""Width where nobody looks: a table that is piped into grep must not be cut to 80 columns."""
+
+# Joiners are invisible, but Persian, Hindi and emoji sequences are unreadable without them.
+_JOINERS: Final = frozenset("\u200c\u200d")
+
+
+class Output:
+    """Standard output of one command.
+
+    Args:
+        as_json: print JSON rather than text.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        tty = sys.stdout.isatty()
+        self._indent = 2 if tty else 0
+        # rich would end the process itself on a broken pipe; so it only renders, and we write
+        self._console = Console(highlight=False, width=None if tty else PIPE_COLUMNS)
+
+    def text(self, *parts: RenderableType) -> None:
+        """Print for people."""
+        with self._console.capture() as rendered:
+            for part in parts:
+                self._console.print(part, soft_wrap=isinstance(part, str), markup=False)
+        _write(rendered.get().encode())
+
+    def document(self, document: Any) -> None:
+        """Print one JSON document: indented on a terminal, else on one line."""
+        encoded = msgspec.json.encode(document)
+        _write((msgspec.json.format(encoded, indent=2) if self._indent else encoded) + b"\n")
+
+
+def _write(data: bytes) -> None:
+    # bytes, as JSON is UTF-8 whatever the locale says
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def error(text: str) -> None:
+    """Say on stderr what went wrong, in one line or several."""
+    sys.stderr.write("callstate: " + "\n".join(printable(line) for line in text.splitlines()) + "\n")
+
+
+def reader_is_gone() -> None:
+    """Keep the interpreter from complaining at exit about what it can't write any more."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
+def printable(text: str) -> str:
+    """Text from outside as one line without control characters: a transcript must not drive the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() or character in _JOINERS:
+        return character
+    return " " if character.isspace() else character.encode("unicode_escape").decode()

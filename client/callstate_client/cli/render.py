@@ -1,0 +1,213 @@
+"""Sessions and figures as tables. Pure: `now` is passed in, nothing is printed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+from rich.table import Table
+from rich.text import Text
+
+from callstate_client.cli.output import printable
+from callstate_client.model import SessionState, Status, Turn
+from callstate_client.store import Record
+from callstate_client.times import format_time
+
+_STATUS_STYLES = {
+    Status.ACTIVE: "green",
+    Status.PENDING: "cyan",
+    Status.ON_HOLD: "yellow",
+    Status.TRANSFERRING: "yellow",
+    Status.ENDED: "dim",
+}
+_ROLE_STYLES = {"user": "bold cyan", "agent": "bold green"}
+
+
+def masked(number: str) -> str:
+    """A phone number or address with nothing left of it but its last two digits."""
+    digits = re.sub(r"\D", "", number)
+    if not number:
+        return ""
+    return "***" + (digits[-2:] if len(digits) > 2 else "")
+
+
+def ago(span: timedelta) -> str:
+    """A length of time in its two largest units: `4s`, `3m20s`, `2h05m`, `3d04h`."""
+    seconds = max(0, int(span.total_seconds()))
+    if seconds < 60:
+        return f"{seconds}s"
+    if seconds < 3600:
+        return f"{seconds // 60}m{seconds % 60:02d}s"
+    if seconds < 86400:
+        return f"{seconds // 3600}h{seconds % 3600 // 60:02d}m"
+    return f"{seconds // 86400}d{seconds % 86400 // 3600:02d}h"
+
+
+def sessions_table(records: list[Record], at: datetime, *, show_numbers: bool) -> Table:
+    """One line a session."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("ID", "STATUS", "PROVIDER", "DIRECTION", "FROM", "TO"):
+        table.add_column(name, no_wrap=True)
+    for name in ("TURNS", "AGE", "LAST SIGN"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for record in records:
+        state = record.state
+        from_, to = _numbers(state, show_numbers=show_numbers)
+        table.add_row(
+            Text(printable(state.id)),
+            _status(record),
+            Text(printable(state.provider)),
+            Text(printable(state.direction)),
+            Text(from_),
+            Text(to),
+            str(record.turn_count),
+            ago(state.duration(at)),
+            ago(at - state.updated_at),
+        )
+    return table
+
+
+def head_table(record: Record, at: datetime, *, show_numbers: bool) -> Table:
+    """What there is about one session but its transcript."""
+    state = record.state
+    from_, to = _numbers(state, show_numbers=show_numbers)
+    labels = " ".join(f"{name}={value}" for name, value in sorted(record.labels.items()))
+    rows: dict[str, Text | str] = {
+        "id": state.id,
+        "status": _status(record),
+        "call_id": state.call_id,
+        "provider": state.provider,
+        "direction": state.direction,
+        "from": from_,
+        "to": to,
+        "created_at": f"{format_time(state.created_at)} ({ago(at - state.created_at)} ago)",
+        "updated_at": f"{format_time(state.updated_at)} ({ago(at - state.updated_at)} ago)",
+        "duration": ago(state.duration(at)),
+        "owner": record.owner or "",
+        "labels": labels,
+        "version": str(record.version),
+        "epoch": str(record.epoch),
+        "turns": str(record.turn_count),
+    }
+    rows |= {name: str(value) for name, value in state.metrics.to_dict().items()}
+    if state.recovery_data is not None:
+        rows["recovery_data"] = _json(state.recovery_data)
+    rows |= {name: _json(value) for name, value in state.extra.items()}
+    return _pairs({name: value for name, value in rows.items() if value})
+
+
+def transcript_table(turns: list[Turn], first: int) -> Table:
+    """What was said.
+
+    Args:
+        turns: those to show.
+        first: index of the first of them in the whole history.
+    """
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for justify in ("right", "left", "left", "right"):
+        table.add_column(justify=justify, no_wrap=True)
+    table.add_column(overflow="fold")
+    for index, turn in enumerate(turns, start=first):
+        table.add_row(
+            Text(str(index + 1), style="dim"),
+            Text(turn.timestamp.strftime("%H:%M:%S"), style="dim"),
+            Text(printable(turn.role), style=_ROLE_STYLES.get(turn.role, "bold")),
+            Text(f"{turn.duration_ms / 1000:.1f}s", style="dim"),
+            Text(printable(turn.content)),
+        )
+    return table
+
+
+def figures_table(figures: Mapping[str, Any]) -> Table:
+    """Nested figures (info, stats) as dotted names and values."""
+    return _pairs(dict(_flat(figures)))
+
+
+def record_document(record: Record, *, history: bool, show_numbers: bool = True) -> dict[str, Any]:
+    """A session as `session.load` (or, without history, `session.list`) gives it."""
+    state = record.state
+    document: Any = msgspec.Raw(state.to_json()) if history else state.to_members(with_history=False)
+    if not history and not show_numbers:
+        document["from"], document["to"] = masked(state.from_), masked(state.to)
+    members: dict[str, Any] = {
+        "session": document,
+        "turn_count": record.turn_count,
+        "version": record.version,
+        "epoch": record.epoch,
+        "labels": record.labels,
+    }
+    if history:
+        members["history_from"] = record.history_from
+    if record.owner is not None:
+        members["owner"] = record.owner
+    if record.ended_reason is not None:
+        members["ended_reason"] = record.ended_reason
+    return members
+
+
+def simulation_tables(report: Mapping[str, Any]) -> Iterator[Table]:
+    """What `callstate simulate` says at its end: counts, then latencies."""
+    counts, checked, rates = report["counts"], report["checked"], report["per_second"]
+    reasons = ", ".join(f"{name} {count}" for name, count in sorted(counts["reasons"].items()))
+    yield _pairs(
+        {
+            "calls": f"{counts['started']} begun, {counts['ended']} ended, {counts['died']} died,"
+            f" {counts['failed']} failed",
+            "endings": reasons or "none",
+            "turns": f"{counts['turns_sent']} sent, {counts['turns_acknowledged']} acknowledged",
+            "checked": f"{checked['acknowledged']} acknowledged turns, {checked['found']} found,"
+            f" {checked['lost']} lost, {checked['doubled']} doubled, {checked['misplaced']} misplaced,"
+            f" {checked['altered']} altered, {checked['missing_calls']} calls missing",
+            "also": f"{counts['barge_ins']} barge-ins, {counts['holds']} holds,"
+            f" {counts['transfers']} transfers, {counts['beats']} beats",
+            "daemon": f"{counts['restarts']} restarts seen, {counts['beats_missed']} beats missed,"
+            f" {counts['retries']} retries",
+            "took": f"{report['duration_s']:.1f} s: {rates['calls']:g} calls/s, {rates['turns']:g} turns/s,"
+            f" {rates['requests']:g} requests/s",
+            "repeat with": f"--seed {report['seed']}",
+        }
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("LATENCY, ms")
+    figures = ("count", "p50", "p95", "p99", "max")
+    for name in figures:
+        table.add_column(name.upper(), justify="right")
+    for operation, latency in report["latency_ms"].items():
+        table.add_row(operation, *(f"{latency[name]:g}" for name in figures))
+    yield table
+
+
+def _numbers(state: SessionState, *, show_numbers: bool) -> tuple[str, str]:
+    if show_numbers:
+        return printable(state.from_), printable(state.to)
+    return masked(state.from_), masked(state.to)
+
+
+def _status(record: Record) -> Text:
+    status = printable(record.state.status)
+    reason = f" ({printable(record.ended_reason)})" if record.ended_reason else ""
+    return Text(status + reason, style=_STATUS_STYLES.get(record.state.status, ""))
+
+
+def _pairs(rows: Mapping[str, Text | str]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(Text(printable(name)), value if isinstance(value, Text) else Text(printable(value)))
+    return table
+
+
+def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in figures.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value if isinstance(value, str) else _json(value)
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()

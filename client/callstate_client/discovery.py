@@ -1,0 +1,119 @@
+"""Finding the daemon's socket, and saying in one sentence a path why it was not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from callstate_client.errors import NoDaemonError
+
+__all__ = ["MAX_PATH_BYTES", "Candidate", "Tried", "candidates", "describe", "no_daemon", "refusal"]
+
+MAX_PATH_BYTES: Final = 103 if sys.platform == "darwin" else 107
+"""sockaddr_un.sun_path without its NUL: 108 on Linux (unix(7)), 104 on macOS."""
+
+SYSTEM_SOCKET: Final = "/run/callstate/callstate.sock"
+"""Where the packaged systemd units put it."""
+
+SOCKET_NAME: Final = "callstate.sock"
+
+
+class Candidate(NamedTuple):
+    """One place to look.
+
+    Args:
+        path: of the socket.
+        source: who named it, in words.
+        private: anybody could have made its directory, so it is only used where that is ours and 0700.
+    """
+
+    path: str
+    source: str
+    private: bool = False
+
+
+class Tried(NamedTuple):
+    """A place that was looked at, and why it was no use.
+
+    Args:
+        path: of the socket.
+        why: it was no use.
+        final: no later place may be used instead.
+        hopeless: trying again will not help.
+    """
+
+    path: str
+    why: str
+    final: bool
+    hopeless: bool = False
+
+
+def candidates(socket: str | os.PathLike[str] | None, environ: Mapping[str, str], uid: int) -> list[Candidate]:
+    """Where to look, in order. What was named is the only place: another daemon has other calls.
+
+    Args:
+        socket: the caller's own choice.
+        environ: the process's environment.
+        uid: whose `/tmp/callstate-<uid>/` it is.
+    """
+    if socket is not None:
+        return [Candidate(os.fspath(socket), "the argument")]
+    if named := environ.get("CALLSTATE_SOCKET"):
+        return [Candidate(named, "CALLSTATE_SOCKET")]
+    found = []
+    if runtime_dir := environ.get("XDG_RUNTIME_DIR"):
+        found.append(Candidate(str(Path(runtime_dir) / SOCKET_NAME), "XDG_RUNTIME_DIR"))
+    found.append(Candidate(SYSTEM_SOCKET, "the system's daemon"))
+    found.append(Candidate(f"/tmp/callstate-{uid}/{SOCKET_NAME}", "a daemon of this user", private=True))  # noqa: S108
+    return found
+
+
+def refusal(candidate: Candidate, uid: int) -> Tried | None:
+    """Why a place is not even tried, or None.
+
+    Looks at inodes of local file systems kept in memory; nothing here waits for a disk.
+    """
+    path, _, private = candidate
+    size = len(os.fsencode(path))
+    if size > MAX_PATH_BYTES:
+        return Tried(path, f"the path has {size} bytes, a Unix socket's has at most {MAX_PATH_BYTES}", final=True)
+    if not private:
+        return None
+    directory = str(Path(path).parent)
+    try:
+        info = os.lstat(directory)
+    except OSError:
+        return Tried(path, "absent", final=False)
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != uid or stat.S_IMODE(info.st_mode) != 0o700:
+        return Tried(path, f"{directory} must be a directory of our own with mode 0700", final=True)
+    return None
+
+
+def describe(candidate: Candidate, error: OSError) -> Tried:
+    """Why connecting to a place failed.
+
+    A socket that exists ends the search, also when nobody listens just now: its daemon may be restarting,
+    and the next place's daemon would not know our calls.
+    """
+    path = candidate.path
+    number = error.errno
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return Tried(path, "absent", final=False)
+    if number in (errno.EACCES, errno.EPERM):
+        # of a directory we may not look into nobody knows whether the socket is there
+        exists = os.access(Path(path).parent, os.X_OK)
+        return Tried(path, "permission denied: join group callstate", final=exists)
+    if number == errno.ECONNREFUSED:
+        return Tried(path, "nobody listens", final=True)
+    return Tried(path, error.strerror or str(error), final=True)
+
+
+def no_daemon(tried: list[Tried]) -> NoDaemonError:
+    """The error that lists each path tried and why not."""
+    lines = "".join(f"\n  {attempt.path}: {attempt.why}" for attempt in tried)
+    return NoDaemonError(f"no callstated found; tried{lines}")

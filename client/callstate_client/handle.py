@@ -1,0 +1,279 @@
+"""A held call: what a worker talks to while the call lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import msgspec
+
+from callstate_client import checks, protocol
+from callstate_client.beats import Beater
+from callstate_client.errors import CallstateError, ConflictError, SessionEndedError
+from callstate_client.history import Turn
+from callstate_client.model import SessionState, Status, encode_members
+from callstate_client.outbox import Outbox
+from callstate_client.patches import head_patch, patch_last_turn, patch_state, turn_patch
+from callstate_client.times import now
+
+if TYPE_CHECKING:
+    from callstate_client.api import CallStore
+
+__all__ = ["BeatMode", "CallHandle", "Hold"]
+
+_log = logging.getLogger("callstate")
+
+BeatMode = Literal["auto", "manual"]
+
+EXIT_FLUSH_S: Final = 30.0
+"""How long leaving a call waits for its last acknowledgements, seconds: a daemon with 100,000 sessions to
+replay is back in twenty."""
+
+COMPLETED: Final = "completed"
+"""Why a call ended whose block was left normally."""
+
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+def end_reason(error: BaseException) -> str:
+    """The word for a call that an exception ended: its `reason`, else its class's name in snake case."""
+    reason = getattr(error, "reason", None)
+    if isinstance(reason, str) and reason:
+        return reason
+    return _WORD_START.sub("_", type(error).__name__).lower()
+
+
+class CallHandle:
+    """One call, held. Its methods queue at once and give an awaitable: awaiting it means acknowledged.
+
+    What is queued survives reconnects and restarts of the daemon, and is delivered in order, once. When too
+    much is unacknowledged, methods raise OverloadedError at once.
+    """
+
+    def __init__(self, store: CallStore, beater: Beater, state: SessionState, version: int) -> None:
+        self.state = state
+        """The call as this worker sees it: what is queued is in it already."""
+        self.version = version
+        """Of the last acknowledged mutation."""
+        self.lost: CallstateError | None = None
+        """Why the session takes no more beats or mutations of ours; None while it does."""
+        self.ended = False
+        """Whether `end()` was called."""
+        self.released = False
+        """Whether it was let go of, or its block left."""
+        self._store = store
+        self._beater = beater
+        self._outbox = Outbox(store, state.id, self._acknowledged, self.lose)
+
+    def __repr__(self) -> str:
+        return f"CallHandle({self.id!r}, status={self.state.status!r}, unacknowledged={self.unacknowledged})"
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self.state.id
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many mutations are queued or under way."""
+        return len(self._outbox)
+
+    def _acknowledged(self, version: int) -> None:
+        self.version = version
+
+    def lose(self, error: CallstateError) -> None:
+        """The session takes no more of ours. Called by what beats and delivers for this call."""
+        if not self.ended and self.lost is None:
+            self.lost = error
+            _log.warning("%s is lost: %s", self.id, error)
+
+    def add_turn(
+        self,
+        role: str,
+        content: str,
+        duration_ms: int = 0,
+        *,
+        at: datetime | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> asyncio.Future[int]:
+        """Something was said. Also taken after `end()`, for late transcripts.
+
+        Args:
+            role: see `Role`.
+            content: what was said.
+            duration_ms: how long it took to say, milliseconds.
+            at: when; default now.
+            extra: further members of the turn.
+        """
+        turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
+        checks.check_turn(turn)
+        encoded = encode_members(turn.to_dict())
+        self._outbox.check_room(len(encoded))
+        self.state.append_turn(turn)
+        return self._outbox.add_turn(encoded)
+
+    def amend_last_turn(
+        self,
+        *,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> asyncio.Future[int]:
+        """Change the last turn, say to what was spoken of it before the caller cut in.
+
+        Args:
+            content: what was said; None leaves it.
+            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted anew.
+            extra: members to put beside; None as a value takes one away.
+
+        Raises:
+            ConflictError: there is no turn.
+        """
+        if not self.state.history:
+            raise ConflictError("the session has no turn to amend")
+        patch = turn_patch(content, duration_ms, extra)
+        encoded = encode_members(patch)
+        self._outbox.check_room(len(encoded))
+        patch_last_turn(self.state, patch)
+        params = protocol.AmendTurnParams(session_id=self.id, set=msgspec.Raw(encoded), op=self._store.new_op())
+        return self._outbox.put("session.amend_turn", params)
+
+    def record_interruption(self) -> asyncio.Future[int]:
+        """The caller spoke over the agent."""
+        self._outbox.check_room(0)
+        self.state.record_interruption()
+        params = protocol.RecordInterruptionParams(session_id=self.id, op=self._store.new_op())
+        return self._outbox.put("session.record_interruption", params)
+
+    def update(self, **changes: Any) -> asyncio.Future[int]:
+        """Change members of the session, all but its history; see `CallStore.update`."""
+        patch = head_patch(changes)
+        encoded = encode_members(patch)
+        self._outbox.check_room(len(encoded))
+        patch_state(self.state, patch)
+        params = protocol.UpdateParams(session_id=self.id, set=msgspec.Raw(encoded), op=self._store.new_op())
+        return self._outbox.put("session.update", params)
+
+    def end(self, reason: str = COMPLETED, detail: Any = None) -> asyncio.Future[int]:
+        """The call is over. Leaving the block does not end it a second time.
+
+        Args:
+            reason: a word of the worker's own, up to 64 bytes.
+            detail: any JSON beside it.
+        """
+        params = protocol.EndParams(session_id=self.id, reason=reason, op=self._store.new_op())
+        if detail is not None:
+            checks.check_free(detail, "detail")
+            params.detail = msgspec.Raw(encode_members(detail))
+        acknowledged = self._outbox.put("session.end", params)
+        self.ended = True
+        self.state.status = Status.ENDED
+        return acknowledged
+
+    async def beat(self) -> None:
+        """Say that the call is alive: for `beat="manual"`.
+
+        Raises:
+            SessionNotFoundError, SessionEndedError, FencedError: it is not, or not ours; see `lost`.
+        """
+        try:
+            await self._store.update_heartbeat(self.id)
+        except CallstateError as error:
+            if not error.retryable:
+                self.lose(error)
+            raise
+
+    async def release(self) -> None:
+        """Let go of the call without ending it: deliver what is queued, take and beat no more.
+
+        Raises:
+            CallstateError: what kept the rest from being acknowledged within half a minute.
+        """
+        self.released = True
+        self._beater.discard(self.id)
+        await self._outbox.close(EXIT_FLUSH_S)
+
+
+class Hold:
+    """What `store.hold()` gives: creates or loads the session on entering, ends or releases it on leaving."""
+
+    def __init__(
+        self,
+        store: CallStore,
+        beater: Beater,
+        call: SessionState | str,
+        *,
+        labels: Mapping[str, str] | None,
+        heartbeat_timeout_s: float | None,
+        max_duration_s: float | None,
+        beat: BeatMode,
+        end_on: tuple[type[BaseException], ...],
+    ) -> None:
+        if isinstance(call, str) and (labels is not None or max_duration_s is not None):
+            raise ValueError("labels and max_duration_s are for a new session; this one is there already")
+        if beat not in ("auto", "manual"):
+            raise ValueError(f"beat is 'auto' or 'manual', not {beat!r}")
+        self._store = store
+        self._beater = beater
+        self._call = call
+        self._labels = labels
+        self._heartbeat_timeout_s = heartbeat_timeout_s
+        self._max_duration_s = max_duration_s
+        self._beat = beat
+        self._end_on = end_on
+        self._handle: CallHandle | None = None
+
+    async def __aenter__(self) -> CallHandle:
+        timeout_s = self._heartbeat_timeout_s
+        if self._beat == "auto" and timeout_s is None:
+            timeout_s = await self._store.default_heartbeat_timeout_s()
+        handle = self._handle = await (
+            self._resume(self._call) if isinstance(self._call, str) else self._create(self._call)
+        )
+        if self._beat == "auto" and timeout_s is not None:
+            self._beater.add(handle.id, timeout_s, handle.lose)
+        return handle
+
+    async def _create(self, state: SessionState) -> CallHandle:
+        version = await self._store.save(
+            state,
+            if_version=0,
+            labels=self._labels,
+            heartbeat_timeout_s=self._heartbeat_timeout_s,
+            max_duration_s=self._max_duration_s,
+        )
+        return CallHandle(self._store, self._beater, state, version or 0)
+
+    async def _resume(self, session_id: str) -> CallHandle:
+        record = await self._store.get(session_id)
+        if not record.state.is_active:
+            raise SessionEndedError(f"{session_id} has ended", reason=record.ended_reason)
+        return CallHandle(self._store, self._beater, record.state, record.version)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        handle, self._handle = self._handle, None
+        assert handle is not None  # noqa: S101 - entered before it is left
+        try:
+            await self._leave(handle, error)
+        except CallstateError as failure:
+            if error is None:
+                raise
+            _log.warning("%s was not left cleanly: %s", handle.id, failure)  # the block's own error goes on
+
+    async def _leave(self, handle: CallHandle, error: BaseException | None) -> None:
+        acknowledged: asyncio.Future[int] | None = None
+        if not handle.ended and not handle.released:
+            if error is None:
+                acknowledged = handle.end(COMPLETED)
+            elif isinstance(error, self._end_on):
+                acknowledged = handle.end(end_reason(error))
+        await handle.release()
+        if acknowledged is not None:
+            await acknowledged

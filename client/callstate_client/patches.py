@@ -1,0 +1,89 @@
+"""Merge patches (RFC 7396) of a session's head and of its last turn, and what they make of a local view."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+from callstate_client import checks
+from callstate_client.errors import InvalidParamsError
+from callstate_client.history import Turn, decode_turn
+from callstate_client.model import SessionMetrics, SessionState, encode_members
+from callstate_client.times import format_time
+
+UNPATCHABLE: Final = frozenset({"id", "history", "updated_at"})
+"""The id is the session's name, turns have verbs of their own, and `updated_at` is the store's to set."""
+
+
+def merge(target: Any, patch: Any) -> Any:
+    """RFC 7396: members of the patch replace, null removes, objects are patched in turn."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge(merged.get(name), value)
+    return merged
+
+
+def head_patch(changes: dict[str, Any]) -> dict[str, Any]:
+    """The patch that changes by SessionState's names stand for.
+
+    Raises:
+        InvalidParamsError: one of them can't be patched.
+        DocumentError: a value can't be kept.
+    """
+    patch: dict[str, Any] = {}
+    for name, value in changes.items():
+        member = "from" if name == "from_" else name
+        if member in UNPATCHABLE:
+            place = f"$.params.set.{member}"
+            raise InvalidParamsError(f"`{member}` can't be patched", path=place, expected="nothing")
+        if isinstance(value, datetime):
+            patch[member] = format_time(value)
+        elif isinstance(value, SessionMetrics):
+            patch[member] = value.to_dict()
+        else:
+            checks.check_free(value, member)
+            patch[member] = value
+    return patch
+
+
+def turn_patch(content: str | None, duration_ms: int | None, extra: dict[str, Any] | None) -> dict[str, Any]:
+    """The patch of a turn. Members of `extra` stand beside the others, as in the turn itself."""
+    patch: dict[str, Any] = {}
+    if content is not None:
+        patch["content"] = content
+    if duration_ms is not None:
+        patch["duration_ms"] = duration_ms
+    if extra:
+        checks.check_free(extra, "a turn")
+        patch |= extra
+    return patch
+
+
+def patch_state(state: SessionState, patch: dict[str, Any]) -> None:
+    """Change a state in place as the patch says; its history stays the object it is.
+
+    Raises:
+        DocumentError: the outcome is no session.
+    """
+    members = merge(state.to_members(with_history=False), patch)
+    patched = SessionState.from_json(encode_members(members))
+    for name in SessionState.__slots__:
+        if name not in ("_history", "history_from"):
+            setattr(state, name, getattr(patched, name))
+
+
+def patch_last_turn(state: SessionState, patch: dict[str, Any]) -> Turn:
+    """Change the last turn in place.
+
+    Raises:
+        IndexError: there is none.
+        DocumentError: the outcome is no turn.
+    """
+    turn = decode_turn(encode_members(merge(state.history[-1].to_dict(), patch)))
+    state.history[-1] = turn
+    return turn

@@ -1,0 +1,93 @@
+"""Counts and latencies of a simulation, while it runs and as its report."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+MAX_PROBLEMS: Final = 20
+"""Problems told in words; all are counted."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Running counts, for whoever shows progress or waits for a certain point.
+
+    Args:
+        started: calls begun.
+        live: calls under way.
+        ended: calls that went to their scripted end.
+        died: calls whose worker died, as scripted.
+        failed: calls that ended in an error.
+        beats_missed: beats that got no answer because the daemon was away.
+        retries: creations and reads tried again because the daemon was away.
+        restarts: times the daemon was seen to be another one than before.
+        requests: answers of any kind.
+        reasons: why calls ended.
+        errors: what should not have happened, by kind.
+        problems: the first of those in words.
+    """
+
+    started: int = 0
+    live: int = 0
+    ended: int = 0
+    died: int = 0
+    failed: int = 0
+    turns_sent: int = 0
+    turns_acknowledged: int = 0
+    barge_ins: int = 0
+    holds: int = 0
+    transfers: int = 0
+    beats: int = 0
+    beats_missed: int = 0
+    retries: int = 0
+    restarts: int = 0
+    requests: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+    def problem(self, kind: str, text: str) -> None:
+        """Count something that should not have happened, and keep the first few in words."""
+        self.errors[kind] += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(text)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON members."""
+        return asdict(self)
+
+
+class Latencies:
+    """How long each kind of operation took, from asking to its acknowledgement."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, list[float]] = {}
+
+    def add(self, operation: str, seconds: float) -> None:
+        """Note one."""
+        self._seconds.setdefault(operation, []).append(seconds)
+
+    def to_dict(self) -> dict[str, dict[str, float]]:
+        """By operation, busiest first: `count`, and `p50`, `p95`, `p99`, `max` in milliseconds."""
+        busiest = sorted(self._seconds.items(), key=lambda item: -len(item[1]))
+        return {operation: _summary(sorted(seconds)) for operation, seconds in busiest}
+
+
+def _summary(ordered: Sequence[float]) -> dict[str, float]:
+    figures = {"p50": 0.50, "p95": 0.95, "p99": 0.99, "max": 1.0}
+    in_ms = {name: round(percentile(ordered, share) * 1000, 3) for name, share in figures.items()}
+    return {"count": len(ordered), **in_ms}
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The nearest-rank percentile: the least value that at least `share` of all do not exceed.
+
+    Args:
+        ordered: at least one value, ascending.
+        share: over 0, up to 1.
+    """
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]

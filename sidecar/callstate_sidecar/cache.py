@@ -1,0 +1,310 @@
+"""The hot map: every live session, what the store has not heard of yet, and how to undo a group of changes.
+
+Pure: no I/O, and the present time is passed in. Every mutation goes through `change`, `create` or `remove`,
+which note how it was, and `log`, which notes what the journal must hear. `commit` and `rollback` end a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from callstate_sidecar.entry import Entry
+from callstate_sidecar.records import GoneRecord, Record, StateRecord, TurnsRecord
+from callstate_sidecar.stores.base import StoredMeta, Write
+
+MISS_TTL_S: Final = 1.0
+"""A miss is remembered this long at most: another host may create the session meanwhile."""
+
+MAX_MISSES: Final = 10_000
+"""Remembered misses; beyond it all are forgotten, which costs a store read each."""
+
+
+class Grave(NamedTuple):
+    """A deletion the store has not heard of."""
+
+    version: int
+    epoch: int
+
+
+class _Before(NamedTuple):
+    """How things were under one id before the group."""
+
+    entry: Entry | None
+    mark: tuple[Any, ...] | None
+    grave: Grave | None
+    dirty: tuple[float, int] | None
+
+
+class Cache:
+    """All hot sessions of this host."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.graves: dict[str, Grave] = {}
+        self.dirty: dict[str, tuple[float, int]] = {}
+        """Ids of which the store has an older state, oldest first: monotonic time since when, and bytes."""
+        self.dirty_bytes = 0
+        self.flying: dict[str, int] = {}
+        """Versions on their way to the store."""
+        self.beaten: dict[str, int] = {}
+        """Beats the store has not heard of, microseconds since 1970."""
+        self.by_status: dict[str, int] = {}
+        self.group: list[Record] = []
+        self._seq = 0
+        self._misses: dict[str, tuple[float, int]] = {}
+        self._before: dict[str, _Before] = {}
+
+    # -- looking ------------------------------------------------------------------------------------------
+
+    def known_missing(self, session_id: str, now: float) -> bool:
+        """Whether it is known to be nowhere: deleted here, or asked for in the store a moment ago."""
+        if session_id in self.graves:
+            return True
+        miss = self._misses.get(session_id)
+        if miss is None:
+            return False
+        if miss[0] > now:
+            return True
+        del self._misses[session_id]
+        return False
+
+    def note_miss(self, session_id: str, now: float, epoch: int = 0) -> None:
+        """The store does not have it, or has a tombstone of this epoch."""
+        if len(self._misses) >= MAX_MISSES:
+            self._misses.clear()
+        self._misses[session_id] = (now + MISS_TTL_S, epoch)
+
+    def epoch_floor(self, session_id: str) -> int:
+        """The epoch a session newly created under this id gets: one below would be refused by the store."""
+        grave = self.graves.get(session_id)
+        return grave.epoch if grave else self._misses.get(session_id, (0.0, 0))[1]
+
+    # -- changing -----------------------------------------------------------------------------------------
+
+    def _note(self, session_id: str) -> None:
+        if session_id not in self._before:
+            entry = self.entries.get(session_id)
+            self._before[session_id] = _Before(
+                entry,
+                entry.mark() if entry else None,
+                self.graves.get(session_id),
+                self.dirty.get(session_id),
+            )
+
+    def change(self, entry: Entry) -> None:
+        """About to change this session; one that was only read through becomes hot."""
+        self._note(entry.id)
+        if entry.id not in self.entries:
+            self._insert(entry)
+
+    def create(self, entry: Entry) -> None:
+        """A new session."""
+        self._note(entry.id)
+        self.graves.pop(entry.id, None)
+        self._insert(entry)
+
+    def admit(self, entry: Entry) -> None:
+        """A session of ours that the store had becomes hot: nothing to undo, nothing to write."""
+        self._insert(entry)
+
+    def _insert(self, entry: Entry) -> None:
+        self._seq += 1
+        entry.seq = self._seq
+        self.entries[entry.id] = entry
+        self._misses.pop(entry.id, None)
+        self._count(entry, entry.doc.status)
+
+    def _drop(self, session_id: str) -> None:
+        entry = self.entries.pop(session_id, None)
+        if entry is not None:
+            self._count(entry, None)
+
+    def _count(self, entry: Entry, status: str | None) -> None:
+        """Keep `by_status` right: counting 100,000 sessions at each look would hold the loop."""
+        if entry.counted == status:
+            return
+        counts = self.by_status
+        if entry.counted is not None:
+            counts[entry.counted] -= 1
+            if not counts[entry.counted]:
+                del counts[entry.counted]
+        if status is not None:
+            counts[status] = counts.get(status, 0) + 1
+        entry.counted = status
+
+    def remove(self, entry: Entry, version: int, now: float) -> None:
+        """Delete a session. The store is told only where it may have heard of it."""
+        self._note(entry.id)
+        known = entry.stored_version > 0 or entry.unverified or entry.host is not None or entry.id in self.flying
+        self._drop(entry.id)
+        self.beaten.pop(entry.id, None)
+        self._mark_clean(entry.id)
+        if known:
+            self.graves[entry.id] = Grave(version, entry.epoch)
+            self.mark_dirty(entry.id, now, 0)
+        else:
+            self.note_miss(entry.id, now, entry.epoch)
+        self.group.append(GoneRecord(entry.id, version, entry.epoch, known))
+
+    def log(self, entry: Entry, record: StateRecord | TurnsRecord, now: float) -> None:
+        """The journal must hear of this change, and the store in time.
+
+        A session that the journal does not know yet, new or read from the store, is told to it whole.
+        """
+        self.group.append(record if entry.journaled else entry.snapshot())
+        entry.journaled = True
+        self._count(entry, entry.doc.status)
+        self.mark_dirty(entry.id, now, entry.doc.size)
+
+    def evict(self, entry: Entry) -> None:
+        """Keep it hot no longer; the store has it. Told to the journal, so that replay keeps it cold too."""
+        self._drop(entry.id)
+        if entry.journaled:
+            self.group.append(GoneRecord(entry.id, entry.version + 1, entry.epoch, False))
+
+    # -- the group ----------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """The group is down: forget how to undo it."""
+        self.group = []
+        self._before.clear()
+
+    def rollback(self) -> list[Entry | str]:
+        """Undo the group, last change first.
+
+        Returns:
+            per id changed: the session as it was before, or the id where there was none.
+        """
+        undone: list[Entry | str] = []
+        for session_id, before in reversed(self._before.items()):
+            self._mark_clean(session_id)
+            if before.dirty is not None:
+                self.dirty[session_id] = before.dirty
+                self.dirty_bytes += before.dirty[1]
+            if before.grave is not None:
+                self.graves[session_id] = before.grave
+            else:
+                self.graves.pop(session_id, None)
+            if before.entry is None:
+                self._drop(session_id)
+                undone.append(session_id)
+            else:
+                before.entry.restore(before.mark or ())
+                if session_id not in self.entries:
+                    self._insert(before.entry)
+                self._count(before.entry, before.entry.doc.status)
+                undone.append(before.entry)
+        self._misses.clear()
+        self.commit()
+        return undone
+
+    # -- towards the store --------------------------------------------------------------------------------
+
+    def mark_dirty(self, session_id: str, now: float, size: int) -> None:
+        """The store's state of this is old as of now."""
+        was = self.dirty.get(session_id)
+        if was is None:
+            self.dirty[session_id] = (now, size)
+            self.dirty_bytes += size
+        else:
+            self.dirty[session_id] = (was[0], size)
+            self.dirty_bytes += size - was[1]
+
+    def _mark_clean(self, session_id: str) -> None:
+        was = self.dirty.pop(session_id, None)
+        if was is not None:
+            self.dirty_bytes -= was[1]
+
+    def take_dirty(self, host_id: str, max_sessions: int, max_bytes: int) -> list[tuple[Write, float]]:
+        """The oldest of what is dirty, as writes that are on their way from now on, with their age marks."""
+        batch: list[tuple[Write, float]] = []
+        size = 0
+        for session_id in self.dirty:
+            if len(batch) >= max_sessions or size >= max_bytes:
+                break
+            entry = self.entries.get(session_id)
+            if entry is not None:
+                write = entry.write(host_id)
+                size += len(write.document or b"")
+            else:
+                grave = self.graves[session_id]
+                meta = StoredMeta(host=host_id, epoch=grave.epoch, version=grave.version, deleted=True)
+                write = Write(session_id, None, meta, active=False)
+            batch.append((write, self.dirty[session_id][0]))
+        for write, _ in batch:
+            self._mark_clean(write.session_id)
+            self.flying[write.session_id] = write.meta.version
+        return batch
+
+    def landed(self, write: Write) -> None:
+        """The store has this write."""
+        self.flying.pop(write.session_id, None)
+        entry = self.entries.get(write.session_id)
+        if entry is not None:
+            entry.stored_version = max(entry.stored_version, write.meta.version)
+            entry.unverified = False
+            entry.quarantined = ""
+        elif write.session_id not in self.dirty:
+            self.graves.pop(write.session_id, None)
+
+    def bounced(self, write: Write, since: float) -> None:
+        """The store does not have this write: dirty again, as old as it was."""
+        self.flying.pop(write.session_id, None)
+        size = len(write.document or b"")
+        was = self.dirty.get(write.session_id)
+        if was is not None:
+            self.dirty[write.session_id] = (since, was[1])
+        elif write.session_id in self.entries or write.session_id in self.graves:
+            # first in line again: a dict keeps order of insertion, and age decides the turn
+            self.dirty = {write.session_id: (since, size), **self.dirty}
+            self.dirty_bytes += size
+
+    def refused(self, write: Write, why: str) -> None:
+        """The store will not take this one; it stays hot and in the journal."""
+        self.flying.pop(write.session_id, None)
+        entry = self.entries.get(write.session_id)
+        if entry is not None:
+            entry.quarantined = why
+        elif write.session_id not in self.dirty:
+            self.graves.pop(write.session_id, None)
+
+    # -- replay -------------------------------------------------------------------------------------------
+
+    def replay(self, record: Record) -> None:
+        """Apply a record of the journal; one a session already has is skipped."""
+        entry = self.entries.get(record.session_id)
+        if entry is not None and record.version <= entry.version:
+            return
+        if isinstance(record, GoneRecord):
+            self._drop(record.session_id)
+            if record.grave:
+                self.graves[record.session_id] = Grave(record.version, record.epoch)
+            return
+        if isinstance(record, StateRecord):
+            after = Entry.of_record(record, entry)
+            if entry is None:
+                self._insert(after)
+            self._count(after, after.doc.status)
+            self.graves.pop(record.session_id, None)
+        elif entry is not None:
+            entry.doc.metrics = record.metrics
+            entry.doc.updated_us = record.updated_us
+            entry.beat_us = max(entry.beat_us, record.updated_us)
+            entry.apply_turns(record.mode, record.turns, record.count, record.ops)
+            entry.version = record.version
+
+    def all_dirty(self, now: float) -> None:
+        """After a replay: nobody knows what the store has."""
+        for entry in self.entries.values():
+            self.mark_dirty(entry.id, now, entry.doc.size)
+        for session_id in self.graves:
+            self.mark_dirty(session_id, now, 0)
+
+    def snapshot(self) -> Iterator[Record]:
+        """Everything hot, and every deletion the store has not heard of, as records."""
+        for entry in self.entries.values():
+            entry.journaled = True
+            yield entry.snapshot()
+        for session_id, grave in self.graves.items():
+            yield GoneRecord(session_id, grave.version, grave.epoch)

@@ -1,0 +1,242 @@
+"""What every verb needs: the session a request names, and the rules that hold for all of them. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Protocol
+
+from callstate_client.errors import (
+    FencedError,
+    InvalidParamsError,
+    OverloadedError,
+    SessionEndedError,
+    SessionNotFoundError,
+    StoreUnavailableError,
+)
+from callstate_client.ids import (
+    MAX_LABEL_VALUE_BYTES,
+    MAX_LABELS,
+    MAX_NAME_BYTES,
+    SESSION_ID_RULE,
+    is_session_id,
+)
+from callstate_client.times import ZERO_TIME
+from callstate_sidecar.cache import Cache
+from callstate_sidecar.clock import Clock
+from callstate_sidecar.document import format_us, parse_us
+from callstate_sidecar.entry import Entry
+from callstate_sidecar.liveness import Liveness
+from callstate_sidecar.options import LimitsConfig
+
+Reply = Callable[[bytes], None]
+
+
+class Miss(Exception):  # noqa: N818 - no error: a question to the store
+    """The session is not hot and the store has not been asked: ask, then run the request again."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(session_id)
+        self.session_id = session_id
+
+
+class Later:
+    """The answer of a verb that has to wait: `start` is given what to call with the result, or an error."""
+
+    __slots__ = ("start",)
+
+    def __init__(self, start: Callable[[Callable[[bytes | Exception], None]], None]) -> None:
+        self.start = start
+
+
+class Services(Protocol):
+    """What verbs ask of the rest of the daemon."""
+
+    def when_known(self, session_id: str, then: Callable[[], None]) -> None:
+        """Call `then` once the store was asked for this session, in the order of asking."""
+
+    def info(self) -> dict[str, Any]:
+        """The result of `server.info`."""
+
+    def stats(self) -> dict[str, Any]:
+        """The result of `server.stats`."""
+
+    def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> Awaitable[dict[str, int]]:
+        """The result of `server.flush`, once the store has it or the time is up."""
+
+    def stored_active_ids(self) -> Awaitable[list[str]]:
+        """All active sessions in the store, of every host."""
+
+    def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
+        """Wait for work, then call `done` with its result or its exception."""
+
+    @property
+    def accepts_new(self) -> bool:
+        """Whether there is room for what the store does not have yet."""
+
+
+DEFAULT_LIMIT: Final = 1000
+"""Sessions a page, where the request does not say: about a megabyte of heads."""
+
+
+class Context:
+    """One daemon's sessions, as the verbs see them."""
+
+    def __init__(
+        self, cache: Cache, liveness: Liveness, clock: Clock, limits: LimitsConfig, services: Services
+    ) -> None:
+        self.cache = cache
+        self.liveness = liveness
+        self.clock = clock
+        self.limits = limits
+        self.services = services
+        self.read_through: dict[str, Entry | Exception] = {}
+        """While requests that waited for the store are run: what it had, of sessions that are not kept hot."""
+
+    # -- finding ------------------------------------------------------------------------------------------
+
+    def lookup(self, session_id: str) -> Entry | None:
+        """The session, or None where there is none.
+
+        Raises:
+            Miss: nobody knows yet.
+            StoreUnavailableError: nobody can know now.
+        """
+        entry = self.cache.entries.get(session_id)
+        if entry is not None:
+            return entry
+        if not is_session_id(session_id):
+            raise InvalidParamsError(
+                f"not a session id: expected {SESSION_ID_RULE}",
+                path="$.params.session_id",
+                expected=SESSION_ID_RULE,
+            )
+        if self.cache.known_missing(session_id, self.clock.mono()):
+            return None
+        found = self.read_through.get(session_id)
+        if found is None:
+            raise Miss(session_id)
+        if isinstance(found, Exception):
+            raise StoreUnavailableError(str(found))
+        return found
+
+    def find(self, session_id: str) -> Entry:
+        """The session.
+
+        Raises:
+            SessionNotFoundError: there is none.
+        """
+        entry = self.lookup(session_id)
+        if entry is None:
+            raise SessionNotFoundError(f"no session {session_id}")
+        return entry
+
+    # -- rules --------------------------------------------------------------------------------------------
+
+    def check_epoch(self, entry: Entry, epoch: int | None) -> None:
+        """Nobody changes a session of another host, or with an epoch that is not the session's.
+
+        Raises:
+            FencedError: that is the case.
+        """
+        if entry.host:
+            raise FencedError("the session belongs to another host", epoch=entry.epoch, host=entry.host)
+        if epoch is not None and epoch != entry.epoch:
+            raise FencedError(f"the session's epoch is {entry.epoch}", epoch=entry.epoch, owner=entry.owner or None)
+
+    def check_writable(self, entry: Entry, epoch: int | None) -> None:
+        """As `check_epoch`; and what was reaped takes nothing more, while what a worker ended still does.
+
+        Raises:
+            FencedError, SessionEndedError: it can't be changed.
+        """
+        self.check_epoch(entry, epoch)
+        if entry.reaped:
+            raise ended_error(entry)
+
+    def check_room(self) -> None:
+        """Whether another session may be created.
+
+        Raises:
+            OverloadedError: no; live calls go on.
+        """
+        if len(self.cache.entries) >= self.limits.sessions:
+            raise OverloadedError(f"limits.sessions ({self.limits.sessions}) is reached")
+        if not self.services.accepts_new:
+            raise OverloadedError("the store is away and store.max_dirty_bytes is reached")
+
+    # -- what a change brings with it -----------------------------------------------------------------------
+
+    def now_us(self) -> int:
+        """The present wall time."""
+        return self.clock.wall_us()
+
+    def settle(self, entry: Entry, was_ended: bool, now_us: int, reason: str = "completed") -> None:
+        """After a change: end or revive where the status says so, and take it as a sign of life."""
+        live_now = self.clock.live()
+        if not entry.ended:
+            if was_ended:
+                entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0
+            entry.beat_us = max(entry.beat_us, now_us)
+            if was_ended or self.liveness.phase(entry.id) is None:
+                self.watch(entry)
+            else:
+                self.liveness.beat(entry.id, live_now, entry.heartbeat_timeout_s)
+        elif not was_ended:
+            entry.ended_reason = reason
+            entry.ended_us = now_us
+            self.liveness.keep(entry.id, live_now)
+        else:
+            self.liveness.keep(entry.id, live_now)
+
+    def watch(self, entry: Entry) -> None:
+        """Give a live session its full timeout, and its limit where it has one."""
+        live_now = self.clock.live()
+        self.liveness.watch(entry.id, live_now, entry.heartbeat_timeout_s)
+        if entry.max_duration_s is not None:
+            created = entry.doc.created_at
+            age_s = 0.0 if created == ZERO_TIME else (self.now_us() - parse_us(created)) / 1e6
+            self.liveness.limit(entry.id, live_now + max(0.0, entry.max_duration_s - age_s))
+
+
+def ended_error(entry: Entry) -> SessionEndedError:
+    """Says when and why the session ended."""
+    return SessionEndedError(
+        f"the session has ended: {entry.ended_reason}",
+        ended_at=format_us(entry.ended_us) if entry.ended_us else None,
+        reason=entry.ended_reason,
+    )
+
+
+def checked_labels(labels: dict[str, str], path: str = "$.params.labels") -> dict[str, str]:
+    """Labels within their bounds.
+
+    Raises:
+        InvalidParamsError: too many, or one too long.
+    """
+    if len(labels) > MAX_LABELS:
+        raise InvalidParamsError(
+            f"more than {MAX_LABELS} labels at {path}", path=path, expected=f"at most {MAX_LABELS}"
+        )
+    for name, value in labels.items():
+        if not 0 < len(name.encode()) <= MAX_NAME_BYTES or len(value.encode()) > MAX_LABEL_VALUE_BYTES:
+            raise InvalidParamsError(
+                f"a label too long at {path}.{name}",
+                path=f"{path}.{name}",
+                expected=f"a name of 1 to {MAX_NAME_BYTES} bytes, a value of at most {MAX_LABEL_VALUE_BYTES}",
+            )
+    return labels
+
+
+def checked_word(text: str | None, path: str) -> str | None:
+    """A word of at most 64 bytes: an op, a reason.
+
+    Raises:
+        InvalidParamsError: it is longer, or empty.
+    """
+    if text is not None and not 0 < len(text.encode()) <= MAX_NAME_BYTES:
+        raise InvalidParamsError(
+            f"expected 1 to {MAX_NAME_BYTES} bytes at {path}",
+            path=path,
+            expected=f"1 to {MAX_NAME_BYTES} bytes",
+        )
+    return text

@@ -1,0 +1,237 @@
+"""The verbs that read, and the heartbeat. Each is headed by a sample of its params."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from callstate_client.errors import InvalidParamsError, StoreUnavailableError
+from callstate_client.protocol import (
+    FlushParams,
+    HeartbeatParams,
+    ListActiveParams,
+    ListParams,
+    LoadParams,
+    NoParams,
+)
+from callstate_sidecar.commands.context import (
+    DEFAULT_LIMIT,
+    Context,
+    Later,
+    Miss,
+    checked_labels,
+    ended_error,
+)
+from callstate_sidecar.document import parse_us
+from callstate_sidecar.door import check_time
+from callstate_sidecar.entry import Entry
+
+
+def load(ctx: Context, p: LoadParams) -> bytes:
+    """{"session_id":"c1","history":20}"""
+    if isinstance(p.history, str) and p.history not in ("all", "none"):
+        raise InvalidParamsError(
+            "expected 'all', 'none' or a number at $.params.history",
+            path="$.params.history", expected="'all', 'none' or a number",
+        )  # fmt: skip
+    entry = ctx.find(p.session_id)
+    doc = entry.doc
+    if p.history == "none":
+        return loaded(entry, doc.head_json(entry.updated_us), 0)
+    if p.history == "all" or p.history >= doc.turn_count:  # type: ignore[operator]  # not a str: checked above
+        return loaded(entry, doc.to_json(entry.updated_us), 0)
+    count = int(p.history)
+    return loaded(entry, doc.to_json(entry.updated_us, doc.last_turns(count)), doc.turn_count - count)
+
+
+def loaded(entry: Entry, session: bytes, history_from: int) -> bytes:
+    """The result of a load: the document spliced in, and what is known beside it."""
+    beside: dict[str, Any] = {"labels": entry.labels}
+    if entry.owner:
+        beside["owner"] = entry.owner
+    if entry.ended:
+        beside["ended_reason"] = entry.ended_reason
+        if entry.ended_detail:
+            beside["ended_detail"] = orjson.Fragment(entry.ended_detail)
+    return b'{"session":%b,"history_from":%d,"turn_count":%d,"version":%d,"epoch":%d,%b' % (
+        session,
+        history_from,
+        entry.doc.turn_count,
+        entry.version,
+        entry.epoch,
+        orjson.dumps(beside)[1:],
+    )
+
+
+def heartbeat(ctx: Context, p: HeartbeatParams) -> bytes | Later:
+    """{"session_ids":["c1","c2"]}"""
+    if (p.session_id is None) == (p.session_ids is None):
+        raise InvalidParamsError(
+            "one of `session_id` and `session_ids` at $.params", path="$.params",
+            expected="one of session_id and session_ids",
+        )  # fmt: skip
+    if p.session_id is not None:
+        entry = ctx.find(p.session_id)
+        ctx.check_epoch(entry, None)
+        if entry.ended:
+            raise ended_error(entry)
+        _beat(ctx, entry)
+        return b"{}"
+    return _heartbeats(ctx, p.session_ids or [])
+
+
+def _beat(ctx: Context, entry: Entry) -> None:
+    entry.beat_us = ctx.cache.beaten[entry.id] = ctx.clock.wall_us()
+    if entry.host is None:  # what nobody of this host has written yet is nobody's to reap
+        ctx.liveness.beat(entry.id, ctx.clock.live(), entry.heartbeat_timeout_s)
+
+
+def _heartbeats(ctx: Context, session_ids: list[str]) -> bytes | Later:
+    """Beats of many: each takes effect by itself, those that wait for the store when that has answered."""
+    result: dict[str, list[str]] = {"missing": [], "ended": [], "fenced": []}
+    waiting: list[str] = []
+
+    def beat_one(session_id: str) -> None:
+        try:
+            entry = ctx.lookup(session_id)
+        except StoreUnavailableError:
+            raise
+        except InvalidParamsError:
+            entry = None
+        if entry is None:
+            result["missing"].append(session_id)
+        elif entry.host:
+            result["fenced"].append(session_id)
+        elif entry.ended:
+            result["ended"].append(session_id)
+        else:
+            _beat(ctx, entry)
+
+    for session_id in session_ids:
+        try:
+            beat_one(session_id)
+        except Miss:
+            waiting.append(session_id)
+    if not waiting:
+        return orjson.dumps(result)
+
+    def start(done: Callable[[bytes | Exception], None]) -> None:
+        left = len(waiting)
+        failed: list[Exception] = []
+
+        def known(session_id: str) -> None:
+            nonlocal left
+            try:
+                beat_one(session_id)
+            except StoreUnavailableError as error:
+                failed.append(error)
+            left -= 1
+            if not left:
+                done(failed[0] if failed else orjson.dumps(result))
+
+        for session_id in waiting:
+            ctx.services.when_known(session_id, partial(known, session_id))
+
+    return Later(start)
+
+
+def list_active(ctx: Context, p: ListActiveParams) -> bytes | Later:
+    """{"limit":1000,"scope":"host"}"""
+    limit = p.limit or DEFAULT_LIMIT
+    if p.scope == "host":
+        page = list(islice((e for e in _from_cursor(ctx, p.cursor) if not e.ended), limit + 1))
+        return orjson.dumps(_paged("session_ids", [e.id for e in page[:limit]], page, limit))
+    if p.scope != "all":
+        raise InvalidParamsError(
+            "expected 'host' or 'all' at $.params.scope", path="$.params.scope", expected="'host' or 'all'"
+        )
+
+    def start(done: Callable[[bytes | Exception], None]) -> None:
+        def arrived(stored: list[str] | Exception) -> None:
+            if isinstance(stored, Exception):
+                done(StoreUnavailableError(str(stored)))
+                return
+            mine = ctx.cache.entries
+            ids = {i for i in stored if i not in mine and i not in ctx.cache.graves}
+            ids.update(e.id for e in mine.values() if not e.ended)
+            after = sorted(i for i in ids if p.cursor is None or i > p.cursor)
+            result: dict[str, Any] = {"session_ids": after[:limit]}
+            if len(after) > limit:
+                result["next_cursor"] = after[limit - 1]
+            done(orjson.dumps(result))
+
+        ctx.services.after(ctx.services.stored_active_ids(), arrived)
+
+    return Later(start)
+
+
+def list_sessions(ctx: Context, p: ListParams) -> bytes:
+    """{"status":"active","labels":{"app":"sales"},"limit":100}"""
+    limit = p.limit or DEFAULT_LIMIT
+    check_time(p.ended_since, "$.params.ended_since")
+    ended_since = None if p.ended_since is None else parse_us(p.ended_since)
+    labels = checked_labels(p.labels or {}).items()
+
+    def wanted(e: Entry) -> bool:
+        return (
+            (p.status is None or e.doc.status == p.status)
+            and (p.provider is None or e.doc.provider == p.provider)
+            and (p.owner is None or e.owner == p.owner)
+            and (p.call_id is None or e.doc.call_id == p.call_id)
+            and (ended_since is None or e.ended_us >= ended_since > 0)
+            and labels <= e.labels.items()
+        )
+
+    page = list(islice((e for e in _from_cursor(ctx, p.cursor) if wanted(e)), limit + 1))
+    sessions = [orjson.Fragment(loaded(e, e.doc.head_json(e.updated_us), 0)) for e in page[:limit]]
+    return orjson.dumps(_paged("sessions", sessions, page, limit))
+
+
+def _from_cursor(ctx: Context, cursor: str | None) -> Iterator[Entry]:
+    """Hot sessions in the order in which they became hot, behind the cursor."""
+    if cursor is None:
+        return iter(ctx.cache.entries.values())
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 19):
+        raise InvalidParamsError(
+            "not a cursor of this verb at $.params.cursor", path="$.params.cursor", expected="a next_cursor"
+        )
+    after = int(cursor)
+    return (entry for entry in ctx.cache.entries.values() if entry.seq > after)
+
+
+def _paged(name: str, values: list[Any], page: list[Entry], limit: int) -> dict[str, Any]:
+    result: dict[str, Any] = {name: values}
+    if len(page) > limit:
+        result["next_cursor"] = str(page[limit - 1].seq)
+    return result
+
+
+def ping(ctx: Context, p: NoParams) -> bytes:
+    """{}"""
+    return b"{}"
+
+
+def info(ctx: Context, p: NoParams) -> bytes:
+    """{}"""
+    return orjson.dumps(ctx.services.info())
+
+
+def stats(ctx: Context, p: NoParams) -> bytes:
+    """{}"""
+    return orjson.dumps(ctx.services.stats())
+
+
+def flush(ctx: Context, p: FlushParams) -> Later:
+    """{"session_ids":["c1"],"timeout_s":5}"""
+
+    def start(done: Callable[[bytes | Exception], None]) -> None:
+        def flushed(result: dict[str, int] | Exception) -> None:
+            done(result if isinstance(result, Exception) else orjson.dumps(result))
+
+        ctx.services.after(ctx.services.flush(p.session_ids, p.timeout_s), flushed)
+
+    return Later(start)

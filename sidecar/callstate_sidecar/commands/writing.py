@@ -1,0 +1,290 @@
+"""The verbs that change a session. Each is headed by a sample of its params."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from callstate_client.errors import (
+    ConflictError,
+    InvalidParamsError,
+    SessionNotFoundError,
+    StoreUnavailableError,
+    TooLargeError,
+)
+from callstate_client.protocol import (
+    AddTurnParams,
+    AmendTurnParams,
+    DeleteParams,
+    EndParams,
+    RecordInterruptionParams,
+    SaveParams,
+    UpdateParams,
+)
+from callstate_sidecar.commands.context import Context, checked_labels, checked_word
+from callstate_sidecar.document import Document, Head, format_us, read_head
+from callstate_sidecar.door import TurnDoor, check_json, check_turn, check_turns, stamped
+from callstate_sidecar.entry import Entry
+from callstate_sidecar.records import HistoryMode, TurnsRecord
+
+MAX_DETAIL_BYTES = 1024
+"""`detail` of an end is kept beside the document, in memory and in the store's meta: a note, no report."""
+
+
+def save(ctx: Context, p: SaveParams) -> bytes:
+    """{"session":{"id":"c1","provider":"twilio","history":[…],…},"if_version":0,"labels":{"app":"sales"}}"""
+    unverified = False
+
+    def created_at(session_id: str) -> str:
+        entry = ctx.cache.entries.get(session_id)
+        return format_us(ctx.now_us()) if entry is None else entry.doc.created_at
+
+    head = read_head(p.session, "$.params.session", created_at)
+    checked_word(p.op, "$.params.op")
+    labels = None if p.labels is None else checked_labels(p.labels)
+    try:
+        entry = ctx.lookup(head.session_id)
+    except StoreUnavailableError:
+        if p.if_version == 0:
+            raise  # create only: that nobody has it must be known
+        entry, unverified = None, True
+    if entry is None:
+        entry = _new(ctx, p, head, unverified)
+        mode, turns, count = _history(ctx, entry, head, created=True)
+        return _saved(ctx, entry, p, labels, head, mode, turns, count, was_ended=False, created=True)
+    done = entry.op_result(p.op)
+    if done is not None:
+        return done
+    if p.if_version is not None and p.if_version != entry.version:
+        raise ConflictError(f"the session has version {entry.version}", version=entry.version)
+    ctx.check_writable(entry, p.epoch)
+    mode, turns, count = _history(ctx, entry, head, created=False)
+    return _saved(ctx, entry, p, labels, head, mode, turns, count, was_ended=entry.ended, created=False)
+
+
+def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
+    if p.if_version:
+        raise ConflictError("there is no such session", version=0)
+    if p.epoch is not None:
+        raise SessionNotFoundError(f"no session {head.session_id}")
+    ctx.check_room()
+    entry = Entry(head.session_id, Document(head, ctx.now_us()))
+    entry.epoch = ctx.cache.epoch_floor(head.session_id)
+    entry.unverified = unverified
+    return entry
+
+
+def _history(ctx: Context, entry: Entry, head: Head, *, created: bool) -> tuple[HistoryMode, bytes, int]:
+    """What a save does to the history; only what it adds is looked at."""
+    path = "$.params.session.history"
+    size = len(head.fields) + 320
+    if head.history is None:
+        return HistoryMode.KEEP, b"", 0
+    _check_size(ctx, size + len(head.history))
+    rest = None if created else entry.doc.extension(head.history)
+    if rest is None:
+        return HistoryMode.REPLACE, head.history, len(check_turns(b"[%b]" % head.history, path))
+    if not rest:
+        return HistoryMode.KEEP, b"", 0
+    try:
+        return HistoryMode.APPEND, rest, len(check_turns(b"[%b]" % rest, path))
+    except InvalidParamsError:
+        check_turns(b"[%b]" % head.history, path)  # says the place in the whole history
+        raise
+
+
+def _saved(
+    ctx: Context, entry: Entry, p: SaveParams, labels: dict[str, str] | None, head: Head,
+    mode: HistoryMode, turns: bytes, count: int, *, was_ended: bool, created: bool,
+) -> bytes:  # fmt: skip
+    now_us = ctx.now_us()
+    if created:
+        ctx.cache.create(entry)
+    else:
+        ctx.cache.change(entry)
+        entry.doc.take_head(head, now_us)
+    entry.host = None
+    entry.apply_turns(mode, turns, count, [])
+    if labels is not None:
+        entry.labels = labels
+    if p.heartbeat_timeout_s is not None:
+        entry.heartbeat_timeout_s = p.heartbeat_timeout_s
+    if p.max_duration_s is not None:
+        entry.max_duration_s = p.max_duration_s
+    version = entry.next_version(now_us)
+    entry.doc.updated_us = now_us
+    ctx.settle(entry, was_ended, now_us)
+    if not entry.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
+        ctx.watch(entry)  # with the timeout just given
+    result = b'{"version":%d,"updated_at":"%b"}' % (version, format_us(now_us).encode())
+    record = entry.record(mode, turns, count, entry.keep_op(p.op, result))
+    ctx.cache.log(entry, record, ctx.clock.mono())
+    return result
+
+
+def add_turn(ctx: Context, p: AddTurnParams) -> bytes:
+    """{"session_id":"c1","turn":{"role":"user","content":"hello","duration_ms":900},"op":"w7-31"}"""
+    if (p.turn is UNSET) == (p.turns is UNSET):
+        raise InvalidParamsError(
+            "one of `turn` and `turns` at $.params", path="$.params", expected="one of turn and turns"
+        )
+    entry, done = _repeatable(ctx, p.session_id, p.op)
+    if done is not None:
+        return done
+    ctx.check_writable(entry, p.epoch)
+    now_us = ctx.now_us()
+    turns, checked = _turns(p, format_us(now_us))
+    _check_size(ctx, entry.doc.size + len(turns))
+    ctx.cache.change(entry)
+    entry.doc.metrics = entry.doc.metrics.with_turns(checked)
+    entry.doc.append(turns, len(checked))
+    return _turned(ctx, entry, now_us, p.op, HistoryMode.APPEND, turns, len(checked), with_count=True)
+
+
+def _turns(p: AddTurnParams, now: str) -> tuple[bytes, list[TurnDoor]]:
+    """The turns of the request, checked, comma-joined, each with a time."""
+    if not isinstance(p.turn, msgspec.UnsetType):
+        turn = bytes(p.turn)
+        checked = [check_turn(turn, "$.params.turn")]
+        return stamped(turn, checked, now), checked
+    array = bytes(p.turns) if isinstance(p.turns, Raw) else b""
+    if array[:1] != b"[":
+        raise InvalidParamsError("Expected array at $.params.turns", path="$.params.turns", expected="array")
+    checked = check_turns(array, "$.params.turns")
+    return stamped(array[1:-1].strip(), checked, now), checked
+
+
+def amend_turn(ctx: Context, p: AmendTurnParams) -> bytes:
+    """{"session_id":"c1","set":{"content":"as far as it was spoken","interrupted":true}}"""
+    entry, done = _repeatable(ctx, p.session_id, p.op)
+    if done is not None:
+        return done
+    ctx.check_writable(entry, p.epoch)
+    turn = entry.doc.amended(p.set, "$.params.set")
+    _check_size(ctx, entry.doc.size + len(turn))
+    ctx.cache.change(entry)
+    entry.doc.replace_last(turn)
+    return _turned(ctx, entry, ctx.now_us(), p.op, HistoryMode.AMEND, turn, 1)
+
+
+def record_interruption(ctx: Context, p: RecordInterruptionParams) -> bytes:
+    """{"session_id":"c1"}"""
+    entry, done = _repeatable(ctx, p.session_id, p.op)
+    if done is not None:
+        return done
+    ctx.check_writable(entry, p.epoch)
+    ctx.cache.change(entry)
+    entry.doc.metrics = entry.doc.metrics.with_interruption()
+    return _turned(ctx, entry, ctx.now_us(), p.op, HistoryMode.KEEP, b"", 0)
+
+
+def update(ctx: Context, p: UpdateParams) -> bytes:
+    """{"session_id":"c1","set":{"status":"on_hold","recovery_data":{"node":"menu"},"campaign":null}}"""
+    entry, done = _repeatable(ctx, p.session_id, p.op)
+    if done is not None:
+        return done
+    ctx.check_writable(entry, p.epoch)
+    if p.if_version is not None and p.if_version != entry.version:
+        raise ConflictError(f"the session has version {entry.version}", version=entry.version)
+    head = entry.doc.patched(p.set, "$.params.set")
+    _check_size(ctx, len(head.fields) + entry.doc.history_bytes)
+    now_us = ctx.now_us()
+    was_ended = entry.ended
+    ctx.cache.change(entry)
+    entry.doc.take_head(head, now_us)
+    return _head_changed(ctx, entry, was_ended, now_us, p.op)
+
+
+def end(ctx: Context, p: EndParams) -> bytes:
+    """{"session_id":"c1","reason":"caller_hangup","detail":{"cause":16}}"""
+    reason = checked_word(p.reason, "$.params.reason") or "completed"
+    detail = b"" if isinstance(p.detail, msgspec.UnsetType) else bytes(p.detail)
+    if len(detail) > MAX_DETAIL_BYTES:
+        raise InvalidParamsError(
+            f"longer than {MAX_DETAIL_BYTES} bytes at $.params.detail",
+            path="$.params.detail", expected=f"at most {MAX_DETAIL_BYTES} bytes",
+        )  # fmt: skip
+    if detail:
+        check_json(detail, "$.params.detail", 2)
+    entry, done = _repeatable(ctx, p.session_id, p.op)
+    if done is not None:
+        return done
+    if entry.ended:  # a repeat changes nothing
+        return b'{"version":%d}' % entry.version
+    ctx.check_epoch(entry, p.epoch)
+    return end_session(ctx, entry, reason, detail=detail.decode(), op=p.op)
+
+
+def end_session(
+    ctx: Context, entry: Entry, reason: str, *, detail: str = "", reaped: bool = False, op: str | None = None
+) -> bytes:
+    """End a live session: by its worker, an operator, or (`reaped`) by the daemon itself.
+
+    A reaped session's `updated_at` is its last sign of life; what ends otherwise, ends now.
+    """
+    now_us = ctx.now_us()
+    updated_us = entry.updated_us if reaped else now_us
+    ctx.cache.change(entry)
+    entry.doc.status = "ended"
+    entry.doc.updated_us = updated_us
+    entry.reaped = reaped
+    entry.ended_detail = detail
+    return _head_changed(ctx, entry, False, now_us, op, reason)
+
+
+def delete(ctx: Context, p: DeleteParams) -> bytes:
+    """{"session_id":"c1"}"""
+    entry = ctx.lookup(p.session_id)
+    if entry is None:  # idempotent: a repeat after a lost reply is no error
+        return b"{}"
+    ctx.check_epoch(entry, p.epoch)
+    ctx.cache.remove(entry, entry.next_version(ctx.now_us()), ctx.clock.mono())
+    ctx.liveness.forget(entry.id)
+    return b"{}"
+
+
+# -- shared -------------------------------------------------------------------------------------------------
+
+
+def _repeatable(ctx: Context, session_id: str, op: str | None) -> tuple[Entry, bytes | None]:
+    """The session, and the result where this very mutation was done before."""
+    checked_word(op, "$.params.op")
+    entry = ctx.find(session_id)
+    return entry, entry.op_result(op)
+
+
+def _check_size(ctx: Context, size: int) -> None:
+    if size > ctx.limits.session_bytes:
+        raise TooLargeError(f"the session would pass limits.session_bytes ({ctx.limits.session_bytes})")
+
+
+def _turned(
+    ctx: Context, entry: Entry, now_us: int, op: str | None, mode: HistoryMode, turns: bytes, count: int,
+    *, with_count: bool = False,
+) -> bytes:  # fmt: skip
+    """After a change of history or counters: version, sign of life, journal."""
+    entry.host = None
+    version = entry.next_version(now_us)
+    entry.doc.updated_us = now_us
+    ctx.settle(entry, entry.ended, now_us)
+    if with_count:
+        result = b'{"version":%d,"turn_count":%d}' % (version, entry.doc.turn_count)
+    else:
+        result = b'{"version":%d}' % version
+    ops = entry.keep_op(op, result)
+    record = TurnsRecord(entry.id, version, now_us, entry.doc.metrics, mode, turns, count, ops)
+    ctx.cache.log(entry, record, ctx.clock.mono())
+    return result
+
+
+def _head_changed(
+    ctx: Context, entry: Entry, was_ended: bool, now_us: int, op: str | None, reason: str = "completed"
+) -> bytes:
+    """After a change of the head: version, end or revival, journal."""
+    entry.host = None
+    version = entry.next_version(now_us)
+    ctx.settle(entry, was_ended, now_us, reason)
+    result = b'{"version":%d}' % version
+    record = entry.record(HistoryMode.KEEP, b"", 0, entry.keep_op(op, result))
+    ctx.cache.log(entry, record, ctx.clock.mono())
+    return result

@@ -1,0 +1,140 @@
+"""One connection: bytes in, lines to the server, replies out, and bounds on both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Final, cast
+
+from callstate_client.protocol import LineSplitter
+
+if TYPE_CHECKING:
+    from callstate_sidecar.server import Server
+
+LINES_A_TURN: Final = 128
+"""Lines of one connection served in one turn of the loop: about two milliseconds; then others have theirs."""
+
+HIGH_WATER_BYTES: Final = 1024 * 1024
+"""Unsent replies at which the connection is not served any further. uvloop's own low mark is 16 bytes."""
+
+LOW_WATER_BYTES: Final = 256 * 1024
+
+MAX_WAITING: Final = 1000
+"""Requests of one connection that may wait for the store or a flush at a time; then it is not read from."""
+
+
+class Connection(asyncio.Protocol):
+    """One client. Lines that can't be served now (its turn is over, it does not read) wait here, and while
+    any waits the socket is not read from: the kernel's buffers push back on the client."""
+
+    __slots__ = (
+        "_backlog", "_blocked", "_loop", "_paused_reading", "_scheduled", "_server", "_splitter", "closing",
+        "out", "out_bytes", "transport", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, server: Server, line_bytes: int) -> None:
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._splitter = LineSplitter(line_bytes)
+        self._backlog: deque[bytes | None] = deque()
+        self._blocked = False
+        self._scheduled = False
+        self._paused_reading = False
+        self.out: list[bytes] = []
+        self.out_bytes = 0
+        self.waiting = 0
+        self.closing = False
+        self.transport: asyncio.Transport | None = None
+
+    # -- asyncio.Protocol -----------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """asyncio: the connection is there."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+        self._server.connected(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """asyncio: the connection is gone; half a line goes with it."""
+        self.transport = None
+        self._backlog.clear()
+        self.out.clear()
+        self._server.disconnected(self)
+
+    def data_received(self, data: bytes) -> None:
+        """asyncio: bytes came."""
+        lines = self._splitter.feed(data)
+        if lines:
+            self._backlog.extend(lines)
+            if not self._scheduled:
+                self._serve()
+
+    def pause_writing(self) -> None:
+        """asyncio: the client does not read its replies."""
+        self._blocked = True
+
+    def resume_writing(self) -> None:
+        """asyncio: the client reads again."""
+        self._blocked = False
+        self.serve_soon()
+
+    # -- serving --------------------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        """Serve lines until there are none, the turn is over, or the client has to read or wait first."""
+        self._scheduled = False
+        left = LINES_A_TURN
+        backlog = self._backlog
+        while backlog and left and not self._blocked and not self.closing:
+            if self.out_bytes > HIGH_WATER_BYTES or self.waiting >= MAX_WAITING:
+                break
+            self._server.handle(self, backlog.popleft())
+            left -= 1
+        if backlog and not left:
+            self.serve_soon()
+        self._read_or_not()
+
+    def serve_soon(self) -> None:
+        """Go on serving in the next turn of the loop."""
+        if self._backlog and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._serve)
+        elif not self._backlog:
+            self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        """Read from the socket only while nothing waits here."""
+        pause = bool(self._backlog)
+        if pause is self._paused_reading or self.transport is None or self.transport.is_closing():
+            return
+        self._paused_reading = pause
+        if pause:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def send(self, reply: bytes) -> int:
+        """Queue a reply for the end of this turn of the loop; gives its place among those queued."""
+        self.out.append(reply)
+        self.out_bytes += len(reply)
+        self._server.touched(self)
+        return len(self.out) - 1
+
+    def flush(self) -> None:
+        """Write what is queued, all in one go."""
+        if not self.out:
+            return
+        data = self.out[0] if len(self.out) == 1 else b"".join(self.out)
+        self.out = []
+        self.out_bytes = 0
+        if self.transport is not None:
+            self.transport.write(data)
+            if self._backlog and not self._blocked:
+                self.serve_soon()
+
+    def close(self) -> None:
+        """Send what is queued, then hang up."""
+        self.closing = True
+        self.flush()
+        if self.transport is not None:
+            self.transport.close()

@@ -1,0 +1,263 @@
+"""The composition root: builds all parts, runs them, and knows the order of start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from callstate_sidecar import systemd
+from callstate_sidecar.cache import Cache
+from callstate_sidecar.clock import Clock
+from callstate_sidecar.commands import Context
+from callstate_sidecar.config import (
+    Config,
+    ConfigError,
+    resolve_password,
+    resolve_socket,
+    resolve_state_dir,
+)
+from callstate_sidecar.connection import Connection
+from callstate_sidecar.exits import Exit
+from callstate_sidecar.journal import Journal
+from callstate_sidecar.listener import Listener
+from callstate_sidecar.liveness import Liveness
+from callstate_sidecar.logs import configure_logging
+from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.readthrough import ReadThrough
+from callstate_sidecar.reaper import Reaper
+from callstate_sidecar.server import Server
+from callstate_sidecar.services import Services
+from callstate_sidecar.statedir import StateDir
+from callstate_sidecar.stores.base import Backend
+from callstate_sidecar.writer import Writer
+
+log = logging.getLogger(__name__)
+
+DRAIN_S: Final = 2.0
+"""How long a stop waits for answers under way before it flushes."""
+
+
+class Daemon:
+    """One callstated.
+
+    Args:
+        config: all of it.
+        environ: the process's environment.
+        reload: gives the configuration anew, for SIGHUP.
+    """
+
+    def __init__(self, config: Config, environ: MutableMapping[str, str], reload: Callable[[], Config]) -> None:
+        self._config = config
+        self._environ = environ
+        self._manager = systemd.Notifier(environ)
+        self._reload_config = reload
+        self._clock = Clock()
+        self._metrics = Metrics()
+        self._cache = Cache()
+        self._liveness = Liveness(
+            config.reaper.heartbeat_timeout_s, config.reaper.grace_s, config.reaper.retention_s
+        )
+        self._stop = asyncio.Event()
+        self._exit = Exit.OK
+
+    # -- the whole life -------------------------------------------------------------------------------------
+
+    async def run(self) -> Exit:
+        """Start, serve until told to stop, stop.
+
+        Raises:
+            AlreadyRunningError, JournalError, ConfigError, OSError: it can't start.
+        """
+        state = StateDir(resolve_state_dir(self._config, self._environ))
+        try:
+            self._host_id = state.host_id(self._config.host.id)
+            listener, sockets = self._listen()
+            try:
+                await self._serve(state.path, sockets)
+            finally:
+                if listener is not None:
+                    listener.close()
+        finally:
+            state.close()
+        return self._exit
+
+    def _listen(self) -> tuple[Listener | None, list[Any]]:
+        """The sockets to serve; those of systemd are its to tidy up."""
+        passed = [sock for named in systemd.listen_fds(self._environ).values() for sock in named]
+        if passed:
+            self._addresses = [str(sock.getsockname()) for sock in passed]
+            return None, passed
+        listener = Listener(resolve_socket(self._config, self._environ))
+        self._addresses = [str(listener.path)]
+        return listener, [listener.socket]
+
+    async def _serve(self, state_dir: Path, sockets: list[Any]) -> None:
+        config = self._config
+        self._backend = _backend(config, state_dir, self._host_id, self._environ)
+        self._journal = Journal(
+            state_dir,
+            keep_log=config.journal.durability != "memory",
+            sync_groups=config.journal.durability == "power",
+        )
+        services = Services(
+            self._backend, config, self._cache, self._liveness, self._clock, self._metrics, self._host_id
+        )
+        ctx = self._ctx = Context(self._cache, self._liveness, self._clock, config.limits, services)
+        server = self._server = Server(ctx, self._journal, self._metrics, config.limits.connections)
+        self._read_through = ReadThrough(ctx, self._backend, self._host_id)
+        self._writer = Writer(
+            self._cache, self._backend, self._clock, config.store, self._metrics, self._host_id, server.commit
+        )
+        services.join(server, self._journal, self._read_through, self._writer)
+        self._reaper = Reaper(ctx, self._metrics, config.reaper.tick_s, server.commit)
+        self._restore()
+        self._writer.start()
+        self._reaper.start()
+        loop = asyncio.get_running_loop()
+        servers = [await _start_server(loop, self._connection, sock) for sock in sockets]
+        self._handle_signals(loop)
+        chores = [asyncio.ensure_future(work) for work in (self._sync_journal(), self._feed_watchdog())]
+        log.info(
+            "serving on %s, host %s, store %s, durability %s, %d sessions restored",
+            ", ".join(self._addresses), self._host_id, self._backend.name, config.journal.durability,
+            len(self._cache.entries),
+        )  # fmt: skip
+        self._manager.ready()
+        await self._stop.wait()
+        await self._shut_down(servers)
+        for chore in chores:
+            chore.cancel()
+        await asyncio.gather(*chores, return_exceptions=True)
+
+    def _restore(self) -> None:
+        """What the journal knows becomes hot; then a new segment begins, with all of it."""
+        replayed = self._journal.replay(self._cache.replay)
+        now = self._clock.live()
+        for entry in self._cache.entries.values():
+            if entry.ended:
+                self._liveness.keep(entry.id, now)
+            else:
+                self._ctx.watch(entry)
+        self._cache.all_dirty(self._clock.mono())
+        keep = self._config.journal.durability != "memory"
+        self._journal.begin(self._snapshot() if keep else iter(()))
+        if replayed:
+            log.info("%d journal records replayed", replayed)
+        gc.collect()
+        gc.freeze()  # what is restored lives long: no collection need ever look at it again
+        # Full collections of 100,000 sessions take 30 ms, and nothing here forms cycles: only the young ones run.
+        gc.set_threshold(10_000, 50, 1_000_000)
+
+    def _snapshot(self) -> Any:
+        return self._cache.snapshot()
+
+    def _connection(self) -> Connection:
+        return Connection(self._server, self._config.limits.line_bytes)
+
+    # -- chores ---------------------------------------------------------------------------------------------
+
+    async def _sync_journal(self) -> None:
+        """Bound what a power loss takes; an fsync that failed is the end, for what is lost is not known."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self._config.journal.sync_interval_s)
+            if not self._journal.unsynced_bytes:
+                continue
+            try:
+                await loop.run_in_executor(None, self._journal.sync)
+            except OSError as error:
+                log.critical("the journal can't be synced: %s; stopping, for what was written may be lost", error)
+                self._exit = Exit.FAILED
+                self._stop.set()
+                return
+
+    async def _feed_watchdog(self) -> None:
+        interval_s = systemd.watchdog_interval_s(self._environ)
+        while interval_s is not None:
+            self._manager.watchdog()
+            await asyncio.sleep(interval_s)
+
+    def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _asked_to_stop(self, number: int) -> None:
+        if self._stop.is_set():
+            log.warning("%s again: leaving at once; the journal has what is unwritten", signal.Signals(number).name)
+            os._exit(Exit.FAILED)
+        log.info("%s: stopping", signal.Signals(number).name)
+        self._stop.set()
+
+    def _reload(self) -> None:
+        """SIGHUP: take over what may change while running: limits, time-outs, the log's level."""
+        self._manager.reloading()
+        try:
+            config = self._reload_config()
+        except ConfigError as error:
+            log.error("not reloaded: %s", error)  # noqa: TRY400 - no traceback for a typing error
+        else:
+            self._ctx.limits = config.limits
+            self._liveness.timeout_s = config.reaper.heartbeat_timeout_s
+            configure_logging(config.log, self._environ)
+            log.info("reloaded: limits, reaper.heartbeat_timeout_s, log; the rest needs a restart")
+        self._manager.ready()
+
+    # -- the stop -------------------------------------------------------------------------------------------
+
+    async def _shut_down(self, servers: list[asyncio.AbstractServer]) -> None:
+        """Accept no more, answer what is under way, flush, put a snapshot down, close."""
+        self._manager.stopping()
+        server = self._server
+        for listening in servers:
+            listening.close()
+        server.stopping = True
+        await self._reaper.stop()
+        await server.answered(DRAIN_S)
+        left = await self._writer.flush(None, self._config.server.shutdown_flush_s)
+        await self._writer.stop()
+        await self._read_through.close()
+        server.end_turn()
+        if left["unflushed"]:
+            log.warning("%d sessions not yet in the store; the journal has them", left["unflushed"])
+        if self._exit is Exit.OK:
+            self._journal.begin(self._snapshot())
+        self._journal.close()
+        for connection in [*server.connections]:
+            connection.close()
+        await self._backend.close()
+        log.info("stopped, %d sessions in the journal", len(self._cache.entries))
+
+
+def _backend(config: Config, state_dir: Path, host_id: str, environ: Mapping[str, str]) -> Backend:
+    """The store that the configuration names. Nothing of redis is imported unless it is Redis."""
+    store = config.store
+    if store.url.startswith("sqlite:"):
+        from callstate_sidecar.stores.sqlite import SqliteBackend  # noqa: PLC0415
+
+        path = Path(urlsplit(store.url).path or "callstate.db")
+        return SqliteBackend(state_dir / path, ttl_s=store.ttl_s, host_id=host_id, timeout_s=store.timeout_s)
+    try:
+        from callstate_sidecar.stores.redis import RedisBackend  # noqa: PLC0415
+    except ImportError as error:
+        raise ConfigError(f"store.url: Redis needs {error.name}: pip install 'callstate[sidecar,redis]'") from error
+    return RedisBackend(
+        store.url, prefix=store.prefix, ttl_s=store.ttl_s, timeout_s=store.timeout_s, host_id=host_id,
+        password=resolve_password(config, environ),
+    )  # fmt: skip
+
+
+async def _start_server(
+    loop: asyncio.AbstractEventLoop, factory: Callable[[], Connection], sock: Any
+) -> asyncio.AbstractServer:
+    # From Python 3.13 on a server removes its socket's path on close, which would break socket activation.
+    options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+    return await loop.create_unix_server(factory, sock=sock, **options)

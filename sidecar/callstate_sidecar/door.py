@@ -1,0 +1,248 @@
+"""What is checked before anything is kept: types, bounds and encodings of documents and turns.
+
+What was accepted must be writable: nesting over 64, integers beyond signed 64 bits, lone surrogates and
+times that Go can't read are refused here, also inside members we pass through unread. The usual turn has
+no such member and costs one typed decode; only an unusual one is looked at value by value.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from callstate_client.errors import InvalidParamsError, ParseError
+from callstate_client.ids import MAX_NAME_BYTES
+from callstate_client.protocol import INT64_MAX, INT64_MIN, MAX_DEPTH, Int64
+from callstate_client.times import parse_time
+
+Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES)]
+Time = Annotated[datetime, Meta(tz=True)]
+
+
+class TurnDoor(Struct):
+    """A turn as it may come in. A member left out is Go's zero value."""
+
+    role: Name = ""
+    content: str = ""
+    timestamp: Time | UnsetType = UNSET
+    duration_ms: Int64 = 0
+
+
+class StrictTurnDoor(TurnDoor, forbid_unknown_fields=True):
+    """The usual turn: nothing in it that we don't know."""
+
+
+class MetricsDoor(Struct):
+    """A session's metrics as they may come in."""
+
+    turn_count: Int64 = 0
+    interruption_count: Int64 = 0
+    user_speech_duration_ms: Int64 = 0
+    agent_speech_duration_ms: Int64 = 0
+    first_response_ms: Int64 = 0
+    average_response_ms: Int64 = 0
+
+
+class HeadDoor(Struct, kw_only=True):
+    """A session as it may come in, history and pass-through members still bytes."""
+
+    id: str
+    created_at: str | None = None
+    updated_at: str | None = None
+    call_id: str = ""
+    provider: Name = ""
+    direction: Name = ""
+    from_: str = msgspec.field(name="from", default="")
+    to: str = ""
+    status: Name = "pending"
+    history: Raw | UnsetType = UNSET
+    metrics: Raw | UnsetType = UNSET
+    recovery_data: Raw | UnsetType = UNSET
+
+
+HEAD_MEMBERS: Final = frozenset(HeadDoor.__struct_encode_fields__)
+METRICS_MEMBERS: Final = frozenset(MetricsDoor.__struct_fields__)
+
+# msgspec reads more forms than Go does ("2026-01-01 00:00:00z", "+0530"): whatever is not strict is found here.
+# Inside a JSON string the quotes would be escaped, so only members match.
+_LOOSE_TIME = re.compile(
+    rb'"timestamp"\s*:\s*"(?!\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)")'
+)
+
+_strict_turns = msgspec.json.Decoder(list[StrictTurnDoor]).decode
+_lenient_turns = msgspec.json.Decoder(list[TurnDoor]).decode
+_raw_list = msgspec.json.Decoder(list[Raw]).decode
+_raw_members = msgspec.json.Decoder(dict[str, Raw]).decode
+_head = msgspec.json.Decoder(HeadDoor).decode
+_metrics = msgspec.json.Decoder(MetricsDoor | None).decode
+_any = msgspec.json.decode
+
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<place>.*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`")
+_MISSING = re.compile(r"missing required field `(?P<name>.*)`")
+_WANTED = re.compile(r"Expected (?P<expected>.*?)(?:, got .*)?$", re.DOTALL)
+
+
+def params_error(error: msgspec.ValidationError, path: str = "$.params") -> InvalidParamsError:
+    """The wire's form of a failed decode: the place from the message's root on, and what was expected."""
+    match = _PLACE.match(str(error))
+    what, place = (match["what"], match["place"]) if match else (str(error), None)
+    where = path + place[1:] if place else path
+    wanted = _WANTED.search(what)
+    expected = wanted["expected"].replace("`", "") if wanted else None
+    unknown = _UNKNOWN.search(what)
+    if unknown:  # named by its place, like every other fault
+        where, expected = f"{where}.{unknown['name']}", "no such member"
+    missing = _MISSING.search(what)
+    if missing:
+        where, expected = f"{where}.{missing['name']}", "this member"
+    return InvalidParamsError(f"{what} at {where}", path=where, expected=expected)
+
+
+def check_json(data: bytes | Raw, path: str, depth: int) -> Any:
+    """Look at every value of a member that is passed through.
+
+    Args:
+        data: the member's JSON.
+        path: its place, for the error.
+        depth: how deep in the message it lies.
+
+    Returns:
+        the value, decoded.
+    """
+    try:
+        value = _any(data)
+    except msgspec.ValidationError as error:  # a number out of range
+        raise params_error(error, path) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ParseError(f"{error} at {path}", path=path) from error
+    except RecursionError as error:
+        raise ParseError(f"nested deeper than {MAX_DEPTH}", path=path) from error
+    todo: list[tuple[Any, int]] = [(value, depth)]
+    while todo:
+        node, level = todo.pop()
+        if isinstance(node, int):
+            if not INT64_MIN <= node <= INT64_MAX:
+                raise InvalidParamsError(f"an integer beyond 64 bits at {path}", path=path, expected="int64")
+        elif isinstance(node, dict | list):
+            if level >= MAX_DEPTH:
+                raise ParseError(f"nested deeper than {MAX_DEPTH} at {path}", path=path)
+            todo.extend((child, level + 1) for child in (node.values() if isinstance(node, dict) else node))
+    return value
+
+
+def check_turns(array: bytes, path: str, depth: int = 3) -> list[TurnDoor]:
+    """The turns of a JSON array, each found right.
+
+    Raises:
+        InvalidParamsError, ParseError: one is not, with its place.
+    """
+    turns: list[TurnDoor]
+    try:
+        turns = _strict_turns(array)  # type: ignore[assignment]  # lists are invariant; nobody adds to this one
+    except msgspec.MsgspecError:
+        try:
+            turns = _lenient_turns(array)
+        except msgspec.ValidationError as error:
+            raise params_error(error, path) from error
+        except msgspec.DecodeError as error:
+            raise ParseError(f"{error} at {path}", path=path) from error
+        check_json(array, path, depth)
+    if _LOOSE_TIME.search(array) is not None:
+        raise InvalidParamsError(f"a timestamp is not RFC 3339 at {path}", path=path, expected="RFC 3339 time")
+    if not array.isascii():
+        for index, turn in enumerate(turns):
+            check_name(turn.role, f"{path}[{index}].role")
+    return turns
+
+
+def check_turn(data: bytes, path: str) -> TurnDoor:
+    """One turn, found right; errors name its place without an index."""
+    try:
+        return check_turns(b"[%b]" % data, path)[0]
+    except (InvalidParamsError, ParseError) as error:
+        place = str(error.data.get("path", path)).replace(f"{path}[0]", path)
+        raise type(error)(
+            error.message.replace(f"{path}[0]", path), path=place, expected=error.data.get("expected")
+        ) from error
+
+
+def stamped(turns: bytes, checked: list[TurnDoor], now: str) -> bytes:
+    """The turns (comma-joined, no brackets), those without a timestamp given this one."""
+    if not any(turn.timestamp is UNSET for turn in checked):
+        return turns
+    parts = []
+    for part, turn in zip(_raw_list(b"[%b]" % turns), checked, strict=True):
+        text = bytes(part)
+        if turn.timestamp is UNSET:
+            inside = text[1:-1].strip()
+            text = b'{%b%b"timestamp":"%b"}' % (inside, b"," if inside else b"", now.encode())
+        parts.append(text)
+    return b",".join(parts)
+
+
+def check_name(text: str, path: str) -> None:
+    """A word of at most 64 bytes."""
+    if len(text.encode()) > MAX_NAME_BYTES:
+        raise InvalidParamsError(
+            f"longer than {MAX_NAME_BYTES} bytes at {path}",
+            path=path,
+            expected=f"at most {MAX_NAME_BYTES} bytes",
+        )
+
+
+def check_time(text: str | None, path: str) -> None:
+    """An RFC 3339 time, or nothing."""
+    if text is not None:
+        try:
+            parse_time(text)
+        except ValueError as error:
+            raise InvalidParamsError(f"{error} at {path}", path=path, expected="RFC 3339 time") from error
+
+
+def check_head(data: bytes | Raw, path: str) -> tuple[HeadDoor, dict[str, Raw]]:
+    """A session's head, and the members of it that we don't know, each found right; the history unread.
+
+    Raises:
+        InvalidParamsError, ParseError: something is not, with its place.
+    """
+    try:
+        head = _head(data)
+        members = _raw_members(data)
+    except msgspec.ValidationError as error:
+        raise params_error(error, path) from error
+    except msgspec.DecodeError as error:
+        raise ParseError(f"{error} at {path}", path=path) from error
+    check_time(head.created_at, f"{path}.created_at")
+    check_time(head.updated_at, f"{path}.updated_at")
+    for name in ("provider", "direction", "status"):
+        check_name(getattr(head, name), f"{path}.{name}")
+    extra = {name: value for name, value in members.items() if name not in HEAD_MEMBERS}
+    for name, value in extra.items():
+        check_json(value, f"{path}.{name}", 3)
+    if head.recovery_data is not UNSET:
+        check_json(head.recovery_data, f"{path}.recovery_data", 3)
+    return head, extra
+
+
+def check_metrics(data: Raw | UnsetType, path: str) -> tuple[MetricsDoor, dict[str, Raw]]:
+    """Metrics and their unknown members; left out or null are all zero."""
+    if data is UNSET:
+        return MetricsDoor(), {}
+    try:
+        metrics = _metrics(data)
+        if metrics is None:
+            return MetricsDoor(), {}
+        members = _raw_members(data)
+    except msgspec.ValidationError as error:
+        raise params_error(error, path) from error
+    except msgspec.DecodeError as error:
+        raise ParseError(f"{error} at {path}", path=path) from error
+    extra = {name: value for name, value in members.items() if name not in METRICS_MEMBERS}
+    for name, value in extra.items():
+        check_json(value, f"{path}.{name}", 4)
+    return metrics, extra

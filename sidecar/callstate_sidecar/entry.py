@@ -1,0 +1,210 @@
+"""One hot session: its document, what is known beside it, and its two other forms (journal record, store write)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from callstate_sidecar.document import Document, Head, count_turns, format_us, parse_us, read_head
+from callstate_sidecar.records import HistoryMode, OpResult, StateRecord
+from callstate_sidecar.stores.base import StoredMeta, StoredSession, Write
+
+KEPT_OPS: Final = 16
+"""Results of the last so many repeatable mutations of a session are kept for a repeat (the wire contract)."""
+
+
+class Entry:
+    """One hot session.
+
+    `beat_us` is the last sign of life, wall clock; `stored_version` what the store is known to have;
+    `reaped` tells an end by the reaper from one by a worker; `unverified` that the store could not be asked
+    when it was created; `quarantined` why the store does not take it.
+    """
+
+    __slots__ = (
+        "beat_us", "counted", "doc", "ended_detail", "ended_reason", "ended_us", "epoch", "heartbeat_timeout_s",
+        "host", "id", "journaled", "labels", "max_duration_s", "ops", "owner", "quarantined", "reaped", "seq",
+        "stored_version", "unverified", "version",
+    )  # fmt: skip
+
+    def __init__(self, session_id: str, doc: Document) -> None:
+        self.id = session_id
+        self.doc = doc
+        self.version = 0
+        self.epoch = 0
+        self.host: str | None = None
+        """None: ours. Another host's id: theirs. Empty: nobody's, such as one that the Go package wrote."""
+        self.owner = ""
+        self.labels: dict[str, str] = {}
+        self.heartbeat_timeout_s: float | None = None
+        self.max_duration_s: float | None = None
+        self.beat_us = doc.updated_us
+        self.ended_reason = ""
+        self.ended_detail = ""
+        """What the worker said beside the reason, as JSON."""
+        self.ended_us = 0
+        self.reaped = False
+        self.unverified = False
+        self.ops: list[OpResult] = []
+        self.stored_version = 0
+        self.quarantined = ""
+        self.journaled = False
+        self.counted: str | None = None
+        """The status it is counted under."""
+        self.seq = 0
+        """Raised from session to session as they become hot: what a listing goes by."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether its status is `ended`."""
+        return self.doc.status == "ended"
+
+    @property
+    def updated_us(self) -> int:
+        """The later of the document's last change and the last beat; of an ended one, its last change."""
+        return self.doc.updated_us if self.ended else max(self.doc.updated_us, self.beat_us)
+
+    def next_version(self, now_us: int) -> int:
+        """Raise the version: always up, and of the wall clock where that is up."""
+        self.version = max(self.version + 1, now_us)
+        return self.version
+
+    def op_result(self, op: str | None) -> bytes | None:
+        """The result a repeatable mutation got when it was first done."""
+        if op is None or not self.ops:
+            return None
+        return next((kept.result for kept in self.ops if kept.op == op), None)
+
+    def keep_op(self, op: str | None, result: bytes) -> list[OpResult]:
+        """Remember a repeatable mutation's result; gives what the journal must hear of it."""
+        if op is None:
+            return []
+        done = OpResult(op, result)
+        self.ops = [*self.ops[-KEPT_OPS + 1 :], done]
+        return [done]
+
+    # -- undo ---------------------------------------------------------------------------------------------
+
+    def mark(self) -> tuple[Any, ...]:
+        """What `restore` needs to come back to now."""
+        return (
+            self.doc.mark(), self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
+            self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped, self.unverified,
+            self.ops, self.host, self.journaled,
+        )  # fmt: skip
+
+    def restore(self, mark: tuple[Any, ...]) -> None:
+        """Undo everything since the mark. Beats stay: they happened."""
+        (
+            doc_mark, self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
+            self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped, self.unverified,
+            self.ops, self.host, self.journaled,
+        ) = mark  # fmt: skip
+        self.doc.restore(doc_mark)
+
+    # -- the journal's form -------------------------------------------------------------------------------
+
+    def record(self, mode: HistoryMode, turns: bytes, count: int, ops: list[OpResult]) -> StateRecord:
+        """The journal's record of this session's head, with this change of its history."""
+        doc = self.doc
+        return StateRecord(
+            self.id, self.version, self.epoch, doc.updated_us, self.beat_us, doc.status, doc.fields, doc.provider,
+            doc.call_id, doc.metrics, mode, turns, count, self.owner, self.labels, self.heartbeat_timeout_s,
+            self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
+            self.unverified, ops,
+        )  # fmt: skip
+
+    def snapshot(self) -> StateRecord:
+        """The whole session as one record."""
+        doc = self.doc
+        return self.record(HistoryMode.REPLACE, b",".join(doc.chunks), doc.turn_count, self.ops)
+
+    @classmethod
+    def of_record(cls, record: StateRecord, before: Entry | None) -> Entry:
+        """The session after a record, built on what the log said of it so far."""
+        head = Head(
+            record.session_id,
+            record.fields,
+            record.provider,
+            record.call_id,
+            record.status,
+            record.metrics,
+            None,
+        )
+        if before is None:
+            entry = cls(record.session_id, Document(head, record.updated_us))
+        else:
+            entry = before
+            entry.doc.take_head(head, record.updated_us)
+        entry.apply_turns(record.mode, record.turns, record.count, record.ops)
+        entry.version, entry.epoch, entry.owner, entry.labels = (
+            record.version,
+            record.epoch,
+            record.owner,
+            record.labels,
+        )
+        entry.heartbeat_timeout_s, entry.max_duration_s = record.heartbeat_timeout_s, record.max_duration_s
+        entry.ended_reason, entry.ended_detail = record.ended_reason, record.ended_detail
+        entry.ended_us, entry.reaped = record.ended_us, record.reaped
+        entry.unverified = record.unverified
+        entry.journaled = True
+        entry.beat_us = max(entry.beat_us, record.beat_us)
+        return entry
+
+    def apply_turns(self, mode: int, turns: bytes, count: int, ops: list[OpResult]) -> None:
+        """What a record says of history and ops."""
+        if mode == HistoryMode.REPLACE:
+            self.doc.replace_history(turns, count)
+        elif mode == HistoryMode.APPEND:
+            self.doc.append(turns, count)
+        elif mode == HistoryMode.AMEND:
+            self.doc.replace_last(turns)
+        for done in ops:
+            self.keep_op(done.op, done.result)
+
+    # -- the store's form ---------------------------------------------------------------------------------
+
+    def write(self, host_id: str) -> Write:
+        """The session as the store shall have it."""
+        meta = StoredMeta(
+            host=host_id, epoch=self.epoch, version=self.version, owner=self.owner, ended_reason=self.ended_reason,
+            ended_at=format_us(self.ended_us) if self.ended_us else "", ended_detail=self.ended_detail,
+            labels=self.labels, reaped=self.reaped,
+            heartbeat_timeout_s=self.heartbeat_timeout_s, max_duration_s=self.max_duration_s,
+        )  # fmt: skip
+        document = self.doc.to_json(self.doc.updated_us)
+        return Write(self.id, document, meta, active=not self.ended, beat_ms=self.beat_us // 1000)
+
+    @classmethod
+    def of_stored(cls, session_id: str, stored: StoredSession, host_id: str, now_us: int) -> Entry | None:
+        """The session a store has; None where that is a tombstone, or no session document.
+
+        Raises:
+            WireError: the document is nothing this daemon could keep.
+        """
+        if stored.document is None:
+            return None
+        head = read_head(stored.document, "$.stored", lambda _: format_us(now_us))
+        entry = cls(session_id, Document(head, head.updated_us))
+        if head.history:
+            entry.doc.replace_history(head.history, count_turns(head.history))
+        entry.beat_us = max(entry.doc.updated_us, stored.beat_ms * 1000)
+        meta = stored.meta
+        if meta is None:  # somebody else wrote it, such as the Go package
+            entry.host = ""
+            return entry
+        entry.host = None if meta.host == host_id else meta.host
+        entry.version, entry.epoch, entry.owner, entry.labels = (
+            meta.version,
+            meta.epoch,
+            meta.owner,
+            meta.labels,
+        )
+        entry.heartbeat_timeout_s, entry.max_duration_s = meta.heartbeat_timeout_s, meta.max_duration_s
+        entry.ended_reason, entry.ended_detail, entry.reaped = (
+            meta.ended_reason,
+            meta.ended_detail,
+            meta.reaped,
+        )
+        entry.ended_us = parse_us(meta.ended_at) if meta.ended_at else 0
+        entry.stored_version = meta.version
+        return entry

@@ -1,0 +1,22 @@
+"""Which host, boot and version this is."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def own_version() -> str:
+    """The distribution's version."""
+    try:
+        return version("callstate")
+    except PackageNotFoundError:  # run from a bare source tree
+        return "0+unknown"
+
+
+def boot_id() -> str:
+    """What changes with each boot of the machine; empty where the kernel does not say (macOS)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,64 @@
+"""`callstated`: from arguments to an exit status."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import uvloop
+
+from callstate_sidecar.config import Config, ConfigError, load_config, resolve_password, resolve_socket
+from callstate_sidecar.daemon import Daemon
+from callstate_sidecar.exits import Exit
+from callstate_sidecar.journal import JournalError
+from callstate_sidecar.logs import configure_logging
+from callstate_sidecar.statedir import AlreadyRunningError
+
+log = logging.getLogger(__name__)
+
+_STATUS: dict[type[Exception], Exit] = {
+    ConfigError: Exit.USAGE,
+    AlreadyRunningError: Exit.ALREADY_RUNNING,
+    JournalError: Exit.JOURNAL,
+    OSError: Exit.FAILED,
+}
+"""What keeps a daemon from starting, and the status it ends with; a restart mends only the last."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run callstated until it is told to stop.
+
+    Returns:
+        the exit status, see exits.py.
+    """
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        config, args = load_config(arguments, os.environ)
+    except ConfigError as error:
+        print(f"callstated: {error}", file=sys.stderr)  # noqa: T201
+        return Exit.USAGE
+    configure_logging(config.log, os.environ)
+    for warning in args.warnings:
+        log.warning("%s", warning)
+
+    async def serve() -> Exit:
+        return await Daemon(config, os.environ, lambda: load_config(arguments, os.environ)[0]).run()
+
+    try:
+        if args.check:
+            _check(config)
+            return Exit.OK
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(serve())
+    except tuple(_STATUS) as error:
+        log.error("%s", error)  # noqa: TRY400 - the sentence is meant for an operator, who has no use for a traceback
+        return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+
+
+def _check(config: Config) -> None:
+    resolve_socket(config, os.environ)
+    resolve_password(config, os.environ)
+    print("the configuration is good")  # noqa: T201

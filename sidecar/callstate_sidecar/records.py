@@ -1,0 +1,88 @@
+"""What the journal says, as data: the bodies of its records, and how each is put on the wire of the log.
+
+Bodies are msgpack arrays (typed, compact, a microsecond to write). A record is absolute for the head and a
+delta for the history, and carries the version it leads to, so replay can skip what a session already has.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+from msgspec import Struct
+
+from callstate_sidecar.document import Metrics
+
+
+class HistoryMode(IntEnum):
+    """What a record's turns are to the history before it."""
+
+    KEEP = 0
+    REPLACE = 1
+    APPEND = 2
+    AMEND = 3
+    """The one turn replaces the last."""
+
+
+class OpResult(Struct, array_like=True, frozen=True):
+    """A repeatable mutation and the result it got the first time."""
+
+    op: str
+    result: bytes
+
+
+class StateRecord(Struct, array_like=True, tag=1):
+    """A session's head and all that is kept beside the document, and a change of its history."""
+
+    session_id: str
+    version: int
+    epoch: int
+    updated_us: int
+    beat_us: int
+    status: str
+    fields: bytes
+    provider: str
+    call_id: str
+    metrics: Metrics
+    mode: int
+    turns: bytes
+    count: int
+    owner: str = ""
+    labels: dict[str, str] = {}
+    heartbeat_timeout_s: float | None = None
+    max_duration_s: float | None = None
+    ended_reason: str = ""
+    ended_detail: str = ""
+    ended_us: int = 0
+    reaped: bool = False
+    unverified: bool = False
+    ops: list[OpResult] = []
+    """The op of this mutation; in a snapshot all that are kept."""
+
+
+class TurnsRecord(Struct, array_like=True, tag=2):
+    """Turns said, the last one amended, or only a count raised: the most frequent mutation, kept small."""
+
+    session_id: str
+    version: int
+    updated_us: int
+    metrics: Metrics
+    mode: int
+    turns: bytes
+    count: int
+    ops: list[OpResult] = []
+
+
+class GoneRecord(Struct, array_like=True, tag=3):
+    """A session deleted, or no longer ours to keep hot; `grave`: the store has yet to be told."""
+
+    session_id: str
+    version: int
+    epoch: int = 0
+    grave: bool = True
+
+
+Record = StateRecord | TurnsRecord | GoneRecord
+
+encode_record = msgspec.msgpack.Encoder().encode
+decode_record = msgspec.msgpack.Decoder(Record).decode

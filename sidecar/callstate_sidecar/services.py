@@ -1,0 +1,120 @@
+"""What the verbs ask of the daemon around them: the store, the barrier, and what `server.info` and `stats` say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from callstate_client.protocol import PROTOCOL_VERSION
+from callstate_sidecar import host
+from callstate_sidecar.cache import Cache
+from callstate_sidecar.clock import Clock
+from callstate_sidecar.journal import Journal
+from callstate_sidecar.liveness import Liveness
+from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.options import Config
+from callstate_sidecar.readthrough import ReadThrough
+from callstate_sidecar.server import Server
+from callstate_sidecar.stores.base import Backend
+from callstate_sidecar.writer import Writer
+
+FEATURES: Final[list[str]] = []
+"""Optional parts of the protocol this daemon has; a client asks before it uses one."""
+
+
+class Services:
+    """One daemon's (commands.context.Services)."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: Config,
+        cache: Cache,
+        liveness: Liveness,
+        clock: Clock,
+        metrics: Metrics,
+        host_id: str,
+    ) -> None:
+        self._backend = backend
+        self._config = config
+        self._cache = cache
+        self._liveness = liveness
+        self._clock = clock
+        self._metrics = metrics
+        self._host_id = host_id
+        self._started_at = datetime.now(UTC)
+        self._tasks: set[asyncio.Future[Any]] = set()
+
+    def join(self, server: Server, journal: Journal, read_through: ReadThrough, writer: Writer) -> None:
+        """Make the parts known that are built upon this one."""
+        self._server = server
+        self._journal = journal
+        self._read_through = read_through
+        self._writer = writer
+
+    @property
+    def accepts_new(self) -> bool:
+        """Whether what the store does not have yet is within its bound."""
+        return self._writer.state == "up" or self._cache.dirty_bytes < self._config.store.max_dirty_bytes
+
+    def when_known(self, session_id: str, then: Callable[[], None]) -> None:
+        """Call `then` once the store was asked for this session."""
+        self._read_through.when_known(session_id, then)
+
+    def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> Awaitable[dict[str, int]]:
+        """Wait until the store has what is dirty now."""
+        return self._writer.flush(session_ids, timeout_s)
+
+    def stored_active_ids(self) -> Awaitable[list[str]]:
+        """All active sessions in the store."""
+        return self._backend.active_ids()
+
+    def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
+        """Wait for work beside the loop's turns, then tell its outcome."""
+
+        def finished(task: asyncio.Future[Any]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled():
+                done(task.exception() or task.result())
+
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(finished)
+
+    def info(self) -> dict[str, Any]:
+        """The result of `server.info`."""
+        return {
+            "name": "callstated",
+            "version": host.own_version(),
+            "protocol": PROTOCOL_VERSION,
+            "features": FEATURES,
+            "store": self._backend.name,
+            "durability": self._config.journal.durability,
+            "liveness": "beats",
+            "host_id": self._host_id,
+            "boot_id": host.boot_id(),
+            "started_at": self._started_at.isoformat().replace("+00:00", "Z"),
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """The result of `server.stats`."""
+        cache, now = self._cache, self._clock.mono()
+        oldest = next(iter(cache.dirty.values()), None)
+        return {
+            "sessions": dict(cache.by_status),
+            "suspects": self._liveness.suspects,
+            "connections": len(self._server.connections),
+            "dirty": len(cache.dirty) + len(cache.flying),
+            "dirty_bytes": cache.dirty_bytes,
+            "oldest_dirty_s": round(now - oldest[0], 3) if oldest else 0.0,
+            "quarantined": sum(1 for entry in cache.entries.values() if entry.quarantined),
+            "store": self._writer.state,
+            **({"store_error": self._writer.error} if self._writer.error else {}),
+            "journal_bytes": self._journal.size_bytes,
+            "journal_unsynced_bytes": self._journal.unsynced_bytes,
+            "loop_lag_s": round(self._metrics.loop_lag_s, 6),
+            "stalled_s": round(self._clock.stalled_s, 3),
+            **self._metrics.to_dict(),
+        }

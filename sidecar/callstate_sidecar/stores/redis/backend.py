@@ -1,0 +1,144 @@
+"""RedisBackend: Redis as the daemon's writer uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from callstate_sidecar.stores.base import (
+    Outcome,
+    StoredSession,
+    StoreRefusingError,
+    Write,
+    WriteResult,
+)
+from callstate_sidecar.stores.common import Stamp, superseded_by, ttl_ms
+from callstate_sidecar.stores.redis.layout import (
+    DEFAULT_PREFIX,
+    Layout,
+    beat_ms,
+    id_bytes,
+    meta_fields,
+    parse_meta,
+)
+from callstate_sidecar.stores.redis.link import Link, connect, describe, is_refusal
+from callstate_sidecar.stores.redis.scripts import BEATS, READ, WRITE
+from callstate_sidecar.stores.redis.store import live_ids
+
+_BEATS_PER_CALL: Final = 1000
+"""A script holds up everybody else on the server: about a millisecond each."""
+
+_READ_CONNECTIONS: Final = 4
+"""Reads are misses of the cache; a large document holds up no other."""
+
+
+class RedisBackend:
+    """Writes through one connection of its own, reads through others: neither waits for the other.
+
+    Args:
+        url: `redis://`, `rediss://`, `unix:///path` or `host:port`.
+        prefix: before every key; no braces.
+        ttl_s: how long a session stays after its last write, seconds.
+        timeout_s: longest wait for a read, and for each reply to a batch, seconds.
+        host_id: for whom sessions are written whose meta names no host.
+        password: where the URL has none.
+
+    Raises:
+        ValueError: one of these is not as described.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        ttl_s: float,
+        timeout_s: float,
+        host_id: str,
+        prefix: str = DEFAULT_PREFIX,
+        password: str | None = None,
+    ) -> None:
+        writing = connect(url, connections=1, timeout_s=timeout_s, password=password)
+        reading = connect(url, connections=_READ_CONNECTIONS, timeout_s=timeout_s, password=password)
+        self._writing = Link(writing, owned=True)
+        self._reading = Link(reading, owned=True, limit_s=timeout_s)
+        self._keys = Layout(prefix)
+        self._ttl_ms = ttl_ms(ttl_s)
+        self._host_id = host_id
+
+    @property
+    def name(self) -> str:
+        """`redis`."""
+        return "redis"
+
+    async def read(self, session_id: str) -> StoredSession | None:
+        """Document, meta and last beat of one moment."""
+        document, fields, beat = await self._reading.run(
+            READ, self._keys.session(session_id), id_bytes(session_id)
+        )
+        meta = parse_meta(dict(zip(fields[::2], fields[1::2], strict=True)))
+        if document is None and meta is None:
+            return None
+        if meta is not None and document is not None:
+            meta.deleted = False  # somebody who knows no meta put a document over the tombstone
+        return StoredSession(document, meta, beat_ms(beat))
+
+    async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
+        """Write these in one round trip, each through the fencing script."""
+        if not batch:
+            return []
+        replies = await self._writing.run_each(WRITE, [self._call(write) for write in batch])
+        return [_result(reply) for reply in replies]
+
+    def _call(self, write: Write) -> tuple[list[bytes], list[Any]]:
+        meta = write.meta
+        host = meta.host or self._host_id
+        deleted = write.document is None
+        keys = [*self._keys.session(write.session_id), self._keys.host_sessions(host)]
+        return keys, [
+            id_bytes(write.session_id), self._keys.prefix, host, meta.epoch, meta.version, self._ttl_ms,
+            int(write.active and not deleted), write.beat_ms, int(deleted), write.document or b"",
+            *meta_fields(meta, deleted=deleted),
+        ]  # fmt: skip
+
+    async def write_beats(self, beats: Mapping[str, int]) -> None:
+        """Note last heartbeats of active sessions; one never goes back."""
+        items = list(beats.items())
+        keys = [self._keys.active, self._keys.beats]
+        calls: list[tuple[list[bytes], list[Any]]] = []
+        for start in range(0, len(items), _BEATS_PER_CALL):
+            args: list[Any] = [self._ttl_ms]
+            for session_id, at_ms in items[start : start + _BEATS_PER_CALL]:
+                args += (id_bytes(session_id), at_ms)
+            calls.append((keys, args))
+        for reply in await self._writing.run_each(BEATS, calls) if calls else []:
+            if isinstance(reply, ResponseError):
+                raise StoreRefusingError(describe(reply))
+
+    async def active_ids(self) -> list[str]:
+        """All active sessions, of every host, whose documents are there."""
+        return await live_ids(self._reading, self._keys)
+
+    async def ping(self) -> None:
+        """Return once Redis has answered."""
+        await self._reading.command("PING")
+
+    async def close(self) -> None:
+        """Give up both links; may be called twice."""
+        await self._writing.close()
+        await self._reading.close()
+
+
+def _result(reply: Any) -> WriteResult:
+    if isinstance(reply, ResponseError):
+        if is_refusal(reply):
+            raise StoreRefusingError(describe(reply))
+        return WriteResult(Outcome.REJECTED, describe(reply))
+    taken, *held = reply
+    if taken:
+        return WriteResult(Outcome.WRITTEN)
+    host, epoch, version = held
+    return WriteResult(
+        Outcome.SUPERSEDED, superseded_by(Stamp(host.decode("utf-8", "replace"), int(epoch), int(version)))
+    )

@@ -1,0 +1,128 @@
+"""Which key holds what, and the form of what lies there.
+
+    <prefix><id>                      the document: JSON, a string with TTL      the Go package's
+    <prefix>active                    set of the ids that have not ended         the Go package's
+    {<prefix><id>}:meta               hash of what is kept beside a document     ours, from here on
+    <prefix>@heartbeats               zset: id -> last beat, milliseconds
+    <prefix>@host:<host>:sessions     set of the host's live ids; a hint, meta decides
+
+The braces keep meta in the hash slot of its document.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from callstate_sidecar.stores.base import StoredMeta
+
+DEFAULT_PREFIX: Final = "voicesession:"
+
+_decode_labels = msgspec.json.Decoder(dict[str, str]).decode
+
+
+def id_bytes(session_id: str) -> bytes:
+    """An id as Redis has it. Go strings need not be UTF-8; what `list_active` gave can be asked for again."""
+    return session_id.encode("utf-8", "surrogateescape")
+
+
+def id_text(raw: bytes | str) -> str:
+    """An id as we have it; text where the caller's client decodes replies."""
+    return raw if isinstance(raw, str) else raw.decode("utf-8", "surrogateescape")
+
+
+class Layout:
+    """The keys under one prefix.
+
+    Args:
+        prefix: before every key; without braces, which would move keys between the slots of a cluster.
+
+    Raises:
+        ValueError: the prefix has braces.
+    """
+
+    __slots__ = ("active", "beats", "prefix")
+
+    def __init__(self, prefix: str = DEFAULT_PREFIX) -> None:
+        if "{" in prefix or "}" in prefix:
+            raise ValueError(f"a Redis key prefix can't have braces: {prefix!r}")
+        self.prefix = prefix.encode()
+        self.active = self.prefix + b"active"
+        self.beats = self.prefix + b"@heartbeats"
+
+    def session(self, session_id: str) -> list[bytes]:
+        """The keys a session's scripts work on: document, meta, active set, heartbeats."""
+        document = self.prefix + id_bytes(session_id)
+        return [document, b"{%b}:meta" % document, self.active, self.beats]
+
+    def host_sessions(self, host: str) -> bytes:
+        """The key of a host's set."""
+        return b"%b@host:%b:sessions" % (self.prefix, host.encode())
+
+
+def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
+    """The descriptive fields of meta, name and value in turn; the script adds what it compares itself."""
+    return [
+        "owner", meta.owner,
+        "ended_reason", meta.ended_reason,
+        "ended_at", meta.ended_at,
+        "labels", msgspec.json.encode(meta.labels) if meta.labels else "",
+        "heartbeat_timeout_s", _seconds_text(meta.heartbeat_timeout_s),
+        "max_duration_s", _seconds_text(meta.max_duration_s),
+        "deleted", "1" if deleted else "0",
+    ]  # fmt: skip
+
+
+def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
+    """The meta of a hash, or None where no daemon wrote any. A field that can't be read counts as absent."""
+    version = _integer(fields.get(b"version", b""))
+    if version is None:
+        return None
+    try:
+        labels = _decode_labels(fields.get(b"labels") or b"{}")
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        labels = {}
+    return StoredMeta(
+        host=_text(fields, b"host"),
+        epoch=_integer(fields.get(b"epoch", b"")) or 0,
+        version=version,
+        owner=_text(fields, b"owner"),
+        ended_reason=_text(fields, b"ended_reason"),
+        ended_at=_text(fields, b"ended_at"),
+        labels=labels,
+        heartbeat_timeout_s=_seconds(fields.get(b"heartbeat_timeout_s", b"")),
+        max_duration_s=_seconds(fields.get(b"max_duration_s", b"")),
+        deleted=fields.get(b"deleted") == b"1",
+    )
+
+
+def beat_ms(score: Any) -> int:
+    """A zset score as milliseconds; 0 where there is none, or nobody could have meant it."""
+    try:
+        value = float(score) if score else 0.0
+    except ValueError:
+        return 0
+    return int(value) if math.isfinite(value) and value > 0 else 0
+
+
+def _text(fields: Mapping[bytes, bytes], name: bytes) -> str:
+    return fields.get(name, b"").decode("utf-8", "replace")
+
+
+def _integer(raw: bytes) -> int | None:
+    return int(raw) if raw.isdigit() and len(raw) <= 20 else None
+
+
+def _seconds(raw: bytes) -> float | None:
+    try:
+        value = float(raw)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value > 0 else None
+
+
+def _seconds_text(value: float | None) -> str:
+    return "" if value is None else repr(value)

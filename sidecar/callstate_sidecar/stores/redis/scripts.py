@@ -1,0 +1,212 @@
+"""The Lua that runs in Redis: each change to a session is one script, so nobody sees half of it.
+
+Every script looks first and writes afterwards. A script that fails in the middle is not undone; so what can
+fail (a key of another type) is read before anything is changed. The first change is one that Redis refuses
+when it is out of memory, for only the first one is.
+
+KEYS of a session are always document, meta, active set, heartbeats (`Layout.session`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+
+class Script:
+    """A script and the name Redis calls it by."""
+
+    __slots__ = ("sha", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        # EVALSHA's name for it; nothing is kept secret by it
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+# TTLs only grow: another store may have set a longer one. `collect` gives one to a key of many ids, which
+# must live as long as its youngest; `extend` leaves a key alone that has none, for its writer wanted it so.
+_EXTEND = """
+local function extend(key, ttl)
+  local left = redis.call('PTTL', key)
+  if left >= 0 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+end
+local function collect(key, ttl)
+  local left = redis.call('PTTL', key)
+  if left == -1 or (left >= 0 and left < tonumber(ttl)) then redis.call('PEXPIRE', key, ttl) end
+end
+"""
+
+# SET would replace a list or a hash without a word.
+_IS_DOCUMENT = """
+local function document_type() return redis.call('TYPE', KEYS[1]).ok end
+local function foreign_key() return redis.error_reply('WRONGTYPE the document key holds another type') end
+"""
+
+# Versions go up to 2^63 and Lua's numbers are doubles: compared as digits, the longer being the larger.
+_FENCE = """
+local function digits(text)
+  return text and string.match(text, '^0*(%d+)$') or '0'
+end
+local function above(a, b)
+  if #a ~= #b then return #a > #b end
+  return a > b
+end
+local function takes(held_host, held_epoch, held_version, host, epoch, version)
+  if above(epoch, held_epoch) then return true end
+  return epoch == held_epoch and host == held_host and not above(held_version, version)
+end
+"""
+
+READ: Final = Script(
+    _IS_DOCUMENT
+    + """
+local document = false
+if document_type() == 'string' then document = redis.call('GET', KEYS[1]) end
+return {document, redis.call('HGETALL', KEYS[2]), redis.call('ZSCORE', KEYS[4], ARGV[1])}
+"""
+)
+"""ARGV: id. Document or nil, meta as a flat list, last beat or nil: all of one moment."""
+
+SAVE: Final = Script(
+    _EXTEND
+    + _IS_DOCUMENT
+    + """
+local id, document, ttl, active = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local kind = document_type()
+if kind ~= 'string' and kind ~= 'none' then return foreign_key() end
+local listed = redis.call('SISMEMBER', KEYS[3], id) == 1
+redis.call('SET', KEYS[1], document, 'PX', ttl)
+extend(KEYS[2], ttl)
+if active then
+  if not listed then redis.call('SADD', KEYS[3], id) end
+else
+  redis.call('SREM', KEYS[3], id)
+  redis.call('ZREM', KEYS[4], id)
+end
+return 1
+"""
+)
+"""ARGV: id, document, ttl in ms, whether it is active. Last write wins, as the Go package has it."""
+
+BEAT: Final = Script(
+    _EXTEND
+    + _IS_DOCUMENT
+    + """
+local id, at, ttl = ARGV[1], ARGV[2], ARGV[3]
+if document_type() ~= 'string' then return {'missing'} end
+if redis.call('SISMEMBER', KEYS[3], id) == 0 then
+  -- ended, or the active set lost it (restored from elsewhere): only the document can tell
+  local ok, session = pcall(cjson.decode, redis.call('GET', KEYS[1]))
+  if ok and type(session) == 'table' and session.status == 'ended' then
+    local ended = redis.call('HMGET', KEYS[2], 'ended_at', 'ended_reason')
+    return {'ended', ended[1] or '', ended[2] or ''}
+  end
+  redis.call('SADD', KEYS[3], id)
+end
+redis.call('ZADD', KEYS[4], 'GT', at, id)
+collect(KEYS[4], ttl)
+extend(KEYS[1], ttl)
+extend(KEYS[2], ttl)
+return {'noted'}
+"""
+)
+"""ARGV: id, time in ms, ttl in ms. The document is not touched: a concurrent turn can't be lost."""
+
+DELETE: Final = Script(
+    """
+local id, prefix = ARGV[1], ARGV[2]
+local host = redis.call('HGET', KEYS[2], 'host')
+redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('SREM', KEYS[3], id)
+redis.call('ZREM', KEYS[4], id)
+if host then redis.call('SREM', prefix .. '@host:' .. host .. ':sessions', id) end
+return 1
+"""
+)
+"""ARGV: id, prefix. No trace is left, not even a tombstone."""
+
+LIVE: Final = Script(
+    """
+local live = {}
+for i = 2, #ARGV do
+  local id = ARGV[i]
+  if redis.call('EXISTS', ARGV[1] .. id) == 1 then
+    live[#live + 1] = id
+  else
+    redis.call('SREM', KEYS[1], id)
+    redis.call('ZREM', KEYS[2], id)
+  end
+end
+return live
+"""
+)
+"""KEYS: active set, heartbeats. ARGV: prefix, ids. Those whose document is there; the others are removed."""
+
+BEATS: Final = Script(
+    _EXTEND
+    + """
+for i = 2, #ARGV, 2 do
+  if redis.call('SISMEMBER', KEYS[1], ARGV[i]) == 1 then
+    redis.call('ZADD', KEYS[2], 'GT', ARGV[i + 1], ARGV[i])
+  end
+end
+collect(KEYS[2], ARGV[1])
+return 1
+"""
+)
+"""KEYS: active set, heartbeats. ARGV: ttl in ms, then id and time in turn. Only of active sessions: a beat
+that comes after its session's end would stay for ever."""
+
+WRITE: Final = Script(
+    _EXTEND
+    + _IS_DOCUMENT
+    + _FENCE
+    + """
+local id, prefix, host, epoch, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local ttl, active, beat = ARGV[6], ARGV[7] == '1', ARGV[8]
+local deleted, document = ARGV[9] == '1', ARGV[10]
+
+local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'version')
+local held_host, held_epoch, held_version = held[1] or '', digits(held[2]), digits(held[3])
+if held[3] and not takes(held_host, held_epoch, held_version, host, epoch, version) then
+  return {0, held_host, held_epoch, held_version}
+end
+local kind = document_type()
+if kind ~= 'string' and kind ~= 'none' then return foreign_key() end
+local listed = redis.call('SISMEMBER', KEYS[3], id) == 1
+local ours = redis.call('SISMEMBER', KEYS[5], id) == 1
+redis.call('ZSCORE', KEYS[4], id)
+
+local stamp = ''
+if deleted then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('SET', KEYS[1], document, 'PX', ttl)
+  stamp = #document .. ':' .. string.sub(document, 1, 512)
+end
+redis.call('HSET', KEYS[2], 'host', host, 'epoch', epoch, 'version', version, 'stamp', stamp,
+           unpack(ARGV, 11))
+redis.call('PEXPIRE', KEYS[2], ttl)
+if active then
+  if not listed then redis.call('SADD', KEYS[3], id) end
+  if not ours then redis.call('SADD', KEYS[5], id) end
+  collect(KEYS[5], ttl)
+  if beat ~= '0' then
+    redis.call('ZADD', KEYS[4], 'GT', beat, id)
+    collect(KEYS[4], ttl)
+  end
+else
+  redis.call('SREM', KEYS[3], id)
+  redis.call('SREM', KEYS[5], id)
+  redis.call('ZREM', KEYS[4], id)
+end
+if held_host ~= '' and held_host ~= host then
+  redis.call('SREM', prefix .. '@host:' .. held_host .. ':sessions', id)
+end
+return {1}
+"""
+)
+"""KEYS: the session's, then the host's set. ARGV: id, prefix, host, epoch, version, ttl in ms, whether it is
+active, last beat in ms or 0, whether it is a tombstone, document, then meta's other fields. `{1}` when taken,
+else `{0, host, epoch, version}` of what stays."""

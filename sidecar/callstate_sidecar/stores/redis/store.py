@@ -1,0 +1,117 @@
+"""RedisStore: the Go package's store, by itself, from any process."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final, Self
+
+from redis.asyncio import Redis
+
+from callstate_sidecar.stores.common import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore, ttl_ms
+from callstate_sidecar.stores.redis.layout import DEFAULT_PREFIX, Layout, beat_ms, id_bytes, id_text
+from callstate_sidecar.stores.redis.link import Link, connect
+from callstate_sidecar.stores.redis.scripts import BEAT, DELETE, LIVE, READ, SAVE
+
+_SCAN_COUNT: Final = 500
+"""Ids looked at in one step: Redis serves others in between."""
+
+DEFAULT_TIMEOUT_S: Final = 5.0
+
+DEFAULT_CONNECTIONS: Final = 32
+
+
+class RedisStore(DocumentStore):
+    """Sessions in one Redis, in the layout of the Go package `storage`, which may use it at the same time.
+
+    Unlike there, a heartbeat leaves the document alone, and `list_active` knows no session whose key has
+    expired. Make one with `from_url` or `from_client`; it connects when first used.
+    """
+
+    def __init__(self, link: Link, *, prefix: str, ttl: float | timedelta) -> None:
+        super().__init__()
+        self._link = link
+        self._keys = Layout(prefix)
+        self._ttl_ms = ttl_ms(ttl)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        prefix: str = DEFAULT_PREFIX,
+        ttl: float | timedelta = DEFAULT_TTL_S,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+    ) -> Self:
+        """A store with connections of its own.
+
+        Args:
+            url: `redis://`, `rediss://`, `unix:///path` or `host:port`.
+            prefix: before every key; no braces.
+            ttl: how long a session stays after its last save or heartbeat, seconds or a timedelta.
+            timeout_s: bound of every operation, seconds.
+
+        Raises:
+            ValueError: one of these is not as described.
+        """
+        client = connect(url, connections=DEFAULT_CONNECTIONS, timeout_s=timeout_s)
+        return cls(Link(client, owned=True, limit_s=timeout_s), prefix=prefix, ttl=ttl)
+
+    @classmethod
+    def from_client(
+        cls, client: Redis, *, prefix: str = DEFAULT_PREFIX, ttl: float | timedelta = DEFAULT_TTL_S
+    ) -> Self:
+        """A store over a client of the caller's, who also closes it; its timeouts and retries apply.
+
+        Args:
+            client: a `redis.asyncio.Redis`, decoding replies or not.
+            prefix, ttl: as for `from_url`.
+        """
+        return cls(Link(client, owned=False), prefix=prefix, ttl=ttl)
+
+    @property
+    def name(self) -> str:
+        """`redis`."""
+        return "redis"
+
+    async def _put(self, session_id: str, document: bytes, *, active: bool) -> None:
+        keys = self._keys.session(session_id)
+        await self._link.run(SAVE, keys, id_bytes(session_id), document, self._ttl_ms, int(active))
+
+    async def _get(self, session_id: str) -> tuple[bytes, int] | None:
+        reply = await self._link.run(READ, self._keys.session(session_id), id_bytes(session_id))
+        document: bytes | str | None = reply[0]
+        if document is None:
+            return None
+        return document.encode() if isinstance(document, str) else document, beat_ms(reply[2])
+
+    async def _remove(self, session_id: str) -> None:
+        keys = self._keys.session(session_id)
+        await self._link.run(DELETE, keys, id_bytes(session_id), self._keys.prefix)
+
+    async def _active(self) -> list[str]:
+        return await live_ids(self._link, self._keys)
+
+    async def _beat(self, session_id: str, at_ms: int) -> Beat:
+        keys = self._keys.session(session_id)
+        reply = await self._link.run(BEAT, keys, id_bytes(session_id), at_ms, self._ttl_ms)
+        result, *detail = map(id_text, reply)
+        return Beat(BeatResult(result), *detail)
+
+    async def _ping(self) -> None:
+        await self._link.command("PING")
+
+    async def _release(self) -> None:
+        await self._link.close()
+
+
+async def live_ids(link: Link, keys: Layout) -> list[str]:
+    """The active ids whose documents are there; the others are taken out of the set on the way."""
+    seen: dict[Any, None] = {}  # SSCAN may give an id twice
+    cursor: Any = 0
+    while True:
+        cursor, ids = await link.command("SSCAN", keys.active, cursor, "COUNT", _SCAN_COUNT)
+        if ids:
+            live = await link.run(LIVE, [keys.active, keys.beats], keys.prefix, *ids)
+            seen.update(dict.fromkeys(live))
+        if int(cursor) == 0:
+            return [id_text(session_id) for session_id in seen]

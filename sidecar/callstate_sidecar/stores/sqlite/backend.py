@@ -1,0 +1,186 @@
+"""SqliteBackend: the file as the daemon's writer uses it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from callstate_sidecar.stores.base import Outcome, StoredMeta, StoredSession, Write, WriteResult
+from callstate_sidecar.stores.common import Stamp, superseded_by, takes, ttl_ms
+from callstate_sidecar.stores.sqlite.database import ROW_ERRORS, Database, purge, transaction
+from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, active_ids, ping
+
+_WRITE: Final = """
+    INSERT INTO session (
+        id, document, active, beat_ms, expires_ms, host, epoch, version, owner, ended_reason, ended_at,
+        labels, heartbeat_timeout_s, max_duration_s, deleted
+    ) VALUES (
+        :id, :document, :active, :beat_ms, :expires_ms, :host, :epoch, :version, :owner, :ended_reason,
+        :ended_at, :labels, :heartbeat_timeout_s, :max_duration_s, :deleted
+    )
+    ON CONFLICT (id) DO UPDATE SET
+        document = excluded.document, active = excluded.active,
+        beat_ms = iif(excluded.active, max(beat_ms, excluded.beat_ms), 0), expires_ms = excluded.expires_ms,
+        host = excluded.host, epoch = excluded.epoch, version = excluded.version, owner = excluded.owner,
+        ended_reason = excluded.ended_reason, ended_at = excluded.ended_at, labels = excluded.labels,
+        heartbeat_timeout_s = excluded.heartbeat_timeout_s, max_duration_s = excluded.max_duration_s,
+        deleted = excluded.deleted
+"""
+
+_READ: Final = """
+    SELECT document, beat_ms, version, host, epoch, owner, ended_reason, ended_at, labels,
+           heartbeat_timeout_s, max_duration_s, deleted
+    FROM session WHERE id = ? AND expires_ms > ?
+"""
+
+
+class SqliteBackend:
+    """Sessions in one SQLite file, written by the daemon: a batch is one transaction.
+
+    Args:
+        path: the file; created if absent, in a directory that is there.
+        ttl_s: how long a session stays after its last write, seconds.
+        host_id: for whom sessions are written whose meta names no host.
+        timeout_s: how long to wait while another process writes, seconds.
+        clock: the wall clock that expiry goes by, seconds since 1970.
+
+    Raises:
+        ValueError: the ttl is not between a millisecond and ten years.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        ttl_s: float,
+        host_id: str,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._ttl_ms = ttl_ms(ttl_s)
+        self._host_id = host_id
+        self._clock = clock
+        self._database = Database(path, timeout_s=timeout_s)
+
+    @property
+    def name(self) -> str:
+        """`sqlite`."""
+        return "sqlite"
+
+    async def read(self, session_id: str) -> StoredSession | None:
+        """Document, meta and last beat."""
+        return await self._database.run(_read, session_id, self._now_ms())
+
+    async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
+        """Write these in one transaction, each by the fencing rule."""
+        if not batch:
+            return []
+        now_ms = self._now_ms()
+        return await self._database.run(_write, batch, self._host_id, now_ms, now_ms + self._ttl_ms)
+
+    async def write_beats(self, beats: Mapping[str, int]) -> None:
+        """Note last heartbeats of active sessions; one never goes back."""
+        if beats:
+            await self._database.run(_write_beats, dict(beats))
+
+    async def active_ids(self) -> list[str]:
+        """All active sessions in the file."""
+        return await self._database.run(active_ids, self._now_ms())
+
+    async def ping(self) -> None:
+        """Return once the file has been read."""
+        await self._database.run(ping)
+
+    async def close(self) -> None:
+        """Close the file; may be called twice."""
+        await self._database.close()
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+
+def _read(connection: sqlite3.Connection, session_id: str, now_ms: int) -> StoredSession | None:
+    row = connection.execute(_READ, (session_id, now_ms)).fetchone()
+    if row is None:
+        return None
+    document, beat_ms, version, host, epoch, owner, reason, ended_at, labels, beat_s, max_s, deleted = row
+    if version is None:
+        return StoredSession(document, None, beat_ms)
+    meta = StoredMeta(
+        host=host,
+        epoch=epoch,
+        version=version,
+        owner=owner,
+        ended_reason=reason,
+        ended_at=ended_at,
+        labels=msgspec.json.decode(labels, type=dict[str, str]),
+        heartbeat_timeout_s=beat_s,
+        max_duration_s=max_s,
+        # somebody who knows no meta may have put a document over the tombstone
+        deleted=bool(deleted) and document is None,
+    )
+    return StoredSession(document, meta, beat_ms)
+
+
+def _write(
+    connection: sqlite3.Connection, batch: Sequence[Write], host_id: str, now_ms: int, expires_ms: int
+) -> list[WriteResult]:
+    results: list[WriteResult] = []
+    with transaction(connection):
+        purge(connection, now_ms)
+        for write in batch:
+            try:
+                results.append(_write_one(connection, write, host_id, now_ms, expires_ms))
+            except ROW_ERRORS as error:  # the statement is undone, the transaction goes on
+                results.append(WriteResult(Outcome.REJECTED, f"{type(error).__name__}: {error}"))
+    return results
+
+
+def _write_one(
+    connection: sqlite3.Connection, write: Write, host_id: str, now_ms: int, expires_ms: int
+) -> WriteResult:
+    meta = write.meta
+    new = Stamp(meta.host or host_id, meta.epoch, meta.version)
+    connection.execute("DELETE FROM session WHERE id = ? AND expires_ms <= ?", (write.session_id, now_ms))
+    row = connection.execute(
+        "SELECT host, epoch, version FROM session WHERE id = ? AND version IS NOT NULL", (write.session_id,)
+    ).fetchone()
+    held = None if row is None else Stamp(*row)
+    if held is not None and not takes(held, new):
+        return WriteResult(Outcome.SUPERSEDED, superseded_by(held))
+    deleted = write.document is None
+    active = write.active and not deleted
+    connection.execute(
+        _WRITE,
+        {
+            "id": write.session_id,
+            "document": write.document,
+            "active": active,
+            "beat_ms": write.beat_ms if active else 0,
+            "expires_ms": expires_ms,
+            "host": new.host,
+            "epoch": new.epoch,
+            "version": new.version,
+            "owner": meta.owner,
+            "ended_reason": meta.ended_reason,
+            "ended_at": meta.ended_at,
+            "labels": msgspec.json.encode(meta.labels).decode(),
+            "heartbeat_timeout_s": meta.heartbeat_timeout_s,
+            "max_duration_s": meta.max_duration_s,
+            "deleted": deleted,
+        },
+    )
+    return WriteResult(Outcome.WRITTEN)
+
+
+def _write_beats(connection: sqlite3.Connection, beats: Mapping[str, int]) -> None:
+    with transaction(connection):
+        connection.executemany(
+            "UPDATE session SET beat_ms = max(beat_ms, ?) WHERE id = ? AND active = 1",
+            ((at_ms, session_id) for session_id, at_ms in beats.items()),
+        )

@@ -1,0 +1,191 @@
+"""The file, its schema, and the one thread that talks to it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Concatenate, Final, ParamSpec, TypeVar
+
+from callstate_sidecar.stores.base import StoreDownError, StoreRefusingError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SCHEMA_VERSION: Final = 1
+"""Raised when an older callstate would misread the file."""
+
+_SCHEMA: Final = (
+    # `version` is NULL where no daemon wrote the session; `document` is NULL in a tombstone
+    """
+    CREATE TABLE session (
+        id TEXT PRIMARY KEY,
+        document BLOB,
+        active INTEGER NOT NULL,
+        beat_ms INTEGER NOT NULL DEFAULT 0,
+        expires_ms INTEGER NOT NULL,
+        host TEXT NOT NULL DEFAULT '',
+        epoch INTEGER NOT NULL DEFAULT 0,
+        version INTEGER,
+        owner TEXT NOT NULL DEFAULT '',
+        ended_reason TEXT NOT NULL DEFAULT '',
+        ended_at TEXT NOT NULL DEFAULT '',
+        labels TEXT NOT NULL DEFAULT '{}',
+        heartbeat_timeout_s REAL,
+        max_duration_s REAL,
+        deleted INTEGER NOT NULL DEFAULT 0
+    )
+    """,
+    "CREATE INDEX session_active ON session (id, expires_ms) WHERE active = 1",
+    "CREATE INDEX session_expires ON session (expires_ms)",
+)
+
+_WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
+"""What a burst may leave on disk once it is over."""
+
+_PURGE_ROWS: Final = 100
+"""Expired rows removed with each change: more than a change can add, and too few to be felt."""
+
+_REFUSING: Final = frozenset(
+    (
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_AUTH,
+    )
+)
+
+# What one row alone can be guilty of.
+ROW_ERRORS: Final = (
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    OverflowError,
+    UnicodeError,
+)
+
+
+class Database:
+    """One connection in one thread; opened by the first call, and again after it failed.
+
+    Args:
+        path: the file; its directory must be there. It is created for this user alone.
+        timeout_s: how long to wait while another process writes, seconds.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout_s: float) -> None:
+        self._path = Path(path).absolute()
+        self._timeout_s = timeout_s
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="callstate-sqlite")
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+
+    async def run(
+        self,
+        work: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """What `work` returns, called in the thread with the connection. It must be one transaction at most.
+
+        Raises:
+            StoreDownError: the file can't be read or written, or is no database.
+            StoreRefusingError: it is locked, full or read-only, or a newer callstate made it.
+        """
+        if self._closed:
+            raise StoreDownError("the store is closed")
+
+        def call() -> T:
+            try:
+                return work(self._open(), *args, **kwargs)
+            except (sqlite3.Error, OSError) as error:
+                raise self._translate(error) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    async def close(self) -> None:
+        """Close the file, after the calls under way; may be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        closing = asyncio.get_running_loop().run_in_executor(self._executor, self._drop)
+        self._executor.shutdown(wait=False)
+        await closing
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            # transcripts are nobody else's to read; SQLite gives its -wal and -shm files the same mode
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            connection = sqlite3.connect(self._path, timeout=self._timeout_s, isolation_level=None)
+            try:
+                _prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _translate(self, error: Exception) -> StoreDownError | StoreRefusingError:
+        code = getattr(error, "sqlite_errorcode", None)
+        text = f"{self._path}: {error}"
+        # the low byte is the primary code; the rest says which kind of it
+        if code is not None and code & 0xFF in _REFUSING:
+            return StoreRefusingError(text)
+        self._drop()
+        return StoreDownError(text)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """All or nothing. The write lock is taken at once, for a reader that turns writer can't wait for it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # after some errors, as of a full disk, SQLite has done it already
+            connection.rollback()
+        raise
+
+
+def purge(connection: sqlite3.Connection, now_ms: int) -> None:
+    """Remove some of what has expired."""
+    connection.execute(
+        "DELETE FROM session WHERE rowid IN (SELECT rowid FROM session WHERE expires_ms <= ? LIMIT ?)",
+        (now_ms, _PURGE_ROWS),
+    )
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+    if mode != "wal":
+        connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+    if _version(connection) < SCHEMA_VERSION:
+        with transaction(connection):
+            if _version(connection) == 0:  # another process may have been first
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    if (version := _version(connection)) > SCHEMA_VERSION:
+        raise StoreRefusingError(
+            f"the database is of schema {version}, made by a newer callstate; this one knows {SCHEMA_VERSION}"
+        )
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version

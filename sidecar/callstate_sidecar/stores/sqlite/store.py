@@ -1,0 +1,147 @@
+"""SqliteStore: sessions in a file, by itself, from any process; several may use one file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Final
+
+from callstate_sidecar.stores.common import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore, ttl_ms
+from callstate_sidecar.stores.sqlite.database import Database, purge, transaction
+
+DEFAULT_TIMEOUT_S: Final = 5.0
+
+
+class SqliteStore(DocumentStore):
+    """Sessions in one SQLite file, opened when first used.
+
+    Args:
+        path: the file; created if absent, in a directory that is there.
+        ttl: how long a session stays after its last save or heartbeat, seconds or a timedelta.
+        timeout_s: how long to wait while another process writes, seconds.
+        clock: the wall clock that expiry goes by, seconds since 1970.
+
+    Raises:
+        ValueError: the ttl is not between a millisecond and ten years.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        ttl: float | timedelta = DEFAULT_TTL_S,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        self._ttl_ms = ttl_ms(ttl)
+        self._clock = clock
+        self._database = Database(path, timeout_s=timeout_s)
+
+    @property
+    def name(self) -> str:
+        """`sqlite`."""
+        return "sqlite"
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    async def _put(self, session_id: str, document: bytes, *, active: bool) -> None:
+        await self._database.run(
+            _put, session_id, document, active=active, now_ms=self._now_ms(), ttl=self._ttl_ms
+        )
+
+    async def _get(self, session_id: str) -> tuple[bytes, int] | None:
+        if not _is_text(session_id):
+            return None
+        return await self._database.run(_get, session_id, self._now_ms())
+
+    async def _remove(self, session_id: str) -> None:
+        if _is_text(session_id):
+            await self._database.run(_remove, session_id)
+
+    async def _active(self) -> list[str]:
+        return await self._database.run(active_ids, self._now_ms())
+
+    async def _beat(self, session_id: str, at_ms: int) -> Beat:
+        if not _is_text(session_id):
+            return Beat(BeatResult.MISSING)
+        return await self._database.run(_beat, session_id, at_ms, self._now_ms(), self._ttl_ms)
+
+    async def _ping(self) -> None:
+        await self._database.run(ping)
+
+    async def _release(self) -> None:
+        await self._database.close()
+
+
+def _is_text(session_id: str) -> bool:
+    """SQLite keeps text; what has a lone surrogate was never kept."""
+    try:
+        session_id.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _put(
+    connection: sqlite3.Connection, session_id: str, document: bytes, *, active: bool, now_ms: int, ttl: int
+) -> None:
+    with transaction(connection):
+        purge(connection, now_ms)
+        connection.execute("DELETE FROM session WHERE id = ? AND expires_ms <= ?", (session_id, now_ms))
+        # meta stays: it is the daemon's, and says what may overwrite this
+        connection.execute(
+            """
+            INSERT INTO session (id, document, active, expires_ms) VALUES (:id, :document, :active, :expires)
+            ON CONFLICT (id) DO UPDATE SET
+                document = excluded.document,
+                active = excluded.active,
+                beat_ms = iif(excluded.active, beat_ms, 0),
+                expires_ms = excluded.expires_ms
+            """,
+            {"id": session_id, "document": document, "active": active, "expires": now_ms + ttl},
+        )
+
+
+def _get(connection: sqlite3.Connection, session_id: str, now_ms: int) -> tuple[bytes, int] | None:
+    row: tuple[bytes, int] | None = connection.execute(
+        "SELECT document, beat_ms FROM session WHERE id = ? AND expires_ms > ? AND document IS NOT NULL",
+        (session_id, now_ms),
+    ).fetchone()
+    return row
+
+
+def _remove(connection: sqlite3.Connection, session_id: str) -> None:
+    connection.execute("DELETE FROM session WHERE id = ?", (session_id,))
+
+
+def _beat(connection: sqlite3.Connection, session_id: str, at_ms: int, now_ms: int, ttl: int) -> Beat:
+    noted = connection.execute(
+        """
+        UPDATE session SET beat_ms = max(beat_ms, ?), expires_ms = max(expires_ms, ?)
+        WHERE id = ? AND active = 1 AND expires_ms > ?
+        """,
+        (at_ms, now_ms + ttl, session_id, now_ms),
+    ).rowcount
+    if noted:
+        return Beat(BeatResult.NOTED)
+    ended = connection.execute(
+        "SELECT ended_at, ended_reason FROM session WHERE id = ? AND expires_ms > ? AND document IS NOT NULL",
+        (session_id, now_ms),
+    ).fetchone()
+    return Beat(BeatResult.MISSING) if ended is None else Beat(BeatResult.ENDED, *ended)
+
+
+def active_ids(connection: sqlite3.Connection, now_ms: int) -> list[str]:
+    """The ids of all that have neither ended nor expired."""
+    rows = connection.execute("SELECT id FROM session WHERE active = 1 AND expires_ms > ?", (now_ms,))
+    return [session_id for (session_id,) in rows]
+
+
+def ping(connection: sqlite3.Connection) -> None:
+    """Read the file, so that one which is gone or no database is noticed."""
+    connection.execute("SELECT 1 FROM session LIMIT 1").fetchone()

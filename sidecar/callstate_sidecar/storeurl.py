@@ -1,0 +1,41 @@
+"""What `store.url` may be, and how it is shown without its password."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import urlsplit
+
+_SCHEMES: Final = ("sqlite", "redis", "rediss", "unix")
+_HOST_PORT: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}\Z")
+
+# Greedy up to the last @: a password may hold unescaped slashes, colons and @ itself. Rather hide too much.
+_URL_PASSWORD: Final = re.compile(r"(//[^@/?#:]*):.*@", re.DOTALL)
+_QUERY_PASSWORD: Final = re.compile(r"([?&]password=)[^&#]*", re.IGNORECASE)
+_BARE_USERINFO: Final = re.compile(r"\A(?!sqlite:)(?!.*//).*@", re.DOTALL)
+
+
+def redact_url(url: str) -> str:
+    """The URL with *** for its password, fit for logs and messages; also of what is no proper URL."""
+    for pattern, replacement in (
+        (_URL_PASSWORD, r"\1:***@"),
+        (_QUERY_PASSWORD, r"\1***"),
+        (_BARE_USERINFO, "***@"),
+    ):
+        url = pattern.sub(replacement, url)
+    return url
+
+
+def check_store_url(url: str) -> None:
+    """Hold a URL to the kinds of store there are; whether one answers there is not looked at.
+
+    Raises:
+        ValueError: no such kind, no port number, or `unix://` without a path.
+    """
+    parts = urlsplit(f"redis://{url}" if _HOST_PORT.match(url) else url)
+    if parts.scheme not in _SCHEMES:
+        raise ValueError(f"{parts.scheme or 'nothing'} is no kind of store")
+    if parts.scheme in ("redis", "rediss"):
+        _ = parts.port  # raises ValueError for what is no port
+    if parts.scheme == "unix" and not parts.path:
+        raise ValueError("unix:// needs the path of a socket")

@@ -1,0 +1,238 @@
+"""Write-behind: what is dirty goes to the store in batches, again and again until the store has it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from callstate_sidecar.cache import Cache
+from callstate_sidecar.clock import Clock
+from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.options import StoreConfig
+from callstate_sidecar.stores.base import Backend, Outcome, StoreDownError, StoreRefusingError, Write
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_S: Final = 0.1
+BACKOFF_MAX_S: Final = 5.0
+"""A store that comes back is noticed within this; shorter would hammer one that is starting."""
+
+RENEW_SHARE: Final = 0.25
+"""A live session is written again when this share of its TTL is spent, changed or not."""
+
+RENEW_BATCH: Final = 200
+"""Sessions marked for renewal in one round: a slice, so that 100,000 due at once don't hold the loop."""
+
+
+class Writer:
+    """Copies the cache to the store.
+
+    Args:
+        barrier: puts the open group down first: nothing goes to the store that the journal has not taken.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        backend: Backend,
+        clock: Clock,
+        config: StoreConfig,
+        metrics: Metrics,
+        host_id: str,
+        barrier: Callable[[], None],
+    ) -> None:
+        self._cache = cache
+        self._backend = backend
+        self._clock = clock
+        self._config = config
+        self._metrics = metrics
+        self._host_id = host_id
+        self._barrier = barrier
+        self._kick = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failures = 0
+        self._next_beats = clock.mono() + config.beat_interval_s
+        self._written_at: OrderedDict[str, float] = OrderedDict()
+        self.state = "up"
+        self.error = ""
+
+    # -- running ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._task = asyncio.ensure_future(self._run())
+
+    async def stop(self) -> None:
+        """Stop writing; what is under way is given up, and written again after the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            delay = self._config.flush_interval_s
+            if self._failures:
+                delay = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self._failures - 1, 10))
+                delay *= random.uniform(0.5, 1.0)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._kick.wait()
+            self._kick.clear()
+            try:
+                await self._round()
+            except Exception:
+                # a fault of ours must not end the flushing of every other session
+                log.exception("writing to the store failed")
+                self._failures += 1
+
+    async def _round(self) -> None:
+        """Write until nothing is dirty or the store does not take it, then beats when they are due."""
+        self._renew()
+        while self._cache.dirty:
+            if not await self._write_batch():
+                return
+        if self._clock.mono() >= self._next_beats:
+            await self._write_beats()
+        elif self._failures:
+            await self._attempt(self._backend.ping())
+
+    async def _write_batch(self) -> bool:
+        self._barrier()
+        batch = self._cache.take_dirty(self._host_id, self._config.batch_sessions, self._config.batch_bytes)
+        landed = False
+        try:
+            results = await self._backend.write([write for write, _ in batch])
+            landed = True
+        except (StoreDownError, StoreRefusingError) as error:
+            self._failed(error)
+            return False
+        finally:
+            if not landed:  # cancelled too: nobody knows what arrived, and to write it again does no harm
+                for write, since in reversed(batch):
+                    self._cache.bounced(write, since)
+                self._signal()
+        for (write, _), result in zip(batch, results, strict=True):
+            if result.outcome is Outcome.WRITTEN:
+                self._landed(write)
+            else:
+                self._refused(write, result.outcome, result.detail)
+        self._up()
+        self._metrics.count("store_batches")
+        self._metrics.count("store_writes", len(batch))
+        self._signal()
+        return True
+
+    def _landed(self, write: Write) -> None:
+        self._cache.landed(write)
+        if write.active:
+            self._written_at[write.session_id] = self._clock.mono()
+            self._written_at.move_to_end(write.session_id)
+        else:
+            self._written_at.pop(write.session_id, None)
+
+    def _refused(self, write: Write, outcome: Outcome, detail: str) -> None:
+        self._cache.refused(write, f"{outcome.value}: {detail}")
+        self._metrics.count("store_refused")
+        log.error(
+            "the store does not take session %s (%s%s); it stays here and in the journal",
+            write.session_id, outcome.value, f": {detail}" if detail else "",
+        )  # fmt: skip
+
+    async def _write_beats(self) -> None:
+        beats, self._cache.beaten = self._cache.beaten, {}
+        if not beats or await self._attempt(
+            self._backend.write_beats({session_id: at_us // 1000 for session_id, at_us in beats.items()})
+        ):
+            self._next_beats = self._clock.mono() + self._config.beat_interval_s
+        else:
+            self._cache.beaten = beats | self._cache.beaten
+
+    def _renew(self) -> None:
+        """Mark what the store would forget while the call goes on."""
+        due = self._clock.mono() - self._config.ttl_s * RENEW_SHARE
+        for _ in range(RENEW_BATCH):
+            if not self._written_at:
+                return
+            session_id = next(iter(self._written_at))
+            if self._written_at[session_id] > due:
+                return
+            del self._written_at[session_id]
+            entry = self._cache.entries.get(session_id)
+            if entry is not None and not entry.ended:
+                self._cache.mark_dirty(session_id, self._clock.mono(), entry.doc.size)
+
+    # -- the store's state --------------------------------------------------------------------------------
+
+    async def _attempt(self, work: object) -> bool:
+        try:
+            await work  # type: ignore[misc]
+        except (StoreDownError, StoreRefusingError) as error:
+            self._failed(error)
+            return False
+        self._up()
+        return True
+
+    def _failed(self, error: Exception) -> None:
+        state = "refusing" if isinstance(error, StoreRefusingError) else "down"
+        if state != self.state:
+            log.warning("the store is %s: %s; serving goes on, %d dirty", state, error, len(self._cache.dirty))
+        self.state, self.error = state, str(error)
+        self._failures += 1
+        self._metrics.count("store_failures")
+
+    def _up(self) -> None:
+        if self.state != "up":
+            log.info("the store is up again, %d dirty", len(self._cache.dirty))
+        self.state, self.error, self._failures = "up", "", 0
+
+    # -- the barrier --------------------------------------------------------------------------------------
+
+    def _signal(self) -> None:
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    async def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
+        """Wait until the store has what is dirty now, or the time is up.
+
+        Args:
+            session_ids: only these; None for all.
+            timeout_s: seconds; None waits as long as it takes.
+
+        Returns:
+            `flushed` and `unflushed`: how many sessions of those asked for the store has, and has not.
+        """
+        cache = self._cache
+        asked = [*cache.dirty, *cache.flying] if session_ids is None else session_ids
+        targets = {session_id: self._version(session_id) for session_id in asked}
+        total = len(targets)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while targets := {i: v for i, v in targets.items() if self._pending(i, v)}:
+                    progress = self._progress
+                    self._kick.set()
+                    await progress.wait()
+        return {"flushed": total - len(targets), "unflushed": len(targets)}
+
+    def _version(self, session_id: str) -> int:
+        entry = self._cache.entries.get(session_id)
+        if entry is not None:
+            return entry.version
+        grave = self._cache.graves.get(session_id)
+        return grave.version if grave else 0
+
+    def _pending(self, session_id: str, version: int) -> bool:
+        cache = self._cache
+        if session_id in cache.flying and cache.flying[session_id] <= version:
+            return True
+        entry = cache.entries.get(session_id)
+        if entry is None:
+            return session_id in cache.graves
+        return entry.stored_version < version and (bool(entry.quarantined) or session_id in cache.dirty)

@@ -1,0 +1,121 @@
+"""Which stores the conformance suite runs over. A new one needs an entry in `FACTORIES`, nothing else."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from callstate_client.store import SessionStore
+from callstate_sidecar.stores.redis import RedisStore
+from callstate_sidecar.stores.sqlite import SqliteStore
+from redis.asyncio import Redis
+from support.redis_server import RedisServer, binaries
+
+
+@dataclass
+class Subject:
+    """A store under test.
+
+    Args:
+        store: what is tested.
+        expire: let a session's time run out, as if its ttl had passed; None where sessions have no ttl.
+    """
+
+    store: SessionStore
+    expire: Callable[[str], Awaitable[None]] | None = None
+
+
+@dataclass
+class Surroundings:
+    """What a factory may use: a directory of the test's own, and a started server."""
+
+    directory: Path
+    servers: dict[str, RedisServer]
+
+
+Factory = Callable[[Surroundings], AbstractAsyncContextManager[Subject]]
+
+
+@asynccontextmanager
+async def memory(_: Surroundings) -> AsyncIterator[Subject]:
+    from callstate_client.memory import MemoryStore
+
+    store = MemoryStore()
+    yield Subject(store)
+    await store.close()
+
+
+@asynccontextmanager
+async def sqlite(around: Surroundings) -> AsyncIterator[Subject]:
+    path = around.directory / "sessions.db"
+    store = SqliteStore(path)
+
+    async def expire(session_id: str) -> None:
+        with sqlite3.connect(path) as connection:
+            connection.execute("UPDATE session SET expires_ms = 1 WHERE id = ?", (session_id,))
+        connection.close()
+
+    yield Subject(store, expire)
+    await store.close()
+
+
+def redis_with(binary: str) -> Factory:
+    @asynccontextmanager
+    async def redis(around: Surroundings) -> AsyncIterator[Subject]:
+        server = around.servers[binary]
+        prefix = f"{uuid.uuid4()}:"
+        store = RedisStore.from_url(server.url, prefix=prefix)
+        async with Redis.from_url(server.url, protocol=2) as raw:
+
+            async def expire(session_id: str) -> None:
+                await raw.pexpireat(prefix + session_id, 1)
+
+            yield Subject(store, expire)
+        await store.close()
+
+    return redis
+
+
+FACTORIES: dict[str, Factory] = {
+    "sqlite": sqlite,
+    **{binary: redis_with(binary) for binary in binaries()},
+}
+if find_spec("callstate_client.memory"):
+    FACTORIES["memory"] = memory
+
+EXPIRING = [name for name in FACTORIES if name not in ("memory", "sidecar")]
+
+
+@pytest.fixture(scope="session")
+def redis_servers() -> Iterator[dict[str, RedisServer]]:
+    servers = {name: RedisServer(binary) for name, binary in binaries().items()}
+    try:
+        for server in servers.values():
+            server.start()
+        yield servers
+    finally:
+        for server in servers.values():
+            server.close()
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path, redis_servers: dict[str, RedisServer]) -> Surroundings:
+    return Surroundings(tmp_path, redis_servers)
+
+
+@pytest.fixture(params=FACTORIES)
+async def store(request: pytest.FixtureRequest, surroundings: Surroundings) -> AsyncIterator[SessionStore]:
+    async with FACTORIES[request.param](surroundings) as subject:
+        yield subject.store
+
+
+@pytest.fixture(params=EXPIRING)
+async def expiring(request: pytest.FixtureRequest, surroundings: Surroundings) -> AsyncIterator[Subject]:
+    async with FACTORIES[request.param](surroundings) as subject:
+        yield subject

@@ -1,0 +1,584 @@
+"""RedisStore and RedisBackend against a real server: the keys they leave, and the server's bad days."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from callstate_client.errors import (
+    DocumentError,
+    InvalidParamsError,
+    SessionEndedError,
+    SessionNotFoundError,
+    StoreUnavailableError,
+)
+from callstate_client.model import SessionState
+from callstate_sidecar.stores.base import (
+    Outcome,
+    StoreDownError,
+    StoredMeta,
+    StoredSession,
+    StoreRefusingError,
+    Write,
+)
+from callstate_sidecar.stores.redis import RedisBackend, RedisStore
+from callstate_sidecar.stores.redis.link import normal_url
+from redis.asyncio import Redis
+from support.documents import go_document
+from support.redis_server import RedisServer, binaries
+
+TIMEOUT_S = 0.3
+DOCUMENT = b'{"id":"call-1","status":"active"}'
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"{uuid.uuid4()}:"
+
+
+@pytest.fixture
+async def raw(redis_server: RedisServer) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_server.url, protocol=2) as client:
+        yield client
+
+
+@pytest.fixture
+async def store(redis_server: RedisServer, prefix: str) -> AsyncIterator[RedisStore]:
+    async with RedisStore.from_url(redis_server.url, prefix=prefix, ttl=1000) as store:
+        yield store
+
+
+@pytest.fixture
+async def backend(redis_server: RedisServer, prefix: str) -> AsyncIterator[RedisBackend]:
+    backend = RedisBackend(redis_server.url, prefix=prefix, ttl_s=1000, timeout_s=5, host_id="here")
+    yield backend
+    await backend.close()
+
+
+@asynccontextmanager
+async def both(url: str, password: str | None = None) -> AsyncIterator[tuple[RedisStore, RedisBackend]]:
+    store = RedisStore.from_url(url, timeout_s=TIMEOUT_S)
+    backend = RedisBackend(url, ttl_s=1000, timeout_s=TIMEOUT_S, host_id="here", password=password)
+    try:
+        yield store, backend
+    finally:
+        await store.close()
+        await backend.close()
+
+
+def a_write(session_id: str = "call-1", version: int = 1, document: bytes | None = DOCUMENT) -> Write:
+    meta = StoredMeta(host="here", epoch=1, version=version)
+    return Write(session_id, document, meta, active=document is not None, beat_ms=5)
+
+
+async def keys_under(raw: Redis, prefix: str) -> set[str]:
+    return {key.decode().replace(prefix, "P:") for key in await raw.keys(f"*{prefix}*")}
+
+
+# -- the layout ---------------------------------------------------------------------------------------------
+
+
+async def test_a_save_leaves_the_go_packages_keys(store: RedisStore, raw: Redis, prefix: str) -> None:
+    state = SessionState("call-1", provider="twilio")
+    await store.save(state)
+    assert await keys_under(raw, prefix) == {"P:call-1", "P:active"}
+    assert await raw.get(prefix + "call-1") == state.to_json()
+    assert await raw.smembers(prefix + "active") == {b"call-1"}
+    assert 990_000 < await raw.pttl(prefix + "call-1") <= 1_000_000
+    assert await raw.ttl(prefix + "active") == -1
+
+
+async def test_a_heartbeat_renews_what_lives_and_shortens_nothing(
+    store: RedisStore, raw: Redis, prefix: str
+) -> None:
+    await store.save(SessionState("call-1"))
+    document = await raw.get(prefix + "call-1")
+    await raw.pexpire(prefix + "call-1", 5_000)
+    await store.update_heartbeat("call-1")
+    assert await raw.pttl(prefix + "call-1") > 990_000
+    assert 990_000 < await raw.pttl(prefix + "@heartbeats") <= 1_000_000
+    assert await raw.get(prefix + "call-1") == document
+    await raw.pexpire(prefix + "call-1", 5_000_000)
+    await raw.pexpire(prefix + "@heartbeats", 5_000_000)
+    await store.update_heartbeat("call-1")
+    assert await raw.pttl(prefix + "call-1") > 4_000_000
+    assert await raw.pttl(prefix + "@heartbeats") > 4_000_000
+    await raw.persist(prefix + "call-1")
+    await store.update_heartbeat("call-1")
+    assert await raw.pttl(prefix + "call-1") == -1
+
+
+async def test_an_end_takes_the_beat_out_and_a_delete_leaves_no_trace(
+    store: RedisStore, backend: RedisBackend, raw: Redis, prefix: str
+) -> None:
+    await backend.write([a_write()])
+    await store.update_heartbeat("call-1")
+    assert await keys_under(raw, prefix) == {
+        "P:call-1", "P:active", "{P:call-1}:meta", "P:@heartbeats", "P:@host:here:sessions"
+    }  # fmt: skip
+    await store.delete("call-1")
+    assert await keys_under(raw, prefix) == set()
+    await store.save(SessionState("call-1"))
+    await store.update_heartbeat("call-1")
+    await store.save(SessionState("call-1", status="ended"))
+    assert await keys_under(raw, prefix) == {"P:call-1"}
+
+
+async def test_a_write_leaves_meta_beside_the_document(backend: RedisBackend, raw: Redis, prefix: str) -> None:
+    document = b'{"id":"call-1","pad":"' + b"\xc3\xbc" * 600 + b'"}'
+    meta = StoredMeta(host="", epoch=7, version=2**63 - 1, owner="w-1", labels={"app": "sales"})
+    await backend.write([Write("call-1", document, meta, active=True, beat_ms=1_700_000_000_123)])
+    assert await raw.hgetall(f"{{{prefix}call-1}}:meta") == {
+        b"host": b"here",
+        b"epoch": b"7",
+        b"version": b"9223372036854775807",
+        b"owner": b"w-1",
+        b"ended_reason": b"",
+        b"ended_at": b"",
+        b"labels": b'{"app":"sales"}',
+        b"deleted": b"0",
+        b"stamp": b"%d:%b" % (len(document), document[:512]),
+        b"heartbeat_timeout_s": b"",
+        b"max_duration_s": b"",
+    }
+    assert await raw.zscore(prefix + "@heartbeats", "call-1") == 1_700_000_000_123
+    assert await raw.smembers(prefix + "@host:here:sessions") == {b"call-1"}
+    for key in ("call-1", "@host:here:sessions", "@heartbeats"):
+        assert 990_000 < await raw.pttl(prefix + key) <= 1_000_000
+    assert 990_000 < await raw.pttl(f"{{{prefix}call-1}}:meta") <= 1_000_000
+
+
+async def test_a_session_is_in_one_hosts_set_at_a_time(backend: RedisBackend, raw: Redis, prefix: str) -> None:
+    await backend.write([a_write()])
+    meta = StoredMeta(host="there", epoch=2, version=1)
+    await backend.write([Write("call-1", DOCUMENT, meta, active=True)])
+    assert await raw.smembers(prefix + "@host:here:sessions") == set()
+    assert await raw.smembers(prefix + "@host:there:sessions") == {b"call-1"}
+    meta = StoredMeta(host="there", epoch=2, version=2)
+    await backend.write([Write("call-1", None, meta, active=False)])
+    assert await keys_under(raw, prefix) == {"{P:call-1}:meta"}
+    assert await raw.hget(f"{{{prefix}call-1}}:meta", "deleted") == b"1"
+    assert 990_000 < await raw.pttl(f"{{{prefix}call-1}}:meta") <= 1_000_000
+
+
+async def test_ghosts_are_taken_out_of_the_sets(store: RedisStore, raw: Redis, prefix: str) -> None:
+    await store.save(SessionState("call-1"))
+    await raw.sadd(prefix + "active", *(f"ghost-{i}" for i in range(1200)))
+    await raw.zadd(prefix + "@heartbeats", {"ghost-1": 5})
+    assert await store.list_active() == ["call-1"]
+    assert await raw.smembers(prefix + "active") == {b"call-1"}
+    assert await raw.zcard(prefix + "@heartbeats") == 0
+
+
+async def test_a_key_that_expires_by_itself_is_no_longer_listed(redis_server: RedisServer, prefix: str) -> None:
+    async with RedisStore.from_url(redis_server.url, prefix=prefix, ttl=timedelta(milliseconds=30)) as store:
+        await store.save(SessionState("call-1"))
+
+        async def expired() -> None:
+            while await store.list_active():
+                pass
+
+        await asyncio.wait_for(expired(), 10)
+        with pytest.raises(SessionNotFoundError):
+            await store.load("call-1")
+
+
+@pytest.mark.parametrize("session_id", [b"call 42", b"{braces}", b"x" * 300, "grüße".encode(), b"\xff\xfe"])
+async def test_ids_the_daemon_refuses_are_served_where_go_wrote_them(
+    store: RedisStore, raw: Redis, prefix: str, session_id: bytes
+) -> None:
+    await raw.set(prefix.encode() + session_id, go_document("plain"), ex=100)
+    await raw.sadd(prefix + "active", session_id)
+    (listed,) = await store.list_active()
+    assert (await store.load(listed)).provider == "twilio"
+    await store.update_heartbeat(listed)
+    assert await raw.zscore(prefix + "@heartbeats", session_id) is not None
+    await store.delete(listed)
+    assert await keys_under(raw, prefix) == set()
+
+
+@pytest.mark.parametrize("name", ["active", "@heartbeats", "@host:here:sessions", ""])
+async def test_keys_of_the_layout_are_no_sessions(
+    store: RedisStore, backend: RedisBackend, raw: Redis, prefix: str, name: str
+) -> None:
+    await backend.write([a_write()])
+    before = await keys_under(raw, prefix)
+    with pytest.raises(InvalidParamsError) as caught:
+        await store.save(SessionState(name))
+    assert caught.value.path == "$.id"
+    with pytest.raises(SessionNotFoundError):
+        await store.load(name)
+    with pytest.raises(SessionNotFoundError):
+        await store.update_heartbeat(name)
+    await store.delete(name)
+    assert await keys_under(raw, prefix) == before
+
+
+async def test_a_session_missing_from_the_active_set_is_listed_again_by_its_beat(
+    store: RedisStore, raw: Redis, prefix: str
+) -> None:
+    await raw.set(prefix + "go-1", go_document("plain"), ex=100)
+    await raw.set(prefix + "go-2", go_document("plain").replace(b'"active"', b'"ended"'), ex=100)
+    await raw.set(prefix + "odd", b"no document", ex=100)
+    await store.update_heartbeat("go-1")
+    await store.update_heartbeat("odd")
+    with pytest.raises(SessionEndedError):
+        await store.update_heartbeat("go-2")
+    assert sorted(await store.list_active()) == ["go-1", "odd"]
+    with pytest.raises(DocumentError):
+        await store.load("odd")
+
+
+async def test_a_client_of_the_callers_is_used_and_left_open(redis_server: RedisServer, prefix: str) -> None:
+    for options in ({"decode_responses": True}, {"decode_responses": False}, {"protocol": 3}):
+        async with Redis.from_url(redis_server.url, **options) as client:
+            store = RedisStore.from_client(client, prefix=prefix, ttl=50)
+            saved = SessionState("grüße", provider="sip")
+            await store.save(saved)
+            await store.update_heartbeat("grüße")
+            assert (await store.load("grüße")).provider == "sip"
+            assert await store.list_active() == ["grüße"]
+            await store.ping()
+            await store.close()
+            assert await client.ttl(f"{prefix}grüße") == 50
+
+
+async def test_many_tasks_share_a_store(store: RedisStore) -> None:
+    async def one_call(i: int) -> None:
+        await store.save(SessionState(f"call-{i}"))
+        await store.update_heartbeat(f"call-{i}")
+        await store.load(f"call-{i}")
+
+    await asyncio.gather(*(one_call(i) for i in range(300)))
+    assert len(await store.list_active()) == 300
+
+
+# -- one session that can't be written ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["P:call-2", "{P:call-2}:meta"])
+async def test_a_key_of_another_type_rejects_its_session_alone(
+    backend: RedisBackend, raw: Redis, prefix: str, key: str
+) -> None:
+    await raw.rpush(key.replace("P:", prefix), "not ours")
+    results = await backend.write([a_write("call-1"), a_write("call-2"), a_write("call-3")])
+    assert [result.outcome for result in results] == [Outcome.WRITTEN, Outcome.REJECTED, Outcome.WRITTEN]
+    assert "WRONGTYPE" in results[1].detail
+    assert await raw.lrange(key.replace("P:", prefix), 0, -1) == [b"not ours"]
+    assert await raw.smembers(prefix + "active") == {b"call-1", b"call-3"}
+    assert await raw.smembers(prefix + "@host:here:sessions") == {b"call-1", b"call-3"}
+    assert await raw.zcard(prefix + "@heartbeats") == 2
+
+
+async def test_a_key_of_another_type_is_no_session(
+    store: RedisStore, backend: RedisBackend, raw: Redis, prefix: str
+) -> None:
+    await raw.rpush(prefix + "call-2", "not ours")
+    assert await backend.read("call-2") is None
+    with pytest.raises(SessionNotFoundError):
+        await store.load("call-2")
+    with pytest.raises(SessionNotFoundError):
+        await store.update_heartbeat("call-2")
+    with pytest.raises(StoreUnavailableError, match="WRONGTYPE"):
+        await store.save(SessionState("call-2"))
+    assert await raw.lrange(prefix + "call-2", 0, -1) == [b"not ours"]
+
+
+async def test_an_active_key_of_another_type_changes_nothing_by_halves(
+    backend: RedisBackend, raw: Redis, prefix: str
+) -> None:
+    await raw.set(prefix + "active", "not ours")
+    (result,) = await backend.write([a_write()])
+    assert result.outcome is Outcome.REJECTED
+    assert await keys_under(raw, prefix) == {"P:active"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"version": "many"}, {"epoch": "-1", "version": ""}, {"version": "9" * 30}, {"host": b"\xff", "version": "0"}],
+)
+async def test_meta_somebody_spoiled_is_no_obstacle(
+    backend: RedisBackend, raw: Redis, prefix: str, fields: dict[str, str | bytes]
+) -> None:
+    await raw.hset(f"{{{prefix}call-1}}:meta", mapping={"labels": "no json", "max_duration_s": "nan", **fields})
+    await backend.read("call-1")
+    (result,) = await backend.write([a_write(version=5)])
+    assert result.outcome is Outcome.WRITTEN
+    stored = await backend.read("call-1")
+    assert stored == StoredSession(DOCUMENT, StoredMeta(host="here", epoch=1, version=5), 5)
+
+
+async def test_a_beat_nobody_could_have_meant_is_none(
+    store: RedisStore, backend: RedisBackend, raw: Redis, prefix: str
+) -> None:
+    await store.save(SessionState("call-1"))
+    saved = await store.load("call-1")
+    for score in ("inf", "-5", "1e300"):
+        await raw.zadd(prefix + "@heartbeats", {"call-1": float(score)})
+        assert (await store.load("call-1")) == saved
+        assert (await backend.read("call-1")) is not None
+
+
+# -- the server's bad days ----------------------------------------------------------------------------------
+
+
+async def fails(store: RedisStore, backend: RedisBackend, error: type[Exception], *, reads: bool = True) -> None:
+    """Writes, and reads where said, fail as they should, each in time."""
+    calls: list[tuple[type[Exception], Callable[[], object]]] = [
+        (StoreUnavailableError, lambda: store.save(SessionState("call-9"))),
+        (error, lambda: backend.write([a_write("call-9"), a_write("call-8")])),
+        (error, lambda: backend.write_beats({"call-1": 2**40})),
+    ]
+    if reads:
+        calls += [
+            (StoreUnavailableError, lambda: store.load("call-1")),
+            (StoreUnavailableError, store.list_active),
+            (StoreUnavailableError, store.ping),
+            (error, lambda: backend.read("call-1")),
+            (error, backend.active_ids),
+            (error, backend.ping),
+        ]
+    for expected, call in calls:
+        started = time.monotonic()
+        with pytest.raises(expected):
+            await call()  # type: ignore[misc]
+        # the bound, and what a busy machine adds to it
+        assert time.monotonic() - started < TIMEOUT_S + 2
+
+
+async def works(store: RedisStore, backend: RedisBackend) -> None:
+    await store.save(SessionState("call-1"))
+    assert (await store.load("call-1")).id == "call-1"
+    (result,) = await backend.write([a_write("call-2")])
+    assert result.outcome is Outcome.WRITTEN
+    # what timed out may have been done after all
+    assert {"call-1", "call-2"} <= set(await backend.active_ids()) <= {"call-1", "call-2", "call-8", "call-9"}
+
+
+async def test_a_server_that_was_never_there(short_dir: Path) -> None:
+    async with both(f"unix://{short_dir}/redis.sock") as (store, backend):
+        await fails(store, backend, StoreDownError)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    async with both(f"127.0.0.1:{port}") as (store, backend):
+        await fails(store, backend, StoreDownError)
+
+
+@pytest.mark.system
+async def test_a_stopped_server_fails_in_time_and_is_used_again(own_redis_server: RedisServer) -> None:
+    async with both(own_redis_server.url) as (store, backend):
+        await works(store, backend)
+        own_redis_server.pause()
+        await fails(store, backend, StoreDownError)  # over connections that were there
+        await fails(store, backend, StoreDownError)  # and over new ones
+        big = b"x" * 4_000_000
+        started = time.monotonic()
+        with pytest.raises(StoreDownError):
+            await backend.write([a_write(document=big)])  # more than the socket buffers take
+        assert time.monotonic() - started < TIMEOUT_S + 2
+        own_redis_server.resume()
+        await works(store, backend)
+
+
+async def test_a_killed_server_is_used_again_once_it_is_back(own_redis_server: RedisServer) -> None:
+    async with both(own_redis_server.url) as (store, backend):
+        await works(store, backend)
+        own_redis_server.kill()
+        await fails(store, backend, StoreDownError)
+        own_redis_server.start()  # empty: it knows no scripts either
+        await works(store, backend)
+
+
+async def test_scripts_the_server_forgot_are_sent_again(redis_server: RedisServer, prefix: str) -> None:
+    async with Redis.from_url(redis_server.url, protocol=2) as raw:
+        backend = RedisBackend(redis_server.url, prefix=prefix, ttl_s=10, timeout_s=5, host_id="here")
+        for version in (1, 2):
+            await raw.script_flush()
+            results = await backend.write([a_write("call-1", version), a_write("call-2", version)])
+            assert [result.outcome for result in results] == [Outcome.WRITTEN] * 2
+            await raw.script_flush()
+            assert await backend.read("call-1") is not None
+            await raw.script_flush()
+            await backend.write_beats({"call-1": 77 + version})
+            stored = await backend.read("call-1")
+            assert stored is not None
+            assert stored.beat_ms == 77 + version
+        await backend.close()
+
+
+REFUSALS = {
+    "OOM": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+    "READONLY": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+    "NOREPLICAS": ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+}
+
+
+@pytest.mark.parametrize("binary", binaries())
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_a_server_that_takes_nothing_refuses_and_recovers(name: str, binary: str) -> None:
+    worse, better = REFUSALS[name]
+    with RedisServer(binaries()[binary]) as server:
+        async with both(server.url) as (store, backend):
+            await works(store, backend)
+            assert server.command(*worse.split()).startswith(b"+OK")
+            await fails(store, backend, StoreRefusingError, reads=False)
+            assert (await store.load("call-1")).id == "call-1"
+            stored = await backend.read("call-2")
+            assert stored is not None
+            assert stored.document == DOCUMENT
+            assert server.command(*better.split()).startswith(b"+OK")
+            await works(store, backend)
+
+
+async def test_out_of_memory_changes_nothing_by_halves(own_redis_server: RedisServer) -> None:
+    async with both(own_redis_server.url) as (_, backend):
+        await backend.write([a_write("call-1"), a_write("call-2")])
+        own_redis_server.command("CONFIG", "SET", "maxmemory", "1")
+        ended = a_write("call-1", version=2)
+        ended.active = False
+        with pytest.raises(StoreRefusingError, match="OutOfMemory"):
+            await backend.write([ended])
+        assert sorted(await backend.active_ids()) == ["call-1", "call-2"]
+        # a deletion makes room, so it goes through
+        (result,) = await backend.write([a_write("call-2", version=2, document=None)])
+        assert result.outcome is Outcome.WRITTEN
+        stored = await backend.read("call-2")
+        assert stored is not None
+        assert stored.meta is not None
+        assert stored.meta.deleted
+
+
+async def test_a_password_is_needed_and_used() -> None:
+    with RedisServer(binaries()["valkey"]) as server:
+        server.command("CONFIG", "SET", "requirepass", "secret")
+        async with both(server.url) as (store, backend):
+            await fails(store, backend, StoreRefusingError)
+        async with both(server.url, password="wrong") as (_, backend):  # noqa: S106 - of a server that lives a second
+            with pytest.raises(StoreRefusingError) as caught:
+                await backend.ping()
+            assert "wrong" not in str(caught.value).lower().replace("wrongpass", "")
+        async with both(server.url, password="secret") as (_, backend):  # noqa: S106 - the same
+            await backend.ping()
+        async with both(f"unix://:secret@{server.socket}") as (store, backend):
+            await works(store, backend)
+
+
+async def test_a_server_that_is_loading_refuses() -> None:
+    with RedisServer(binaries()["valkey"], "rdbcompression no", "loading-process-events-interval-bytes 1024") as server:
+        async with both(server.url) as (store, backend):
+            await backend.write([a_write(f"call-{i}", document=b"x" * 2000) for i in range(200)])
+            server.command("SAVE")
+            server.kill()
+            server.configure("key-load-delay 10000")  # microseconds a key
+            server.start(until="Server initialized")
+            await fails(store, backend, StoreRefusingError)
+            server.wait_log()
+
+
+async def test_a_peer_that_resets_is_a_store_that_is_down(short_dir: Path) -> None:
+    """Each connection gets a different bad end; none of them leaks an error of its own."""
+    ends: list[Callable[[asyncio.StreamWriter], None]] = [
+        lambda writer: writer.transport.abort(),
+        lambda writer: writer.write(b"$100\r\nhalf of it"),
+        lambda writer: writer.write(b"no such reply\r\n"),
+        lambda writer: writer.write(b"*-7\r\n"),
+    ]
+    served = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal served
+        await reader.read(10)
+        end = ends[served % len(ends)]
+        served += 1
+        end(writer)
+        if not writer.is_closing():
+            linger = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with both(f"127.0.0.1:{port}") as (store, backend):
+        for _ in ends:
+            await fails(store, backend, StoreDownError)
+    server.close()
+    await server.wait_closed()
+    assert served > len(ends)
+
+
+# -- urls and arguments -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("localhost:6379", "redis://localhost:6379"),
+        ("10.0.0.1:7000/3", "redis://10.0.0.1:7000/3"),
+        ("[::1]:6379", "redis://[::1]:6379"),
+        ("redis://u:p@h:1/2", "redis://u:p@h:1/2"),
+        ("rediss://h", "rediss://h"),
+        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
+    ],
+)
+def test_urls_that_are_taken(given: str, url: str) -> None:
+    assert normal_url(given) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost", "/run/redis.sock", "sqlite:x.db", "http://h:s3cret@x", "redis+sentinel://h", "redis+cluster://h"],
+)
+def test_urls_that_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="redis") as caught:
+        RedisStore.from_url(url)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_arguments_that_are_refused() -> None:
+    for ttl in (0, -1, float("nan"), float("inf"), timedelta(0)):
+        with pytest.raises(ValueError, match="ttl"):
+            RedisStore.from_url("localhost:1", ttl=ttl)
+    for prefix in ("{a}:", "a}"):
+        with pytest.raises(ValueError, match="brace"):
+            RedisStore.from_url("localhost:1", prefix=prefix)
+
+
+def test_the_bare_form_connects_over_tcp_with_nothing_but_redis_installed() -> None:
+    """From a process of its own, in which neither uvloop nor orjson can be imported."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code = f"""
+import asyncio, sys
+sys.modules.update(uvloop=None, orjson=None)
+from callstate_client.model import SessionState
+from callstate_sidecar.stores.redis import RedisStore
+
+async def main():
+    async with RedisStore.from_url("127.0.0.1:{port}") as store:
+        await store.save(SessionState("call-1"))
+        print(await store.list_active())
+
+asyncio.run(main())
+"""
+    with RedisServer(binaries()["valkey"], f"bind 127.0.0.1\nport {port}"):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=30, env=os.environ
+        )
+    assert (done.stdout, done.stderr) == ("['call-1']\n", "")
+
+
+def test_without_redis_py_the_import_says_what_to_install() -> None:
+    code = "import sys; sys.modules['redis'] = None; import callstate_sidecar.stores.redis"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stderr.splitlines()[-1].endswith("pip install 'callstate[redis]'")

@@ -1,0 +1,319 @@
+"""What the daemon's writer relies on, in Redis and in SQLite alike."""
+
+from __future__ import annotations
+
+import sqlite3
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from callstate_client.model import SessionState
+from callstate_sidecar.stores.base import Backend, Outcome, StoredMeta, StoredSession, Write
+from callstate_sidecar.stores.common import DocumentStore
+from callstate_sidecar.stores.redis import RedisBackend, RedisStore
+from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
+from redis.asyncio import Redis
+from support.documents import GO_DOCUMENTS, go_document
+from support.redis_server import RedisServer
+
+BIG = 2**63 - 1
+DOCUMENT = b'{"id":"call-1","status":"active"}'
+
+
+@dataclass
+class Side:
+    """A backend, the store of the same keys or file for everybody else, and bare hands."""
+
+    backend: Backend
+    store: DocumentStore
+    put_raw: Callable[[str, bytes], Awaitable[None]]
+    expire: Callable[[str], Awaitable[None]]
+
+
+async def redis_side(server: RedisServer) -> AsyncIterator[Side]:
+    prefix = f"{uuid.uuid4()}:"
+    backend = RedisBackend(server.url, prefix=prefix, ttl_s=1000, timeout_s=5, host_id="here")
+    store = RedisStore.from_url(server.url, prefix=prefix)
+    async with Redis.from_url(server.url, protocol=2) as raw:
+
+        async def put_raw(session_id: str, document: bytes) -> None:
+            await raw.set(prefix + session_id, document, ex=1000)
+            await raw.sadd(prefix + "active", session_id)
+
+        async def expire(session_id: str) -> None:
+            await raw.pexpireat(prefix + session_id, 1)
+            await raw.pexpireat(f"{{{prefix}{session_id}}}:meta", 1)
+
+        yield Side(backend, store, put_raw, expire)
+    await backend.close()
+    await store.close()
+
+
+async def sqlite_side(path: Path) -> AsyncIterator[Side]:
+    backend = SqliteBackend(path, ttl_s=1000, host_id="here")
+    store = SqliteStore(path)
+    await store.ping()
+
+    def execute(statement: str, *values: object) -> None:
+        connection = sqlite3.connect(path)
+        with connection:
+            connection.execute(statement, values)
+        connection.close()
+
+    async def put_raw(session_id: str, document: bytes) -> None:
+        execute(
+            "INSERT INTO session (id, document, active, expires_ms) VALUES (?, ?, 1, 1 << 62)",
+            session_id,
+            document,
+        )
+
+    async def expire(session_id: str) -> None:
+        execute("UPDATE session SET expires_ms = 1 WHERE id = ?", session_id)
+
+    yield Side(backend, store, put_raw, expire)
+    await backend.close()
+    await store.close()
+
+
+@pytest.fixture(params=["redis", "sqlite"])
+async def side(
+    request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path
+) -> AsyncIterator[Side]:
+    sides = redis_side(redis_server) if request.param == "redis" else sqlite_side(tmp_path / "sessions.db")
+    async for one in sides:
+        yield one
+
+
+def a_write(session_id: str = "call-1", document: bytes | None = DOCUMENT, **fields: object) -> Write:
+    active = bool(fields.pop("active", document is not None))
+    beat_ms = fields.pop("beat_ms", 0)
+    meta = StoredMeta(**({"host": "here", "epoch": 1, "version": 1} | fields))  # type: ignore[arg-type]
+    return Write(session_id, document, meta, active=active, beat_ms=beat_ms)  # type: ignore[arg-type]
+
+
+async def outcome(side: Side, write: Write) -> Outcome:
+    (result,) = await side.backend.write([write])
+    return result.outcome
+
+
+async def there(side: Side, session_id: str = "call-1") -> StoredSession:
+    stored = await side.backend.read(session_id)
+    assert stored is not None
+    return stored
+
+
+FENCING = [
+    # held (host, epoch, version), new, taken
+    (("here", 1, 5), ("here", 1, 6), True),
+    (("here", 1, 5), ("here", 1, 5), True),  # a repeat, whose reply was lost
+    (("here", 1, 5), ("here", 1, 4), False),
+    (("here", 1, 5), ("there", 2, 1), True),
+    (("here", 2, 1), ("here", 1, 9), False),
+    (("here", 1, 5), ("there", 1, 6), False),  # same epoch, another host: nobody handed it over
+    (("here", 1, 5), ("there", 1, 5), False),
+    (("here", 1, 9), ("here", 1, 10), True),  # text that sorts the other way round
+    (("here", 1, 10), ("here", 1, 9), False),
+    (("here", 9, 1), ("there", 10, 1), True),
+    (("here", 10, 1), ("there", 9, 1), False),
+    (("here", 1, 2**53), ("here", 1, 2**53 + 1), True),  # equal as doubles
+    (("here", 1, 2**53 + 1), ("here", 1, 2**53), False),
+    (("here", 1, BIG - 1), ("here", 1, BIG), True),
+    (("here", 1, BIG), ("here", 1, BIG - 1), False),
+    (("here", BIG - 1, 1), ("there", BIG, 1), True),
+    (("here", BIG, 1), ("there", BIG - 1, BIG), False),
+    (("here", 0, 0), ("here", 0, 1), True),
+    (("here", 0, 0), ("here", 0, 0), True),
+]
+
+
+@pytest.mark.parametrize(("held", "new", "taken"), FENCING)
+@pytest.mark.parametrize("tombstone", [False, True], ids=["document", "tombstone"])
+async def test_who_may_overwrite_whom(
+    side: Side, held: tuple[str, int, int], new: tuple[str, int, int], taken: bool, tombstone: bool
+) -> None:
+    first = dict(zip(("host", "epoch", "version"), held, strict=True))
+    second = dict(zip(("host", "epoch", "version"), new, strict=True))
+    assert await outcome(side, a_write(document=None if tombstone else b"1", **first)) is Outcome.WRITTEN
+    (result,) = await side.backend.write([a_write(document=b"2", **second)])
+    stored = await there(side)
+    assert stored.meta is not None
+    if taken:
+        assert result.outcome is Outcome.WRITTEN
+        assert (stored.document, stored.meta.version) == (b"2", new[2])
+        assert (stored.meta.host, stored.meta.epoch, stored.meta.deleted) == (new[0], new[1], False)
+    else:
+        assert result.outcome is Outcome.SUPERSEDED
+        assert (stored.document, stored.meta.version) == (None if tombstone else b"1", held[2])
+        assert f"version {held[2]} of host {held[0]}" in result.detail
+        assert await side.backend.active_ids() == ([] if tombstone else ["call-1"])
+
+
+async def test_all_of_meta_comes_back(side: Side) -> None:
+    meta = StoredMeta(
+        host="there",
+        epoch=2**20 + 3,
+        version=BIG,
+        owner="worker-ü",
+        ended_reason="caller_hangup",
+        ended_at="2024-05-01T10:00:00.5Z",
+        labels={"app": "sales", "größe": "{}\n"},
+        heartbeat_timeout_s=12.5,
+        max_duration_s=3600.0,
+    )
+    document = bytes(range(256)) * 10
+    await side.backend.write([Write("call-1", document, meta, active=True, beat_ms=1_700_000_000_123)])
+    assert await there(side) == StoredSession(document, meta, 1_700_000_000_123)
+
+
+async def test_meta_that_is_empty_comes_back_empty(side: Side) -> None:
+    await side.backend.write([Write("call-1", DOCUMENT, StoredMeta(), active=True)])
+    assert (await there(side)).meta == StoredMeta(host="here")
+    # nothing of an earlier write stays behind
+    full = a_write(owner="w", ended_reason="r", labels={"a": "b"}, heartbeat_timeout_s=1.0, version=2)
+    await side.backend.write([full])
+    await side.backend.write([a_write(version=3)])
+    assert (await there(side)).meta == StoredMeta(host="here", epoch=1, version=3)
+
+
+async def test_nothing_is_there_of_an_id_nobody_wrote(side: Side) -> None:
+    assert await side.backend.read("nobody") is None
+    assert await side.backend.active_ids() == []
+    assert await side.backend.write([]) == []
+    await side.backend.write_beats({})
+
+
+async def test_a_deletion_leaves_a_tombstone_that_holds_off_the_past(side: Side) -> None:
+    await side.backend.write([a_write(version=5, beat_ms=7)])
+    assert await outcome(side, a_write(document=None, version=6)) is Outcome.WRITTEN
+    stored = await there(side)
+    assert (stored.document, stored.beat_ms) == (None, 0)
+    assert stored.meta == StoredMeta(host="here", epoch=1, version=6, deleted=True)
+    assert await side.backend.active_ids() == []
+    assert await outcome(side, a_write(version=5)) is Outcome.SUPERSEDED
+    assert await outcome(side, a_write(document=None, version=6)) is Outcome.WRITTEN
+    assert await outcome(side, a_write(version=7)) is Outcome.WRITTEN
+    assert (await there(side)).document == DOCUMENT
+
+
+async def test_only_active_sessions_are_listed_and_have_beats(side: Side) -> None:
+    await side.backend.write([a_write("call-1", beat_ms=5), a_write("call-2", beat_ms=5)])
+    await side.backend.write([a_write("call-1", active=False, version=2, beat_ms=9)])
+    assert await side.backend.active_ids() == ["call-2"]
+    await side.backend.write_beats({"call-1": 20, "call-2": 30, "nobody": 40})
+    assert (await there(side, "call-1")).beat_ms == 0
+    assert (await there(side, "call-2")).beat_ms == 30
+    assert await side.backend.read("nobody") is None
+
+
+async def test_a_beat_never_goes_back(side: Side) -> None:
+    await side.backend.write([a_write(beat_ms=50)])
+    await side.backend.write_beats({"call-1": 40})
+    assert (await there(side)).beat_ms == 50
+    await side.backend.write_beats({"call-1": 60})
+    await side.backend.write([a_write(version=2, beat_ms=55)])
+    assert (await there(side)).beat_ms == 60
+
+
+async def test_thousands_of_beats_go_in_one_call(side: Side) -> None:
+    ids = [f"call-{i}" for i in range(2500)]
+    await side.backend.write([a_write(session_id) for session_id in ids])
+    await side.backend.write_beats({session_id: 1000 + i for i, session_id in enumerate(ids)})
+    assert (await there(side, "call-2499")).beat_ms == 3499
+    assert sorted(await side.backend.active_ids()) == sorted(ids)
+
+
+async def test_a_batch_has_one_result_each_in_order(side: Side) -> None:
+    await side.backend.write([a_write("call-2", version=9)])
+    results = await side.backend.write(
+        [a_write("call-1"), a_write("call-2"), a_write("call-3", document=None), a_write("call-1", version=2)]
+    )
+    assert [result.outcome for result in results] == [
+        Outcome.WRITTEN,
+        Outcome.SUPERSEDED,
+        Outcome.WRITTEN,
+        Outcome.WRITTEN,
+    ]
+    assert (await there(side, "call-1")).meta == StoredMeta(host="here", epoch=1, version=2)
+
+
+@pytest.mark.parametrize("name", GO_DOCUMENTS)
+async def test_what_go_wrote_is_read_and_taken(side: Side, name: str) -> None:
+    document = go_document(name)
+    await side.put_raw("go-1", document)
+    assert await there(side, "go-1") == StoredSession(document, None, 0)
+    assert await side.backend.active_ids() == ["go-1"]
+    assert await side.store.load("go-1") == SessionState.from_json(document)
+    assert await outcome(side, a_write("go-1", version=0, epoch=0)) is Outcome.WRITTEN
+    assert (await there(side, "go-1")).document == DOCUMENT
+
+
+@pytest.mark.parametrize("name", GO_DOCUMENTS)
+async def test_a_beat_beside_what_go_wrote_is_the_later_time(side: Side, name: str) -> None:
+    await side.put_raw("go-1", go_document(name))
+    await side.store.update_heartbeat("go-1")
+    state = await side.store.load("go-1")
+    stored = await there(side, "go-1")
+    assert stored.document == go_document(name)
+    assert state.updated_at.timestamp() * 1000 == pytest.approx(stored.beat_ms)
+
+
+async def test_go_overwriting_a_document_leaves_meta_alone(side: Side) -> None:
+    await side.backend.write([a_write("call-1", version=5, owner="w")])
+    await side.store.save(SessionState("call-1", provider="go"))
+    stored = await there(side)
+    assert stored.meta == StoredMeta(host="here", epoch=1, version=5, owner="w")
+    assert SessionState.from_json(stored.document or b"").provider == "go"
+    assert await outcome(side, a_write(version=4)) is Outcome.SUPERSEDED
+
+
+async def test_a_document_put_over_a_tombstone_is_no_deleted_one(side: Side) -> None:
+    await side.backend.write([a_write(document=None, version=5)])
+    await side.store.save(SessionState("call-1", provider="go"))
+    stored = await there(side)
+    assert stored.meta == StoredMeta(host="here", epoch=1, version=5)
+    assert stored.document is not None
+    assert await side.backend.active_ids() == ["call-1"]
+
+
+async def test_the_store_knows_why_a_session_of_the_daemon_ended(side: Side) -> None:
+    from callstate_client.errors import SessionEndedError
+
+    ended = SessionState("call-1", status="ended").to_json()
+    write = a_write(document=ended, active=False, ended_reason="worker_exited", ended_at="2024-05-01T10:00:00Z")
+    await side.backend.write([write])
+    with pytest.raises(SessionEndedError) as caught:
+        await side.store.update_heartbeat("call-1")
+    assert caught.value.reason == "worker_exited"
+    assert caught.value.ended_at == "2024-05-01T10:00:00Z"
+
+
+async def test_what_has_expired_is_gone_with_its_meta(side: Side) -> None:
+    await side.backend.write([a_write("call-1", version=9, owner="w", beat_ms=99), a_write("call-2")])
+    await side.expire("call-1")
+    assert await side.backend.active_ids() == ["call-2"]
+    assert await side.backend.read("call-1") is None
+    assert await outcome(side, a_write("call-1", version=1)) is Outcome.WRITTEN
+    assert await there(side) == StoredSession(DOCUMENT, StoredMeta(host="here", epoch=1, version=1), 0)
+
+
+async def test_deleting_through_the_store_leaves_no_trace(side: Side) -> None:
+    await side.backend.write([a_write(beat_ms=7)])
+    await side.store.delete("call-1")
+    assert await side.backend.read("call-1") is None
+    assert await side.backend.active_ids() == []
+
+
+async def test_a_closed_backend_says_it_is_down_and_closes_twice(side: Side) -> None:
+    from callstate_sidecar.stores.base import StoreDownError
+
+    await side.backend.ping()
+    await side.backend.close()
+    await side.backend.close()
+    with pytest.raises(StoreDownError):
+        await side.backend.ping()
+    with pytest.raises(StoreDownError):
+        await side.backend.write([a_write()])
+    with pytest.raises(StoreDownError):
+        await side.backend.read("call-1")

