@@ -88,9 +88,11 @@ class Findings:
     lines: list[str] = field(default_factory=list)
     missing: int = 0
 
-    def row(self, name: str, text: str) -> None:
-        """One line of the report."""
-        self.lines.append(f"  {name:<18}{text}")
+    def row(self, name: str, text: str, *, gap: bool = False) -> None:
+        """One line of the report, with an empty one before it where something new begins."""
+        if gap:
+            self.lines.append("")
+        self.lines.append(f"  {name:<16}{text}")
 
 
 async def crash(daemon: Daemon, simulation: Simulation, halfway: asyncio.Event, findings: Findings) -> None:
@@ -113,7 +115,7 @@ async def crash(daemon: Daemon, simulation: Simulation, halfway: asyncio.Event, 
         found += len(numbers.intersection(turn_numbers(record))) if record else 0
     total = sum(len(numbers) for _, numbers in acknowledged)
     findings.missing += total - found
-    findings.row("kill -9", f"pid {pid}, with {live} calls live and {total} turns acknowledged")
+    findings.row("kill -9", f"pid {pid}, with {live} calls live and {total} turns acknowledged", gap=True)
     findings.row("restart", f"pid {daemon.pid}, answering again {away_s:.2f} s after the kill")
     findings.row("after restart", f"{found} of {total} acknowledged turns found")
 
@@ -147,8 +149,9 @@ async def play(daemon: Daemon, store: SidecarStore, traffic: Traffic, findings: 
         "in all",
         f"{checked.found} of {checked.acknowledged} acknowledged turns found,"
         f" {checked.lost} lost, {checked.doubled} doubled, {checked.altered + checked.misplaced} changed",
+        gap=True,
     )
-    findings.row("ends", f"{tally.ended} calls ended by their workers, {tally.died} workers died")
+    findings.row("workers", f"{tally.ended} ended their calls, {tally.died} died; restarts seen: {tally.restarts}")
     findings.lines.extend(f"  ! {problem}" for problem in tally.problems)
     return simulation
 
@@ -163,7 +166,6 @@ async def watch_reaper(store: SidecarStore, simulation: Simulation, findings: Fi
         async for record in store.sessions(status="ended", labels={"run": simulation.run_id}):
             if record.ended_reason == "heartbeat_timeout":
                 waiting.discard(record.state.id)
-    took_s = time.monotonic() - began
     acknowledged = found = faults = 0
     for session_id in dead.keys() - waiting:
         comparison = dead[session_id].compare(await simulation.read(session_id))
@@ -171,9 +173,8 @@ async def watch_reaper(store: SidecarStore, simulation: Simulation, findings: Fi
         found += comparison.found
         faults += comparison.faults
     findings.missing += len(waiting) + faults
-    findings.row(
-        "reaped", f"{len(dead) - len(waiting)} of {len(dead)} as heartbeat_timeout, within {took_s:.1f} s"
-    )
+    silence = f"{HEARTBEAT_TIMEOUT_S:g} s of silence and {GRACE_S:g} s of grace"
+    findings.row("reaped", f"{len(dead) - len(waiting)} of {len(dead)} dead calls, after {silence}", gap=True)
     findings.row("their data", f"{found} of {acknowledged} acknowledged turns found")
 
 
@@ -192,13 +193,14 @@ async def demo(traffic: Traffic) -> int:
         simulation = await play(daemon, store, traffic, findings)
         await watch_reaper(store, simulation, findings)
         latencies = simulation.report()["latency_ms"]
-        for name in ("add_turn", "heartbeat"):  # their maximum is the time without a daemon
-            figures = (f"{figure} {latencies[name][figure]:g}" for figure in ("p50", "p95", "max"))
-            findings.row(f"{name}, ms", ", ".join(figures))
+        for name in ("add_turn", "heartbeat"):
+            p50, p95, longest = (latencies[name][figure] for figure in ("p50", "p95", "max"))
+            text = f"p50 {p50:.2f} ms, p95 {p95:.2f} ms, max {longest:.0f} ms (the restart included)"
+            findings.row(name, text, gap=name == "add_turn")
         status = await daemon.stop(signal.SIGTERM)
         findings.missing += status != 0
-        findings.row("stop", f"SIGTERM, exit status {status}")
-    verdict = "nothing is missing" if not findings.missing else f"{findings.missing} THINGS ARE MISSING"
+        findings.row("stopped", f"SIGTERM, exit status {status}")
+    verdict = "nothing is missing" if not findings.missing else f"FAULTS: {findings.missing}"
     sys.stdout.write("\n".join(findings.lines))
     sys.stdout.write(f"\n\n{verdict}; {time.monotonic() - began:.1f} s in all\n")
     return 1 if findings.missing else 0

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+
 from support.redis_server import RedisServer, binaries
 
 

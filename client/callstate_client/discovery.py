@@ -81,7 +81,8 @@ def refusal(candidate: Candidate, uid: int) -> Tried | None:
     path, _, private = candidate
     size = len(os.fsencode(path))
     if size > MAX_PATH_BYTES:
-        return Tried(path, f"the path has {size} bytes, a Unix socket's has at most {MAX_PATH_BYTES}", final=True)
+        why = f"the path has {size} bytes, a Unix socket's has at most {MAX_PATH_BYTES}"
+        return Tried(path, why, final=True, hopeless=True)
     if not private:
         return None
     directory = str(Path(path).parent)

@@ -115,6 +115,7 @@ class CallHandle:
         encoded = encode_members(turn.to_dict())
         self._outbox.check_room(len(encoded))
         self.state.append_turn(turn)
+        self.state.updated_at = now()
         return self._outbox.add_turn(encoded)
 
     def amend_last_turn(
@@ -140,6 +141,7 @@ class CallHandle:
         encoded = encode_members(patch)
         self._outbox.check_room(len(encoded))
         patch_last_turn(self.state, patch)
+        self.state.updated_at = now()
         params = protocol.AmendTurnParams(session_id=self.id, set=msgspec.Raw(encoded), op=self._store.new_op())
         return self._outbox.put("session.amend_turn", params)
 
@@ -147,6 +149,7 @@ class CallHandle:
         """The caller spoke over the agent."""
         self._outbox.check_room(0)
         self.state.record_interruption()
+        self.state.updated_at = now()
         params = protocol.RecordInterruptionParams(session_id=self.id, op=self._store.new_op())
         return self._outbox.put("session.record_interruption", params)
 
@@ -156,6 +159,7 @@ class CallHandle:
         encoded = encode_members(patch)
         self._outbox.check_room(len(encoded))
         patch_state(self.state, patch)
+        self.state.updated_at = now()
         params = protocol.UpdateParams(session_id=self.id, set=msgspec.Raw(encoded), op=self._store.new_op())
         return self._outbox.put("session.update", params)
 
@@ -173,6 +177,7 @@ class CallHandle:
         acknowledged = self._outbox.put("session.end", params)
         self.ended = True
         self.state.status = Status.ENDED
+        self.state.updated_at = now()
         return acknowledged
 
     async def beat(self) -> None:

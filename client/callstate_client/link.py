@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
@@ -19,12 +18,13 @@ import msgspec
 
 from callstate_client.discovery import Candidate, Tried, describe, no_daemon, refusal
 from callstate_client.errors import (
+    CallstateError,
     ConnectionLostError,
     RequestTimeoutError,
     StoreClosedError,
-    TooLargeError,
 )
-from callstate_client.protocol import LineSplitter, Params, decode_incoming, encode_request, reply_id
+from callstate_client.inflight import Call, InFlight
+from callstate_client.protocol import LineSplitter, Params
 
 _log = logging.getLogger("callstate")
 
@@ -43,44 +43,13 @@ MAX_DELAY_S: Final = 0.5
 """Backoff between attempts to connect: a daemon restarts in tens of milliseconds, and a local connect that
 fails costs microseconds, so there is no reason to wait long."""
 
-OPS_REMEMBERED: Final = 16
-"""The daemon knows a session's last 16 ops. Of more mutations under way, the older ones can't be repeated."""
 
-REPEATABLE: Final = frozenset(
-    {
-        "session.load", "session.delete", "session.list_active", "session.list", "session.heartbeat",
-        "server.ping", "server.info", "server.stats", "server.flush",
-    }
-)  # fmt: skip
-"""What may be done twice without harm; any other verb only with an `op`."""
+Reply = asyncio.Future[bytes]
 
 
-class _Call:
-    """A request under way."""
-
-    __slots__ = ("deadline", "future", "line", "op_of", "repeatable", "request_id", "wire")
-
-    def __init__(
-        self,
-        request_id: int,
-        line: bytes,
-        future: asyncio.Future[bytes],
-        *,
-        deadline: float,
-        repeatable: bool,
-        op_of: str | None,
-    ) -> None:
-        self.request_id = request_id
-        self.line = line
-        self.future = future
-        self.deadline = deadline
-        self.repeatable = repeatable
-        self.op_of = op_of  # the session that remembers the op
-        self.wire: _Wire | None = None  # the connection it was sent on last
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+def _fail(reply: Reply, error: Exception) -> None:
+    if not reply.done():
+        reply.set_exception(error)
 
 
 class _Wire(asyncio.Protocol):
@@ -129,9 +98,8 @@ class Link:
         self._reconnecting: asyncio.Task[None] | None = None
         self._delay_s = 0.0
         self._tried: list[Tried] = []
-        self._last_id = 0
-        self._pending: dict[int, _Call] = {}
-        self._unsent: list[_Call] = []
+        self._calls: InFlight[Reply] = InFlight(_fail)
+        self._unsent: list[Call[Reply]] = []
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self.generation = 0
@@ -211,9 +179,7 @@ class Link:
                 self._reconnecting.cancel()
             if self._timer is not None:
                 self._timer.cancel()
-            for call in self._pending.values():
-                call.fail(StoreClosedError())
-            self._pending.clear()
+            self._calls.fail_all(StoreClosedError())
             self._unsent.clear()
             if self._wire is None:
                 self._gone.set()
@@ -225,7 +191,7 @@ class Link:
 
     def request(
         self, method: str, params: Params | None, *, op_of: str | None = None, timeout_s: float | None = None
-    ) -> asyncio.Future[bytes]:
+    ) -> Reply:
         """Send a request with the others of this turn of the loop; the future gives the reply's line.
 
         Args:
@@ -236,20 +202,12 @@ class Link:
         """
         if self.closed:
             raise StoreClosedError
-        self._last_id += 1
-        call = _Call(
-            self._last_id,
-            encode_request(self._last_id, method, params),
-            self._loop.create_future(),
-            deadline=self._loop.time() + (self._timeout_s if timeout_s is None else timeout_s),
-            repeatable=op_of is not None or method in REPEATABLE,
-            op_of=op_of,
-        )
-        self._pending[call.request_id] = call
-        self._unsent.append(call)
+        deadline = self._loop.time() + (self._timeout_s if timeout_s is None else timeout_s)
+        reply: Reply = self._loop.create_future()
+        self._unsent.append(self._calls.add(method, params, reply, deadline=deadline, op_of=op_of))
         self.wake()
-        self._watch(call.deadline)
-        return call.future
+        self._watch(deadline)
+        return reply
 
     def wake(self) -> None:
         """Write what there is at the end of this turn of the loop."""
@@ -266,10 +224,10 @@ class Link:
         calls, self._unsent = self._unsent, []
         lines: list[bytes] = []
         for call in calls:
-            if call.future.done():  # cancelled or too late before it ever left
-                self._pending.pop(call.request_id, None)
+            if call.waiter.done():  # cancelled or too late before it ever left
+                self._calls.drop(call)
             else:
-                call.wire = wire
+                call.connection = self.generation
                 lines.append(call.line)
         wire.transport.write(b"".join(lines))
 
@@ -284,74 +242,40 @@ class Link:
     def _expire(self) -> None:
         # one timer for all: it fires about once a timeout, however many calls there are
         self._timer = None
-        now = self._loop.time()
-        for call in [call for call in self._pending.values() if call.deadline <= now]:
-            del self._pending[call.request_id]
-            call.fail(self._too_late(call))
-        if self._pending:
-            self._watch(min(call.deadline for call in self._pending.values()))
+        for call in self._calls.late(self._loop.time()):
+            _fail(call.waiter, self._too_late(call))
+        deadline = self._calls.next_deadline
+        if deadline is not None:
+            self._watch(deadline)
 
-    def _too_late(self, call: _Call) -> Exception:
-        if call.wire is None:
-            return no_daemon(self._tried) if self._wire is None else RequestTimeoutError("the daemon takes nothing")
-        if call.wire is not self._wire:
-            return ConnectionLostError("the connection was lost and did not come back in time; outcome unknown")
-        return RequestTimeoutError("the daemon did not answer in time; outcome unknown")
+    def _too_late(self, call: Call[Reply]) -> Exception:
+        if self._wire is not None and call.connection in (0, self.generation):
+            return RequestTimeoutError("the daemon did not answer in time; outcome unknown")
+        if call.connection == 0:
+            return no_daemon(self._tried)
+        return ConnectionLostError("the connection was lost and did not come back in time; outcome unknown")
 
     # -- receiving ----------------------------------------------------------------------------------------
 
     def _received(self, wire: _Wire, lines: list[bytes | None]) -> None:
         self._delay_s = 0.0
-        pending = self._pending
-        for line in lines:
-            request_id = None if line is None else reply_id(line)
-            if request_id is not None:
-                call = pending.pop(request_id, None)
-                if call is not None and not call.future.done():
-                    call.future.set_result(cast(bytes, line))
-            elif not line or not self._unusual(line):
-                _log.error("what listens at %s is no callstated; leaving it", self.path)
-                wire.transport.abort()
-                return
-
-    def _unusual(self, line: bytes) -> bool:
-        """A line that is no plain reply. False where no callstated would send it."""
         try:
-            incoming = decode_incoming(line)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return False
-        if isinstance(incoming.id, int):
-            call = self._pending.pop(incoming.id, None)
-            if call is not None and not call.future.done():
-                call.future.set_result(line)
-        elif incoming.error is not None:
-            error = incoming.error.exception()
-            if isinstance(error, TooLargeError) and self._pending:
-                # the id was in a line the daemon dropped; of those under way it was the longest
-                longest = max(self._pending.values(), key=lambda call: len(call.line))
-                del self._pending[longest.request_id]
-                longest.fail(error)
-            else:
-                _log.error("the daemon answered to no request: %s", error)
-        return True
+            for line in lines:
+                reply = self._calls.waiter(line or b"")
+                if isinstance(reply, CallstateError):
+                    _log.error("the daemon answered to no request: %s", reply)
+                elif reply is not None and not reply.done():
+                    reply.set_result(cast(bytes, line))
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            _log.error("what listens at %s is no callstated (%s); leaving it", self.path, error)
+            wire.transport.abort()
 
     def _lost(self, wire: _Wire, error: Exception | None) -> None:
         if wire is not self._wire:
             return
         self._wire = None
         self._gone.set()
-        if self.closed:
-            return
-        self._tried = [Tried(self.path, f"the connection was lost ({error or 'closed'})", final=True)]
-        under_way: Counter[str] = Counter()
-        for call in reversed([*self._pending.values()]):
-            if call.wire is None:
-                continue
-            if call.op_of is not None:
-                under_way[call.op_of] += 1
-            if not call.repeatable or (call.op_of is not None and under_way[call.op_of] > OPS_REMEMBERED):
-                del self._pending[call.request_id]
-                call.fail(ConnectionLostError("the connection was lost; outcome unknown"))
-        # in the order they were made in: what is for one session takes effect in the order sent
-        self._unsent = [*self._pending.values()]
-        self._begin_reconnect()
+        if not self.closed:
+            self._tried = [Tried(self.path, f"the connection was lost ({error or 'closed'})", final=True)]
+            self._unsent = self._calls.connection_lost()
+            self._begin_reconnect()

@@ -7,216 +7,100 @@ it. `docs/protocol.md` is the specification.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from callstate_client.errors import InternalError, InvalidParamsError, WireError, from_wire
+from callstate_client.lines import LINE_BYTES, LineSplitter
 from callstate_client.model import SessionState, StrictStateWire
 from callstate_client.model import from_wire as state_from_wire
+from callstate_client.params import (
+    INT64_MAX,
+    INT64_MIN,
+    MAX_DEPTH,
+    MAX_HISTORY_LIMIT,
+    AddTurnParams,
+    AmendTurnParams,
+    DeleteParams,
+    EndParams,
+    FlushParams,
+    HeartbeatParams,
+    Int64,
+    Limit,
+    ListActiveParams,
+    ListParams,
+    LoadParams,
+    Mutation,
+    NoParams,
+    Params,
+    PositiveSeconds,
+    RecordInterruptionParams,
+    SaveParams,
+    UpdateParams,
+    Version,
+)
+
+__all__ = [
+    "INT64_MAX",
+    "INT64_MIN",
+    "LINE_BYTES",
+    "MAX_DEPTH",
+    "MAX_HISTORY_LIMIT",
+    "PROTOCOL_VERSION",
+    "AddTurnParams",
+    "AmendTurnParams",
+    "DeleteParams",
+    "Empty",
+    "EndParams",
+    "ErrorBody",
+    "FlushParams",
+    "FlushResult",
+    "HeartbeatParams",
+    "HeartbeatResult",
+    "Incoming",
+    "Int64",
+    "Limit",
+    "LineSplitter",
+    "ListActiveParams",
+    "ListActiveResult",
+    "ListParams",
+    "ListResult",
+    "LoadParams",
+    "LoadResult",
+    "Mutation",
+    "NoParams",
+    "Params",
+    "PositiveSeconds",
+    "RecordInterruptionParams",
+    "Reply",
+    "Request",
+    "SaveParams",
+    "SaveResult",
+    "UpdateParams",
+    "Version",
+    "VersionResult",
+    "decode_any_load",
+    "decode_empty",
+    "decode_flush",
+    "decode_heartbeat",
+    "decode_incoming",
+    "decode_list",
+    "decode_list_active",
+    "decode_load",
+    "decode_members",
+    "decode_save",
+    "decode_version",
+    "encode_json",
+    "encode_request",
+    "load_result",
+    "reply_id",
+    "result_decoder",
+]
 
 PROTOCOL_VERSION: Final = 1
 """Raised when a message of the older form would be misunderstood; additions go into `features`."""
-
-LINE_BYTES: Final = 1024 * 1024
-"""Longest request line, newline included. A save of 5,000 turns fits; a runaway client does not."""
-
-MAX_DEPTH: Final = 64
-"""Deepest nesting of a message. Parsers of other languages start to fail around 128 (orjson writes 254)."""
-
-MAX_HISTORY_LIMIT: Final = 1_000_000_000
-
-INT64_MAX: Final = 2**63 - 1
-INT64_MIN: Final = -(2**63)
-
-Int64 = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
-Version = Annotated[int, Meta(ge=0, le=INT64_MAX)]
-PositiveSeconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
-Limit = Annotated[int, Meta(ge=1, le=10_000)]
-
-
-class LineSplitter:
-    """Cuts a byte stream into lines in bounded memory.
-
-    The newline search resumes where the last one ended, so a line that comes in many pieces is looked at
-    once; a line longer than allowed is dropped up to its newline as it comes.
-
-    Args:
-        limit: longest line taken, bytes, newline included.
-    """
-
-    __slots__ = ("_dropping", "_limit", "_parts", "_size")
-
-    def __init__(self, limit: int = LINE_BYTES) -> None:
-        self._limit = limit
-        self._parts: list[bytes] = []
-        self._size = 0
-        self._dropping = False
-
-    @property
-    def pending(self) -> int:
-        """Bytes of an unfinished line held back."""
-        return self._size
-
-    def feed(self, data: bytes) -> list[bytes | None]:
-        """The lines that `data` completes, without their newlines; None stands for one that was too long."""
-        end = data.rfind(b"\n")
-        if end < 0:
-            self._hold(data)
-            return []
-        if not self._size and not self._dropping and end < self._limit:
-            # the usual case: whole lines, none of which can be too long
-            lines: list[bytes | None] = [*data[:end].split(b"\n")]
-        else:
-            pieces = data[:end].split(b"\n")
-            lines = [self._finish(pieces[0])]
-            lines.extend(piece if len(piece) < self._limit else None for piece in pieces[1:])
-        if end + 1 < len(data):
-            self._hold(data[end + 1 :])
-        return lines
-
-    def _hold(self, data: bytes) -> None:
-        if self._dropping:
-            return
-        self._size += len(data)
-        if self._size >= self._limit:  # no newline can come within the limit any more
-            self._parts.clear()
-            self._size = 0
-            self._dropping = True
-        else:
-            self._parts.append(data)
-
-    def _finish(self, piece: bytes) -> bytes | None:
-        dropping, self._dropping = self._dropping, False
-        line = b"".join([*self._parts, piece])
-        self._parts.clear()
-        self._size = 0
-        return None if dropping or len(line) >= self._limit else line
-
-
-# -- params: one class a verb; unknown members are refused, for a mistyped `if_version` must not pass --------
-
-
-class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """Base of all params."""
-
-
-class NoParams(Params):
-    """`server.ping`, `server.info`, `server.stats`."""
-
-
-class SaveParams(Params):
-    """`session.save`. `labels`, `heartbeat_timeout_s` and `max_duration_s` are kept where left out."""
-
-    session: Raw
-    if_version: Version | None = None
-    labels: dict[str, str] | None = None
-    heartbeat_timeout_s: PositiveSeconds | None = None
-    max_duration_s: PositiveSeconds | None = None
-    epoch: Int64 | None = None
-    op: str | None = None
-
-
-class LoadParams(Params):
-    """`session.load`. `history`: `"all"`, `"none"`, or how many of the last turns."""
-
-    session_id: str
-    history: str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)] = "all"
-
-
-class DeleteParams(Params):
-    """`session.delete`."""
-
-    session_id: str
-    epoch: Int64 | None = None
-
-
-class ListActiveParams(Params):
-    """`session.list_active`. `scope`: `"host"` or `"all"`."""
-
-    limit: Limit | None = None
-    cursor: str | None = None
-    scope: str = "host"
-
-
-class ListParams(Params):
-    """`session.list`. `ended_since` is RFC 3339 text; `labels` must all match."""
-
-    status: str | None = None
-    provider: str | None = None
-    owner: str | None = None
-    call_id: str | None = None
-    labels: dict[str, str] | None = None
-    ended_since: str | None = None
-    limit: Limit | None = None
-    cursor: str | None = None
-
-
-class HeartbeatParams(Params):
-    """`session.heartbeat`: one of the two."""
-
-    session_id: str | None = None
-    session_ids: Annotated[list[str], Meta(max_length=100_000)] | None = None
-
-
-class AddTurnParams(Params):
-    """`session.add_turn`: one of `turn` and `turns`."""
-
-    session_id: str
-    turn: Raw | UnsetType = UNSET
-    turns: Raw | UnsetType = UNSET
-    epoch: Int64 | None = None
-    op: str | None = None
-
-
-class AmendTurnParams(Params):
-    """`session.amend_turn`: `set` is a merge patch (RFC 7396) of the last turn."""
-
-    session_id: str
-    set: Raw
-    epoch: Int64 | None = None
-    op: str | None = None
-
-
-class RecordInterruptionParams(Params):
-    """`session.record_interruption`."""
-
-    session_id: str
-    epoch: Int64 | None = None
-    op: str | None = None
-
-
-class UpdateParams(Params):
-    """`session.update`: `set` is a merge patch (RFC 7396) of the head."""
-
-    session_id: str
-    set: Raw
-    if_version: Version | None = None
-    epoch: Int64 | None = None
-    op: str | None = None
-
-
-class EndParams(Params):
-    """`session.end`. `reason` is a word of the worker's own, `detail` any JSON beside it."""
-
-    session_id: str
-    reason: str | None = None
-    detail: Raw | UnsetType = UNSET
-    epoch: Int64 | None = None
-    op: str | None = None
-
-
-Mutation = AddTurnParams | AmendTurnParams | RecordInterruptionParams | UpdateParams | EndParams
-"""Of one session, with an `op`."""
-
-
-class FlushParams(Params):
-    """`server.flush`: these sessions, or all."""
-
-    session_ids: Annotated[list[str], Meta(max_length=100_000)] | None = None
-    timeout_s: PositiveSeconds | None = None
-
 
 # -- results: what a client reads; members a newer daemon adds are skipped -----------------------------------
 

@@ -126,16 +126,16 @@ class Shelf:
         kept.state.updated_at = at
         if not kept.ended:
             kept.ended_reason, kept.ended_at = "", None
-            self.beat(kept)
+            self.beat(kept, at)
         else:
             kept.ended_mono = self.clock.monotonic()
             if not was_ended:
                 kept.ended_reason, kept.ended_at = reason, at
         self._due(self._deadline(kept))
 
-    def beat(self, kept: Kept) -> None:
-        """A sign of life."""
-        kept.alive_at, kept.beat_at, kept.suspect = self.clock.monotonic(), self.clock.now(), False
+    def beat(self, kept: Kept, at: datetime | None = None) -> None:
+        """A sign of life, now or at the time the caller has taken already."""
+        kept.alive_at, kept.beat_at, kept.suspect = self.clock.monotonic(), at or self.clock.now(), False
 
     # -- time -----------------------------------------------------------------------------------------------
 

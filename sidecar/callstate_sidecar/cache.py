@@ -105,8 +105,11 @@ class Cache:
         self._insert(entry)
 
     def admit(self, entry: Entry) -> None:
-        """A session of ours that the store had becomes hot: nothing to undo, nothing to write."""
+        """A session of ours that the store had becomes hot; the journal is told, so that replay knows it too."""
+        self._note(entry.id)
         self._insert(entry)
+        self.group.append(entry.snapshot())
+        entry.journaled = True
 
     def _insert(self, entry: Entry) -> None:
         self._seq += 1
@@ -150,7 +153,7 @@ class Cache:
     def log(self, entry: Entry, record: StateRecord | TurnsRecord, now: float) -> None:
         """The journal must hear of this change, and the store in time.
 
-        A session that the journal does not know yet, new or read from the store, is told to it whole.
+        A session that the journal does not know yet, new or just taken over, is told to it whole.
         """
         self.group.append(record if entry.journaled else entry.snapshot())
         entry.journaled = True
@@ -160,8 +163,7 @@ class Cache:
     def evict(self, entry: Entry) -> None:
         """Keep it hot no longer; the store has it. Told to the journal, so that replay keeps it cold too."""
         self._drop(entry.id)
-        if entry.journaled:
-            self.group.append(GoneRecord(entry.id, entry.version + 1, entry.epoch, False))
+        self.group.append(GoneRecord(entry.id, entry.version + 1, entry.epoch, False))
 
     # -- the group ----------------------------------------------------------------------------------------
 
@@ -302,9 +304,14 @@ class Cache:
             self.mark_dirty(session_id, now, 0)
 
     def snapshot(self) -> Iterator[Record]:
-        """Everything hot, and every deletion the store has not heard of, as records."""
-        for entry in self.entries.values():
-            entry.journaled = True
-            yield entry.snapshot()
-        for session_id, grave in self.graves.items():
+        """Everything hot, and every deletion the store has not heard of, as records.
+
+        The cache may change while this is being consumed: each record is of the moment at which it is asked
+        for, and what came or went since the start is the log's to tell.
+        """
+        for session_id in [*self.entries]:
+            entry = self.entries.get(session_id)
+            if entry is not None:
+                yield entry.snapshot()
+        for session_id, grave in [*self.graves.items()]:
             yield GoneRecord(session_id, grave.version, grave.epoch)

@@ -58,7 +58,6 @@ class Connection(asyncio.Protocol):
         """asyncio: the connection is gone; half a line goes with it."""
         self.transport = None
         self._backlog.clear()
-        self.out.clear()
         self._server.disconnected(self)
 
     def data_received(self, data: bytes) -> None:
@@ -120,17 +119,23 @@ class Connection(asyncio.Protocol):
         self._server.touched(self)
         return len(self.out) - 1
 
-    def flush(self) -> None:
-        """Write what is queued, all in one go."""
-        if not self.out:
-            return
+    def take(self) -> bytes:
+        """What is queued, as one piece of bytes to `release` when it may leave."""
         data = self.out[0] if len(self.out) == 1 else b"".join(self.out)
         self.out = []
-        self.out_bytes = 0
-        if self.transport is not None:
+        return data
+
+    def release(self, data: bytes) -> None:
+        """Write what was taken, all in one go."""
+        self.out_bytes -= len(data)
+        if self.transport is not None and data:
             self.transport.write(data)
             if self._backlog and not self._blocked:
                 self.serve_soon()
+
+    def flush(self) -> None:
+        """Write what is queued."""
+        self.release(self.take())
 
     def close(self) -> None:
         """Send what is queued, then hang up."""

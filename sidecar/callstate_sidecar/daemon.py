@@ -26,7 +26,7 @@ from callstate_sidecar.config import (
 )
 from callstate_sidecar.connection import Connection
 from callstate_sidecar.exits import Exit
-from callstate_sidecar.journal import Journal
+from callstate_sidecar.journal import Checkpointer, Files, Journal, Keeper, SyncGate
 from callstate_sidecar.listener import Listener
 from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.logs import configure_logging
@@ -102,16 +102,25 @@ class Daemon:
     async def _serve(self, state_dir: Path, sockets: list[Any]) -> None:
         config = self._config
         self._backend = _backend(config, state_dir, self._host_id, self._environ)
+        files = Files()
         self._journal = Journal(
-            state_dir,
-            keep_log=config.journal.durability != "memory",
-            sync_groups=config.journal.durability == "power",
+            state_dir / "journal", checkpoint_min_bytes=config.journal.checkpoint_min_bytes, files=files
         )
         services = Services(
             self._backend, config, self._cache, self._liveness, self._clock, self._metrics, self._host_id
         )
         ctx = self._ctx = Context(self._cache, self._liveness, self._clock, config.limits, services)
-        server = self._server = Server(ctx, self._journal, self._metrics, config.limits.connections)
+        durability = config.journal.durability
+        gate = SyncGate(lambda: self._journal.unsynced, self._sync, self._sync_failed)
+        server = self._server = Server(
+            ctx,
+            None if durability == "memory" else self._journal,
+            self._metrics,
+            config.limits.connections,
+            gate if durability == "power" else None,
+        )
+        self._checkpointer = Checkpointer(self._journal, files, self._cache.snapshot, server.commit)
+        self._keeper = Keeper(self._journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed)
         self._read_through = ReadThrough(ctx, self._backend, self._host_id)
         self._writer = Writer(
             self._cache, self._backend, self._clock, config.store, self._metrics, self._host_id, server.commit
@@ -121,10 +130,11 @@ class Daemon:
         self._restore()
         self._writer.start()
         self._reaper.start()
+        self._keeper.start()
         loop = asyncio.get_running_loop()
         servers = [await _start_server(loop, self._connection, sock) for sock in sockets]
         self._handle_signals(loop)
-        chores = [asyncio.ensure_future(work) for work in (self._sync_journal(), self._feed_watchdog())]
+        watchdog = asyncio.ensure_future(self._feed_watchdog())
         log.info(
             "serving on %s, host %s, store %s, durability %s, %d sessions restored",
             ", ".join(self._addresses), self._host_id, self._backend.name, config.journal.durability,
@@ -133,9 +143,7 @@ class Daemon:
         self._manager.ready()
         await self._stop.wait()
         await self._shut_down(servers)
-        for chore in chores:
-            chore.cancel()
-        await asyncio.gather(*chores, return_exceptions=True)
+        watchdog.cancel()
 
     def _restore(self) -> None:
         """What the journal knows becomes hot; then a new segment begins, with all of it."""
@@ -147,8 +155,9 @@ class Daemon:
             else:
                 self._ctx.watch(entry)
         self._cache.all_dirty(self._clock.mono())
-        keep = self._config.journal.durability != "memory"
-        self._journal.begin(self._snapshot() if keep else iter(()))
+        self._journal.start()
+        if self._config.journal.durability == "memory":
+            self._journal.forget()
         if replayed:
             log.info("%d journal records replayed", replayed)
         gc.collect()
@@ -156,28 +165,23 @@ class Daemon:
         # Full collections of 100,000 sessions take 30 ms, and nothing here forms cycles: only the young ones run.
         gc.set_threshold(10_000, 50, 1_000_000)
 
-    def _snapshot(self) -> Any:
-        return self._cache.snapshot()
-
     def _connection(self) -> Connection:
         return Connection(self._server, self._config.limits.line_bytes)
 
     # -- chores ---------------------------------------------------------------------------------------------
 
-    async def _sync_journal(self) -> None:
-        """Bound what a power loss takes; an fsync that failed is the end, for what is lost is not known."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self._config.journal.sync_interval_s)
-            if not self._journal.unsynced_bytes:
-                continue
-            try:
-                await loop.run_in_executor(None, self._journal.sync)
-            except OSError as error:
-                log.critical("the journal can't be synced: %s; stopping, for what was written may be lost", error)
-                self._exit = Exit.FAILED
-                self._stop.set()
-                return
+    async def _sync(self) -> None:
+        await self._keeper.sync()
+
+    def _sync_failed(self, error: OSError) -> None:
+        """What the kernel could not write it may have dropped: a second try would say nothing."""
+        log.critical(
+            "the journal can't be synced: %s; stopping, for nobody knows what is on disk. "
+            "Look at the disk, then run: callstated journal verify %s",
+            error, self._journal.directory,
+        )  # fmt: skip
+        self._exit = Exit.FAILED
+        self._stop.set()
 
     async def _feed_watchdog(self) -> None:
         interval_s = systemd.watchdog_interval_s(self._environ)
@@ -228,13 +232,21 @@ class Daemon:
         server.end_turn()
         if left["unflushed"]:
             log.warning("%d sessions not yet in the store; the journal has them", left["unflushed"])
+        await self._keeper.stop()
         if self._exit is Exit.OK:
-            self._journal.begin(self._snapshot())
+            self._checkpoint_at_stop()
         self._journal.close()
         for connection in [*server.connections]:
             connection.close()
         await self._backend.close()
         log.info("stopped, %d sessions in the journal", len(self._cache.entries))
+
+    def _checkpoint_at_stop(self) -> None:
+        """Leave a snapshot for a quick start; where the disk refuses, the log says the same at more length."""
+        try:
+            self._checkpointer.run_now()
+        except OSError as error:
+            log.error("no checkpoint at the stop: %s", error)  # noqa: TRY400 - an operator's sentence
 
 
 def _backend(config: Config, state_dir: Path, host_id: str, environ: Mapping[str, str]) -> Backend:

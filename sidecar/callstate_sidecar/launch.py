@@ -14,6 +14,7 @@ from callstate_sidecar.config import Config, ConfigError, load_config, resolve_p
 from callstate_sidecar.daemon import Daemon
 from callstate_sidecar.exits import Exit
 from callstate_sidecar.journal import JournalError
+from callstate_sidecar.journal import tool as journal_tool
 from callstate_sidecar.logs import configure_logging
 from callstate_sidecar.statedir import AlreadyRunningError
 
@@ -35,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit status, see exits.py.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] == ["journal"]:
+        return journal_tool.main(arguments[1:])
     try:
         config, args = load_config(arguments, os.environ)
     except ConfigError as error:

@@ -25,7 +25,7 @@ from callstate_client.protocol import Request, encode_json
 from callstate_sidecar.commands import VERBS, Context, Later, Miss, Verb
 from callstate_sidecar.connection import Connection
 from callstate_sidecar.entry import Entry
-from callstate_sidecar.journal import Journal
+from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -56,14 +56,23 @@ class Server:
 
     Args:
         ctx: the sessions.
-        journal: takes each group before its replies leave.
+        journal: takes each group before its replies leave; None keeps no log (durability `memory`).
+        gate: where replies wait for a sync (durability `power`); None lets them leave at once.
         metrics: counts requests and errors.
         max_connections: more are told `overloaded` and closed.
     """
 
-    def __init__(self, ctx: Context, journal: Journal, metrics: Metrics, max_connections: int) -> None:
+    def __init__(
+        self,
+        ctx: Context,
+        journal: Journal | None,
+        metrics: Metrics,
+        max_connections: int,
+        gate: SyncGate | None = None,
+    ) -> None:
         self._ctx = ctx
         self._journal = journal
+        self._gate = gate
         self._metrics = metrics
         self._max_connections = max_connections
         self._loop = asyncio.get_running_loop()
@@ -73,6 +82,7 @@ class Server:
         self._since_change: list[tuple[Call, int, bool]] = []
         self.stopping = False
         self.waiting = 0
+        self._refusing = False
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -97,6 +107,11 @@ class Server:
         """A client left."""
         self.connections.discard(connection)
         self._touched.pop(connection, None)
+
+    @property
+    def journal_state(self) -> str:
+        """`ok`, or `failing` while the journal takes no writes."""
+        return "failing" if self._refusing else "ok"
 
     def touched(self, connection: Connection) -> None:
         """A reply is queued there: it leaves when this turn's group is down."""
@@ -186,6 +201,8 @@ class Server:
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
         self.end_turn()
+        if self._gate is not None:
+            await self._gate.drained()
 
     def _wait(self, call: Call) -> None:
         self.waiting += 1
@@ -239,6 +256,9 @@ class Server:
         self._turn_scheduled = False
         self.commit()
         touched, self._touched = self._touched, {}
+        if self._gate is not None:
+            self._gate.hold(touched)
+            return
         for connection in touched:
             connection.flush()
 
@@ -247,18 +267,22 @@ class Server:
         cache = self._ctx.cache
         if not cache.group:
             return
-        try:
-            self._journal.append(cache.group)
-        except OSError as error:
-            self._undo(error)
-            return
+        if self._journal is not None:
+            try:
+                self._journal.append(cache.group)
+            except OSError as error:
+                self._undo(error)
+                return
+            self._refusing = False
         cache.commit()
         self._since_change.clear()
 
     def _undo(self, error: OSError) -> None:
         """The group is not down: take it back, say so, and answer again what had read it."""
         self._metrics.count("groups_not_durable")
-        log.error("the journal does not take writes: %s", error)
+        if not self._refusing:  # once, not for every write of a bad hour
+            self._refusing = True
+            log.error("the journal does not take writes: %s; they are refused as not_durable", error)
         calls, self._since_change = self._since_change, []
         for undone in self._ctx.cache.rollback():
             if isinstance(undone, Entry):

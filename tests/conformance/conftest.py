@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
+
+from callstate_client.client import connect
+from callstate_client.memory import MemoryStore
 from callstate_client.store import SessionStore
 from callstate_sidecar.stores.redis import RedisStore
 from callstate_sidecar.stores.sqlite import SqliteStore
-from redis.asyncio import Redis
+from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
 
 
@@ -33,10 +38,11 @@ class Subject:
 
 @dataclass
 class Surroundings:
-    """What a factory may use: a directory of the test's own, and a started server."""
+    """What a factory may use: a directory of the test's own, and what was started for all of them."""
 
     directory: Path
     servers: dict[str, RedisServer]
+    daemon: Daemon
 
 
 Factory = Callable[[Surroundings], AbstractAsyncContextManager[Subject]]
@@ -44,8 +50,6 @@ Factory = Callable[[Surroundings], AbstractAsyncContextManager[Subject]]
 
 @asynccontextmanager
 async def memory(_: Surroundings) -> AsyncIterator[Subject]:
-    from callstate_client.memory import MemoryStore
-
     store = MemoryStore()
     yield Subject(store)
     await store.close()
@@ -56,13 +60,22 @@ async def sqlite(around: Surroundings) -> AsyncIterator[Subject]:
     path = around.directory / "sessions.db"
     store = SqliteStore(path)
 
-    async def expire(session_id: str) -> None:
+    def forget(session_id: str) -> None:
         with sqlite3.connect(path) as connection:
             connection.execute("UPDATE session SET expires_ms = 1 WHERE id = ?", (session_id,))
         connection.close()
 
-    yield Subject(store, expire)
+    yield Subject(store, partial(asyncio.to_thread, forget))
     await store.close()
+
+
+@asynccontextmanager
+async def sidecar(around: Surroundings) -> AsyncIterator[Subject]:
+    async with connect(around.daemon.socket) as store:
+        yield Subject(store)
+    async with connect(around.daemon.socket) as again:  # one daemon serves all tests; each finds it empty
+        for session_id in [record.state.id async for record in again.sessions()]:
+            await again.delete(session_id)
 
 
 def redis_with(binary: str) -> Factory:
@@ -83,13 +96,13 @@ def redis_with(binary: str) -> Factory:
 
 
 FACTORIES: dict[str, Factory] = {
+    "memory": memory,
+    "sidecar": sidecar,
     "sqlite": sqlite,
     **{binary: redis_with(binary) for binary in binaries()},
 }
-if find_spec("callstate_client.memory"):
-    FACTORIES["memory"] = memory
-
-EXPIRING = [name for name in FACTORIES if name not in ("memory", "sidecar")]
+# Those that forget by themselves what nobody renews.
+EXPIRING = ["sqlite", *binaries()]
 
 
 @pytest.fixture(scope="session")
@@ -104,9 +117,15 @@ def redis_servers() -> Iterator[dict[str, RedisServer]]:
             server.close()
 
 
+@pytest.fixture(scope="session")
+def daemon() -> Iterator[Daemon]:
+    with Daemon() as daemon:
+        yield daemon
+
+
 @pytest.fixture
-def surroundings(tmp_path: Path, redis_servers: dict[str, RedisServer]) -> Surroundings:
-    return Surroundings(tmp_path, redis_servers)
+def surroundings(tmp_path: Path, redis_servers: dict[str, RedisServer], daemon: Daemon) -> Surroundings:
+    return Surroundings(tmp_path, redis_servers, daemon)
 
 
 @pytest.fixture(params=FACTORIES)

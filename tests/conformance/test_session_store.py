@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
-from callstate_client.errors import SessionEndedError, SessionNotFoundError, StoreClosedError
+
+from callstate_client.errors import DocumentError, SessionEndedError, SessionNotFoundError, StoreClosedError
 from callstate_client.model import Direction, Role, SessionState, Status
 from callstate_client.store import HealthChecker, Namer, SessionStore
 
@@ -193,7 +194,7 @@ async def test_a_heartbeat_of_an_ended_session_says_so(store: SessionStore) -> N
 
 async def test_history_and_metrics_come_back(store: SessionStore) -> None:
     state = a_call()
-    state.add_turn(Role.AGENT, "Grüß Gott – how can I help? 📞", 1200, at=LONG_AGO)
+    state.add_turn(Role.AGENT, "Grüß Gott, how can I help? 📞", 1200, at=LONG_AGO)
     state.add_turn(Role.USER, 'a "quoted"\nline\\', 800)
     state.add_turn("tool", "", 0, name="crm.lookup", arguments={"id": 7})
     state.record_interruption()
@@ -227,6 +228,15 @@ async def test_members_nobody_knows_survive(store: SessionStore) -> None:
     assert loaded.extra == {"tenant": {"id": 9}}
     assert loaded.metrics.extra == {"sentiment": -0.25}
     assert loaded.history[0].extra == {"confidence": 0.5}
+
+
+async def test_a_state_loaded_in_part_is_not_saved(store: SessionStore) -> None:
+    await store.save(a_call(provider="sip"))
+    part = a_call()
+    part.history_from = 3
+    with pytest.raises(DocumentError, match="in part"):
+        await store.save(part)
+    assert (await store.load("call-1")).provider == "sip"
 
 
 async def test_saving_none_does_nothing(store: SessionStore) -> None:

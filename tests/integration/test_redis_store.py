@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import struct
 import subprocess
@@ -16,6 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
 from callstate_client.errors import (
     DocumentError,
     InvalidParamsError,
@@ -26,19 +28,18 @@ from callstate_client.errors import (
 from callstate_client.model import SessionState
 from callstate_sidecar.stores.base import (
     Outcome,
-    StoreDownError,
     StoredMeta,
+    StoreDownError,
     StoredSession,
     StoreRefusingError,
     Write,
 )
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
-from callstate_sidecar.stores.redis.link import normal_url
-from redis.asyncio import Redis
+from callstate_sidecar.stores.redis.link import is_refusal, normal_url
 from support.documents import go_document
 from support.redis_server import RedisServer, binaries
 
-TIMEOUT_S = 0.3
+TIMEOUT_S = 0.2
 DOCUMENT = b'{"id":"call-1","status":"active"}'
 
 
@@ -145,6 +146,8 @@ async def test_a_write_leaves_meta_beside_the_document(backend: RedisBackend, ra
         b"version": b"9223372036854775807",
         b"owner": b"w-1",
         b"ended_reason": b"",
+        b"ended_detail": b"",
+        b"reaped": b"0",
         b"ended_at": b"",
         b"labels": b'{"app":"sales"}',
         b"deleted": b"0",
@@ -441,6 +444,23 @@ async def test_a_server_that_takes_nothing_refuses_and_recovers(name: str, binar
             await works(store, backend)
 
 
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        ("MISCONF Redis is configured to save RDB snapshots, but it's unable to persist to disk.", True),
+        ("NOREPLICAS Not enough good replicas to write. script: f00, on @user_script:12.", True),
+        ("BUSY Redis is busy running a script.", True),
+        ("unknown command 'EVALSHA', with args beginning with: 'f00'", True),
+        # Redis before 7, from inside a script
+        ("Error running script (call to f_f00): @user_script:30: -OOM command not allowed when used memory", True),
+        ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
+        ("value is not an integer or out of range, READONLY or not", False),
+    ],
+)
+def test_refusals_are_told_from_what_one_session_is_guilty_of(text: str, refusal: bool) -> None:
+    assert is_refusal(ResponseError(text)) is refusal
+
+
 async def test_out_of_memory_changes_nothing_by_halves(own_redis_server: RedisServer) -> None:
     async with both(own_redis_server.url) as (_, backend):
         await backend.write([a_write("call-1"), a_write("call-2")])
@@ -474,8 +494,11 @@ async def test_a_password_is_needed_and_used() -> None:
             await works(store, backend)
 
 
+@pytest.mark.system
 async def test_a_server_that_is_loading_refuses() -> None:
-    with RedisServer(binaries()["valkey"], "rdbcompression no", "loading-process-events-interval-bytes 1024") as server:
+    with RedisServer(
+        binaries()["valkey"], "rdbcompression no", "loading-process-events-interval-bytes 1024"
+    ) as server:
         async with both(server.url) as (store, backend):
             await backend.write([a_write(f"call-{i}", document=b"x" * 2000) for i in range(200)])
             server.command("SAVE")
@@ -537,7 +560,15 @@ def test_urls_that_are_taken(given: str, url: str) -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost", "/run/redis.sock", "sqlite:x.db", "http://h:s3cret@x", "redis+sentinel://h", "redis+cluster://h"],
+    [
+        "",
+        "localhost",
+        "/run/redis.sock",
+        "sqlite:x.db",
+        "http://h:s3cret@x",
+        "redis+sentinel://h",
+        "redis+cluster://h",
+    ],
 )
 def test_urls_that_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="redis") as caught:
@@ -573,12 +604,12 @@ asyncio.run(main())
 """
     with RedisServer(binaries()["valkey"], f"bind 127.0.0.1\nport {port}"):
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=30, env=os.environ
+            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=30, check=False
         )
     assert (done.stdout, done.stderr) == ("['call-1']\n", "")
 
 
 def test_without_redis_py_the_import_says_what_to_install() -> None:
     code = "import sys; sys.modules['redis'] = None; import callstate_sidecar.stores.redis"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert done.stderr.splitlines()[-1].endswith("pip install 'callstate[redis]'")

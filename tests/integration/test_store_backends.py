@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
+
 from callstate_client.model import SessionState
 from callstate_sidecar.stores.base import Backend, Outcome, StoredMeta, StoredSession, Write
 from callstate_sidecar.stores.common import DocumentStore
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
-from redis.asyncio import Redis
 from support.documents import GO_DOCUMENTS, go_document
 from support.redis_server import RedisServer
 
@@ -63,11 +64,8 @@ async def sqlite_side(path: Path) -> AsyncIterator[Side]:
         connection.close()
 
     async def put_raw(session_id: str, document: bytes) -> None:
-        execute(
-            "INSERT INTO session (id, document, active, expires_ms) VALUES (?, ?, 1, 1 << 62)",
-            session_id,
-            document,
-        )
+        execute("INSERT INTO session (key, id, active, expires_ms) VALUES (77, ?, 1, 1 << 62)", session_id)
+        execute("INSERT INTO document VALUES (77, ?)", document)
 
     async def expire(session_id: str) -> None:
         execute("UPDATE session SET expires_ms = 1 WHERE id = ?", session_id)
@@ -78,9 +76,7 @@ async def sqlite_side(path: Path) -> AsyncIterator[Side]:
 
 
 @pytest.fixture(params=["redis", "sqlite"])
-async def side(
-    request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path
-) -> AsyncIterator[Side]:
+async def side(request: pytest.FixtureRequest, redis_server: RedisServer, tmp_path: Path) -> AsyncIterator[Side]:
     sides = redis_side(redis_server) if request.param == "redis" else sqlite_side(tmp_path / "sessions.db")
     async for one in sides:
         yield one
@@ -157,10 +153,12 @@ async def test_all_of_meta_comes_back(side: Side) -> None:
         version=BIG,
         owner="worker-ü",
         ended_reason="caller_hangup",
+        ended_detail='{"cause":16}',
         ended_at="2024-05-01T10:00:00.5Z",
         labels={"app": "sales", "größe": "{}\n"},
         heartbeat_timeout_s=12.5,
         max_duration_s=3600.0,
+        reaped=True,
     )
     document = bytes(range(256)) * 10
     await side.backend.write([Write("call-1", document, meta, active=True, beat_ms=1_700_000_000_123)])
@@ -171,7 +169,15 @@ async def test_meta_that_is_empty_comes_back_empty(side: Side) -> None:
     await side.backend.write([Write("call-1", DOCUMENT, StoredMeta(), active=True)])
     assert (await there(side)).meta == StoredMeta(host="here")
     # nothing of an earlier write stays behind
-    full = a_write(owner="w", ended_reason="r", labels={"a": "b"}, heartbeat_timeout_s=1.0, version=2)
+    full = a_write(
+        owner="w",
+        ended_reason="r",
+        ended_detail="{}",
+        reaped=True,
+        labels={"a": "b"},
+        heartbeat_timeout_s=1.0,
+        version=2,
+    )
     await side.backend.write([full])
     await side.backend.write([a_write(version=3)])
     assert (await there(side)).meta == StoredMeta(host="here", epoch=1, version=3)

@@ -57,8 +57,9 @@ def test_the_numbers_agree(demo):
     killed_pid, live, acknowledged = numbers(report, "kill -9")[-3:]
     found_after, of_acknowledged = numbers(report, "after restart")
     found, of_all, lost, doubled, changed = numbers(report, "in all")
-    ended, died = numbers(report, "ends")
+    ended, died = numbers(report, "workers")[:2]
     reaped, of_dead = numbers(report, "reaped")[:2]
+    assert numbers(report, "workers")[2] == 1
     data_found, data_acknowledged = numbers(report, "their data")
     assert killed_pid == first_pid
     assert calls == 200

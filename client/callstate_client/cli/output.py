@@ -25,22 +25,24 @@ class Output:
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
-        tty = sys.stdout.isatty()
-        self._indent = 2 if tty else 0
+        self._tty = sys.stdout.isatty()
         # rich would end the process itself on a broken pipe; so it only renders, and we write
-        self._console = Console(highlight=False, width=None if tty else PIPE_COLUMNS)
+        self._console = Console(highlight=False, width=None if self._tty else PIPE_COLUMNS)
 
     def text(self, *parts: RenderableType) -> None:
         """Print for people."""
         with self._console.capture() as rendered:
             for part in parts:
                 self._console.print(part, soft_wrap=isinstance(part, str), markup=False)
-        _write(rendered.get().encode())
+        text = rendered.get()
+        if not self._tty:  # cells are padded to their columns
+            text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
+        _write(text.encode())
 
     def document(self, document: Any) -> None:
         """Print one JSON document: indented on a terminal, else on one line."""
         encoded = msgspec.json.encode(document)
-        _write((msgspec.json.format(encoded, indent=2) if self._indent else encoded) + b"\n")
+        _write((msgspec.json.format(encoded, indent=2) if self._tty else encoded) + b"\n")
 
 
 def _write(data: bytes) -> None:

@@ -64,7 +64,7 @@ def sessions_table(records: list[Record], at: datetime, *, show_numbers: bool) -
             Text(from_),
             Text(to),
             str(record.turn_count),
-            ago(state.duration(at)),
+            ago(at - state.created_at),
             ago(at - state.updated_at),
         )
     return table

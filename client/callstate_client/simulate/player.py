@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from callstate_client.api import CallStore
-from callstate_client.errors import CallstateError, ConflictError
+from callstate_client.errors import CallstateError, ConflictError, SessionEndedError
 from callstate_client.handle import CallHandle
 from callstate_client.model import Role, SessionState, Status
 from callstate_client.simulate.ledger import TURN_NUMBER, Ledger
@@ -93,6 +93,7 @@ class Player:
         self._pending: set[asyncio.Future[Any]] = set()
         self._beat_every_s = BEAT_INTERVAL_S / max(stage.speed, 1.0)
         self._next_beat = 0.0
+        self._over = False
 
     async def play(self) -> None:
         """From ringing to hang-up (or the worker's death); returns when every answer is in.
@@ -110,6 +111,7 @@ class Player:
                     await self._step(call, step)
                 if self._script.reason is None:
                     raise WorkerDiedError
+                self._over = True
                 started = time.perf_counter()
                 await call.end(self._script.reason)
                 self._stage.answered("end", started)
@@ -233,6 +235,8 @@ class Player:
             self._stage.answered(operation, started)
         elif operation == "heartbeat" and isinstance(error, CallstateError) and error.retryable:
             self._stage.tally.beats_missed += 1  # the next one will do
+        elif operation == "heartbeat" and isinstance(error, SessionEndedError) and self._over:
+            pass  # our own hang-up overtook it
         else:
             self._stage.tally.problem(
                 f"{operation}: {type(error).__name__}", f"{self._ledger.session_id}: {operation}: {error}"

@@ -21,6 +21,10 @@ LOOK_INTERVAL_S: Final = 0.25
 """How often the daemon is looked at: restarts that follow each other faster count as one."""
 
 
+LEAVE_S: Final = 1.0
+"""How long calls that are broken off may take to deliver what they had queued."""
+
+
 class DaemonGoneError(CallstateError):
     """The daemon answered nothing for longer than the simulation's patience."""
 
@@ -61,6 +65,7 @@ class Simulation:
         labels = {"app": "simulate", "run": self.run_id}
         self._stage = Stage(store, labels, speed, patience_s, on_change)
         self._seen_start: str | None = None
+        self._calls: set[asyncio.Task[None]] = set()
 
     @property
     def tally(self) -> Tally:
@@ -88,9 +93,8 @@ class Simulation:
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await _leave(tasks)
+            await _leave(self._calls)
             self.duration_s = time.monotonic() - began
         await self._look()
 
@@ -147,7 +151,8 @@ class Simulation:
                     raise DaemonGoneError(f"no answer from the daemon for {away_s:.1f} s: {error}") from error
 
     async def _look(self) -> None:
-        started_at = (await self._stage.store.info())["started_at"]
+        # a MemoryStore does not say, as it can't be restarted
+        started_at = (await self._stage.store.info()).get("started_at")
         if self._seen_start not in (None, started_at):
             self.tally.restarts += 1
         self._seen_start = started_at
@@ -156,10 +161,10 @@ class Simulation:
 
     async def _drive(self) -> None:
         began = time.monotonic()
-        async with asyncio.TaskGroup() as calls:
-            for script in self.traffic.scripts():
-                await asyncio.sleep(max(0.0, began + script.arrives_s - time.monotonic()))
-                calls.create_task(self._call(script))
+        for script in self.traffic.scripts():
+            await asyncio.sleep(max(0.0, began + script.arrives_s - time.monotonic()))
+            self._calls.add(asyncio.create_task(self._call(script)))
+        await asyncio.gather(*self._calls)
 
     async def _call(self, script: CallScript) -> None:
         tally = self.tally
@@ -188,3 +193,13 @@ class Simulation:
         else:
             self.tally.ended += 1
             self.tally.reasons[script.reason] += 1
+
+
+async def _leave(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel what is not done. A call that is cancelled still delivers; cancelled again it lets that be."""
+    for _ in range(2):
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=LEAVE_S)
+    await asyncio.gather(*tasks, return_exceptions=True)

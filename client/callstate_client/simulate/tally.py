@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 MAX_PROBLEMS: Final = 20
@@ -58,7 +58,9 @@ class Tally:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON members."""
-        return asdict(self)
+        members = {one.name: getattr(self, one.name) for one in fields(self)}
+        # plain dicts: reports leave the process as JSON
+        return members | {"reasons": dict(self.reasons), "errors": dict(self.errors)}
 
 
 class Latencies:

@@ -96,21 +96,28 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """`sqlite`, `redis`."""
+        ...
 
     async def read(self, session_id: str) -> StoredSession | None:
         """What is there; None when nothing is, not even a tombstone."""
+        ...
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
         """Write these, in one round trip where the store can; one result each, in order."""
+        ...
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Note last heartbeats: session id to milliseconds since 1970."""
+        ...
 
     async def active_ids(self) -> list[str]:
         """All active sessions in the store, of every host."""
+        ...
 
     async def ping(self) -> None:
         """Return once the store has answered."""
+        ...
 
     async def close(self) -> None:
         """Give up connections and files; may be called twice."""
+        ...

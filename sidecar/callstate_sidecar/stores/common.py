@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Final, NamedTuple, Self
 
 from callstate_client.errors import (
+    DocumentError,
     InvalidParamsError,
     SessionEndedError,
     SessionNotFoundError,
@@ -149,7 +150,7 @@ class DocumentStore(ABC):
 
         Raises:
             InvalidParamsError: the id is empty, starts with `@` or is `active`: a key of the store's own.
-            DocumentError: the state can't be written as JSON.
+            DocumentError: the state was loaded in part, or can't be written as JSON.
             StoreUnavailableError: the store can't be reached, or takes nothing now.
             StoreClosedError: after `close()`.
         """
@@ -157,8 +158,11 @@ class DocumentStore(ABC):
         if state is None:
             return
         if is_layout_name(state.id):
-            raise InvalidParamsError(
-                f"{state.id!r} can't be a session id", path="$.id", expected=SESSION_ID_RULE
+            raise InvalidParamsError(f"{state.id!r} can't be a session id", path="$.id", expected=SESSION_ID_RULE)
+        if state.history_from:
+            raise DocumentError(
+                f"{state.id} was loaded in part (from turn {state.history_from} on): saving it would drop the"
+                " turns before"
             )
         state.updated_at = now()
         document = state.to_json()

@@ -1,12 +1,17 @@
-"""Scripts are repeatable and look like calls; the ledger tells every kind of loss apart."""
+"""Scripts are repeatable and look like calls; the ledger tells every kind of loss apart; a simulation plays
+the scripts and notices when a store loses something."""
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import pytest
 
+from callstate_client.errors import ConnectionLostError, SessionEndedError
+from callstate_client.memory import MemoryStore
 from callstate_client.model import Role, SessionMetrics, SessionState, Status, Turn
+from callstate_client.simulate import DaemonGoneError, Simulation
 from callstate_client.simulate.ledger import TURN_NUMBER, Comparison, Ledger, turn_numbers
 from callstate_client.simulate.scenario import (
     BARGE_IN_RATE,
@@ -26,9 +31,7 @@ def said(script: CallScript) -> list[Say]:
 
 class TestTraffic:
     def test_the_same_seed_gives_the_same_calls(self):
-        assert list(Traffic(30, 10, seed=7, die=0.2).scripts()) == list(
-            Traffic(30, 10, seed=7, die=0.2).scripts()
-        )
+        assert list(Traffic(30, 10, seed=7, die=0.2).scripts()) == list(Traffic(30, 10, seed=7, die=0.2).scripts())
 
     def test_another_seed_gives_other_calls(self):
         ours, theirs = (next(Traffic(1, 10, seed=seed).scripts()) for seed in (1, 2))
@@ -249,3 +252,139 @@ def test_turn_numbers_survive_the_document():
     record = Record(SessionState(id="a", history=[Turn("user", "x", extra={TURN_NUMBER: 3})]))
     record.state = record.state.copy()
     assert turn_numbers(record) == [3]
+
+
+TRAFFIC = Traffic(calls=12, rate=1000, seed=8, die=0.25)
+"""Enough to hold a barge-in, a note and three deaths; over in a blink at `FAST`."""
+
+FAST = 2000.0
+
+
+def with_losses(harm) -> MemoryStore:
+    """A store that gives back other than it took: `harm` changes each record that is read."""
+
+    class Harmful(MemoryStore):
+        async def get(self, session_id, history="all", **options):
+            record = await super().get(session_id, history, **options)
+            harm(record)
+            return record
+
+    return Harmful()
+
+
+class TestSimulation:
+    async def test_all_calls_are_played_and_checked(self):
+        scripts = list(TRAFFIC.scripts())
+        turns = sum(script.turns for script in scripts)
+        seen = []
+        async with MemoryStore() as store:
+            simulation = Simulation(
+                store, TRAFFIC, speed=FAST, on_change=lambda tally: seen.append(tally.turns_acknowledged)
+            )
+            await simulation.run()
+            assert simulation.ok
+            assert simulation.checked == Comparison(acknowledged=turns, found=turns)
+            assert (await simulation.compare()) == simulation.checked
+            ended = [record async for record in store.sessions(status="ended", labels={"app": "simulate"})]
+            assert store.count() == 12
+        tally = simulation.tally
+        assert (tally.started, tally.live, tally.ended, tally.died, tally.failed) == (12, 0, 9, 3, 0)
+        assert sorted(record.ended_reason for record in ended) == sorted(tally.reasons.elements())
+        assert tally.reasons == {
+            reason: sum(script.reason == reason for script in scripts)
+            for reason in {script.reason for script in scripts} - {None}
+        }
+        assert tally.barge_ins == sum(say.heard is not None for script in scripts for say in said(script))
+        assert tally.barge_ins > 0
+        assert tally.turns_sent == tally.turns_acknowledged == turns == seen[-1]
+
+    async def test_its_report_is_json_and_says_what_was_counted(self):
+        async with MemoryStore() as store:
+            simulation = Simulation(store, TRAFFIC, speed=FAST)
+            await simulation.run()
+        report = json.loads(json.dumps(simulation.report()))
+        assert report["ok"] is True
+        assert report["seed"] == 8
+        assert report["counts"]["reasons"] == dict(simulation.tally.reasons)
+        assert report["checked"]["found"] == simulation.checked.found
+        assert report["latency_ms"]["add_turn"]["count"] == report["counts"]["turns_acknowledged"]
+        assert report["latency_ms"]["create"]["count"] == report["latency_ms"]["read"]["count"] == 12
+
+    async def test_two_runs_of_the_same_calls_do_not_meet(self):
+        async with MemoryStore() as store:
+            for _ in range(2):
+                simulation = Simulation(store, TRAFFIC, speed=FAST)
+                await simulation.run()
+                assert simulation.ok
+            assert store.count() == 24
+
+    @pytest.mark.parametrize(
+        ("harm", "fault"),
+        [
+            (lambda record: record.state.history.pop(), "lost"),
+            (lambda record: record.state.history.append(record.state.history[-1]), "doubled"),
+            (lambda record: record.state.history.reverse(), "misplaced"),
+            (lambda record: setattr(record.state.history[-1], "content", "else"), "altered"),
+            (lambda record: setattr(record.state.metrics, "interruption_count", 99), "altered"),
+            (lambda record: setattr(record.state, "recovery_data", "else"), "altered"),
+            (lambda record: setattr(record, "ended_reason", "else"), "altered"),
+        ],
+    )
+    async def test_whatever_a_store_loses_is_noticed(self, harm, fault):
+        async with with_losses(harm) as store:
+            simulation = Simulation(store, TRAFFIC, speed=FAST)
+            await simulation.run()
+        assert not simulation.ok
+        assert getattr(simulation.checked, fault) > 0
+        assert simulation.tally.errors["not as acknowledged"] > 0
+        assert simulation.tally.problems
+
+    async def test_a_call_that_was_taken_away_fails(self):
+        """Ended by somebody else in mid-call: its worker's turns are still taken, its beats are not."""
+
+        class Meddler(MemoryStore):
+            async def update_heartbeat(self, session_id, **options):
+                raise SessionEndedError(session_id, reason="operator")
+
+        async with Meddler() as store:
+            simulation = Simulation(store, TRAFFIC, speed=FAST)
+            await simulation.run()
+        assert simulation.tally.errors["heartbeat: SessionEndedError"] > 0
+        assert not simulation.ok
+
+    async def test_without_any_answer_it_gives_up(self):
+        class Gone(MemoryStore):
+            asked = 0
+
+            async def info(self, **options):
+                self.asked += 1
+                if self.asked > 1:
+                    raise ConnectionLostError("nobody there")
+                return await super().info(**options)
+
+        async with Gone() as store:
+            slow = Simulation(store, Traffic(3, 1000, seed=1), speed=1, patience_s=0.1)
+            with pytest.raises(DaemonGoneError, match="nobody there"):
+                await slow.run()
+            assert slow.tally.live == 0
+            assert not slow.ok
+
+    async def test_another_daemon_than_before_is_a_restart(self):
+        class Restarted(MemoryStore):
+            asked = 0
+
+            async def info(self, **options):
+                self.asked += 1
+                return await super().info(**options) | {"started_at": min(self.asked, 2)}
+
+        async with Restarted() as store:
+            simulation = Simulation(store, TRAFFIC, speed=FAST)
+            await simulation.run()
+        assert simulation.tally.restarts == 1
+        assert simulation.ok
+
+    @pytest.mark.parametrize("speed", [0, -1, float("nan")])
+    async def test_a_speed_is_over_0(self, speed):
+        async with MemoryStore() as store:
+            with pytest.raises(ValueError, match="speed"):
+                Simulation(store, TRAFFIC, speed=speed)

@@ -74,9 +74,7 @@ class RedisBackend:
 
     async def read(self, session_id: str) -> StoredSession | None:
         """Document, meta and last beat of one moment."""
-        document, fields, beat = await self._reading.run(
-            READ, self._keys.session(session_id), id_bytes(session_id)
-        )
+        document, fields, beat = await self._reading.run(READ, self._keys.session(session_id), id_bytes(session_id))
         meta = parse_meta(dict(zip(fields[::2], fields[1::2], strict=True)))
         if document is None and meta is None:
             return None

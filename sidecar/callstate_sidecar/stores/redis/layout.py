@@ -68,10 +68,12 @@ def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
     return [
         "owner", meta.owner,
         "ended_reason", meta.ended_reason,
+        "ended_detail", meta.ended_detail,
         "ended_at", meta.ended_at,
         "labels", msgspec.json.encode(meta.labels) if meta.labels else "",
         "heartbeat_timeout_s", _seconds_text(meta.heartbeat_timeout_s),
         "max_duration_s", _seconds_text(meta.max_duration_s),
+        "reaped", "1" if meta.reaped else "0",
         "deleted", "1" if deleted else "0",
     ]  # fmt: skip
 
@@ -91,10 +93,12 @@ def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
         version=version,
         owner=_text(fields, b"owner"),
         ended_reason=_text(fields, b"ended_reason"),
+        ended_detail=_text(fields, b"ended_detail"),
         ended_at=_text(fields, b"ended_at"),
         labels=labels,
         heartbeat_timeout_s=_seconds(fields.get(b"heartbeat_timeout_s", b"")),
         max_duration_s=_seconds(fields.get(b"max_duration_s", b"")),
+        reaped=fields.get(b"reaped") == b"1",
         deleted=fields.get(b"deleted") == b"1",
     )
 

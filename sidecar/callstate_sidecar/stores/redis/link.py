@@ -130,9 +130,7 @@ class Link:
             await self._drop_broken(error)
             raise translate(error) from error
 
-    async def run_each(
-        self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]
-    ) -> list[Any]:
+    async def run_each(self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
         """Each call's reply, or the ResponseError it met, in one round trip.
 
         The wait for each reply is bounded, not that for all: a slow server may take its time over many.
@@ -150,9 +148,7 @@ class Link:
                 replies[i] = reply
         return replies
 
-    async def _pipeline(
-        self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]
-    ) -> list[Any]:
+    async def _pipeline(self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
         self._check_open()
         try:
             async with self._client.pipeline(transaction=False) as pipe:

@@ -20,11 +20,11 @@ SCHEMA_VERSION: Final = 1
 """Raised when an older callstate would misread the file."""
 
 _SCHEMA: Final = (
-    # `version` is NULL where no daemon wrote the session; `document` is NULL in a tombstone
+    # `version` is NULL where no daemon wrote the session; a deleted one is a tombstone
     """
     CREATE TABLE session (
-        id TEXT PRIMARY KEY,
-        document BLOB,
+        key INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
         active INTEGER NOT NULL,
         beat_ms INTEGER NOT NULL DEFAULT 0,
         expires_ms INTEGER NOT NULL,
@@ -33,12 +33,20 @@ _SCHEMA: Final = (
         version INTEGER,
         owner TEXT NOT NULL DEFAULT '',
         ended_reason TEXT NOT NULL DEFAULT '',
+        ended_detail TEXT NOT NULL DEFAULT '',
         ended_at TEXT NOT NULL DEFAULT '',
         labels TEXT NOT NULL DEFAULT '{}',
         heartbeat_timeout_s REAL,
         max_duration_s REAL,
+        reaped INTEGER NOT NULL DEFAULT 0,
         deleted INTEGER NOT NULL DEFAULT 0
     )
+    """,
+    # apart, for SQLite writes a row whole: a heartbeat must not copy the transcript
+    "CREATE TABLE document (key INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+    """
+    CREATE TRIGGER session_gone AFTER DELETE ON session
+    BEGIN DELETE FROM document WHERE key = old.key; END
     """,
     "CREATE INDEX session_active ON session (id, expires_ms) WHERE active = 1",
     "CREATE INDEX session_expires ON session (expires_ms)",
@@ -163,8 +171,16 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 def purge(connection: sqlite3.Connection, now_ms: int) -> None:
     """Remove some of what has expired."""
     connection.execute(
-        "DELETE FROM session WHERE rowid IN (SELECT rowid FROM session WHERE expires_ms <= ? LIMIT ?)",
+        "DELETE FROM session WHERE key IN (SELECT key FROM session WHERE expires_ms <= ? LIMIT ?)",
         (now_ms, _PURGE_ROWS),
+    )
+
+
+def put_document(connection: sqlite3.Connection, session_id: str, document: bytes) -> None:
+    """Give a session that is there this document."""
+    connection.execute(
+        "INSERT OR REPLACE INTO document (key, body) SELECT key, ? FROM session WHERE id = ?",
+        (document, session_id),
     )
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final
 
 from callstate_sidecar.stores.common import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore, ttl_ms
-from callstate_sidecar.stores.sqlite.database import Database, purge, transaction
+from callstate_sidecar.stores.sqlite.database import Database, purge, put_document, transaction
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 
@@ -50,9 +50,7 @@ class SqliteStore(DocumentStore):
         return int(self._clock() * 1000)
 
     async def _put(self, session_id: str, document: bytes, *, active: bool) -> None:
-        await self._database.run(
-            _put, session_id, document, active=active, now_ms=self._now_ms(), ttl=self._ttl_ms
-        )
+        await self._database.run(_put, session_id, document, active=active, now_ms=self._now_ms(), ttl=self._ttl_ms)
 
     async def _get(self, session_id: str) -> tuple[bytes, int] | None:
         if not _is_text(session_id):
@@ -96,20 +94,21 @@ def _put(
         # meta stays: it is the daemon's, and says what may overwrite this
         connection.execute(
             """
-            INSERT INTO session (id, document, active, expires_ms) VALUES (:id, :document, :active, :expires)
+            INSERT INTO session (id, active, expires_ms) VALUES (:id, :active, :expires_ms)
             ON CONFLICT (id) DO UPDATE SET
-                document = excluded.document,
                 active = excluded.active,
                 beat_ms = iif(excluded.active, beat_ms, 0),
-                expires_ms = excluded.expires_ms
+                expires_ms = excluded.expires_ms,
+                deleted = 0
             """,
-            {"id": session_id, "document": document, "active": active, "expires": now_ms + ttl},
+            {"id": session_id, "active": active, "expires_ms": now_ms + ttl},
         )
+        put_document(connection, session_id, document)
 
 
 def _get(connection: sqlite3.Connection, session_id: str, now_ms: int) -> tuple[bytes, int] | None:
     row: tuple[bytes, int] | None = connection.execute(
-        "SELECT document, beat_ms FROM session WHERE id = ? AND expires_ms > ? AND document IS NOT NULL",
+        "SELECT body, beat_ms FROM session JOIN document USING (key) WHERE id = ? AND expires_ms > ?",
         (session_id, now_ms),
     ).fetchone()
     return row
@@ -130,7 +129,7 @@ def _beat(connection: sqlite3.Connection, session_id: str, at_ms: int, now_ms: i
     if noted:
         return Beat(BeatResult.NOTED)
     ended = connection.execute(
-        "SELECT ended_at, ended_reason FROM session WHERE id = ? AND expires_ms > ? AND document IS NOT NULL",
+        "SELECT ended_at, ended_reason FROM session WHERE id = ? AND expires_ms > ? AND deleted = 0",
         (session_id, now_ms),
     ).fetchone()
     return Beat(BeatResult.MISSING) if ended is None else Beat(BeatResult.ENDED, *ended)

@@ -1,0 +1,134 @@
+"""The verbs that read, and the heartbeat, over a shelf of sessions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, Final
+
+from msgspec import Raw
+
+from callstate_client import protocol as p
+from callstate_client.model import encode_members
+from callstate_client.rules import wrong
+from callstate_client.shelf import Kept, Shelf
+from callstate_client.times import format_time, parse_time
+
+PAGE: Final = 1000
+"""Sessions a page where the request does not say."""
+
+
+class Reads:
+    """Answers what changes nothing but a last sign of life."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+
+    def _load(self, params: p.LoadParams) -> bytes:
+        history = params.history
+        if isinstance(history, str) and history not in ("all", "none"):
+            raise wrong("$.params.history", "'all', 'none' or a number")
+        return self._loaded(self._shelf.find(params.session_id), history)
+
+    def _loaded(self, kept: Kept, history: str | int) -> bytes:
+        state = kept.state
+        members = state.to_members(with_history=False)
+        if not kept.ended:
+            members["updated_at"] = format_time(max(state.updated_at, kept.beat_at))
+        first = 0
+        if history != "none":
+            parts = state.history.parts()
+            if isinstance(history, int):
+                first = max(0, len(parts) - history)
+            members["history"] = parts[first:]
+        result = {
+            "session": members,
+            "history_from": first,
+            "turn_count": len(state.history),
+            "version": kept.version,
+            "epoch": 0,
+            "labels": kept.labels,
+        }
+        if kept.ended:
+            result["ended_reason"] = kept.ended_reason
+        return encode_members(result)
+
+    def _page(self, name: str, kept: list[Kept], values: list[Any], limit: int) -> bytes:
+        result: dict[str, Any] = {name: values}
+        if len(kept) > limit:
+            result["next_cursor"] = str(kept[limit - 1].seq)
+        return encode_members(result)
+
+    def _behind(self, cursor: str | None) -> Iterator[Kept]:
+        if cursor is not None and not cursor.isdigit():
+            raise wrong("$.params.cursor", "a next_cursor")
+        return self._shelf.behind(int(cursor or 0))
+
+    def _list_active(self, params: p.ListActiveParams) -> bytes:
+        limit = params.limit or PAGE
+        if params.scope not in ("host", "all"):
+            raise wrong("$.params.scope", "'host' or 'all'")
+        page = list(islice((kept for kept in self._behind(params.cursor) if not kept.ended), limit + 1))
+        return self._page("session_ids", page, [kept.state.id for kept in page[:limit]], limit)
+
+    def _list(self, params: p.ListParams) -> bytes:
+        limit = params.limit or PAGE
+        since = None if params.ended_since is None else parse_time(params.ended_since)
+        labels = (params.labels or {}).items()
+
+        def wanted(kept: Kept) -> bool:
+            state = kept.state
+            return (
+                params.status in (None, state.status)
+                and params.provider in (None, state.provider)
+                and params.call_id in (None, state.call_id)
+                and params.owner in (None, "")
+                and (since is None or (kept.ended_at is not None and kept.ended_at >= since))
+                and labels <= kept.labels.items()
+            )
+
+        page = list(islice((kept for kept in self._behind(params.cursor) if wanted(kept)), limit + 1))
+        return self._page("sessions", page, [Raw(self._loaded(kept, "none")) for kept in page[:limit]], limit)
+
+    def _heartbeat(self, params: p.HeartbeatParams) -> bytes:
+        if (params.session_id is None) == (params.session_ids is None):
+            raise wrong("$.params", "one of session_id and session_ids")
+        if params.session_id is not None:
+            kept = self._shelf.find(params.session_id)
+            if kept.ended:
+                raise kept.ended_error()
+            self._shelf.beat(kept)
+            return b"{}"
+        result = p.HeartbeatResult(missing=[], ended=[])
+        for session_id in params.session_ids or []:
+            found = self._shelf.get(session_id)
+            if found is None:
+                result.missing.append(session_id)
+            elif found.ended:
+                result.ended.append(session_id)
+            else:
+                self._shelf.beat(found)
+        return p.encode_json(result)
+
+    def _info(self, _: p.NoParams) -> bytes:
+        return p.encode_json(
+            {
+                "name": "memory",
+                "protocol": p.PROTOCOL_VERSION,
+                "features": [],
+                "store": "memory",
+                "durability": "none",
+                "heartbeat_timeout_s": self._shelf.heartbeat_timeout_s,
+            }
+        )
+
+    def _stats(self, _: p.NoParams) -> bytes:
+        kept = self._shelf.all()
+        by_status = Counter(each.state.status for each in kept)
+        suspects = sum(each.suspect for each in kept)
+        return p.encode_json({"sessions": dict(by_status), "suspects": suspects, "connections": 0, "dirty": 0})
+
+    def _flush(self, params: p.FlushParams) -> bytes:
+        count = len(self._shelf.all() if params.session_ids is None else params.session_ids)
+        return p.encode_json(p.FlushResult(flushed=count, unflushed=0))

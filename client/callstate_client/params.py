@@ -1,0 +1,143 @@
+"""The params of each verb: one class a verb.
+
+Unknown members are refused, for a mistyped `if_version` must not pass.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+MAX_DEPTH: Final = 64
+"""Deepest nesting of a message. Parsers of other languages start to fail around 128 (orjson writes 254)."""
+
+MAX_HISTORY_LIMIT: Final = 1_000_000_000
+
+INT64_MAX: Final = 2**63 - 1
+INT64_MIN: Final = -(2**63)
+
+Int64 = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
+Version = Annotated[int, Meta(ge=0, le=INT64_MAX)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
+Limit = Annotated[int, Meta(ge=1, le=10_000)]
+
+
+class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Base of all params."""
+
+
+class NoParams(Params):
+    """`server.ping`, `server.info`, `server.stats`."""
+
+
+class SaveParams(Params):
+    """`session.save`. `labels`, `heartbeat_timeout_s` and `max_duration_s` are kept where left out."""
+
+    session: Raw
+    if_version: Version | None = None
+    labels: dict[str, str] | None = None
+    heartbeat_timeout_s: PositiveSeconds | None = None
+    max_duration_s: PositiveSeconds | None = None
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class LoadParams(Params):
+    """`session.load`. `history`: `"all"`, `"none"`, or how many of the last turns."""
+
+    session_id: str
+    history: str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)] = "all"
+
+
+class DeleteParams(Params):
+    """`session.delete`."""
+
+    session_id: str
+    epoch: Int64 | None = None
+
+
+class ListActiveParams(Params):
+    """`session.list_active`. `scope`: `"host"` or `"all"`."""
+
+    limit: Limit | None = None
+    cursor: str | None = None
+    scope: str = "host"
+
+
+class ListParams(Params):
+    """`session.list`. `ended_since` is RFC 3339 text; `labels` must all match."""
+
+    status: str | None = None
+    provider: str | None = None
+    owner: str | None = None
+    call_id: str | None = None
+    labels: dict[str, str] | None = None
+    ended_since: str | None = None
+    limit: Limit | None = None
+    cursor: str | None = None
+
+
+class HeartbeatParams(Params):
+    """`session.heartbeat`: one of the two."""
+
+    session_id: str | None = None
+    session_ids: Annotated[list[str], Meta(max_length=100_000)] | None = None
+
+
+class AddTurnParams(Params):
+    """`session.add_turn`: one of `turn` and `turns`."""
+
+    session_id: str
+    turn: Raw | UnsetType = UNSET
+    turns: Raw | UnsetType = UNSET
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class AmendTurnParams(Params):
+    """`session.amend_turn`: `set` is a merge patch (RFC 7396) of the last turn."""
+
+    session_id: str
+    set: Raw
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class RecordInterruptionParams(Params):
+    """`session.record_interruption`."""
+
+    session_id: str
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class UpdateParams(Params):
+    """`session.update`: `set` is a merge patch (RFC 7396) of the head."""
+
+    session_id: str
+    set: Raw
+    if_version: Version | None = None
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class EndParams(Params):
+    """`session.end`. `reason` is a word of the worker's own, `detail` any JSON beside it."""
+
+    session_id: str
+    reason: str | None = None
+    detail: Raw | UnsetType = UNSET
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+Mutation = AddTurnParams | AmendTurnParams | RecordInterruptionParams | UpdateParams | EndParams
+"""Of one session, with an `op`."""
+
+
+class FlushParams(Params):
+    """`server.flush`: these sessions, or all."""
+
+    session_ids: Annotated[list[str], Meta(max_length=100_000)] | None = None
+    timeout_s: PositiveSeconds | None = None

@@ -1,0 +1,144 @@
+"""The journal's bytes. Pure: no file is touched here. docs/durability.md says the same in a table.
+
+A log segment and a snapshot are files of one form: a header, then records. Integers are little-endian.
+
+    header   0  "CSJF"          8  u64 generation      24 u64 created, microseconds since 1970
+             4  u16 version    16  u64 first sequence  32 u32 CRC-32 of bytes 0 to 32
+             6  u16 kind       36  28 bytes zero
+    synced  64  u64 highest sequence known to be on disk, 72 u32 CRC-32 of generation and it; zero to 96
+    record   0  a5 "CSR"        8  u32 CRC-32          20 u64 synced: highest sequence on disk when written
+             4  u32 length     12  u64 sequence        28 body: msgpack, see records.py
+
+A record's CRC-32 covers its segment's generation, length, sequence, synced, and body: files are recycled, and
+no record of an earlier use may ever be taken for one of now. Behind the last record of a log lie 28 zero bytes.
+A snapshot ends with a record without a body.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+VERSION: Final = 1
+FILE_MAGIC: Final = b"CSJF"
+RECORD_MAGIC: Final = b"\xa5CSR"
+"""Begins with a byte that UTF-8 text has only inside a character: rare in bodies, quick to search for."""
+
+DATA_START: Final = 96
+SYNCED_AT: Final = 64
+MAX_BODY_BYTES: Final = 1 << 31
+
+_FILE = struct.Struct("<4sHHQQQ")
+_CRC = struct.Struct("<I")
+_SYNCED = struct.Struct("<QI")
+_RECORD = struct.Struct("<4sIIQQ")
+_SALT = struct.Struct("<QIQQ")
+_SYNCED_SALT = struct.Struct("<QQ")
+RECORD_HEADER_BYTES: Final = _RECORD.size
+END_OF_LOG: Final = bytes(RECORD_HEADER_BYTES)
+
+
+class Kind(IntEnum):
+    """What a file is."""
+
+    LOG = 0
+    SNAPSHOT = 1
+
+
+class Header(NamedTuple):
+    """A file's header."""
+
+    version: int
+    kind: int
+    generation: int
+    first_sequence: int
+    created_us: int
+
+
+class Frame(NamedTuple):
+    """A whole record and where it lies."""
+
+    at: int
+    after: int
+    sequence: int
+    synced: int
+    body: bytes
+
+
+class FormatError(Exception):
+    """The file is no journal file, or one of a newer format; the text says which."""
+
+
+def file_header(kind: Kind, generation: int, first_sequence: int, created_us: int) -> bytes:
+    """The first DATA_START bytes of a file, nothing known to be synced yet."""
+    head = _FILE.pack(FILE_MAGIC, VERSION, kind, generation, first_sequence, created_us)
+    return (head + _CRC.pack(zlib.crc32(head))).ljust(DATA_START, b"\0")
+
+
+def read_header(data: bytes) -> Header:
+    """The header of a file that begins with `data`.
+
+    Raises:
+        FormatError: it is none, is damaged, or is newer than this program.
+    """
+    if len(data) < DATA_START or data[:4] != FILE_MAGIC:
+        raise FormatError("it is no journal file, or its header is damaged")
+    _, version, kind, generation, first_sequence, created_us = _FILE.unpack_from(data)
+    if _CRC.unpack_from(data, _FILE.size)[0] != zlib.crc32(data[: _FILE.size]):
+        raise FormatError("its header is damaged")
+    if version > VERSION:
+        raise FormatError(f"it has format {version}, and this callstated reads up to {VERSION}")
+    return Header(version, kind, generation, first_sequence, created_us)
+
+
+def synced_mark(generation: int, sequence: int) -> bytes:
+    """What is written at SYNCED_AT once everything up to a sequence is on disk."""
+    return _SYNCED.pack(sequence, zlib.crc32(_SYNCED_SALT.pack(generation, sequence)))
+
+
+def read_synced(data: bytes, generation: int) -> int:
+    """The sequence a file's mark names; 0 where there is no readable mark of this generation."""
+    sequence, crc = _SYNCED.unpack_from(data, SYNCED_AT)
+    return int(sequence) if crc == zlib.crc32(_SYNCED_SALT.pack(generation, sequence)) else 0
+
+
+def frame(generation: int, sequence: int, synced: int, body: bytes) -> bytes:
+    """A record as it lies in a file."""
+    crc = zlib.crc32(body, zlib.crc32(_SALT.pack(generation, len(body), sequence, synced)))
+    return _RECORD.pack(RECORD_MAGIC, len(body), crc, sequence, synced) + body
+
+
+def read_frame(data: bytes, at: int, generation: int) -> Frame | None:
+    """The whole record at this place, or None where there is none."""
+    start = at + RECORD_HEADER_BYTES
+    if start > len(data):
+        return None
+    magic, length, crc, sequence, synced = _RECORD.unpack_from(data, at)
+    after = start + length
+    if magic != RECORD_MAGIC or length > MAX_BODY_BYTES or after > len(data):
+        return None
+    body = data[start:after]
+    if crc != zlib.crc32(body, zlib.crc32(_SALT.pack(generation, length, sequence, synced))):
+        return None
+    return Frame(at, after, sequence, synced, body)
+
+
+def frames(data: bytes, generation: int, at: int = DATA_START) -> Iterator[Frame]:
+    """The whole records from a place on, up to the first that is not."""
+    while (found := read_frame(data, at, generation)) is not None:
+        yield found
+        at = found.after
+
+
+def salvage(data: bytes, generation: int, at: int = DATA_START) -> Iterator[Frame]:
+    """Every whole record from a place on, whatever lies between."""
+    while (at := data.find(RECORD_MAGIC, at)) >= 0:
+        found = read_frame(data, at, generation)
+        if found is None:
+            at += 1
+        else:
+            yield found
+            at = found.after

@@ -1,0 +1,350 @@
+"""Every command of `callstate` against a real daemon: what it prints, what it does, its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import pytest
+
+from callstate_client import CallStore, SessionState, connect
+from callstate_client.cli import main
+from support.daemon import Daemon
+
+T = TypeVar("T")
+
+WITHIN_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Daemon]:
+    with Daemon() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def daemon(running) -> Daemon:
+    """A running daemon that holds no session."""
+
+    async def empty(store: CallStore) -> None:
+        for record in [record async for record in store.sessions()]:
+            await store.delete(record.state.id)
+
+    using(running, empty)
+    return running
+
+
+@pytest.fixture
+def callstate(daemon, capfd) -> Callable[[str], tuple[int, str, str]]:
+    """Run a command in this process; gives exit code, stdout, stderr."""
+
+    def run(line: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        status = main(["--socket", str(daemon.socket), *line.split()])
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def using(daemon: Daemon, work: Callable[[CallStore], Awaitable[T]]) -> T:
+    """What `work` gives for a store connected to the daemon."""
+
+    async def run() -> T:
+        async with connect(daemon.socket) as store:
+            return await work(store)
+
+    return asyncio.run(run())
+
+
+def command(daemon: Daemon, line: str) -> list[str]:
+    """The same command as a process of its own."""
+    return [sys.executable, "-m", "callstate_client.cli", "--socket", str(daemon.socket), *line.split()]
+
+
+def wait_until(daemon: Daemon, condition: Callable[[dict], bool]) -> None:
+    """Return when the daemon's stats meet the condition."""
+
+    async def look(store: CallStore) -> None:
+        deadline = time.monotonic() + WITHIN_S
+        while not condition(await store.stats()):
+            assert time.monotonic() < deadline, await store.stats()
+
+    using(daemon, look)
+
+
+def requests(stats: dict, verb: str) -> int:
+    return stats["requests"].get(verb, 0)
+
+
+def save_three(daemon: Daemon) -> None:
+    """a: active, 30 turns; b: on hold; c: ended."""
+
+    async def save(store: CallStore) -> None:
+        first = SessionState(
+            "a", provider="twilio", direction="inbound", from_="+442079460123", to="+15550100", status="active"
+        )
+        first.call_id = "CA1"
+        first.extra["tenant"] = {"name": "north", "depth": [1, 2.5, None]}
+        for number in range(30):
+            first.add_turn("user", f"words {number}", 100, mood="fine")
+        await store.save(first, labels={"app": "sales", "team": "x"})
+        await store.save(SessionState("b", provider="sip", status="on_hold"), labels={"app": "sales"})
+        await store.save(SessionState("c", provider="sip", status="active"))
+        await store.end("c", "caller_hangup")
+
+    using(daemon, save)
+
+
+def ids(out: str) -> list[str]:
+    return sorted(each["session"]["id"] for each in json.loads(out))
+
+
+class TestPingInfoStats:
+    def test_ping(self, callstate):
+        status, out, err = callstate("ping")
+        assert (status, err) == (0, "")
+        assert out.startswith("the daemon answered in ")
+
+    def test_ping_as_json(self, callstate):
+        status, out, _ = callstate("ping --json")
+        assert status == 0
+        assert json.loads(out)["ok"] is True
+        assert 0 < json.loads(out)["latency_ms"] < 5000
+
+    @pytest.mark.parametrize(
+        ("name", "members"),
+        [
+            ("info", {"name", "version", "protocol", "store", "durability", "host_id", "started_at"}),
+            ("stats", {"sessions", "connections", "dirty", "store", "journal_bytes"}),
+        ],
+    )
+    def test_figures(self, callstate, name, members):
+        status, out, err = callstate(f"{name} --json")
+        assert (status, err) == (0, "")
+        assert members <= json.loads(out).keys()
+        status, text, _ = callstate(name)
+        assert status == 0
+        assert members - {line.split()[0].split(".")[0] for line in text.splitlines()} == set()
+
+    def test_the_socket_is_found_as_workers_find_it(self, daemon, capfd, monkeypatch):
+        monkeypatch.setenv("CALLSTATE_SOCKET", str(daemon.socket))
+        assert main(["ping"]) == 0
+
+
+class TestLs:
+    def test_nothing_there(self, callstate):
+        assert callstate("ls") == (0, "no calls\n", "")
+        assert callstate("ls --status active") == (0, "no such calls\n", "")
+        assert callstate("ls --json") == (0, "[]\n", "")
+
+    @pytest.mark.parametrize(
+        ("filters", "found"),
+        [
+            ("", ["a", "b", "c"]),
+            ("--status active", ["a"]),
+            ("--status ended", ["c"]),
+            ("--provider sip", ["b", "c"]),
+            ("--provider sip --status on_hold", ["b"]),
+            ("--call-id CA1", ["a"]),
+            ("--owner nobody", []),
+            ("--label app=sales", ["a", "b"]),
+            ("--label app=sales --label team=x", ["a"]),
+            ("--label app=other", []),
+            ("--ended-since 1h", ["c"]),
+            ("--ended-since 2100-01-01T00:00:00Z", []),
+        ],
+    )
+    def test_filters(self, daemon, callstate, filters, found):
+        save_three(daemon)
+        status, out, err = callstate(f"ls --json {filters}")
+        assert (status, err) == (0, "")
+        assert ids(out) == found
+
+    def test_a_limit(self, daemon, callstate):
+        save_three(daemon)
+        assert len(ids(callstate("ls --json --limit 2")[1])) == 2
+
+    def test_the_table_masks_numbers_unless_told_otherwise(self, daemon, callstate):
+        save_three(daemon)
+        head, *lines = callstate("ls")[1].splitlines()
+        assert head.split()[:3] == ["ID", "STATUS", "PROVIDER"]
+        rows = {line.split()[0]: line.split() for line in lines}
+        assert rows["a"][1:7] == ["active", "twilio", "inbound", "***23", "***00", "30"]
+        assert rows["c"][1:3] == ["ended", "(caller_hangup)"]
+        assert "+442079460123" in callstate("ls --show-numbers")[1]
+
+    def test_json_masks_them_too(self, daemon, callstate):
+        save_three(daemon)
+        assert "2079460123" not in callstate("ls --json")[1]
+        assert "+442079460123" in callstate("ls --json --show-numbers")[1]
+
+
+class TestShow:
+    def test_the_last_twenty_turns_or_all(self, daemon, callstate):
+        save_three(daemon)
+        status, out, err = callstate("show a")
+        assert (status, err) == (0, "")
+        assert "10 earlier turns" in out
+        assert "words 29" in out
+        assert "words 10\n" in out
+        assert "words 9\n" not in out
+        assert "\n30  " in out
+        whole = callstate("show a --all")[1]
+        assert "words 0\n" in whole
+        assert "earlier turns" not in whole
+
+    def test_its_json_is_the_exact_document(self, daemon, callstate):
+        save_three(daemon)
+        status, out, _ = callstate("show a --json")
+        document = json.loads(using(daemon, lambda store: store.load("a")).to_json())
+        shown = json.loads(out)
+        assert status == 0
+        assert shown["session"] == document
+        assert len(document["history"]) == 30
+        assert document["tenant"] == {"name": "north", "depth": [1, 2.5, None]}
+        assert (shown["turn_count"], shown["labels"]) == (30, {"app": "sales", "team": "x"})
+
+    def test_one_that_is_not_there(self, callstate):
+        status, out, err = callstate("show nobody")
+        assert (status, out) == (1, "")
+        assert "nobody" in err
+
+
+class TestEndAndRm:
+    def test_end_says_why_and_is_done(self, daemon, callstate):
+        save_three(daemon)
+        assert callstate("end a") == (0, "a ended: operator\n", "")
+        assert callstate("end b --reason maintenance")[0] == 0
+        records = {name: using(daemon, lambda store, name=name: store.get(name)) for name in "ab"}
+        assert [record.state.status for record in records.values()] == ["ended", "ended"]
+        assert [record.ended_reason for record in records.values()] == ["operator", "maintenance"]
+        assert len(records["a"].state.history) == 30
+
+    def test_one_that_had_ended_keeps_its_reason(self, daemon, callstate):
+        save_three(daemon)
+        assert callstate("end c") == (0, "c had ended before: caller_hangup\n", "")
+        out = callstate("end c --json")[1]
+        assert json.loads(out) == {"id": "c", "ended_reason": "caller_hangup", "was_ended": True}
+
+    def test_rm(self, daemon, callstate):
+        save_three(daemon)
+        assert callstate("rm a") == (0, "a deleted\n", "")
+        assert json.loads(callstate("rm b --json")[1]) == {"id": "b", "deleted": True}
+        assert ids(callstate("ls --json")[1]) == ["c"]
+
+    @pytest.mark.parametrize("name", ["end", "rm"])
+    def test_one_that_is_not_there(self, callstate, name):
+        status, out, err = callstate(f"{name} nobody")
+        assert (status, out) == (1, "")
+        assert "nobody" in err
+
+
+class TestSimulate:
+    def test_it_plays_checks_and_sums_up(self, daemon, callstate):
+        status, out, err = callstate("simulate --calls 10 --rate 1000 --speed 500 --seed 8 --die 0.2 --turns 3:5")
+        assert (status, err) == (0, "")
+        assert "10 begun, 8 ended, 2 died, 0 failed" in out
+        assert "0 lost, 0 doubled" in out
+        assert "--seed 8" in out
+        active = using(daemon, lambda store: store.list_active())
+        assert len(active) == 2
+
+    def test_its_json_agrees_with_the_daemon(self, daemon, callstate):
+        began = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        status, out, err = callstate("simulate --calls 8 --rate 1000 --speed 500 --json")
+        report = json.loads(out)
+        assert (status, err) == (0, "")
+        assert report["ok"] is True
+        assert report["checked"]["found"] == report["counts"]["turns_sent"] > 0
+        listed = json.loads(callstate(f"ls --json --ended-since {began}")[1])
+        assert sum(each["turn_count"] for each in listed) == report["checked"]["found"]
+
+    @pytest.mark.system
+    def test_it_survives_a_killed_daemon_and_says_so(self):
+        with Daemon() as daemon:
+            argv = command(daemon, "simulate --calls 20 --rate 20 --speed 20 --seed 3 --turns 8:12 --json")
+            with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as simulating:
+                wait_until(daemon, lambda stats: requests(stats, "session.add_turn") > 40)
+                daemon.kill()
+                daemon.start()
+                out, err = simulating.communicate(timeout=WITHIN_S)
+        assert (simulating.returncode, err) == (0, b"")
+        report = json.loads(out)
+        assert report["counts"]["restarts"] == 1
+        assert report["checked"]["lost"] == report["checked"]["doubled"] == 0
+        assert report["checked"]["found"] == report["counts"]["turns_sent"]
+
+    @pytest.mark.system
+    def test_an_interrupted_one_is_status_130(self):
+        with Daemon() as daemon:
+            argv = command(daemon, "simulate --calls 3 --rate 100 --speed 1")
+            with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as simulating:
+                wait_until(daemon, lambda stats: requests(stats, "session.save") == 3)
+                simulating.send_signal(signal.SIGINT)
+                out, err = simulating.communicate(timeout=WITHIN_S)
+        assert (simulating.returncode, out, err) == (130, b"", b"")
+
+
+class TestAsAProcess:
+    def test_a_reader_that_went_away_is_no_error(self, daemon):
+        reading, writing = os.pipe()
+        os.close(reading)
+        try:
+            done = subprocess.run(
+                command(daemon, "info"), stdout=writing, stderr=subprocess.PIPE, timeout=WITHIN_S, check=False
+            )
+        finally:
+            os.close(writing)
+        assert (done.returncode, done.stderr) == (141, b"")
+
+    def test_a_disk_that_is_full_is_one(self, daemon):
+        with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device, not a file
+            done = subprocess.run(
+                command(daemon, "info"), stdout=full, stderr=subprocess.PIPE, timeout=WITHIN_S, check=False
+            )
+        assert done.returncode == 1
+        assert b"No space left" in done.stderr
+        assert b"Traceback" not in done.stderr
+
+    def test_colours_on_a_terminal_and_none_in_a_pipe(self, daemon):
+        save_three(daemon)
+        environ = {"PATH": os.environ["PATH"], "TERM": "xterm-256color"}
+        piped = subprocess.run(
+            command(daemon, "ls"), capture_output=True, timeout=WITHIN_S, env=environ, check=True
+        )
+        assert b"\x1b[" not in piped.stdout
+        ours, theirs = pty.openpty()
+        try:
+            subprocess.run(
+                command(daemon, "ls"), stdout=theirs, stderr=theirs, timeout=WITHIN_S, env=environ, check=True
+            )
+            assert b"\x1b[" in os.read(ours, 65536)
+        finally:
+            os.close(ours)
+            os.close(theirs)
+
+    @pytest.mark.system
+    def test_a_daemon_that_says_nothing_is_status_1_in_the_time_given(self):
+        with Daemon() as daemon:
+            daemon.signal(signal.SIGSTOP)
+            try:
+                done = subprocess.run(
+                    command(daemon, "--timeout 0.3 ping"),
+                    capture_output=True,
+                    timeout=WITHIN_S,
+                    check=False,
+                )
+            finally:
+                daemon.signal(signal.SIGCONT)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr.startswith(b"callstate: ")
+        assert b"Traceback" not in done.stderr
