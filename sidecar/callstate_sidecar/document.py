@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from callstate_client.errors import ConflictError, InvalidParamsError
+from callstate_client.protocol import INT64_MAX, INT64_MIN
 from callstate_sidecar.door import HeadDoor, TurnDoor, check_head, check_json, check_metrics, check_turns
 
 FOLD_CHUNKS: Final = 32
@@ -56,6 +57,11 @@ _METRICS_JSON: Final = (
 )
 
 
+def _int64(count: int) -> int:
+    """A counter that stays at its bound: one beyond it could be written neither to the journal nor for Go."""
+    return max(INT64_MIN, min(count, INT64_MAX))
+
+
 class Metrics(Struct, frozen=True, array_like=True):
     """A session's counters. Replaced, never changed, so that an undo only has to put the old ones back."""
 
@@ -89,14 +95,14 @@ class Metrics(Struct, frozen=True, array_like=True):
             elif turn.role == "agent":
                 agent += turn.duration_ms
         return Metrics(
-            self.turn_count + len(turns), self.interruption_count, user, agent,
+            _int64(self.turn_count + len(turns)), self.interruption_count, _int64(user), _int64(agent),
             self.first_response_ms, self.average_response_ms, self.extra,
         )  # fmt: skip
 
     def with_interruption(self) -> Metrics:
         """After one interruption."""
         return Metrics(
-            self.turn_count, self.interruption_count + 1,
+            self.turn_count, _int64(self.interruption_count + 1),
             self.user_speech_duration_ms, self.agent_speech_duration_ms,
             self.first_response_ms, self.average_response_ms, self.extra,
         )  # fmt: skip

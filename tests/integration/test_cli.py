@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
@@ -83,6 +84,22 @@ def wait_until(daemon: Daemon, condition: Callable[[dict], bool]) -> None:
 
 def requests(stats: dict, verb: str) -> int:
     return stats["requests"].get(verb, 0)
+
+
+def on_a_terminal(argv: list[str], stream: str, environ: dict[str, str]) -> tuple[bytes, bytes]:
+    """What a command wrote to the stream that was a terminal, and to its other, a pipe."""
+    ours, theirs = pty.openpty()
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    seen = b""
+    with subprocess.Popen(argv, env=environ, **{stream: theirs, other: subprocess.PIPE}) as process:
+        os.close(theirs)
+        with contextlib.suppress(OSError):  # EIO: nobody has the other side open any more
+            while chunk := os.read(ours, 65536):
+                seen += chunk
+        os.close(ours)
+        piped = getattr(process, other).read()
+    assert process.returncode == 0, piped
+    return seen, piped
 
 
 def save_three(daemon: Daemon) -> None:
@@ -322,15 +339,16 @@ class TestAsAProcess:
             command(daemon, "ls"), capture_output=True, timeout=WITHIN_S, env=environ, check=True
         )
         assert b"\x1b[" not in piped.stdout
-        ours, theirs = pty.openpty()
-        try:
-            subprocess.run(
-                command(daemon, "ls"), stdout=theirs, stderr=theirs, timeout=WITHIN_S, env=environ, check=True
-            )
-            assert b"\x1b[" in os.read(ours, 65536)
-        finally:
-            os.close(ours)
-            os.close(theirs)
+        assert b"\x1b[" in on_a_terminal(command(daemon, "ls"), "stdout", environ)[0]
+
+    def test_progress_is_shown_on_a_terminal_and_is_not_in_the_summary(self, daemon):
+        environ = {"PATH": os.environ["PATH"], "TERM": "xterm-256color"}
+        line = "simulate --calls 10 --rate 100 --speed 200 --turns 4:6"
+        progress, summary = on_a_terminal(command(daemon, line), "stderr", environ)
+        assert b"turns acknowledged" in progress
+        assert b"/10" in progress
+        assert b"10 begun, 10 ended" in summary
+        assert b"\x1b" not in summary
 
     @pytest.mark.system
     def test_a_daemon_that_says_nothing_is_status_1_in_the_time_given(self):

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,19 +30,24 @@ def alive(pid: int) -> bool:
     return True
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    """One run of it, with a TMPDIR of its own."""
-    directory = tmp_path_factory.mktemp("d")
-    done = subprocess.run(
-        [sys.executable, str(DEMO)],
+def run(directory: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """Run it with a TMPDIR of its own."""
+    return subprocess.run(
+        [sys.executable, str(DEMO), *args],
         capture_output=True,
         text=True,
         timeout=100,
         env=os.environ | {"TMPDIR": str(directory)},
         check=False,
     )
-    return done, directory
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """One run of it, as `make demo` does, and what it left behind."""
+    with tempfile.TemporaryDirectory(prefix="cs-") as directory:
+        done = run(Path(directory))
+        return done, list(Path(directory).iterdir())
 
 
 def test_nothing_is_missing(demo):
@@ -74,8 +80,18 @@ def test_the_numbers_agree(demo):
 
 
 def test_it_ends_its_daemons_and_removes_its_files(demo):
-    done, directory = demo
+    done, left_behind = demo
     pids = [int(pid) for pid in re.findall(r"pid (\d+)", done.stdout)]
     assert len(set(pids)) == 2
     assert not [pid for pid in set(pids) if alive(pid)]
-    assert list(directory.iterdir()) == []
+    assert left_behind == []
+
+
+def test_without_a_journal_it_finds_what_is_missing_and_fails():
+    with tempfile.TemporaryDirectory(prefix="cs-") as directory:
+        done = run(Path(directory), "--durability", "memory", "--calls", "40")
+        assert list(Path(directory).iterdir()) == []
+    found, acknowledged = numbers(done.stdout, "after restart")
+    assert found < acknowledged
+    assert done.returncode == 1
+    assert "FAULTS" in done.stdout

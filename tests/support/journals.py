@@ -1,0 +1,162 @@
+"""Journals for tests: a small cache whose changes are journaled, and file calls that fail on purpose."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from callstate_sidecar.cache import Cache
+from callstate_sidecar.document import Document, read_head
+from callstate_sidecar.entry import Entry
+from callstate_sidecar.journal import Checkpointer, Files, Journal
+from callstate_sidecar.records import HistoryMode, TurnsRecord
+
+
+def turn(number: int) -> bytes:
+    """A turn that tells which one it is."""
+    return b'{"role":"user","content":"turn %d","timestamp":"2026-01-01T00:00:00Z","duration_ms":1}' % number
+
+
+class Keeping:
+    """A cache and its journal, changed the way the daemon does it: a group, then append, then commit."""
+
+    def __init__(self, directory: Path, files: Files | None = None, **options: Any) -> None:
+        self.files = files or Files()
+        options = {"checkpoint_min_bytes": 1 << 30, "segment_bytes": 4096} | options
+        self.journal = Journal(directory, files=self.files, **options)
+        self.cache = Cache()
+        self.clock_us = 1_000_000
+        self.replayed = self.journal.replay(self.cache.replay)
+        self.journal.start()
+
+    def create(self, session_id: str) -> None:
+        """A new session without turns."""
+        self.clock_us += 1
+        head = read_head(b'{"id":"%b"}' % session_id.encode(), "$", lambda _: "2026-01-01T00:00:00Z")
+        entry = Entry(session_id, Document(head, self.clock_us))
+        self.cache.create(entry)
+        entry.next_version(self.clock_us)
+        self.cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), 0.0)
+        self.commit()
+
+    def add_turn(self, session_id: str, content: bytes) -> None:
+        """One turn more."""
+        self.clock_us += 1
+        entry = self.cache.entries[session_id]
+        self.cache.change(entry)
+        entry.doc.append(content, 1)
+        version = entry.next_version(self.clock_us)
+        record = TurnsRecord(
+            session_id, version, self.clock_us, entry.doc.metrics, HistoryMode.APPEND, content, 1, []
+        )
+        self.cache.log(entry, record, 0.0)
+        self.commit()
+
+    def delete(self, session_id: str) -> None:
+        """The session is gone."""
+        self.clock_us += 1
+        entry = self.cache.entries[session_id]
+        self.cache.remove(entry, entry.next_version(self.clock_us), 0.0)
+        self.commit()
+
+    def commit(self) -> None:
+        """Journal the group; where that fails, undo it and raise."""
+        try:
+            self.journal.append(self.cache.group)
+        except OSError:
+            self.cache.rollback()
+            raise
+        self.cache.commit()
+
+    def checkpoint(self) -> None:
+        """Write one, at once."""
+        Checkpointer(self.journal, self.files, self.cache.snapshot, lambda: None).run_now()
+
+    def state(self) -> dict[str, bytes]:
+        """Every session's document."""
+        return documents(self.cache)
+
+
+def documents(cache: Cache) -> dict[str, bytes]:
+    """Every session's document, as a load would give it."""
+    return {entry.id: entry.doc.to_json(entry.doc.updated_us) for entry in cache.entries.values()}
+
+
+def recovered(directory: Path) -> dict[str, bytes]:
+    """What a start would make of a journal, without starting."""
+    cache = Cache()
+    Journal(directory, checkpoint_min_bytes=1 << 30).replay(cache.replay)
+    return documents(cache)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing after it runs, and only what was written is there."""
+
+
+class FaultyFiles(Files):
+    """File calls of which the one numbered `fail_at` fails.
+
+    Args:
+        fail_at: counted from 0 over all the calls named in `calls`.
+        calls: which calls count.
+        failure: called with the real call: raises, maybe after doing part of it.
+        forever: every later call fails too, as on a dead disk.
+    """
+
+    def __init__(
+        self,
+        fail_at: int,
+        failure: Callable[[Callable[[], Any]], Any],
+        calls: tuple[str, ...] = (
+            "create", "open", "allocate", "write", "truncate", "sync", "rename", "unlink", "sync_directory",
+        ),
+        *,
+        forever: bool = False,
+    ) -> None:  # fmt: skip
+        self.count = 0
+        self.fail_at = fail_at
+        self.failed: str | None = None
+        for name in calls:
+            setattr(self, name, self._wrapped(name, getattr(super(), name), failure, forever))
+
+    def _wrapped(
+        self, name: str, real: Callable[..., Any], failure: Callable[[Callable[[], Any]], Any], forever: bool
+    ) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            number, self.count = self.count, self.count + 1
+            if number == self.fail_at or (forever and number > self.fail_at):
+                self.failed = self.failed or name
+                return failure(lambda: real(*args))
+            return real(*args)
+
+        return call
+
+
+def eio(_: Callable[[], Any]) -> Any:
+    """The disk does not answer."""
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def enospc(_: Callable[[], Any]) -> Any:
+    """The disk is full."""
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def done_then_eio(real: Callable[[], Any]) -> Any:
+    """The disk does it, and says it did not."""
+    real()
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def killed(_: Callable[[], Any]) -> Any:
+    """The process dies before the call."""
+    raise Killed
+
+
+def done_then_killed(real: Callable[[], Any]) -> Any:
+    """The process dies right after the call."""
+    real()
+    raise Killed
