@@ -6,6 +6,7 @@ which note how it was, and `log`, which notes what the journal must hear. `commi
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
@@ -21,10 +22,13 @@ MAX_MISSES: Final = 10_000
 
 
 class Grave(NamedTuple):
-    """A deletion the store has not heard of."""
+    """A deletion: what a session created later under the same id has to be above."""
 
     version: int
     epoch: int
+
+
+NO_GRAVE: Final = Grave(0, 0)
 
 
 class _Before(NamedTuple):
@@ -42,7 +46,7 @@ class Cache:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.graves: dict[str, Grave] = {}
-        self.dirty: dict[str, tuple[float, int]] = {}
+        self.dirty: OrderedDict[str, tuple[float, int]] = OrderedDict()
         """Ids of which the store has an older state, oldest first: monotonic time since when, and bytes."""
         self.dirty_bytes = 0
         self.flying: dict[str, int] = {}
@@ -52,7 +56,7 @@ class Cache:
         self.by_status: dict[str, int] = {}
         self.group: list[Record] = []
         self._seq = 0
-        self._misses: dict[str, tuple[float, int]] = {}
+        self._misses: dict[str, tuple[float, Grave]] = {}
         self._before: dict[str, _Before] = {}
 
     # -- looking ------------------------------------------------------------------------------------------
@@ -69,16 +73,15 @@ class Cache:
         del self._misses[session_id]
         return False
 
-    def note_miss(self, session_id: str, now: float, epoch: int = 0) -> None:
-        """The store does not have it, or has a tombstone of this epoch."""
+    def note_miss(self, session_id: str, now: float, grave: Grave = NO_GRAVE) -> None:
+        """The store does not have it, or has this tombstone."""
         if len(self._misses) >= MAX_MISSES:
             self._misses.clear()
-        self._misses[session_id] = (now + MISS_TTL_S, epoch)
+        self._misses[session_id] = (now + MISS_TTL_S, grave)
 
-    def epoch_floor(self, session_id: str) -> int:
-        """The epoch a session newly created under this id gets: one below would be refused by the store."""
-        grave = self.graves.get(session_id)
-        return grave.epoch if grave else self._misses.get(session_id, (0.0, 0))[1]
+    def floor(self, session_id: str) -> Grave:
+        """Where a session newly created under this id begins: what is below would be refused by the store."""
+        return self.graves.get(session_id) or self._misses.get(session_id, (0.0, NO_GRAVE))[1]
 
     # -- changing -----------------------------------------------------------------------------------------
 
@@ -101,7 +104,8 @@ class Cache:
     def create(self, entry: Entry) -> None:
         """A new session."""
         self._note(entry.id)
-        self.graves.pop(entry.id, None)
+        if self.graves.pop(entry.id, None) is not None:
+            entry.unverified = True  # the store still has the one before
         self._insert(entry)
 
     def admit(self, entry: Entry) -> None:
@@ -147,7 +151,7 @@ class Cache:
             self.graves[entry.id] = Grave(version, entry.epoch)
             self.mark_dirty(entry.id, now, 0)
         else:
-            self.note_miss(entry.id, now, entry.epoch)
+            self.note_miss(entry.id, now, Grave(version, entry.epoch))
         self.group.append(GoneRecord(entry.id, version, entry.epoch, known))
 
     def log(self, entry: Entry, record: StateRecord | TurnsRecord, now: float) -> None:
@@ -213,6 +217,14 @@ class Cache:
             self.dirty[session_id] = (was[0], size)
             self.dirty_bytes += size - was[1]
 
+    def mark_stale(self, session_id: str, now: float, size: int) -> None:
+        """As `mark_dirty`, but for another reason than the open group's: undoing that leaves the mark."""
+        if session_id not in self.dirty:
+            self.mark_dirty(session_id, now, size)
+        before = self._before.get(session_id)
+        if before is not None and before.dirty is None:
+            self._before[session_id] = before._replace(dirty=(now, size))
+
     def _mark_clean(self, session_id: str) -> None:
         was = self.dirty.pop(session_id, None)
         if was is not None:
@@ -242,6 +254,9 @@ class Cache:
     def landed(self, write: Write) -> None:
         """The store has this write."""
         self.flying.pop(write.session_id, None)
+        before = self._before.get(write.session_id)
+        if before is not None and before.grave is not None and before.grave.version <= write.meta.version:
+            self._before[write.session_id] = before._replace(grave=None)  # an undo must not bring it back
         entry = self.entries.get(write.session_id)
         if entry is not None:
             entry.stored_version = max(entry.stored_version, write.meta.version)
@@ -251,16 +266,17 @@ class Cache:
             self.graves.pop(write.session_id, None)
 
     def bounced(self, write: Write, since: float) -> None:
-        """The store does not have this write: dirty again, as old as it was."""
-        self.flying.pop(write.session_id, None)
-        size = len(write.document or b"")
-        was = self.dirty.get(write.session_id)
-        if was is not None:
-            self.dirty[write.session_id] = (since, was[1])
-        elif write.session_id in self.entries or write.session_id in self.graves:
-            # first in line again: a dict keeps order of insertion, and age decides the turn
-            self.dirty = {write.session_id: (since, size), **self.dirty}
-            self.dirty_bytes += size
+        """Nobody knows whether the store has this write: dirty again, as old as it was."""
+        session_id = write.session_id
+        self.flying.pop(session_id, None)
+        entry = self.entries.get(session_id)
+        if entry is not None:
+            entry.unverified = True
+        elif session_id not in self.graves:
+            return
+        self.mark_stale(session_id, since, len(write.document or b""))
+        self.dirty[session_id] = (since, self.dirty[session_id][1])
+        self.dirty.move_to_end(session_id, last=False)  # first in line again: age decides the turn
 
     def refused(self, write: Write, why: str) -> None:
         """The store will not take this one; it stays hot and in the journal."""
@@ -299,6 +315,7 @@ class Cache:
     def all_dirty(self, now: float) -> None:
         """After a replay: nobody knows what the store has."""
         for entry in self.entries.values():
+            entry.unverified = True
             self.mark_dirty(entry.id, now, entry.doc.size)
         for session_id in self.graves:
             self.mark_dirty(session_id, now, 0)

@@ -14,10 +14,9 @@ if TYPE_CHECKING:
 LINES_A_TURN: Final = 128
 """Lines of one connection served in one turn of the loop: about two milliseconds; then others have theirs."""
 
-HIGH_WATER_BYTES: Final = 1024 * 1024
-"""Unsent replies at which the connection is not served any further. uvloop's own low mark is 16 bytes."""
-
-LOW_WATER_BYTES: Final = 256 * 1024
+LOW_WATER_SHARE: Final = 4
+"""Served again when unsent replies are down to this part of `limits.pending_reply_bytes`. uvloop's own low mark
+is 16 bytes."""
 
 MAX_WAITING: Final = 1000
 """Requests of one connection that may wait for the store or a flush at a time; then it is not read from."""
@@ -28,14 +27,15 @@ class Connection(asyncio.Protocol):
     any waits the socket is not read from: the kernel's buffers push back on the client."""
 
     __slots__ = (
-        "_backlog", "_blocked", "_loop", "_paused_reading", "_scheduled", "_server", "_splitter", "closing",
-        "out", "out_bytes", "transport", "waiting",
+        "_backlog", "_blocked", "_loop", "_paused_reading", "_pending_bytes", "_scheduled", "_server", "_splitter",
+        "closing", "out", "out_bytes", "transport", "waiting",
     )  # fmt: skip
 
     def __init__(self, server: Server, line_bytes: int) -> None:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._splitter = LineSplitter(line_bytes)
+        self._pending_bytes = server.limits.pending_reply_bytes
         self._backlog: deque[bytes | None] = deque()
         self._blocked = False
         self._scheduled = False
@@ -51,7 +51,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the connection is there."""
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+        self.transport.set_write_buffer_limits(high=self._pending_bytes, low=self._pending_bytes // LOW_WATER_SHARE)
         self._server.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -85,13 +85,18 @@ class Connection(asyncio.Protocol):
         left = LINES_A_TURN
         backlog = self._backlog
         while backlog and left and not self._blocked and not self.closing:
-            if self.out_bytes > HIGH_WATER_BYTES or self.waiting >= MAX_WAITING:
+            if self.out_bytes > self._pending_bytes or self.waiting >= MAX_WAITING:
                 break
             self._server.handle(self, backlog.popleft())
             left -= 1
         if backlog and not left:
             self.serve_soon()
         self._read_or_not()
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Replies that the client has not taken."""
+        return self.out_bytes + (self.transport.get_write_buffer_size() if self.transport else 0)
 
     def serve_soon(self) -> None:
         """Go on serving in the next turn of the loop."""
@@ -118,6 +123,11 @@ class Connection(asyncio.Protocol):
         self.out_bytes += len(reply)
         self._server.touched(self)
         return len(self.out) - 1
+
+    def replace(self, place: int, reply: bytes) -> None:
+        """Send this in place of a queued reply."""
+        self.out_bytes += len(reply) - len(self.out[place])
+        self.out[place] = reply
 
     def take(self) -> bytes:
         """What is queued, as one piece of bytes to `release` when it may leave."""

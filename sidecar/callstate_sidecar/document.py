@@ -16,10 +16,13 @@ from msgspec import UNSET, Raw, Struct
 
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.protocol import INT64_MAX, INT64_MIN
-from callstate_sidecar.door import HeadDoor, TurnDoor, check_head, check_json, check_metrics, check_turns
+from callstate_sidecar.door import HeadDoor, TurnDoor, check_head, check_json, check_metrics, check_turn
 
 FOLD_CHUNKS: Final = 32
 """So many chunks are folded: a chunk a turn costs 41 bytes each, and a join walks them all."""
+
+HEAD_REST_BYTES: Final = 320
+"""About what a document has beside `fields` and turns: status, `updated_at`, metrics, names, brackets."""
 
 FOLD_BYTES: Final = 64 * 1024
 """Chunks are folded up to this size: folding copies them, and a big copy would be felt in the loop."""
@@ -35,6 +38,13 @@ _created = msgspec.json.Decoder(_Created).decode
 _parts = msgspec.json.Decoder(list[Raw]).decode
 
 
+MIN_US: Final = -62_135_596_800_000_000
+"""0001-01-01T00:00:00Z in microseconds since 1970, the first moment a datetime can say."""
+
+MAX_US: Final = 253_402_300_799_999_999
+"""The last one."""
+
+
 @lru_cache(maxsize=64)
 def _second(at_s: int) -> str:
     return datetime.fromtimestamp(at_s, UTC).isoformat()[:19]
@@ -47,9 +57,10 @@ def format_us(at_us: int) -> str:
 
 
 def parse_us(text: str) -> int:
-    """Microseconds since 1970 of RFC 3339 text; negative before."""
+    """Microseconds since 1970 of RFC 3339 text; negative before. An offset may not lead out of years 1 to 9999."""
     delta = datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86400 + delta.seconds) * 1_000_000 + delta.microseconds
+    at_us = (delta.days * 86400 + delta.seconds) * 1_000_000 + delta.microseconds
+    return max(MIN_US, min(at_us, MAX_US))
 
 
 _METRICS_JSON: Final = (
@@ -268,7 +279,7 @@ class Document:
             raise ConflictError("the session has no turn to amend")
         turn = merge_patch(_decode(self.last_turns(1)), check_json(patch, path, 3))
         encoded = _encode(turn)
-        check_turns(b"[%b]" % encoded, path)
+        check_turn(encoded, path)
         return encoded
 
     def replace_last(self, turn: bytes) -> None:
@@ -283,7 +294,7 @@ class Document:
     @property
     def size(self) -> int:
         """About how many bytes the document has as JSON."""
-        return len(self.fields) + self.history_bytes + 320
+        return len(self.fields) + self.history_bytes + HEAD_REST_BYTES
 
     def head_json(self, updated_us: int) -> bytes:
         """The document without `history`."""
@@ -313,7 +324,7 @@ class Document:
         Raises:
             InvalidParamsError: it touches what no patch may, or the outcome is no session.
         """
-        changes = check_json(patch, path, 3)
+        changes = check_json(patch, path, 2)
         if not isinstance(changes, dict):
             raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")
         for name in ("id", "history", "updated_at"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from callstate_sidecar.document import Document, Head, count_turns, format_us, parse_us, read_head
+from callstate_sidecar.document import MAX_US, Document, Head, count_turns, format_us, parse_us, read_head
 from callstate_sidecar.records import HistoryMode, OpResult, StateRecord
 from callstate_sidecar.stores.base import StoredMeta, StoredSession, Write
 
@@ -16,8 +16,8 @@ class Entry:
     """One hot session.
 
     `beat_us` is the last sign of life, wall clock; `stored_version` what the store is known to have;
-    `reaped` tells an end by the reaper from one by a worker; `unverified` that the store could not be asked
-    when it was created; `quarantined` why the store does not take it.
+    `reaped` tells an end by the reaper from one by a worker; `unverified` that the store may have more of it than
+    `stored_version` says; `quarantined` why the store does not take it.
     """
 
     __slots__ = (
@@ -88,15 +88,15 @@ class Entry:
         """What `restore` needs to come back to now."""
         return (
             self.doc.mark(), self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
-            self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped, self.unverified,
+            self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.ops, self.host, self.journaled,
         )  # fmt: skip
 
     def restore(self, mark: tuple[Any, ...]) -> None:
-        """Undo everything since the mark. Beats stay: they happened."""
+        """Undo everything since the mark. Beats stay: they happened; so does what is known of the store."""
         (
             doc_mark, self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
-            self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped, self.unverified,
+            self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.ops, self.host, self.journaled,
         ) = mark  # fmt: skip
         self.doc.restore(doc_mark)
@@ -187,10 +187,12 @@ class Entry:
         entry = cls(session_id, Document(head, head.updated_us))
         if head.history:
             entry.doc.replace_history(head.history, count_turns(head.history))
-        entry.beat_us = max(entry.doc.updated_us, stored.beat_ms * 1000)
+        entry.beat_us = max(entry.doc.updated_us, min(stored.beat_ms * 1000, MAX_US))
         meta = stored.meta
         if meta is None:  # somebody else wrote it, such as the Go package
             entry.host = ""
+            # never 0, which says that there is none; and another one when they write again
+            entry.version = entry.stored_version = max(1, entry.doc.updated_us)
             return entry
         entry.host = None if meta.host == host_id else meta.host
         entry.version, entry.epoch, entry.owner, entry.labels = (

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Final
 
 from callstate_client.errors import WireError
+from callstate_sidecar.cache import NO_GRAVE, Grave
 from callstate_sidecar.commands.context import Context
 from callstate_sidecar.entry import Entry
-from callstate_sidecar.stores.base import Backend, StoreDownError, StoredSession, StoreRefusingError
+from callstate_sidecar.stores.base import Backend, StoredMeta, StoreDownError, StoredSession, StoreRefusingError
 
 log = logging.getLogger(__name__)
 
@@ -69,13 +70,21 @@ class ReadThrough:
         except WireError as error:
             raise StoreRefusingError(f"the store has no session document under this id: {error}") from error
         if entry is None:
-            ctx.cache.note_miss(session_id, ctx.clock.mono(), stored.meta.epoch if stored.meta else 0)
+            ctx.cache.note_miss(session_id, ctx.clock.mono(), self._grave(stored.meta))
         return entry
+
+    def _grave(self, meta: StoredMeta | None) -> Grave:
+        """What a new session must be above for the store to take it; above another host's, only by its epoch."""
+        if meta is None:
+            return NO_GRAVE
+        return Grave(meta.version, meta.epoch if meta.host == self._host_id else meta.epoch + 1)
 
     def _land(self, session_id: str, found: Entry | Exception | None) -> None:
         """Run whoever waited, in order; a late read never replaces a hot session."""
         ctx = self._ctx
-        if isinstance(found, Entry) and found.host is None and not found.ended:
+        if session_id in ctx.cache.entries:
+            pass
+        elif isinstance(found, Entry) and found.host is None and not found.ended:
             ctx.cache.admit(found)
             ctx.watch(found)
         elif found is not None:

@@ -61,7 +61,8 @@ class Reaper:
         due = clock.mono() + delay
         while True:
             await asyncio.sleep(delay)
-            late_s = max(0.0, clock.mono() - due)
+            woke = clock.mono()
+            late_s = max(0.0, woke - due)
             self._metrics.loop_lag_s = late_s
             full = False
             if late_s > STALL_S:
@@ -69,9 +70,13 @@ class Reaper:
                 clock.stalled_s += late_s
                 log.warning("the daemon stood still for %.1f s; all deadlines are moved by that", late_s)
             else:
-                full = self.tick(clock.live()) >= ACTS_A_TICK
+                try:
+                    full = self.tick(clock.live()) >= ACTS_A_TICK
+                except Exception:
+                    # a fault of ours must not end the watch over every other session
+                    log.exception("a look at the deadlines failed")
             delay = AGAIN_S if full else self._tick_s
-            due = clock.mono() + delay
+            due = woke + delay  # from before the tick: what that takes, a slow disk's commit too, is nobody's fault
 
     def tick(self, now: float) -> int:
         """Act on what is due at `now` (seconds of the clock's `live`); gives how many sessions that were."""
@@ -96,8 +101,8 @@ class Reaper:
             end_session(ctx, entry, reason, reaped=True)
             self._metrics.count("reaped")
             log.info("session %s reaped: %s", session_id, reason)
-        elif session_id in ctx.cache.dirty or session_id in ctx.cache.flying or entry.quarantined:
-            ctx.liveness.keep(session_id, now)  # the store does not have it: it stays hot
+        elif entry.stored_version < entry.version or session_id in ctx.cache.dirty or session_id in ctx.cache.flying:
+            ctx.liveness.keep(session_id, now)  # the store is not known to have it: it stays hot
         else:
             ctx.liveness.forget(session_id)
             ctx.cache.evict(entry)

@@ -27,6 +27,7 @@ from callstate_sidecar.connection import Connection
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.options import LimitsConfig
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +108,11 @@ class Server:
         """A client left."""
         self.connections.discard(connection)
         self._touched.pop(connection, None)
+
+    @property
+    def limits(self) -> LimitsConfig:
+        """The bounds in force; a reload replaces them."""
+        return self._ctx.limits
 
     @property
     def journal_state(self) -> str:
@@ -211,7 +217,11 @@ class Server:
 
     def _known(self, call: Call) -> None:
         self._waited_enough(call)
-        self._run(call)
+        if call.connection.unsent_bytes <= self.limits.pending_reply_bytes:
+            self._run(call)
+        else:  # a thousand may have waited for one session of megabytes: their replies are not piled up
+            unread = OverloadedError("limits.pending_reply_bytes is reached: nothing was done, read replies first")
+            self._answer(call, unread)
 
     def _waited(self, call: Call, result: bytes | Exception) -> None:
         self._waited_enough(call)
@@ -264,25 +274,26 @@ class Server:
 
     def commit(self) -> None:
         """Put the open group down, or undo it where the journal does not take it."""
-        cache = self._ctx.cache
-        if not cache.group:
-            return
-        if self._journal is not None:
+        while group := self._ctx.cache.group:  # again, where what is answered anew makes a change this time
             try:
-                self._journal.append(cache.group)
-            except OSError as error:
+                if self._journal is not None:
+                    self._journal.append(group)
+            except Exception as error:  # noqa: BLE001 - ours too: a group left open would hold up everybody
                 self._undo(error)
-                return
-            self._refusing = False
-        cache.commit()
-        self._since_change.clear()
+            else:
+                self._refusing = False
+                self._ctx.cache.commit()
+                self._since_change.clear()
 
-    def _undo(self, error: OSError) -> None:
+    def _undo(self, error: Exception) -> None:
         """The group is not down: take it back, say so, and answer again what had read it."""
         self._metrics.count("groups_not_durable")
         if not self._refusing:  # once, not for every write of a bad hour
             self._refusing = True
-            log.error("the journal does not take writes: %s; they are refused as not_durable", error)
+            fault = None if isinstance(error, OSError) else error  # a fault of ours: with its traceback
+            log.error(
+                "the journal does not take writes: %s; they are refused as not_durable", error, exc_info=fault
+            )
         calls, self._since_change = self._since_change, []
         for undone in self._ctx.cache.rollback():
             if isinstance(undone, Entry):
@@ -292,14 +303,12 @@ class Server:
                     self._ctx.watch(undone)
             else:
                 self._ctx.liveness.forget(undone)
-        refusal = NotDurableError(f"the journal could not be written, nothing was changed: {error.strerror}")
+        why = getattr(error, "strerror", None) or "see the daemon's log"
+        refusal = NotDurableError(f"the journal could not be written, nothing was changed: {why}")
         for call, place, changed in calls:
-            if place < 0:
-                continue
-            if changed:
-                call.connection.out[place] = _error_line(call.request_id or _NULL, refusal)
-            else:
-                call.connection.out[place] = b""
+            if place >= 0:
+                call.connection.replace(place, _error_line(call.request_id or _NULL, refusal) if changed else b"")
+            if not changed:
                 self._run(call)
 
 

@@ -94,17 +94,25 @@ class Writer:
                 self._failures += 1
 
     async def _round(self) -> None:
-        """Write until nothing is dirty or the store does not take it, then beats when they are due."""
+        """Write what is dirty, oldest first, unless the store does not take it, then beats when they are due.
+
+        What gets dirty meanwhile waits for the next round: there it has gathered more changes, and a busy host
+        would never come to the beats.
+        """
         self._renew()
-        while self._cache.dirty:
-            if not await self._write_batch():
+        left = len(self._cache.dirty)
+        while left > 0 and self._cache.dirty:
+            written = await self._write_batch()
+            if not written:
                 return
+            left -= written
         if self._clock.mono() >= self._next_beats:
             await self._write_beats()
         elif self._failures:
             await self._attempt(self._backend.ping())
 
-    async def _write_batch(self) -> bool:
+    async def _write_batch(self) -> int:
+        """Write one batch; gives its size, or 0 where the store did not take it."""
         self._barrier()
         batch = self._cache.take_dirty(self._host_id, self._config.batch_sessions, self._config.batch_bytes)
         landed = False
@@ -113,7 +121,7 @@ class Writer:
             landed = True
         except (StoreDownError, StoreRefusingError) as error:
             self._failed(error)
-            return False
+            return 0
         finally:
             if not landed:  # cancelled too: nobody knows what arrived, and to write it again does no harm
                 for write, since in reversed(batch):
@@ -128,7 +136,7 @@ class Writer:
         self._metrics.count("store_batches")
         self._metrics.count("store_writes", len(batch))
         self._signal()
-        return True
+        return len(batch)
 
     def _landed(self, write: Write) -> None:
         self._cache.landed(write)
@@ -139,8 +147,12 @@ class Writer:
             self._written_at.pop(write.session_id, None)
 
     def _refused(self, write: Write, outcome: Outcome, detail: str) -> None:
+        entry = self._cache.entries.get(write.session_id)
+        known = entry is not None and entry.quarantined
         self._cache.refused(write, f"{outcome.value}: {detail}")
         self._metrics.count("store_refused")
+        if known:  # said before, and each turn of the call is refused again
+            return
         log.error(
             "the store does not take session %s (%s%s); it stays here and in the journal",
             write.session_id, outcome.value, f": {detail}" if detail else "",
@@ -167,7 +179,7 @@ class Writer:
             del self._written_at[session_id]
             entry = self._cache.entries.get(session_id)
             if entry is not None and not entry.ended:
-                self._cache.mark_dirty(session_id, self._clock.mono(), entry.doc.size)
+                self._cache.mark_stale(session_id, self._clock.mono(), entry.doc.size)
 
     # -- the store's state --------------------------------------------------------------------------------
 
@@ -200,7 +212,7 @@ class Writer:
         self._progress = asyncio.Event()
 
     async def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
-        """Wait until the store has what is dirty now, or the time is up.
+        """Wait until the store has what is dirty now, the time is up, or it is known not to take the rest.
 
         Args:
             session_ids: only these; None for all.
@@ -213,12 +225,15 @@ class Writer:
         asked = [*cache.dirty, *cache.flying] if session_ids is None else session_ids
         targets = {session_id: self._version(session_id) for session_id in asked}
         total = len(targets)
+        self._kick.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while targets := {i: v for i, v in targets.items() if self._pending(i, v)}:
-                    progress = self._progress
-                    self._kick.set()
-                    await progress.wait()
+                while targets := {i: v for i, v in targets.items() if self._lacks(i, v)}:
+                    if not any(i in cache.dirty or i in cache.flying for i in targets):
+                        break  # quarantined
+                    if not self._failures:  # else the store is tried again when it has had its rest
+                        self._kick.set()
+                    await self._progress.wait()
         return {"flushed": total - len(targets), "unflushed": len(targets)}
 
     def _version(self, session_id: str) -> int:
@@ -228,11 +243,7 @@ class Writer:
         grave = self._cache.graves.get(session_id)
         return grave.version if grave else 0
 
-    def _pending(self, session_id: str, version: int) -> bool:
-        cache = self._cache
-        if session_id in cache.flying and cache.flying[session_id] <= version:
-            return True
-        entry = cache.entries.get(session_id)
-        if entry is None:
-            return session_id in cache.graves
-        return entry.stored_version < version and (bool(entry.quarantined) or session_id in cache.dirty)
+    def _lacks(self, session_id: str, version: int) -> bool:
+        """Whether the store is not known to have this version, or this deletion."""
+        entry = self._cache.entries.get(session_id)
+        return session_id in self._cache.graves if entry is None else entry.stored_version < version

@@ -48,6 +48,7 @@ class Keeping:
         entry = self.cache.entries[session_id]
         self.cache.change(entry)
         entry.doc.append(content, 1)
+        entry.doc.updated_us = self.clock_us
         version = entry.next_version(self.clock_us)
         record = TurnsRecord(
             session_id, version, self.clock_us, entry.doc.metrics, HistoryMode.APPEND, content, 1, []

@@ -9,10 +9,9 @@ import msgspec
 from msgspec import Raw, UnsetType
 
 from callstate_client import protocol as p
-from callstate_client.errors import ParseError
 from callstate_sidecar.commands import reading, writing
 from callstate_sidecar.commands.context import Context, Later, Miss
-from callstate_sidecar.door import params_error
+from callstate_sidecar.door import params_error, undecodable
 
 __all__ = ["VERBS", "Context", "Later", "Miss", "Verb"]
 
@@ -35,8 +34,8 @@ class Verb(NamedTuple):
             return self.decode(raw if isinstance(raw, Raw) else _NO_PARAMS)
         except msgspec.ValidationError as error:
             raise params_error(error) from error
-        except msgspec.DecodeError as error:  # a lone surrogate in a string
-            raise ParseError(str(error)) from error
+        except (msgspec.DecodeError, RecursionError) as error:  # a lone surrogate in a string; a deep nest
+            raise undecodable(error, "$.params") from error
 
 
 def _verb(params: type[p.Params], run: Callable[[Context, Any], bytes | Later]) -> Verb:

@@ -94,6 +94,11 @@ class Context:
 
     # -- finding ------------------------------------------------------------------------------------------
 
+    def known(self, session_id: str) -> Entry | None:
+        """The session as far as it is at hand: hot, or just read from the store."""
+        entry = self.cache.entries.get(session_id) or self.read_through.get(session_id)
+        return entry if isinstance(entry, Entry) else None
+
     def lookup(self, session_id: str) -> Entry | None:
         """The session, or None where there is none.
 
@@ -104,12 +109,7 @@ class Context:
         entry = self.cache.entries.get(session_id)
         if entry is not None:
             return entry
-        if not is_session_id(session_id):
-            raise InvalidParamsError(
-                f"not a session id: expected {SESSION_ID_RULE}",
-                path="$.params.session_id",
-                expected=SESSION_ID_RULE,
-            )
+        checked_id(session_id, "$.params.session_id")
         if self.cache.known_missing(session_id, self.clock.mono()):
             return None
         found = self.read_through.get(session_id)
@@ -196,6 +196,8 @@ class Context:
             created = entry.doc.created_at
             age_s = 0.0 if created == ZERO_TIME else (self.now_us() - parse_us(created)) / 1e6
             self.liveness.limit(entry.id, live_now + max(0.0, entry.max_duration_s - age_s))
+        else:
+            self.liveness.limit(entry.id, None)  # an undone change may have set one
 
 
 def ended_error(entry: Entry) -> SessionEndedError:
@@ -205,6 +207,19 @@ def ended_error(entry: Entry) -> SessionEndedError:
         ended_at=format_us(entry.ended_us) if entry.ended_us else None,
         reason=entry.ended_reason,
     )
+
+
+def checked_id(session_id: str, path: str) -> str:
+    """A session id that can be kept.
+
+    Raises:
+        InvalidParamsError: it can't.
+    """
+    if not is_session_id(session_id):
+        raise InvalidParamsError(
+            f"not a session id at {path}: expected {SESSION_ID_RULE}", path=path, expected=SESSION_ID_RULE
+        )
+    return session_id
 
 
 def checked_labels(labels: dict[str, str], path: str = "$.params.labels") -> dict[str, str]:

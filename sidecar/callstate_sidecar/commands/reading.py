@@ -182,7 +182,7 @@ def list_sessions(ctx: Context, p: ListParams) -> bytes:
             and (p.provider is None or e.doc.provider == p.provider)
             and (p.owner is None or e.owner == p.owner)
             and (p.call_id is None or e.doc.call_id == p.call_id)
-            and (ended_since is None or e.ended_us >= ended_since > 0)
+            and (ended_since is None or (e.ended and e.ended_us >= ended_since))
             and labels <= e.labels.items()
         )
 

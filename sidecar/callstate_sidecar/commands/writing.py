@@ -21,8 +21,8 @@ from callstate_client.protocol import (
     SaveParams,
     UpdateParams,
 )
-from callstate_sidecar.commands.context import Context, checked_labels, checked_word
-from callstate_sidecar.document import Document, Head, format_us, read_head
+from callstate_sidecar.commands.context import Context, checked_id, checked_labels, checked_word
+from callstate_sidecar.document import HEAD_REST_BYTES, Document, Head, format_us, read_head
 from callstate_sidecar.door import TurnDoor, check_json, check_turn, check_turns, stamped
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.records import HistoryMode, TurnsRecord
@@ -36,10 +36,11 @@ def save(ctx: Context, p: SaveParams) -> bytes:
     unverified = False
 
     def created_at(session_id: str) -> str:
-        entry = ctx.cache.entries.get(session_id)
+        entry = ctx.known(session_id)
         return format_us(ctx.now_us()) if entry is None else entry.doc.created_at
 
     head = read_head(p.session, "$.params.session", created_at)
+    checked_id(head.session_id, "$.params.session.id")
     checked_word(p.op, "$.params.op")
     labels = None if p.labels is None else checked_labels(p.labels)
     try:
@@ -69,7 +70,7 @@ def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
         raise SessionNotFoundError(f"no session {head.session_id}")
     ctx.check_room()
     entry = Entry(head.session_id, Document(head, ctx.now_us()))
-    entry.epoch = ctx.cache.epoch_floor(head.session_id)
+    entry.version, entry.epoch = ctx.cache.floor(head.session_id)
     entry.unverified = unverified
     return entry
 
@@ -77,10 +78,10 @@ def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
 def _history(ctx: Context, entry: Entry, head: Head, *, created: bool) -> tuple[HistoryMode, bytes, int]:
     """What a save does to the history; only what it adds is looked at."""
     path = "$.params.session.history"
-    size = len(head.fields) + 320
+    history_bytes = entry.doc.history_bytes if head.history is None else len(head.history)
+    _check_size(ctx, len(head.fields) + HEAD_REST_BYTES + history_bytes)
     if head.history is None:
         return HistoryMode.KEEP, b"", 0
-    _check_size(ctx, size + len(head.history))
     rest = None if created else entry.doc.extension(head.history)
     if rest is None:
         return HistoryMode.REPLACE, head.history, len(check_turns(b"[%b]" % head.history, path))
@@ -238,7 +239,7 @@ def delete(ctx: Context, p: DeleteParams) -> bytes:
     if entry is None:  # idempotent: a repeat after a lost reply is no error
         return b"{}"
     ctx.check_epoch(entry, p.epoch)
-    ctx.cache.remove(entry, entry.next_version(ctx.now_us()), ctx.clock.mono())
+    ctx.cache.remove(entry, max(entry.version + 1, ctx.now_us()), ctx.clock.mono())
     ctx.liveness.forget(entry.id)
     return b"{}"
 

@@ -62,12 +62,12 @@ async def test_save_sets_updated_at_and_gives_growing_versions(store: MemoryStor
     first = await store.save(state)
     assert state.updated_at == START
     second = await store.save(state)  # the clock stands still
-    store.clock.advance(60)
+    store.clock.advance(20)
     third = await store.save(state)
     assert first is not None
     assert second == first + 1
-    assert third == int((START + timedelta(seconds=60)).timestamp() * 1e6)
-    assert state.updated_at == START + timedelta(seconds=60)
+    assert third == int((START + timedelta(seconds=20)).timestamp() * 1e6)
+    assert state.updated_at == START + timedelta(seconds=20)
 
 
 async def test_saving_nothing_does_nothing(store: MemoryStore) -> None:

@@ -15,35 +15,12 @@ from pathlib import Path
 import pytest
 
 from callstate_sidecar.systemd import Notifier, listen_fds, watchdog_interval_s
-
-
-class Manager:
-    """The receiving end of $NOTIFY_SOCKET."""
-
-    def __init__(self, address: str) -> None:
-        self.environ = {"NOTIFY_SOCKET": address}
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(5)
-        self._socket.bind("\0" + address[1:] if address.startswith("@") else address)
-
-    def received(self) -> list[str]:
-        return self._socket.recv(4096).decode().split("\n")
-
-    def received_nothing(self) -> bool:
-        self._socket.setblocking(False)
-        try:
-            self._socket.recv(4096)
-        except BlockingIOError:
-            return True
-        return False
-
-    def close(self) -> None:
-        self._socket.close()
+from support.service_manager import ServiceManager
 
 
 @pytest.fixture
-def manager(short_dir: Path) -> Iterator[Manager]:
-    manager = Manager(str(short_dir / "notify"))
+def manager(short_dir: Path) -> Iterator[ServiceManager]:
+    manager = ServiceManager(str(short_dir / "notify"))
     yield manager
     manager.close()
 
@@ -51,7 +28,7 @@ def manager(short_dir: Path) -> Iterator[Manager]:
 # -- notifications -------------------------------------------------------------------------------------------
 
 
-def test_each_notification_is_one_datagram(manager: Manager) -> None:
+def test_each_notification_is_one_datagram(manager: ServiceManager) -> None:
     notifier = Notifier(manager.environ)
     assert notifier.enabled
     notifier.ready()
@@ -69,7 +46,7 @@ def test_each_notification_is_one_datagram(manager: Manager) -> None:
     assert manager.received_nothing()
 
 
-def test_reloading_says_when_on_the_monotonic_clock(manager: Manager) -> None:
+def test_reloading_says_when_on_the_monotonic_clock(manager: ServiceManager) -> None:
     before = time.monotonic_ns() // 1000
     Notifier(manager.environ).reloading()
     reloading, at = manager.received()
@@ -79,14 +56,14 @@ def test_reloading_says_when_on_the_monotonic_clock(manager: Manager) -> None:
     assert before <= int(usec) <= time.monotonic_ns() // 1000
 
 
-def test_a_status_stays_one_line(manager: Manager) -> None:
+def test_a_status_stays_one_line(manager: ServiceManager) -> None:
     Notifier(manager.environ).status("a\nREADY=1\n\tb")
     assert manager.received() == ["STATUS=a READY=1 b"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="abstract sockets are Linux's")
 def test_an_abstract_address_is_understood() -> None:
-    manager = Manager(f"@callstate-test-{os.getpid()}-{time.monotonic_ns()}")
+    manager = ServiceManager(f"@callstate-test-{os.getpid()}-{time.monotonic_ns()}")
     try:
         Notifier(manager.environ).ready()
         assert manager.received() == ["READY=1"]
@@ -101,7 +78,7 @@ def test_without_a_manager_nothing_is_sent(address: str) -> None:
     notifier.ready()
 
 
-def test_a_manager_that_is_gone_is_no_error(manager: Manager, short_dir: Path) -> None:
+def test_a_manager_that_is_gone_is_no_error(manager: ServiceManager, short_dir: Path) -> None:
     manager.close()
     Notifier(manager.environ).ready()  # nobody reads there any more
     Notifier({"NOTIFY_SOCKET": str(short_dir / "absent")}).ready()

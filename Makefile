@@ -1,0 +1,74 @@
+# callstate, for those who work on it or want to see it: `make` lists the targets.
+# Nothing here needs root, and nothing is installed outside of .venv/ and .run/.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# What `make run` needs, and what tests and linters need on top.
+RUN_STAMP := $(VENV)/.callstate-run
+DEV_STAMP := $(VENV)/.callstate-dev
+
+RUN_SOCKET := .run/callstate.sock
+CALLSTATE := $(BIN)/callstate --socket $(RUN_SOCKET)
+
+# The first Python that is new enough; the one that `python3` names may be older.
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+.PHONY: help run demo test test-quick lint reference
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+run: $(RUN_STAMP) ## start a daemon in the foreground, with its state in .run/
+	@if $(CALLSTATE) --timeout 2 ping >/dev/null 2>&1; then \
+		echo 'A daemon already runs here. In this terminal or another one, try:'; \
+	else \
+		echo 'Starting a daemon; Ctrl-C stops it. In another terminal, try:'; \
+	fi
+	@echo '    $(CALLSTATE) simulate --calls 20 --rate 5 --speed 10'
+	@echo '    $(CALLSTATE) ls'
+	@echo '    $(CALLSTATE) stats'
+	@$(CALLSTATE) --timeout 2 ping >/dev/null 2>&1 || \
+		exec $(BIN)/callstated --socket $(RUN_SOCKET) --state-dir .run/state
+
+demo: $(RUN_STAMP) ## live calls, a kill -9, a restart, dead workers: everything in under a minute
+	@$(BIN)/python examples/demo.py
+
+test: $(DEV_STAMP) ## the whole test suite, some minutes
+	@$(BIN)/python -m pytest
+
+test-quick: $(DEV_STAMP) ## what takes no real daemon, under a minute
+	@$(BIN)/python -m pytest -q -m 'not system'
+
+lint: $(DEV_STAMP) ## ruff, mypy and pyright
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/pyright
+
+reference: $(RUN_STAMP) ## write systemd/callstate.toml anew from the code
+	@$(BIN)/python -m callstate_sidecar.configdoc > systemd/callstate.toml.new
+	@mv systemd/callstate.toml.new systemd/callstate.toml
+
+# Without network as long as pyproject.toml has not changed since.
+$(RUN_STAMP): pyproject.toml
+	@if [ -z '$(PYTHON)' ]; then \
+		echo 'callstate needs Python 3.11 or newer, and found none.' >&2; \
+		echo 'On Debian 12 or Ubuntu 24.04: sudo apt install python3 python3-venv' >&2; \
+		exit 1; \
+	fi
+	@if ! '$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null; then \
+		echo 'This Python makes no virtual environments yet. On Debian and Ubuntu:' >&2; \
+		echo '    sudo apt install $(notdir $(PYTHON))-venv' >&2; \
+		exit 1; \
+	fi
+	@echo 'Installing into $(VENV)/ …'
+	@'$(BIN)/python' -c '' 2>/dev/null || '$(PYTHON)' -m venv --clear '$(VENV)'
+	@'$(BIN)/python' -m pip install -qq --upgrade pip
+	@'$(BIN)/python' -m pip install -qq -e '.[all]'
+	@touch '$@'
+
+$(DEV_STAMP): $(RUN_STAMP)
+	@echo 'Installing what tests and linters need …'
+	@'$(BIN)/python' -m pip install -qq -e '.[dev]'
+	@touch '$@'

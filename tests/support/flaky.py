@@ -1,0 +1,50 @@
+"""A MemoryStore that fails when told to, before or after it has done what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import Any
+
+from callstate_client import CallstateError, MemoryStore
+
+
+class FlakyStore(MemoryStore):
+    """Counts what is asked of it, and lets it fail on demand."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.asked: Counter[str] = Counter()
+        self.beaten: list[str] = []
+        self._failures: dict[str, tuple[CallstateError, int, bool]] = {}
+        self._changed = asyncio.Condition()
+
+    def fail(self, method: str, error: CallstateError, *, times: int, applied: bool = False) -> None:
+        """Let the next requests of a method fail.
+
+        Args:
+            method: the verb.
+            error: what to raise.
+            times: how many of them.
+            applied: do what was asked first: the reply was lost, not the request.
+        """
+        self._failures[method] = (error, times, applied)
+
+    async def when_asked(self, method: str, times: int) -> None:
+        """Return when it was asked so often in all."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.asked[method] >= times)
+
+    async def request(self, method: str, params: Any = None, **options: Any) -> bytes:
+        self.asked[method] += 1
+        if method == "session.heartbeat":
+            self.beaten.append(params.session_id)
+        async with self._changed:
+            self._changed.notify_all()
+        error, times, applied = self._failures.get(method, (None, 0, False))
+        if error is None or not times:
+            return await super().request(method, params, **options)
+        self._failures[method] = (error, times - 1, applied)
+        if applied:
+            await super().request(method, params, **options)
+        raise error

@@ -1,0 +1,218 @@
+"""An oracle for crashes: it asks a daemon for much, notes what was acknowledged, and judges what is left.
+
+Each session's requests go over one connection in order, so after a crash the session must be in the state that
+some prefix of its requests leads to, and that prefix must reach at least to the last one acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+WINDOW = 8
+"""Requests of one connection under way at a time."""
+
+
+@dataclass
+class Model:
+    """One session as a plain object."""
+
+    exists: bool = False
+    status: str = "pending"
+    turns: list[str] = field(default_factory=list)
+    interruptions: int = 0
+    counter: int = 0
+
+    def after(self, request: dict[str, Any]) -> Model:
+        """The state this request leads to."""
+        method, params = request["method"], request["params"]
+        state = Model(self.exists, self.status, [*self.turns], self.interruptions, self.counter)
+        if method == "session.save":
+            session = params["session"]
+            turns = [turn["content"] for turn in session["history"]]
+            return Model(True, session["status"], turns, session["metrics"]["interruption_count"], session["n"])
+        if method == "session.add_turn":
+            state.turns += [turn["content"] for turn in params["turns"]]
+        elif method == "session.amend_turn":
+            state.turns[-1] = params["set"]["content"]
+        elif method == "session.record_interruption":
+            state.interruptions += 1
+        elif method == "session.update":
+            state.counter = params["set"]["n"]
+            state.status = params["set"].get("status", state.status)
+        elif method == "session.end":
+            state.status = "ended"
+        elif method == "session.delete":
+            return Model()
+        return state
+
+
+@dataclass
+class Told:
+    """One session: how it was at the last judgement, and all that was asked of it since."""
+
+    base: Model = field(default_factory=Model)
+    now: Model = field(default_factory=Model)
+    """After everything that was asked, as if all of it had happened."""
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    acknowledged: int = 0
+    """How many of those, from the first on, were acknowledged."""
+
+
+class Oracle:
+    """Drives one daemon.
+
+    Args:
+        socket: where it listens.
+        seed: of the requests.
+        connections: at a time.
+        sessions: of each connection.
+    """
+
+    def __init__(self, socket: Path, seed: int, connections: int = 6, sessions: int = 5) -> None:
+        self.socket = socket
+        self.random = random.Random(seed)
+        self.groups = [[f"c{c}-{s}" for s in range(sessions)] for c in range(connections)]
+        self.told = {session: Told() for group in self.groups for session in group}
+        self.acknowledged = 0
+        self.number = 0
+
+    # -- asking ---------------------------------------------------------------------------------------------
+
+    async def drive(self, kill_after: int, kill: Any) -> None:
+        """Ask until so many requests were acknowledged, then call `kill`, while more are under way."""
+        target = self.acknowledged + kill_after
+        tasks = [asyncio.ensure_future(self._worker(group)) for group in self.groups]
+        while self.acknowledged < target:
+            done, _ = await asyncio.wait(tasks, timeout=0.0005)
+            for task in done:
+                task.result()  # a worker ends only when the daemon is gone or has said something wrong
+        await kill()
+        await asyncio.gather(*tasks)
+
+    async def _worker(self, group: list[str]) -> None:
+        reader, writer = await asyncio.open_unix_connection(str(self.socket), limit=1 << 24)
+        pending: dict[int, tuple[str, dict[str, Any]]] = {}
+        try:
+            while True:
+                while len(pending) < WINDOW:
+                    session = self.random.choice(group)
+                    told = self.told[session]
+                    request = self._request(session, told.now)
+                    told.asked.append(request)
+                    told.now = told.now.after(request)
+                    pending[request["id"]] = (session, request)
+                    writer.write(json.dumps(request).encode() + b"\n")
+                await writer.drain()
+                line = await reader.readline()
+                if not line.endswith(b"\n"):
+                    return
+                reply = json.loads(line)
+                if reply.get("error", {}).get("data", {}).get("kind") == "shutting_down":
+                    return  # a clean stop: this one and all behind it were refused
+                self._note(reply, pending)
+        except ConnectionError:
+            return
+        finally:
+            writer.close()
+
+    def _note(self, reply: dict[str, Any], pending: dict[int, tuple[str, dict[str, Any]]]) -> None:
+        assert "result" in reply, reply
+        session, request = pending.pop(reply["id"])
+        told = self.told[session]
+        place = told.asked.index(request)
+        told.acknowledged = max(told.acknowledged, place + 1)
+        self.acknowledged += 1
+
+    def _request(self, session: str, state: Model) -> dict[str, Any]:
+        self.number += 1
+        number = self.number
+        if not state.exists:
+            return self._save(session, Model(True))
+        choice = self.random.random()
+        params: dict[str, Any] = {"session_id": session}
+        if choice < 0.6:
+            count = self.random.choice((1, 1, 1, 3))
+            turns = [{"role": "user", "content": f"t{number}.{i}", "duration_ms": 5} for i in range(count)]
+            return self._ask("session.add_turn", {**params, "turns": turns})
+        if choice < 0.7 and state.turns:
+            return self._ask("session.amend_turn", {**params, "set": {"content": f"a{number}"}})
+        if choice < 0.78:
+            return self._ask("session.record_interruption", params)
+        if choice < 0.86:
+            status = self.random.choice(("active", "on_hold"))
+            return self._ask("session.update", {**params, "set": {"n": number, "status": status}})
+        if choice < 0.94:
+            saved = Model(True, "active", [*state.turns, f"s{number}"], state.interruptions, number)
+            if self.random.random() < 0.3:
+                saved.turns = saved.turns[-2:]
+            return self._save(session, saved)
+        if choice < 0.97:
+            return self._ask("session.end", {**params, "reason": "caller_hangup"})
+        return self._ask("session.delete", params)
+
+    def _save(self, session: str, state: Model) -> dict[str, Any]:
+        history = [
+            {"role": "user", "content": content, "timestamp": "2026-01-01T00:00:00Z", "duration_ms": 5}
+            for content in state.turns
+        ]
+        document = {
+            "id": session,
+            "status": state.status,
+            "history": history,
+            "metrics": {"turn_count": len(history), "interruption_count": state.interruptions},
+            "n": state.counter,
+        }
+        return self._ask("session.save", {"session": document})
+
+    def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        return {"jsonrpc": "2.0", "id": self.number, "method": method, "params": params}
+
+    # -- judging --------------------------------------------------------------------------------------------
+
+    async def judge(self) -> None:
+        """Compare every session with what it may be, and let what it is be where the next round begins."""
+        reader, writer = await asyncio.open_unix_connection(str(self.socket), limit=1 << 24)
+        try:
+            for session, told in self.told.items():
+                self.number += 1
+                request = self._ask("session.load", {"session_id": session})
+                writer.write(json.dumps(request).encode() + b"\n")
+                found = self._found(json.loads(await reader.readline()))
+                told.base = self._match(session, told, found)
+                told.now = told.base
+                told.asked, told.acknowledged = [], 0
+        finally:
+            writer.close()
+
+    @staticmethod
+    def _found(reply: dict[str, Any]) -> Model:
+        if "error" in reply:
+            assert reply["error"]["data"]["kind"] == "not_found", reply
+            return Model()
+        session = reply["result"]["session"]
+        turns = [turn["content"] for turn in session["history"]]
+        assert reply["result"]["turn_count"] == len(turns)
+        return Model(
+            True, session["status"], turns, session["metrics"]["interruption_count"], session.get("n", 0)
+        )
+
+    @staticmethod
+    def _match(session: str, told: Told, found: Model) -> Model:
+        state = told.base
+        for request in told.asked[: told.acknowledged]:
+            state = state.after(request)
+        if state == found:
+            return found
+        for request in told.asked[told.acknowledged :]:
+            state = state.after(request)
+            if state == found:
+                return found
+        raise AssertionError(
+            f"{session}: {told.acknowledged} of {len(told.asked)} requests were acknowledged, and what is there is "
+            f"no state that they lead to: {found}"
+        )

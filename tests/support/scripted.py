@@ -1,0 +1,67 @@
+"""A peer at the other end of a Unix socket that does what the test says: what no real daemon would."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+
+class ScriptedPeer:
+    """Listens, and puts what comes into `received` and each new connection into `connections`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.received: asyncio.Queue[bytes] = asyncio.Queue()
+        """What each read brought, as it came."""
+        self.connections: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
+        self._open: list[asyncio.Transport] = []
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Listen from now on."""
+        self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Side(self), str(self.path))
+
+    async def stop(self) -> None:
+        """Close all connections and the socket."""
+        self.hang_up()
+        if self._server is not None:
+            self._server.close()
+            await self._server.wait_closed()
+            self._server = None
+        self.path.unlink(missing_ok=True)
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        while self._open:
+            self._open.pop().close()
+
+    async def requests(self, count: int) -> list[dict[str, Any]]:
+        """The next so many requests."""
+        lines: list[bytes] = []
+        while len(lines) < count:
+            lines += (await self.received.get()).splitlines()
+        assert len(lines) == count
+        return [json.loads(line) for line in lines]
+
+    def send(self, data: bytes) -> None:
+        """Write to the newest connection."""
+        self._open[-1].write(data)
+
+    def reply(self, request: dict[str, Any], result: Any) -> None:
+        """Answer a request."""
+        reply = {"jsonrpc": "2.0", "id": request["id"], "result": result}
+        self.send(json.dumps(reply, separators=(",", ":")).encode() + b"\n")
+
+
+class _Side(asyncio.Protocol):
+    def __init__(self, peer: ScriptedPeer) -> None:
+        self._peer = peer
+
+    def connection_made(self, transport: Any) -> None:
+        self._peer._open.append(transport)
+        self._peer.connections.put_nowait(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._peer.received.put_nowait(data)

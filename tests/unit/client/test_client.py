@@ -1,0 +1,304 @@
+"""SidecarStore against a peer that does what a daemon does only in its worst hour."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from callstate_client import (
+    ConnectionLostError,
+    InternalError,
+    NoDaemonError,
+    RequestTimeoutError,
+    SessionEndedError,
+    SessionNotFoundError,
+    SessionState,
+    SidecarStore,
+    StoreClosedError,
+    TooLargeError,
+    connect,
+)
+from callstate_client.errors import FencedError
+from callstate_client.inflight import OPS_REMEMBERED
+from support.scripted import ScriptedPeer
+
+VERSION = {"version": 7}
+
+
+@pytest.fixture
+async def peer(short_dir: Path) -> AsyncIterator[ScriptedPeer]:
+    peer = ScriptedPeer(short_dir / "s")
+    await peer.start()
+    yield peer
+    await peer.stop()
+
+
+@pytest.fixture
+async def store(peer: ScriptedPeer) -> AsyncIterator[SidecarStore]:
+    async with connect(peer.path) as store:
+        await peer.connections.get()
+        yield store
+
+
+def soon(*asks: object) -> list[asyncio.Task[object]]:
+    return [asyncio.ensure_future(ask) for ask in asks]  # type: ignore[call-overload]
+
+
+async def test_requests_of_one_turn_leave_in_one_write(peer: ScriptedPeer, store: SidecarStore) -> None:
+    tasks = soon(*(store.ping() for _ in range(3)), store.record_interruption("c1"), store.update_heartbeat("c1"))
+    requests = [await peer.received.get()]
+    assert requests[0].count(b"\n") == 5
+    for request in sorted(map_lines(requests[0]), key=lambda request: -request["id"]):  # any order will do
+        peer.reply(request, VERSION if request["method"] == "session.record_interruption" else {})
+    assert await asyncio.gather(*tasks) == [None, None, None, 7, None]
+
+
+def map_lines(data: bytes) -> list[dict]:  # type: ignore[type-arg]
+    import json
+
+    return [json.loads(line) for line in data.splitlines()]
+
+
+async def test_beats_of_one_turn_are_one_message_and_each_has_its_outcome(
+    peer: ScriptedPeer, store: SidecarStore
+) -> None:
+    tasks = soon(*(store.update_heartbeat(session_id) for session_id in ("a", "b", "c", "d", "a")))
+    (request,) = await peer.requests(1)
+    assert request["params"] == {"session_ids": ["a", "b", "c", "d"]}
+    peer.reply(request, {"missing": ["b"], "ended": ["c"], "fenced": ["d"]})
+    outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [
+        type(None), SessionNotFoundError, SessionEndedError, FencedError, type(None),
+    ]  # fmt: skip
+
+
+async def test_a_heartbeat_with_a_timeout_of_its_own_goes_alone(peer: ScriptedPeer, store: SidecarStore) -> None:
+    with pytest.raises(RequestTimeoutError):
+        await store.update_heartbeat("a", timeout_s=0.01)
+    (request,) = await peer.requests(1)
+    assert request["params"] == {"session_id": "a"}
+
+
+async def test_very_many_beats_are_several_messages(peer: ScriptedPeer, store: SidecarStore) -> None:
+    tasks = soon(*(store.update_heartbeat("x" * 250 + f"{n:05}") for n in range(2500)))
+    received = b""
+    while received.count(b"\n") < 2:
+        received += await peer.received.get()
+    requests = map_lines(received)
+    assert [len(request["params"]["session_ids"]) for request in requests] == [2000, 500]
+    for request in requests:
+        peer.reply(request, {})
+    await asyncio.gather(*tasks)
+
+
+async def test_no_answer_in_time(peer: ScriptedPeer, store: SidecarStore) -> None:
+    with pytest.raises(RequestTimeoutError):
+        await store.ping(timeout_s=0.01)
+    (late,) = await peer.requests(1)
+    task = asyncio.ensure_future(store.ping())
+    (request,) = await peer.requests(1)
+    peer.reply(late, {})  # nobody waits for this one
+    peer.reply(request, {})
+    await task
+
+
+async def test_each_call_has_its_own_timeout(peer: ScriptedPeer, store: SidecarStore) -> None:
+    slow, quick = soon(store.ping(), store.ping(timeout_s=0.01))
+    with pytest.raises(RequestTimeoutError):
+        await quick
+    assert not slow.done()
+    peer.reply((await peer.requests(2))[0], {})
+    await slow
+
+
+async def test_the_stores_timeout_is_for_all(peer: ScriptedPeer) -> None:
+    async with connect(peer.path, timeout_s=0.01) as store:
+        for ask in (store.ping(), store.load("c1"), store.update_heartbeat("c1")):
+            with pytest.raises(RequestTimeoutError):
+                await ask
+
+
+async def test_a_cancelled_call_leaves_the_others_alone(peer: ScriptedPeer, store: SidecarStore) -> None:
+    kept, cancelled, never_sent = soon(store.ping(), store.ping(), store.ping())
+    requests_due = asyncio.ensure_future(peer.requests(3))
+    requests = await requests_due
+    cancelled.cancel()
+    peer.reply(requests[1], {})
+    peer.reply(requests[0], {})
+    peer.reply(requests[2], {})
+    await asyncio.gather(kept, never_sent)
+    assert (await asyncio.gather(cancelled, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+
+
+async def test_what_is_repeatable_is_sent_again(peer: ScriptedPeer, store: SidecarStore) -> None:
+    tasks = soon(
+        store.load("c1"), store.add_turn("c1", "user", "x"), store.update_heartbeat("c1"), store.delete("c2")
+    )
+    before = await peer.requests(4)
+    peer.hang_up()
+    again = await peer.requests(4)
+    assert again == before  # the op too
+    assert len({request["params"].get("op") for request in again}) == 2
+    results = {"session.load": {"session": {"id": "c1"}, "version": 1}, "session.add_turn": VERSION}
+    for request in again:
+        peer.reply(request, results.get(request["method"], {}))
+    loaded, version, *_ = await asyncio.gather(*tasks)
+    assert (loaded.id, version) == ("c1", 7)  # type: ignore[attr-defined]
+
+
+async def test_the_rest_fails_at_once(peer: ScriptedPeer, store: SidecarStore) -> None:
+    tasks = soon(*(store.add_turn("c1", "user", str(n)) for n in range(OPS_REMEMBERED + 1)))
+    blind = store.request("session.claim_next", None)
+    await peer.requests(OPS_REMEMBERED + 2)
+    peer.hang_up()
+    with pytest.raises(ConnectionLostError, match="outcome unknown"):
+        await blind
+    with pytest.raises(ConnectionLostError):
+        await tasks[0]  # the daemon might have forgotten its op
+    for request in await peer.requests(OPS_REMEMBERED):
+        peer.reply(request, VERSION)
+    assert await asyncio.gather(*tasks[1:]) == [7] * OPS_REMEMBERED
+
+
+async def test_what_was_under_way_when_the_daemon_left_for_good(peer: ScriptedPeer, store: SidecarStore) -> None:
+    (sent,) = soon(store.load("c1", timeout_s=0.1))
+    await peer.requests(1)
+    await peer.stop()
+    with pytest.raises(ConnectionLostError, match="did not come back"):
+        await sent
+    with pytest.raises(NoDaemonError, match=f"{peer.path}: absent"):
+        await store.load("c1", timeout_s=0.1)
+
+
+async def test_it_comes_back_to_a_daemon_that_comes_back(peer: ScriptedPeer, store: SidecarStore) -> None:
+    await peer.stop()
+    (task,) = soon(store.ping())
+    await peer.start()
+    peer.reply((await peer.requests(1))[0], {})
+    await task
+
+
+async def test_it_waits_for_a_daemon_that_is_not_there_yet(short_dir: Path) -> None:
+    peer = ScriptedPeer(short_dir / "s")
+    connecting = asyncio.ensure_future(connect(peer.path)._connect())
+    await asyncio.sleep(0)
+    await peer.start()
+    store = await connecting
+    await store.close()
+    await peer.stop()
+
+
+async def test_a_peer_that_hangs_up_at_once_is_not_stormed(peer: ScriptedPeer, store: SidecarStore) -> None:
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    for _ in range(6):
+        peer.hang_up()
+        await peer.connections.get()
+    # 0 + 10 + 20 + 40 + 80 + 160 ms, each at least halved by the jitter
+    assert loop.time() - start >= 0.150
+    assert not store.closed
+
+
+@pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n", b"\n", b"[]\n", b'{"id":"\xff"}\n'])
+async def test_what_is_no_daemon_is_left(
+    peer: ScriptedPeer, store: SidecarStore, garbage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (task,) = soon(store.ping())
+    await peer.requests(1)
+    with caplog.at_level(logging.ERROR):
+        peer.send(garbage)
+        peer.reply((await peer.requests(1))[0], {})  # on a new connection
+        await task
+    assert "no callstated" in caplog.text
+
+
+async def test_a_reply_that_makes_no_sense_costs_its_own_call(peer: ScriptedPeer, store: SidecarStore) -> None:
+    load, ping = soon(store.load("c1"), store.ping())
+    requests = await peer.requests(2)
+    peer.reply(requests[0], {"version": "seven"})
+    peer.reply(requests[1], {})
+    await ping
+    with pytest.raises(InternalError):
+        await load
+
+
+async def test_errors_without_id(peer: ScriptedPeer, store: SidecarStore, caplog: pytest.LogCaptureFixture) -> None:
+    save, ping = soon(store.save(SessionState("c1")), store.ping())
+    requests = await peer.requests(2)
+    with caplog.at_level(logging.ERROR):
+        peer.send(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32008,"message":"too large"}}\n')
+        peer.send(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32700,"message":"odd"}}\n')
+        peer.reply(requests[1], {})
+        await ping
+    with pytest.raises(TooLargeError):
+        await save
+    assert "odd" in caplog.text
+
+
+async def test_a_peer_that_does_not_read_blocks_nobody_for_ever(peer: ScriptedPeer, store: SidecarStore) -> None:
+    for transport in peer._open:
+        transport.pause_reading()
+    big = SessionState("c1", recovery_data="x" * 900_000)
+    outcomes = await asyncio.gather(*(store.save(big, timeout_s=0.2) for _ in range(8)), return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {RequestTimeoutError}
+    assert isinstance(
+        (await asyncio.gather(store.ping(timeout_s=0.05), return_exceptions=True))[0], RequestTimeoutError
+    )
+    await store.close()  # which does not wait for it either
+
+
+async def test_closing_ends_what_is_under_way(peer: ScriptedPeer, store: SidecarStore) -> None:
+    tasks = soon(store.ping(), store.load("c1"), store.update_heartbeat("c1"))
+    await peer.requests(3)
+    (unsent,) = soon(store.update_heartbeat("c2"))
+    await asyncio.sleep(0)
+    await store.close()
+    await store.close()
+    for task in (*tasks, unsent):
+        with pytest.raises(StoreClosedError):
+            await task
+    for ask in (store.ping(), store.save(None), store.update_heartbeat("c1")):
+        with pytest.raises(StoreClosedError):
+            await ask
+
+
+async def test_closing_while_the_daemon_is_away(peer: ScriptedPeer, store: SidecarStore) -> None:
+    await peer.stop()
+    (task,) = soon(store.ping())
+    await asyncio.sleep(0)
+    await store.close()
+    with pytest.raises(StoreClosedError):
+        await task
+
+
+async def test_awaiting_connect_gives_a_store_too(peer: ScriptedPeer) -> None:
+    store = await connect(peer.path, "worker-7")
+    assert (store.worker_id, store.name, store.path) == ("worker-7", "sidecar", str(peer.path))
+    assert await connect_twice(peer) == 2
+    await store.close()
+
+
+async def connect_twice(peer: ScriptedPeer) -> int:
+    async with connect(peer.path) as one, connect(peer.path) as two:
+        return len({one.worker_id, two.worker_id})
+
+
+async def test_the_daemons_heartbeat_timeout_is_asked_for_once_a_connection(
+    peer: ScriptedPeer, store: SidecarStore
+) -> None:
+    (task,) = soon(store.default_heartbeat_timeout_s())
+    peer.reply((await peer.requests(1))[0], {"heartbeat_timeout_s": 7})
+    assert await task == 7
+    assert await store.default_heartbeat_timeout_s() == 7
+    peer.hang_up()
+    await peer.connections.get()
+    (ping,) = soon(store.ping())
+    peer.reply((await peer.requests(1))[0], {})
+    await ping
+    (task,) = soon(store.default_heartbeat_timeout_s())
+    peer.reply((await peer.requests(1))[0], {"name": "an older daemon"})
+    assert await task == 30
