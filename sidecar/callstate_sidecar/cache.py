@@ -58,6 +58,7 @@ class Cache:
         self._seq = 0
         self._misses: dict[str, tuple[float, Grave]] = {}
         self._before: dict[str, _Before] = {}
+        self._admitted: list[Entry] = []
 
     # -- looking ------------------------------------------------------------------------------------------
 
@@ -109,11 +110,14 @@ class Cache:
         self._insert(entry)
 
     def admit(self, entry: Entry) -> None:
-        """A session of ours that the store had becomes hot; the journal is told, so that replay knows it too."""
-        self._note(entry.id)
+        """A session of ours that the store had becomes hot; the journal is told, so that replay knows it too.
+
+        No change, so nothing to undo: where the journal does not take it, it is told at the first change.
+        """
         self._insert(entry)
         self.group.append(entry.snapshot())
         entry.journaled = True
+        self._admitted.append(entry)
 
     def _insert(self, entry: Entry) -> None:
         self._seq += 1
@@ -175,6 +179,7 @@ class Cache:
         """The group is down: forget how to undo it."""
         self.group = []
         self._before.clear()
+        self._admitted.clear()
 
     def rollback(self) -> list[Entry | str]:
         """Undo the group, last change first.
@@ -201,6 +206,8 @@ class Cache:
                     self._insert(before.entry)
                 self._count(before.entry, before.entry.doc.status)
                 undone.append(before.entry)
+        for entry in self._admitted:
+            entry.journaled = False
         self._misses.clear()
         self.commit()
         return undone

@@ -33,6 +33,7 @@ from callstate_sidecar.logs import configure_logging
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.readthrough import ReadThrough
 from callstate_sidecar.reaper import Reaper
+from callstate_sidecar.records import Record
 from callstate_sidecar.server import Server
 from callstate_sidecar.services import Services
 from callstate_sidecar.statedir import StateDir
@@ -40,6 +41,10 @@ from callstate_sidecar.stores.base import Backend
 from callstate_sidecar.writer import Writer
 
 log = logging.getLogger(__name__)
+
+REPLAY_NOTICE_RECORDS: Final = 20_000
+REPLAY_NOTICE_S: Final = 30.0
+"""A replay tells systemd after so many records, some tenths of a second, to be patient for so long again."""
 
 DRAIN_S: Final = 2.0
 """How long a stop waits for answers under way before it flushes."""
@@ -67,6 +72,7 @@ class Daemon:
         )
         self._stop = asyncio.Event()
         self._exit = Exit.OK
+        self._replayed = 0
 
     # -- the whole life -------------------------------------------------------------------------------------
 
@@ -147,7 +153,8 @@ class Daemon:
 
     def _restore(self) -> None:
         """What the journal knows becomes hot; then a new segment begins, with all of it."""
-        replayed = self._journal.replay(self._cache.replay)
+        gc.disable()  # nothing of what is made here is garbage
+        replayed = self._journal.replay(self._replay_record)
         now = self._clock.live()
         for entry in self._cache.entries.values():
             if entry.ended:
@@ -160,10 +167,16 @@ class Daemon:
             self._journal.forget()
         if replayed:
             log.info("%d journal records replayed", replayed)
-        gc.collect()
         gc.freeze()  # what is restored lives long: no collection need ever look at it again
         # Full collections of 100,000 sessions take 30 ms, and nothing here forms cycles: only the young ones run.
         gc.set_threshold(10_000, 50, 1_000_000)
+        gc.enable()
+
+    def _replay_record(self, record: Record) -> None:
+        self._cache.replay(record)
+        self._replayed += 1
+        if self._replayed % REPLAY_NOTICE_RECORDS == 0:
+            self._manager.extend_timeout(REPLAY_NOTICE_S, f"replaying the journal, {self._replayed} records so far")
 
     def _connection(self) -> Connection:
         return Connection(self._server, self._config.limits.line_bytes)

@@ -19,7 +19,7 @@ from callstate_client.protocol import INT64_MAX, INT64_MIN
 from callstate_sidecar.door import HeadDoor, TurnDoor, check_head, check_json, check_metrics, check_turn
 
 FOLD_CHUNKS: Final = 32
-"""So many chunks are folded: a chunk a turn costs 41 bytes each, and a join walks them all."""
+"""So many small chunks are folded: a chunk a turn costs 41 bytes each, and a join walks them all."""
 
 HEAD_REST_BYTES: Final = 320
 """About what a document has beside `fields` and turns: status, `updated_at`, metrics, names, brackets."""
@@ -229,7 +229,7 @@ class Document:
         """Put turns (comma-joined, no brackets) behind the history."""
         if not count:
             return
-        if len(self.chunks) >= FOLD_CHUNKS:
+        if len(self.chunks) >= FOLD_CHUNKS and len(self.chunks[-FOLD_CHUNKS]) < FOLD_BYTES // 2:
             self.chunks = _fold(self.chunks)  # a new list: a mark of the old one stays good
         self.chunks.append(turns)
         self.turn_count += count
@@ -360,13 +360,13 @@ def count_turns(turns: bytes) -> int:
 
 
 def _fold(chunks: list[bytes]) -> list[bytes]:
-    """The same history in fewer chunks: the last ones joined, as many as stay small."""
+    """The same history in fewer chunks: the last ones joined, as many as stay small. A big one is left as it is:
+    copied again and again, a long history would cost its length a turn."""
     start, size = len(chunks), 0
     while start and size + len(chunks[start - 1]) <= FOLD_BYTES:
         start -= 1
         size += len(chunks[start])
-    start = min(start, len(chunks) - 2)
-    return [*chunks[:start], b",".join(chunks[start:])]
+    return chunks if start >= len(chunks) - 1 else [*chunks[:start], b",".join(chunks[start:])]
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

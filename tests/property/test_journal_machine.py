@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from support.journals import FaultyFiles, Keeping, Killed, done_then_killed, eio, killed, turn
 
 SESSIONS = st.sampled_from([f"s{number}" for number in range(6)])

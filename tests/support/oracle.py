@@ -197,9 +197,7 @@ class Oracle:
         session = reply["result"]["session"]
         turns = [turn["content"] for turn in session["history"]]
         assert reply["result"]["turn_count"] == len(turns)
-        return Model(
-            True, session["status"], turns, session["metrics"]["interruption_count"], session.get("n", 0)
-        )
+        return Model(True, session["status"], turns, session["metrics"]["interruption_count"], session.get("n", 0))
 
     @staticmethod
     def _match(session: str, told: Told, found: Model) -> Model:

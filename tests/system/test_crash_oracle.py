@@ -6,6 +6,7 @@ import os
 import random
 
 import pytest
+
 from support.daemon import Daemon
 from support.oracle import Oracle
 
@@ -48,6 +49,6 @@ async def test_a_clean_stop_loses_nothing_at_any_level() -> None:
         with Daemon("--durability", durability) as daemon:
             oracle = Oracle(daemon.socket, seed=3)
             for _ in range(3):
-                await oracle.drive(300, lambda: daemon.in_thread("terminate"))  # noqa: B023 - used within the round
+                await oracle.drive(300, lambda: daemon.in_thread("terminate"))
                 await daemon.in_thread("start")
                 await oracle.judge()

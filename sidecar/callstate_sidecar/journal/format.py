@@ -16,11 +16,14 @@ A snapshot ends with a record without a body.
 
 from __future__ import annotations
 
+import mmap
 import struct
 import zlib
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import Final, NamedTuple
+
+Bytes = bytes | mmap.mmap
 
 VERSION: Final = 1
 FILE_MAGIC: Final = b"CSJF"
@@ -78,7 +81,7 @@ def file_header(kind: Kind, generation: int, first_sequence: int, created_us: in
     return (head + _CRC.pack(zlib.crc32(head))).ljust(DATA_START, b"\0")
 
 
-def read_header(data: bytes) -> Header:
+def read_header(data: Bytes) -> Header:
     """The header of a file that begins with `data`.
 
     Raises:
@@ -99,7 +102,7 @@ def synced_mark(generation: int, sequence: int) -> bytes:
     return _SYNCED.pack(sequence, zlib.crc32(_SYNCED_SALT.pack(generation, sequence)))
 
 
-def read_synced(data: bytes, generation: int) -> int:
+def read_synced(data: Bytes, generation: int) -> int:
     """The sequence a file's mark names; 0 where there is no readable mark of this generation."""
     sequence, crc = _SYNCED.unpack_from(data, SYNCED_AT)
     return int(sequence) if crc == zlib.crc32(_SYNCED_SALT.pack(generation, sequence)) else 0
@@ -111,7 +114,7 @@ def frame(generation: int, sequence: int, synced: int, body: bytes) -> bytes:
     return _RECORD.pack(RECORD_MAGIC, len(body), crc, sequence, synced) + body
 
 
-def read_frame(data: bytes, at: int, generation: int) -> Frame | None:
+def read_frame(data: Bytes, at: int, generation: int) -> Frame | None:
     """The whole record at this place, or None where there is none."""
     start = at + RECORD_HEADER_BYTES
     if start > len(data):
@@ -126,14 +129,14 @@ def read_frame(data: bytes, at: int, generation: int) -> Frame | None:
     return Frame(at, after, sequence, synced, body)
 
 
-def frames(data: bytes, generation: int, at: int = DATA_START) -> Iterator[Frame]:
+def frames(data: Bytes, generation: int, at: int = DATA_START) -> Iterator[Frame]:
     """The whole records from a place on, up to the first that is not."""
     while (found := read_frame(data, at, generation)) is not None:
         yield found
         at = found.after
 
 
-def salvage(data: bytes, generation: int, at: int = DATA_START) -> Iterator[Frame]:
+def salvage(data: Bytes, generation: int, at: int = DATA_START) -> Iterator[Frame]:
     """Every whole record from a place on, whatever lies between."""
     while (at := data.find(RECORD_MAGIC, at)) >= 0:
         found = read_frame(data, at, generation)

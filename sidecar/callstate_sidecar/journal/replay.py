@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class Segment:
     """One file of the journal, read."""
 
     path: Path
-    data: bytes
+    data: bytes | mmap.mmap
     header: Header
 
 
@@ -72,7 +73,7 @@ def load_segment(path: Path) -> Segment:
         JournalFormatError: it is of a newer format.
     """
     try:
-        data = path.read_bytes()
+        data = _mapped(path)
         header = read_header(data)
     except FileNotFoundError as error:
         raise JournalDamagedError(path, 0, "the file is missing") from error
@@ -138,6 +139,14 @@ def _replay_snapshot(path: Path, found: Replayed, apply: Callable[[Frame], None]
     raise JournalDamagedError(path, at, "a record of the snapshot can't be read")
 
 
+def _mapped(path: Path) -> mmap.mmap | bytes:
+    """The file's bytes, read as they are looked at: a snapshot may be as large as all that is hot."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return b""  # mmap(2) refuses to map nothing
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
 def _log_segments(directory: Path, manifest: Manifest) -> list[Path]:
     """The segments that count, without a gap."""
     there = {generation: path for generation, path in logs(directory).items() if generation >= manifest.log}
@@ -170,8 +179,8 @@ def _synced_behind(paths: list[Path], synced: int) -> int:
     return synced
 
 
-def _readable(path: Path) -> Iterator[tuple[Header, bytes]]:
-    data = path.read_bytes()
+def _readable(path: Path) -> Iterator[tuple[Header, bytes | mmap.mmap]]:
+    data = _mapped(path)
     try:
         yield read_header(data), data
     except FormatError:

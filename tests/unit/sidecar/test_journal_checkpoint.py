@@ -7,6 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+
+from callstate_sidecar.journal import Checkpointer, JournalDamagedError, Keeper
+from callstate_sidecar.journal.layout import logs, read_manifest, snapshot_path
 from support.journals import (
     FaultyFiles,
     Keeping,
@@ -17,9 +20,6 @@ from support.journals import (
     recovered,
     turn,
 )
-
-from callstate_sidecar.journal import Checkpointer, JournalDamagedError, Keeper
-from callstate_sidecar.journal.layout import logs, read_manifest, snapshot_path
 
 
 def filled(directory: Path, files: FaultyFiles | None = None, sessions: int = 20) -> Keeping:

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.journals import FaultyFiles, Keeping, done_then_eio, eio, enospc, recovered, turn
 
 from callstate_sidecar.journal import JournalDamagedError, JournalError, JournalFormatError
 from callstate_sidecar.journal.format import DATA_START, END_OF_LOG, FILE_MAGIC, frames, read_header
 from callstate_sidecar.journal.layout import MANIFEST, log_path, logs
+from support.journals import FaultyFiles, Keeping, done_then_eio, eio, enospc, recovered, turn
 
 
 def grown(directory: Path, turns: int = 5, **options: object) -> Keeping:
@@ -169,7 +169,7 @@ def test_old_records_behind_a_recycled_segment_are_never_read(tmp_path: Path) ->
     assert len(list(tmp_path.glob("spare-*.csj"))) < spares
     path = log_path(tmp_path, keeping.journal._generation)
     data = path.read_bytes()
-    assert FILE_MAGIC == data[:4]
+    assert data[:4] == FILE_MAGIC
     header = read_header(data)
     whole = list(frames(data, header.generation))
     assert data[whole[-1].after :].strip(b"\0"), "there is old stuff behind"
