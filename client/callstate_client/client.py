@@ -8,6 +8,7 @@ import secrets
 import socket as sockets
 from collections.abc import Generator
 from functools import partial
+from itertools import chain
 from types import TracebackType
 from typing import Final
 
@@ -71,12 +72,11 @@ class SidecarStore(CallStore):
         await self._link.open(wait_s)
 
     async def _close(self) -> None:
-        await self._link.close()
         beats, self._beats = self._beats, {}
-        for futures in beats.values():
-            for future in futures:
-                if not future.done():
-                    future.set_exception(StoreClosedError())
+        for future in chain.from_iterable(beats.values()):
+            if not future.done():
+                future.set_exception(StoreClosedError())
+        await self._link.close()
 
     def request(
         self,

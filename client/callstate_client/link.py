@@ -216,8 +216,12 @@ class Link:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._collect()
-        self._flush_due = False
+        if self.closed:
+            return
+        try:
+            self._collect()  # its requests find a flush due, and leave with this one
+        finally:
+            self._flush_due = False
         wire = self._wire
         if wire is None or not wire.may_write or not self._unsent:
             return

@@ -285,6 +285,12 @@ class Cache:
         self.dirty[session_id] = (since, self.dirty[session_id][1])
         self.dirty.move_to_end(session_id, last=False)  # first in line again: age decides the turn
 
+    def is_stored(self, entry: Entry) -> bool:
+        """Whether the store is known to have it as it is, and nothing of it is on its way there."""
+        return (
+            entry.stored_version >= entry.version and entry.id not in self.dirty and entry.id not in self.flying
+        )
+
     def refused(self, write: Write, why: str) -> None:
         """The store will not take this one; it stays hot and in the journal."""
         self.flying.pop(write.session_id, None)

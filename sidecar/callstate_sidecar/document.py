@@ -283,11 +283,11 @@ class Document:
         return encoded
 
     def replace_last(self, turn: bytes) -> None:
-        """Put a turn in place of the last one."""
-        parts = _parts(b"[%b]" % self.chunks[-1])
-        before = b",".join(bytes(part) for part in parts[:-1])
-        self.history_bytes += len(turn) - len(bytes(parts[-1]))
-        self.chunks = [*self.chunks[:-1], b"%b,%b" % (before, turn) if before else turn]
+        """Put a turn in place of the last one; in a chunk of its own, for it may be amended again."""
+        *others, last = self.chunks
+        before = b",".join(bytes(part) for part in _parts(b"[%b]" % last)[:-1])
+        self.chunks = [*others, before, turn] if before else [*others, turn]
+        self.history_bytes += len(turn) - len(last) + (len(before) + 1 if before else 0)
 
     # -- whole --------------------------------------------------------------------------------------------
 

@@ -101,8 +101,8 @@ class Reaper:
             end_session(ctx, entry, reason, reaped=True)
             self._metrics.count("reaped")
             log.info("session %s reaped: %s", session_id, reason)
-        elif entry.stored_version < entry.version or session_id in ctx.cache.dirty or session_id in ctx.cache.flying:
-            ctx.liveness.keep(session_id, now)  # the store is not known to have it: it stays hot
+        elif not ctx.cache.is_stored(entry):
+            ctx.liveness.keep(session_id, now)  # it stays hot
         else:
             ctx.liveness.forget(session_id)
             ctx.cache.evict(entry)

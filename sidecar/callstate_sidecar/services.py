@@ -93,6 +93,7 @@ class Services:
             "store": self._backend.name,
             "durability": self._config.journal.durability,
             "liveness": "beats",
+            "heartbeat_timeout_s": self._liveness.timeout_s,
             "host_id": self._host_id,
             "boot_id": host.boot_id(),
             "started_at": self._started_at.isoformat().replace("+00:00", "Z"),

@@ -173,7 +173,7 @@ class Journal:
     @property
     def is_gone(self) -> bool:
         """Whether somebody removed what we write to: a replay would not find it."""
-        return self._rebuilding or not self._files.is_linked(self._fd)
+        return self._rebuilding or self._fd < 0 or not self._files.is_linked(self._fd)
 
     @property
     def wants_checkpoint(self) -> bool:

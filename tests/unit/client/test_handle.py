@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -380,15 +381,20 @@ async def test_a_repr_shows_no_word(store: FlakyStore) -> None:
         assert "c1" in repr(call)
 
 
+def on_store(store: FlakyStore, name: str, *args: Any, **named: Any) -> Any:
+    return getattr(store, name)("c1", *args, **named)
+
+
+def on_call(call: CallHandle, name: str, *args: Any, **named: Any) -> Any:
+    return getattr(call, name)(*args, **named)
+
+
 async def test_what_the_handle_sends_is_what_the_store_would(store: FlakyStore) -> None:
     """The same mutations, through a handle and without one, come to the same state."""
     await store.save(SessionState("c1", created_at=START))
     changes: dict[str, Any] = {"status": "on_hold", "recovery_data": {"a": 1}, "campaign": 7}
     async with store.hold(SessionState("c2", created_at=START)) as call:
-        for target in (
-            lambda name, *a, **k: getattr(store, name)("c1", *a, **k),
-            lambda name, *a, **k: getattr(call, name)(*a, **k),
-        ):
+        for target in (partial(on_store, store), partial(on_call, call)):
             await target("add_turn", "user", "hello", 900, at=START, extra={"x": 1})
             await target("amend_last_turn", content="hell", duration_ms=700)
             await target("record_interruption")

@@ -1,0 +1,227 @@
+"""The daemon with a real store behind it: copied behind the writes, read through, away, and back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from callstate_client import (
+    SessionEndedError,
+    SessionNotFoundError,
+    SessionState,
+    SidecarStore,
+    StoreUnavailableError,
+    connect,
+)
+from callstate_sidecar.stores.redis import RedisStore
+from support.daemon import Daemon
+from support.redis_server import RedisServer, binaries
+
+pytestmark = pytest.mark.system
+on_uvloop = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop of the test; the daemon's is uvloop anyway
+
+STORE_AWAY = r"the store is"
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with RedisServer(binaries()["valkey"]) as server:
+        yield server
+
+
+async def until(question: Callable[[], Awaitable[bool]], within_s: float = 20.0) -> None:
+    """Ask until it is so. What is waited for here has no event to wait on: a counter in another process."""
+    async with asyncio.timeout(within_s):
+        while not await question():
+            await asyncio.sleep(0.01)
+
+
+async def store_is(store: SidecarStore, state: str) -> None:
+    async def asked() -> bool:
+        return (await store.stats())["store"] == state
+
+    await until(asked)
+
+
+@on_uvloop
+async def test_redis_has_it_moments_later_and_go_can_read_it(redis: RedisServer) -> None:
+    with Daemon(store=redis.url) as daemon:
+        async with connect(daemon.socket) as store:
+            state = SessionState("c1", provider="twilio", from_="+15550001", to="+15550002", extra={"campaign": 7})
+            await store.save(state)
+            await store.add_turn("c1", "user", "hello", duration_ms=900)
+            assert (await store.flush()).unflushed == 0
+            document = json.loads(redis.command("GET", "voicesession:c1").partition(b"\r\n")[2])
+            assert document["from"] == "+15550001"
+            assert document["campaign"] == 7
+            assert [turn["content"] for turn in document["history"]] == ["hello"]
+            assert b"c1" in redis.command("SMEMBERS", "voicesession:active")
+            ttl_s = int(redis.command("TTL", "voicesession:c1").strip().lstrip(b":"))
+            assert 86_000 < ttl_s <= 86_400
+            shared = RedisStore.from_url(redis.url)
+            assert await shared.load("c1") == await store.load("c1")
+            await store.end("c1", "caller_hangup")
+            await store.flush()
+            assert await shared.list_active() == []
+            await store.delete("c1")
+            await store.flush()
+            with pytest.raises(SessionNotFoundError):
+                await shared.load("c1")
+            await shared.close()
+
+
+@on_uvloop
+async def test_a_session_born_and_deleted_within_the_interval_is_never_written(redis: RedisServer) -> None:
+    with Daemon("--set", "store.flush_interval_s=60", store=redis.url) as daemon:
+        async with connect(daemon.socket) as store:
+            await store.save(SessionState("short"))
+            await store.delete("short")
+            await store.flush(timeout_s=5)
+            assert redis.command("KEYS", "*short*") in (b"*0\r\n", b"")
+
+
+@on_uvloop
+async def test_redis_away_at_the_start_and_later_is_served_around(redis: RedisServer) -> None:
+    url = redis.url
+    redis.stop()
+    daemon = Daemon(store=url)
+    try:
+        await daemon.in_thread("start")
+        async with connect(daemon.socket) as store:
+            await store.save(SessionState("early"))
+            await store.add_turn("early", "user", "is anybody there")
+            with pytest.raises(StoreUnavailableError):
+                await store.load("unknown")
+            with pytest.raises(StoreUnavailableError):
+                await store.save(SessionState("only-new"), if_version=0)
+            await store_is(store, "down")
+            assert (await store.flush(timeout_s=0.05)).unflushed == 1
+            await daemon.in_thread("kill")
+            await daemon.in_thread("start")  # with Redis still away: the journal has all
+            assert (await store.load("early")).history[-1].content == "is anybody there"
+            redis.start()
+            await store.flush(timeout_s=20)
+            await store_is(store, "up")
+            assert b"is anybody there" in redis.command("GET", "voicesession:early")
+            redis.pause()
+            await store.add_turn("early", "agent", "yes")
+            assert (await store.load("early")).history[-1].content == "yes"
+            await store_is(store, "down")
+            redis.resume()
+            assert (await store.flush(timeout_s=20)).unflushed == 0
+            assert b'"yes"' in redis.command("GET", "voicesession:early")
+    finally:
+        daemon.close(expect=STORE_AWAY)
+
+
+@on_uvloop
+async def test_a_redis_that_refuses_is_told_from_one_that_is_down(redis: RedisServer) -> None:
+    daemon = Daemon(store=redis.url)
+    try:
+        await daemon.in_thread("start")
+        async with connect(daemon.socket) as store:
+            redis.command("CONFIG", "SET", "maxmemory", "1")
+            await store.save(SessionState("c1"))
+            await store_is(store, "refusing")
+            assert "maxmemory" in (await store.stats())["store_error"]
+            redis.command("CONFIG", "SET", "maxmemory", "0")
+            await store.flush(timeout_s=20)
+            await store_is(store, "up")
+            assert b'"c1"' in redis.command("GET", "voicesession:c1")
+    finally:
+        daemon.close(expect=STORE_AWAY)
+
+
+@on_uvloop
+async def test_what_the_store_has_is_read_through_once_it_is_no_longer_hot(redis: RedisServer) -> None:
+    with Daemon("--set", "reaper.retention_s=0", "--set", "reaper.tick_s=0.01", store=redis.url) as daemon:
+        async with connect(daemon.socket) as store:
+            await store.save(SessionState("c1", provider="sip"))
+            await store.add_turn("c1", "user", "bye")
+            await store.end("c1", "caller_hangup")
+            before = await store.get("c1")
+
+            async def cold() -> bool:
+                return (await store.stats())["sessions"] == {}
+
+            await store.flush()
+            await until(cold)
+            again = await store.get("c1")
+            assert (again.state, again.version, again.ended_reason) == (before.state, before.version, "caller_hangup")
+
+
+@on_uvloop
+async def test_a_session_that_go_wrote_is_read_each_time_and_taken_over_by_the_first_mutation(
+    redis: RedisServer,
+) -> None:
+    theirs = RedisStore.from_url(redis.url)
+    with Daemon(store=redis.url) as daemon:
+        async with connect(daemon.socket) as store:
+            state = SessionState("go-1", provider="go")
+            state.add_turn("user", "from go")
+            await theirs.save(state)
+            assert (await store.load("go-1")).history[-1].content == "from go"
+            state.add_turn("agent", "again from go")
+            await theirs.save(state)
+            assert (await store.load("go-1")).history[-1].content == "again from go"
+            assert (await store.stats())["sessions"] == {}
+            await store.add_turn("go-1", "user", "now from here")
+            assert (await store.stats())["sessions"] == {"pending": 1}
+            await store.flush()
+            assert [turn.content for turn in (await theirs.load("go-1")).history] == [
+                "from go", "again from go", "now from here",
+            ]  # fmt: skip
+    await theirs.close()
+
+
+def test_with_sqlite_behind_nothing_of_redis_is_imported() -> None:
+    code = (
+        "import sys, tempfile\n"
+        "from pathlib import Path\n"
+        "import callstate_sidecar.launch\n"
+        "from callstate_sidecar.config import load_config\n"
+        "from callstate_sidecar.daemon import _backend\n"
+        "with tempfile.TemporaryDirectory() as d:\n"
+        "    _backend(load_config([], {})[0], Path(d), 'h', {})\n"
+        "print(*sys.modules)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    modules = ran.stdout.split()
+    assert "callstate_sidecar.stores.sqlite" in modules
+    assert not [name for name in modules if name.partition(".")[0] == "redis" or "stores.redis" in name]
+
+
+@on_uvloop
+async def test_a_dead_call_is_reaped_with_all_its_data(redis: RedisServer) -> None:
+    fast = ["--set", "reaper.heartbeat_timeout_s=0.3", "--set", "reaper.grace_s=0.2", "--set", "reaper.tick_s=0.02"]
+    with Daemon(*fast, store=redis.url) as daemon:
+        async with connect(daemon.socket) as store:
+            await store.save(SessionState("dead", provider="sip", recovery_data={"node": "menu"}))
+            await store.save(SessionState("patient"), heartbeat_timeout_s=3600)
+            await store.add_turn("dead", "user", "hello?")
+            last = (await store.load("dead")).updated_at
+
+            async def reaped() -> bool:
+                return (await store.get("dead", "none")).ended_reason == "heartbeat_timeout"
+
+            await until(reaped)
+            record = await store.get("dead")
+            assert record.state.status == "ended"
+            assert record.state.updated_at == last, "the last sign of life, not the time of the reaping"
+            assert record.state.recovery_data == {"node": "menu"}
+            assert [turn.content for turn in record.state.history] == ["hello?"]
+            assert await store.list_active() == ["patient"]
+            with pytest.raises(SessionEndedError) as caught:
+                await store.update_heartbeat("dead")
+            assert caught.value.reason == "heartbeat_timeout"
+            with pytest.raises(SessionEndedError):
+                await store.add_turn("dead", "user", "I am back")
+            await store.flush()
+            assert b'"status":"ended"' in redis.command("GET", "voicesession:dead")
+            assert b"dead" not in redis.command("SMEMBERS", "voicesession:active")
+            assert b"heartbeat_timeout" in redis.command("HGET", "{voicesession:dead}:meta", "ended_reason")

@@ -1,0 +1,274 @@
+"""docs/protocol.md against the daemon and the code: its transcripts are replayed, its tables compared."""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import get_type_hints
+
+import msgspec
+import pytest
+
+from callstate_client import protocol
+from callstate_client.errors import BY_CODE
+from callstate_sidecar.commands import VERBS
+from callstate_sidecar.options import LimitsConfig
+from support.daemon import Daemon
+from support.transcripts import HANGS_UP, KINDS, MORE, Player, Transcript, parse
+from support.wire import Wire
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
+TRANSCRIPTS = parse(DOCUMENT)
+PLAIN = [transcript for transcript in TRANSCRIPTS if not transcript.setup]
+STAGED = [transcript for transcript in TRANSCRIPTS if transcript.setup]
+
+UNKNOWN_METHOD = "session.no_such_method"
+NEVER_SAID = {"internal", "forbidden"}
+"""A fault of the daemon's own, and one that waits for connections with identities."""
+SELDOM_SAID = {"owner", "store_error"}
+"""Result members that no transcript can show today."""
+
+PARAMS = {
+    "session.save": protocol.SaveParams,
+    "session.load": protocol.LoadParams,
+    "session.delete": protocol.DeleteParams,
+    "session.list_active": protocol.ListActiveParams,
+    "session.list": protocol.ListParams,
+    "session.heartbeat": protocol.HeartbeatParams,
+    "session.add_turn": protocol.AddTurnParams,
+    "session.amend_turn": protocol.AmendTurnParams,
+    "session.record_interruption": protocol.RecordInterruptionParams,
+    "session.update": protocol.UpdateParams,
+    "session.end": protocol.EndParams,
+    "server.ping": protocol.NoParams,
+    "server.info": protocol.NoParams,
+    "server.stats": protocol.NoParams,
+    "server.flush": protocol.FlushParams,
+}
+RESULTS = {
+    "session.save": protocol.SaveResult,
+    "session.load": protocol.LoadResult,
+    "session.list_active": protocol.ListActiveResult,
+    "session.list": protocol.ListResult,
+    "session.heartbeat": protocol.HeartbeatResult,
+    "server.flush": protocol.FlushResult,
+}
+
+AWAY = "unix:///nonexistent/redis.sock"
+GONE_WITHIN_S = 10.0
+
+
+def name_of(transcript: Transcript) -> str:
+    return f"line-{transcript.line}-{transcript.heading.replace(' ', '-')}"
+
+
+# -- replayed -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def daemon() -> Iterator[Daemon]:
+    with Daemon() as running:
+        yield running
+
+
+@pytest.fixture
+def wire(daemon: Daemon) -> Iterator[Wire]:
+    """A connection to a daemon that knows no session."""
+    with Wire(daemon.socket) as connection:
+        yield connection
+    with Wire(daemon.socket) as after:  # the other may have an answer left that nobody read
+        for listed in after.call("session.list", limit=10_000)["sessions"]:
+            after.call("session.delete", session_id=listed["session"]["id"])
+
+
+@pytest.mark.parametrize("transcript", PLAIN, ids=name_of)
+def test_transcript(transcript: Transcript, wire: Wire) -> None:
+    Player(wire).play(transcript)
+
+
+class Stage:
+    """A daemon in the state that a transcript's set-up names."""
+
+    def __init__(self, setup: str) -> None:
+        self.setup = setup
+        args = {
+            "store-away": ["--set", "server.shutdown_flush_s=0"],
+            "full": ["--set", "limits.sessions=1"],
+            "journal-full": [],
+            "stopping": ["--set", "server.shutdown_flush_s=1"],
+        }[setup]
+        store = AWAY if setup in ("store-away", "stopping") else None
+        self.daemon = Daemon(*args, store=store)
+        self.limits = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+    def on_remark(self, number: int) -> None:
+        if number or self.setup not in ("journal-full", "stopping"):
+            return
+        assert self.daemon.process is not None
+        if self.setup == "stopping":
+            self.daemon.signal(signal.SIGTERM)
+            self._wait_until_nobody_listens()
+        else:  # no file may grow any further, which to the one who writes looks much like a full disk
+            pid = self.daemon.process.pid
+            self.limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, self.limits[1]))
+
+    def _wait_until_nobody_listens(self) -> None:
+        deadline = time.monotonic() + GONE_WITHIN_S
+        while time.monotonic() < deadline:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                try:
+                    probe.connect(str(self.daemon.socket))
+                except OSError:
+                    return
+        raise AssertionError("it goes on listening")
+
+    def close(self) -> None:
+        if self.setup == "journal-full" and self.daemon.process is not None:
+            resource.prlimit(self.daemon.process.pid, resource.RLIMIT_FSIZE, self.limits)
+        self.daemon.close(expect="journal does not take writes|File too large|disk")
+
+
+@contextmanager
+def staged(setup: str) -> Iterator[Stage]:
+    stage = Stage(setup)
+    try:
+        stage.daemon.start()
+        yield stage
+    finally:
+        stage.close()
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("transcript", STAGED, ids=name_of)
+def test_transcript_of_a_special_state(transcript: Transcript) -> None:
+    with staged(transcript.setup) as stage, Wire(stage.daemon.socket) as wire:
+        Player(wire, stage.on_remark).play(transcript)
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [
+        ('S: {"jsonrpc":"2.0","id":1,"result":{"more":1}}', "not in the answer"),
+        ('S: {"jsonrpc":"2.0","id":2,"result":{}}', "no such reply"),
+        ("S: (nothing)", "not in the transcript"),
+    ],
+)
+def test_a_transcript_that_is_wrong_is_found(said: str, answer: str, wire: Wire) -> None:
+    text = f'```transcript\nC: {{"jsonrpc":"2.0","id":1,"method":"server.ping"}}\n{said}\n```'
+    with pytest.raises(AssertionError, match=answer):
+        Player(wire).play(parse(text)[0])
+
+
+# -- complete -------------------------------------------------------------------------------------------------
+
+
+def sections() -> dict[str, str]:
+    """The methods' sections, by method."""
+    parts = re.split(r"^### (\S+)\n", DOCUMENT.split("\n## Methods\n")[1].split("\n## ")[0], flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def table(text: str, head: str) -> dict[str, list[str]]:
+    """The rows of the table whose header begins with this word: first cell, without backquotes, to the others."""
+    found = re.search(rf"^\| {head} \|.*\n\|[-|]+\n((?:\|.*\n)*)", text, flags=re.MULTILINE)
+    rows = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in (found[1] if found else "").splitlines()]
+    return {row[0].strip("` |"): row[1:] for row in rows}
+
+
+def results(method: str) -> set[str]:
+    """The members of a method's results that any transcript shows."""
+    members: set[str] = set()
+    for transcript in TRANSCRIPTS:
+        asked = {m["id"] for m in transcript.sent() if m.get("method") == method and "id" in m}
+        for reply in transcript.answered():
+            if "result" in reply and reply["id"] in asked:
+                members |= reply["result"].keys() - {MORE}
+    return members
+
+
+def test_the_document_has_a_section_for_each_method_and_for_no_other() -> None:
+    assert sections().keys() == VERBS.keys()
+
+
+@pytest.mark.parametrize("method", VERBS)
+def test_each_method_is_shown_in_its_section_with_a_result(method: str) -> None:
+    for transcript in TRANSCRIPTS:
+        asked = {m.get("id") for m in transcript.sent() if m.get("method") == method}
+        if transcript.heading == method and any(r["id"] in asked for r in transcript.answered() if "result" in r):
+            return
+    raise AssertionError(f"no transcript with a result of {method}")
+
+
+def test_no_transcript_names_a_method_that_does_not_exist() -> None:
+    named = {m["method"] for transcript in TRANSCRIPTS for m in transcript.sent()}
+    assert named - {UNKNOWN_METHOD} == VERBS.keys()
+
+
+def test_each_error_that_can_occur_is_shown() -> None:
+    shown = {r["error"]["data"]["kind"] for t in TRANSCRIPTS for r in t.answered() if "error" in r}
+    assert shown == {cls.kind for cls in BY_CODE.values()} - NEVER_SAID
+
+
+@pytest.mark.parametrize("method", VERBS)
+def test_parameters_are_those_of_the_code(method: str) -> None:
+    fields = msgspec.structs.fields(PARAMS[method])
+    rows = table(sections()[method], "param")
+    assert rows.keys() == {field.encode_name for field in fields}
+    required = {name for name, cells in rows.items() if "required" in cells[0]}
+    assert required == {field.encode_name for field in fields if field.required}
+
+
+def test_parameters_that_may_not_be_null_are_named() -> None:
+    sentence = re.search(r"An optional one that is null counts as left out, but for (.*)\.\n", DOCUMENT)
+    assert sentence
+    optional = {
+        field.encode_name
+        for params in PARAMS.values()
+        for field in msgspec.structs.fields(params)
+        if not field.required and field.default is not None
+    }
+    assert set(re.findall(r"`(\w+)`", sentence[1])) == optional
+
+
+@pytest.mark.parametrize("method", VERBS)
+def test_results_are_those_that_come(method: str) -> None:
+    rows = table(sections()[method], "result")
+    assert rows.keys() - SELDOM_SAID == results(method)
+    if method in RESULTS:  # what a client decodes
+        assert set(get_type_hints(RESULTS[method])) <= rows.keys()
+
+
+def test_errors_are_those_of_the_code() -> None:
+    rows = {int(code): cells for code, cells in table(DOCUMENT, "code").items()}
+    assert rows.keys() == BY_CODE.keys()
+    for code, cls in BY_CODE.items():
+        assert rows[code][0] == f"`{cls.kind}`"
+        assert rows[code][1] == ("yes" if cls.retryable else "no")
+
+
+def test_configurable_limits_are_those_of_the_code() -> None:
+    units = {"MiB": 1024 * 1024, "": 1}
+    rows = re.findall(r"^\| .*`limits\.(\w+)` \| ([\d,]+) ?(\w*) \|", DOCUMENT, flags=re.MULTILINE)
+    assert {name: int(size.replace(",", "")) * units[unit] for name, size, unit in rows} == msgspec.to_builtins(
+        LimitsConfig()
+    )
+
+
+def test_placeholders_are_those_that_are_defined() -> None:
+    assert {kind.strip("<>") for kind in table(DOCUMENT, "kind")} == {*KINDS, "filler N"}
+
+
+def test_set_ups_are_explained() -> None:
+    explanation = DOCUMENT.split("## How to read the transcripts")[1].split("\n## ")[0]
+    assert {t.setup for t in STAGED} == set(re.findall(r"`([a-z-]+)` \(", explanation))
+
+
+def test_hanging_up_is_shown() -> None:
+    assert any(t.steps[-1].text == HANGS_UP for t in TRANSCRIPTS)

@@ -1,0 +1,30 @@
+"""A clock of the daemon's that goes only when a test says so."""
+
+from __future__ import annotations
+
+from callstate_sidecar.clock import Clock
+
+START_US = 1_767_225_600_000_000
+"""2026-01-01T00:00:00Z."""
+
+
+class ManualClock(Clock):
+    """All three clocks of the daemon, standing still until `advance`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_us = START_US
+        self.at_s = 1000.0
+
+    def wall_us(self) -> int:
+        """Microseconds since 1970."""
+        return self.at_us
+
+    def mono(self) -> float:
+        """Seconds, steady."""
+        return self.at_s
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass for all of them."""
+        self.at_s += seconds
+        self.at_us += round(seconds * 1e6)

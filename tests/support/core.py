@@ -1,0 +1,175 @@
+"""The daemon's core in one object: every part of it real, with a clock and a store that a test can reach."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from callstate_sidecar.cache import Cache
+from callstate_sidecar.commands import VERBS, Context, Later, Miss
+from callstate_sidecar.connection import Connection
+from callstate_sidecar.entry import Entry
+from callstate_sidecar.journal import Files, Journal
+from callstate_sidecar.liveness import Liveness
+from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.options import Config
+from callstate_sidecar.readthrough import ReadThrough
+from callstate_sidecar.reaper import Reaper
+from callstate_sidecar.records import Record, decode_record, encode_record
+from callstate_sidecar.server import Server
+from callstate_sidecar.services import Services
+from callstate_sidecar.stores.base import Backend
+from callstate_sidecar.writer import Writer
+from support.clock import ManualClock
+from support.stores import MemoryBackend
+
+HOST = "host-1"
+TIME = "2026-01-01T00:00:00Z"
+
+
+class BadDisk(Files):
+    """File calls that write nothing while `error` is set."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.appends = 0
+
+    def write(self, fd: int, data: bytes, at: int) -> None:
+        """Write, or refuse to."""
+        if self.error is not None:
+            raise self.error
+        self.appends += 1
+        super().write(fd, data, at)
+
+
+class Core:
+    """All parts of a daemon, joined as `daemon.py` joins them, none of them running by itself.
+
+    Args:
+        journal: takes what the server commits; None: only what `Core` itself notes of it.
+        backend: the store behind.
+        options: sections of the configuration.
+    """
+
+    def __init__(self, *, journal: Journal | None = None, backend: Backend | None = None, **options: Any) -> None:
+        self.config = Config(**options)
+        self.clock = ManualClock()
+        self.memory = MemoryBackend()
+        self.backend: Backend = backend or self.memory
+        self.cache = Cache()
+        self.metrics = Metrics()
+        reaper = self.config.reaper
+        self.liveness = Liveness(reaper.heartbeat_timeout_s, reaper.grace_s, reaper.retention_s)
+        self.services = Services(
+            self.backend, self.config, self.cache, self.liveness, self.clock, self.metrics, HOST
+        )
+        self.ctx = Context(self.cache, self.liveness, self.clock, self.config.limits, self.services)
+        self.server = Server(self.ctx, journal, self.metrics, self.config.limits.connections)
+        self.read_through = ReadThrough(self.ctx, self.backend, HOST)
+        self.writer = Writer(
+            self.cache, self.backend, self.clock, self.config.store, self.metrics, HOST, self.commit
+        )
+        self.reaper = Reaper(self.ctx, self.metrics, self.config.reaper.tick_s, self.commit)
+        # of the journal `server.stats` alone asks
+        self.services.join(self.server, journal, self.read_through, self.writer)
+        self.logged: list[Record] = []
+
+    # -- groups -------------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """The open group is down."""
+        self.logged += self.cache.group
+        self.server.commit()
+
+    def replayed(self) -> Cache:
+        """What a restart would make of the log, each record having been through its bytes."""
+        cache = Cache()
+        for record in self.logged:
+            cache.replay(decode_record(encode_record(record)))
+        return cache
+
+    # -- verbs --------------------------------------------------------------------------------------------
+
+    async def call(self, method: str, **params: Any) -> Any:
+        """The result of one request, its group being down."""
+        return json.loads(await self.raw(method, **params))
+
+    async def raw(self, method: str, **params: Any) -> bytes:
+        """As `call`, as bytes."""
+        return await self.begin(method, msgspec.json.encode(params))
+
+    def begin(self, method: str, params: bytes) -> asyncio.Future[bytes]:
+        """Run a request; what it gives is done at once unless it has to wait for the store."""
+        done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        verb = VERBS[method]
+        try:
+            typed = verb.params(Raw(params))
+        except Exception as error:  # noqa: BLE001 - it is the request's answer
+            done.set_exception(error)
+            return done
+
+        def finish(result: bytes | Exception) -> None:
+            self.commit()
+            if isinstance(result, Exception):
+                done.set_exception(result)
+            else:
+                done.set_result(result)
+
+        def run() -> None:
+            try:
+                outcome = verb.run(self.ctx, typed)
+            except Miss as miss:
+                self.services.when_known(miss.session_id, run)
+            except Exception as error:  # noqa: BLE001 - it is the request's answer
+                finish(error)
+            else:
+                if isinstance(outcome, Later):
+                    outcome.start(finish)
+                else:
+                    finish(outcome)
+
+        run()
+        return done
+
+    async def save(self, session_id: str, **beside: Any) -> Any:
+        """Save a session; `session` may add members."""
+        session = {"id": session_id, "provider": "twilio", "status": "active"} | beside.pop("session", {})
+        return await self.call("session.save", session=session, **beside)
+
+    async def turn(self, session_id: str, content: str = "hello", **beside: Any) -> Any:
+        """Add a turn."""
+        turn = {"role": "user", "content": content, "timestamp": TIME, "duration_ms": 100}
+        return await self.call("session.add_turn", session_id=session_id, turn=turn, **beside)
+
+    # -- looking ------------------------------------------------------------------------------------------
+
+    def entry(self, session_id: str) -> Entry:
+        """A hot session."""
+        return self.cache.entries[session_id]
+
+    def connection(self) -> Connection:
+        """The daemon's end of a new connection."""
+        return Connection(self.server, self.config.limits.line_bytes)
+
+
+def kept(entry: Entry) -> dict[str, Any]:
+    """All of a session that an undo or a replay has to bring back."""
+    doc = entry.doc
+    return {
+        "document": doc.to_json(doc.updated_us),
+        "turn_count": doc.turn_count,
+        "history_bytes": doc.history_bytes,
+        "provider": doc.provider,
+        "call_id": doc.call_id,
+        **{
+            name: getattr(entry, name)
+            for name in (
+                "id", "version", "epoch", "owner", "labels", "heartbeat_timeout_s", "max_duration_s",
+                "ended_reason", "ended_detail", "ended_us", "reaped", "ops",
+            )
+        },
+    }  # fmt: skip

@@ -1,0 +1,142 @@
+"""A store behind the daemon, in memory: the fencing rule is the real one, and it fails when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from callstate_sidecar.stores.base import (
+    Outcome,
+    StoredMeta,
+    StoreDownError,
+    StoredSession,
+    StoreRefusingError,
+    Write,
+    WriteResult,
+)
+from callstate_sidecar.stores.common import Stamp, superseded_by, takes
+
+
+def down() -> StoreDownError:
+    """The store can't be reached."""
+    return StoreDownError("connection refused")
+
+
+def refusing() -> StoreRefusingError:
+    """The store answers, and takes nothing."""
+    return StoreRefusingError("OOM command not allowed")
+
+
+class MemoryBackend:
+    """A Backend whose state and whose failures a test can reach.
+
+    `failure`, while set, meets every call; `script` holds what meets the next writes, one after the other: None
+    lets one through, and an exception in `cut` is raised after the write was applied, its reply lost. While
+    `held` is set, calls wait for `let_go`.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, StoredSession] = {}
+        self.active: set[str] = set()
+        self.failure: Callable[[], Exception] | None = None
+        self.script: deque[Callable[[], Exception] | None] = deque()
+        self.cut = False
+        self.rejected: set[str] = set()
+        self.reads: list[str] = []
+        self.batches: list[list[Write]] = []
+        self.beats: list[dict[str, int]] = []
+        self.attempts = 0
+        self.pings = 0
+        self.closed = False
+        self.called = asyncio.Event()
+        self._gate = asyncio.Event()
+        self._gate.set()
+
+    @property
+    def name(self) -> str:
+        """As `server.info` shows it."""
+        return "memory"
+
+    # -- what a test does to it ---------------------------------------------------------------------------
+
+    def put(self, session_id: str, document: bytes | None, meta: StoredMeta | None, beat_ms: int = 0) -> None:
+        """Somebody else wrote this; a document without meta is the Go package's."""
+        self.rows[session_id] = StoredSession(document, meta, beat_ms)
+        if document is not None and b'"status":"ended"' not in document:
+            self.active.add(session_id)
+
+    def hold(self) -> None:
+        """From now on calls wait."""
+        self._gate.clear()
+        self.called.clear()
+
+    def let_go(self) -> None:
+        """Let those that wait go on."""
+        self._gate.set()
+
+    async def _meet(self) -> None:
+        self.called.set()
+        await self._gate.wait()
+        if self.failure is not None:
+            raise self.failure()
+
+    # -- Backend ------------------------------------------------------------------------------------------
+
+    async def read(self, session_id: str) -> StoredSession | None:
+        """What is there as of the call, however late the answer."""
+        found = self.rows.get(session_id)
+        self.reads.append(session_id)
+        await self._meet()
+        return found
+
+    async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
+        """Write these, each by the fencing rule."""
+        self.attempts += 1
+        await self._meet()
+        scripted = self.script.popleft() if self.script else None
+        if scripted is not None:
+            raise scripted()
+        self.batches.append([*batch])
+        results = [self._write(write) for write in batch]
+        if self.cut:
+            raise StoreDownError("connection reset by peer")
+        return results
+
+    def _write(self, write: Write) -> WriteResult:
+        if write.session_id in self.rejected:
+            return WriteResult(Outcome.REJECTED, "too big for this store")
+        held = self.rows.get(write.session_id)
+        stamp = Stamp(write.meta.host, write.meta.epoch, write.meta.version)
+        if held is not None and held.meta is not None:
+            found = Stamp(held.meta.host, held.meta.epoch, held.meta.version)
+            if not takes(found, stamp):
+                return WriteResult(Outcome.SUPERSEDED, superseded_by(found))
+        self.rows[write.session_id] = StoredSession(write.document, write.meta, write.beat_ms)
+        (self.active.add if write.active else self.active.discard)(write.session_id)
+        return WriteResult(Outcome.WRITTEN)
+
+    async def write_beats(self, beats: Mapping[str, int]) -> None:
+        """Note last heartbeats."""
+        await self._meet()
+        self.beats.append(dict(beats))
+
+    async def active_ids(self) -> list[str]:
+        """All active sessions."""
+        await self._meet()
+        return [*self.active]
+
+    async def ping(self) -> None:
+        """Return once the store has answered."""
+        self.pings += 1
+        await self._meet()
+
+    async def close(self) -> None:
+        """Nothing to give up."""
+        self.closed = True
+
+    # -- what a test sees ---------------------------------------------------------------------------------
+
+    def versions(self) -> dict[str, int]:
+        """Versions of the sessions that are there."""
+        return {i: row.meta.version if row.meta else 0 for i, row in self.rows.items() if row.document is not None}
