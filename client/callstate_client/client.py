@@ -17,8 +17,6 @@ from callstate_client.api import CallStore
 from callstate_client.discovery import candidates
 from callstate_client.errors import (
     CallstateError,
-    FencedError,
-    SessionEndedError,
     SessionNotFoundError,
     StoreClosedError,
 )
@@ -122,28 +120,44 @@ class SidecarStore(CallStore):
             part = {session_id: beats[session_id] for session_id in ids[start : start + BEATS_A_MESSAGE]}
             params = protocol.HeartbeatParams(session_ids=[*part])
             reply = self._link.request("session.heartbeat", params)
-            reply.add_done_callback(partial(_share_out, part))
+            reply.add_done_callback(partial(self._share_out, part))
+
+    def _share_out(self, beats: dict[str, list[asyncio.Future[None]]], reply: asyncio.Future[bytes]) -> None:
+        """Give each heartbeat of a message its own outcome."""
+        try:
+            result = protocol.decode_heartbeat(reply.result())
+        except CallstateError as failure:
+            for futures in beats.values():
+                _settle(futures, failure)
+            return
+        for session_id in result.missing:
+            _settle(beats.pop(session_id, []), SessionNotFoundError(f"no session {session_id}"))
+        for session_id in (*result.ended, *result.fenced):
+            # the lists don't say when and why it ended, or whose it is: seldom enough to ask once more
+            params = protocol.HeartbeatParams(session_id=session_id)
+            again = self._link.request("session.heartbeat", params)
+            again.add_done_callback(partial(_settle_one, beats.pop(session_id, [])))
+        for futures in beats.values():
+            _settle(futures, None)
 
 
-def _share_out(beats: dict[str, list[asyncio.Future[None]]], reply: asyncio.Future[bytes]) -> None:
-    """Give each heartbeat of a message its own outcome."""
-    failed: dict[str, CallstateError] = {}
+def _settle_one(futures: list[asyncio.Future[None]], reply: asyncio.Future[bytes]) -> None:
     try:
-        result = protocol.decode_heartbeat(reply.result())
+        protocol.decode_empty(reply.result())
     except CallstateError as failure:
-        failed = dict.fromkeys(beats, failure)
+        _settle(futures, failure)
     else:
-        failed |= {sid: SessionNotFoundError(f"no session {sid}") for sid in result.missing}
-        failed |= {sid: SessionEndedError(f"{sid} has ended") for sid in result.ended}
-        failed |= {sid: FencedError(f"{sid} belongs to another worker") for sid in result.fenced}
-    for session_id, futures in beats.items():
-        error = failed.get(session_id) if failed else None
-        for future in futures:
-            if not future.done():
-                if error is None:
-                    future.set_result(None)
-                else:
-                    future.set_exception(error)
+        _settle(futures, None)
+
+
+def _settle(futures: list[asyncio.Future[None]], error: CallstateError | None) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
 
 
 class _Connecting:

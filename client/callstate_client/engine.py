@@ -20,9 +20,17 @@ from callstate_client.errors import (
     SessionNotFoundError,
     TooLargeError,
 )
-from callstate_client.history import decode_turn
+from callstate_client.history import Turn, decode_turn
 from callstate_client.model import SessionState, Status
-from callstate_client.rules import check_labels, check_state, check_turn, check_word, wrong
+from callstate_client.rules import (
+    check_labels,
+    check_state,
+    check_turn,
+    check_word,
+    wrong,
+    wrong_document,
+    wrong_params,
+)
 from callstate_client.shelf import COMPLETED, OPS_REMEMBERED, Kept, Shelf
 from callstate_client.times import ZERO_TIME, format_time
 
@@ -73,7 +81,7 @@ class Engine(Reads):
             raw = request.params if isinstance(request.params, Raw) else b"{}"
             params = msgspec.json.decode(raw, type=params_type)
         except msgspec.ValidationError as error:
-            raise InvalidParamsError(str(error), path="$.params") from error
+            raise wrong_params(error) from error
         return b'{"jsonrpc":"2.0","id":0,"result":%b}' % run(params)
 
     # -- writing ------------------------------------------------------------------------------------------
@@ -82,8 +90,8 @@ class Engine(Reads):
         try:
             state = SessionState.from_json(params.session)
         except DocumentError as error:
-            raise InvalidParamsError(str(error), path="$.params.session", expected="a session") from error
-        check_state(state)
+            raise wrong_document(error, "$.params.session") from error
+        check_state(state, "$.params.session")
         check_word(params.op, "$.params.op", least=1)
         if params.labels is not None:
             check_labels(params.labels)
@@ -131,20 +139,24 @@ class Engine(Reads):
             return done
         self._check_writable(kept, params.epoch)
         parts = [params.turn] if isinstance(params.turn, Raw) else self._parts(params.turns)
-        try:
-            turns = [decode_turn(part) for part in parts]
-        except DocumentError as error:
-            raise InvalidParamsError(str(error), path="$.params.turns", expected="turns") from error
-        for turn in turns:
-            check_turn(turn)
-            if turn._timestamp == ZERO_TIME:
-                turn.timestamp = self._shelf.clock.now()
+        turns = [self._turn(part, index, params) for index, part in enumerate(parts)]
         self._check_size(kept, sum(len(part) for part in parts))
         for turn in turns:
             kept.state.append_turn(turn)
         self._shelf.changed(kept, kept.ended)
         result = {"version": kept.version, "turn_count": len(kept.state.history)}
         return self._done(kept, params.op, p.encode_json(result))
+
+    def _turn(self, part: Raw, index: int, params: p.AddTurnParams) -> Turn:
+        path = "$.params.turn" if isinstance(params.turn, Raw) else f"$.params.turns[{index}]"
+        try:
+            turn = decode_turn(part)
+        except DocumentError as error:
+            raise wrong_document(error, path) from error
+        check_turn(turn, path)
+        if turn._timestamp == ZERO_TIME:
+            turn.timestamp = self._shelf.clock.now()
+        return turn
 
     def _parts(self, turns: Raw | UnsetType) -> list[Raw]:
         try:
@@ -161,9 +173,9 @@ class Engine(Reads):
             raise ConflictError("the session has no turn to amend")
         before = kept.state.history[-1]
         try:
-            check_turn(patches.patch_last_turn(kept.state, msgspec.json.decode(params.set)))
+            check_turn(patches.patch_last_turn(kept.state, msgspec.json.decode(params.set)), "$.params.set")
         except DocumentError as error:
-            raise InvalidParamsError(str(error), path="$.params.set", expected="a turn") from error
+            raise wrong_document(error, "$.params.set") from error
         except InvalidParamsError:
             kept.state.history[-1] = before
             raise
@@ -192,8 +204,8 @@ class Engine(Reads):
         try:
             patches.patch_state(patched, changes)
         except DocumentError as error:
-            raise InvalidParamsError(str(error), path="$.params.set", expected="a session") from error
-        check_state(patched)
+            raise wrong_document(error, "$.params.set") from error
+        check_state(patched, "$.params.set")
         was_ended, kept.state = kept.ended, patched
         return self._changed(kept, params.op, was_ended)
 

@@ -334,7 +334,10 @@ def from_wire(wire: StateWire, document: bytes | str | msgspec.Raw | None = None
     state.status = wire.status
     state._history = History.of_raw(wire.history or [])
     known, extra = split_extra(wire.metrics or {}, _METRICS_MEMBERS)
-    fields = msgspec.convert(known, _MetricsWire)
+    try:
+        fields = msgspec.convert(known, _MetricsWire)
+    except msgspec.ValidationError as error:  # which knows the place in the metrics only
+        raise DocumentError(str(error).replace("at `$", "at `$.metrics")) from error
     state.metrics = SessionMetrics(**{name: getattr(fields, name) for name in _METRICS_MEMBERS}, extra=extra)
     state.recovery_data = wire.recovery_data
     state.history_from = 0

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+import msgspec
+
 from callstate_client import ids
 from callstate_client.errors import DocumentError, InvalidParamsError
 from callstate_client.history import Turn
 from callstate_client.model import SessionState
+
+_PLACE: Final = re.compile(r" - at `\$(.+)`")
 
 
 def wrong(path: str, expected: str) -> InvalidParamsError:
@@ -29,26 +36,46 @@ def check_labels(labels: dict[str, str]) -> None:
             raise wrong(f"$.params.labels.{name}", f"at most {ids.MAX_LABEL_VALUE_BYTES} bytes")
 
 
-def check_state(state: SessionState) -> None:
+def wrong_params(error: msgspec.ValidationError) -> InvalidParamsError:
+    """The error for params of other names or types than the verb's."""
+    return _placed(error, "$.params")
+
+
+def wrong_document(error: DocumentError, path: str) -> InvalidParamsError:
+    """The error for a session or turn that does not decode, with the place in it where that is known."""
+    return _placed(error, path)
+
+
+def _placed(error: Exception, path: str) -> InvalidParamsError:
+    place = _PLACE.search(str(error))
+    return InvalidParamsError(str(error), path=path + (place[1] if place else ""))
+
+
+def check_time(holder: SessionState | Turn, name: str, path: str) -> None:
+    """An RFC 3339 time."""
+    try:
+        getattr(holder, name)
+    except ValueError as error:
+        raise wrong(f"{path}.{name}", "RFC 3339 time") from error
+
+
+def check_state(state: SessionState, path: str) -> None:
     """What the daemon checks at its door, beyond the types."""
     if not ids.is_session_id(state.id):
-        raise wrong("$.params.session.id", ids.SESSION_ID_RULE)
+        raise wrong(f"{path}.id", ids.SESSION_ID_RULE)
+    check_time(state, "created_at", path)
+    check_time(state, "updated_at", path)
     for name in ("provider", "direction", "status"):
-        check_word(getattr(state, name), f"$.params.session.{name}")
-    try:
-        _ = state.created_at, state.updated_at
-        for turn in state.history:
-            check_turn(turn)
-    except DocumentError as error:
-        raise InvalidParamsError(str(error), path="$.params.session", expected="a session") from error
-    except ValueError as error:
-        raise wrong("$.params.session", "RFC 3339 times") from error
+        check_word(getattr(state, name), f"{path}.{name}")
+    for index in range(len(state.history)):
+        place = f"{path}.history[{index}]"
+        try:
+            check_turn(state.history[index], place)
+        except DocumentError as error:
+            raise wrong_document(error, place) from error
 
 
-def check_turn(turn: Turn) -> None:
+def check_turn(turn: Turn, path: str) -> None:
     """What the daemon checks of a turn, beyond the types."""
-    check_word(turn.role, "$.params.turn.role")
-    try:
-        _ = turn.timestamp
-    except ValueError as error:
-        raise wrong("$.params.turn.timestamp", "RFC 3339 time") from error
+    check_word(turn.role, f"{path}.role")
+    check_time(turn, "timestamp", path)

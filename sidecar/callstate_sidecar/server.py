@@ -236,23 +236,27 @@ class Server:
 
     def _answer(self, call: Call, result: bytes | Exception, *, changed: bool = False) -> None:
         """Queue the reply. While a group is open the call is remembered, for the group may yet fail."""
-        if isinstance(result, Exception):
-            error = result if isinstance(result, WireError) else InternalError("see the daemon's log")
-            if error is not result:
-                log.error("%s failed", call.method, exc_info=result)
-            self._metrics.count_error(error.kind)
         request_id = call.request_id
         place = -1
-        if request_id is not None:
-            line = (
-                _error_line(request_id, error)
-                if isinstance(result, Exception)
-                else b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (request_id, result)
-            )
-            place = call.connection.send(line)
+        if isinstance(result, Exception):
+            error = self._error_of(call, result)
+            if request_id is not None:
+                place = call.connection.send(_error_line(request_id, error))
+        elif request_id is not None:
+            place = call.connection.send(b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (request_id, result))
         if self._ctx.cache.group:
             self._since_change.append((call, place, changed))
             self._schedule_turn()
+
+    def _error_of(self, call: Call, failure: Exception) -> WireError:
+        """What the client is told of a failure: the daemon's own faults are for its log."""
+        if isinstance(failure, WireError):
+            error = failure
+        else:
+            error = InternalError("see the daemon's log")
+            log.error("%s failed", call.method, exc_info=failure)
+        self._metrics.count_error(error.kind)
+        return error
 
     # -- the turn -------------------------------------------------------------------------------------------
 

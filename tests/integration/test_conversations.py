@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from support.daemon import Daemon
-from support.redis_server import RedisServer, binaries
 
 from callstate_client import SessionState, SidecarStore, connect
 from callstate_sidecar.stores.redis import RedisStore
+from support.daemon import Daemon
+from support.redis_server import RedisServer, binaries
 
 CALLS = Path(__file__).parents[3] / "shared" / "data" / "calls.ndjson"
 
@@ -41,8 +41,7 @@ async def live(store: SidecarStore, call_id: str, turns: list[tuple[str, str, in
         for role, content, duration_ms in turns:
             acknowledged = call.add_turn(role, content, duration_ms=duration_ms)
         await acknowledged
-        held = call.state.copy()
-    return held
+        return call.state.copy()
 
 
 async def test_every_conversation_is_the_same_everywhere() -> None:

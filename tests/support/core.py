@@ -173,3 +173,73 @@ def kept(entry: Entry) -> dict[str, Any]:
             )
         },
     }  # fmt: skip
+
+
+class Peer(asyncio.Transport):
+    """A client joined to the core in memory: its requests are lines, and so are the replies.
+
+    It is the transport of the daemon's end: `writes` is what each single write held.
+    """
+
+    def __init__(self, core: Core) -> None:
+        super().__init__()
+        self.writes: list[bytes] = []
+        self.replies: dict[int, Any] = {}
+        self.ids = 0
+        self.buffered = 0
+        self.reading = True
+        self.closed = False
+        self.connection = core.connection()
+        self.connection.connection_made(self)
+
+    # -- the client's end -----------------------------------------------------------------------------------
+
+    def request(self, method: str, params: dict[str, Any]) -> tuple[int, bytes]:
+        """A request's id and its line."""
+        self.ids += 1
+        return self.ids, msgspec.json.encode(
+            {"jsonrpc": "2.0", "id": self.ids, "method": method, "params": params}
+        ) + b"\n"
+
+    def send(self, *requests: tuple[str, dict[str, Any]]) -> list[int]:
+        """All of these arrive in one turn of the loop; gives their ids."""
+        made = [self.request(method, params) for method, params in requests]
+        self.connection.data_received(b"".join(line for _, line in made))
+        return [request_id for request_id, _ in made]
+
+    def answered(self, ids: list[int]) -> bool:
+        """Whether each of these has its reply."""
+        return all(request_id in self.replies for request_id in ids)
+
+    # -- asyncio.Transport ----------------------------------------------------------------------------------
+
+    def write(self, data: Any) -> None:
+        """The daemon's replies, complete lines."""
+        self.writes.append(bytes(data))
+        for line in bytes(data).splitlines():
+            reply = json.loads(line)
+            assert reply["id"] not in self.replies, "answered twice"
+            self.replies[reply["id"]] = reply
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Nothing is buffered."""
+
+    def get_write_buffer_size(self) -> int:
+        """As much as a test says."""
+        return self.buffered
+
+    def is_closing(self) -> bool:
+        """Whether the daemon has hung up."""
+        return self.closed
+
+    def pause_reading(self) -> None:
+        """The daemon reads no more for now."""
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        """The daemon reads on."""
+        self.reading = True
+
+    def close(self) -> None:
+        """The daemon hangs up."""
+        self.closed = True

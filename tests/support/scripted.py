@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from callstate_client.errors import WireError
+
 
 class ScriptedPeer:
     """Listens, and puts what comes into `received` and each new connection into `connections`."""
@@ -52,6 +54,11 @@ class ScriptedPeer:
     def reply(self, request: dict[str, Any], result: Any) -> None:
         """Answer a request."""
         reply = {"jsonrpc": "2.0", "id": request["id"], "result": result}
+        self.send(json.dumps(reply, separators=(",", ":")).encode() + b"\n")
+
+    def refuse(self, request: dict[str, Any], error: WireError) -> None:
+        """Answer a request with an error."""
+        reply = {"jsonrpc": "2.0", "id": request["id"], "error": error.to_wire()}
         self.send(json.dumps(reply, separators=(",", ":")).encode() + b"\n")
 
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.daemon import Daemon
-from support.wire import Refused, Wire
 
 from callstate_sidecar.exits import Exit
+from support.daemon import Daemon
+from support.wire import Refused, Wire
 
 pytestmark = [pytest.mark.system]
 

@@ -53,25 +53,32 @@ class Services(Protocol):
 
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
         """Call `then` once the store was asked for this session, in the order of asking."""
+        ...
 
     def info(self) -> dict[str, Any]:
         """The result of `server.info`."""
+        ...
 
     def stats(self) -> dict[str, Any]:
         """The result of `server.stats`."""
+        ...
 
     def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> Awaitable[dict[str, int]]:
         """The result of `server.flush`, once the store has it or the time is up."""
+        ...
 
     def stored_active_ids(self) -> Awaitable[list[str]]:
         """All active sessions in the store, of every host."""
+        ...
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
         """Wait for work, then call `done` with its result or its exception."""
+        ...
 
     @property
     def accepts_new(self) -> bool:
         """Whether there is room for what the store does not have yet."""
+        ...
 
 
 DEFAULT_LIMIT: Final = 1000

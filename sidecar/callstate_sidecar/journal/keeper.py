@@ -60,6 +60,8 @@ class Keeper:
             try:
                 await self.sync()
             except OSError as error:
+                if self._journal.is_gone:
+                    continue  # removed, not failed: writes are refused, and the next checkpoint builds it anew
                 self._fatal(error)
                 return
 

@@ -91,7 +91,8 @@ def inspect(directory: Path, out: IO[str]) -> int:
             first, last, end = first or found.sequence, found.sequence, found.after
             kinds[type(decode_record(found.body)).__name__ if found.body else "end"] += 1
         print(
-            f"{path.name}: {Kind(header.kind).name.lower()}, records {first} to {last} in {end} of {len(data)} bytes, "
+            f"{path.name}: {Kind(header.kind).name.lower()}, "
+            f"records {first} to {last} in {end} of {len(data)} bytes, "
             f"synced up to {read_synced(data, header.generation)}, {dict(kinds)}",
             file=out,
         )

@@ -12,6 +12,7 @@ import pytest
 from callstate_client import (
     ConnectionLostError,
     InternalError,
+    InvalidParamsError,
     NoDaemonError,
     RequestTimeoutError,
     SessionEndedError,
@@ -70,7 +71,14 @@ async def test_beats_of_one_turn_are_one_message_and_each_has_its_outcome(
     (request,) = await peer.requests(1)
     assert request["params"] == {"session_ids": ["a", "b", "c", "d"]}
     peer.reply(request, {"missing": ["b"], "ended": ["c"], "fenced": ["d"]})
+    # the lists don't say why: those two are asked for once more, each alone
+    ended, fenced = await peer.requests(2)
+    assert [ended["params"], fenced["params"]] == [{"session_id": "c"}, {"session_id": "d"}]
+    peer.refuse(ended, SessionEndedError("ended", reason="heartbeat_timeout"))
+    peer.refuse(fenced, FencedError("fenced", host="h2"))
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(outcomes[2], SessionEndedError)
+    assert outcomes[2].reason == "heartbeat_timeout"
     assert [type(outcome) for outcome in outcomes] == [
         type(None), SessionNotFoundError, SessionEndedError, FencedError, type(None),
     ]  # fmt: skip
@@ -302,3 +310,13 @@ async def test_the_daemons_heartbeat_timeout_is_asked_for_once_a_connection(
     (task,) = soon(store.default_heartbeat_timeout_s())
     peer.reply((await peer.requests(1))[0], {"name": "an older daemon"})
     assert await task == 30
+
+
+async def test_a_bad_id_does_not_spoil_the_beats_of_others(peer: ScriptedPeer, store: SidecarStore) -> None:
+    bad, good = soon(store.update_heartbeat("not an id"), store.update_heartbeat("c1"))
+    (request,) = await peer.requests(1)
+    assert request["params"] == {"session_ids": ["c1"]}
+    peer.reply(request, {})
+    await good
+    with pytest.raises(InvalidParamsError):
+        await bad

@@ -490,7 +490,17 @@ async def ask(store: MemoryStore, params: p.Params) -> bytes:
     [
         (p.AddTurnParams(session_id="c1"), "$.params"),
         (p.AddTurnParams(session_id="c1", turns=msgspec.Raw(b"{}")), "$.params.turns"),
-        (p.AddTurnParams(session_id="c1", turns=msgspec.Raw(b"[3]")), "$.params.turns"),
+        (p.AddTurnParams(session_id="c1", turns=msgspec.Raw(b"[{},3]")), "$.params.turns[1]"),
+        (p.AddTurnParams(session_id="c1", turn=msgspec.Raw(b'{"role":3}')), "$.params.turn.role"),
+        (
+            p.SaveParams(session=msgspec.Raw(b'{"metrics":{"turn_count":"1"}}')),
+            "$.params.session.metrics.turn_count",
+        ),
+        (
+            p.SaveParams(session=msgspec.Raw(b'{"id":"c1","history":[{"timestamp":"x"}]}')),
+            "$.params.session.history[0].timestamp",
+        ),
+        (p.LoadParams(session_id=5), "$.params.session_id"),  # type: ignore[arg-type]
         (p.AddTurnParams(session_id="c1", turn=msgspec.Raw(b"{}"), op=""), "$.params.op"),
         (p.HeartbeatParams(), "$.params"),
         (p.LoadParams(session_id="c1", history="some"), "$.params.history"),
