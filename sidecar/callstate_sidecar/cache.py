@@ -202,7 +202,8 @@ class Cache:
                 undone.append(session_id)
             else:
                 before.entry.restore(before.mark or ())
-                if session_id not in self.entries:
+                if self.entries.get(session_id) is not before.entry:  # gone, or another one made in its place
+                    self._drop(session_id)
                     self._insert(before.entry)
                 self._count(before.entry, before.entry.doc.status)
                 undone.append(before.entry)
@@ -260,26 +261,33 @@ class Cache:
 
     def landed(self, write: Write) -> None:
         """The store has this write."""
-        self.flying.pop(write.session_id, None)
-        before = self._before.get(write.session_id)
-        if before is not None and before.grave is not None and before.grave.version <= write.meta.version:
-            self._before[write.session_id] = before._replace(grave=None)  # an undo must not bring it back
-        entry = self.entries.get(write.session_id)
-        if entry is not None:
-            entry.stored_version = max(entry.stored_version, write.meta.version)
+        session_id, version = write.session_id, write.meta.version
+        self.flying.pop(session_id, None)
+        before = self._before.get(session_id)
+        if before is not None and before.grave is not None and before.grave.version <= version:
+            self._before[session_id] = before._replace(grave=None)  # an undo must not bring it back
+        for entry in self._in_play(session_id):
+            entry.stored_version = max(entry.stored_version, version)
             entry.unverified = False
             entry.quarantined = ""
-        elif write.session_id not in self.dirty:
-            self.graves.pop(write.session_id, None)
+        if session_id not in self.entries and session_id not in self.dirty:
+            self.graves.pop(session_id, None)
+
+    def _in_play(self, session_id: str) -> Iterator[Entry]:
+        """The session as it is, and as it is again if the open group, which deleted it, is undone."""
+        entry, before = self.entries.get(session_id), self._before.get(session_id)
+        if entry is not None:
+            yield entry
+        if before is not None and before.entry is not None and before.entry is not entry:
+            yield before.entry
 
     def bounced(self, write: Write, since: float) -> None:
         """Nobody knows whether the store has this write: dirty again, as old as it was."""
         session_id = write.session_id
         self.flying.pop(session_id, None)
-        entry = self.entries.get(session_id)
-        if entry is not None:
+        for entry in self._in_play(session_id):
             entry.unverified = True
-        elif session_id not in self.graves:
+        if session_id not in self.entries and session_id not in self.graves:
             return
         self.mark_stale(session_id, since, len(write.document or b""))
         self.dirty[session_id] = (since, self.dirty[session_id][1])
@@ -294,10 +302,9 @@ class Cache:
     def refused(self, write: Write, why: str) -> None:
         """The store will not take this one; it stays hot and in the journal."""
         self.flying.pop(write.session_id, None)
-        entry = self.entries.get(write.session_id)
-        if entry is not None:
+        for entry in self._in_play(write.session_id):
             entry.quarantined = why
-        elif write.session_id not in self.dirty:
+        if write.session_id not in self.entries and write.session_id not in self.dirty:
             self.graves.pop(write.session_id, None)
 
     # -- replay -------------------------------------------------------------------------------------------

@@ -97,6 +97,7 @@ class JournalMachine(RuleBasedStateMachine):
             with path.open("r+b") as file:
                 file.seek(journal._end)
                 file.write(torn)
+        journal.close()
         self.files = FaultyFiles(10**9, eio)
         self.keeping = Keeping(self.directory, self.files, segment_bytes=2048)
 

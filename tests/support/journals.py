@@ -146,6 +146,11 @@ def enospc(_: Callable[[], Any]) -> Any:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def erofs(_: Callable[[], Any]) -> Any:
+    """The file system was remounted read-only."""
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
 def done_then_eio(real: Callable[[], Any]) -> Any:
     """The disk does it, and says it did not."""
     real()

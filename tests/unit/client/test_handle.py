@@ -101,7 +101,7 @@ async def test_an_end_of_ones_own_is_not_ended_again(store: FlakyStore) -> None:
     ],
 )
 async def test_an_exception_that_ends_the_call_goes_on(store: FlakyStore, error: Exception, reason: str) -> None:
-    with pytest.raises(type(error)):  # noqa: PT012 - the block is the subject
+    with pytest.raises(type(error)):
         async with store.hold(SessionState("c1"), end_on=(Hangup, CallerHungUpDTMFError)) as call:
             call.add_turn("user", "bye")
             raise error
@@ -116,7 +116,7 @@ def test_an_odd_reason_is_not_used() -> None:
 
 
 async def test_any_other_exception_releases(store: FlakyStore) -> None:
-    with pytest.raises(ValueError, match="mine"):  # noqa: PT012 - the block is the subject
+    with pytest.raises(ValueError, match="mine"):
         async with store.hold(SessionState("c1"), end_on=[Hangup]) as call:
             call.add_turn("user", "wait")
             raise ValueError("mine")
@@ -274,7 +274,7 @@ async def test_a_bad_turn_does_not_take_others_with_it(store: FlakyStore) -> Non
 
 
 async def test_a_call_that_was_reaped_is_lost(store: FlakyStore) -> None:
-    with pytest.raises(SessionEndedError) as caught:  # noqa: PT012 - the block is the subject
+    with pytest.raises(SessionEndedError) as caught:
         async with store.hold(SessionState("c1", created_at=START)) as call:
             store.clock.advance(100)
             first, second = call.add_turn("user", "x"), call.record_interruption()
@@ -295,7 +295,7 @@ async def test_leaving_tells_of_an_end_that_was_refused(store: FlakyStore) -> No
 
 
 async def test_the_blocks_own_error_goes_before(store: FlakyStore) -> None:
-    with pytest.raises(Hangup):  # noqa: PT012 - the block is the subject
+    with pytest.raises(Hangup):
         async with store.hold(SessionState("c1"), end_on=(Hangup,)):
             await store.delete("c1")
             raise Hangup
@@ -305,7 +305,7 @@ async def test_leaving_gives_up_on_a_daemon_that_stays_away(
     store: FlakyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("callstate_client.handle.EXIT_FLUSH_S", 0.05)
-    with pytest.raises(OverloadedError, match="not now"):  # noqa: PT012 - the block is the subject
+    with pytest.raises(OverloadedError, match="not now"):
         async with store.hold(SessionState("c1")) as call:
             store.fail("session.add_turn", OverloadedError("not now"), times=1000)
             acknowledged = call.add_turn("user", "x")
@@ -315,7 +315,7 @@ async def test_leaving_gives_up_on_a_daemon_that_stays_away(
 
 
 async def test_a_store_closed_under_a_call(store: FlakyStore) -> None:
-    with pytest.raises(StoreClosedError):  # noqa: PT012 - the block is the subject
+    with pytest.raises(StoreClosedError):
         async with store.hold(SessionState("c1")) as call:
             await store.close()
             with pytest.raises(StoreClosedError):
@@ -352,7 +352,7 @@ async def test_beats_stop_with_the_call(store: FlakyStore) -> None:
 
 
 async def test_a_beat_that_is_refused_loses_the_call(store: FlakyStore) -> None:
-    with pytest.raises(SessionNotFoundError):  # noqa: PT012 - the block is the subject
+    with pytest.raises(SessionNotFoundError):
         async with store.hold(SessionState("c1"), heartbeat_timeout_s=0.03) as call:
             await store.delete("c1")
             await store.when_asked("session.heartbeat", 1)

@@ -61,6 +61,7 @@ def test_a_kill_at_every_step_leaves_a_whole_journal(tmp_path: Path, failure: ob
         keeping = filled(directory, files)
         with pytest.raises(Killed):
             keeping.checkpoint()
+        keeping.journal.close()
         again = Keeping(directory)
         assert again.state() == keeping.state(), f"killed at {files.failed}"
         again.add_turn("s1", turn(77))

@@ -11,7 +11,7 @@ import pytest
 from callstate_sidecar.journal import JournalDamagedError, JournalError, JournalFormatError
 from callstate_sidecar.journal.format import DATA_START, END_OF_LOG, FILE_MAGIC, frames, read_header
 from callstate_sidecar.journal.layout import MANIFEST, log_path, logs
-from support.journals import FaultyFiles, Keeping, done_then_eio, eio, enospc, recovered, turn
+from support.journals import FaultyFiles, Keeping, done_then_eio, eio, enospc, erofs, recovered, turn
 
 
 def grown(directory: Path, turns: int = 5, **options: object) -> Keeping:
@@ -236,7 +236,9 @@ def script(keeping: Keeping) -> list[str]:
     return refused
 
 
-@pytest.mark.parametrize("failure", [eio, enospc, done_then_eio], ids=["eio", "enospc", "done-then-eio"])
+@pytest.mark.parametrize(
+    "failure", [eio, enospc, erofs, done_then_eio], ids=["eio", "enospc", "read-only", "done-then-eio"]
+)
 def test_a_call_that_fails_loses_nothing_acknowledged_and_leaves_nothing_refused(
     tmp_path: Path, failure: object
 ) -> None:
