@@ -14,7 +14,7 @@ CALLSTATE := $(BIN)/callstate --socket $(RUN_SOCKET)
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help run demo test test-quick lint reference
+.PHONY: help run demo test test-quick soak fuzz lint reference
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -37,8 +37,19 @@ demo: $(RUN_STAMP) ## live calls, a kill -9, a restart, dead workers: everything
 test: $(DEV_STAMP) ## the whole test suite, some minutes
 	@$(BIN)/python -m pytest
 
-test-quick: $(DEV_STAMP) ## what takes no real daemon, under a minute
-	@$(BIN)/python -m pytest -q -m 'not system'
+test-quick: $(DEV_STAMP) ## units, properties and the stores, under a minute
+	@$(BIN)/python -m pytest -q -m 'not system' tests/unit tests/property tests/conformance
+
+# How long `make soak` and `make fuzz` take; the suite runs a short form of each.
+ROUNDS ?= 1000
+EXAMPLES ?= 2000
+
+soak: $(DEV_STAMP) ## kill -9 under load, a thousand times (ROUNDS=1000), about two hours
+	@CALLSTATE_SOAK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q tests/system/test_crash_oracle.py
+
+fuzz: $(DEV_STAMP) ## the state machines and bad input, at length (EXAMPLES=2000)
+	@CALLSTATE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --timeout 7200 \
+		tests/property tests/integration/test_bad_input.py
 
 lint: $(DEV_STAMP) ## ruff, mypy and pyright
 	@$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from callstate_sidecar.entry import Entry
-from callstate_sidecar.records import GoneRecord, Record, StateRecord, TurnsRecord
+from callstate_sidecar.records import BeatsRecord, GoneRecord, Record, StateRecord, TurnsRecord
 from callstate_sidecar.stores.base import StoredMeta, Write
 
 MISS_TTL_S: Final = 1.0
@@ -259,6 +259,13 @@ class Cache:
             self.flying[write.session_id] = write.meta.version
         return batch
 
+    def take_beats(self) -> dict[str, int]:
+        """The beats that neither journal nor store have heard of; the journal hears of them now."""
+        beats, self.beaten = self.beaten, {}
+        if beats:
+            self.group.append(BeatsRecord(beats))
+        return beats
+
     def landed(self, write: Write) -> None:
         """The store has this write."""
         session_id, version = write.session_id, write.meta.version
@@ -311,6 +318,12 @@ class Cache:
 
     def replay(self, record: Record) -> None:
         """Apply a record of the journal; one a session already has is skipped."""
+        if isinstance(record, BeatsRecord):
+            for session_id, beat_us in record.beats.items():
+                beaten = self.entries.get(session_id)
+                if beaten is not None:
+                    beaten.beat_us = max(beaten.beat_us, beat_us)
+            return
         entry = self.entries.get(record.session_id)
         if entry is not None and record.version <= entry.version:
             return

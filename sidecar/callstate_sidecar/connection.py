@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         """Queue a reply for the end of this turn of the loop; gives its place among those queued."""
         self.out.append(reply)
         self.out_bytes += len(reply)
-        self._server.touched(self)
+        self._server.turn.touched(self)
         return len(self.out) - 1
 
     def replace(self, place: int, reply: bytes) -> None:

@@ -125,14 +125,14 @@ class Daemon:
             config.limits.connections,
             gate if durability == "power" else None,
         )
-        self._checkpointer = Checkpointer(self._journal, files, self._cache.snapshot, server.commit)
+        self._checkpointer = Checkpointer(self._journal, files, self._cache.snapshot, server.turn.commit)
         self._keeper = Keeper(self._journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed)
         self._read_through = ReadThrough(ctx, self._backend, self._host_id)
         self._writer = Writer(
-            self._cache, self._backend, self._clock, config.store, self._metrics, self._host_id, server.commit
+            self._cache, self._backend, self._clock, config.store, self._metrics, self._host_id, server.turn.commit
         )
         services.join(server, self._journal, self._read_through, self._writer)
-        self._reaper = Reaper(ctx, self._metrics, config.reaper.tick_s, server.commit)
+        self._reaper = Reaper(ctx, self._metrics, config.reaper.tick_s, server.turn.commit)
         self._restore()
         self._writer.start()
         self._reaper.start()
@@ -242,7 +242,7 @@ class Daemon:
         left = await self._writer.flush(None, self._config.server.shutdown_flush_s)
         await self._writer.stop()
         await self._read_through.close()
-        server.end_turn()
+        server.turn.end()
         if left["unflushed"]:
             log.warning("%d sessions not yet in the store; the journal has them", left["unflushed"])
         await self._keeper.stop()

@@ -82,7 +82,13 @@ class GoneRecord(Struct, array_like=True, tag=3):
     grave: bool = True
 
 
-Record = StateRecord | TurnsRecord | GoneRecord
+class BeatsRecord(Struct, array_like=True, tag=4):
+    """Last beats, microseconds since 1970, by session: written seldom, for `updated_at` after a crash."""
+
+    beats: dict[str, int]
+
+
+Record = StateRecord | TurnsRecord | GoneRecord | BeatsRecord
 
 encode_record = msgspec.msgpack.Encoder().encode
 decode_record = msgspec.msgpack.Decoder(Record).decode

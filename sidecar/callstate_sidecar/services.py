@@ -113,7 +113,7 @@ class Services:
             "quarantined": sum(1 for entry in cache.entries.values() if entry.quarantined),
             "store": self._writer.state,
             **({"store_error": self._writer.error} if self._writer.error else {}),
-            "journal": self._server.journal_state,
+            "journal": self._server.turn.journal_state,
             "journal_bytes": self._journal.log_bytes + self._journal.snapshot_bytes,
             "journal_disk_bytes": self._journal.disk_bytes(),
             "journal_unsynced": self._journal.unsynced,

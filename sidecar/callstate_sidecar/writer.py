@@ -159,12 +159,13 @@ class Writer:
         )  # fmt: skip
 
     async def _write_beats(self) -> None:
-        beats, self._cache.beaten = self._cache.beaten, {}
-        if not beats or await self._attempt(
+        """Beats of many sessions in one go; those a store that is away has missed go with the next."""
+        self._next_beats = self._clock.mono() + self._config.beat_interval_s
+        beats = self._cache.take_beats()
+        self._barrier()
+        if beats and not await self._attempt(
             self._backend.write_beats({session_id: at_us // 1000 for session_id, at_us in beats.items()})
         ):
-            self._next_beats = self._clock.mono() + self._config.beat_interval_s
-        else:
             self._cache.beaten = beats | self._cache.beaten
 
     def _renew(self) -> None:

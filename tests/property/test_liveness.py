@@ -98,8 +98,7 @@ class LivenessMachine(RuleBasedStateMachine):
     @rule(most=st.integers(1, 20))
     def tick(self, most: int) -> None:
         """Act on at most so many; each was due, and those left over still are."""
-        acted = 0
-        for session_id, phase, evidence in self.watch.due(self.now):
+        for acted, (session_id, phase, evidence) in enumerate(self.watch.due(self.now), 1):
             known = self.model[session_id]
             assert phase is known.phase
             assert known.due() <= self.now, "judged before its deadline"
@@ -114,7 +113,6 @@ class LivenessMachine(RuleBasedStateMachine):
                 del self.model[session_id]
             else:
                 self.move(session_id, after)
-            acted += 1
             if acted == most:
                 return
         assert not [i for i, known in self.model.items() if known.due() <= self.now], "kept past its deadline"

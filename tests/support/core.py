@@ -83,7 +83,7 @@ class Core:
     def commit(self) -> None:
         """The open group is down."""
         self.logged += self.cache.group
-        self.server.commit()
+        self.server.turn.commit()
 
     def replayed(self) -> Cache:
         """What a restart would make of the log, each record having been through its bytes."""

@@ -34,7 +34,7 @@ SIDECAR = (
     # what keeps them
     "statedir", "journal", "stores.common", "stores.sqlite", "stores.redis", "readthrough", "writer", "reaper",
     # what serves them
-    "server", "services", "listener", "daemon", "launch",
+    "envelope", "turn", "server", "services", "listener", "daemon", "launch",
 )  # fmt: skip
 ORDER = {"callstate_client": CLIENT, "callstate_sidecar": SIDECAR}
 FOLDER = {"callstate_client": "client", "callstate_sidecar": "sidecar"}
@@ -45,7 +45,7 @@ SHARED = ("errors", "ids", "times", "history", "model", "protocol", "store")
 # Tested without a loop and shared by the asyncio and the blocking front, so neither may creep in.
 SANS_IO = {
     "callstate_client": ("errors", "ids", "lines", "times", "history", "model", "params", "protocol", "store"),
-    "callstate_sidecar": ("door", "document", "records", "entry", "cache", "liveness", "commands"),
+    "callstate_sidecar": ("door", "document", "records", "entry", "cache", "liveness", "commands", "envelope"),
 }
 IO_MODULES = ("asyncio", "socket", "selectors", "select", "threading", "uvloop", "subprocess")
 

@@ -1,0 +1,94 @@
+"""A line as a request, and errors as reply lines: JSON-RPC 2.0 without any I/O."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from callstate_client.errors import InvalidRequestError, MethodNotFoundError, ParseError, WireError
+from callstate_client.protocol import Request, encode_json
+from callstate_sidecar.commands import VERBS, Verb
+
+NULL_ID: Final = b"null"
+_decode_request = msgspec.json.Decoder(Request).decode
+
+
+class _IdOnly(Struct):
+    id: str | int | float | None = None
+
+
+_decode_id = msgspec.json.Decoder(_IdOnly).decode
+
+
+class Asked(NamedTuple):
+    """A good request. `request_id` is JSON, or None: a notification."""
+
+    request_id: bytes | None
+    method: str
+    verb: Verb
+    params: Any
+
+
+class Refused(Exception):  # noqa: N818 - carries an error
+    """A line that is answered with an error, or (`request_id` None) with nothing."""
+
+    def __init__(self, request_id: bytes | None, error: WireError) -> None:
+        super().__init__(error)
+        self.request_id = request_id
+        self.error = error
+
+
+def read_request(line: bytes) -> Asked | None:
+    """The request a line is; None for a blank one.
+
+    Raises:
+        Refused: it is no good request.
+    """
+    try:
+        if not line.isascii():
+            line.decode()  # what is passed through is not looked at again
+        request = _decode_request(line)
+    except (ValueError, RecursionError) as error:
+        if not line or line.isspace():
+            return None
+        raise _refused(line, error) from error
+    if request.jsonrpc != "2.0":
+        raise Refused(_id_of(line), InvalidRequestError('expected "jsonrpc":"2.0"'))
+    request_id = None if request.id is UNSET else encode_json(request.id)
+    verb = VERBS.get(request.method)
+    if verb is None:
+        raise Refused(request_id, MethodNotFoundError(f"no method {request.method[:64]}"))
+    try:
+        return Asked(request_id, request.method, verb, verb.params(request.params))
+    except WireError as error:
+        raise Refused(request_id, error) from error
+
+
+def _refused(line: bytes, error: Exception) -> Refused:
+    if isinstance(error, UnicodeDecodeError):
+        return Refused(NULL_ID, ParseError(f"not UTF-8: {error.reason} at byte {error.start}"))
+    if isinstance(error, msgspec.ValidationError):
+        return Refused(_id_of(line), InvalidRequestError(f"not a JSON-RPC 2.0 request: {error}"))
+    if isinstance(error, RecursionError):
+        return Refused(NULL_ID, ParseError("nested too deep"))
+    return Refused(NULL_ID, ParseError(str(error)))
+
+
+def _id_of(line: bytes) -> bytes:
+    """The id to answer a bad request with: null unless the line is an object that has a usable one."""
+    try:
+        return encode_json(_decode_id(line).id)
+    except (ValueError, RecursionError):
+        return NULL_ID
+
+
+def result_line(request_id: bytes, result: bytes) -> bytes:
+    """A reply. Its head is as the client's `reply_id` expects it."""
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (request_id, result)
+
+
+def error_line(request_id: bytes, error: WireError) -> bytes:
+    """An error reply."""
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}\n' % (request_id, encode_json(error.to_wire()))

@@ -1,0 +1,149 @@
+"""One turn of the loop: its changes are one group, journaled before any reply that saw them leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from callstate_client.errors import NotDurableError
+from callstate_sidecar.commands import Context, Verb
+from callstate_sidecar.connection import Connection
+from callstate_sidecar.entry import Entry
+from callstate_sidecar.envelope import NULL_ID, error_line
+from callstate_sidecar.journal import Journal, SyncGate
+from callstate_sidecar.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+
+class Call(NamedTuple):
+    """One request under way. `request_id` is JSON, or None: a notification."""
+
+    connection: Connection
+    request_id: bytes | None
+    method: str
+    verb: Verb
+    params: Any
+
+
+class Turn:
+    """Gathers what happens in a turn of the loop, and ends it.
+
+    Args:
+        ctx: the sessions.
+        journal: takes the group; None keeps no log (durability `memory`).
+        gate: where replies wait for a sync (durability `power`); None lets them leave at once.
+        metrics: counts what fails.
+        again: answers a call anew, whose first answer told of what was undone.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        journal: Journal | None,
+        gate: SyncGate | None,
+        metrics: Metrics,
+        again: Callable[[Call], None],
+    ) -> None:
+        self._ctx = ctx
+        self._journal = journal
+        self._gate = gate
+        self._metrics = metrics
+        self._again = again
+        self._loop = asyncio.get_running_loop()
+        self._scheduled = False
+        self._touched: dict[Connection, None] = {}
+        self._since_change: list[tuple[Call, int, bool]] = []
+        self._refusing = False
+
+    @property
+    def journal_state(self) -> str:
+        """`ok`, or `failing` while the journal takes no writes."""
+        return "failing" if self._refusing else "ok"
+
+    # -- while it lasts -------------------------------------------------------------------------------------
+
+    def touched(self, connection: Connection) -> None:
+        """A reply is queued there: it leaves when the group is down."""
+        self._touched[connection] = None
+        if not self._scheduled:
+            self.schedule()
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is gone."""
+        self._touched.pop(connection, None)
+
+    def answered(self, call: Call, place: int, *, changed: bool) -> None:
+        """A call was answered while a group is open: the group may yet fail, so remember it.
+
+        Args:
+            place: of the reply among those queued on its connection; -1 for none.
+            changed: the call is part of the group, and did not only see it.
+        """
+        self._since_change.append((call, place, changed))
+        if not self._scheduled:
+            self.schedule()
+
+    def schedule(self) -> None:
+        """End the turn when the loop has seen to all that is ready now."""
+        self._scheduled = True
+        self._loop.call_soon(self.end)
+
+    # -- its end --------------------------------------------------------------------------------------------
+
+    def end(self) -> None:
+        """Put the group down, then let the replies leave."""
+        self._scheduled = False
+        self.commit()
+        touched, self._touched = self._touched, {}
+        if self._gate is not None:
+            self._gate.hold(touched)
+            return
+        for connection in touched:
+            connection.flush()
+
+    async def drained(self) -> None:
+        """End the turn, and wait until no reply is held back any more."""
+        self.end()
+        if self._gate is not None:
+            await self._gate.drained()
+
+    def commit(self) -> None:
+        """Put the open group down, or undo it where the journal does not take it."""
+        while group := self._ctx.cache.group:  # again, where what is answered anew makes a change this time
+            try:
+                if self._journal is not None:
+                    self._journal.append(group)
+            except Exception as error:  # noqa: BLE001 - ours too: a group left open would hold up everybody
+                self._undo(error)
+            else:
+                self._refusing = False
+                self._ctx.cache.commit()
+                self._since_change.clear()
+
+    def _undo(self, error: Exception) -> None:
+        """The group is not down: take it back, say so, and answer again what had seen it."""
+        self._metrics.count("groups_not_durable")
+        if not self._refusing:  # once, not for every write of a bad hour
+            self._refusing = True
+            fault = None if isinstance(error, OSError) else error  # a fault of ours: with its traceback
+            log.error(
+                "the journal does not take writes: %s; they are refused as not_durable", error, exc_info=fault
+            )
+        calls, self._since_change = self._since_change, []
+        for undone in self._ctx.cache.rollback():
+            if not isinstance(undone, Entry):
+                self._ctx.liveness.forget(undone)
+            elif undone.ended:
+                self._ctx.liveness.keep(undone.id, self._ctx.clock.live())
+            else:
+                self._ctx.watch(undone)
+        why = getattr(error, "strerror", None) or "see the daemon's log"
+        refusal = NotDurableError(f"the journal could not be written, nothing was changed: {why}")
+        for call, place, changed in calls:
+            if place >= 0:
+                call.connection.replace(place, error_line(call.request_id or NULL_ID, refusal) if changed else b"")
+            if not changed:
+                self._again(call)

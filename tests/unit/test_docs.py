@@ -1,0 +1,372 @@
+"""What the documents say is so: links, names, tables, commands and code, compared with the code or run."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shlex
+import struct
+import subprocess
+import sys
+import tomllib
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from callstate_client.cli import arguments
+from callstate_sidecar import records
+from callstate_sidecar.cache import Cache
+from callstate_sidecar.commands import VERBS
+from callstate_sidecar.config import load_config
+from callstate_sidecar.document import Metrics
+from callstate_sidecar.exits import Exit
+from callstate_sidecar.journal import Checkpointer, Files, Journal
+from callstate_sidecar.journal import tool as journal_tool
+from callstate_sidecar.options import OPTIONS, SECTIONS
+from support.daemon import Daemon
+from support.wire import Wire
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [*(ROOT / "client").rglob("*.py"), *(ROOT / "sidecar").rglob("*.py")]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+README, ARCHITECTURE = ROOT / "README.md", ROOT / "docs/architecture.md"
+DURABILITY, OPERATIONS = ROOT / "docs/durability.md", ROOT / "docs/operations.md"
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+
+
+def text(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text(path), re.MULTILINE | re.DOTALL)
+
+
+def prose(path: Path) -> str:
+    """A document without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", text(path), flags=re.MULTILINE | re.DOTALL)
+
+
+def section(path: Path, title: str) -> str:
+    """What stands under a heading, up to the next of its level or above."""
+    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#{{1,2}} |\Z)", text(path), re.MULTILINE | re.DOTALL)
+    assert found is not None, f"{path.name} has no section {title}"
+    level = len(found[1])
+    return re.split(rf"^#{{1,{level}}} ", found[2], flags=re.MULTILINE)[0]
+
+
+def rows(markdown: str) -> Iterator[list[str]]:
+    """The cells of each row of the tables in it, head and rule left out."""
+    before = False
+    for line in markdown.splitlines():
+        is_row = line.startswith("|")
+        if is_row and before and not re.fullmatch(r"[|\s:-]+", line):
+            yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        before = is_row
+
+
+def codes(markdown: str) -> list[str]:
+    """What stands between backticks."""
+    return re.findall(r"`([^`\n]+)`", markdown)
+
+
+# -- links and names ------------------------------------------------------------------------------------------
+
+
+def anchors(path: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    titles = re.findall(r"^#+ (.+)$", prose(path), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@each_document
+def test_links_lead_somewhere(document: Path) -> None:
+    wrong = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(document)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (document.parent / name).resolve() if name else document
+        if not path.exists() or (anchor and anchor not in anchors(path)):
+            wrong.append(target)
+    assert wrong == []
+
+
+def test_links_are_looked_at() -> None:
+    assert "as-a-service" in anchors(README)
+    assert "](docs/durability.md)" in text(README)
+
+
+@each_document
+def test_keys_and_methods_that_are_named_exist(document: Path) -> None:
+    """Of what looks like `section.name`: a key of the configuration, or a verb."""
+    named = {
+        code for code in codes(prose(document)) if re.fullmatch(rf"({'|'.join(SECTIONS)}|session)\.[a-z_]+", code)
+    }
+    if document.name == "architecture.md":  # what is said there to be missing is missing
+        missing = {f"session.{verb}" for verb in ("claim", "claim_next", "release")} & named
+        assert not missing & VERBS.keys()
+        named -= missing
+    assert named <= OPTIONS.keys() | VERBS.keys()
+
+
+def test_every_key_is_in_the_reference_file() -> None:
+    reference = text(ROOT / "systemd" / "callstate.toml")
+    named = set()
+    for part in re.split(r"^(?=\[)", reference, flags=re.MULTILINE)[1:]:
+        name = part.partition("]")[0][1:]
+        named |= {f"{name}.{key}" for key in re.findall(r"^#?(\w+) = ", part, re.MULTILINE)}
+    assert named == OPTIONS.keys()
+
+
+@each_document
+def test_make_targets_that_are_named_exist(document: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text(ROOT / "Makefile"), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^    )make ([a-z-]+)", text(document), re.MULTILINE))
+    assert named <= targets
+
+
+@each_document
+def test_tests_that_are_named_exist(document: Path) -> None:
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", text(document)):
+        assert re.search(rf"^(async )?def {name or 'test_'}", text(ROOT / path), re.MULTILINE), f"{path}::{name}"
+
+
+def test_files_that_are_named_exist() -> None:
+    for document in DOCUMENTS:
+        for path in re.findall(r"`((?:tests|bench|examples|systemd|docs)/[\w/.-]+)`", text(document)):
+            assert (ROOT / path).exists(), f"{document.name}: {path}"
+
+
+# -- architecture ---------------------------------------------------------------------------------------------
+
+
+def test_every_module_has_its_row() -> None:
+    told = codes(section(ARCHITECTURE, "Modules"))
+    for folder in ("client/callstate_client", "sidecar/callstate_sidecar"):
+        modules = {
+            path.stem for path in (ROOT / folder).iterdir() if path.name not in ("__init__.py", "__pycache__")
+        }
+        modules -= {"py", "stores"}
+        assert modules <= set(told), f"{folder}: {sorted(modules - set(told))}"
+    for part in ("journal", "stores"):
+        inner = {path.stem for path in (ROOT / "sidecar/callstate_sidecar" / part).iterdir()} - {
+            "__init__",
+            "__pycache__",
+        }
+        assert inner <= set(told) | {name.removeprefix(f"{part}.") for name in told}
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads(text(ROOT / "pyproject.toml"))
+    extras = project["project"]["optional-dependencies"].values()
+    needed = [*project["build-system"]["requires"], *project["project"]["dependencies"], *chain(*extras)]
+    names = {re.split(r"[^\w-]", line)[0] for line in needed} - {"callstate"}
+    told = {name for row in rows(section(ARCHITECTURE, "Dependencies")) for name in row[0].split(", ")}
+    assert told == names
+
+
+# -- durability -----------------------------------------------------------------------------------------------
+
+
+def fields_at(title: str, data: bytes) -> dict[str, object]:
+    """Read bytes by the offsets of a table: what its third column says, to what is there."""
+    found: dict[str, object] = {}
+    for offset, kind, meaning in rows(section(DURABILITY, title)):
+        if kind in ("u16", "u32", "u64"):
+            (value,) = struct.unpack_from({"u16": "<H", "u32": "<I", "u64": "<Q"}[kind], data, int(offset))
+            found[meaning] = value
+        elif kind.endswith(" bytes"):
+            found[meaning] = data[int(offset) : int(offset) + int(kind.split()[0])]
+    return found
+
+
+def matching(found: dict[str, object], beginning: str) -> object:
+    (value,) = [value for meaning, value in found.items() if meaning.startswith(beginning)]
+    return value
+
+
+def test_the_bytes_lie_where_the_tables_say(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, checkpoint_min_bytes=0)
+    journal.start()
+    journal.append([records.GoneRecord("c1", 5), records.GoneRecord("c2", 6)])
+    journal.sync()
+    journal.close()
+    (path,) = tmp_path.glob("log-*.csj")
+    data = path.read_bytes()
+
+    head = fields_at("A file's header", data)
+    assert matching(head, "`CSJF`") == b"CSJF"
+    assert matching(head, "format version") == 1
+    assert matching(head, "kind") == 0
+    assert matching(head, "generation") == int(path.stem.removeprefix("log-")) == 1
+    assert matching(head, "sequence of the first") == 1
+    assert matching(head, "CRC of bytes 0 to 31") == zlib.crc32(data[:32])
+    assert matching(head, "the synced mark") == 2
+    assert matching(head, "CRC of the generation") == zlib.crc32(struct.pack("<QQ", 1, 2))
+    last_offset, last_kind, _ = [*rows(section(DURABILITY, "A file's header"))][-1]
+    start = int(last_offset) + int(last_kind.split()[0])
+
+    record = fields_at("A record", data[start:])
+    assert matching(record, "`a5` and `CSR`") == b"\xa5CSR"
+    assert matching(record, "sequence") == 1
+    length = matching(record, "length")
+    assert isinstance(length, int)
+    body_at = start + int([*rows(section(DURABILITY, "A record"))][-1][0])
+    body = data[body_at : body_at + length]
+    assert body == records.encode_record(records.GoneRecord("c1", 5))
+    salt = struct.pack("<QIQQ", 1, length, 1, 0)
+    assert matching(record, "CRC of generation") == zlib.crc32(salt + body)
+    assert data[body_at + length :][:4] == b"\xa5CSR"
+
+
+def test_a_snapshot_ends_as_the_text_says(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, checkpoint_min_bytes=0)
+    journal.start()
+    Checkpointer(journal, Files(), Cache().snapshot, lambda: None).run_now()
+    journal.close()
+    (path,) = tmp_path.glob("snapshot-*.csj")
+    data = path.read_bytes()
+    assert matching(fields_at("A file's header", data), "kind") == 1
+    end = fields_at("A record", data[96:])
+    assert (matching(end, "length"), matching(end, "sequence"), len(data)) == (0, 1, 96 + 28)
+
+
+def test_the_bodies_of_records_are_those_of_the_code() -> None:
+    by_tag = {
+        struct_.__struct_config__.tag: struct_
+        for struct_ in (records.StateRecord, records.TurnsRecord, records.GoneRecord)
+    }
+    told = {int(kind): codes(elements)[-1].split() for kind, _, elements in rows(section(DURABILITY, "A body"))}
+    assert told == {tag: [*struct_.__struct_fields__] for tag, struct_ in by_tag.items()}
+    assert " ".join(Metrics.__struct_fields__) in codes(section(DURABILITY, "A body"))
+
+
+# -- operations -----------------------------------------------------------------------------------------------
+
+
+def test_exit_statuses_are_those_of_the_code() -> None:
+    told = {name.strip("`"): int(status) for status, name, *_ in rows(section(OPERATIONS, "Exit statuses"))}
+    assert told == {status.name: status.value for status in Exit}
+
+
+def logged(level: str) -> set[str]:
+    """What the daemon logs at a level, each thing that differs as `…`."""
+    wanted = {"error", "exception"} if level == "error" else {level}
+    lines = set()
+    for path in SOURCES:
+        if "callstate_sidecar" not in path.parts:
+            continue
+        for node in ast.walk(ast.parse(text(path))):
+            match node:
+                case ast.Call(
+                    func=ast.Attribute(value=ast.Name(id="log"), attr=name),
+                    args=[ast.Constant(value=str(line)), *_],
+                ) if name in wanted:
+                    lines.add(re.sub(r"…+", "…", re.sub(r"%(?:\.\d+)?[sdgf]", "…", line)))
+    return lines - {"…"}  # the sentence of another's making
+
+
+@pytest.mark.parametrize("level", ["warning", "error", "critical"])
+def test_every_line_at_warning_and_above_is_explained(level: str) -> None:
+    lines = logged(level)
+    assert lines
+    told = {codes(line)[0] for at, line, *_ in rows(section(OPERATIONS, "Log lines")) if at == level}
+    # made by the configuration, not by the daemon
+    told = {line for line in told if "a password on the command line" not in line}
+    assert told == lines
+
+
+def counters() -> set[str]:
+    """What `Metrics.count` is called with anywhere."""
+    return {
+        name
+        for path in SOURCES
+        for name in re.findall(r"metrics\.count\(\"(\w+)\"", text(path))
+    }  # fmt: skip
+
+
+@pytest.mark.system
+def test_every_statistic_is_explained() -> None:
+    told = {codes(row[0])[0] for row in rows(section(OPERATIONS, "Statistics"))}
+    with Daemon(store="unix:///nonexistent/redis.sock") as daemon, Wire(daemon.socket) as wire:
+        wire.call("session.save", session={"id": "c1"})
+        wire.call("server.flush", timeout_s=0.01)
+        while (stats := wire.call("server.stats"))["store"] == "up":
+            pass
+    assert "store_error" in stats
+    assert told == stats.keys() | counters()
+
+
+# -- commands and code ----------------------------------------------------------------------------------------
+
+
+def commands() -> list[str]:
+    lines = [line for path in DOCUMENTS for block in blocks(path, "sh") for line in block.splitlines()]
+    return [line for line in lines if re.match(r"(\.venv/bin/)?callstated? ", line)]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_are_taken(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, *argv = shlex.split(line, comments=True)
+    if program.endswith("callstate"):
+        assert arguments.parse(argv).command in argv
+    elif argv[0] == "journal":
+        asked = []
+        for name in ("inspect", "verify", "repair", "export"):
+            monkeypatch.setattr(journal_tool, name, lambda directory, out, name=name: asked.append(name) or 0)
+        monkeypatch.setattr(Path, "is_dir", lambda _: True)
+        assert journal_tool.main(argv[1:]) == 0
+        assert asked == [argv[1]]
+    else:
+        config = argv.index("--config") + 1 if "--config" in argv else 0
+        if config:
+            argv[config] = str(ROOT / "systemd" / "callstate.toml")
+        load_config(argv, {})
+
+
+def test_there_are_commands_of_each_kind() -> None:
+    programs = {line.split()[0].rpartition("/")[2] for line in commands()}
+    assert programs == {"callstate", "callstated"}
+
+
+@pytest.mark.system
+def test_the_first_session_of_the_readme_runs_and_prints_what_it_says() -> None:
+    (code,) = blocks(README, "python")
+    said = blocks(README, "text")[0]
+    with Daemon() as daemon:
+        environ = os.environ | {"CALLSTATE_SOCKET": str(daemon.socket)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False, env=environ
+        )
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
+@pytest.mark.system
+def test_the_readme_shows_what_the_demo_prints() -> None:
+    """The same lines; numbers that are measured differ."""
+    shown = blocks(README, "text")[1]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "demo.py")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    def shape(report: str) -> list[str]:
+        return [re.sub(r"\d+(\.\d+)?", "N", line) for line in report.strip().splitlines()]
+
+    assert shape(done.stdout) == shape(shown)
+
+
+def test_the_files_the_readme_installs_are_all_the_files_there_are() -> None:
+    installed = set(re.findall(r" systemd/(\S+)", "\n".join(blocks(README, "sh"))))
+    assert installed == {path.name for path in (ROOT / "systemd").iterdir()}
