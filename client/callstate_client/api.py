@@ -6,25 +6,17 @@ names, parameters, checks or decoding, so they can't drift apart.
 
 from __future__ import annotations
 
-import os
-import secrets
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from itertools import count
 from typing import Any
 
-import msgspec
-
-from callstate_client import checks, protocol
+from callstate_client import asks
 from callstate_client.asking import Asking
 from callstate_client.beats import Beater
 from callstate_client.errors import StoreClosedError
 from callstate_client.handle import BeatMode, Hold
-from callstate_client.history import Turn
-from callstate_client.model import SessionState, encode_members
-from callstate_client.patches import head_patch, turn_patch
-from callstate_client.times import now, parse_time
+from callstate_client.model import SessionState
 
 __all__ = ["CallStore"]
 
@@ -39,8 +31,7 @@ class CallStore(Asking):
 
     def __init__(self) -> None:
         self._beater = Beater(self.update_heartbeat)
-        self._op_prefix = secrets.token_hex(8)
-        self._op_count = count(1)
+        self._ops = asks.Ops()
 
     # -- what answers -------------------------------------------------------------------------------------
 
@@ -77,8 +68,8 @@ class CallStore(Asking):
         await self.close()
 
     def new_op(self) -> str:
-        """A name for one mutation, like no other's: the pid is in it because a fork copies prefix and count."""
-        return f"{self._op_prefix}.{os.getpid():x}.{next(self._op_count):x}"
+        """A name for one mutation, like no other's."""
+        return self._ops.new()
 
     # -- the Go package's SessionStore ----------------------------------------------------------------------
 
@@ -113,29 +104,13 @@ class CallStore(Asking):
             raise StoreClosedError
         if state is None:
             return None
-        checks.check_state(state)
-        line = await self.request(
-            "session.save",
-            protocol.SaveParams(
-                session=msgspec.Raw(state.to_json()),
-                if_version=if_version,
-                labels=None if labels is None else dict(labels),
-                heartbeat_timeout_s=heartbeat_timeout_s,
-                max_duration_s=max_duration_s,
-                op=self.new_op(),
-            ),
-            op_of=state.id,
-            timeout_s=timeout_s,
-        )
-        result = protocol.decode_save(line)
-        state.updated_at = parse_time(result.updated_at)
-        return result.version
+        ask = asks.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
+        return ask.result(await self._send(ask, timeout_s))
 
     async def delete(self, session_id: str, *, timeout_s: float | None = None) -> None:
         """Forget this session; one that does not exist is no error."""
-        checks.check_session_id(session_id)
-        params = protocol.DeleteParams(session_id=session_id)
-        protocol.decode_empty(await self.request("session.delete", params, timeout_s=timeout_s))
+        ask = asks.delete(session_id)
+        ask.result(await self._send(ask, timeout_s))
 
     # -- one call -------------------------------------------------------------------------------------------
 
@@ -160,12 +135,8 @@ class CallStore(Asking):
             at: when; default now.
             extra: further members of the turn.
         """
-        turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
-        checks.check_turn(turn)
-        params = protocol.AddTurnParams(
-            session_id=session_id, turn=msgspec.Raw(encode_members(turn.to_dict())), op=self.new_op()
-        )
-        return await self._mutate("session.add_turn", params, timeout_s)
+        ask = asks.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
+        return ask.result(await self._send(ask, timeout_s))
 
     async def amend_last_turn(
         self,
@@ -187,16 +158,13 @@ class CallStore(Asking):
         Raises:
             ConflictError: there is no turn.
         """
-        patch = turn_patch(content, duration_ms, extra)
-        params = protocol.AmendTurnParams(
-            session_id=session_id, set=msgspec.Raw(encode_members(patch)), op=self.new_op()
-        )
-        return await self._mutate("session.amend_turn", params, timeout_s)
+        ask = asks.amend_last_turn(session_id, content, duration_ms, extra, self.new_op())
+        return ask.result(await self._send(ask, timeout_s))
 
     async def record_interruption(self, session_id: str, *, timeout_s: float | None = None) -> int:
         """Count one interruption (barge-in). Gives the new version."""
-        params = protocol.RecordInterruptionParams(session_id=session_id, op=self.new_op())
-        return await self._mutate("session.record_interruption", params, timeout_s)
+        ask = asks.record_interruption(session_id, self.new_op())
+        return ask.result(await self._send(ask, timeout_s))
 
     async def update(
         self,
@@ -217,14 +185,8 @@ class CallStore(Asking):
         Raises:
             ConflictError: the session has another version.
         """
-        patch = head_patch(changes)
-        params = protocol.UpdateParams(
-            session_id=session_id,
-            set=msgspec.Raw(encode_members(patch)),
-            if_version=if_version,
-            op=self.new_op(),
-        )
-        return await self._mutate("session.update", params, timeout_s)
+        ask = asks.update(session_id, if_version, changes, self.new_op())
+        return ask.result(await self._send(ask, timeout_s))
 
     async def end(
         self, session_id: str, reason: str | None = None, detail: Any = None, *, timeout_s: float | None = None
@@ -236,16 +198,8 @@ class CallStore(Asking):
             reason: a word of the worker's own, up to 64 bytes.
             detail: any JSON beside it.
         """
-        params = protocol.EndParams(session_id=session_id, reason=reason, op=self.new_op())
-        if detail is not None:
-            checks.check_free(detail, "detail")
-            params.detail = msgspec.Raw(encode_members(detail))
-        return await self._mutate("session.end", params, timeout_s)
-
-    async def _mutate(self, method: str, params: protocol.Mutation, timeout_s: float | None) -> int:
-        checks.check_session_id(params.session_id)
-        line = await self.request(method, params, op_of=params.session_id, timeout_s=timeout_s)
-        return protocol.decode_version(line).version
+        ask = asks.end(session_id, reason, detail, self.new_op())
+        return ask.result(await self._send(ask, timeout_s))
 
     def hold(
         self,

@@ -12,7 +12,7 @@ from itertools import chain
 from types import TracebackType
 from typing import Final
 
-from callstate_client import checks, protocol
+from callstate_client import asks, checks, protocol
 from callstate_client.api import CallStore
 from callstate_client.discovery import candidates
 from callstate_client.errors import (
@@ -20,7 +20,8 @@ from callstate_client.errors import (
     SessionNotFoundError,
     StoreClosedError,
 )
-from callstate_client.link import TIMEOUT_S, Link
+from callstate_client.link import Link
+from callstate_client.patience import TIMEOUT_S
 
 __all__ = ["SidecarStore", "connect"]
 
@@ -101,11 +102,11 @@ class SidecarStore(CallStore):
         """Say that this call is alive; see CallStore."""
         if self.closed:
             raise StoreClosedError
-        checks.check_session_id(session_id)
         if timeout_s is not None:
-            params = protocol.HeartbeatParams(session_id=session_id)
-            protocol.decode_empty(await self.request("session.heartbeat", params, timeout_s=timeout_s))
+            ask = asks.heartbeat(session_id)
+            ask.result(await self._send(ask, timeout_s))
             return
+        checks.check_session_id(session_id)
         future = self._loop.create_future()
         self._beats.setdefault(session_id, []).append(future)
         self._link.wake()

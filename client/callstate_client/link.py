@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import random
 from collections.abc import Callable, Sequence
 from typing import Final, cast
 
@@ -24,25 +23,14 @@ from callstate_client.errors import (
     StoreClosedError,
 )
 from callstate_client.inflight import Call, InFlight
+from callstate_client.patience import REPLY_BYTES, Backoff
 from callstate_client.protocol import LineSplitter, Params
 
 _log = logging.getLogger("callstate")
 
-TIMEOUT_S: Final = 5.0
-"""How long a call waits for its reply; the daemon answers in well under a millisecond unless it restarts."""
-
-REPLY_BYTES: Final = 64 * 1024 * 1024
-"""Longest reply line taken: eight sessions of the largest size. A peer that sends more is no callstated."""
-
 WRITE_HIGH_BYTES: Final = 1024 * 1024
 WRITE_LOW_BYTES: Final = 256 * 1024
 """Unsent bytes at which writing pauses and resumes. Both set: uvloop's own low mark is 16 bytes."""
-
-FIRST_DELAY_S: Final = 0.01
-MAX_DELAY_S: Final = 0.5
-"""Backoff between attempts to connect: a daemon restarts in tens of milliseconds, and a local connect that
-fails costs microseconds, so there is no reason to wait long."""
-
 
 Reply = asyncio.Future[bytes]
 
@@ -96,7 +84,7 @@ class Link:
         self._wire: _Wire | None = None
         self._gone = asyncio.Event()
         self._reconnecting: asyncio.Task[None] | None = None
-        self._delay_s = 0.0
+        self._backoff = Backoff()
         self._tried: list[Tried] = []
         self._calls: InFlight[Reply] = InFlight(_fail)
         self._unsent: list[Call[Reply]] = []
@@ -124,7 +112,7 @@ class Link:
             left = until - self._loop.time()
             if left <= 0 or any(place.hopeless for place in self._tried):
                 raise no_daemon(self._tried)
-            await asyncio.sleep(min(left, self._backoff()))
+            await asyncio.sleep(min(left, self._backoff.pause_s()))
 
     async def _attempt(self) -> bool:
         uid = os.getuid()
@@ -144,10 +132,6 @@ class Link:
                 break
         return False
 
-    def _backoff(self) -> float:
-        self._delay_s = min(max(2 * self._delay_s, FIRST_DELAY_S), MAX_DELAY_S)
-        return self._delay_s * random.uniform(0.5, 1.0)
-
     def _connected(self, wire: _Wire, place: Candidate) -> None:
         if wire.transport.is_closing():
             # already lost: its connection_lost came, or comes, before the link knew it
@@ -165,9 +149,7 @@ class Link:
 
     async def _reconnect(self) -> None:
         while True:
-            if self._delay_s:  # the last connection brought nothing: no hurry
-                await asyncio.sleep(self._delay_s * random.uniform(0.5, 1.0))
-            self._backoff()
+            await asyncio.sleep(self._backoff.pause_s())  # none, unless the last connection brought nothing
             if await self._attempt() and self._wire is not None:
                 return
 
@@ -262,7 +244,7 @@ class Link:
     # -- receiving ----------------------------------------------------------------------------------------
 
     def _received(self, wire: _Wire, lines: list[bytes | None]) -> None:
-        self._delay_s = 0.0
+        self._backoff.reset()
         try:
             for line in lines:
                 reply = self._calls.waiter(line or b"")

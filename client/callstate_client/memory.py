@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from callstate_client import checks, protocol
+from callstate_client import asks, protocol
 from callstate_client.api import CallStore
 from callstate_client.clock import Clock
 from callstate_client.engine import Engine
@@ -69,9 +69,8 @@ class MemoryStore(CallStore):
 
     async def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
         """Say that this call is alive; see CallStore."""
-        checks.check_session_id(session_id)
-        params = protocol.HeartbeatParams(session_id=session_id)
-        protocol.decode_empty(await self.request("session.heartbeat", params, timeout_s=timeout_s))
+        ask = asks.heartbeat(session_id)
+        ask.result(await self._send(ask, timeout_s))
 
     async def default_heartbeat_timeout_s(self) -> float:
         """What this store was made with."""

@@ -170,6 +170,7 @@ class Cache:
 
     def evict(self, entry: Entry) -> None:
         """Keep it hot no longer; the store has it. Told to the journal, so that replay keeps it cold too."""
+        self._note(entry.id)
         self._drop(entry.id)
         self.group.append(GoneRecord(entry.id, entry.version + 1, entry.epoch, False))
 

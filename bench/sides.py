@@ -1,0 +1,227 @@
+"""What is compared: the same operations on the same sessions, by callstate and by what one would use instead."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+
+import orjson
+
+from bench.documents import CONTENT, DURATION_MS, ROLE
+from bench.drivers import Driver
+from bench.processes import Server
+from callstate_client import SessionState
+from callstate_client.client import SidecarStore
+
+Operation = Callable[[str], Awaitable[object]]
+"""One request about the session of this id."""
+
+OPERATIONS: Final = ("heartbeat", "add_turn", "save", "load", "list_active")
+
+
+class Side(Protocol):
+    """One way to keep the state of calls."""
+
+    name: str
+    server: Server
+
+    def operations(self) -> Mapping[str, Operation]:
+        """What it can do, by the names in OPERATIONS."""
+        ...
+
+    async def keep(self, documents: Mapping[str, bytes]) -> None:
+        """Have these sessions, exactly as they are here."""
+        ...
+
+    async def restore(self, session_ids: Iterable[str]) -> None:
+        """Give these sessions the length back that they had."""
+        ...
+
+    async def settle(self) -> float:
+        """Return when the store has everything; gives how long that took, seconds."""
+        ...
+
+    async def close(self) -> None:
+        """Give up the connections."""
+        ...
+
+
+class Sidecar:
+    """callstate: its asyncio client, and the daemon with the same Redis behind.
+
+    A load counts when status, metrics and the last turn were read; what is saved was loaded before, as it is for
+    the peer. `save_built` saves states whose turns were made here and looked at by nobody else.
+    """
+
+    name = "callstate"
+
+    def __init__(self, store: SidecarStore, server: Server) -> None:
+        self._store = store
+        self.server = server
+        self._states: dict[str, SessionState] = {}
+        self._built: dict[str, SessionState] = {}
+
+    def operations(self) -> Mapping[str, Operation]:
+        """Through the public client."""
+        store = self._store
+
+        def add_turn(session_id: str) -> Awaitable[object]:
+            return store.add_turn(session_id, ROLE, CONTENT, DURATION_MS)
+
+        def save(session_id: str) -> Awaitable[object]:
+            return store.save(self._states[session_id])
+
+        def save_built(session_id: str) -> Awaitable[object]:
+            return store.save(self._built[session_id])
+
+        async def load(session_id: str) -> object:
+            state = await store.load(session_id)
+            return state.status, state.metrics.turn_count, state.history[-1].content
+
+        def list_active(_: str) -> Awaitable[object]:
+            return store.list_active()
+
+        return {
+            "heartbeat": store.update_heartbeat, "add_turn": add_turn, "save": save, "save_built": save_built,
+            "load": load, "list_active": list_active,
+        }  # fmt: skip
+
+    async def keep(self, documents: Mapping[str, bytes]) -> None:
+        """Save them."""
+        for session_id, document in documents.items():
+            self._states[session_id] = SessionState.from_json(document)
+            built = self._built[session_id] = SessionState.from_json(document)
+            list(built.history)  # looked at, so each is a Turn from now on
+        await self.restore(documents)
+
+    async def restore(self, session_ids: Iterable[str]) -> None:
+        """Save them as they were."""
+        for session_id in session_ids:
+            await self._store.save(self._states[session_id])
+        await self.settle()
+
+    async def settle(self) -> float:
+        """The daemon's own barrier."""
+        began = time.perf_counter()
+        flushed = await self._store.flush(timeout_s=60.0)
+        if flushed.unflushed:
+            raise RuntimeError(f"{flushed.unflushed} sessions were not flushed")
+        return time.perf_counter() - began
+
+    async def close(self) -> None:
+        """Give up the connection."""
+        await self._store.close()
+
+
+class RedisStore:
+    """The Go package's RedisStore: one document a session, read and written whole, and a set of the active ids.
+
+    Written to lose nothing to us: documents stay dicts, SET and SADD share a round trip, orjson does the rest.
+    """
+
+    def __init__(self, driver: Driver, server: Server) -> None:
+        self.name = f"{driver.name} RedisStore"
+        self.server = server
+        self._driver = driver
+        self._prefix = f"{driver.name}:"
+        self._active = f"{driver.name}:active"
+        self._documents: dict[str, bytes] = {}
+        self._states: dict[str, dict[str, Any]] = {}
+
+    async def _load(self, session_id: str) -> dict[str, Any]:
+        raw = await self._driver.get(self._prefix + session_id)
+        document: dict[str, Any] = orjson.loads(raw)
+        return document
+
+    def _save(self, document: dict[str, Any]) -> Awaitable[object]:
+        document["updated_at"] = datetime.now(UTC).isoformat()
+        session_id = document["id"]
+        return self._driver.put(self._prefix + session_id, orjson.dumps(document), self._active, session_id)
+
+    async def _heartbeat(self, session_id: str) -> None:
+        await self._save(await self._load(session_id))
+
+    async def _add_turn(self, session_id: str) -> None:
+        document = await self._load(session_id)
+        at = datetime.now(UTC).isoformat()
+        document["history"].append({"role": ROLE, "content": CONTENT, "timestamp": at, "duration_ms": DURATION_MS})
+        metrics = document["metrics"]
+        metrics["turn_count"] += 1
+        metrics["user_speech_duration_ms"] += DURATION_MS
+        await self._save(document)
+
+    async def _read(self, session_id: str) -> object:
+        document = await self._load(session_id)
+        return document["status"], document["metrics"]["turn_count"], document["history"][-1]["content"]
+
+    def operations(self) -> Mapping[str, Operation]:
+        """As the Go package has them."""
+
+        def save(session_id: str) -> Awaitable[object]:
+            return self._save(self._states[session_id])
+
+        def list_active(_: str) -> Awaitable[object]:
+            return self._driver.members(self._active)
+
+        return {
+            "heartbeat": self._heartbeat, "add_turn": self._add_turn, "save": save, "save_built": save,
+            "load": self._read, "list_active": list_active,
+        }  # fmt: skip
+
+    async def keep(self, documents: Mapping[str, bytes]) -> None:
+        """Write them."""
+        self._documents.update(documents)
+        self._states.update((session_id, orjson.loads(document)) for session_id, document in documents.items())
+        await self.restore(documents)
+
+    async def restore(self, session_ids: Iterable[str]) -> None:
+        """Write them as they were."""
+        for session_id in session_ids:
+            document = self._documents[session_id]
+            await self._driver.put(self._prefix + session_id, document, self._active, session_id)
+
+    async def settle(self) -> float:
+        """Nothing waits."""
+        return 0.0
+
+    async def close(self) -> None:
+        """Give up the connections."""
+        await self._driver.close()
+
+
+class ByHand:
+    """The best one can do by hand: a beat is one ZADD, a turn one RPUSH. It counts no metrics with them."""
+
+    def __init__(self, driver: Driver, server: Server) -> None:
+        self.name = f"{driver.name} by hand"
+        self.server = server
+        self._driver = driver
+
+    def operations(self) -> Mapping[str, Operation]:
+        """The two that don't touch the document."""
+
+        def heartbeat(session_id: str) -> Awaitable[object]:
+            return self._driver.beat("hand:beats", session_id)
+
+        def add_turn(session_id: str) -> Awaitable[object]:
+            at = datetime.now(UTC).isoformat()
+            turn = {"role": ROLE, "content": CONTENT, "timestamp": at, "duration_ms": DURATION_MS}
+            return self._driver.push(f"hand:{session_id}:turns", orjson.dumps(turn))
+
+        return {"heartbeat": heartbeat, "add_turn": add_turn}
+
+    async def keep(self, documents: Mapping[str, bytes]) -> None:
+        """Appending to a list costs the same whatever is in it."""
+
+    async def restore(self, session_ids: Iterable[str]) -> None:
+        """Same."""
+
+    async def settle(self) -> float:
+        """Nothing waits."""
+        return 0.0
+
+    async def close(self) -> None:
+        """Give up the connections."""
+        await self._driver.close()

@@ -1,0 +1,102 @@
+"""What was to be reached, one line a target: figure, target, met or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from bench.compare import Cell
+from bench.sampling import Spread
+
+OURS: Final = "callstate"
+THEIRS: Final = "redis-py RedisStore"
+BY_HAND: Final = "redis-py by hand"
+
+THROUGHPUT: Final = {
+    ("heartbeat", 20, THEIRS): 50.0,
+    ("heartbeat", 200, THEIRS): 75.0,
+    ("add_turn", 20, THEIRS): 15.0,
+    ("add_turn", 200, THEIRS): 40.0,
+    ("add_turn", 20, BY_HAND): 10.0,
+    ("add_turn", 200, BY_HAND): 6.0,
+    ("load", 20, THEIRS): 3.0,
+    ("load", 200, THEIRS): 3.0,
+    ("save", 20, THEIRS): 3.0,
+    ("save", 200, THEIRS): 3.0,
+}
+"""Operation, turns and peer to how many times its requests a second, 32 tasks."""
+
+ONE_TASK: Final = {
+    ("heartbeat", 20): 0.25,
+    ("add_turn", 20): 0.25,
+    ("save", 20): 0.75,
+    ("load", 20): 1.0,
+    ("load", 200): 0.7,
+}
+"""Operation and turns to the median latency of one task, as a part of RedisStore's."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A figure beside its target."""
+
+    name: str
+    value: Spread
+    limit: float
+    at_least: bool = False
+    unit: str = "x"
+    note: str = ""
+
+    @property
+    def met(self) -> bool:
+        """By the median."""
+        return self.value.median >= self.limit if self.at_least else self.value.median <= self.limit
+
+    def line(self) -> str:
+        """One line for people."""
+        spread = ""
+        if self.value.low != self.value.high:
+            spread = f" ({_number(self.value.low)} … {_number(self.value.high)})"
+        sign = ">=" if self.at_least else "<="
+        figure = f"{_number(self.value.median)}{self.unit}{spread}"
+        verdict = "met" if self.met else "NOT MET"
+        return f"{self.name:<46} {figure:<28} {sign} {_number(self.limit)}{self.unit:<3} {verdict:<8} {self.note}".rstrip()
+
+    def to_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return {
+            "target": self.name, "median": self.value.median, "low": self.value.low, "high": self.value.high,
+            "limit": self.limit, "at_least": self.at_least, "unit": self.unit, "met": self.met, "note": self.note,
+        }  # fmt: skip
+
+
+def _number(value: float) -> str:
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def shares(cell: Cell) -> str:
+    """Where a request's time goes: CPU of the client and of the daemon, µs, and the closing flush."""
+    client = cell.figure(OURS, lambda sample: sample.client_cpu_s / sample.count * 1e6).median
+    daemon = cell.figure(OURS, lambda sample: sample.server_cpu_s / sample.count * 1e6).median
+    text = f"cpu client {client:.1f} + daemon {daemon:.1f} µs"
+    flush = cell.figure(OURS, lambda sample: sample.flush_s).median
+    return f"{text}, flushed {flush * 1000:.0f} ms later" if flush else text
+
+
+def judge(cells: Iterable[Cell]) -> list[Verdict]:
+    """The targets that compare callstate with its peers."""
+    verdicts: list[Verdict] = []
+    for cell in cells:
+        if cell.tasks == 1 and (limit := ONE_TASK.get((cell.operation, cell.turns))) is not None:
+            name = f"one task, {cell.operation} p50, {cell.turns} turns"
+            verdicts.append(Verdict(name, cell.p50(OURS, THEIRS), limit, note=shares(cell)))
+        if cell.tasks != 32:
+            continue
+        for peer in cell.samples:
+            if (limit := THROUGHPUT.get((cell.operation, cell.turns, peer))) is not None:
+                name = f"{cell.operation}, {cell.turns} turns, vs {peer}"
+                verdicts.append(Verdict(name, cell.throughput(OURS, peer), limit, at_least=True, note=shares(cell)))
+    return verdicts

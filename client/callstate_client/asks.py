@@ -1,0 +1,273 @@
+"""What can be asked of a store: each request, its checks, and how its reply is read, once for every front.
+
+No I/O: the asyncio front and the blocking one send what these functions make and hand back what came.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from itertools import count
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from callstate_client import checks, protocol
+from callstate_client.history import Turn
+from callstate_client.model import SessionState, encode_members
+from callstate_client.patches import head_patch, turn_patch
+from callstate_client.protocol import FlushResult, LoadResult
+from callstate_client.store import Record
+from callstate_client.times import format_time, now, parse_time
+
+FLUSH_S: Final = 10.0
+"""How long a flush is tried, seconds; the store behind is written to five times a second while it is up."""
+
+FLUSH_MARGIN_S: Final = 5.0
+"""A flush is the daemon's to give up; the client waits so much longer, to hear how much it flushed."""
+
+ResultT = TypeVar("ResultT")
+ItemT = TypeVar("ItemT")
+
+
+class Ask(Struct, Generic[ResultT], gc=False):
+    """One request, and what its reply means.
+
+    Args:
+        method: a verb of the protocol.
+        params: of the verb's class.
+        result: makes the result of the reply's line, or raises the error that it carries.
+        op_of: for a mutation with an `op`, the session that remembers it: it may be sent twice.
+    """
+
+    method: str
+    params: protocol.Params | None
+    result: Callable[[bytes], ResultT]
+    op_of: str | None = None
+
+
+class Page(Struct, Generic[ItemT]):
+    """A part of a list.
+
+    Args:
+        items: decoded as they are taken.
+        following: asks for the next page; None after the last one.
+    """
+
+    items: Iterable[ItemT]
+    following: Ask[Page[ItemT]] | None
+
+
+class Ops:
+    """Names for mutations, each like no other's: the pid is in it because a fork copies prefix and count."""
+
+    def __init__(self) -> None:
+        self._prefix = secrets.token_hex(8)
+        self._count = count(1)
+
+    def new(self) -> str:
+        """A name nobody has had."""
+        return f"{self._prefix}.{os.getpid():x}.{next(self._count):x}"
+
+
+# -- reading replies ------------------------------------------------------------------------------------------
+
+
+def _nothing(line: bytes) -> None:
+    protocol.decode_empty(line)
+
+
+def _version(line: bytes) -> int:
+    return protocol.decode_version(line).version
+
+
+def _state(line: bytes) -> SessionState:
+    return protocol.decode_load(line).session
+
+
+def _record(line: bytes) -> Record:
+    return _to_record(protocol.decode_load(line))
+
+
+def _listed(result: LoadResult[msgspec.Raw]) -> Record:
+    return _to_record(protocol.load_result(result))
+
+
+def _to_record(result: LoadResult[SessionState]) -> Record:
+    return Record(
+        state=result.session,
+        version=result.version,
+        epoch=result.epoch,
+        owner=result.owner,
+        ended_reason=result.ended_reason or None,
+        labels=result.labels,
+        history_from=result.session.history_from,
+        turn_count=result.turn_count,
+    )
+
+
+# -- reads ----------------------------------------------------------------------------------------------------
+
+PING: Final = Ask("server.ping", None, _nothing)
+INFO: Final = Ask("server.info", None, protocol.decode_members)
+STATS: Final = Ask("server.stats", None, protocol.decode_members)
+
+
+def load(session_id: str, history: str | int) -> Ask[SessionState]:
+    """One session's state, with all its turns, none, or the last so many."""
+    return Ask("session.load", _load_params(session_id, history), _state)
+
+
+def get(session_id: str, history: str | int) -> Ask[Record]:
+    """The same, with what is known beside the document."""
+    return Ask("session.load", _load_params(session_id, history), _record)
+
+
+def _load_params(session_id: str, history: str | int) -> protocol.LoadParams:
+    checks.check_session_id(session_id)
+    return protocol.LoadParams(session_id=session_id, history=history)
+
+
+def list_active(cursor: str | None = None) -> Ask[Page[str]]:
+    """The ids of all sessions that have not ended, page by page."""
+
+    def result(line: bytes) -> Page[str]:
+        page = protocol.decode_list_active(line)
+        return Page(page.session_ids, list_active(page.next_cursor) if page.next_cursor else None)
+
+    return Ask("session.list_active", protocol.ListActiveParams(cursor=cursor), result)
+
+
+def sessions(
+    *,
+    status: str | None,
+    provider: str | None,
+    owner: str | None,
+    call_id: str | None,
+    ended_since: datetime | None,
+    labels: Mapping[str, str] | None,
+) -> Ask[Page[Record]]:
+    """The hot sessions that match, without their histories, page by page."""
+    return _listing(
+        protocol.ListParams(
+            status=status,
+            provider=provider,
+            owner=owner,
+            call_id=call_id,
+            labels=None if labels is None else dict(labels),
+            ended_since=None if ended_since is None else format_time(ended_since),
+        )
+    )
+
+
+def _listing(params: protocol.ListParams) -> Ask[Page[Record]]:
+    def result(line: bytes) -> Page[Record]:
+        page = protocol.decode_list(line)
+        following = None
+        if page.next_cursor:
+            following = _listing(msgspec.structs.replace(params, cursor=page.next_cursor))
+        return Page(map(_listed, page.sessions), following)
+
+    return Ask("session.list", params, result)
+
+
+def flush(session_ids: Sequence[str] | None, timeout_s: float) -> Ask[FlushResult]:
+    """The barrier; the daemon tries for so long, so the reply may take FLUSH_MARGIN_S more."""
+    ids = None if session_ids is None else list(session_ids)
+    return Ask("server.flush", protocol.FlushParams(session_ids=ids, timeout_s=timeout_s), protocol.decode_flush)
+
+
+# -- writes ---------------------------------------------------------------------------------------------------
+
+
+def heartbeat(session_id: str) -> Ask[None]:
+    """A sign of life of one session."""
+    checks.check_session_id(session_id)
+    return Ask("session.heartbeat", protocol.HeartbeatParams(session_id=session_id), _nothing)
+
+
+def save(
+    state: SessionState,
+    if_version: int | None,
+    labels: Mapping[str, str] | None,
+    heartbeat_timeout_s: float | None,
+    max_duration_s: float | None,
+    op: str,
+) -> Ask[int]:
+    """A state to keep, whole; its `updated_at` is set when the reply is read."""
+    checks.check_state(state)
+    params = protocol.SaveParams(
+        session=msgspec.Raw(state.to_json()),
+        if_version=if_version,
+        labels=None if labels is None else dict(labels),
+        heartbeat_timeout_s=heartbeat_timeout_s,
+        max_duration_s=max_duration_s,
+        op=op,
+    )
+
+    def result(line: bytes) -> int:
+        saved = protocol.decode_save(line)
+        state.updated_at = parse_time(saved.updated_at)
+        return saved.version
+
+    return Ask("session.save", params, result, state.id)
+
+
+def delete(session_id: str) -> Ask[None]:
+    """A session to forget."""
+    checks.check_session_id(session_id)
+    return Ask("session.delete", protocol.DeleteParams(session_id=session_id), _nothing)
+
+
+def add_turn(
+    session_id: str,
+    role: str,
+    content: str,
+    duration_ms: int,
+    at: datetime | None,
+    extra: dict[str, Any] | None,
+    op: str,
+) -> Ask[int]:
+    """A turn to append."""
+    turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
+    checks.check_turn(turn)
+    encoded = msgspec.Raw(encode_members(turn.to_dict()))
+    return _mutation("session.add_turn", protocol.AddTurnParams(session_id=session_id, turn=encoded, op=op))
+
+
+def amend_last_turn(
+    session_id: str, content: str | None, duration_ms: int | None, extra: dict[str, Any] | None, op: str
+) -> Ask[int]:
+    """A change of the last turn."""
+    patch = msgspec.Raw(encode_members(turn_patch(content, duration_ms, extra)))
+    return _mutation("session.amend_turn", protocol.AmendTurnParams(session_id=session_id, set=patch, op=op))
+
+
+def record_interruption(session_id: str, op: str) -> Ask[int]:
+    """An interruption to count."""
+    params = protocol.RecordInterruptionParams(session_id=session_id, op=op)
+    return _mutation("session.record_interruption", params)
+
+
+def update(session_id: str, if_version: int | None, changes: dict[str, Any], op: str) -> Ask[int]:
+    """A change of the session's head, by SessionState's names."""
+    patch = msgspec.Raw(encode_members(head_patch(changes)))
+    params = protocol.UpdateParams(session_id=session_id, set=patch, if_version=if_version, op=op)
+    return _mutation("session.update", params)
+
+
+def end(session_id: str, reason: str | None, detail: Any, op: str) -> Ask[int]:
+    """A call that is over."""
+    params = protocol.EndParams(session_id=session_id, reason=reason, op=op)
+    if detail is not None:
+        checks.check_free(detail, "detail")
+        params.detail = msgspec.Raw(encode_members(detail))
+    return _mutation("session.end", params)
+
+
+def _mutation(method: str, params: protocol.Mutation) -> Ask[int]:
+    checks.check_session_id(params.session_id)
+    return Ask(method, params, _version, params.session_id)
