@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 # What `make run` needs, and what tests and linters need on top.
 RUN_STAMP := $(VENV)/.callstate-run
 DEV_STAMP := $(VENV)/.callstate-dev
+BENCH_STAMP := $(VENV)/.callstate-bench
 
 RUN_SOCKET := .run/callstate.sock
 CALLSTATE := $(BIN)/callstate --socket $(RUN_SOCKET)
@@ -14,7 +15,7 @@ CALLSTATE := $(BIN)/callstate --socket $(RUN_SOCKET)
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help run demo test test-quick soak fuzz lint reference
+.PHONY: help run demo test test-quick soak fuzz lint reference bench bench-quick
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -57,6 +58,12 @@ lint: $(DEV_STAMP) ## ruff, mypy and pyright
 	@$(BIN)/mypy
 	@$(BIN)/pyright
 
+bench-quick: $(DEV_STAMP) ## one line a speed target: figure, target, met or not; under a minute
+	@$(BIN)/python -m bench quick $(BENCH_ARGS)
+
+bench: $(BENCH_STAMP) ## all figures beside those of the peers, as JSON and plots in docs/; some minutes
+	@$(BIN)/python -m bench full $(BENCH_ARGS)
+
 reference: $(RUN_STAMP) ## write systemd/callstate.toml anew from the code
 	@$(BIN)/python -m callstate_sidecar.configdoc > systemd/callstate.toml.new
 	@mv systemd/callstate.toml.new systemd/callstate.toml
@@ -82,4 +89,9 @@ $(RUN_STAMP): pyproject.toml
 $(DEV_STAMP): $(RUN_STAMP)
 	@echo 'Installing what tests and linters need …'
 	@'$(BIN)/python' -m pip install -qq -e '.[dev]'
+	@touch '$@'
+
+$(BENCH_STAMP): $(DEV_STAMP)
+	@echo 'Installing what callstate is compared with, and what draws the plots …'
+	@'$(BIN)/python' -m pip install -qq -e '.[bench]'
 	@touch '$@'

@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import socket as sockets
-import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Event, RLock
 from time import monotonic
 from typing import Final
 
+from callstate_client.blocking import SHORTEST_S, Connection
 from callstate_client.discovery import Candidate, Tried, describe, no_daemon, refusal
 from callstate_client.errors import (
     ConnectionLostError,
@@ -24,7 +24,7 @@ from callstate_client.errors import (
     StoreClosedError,
 )
 from callstate_client.inflight import OPS_REMEMBERED
-from callstate_client.patience import REPLY_BYTES, Backoff
+from callstate_client.patience import Backoff
 
 _log = logging.getLogger("callstate")
 
@@ -33,103 +33,6 @@ REQUEST_ID: Final = 1
 
 REPLY_HEADS: Final = (b'{"jsonrpc":"2.0","id":1,', b'{"jsonrpc":"2.0","id":null,')
 """How a reply begins. One without id tells of a line that could not be read; there is only ours."""
-
-FIRST_READ_BYTES: Final = 16 * 1024
-"""Taken by the first read, bytes: all replies but those of long histories fit, and a larger buffer costs more."""
-
-READ_BYTES: Final = 256 * 1024
-"""Taken by each further read, bytes: what a Unix socket holds."""
-
-LONGEST_S: Final = 10 * 365 * 86400.0
-"""More than anybody waits, and what a timeval of any platform can say."""
-
-SHORTEST_S: Final = 0.001
-"""A timeval of zero means for ever."""
-
-
-class Connection:
-    """One connection, for one request at a time.
-
-    The time limit is the kernel's (SO_RCVTIMEO, SO_SNDTIMEO; socket(7)): with Python's own, each call is
-    preceded by a poll. Only where something else has made the descriptor non-blocking, as gevent and eventlet
-    do, it is Python's.
-
-    Args:
-        socket: a Unix stream socket.
-    """
-
-    __slots__ = ("_limit_s", "_recv", "_send", "_socket")
-
-    def __init__(self, socket: sockets.socket) -> None:
-        self._socket = socket
-        self._send = socket.send
-        self._recv = socket.recv
-        self._limit_s = -1.0
-
-    def connect(self, path: str, timeout_s: float) -> None:
-        """Connect; raises OSError."""
-        self._limit(timeout_s)
-        self._socket.connect(path)
-
-    def exchange(self, line: bytes, timeout_s: float, until: float) -> bytes:
-        """Send a request and wait for its reply's line, newline included.
-
-        Args:
-            line: the request.
-            timeout_s: how long it may take, seconds.
-            until: the same as an instant of the monotonic clock.
-
-        Raises:
-            TimeoutError: it took longer.
-            BrokenPipeError: the daemon was gone before it had the whole line.
-            OSError: the connection was lost.
-        """
-        if timeout_s != self._limit_s:
-            self._limit(timeout_s)
-        try:
-            sent = self._send(line)
-            while sent < len(line):
-                self._limit(until - monotonic())
-                sent += self._send(memoryview(line)[sent:])
-            data = self._recv(FIRST_READ_BYTES)
-            return data if data.endswith(b"\n") else self._rest(data, until)
-        except BlockingIOError as error:
-            raise TimeoutError from error
-
-    def _rest(self, data: bytes, until: float) -> bytes:
-        parts = [data]
-        size = len(data)
-        while data and size <= REPLY_BYTES:
-            self._limit(until - monotonic())
-            data = self._recv(READ_BYTES)
-            parts.append(data)
-            size += len(data)
-            if data.endswith(b"\n"):
-                return b"".join(parts)
-        raise ConnectionResetError("closed" if not data else f"a reply over {REPLY_BYTES} bytes")
-
-    def _limit(self, timeout_s: float) -> None:
-        if timeout_s <= 0:
-            raise TimeoutError
-        self._limit_s = timeout_s
-        if not os.get_blocking(self._socket.fileno()):
-            self._socket.settimeout(timeout_s)
-            return
-        whole_s, part_s = divmod(min(max(timeout_s, SHORTEST_S), LONGEST_S), 1)
-        timeval = struct.pack("@ll", int(whole_s), int(part_s * 1_000_000))
-        self._socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVTIMEO, timeval)
-        self._socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, timeval)
-
-    def interrupt(self) -> None:
-        """Wake the thread that waits on it."""
-        try:
-            self._socket.shutdown(sockets.SHUT_RDWR)
-        except OSError:  # lost already, or never connected
-            return
-
-    def close(self) -> None:
-        """Leave."""
-        self._socket.close()
 
 
 class Ours:
@@ -170,7 +73,7 @@ class Ours:
         """Wake who waits, and leave all others; those that are woken leave their own."""
         with self._lock:
             self.closing.set()
-            for connection in self._all:
+            for connection in [*self._all]:
                 connection.interrupt()
         self.drop_idle()
 
@@ -226,7 +129,7 @@ class Pool:
             NoDaemonError: it never was.
         """
         ours = self._ours()
-        ours.idle.append(self._connect(ours, monotonic() + wait_s, Backoff(), self._timeout_s))
+        ours.idle.append(self._connect(ours, monotonic() + wait_s, Backoff()))
 
     def close(self) -> None:
         """Leave. What is under way in other threads fails with StoreClosedError. May be called twice."""
@@ -260,3 +163,119 @@ class Pool:
             return self.exchange(line, timeout_s, lambda: ours.is_remembered(op_of, number))
         finally:
             ours.done(op_of)
+
+    def exchange(
+        self, line: bytes, timeout_s: float | None = None, may_repeat: Callable[[], bool] = lambda: True
+    ) -> bytes:
+        """Send a request line and give the reply's, newline included.
+
+        Args:
+            line: the request, its id REQUEST_ID.
+            timeout_s: how long to wait, seconds; None for the pool's own.
+            may_repeat: asked when the connection was lost: whether the request may be sent again.
+
+        Raises:
+            RequestTimeoutError: no reply in time.
+            ConnectionLostError: the connection went, and the request may not be repeated, or not in time.
+            NoDaemonError: there is no daemon, and was none to take the request.
+            StoreClosedError: the pool was closed, before or meanwhile.
+        """
+        if timeout_s is None:
+            timeout_s = self._timeout_s
+        until = monotonic() + timeout_s
+        ours = self._by_process.get(os.getpid()) or self._ours()
+        try:
+            connection = ours.idle.pop()
+        except IndexError:
+            return self._persist(ours, line, until, may_repeat, None)
+        try:
+            return self._once(ours, connection, line, timeout_s, until)
+        except OSError as error:
+            return self._persist(ours, line, until, may_repeat, error)
+
+    def _once(self, ours: Ours, connection: Connection, line: bytes, timeout_s: float, until: float) -> bytes:
+        try:
+            reply = connection.exchange(line, timeout_s, until)
+            if not reply.startswith(REPLY_HEADS) or reply.find(b"\n") != len(reply) - 1:
+                _log.error("what listens at %s is no callstated (%.40r); leaving it", self.path, reply)
+                raise ConnectionResetError("no callstated")
+        except BaseException:  # also a KeyboardInterrupt, after which the reply is still to come
+            ours.drop(connection)
+            raise
+        ours.idle.append(connection)
+        if self.closed:  # too late for close() to find it
+            ours.drop_idle()
+        return reply
+
+    def _persist(
+        self, ours: Ours, line: bytes, until: float, may_repeat: Callable[[], bool], lost: OSError | None
+    ) -> bytes:
+        """Ask on new connections until there is a reply or no more time."""
+        backoff = Backoff()
+        sent = False
+        while True:
+            if lost is not None:
+                # without its newline the daemon can't have taken the line for a request
+                sent = sent or not isinstance(lost, BrokenPipeError)
+                self._give_up(lost, sent, may_repeat)
+                ours.drop_idle()  # to the same daemon, so as good as lost
+                ours.closing.wait(max(0.0, min(backoff.pause_s(), until - monotonic())))
+            try:
+                connection = self._connect(ours, until, backoff)
+            except NoDaemonError as error:
+                if not sent:
+                    raise
+                why = "the connection was lost and did not come back in time; outcome unknown"
+                raise ConnectionLostError(why) from error
+            if sent and not may_repeat():  # others' mutations came in between
+                ours.idle.append(connection)
+                raise ConnectionLostError("the connection was lost; outcome unknown")
+            try:
+                return self._once(ours, connection, line, until - monotonic(), until)
+            except OSError as error:
+                lost = error
+
+    def _give_up(self, lost: OSError, sent: bool, may_repeat: Callable[[], bool]) -> None:
+        if self.closed:
+            raise StoreClosedError
+        if isinstance(lost, TimeoutError):
+            raise RequestTimeoutError("the daemon did not answer in time; outcome unknown")
+        if sent and not may_repeat():
+            raise ConnectionLostError("the connection was lost; outcome unknown") from lost
+
+    # -- connecting ---------------------------------------------------------------------------------------
+
+    def _connect(self, ours: Ours, until: float, backoff: Backoff) -> Connection:
+        while True:
+            if self.closed:
+                raise StoreClosedError
+            connection, tried = self._attempt(max(until - monotonic(), SHORTEST_S))
+            if connection is not None:
+                ours.add(connection)
+                return connection
+            left = until - monotonic()
+            if left <= 0 or any(place.hopeless for place in tried):
+                raise no_daemon(tried)
+            ours.closing.wait(min(left, backoff.pause_s()))
+
+    def _attempt(self, timeout_s: float) -> tuple[Connection | None, list[Tried]]:
+        uid = os.getuid()
+        tried: list[Tried] = []
+        for place in self._places:
+            refused = refusal(place, uid)
+            if refused is None:
+                connection = Connection(sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM))
+                try:
+                    connection.connect(place.path, timeout_s)
+                except BaseException as error:
+                    connection.close()
+                    if not isinstance(error, OSError):
+                        raise
+                    refused = describe(place, error)
+                else:
+                    self._places = [place]
+                    return connection, tried
+            tried.append(refused)
+            if refused.final:
+                break
+        return None, tried

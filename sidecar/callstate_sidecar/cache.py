@@ -303,9 +303,7 @@ class Cache:
 
     def is_stored(self, entry: Entry) -> bool:
         """Whether the store is known to have it as it is, and nothing of it is on its way there."""
-        return (
-            entry.stored_version >= entry.version and entry.id not in self.dirty and entry.id not in self.flying
-        )
+        return entry.stored_version >= entry.version and entry.id not in self.dirty and entry.id not in self.flying
 
     def refused(self, write: Write, why: str) -> None:
         """The store will not take this one; it stays hot and in the journal."""

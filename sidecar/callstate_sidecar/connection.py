@@ -28,13 +28,14 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_backlog", "_blocked", "_loop", "_paused_reading", "_pending_bytes", "_scheduled", "_server", "_splitter",
-        "closing", "out", "out_bytes", "transport", "waiting",
+        "closing", "line_bytes", "out", "out_bytes", "transport", "waiting",
     )  # fmt: skip
 
     def __init__(self, server: Server, line_bytes: int) -> None:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._splitter = LineSplitter(line_bytes)
+        self.line_bytes = line_bytes
         self._pending_bytes = server.limits.pending_reply_bytes
         self._backlog: deque[bytes | None] = deque()
         self._blocked = False

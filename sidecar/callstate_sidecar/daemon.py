@@ -179,7 +179,7 @@ class Daemon:
             self._manager.extend_timeout(REPLAY_NOTICE_S, f"replaying the journal, {self._replayed} records so far")
 
     def _connection(self) -> Connection:
-        return Connection(self._server, self._config.limits.line_bytes)
+        return Connection(self._server, self._ctx.limits.line_bytes)
 
     # -- chores ---------------------------------------------------------------------------------------------
 
@@ -223,6 +223,7 @@ class Daemon:
             log.error("not reloaded: %s", error)  # noqa: TRY400 - no traceback for a typing error
         else:
             self._ctx.limits = config.limits
+            self._server.max_connections = config.limits.connections
             self._liveness.timeout_s = config.reaper.heartbeat_timeout_s
             configure_logging(config.log, self._environ)
             log.info("reloaded: limits, reaper.heartbeat_timeout_s, log; the rest needs a restart")

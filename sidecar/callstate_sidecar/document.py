@@ -16,7 +16,17 @@ from msgspec import UNSET, Raw, Struct
 
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.protocol import INT64_MAX, INT64_MIN
-from callstate_sidecar.door import HeadDoor, TurnDoor, check_head, check_json, check_metrics, check_turn
+from callstate_sidecar.door import (
+    HeadFields,
+    MetricsDoor,
+    PlainHead,
+    TurnDoor,
+    check_fields,
+    check_head,
+    check_json,
+    check_metrics,
+    check_turn,
+)
 
 FOLD_CHUNKS: Final = 32
 """So many small chunks are folded: a chunk a turn costs 41 bytes each, and a join walks them all."""
@@ -26,6 +36,9 @@ HEAD_REST_BYTES: Final = 320
 
 FOLD_BYTES: Final = 64 * 1024
 """Chunks are folded up to this size: folding copies them, and a big copy would be felt in the loop."""
+
+
+_NO_METRICS: Final = MetricsDoor()
 
 
 class _Created(Struct):
@@ -142,7 +155,7 @@ def _members(extra: dict[str, Raw]) -> bytes:
     return b"".join(b",%b:%b" % (_encode(name), bytes(value)) for name, value in extra.items())
 
 
-def _fields(door: HeadDoor, extra: dict[str, Raw], created_at: str) -> bytes:
+def _fields(door: HeadFields, extra: dict[str, Raw], created_at: str) -> bytes:
     known: dict[str, Any] = {"id": door.id, "created_at": created_at}
     if door.call_id:
         known["call_id"] = door.call_id
@@ -155,7 +168,7 @@ def _fields(door: HeadDoor, extra: dict[str, Raw], created_at: str) -> bytes:
     return _encode(known)[1:-1] + _members(extra)
 
 
-def read_head(data: bytes | Raw, path: str, created_at: Callable[[str], str]) -> Head:
+def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[str], str]) -> Head:
     """A document's head, checked; its turns are not, see `check_turns`.
 
     Args:
@@ -166,8 +179,16 @@ def read_head(data: bytes | Raw, path: str, created_at: Callable[[str], str]) ->
     Raises:
         InvalidParamsError, ParseError: something in it can't be kept.
     """
-    door, extra = check_head(data, path)
-    metrics, metrics_extra = check_metrics(door.metrics, f"{path}.metrics")
+    door: HeadFields
+    extra: dict[str, Raw] = {}
+    metrics_extra: dict[str, Raw] = {}
+    if isinstance(data, PlainHead):
+        check_fields(data, path)
+        door = data
+        metrics: MetricsDoor = data.metrics or _NO_METRICS
+    else:
+        door, extra = check_head(data, path)
+        metrics, metrics_extra = check_metrics(door.metrics, f"{path}.metrics")
     history = None if door.history is UNSET else bytes(door.history)
     if history is not None:
         if history == b"null":
@@ -184,7 +205,15 @@ def read_head(data: bytes | Raw, path: str, created_at: Callable[[str], str]) ->
         provider=door.provider,
         call_id=door.call_id,
         status=door.status,
-        metrics=Metrics(**msgspec.structs.asdict(metrics), extra=_members(metrics_extra)),
+        metrics=Metrics(
+            metrics.turn_count,
+            metrics.interruption_count,
+            metrics.user_speech_duration_ms,
+            metrics.agent_speech_duration_ms,
+            metrics.first_response_ms,
+            metrics.average_response_ms,
+            _members(metrics_extra),
+        ),
         history=history,
         updated_us=parse_us(door.updated_at) if door.updated_at else 0,
     )

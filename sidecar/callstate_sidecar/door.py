@@ -53,7 +53,11 @@ class MetricsDoor(Struct):
     average_response_ms: Int64 = 0
 
 
-class HeadDoor(Struct, kw_only=True):
+class PlainMetricsDoor(MetricsDoor, forbid_unknown_fields=True):
+    """The usual metrics: nothing in them that we don't know."""
+
+
+class HeadFields(Struct, kw_only=True):
     """A session as it may come in, history and pass-through members still bytes."""
 
     id: str
@@ -66,8 +70,19 @@ class HeadDoor(Struct, kw_only=True):
     to: str = ""
     status: Name = "pending"
     history: Raw | UnsetType = UNSET
-    metrics: Raw | UnsetType = UNSET
     recovery_data: Raw | UnsetType = UNSET
+
+
+class HeadDoor(HeadFields, kw_only=True):
+    """Any session."""
+
+    metrics: Raw | UnsetType = UNSET
+
+
+class PlainHead(HeadFields, kw_only=True, forbid_unknown_fields=True):
+    """The usual session: nothing in it that we don't know, so one pass over the line is enough."""
+
+    metrics: PlainMetricsDoor | UnsetType | None = UNSET
 
 
 HEAD_MEMBERS: Final = frozenset(HeadDoor.__struct_encode_fields__)
@@ -201,8 +216,8 @@ def stamped(turns: bytes, checked: list[TurnDoor], now: str) -> bytes:
 
 
 def check_name(text: str, path: str) -> None:
-    """A word of at most 64 bytes."""
-    if len(text.encode()) > MAX_NAME_BYTES:
+    """A word of at most 64 bytes, its type having seen to at most 64 characters."""
+    if not text.isascii() and len(text.encode()) > MAX_NAME_BYTES:
         raise InvalidParamsError(
             f"longer than {MAX_NAME_BYTES} bytes at {path}",
             path=path,
@@ -232,16 +247,26 @@ def check_head(data: bytes | Raw, path: str) -> tuple[HeadDoor, dict[str, Raw]]:
         raise params_error(error, path) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
-    check_time(head.created_at, f"{path}.created_at")
-    check_time(head.updated_at, f"{path}.updated_at")
-    for name in ("provider", "direction", "status"):
-        check_name(getattr(head, name), f"{path}.{name}")
+    check_fields(head, path)
     extra = {name: value for name, value in members.items() if name not in HEAD_MEMBERS}
     for name, value in extra.items():
         check_json(value, f"{path}.{name}", 3)
+    return head, extra
+
+
+def check_fields(head: HeadFields, path: str) -> None:
+    """What of a head its types don't say.
+
+    Raises:
+        InvalidParamsError, ParseError: something is not right, with its place.
+    """
+    check_time(head.created_at, f"{path}.created_at")
+    check_time(head.updated_at, f"{path}.updated_at")
+    check_name(head.provider, f"{path}.provider")
+    check_name(head.direction, f"{path}.direction")
+    check_name(head.status, f"{path}.status")
     if head.recovery_data is not UNSET:
         check_json(head.recovery_data, f"{path}.recovery_data", 3)
-    return head, extra
 
 
 def check_metrics(data: Raw | UnsetType, path: str) -> tuple[MetricsDoor, dict[str, Raw]]:

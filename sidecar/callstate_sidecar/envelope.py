@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -9,9 +10,11 @@ from msgspec import UNSET, Struct
 
 from callstate_client.errors import InvalidRequestError, MethodNotFoundError, ParseError, WireError
 from callstate_client.protocol import Request, encode_json
-from callstate_sidecar.commands import VERBS, Verb
+from callstate_sidecar.commands import VERBS, VERBS_BY_BYTES, Verb
 
 NULL_ID: Final = b"null"
+# The id is an integer without leading zeros, small enough for every client's own.
+_USUAL = re.compile(rb'\{"jsonrpc":"2\.0","id":(0|[1-9]\d{0,17}),"method":"([a-z._]+)","params":\{')
 _decode_request = msgspec.json.Decoder(Request).decode
 
 
@@ -43,9 +46,25 @@ class Refused(Exception):  # noqa: N818 - carries an error
 def read_request(line: bytes) -> Asked | None:
     """The request a line is; None for a blank one.
 
+    A request written as most clients write it is decoded in one pass; any other one, and whatever is wrong,
+    goes the long way, which also tells what is wrong.
+
     Raises:
         Refused: it is no good request.
     """
+    usual = _USUAL.match(line)
+    if usual is not None:
+        request_id, method = usual.groups()
+        known = VERBS_BY_BYTES.get(method)
+        if known is not None and line.isascii():
+            try:
+                return Asked(request_id, known.method, known, known.decode_line(line).params)
+            except (ValueError, RecursionError):
+                pass
+    return _read_any(line)
+
+
+def _read_any(line: bytes) -> Asked | None:
     try:
         if not line.isascii():
             line.decode()  # what is passed through is not looked at again

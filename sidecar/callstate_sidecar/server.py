@@ -45,7 +45,7 @@ class Server:
     ) -> None:
         self._ctx = ctx
         self._metrics = metrics
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         self.turn = Turn(ctx, journal, gate, metrics, self._run)
         self.connections: set[Connection] = set()
         self.stopping = False
@@ -57,12 +57,12 @@ class Server:
 
     def connected(self, connection: Connection) -> None:
         """A client came."""
-        if self.stopping or len(self.connections) >= self._max_connections:
+        if self.stopping or len(self.connections) >= self.max_connections:
             self._metrics.count("connections_refused")
             error = (
                 ShuttingDownError("the daemon is stopping")
                 if self.stopping
-                else OverloadedError(f"limits.connections ({self._max_connections}) is reached")
+                else OverloadedError(f"limits.connections ({self.max_connections}) is reached")
             )
             connection.send(error_line(NULL_ID, error))
             connection.close()
@@ -85,8 +85,8 @@ class Server:
     def handle(self, connection: Connection, line: bytes | None) -> None:
         """Serve one line; None is one that was too long."""
         if line is None:
-            limit = self._ctx.limits.line_bytes
-            self._refuse(connection, NULL_ID, TooLargeError(f"the line passes limits.line_bytes ({limit})"))
+            too_large = TooLargeError(f"the line passes limits.line_bytes ({connection.line_bytes})")
+            self._refuse(connection, NULL_ID, too_large)
             return
         try:
             asked = read_request(line)

@@ -166,3 +166,24 @@ def done_then_killed(real: Callable[[], Any]) -> Any:
     """The process dies right after the call."""
     real()
     raise Killed
+
+
+class VolatileFiles(Files):
+    """Remembers what of each file was synced, so that a power loss can take the rest."""
+
+    def __init__(self) -> None:
+        self.synced: dict[int, bytes] = {}
+
+    def sync(self, fd: int) -> None:
+        """Sync, and remember."""
+        super().sync(fd)
+        status = os.fstat(fd)
+        self.synced[status.st_ino] = os.pread(fd, status.st_size, 0)
+
+    def lose_power(self, directory: Path, into: Path) -> None:
+        """A copy of the directory as the disk may have it: what was not synced is zeros."""
+        into.mkdir()
+        for path in directory.iterdir():
+            status = path.stat()
+            known = self.synced.get(status.st_ino, b"")
+            (into / path.name).write_bytes(known.ljust(status.st_size, b"\0")[: status.st_size])

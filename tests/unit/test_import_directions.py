@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[2]
 CLIENT = (
     # values and the wire, without I/O
     "errors", "ids", "lines", "times", "history", "model", "params", "protocol", "store", "checks", "patches",
-    "rules", "clock",
-    # the store in memory, and the way to the daemon
-    "shelf", "engine_reads", "engine", "discovery", "inflight", "link",
+    "asks", "rules", "clock", "patience",
+    # the store in memory, and the ways to the daemon
+    "shelf", "engine_reads", "engine", "discovery", "inflight", "link", "blocking", "pool",
     # what workers hold
     "beats", "outbox", "handle", "asking", "api", "memory", "client", "sync",
     "simulate", "cli",
@@ -44,7 +44,21 @@ SHARED = ("errors", "ids", "times", "history", "model", "protocol", "store")
 
 # Tested without a loop and shared by the asyncio and the blocking front, so neither may creep in.
 SANS_IO = {
-    "callstate_client": ("errors", "ids", "lines", "times", "history", "model", "params", "protocol", "store"),
+    "callstate_client": (
+        "errors",
+        "ids",
+        "lines",
+        "times",
+        "history",
+        "model",
+        "params",
+        "protocol",
+        "store",
+        "checks",
+        "patches",
+        "asks",
+        "inflight",
+    ),
     "callstate_sidecar": ("door", "document", "records", "entry", "cache", "liveness", "commands", "envelope"),
 }
 IO_MODULES = ("asyncio", "socket", "selectors", "select", "threading", "uvloop", "subprocess")

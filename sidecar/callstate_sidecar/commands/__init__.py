@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import Raw, UnsetType
+from msgspec import Raw, Struct, UnsetType
 
 from callstate_client import protocol as p
 from callstate_sidecar.commands import reading, writing
 from callstate_sidecar.commands.context import Context, Later, Miss
-from callstate_sidecar.door import params_error, undecodable
+from callstate_sidecar.door import PlainHead, params_error, undecodable
 
-__all__ = ["VERBS", "Context", "Later", "Miss", "Verb"]
+__all__ = ["VERBS", "VERBS_BY_BYTES", "Context", "Later", "Miss", "Verb"]
 
 _NO_PARAMS: Final = b"{}"
+
+
+ParamsT = TypeVar("ParamsT")
+
+
+class _Line(Struct, Generic[ParamsT]):
+    """A whole request line of which the method is known: envelope and params in one pass."""
+
+    params: ParamsT
+
+
+class PlainSaveParams(p.SaveParams):
+    """A save of a usual session, decoded as far as it goes in the same pass."""
+
+    session: PlainHead  # type: ignore[assignment]  # what `read_head` takes besides bytes
 
 
 class Verb(NamedTuple):
     """One method."""
 
+    method: str
     decode: Callable[[bytes | Raw], Any]
+    decode_line: Callable[[bytes], Any]
     run: Callable[[Context, Any], bytes | Later]
 
     def params(self, raw: Raw | UnsetType) -> Any:
@@ -38,24 +55,33 @@ class Verb(NamedTuple):
             raise undecodable(error, "$.params") from error
 
 
-def _verb(params: type[p.Params], run: Callable[[Context, Any], bytes | Later]) -> Verb:
-    return Verb(msgspec.json.Decoder(params).decode, run)
+def _verb(
+    method: str,
+    params: type[p.Params],
+    run: Callable[[Context, Any], bytes | Later],
+    usual: type[p.Params] | None = None,
+) -> Verb:
+    line: type[Any] = _Line[usual or params]  # type: ignore[misc]  # made at run time, one a verb
+    return Verb(method, msgspec.json.Decoder(params).decode, msgspec.json.Decoder(line).decode, run)
 
 
-VERBS: Final[Mapping[str, Verb]] = {
-    "session.save": _verb(p.SaveParams, writing.save),
-    "session.load": _verb(p.LoadParams, reading.load),
-    "session.delete": _verb(p.DeleteParams, writing.delete),
-    "session.list_active": _verb(p.ListActiveParams, reading.list_active),
-    "session.list": _verb(p.ListParams, reading.list_sessions),
-    "session.heartbeat": _verb(p.HeartbeatParams, reading.heartbeat),
-    "session.add_turn": _verb(p.AddTurnParams, writing.add_turn),
-    "session.amend_turn": _verb(p.AmendTurnParams, writing.amend_turn),
-    "session.record_interruption": _verb(p.RecordInterruptionParams, writing.record_interruption),
-    "session.update": _verb(p.UpdateParams, writing.update),
-    "session.end": _verb(p.EndParams, writing.end),
-    "server.ping": _verb(p.NoParams, reading.ping),
-    "server.info": _verb(p.NoParams, reading.info),
-    "server.stats": _verb(p.NoParams, reading.stats),
-    "server.flush": _verb(p.FlushParams, reading.flush),
-}
+_TABLE: Final = (
+    _verb("session.save", p.SaveParams, writing.save, usual=PlainSaveParams),
+    _verb("session.load", p.LoadParams, reading.load),
+    _verb("session.delete", p.DeleteParams, writing.delete),
+    _verb("session.list_active", p.ListActiveParams, reading.list_active),
+    _verb("session.list", p.ListParams, reading.list_sessions),
+    _verb("session.heartbeat", p.HeartbeatParams, reading.heartbeat),
+    _verb("session.add_turn", p.AddTurnParams, writing.add_turn),
+    _verb("session.amend_turn", p.AmendTurnParams, writing.amend_turn),
+    _verb("session.record_interruption", p.RecordInterruptionParams, writing.record_interruption),
+    _verb("session.update", p.UpdateParams, writing.update),
+    _verb("session.end", p.EndParams, writing.end),
+    _verb("server.ping", p.NoParams, reading.ping),
+    _verb("server.info", p.NoParams, reading.info),
+    _verb("server.stats", p.NoParams, reading.stats),
+    _verb("server.flush", p.FlushParams, reading.flush),
+)
+
+VERBS: Final[Mapping[str, Verb]] = {verb.method: verb for verb in _TABLE}
+VERBS_BY_BYTES: Final[Mapping[bytes, Verb]] = {verb.method.encode(): verb for verb in _TABLE}

@@ -43,7 +43,10 @@ MAX_SPARES: Final = 4
 """Segments kept to be written again: to overwrite is cheaper to sync than to grow, by half and more."""
 
 MAX_SEGMENTS: Final = 64
-"""Segments behind the present one at which a checkpoint is due, however little is in them."""
+"""Segments behind the present one at which a checkpoint is due, however little they hold: each start begins one."""
+
+MAX_RECORDS: Final = 1_500_000
+"""Records in the log at which a checkpoint is due: a replay takes some 8 µs for each, and starts are to be short."""
 
 CHECKPOINT_GROWTH: Final = 4
 """A checkpoint is due when the log has so many times the size of the last snapshot: it then frees 4/5."""
@@ -80,6 +83,7 @@ class Journal:
         self._retired: list[int] = []
         self._names_synced = True
         self._rebuilding = False
+        self._checkpoint_sequence = self._switched_at = 0
         self._older: dict[int, int] = {}
         self.sequence = 0
         self.synced = 0
@@ -116,6 +120,7 @@ class Journal:
             cut(self._files, found.tail)
         self._generation = max(logs(self.directory))
         self.sequence = self.synced = found.sequence
+        self._checkpoint_sequence = found.first_sequence - 1
         self._older = found.log_bytes
         self.snapshot_bytes = found.snapshot_bytes
         return found.records
@@ -134,7 +139,7 @@ class Journal:
         self.synced = 0
         self.roll()
         if read_manifest(self.directory) is None:
-            write_manifest(self._files, self.directory, Manifest(None, self._generation))
+            self._name(Manifest(None, self._generation))
 
     def forget(self) -> None:
         """Let nothing of what was replayed count any more: a crash from now on loses it (durability `memory`).
@@ -143,7 +148,7 @@ class Journal:
             OSError: it still counts.
         """
         self.roll()
-        write_manifest(self._files, self.directory, Manifest(None, self._generation))
+        self._name(Manifest(None, self._generation))
         self.drop_before(self._generation)
 
     def resume(self, generation: int, sequence: int) -> None:
@@ -177,9 +182,10 @@ class Journal:
 
     @property
     def wants_checkpoint(self) -> bool:
-        """Whether the log has outgrown what is alive, or lies in too many files (each start begins one)."""
+        """Whether the log has outgrown what is alive, would take too long to replay, or lies in too many files."""
         outgrown = self.log_bytes > max(CHECKPOINT_GROWTH * self.snapshot_bytes, self._checkpoint_min_bytes)
-        return outgrown or len(self._older) > MAX_SEGMENTS
+        records = self.sequence - self._checkpoint_sequence
+        return outgrown or records > MAX_RECORDS or len(self._older) > MAX_SEGMENTS
 
     def disk_bytes(self) -> int:
         """Room the journal takes on disk, spares included."""
@@ -290,8 +296,9 @@ class Journal:
         if not names_synced:
             self._files.sync_directory(self.directory)
         self.synced = max(self.synced, sequence)
-        # tells a replay that what follows must be there; itself it may be lost, which only makes it less strict
-        self._files.write(fd, synced_mark(generation, sequence), SYNCED_AT)
+        # tells a replay what must be there; a mark that is lost, or can't be written, only makes it less strict
+        with contextlib.suppress(OSError):
+            self._files.write(fd, synced_mark(generation, sequence), SYNCED_AT)
         for old in retired:
             self._retired.remove(old)
             self._files.close(old)
@@ -305,6 +312,7 @@ class Journal:
         Raises:
             OSError: nothing has changed.
         """
+        self._switched_at = self.sequence
         self._rebuilding = self.is_gone  # until the snapshot counts, nothing a group is written to would
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.roll()
@@ -318,9 +326,19 @@ class Journal:
         Raises:
             OSError: the old ones still count.
         """
-        write_manifest(self._files, self.directory, Manifest(generation, generation))
+        self._name(Manifest(generation, generation))
         self.snapshot_bytes = snapshot_bytes
+        self._checkpoint_sequence = self._switched_at
         self._rebuilding = False
+
+    def _name(self, manifest: Manifest) -> None:
+        """Write a manifest, the header of the first segment that it names being on disk before it."""
+        fd = self._files.open(log_path(self.directory, manifest.log))
+        try:
+            self._files.sync(fd)
+        finally:
+            self._files.close(fd)
+        write_manifest(self._files, self.directory, manifest)
 
     def drop_before(self, generation: int) -> None:
         """Remove what no longer counts, keeping some segments to be written again. Failures do no harm."""

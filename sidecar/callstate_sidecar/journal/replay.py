@@ -57,6 +57,7 @@ class Replayed:
     """What a replay found."""
 
     records: int = 0
+    first_sequence: int = 1
     sequence: int = 0
     generation: int = 0
     log_bytes: dict[int, int] = field(default_factory=dict)
@@ -105,7 +106,8 @@ def replay(directory: Path, manifest: Manifest, apply: Callable[[Frame], None]) 
         segment = load_segment(path)
         synced = max(synced, read_synced(segment.data, segment.header.generation))
         if index == 0:
-            found.sequence = segment.header.first_sequence - 1
+            found.first_sequence = segment.header.first_sequence
+            found.sequence = found.first_sequence - 1
         following = _first_sequence(segments, index + 1)
         end = DATA_START
         for frame in frames(segment.data, segment.header.generation):

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -130,8 +130,11 @@ def repair(directory: Path, out: IO[str]) -> int:
     kept = lost = 0
     after, holes, last_generation = 0, [], 0
     paths = list(_files_of(directory))
+    counted = _counted(directory)
     for path in paths:
         last_generation = max(last_generation, generation_of(path))
+        if not counted(path):
+            continue  # what an earlier checkpoint replaced may bring back what was deleted since
         for found in _salvaged(path, out):
             if path.name.startswith("log-"):
                 if after and found.sequence > after + 1:
@@ -170,6 +173,20 @@ def _salvaged(path: Path, out: IO[str]) -> Iterator[Frame]:
             print(f"{path.name}: {found.at - end} bytes at {end} can't be read", file=out)
         end = found.after
         yield found
+
+
+def _counted(directory: Path) -> Callable[[Path], bool]:
+    """Whether a file counts, as the manifest says; where nobody can say, all do."""
+    try:
+        manifest = read_manifest(directory)
+    except JournalError:
+        manifest = None
+    if manifest is None:
+        return lambda _: True
+    snapshot, first = manifest.snapshot, manifest.log
+    return lambda path: (
+        generation_of(path) >= first if path.name.startswith("log-") else generation_of(path) == snapshot
+    )
 
 
 def _files_of(directory: Path) -> Iterator[Path]:

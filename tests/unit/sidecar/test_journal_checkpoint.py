@@ -14,6 +14,7 @@ from support.journals import (
     FaultyFiles,
     Keeping,
     Killed,
+    VolatileFiles,
     done_then_killed,
     eio,
     killed,
@@ -239,3 +240,51 @@ def test_memory_forgets_what_was_replayed_but_for_a_clean_stop(tmp_path: Path) -
     again.checkpoint()
     again.journal.close()
     assert recovered(tmp_path) == again.state() == keeping.state()
+
+
+def test_a_power_loss_takes_what_was_not_synced_and_never_the_start(tmp_path: Path) -> None:
+    """At every moment from the first start on: what was synced is there, and nothing keeps a start."""
+    files = VolatileFiles()
+    keeping = Keeping(tmp_path / "journal", files)
+    losses = 0
+
+    def lose(expected: dict[str, bytes]) -> None:
+        nonlocal losses
+        losses += 1
+        remains = tmp_path / f"loss{losses}"
+        files.lose_power(keeping.journal.directory, remains)
+        assert recovered(remains) == expected
+
+    lose({})
+    for round_ in range(3):
+        for number in range(30):
+            if f"s{number}" not in keeping.cache.entries:
+                keeping.create(f"s{number}")
+            keeping.add_turn(f"s{number}", turn(number))
+        keeping.journal.sync()
+        lose(keeping.state())
+        keeping.checkpoint()
+        lose(keeping.state())
+        synced = keeping.state()
+        keeping.add_turn("s1", turn(round_))
+        lose(synced)
+    keeping.journal.forget()
+    lose({})
+    keeping.journal.close()
+
+
+def test_a_checkpoint_is_due_when_a_replay_would_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callstate_sidecar.journal.log.MAX_RECORDS", 50)
+    keeping = Keeping(tmp_path)
+    keeping.create("a")
+    for number in range(49):
+        keeping.add_turn("a", turn(number))
+    assert not keeping.journal.wants_checkpoint
+    keeping.add_turn("a", turn(50))
+    assert keeping.journal.wants_checkpoint
+    keeping.journal.close()
+    again = Keeping(tmp_path)
+    assert again.journal.wants_checkpoint
+    again.checkpoint()
+    assert not again.journal.wants_checkpoint
+    again.journal.close()

@@ -1,0 +1,108 @@
+"""One blocking connection to the daemon."""
+
+from __future__ import annotations
+
+import os
+import socket as sockets
+import struct
+from time import monotonic
+from typing import Final
+
+from callstate_client.patience import REPLY_BYTES
+
+FIRST_READ_BYTES: Final = 16 * 1024
+"""Taken by the first read, bytes: all replies but those of long histories fit, and a larger buffer costs more."""
+
+READ_BYTES: Final = 256 * 1024
+"""Taken by each further read, bytes: what a Unix socket holds."""
+
+LONGEST_S: Final = 10 * 365 * 86400.0
+"""More than anybody waits, and what a timeval of any platform can say."""
+
+SHORTEST_S: Final = 0.001
+"""A timeval of zero means for ever."""
+
+
+class Connection:
+    """One connection, for one request at a time.
+
+    The time limit is the kernel's (SO_RCVTIMEO, SO_SNDTIMEO; socket(7)): with Python's own, each call is
+    preceded by a poll. Only where something else has made the descriptor non-blocking, as gevent and eventlet
+    do, it is Python's.
+
+    Args:
+        socket: a Unix stream socket.
+    """
+
+    __slots__ = ("_limit_s", "_recv", "_send", "_socket")
+
+    def __init__(self, socket: sockets.socket) -> None:
+        self._socket = socket
+        self._send = socket.send
+        self._recv = socket.recv
+        self._limit_s = -1.0
+
+    def connect(self, path: str, timeout_s: float) -> None:
+        """Connect; raises OSError."""
+        self._limit(timeout_s)
+        self._socket.connect(path)
+
+    def exchange(self, line: bytes, timeout_s: float, until: float) -> bytes:
+        """Send a request and wait for its reply's line, newline included.
+
+        Args:
+            line: the request.
+            timeout_s: how long it may take, seconds.
+            until: the same as an instant of the monotonic clock.
+
+        Raises:
+            TimeoutError: it took longer.
+            BrokenPipeError: the daemon was gone before it had the whole line.
+            OSError: the connection was lost.
+        """
+        if timeout_s != self._limit_s:
+            self._limit(timeout_s)
+        try:
+            sent = self._send(line)
+            while sent < len(line):
+                self._limit(until - monotonic())
+                sent += self._send(memoryview(line)[sent:])
+            data = self._recv(FIRST_READ_BYTES)
+            return data if data.endswith(b"\n") else self._rest(data, until)
+        except BlockingIOError as error:
+            raise TimeoutError from error
+
+    def _rest(self, data: bytes, until: float) -> bytes:
+        parts = [data]
+        size = len(data)
+        while data and size <= REPLY_BYTES:
+            self._limit(until - monotonic())
+            data = self._recv(READ_BYTES)
+            parts.append(data)
+            size += len(data)
+            if data.endswith(b"\n"):
+                return b"".join(parts)
+        raise ConnectionResetError("closed" if not data else f"a reply over {REPLY_BYTES} bytes")
+
+    def _limit(self, timeout_s: float) -> None:
+        if timeout_s <= 0:
+            raise TimeoutError
+        self._limit_s = timeout_s
+        if not os.get_blocking(self._socket.fileno()):
+            self._socket.settimeout(timeout_s)
+            return
+        whole_s, part_s = divmod(min(max(timeout_s, SHORTEST_S), LONGEST_S), 1)
+        timeval = struct.pack("@ll", int(whole_s), int(part_s * 1_000_000))
+        self._socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVTIMEO, timeval)
+        self._socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, timeval)
+
+    def interrupt(self) -> None:
+        """Wake the thread that waits on it."""
+        try:
+            self._socket.shutdown(sockets.SHUT_RDWR)
+        except OSError:  # lost already, or never connected
+            return
+
+    def close(self) -> None:
+        """Leave."""
+        self._socket.close()

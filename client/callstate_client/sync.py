@@ -1,0 +1,277 @@
+"""The blocking front, for programs without asyncio: WSGI applications, scripts, threads.
+
+from callstate_client.sync import connect
+
+with connect() as store:
+    store.save(SessionState("c1", provider="twilio", from_=caller, to=callee))
+    store.add_turn("c1", "user", "hello", duration_ms=900)
+    store.update_heartbeat("c1")
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final, TypeVar
+
+from callstate_client import asks, protocol
+from callstate_client.asks import Ask, Page
+from callstate_client.discovery import candidates
+from callstate_client.errors import StoreClosedError
+from callstate_client.inflight import REPEATABLE
+from callstate_client.model import SessionState
+from callstate_client.patience import TIMEOUT_S
+from callstate_client.pool import REQUEST_ID, Pool
+from callstate_client.store import Record
+
+__all__ = ["Store", "connect"]
+
+BEAT_ANSWERED: Final = b'{"jsonrpc":"2.0","id":%d,"result":{}}\n' % REQUEST_ID
+"""The reply to nearly every heartbeat, which so needs no parsing."""
+
+BEATS_KEPT: Final = 4096
+"""Sessions whose heartbeat's line is kept ready. A worker holds fewer calls; with the longest ids it is 1.5 MiB."""
+
+ResultT = TypeVar("ResultT")
+
+
+class Store:
+    """Keeps the state of live calls in the daemon on this host. Made by `connect()`.
+
+    Safe to use from many threads: each call has a connection to itself while it is under way, and takes one
+    that is idle; there come to be as many as threads that asked at once. A forked child connects anew.
+
+    The methods are those of the asyncio front's `CallStore`, which describes them, and raise what those raise;
+    `hold` is not among them, so heartbeats are the caller's to send, well within the session's
+    `heartbeat_timeout_s`. `timeout_s` is how long one call may take, reconnecting included, seconds; None for
+    the store's own. Mutations carry an `op`, so one that is sent twice happens once.
+
+    Args:
+        socket, wait_s, timeout_s: see `connect()`.
+    """
+
+    def __init__(self, socket: str | os.PathLike[str] | None, wait_s: float, timeout_s: float) -> None:
+        self._pool = Pool(candidates(socket, os.environ, os.getuid()), timeout_s)
+        self._ops = asks.Ops()
+        self._beats: dict[str, bytes] = {}
+        self._pool.open(wait_s)
+
+    @property
+    def name(self) -> str:
+        """`sidecar`."""
+        return "sidecar"
+
+    @property
+    def path(self) -> str:
+        """The socket of the daemon."""
+        return self._pool.path
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._pool.closed
+
+    def close(self) -> None:
+        """Give up the store. What other threads have under way fails. May be called twice."""
+        self._pool.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def new_op(self) -> str:
+        """A name for one mutation, like no other's."""
+        return self._ops.new()
+
+    def request(
+        self,
+        method: str,
+        params: protocol.Params | None = None,
+        *,
+        op_of: str | None = None,
+        timeout_s: float | None = None,
+    ) -> bytes:
+        """Ask for a verb of the protocol; gives the reply's line, for one of protocol's decoders."""
+        if self.closed:
+            raise StoreClosedError
+        line = protocol.encode_request(REQUEST_ID, method, params)
+        if op_of is not None:
+            return self._pool.mutate(line, op_of, timeout_s)
+        return self._pool.exchange(line, timeout_s, lambda: method in REPEATABLE)
+
+    def _ask(self, ask: Ask[ResultT], timeout_s: float | None) -> ResultT:
+        return ask.result(self.request(ask.method, ask.params, op_of=ask.op_of, timeout_s=timeout_s))
+
+    # -- one call -----------------------------------------------------------------------------------------
+
+    def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
+        """Say that this call is alive, touching nothing else of its state."""
+        line = self._beats.get(session_id) or self._new_beat(session_id)
+        reply = self._pool.exchange(line, timeout_s)
+        if reply != BEAT_ANSWERED:
+            protocol.decode_empty(reply)
+
+    def _new_beat(self, session_id: str) -> bytes:
+        if self.closed:
+            raise StoreClosedError
+        ask = asks.heartbeat(session_id)
+        if len(self._beats) >= BEATS_KEPT:  # most of them of calls that are long over
+            self._beats.clear()
+        line = self._beats[session_id] = protocol.encode_request(REQUEST_ID, ask.method, ask.params)
+        return line
+
+    def save(
+        self,
+        state: SessionState | None,
+        if_version: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        heartbeat_timeout_s: float | None = None,
+        max_duration_s: float | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> int | None:
+        """Keep this state, whole, under its id, and set its `updated_at`. Gives the new version."""
+        if self.closed:
+            raise StoreClosedError
+        if state is None:
+            return None
+        ask = asks.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
+        return self._ask(ask, timeout_s)
+
+    def load(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> SessionState:
+        """The state under this id, with all its turns, none, or the last so many."""
+        return self._ask(asks.load(session_id, history), timeout_s)
+
+    def get(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> Record:
+        """The session with what is known about it beside its document."""
+        return self._ask(asks.get(session_id, history), timeout_s)
+
+    def delete(self, session_id: str, *, timeout_s: float | None = None) -> None:
+        """Forget this session; one that does not exist is no error."""
+        self._ask(asks.delete(session_id), timeout_s)
+
+    def add_turn(
+        self,
+        session_id: str,
+        role: str,
+        content: str,
+        duration_ms: int = 0,
+        *,
+        at: datetime | None = None,
+        extra: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Append a turn, count it, and add its speech time. Gives the new version."""
+        ask = asks.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
+        return self._ask(ask, timeout_s)
+
+    def amend_last_turn(
+        self,
+        session_id: str,
+        *,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Change the last turn. Gives the new version."""
+        return self._ask(asks.amend_last_turn(session_id, content, duration_ms, extra, self.new_op()), timeout_s)
+
+    def record_interruption(self, session_id: str, *, timeout_s: float | None = None) -> int:
+        """Count one interruption (barge-in). Gives the new version."""
+        return self._ask(asks.record_interruption(session_id, self.new_op()), timeout_s)
+
+    def update(
+        self,
+        session_id: str,
+        if_version: int | None = None,
+        *,
+        timeout_s: float | None = None,
+        **changes: Any,
+    ) -> int:
+        """Change members of the session, all but its history. Gives the new version."""
+        return self._ask(asks.update(session_id, if_version, changes, self.new_op()), timeout_s)
+
+    def end(
+        self, session_id: str, reason: str | None = None, detail: Any = None, *, timeout_s: float | None = None
+    ) -> int:
+        """The call is over. Ending it again changes nothing. Gives the version."""
+        return self._ask(asks.end(session_id, reason, detail, self.new_op()), timeout_s)
+
+    # -- all sessions -------------------------------------------------------------------------------------
+
+    def list_active(self, *, timeout_s: float | None = None) -> list[str]:
+        """The ids of all sessions that are there and have not ended."""
+        ids: list[str] = []
+        ask: Ask[Page[str]] | None = asks.list_active()
+        while ask is not None:
+            page = self._ask(ask, timeout_s)
+            ids += page.items
+            ask = page.following
+        return ids
+
+    def sessions(
+        self,
+        *,
+        status: str | None = None,
+        provider: str | None = None,
+        owner: str | None = None,
+        call_id: str | None = None,
+        ended_since: datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[Record]:
+        """The hot sessions that match, without their histories, page by page as they are asked for."""
+        ask: Ask[Page[Record]] | None = asks.sessions(
+            status=status,
+            provider=provider,
+            owner=owner,
+            call_id=call_id,
+            ended_since=ended_since,
+            labels=labels,
+        )
+        while ask is not None:
+            page = self._ask(ask, timeout_s)
+            yield from page.items
+            ask = page.following
+
+    # -- the store itself ---------------------------------------------------------------------------------
+
+    def flush(
+        self, session_ids: Sequence[str] | None = None, timeout_s: float = asks.FLUSH_S
+    ) -> protocol.FlushResult:
+        """Return when the store behind has these sessions, or all: the barrier."""
+        return self._ask(asks.flush(session_ids, timeout_s), timeout_s + asks.FLUSH_MARGIN_S)
+
+    def stats(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """What the store counts, as `server.stats` gives it."""
+        return self._ask(asks.STATS, timeout_s)
+
+    def info(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """What the store is, as `server.info` gives it."""
+        return self._ask(asks.INFO, timeout_s)
+
+    def ping(self, *, timeout_s: float | None = None) -> None:
+        """Return once the store has answered."""
+        self._ask(asks.PING, timeout_s)
+
+
+def connect(
+    socket: str | os.PathLike[str] | None = None, wait_s: float = 5.0, *, timeout_s: float = TIMEOUT_S
+) -> Store:
+    """The store of the daemon on this host: `with connect() as store`, or `store = connect()` and `close()`.
+
+    Args:
+        socket: the daemon's; default `CALLSTATE_SOCKET`, else the first that exists of
+            `$XDG_RUNTIME_DIR/callstate.sock`, `/run/callstate/callstate.sock` and
+            `/tmp/callstate-<uid>/callstate.sock`.
+        wait_s: how long to wait for a daemon that is not there yet, seconds; 0 tries once.
+        timeout_s: how long each call waits for its reply, seconds.
+
+    Raises:
+        NoDaemonError: none was found; the text lists each path tried and why not.
+    """
+    return Store(socket, wait_s, timeout_s)
