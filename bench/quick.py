@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import uvloop
@@ -14,117 +14,155 @@ from bench.limits import blocking_beat, pipelined_cpu
 from bench.processes import Rig, Server
 from bench.reaping import ticks
 from bench.sampling import Spread, percentile
-from bench.scale import beats_while_flushing, growth, memory
+from bench.scale import beats_while_flushing, fill_pool, growth, memory
 from bench.sides import ByHand, RedisStore, Sidecar
 from bench.targets import Verdict, judge
 from callstate_client import connect
 
-MATRIX: Final = tuple(
-    (operation, turns, tasks)
-    for operation, both in (("heartbeat", False), ("add_turn", False), ("load", True), ("save", False))
-    for tasks in (32, 1)
-    for turns in (20, 200)
-    if tasks == 32 or turns == 20 or both
-)
+MATRIX: Final = (
+    ("heartbeat", 20, 32), ("heartbeat", 200, 32), ("heartbeat", 20, 1),
+    ("add_turn", 20, 32), ("add_turn", 200, 32), ("add_turn", 20, 1),
+    ("load", 20, 32), ("load", 200, 32), ("load", 20, 1), ("load", 200, 1),
+    ("save", 20, 32), ("save", 200, 32), ("save", 20, 1),
+)  # fmt: skip
 """Operation, turns and tasks of each comparison that a target is about."""
 
 FLAT_TURNS: Final = (20, 2000)
 
+COMPARED: Final = ("heartbeat", "add_turn", "load", "save")
+ALONE: Final = ("limits", "growth", "memory", "flushing", "reaping")
+PARTS: Final = (*COMPARED, *ALONE)
+"""What a run is made of."""
+
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done. Seconds a sample, and how many of what; small numbers say little, but soon."""
+    """How much is done: little says little, but soon.
+
+    Args:
+        rounds: samples of each side.
+        seconds: a sample lasts.
+        beats: of the blocking client, a round.
+        batches: of pipelined heartbeats, a round.
+        memory_sessions: that fill a daemon.
+        dirty_sessions: that are flushed at once.
+        live_sessions, due_sessions: that the reaper watches, and that fall silent.
+        pools: see POOLS.
+    """
 
     rounds: int = 5
-    seconds: float = 0.2
-    beats: int = 2000
+    seconds: float = 0.15
+    beats: int = 1000
     batches: int = 50
-    memory_sessions: int = 20_000
+    memory_sessions: int = 10_000
     dirty_sessions: int = 1000
     live_sessions: int = 100_000
     due_sessions: int = 10_000
-    pools: dict[int, int] | None = None
+    pools: Mapping[int, int] = field(default_factory=lambda: POOLS)
 
 
-async def comparisons(redis: Server, daemon: Server, effort: Effort, say: Callable[[Cell], None]) -> list[Cell]:
-    """callstate, RedisStore and Redis by hand, in turn."""
-    ours = Sidecar(await connect(str(daemon.path)), daemon)
-    theirs = RedisStore(RedisPy(redis.path), redis)
-    by_hand = ByHand(RedisPy(redis.path), redis)
-    pools = effort.pools or POOLS
-    cells: list[Cell] = []
-    try:
-        await keep_pools([ours, theirs], pools)
-        for operation, turns, tasks in MATRIX:
-            sides = [ours, theirs, by_hand] if operation == "add_turn" and tasks > 1 else [ours, theirs]
-            cell = await compare(
-                sides, operation, turns, tasks,
-                rounds=effort.rounds, seconds=effort.seconds, sessions=pools[turns],
-            )  # fmt: skip
-            cells.append(cell)
-            say(cell)
-    finally:
-        for side in (ours, theirs, by_hand):
-            await side.close()
-    return cells
+TINY: Final = Effort(
+    rounds=2, seconds=0.01, beats=20, batches=2, memory_sessions=200, dirty_sessions=20, live_sessions=500,
+    due_sessions=100, pools={20: 32, 200: 32},
+)  # fmt: skip
+"""Whether everything runs; its figures mean nothing."""
 
 
-def limits(daemon: Server, echo: Server, effort: Effort) -> Iterator[Verdict]:
-    """Beside a server that only echoes."""
-    ratio = blocking_beat(daemon, echo, rounds=effort.rounds, beats=effort.beats)
-    yield Verdict("one blocking client, heartbeat p50 vs echo", ratio, 1.25)
-    ratio, cost = pipelined_cpu(daemon, echo, rounds=effort.rounds, batches=effort.batches)
-    note = f"daemon {cost.median * 1e6:.1f} µs"
-    yield Verdict("daemon CPU a pipelined heartbeat vs echo", ratio, 5.0, note=note)
+class Quick:
+    """One run.
 
+    Args:
+        effort: how much is done.
+        parts: of PARTS.
+        say: told each verdict as soon as it is known.
+    """
 
-def scales(rig: Rig, redis: Server, daemon: Server, effort: Effort) -> Iterator[Verdict]:
-    """With more turns, sessions, unwritten sessions, dead calls."""
-    short, long = FLAT_TURNS
-    cost = uvloop.run(growth(daemon, FLAT_TURNS, rounds=effort.rounds))
-    grown = Spread(*(cost[long].median / part for part in (cost[short].median, cost[short].high, cost[short].low)))
-    note = f"{cost[short].median * 1e6:.0f} and {cost[long].median * 1e6:.0f} µs"
-    yield Verdict(f"growth: add_turn at {long:,} turns vs at {short}", grown, 1.2, note=note)
+    def __init__(self, effort: Effort, parts: frozenset[str], say: Callable[[Verdict], None]) -> None:
+        self._effort = effort
+        self._parts = parts
+        self._say = say
+        self.cells: list[Cell] = []
+        self.verdicts: list[Verdict] = []
 
-    used = uvloop.run(memory(rig, redis, effort.memory_sessions, 20))
-    name = f"memory a session of 20 turns vs JSON, {effort.memory_sessions:,}"
-    yield Verdict(name, _one(used), 1.5)
+    def run(self) -> None:
+        """Start the servers, measure, end them."""
+        with Rig() as rig:
+            redis = rig.redis()
+            daemon = rig.daemon("callstate", redis)
+            if self._parts.intersection(COMPARED):
+                uvloop.run(self._compare(redis, daemon))
+            alone = {
+                "limits": lambda: self._limits(rig, daemon),
+                "growth": lambda: self._growth(daemon),
+                "memory": lambda: self._memory(rig, redis),
+                "flushing": lambda: self._flushing(rig, redis),
+                "reaping": lambda: self._reaping(rig),
+            }
+            for part in ALONE:
+                if part in self._parts:
+                    for verdict in alone[part]():
+                        self._known(verdict)
 
-    beats, flush = uvloop.run(
-        beats_while_flushing(rig, redis, dirty=effort.dirty_sessions, turns=200, rounds=effort.rounds)
-    )
-    note = f"{len(beats):,} beats, longest {max(beats) * 1000:.1f} ms, flush {flush.median * 1000:.0f} ms"
-    name = f"beat p99 while {effort.dirty_sessions:,} sessions of 200 turns flush"
-    yield Verdict(name, _one(percentile(beats, 0.99) * 1000), 5.0, unit=" ms", note=note)
+    def _known(self, verdict: Verdict) -> None:
+        self.verdicts.append(verdict)
+        self._say(verdict)
 
-    idle, busy = ticks(rig.root / "reaping", live=effort.live_sessions, due=effort.due_sessions)
-    yield Verdict(f"reaper: {effort.live_sessions:,} live, none due", _one(idle * 1000), 1.0, unit=" ms")
-    name = f"reaper: {effort.due_sessions:,} due at once, longest turn"
-    yield Verdict(name, _one(busy * 1000), 5.0, unit=" ms")
+    async def _compare(self, redis: Server, daemon: Server) -> None:
+        effort = self._effort
+        ours = Sidecar(await connect(str(daemon.path)), daemon)
+        theirs = RedisStore(RedisPy(redis.path), redis)
+        by_hand = ByHand(RedisPy(redis.path), redis)
+        try:
+            await keep_pools([ours, theirs], effort.pools)
+            for operation, turns, tasks in MATRIX:
+                if operation not in self._parts:
+                    continue
+                cell = await compare(
+                    [ours, theirs, by_hand] if operation == "add_turn" else [ours, theirs],
+                    operation, turns, tasks,
+                    rounds=effort.rounds, seconds=effort.seconds, sessions=effort.pools[turns],
+                )  # fmt: skip
+                self.cells.append(cell)
+                for verdict in judge(cell):
+                    self._known(verdict)
+        finally:
+            for side in (ours, theirs, by_hand):
+                await side.close()
 
+    def _limits(self, rig: Rig, daemon: Server) -> Iterator[Verdict]:
+        effort, echo = self._effort, rig.echo()
+        uvloop.run(fill_pool(daemon, 20, effort.pools[20]))
+        ratio = blocking_beat(daemon, echo, rounds=effort.rounds, beats=effort.beats)
+        yield Verdict("one blocking client, heartbeat p50 vs echo", ratio, 1.25)
+        ratio, cost = pipelined_cpu(daemon, echo, rounds=effort.rounds, batches=effort.batches)
+        note = f"daemon {cost.median * 1e6:.1f} µs"
+        yield Verdict("daemon CPU a pipelined heartbeat vs echo", ratio, 5.0, note=note)
+        rig.end(echo)
 
-def _one(value: float) -> Spread:
-    return Spread(value, value, value)
+    def _growth(self, daemon: Server) -> Iterator[Verdict]:
+        short, long = FLAT_TURNS
+        grown, cost = uvloop.run(growth(daemon, FLAT_TURNS, rounds=2 * self._effort.rounds))
+        note = f"{cost[short].median * 1e6:.0f} and {cost[long].median * 1e6:.0f} µs"
+        yield Verdict(f"growth: add_turn at {long:,} turns vs at {short}", grown[long], 1.2, note=note)
 
+    def _memory(self, rig: Rig, redis: Server) -> Iterator[Verdict]:
+        sessions = self._effort.memory_sessions
+        used = uvloop.run(memory(rig, redis, sessions, 20))
+        yield Verdict(f"memory of {sessions:,} sessions of 20 turns vs JSON", Spread.of([used]), 1.5)
 
-def run(effort: Effort, say: Callable[[str], None]) -> tuple[list[Cell], list[Verdict]]:
-    """All of it, each line said as soon as it is known."""
-    verdicts: list[Verdict] = []
+    def _flushing(self, rig: Rig, redis: Server) -> Iterator[Verdict]:
+        dirty = self._effort.dirty_sessions
+        rounds = uvloop.run(beats_while_flushing(rig, redis, dirty=dirty, turns=200, rounds=self._effort.rounds))
+        p99 = Spread.of([percentile(each.latencies_s, 0.99) * 1000 for each in rounds])
+        longest = max(max(each.latencies_s) for each in rounds) * 1000
+        took = Spread.of([each.elapsed_s for each in rounds]).median * 1000
+        note = f"longest {longest:.1f} ms, a flush {took:.0f} ms"
+        yield Verdict(f"beat p99 while {dirty:,} sessions of 200 turns flush", p99, 5.0, unit=" ms", note=note)
 
-    def known(verdict: Verdict) -> None:
-        verdicts.append(verdict)
-        say(verdict.line())
-
-    def compared(cell: Cell) -> None:
-        for verdict in judge([cell]):
-            known(verdict)
-
-    with Rig() as rig:
-        redis, echo = rig.redis(), rig.echo()
-        daemon = rig.daemon("callstate", redis)
-        cells = uvloop.run(comparisons(redis, daemon, effort, compared))
-        for verdict in limits(daemon, echo, effort):
-            known(verdict)
-        for verdict in scales(rig, redis, daemon, effort):
-            known(verdict)
-    return cells, verdicts
+    def _reaping(self, rig: Rig) -> Iterator[Verdict]:
+        effort = self._effort
+        idle, busy = ticks(rig.root / "reaping", live=effort.live_sessions, due=effort.due_sessions)
+        name = f"reaper: {effort.live_sessions:,} live, none due, tick"
+        yield Verdict(name, Spread.of([idle * 1000]), 1.0, unit=" ms")
+        name = f"reaper: {effort.due_sessions:,} due at once, longest tick"
+        yield Verdict(name, Spread.of([busy * 1000]), 5.0, unit=" ms")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from callstate_sidecar.document import Document, read_head
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.liveness import Liveness
+from callstate_sidecar.logs import TextFormatter
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.options import Config
 from callstate_sidecar.reaper import Reaper
@@ -39,9 +41,7 @@ class Reapable:
         self._reaper_config = config.reaper
         self._clock = Clock()
         cache, metrics = Cache(), Metrics()
-        liveness = Liveness(
-            config.reaper.heartbeat_timeout_s, config.reaper.grace_s, config.reaper.retention_s
-        )
+        liveness = Liveness(config.reaper.heartbeat_timeout_s, config.reaper.grace_s, config.reaper.retention_s)
         backend = SqliteBackend(directory / "unused.db", ttl_s=60.0, host_id=HOST, timeout_s=1.0)
         services = Services(backend, config, cache, liveness, self._clock, metrics, HOST)
         ctx = Context(cache, liveness, self._clock, config.limits, services)
@@ -94,6 +94,12 @@ def _entry(number: int) -> Entry:
 
 def ticks(directory: Path, *, live: int, due: int) -> tuple[float, float]:
     """The longest tick with none due, and with so many due at once; seconds."""
+    directory.mkdir()
+    log = logging.FileHandler(directory / "log")  # each session that is reaped is a line, as in the daemon
+    log.setFormatter(TextFormatter(journal=False))
+    logger = logging.getLogger("callstate_sidecar")
+    logger.addHandler(log)
+    logger.setLevel(logging.INFO)
     thresholds = gc.get_threshold()
     reapable = Reapable(directory, live, due)
     gc.collect()
@@ -105,3 +111,5 @@ def ticks(directory: Path, *, live: int, due: int) -> tuple[float, float]:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
         reapable.journal.close()
+        logger.removeHandler(log)
+        log.close()

@@ -75,8 +75,9 @@ def _plans(name: str, session_ids: Sequence[str], adds: int, tasks: int) -> list
 
 
 async def take(
-    side: Side, name: str, session_ids: Sequence[str], *, adds: int, tasks: int, seconds: float
-) -> Sample:
+    side: Side, name: str, session_ids: Sequence[str], *,
+    adds: int, tasks: int, seconds: float, restored: bool = True,
+) -> Sample:  # fmt: skip
     """Let `tasks` tasks do one operation for so long, or until each session has grown as far as it may.
 
     Afterwards everything is flushed and the sessions have their length again; neither counts, but `flush_s` says
@@ -89,6 +90,7 @@ async def take(
         adds: how many turns a session may get.
         tasks: how many do it at once.
         seconds: for how long.
+        restored: False leaves the sessions as long as they have become.
     """
     operation = side.operations()[name]
     plans = _plans(name, session_ids, adds, tasks)
@@ -102,7 +104,7 @@ async def take(
     elapsed, client_cpu = time.perf_counter() - began, time.process_time() - client_cpu
     server_cpu = side.server.cpu_s() - server_cpu
     flush_s = await side.settle() if name in ("add_turn", "save", "save_built") else 0.0
-    if name == "add_turn":
+    if name == "add_turn" and restored:
         again = _plans(name, session_ids, adds, tasks)
         touched = chain.from_iterable(
             islice(plan, len(latencies)) for plan, latencies in zip(again, taken, strict=True)

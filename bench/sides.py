@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from callstate_client.client import SidecarStore
 
 Operation = Callable[[str], Awaitable[object]]
 """One request about the session of this id."""
+
+SAVERS: Final = 32
+"""Tasks that fill a daemon."""
 
 OPERATIONS: Final = ("heartbeat", "add_turn", "save", "load", "list_active")
 
@@ -74,7 +78,7 @@ class Sidecar:
             return store.save(self._states[session_id])
 
         def save_built(session_id: str) -> Awaitable[object]:
-            return store.save(self._built[session_id])
+            return store.save(self._built_state(session_id))
 
         async def load(session_id: str) -> object:
             state = await store.load(session_id)
@@ -92,14 +96,24 @@ class Sidecar:
         """Save them."""
         for session_id, document in documents.items():
             self._states[session_id] = SessionState.from_json(document)
-            built = self._built[session_id] = SessionState.from_json(document)
-            list(built.history)  # looked at, so each is a Turn from now on
         await self.restore(documents)
+
+    def _built_state(self, session_id: str) -> SessionState:
+        built = self._built.get(session_id)
+        if built is None:
+            built = self._built[session_id] = self._states[session_id].copy()
+            list(built.history)  # looked at, so each is a Turn from now on
+        return built
 
     async def restore(self, session_ids: Iterable[str]) -> None:
         """Save them as they were."""
-        for session_id in session_ids:
-            await self._store.save(self._states[session_id])
+        waiting = iter(session_ids)
+
+        async def save() -> None:
+            for session_id in waiting:
+                await self._store.save(self._states[session_id])
+
+        await asyncio.gather(*(save() for _ in range(SAVERS)))
         await self.settle()
 
     async def settle(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -60,8 +60,9 @@ class Verdict:
             spread = f" ({_number(self.value.low)} … {_number(self.value.high)})"
         sign = ">=" if self.at_least else "<="
         figure = f"{_number(self.value.median)}{self.unit}{spread}"
+        target = f"{sign} {_number(self.limit)}{self.unit}"
         verdict = "met" if self.met else "NOT MET"
-        return f"{self.name:<46} {figure:<28} {sign} {_number(self.limit)}{self.unit:<3} {verdict:<8} {self.note}".rstrip()
+        return f"{self.name:<49} {figure:<25} {target:<8} {verdict:<8} {self.note}".rstrip()
 
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
@@ -74,7 +75,7 @@ class Verdict:
 def _number(value: float) -> str:
     if value >= 100:
         return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}".rstrip("0").rstrip(".")
+    return f"{value:.3g}"
 
 
 def shares(cell: Cell) -> str:
@@ -86,17 +87,12 @@ def shares(cell: Cell) -> str:
     return f"{text}, flushed {flush * 1000:.0f} ms later" if flush else text
 
 
-def judge(cells: Iterable[Cell]) -> list[Verdict]:
-    """The targets that compare callstate with its peers."""
-    verdicts: list[Verdict] = []
-    for cell in cells:
-        if cell.tasks == 1 and (limit := ONE_TASK.get((cell.operation, cell.turns))) is not None:
-            name = f"one task, {cell.operation} p50, {cell.turns} turns"
-            verdicts.append(Verdict(name, cell.p50(OURS, THEIRS), limit, note=shares(cell)))
-        if cell.tasks != 32:
-            continue
-        for peer in cell.samples:
-            if (limit := THROUGHPUT.get((cell.operation, cell.turns, peer))) is not None:
-                name = f"{cell.operation}, {cell.turns} turns, vs {peer}"
-                verdicts.append(Verdict(name, cell.throughput(OURS, peer), limit, at_least=True, note=shares(cell)))
-    return verdicts
+def judge(cell: Cell) -> Iterator[Verdict]:
+    """The targets that a comparison with the peers is about."""
+    if cell.tasks == 1 and (limit := ONE_TASK.get((cell.operation, cell.turns))) is not None:
+        name = f"one task, {cell.operation} p50, {cell.turns} turns"
+        yield Verdict(name, cell.p50(OURS, THEIRS), limit, note=shares(cell))
+    for peer in cell.samples if cell.tasks == 32 else ():
+        if (limit := THROUGHPUT.get((cell.operation, cell.turns, peer))) is not None:
+            name = f"{cell.operation}, {cell.turns} turns, vs {peer}"
+            yield Verdict(name, cell.throughput(OURS, peer), limit, at_least=True, note=shares(cell))

@@ -10,6 +10,13 @@ from typing import Final
 
 from callstate_client.patience import REPLY_BYTES
 
+REQUEST_ID: Final = 1
+"""Of every request: a connection has one under way and is left when that fails, so no reply can be another's,
+and a line may be made once and sent often."""
+
+REPLY_HEADS: Final = (b'{"jsonrpc":"2.0","id":1,', b'{"jsonrpc":"2.0","id":null,')
+"""How a reply begins. One without id tells of a line that could not be read; there is only ours."""
+
 FIRST_READ_BYTES: Final = 16 * 1024
 """Taken by the first read, bytes: all replies but those of long histories fit, and a larger buffer costs more."""
 
@@ -21,6 +28,10 @@ LONGEST_S: Final = 10 * 365 * 86400.0
 
 SHORTEST_S: Final = 0.001
 """A timeval of zero means for ever."""
+
+
+class NoReplyError(ConnectionError):
+    """What came is no reply; the peer is no callstated."""
 
 
 class Connection:
@@ -57,6 +68,7 @@ class Connection:
 
         Raises:
             TimeoutError: it took longer.
+            NoReplyError: something else came.
             BrokenPipeError: the daemon was gone before it had the whole line.
             OSError: the connection was lost.
         """
@@ -67,22 +79,30 @@ class Connection:
             while sent < len(line):
                 self._limit(until - monotonic())
                 sent += self._send(memoryview(line)[sent:])
-            data = self._recv(FIRST_READ_BYTES)
-            return data if data.endswith(b"\n") else self._rest(data, until)
+            reply = self._recv(FIRST_READ_BYTES)
+            end = reply.find(b"\n") + 1
+            if not end:
+                reply = self._rest(reply, until)
+                end = reply.find(b"\n") + 1
         except BlockingIOError as error:
             raise TimeoutError from error
+        if end == len(reply) and reply.startswith(REPLY_HEADS):
+            return reply
+        raise NoReplyError(repr(reply[:40]))
 
     def _rest(self, data: bytes, until: float) -> bytes:
         parts = [data]
         size = len(data)
-        while data and size <= REPLY_BYTES:
+        while not data.endswith(b"\n"):
+            if not data:
+                raise ConnectionResetError("closed")
+            if size > REPLY_BYTES:
+                raise NoReplyError(f"over {REPLY_BYTES} bytes")
             self._limit(until - monotonic())
             data = self._recv(READ_BYTES)
             parts.append(data)
             size += len(data)
-            if data.endswith(b"\n"):
-                return b"".join(parts)
-        raise ConnectionResetError("closed" if not data else f"a reply over {REPLY_BYTES} bytes")
+        return b"".join(parts)
 
     def _limit(self, timeout_s: float) -> None:
         if timeout_s <= 0:

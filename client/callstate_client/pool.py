@@ -11,11 +11,11 @@ import logging
 import os
 import socket as sockets
 from collections.abc import Callable, Sequence
+from os import getpid
 from threading import Event, RLock
 from time import monotonic
-from typing import Final
 
-from callstate_client.blocking import SHORTEST_S, Connection
+from callstate_client.blocking import SHORTEST_S, Connection, NoReplyError
 from callstate_client.discovery import Candidate, Tried, describe, no_daemon, refusal
 from callstate_client.errors import (
     ConnectionLostError,
@@ -27,12 +27,6 @@ from callstate_client.inflight import OPS_REMEMBERED
 from callstate_client.patience import Backoff
 
 _log = logging.getLogger("callstate")
-
-REQUEST_ID: Final = 1
-"""Of every request, so a request line may be made once and sent often."""
-
-REPLY_HEADS: Final = (b'{"jsonrpc":"2.0","id":1,', b'{"jsonrpc":"2.0","id":null,')
-"""How a reply begins. One without id tells of a line that could not be read; there is only ours."""
 
 
 class Ours:
@@ -129,7 +123,7 @@ class Pool:
             NoDaemonError: it never was.
         """
         ours = self._ours()
-        ours.idle.append(self._connect(ours, monotonic() + wait_s, Backoff()))
+        ours.idle.append(self.connect(ours, monotonic() + wait_s, Backoff()))
 
     def close(self) -> None:
         """Leave. What is under way in other threads fails with StoreClosedError. May be called twice."""
@@ -137,7 +131,7 @@ class Pool:
         self._ours().close()
 
     def _ours(self) -> Ours:
-        pid = os.getpid()
+        pid = getpid()
         ours = self._by_process.get(pid)
         if ours is None:  # of several threads that come here at once, all get the same
             ours = self._by_process.setdefault(pid, Ours())
@@ -170,7 +164,7 @@ class Pool:
         """Send a request line and give the reply's, newline included.
 
         Args:
-            line: the request, its id REQUEST_ID.
+            line: the request, its id blocking.REQUEST_ID.
             timeout_s: how long to wait, seconds; None for the pool's own.
             may_repeat: asked when the connection was lost: whether the request may be sent again.
 
@@ -183,69 +177,40 @@ class Pool:
         if timeout_s is None:
             timeout_s = self._timeout_s
         until = monotonic() + timeout_s
-        ours = self._by_process.get(os.getpid()) or self._ours()
+        # asked each time: a fork in C, as uWSGI's, runs no hook of ours
+        ours = self._by_process.get(getpid()) or self._ours()
+        trial: _Trial | None = None
         try:
             connection = ours.idle.pop()
         except IndexError:
-            return self._persist(ours, line, until, may_repeat, None)
-        try:
-            return self._once(ours, connection, line, timeout_s, until)
-        except OSError as error:
-            return self._persist(ours, line, until, may_repeat, error)
-
-    def _once(self, ours: Ours, connection: Connection, line: bytes, timeout_s: float, until: float) -> bytes:
-        try:
-            reply = connection.exchange(line, timeout_s, until)
-            if not reply.startswith(REPLY_HEADS) or reply.find(b"\n") != len(reply) - 1:
-                _log.error("what listens at %s is no callstated (%.40r); leaving it", self.path, reply)
-                raise ConnectionResetError("no callstated")
-        except BaseException:  # also a KeyboardInterrupt, after which the reply is still to come
-            ours.drop(connection)
-            raise
-        ours.idle.append(connection)
-        if self.closed:  # too late for close() to find it
-            ours.drop_idle()
-        return reply
-
-    def _persist(
-        self, ours: Ours, line: bytes, until: float, may_repeat: Callable[[], bool], lost: OSError | None
-    ) -> bytes:
-        """Ask on new connections until there is a reply or no more time."""
-        backoff = Backoff()
-        sent = False
+            trial = _Trial(self, ours, until, may_repeat)
+            connection = trial.connect()
         while True:
-            if lost is not None:
-                # without its newline the daemon can't have taken the line for a request
-                sent = sent or not isinstance(lost, BrokenPipeError)
-                self._give_up(lost, sent, may_repeat)
-                ours.drop_idle()  # to the same daemon, so as good as lost
-                ours.closing.wait(max(0.0, min(backoff.pause_s(), until - monotonic())))
             try:
-                connection = self._connect(ours, until, backoff)
-            except NoDaemonError as error:
-                if not sent:
-                    raise
-                why = "the connection was lost and did not come back in time; outcome unknown"
-                raise ConnectionLostError(why) from error
-            if sent and not may_repeat():  # others' mutations came in between
-                ours.idle.append(connection)
-                raise ConnectionLostError("the connection was lost; outcome unknown")
-            try:
-                return self._once(ours, connection, line, until - monotonic(), until)
+                reply = connection.exchange(line, timeout_s, until)
             except OSError as error:
-                lost = error
-
-    def _give_up(self, lost: OSError, sent: bool, may_repeat: Callable[[], bool]) -> None:
-        if self.closed:
-            raise StoreClosedError
-        if isinstance(lost, TimeoutError):
-            raise RequestTimeoutError("the daemon did not answer in time; outcome unknown")
-        if sent and not may_repeat():
-            raise ConnectionLostError("the connection was lost; outcome unknown") from lost
+                ours.drop(connection)
+                trial = trial or _Trial(self, ours, until, may_repeat)
+                connection = trial.again(error)
+                timeout_s = until - monotonic()
+            except BaseException:  # such as a KeyboardInterrupt, after which the reply is still to come
+                ours.drop(connection)
+                raise
+            else:
+                ours.idle.append(connection)
+                if self.closed:  # too late for close() to find it
+                    ours.drop_idle()
+                return reply
 
     # -- connecting ---------------------------------------------------------------------------------------
 
-    def _connect(self, ours: Ours, until: float, backoff: Backoff) -> Connection:
+    def connect(self, ours: Ours, until: float, backoff: Backoff) -> Connection:
+        """A new connection, tried for until then.
+
+        Raises:
+            NoDaemonError: there was no daemon.
+            StoreClosedError: the pool was closed meanwhile.
+        """
         while True:
             if self.closed:
                 raise StoreClosedError
@@ -279,3 +244,45 @@ class Pool:
             if refused.final:
                 break
         return None, tried
+
+
+class _Trial:
+    """A request that is not answered at once: connects, and decides whether it is sent again."""
+
+    def __init__(self, pool: Pool, ours: Ours, until: float, may_repeat: Callable[[], bool]) -> None:
+        self._pool = pool
+        self._ours = ours
+        self._until = until
+        self._may_repeat = may_repeat
+        self._backoff = Backoff()
+        self._sent = False
+
+    def connect(self) -> Connection:
+        """A new connection to send it on."""
+        try:
+            connection = self._pool.connect(self._ours, self._until, self._backoff)
+        except NoDaemonError as error:
+            if not self._sent:
+                raise
+            why = "the connection was lost and did not come back in time; outcome unknown"
+            raise ConnectionLostError(why) from error
+        if self._sent and not self._may_repeat():  # other threads' mutations came in between
+            self._ours.idle.append(connection)
+            raise ConnectionLostError("the connection was lost; outcome unknown")
+        return connection
+
+    def again(self, lost: OSError) -> Connection:
+        """The same, after this."""
+        if self._pool.closed:
+            raise StoreClosedError
+        if isinstance(lost, TimeoutError):
+            raise RequestTimeoutError("the daemon did not answer in time; outcome unknown")
+        if isinstance(lost, NoReplyError):
+            _log.error("what listens at %s is no callstated (%s); leaving it", self._pool.path, lost)
+        # without its newline the daemon can't have taken the line for a request
+        self._sent = self._sent or not isinstance(lost, BrokenPipeError)
+        if self._sent and not self._may_repeat():
+            raise ConnectionLostError("the connection was lost; outcome unknown") from lost
+        self._ours.drop_idle()  # to the same daemon, so as good as lost
+        self._ours.closing.wait(max(0.0, min(self._backoff.pause_s(), self._until - monotonic())))
+        return self.connect()

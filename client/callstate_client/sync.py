@@ -17,12 +17,13 @@ from typing import Any, Final, TypeVar
 
 from callstate_client import asks, protocol
 from callstate_client.asks import Ask, Page
+from callstate_client.blocking import REQUEST_ID
 from callstate_client.discovery import candidates
 from callstate_client.errors import StoreClosedError
 from callstate_client.inflight import REPEATABLE
 from callstate_client.model import SessionState
 from callstate_client.patience import TIMEOUT_S
-from callstate_client.pool import REQUEST_ID, Pool
+from callstate_client.pool import Pool
 from callstate_client.store import Record
 
 __all__ = ["Store", "connect"]

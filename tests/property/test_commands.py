@@ -394,4 +394,4 @@ class CoreMachine(RuleBasedStateMachine):
 
 
 TestCore = CoreMachine.TestCase
-TestCore.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestCore.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)

