@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Sequence
 from typing import Final
 
 from bench.compare import pool
 from bench.processes import Server
 from bench.sampling import Spread, percentile
+from callstate_client import sync
 
 PIPELINED: Final = 100
 """Requests that leave as one write: what a worker with a hundred calls sends each turn of its loop."""
@@ -28,14 +28,13 @@ def blocking_beat(daemon: Server, echo: Server, *, rounds: int, beats: int) -> S
     session_id = pool(20)[0]
     line = _BEAT % (1, session_id.encode())
     ratios: list[float] = []
-    with _connected(daemon) as beating, _connected(echo) as connection:
+    with sync.connect(str(daemon.path)) as store, _connected(echo) as connection:
         for _ in range(rounds):
             there: list[float] = []
             back: list[float] = []
             for _ in range(beats):
                 began = time.perf_counter()
-                beating.sendall(line)
-                beating.recv(4096)
+                store.update_heartbeat(session_id)
                 done = time.perf_counter()
                 there.append(done - began)
             for _ in range(beats):
@@ -70,11 +69,3 @@ def _cost(server: Server, connection: socket.socket, batch: bytes, batches: int)
         while left:
             left -= connection.recv(1 << 20).count(b"\n")
     return (server.cpu_s() - before) / (batches * PIPELINED)
-
-
-def beats_are_taken(daemon: Server, session_ids: Sequence[str]) -> bool:
-    """Whether these sessions' beats are answered with no error: what was measured was no refusal."""
-    with _connected(daemon) as connection, connection.makefile("rb") as replies:
-        for number, session_id in enumerate(session_ids):
-            connection.sendall(_BEAT % (number, session_id.encode()))
-        return all(b'"result"' in replies.readline() for _ in session_ids)

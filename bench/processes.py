@@ -23,6 +23,8 @@ LOOK_EVERY_S: Final = 0.005
 CPUCLOCK_SCHED: Final = 2
 """The clock of all threads of a process, in nanoseconds (clock_getcpuclockid(3) puts it together alike)."""
 
+PING: Final = b'{"jsonrpc":"2.0","id":1,"method":"server.ping"}\n'
+
 NO_REAPING: Final = ("--set", "reaper.heartbeat_timeout_s=86400")
 """Sessions that wait for their turn to be measured are not dead."""
 
@@ -34,10 +36,11 @@ class Server:
         name: as in the report.
         command: what is run.
         path: the socket.
+        hello: what it answers once it serves; one that replays a journal listens long before.
         log: where its output goes; shown when it does not start.
     """
 
-    def __init__(self, name: str, command: Sequence[str | Path], path: Path, log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str | Path], path: Path, hello: bytes, log: Path) -> None:
         self.name = name
         self.path = path
         self._log = log
@@ -47,23 +50,27 @@ class Server:
             self._process = subprocess.Popen(  # noqa: S603 - our own, and the server that comes with the extra
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environ
             )
-        self._wait()
+        self._wait(hello)
         self.started_s = time.perf_counter() - launched
-        """From launch until it took a connection."""
+        """From launch until it answered."""
 
-    def _wait(self) -> None:
+    def _wait(self, hello: bytes) -> None:
         deadline = time.monotonic() + STARTED_WITHIN_S
-        while True:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                try:
-                    connection.connect(str(self.path))
-                except OSError:
-                    if self._process.poll() is not None or time.monotonic() > deadline:
-                        self.close()
-                        raise RuntimeError(f"{self.name} does not start:\n{self._log.read_text()}") from None
-                    time.sleep(LOOK_EVERY_S)  # there is nothing to wait for but the socket's coming
-                else:
-                    return
+        while not self._answers(hello):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.close()
+                raise RuntimeError(f"{self.name} does not start:\n{self._log.read_text()}")
+            time.sleep(LOOK_EVERY_S)  # there is nothing to wait for but the socket's coming
+
+    def _answers(self, hello: bytes) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(STARTED_WITHIN_S)
+            try:
+                connection.connect(str(self.path))
+                connection.sendall(hello)
+                return connection.recv(4096) != b""
+            except OSError:
+                return False
 
     def cpu_s(self) -> float:
         """CPU time of all its threads so far, seconds."""
@@ -99,8 +106,8 @@ class Rig:
             server.close()
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def _start(self, name: str, label: str, command: Sequence[str | Path]) -> Server:
-        server = Server(name, command, self.root / f"{label}.sock", self.root / f"{label}.log")
+    def _start(self, name: str, label: str, command: Sequence[str | Path], hello: bytes) -> Server:
+        server = Server(name, command, self.root / f"{label}.sock", hello, self.root / f"{label}.log")
         self._servers.append(server)
         return server
 
@@ -114,7 +121,7 @@ class Rig:
             "appendonly": "yes", "appendfsync": "everysec", "auto-aof-rewrite-percentage": "0",
         }  # fmt: skip
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return self._start("redis", "redis", [get_binary_path(), *words])
+        return self._start("redis", "redis", [get_binary_path(), *words], b"PING\r\n")
 
     def daemon(self, label: str, store: Server | None, *options: str) -> Server:
         """A callstated at its default durability, `process`.
@@ -127,11 +134,12 @@ class Rig:
         paths = ["--socket", str(self.root / f"{label}.sock"), "--state-dir", str(self.root / label)]
         behind = [] if store is None else ["--store", f"unix://{store.path}"]
         command = [sys.executable, "-m", "callstate_sidecar", *paths, *behind, "--log-level", "warning"]
-        return self._start("callstated", label, [*command, *NO_REAPING, *options])
+        return self._start("callstated", label, [*command, *NO_REAPING, *options], PING)
 
     def echo(self) -> Server:
         """A uvloop server that splits lines, joins them and sends them back."""
-        return self._start("echo", "echo", [sys.executable, "-m", "bench.echo", str(self.root / "echo.sock")])
+        command = [sys.executable, "-m", "bench.echo", str(self.root / "echo.sock")]
+        return self._start("echo", "echo", command, b"\n")
 
     def end(self, server: Server) -> None:
         """End one before the others."""

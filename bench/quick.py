@@ -14,7 +14,7 @@ from bench.limits import blocking_beat, pipelined_cpu
 from bench.processes import Rig, Server
 from bench.reaping import ticks
 from bench.sampling import Spread, percentile
-from bench.scale import beats_while_flushing, fill_pool, growth, memory
+from bench.scale import beats_while_flushing, by_length, fill_pool, memory, relative
 from bench.sides import ByHand, RedisStore, Sidecar
 from bench.targets import Verdict, judge
 from callstate_client import connect
@@ -141,9 +141,10 @@ class Quick:
 
     def _growth(self, daemon: Server) -> Iterator[Verdict]:
         short, long = FLAT_TURNS
-        grown, cost = uvloop.run(growth(daemon, FLAT_TURNS, rounds=2 * self._effort.rounds))
-        note = f"{cost[short].median * 1e6:.0f} and {cost[long].median * 1e6:.0f} µs"
-        yield Verdict(f"growth: add_turn at {long:,} turns vs at {short}", grown[long], 1.2, note=note)
+        costs = uvloop.run(by_length(daemon, FLAT_TURNS, ["add_turn"], rounds=2 * self._effort.rounds))["add_turn"]
+        micros = [Spread.of(costs[turns]).median * 1e6 for turns in FLAT_TURNS]
+        note = f"{micros[0]:.0f} and {micros[1]:.0f} µs"
+        yield Verdict(f"growth: add_turn at {long:,} turns vs at {short}", relative(costs)[long], 1.2, note=note)
 
     def _memory(self, rig: Rig, redis: Server) -> Iterator[Verdict]:
         sessions = self._effort.memory_sessions

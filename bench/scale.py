@@ -21,8 +21,24 @@ GROWTH_SESSIONS: Final = 32
 GROWTH_ADDS: Final = 10
 """Each of so many sessions gets so many turns a sample, whatever its length: the same work for the store behind."""
 
+GROWTH_S: Final = 0.1
+"""How long a sample of the other operations lasts, and one of add_turn at most."""
+
 LONG_TURNS: Final = 1000
 """From here on a few turns more don't matter."""
+
+
+Costs = dict[int, list[float]]
+"""How many (turns, sessions, connections …) to seconds a request, round by round."""
+
+
+def relative(costs: Costs) -> dict[int, Spread]:
+    """Each cost over that of the first, round by round."""
+    first = next(iter(costs.values()))
+    return {
+        number: Spread.of([cost / base for cost, base in zip(values, first, strict=True)])
+        for number, values in costs.items()
+    }
 
 
 async def fill(server: Server, sessions: Mapping[str, bytes]) -> None:
@@ -43,38 +59,31 @@ async def fill_pool(server: Server, turns: int, sessions: int) -> None:
     await fill(server, documents(pool(turns, sessions), turns))
 
 
-async def growth(
-    server: Server, lengths: Sequence[int], *, rounds: int
-) -> tuple[dict[int, Spread], dict[int, Spread]]:
-    """What an add_turn costs at each history length, 32 tasks; the lengths in turn, round by round.
+async def by_length(
+    server: Server, lengths: Sequence[int], operations: Sequence[str], *, rounds: int
+) -> dict[str, Costs]:
+    """What each operation costs at each history length, 32 tasks; the lengths in turn, round by round.
 
     The short ones are given their length again after each sample; the long ones may grow by a few percent.
-
-    Returns:
-        for each length, the cost over that at the first length, and the cost itself in seconds.
     """
     side = Sidecar(await connect(str(server.path)), server)
     ids = {turns: pool(turns, GROWTH_SESSIONS) for turns in lengths}
-    costs: dict[int, list[float]] = {turns: [] for turns in ids}
+    costs: dict[str, Costs] = {operation: {turns: [] for turns in ids} for operation in operations}
     try:
         for turns, session_ids in ids.items():
             await side.keep(documents(session_ids, turns))
         for number in range(-1, rounds):
-            for turns, session_ids in ids.items():
-                sample = await take(
-                    side, "add_turn", session_ids,
-                    adds=GROWTH_ADDS, tasks=32, seconds=60.0, restored=turns < LONG_TURNS,
-                )  # fmt: skip
-                if number >= 0:
-                    costs[turns].append(1 / sample.throughput)
+            for operation in operations:
+                for turns, session_ids in ids.items():
+                    sample = await take(
+                        side, operation, session_ids, adds=GROWTH_ADDS, tasks=32,
+                        seconds=GROWTH_S, restored=turns < LONG_TURNS,
+                    )  # fmt: skip
+                    if number >= 0:
+                        costs[operation][turns].append(1 / sample.throughput)
     finally:
         await side.close()
-    first = costs[lengths[0]]
-    grown = {
-        turns: Spread.of([cost / base for cost, base in zip(values, first, strict=True)])
-        for turns, values in costs.items()
-    }
-    return grown, {turns: Spread.of(values) for turns, values in costs.items()}
+    return costs
 
 
 async def memory(rig: Rig, redis: Server, sessions: int, turns: int) -> float:

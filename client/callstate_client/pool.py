@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from os import getpid
 from threading import Event, RLock
 from time import monotonic
+from typing import Final
 
 from callstate_client.blocking import SHORTEST_S, Connection, NoReplyError
 from callstate_client.discovery import Candidate, Tried, describe, no_daemon, refusal
@@ -27,6 +28,9 @@ from callstate_client.inflight import OPS_REMEMBERED
 from callstate_client.patience import Backoff
 
 _log = logging.getLogger("callstate")
+
+LOST: Final = "the connection was lost; outcome unknown"
+NOT_BACK: Final = "the connection was lost and did not come back in time; outcome unknown"
 
 
 class Ours:
@@ -264,11 +268,10 @@ class _Trial:
         except NoDaemonError as error:
             if not self._sent:
                 raise
-            why = "the connection was lost and did not come back in time; outcome unknown"
-            raise ConnectionLostError(why) from error
+            raise ConnectionLostError(NOT_BACK) from error
         if self._sent and not self._may_repeat():  # other threads' mutations came in between
             self._ours.idle.append(connection)
-            raise ConnectionLostError("the connection was lost; outcome unknown")
+            raise ConnectionLostError(LOST)
         return connection
 
     def again(self, lost: OSError) -> Connection:
@@ -282,7 +285,9 @@ class _Trial:
         # without its newline the daemon can't have taken the line for a request
         self._sent = self._sent or not isinstance(lost, BrokenPipeError)
         if self._sent and not self._may_repeat():
-            raise ConnectionLostError("the connection was lost; outcome unknown") from lost
+            raise ConnectionLostError(LOST) from lost
         self._ours.drop_idle()  # to the same daemon, so as good as lost
         self._ours.closing.wait(max(0.0, min(self._backoff.pause_s(), self._until - monotonic())))
+        if self._sent and monotonic() >= self._until:
+            raise ConnectionLostError(NOT_BACK) from lost
         return self.connect()

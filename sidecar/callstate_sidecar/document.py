@@ -118,8 +118,11 @@ class Metrics(Struct, frozen=True, array_like=True):
                 user += turn.duration_ms
             elif turn.role == "agent":
                 agent += turn.duration_ms
+        count = self.turn_count + len(turns)
+        if not (count <= INT64_MAX and INT64_MIN <= user <= INT64_MAX and INT64_MIN <= agent <= INT64_MAX):
+            count, user, agent = _int64(count), _int64(user), _int64(agent)
         return Metrics(
-            _int64(self.turn_count + len(turns)), self.interruption_count, _int64(user), _int64(agent),
+            count, self.interruption_count, user, agent,
             self.first_response_ms, self.average_response_ms, self.extra,
         )  # fmt: skip
 
@@ -260,9 +263,9 @@ class Document:
             return
         if len(self.chunks) >= FOLD_CHUNKS and len(self.chunks[-FOLD_CHUNKS]) < FOLD_BYTES // 2:
             self.chunks = _fold(self.chunks)  # a new list: a mark of the old one stays good
+        self.history_bytes += len(turns) + (1 if self.chunks else 0)
         self.chunks.append(turns)
         self.turn_count += count
-        self.history_bytes += len(turns) + 1
 
     def replace_history(self, turns: bytes, count: int) -> None:
         """Put turns in place of the history."""

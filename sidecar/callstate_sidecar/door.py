@@ -95,6 +95,7 @@ _LOOSE_TIME = re.compile(
     rb"|\\u00[4-7]"  # a letter nobody need escape, such as the t of a name that is to go unseen
 )
 
+_strict_turn = msgspec.json.Decoder(StrictTurnDoor).decode
 _strict_turns = msgspec.json.Decoder(list[StrictTurnDoor]).decode
 _lenient_turns = msgspec.json.Decoder(list[TurnDoor]).decode
 _raw_list = msgspec.json.Decoder(list[Raw]).decode
@@ -192,6 +193,11 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[TurnDoor]:
 
 def check_turn(data: bytes, path: str) -> TurnDoor:
     """One turn, found right; errors name its place without an index."""
+    if data.isascii() and b"\\u" not in data and _LOOSE_TIME.search(data) is None:
+        try:
+            return _strict_turn(data)
+        except (msgspec.MsgspecError, RecursionError):
+            pass  # an unusual one: looked at closely below
     try:
         return check_turns(b"[%b]" % data, path)[0]
     except (InvalidParamsError, ParseError) as error:

@@ -72,7 +72,10 @@ class Entry:
         """The result a repeatable mutation got when it was first done."""
         if op is None or not self.ops:
             return None
-        return next((kept.result for kept in self.ops if kept.op == op), None)
+        for kept in self.ops:  # a plain loop: each mutation with an op comes through here
+            if kept.op == op:
+                return kept.result
+        return None
 
     def keep_op(self, op: str | None, result: bytes) -> list[OpResult]:
         """Remember a repeatable mutation's result; gives what the journal must hear of it."""

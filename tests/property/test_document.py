@@ -160,9 +160,8 @@ class DocumentMachine(RuleBasedStateMachine):
 
     @invariant()
     def size_is_right(self) -> None:
-        """The history's to the byte, but for the comma that its first turn has not; the head's as it is said."""
-        length = len(b",".join(self.doc.chunks))
-        assert 0 <= self.doc.history_bytes - length <= 1
+        """The history's to the byte, the head's as it is said."""
+        assert self.doc.history_bytes == len(b",".join(self.doc.chunks))
         assert abs(self.doc.size - len(self.doc.to_json(0))) < HEAD_REST_BYTES
 
     @invariant()

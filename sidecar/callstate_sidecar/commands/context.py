@@ -255,7 +255,9 @@ def checked_word(text: str | None, path: str) -> str | None:
     Raises:
         InvalidParamsError: it is longer, or empty.
     """
-    if text is not None and not 0 < len(text.encode()) <= MAX_NAME_BYTES:
+    if text is None or (0 < len(text) <= MAX_NAME_BYTES and text.isascii()):
+        return text
+    if not 0 < len(text.encode()) <= MAX_NAME_BYTES:
         raise InvalidParamsError(
             f"expected 1 to {MAX_NAME_BYTES} bytes at {path}",
             path=path,

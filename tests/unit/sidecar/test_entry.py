@@ -12,7 +12,7 @@ from callstate_sidecar.entry import KEPT_OPS, Entry
 from callstate_sidecar.records import HistoryMode, OpResult, StateRecord, decode_record, encode_record
 from callstate_sidecar.stores.base import StoredMeta, StoredSession
 from support.clock import START_US
-from support.core import HOST, kept
+from support.core import HOST, TIME, kept
 from support.documents import GO_DOCUMENTS, go_document
 
 TURN = b'{"role":"user","content":"hi","timestamp":"2026-01-01T00:00:00.123456789Z"}'
@@ -53,7 +53,7 @@ def test_a_snapshot_brings_back_everything() -> None:
 
 def test_a_snapshot_replaces_what_the_log_said_before() -> None:
     entry = full_entry()
-    before = Entry("a", Document(read_head(b'{"id":"a","provider":"old"}', "$", lambda _: ""), 1))
+    before = Entry("a", Document(read_head(b'{"id":"a","provider":"old"}', "$", lambda _: TIME), 1))
     before.doc.append(b"{}", 1)
     back = Entry.of_record(through_bytes(entry.snapshot()), before)
     assert kept(back) == kept(entry)
@@ -65,7 +65,7 @@ def test_the_store_brings_back_what_it_is_given() -> None:
     back = Entry.of_stored("a", StoredSession(write.document, write.meta, write.beat_ms), HOST, 0)
     assert back is not None
     entry.ops = []  # these are the journal's alone
-    assert kept(back) == kept(entry) | {"history_bytes": back.doc.history_bytes}
+    assert kept(back) == kept(entry)
     assert back.stored_version == entry.version
     assert back.host is None
     assert not back.journaled
@@ -126,7 +126,7 @@ def test_a_beat_beyond_all_time_does_no_harm() -> None:
 def test_a_mark_restores_all_but_beats_and_what_the_store_has() -> None:
     entry = full_entry()
     before, mark = kept(entry), entry.mark()
-    entry.doc.take_head(read_head(b'{"id":"a","status":"active","provider":"z"}', "$", lambda _: ""), 99)
+    entry.doc.take_head(read_head(b'{"id":"a","status":"active","provider":"z"}', "$", lambda _: TIME), 99)
     entry.doc.append(TURN, 1)
     entry.doc.metrics = Metrics()
     entry.next_version(START_US + 50)
