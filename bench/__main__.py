@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
 
 from bench.quick import PARTS, TINY, Effort, Quick
 from bench.report import write_json
+from bench.tables import fill_in
 from bench.targets import Verdict
+
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 def say(line: str) -> None:
@@ -32,12 +36,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     quick.add_argument("--rounds", type=int, default=Effort.rounds, help="samples of each side")
     quick.add_argument("--tiny", action="store_true", help="only whether everything runs")
     quick.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    full = commands.add_parser("full", help="everything, as JSON and as plots and tables in docs/; some minutes")
+    full.add_argument("--tiny", action="store_true", help="only whether everything runs")
+    full.add_argument("--json", type=Path, metavar="FILE", default=DOCS / "performance.json", help="all figures")
+    full.add_argument("--docs", type=Path, metavar="DIR", default=DOCS, help="where performance.md is")
+    draw = commands.add_parser("draw", help="tables and plots anew from the figures of an earlier run")
+    draw.add_argument("--json", type=Path, metavar="FILE", default=DOCS / "performance.json", help="all figures")
+    draw.add_argument("--docs", type=Path, metavar="DIR", default=DOCS, help="where performance.md is")
     return parser.parse_args(arguments)
 
 
-def main() -> None:
-    """Read the arguments, run, report."""
-    args = parse()
+def quick(args: argparse.Namespace) -> None:
+    """One line a target."""
     began = time.monotonic()
     run = Quick(TINY if args.tiny else Effort(rounds=args.rounds), frozenset(args.only), show)
     run.run()
@@ -45,6 +55,34 @@ def main() -> None:
     say(f"{met} of {len(run.verdicts)} targets met, {time.monotonic() - began:.0f} s")
     if args.json:
         write_json(args.json, run.cells, run.verdicts)
+
+
+def full(args: argparse.Namespace) -> None:
+    """All figures, then what is drawn from them."""
+    from bench.full import TINY, WHOLE, Full  # noqa: PLC0415 - needs the `bench` extra, quick does not
+
+    began = time.monotonic()
+    figures = Full(TINY if args.tiny else WHOLE, say, show).run()
+    minutes = (time.monotonic() - began) / 60
+    write_json(args.json, figures.cells, figures.verdicts, race=figures.race, curves=figures.curves)
+    met = sum(verdict.met for verdict in figures.verdicts)
+    say(f"{met} of {len(figures.verdicts)} targets met, {minutes:.0f} minutes; all figures are in {args.json}")
+    draw(args)
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Tables and plots, from the JSON alone."""
+    from bench.plots import draw_all  # noqa: PLC0415 - matplotlib takes a second, and is of the `bench` extra
+
+    told = json.loads(args.json.read_text("utf-8"))
+    draw_all(told, args.docs)
+    fill_in(args.docs / "performance.md", told)
+
+
+def main() -> None:
+    """Do what is asked for."""
+    args = parse()
+    {"quick": quick, "full": full, "draw": draw}[args.command](args)
 
 
 if __name__ == "__main__":

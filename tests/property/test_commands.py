@@ -24,12 +24,12 @@ from callstate_sidecar.journal import Journal
 from support.core import TIME, BadDisk, Core, Peer
 from support.stores import down, refusing
 
-IDS = ["a", "b", "c"]
+IDS = ["a", "b"]
 STATUSES = ["active", "on_hold", "ended"]
 ENOSPC = OSError(errno.ENOSPC, "No space left on device")
 
 KINDS = ["save", "save", "create", "add_turn", "add_turn", "turns", "amend", "interrupt", "update", "end", "delete"]
-KINDS += ["load", "load", "beat"]
+KINDS += ["load", "beat", "save", "delete"]
 
 requests = st.lists(
     st.tuples(

@@ -15,6 +15,8 @@ import pytest
 
 from callstate_sidecar.exits import Exit
 from support.daemon import Daemon
+from support.journals import Keeping, turn
+from support.service_manager import ServiceManager
 from support.wire import Refused, Wire
 
 pytestmark = [pytest.mark.system]
@@ -294,4 +296,29 @@ def test_a_second_signal_leaves_at_once() -> None:
             assert wire.call("session.load", session_id="c1")["turn_count"] == 2
         daemon.kill()
     finally:
+        daemon.close()
+
+
+def test_a_long_replay_asks_systemd_for_patience_and_says_ready_only_when_it_serves(short_dir: Path) -> None:
+    manager = ServiceManager(str(short_dir / "notify"))
+    daemon = Daemon()
+    try:
+        keeping = Keeping(daemon.state_dir / "journal", segment_bytes=1 << 22)
+        keeping.create("c1")
+        for number in range(20_100):
+            keeping.add_turn("c1", turn(number % 10))
+        keeping.journal.close()
+        environ = os.environ | manager.environ
+        with subprocess.Popen(daemon.command(), env=environ, stderr=subprocess.DEVNULL) as process:
+            try:
+                lines = manager.received_until("READY=1")
+                assert "EXTEND_TIMEOUT_USEC=30000000" in lines
+                assert lines.index("EXTEND_TIMEOUT_USEC=30000000") < lines.index("READY=1")
+                assert daemon.answers()
+                with Wire(daemon.socket) as wire:
+                    assert wire.call("session.load", session_id="c1", history="none")["turn_count"] == 20_100
+            finally:
+                process.terminate()
+    finally:
+        manager.close()
         daemon.close()

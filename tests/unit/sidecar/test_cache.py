@@ -494,11 +494,14 @@ class CacheMachine(RuleBasedStateMachine):
         if entry is not None and self.cache.is_stored(entry) and not self.cache.group:
             self.cache.evict(entry)
             self.commit()
-            write = self.store[session_id]
-            back = Entry.of_stored(session_id, StoredSession(write.document, write.meta), HOST, START_US)
-            assert back is not None
-            assert back.version == self.truth[session_id]
-            self.cache.admit(back)
+            self.read_again(session_id)
+
+    def read_again(self, session_id: str) -> None:
+        write = self.store[session_id]
+        back = Entry.of_stored(session_id, StoredSession(write.document, write.meta), HOST, START_US)
+        assert back is not None
+        assert back.version == self.truth[session_id]
+        self.cache.admit(back)
 
     @rule()
     def commit(self) -> None:
@@ -545,6 +548,8 @@ class CacheMachine(RuleBasedStateMachine):
             self.cache.replay(record)
         self.cache.all_dirty(self.now)
         self.flight, self.truth = [], self.truth_before
+        for session_id in self.truth.keys() - self.cache.entries.keys():
+            self.read_again(session_id)  # only what the store has can have left
         self.open_group()
 
     @rule()

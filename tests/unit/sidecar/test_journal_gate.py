@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from support.core import Core
-from support.journals import recovered
-from support.wire import Wire
 
 from callstate_sidecar.connection import Connection
 from callstate_sidecar.journal import Files, Journal, SyncGate
 from callstate_sidecar.server import Server
+from support.core import Core
+from support.journals import recovered
+from support.wire import Wire
 
 
 class SlowDisk(Files):

@@ -1,0 +1,232 @@
+"""Everything: all operations, lengths, tasks and peers, and how each cost grows. Some minutes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import uvloop
+from redis import Redis
+
+from bench.compare import POOLS, Cell, compare, keep_pools, pool
+from bench.documents import documents
+from bench.drivers import Coredis, Driver, Glide, RedisPy
+from bench.processes import Rig, Server
+from bench.quick import ALONE, Effort, Quick
+from bench.quick import TINY as TINY_EFFORT
+from bench.restart import Builder, Daemon
+from bench.sampling import Spread, percentile, take
+from bench.scale import Costs, beats_while_flushing, by_length, relative
+from bench.scaling import by_connections, by_sessions
+from bench.sides import ByHand, RedisStore, Side, Sidecar
+from bench.targets import Verdict, judge
+from callstate_client import connect
+
+OPERATIONS: Final = ("heartbeat", "add_turn", "save", "save_built", "load", "list_active")
+GROWING: Final = ("heartbeat", "add_turn", "load", "save")
+
+REWRITE_BYTES: Final = 1 << 30
+"""An append-only file longer than this is rewritten between two comparisons, where it is in nobody's way."""
+
+Curve = dict[str, dict[int, dict[str, Any]]]
+"""Operation to how many of something to figures."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a full run goes.
+
+    Args:
+        effort: see Effort.
+        tasks: at once, in the comparisons.
+        lengths: of histories, turns.
+        sessions: in a daemon.
+        connections: to a daemon, the tasks being as many as the most of them.
+        dirty: sessions flushed at once.
+        restored: sessions that a start restores, of 20 turns.
+    """
+
+    effort: Effort
+    tasks: Sequence[int] = (1, 32, 256)
+    lengths: Sequence[int] = (20, 60, 200, 600, 2000)
+    sessions: Sequence[int] = (1_000, 10_000, 100_000)
+    connections: Sequence[int] = (1, 10, 50, 250, 500)
+    dirty: Sequence[int] = (10, 100, 1000, 4000)
+    restored: int = 100_000
+
+
+WHOLE: Final = Reach(Effort(rounds=7, seconds=0.2, beats=2000, batches=100, memory_sessions=20_000))
+TINY: Final = Reach(
+    TINY_EFFORT, tasks=(1, 32), lengths=(20, 60), sessions=(100, 200), connections=(1, 4), dirty=(10,), restored=100
+)
+"""Whether everything runs; its figures mean nothing."""
+
+
+@dataclass
+class Figures:
+    """What a run gave."""
+
+    cells: list[Cell] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    race: dict[str, float] = field(default_factory=dict)
+    """Heartbeats a second of RedisStore on each of the other clients, 32 tasks."""
+    curves: dict[str, Curve] = field(default_factory=dict)
+    """By `turns`, `sessions`, `connections`, `dirty`."""
+
+
+class Full:
+    """One run.
+
+    Args:
+        reach: how far it goes.
+        say: told what is under way.
+        show: told each verdict as soon as it is known.
+    """
+
+    def __init__(self, reach: Reach, say: Callable[[str], None], show: Callable[[Verdict], None]) -> None:
+        self._reach = reach
+        self._effort = reach.effort
+        self._say = say
+        self._show = show
+        self.figures = Figures()
+
+    def run(self) -> Figures:
+        """All of it, each part upon servers of its own."""
+        self._say("callstate and its peers:")
+        with Rig() as rig:
+            redis = rig.redis()
+            uvloop.run(self._compare(redis, rig.daemon("callstate", redis)))
+        self._say("limits and bounds:")
+        alone = Quick(self._effort, frozenset(ALONE), self._show)
+        alone.run()
+        self.figures.verdicts += alone.verdicts
+        self._say("a start:")
+        for verdict in restart(self._reach.restored):
+            self._known(verdict)
+        self._say("growth with turns, connections, sessions, unwritten sessions …")
+        with Rig() as rig:
+            self._grow(rig)
+        return self.figures
+
+    def _known(self, verdict: Verdict) -> None:
+        self.figures.verdicts.append(verdict)
+        self._show(verdict)
+
+    # -- comparisons ----------------------------------------------------------------------------------------
+
+    async def _compare(self, redis: Server, daemon: Server) -> None:
+        effort = self._effort
+        other = await self._faster_client(redis)
+        sides: list[Side] = [
+            Sidecar(await connect(str(daemon.path)), daemon),
+            RedisStore(RedisPy(redis.path), redis),
+            ByHand(RedisPy(redis.path), redis),
+            RedisStore(other, redis),
+            ByHand(other, redis),
+        ]
+        await keep_pools(sides, effort.pools)
+        for operation in OPERATIONS:
+            for turns in POOLS:
+                for tasks in self._reach.tasks:
+                    cell = await compare(
+                        sides, operation, turns, tasks,
+                        rounds=effort.rounds, seconds=effort.seconds, sessions=effort.pools[turns],
+                    )  # fmt: skip
+                    self.figures.cells.append(cell)
+                    for verdict in judge(cell):
+                        self._known(verdict)
+                    rewrite_if_long(redis)
+        for side in sides[:-1]:  # the last two share a client
+            await side.close()
+
+    async def _faster_client(self, redis: Server) -> Driver:
+        """Whichever of valkey-glide and coredis makes the faster RedisStore."""
+        drivers: list[Driver] = [await Glide.connect(redis.path), await Coredis.connect(redis.path)]
+        ids = pool(20, self._effort.pools[20])
+        for driver in drivers:
+            side = RedisStore(driver, redis)
+            await side.keep(documents(ids, 20))
+            for _ in range(2):  # the first warms up
+                sample = await take(side, "heartbeat", ids, adds=1, tasks=32, seconds=5 * self._effort.seconds)
+            self.figures.race[driver.name] = sample.throughput
+        drivers.sort(key=lambda driver: self.figures.race[driver.name])
+        await drivers[0].close()
+        return drivers[1]
+
+    # -- growth ---------------------------------------------------------------------------------------------
+
+    def _grow(self, rig: Rig) -> None:
+        reach, rounds, curves = self._reach, self._effort.rounds, self.figures.curves
+        redis = rig.redis()
+        daemon = rig.daemon("callstate", redis)
+        curves["turns"] = _curve(uvloop.run(by_length(daemon, reach.lengths, GROWING, rounds=rounds)))
+        curves["connections"] = _curve(
+            uvloop.run(by_connections(daemon, reach.connections, ("heartbeat", "add_turn", "load"), rounds=rounds))
+        )
+        rewrite_if_long(redis)
+        sizes = uvloop.run(by_sessions(rig, redis, reach.sessions, GROWING, rounds=rounds))
+        curves["sessions"] = _curve(sizes.costs)
+        curves["memory"] = {"rss": {count: {"of_json": used} for count, used in sizes.memory.items()}}
+        rewrite_if_long(redis)
+        beats: dict[int, dict[str, Any]] = {}
+        for dirty in reach.dirty:
+            flushes = uvloop.run(beats_while_flushing(rig, redis, dirty=dirty, turns=200, rounds=rounds))
+            beats[dirty] = {
+                "p50_ms": _spread([percentile(each.latencies_s, 0.5) * 1000 for each in flushes]),
+                "p99_ms": _spread([percentile(each.latencies_s, 0.99) * 1000 for each in flushes]),
+                "flush_ms": _spread([each.elapsed_s * 1000 for each in flushes]),
+            }
+            rewrite_if_long(redis)
+        curves["dirty"] = {"heartbeat": beats}
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    spread = Spread.of(values)
+    return [spread.median, spread.low, spread.high]
+
+
+def _curve(costs: Mapping[str, Costs]) -> Curve:
+    """Each cost in microseconds, and over that of the first."""
+    return {
+        operation: {
+            number: {
+                "us": _spread([value * 1e6 for value in cost[number]]),
+                "ratio": [ratio.median, ratio.low, ratio.high],
+            }
+            for number, ratio in relative(cost).items()
+        }
+        for operation, cost in costs.items()
+    }
+
+
+def rewrite_if_long(redis: Server) -> None:
+    """Give Redis a short append-only file again, and wait until it has it."""
+    with Redis(unix_socket_path=str(redis.path)) as client:
+        info: Any = client.info("persistence")
+        if info["aof_current_size"] < REWRITE_BYTES:
+            return
+        client.bgrewriteaof()
+        while info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"] or not info["aof_rewrites"]:
+            time.sleep(0.05)  # Redis tells nobody when it is done
+            info = client.info("persistence")
+
+
+def restart(sessions: int) -> list[Verdict]:
+    """From launch to the first answer, with so many sessions of 20 turns to restore."""
+    with Rig() as rig:
+        builder = Builder(rig.root / "state" / "journal", 20, saves=False)
+        builder.create(sessions)
+        started: list[float] = []
+        for build in (None, builder.outgrow):
+            if build is not None:
+                build()
+            daemon = Daemon(rig.root)
+            started.append(daemon.ready_s)
+            daemon.kill()
+    name = f"start with {sessions:,} sessions from a"
+    return [
+        Verdict(f"{name} checkpoint", Spread.of(started[:1]), 5.0, unit=" s"),
+        Verdict(f"{name} log at 4x", Spread.of(started[1:]), 20.0, unit=" s"),
+    ]
