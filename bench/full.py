@@ -208,7 +208,7 @@ def rewrite_if_long(redis: Server) -> None:
         if info["aof_current_size"] < REWRITE_BYTES:
             return
         client.bgrewriteaof()
-        while info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"] or not info["aof_rewrites"]:
+        while info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"]:
             time.sleep(0.05)  # Redis tells nobody when it is done
             info = client.info("persistence")
 

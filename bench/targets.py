@@ -67,9 +67,10 @@ class Verdict:
     def to_json(self) -> dict[str, Any]:
         """For `--json`."""
         return {
-            "target": self.name, "median": self.value.median, "low": self.value.low, "high": self.value.high,
-            "limit": self.limit, "at_least": self.at_least, "unit": self.unit, "met": self.met, "note": self.note,
-        }  # fmt: skip
+            "target": self.name,
+            **{name: float(f"{getattr(self.value, name):.4g}") for name in ("median", "low", "high")},
+            **{name: getattr(self, name) for name in ("limit", "at_least", "unit", "met", "note")},
+        }
 
 
 def _number(value: float) -> str:

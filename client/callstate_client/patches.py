@@ -8,24 +8,12 @@ from typing import Any, Final
 from callstate_client import checks
 from callstate_client.errors import InvalidParamsError
 from callstate_client.history import Turn, decode_turn
+from callstate_client.merge import merge_patch
 from callstate_client.model import SessionMetrics, SessionState, encode_members
 from callstate_client.times import format_time
 
 UNPATCHABLE: Final = frozenset({"id", "history", "updated_at"})
 """The id is the session's name, turns have verbs of their own, and `updated_at` is the store's to set."""
-
-
-def merge(target: Any, patch: Any) -> Any:
-    """RFC 7396: members of the patch replace, null removes, objects are patched in turn."""
-    if not isinstance(patch, dict):
-        return patch
-    merged = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = merge(merged.get(name), value)
-    return merged
 
 
 def head_patch(changes: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +58,7 @@ def patch_state(state: SessionState, patch: dict[str, Any]) -> None:
     Raises:
         DocumentError: the outcome is no session.
     """
-    members = merge(state.to_members(with_history=False), patch)
+    members = merge_patch(state.to_members(with_history=False), patch)
     patched = SessionState.from_json(encode_members(members))
     for name in SessionState.__slots__:
         if name not in ("_history", "history_from"):
@@ -84,6 +72,6 @@ def patch_last_turn(state: SessionState, patch: dict[str, Any]) -> Turn:
         IndexError: there is none.
         DocumentError: the outcome is no turn.
     """
-    turn = decode_turn(encode_members(merge(state.history[-1].to_dict(), patch)))
+    turn = decode_turn(encode_members(merge_patch(state.history[-1].to_dict(), patch)))
     state.history[-1] = turn
     return turn

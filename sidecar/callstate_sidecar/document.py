@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct
 
 from callstate_client.errors import ConflictError, InvalidParamsError
+from callstate_client.merge import merge_patch
 from callstate_client.protocol import INT64_MAX, INT64_MIN
 from callstate_sidecar.door import (
     HeadFields,
@@ -399,16 +400,3 @@ def _fold(chunks: list[bytes]) -> list[bytes]:
         start -= 1
         size += len(chunks[start])
     return chunks if start >= len(chunks) - 1 else [*chunks[:start], b",".join(chunks[start:])]
-
-
-def merge_patch(target: Any, patch: Any) -> Any:
-    """RFC 7396: members of the patch replace, null removes, objects are patched in turn."""
-    if not isinstance(patch, dict):
-        return patch
-    merged = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        else:
-            merged[name] = merge_patch(merged.get(name), value)
-    return merged

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import islice
 from typing import Final
 
+from callstate_sidecar.chore import Chore
 from callstate_sidecar.commands.context import Context
 from callstate_sidecar.commands.writing import end_session
 from callstate_sidecar.liveness import TRANSITIONS, Evidence, Phase
@@ -29,7 +29,7 @@ AGAIN_S: Final = 0.002
 _REASONS: Final = {Evidence.SILENCE: "heartbeat_timeout", Evidence.OVERTIME: "max_duration"}
 
 
-class Reaper:
+class Reaper(Chore):
     """Ends the sessions of dead calls.
 
     Args:
@@ -42,19 +42,6 @@ class Reaper:
         self._metrics = metrics
         self._tick_s = tick_s
         self._commit = commit
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._task = asyncio.ensure_future(self._run())
-
-    async def stop(self) -> None:
-        """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
 
     async def _run(self) -> None:
         clock = self._ctx.clock

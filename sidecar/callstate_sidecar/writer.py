@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Final
 
 from callstate_sidecar.cache import Cache
+from callstate_sidecar.chore import Chore
 from callstate_sidecar.clock import Clock
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.options import StoreConfig
@@ -29,7 +30,7 @@ RENEW_BATCH: Final = 200
 """Sessions marked for renewal in one round: a slice, so that 100,000 due at once don't hold the loop."""
 
 
-class Writer:
+class Writer(Chore):
     """Copies the cache to the store.
 
     Args:
@@ -55,7 +56,6 @@ class Writer:
         self._barrier = barrier
         self._kick = asyncio.Event()
         self._progress = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._failures = 0
         self._next_beats = clock.mono() + config.beat_interval_s
         self._written_at: OrderedDict[str, float] = OrderedDict()
@@ -63,18 +63,6 @@ class Writer:
         self.error = ""
 
     # -- running ------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Begin to write."""
-        self._task = asyncio.ensure_future(self._run())
-
-    async def stop(self) -> None:
-        """Stop writing; what is under way is given up, and written again after the next start."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
 
     async def _run(self) -> None:
         while True:

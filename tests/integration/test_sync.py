@@ -313,6 +313,7 @@ for name in ("parent", "child"):
     store.save(SessionState(name, status="active"))
 store.update_heartbeat("child")
 held = len(os.listdir("/dev/fd"))
+idle = [*store._pool._ours().idle]
 child = os.fork()
 mine = "parent" if child else "child"
 for n in range(200):  # at the same time as the other
@@ -324,7 +325,8 @@ if not child:
     store.close()
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
-store.update_heartbeat("parent")  # which the child's close() did not touch
+store.update_heartbeat("parent")
+assert store._pool._ours().idle == idle  # the child has left the parent's connection as it was
 for name in ("parent", "child"):
     assert [turn.content for turn in store.load(name).history] == [f"{name}-{n}" for n in range(200)]
 store.close()

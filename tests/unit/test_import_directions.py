@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 # in it; inside of a package the same rule is not looked at. New modules have to be given their place here.
 CLIENT = (
     # values and the wire, without I/O
-    "errors", "ids", "lines", "times", "history", "model", "params", "protocol", "store", "checks", "patches",
+    "errors", "ids", "lines", "times", "history", "model", "params", "protocol", "store", "merge",
+    "checks", "patches",
     "asks", "rules", "clock", "patience",
     # the store in memory, and the ways to the daemon
     "shelf", "engine_reads", "engine", "discovery", "inflight", "link", "blocking", "pool",
@@ -27,7 +28,7 @@ CLIENT = (
 )  # fmt: skip
 SIDECAR = (
     # what is configured, and what is below everything
-    "exits", "host", "storeurl", "options", "configdoc", "config", "systemd", "logs", "clock", "metrics",
+    "exits", "host", "storeurl", "options", "configdoc", "config", "systemd", "logs", "clock", "metrics", "chore",
     # sessions, without I/O
     "door", "document", "records", "stores.base", "entry", "cache", "liveness", "commands",
     "connection",
@@ -40,7 +41,7 @@ ORDER = {"callstate_client": CLIENT, "callstate_sidecar": SIDECAR}
 FOLDER = {"callstate_client": "client", "callstate_sidecar": "sidecar"}
 
 # What of the client the daemon may use: values and the wire, not what talks to a daemon.
-SHARED = ("errors", "ids", "times", "history", "model", "protocol", "store")
+SHARED = ("errors", "ids", "times", "history", "model", "merge", "protocol", "store")
 
 # Tested without a loop and shared by the asyncio and the blocking front, so neither may creep in.
 SANS_IO = {

@@ -432,6 +432,12 @@ def test_a_descriptor_that_somebody_made_non_blocking(blocks: bool, threads: Thr
         theirs.sendall(b'{"jsonrpc":"2.0","id":1,')
         theirs.sendall(b'"result":{}}\n')
         assert asked.result(WITHIN_S) == sync.BEAT_ANSWERED
+        long = b"x" * 1_000_000 + b"\n"  # more than a socket holds, so it goes in parts
+        asked = threads.submit(connection.exchange, long, WITHIN_S, until)
+        with theirs.makefile("rb") as lines:
+            assert lines.readline() == long
+        theirs.sendall(sync.BEAT_ANSWERED)
+        assert asked.result(WITHIN_S) == sync.BEAT_ANSWERED
 
 
 # -- connections that go ----------------------------------------------------------------------------------------
@@ -475,6 +481,27 @@ def test_what_the_peer_never_had_may_be_sent_whatever_it_is(
     assert again.request()["method"] == "session.claim_next"
     again.reply(None)
     assert asked.result(WITHIN_S) == b'{"jsonrpc":"2.0","id":1,"result":null}\n'
+
+
+def test_all_that_were_idle_are_left_with_the_first_that_is_lost(
+    peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    pings = [threads.submit(store.ping) for _ in range(5)]
+    sides = [side, *(peer.accept() for _ in range(4))]
+    for one in sides:
+        one.line()
+    for one in sides:
+        one.reply({})
+    for ping in pings:
+        ping.result(WITHIN_S)
+    for one in sides:
+        one.close()
+    ping = threads.submit(store.ping)
+    again = peer.accept()
+    again.line()
+    again.reply({})
+    ping.result(WITHIN_S)
+    assert len(store._pool._ours().idle) == len(store._pool._ours()._all) == 1
 
 
 @pytest.mark.parametrize("later", [OPS_REMEMBERED - 1, OPS_REMEMBERED])
@@ -713,6 +740,40 @@ def test_a_heartbeat_that_was_sent_before_is_refused_after_closing(
     with pytest.raises(StoreClosedError):
         store.update_heartbeat("c1")
     assert side.line() == b""
+
+
+def test_closing_just_after_a_reply(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange = blocking.Connection.exchange
+
+    def then_close(*args: Any) -> bytes:
+        reply = exchange(*args)
+        store.close()
+        return reply
+
+    monkeypatch.setattr(blocking.Connection, "exchange", then_close)
+    stats = threads.submit(store.stats)
+    side.line()
+    side.reply({"a": 1})
+    assert stats.result(WITHIN_S) == {"a": 1}
+    assert side.line() == b""
+    assert store._pool._ours()._all == set()
+
+
+def test_closing_just_after_connecting(store: sync.Store, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = store._pool._attempt
+
+    def then_close(timeout_s: float) -> Any:
+        made = attempt(timeout_s)
+        store.close()
+        return made
+
+    monkeypatch.setattr(store._pool, "_attempt", then_close)
+    side.close()
+    with pytest.raises(StoreClosedError):
+        store.ping()
+    assert store._pool._ours()._all == set()
 
 
 def test_closing_while_the_daemon_is_away(

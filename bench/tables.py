@@ -1,0 +1,142 @@
+"""The tables of docs/performance.md, written anew by each full run between the marks that are there for them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from bench.targets import OURS, THEIRS
+
+Told = dict[str, Any]
+"""What `--json` wrote."""
+
+_MARKED: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def fill_in(document: Path, told: Told) -> None:
+    """Replace what lies between `<!-- figures: NAME -->` and `<!-- end -->` by that table."""
+
+    def table(found: re.Match[str]) -> str:
+        return f"{found[1]}{TABLES[found[2]](told)}\n{found[3]}"
+
+    text = document.read_text("utf-8")
+    document.write_text(_MARKED.sub(table, text), encoding="utf-8")
+
+
+def _table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+def _n(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _ratio(spread: Sequence[float]) -> str:
+    median, low, high = spread
+    return f"**{_n(median)}x** ({_n(low)} … {_n(high)})"
+
+
+def machine(told: Told) -> str:
+    """One sentence."""
+    packages = ", ".join(f"{name} {version}" for name, version in told["machine"]["packages"].items())
+    where = told["machine"]
+    return f"{where['cpus']} shared cores, Linux {where['kernel']}, Python {where['python']}; {packages}."
+
+
+def targets(told: Told) -> str:
+    """Figure, target, met or not."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for target in told["targets"]:
+            unit = target["unit"]
+            spread = f" ({_n(target['low'])} … {_n(target['high'])})" if target["low"] != target["high"] else ""
+            sign = "≥" if target["at_least"] else "≤"
+            met = "met" if target["met"] else "**not met**"
+            figure = f"{_n(target['median'])}{unit}{spread}"
+            yield target["target"], figure, f"{sign} {_n(target['limit'])}{unit}", met
+
+    return _table(("figure", "measured", "target", ""), rows())
+
+
+def throughput(told: Told) -> str:
+    """callstate's requests a second over each peer's."""
+    peers = [name for name in told["comparisons"][0]["sides"] if name != OURS]
+
+    def rows() -> Iterator[Sequence[str]]:
+        for cell in told["comparisons"]:
+            ratios = [
+                _ratio(cell["sides"][peer]["throughput_ratio"]) if peer in cell["sides"] else "" for peer in peers
+            ]
+            yield cell["operation"], str(cell["turns"]), str(cell["tasks"]), *ratios
+
+    return _table(("operation", "turns", "tasks", *(f"vs {peer}" for peer in peers)), rows())
+
+
+def requests(told: Told) -> str:
+    """What one request takes on either side."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for cell in told["comparisons"]:
+            ours, theirs = cell["sides"][OURS], cell["sides"][THEIRS]
+            yield (
+                cell["operation"], str(cell["turns"]), str(cell["tasks"]),
+                *(f"{_n(ours[name])} / {_n(theirs[name])}" for name in ("p50_us", "p99_us")),
+                *(f"{_n(ours[name][0])} / {_n(theirs[name][0])}" for name in ("client_cpu_us", "server_cpu_us")),
+                f"{_n(ours['closing_flush_s'][0] * 1000)} ms" if ours["closing_flush_s"][0] else "",
+            )  # fmt: skip
+
+    head = ("operation", "turns", "tasks", "p50 µs", "p99 µs", "client CPU µs", "server CPU µs", "closing flush")
+    return _table(head, rows())
+
+
+def _growth(name: str, label: str) -> Callable[[Told], str]:
+    def table(told: Told) -> str:
+        curve = told["curves"][name]
+        numbers = next(iter(curve.values())).keys()
+
+        def rows() -> Iterator[Sequence[str]]:
+            for operation, costs in curve.items():
+                yield operation, *(_ratio(costs[number]["ratio"]) for number in numbers)
+
+        return _table((label, *(f"{int(number):,}" for number in numbers)), rows())
+
+    return table
+
+
+def dirty(told: Told) -> str:
+    """Heartbeats during flushes."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for number, figures in told["curves"]["dirty"]["heartbeat"].items():
+            yield (
+                f"{int(number):,}",
+                *(f"{_n(figures[name][0])} ms" for name in ("p50_ms", "p99_ms", "flush_ms")),
+            )
+
+    return _table(("sessions flushed", "beat p50", "beat p99", "the flush"), rows())
+
+
+def memory(told: Told) -> str:
+    """Resident memory over JSON."""
+    used = told["curves"]["memory"]["rss"]
+    return _table(
+        ("sessions", *(f"{int(count):,}" for count in used)),
+        iter([("memory / JSON", *(f"{_n(figures['of_json'])}x" for figures in used.values()))]),
+    )
+
+
+TABLES: Final[dict[str, Callable[[Told], str]]] = {
+    "machine": machine,
+    "targets": targets,
+    "throughput": throughput,
+    "requests": requests,
+    "turns": _growth("turns", "turns"),
+    "sessions": _growth("sessions", "sessions"),
+    "connections": _growth("connections", "connections"),
+    "dirty": dirty,
+    "memory": memory,
+}

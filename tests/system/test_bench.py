@@ -1,0 +1,82 @@
+"""The benchmark runs from end to end. Its figures are not judged here: so little measured says nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXTRA = ("coredis", "glide", "matplotlib")
+RATIO = re.compile(r"^\S.* [\d.]+(?:x| ms)(?: \(.* … .*\))? +[<>]= [\d.]+(?:x| ms) +(?:met|NOT MET)\b")
+
+pytestmark = pytest.mark.system
+
+
+def bench(*args: str | Path, tmp_path: Path) -> str:
+    """What a run prints; it must leave nothing behind where temporary files go."""
+    left = tmp_path / "temporary"
+    left.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", *args],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(left)},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(left.iterdir())
+    return done.stdout
+
+
+@pytest.mark.timeout(120)
+def test_every_target_gets_its_line_and_its_figure(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    lines = bench("quick", "--tiny", "--json", file, tmp_path=tmp_path).splitlines()
+    assert [line for line in lines[:-1] if not RATIO.match(line)] == []
+    told = json.loads(file.read_text())
+    assert len(told["targets"]) == len(lines) - 1 == 22
+    assert all(target["low"] <= target["median"] <= target["high"] for target in told["targets"])
+    for target, line in zip(told["targets"], lines, strict=False):
+        reached = target["median"] >= target["limit"] if target["at_least"] else target["median"] <= target["limit"]
+        assert reached == target["met"] == ("NOT MET" not in line)
+
+
+@pytest.mark.timeout(120)
+def test_both_sides_are_measured_in_every_round_and_keep_their_lengths(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    bench("quick", "--tiny", "--only", "add_turn", "load", "--json", file, tmp_path=tmp_path)
+    cells = json.loads(file.read_text())["comparisons"]
+    asked = {(cell["operation"], cell["turns"], cell["tasks"]) for cell in cells}
+    assert asked >= {("add_turn", 20, 32), ("add_turn", 200, 32), ("load", 20, 1), ("load", 200, 32)}
+    for cell in cells:
+        ours, theirs = cell["sides"]["callstate"], cell["sides"]["redis-py RedisStore"]
+        assert ours["requests"] > 0 < theirs["requests"]
+        assert ours["p50_us"] <= ours["p99_us"]
+        low, high = theirs["throughput_ratio"][1:]
+        rate, other = ours["throughput_per_s"], theirs["throughput_per_s"]
+        assert rate[1] / other[2] <= high * 1.01
+        assert low <= rate[2] / other[1] * 1.01
+
+
+@pytest.mark.skipif(not all(map(find_spec, EXTRA)), reason="needs the `bench` extra, which `make bench` installs")
+@pytest.mark.timeout(240)
+def test_a_full_run_fills_tables_and_draws_small_plots(tmp_path: Path) -> None:
+    document = tmp_path / "performance.md"
+    document.write_text((ROOT / "docs" / "performance.md").read_text())
+    file = tmp_path / "figures.json"
+    bench("full", "--tiny", "--json", file, "--docs", tmp_path, tmp_path=tmp_path)
+    text = document.read_text()
+    assert text.count("<!-- figures:") == text.count("<!-- end -->") == len(re.findall(r"-->\n[^<]+<!-- end", text))
+    plots = {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
+    assert set(plots) == set(re.findall(r"\((performance-\w+\.svg)\)", text))
+    assert all(len(plot) < 100_000 for plot in plots.values())
+    assert json.loads(file.read_text())["curves"].keys() == {"turns", "sessions", "connections", "memory", "dirty"}
