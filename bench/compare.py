@@ -77,4 +77,7 @@ async def compare(
         for side in able if number % 2 else reversed(able):
             sample = await take(side, operation, ids, adds=adds, tasks=tasks, seconds=seconds)
             samples[side.name].append(sample)
+    for side in able:
+        if await side.turns(ids[0]) not in (turns, None):
+            raise RuntimeError(f"{side.name} was not measured at {turns} turns")
     return Cell(operation, turns, tasks, samples)

@@ -11,8 +11,9 @@ from typing import Final
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
 from callstate_sidecar.commands import Context
-from callstate_sidecar.document import Document, read_head
+from callstate_sidecar.document import Document
 from callstate_sidecar.entry import Entry
+from callstate_sidecar.head import read_head
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.logs import TextFormatter

@@ -98,6 +98,10 @@ class ManyConnections:
         """Through the first."""
         await self._sides[0].restore(session_ids)
 
+    async def turns(self, session_id: str) -> int | None:
+        """Through the first."""
+        return await self._sides[0].turns(session_id)
+
     async def settle(self) -> float:
         """Through the first."""
         return await self._sides[0].settle()

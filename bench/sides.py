@@ -43,6 +43,10 @@ class Side(Protocol):
         """Give these sessions the length back that they had."""
         ...
 
+    async def turns(self, session_id: str) -> int | None:
+        """How long this session's history is; None where that is no matter."""
+        ...
+
     async def settle(self) -> float:
         """Return when the store has everything; gives how long that took, seconds."""
         ...
@@ -115,6 +119,10 @@ class Sidecar:
 
         await asyncio.gather(*(save() for _ in range(SAVERS)))
         await self.settle()
+
+    async def turns(self, session_id: str) -> int | None:
+        """What the daemon says."""
+        return (await self._store.get(session_id, "none")).turn_count
 
     async def settle(self) -> float:
         """The daemon's own barrier."""
@@ -196,6 +204,10 @@ class RedisStore:
             document = self._documents[session_id]
             await self._driver.put(self._prefix + session_id, document, self._active, session_id)
 
+    async def turns(self, session_id: str) -> int | None:
+        """Those of the document."""
+        return len((await self._load(session_id))["history"])
+
     async def settle(self) -> float:
         """Nothing waits."""
         return 0.0
@@ -231,6 +243,10 @@ class ByHand:
 
     async def restore(self, session_ids: Iterable[str]) -> None:
         """Same."""
+
+    async def turns(self, session_id: str) -> int | None:
+        """Appending costs the same whatever is there."""
+        return None
 
     async def settle(self) -> float:
         """Nothing waits."""

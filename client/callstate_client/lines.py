@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 LINE_BYTES: Final = 1024 * 1024
 """Longest request line, newline included. A save of 5,000 turns fits; a runaway client does not."""
@@ -33,19 +33,15 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """The lines that `data` completes, without their newlines; None stands for one that was too long."""
-        end = data.rfind(b"\n")
-        if end < 0:
-            self._hold(data)
-            return []
-        if not self._size and not self._dropping and end < self._limit:
-            # the usual case: whole lines, none of which can be too long
-            lines: list[bytes | None] = [*data[:end].split(b"\n")]
-        else:
-            pieces = data[:end].split(b"\n")
-            lines = [self._finish(pieces[0])]
-            lines.extend(piece if len(piece) < self._limit else None for piece in pieces[1:])
-        if end + 1 < len(data):
-            self._hold(data[end + 1 :])
+        lines: list[bytes | None] = [*data.split(b"\n")]  # the one copy of a line that came whole
+        rest = cast(bytes, lines.pop())
+        if lines:
+            if self._size or self._dropping:
+                lines[0] = self._finish(cast(bytes, lines[0]))
+            if len(data) > self._limit:  # else none can be too long
+                lines = [line if line is None or len(line) < self._limit else None for line in lines]
+        if rest:
+            self._hold(rest)
         return lines
 
     def _hold(self, data: bytes) -> None:

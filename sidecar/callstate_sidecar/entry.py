@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from callstate_sidecar.document import MAX_US, Document, Head, count_turns, format_us, parse_us, read_head
+from callstate_sidecar.document import Document, count_turns
+from callstate_sidecar.head import Head, read_head
+from callstate_sidecar.instants import MAX_US, format_us, parse_us
 from callstate_sidecar.records import HistoryMode, OpResult, StateRecord
 from callstate_sidecar.stores.base import StoredMeta, StoredSession, Write
 

@@ -11,7 +11,7 @@ from enum import IntEnum
 import msgspec
 from msgspec import Struct
 
-from callstate_sidecar.document import Metrics
+from callstate_sidecar.head import Metrics
 
 
 class HistoryMode(IntEnum):

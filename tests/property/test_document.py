@@ -11,16 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec import Raw
 from msgspec import json as msgspec_json
 
-from callstate_sidecar.document import (
-    FOLD_BYTES,
-    HEAD_REST_BYTES,
-    Document,
-    count_turns,
-    format_us,
-    merge_patch,
-    parse_us,
-    read_head,
-)
+from callstate_client.merge import merge_patch
+from callstate_sidecar.document import FOLD_BYTES, HEAD_REST_BYTES, Document, count_turns
+from callstate_sidecar.head import read_head
+from callstate_sidecar.instants import format_us, parse_us
 
 EDGES = st.sampled_from([0, 1, 900, 2**62, 2**63 - 1, -(2**63)])
 STAMPS = ["2026-01-01T00:00:00.123456789Z", "0001-01-01T00:00:00Z", "2026-01-01T00:00:00+05:30"]

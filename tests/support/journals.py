@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from callstate_sidecar.cache import Cache
-from callstate_sidecar.document import Document, read_head
+from callstate_sidecar.document import Document
 from callstate_sidecar.entry import Entry
+from callstate_sidecar.head import read_head
 from callstate_sidecar.journal import Checkpointer, Files, Journal
 from callstate_sidecar.records import HistoryMode, TurnsRecord
 

@@ -23,8 +23,8 @@ from callstate_sidecar import records
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.commands import VERBS
 from callstate_sidecar.config import load_config
-from callstate_sidecar.document import Metrics
 from callstate_sidecar.exits import Exit
+from callstate_sidecar.head import Metrics
 from callstate_sidecar.journal import Checkpointer, Files, Journal
 from callstate_sidecar.journal import tool as journal_tool
 from callstate_sidecar.options import OPTIONS, SECTIONS

@@ -30,7 +30,7 @@ SIDECAR = (
     # what is configured, and what is below everything
     "exits", "host", "storeurl", "options", "configdoc", "config", "systemd", "logs", "clock", "metrics", "chore",
     # sessions, without I/O
-    "door", "document", "records", "stores.base", "entry", "cache", "liveness", "commands",
+    "door", "instants", "head", "document", "records", "stores.base", "entry", "cache", "liveness", "commands",
     "connection",
     # what keeps them
     "statedir", "journal", "stores.common", "stores.sqlite", "stores.redis", "readthrough", "writer", "reaper",
@@ -60,7 +60,18 @@ SANS_IO = {
         "asks",
         "inflight",
     ),
-    "callstate_sidecar": ("door", "document", "records", "entry", "cache", "liveness", "commands", "envelope"),
+    "callstate_sidecar": (
+        "door",
+        "instants",
+        "head",
+        "document",
+        "records",
+        "entry",
+        "cache",
+        "liveness",
+        "commands",
+        "envelope",
+    ),
 }
 IO_MODULES = ("asyncio", "socket", "selectors", "select", "threading", "uvloop", "subprocess")
 

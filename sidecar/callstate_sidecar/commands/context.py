@@ -23,8 +23,8 @@ from callstate_client.ids import (
 from callstate_client.times import ZERO_TIME
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
-from callstate_sidecar.document import format_us, parse_us
 from callstate_sidecar.entry import Entry
+from callstate_sidecar.instants import format_us, parse_us
 from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.options import LimitsConfig
 

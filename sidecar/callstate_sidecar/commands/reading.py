@@ -26,9 +26,9 @@ from callstate_sidecar.commands.context import (
     checked_labels,
     ended_error,
 )
-from callstate_sidecar.document import parse_us
 from callstate_sidecar.door import check_time
 from callstate_sidecar.entry import Entry
+from callstate_sidecar.instants import parse_us
 
 
 def load(ctx: Context, p: LoadParams) -> bytes:

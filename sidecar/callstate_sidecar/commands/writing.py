@@ -22,9 +22,11 @@ from callstate_client.protocol import (
     UpdateParams,
 )
 from callstate_sidecar.commands.context import Context, checked_id, checked_labels, checked_word
-from callstate_sidecar.document import HEAD_REST_BYTES, Document, Head, format_us, read_head
+from callstate_sidecar.document import HEAD_REST_BYTES, Document
 from callstate_sidecar.door import TurnDoor, check_json, check_turn, check_turns, stamped
 from callstate_sidecar.entry import Entry
+from callstate_sidecar.head import Head, read_head
+from callstate_sidecar.instants import format_us
 from callstate_sidecar.records import HistoryMode, TurnsRecord
 
 MAX_DETAIL_BYTES = 1024

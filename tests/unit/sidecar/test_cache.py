@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from callstate_sidecar.cache import MAX_MISSES, MISS_TTL_S, NO_GRAVE, Cache, Grave
-from callstate_sidecar.document import Document, read_head
+from callstate_sidecar.document import Document
 from callstate_sidecar.entry import Entry
+from callstate_sidecar.head import read_head
 from callstate_sidecar.records import GoneRecord, HistoryMode, Record, StateRecord, TurnsRecord
 from callstate_sidecar.stores.base import StoredMeta, StoredSession, Write
 from support.clock import START_US

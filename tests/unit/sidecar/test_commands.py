@@ -20,8 +20,8 @@ from callstate_client.errors import (
     WireError,
 )
 from callstate_sidecar.commands import VERBS
-from callstate_sidecar.document import parse_us
 from callstate_sidecar.envelope import Refused, read_request
+from callstate_sidecar.instants import parse_us
 from callstate_sidecar.liveness import Phase
 from callstate_sidecar.options import LimitsConfig, ReaperConfig, StoreConfig
 from support.clock import START_US

@@ -8,22 +8,12 @@ import pytest
 from msgspec import Raw
 
 from callstate_client.errors import ConflictError, InvalidParamsError, ParseError
+from callstate_client.merge import merge_patch
 from callstate_client.model import SessionState
-from callstate_sidecar.document import (
-    FOLD_BYTES,
-    FOLD_CHUNKS,
-    MAX_US,
-    MIN_US,
-    Document,
-    Head,
-    Metrics,
-    count_turns,
-    format_us,
-    merge_patch,
-    parse_us,
-    read_head,
-)
+from callstate_sidecar.document import FOLD_BYTES, FOLD_CHUNKS, Document, count_turns
 from callstate_sidecar.door import TurnDoor
+from callstate_sidecar.head import Head, Metrics, read_head
+from callstate_sidecar.instants import MAX_US, MIN_US, format_us, parse_us
 from support.documents import GO_DOCUMENTS, go_document
 
 INT64_MAX = 2**63 - 1

@@ -7,8 +7,10 @@ import json
 import pytest
 
 from callstate_client.errors import InvalidParamsError
-from callstate_sidecar.document import MAX_US, Document, Metrics, count_turns, read_head
+from callstate_sidecar.document import Document, count_turns
 from callstate_sidecar.entry import KEPT_OPS, Entry
+from callstate_sidecar.head import Metrics, read_head
+from callstate_sidecar.instants import MAX_US
 from callstate_sidecar.records import HistoryMode, OpResult, StateRecord, decode_record, encode_record
 from callstate_sidecar.stores.base import StoredMeta, StoredSession
 from support.clock import START_US

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from callstate_sidecar.document import Metrics
+from callstate_sidecar.head import Metrics
 from callstate_sidecar.records import (
     GoneRecord,
     HistoryMode,

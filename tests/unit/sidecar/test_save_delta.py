@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from support.core import Core
-
 from callstate_sidecar.records import HistoryMode, StateRecord
+from support.core import Core
 
 
 def turns(count: int) -> list[dict[str, object]]:
