@@ -42,13 +42,17 @@ class Driver(Protocol):
         ...
 
 
+MAX_CONNECTIONS: Final = 512
+"""redis-py takes a connection for each command under way, and refuses after a hundred."""
+
+
 class RedisPy:
-    """redis-py, with the connection pool it makes by itself: a connection a command under way."""
+    """redis-py, with the connection pool it makes by itself."""
 
     name = "redis-py"
 
     def __init__(self, path: Path) -> None:
-        self._redis: Any = Redis(unix_socket_path=str(path))
+        self._redis: Any = Redis(unix_socket_path=str(path), max_connections=MAX_CONNECTIONS)
         self.get = self._redis.get
         self.push = self._redis.rpush
         self.members = self._redis.smembers

@@ -21,7 +21,7 @@ from callstate_client.model import SessionState, encode_members
 from callstate_client.patches import head_patch, turn_patch
 from callstate_client.protocol import FlushResult, LoadResult
 from callstate_client.store import Record
-from callstate_client.times import format_time, now, parse_time
+from callstate_client.times import format_time
 
 FLUSH_S: Final = 10.0
 """How long a flush is tried, seconds; the store behind is written to five times a second while it is up."""
@@ -210,7 +210,7 @@ def save(
 
     def result(line: bytes) -> int:
         saved = protocol.decode_save(line)
-        state.updated_at = parse_time(saved.updated_at)
+        state.saved_at(saved.updated_at)
         return saved.version
 
     return Ask("session.save", params, result, state.id)
@@ -232,7 +232,7 @@ def add_turn(
     op: str,
 ) -> Ask[int]:
     """A turn to append."""
-    turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
+    turn = Turn(role, content, timestamp=at, duration_ms=duration_ms, extra=extra)
     checks.check_turn(turn)
     encoded = msgspec.Raw(encode_members(turn.to_dict()))
     return _mutation("session.add_turn", protocol.AddTurnParams(session_id=session_id, turn=encoded, op=op))

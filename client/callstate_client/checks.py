@@ -45,7 +45,7 @@ def check_free(value: Any, place: str) -> None:
             if depth > FREE_DEPTH:
                 raise DocumentError(f"{place} is nested deeper than {FREE_DEPTH}")
             children = node.values() if isinstance(node, dict) else node
-            todo.extend((child, depth + 1) for child in children)
+            todo.extend((child, depth + 1) for child in children if type(child) is not str)
         elif isinstance(node, float):
             if not math.isfinite(node):
                 raise DocumentError(f"{place} holds {node}, which JSON can't say")

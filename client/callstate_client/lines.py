@@ -8,6 +8,22 @@ LINE_BYTES: Final = 1024 * 1024
 """Longest request line, newline included. A save of 5,000 turns fits; a runaway client does not."""
 
 
+LONG_LINE_BYTES: Final = 500
+"""From this mean length on, searching for each newline is quicker than `split`, which looks at every byte."""
+
+
+def _split(data: bytes) -> list[bytes]:
+    if len(data) < LONG_LINE_BYTES * (data.count(b"\n") + 1):
+        return data.split(b"\n")
+    pieces: list[bytes] = []
+    start = 0
+    while (end := data.find(b"\n", start)) >= 0:
+        pieces.append(data[start:end])
+        start = end + 1
+    pieces.append(data[start:] if start else data)
+    return pieces
+
+
 class LineSplitter:
     """Cuts a byte stream into lines in bounded memory.
 
@@ -33,7 +49,7 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """The lines that `data` completes, without their newlines; None stands for one that was too long."""
-        lines: list[bytes | None] = [*data.split(b"\n")]  # the one copy of a line that came whole
+        lines: list[bytes | None] = [*_split(data)]
         rest = cast(bytes, lines.pop())
         if lines:
             if self._size or self._dropping:

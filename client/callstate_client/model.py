@@ -13,10 +13,11 @@ from typing import Any, Final
 import msgspec
 
 from callstate_client.errors import DocumentError
-from callstate_client.history import History, Turn, split_extra
-from callstate_client.times import ZERO_TIME, Instant, now
+from callstate_client.history import History, Turn, encode_members, split_extra
+from callstate_client.metrics import SessionMetrics, StrictMetricsWire, metrics_of
+from callstate_client.times import ZERO_TIME, Instant, format_time, now, now_text
 
-__all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn"]
+__all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn", "encode_members"]
 
 
 class Status:
@@ -43,49 +44,7 @@ class Role:
     AGENT: Final = "agent"
 
 
-class SessionMetrics(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What was counted in one call.
-
-    Args:
-        turn_count: turns added so far; raised by each turn, kept when the history is trimmed.
-        interruption_count: how often the caller spoke over the agent.
-        user_speech_duration_ms: speech of `user` turns, milliseconds.
-        agent_speech_duration_ms: speech of `agent` turns, milliseconds.
-        first_response_ms: from answer to the agent's first word, milliseconds; 0 is unknown and left out.
-        average_response_ms: mean time to respond, milliseconds; 0 is unknown and left out.
-        extra: members we don't know, written back inline.
-    """
-
-    turn_count: int = 0
-    interruption_count: int = 0
-    user_speech_duration_ms: int = 0
-    agent_speech_duration_ms: int = 0
-    first_response_ms: int = 0
-    average_response_ms: int = 0
-    extra: dict[str, Any] = msgspec.field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON members, as Go writes them."""
-        members: dict[str, Any] = {
-            "turn_count": self.turn_count,
-            "interruption_count": self.interruption_count,
-            "user_speech_duration_ms": self.user_speech_duration_ms,
-            "agent_speech_duration_ms": self.agent_speech_duration_ms,
-        }
-        if self.first_response_ms:
-            members["first_response_ms"] = self.first_response_ms
-        if self.average_response_ms:
-            members["average_response_ms"] = self.average_response_ms
-        return members | self.extra if self.extra else members
-
-
-class _MetricsWire(msgspec.Struct):
-    turn_count: int = 0
-    interruption_count: int = 0
-    user_speech_duration_ms: int = 0
-    agent_speech_duration_ms: int = 0
-    first_response_ms: int = 0
-    average_response_ms: int = 0
+_NULL: Final = msgspec.Raw(b"null")
 
 
 class StateWire(msgspec.Struct):
@@ -100,20 +59,25 @@ class StateWire(msgspec.Struct):
     from_: str = msgspec.field(name="from", default="")
     to: str = ""
     status: str = ""
-    history: list[msgspec.Raw] | None = None
-    metrics: dict[str, Any] | None = None
+    history: msgspec.Raw = _NULL
     recovery_data: Any = None
 
 
 class StrictStateWire(StateWire, forbid_unknown_fields=True):
     """The common document: no member that we don't know, so nothing has to be looked for a second time."""
 
+    metrics: StrictMetricsWire | None = None
+
+
+class LenientStateWire(StateWire):
+    """Any other."""
+
+    metrics: dict[str, Any] | None = None
+
 
 _STRICT = msgspec.json.Decoder(StrictStateWire)
-_LENIENT = msgspec.json.Decoder(StateWire)
-_MEMBERS = frozenset(StateWire.__struct_encode_fields__)
-_METRICS_MEMBERS = frozenset(_MetricsWire.__struct_fields__)
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+_LENIENT = msgspec.json.Decoder(LenientStateWire)
+_MEMBERS = frozenset(LenientStateWire.__struct_encode_fields__)
 
 
 class SessionState:
@@ -174,8 +138,8 @@ class SessionState:
         self._history = History(history or ())
         self.metrics = SessionMetrics() if metrics is None else metrics
         self.recovery_data = recovery_data
-        self.created_at = now() if created_at is None else created_at  # noqa: PLE0237 - a descriptor
-        self.updated_at = self.created_at if updated_at is None else updated_at  # noqa: PLE0237 - same
+        self._created_at = now_text() if created_at is None else format_time(created_at)
+        self._updated_at = self._created_at if updated_at is None else format_time(updated_at)
         self.extra: dict[str, Any] = {} if extra is None else extra
         self.history_from = 0
 
@@ -218,6 +182,10 @@ class SessionState:
         elif turn.role == Role.AGENT:
             self.metrics.agent_speech_duration_ms += turn.duration_ms
 
+    def saved_at(self, text: str) -> None:
+        """Set `updated_at` to what a store said, as text."""
+        self._updated_at = text
+
     def record_interruption(self) -> None:
         """Count one interruption (barge-in)."""
         self.metrics.interruption_count += 1
@@ -240,7 +208,7 @@ class SessionState:
         return encode_members(self.to_members())
 
     def to_members(self, *, with_history: bool = True) -> dict[str, Any]:
-        """The JSON members, in the Go package's order, the history still as encoded parts."""
+        """The JSON members, in the Go package's order, the history still as it is encoded."""
         members: dict[str, Any] = {
             "id": self.id,
             "created_at": self._created_at,
@@ -254,7 +222,7 @@ class SessionState:
         members["to"] = self.to
         members["status"] = self.status
         if with_history:
-            members["history"] = self._history.parts()
+            members["history"] = self._history.encoded()
         members["metrics"] = self.metrics.to_dict()
         if self.recovery_data not in (None, "", {}, []):
             members["recovery_data"] = self.recovery_data
@@ -303,24 +271,17 @@ def _restored(document: bytes, history_from: int) -> SessionState:
     return state
 
 
-def encode_members(members: Any) -> bytes:
-    """JSON of what `to_members` gave, or of a part of it.
-
-    Raises:
-        DocumentError: a value is not JSON's.
-    """
-    try:
-        return _encode(members)
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise DocumentError(f"the state can't be written as JSON: {error}") from error
-
-
-def from_wire(wire: StateWire, document: bytes | str | msgspec.Raw | None = None) -> SessionState:
+def from_wire(
+    wire: StrictStateWire | LenientStateWire, document: bytes | str | msgspec.Raw | None = None
+) -> SessionState:
     """The state a decoded document stands for.
 
     Args:
         wire: the document, one pass decoded.
         document: its bytes, where it may hold members we don't know.
+
+    Raises:
+        DocumentError: its history or its metrics are none.
     """
     state = SessionState.__new__(SessionState)
     state.id = wire.id
@@ -332,13 +293,8 @@ def from_wire(wire: StateWire, document: bytes | str | msgspec.Raw | None = None
     state.from_ = wire.from_
     state.to = wire.to
     state.status = wire.status
-    state._history = History.of_raw(wire.history or [])
-    known, extra = split_extra(wire.metrics or {}, _METRICS_MEMBERS)
-    try:
-        fields = msgspec.convert(known, _MetricsWire)
-    except msgspec.ValidationError as error:  # which knows the place in the metrics only
-        raise DocumentError(str(error).replace("at `$", "at `$.metrics")) from error
-    state.metrics = SessionMetrics(**{name: getattr(fields, name) for name in _METRICS_MEMBERS}, extra=extra)
+    state._history = History.of_json(wire.history)
+    state.metrics = metrics_of(wire.metrics)
     state.recovery_data = wire.recovery_data
     state.history_from = 0
     state.extra = {} if document is None else split_extra(msgspec.json.decode(document), _MEMBERS)[1]

@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from callstate_client.errors import InternalError, InvalidParamsError, WireError, from_wire
+from callstate_client.errors import DocumentError, InternalError, InvalidParamsError, WireError, from_wire
 from callstate_client.lines import LINE_BYTES, LineSplitter
 from callstate_client.model import SessionState, StrictStateWire
 from callstate_client.model import from_wire as state_from_wire
@@ -130,7 +130,7 @@ class LoadResult(Struct, Generic[SessionT], kw_only=True):
     version: int
     epoch: int = 0
     turn_count: int = 0
-    history_from: int = 0
+    history_from: int | None = None
     owner: str | None = None
     ended_reason: str | None = None
     labels: dict[str, str] = {}
@@ -283,18 +283,40 @@ _decode_plain_load = msgspec.json.Decoder(Reply[LoadResult[StrictStateWire]]).de
 decode_any_load = result_decoder(LoadResult[Raw])
 
 
+_HISTORY: Final = b',"history":[{'
+_BEHIND_HISTORY: Final = b'}]},"history_from":'
+_BESIDE_BYTES: Final = 4096
+"""How far from the end of a load's reply the end of its history is looked for: what is beside a session is short."""
+
+
 def decode_load(line: bytes) -> LoadResult[SessionState]:
     """The result of a load or claim, from its whole reply line in one pass where nothing in it is unknown.
+
+    The turns are passed over where the reply has the form that daemons give it. A quote behind a comma opens a
+    name (a closing one would have to be followed by punctuation), so what is found is no part of a text; were it
+    a member of something nested, the brackets of what is left would not match.
 
     Raises:
         WireError: the reply says so.
         DocumentError: the session in it is no session document.
     """
+    start = line.find(_HISTORY) + len(_HISTORY) - 2
+    end = line.rfind(_BEHIND_HISTORY, max(start, len(line) - _BESIDE_BYTES)) + 2
     try:
-        plain = _result(_decode_plain_load(line))
-    except msgspec.ValidationError:  # a member that this version does not know, or a wrong one
+        if start >= len(_HISTORY) - 2 and end > start:
+            try:
+                plain = _result(_decode_plain_load(b"%bnull%b" % (line[:start], line[end:])))
+            except msgspec.ValidationError:
+                raise
+            except msgspec.DecodeError:
+                plain = _result(_decode_plain_load(line))
+            else:
+                plain.session.history = Raw(memoryview(line)[start:end])
+        else:
+            plain = _result(_decode_plain_load(line))
+        return _with_state(plain, state_from_wire(plain.session))
+    except (msgspec.ValidationError, DocumentError):  # a member that this version does not know, or a wrong one
         return load_result(decode_any_load(line))
-    return _with_state(plain, state_from_wire(plain.session))
 
 
 def load_result(result: LoadResult[Raw]) -> LoadResult[SessionState]:
@@ -304,7 +326,10 @@ def load_result(result: LoadResult[Raw]) -> LoadResult[SessionState]:
 
 def _with_state(result: LoadResult[Any], state: SessionState) -> LoadResult[SessionState]:
     # by what came, not by what was asked: `history: "none"` is a part too
-    state.history_from = max(0, result.turn_count - len(state.history))
+    if result.history_from is not None and state.history:
+        state.history_from = result.history_from
+    else:
+        state.history_from = max(0, result.turn_count - len(state.history))
     result.session = state
     return result
 

@@ -48,20 +48,6 @@ def turn(number: int) -> dict[str, Any]:
     return {"role": "user", "content": f"turn {number}", "timestamp": TIME, "duration_ms": number}
 
 
-class OneShotDisk(BadDisk):
-    """A disk that may also fail just once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.once = 0
-
-    def write(self, fd: int, data: bytes, at: int) -> None:
-        if self.once:
-            self.once -= 1
-            raise ENOSPC
-        super().write(fd, data, at)
-
-
 class CoreMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +78,7 @@ class CoreMachine(RuleBasedStateMachine):
         self.loop.run_until_complete(self.start(None))
 
     async def start(self, before: Core | None) -> None:
-        self.disk = OneShotDisk()
+        self.disk = BadDisk()
         self.journal = Journal(self.directory, checkpoint_min_bytes=1 << 30, segment_bytes=1 << 16, files=self.disk)
         core = Core(journal=self.journal)
         if before is not None:
@@ -164,7 +150,7 @@ class CoreMachine(RuleBasedStateMachine):
         async def serve() -> None:
             made = [self.params(*request) for request in wanted]
             self.disk.once = {"once": 1, "twice": 3}.get(fails, 0)  # the attempt to wipe counts
-            self.disk.error = ENOSPC if fails == "always" else None
+            self.disk.error = None if fails == "no" else ENOSPC
             if meanwhile:
                 self.core.memory.let_go()
             ids = self.peer.send(*made)

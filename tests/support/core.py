@@ -32,16 +32,24 @@ TIME = "2026-01-01T00:00:00Z"
 
 
 class BadDisk(Files):
-    """File calls that write nothing while `error` is set."""
+    """File calls of which writing fails when it is told to.
+
+    `error`, while set, is raised; `once` is how many times it is, and then no more, 0 for as long as it is set.
+    """
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.once = 0
         self.appends = 0
 
     def write(self, fd: int, data: bytes, at: int) -> None:
         """Write, or refuse to."""
-        if self.error is not None:
-            raise self.error
+        error = self.error
+        if error is not None:
+            if self.once:
+                self.once -= 1
+                self.error = error if self.once else None
+            raise error
         self.appends += 1
         super().write(fd, data, at)
 

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 # in it; inside of a package the same rule is not looked at. New modules have to be given their place here.
 CLIENT = (
     # values and the wire, without I/O
-    "errors", "ids", "lines", "times", "history", "model", "params", "protocol", "store", "merge",
-    "checks", "patches",
+    "errors", "ids", "lines", "times", "history", "metrics", "model", "params", "protocol", "store",
+    "merge", "checks", "patches",
     "asks", "rules", "clock", "patience",
     # the store in memory, and the ways to the daemon
     "shelf", "engine_reads", "engine", "discovery", "inflight", "link", "blocking", "pool",
@@ -51,6 +51,7 @@ SANS_IO = {
         "lines",
         "times",
         "history",
+        "metrics",
         "model",
         "params",
         "protocol",

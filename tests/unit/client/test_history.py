@@ -15,7 +15,7 @@ RAW = b'{"role":"user","content":"hello","timestamp":"2026-01-02T03:04:05.123456
 
 
 def raw_history(*turns: bytes) -> History:
-    return History.of_raw([msgspec.Raw(turn) for turn in turns])
+    return History.of_json(msgspec.Raw(b"[%b]" % b",".join(turns)))
 
 
 def test_a_turn_is_now_unless_told() -> None:

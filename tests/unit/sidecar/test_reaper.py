@@ -1,0 +1,315 @@
+"""The tick: dead calls are ended with all they have, live ones never, however long the daemon itself slept."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callstate_client.errors import SessionEndedError
+from callstate_sidecar import reaper as reaper_module
+from callstate_sidecar.journal import Journal
+from callstate_sidecar.liveness import Phase
+from callstate_sidecar.options import ReaperConfig
+from callstate_sidecar.reaper import ACTS_A_TICK, STALL_S
+from support.core import BadDisk, Core
+from support.stores import down
+
+pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and there is no I/O
+
+TIMEOUT_S, GRACE_S, RETENTION_S = 30.0, 30.0, 300.0
+
+
+def pass_time(core: Core, seconds: float) -> int:
+    core.clock.advance(seconds)
+    return core.reaper.tick(core.clock.live())
+
+
+async def test_silence_makes_suspect_and_more_of_it_ends() -> None:
+    core = Core()
+    await core.save("a", labels={"app": "x"})
+    await core.turn("a", "last words")
+    core.clock.advance(4.0)
+    await core.call("session.heartbeat", session_id="a")
+    assert pass_time(core, TIMEOUT_S - 0.001) == 0
+    assert pass_time(core, 0.001) == 1
+    assert core.liveness.phase("a") is Phase.SUSPECT
+    assert not core.entry("a").ended
+    assert pass_time(core, GRACE_S - 0.001) == 0
+    assert pass_time(core, 0.001) == 1
+    loaded = await core.call("session.load", session_id="a")
+    assert loaded["session"]["status"] == "ended"
+    assert loaded["ended_reason"] == "heartbeat_timeout"
+    assert loaded["session"]["updated_at"] == "2026-01-01T00:00:04Z", "the last evidence"
+    assert loaded["session"]["history"][0]["content"] == "last words"
+    assert loaded["labels"] == {"app": "x"}
+    assert (await core.call("session.list_active"))["session_ids"] == []
+    with pytest.raises(SessionEndedError) as late:
+        await core.call("session.heartbeat", session_id="a")
+    assert late.value.reason == "heartbeat_timeout"
+    assert late.value.ended_at == "2026-01-01T00:01:04Z"
+    assert core.metrics.counters == core.metrics.counters | {"suspected": 1, "reaped": 1}
+
+
+async def test_a_reaped_session_reaches_store_and_journal_with_all_it_has() -> None:
+    core = Core()
+    await core.save("a")
+    await core.turn("a")
+    pass_time(core, TIMEOUT_S)
+    pass_time(core, GRACE_S)
+    await core.writer._round()
+    row = core.memory.rows["a"]
+    document = json.loads(row.document or b"")
+    assert (document["status"], len(document["history"])) == ("ended", 1)
+    assert row.meta is not None
+    assert (row.meta.ended_reason, row.meta.reaped) == ("heartbeat_timeout", True)
+    assert core.memory.active == set()
+    replayed = core.replayed().entries["a"]
+    assert (replayed.ended, replayed.reaped, replayed.doc.turn_count) == (True, True, 1)
+
+
+async def test_a_suspect_that_beats_lives_on() -> None:
+    core = Core()
+    await core.save("a")
+    for _ in range(3):
+        pass_time(core, TIMEOUT_S)
+        assert core.liveness.phase("a") is Phase.SUSPECT
+        core.clock.advance(GRACE_S - 0.001)
+        await core.call("session.heartbeat", session_id="a")
+        assert core.reaper.tick(core.clock.live()) == 0
+        assert core.liveness.phase("a") is Phase.LIVE
+
+
+async def test_what_ended_leaves_after_a_while_and_is_read_from_the_store() -> None:
+    core = Core()
+    await core.save("a")
+    await core.call("session.end", session_id="a", reason="hangup")
+    await core.writer._round()
+    pass_time(core, RETENTION_S - 0.001)
+    assert "a" in core.cache.entries
+    pass_time(core, 0.001)
+    assert not core.cache.entries
+    assert len(core.liveness) == 0
+    assert not core.replayed().entries, "after a restart too"
+    loaded = await core.call("session.load", session_id="a")
+    assert loaded["ended_reason"] == "hangup"
+    assert core.memory.reads == ["a", "a"], "once before it was created, and now"
+
+
+@pytest.mark.parametrize("why", ["down", "cut", "flying", "rejected", "renewed"])
+async def test_what_the_store_may_not_have_stays_hot(why: str) -> None:
+    core = Core()
+    await core.save("a")
+    await core.call("session.end", session_id="a")
+    memory = core.memory
+    task = None
+    if why == "down":
+        memory.failure = down
+    memory.cut = why == "cut"
+    memory.rejected = {"a"} if why == "rejected" else set()
+    if why == "flying":
+        memory.hold()
+    round_ = asyncio.ensure_future(core.writer._round())
+    if why == "flying":
+        await memory.called.wait()
+        task = round_
+    else:
+        await round_
+    if why == "renewed":
+        core.cache.mark_stale("a", 0.0, 10)
+    for _ in range(3):
+        pass_time(core, RETENTION_S)
+        assert "a" in core.cache.entries
+    memory.failure, memory.cut, memory.rejected = None, False, set()
+    memory.let_go()
+    if task is not None:
+        await task
+    if why == "rejected":
+        await core.turn("a")  # tried again with the next change
+    await core.writer._round()
+    pass_time(core, RETENTION_S)
+    assert not core.cache.entries
+
+
+async def test_many_that_are_due_at_once_are_ended_in_slices() -> None:
+    core = Core(reaper=ReaperConfig(grace_s=0))
+    count = 3 * ACTS_A_TICK + 7
+    for number in range(count):
+        await core.save(f"s{number}")
+    core.clock.advance(TIMEOUT_S)
+    now, ticks = core.clock.live(), 0
+    while acts := core.reaper.tick(now):
+        assert acts <= ACTS_A_TICK
+        ticks += 1
+    assert ticks == -(-2 * count // ACTS_A_TICK), "each is suspected, then ended"
+    assert core.cache.by_status == {"ended": count}
+
+
+async def test_an_undone_end_gives_the_call_its_time_again(tmp_path: Path) -> None:
+    """A full disk ends nobody: what was not journaled has not happened."""
+    disk = BadDisk()
+    journal = Journal(tmp_path, checkpoint_min_bytes=1 << 30, segment_bytes=1 << 16, files=disk)
+    journal.start()
+    core = Core(journal=journal)
+    await core.save("a")
+    pass_time(core, TIMEOUT_S)
+    disk.error = OSError(errno.ENOSPC, "No space left on device")
+    pass_time(core, GRACE_S)
+    entry = core.entry("a")
+    assert (entry.ended, entry.reaped, entry.ended_reason) == (False, False, "")
+    assert core.liveness.phase("a") is Phase.LIVE
+    assert "a" in core.cache.dirty
+    await core.call("session.heartbeat", session_id="a")
+    disk.error = None
+    pass_time(core, TIMEOUT_S)
+    pass_time(core, GRACE_S)
+    assert entry.reaped
+    journal.close()
+
+
+async def test_an_undone_limit_limits_nothing(tmp_path: Path) -> None:
+    disk = BadDisk()
+    journal = Journal(tmp_path, checkpoint_min_bytes=1 << 30, segment_bytes=1 << 16, files=disk)
+    journal.start()
+    core = Core(journal=journal)
+    await core.save("a")
+    disk.error = OSError(errno.ENOSPC, "No space left on device")
+    await core.save("a", max_duration_s=5.0, heartbeat_timeout_s=1.0)
+    disk.error = None
+    assert core.entry("a").max_duration_s is None
+    pass_time(core, 10.0)
+    assert core.liveness.phase("a") is Phase.LIVE
+    journal.close()
+
+
+# -- the daemon's own sleep --------------------------------------------------------------------------------------
+
+
+class Stop(Exception):  # noqa: N818 - ends the test's loop
+    """Enough."""
+
+
+def scripted_sleep(
+    core: Core, monkeypatch: pytest.MonkeyPatch, sleeps: list[float | Callable[[], Any]]
+) -> list[float]:
+    """Let the reaper run through these: each `sleep` takes so long as is said, or does what is said."""
+    asked: list[float] = []
+
+    async def sleep(delay: float) -> None:
+        asked.append(delay)
+        if not sleeps:
+            raise Stop
+        step = sleeps.pop(0)
+        if callable(step):
+            step = step()
+        core.clock.advance(delay if step is None else step)
+
+    monkeypatch.setattr(reaper_module.asyncio, "sleep", sleep)
+    return asked
+
+
+async def run(core: Core) -> None:
+    with pytest.raises(Stop):
+        await core.reaper._run()
+
+
+async def test_the_daemons_sleep_is_nobodys_silence(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    core = Core(reaper=ReaperConfig(tick_s=0.1))
+    await core.save("a")
+    scripted_sleep(core, monkeypatch, [0.1, 3600.0, 0.1, 0.1])
+    await run(core)
+    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.clock.stalled_s == pytest.approx(3599.9)
+    assert "stood still for 3599.9 s" in caplog.text
+    core.clock.advance(TIMEOUT_S)
+    core.reaper.tick(core.clock.live())
+    assert core.liveness.phase("a") is Phase.SUSPECT, "from then on time counts again"
+
+
+async def test_a_commit_that_took_long_is_nobodys_silence_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that hung: the beats of the meantime are still unread."""
+    core = Core(reaper=ReaperConfig(tick_s=0.1))
+    await core.save("a", heartbeat_timeout_s=100.0)
+    await core.save("b", heartbeat_timeout_s=1.0)
+    commit = core.commit
+
+    def slow_commit() -> None:
+        commit()
+        core.clock.advance(120.0)
+
+    core.reaper._commit = slow_commit
+    scripted_sleep(core, monkeypatch, [0.1] * 12 + [0.1, 0.1])
+    await run(core)
+    assert core.liveness.phase("b") is Phase.SUSPECT
+    assert core.liveness.phase("a") is Phase.LIVE
+
+
+async def test_what_waits_to_be_read_is_read_before_anybody_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = Core(reaper=ReaperConfig(tick_s=0.1, grace_s=0))
+    await core.save("a", heartbeat_timeout_s=0.15)
+    beat = core.begin
+
+    def read_the_beat() -> float:
+        beat("session.heartbeat", b'{"session_id":"a"}').result()
+        return 0.1
+
+    # asleep in the middle: on waking the reaper's turn may come first, and the beat sent meanwhile after it
+    scripted_sleep(core, monkeypatch, [0.1, 10.0, read_the_beat])
+    await run(core)
+    assert core.liveness.phase("a") is Phase.LIVE
+
+
+async def test_a_little_lateness_is_only_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = Core(reaper=ReaperConfig(tick_s=0.1))
+    scripted_sleep(core, monkeypatch, [0.1 + STALL_S / 2])
+    await run(core)
+    assert core.clock.stalled_s == 0
+    assert core.metrics.loop_lag_s == pytest.approx(STALL_S / 2)
+
+
+async def test_a_full_tick_is_followed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = Core(reaper=ReaperConfig(tick_s=0.1, heartbeat_timeout_s=1.0))
+    for number in range(ACTS_A_TICK + 1):
+        await core.save(f"s{number}")
+    core.clock.advance(1.0)
+    asked = scripted_sleep(core, monkeypatch, [0.1, reaper_module.AGAIN_S, 0.1])
+    await run(core)
+    assert asked == [0.1, reaper_module.AGAIN_S, 0.1, 0.1]
+    assert core.liveness.suspects == ACTS_A_TICK + 1
+
+
+async def test_a_fault_of_ours_does_not_end_the_watch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    core = Core(reaper=ReaperConfig(tick_s=0.1, heartbeat_timeout_s=0.1))
+    await core.save("a")
+    commit = core.reaper._commit
+
+    def broken() -> None:
+        core.reaper._commit = commit
+        raise ZeroDivisionError("oops")
+
+    core.reaper._commit = broken
+    await core.save("b", heartbeat_timeout_s=0.25)
+    scripted_sleep(core, monkeypatch, [0.1, 0.1, 0.1])
+    await run(core)
+    assert "a look at the deadlines failed" in caplog.text
+    assert core.liveness.suspects == 2
+
+
+async def test_it_starts_and_stops() -> None:
+    core = Core(reaper=ReaperConfig(tick_s=0.005, heartbeat_timeout_s=0.1))
+    await core.save("a")
+    core.clock.advance(1.0)
+    core.reaper.start()
+    while core.liveness.phase("a") is Phase.LIVE:
+        await asyncio.sleep(0)
+    await core.reaper.stop()
+    await core.reaper.stop()
