@@ -42,6 +42,9 @@ class Driver(Protocol):
         ...
 
 
+PATIENCE_MS: Final = 60_000
+"""valkey-glide gives up after 250 ms by itself, and 256 tasks may wait longer for a long reply."""
+
 MAX_CONNECTIONS: Final = 512
 """redis-py takes a connection for each command under way, and refuses after a hundred."""
 
@@ -91,7 +94,8 @@ class Glide:
         import glide  # noqa: PLC0415 - of the `bench` extra; a quick run does without
 
         address = glide.NodeAddress(unix_socket_path=str(path))
-        client = await glide.GlideClient.create(glide.GlideClientConfiguration([address]))
+        config = glide.GlideClientConfiguration([address], request_timeout=PATIENCE_MS)
+        client = await glide.GlideClient.create(config)
         return cls(client, glide.ExpirySet(glide.ExpiryType.SEC, TTL_S), glide.Batch)
 
     async def put(self, key: str, document: bytes, members: str, member: str) -> None:

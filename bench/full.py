@@ -57,7 +57,7 @@ class Reach:
     restored: int = 100_000
 
 
-WHOLE: Final = Reach(Effort(rounds=7, seconds=0.2, beats=2000, batches=100, memory_sessions=20_000))
+WHOLE: Final = Reach(Effort(rounds=5, seconds=0.2, beats=2000, batches=100, memory_sessions=20_000))
 TINY: Final = Reach(
     TINY_EFFORT, tasks=(1, 32), lengths=(20, 60), sessions=(100, 200), connections=(1, 4), dirty=(10,), restored=100
 )

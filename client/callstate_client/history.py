@@ -166,7 +166,7 @@ class History(MutableSequence[Turn]):
 
     @classmethod
     def of_json(cls, array: msgspec.Raw) -> History:
-        """A history still encoded: an array, or null. Its syntax has been checked by whoever found its end.
+        """A history still encoded: an array, or null. Turns are checked when they are looked at.
 
         Raises:
             DocumentError: it is neither.
@@ -208,7 +208,10 @@ class History(MutableSequence[Turn]):
         if self._array is not None:
             untouched = self._end == len(self._array) - 1
             whole = self._array if untouched else b"".join((memoryview(self._array)[: self._end], b"]"))
-            self._items[:0] = _ARRAY.decode(whole) or ()
+            try:
+                self._items[:0] = _ARRAY.decode(whole) or ()
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                raise DocumentError(f"not a history: {error}") from error
             self._array = None
         return self._items
 

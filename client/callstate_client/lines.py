@@ -9,18 +9,17 @@ LINE_BYTES: Final = 1024 * 1024
 
 
 LONG_LINE_BYTES: Final = 500
-"""From this mean length on, searching for each newline is quicker than `split`, which looks at every byte."""
+"""From about this length on, searching for each newline is quicker than `split`, which looks at every byte."""
 
 
-def _split(data: bytes) -> list[bytes]:
-    if len(data) < LONG_LINE_BYTES * (data.count(b"\n") + 1):
-        return data.split(b"\n")
+def _split_long(data: bytes) -> list[bytes]:
+    """What `data.split(b"\\n")` gives, for few newlines in much data."""
     pieces: list[bytes] = []
     start = 0
     while (end := data.find(b"\n", start)) >= 0:
         pieces.append(data[start:end])
         start = end + 1
-    pieces.append(data[start:] if start else data)
+    pieces.append(data[start:])
     return pieces
 
 
@@ -49,7 +48,9 @@ class LineSplitter:
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """The lines that `data` completes, without their newlines; None stands for one that was too long."""
-        lines: list[bytes | None] = [*_split(data)]
+        # the first line tells what kind of lines come
+        long = self._size > LONG_LINE_BYTES or data.find(b"\n", 0, LONG_LINE_BYTES) < 0
+        lines: list[bytes | None] = [*(_split_long(data) if long else data.split(b"\n"))]
         rest = cast(bytes, lines.pop())
         if lines:
             if self._size or self._dropping:

@@ -28,6 +28,9 @@ from callstate_client.protocol import LineSplitter, Params
 
 _log = logging.getLogger("callstate")
 
+LONG_LINE_BYTES: Final = 2048
+"""Requests that begin with such a long one are not joined."""
+
 WRITE_HIGH_BYTES: Final = 1024 * 1024
 WRITE_LOW_BYTES: Final = 256 * 1024
 """Unsent bytes at which writing pauses and resumes. Both set: uvloop's own low mark is 16 bytes."""
@@ -215,7 +218,11 @@ class Link:
             else:
                 call.connection = self.generation
                 lines.append(call.line)
-        wire.transport.write(b"".join(lines))
+        # joining what is long would copy it once more, into memory that is fresh each time
+        if len(lines) > 1 and len(lines[0]) < LONG_LINE_BYTES:
+            wire.transport.write(b"".join(lines))
+        else:
+            wire.transport.writelines(lines)
 
     # -- timeouts -----------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType, structs
 
 from callstate_client.errors import DocumentError, InternalError, InvalidParamsError, WireError, from_wire
 from callstate_client.lines import LINE_BYTES, LineSplitter
@@ -203,6 +203,11 @@ encode_json = msgspec.json.Encoder(decimal_format="number").encode
 _decode_incoming = msgspec.json.Decoder(Incoming).decode
 
 
+_ZERO: Final = Raw(b"0")
+_SESSION: Final = b'{"session":0'
+"""How a save's params begin, `session` being the first of them."""
+
+
 def encode_request(request_id: int | None, method: str, params: Params | None = None) -> bytes:
     """A request line, newline included. Without an id it is a notification, which gets no reply.
 
@@ -220,6 +225,9 @@ def encode_request(request_id: int | None, method: str, params: Params | None = 
     if params is None:
         return head.encode() + b"}\n"
     try:
+        if type(params) is SaveParams:  # its document is long: copied once, into memory of just that size
+            beside = encode_json(structs.replace(params, session=_ZERO))[len(_SESSION) :]
+            return b"".join((head.encode(), b',"params":{"session":', params.session, beside, b"}\n"))
         return b'%b,"params":%b}\n' % (head.encode(), encode_json(params))
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise InvalidParamsError(f"params that can't be written as JSON: {error}") from error
@@ -285,38 +293,45 @@ decode_any_load = result_decoder(LoadResult[Raw])
 
 _HISTORY: Final = b',"history":[{'
 _BEHIND_HISTORY: Final = b'}]},"history_from":'
+_MARK: Final = b"0"
 _BESIDE_BYTES: Final = 4096
-"""How far from the end of a load's reply the end of its history is looked for: what is beside a session is short."""
+"""How far from the end of a load's reply the end of its history is looked for; little is beside a session."""
 
 
 def decode_load(line: bytes) -> LoadResult[SessionState]:
     """The result of a load or claim, from its whole reply line in one pass where nothing in it is unknown.
 
-    The turns are passed over where the reply has the form that daemons give it. A quote behind a comma opens a
-    name (a closing one would have to be followed by punctuation), so what is found is no part of a text; were it
-    a member of something nested, the brackets of what is left would not match.
-
     Raises:
         WireError: the reply says so.
         DocumentError: the session in it is no session document.
     """
-    start = line.find(_HISTORY) + len(_HISTORY) - 2
-    end = line.rfind(_BEHIND_HISTORY, max(start, len(line) - _BESIDE_BYTES)) + 2
     try:
-        if start >= len(_HISTORY) - 2 and end > start:
-            try:
-                plain = _result(_decode_plain_load(b"%bnull%b" % (line[:start], line[end:])))
-            except msgspec.ValidationError:
-                raise
-            except msgspec.DecodeError:
-                plain = _result(_decode_plain_load(line))
-            else:
-                plain.session.history = Raw(memoryview(line)[start:end])
-        else:
-            plain = _result(_decode_plain_load(line))
+        plain = _result(_plain_load(line))
         return _with_state(plain, state_from_wire(plain.session))
     except (msgspec.ValidationError, DocumentError):  # a member that this version does not know, or a wrong one
         return load_result(decode_any_load(line))
+
+
+def _plain_load(line: bytes) -> Reply[LoadResult[StrictStateWire]]:
+    """A load's reply; its turns are passed over, not scanned, where it has the form that daemons give it.
+
+    A quote behind a comma opens a name (behind a closing one there would be punctuation), so what is found here
+    is no part of a text; where the two don't belong together, the brackets of what is left don't match; where
+    both belong to something nested, the mark does not come out as the session's history.
+    """
+    start = line.find(_HISTORY) + len(_HISTORY) - 2
+    end = line.rfind(_BEHIND_HISTORY, max(0, len(line) - _BESIDE_BYTES)) + 2
+    if len(_HISTORY) - 2 <= start < end:
+        try:
+            reply = _decode_plain_load(b"".join((line[:start], _MARK, line[end:])))
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            return _decode_plain_load(line)
+        if reply.result is not UNSET and bytes(reply.result.session.history) == _MARK:
+            reply.result.session.history = Raw(memoryview(line)[start:end])
+            return reply
+    return _decode_plain_load(line)
 
 
 def load_result(result: LoadResult[Raw]) -> LoadResult[SessionState]:

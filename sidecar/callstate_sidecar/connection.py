@@ -27,8 +27,8 @@ class Connection(asyncio.Protocol):
     any waits the socket is not read from: the kernel's buffers push back on the client."""
 
     __slots__ = (
-        "_backlog", "_blocked", "_loop", "_paused_reading", "_pending_bytes", "_scheduled", "_server", "_splitter",
-        "closing", "line_bytes", "out", "out_bytes", "transport", "waiting",
+        "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_scheduled", "_server",
+        "_splitter", "closing", "line_bytes", "out", "out_bytes", "transport", "waiting",
     )  # fmt: skip
 
     def __init__(self, server: Server, line_bytes: int) -> None:
@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
         self._pending_bytes = server.limits.pending_reply_bytes
         self._backlog: deque[bytes | None] = deque()
         self._blocked = False
+        self._ended = False
         self._scheduled = False
         self._paused_reading = False
         self.out: list[bytes] = []
@@ -68,6 +69,12 @@ class Connection(asyncio.Protocol):
             self._backlog.extend(lines)
             if not self._scheduled:
                 self._serve()
+
+    def eof_received(self) -> bool:
+        """asyncio: no more requests come (`printf … | nc -U`); those that came are answered before we hang up."""
+        self._ended = True
+        self._read_or_not()
+        return True
 
     def pause_writing(self) -> None:
         """asyncio: the client does not read its replies."""
@@ -101,14 +108,20 @@ class Connection(asyncio.Protocol):
 
     def serve_soon(self) -> None:
         """Go on serving in the next turn of the loop."""
-        if self._backlog and not self._scheduled:
-            self._scheduled = True
-            self._loop.call_soon(self._serve)
-        elif not self._backlog:
+        if self._backlog or self._ended:
+            if not self._scheduled:
+                self._scheduled = True
+                self._loop.call_soon(self._serve)
+        else:
             self._read_or_not()
 
     def _read_or_not(self) -> None:
-        """Read from the socket only while nothing waits here."""
+        """Read from the socket only while nothing waits here; hang up when nothing can come any more."""
+        if self._ended:
+            done = not (self._backlog or self.waiting or self.out_bytes)
+            if done and self.transport is not None:
+                self.transport.close()
+            return
         pause = bool(self._backlog)
         if pause is self._paused_reading or self.transport is None or self.transport.is_closing():
             return
@@ -141,7 +154,7 @@ class Connection(asyncio.Protocol):
         self.out_bytes -= len(data)
         if self.transport is not None and data:
             self.transport.write(data)
-            if self._backlog and not self._blocked:
+            if self._ended or (self._backlog and not self._blocked):
                 self.serve_soon()
 
     def flush(self) -> None:

@@ -45,6 +45,8 @@ class Services:
         self._metrics = metrics
         self._host_id = host_id
         self._started_at = datetime.now(UTC)
+        self._boot_id = host.boot_id()  # files are read now: `server.info` is asked for in the loop
+        self._version = host.own_version()
         self._tasks: set[asyncio.Future[Any]] = set()
 
     def join(self, server: Server, journal: Journal, read_through: ReadThrough, writer: Writer) -> None:
@@ -87,7 +89,7 @@ class Services:
         """The result of `server.info`."""
         return {
             "name": "callstated",
-            "version": host.own_version(),
+            "version": self._version,
             "protocol": PROTOCOL_VERSION,
             "features": FEATURES,
             "store": self._backend.name,
@@ -95,7 +97,7 @@ class Services:
             "liveness": "beats",
             "heartbeat_timeout_s": self._liveness.timeout_s,
             "host_id": self._host_id,
-            "boot_id": host.boot_id(),
+            "boot_id": self._boot_id,
             "started_at": self._started_at.isoformat().replace("+00:00", "Z"),
         }
 

@@ -20,8 +20,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from callstate_sidecar.journal import Journal
-from support.core import TIME, BadDisk, Core, Peer
+from callstate_sidecar.cache import Cache
+from support.core import TIME, BadDisk, Core, Peer, open_journal
 from support.stores import down, refusing
 
 IDS = ["a", "b"]
@@ -79,16 +79,15 @@ class CoreMachine(RuleBasedStateMachine):
 
     async def start(self, before: Core | None) -> None:
         self.disk = BadDisk()
-        self.journal = Journal(self.directory, checkpoint_min_bytes=1 << 30, segment_bytes=1 << 16, files=self.disk)
-        core = Core(journal=self.journal)
+        cache = Cache()
+        self.journal = open_journal(self.directory, self.disk, cache, start=True)
+        core = Core(journal=self.journal, cache=cache)
         if before is not None:
             core.clock.at_us, core.clock.at_s = before.clock.at_us, before.clock.at_s
             core.memory.rows, core.memory.active = before.memory.rows, before.memory.active
-        self.journal.replay(core.cache.replay)
         core.cache.all_dirty(core.clock.mono())
         for entry in core.cache.entries.values():
             (core.liveness.keep if entry.ended else core.liveness.watch)(entry.id, core.clock.live())
-        self.journal.start()
         self.core, self.peer = core, Peer(core)
 
     @rule()
@@ -380,4 +379,4 @@ class CoreMachine(RuleBasedStateMachine):
 
 
 TestCore = CoreMachine.TestCase
-TestCore.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestCore.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -175,7 +175,7 @@ def _parts(array: bytes) -> list[Raw]:
 
 
 TestDocument = DocumentMachine.TestCase
-TestDocument.settings = settings(max_examples=80, stateful_step_count=15, deadline=None)
+TestDocument.settings = settings(max_examples=50, stateful_step_count=15, deadline=None)
 
 
 @given(st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999))

@@ -123,6 +123,18 @@ def test_turns_nobody_looked_at_stay_as_they_came(
             assert part == raw[index]
 
 
+@given(st.lists(TURN, min_size=1, max_size=4), st.booleans())
+def test_the_last_turn_is_the_last_one(turns: list[dict[str, Any]], spaced: bool) -> None:
+    lazy, whole = (SessionState.from_json(encoded({"history": turns}, spaced=spaced)) for _ in range(2))
+    assert lazy.history[-1] == [*whole.history][-1]
+    lazy.add_turn("user", "x")
+    whole.history.append(lazy.history[-1])
+    whole.metrics = lazy.metrics
+    written = SessionState.from_json(lazy.to_json())
+    assert len(written.history) == len(turns) + 1
+    assert written == whole == lazy
+
+
 @given(times())
 def test_times_are_the_moments_go_means(text: str) -> None:
     at = parse_time(text)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -26,6 +29,8 @@ from callstate_sidecar.stores.base import Backend
 from callstate_sidecar.writer import Writer
 from support.clock import ManualClock
 from support.stores import MemoryBackend
+
+ResultT = TypeVar("ResultT")
 
 HOST = "host-1"
 TIME = "2026-01-01T00:00:00Z"
@@ -54,27 +59,61 @@ class BadDisk(Files):
         super().write(fd, data, at)
 
 
+def off_loop(work: Callable[[], ResultT]) -> ResultT:
+    """Do this in a thread and wait: what reads files at a daemon's start is not to be done in a test's loop."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def open_journal(directory: Path, disk: Files, cache: Cache | None, *, start: bool) -> Journal:
+    """A journal for a core.
+
+    Args:
+        directory: where it lies.
+        disk: what may fail.
+        cache: what it is replayed into, if it is.
+        start: begin to write.
+    """
+
+    def opened() -> Journal:
+        journal = Journal(directory, checkpoint_min_bytes=1 << 30, segment_bytes=1 << 16, files=disk)
+        if cache is not None:
+            journal.replay(cache.replay)
+        if start:
+            journal.start()
+        return journal
+
+    return off_loop(opened)
+
+
 class Core:
     """All parts of a daemon, joined as `daemon.py` joins them, none of them running by itself.
 
     Args:
         journal: takes what the server commits; None: only what `Core` itself notes of it.
         backend: the store behind.
+        cache: what is hot from the start, as a replay has made it.
         options: sections of the configuration.
     """
 
-    def __init__(self, *, journal: Journal | None = None, backend: Backend | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        journal: Journal | None = None,
+        backend: Backend | None = None,
+        cache: Cache | None = None,
+        **options: Any,
+    ) -> None:
         self.config = Config(**options)
         self.clock = ManualClock()
         self.memory = MemoryBackend()
         self.backend: Backend = backend or self.memory
-        self.cache = Cache()
+        self.cache = cache or Cache()
         self.metrics = Metrics()
         reaper = self.config.reaper
         self.liveness = Liveness(reaper.heartbeat_timeout_s, reaper.grace_s, reaper.retention_s)
-        self.services = Services(
-            self.backend, self.config, self.cache, self.liveness, self.clock, self.metrics, HOST
-        )
+        about = (self.backend, self.config, self.cache, self.liveness, self.clock, self.metrics, HOST)
+        self.services = off_loop(lambda: Services(*about))
         self.ctx = Context(self.cache, self.liveness, self.clock, self.config.limits, self.services)
         self.server = Server(self.ctx, journal, self.metrics, self.config.limits.connections)
         self.read_through = ReadThrough(self.ctx, self.backend, HOST)

@@ -2,12 +2,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 import pytest
 
 from callstate_client import protocol as p
-from callstate_client.errors import ConflictError, InternalError, InvalidParamsError, SessionNotFoundError
+from callstate_client.errors import (
+    ConflictError,
+    DocumentError,
+    InternalError,
+    InvalidParamsError,
+    SessionNotFoundError,
+)
 from callstate_client.lines import LineSplitter
 
 Feed = Callable[[bytes], Iterator[bytes]]
@@ -167,3 +174,67 @@ def test_a_load_with_members_we_do_not_know() -> None:
 def test_what_came_in_part_is_known_to_be_a_part(turns: bytes, first: int) -> None:
     line = reply(b'{"session":{%b"id":"c1"},"version":3,"turn_count":5}' % turns)
     assert p.decode_load(line).session.history_from == first
+
+
+TURNS = b'[{"role":"user","content":"a"},{"role":"agent","content":"}]},\\"history_from\\":"}]'
+LOADED = b'{"session":{"id":"c1","recovery_data":%b,"history":%b},"history_from":2,"turn_count":4,"version":3%b}'
+
+
+@pytest.mark.parametrize("turns", [TURNS, b"[]", b"null", b"[ {} ]", b'[{"x":{"y":[{}]},"history_from":1}]'])
+@pytest.mark.parametrize(
+    "recovery",
+    [
+        b"{}",
+        b'{"a":1,"history":[{"role":"x"}]}',
+        b'{"a":1,"history":[{"role":"x"}],"history_from":7}',
+        b'{"a":{"b":1,"history":[{}]},"history_from":7}',
+        b'{"a":{"b":1,"history":[{"history":0}]},"history_from":7}',
+        b'",\\"history\\":[{"',
+        b'["history",",",":[{"]',
+    ],
+)
+@pytest.mark.parametrize(
+    "beside",
+    [b"", b',"ended_detail":{"y":[{}]}', b',"ended_detail":{"q":{"y":[{}]},"history_from":9}'],
+)
+def test_a_load_is_what_a_full_parse_finds(turns: bytes, recovery: bytes, beside: bytes) -> None:
+    result = p.decode_load(reply(LOADED % (recovery, turns, beside)))
+    session = msgspec.json.decode(LOADED % (recovery, turns, beside))["session"]
+    assert [turn.extra | {"content": turn.content} for turn in result.session.history] == [
+        {"content": turn.get("content", "")} | {n: v for n, v in turn.items() if n not in ("role", "content")}
+        for turn in session["history"] or []
+    ]
+    assert result.session.recovery_data == session["recovery_data"]
+    assert (result.version, result.turn_count) == (3, 4)
+    assert result.session.history_from == (2 if session["history"] else 4)
+
+
+def test_the_turns_of_a_load_are_not_looked_at() -> None:
+    line = reply(LOADED % (b"{}", TURNS.replace(b'"a"', b"#"), b""))
+    state = p.decode_load(line).session
+    assert state.history[-1].role == "agent"
+    with pytest.raises(DocumentError):
+        len(state.history)
+
+
+def test_a_long_and_a_short_line_in_any_pieces() -> None:
+    lines: list[bytes | None] = [b"x" * 3000, b"y", b"", b"z" * 700, b"v" * 5000]
+    data = b"".join(line + b"\n" for line in lines if line is not None)
+    for size in (1, 499, 501, 3000, 3001, 3002, len(data)):
+        splitter = LineSplitter()
+        pieces = (data[at : at + size] for at in range(0, len(data), size))
+        assert [line for piece in pieces for line in splitter.feed(piece)] == lines
+        assert splitter.pending == 0
+
+
+@pytest.mark.parametrize("beside", [{}, {"op": "o"}, {"if_version": 0, "labels": {"a": '"session":0'}}])
+def test_a_save_is_written_as_its_params_are(beside: dict[str, Any]) -> None:
+    params = p.SaveParams(session=msgspec.Raw(b'{"id":"c1"}'), **beside)
+    line = p.encode_request(7, "session.save", params)
+    assert line == b'{"jsonrpc":"2.0","id":7,"method":"session.save","params":%b}\n' % p.encode_json(params)
+    assert params.session == msgspec.Raw(b'{"id":"c1"}')
+
+
+def test_a_save_that_is_not_json() -> None:
+    with pytest.raises(InvalidParamsError):
+        p.encode_request(7, "session.save", p.SaveParams(session=msgspec.Raw(b"{}"), op="\ud800"))

@@ -4,13 +4,20 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from callstate_client.times import ZERO_TIME, format_time, now, parse_time
+from callstate_client import times
+from callstate_client.times import ZERO_TIME, format_time, now, now_text, parse_time
 
 
 def test_now_is_in_utc() -> None:
     before = datetime.now(UTC)
     assert before <= now() <= datetime.now(UTC)
     assert now().utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize("at_us", [0, 1, 1_999_999, 1_767_323_045_000_000, 1_767_323_045_000_600])
+def test_now_as_text_is_what_now_is_written_as(at_us: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(times, "time_ns", lambda: at_us * 1000 + 999)
+    assert now_text() == format_time(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us))
 
 
 @pytest.mark.parametrize(

@@ -380,6 +380,18 @@ def test_an_admission_that_the_journal_did_not_take_stays_and_is_told_later() ->
     assert [type(record) for record in cache.group] == [StateRecord], "whole: the journal does not know it"
 
 
+def test_an_undone_eviction_leaves_it_hot() -> None:
+    """The journal still has it, so a restart would bring it back; and so would nothing else."""
+    cache = Cache()
+    entry = create(cache, "a")
+    land(cache)
+    cache.evict(entry)
+    assert not cache.entries
+    assert cache.rollback() == [entry]
+    assert cache.entries == {"a": entry}
+    assert cache.by_status == {"active": 1}
+
+
 def test_what_was_read_through_and_changed_is_cold_again() -> None:
     cache = Cache()
     entry = make("a", "ended")
@@ -600,4 +612,4 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 TestCache = CacheMachine.TestCase
-TestCache.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestCache.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

@@ -176,7 +176,7 @@ SAVES = {
     "bare": {"id": "a"},
     "all": {
         "id": "a", "created_at": TIME, "updated_at": TIME, "call_id": "CA", "provider": "sip",
-        "direction": "inbound", "from": "1", "to": "2", "status": "", "history": [{"role": "user", "timestamp": TIME}],
+        "direction": "inbound", "from": "1", "to": "2", "status": "", "history": [{"timestamp": TIME}],
         "metrics": {"turn_count": 1, "first_response_ms": 3}, "recovery_data": {"x": [1]},
     },
     "nulls": {"id": "a", "created_at": None, "history": None, "metrics": None, "recovery_data": None},

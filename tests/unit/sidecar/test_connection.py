@@ -74,7 +74,11 @@ async def test_a_line_too_long_is_dropped_up_to_its_end(wired: Wired) -> None:
     for _ in range(40):
         writer.write(b"x" * 1000)
         await writer.drain()
+    while not wired.core.server.connections:
+        await asyncio.sleep(0)
     [connection] = wired.core.server.connections
+    while not connection._splitter._dropping:
+        await asyncio.sleep(0)
     assert connection._splitter.pending < 4 * KIB, "in bounded memory"
     writer.write(b"y\n" + PING % 1)
     error = await read(reader)

@@ -13,11 +13,10 @@ import pytest
 
 from callstate_client.errors import SessionEndedError
 from callstate_sidecar import reaper as reaper_module
-from callstate_sidecar.journal import Journal
 from callstate_sidecar.liveness import Phase
 from callstate_sidecar.options import ReaperConfig
 from callstate_sidecar.reaper import ACTS_A_TICK, STALL_S
-from support.core import BadDisk, Core
+from support.core import BadDisk, Core, open_journal
 from support.stores import down
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and there is no I/O
@@ -153,8 +152,7 @@ async def test_many_that_are_due_at_once_are_ended_in_slices() -> None:
 async def test_an_undone_end_gives_the_call_its_time_again(tmp_path: Path) -> None:
     """A full disk ends nobody: what was not journaled has not happened."""
     disk = BadDisk()
-    journal = Journal(tmp_path, checkpoint_min_bytes=1 << 30, segment_bytes=1 << 16, files=disk)
-    journal.start()
+    journal = open_journal(tmp_path, disk, None, start=True)
     core = Core(journal=journal)
     await core.save("a")
     pass_time(core, TIMEOUT_S)
@@ -174,8 +172,7 @@ async def test_an_undone_end_gives_the_call_its_time_again(tmp_path: Path) -> No
 
 async def test_an_undone_limit_limits_nothing(tmp_path: Path) -> None:
     disk = BadDisk()
-    journal = Journal(tmp_path, checkpoint_min_bytes=1 << 30, segment_bytes=1 << 16, files=disk)
-    journal.start()
+    journal = open_journal(tmp_path, disk, None, start=True)
     core = Core(journal=journal)
     await core.save("a")
     disk.error = OSError(errno.ENOSPC, "No space left on device")

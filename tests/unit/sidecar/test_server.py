@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from callstate_sidecar.cache import Cache
-from callstate_sidecar.journal import Journal
 from callstate_sidecar.options import LimitsConfig
-from support.core import BadDisk, Core, Peer
+from support.core import BadDisk, Core, Peer, open_journal
 from support.stores import down
 
 ENOSPC = OSError(errno.ENOSPC, "No space left on device")
@@ -26,18 +25,14 @@ class Served:
     def __init__(self, directory: Path, **options: Any) -> None:
         self.directory = directory
         self.disk = BadDisk()
-        self.journal = self.open()
-        self.journal.start()
+        self.journal = open_journal(directory, self.disk, None, start=True)
         self.core = Core(journal=self.journal, **options)
         self.peer = Peer(self.core)
-
-    def open(self) -> Journal:
-        return Journal(self.directory, checkpoint_min_bytes=1 << 30, segment_bytes=1 << 16, files=self.disk)
 
     def replayed(self) -> Cache:
         """What a start would find on disk now."""
         cache = Cache()
-        self.open().replay(cache.replay)
+        open_journal(self.directory, self.disk, cache, start=False)
         return cache
 
     async def ask(self, *requests: tuple[str, dict[str, Any]], peer: Peer | None = None) -> list[dict[str, Any]]:
