@@ -37,6 +37,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     quick.add_argument("--tiny", action="store_true", help="only whether everything runs")
     quick.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     full = commands.add_parser("full", help="everything, as JSON and as plots and tables in docs/; some minutes")
+    full.add_argument(
+        "--only", metavar="PART", nargs="+", choices=("comparisons", "bounds", "start", "growth"),
+        help="comparisons, bounds, start, growth; the others' figures stay as they are in the file",
+    )  # fmt: skip
     full.add_argument("--tiny", action="store_true", help="only whether everything runs")
     full.add_argument("--json", type=Path, metavar="FILE", default=DOCS / "performance.json", help="all figures")
     full.add_argument("--docs", type=Path, metavar="DIR", default=DOCS, help="where performance.md is")
@@ -59,13 +63,18 @@ def quick(args: argparse.Namespace) -> None:
 
 def full(args: argparse.Namespace) -> None:
     """All figures, then what is drawn from them."""
-    from bench.full import TINY, WHOLE, Full  # noqa: PLC0415 - needs the `bench` extra, quick does not
+    from bench.full import PARTS, TINY, WHOLE, Full  # noqa: PLC0415 - needs the `bench` extra, quick does not
 
     began = time.monotonic()
-    figures = Full(TINY if args.tiny else WHOLE, say, show).run()
-    minutes = (time.monotonic() - began) / 60
-    write_json(args.json, figures.cells, figures.verdicts, race=figures.race, curves=figures.curves)
+    run = Full(TINY if args.tiny else WHOLE, say, show)
+    try:
+        run.run(args.only or PARTS)
+    finally:  # a run takes long: what was measured before a failure is kept
+        figures = run.figures
+        more = {"race": figures.race, "curves": figures.curves}
+        write_json(args.json, figures.cells, figures.verdicts, keep=bool(args.only), **more)
     met = sum(verdict.met for verdict in figures.verdicts)
+    minutes = (time.monotonic() - began) / 60
     say(f"{met} of {len(figures.verdicts)} targets met, {minutes:.0f} minutes; all figures are in {args.json}")
     draw(args)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -26,6 +26,9 @@ from callstate_client import connect
 
 OPERATIONS: Final = ("heartbeat", "add_turn", "save", "save_built", "load", "list_active")
 GROWING: Final = ("heartbeat", "add_turn", "load", "save")
+
+PARTS: Final = ("comparisons", "bounds", "start", "growth")
+"""What a run is made of."""
 
 REWRITE_BYTES: Final = 1 << 30
 """An append-only file longer than this is rewritten between two comparisons, where it is in nobody's way."""
@@ -57,7 +60,7 @@ class Reach:
     restored: int = 100_000
 
 
-WHOLE: Final = Reach(Effort(rounds=5, seconds=0.2, beats=2000, batches=100, memory_sessions=20_000))
+WHOLE: Final = Reach(Effort(rounds=5, seconds=0.15, beats=2000, batches=100, memory_sessions=20_000))
 TINY: Final = Reach(
     TINY_EFFORT, tasks=(1, 32), lengths=(20, 60), sessions=(100, 200), connections=(1, 4), dirty=(10,), restored=100
 )
@@ -92,23 +95,30 @@ class Full:
         self._show = show
         self.figures = Figures()
 
-    def run(self) -> Figures:
-        """All of it, each part upon servers of its own."""
-        self._say("callstate and its peers:")
+    def run(self, parts: Collection[str] = PARTS) -> None:
+        """These parts, each upon servers of its own; `figures` has what was measured so far at any time."""
+        steps = dict(zip(PARTS, (self._comparisons, self._bounds, self._start, self._growth), strict=True))
+        for part in PARTS:
+            if part in parts:
+                self._say(f"{part}:")
+                steps[part]()
+
+    def _comparisons(self) -> None:
         with Rig() as rig:
             redis = rig.redis()
             uvloop.run(self._compare(redis, rig.daemon("callstate", redis)))
-        self._say("limits and bounds:")
-        alone = Quick(self._effort, frozenset(ALONE), self._show)
+
+    def _bounds(self) -> None:
+        alone = Quick(self._effort, frozenset(ALONE), self._known)
         alone.run()
-        self.figures.verdicts += alone.verdicts
-        self._say("a start:")
+
+    def _start(self) -> None:
         for verdict in restart(self._reach.restored):
             self._known(verdict)
-        self._say("growth with turns, connections, sessions, unwritten sessions …")
+
+    def _growth(self) -> None:
         with Rig() as rig:
             self._grow(rig)
-        return self.figures
 
     def _known(self, verdict: Verdict) -> None:
         self.figures.verdicts.append(verdict)
@@ -204,13 +214,15 @@ def _curve(costs: Mapping[str, Costs]) -> Curve:
 def rewrite_if_long(redis: Server) -> None:
     """Give Redis a short append-only file again, and wait until it has it."""
     with Redis(unix_socket_path=str(redis.path)) as client:
-        info: Any = client.info("persistence")
-        if info["aof_current_size"] < REWRITE_BYTES:
+
+        def persistence() -> Any:
+            return client.info("persistence")
+
+        if persistence()["aof_current_size"] < REWRITE_BYTES:
             return
         client.bgrewriteaof()
-        while info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"]:
+        while (info := persistence())["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"]:
             time.sleep(0.05)  # Redis tells nobody when it is done
-            info = client.info("persistence")
 
 
 def restart(sessions: int) -> list[Verdict]:

@@ -72,12 +72,22 @@ def cell_json(cell: Cell) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, cells: Iterable[Cell], verdicts: Iterable[Verdict], **more: Any) -> None:
-    """All figures of a run."""
-    told = {
-        "machine": machine(),
-        "targets": [verdict.to_json() for verdict in verdicts],
-        "comparisons": [cell_json(cell) for cell in cells],
-        **more,
-    }
+def write_json(
+    path: Path, cells: Iterable[Cell], verdicts: Iterable[Verdict], *, keep: bool = False, **more: Any
+) -> None:
+    """All figures of a run.
+
+    Args:
+        path: where to.
+        cells, verdicts: what was compared, and judged.
+        keep: leave there what an earlier run of other parts found.
+        more: further figures, by name.
+    """
+    told: dict[str, Any] = json.loads(path.read_text("utf-8")) if keep and path.exists() else {}
+    anew = {verdict.name: verdict.to_json() for verdict in verdicts}
+    told["machine"] = machine()
+    told["targets"] = [anew.pop(old["target"], old) for old in told.get("targets", [])] + [*anew.values()]
+    told["comparisons"] = [cell_json(cell) for cell in cells] or told.get("comparisons", [])
+    for name, figures in more.items():
+        told[name] = told.get(name, {}) | figures
     path.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ import pytest
 
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.options import LimitsConfig
-from support.core import BadDisk, Core, Peer, open_journal
+from support.core import BadDisk, Core, Peer, kept, open_journal
 from support.stores import down
 
 ENOSPC = OSError(errno.ENOSPC, "No space left on device")
@@ -118,7 +118,7 @@ async def test_what_is_not_down_has_not_happened(served: Served, error: Exceptio
     """Changes are refused and undone; what had read them is answered again; the rest goes on."""
     other = Peer(served.core)
     await served.ask(save("a"), save("b"))
-    before = served.core.entry("a").doc.to_json(0)
+    before = kept(served.core.entry("a"))
     served.disk.error = error
     both = await asyncio.gather(
         served.ask(turn("a"), LOAD, ("session.end", {"session_id": "b"}), save("new"), ("server.ping", {})),
@@ -132,7 +132,7 @@ async def test_what_is_not_down_has_not_happened(served: Served, error: Exceptio
     refusal = both[0][0]["error"]
     assert refusal["code"] == -32010
     assert refusal["data"]["retryable"] is True
-    assert served.core.entry("a").doc.to_json(0) == before
+    assert kept(served.core.entry("a")) == before
     assert not served.core.cache.group
     served.disk.error = None
     assert kinds(await served.ask(turn("a"), save("new"))) == ["ok", "ok"]
@@ -141,11 +141,36 @@ async def test_what_is_not_down_has_not_happened(served: Served, error: Exceptio
     assert replayed.entries["a"].doc.turn_count == 1
 
 
+@pytest.mark.parametrize("change", ["session.delete", "session.end", "session.record_interruption"])
+async def test_an_undone_change_leaves_even_the_version(served: Served, change: str) -> None:
+    await served.ask(save("a"))
+    before = kept(served.core.entry("a"))
+    served.disk.error = ENOSPC
+    assert kinds(await served.ask((change, {"session_id": "a"}))) == ["not_durable"]
+    assert kept(served.core.entry("a")) == before
+
+
 async def test_what_would_have_been_refused_for_the_undone_is_done_now(served: Served) -> None:
-    """Two create the same session; the first attempt is not durable, so the second one is no conflict. Its
+    """Several change the same version; the first change is not durable, so the second one is no conflict. Its
     reply leaves when it is down, and not before."""
+    [created] = await served.ask(save("a", if_version=0))
+    on_disk: list[int] = []
+    write = served.peer.write
+
+    def look_first(data: Any) -> None:
+        on_disk.append(served.replayed().entries["a"].version)
+        write(data)
+
+    served.peer.write = look_first  # type: ignore[method-assign]
     served.disk.error, served.disk.once = ENOSPC, 1
-    replies = await served.ask(save("a", if_version=0), save("a", if_version=0), save("a", if_version=0))
+    replies = await served.ask(*[save("a", if_version=created["result"]["version"])] * 3)
+    assert kinds(replies) == ["not_durable", "ok", "conflict"]
+    assert on_disk == [replies[1]["result"]["version"]]
+
+
+async def test_of_several_creations_the_first_durable_one_counts(served: Served) -> None:
+    served.disk.error, served.disk.once = ENOSPC, 1
+    replies = await served.ask(*[save("a", if_version=0)] * 3)
     assert kinds(replies) == ["not_durable", "ok", "conflict"]
     assert served.replayed().entries["a"].version == replies[1]["result"]["version"]
 
