@@ -110,7 +110,7 @@ async def beats_while_flushing(rig: Rig, redis: Server, *, dirty: int, turns: in
 
     The daemon is told to flush only when asked, so that all of them go at once.
     """
-    options = ("--set", "store.prefix=flushing:", "--set", "store.flush_interval_s=60")
+    options = ("--set", f"store.prefix=flushing-{dirty}:", "--set", "store.flush_interval_s=60")
     server = rig.daemon(f"flushing-{dirty}", redis, *options)
     ids = pool(turns, dirty)
     await fill(server, documents(ids, turns))

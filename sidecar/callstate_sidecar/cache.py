@@ -279,7 +279,9 @@ class Cache:
             entry.unverified = False
             entry.quarantined = ""
         if session_id not in self.entries and session_id not in self.dirty:
-            self.graves.pop(session_id, None)
+            grave = self.graves.pop(session_id, None)
+            if grave is not None:  # told to the journal: written anew after a crash, it could hit a successor
+                self.group.append(GoneRecord(session_id, version, grave.epoch, False))
 
     def _in_play(self, session_id: str) -> Iterator[Entry]:
         """The session as it is, and as it is again if the open group, which deleted it, is undone."""
@@ -330,6 +332,8 @@ class Cache:
             self._drop(record.session_id)
             if record.grave:
                 self.graves[record.session_id] = Grave(record.version, record.epoch)
+            else:
+                self.graves.pop(record.session_id, None)
             return
         if isinstance(record, StateRecord):
             after = Entry.of_record(record, entry)

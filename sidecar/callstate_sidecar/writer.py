@@ -120,6 +120,7 @@ class Writer(Chore):
                 self._landed(write)
             else:
                 self._refused(write, result.outcome, result.detail)
+        self._barrier()  # deletions that arrived are told to the journal too
         self._up()
         self._metrics.count("store_batches")
         self._metrics.count("store_writes", len(batch))

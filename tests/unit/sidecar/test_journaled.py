@@ -1,4 +1,4 @@
-"""A save that extends the kept history is validated and journaled as what it adds."""
+"""What the journal hears: of a save that extends the history what it adds, of a deletion that it has arrived."""
 
 from __future__ import annotations
 
@@ -59,3 +59,18 @@ async def test_turns_added_one_by_one_are_a_prefix_of_the_save_that_follows() ->
         await core.call("session.add_turn", session_id="c1", turn=turn)
     record = await saved(core, turns(41))
     assert (HistoryMode(record.mode), record.count) == (HistoryMode.APPEND, 1)
+
+
+async def test_a_deletion_the_store_has_heard_of_is_not_written_again_after_a_crash() -> None:
+    """Somebody else may have begun a session under that id meanwhile."""
+    core = Core()
+    await saved(core, turns(1))
+    for write, _ in core.cache.take_dirty("host-1", 10, 1 << 20):
+        core.cache.landed(write)
+    await core.call("session.delete", session_id="c1")
+    assert list(core.replayed().graves) == ["c1"]
+    for write, _ in core.cache.take_dirty("host-1", 10, 1 << 20):
+        core.cache.landed(write)
+    core.commit()
+    assert not core.replayed().graves
+    assert not core.replayed().entries
