@@ -64,7 +64,8 @@ async def by_length(
 ) -> dict[str, Costs]:
     """What each operation costs at each history length, 32 tasks; the lengths in turn, round by round.
 
-    The short ones are given their length again after each sample; the long ones may grow by a few percent.
+    The short ones are given their length again after each sample; the long ones may grow by a few percent, unless
+    they are saved too: what is saved shall equal what is kept.
     """
     side = Sidecar(await connect(str(server.path)), server)
     ids = {turns: pool(turns, GROWTH_SESSIONS) for turns in lengths}
@@ -77,7 +78,7 @@ async def by_length(
                 for turns, session_ids in ids.items():
                     sample = await take(
                         side, operation, session_ids, adds=GROWTH_ADDS, tasks=32,
-                        seconds=GROWTH_S, restored=turns < LONG_TURNS,
+                        seconds=GROWTH_S, restored=turns < LONG_TURNS or "save" in operations,
                     )  # fmt: skip
                     if number >= 0:
                         costs[operation][turns].append(1 / sample.throughput)
