@@ -58,7 +58,7 @@ def quick(args: argparse.Namespace) -> None:
     met = sum(verdict.met for verdict in run.verdicts)
     say(f"{met} of {len(run.verdicts)} targets met, {time.monotonic() - began:.0f} s")
     if args.json:
-        write_json(args.json, run.cells, run.verdicts)
+        write_json(args.json, "a short run", run.cells, run.verdicts)
 
 
 def full(args: argparse.Namespace) -> None:
@@ -72,7 +72,8 @@ def full(args: argparse.Namespace) -> None:
     finally:  # a run takes long: what was measured before a failure is kept
         figures = run.figures
         more = {"race": figures.race, "curves": figures.curves}
-        write_json(args.json, figures.cells, figures.verdicts, keep=bool(args.only), **more)
+        kind = "a full run in parts" if args.only else "a full run"
+        write_json(args.json, kind, figures.cells, figures.verdicts, keep=bool(args.only), **more)
     met = sum(verdict.met for verdict in figures.verdicts)
     minutes = (time.monotonic() - began) / 60
     say(f"{met} of {len(figures.verdicts)} targets met, {minutes:.0f} minutes; all figures are in {args.json}")

@@ -160,7 +160,7 @@ class Full:
             await side.keep(documents(ids, 20))
             for _ in range(2):  # the first warms up
                 sample = await take(side, "heartbeat", ids, adds=1, tasks=32, seconds=5 * self._effort.seconds)
-            self.figures.race[driver.name] = sample.throughput
+                self.figures.race[driver.name] = sample.throughput
         drivers.sort(key=lambda driver: self.figures.race[driver.name])
         await drivers[0].close()
         return drivers[1]

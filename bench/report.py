@@ -73,19 +73,20 @@ def cell_json(cell: Cell) -> dict[str, Any]:
 
 
 def write_json(
-    path: Path, cells: Iterable[Cell], verdicts: Iterable[Verdict], *, keep: bool = False, **more: Any
+    path: Path, kind: str, cells: Iterable[Cell], verdicts: Iterable[Verdict], *, keep: bool = False, **more: Any
 ) -> None:
     """All figures of a run.
 
     Args:
         path: where to.
+        kind: of the run, in words.
         cells, verdicts: what was compared, and judged.
         keep: leave there what an earlier run of other parts found.
         more: further figures, by name.
     """
     told: dict[str, Any] = json.loads(path.read_text("utf-8")) if keep and path.exists() else {}
     anew = {verdict.name: verdict.to_json() for verdict in verdicts}
-    told["machine"] = machine()
+    told["machine"] = {"run": kind} | machine()
     told["targets"] = [anew.pop(old["target"], old) for old in told.get("targets", [])] + [*anew.values()]
     told["comparisons"] = [cell_json(cell) for cell in cells] or told.get("comparisons", [])
     for name, figures in more.items():

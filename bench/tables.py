@@ -41,10 +41,13 @@ def _ratio(spread: Sequence[float]) -> str:
 
 
 def machine(told: Told) -> str:
-    """One sentence."""
+    """Where, with what, and how thoroughly."""
     packages = ", ".join(f"{name} {version}" for name, version in told["machine"]["packages"].items())
     where = told["machine"]
-    return f"{where['cpus']} shared cores, Linux {where['kernel']}, Python {where['python']}; {packages}."
+    return (
+        f"By {where['run']} on {where['cpus']} shared cores, Linux {where['kernel']}, Python {where['python']}; "
+        f"{packages}."
+    )
 
 
 def targets(told: Told) -> str:

@@ -45,8 +45,8 @@ MAX_SPARES: Final = 4
 MAX_SEGMENTS: Final = 64
 """Segments behind the present one at which a checkpoint is due, however little they hold: each start begins one."""
 
-MAX_RECORDS: Final = 1_500_000
-"""Records in the log at which a checkpoint is due: a replay takes some 8 µs for each."""
+MAX_RECORDS: Final = 1_000_000
+"""Records in the log at which a checkpoint is due: a replay takes some 10 µs for each."""
 
 CHECKPOINT_GROWTH: Final = 4
 """A checkpoint is due when the log has so many times the size of the last snapshot: it then frees 4/5."""
