@@ -38,8 +38,8 @@ demo: $(RUN_STAMP) ## live calls, a kill -9, a restart, dead workers: everything
 test: $(DEV_STAMP) ## the whole test suite, some minutes
 	@$(BIN)/python -m pytest
 
-test-quick: $(DEV_STAMP) ## units, properties and the stores, under a minute
-	@$(BIN)/python -m pytest -q -m 'not system' tests/unit tests/property tests/conformance
+test-quick: $(DEV_STAMP) ## units and properties, under a minute
+	@$(BIN)/python -m pytest -q -m 'not system' tests/unit tests/property
 
 # How long `make soak` and `make fuzz` take; the suite runs a short form of each.
 ROUNDS ?= 1000
