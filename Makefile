@@ -39,7 +39,7 @@ test: $(DEV_STAMP) ## the whole test suite, some minutes
 	@$(BIN)/python -m pytest
 
 test-quick: $(DEV_STAMP) ## units and properties, under a minute
-	@$(BIN)/python -m pytest -q -m 'not system' tests/unit tests/property
+	@$(BIN)/python -m pytest -q -m 'not system' --ignore=tests/unit/test_docs.py tests/unit tests/property
 
 # How long `make soak` and `make fuzz` take; the suite runs a short form of each.
 ROUNDS ?= 1000
@@ -50,7 +50,7 @@ soak: $(DEV_STAMP) ## kill -9 under load, a thousand times (ROUNDS=1000), about 
 
 fuzz: $(DEV_STAMP) ## the state machines and bad input, at length (EXAMPLES=2000)
 	@CALLSTATE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --timeout 7200 \
-		tests/property tests/integration/test_bad_input.py
+		tests/property tests/unit/sidecar/test_cache.py tests/integration/test_bad_input.py
 
 lint: $(DEV_STAMP) ## ruff, mypy and pyright
 	@$(BIN)/ruff check .

@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from callstate_sidecar.cache import Cache
 from support.core import TIME, BadDisk, Core, Peer, open_journal
+from support.effort import examples
 from support.stores import down, refusing
 
 IDS = ["a", "b"]
@@ -379,4 +380,4 @@ class CoreMachine(RuleBasedStateMachine):
 
 
 TestCore = CoreMachine.TestCase
-TestCore.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestCore.settings = settings(max_examples=examples(40), stateful_step_count=25, deadline=None)

@@ -15,6 +15,7 @@ from callstate_client.merge import merge_patch
 from callstate_sidecar.document import FOLD_BYTES, HEAD_REST_BYTES, Document, count_turns
 from callstate_sidecar.head import read_head
 from callstate_sidecar.instants import format_us, parse_us
+from support.effort import examples
 
 EDGES = st.sampled_from([0, 1, 900, 2**62, 2**63 - 1, -(2**63)])
 STAMPS = ["2026-01-01T00:00:00.123456789Z", "0001-01-01T00:00:00Z", "2026-01-01T00:00:00+05:30"]
@@ -175,7 +176,7 @@ def _parts(array: bytes) -> list[Raw]:
 
 
 TestDocument = DocumentMachine.TestCase
-TestDocument.settings = settings(max_examples=50, stateful_step_count=15, deadline=None)
+TestDocument.settings = settings(max_examples=examples(50), stateful_step_count=15, deadline=None)
 
 
 @given(st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999))

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from support.effort import examples
 from support.journals import FaultyFiles, Keeping, Killed, done_then_killed, eio, killed, turn
 
 SESSIONS = st.sampled_from([f"s{number}" for number in range(6)])
@@ -112,4 +113,4 @@ class JournalMachine(RuleBasedStateMachine):
 
 
 TestJournalMachine = JournalMachine.TestCase
-TestJournalMachine.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
+TestJournalMachine.settings = settings(max_examples=examples(60), stateful_step_count=50, deadline=None)

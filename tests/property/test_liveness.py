@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from callstate_sidecar.liveness import Evidence, Liveness, Phase
+from support.effort import examples
 
 IDS = st.sampled_from([f"s{i}" for i in range(8)])
 TIMEOUTS = st.sampled_from([None, 2.0, 5.0, 30.0])
@@ -131,4 +132,4 @@ class LivenessMachine(RuleBasedStateMachine):
 
 
 TestLiveness = LivenessMachine.TestCase
-TestLiveness.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestLiveness.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)

@@ -16,6 +16,7 @@ from callstate_sidecar.records import GoneRecord, HistoryMode, Record, StateReco
 from callstate_sidecar.stores.base import StoredMeta, StoredSession, Write
 from support.clock import START_US
 from support.core import HOST, TIME, kept
+from support.effort import examples
 
 TURN = b'{"role":"user"}'
 
@@ -612,4 +613,4 @@ class CacheMachine(RuleBasedStateMachine):
 
 
 TestCache = CacheMachine.TestCase
-TestCache.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestCache.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
