@@ -21,6 +21,7 @@ Int64 = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
 Version = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
 Limit = Annotated[int, Meta(ge=1, le=10_000)]
+History = str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)]
 
 
 class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -47,7 +48,7 @@ class LoadParams(Params):
     """`session.load`. `history`: `"all"`, `"none"`, or how many of the last turns."""
 
     session_id: str
-    history: str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)] = "all"
+    history: History = "all"
 
 
 class DeleteParams(Params):
@@ -134,6 +135,56 @@ class EndParams(Params):
 
 Mutation = AddTurnParams | AmendTurnParams | RecordInterruptionParams | UpdateParams | EndParams
 """Of one session, with an `op`."""
+
+
+class ClaimParams(Params):
+    """`session.claim`. `steal`: also from an owner that is alive. `history` as for a load."""
+
+    session_id: str
+    worker_id: str
+    steal: bool = False
+    history: History = "all"
+
+
+class ClaimNextParams(Params):
+    """`session.claim_next`: an orphan that has all of these labels."""
+
+    worker_id: str
+    labels: dict[str, str] | None = None
+    history: History = "all"
+
+
+class ReleaseParams(Params):
+    """`session.release`: give it up; `epoch` is the claim's."""
+
+    session_id: str
+    epoch: Int64
+
+
+class RegisterParams(Params):
+    """`worker.register`: this connection is one of this worker's from now on."""
+
+    worker_id: str
+
+
+class Since(Params):
+    """A place in the stream of events: what came behind it is wanted."""
+
+    stream: str
+    seq: Version
+
+
+class SubscribeParams(Params):
+    """`events.subscribe`: events of these types, all but `turn` where left out, from now or from a place on."""
+
+    types: Annotated[list[str], Meta(max_length=64)] | None = None
+    since: Since | None = None
+
+
+class DrainParams(Params):
+    """`server.drain`: take no new sessions, or take them again."""
+
+    on: bool
 
 
 class FlushParams(Params):

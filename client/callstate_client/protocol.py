@@ -23,7 +23,10 @@ from callstate_client.params import (
     MAX_HISTORY_LIMIT,
     AddTurnParams,
     AmendTurnParams,
+    ClaimNextParams,
+    ClaimParams,
     DeleteParams,
+    DrainParams,
     EndParams,
     FlushParams,
     HeartbeatParams,
@@ -37,9 +40,26 @@ from callstate_client.params import (
     Params,
     PositiveSeconds,
     RecordInterruptionParams,
+    RegisterParams,
+    ReleaseParams,
     SaveParams,
+    Since,
+    SubscribeParams,
     UpdateParams,
     Version,
+)
+from callstate_client.results import (
+    DrainResult,
+    EventNote,
+    FlushResult,
+    HeartbeatResult,
+    ListActiveResult,
+    ListResult,
+    LoadResult,
+    RegisterResult,
+    SaveResult,
+    SubscribeResult,
+    VersionResult,
 )
 
 __all__ = [
@@ -51,10 +71,15 @@ __all__ = [
     "PROTOCOL_VERSION",
     "AddTurnParams",
     "AmendTurnParams",
+    "ClaimNextParams",
+    "ClaimParams",
     "DeleteParams",
+    "DrainParams",
+    "DrainResult",
     "Empty",
     "EndParams",
     "ErrorBody",
+    "EventNote",
     "FlushParams",
     "FlushResult",
     "HeartbeatParams",
@@ -74,15 +99,24 @@ __all__ = [
     "Params",
     "PositiveSeconds",
     "RecordInterruptionParams",
+    "RegisterParams",
+    "RegisterResult",
+    "ReleaseParams",
     "Reply",
     "Request",
     "SaveParams",
     "SaveResult",
+    "Since",
+    "SubscribeParams",
+    "SubscribeResult",
     "UpdateParams",
     "Version",
     "VersionResult",
     "decode_any_load",
+    "decode_claim_next",
+    "decode_drain",
     "decode_empty",
+    "decode_event",
     "decode_flush",
     "decode_heartbeat",
     "decode_incoming",
@@ -90,7 +124,9 @@ __all__ = [
     "decode_list_active",
     "decode_load",
     "decode_members",
+    "decode_register",
     "decode_save",
+    "decode_subscribe",
     "decode_version",
     "encode_json",
     "encode_request",
@@ -99,71 +135,10 @@ __all__ = [
     "result_decoder",
 ]
 
-PROTOCOL_VERSION: Final = 1
-"""Raised when a message of the older form would be misunderstood; additions go into `features`."""
-
-# -- results: what a client reads; members a newer daemon adds are skipped -----------------------------------
-
-
-class SaveResult(Struct):
-    """Of `session.save`."""
-
-    version: int
-    updated_at: str
-
-
-class VersionResult(Struct):
-    """Of every other mutation; `turn_count` only with `session.add_turn`."""
-
-    version: int
-    turn_count: int | None = None
-
-
-SessionT = TypeVar("SessionT")
 ResultT = TypeVar("ResultT")
 
-
-class LoadResult(Struct, Generic[SessionT], kw_only=True):
-    """Of `session.load`, and one of `session.list`'s `sessions`."""
-
-    session: SessionT
-    version: int
-    epoch: int = 0
-    turn_count: int = 0
-    history_from: int | None = None
-    owner: str | None = None
-    ended_reason: str | None = None
-    labels: dict[str, str] = {}
-
-
-class ListActiveResult(Struct):
-    """Of `session.list_active`."""
-
-    session_ids: list[str]
-    next_cursor: str | None = None
-
-
-class ListResult(Struct):
-    """Of `session.list`."""
-
-    sessions: list[LoadResult[Raw]]
-    next_cursor: str | None = None
-
-
-class HeartbeatResult(Struct):
-    """Of `session.heartbeat` with several ids: which of them got no beat, and why."""
-
-    missing: list[str] = []
-    ended: list[str] = []
-    fenced: list[str] = []
-
-
-class FlushResult(Struct):
-    """Of `server.flush`: how many sessions the store has, and how many it does not have yet."""
-
-    flushed: int
-    unflushed: int
-
+PROTOCOL_VERSION: Final = 1
+"""Raised when a message of the older form would be misunderstood; additions go into `features`."""
 
 # -- messages ------------------------------------------------------------------------------------------------
 
@@ -334,6 +309,19 @@ def _plain_load(line: bytes) -> Reply[LoadResult[StrictStateWire]]:
     return _decode_plain_load(line)
 
 
+_decode_claim_next: Callable[[bytes], LoadResult[Raw] | None] = result_decoder(LoadResult[Raw] | None)  # type: ignore[arg-type]
+
+
+def decode_claim_next(line: bytes) -> LoadResult[SessionState] | None:
+    """The result of a claim of any orphan: None where there is none.
+
+    Raises:
+        WireError: the reply says so.
+    """
+    result = _decode_claim_next(line)
+    return None if result is None else load_result(result)
+
+
 def load_result(result: LoadResult[Raw]) -> LoadResult[SessionState]:
     """The same result with its session decoded."""
     return _with_state(result, SessionState.from_json(result.session))
@@ -360,4 +348,9 @@ decode_list_active = result_decoder(ListActiveResult)
 decode_list = result_decoder(ListResult)
 decode_heartbeat = result_decoder(HeartbeatResult)
 decode_flush = result_decoder(FlushResult)
+decode_register = result_decoder(RegisterResult)
+decode_subscribe = result_decoder(SubscribeResult)
+decode_drain = result_decoder(DrainResult)
+decode_event = msgspec.json.Decoder(EventNote).decode
+"""An event, from a notification's params."""
 decode_members = result_decoder(dict[str, Any])

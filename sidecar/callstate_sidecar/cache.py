@@ -10,6 +10,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from msgspec import Struct
+
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.records import BeatsRecord, GoneRecord, Record, StateRecord, TurnsRecord
 from callstate_sidecar.stores.base import StoredMeta, Write
@@ -31,7 +33,7 @@ class Grave(NamedTuple):
 NO_GRAVE: Final = Grave(0, 0)
 
 
-class _Before(NamedTuple):
+class _Before(Struct, gc=False):
     """How things were under one id before the group."""
 
     entry: Entry | None
@@ -89,12 +91,8 @@ class Cache:
     def _note(self, session_id: str) -> None:
         if session_id not in self._before:
             entry = self.entries.get(session_id)
-            self._before[session_id] = _Before(
-                entry,
-                entry.mark() if entry else None,
-                self.graves.get(session_id),
-                self.dirty.get(session_id),
-            )
+            mark = None if entry is None else entry.mark()
+            self._before[session_id] = _Before(entry, mark, self.graves.get(session_id), self.dirty.get(session_id))
 
     def change(self, entry: Entry) -> None:
         """About to change this session; one that was only read through becomes hot."""
@@ -163,10 +161,15 @@ class Cache:
 
         A session that the journal does not know yet, new or just taken over, is told to it whole.
         """
-        self.group.append(record if entry.journaled else entry.snapshot())
-        entry.journaled = True
-        self._count(entry, entry.doc.status)
-        self.mark_dirty(entry.id, now, entry.doc.size)
+        if entry.journaled:
+            self.group.append(record)
+        else:
+            self.group.append(entry.snapshot())
+            entry.journaled = True
+        doc = entry.doc
+        if entry.counted != doc.status:
+            self._count(entry, doc.status)
+        self.mark_dirty(entry.id, now, doc.size)
 
     def evict(self, entry: Entry) -> None:
         """Keep it hot no longer; the store has it. Told to the journal, so that replay keeps it cold too."""
@@ -232,7 +235,7 @@ class Cache:
             self.mark_dirty(session_id, now, size)
         before = self._before.get(session_id)
         if before is not None and before.dirty is None:
-            self._before[session_id] = before._replace(dirty=(now, size))
+            before.dirty = (now, size)
 
     def _mark_clean(self, session_id: str) -> None:
         was = self.dirty.pop(session_id, None)
@@ -273,7 +276,7 @@ class Cache:
         self.flying.pop(session_id, None)
         before = self._before.get(session_id)
         if before is not None and before.grave is not None and before.grave.version <= version:
-            self._before[session_id] = before._replace(grave=None)  # an undo must not bring it back
+            before.grave = None  # an undo must not bring it back
         for entry in self._in_play(session_id):
             entry.stored_version = max(entry.stored_version, version)
             entry.unverified = False

@@ -133,10 +133,12 @@ class Connection(asyncio.Protocol):
 
     def send(self, reply: bytes) -> int:
         """Queue a reply for the end of this turn of the loop; gives its place among those queued."""
-        self.out.append(reply)
+        out = self.out
+        if not out:
+            self._server.turn.touched(self)
+        out.append(reply)
         self.out_bytes += len(reply)
-        self._server.turn.touched(self)
-        return len(self.out) - 1
+        return len(out) - 1
 
     def replace(self, place: int, reply: bytes) -> None:
         """Send this in place of a queued reply."""

@@ -6,7 +6,7 @@ the parts; a turn is appended without looking at the turns before it. Pure: no c
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -43,7 +43,8 @@ _parts = msgspec.json.Decoder(list[Raw]).decode
 class Document:
     """One session's document, in parts.
 
-    Everything a mutation replaces is an object of its own, so `mark` and `restore` undo it in constant time.
+    Everything a mutation replaces is an object of its own, and `chunks` only ever grows at its end, so that an undo
+    (Entry.mark) takes constant time.
     """
 
     __slots__ = (
@@ -91,19 +92,26 @@ class Document:
         self.turn_count = count
         self.history_bytes = len(turns)
 
+    def repeated(self, text: bytes, at: int) -> int:
+        """Up to where a text, from a place on, is the kept history; `at` itself where it is not."""
+        end = at
+        for chunk in self.chunks:
+            if end != at:
+                if not text.startswith(b",", end):
+                    return at
+                end += 1
+            if not text.startswith(chunk, end):
+                return at
+            end += len(chunk)
+        return end
+
     def extension(self, history: bytes) -> bytes | None:
         """What a history has behind the kept one, or None where it does not begin with it."""
-        at = 0
-        for chunk in self.chunks:
-            if at:
-                if not history.startswith(b",", at):
-                    return None
-                at += 1
-            if not history.startswith(chunk, at):
-                return None
-            at += len(chunk)
-        rest = history[at:].lstrip() if at else history
-        if not at or not rest:
+        end = self.repeated(history, 0)
+        if not end and self.chunks:
+            return None
+        rest = history[end:].lstrip()
+        if not end or not rest:
             return rest
         # `{"a":1}` is also how `{"a":1}2` begins: what follows a whole turn is a comma
         return rest[1:].lstrip() if rest[:1] == b"," else None
@@ -184,21 +192,6 @@ class Document:
                 )
         patched = _encode(merge_patch(_decode(self.head_json(self.updated_us)), changes))
         return read_head(patched, path, lambda _: self.created_at)
-
-    def mark(self) -> tuple[Any, ...]:
-        """What `restore` needs to come back to now."""
-        return (
-            self.fields, self.provider, self.call_id, self.status, self.metrics, self.updated_us,
-            self.chunks, len(self.chunks), self.turn_count, self.history_bytes,
-        )  # fmt: skip
-
-    def restore(self, mark: tuple[Any, ...]) -> None:
-        """Undo everything since the mark."""
-        (
-            self.fields, self.provider, self.call_id, self.status, self.metrics, self.updated_us,
-            self.chunks, length, self.turn_count, self.history_bytes,
-        ) = mark  # fmt: skip
-        del self.chunks[length:]
 
 
 def count_turns(turns: bytes) -> int:

@@ -8,7 +8,9 @@ no such member and costs one typed decode; only an unusual one is looked at valu
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -88,12 +90,15 @@ class PlainHead(HeadFields, kw_only=True, forbid_unknown_fields=True):
 HEAD_MEMBERS: Final = frozenset(HeadDoor.__struct_encode_fields__)
 METRICS_MEMBERS: Final = frozenset(MetricsDoor.__struct_fields__)
 
-# msgspec reads more forms than Go does ("2026-01-01 00:00:00z", "+0530"): whatever is not strict is found here.
-# Inside a JSON string the quotes would be escaped, so only members match.
-_LOOSE_TIME = re.compile(
-    rb'"timestamp"\s*:\s*"(?!\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)")'
-    rb"|\\u00[4-7]"  # a letter nobody need escape, such as the t of a name that is to go unseen
+# msgspec reads more forms than Go does ("2026-01-01 00:00:00z", "+0530"): a turn's time is looked at as text too.
+# Inside a JSON string the quotes would be escaped, so only members match; and a name that is to go unseen must
+# escape a letter that nobody need escape.
+_TIMESTAMP: Final = b'"timestamp"'
+_STRICT_MEMBER: Final = re.compile(
+    rb'"timestamp":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)"'
 )
+_strict_members = _STRICT_MEMBER.findall
+_strict_member_at = _STRICT_MEMBER.match
 
 _strict_turn = msgspec.json.Decoder(StrictTurnDoor).decode
 _strict_turns = msgspec.json.Decoder(list[StrictTurnDoor]).decode
@@ -182,7 +187,7 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[TurnDoor]:
         except (msgspec.DecodeError, RecursionError) as error:
             raise undecodable(error, path) from error
         check_json(array, path, depth)
-    if _LOOSE_TIME.search(array) is not None:
+    if not _times_are_strict(array):
         for index, turn_time in enumerate(_times(array)):
             check_time(turn_time.timestamp, f"{path}[{index}].timestamp")
     if not array.isascii() or b"\\u" in array:  # a role's bytes may be more than its characters
@@ -191,13 +196,20 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[TurnDoor]:
     return turns
 
 
+def _times_are_strict(turns: bytes) -> bool:
+    """Whether every `timestamp` in this JSON is beyond doubt as Go reads it."""
+    return b"\\u00" not in turns and len(_strict_members(turns)) == turns.count(_TIMESTAMP)
+
+
 def check_turn(data: bytes, path: str) -> TurnDoor:
     """One turn, found right; errors name its place without an index."""
-    if data.isascii() and b"\\u" not in data and _LOOSE_TIME.search(data) is None:
-        try:
-            return _strict_turn(data)
-        except (msgspec.MsgspecError, RecursionError):
-            pass  # an unusual one: looked at closely below
+    if data.isascii() and b"\\u" not in data:
+        at = data.find(_TIMESTAMP)
+        if at < 0 or (_strict_member_at(data, at) is not None and data.find(_TIMESTAMP, at + 1) < 0):
+            try:
+                return _strict_turn(data)
+            except (msgspec.MsgspecError, RecursionError):
+                pass  # an unusual one: looked at closely below
     try:
         return check_turns(b"[%b]" % data, path)[0]
     except (InvalidParamsError, ParseError) as error:
@@ -207,10 +219,8 @@ def check_turn(data: bytes, path: str) -> TurnDoor:
         ) from error
 
 
-def stamped(turns: bytes, checked: list[TurnDoor], now: str) -> bytes:
+def stamped(turns: bytes, checked: Sequence[TurnDoor], now: str) -> bytes:
     """The turns (comma-joined, no brackets), those without a timestamp given this one."""
-    if not any(turn.timestamp is UNSET for turn in checked):
-        return turns
     parts = []
     for part, turn in zip(_raw_list(b"[%b]" % turns), checked, strict=True):
         text = bytes(part)
@@ -240,6 +250,15 @@ def check_time(text: str | None, path: str) -> None:
             raise InvalidParamsError(f"{error} at {path}", path=path, expected="RFC 3339 time") from error
 
 
+@lru_cache(maxsize=4096)  # a save comes with the times of the load before it
+def _is_time(text: str) -> bool:
+    try:
+        parse_time(text)
+    except ValueError:
+        return False
+    return True
+
+
 def check_head(data: bytes | Raw, path: str) -> tuple[HeadDoor, dict[str, Raw]]:
     """A session's head, and the members of it that we don't know, each found right; the history unread.
 
@@ -266,11 +285,13 @@ def check_fields(head: HeadFields, path: str) -> None:
     Raises:
         InvalidParamsError, ParseError: something is not right, with its place.
     """
-    check_time(head.created_at, f"{path}.created_at")
-    check_time(head.updated_at, f"{path}.updated_at")
-    check_name(head.provider, f"{path}.provider")
-    check_name(head.direction, f"{path}.direction")
-    check_name(head.status, f"{path}.status")
+    for name, at in (("created_at", head.created_at), ("updated_at", head.updated_at)):
+        if at is not None and not _is_time(at):
+            check_time(at, f"{path}.{name}")
+    if not (head.provider.isascii() and head.direction.isascii() and head.status.isascii()):
+        check_name(head.provider, f"{path}.provider")
+        check_name(head.direction, f"{path}.direction")
+        check_name(head.status, f"{path}.status")
     if head.recovery_data is not UNSET:
         check_json(head.recovery_data, f"{path}.recovery_data", 3)
 

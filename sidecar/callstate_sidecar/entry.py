@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import starmap
 from typing import Any, Final
 
 from callstate_sidecar.document import Document, count_turns
@@ -46,7 +47,8 @@ class Entry:
         self.ended_us = 0
         self.reaped = False
         self.unverified = False
-        self.ops: list[OpResult] = []
+        self.ops: dict[str, bytes] = {}
+        """Results of repeatable mutations by their `op`, oldest first. Replaced, never changed."""
         self.stored_version = 0
         self.quarantined = ""
         self.journaled = False
@@ -70,41 +72,41 @@ class Entry:
         self.version = max(self.version + 1, now_us)
         return self.version
 
-    def op_result(self, op: str | None) -> bytes | None:
-        """The result a repeatable mutation got when it was first done."""
-        if op is None or not self.ops:
-            return None
-        for kept in self.ops:  # a plain loop: each mutation with an op comes through here
-            if kept.op == op:
-                return kept.result
-        return None
-
     def keep_op(self, op: str | None, result: bytes) -> list[OpResult]:
         """Remember a repeatable mutation's result; gives what the journal must hear of it."""
         if op is None:
             return []
-        done = OpResult(op, result)
-        self.ops = [*self.ops[-KEPT_OPS + 1 :], done]
-        return [done]
+        ops = self.ops.copy()  # a mark has the old one
+        if len(ops) >= KEPT_OPS:
+            del ops[next(iter(ops))]
+        ops[op] = result
+        self.ops = ops
+        return [OpResult(op, result)]
 
     # -- undo ---------------------------------------------------------------------------------------------
 
     def mark(self) -> tuple[Any, ...]:
         """What `restore` needs to come back to now."""
+        doc = self.doc
         return (
-            self.doc.mark(), self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
+            self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.ops, self.host, self.journaled,
+            doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
+            doc.chunks, len(doc.chunks), doc.turn_count, doc.history_bytes,
         )  # fmt: skip
 
     def restore(self, mark: tuple[Any, ...]) -> None:
         """Undo everything since the mark. Beats stay: they happened; so does what is known of the store."""
+        doc = self.doc
         (
-            doc_mark, self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
+            self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.ops, self.host, self.journaled,
+            doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
+            doc.chunks, length, doc.turn_count, doc.history_bytes,
         ) = mark  # fmt: skip
-        self.doc.restore(doc_mark)
+        del doc.chunks[length:]
 
     # -- the journal's form -------------------------------------------------------------------------------
 
@@ -121,7 +123,9 @@ class Entry:
     def snapshot(self) -> StateRecord:
         """The whole session as one record."""
         doc = self.doc
-        return self.record(HistoryMode.REPLACE, b",".join(doc.chunks), doc.turn_count, self.ops)
+        return self.record(
+            HistoryMode.REPLACE, b",".join(doc.chunks), doc.turn_count, list(starmap(OpResult, self.ops.items()))
+        )
 
     @classmethod
     def of_record(cls, record: StateRecord, before: Entry | None) -> Entry:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from msgspec import UNSET, Struct
 
 from callstate_client.errors import InvalidRequestError, MethodNotFoundError, ParseError, WireError
 from callstate_client.protocol import Request, encode_json
-from callstate_sidecar.commands import VERBS, VERBS_BY_BYTES, Verb
+from callstate_sidecar.cache import Cache
+from callstate_sidecar.commands import VERBS, Verb, decode_usual
+from callstate_sidecar.commands.extending import cut, extending
 
 NULL_ID: Final = b"null"
-# The id is an integer without leading zeros, small enough for every client's own.
-_USUAL = re.compile(rb'\{"jsonrpc":"2\.0","id":(0|[1-9]\d{0,17}),"method":"([a-z._]+)","params":\{')
 _decode_request = msgspec.json.Decoder(Request).decode
 
 
@@ -25,11 +24,10 @@ class _IdOnly(Struct):
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
 
 
-class Asked(NamedTuple):
+class Asked(Struct, gc=False):
     """A good request. `request_id` is JSON, or None: a notification."""
 
     request_id: bytes | None
-    method: str
     verb: Verb
     params: Any
 
@@ -52,16 +50,29 @@ def read_request(line: bytes) -> Asked | None:
     Raises:
         Refused: it is no good request.
     """
-    usual = _USUAL.match(line)
-    if usual is not None:
-        request_id, method = usual.groups()
-        known = VERBS_BY_BYTES.get(method)
-        if known is not None and line.isascii():
-            try:
-                return Asked(request_id, known.method, known, known.decode_line(line).params)
-            except (ValueError, RecursionError):
-                pass
-    return _read_any(line)
+    try:
+        if not line.isascii():
+            line.decode()  # what is passed through is not looked at again
+        usual = decode_usual(line)
+    except (ValueError, RecursionError):
+        return _read_any(line)
+    return Asked(b"%d" % usual.id, usual.verb, usual.params)
+
+
+def read_long_request(line: bytes, cache: Cache) -> Asked | None:
+    """As `read_request`; of a save only what it does not repeat of the kept history is decoded."""
+    shorter = cut(cache, line)
+    if shorter is not None:
+        try:
+            if not shorter.isascii():
+                shorter.decode()
+            usual = decode_usual(shorter)
+            params = extending(usual.params, line)
+        except (ValueError, RecursionError):
+            params = None  # what is wrong is told of the whole line
+        if params is not None:
+            return Asked(b"%d" % usual.id, usual.verb, params)
+    return read_request(line)
 
 
 def _read_any(line: bytes) -> Asked | None:
@@ -80,7 +91,7 @@ def _read_any(line: bytes) -> Asked | None:
     if verb is None:
         raise Refused(request_id, MethodNotFoundError(f"no method {request.method[:64]}"))
     try:
-        return Asked(request_id, request.method, verb, verb.params(request.params))
+        return Asked(request_id, verb, verb.params(request.params))
     except WireError as error:
         raise Refused(request_id, error) from error
 

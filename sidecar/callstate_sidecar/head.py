@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol import INT64_MAX, INT64_MIN
@@ -23,6 +23,8 @@ from callstate_sidecar.instants import parse_us
 
 _encode = msgspec.json.encode
 _NO_METRICS: Final = MetricsDoor()
+_NOTHING: Final = (b"null", b'""', b"{}", b"[]")
+"""What Go leaves out for being empty."""
 
 _METRICS_JSON: Final = (
     b'{"turn_count":%d,"interruption_count":%d,"user_speech_duration_ms":%d,"agent_speech_duration_ms":%d%b%b%b}'
@@ -58,7 +60,7 @@ class Metrics(Struct, frozen=True, array_like=True):
             self.extra,
         )  # fmt: skip
 
-    def with_turns(self, turns: list[TurnDoor]) -> Metrics:
+    def with_turns(self, turns: Sequence[TurnDoor]) -> Metrics:
         """After these turns: counted, speech time added for `user` and `agent`."""
         user, agent = self.user_speech_duration_ms, self.agent_speech_duration_ms
         for turn in turns:
@@ -98,25 +100,38 @@ class Head(Struct):
     metrics: Metrics
     history: bytes | None
     """The inside of the history's brackets; empty for null and `[]`; None where it was left out."""
-    updated_us: int = 0
+    updated_at: str | None = None
     """What the document itself says."""
+
+    @property
+    def updated_us(self) -> int:
+        """That in microseconds since 1970; 0 where it says nothing."""
+        return parse_us(self.updated_at) if self.updated_at else 0
 
 
 def _members(extra: dict[str, Raw]) -> bytes:
     return b"".join(b",%b:%b" % (_encode(name), bytes(value)) for name, value in extra.items())
 
 
+class _Fields(Struct, omit_defaults=True):
+    """What `Head.fields` has of the members that we know, in Go's order."""
+
+    id: str
+    created_at: str
+    provider: str
+    direction: str
+    from_: str = msgspec.field(name="from")
+    to: str
+    call_id: str = ""
+    recovery_data: Raw | UnsetType = UNSET
+
+
 def _fields(door: HeadFields, extra: dict[str, Raw], created_at: str) -> bytes:
-    known: dict[str, Any] = {"id": door.id, "created_at": created_at}
-    if door.call_id:
-        known["call_id"] = door.call_id
-    known["provider"] = door.provider
-    known["direction"] = door.direction
-    known["from"] = door.from_
-    known["to"] = door.to
-    if door.recovery_data is not UNSET and bytes(door.recovery_data) not in (b"null", b'""', b"{}", b"[]"):
-        known["recovery_data"] = door.recovery_data
-    return _encode(known)[1:-1] + _members(extra)
+    recovery = door.recovery_data
+    if recovery is not UNSET and bytes(recovery) in _NOTHING:
+        recovery = UNSET
+    known = _Fields(door.id, created_at, door.provider, door.direction, door.from_, door.to, door.call_id, recovery)
+    return _encode(known)[1:-1] + _members(extra) if extra else _encode(known)[1:-1]
 
 
 def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[str], str]) -> Head:
@@ -163,8 +178,8 @@ def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[st
             metrics.agent_speech_duration_ms,
             metrics.first_response_ms,
             metrics.average_response_ms,
-            _members(metrics_extra),
+            _members(metrics_extra) if metrics_extra else b"",
         ),
         history=history,
-        updated_us=parse_us(door.updated_at) if door.updated_at else 0,
+        updated_at=door.updated_at,
     )

@@ -113,15 +113,19 @@ class Liveness:
         self._limit_of.pop(session_id, None)
         self._put(session_id, self._ended, now)
 
-    def beat(self, session_id: str, now: float, timeout_s: float | None = None) -> bool:
-        """Life, the most frequent evidence. True where the session was suspected until now."""
-        queue = self._of[session_id]
-        if queue.phase is Phase.LIVE:
-            queue.order[session_id] = now
-            queue.order.move_to_end(session_id)
-            return False
-        self.learn(session_id, Evidence.LIFE, now, timeout_s)
-        return queue.phase is Phase.SUSPECT
+    def beat(self, session_id: str, now: float, timeout_s: float | None = None) -> Phase | None:
+        """Life, the most frequent evidence. Gives the phase it was in until now; None: it is not watched."""
+        queue = self._of.get(session_id)
+        if queue is None:
+            return None
+        phase = queue.phase
+        if phase is Phase.LIVE:
+            order = queue.order
+            order[session_id] = now
+            order.move_to_end(session_id)
+        else:
+            self.learn(session_id, Evidence.LIFE, now, timeout_s)
+        return phase
 
     def learn(
         self, session_id: str, evidence: Evidence, now: float, timeout_s: float | None = None

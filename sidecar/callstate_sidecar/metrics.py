@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 
@@ -9,7 +10,7 @@ class Metrics:
     """What has happened since the start."""
 
     def __init__(self) -> None:
-        self.requests: dict[str, int] = {}
+        self.requests: Counter[str] = Counter()
         self.errors: dict[str, int] = {}
         self.counters: dict[str, int] = {}
         self.loop_lag_s = 0.0

@@ -172,6 +172,12 @@ class ReaperConfig(Struct, frozen=True, kw_only=True):
         float,
         _seconds("How long a suspect session may still come back before it is ended.", 0, DAY_S),
     ] = 30.0
+    reconnect_grace_s: Annotated[
+        float,
+        _seconds(
+            "How long a worker that lives may be without a connection before its sessions are orphans.", 0, DAY_S
+        ),
+    ] = 5.0
     retention_s: Annotated[
         float,
         _seconds("How long an ended session stays in memory; after that only the store has it.", 0, DAY_S),
@@ -201,6 +207,12 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
         int,
         _count("Sessions held in memory; more are refused as overloaded.", "sessions", 1, 100_000_000),
     ] = 200_000
+    events: Annotated[
+        int,
+        _count(
+            "Events kept for subscribers that come back; older ones are told as a gap.", "events", 1, 10_000_000
+        ),
+    ] = 10_000
     pending_reply_bytes: Annotated[
         int,
         _bytes(

@@ -14,12 +14,21 @@ from callstate_client.errors import (
     WireError,
 )
 from callstate_sidecar.commands import Context, Later, Miss
+from callstate_sidecar.commands.extending import MIN_BYTES, Extending
 from callstate_sidecar.connection import Connection
-from callstate_sidecar.envelope import NULL_ID, Refused, error_line, read_request, result_line
+from callstate_sidecar.envelope import (
+    NULL_ID,
+    Asked,
+    Refused,
+    error_line,
+    read_long_request,
+    read_request,
+    result_line,
+)
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.options import LimitsConfig
-from callstate_sidecar.turn import Call, Turn
+from callstate_sidecar.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +55,7 @@ class Server:
         self._ctx = ctx
         self._metrics = metrics
         self.max_connections = max_connections
-        self.turn = Turn(ctx, journal, gate, metrics, self._run)
+        self.turn = Turn(ctx, journal, gate, metrics, self._run_again)
         self.connections: set[Connection] = set()
         self.stopping = False
         self.waiting = 0
@@ -89,19 +98,17 @@ class Server:
             self._refuse(connection, NULL_ID, too_large)
             return
         try:
-            asked = read_request(line)
+            asked = read_request(line) if len(line) < MIN_BYTES else read_long_request(line, self._ctx.cache)
         except Refused as refused:
             self._refuse(connection, refused.request_id, refused.error)
             return
         if asked is None:
             return
-        call = Call(connection, *asked)
-        requests = self._metrics.requests
-        requests[call.method] = requests.get(call.method, 0) + 1
+        self._metrics.requests[asked.verb.method] += 1
         if self.stopping:
-            self._answer(call, ShuttingDownError("the daemon is stopping"))
+            self._answer(connection, asked, ShuttingDownError("the daemon is stopping"))
         else:
-            self._run(call)
+            self._run(connection, asked)
 
     def _refuse(self, connection: Connection, request_id: bytes | None, error: WireError) -> None:
         self._metrics.count_error(error.kind)
@@ -110,73 +117,81 @@ class Server:
 
     # -- a call ---------------------------------------------------------------------------------------------
 
-    def _run(self, call: Call) -> None:
+    def _run(self, connection: Connection, asked: Asked) -> None:
         group = self._ctx.cache.group
         before = len(group)
         result: bytes | Exception
         try:
-            outcome = call.verb.run(self._ctx, call.params)
+            outcome = asked.verb.run(self._ctx, asked.params)
             if isinstance(outcome, Later):
-                self._wait(call)
-                outcome.start(lambda done: self._waited(call, done))
+                self._wait(connection)
+                outcome.start(lambda done: self._waited(connection, asked, done))
                 return
             result = outcome
         except Miss as miss:
-            self._wait(call)
-            self._ctx.services.when_known(miss.session_id, lambda: self._known(call))
+            self._wait(connection)
+            self._ctx.services.when_known(miss.session_id, lambda: self._known(connection, asked))
             return
         except Exception as error:  # noqa: BLE001 - each becomes an error reply; our own faults are logged
             result = error
-        self._answer(call, result, changed=len(group) > before)
+        self._answer(connection, asked, result, len(group) > before)
 
-    def _answer(self, call: Call, result: bytes | Exception, *, changed: bool = False) -> None:
+    def _run_again(self, connection: Connection, asked: Asked) -> None:
+        """Answer anew what had seen a group that was undone."""
+        if isinstance(asked.params, Extending):  # what it repeated may be kept no more
+            asked = read_request(asked.params.line) or asked
+        self._run(connection, asked)
+
+    def _answer(
+        self, connection: Connection, asked: Asked, result: bytes | Exception, changed: bool = False
+    ) -> None:
         """Queue the reply."""
-        request_id = call.request_id
+        request_id = asked.request_id
         place = -1
         if isinstance(result, Exception):
-            error = self._error_of(call, result)
+            error = self._error_of(asked, result)
             if request_id is not None:
-                place = call.connection.send(error_line(request_id, error))
+                place = connection.send(error_line(request_id, error))
         elif request_id is not None:
-            place = call.connection.send(result_line(request_id, result))
+            place = connection.send(result_line(request_id, result))
         if self._ctx.cache.group:
-            self.turn.answered(call, place, changed=changed)
+            self.turn.answered(connection, asked, place, changed)
 
-    def _error_of(self, call: Call, failure: Exception) -> WireError:
+    def _error_of(self, asked: Asked, failure: Exception) -> WireError:
         """What the client is told of a failure: the daemon's own faults are for its log."""
         if isinstance(failure, WireError):
             error = failure
         else:
             error = InternalError("see the daemon's log")
-            log.error("%s failed", call.method, exc_info=failure)
+            log.error("%s failed", asked.verb.method, exc_info=failure)
         self._metrics.count_error(error.kind)
         return error
 
     # -- calls that wait --------------------------------------------------------------------------------------
 
-    def _wait(self, call: Call) -> None:
+    def _wait(self, connection: Connection) -> None:
         self.waiting += 1
         self._idle.clear()
-        call.connection.waiting += 1
+        connection.waiting += 1
 
-    def _known(self, call: Call) -> None:
-        self._waited_enough(call)
-        if call.connection.unsent_bytes <= self.limits.pending_reply_bytes:
-            self._run(call)
+    def _known(self, connection: Connection, asked: Asked) -> None:
+        self._waited_enough(connection)
+        if connection.unsent_bytes <= self.limits.pending_reply_bytes:
+            self._run(connection, asked)
         else:  # a thousand may have waited for one session of megabytes: their replies are not piled up
             unread = OverloadedError("limits.pending_reply_bytes is reached: nothing was done, read replies first")
-            self._answer(call, unread)
+            self._answer(connection, asked, unread)
 
-    def _waited(self, call: Call, result: bytes | Exception) -> None:
-        self._waited_enough(call)
-        self._answer(call, result)
+    def _waited(self, connection: Connection, asked: Asked, result: bytes | Exception) -> None:
+        self._waited_enough(connection)
+        self._answer(connection, asked, result)
 
-    def _waited_enough(self, call: Call) -> None:
+    def _waited_enough(self, connection: Connection) -> None:
         self.waiting -= 1
         if not self.waiting:
             self._idle.set()
-        call.connection.waiting -= 1
-        call.connection.serve_soon()
+        connection.waiting -= 1
+        connection.serve_soon()
 
     async def answered(self, timeout_s: float) -> None:
         """Wait until every request under way has its reply, or the time is up."""

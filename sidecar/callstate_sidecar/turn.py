@@ -5,27 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from callstate_client.errors import NotDurableError
-from callstate_sidecar.commands import Context, Verb
+from callstate_sidecar.commands import Context
 from callstate_sidecar.connection import Connection
 from callstate_sidecar.entry import Entry
-from callstate_sidecar.envelope import NULL_ID, error_line
+from callstate_sidecar.envelope import NULL_ID, Asked, error_line
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-
-class Call(NamedTuple):
-    """One request under way. `request_id` is JSON, or None: a notification."""
-
-    connection: Connection
-    request_id: bytes | None
-    method: str
-    verb: Verb
-    params: Any
 
 
 class Turn:
@@ -36,7 +25,7 @@ class Turn:
         journal: takes the group; None keeps no log (durability `memory`).
         gate: where replies wait for a sync (durability `power`); None lets them leave at once.
         metrics: counts what fails.
-        again: answers a call anew, whose first answer told of what was undone.
+        again: answers a request anew, whose first answer told of what was undone.
     """
 
     def __init__(
@@ -45,7 +34,7 @@ class Turn:
         journal: Journal | None,
         gate: SyncGate | None,
         metrics: Metrics,
-        again: Callable[[Call], None],
+        again: Callable[[Connection, Asked], None],
     ) -> None:
         self._ctx = ctx
         self._journal = journal
@@ -55,7 +44,7 @@ class Turn:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._touched: dict[Connection, None] = {}
-        self._since_change: list[tuple[Call, int, bool]] = []
+        self._since_change: list[tuple[Connection, Asked, int, bool]] = []
         self._refusing = False
 
     @property
@@ -75,14 +64,16 @@ class Turn:
         """The connection is gone."""
         self._touched.pop(connection, None)
 
-    def answered(self, call: Call, place: int, *, changed: bool) -> None:
-        """A call was answered while a group is open: the group may yet fail, so remember it.
+    def answered(self, connection: Connection, asked: Asked, place: int, changed: bool) -> None:
+        """A request was answered while a group is open: the group may yet fail, so remember it.
 
         Args:
-            place: of the reply among those queued on its connection; -1 for none.
-            changed: the call is part of the group, and did not only see it.
+            connection: who asked.
+            asked: for what.
+            place: of the reply among those queued on the connection; -1 for none.
+            changed: the request is part of the group, and did not only see it.
         """
-        self._since_change.append((call, place, changed))
+        self._since_change.append((connection, asked, place, changed))
         if not self._scheduled:
             self.schedule()
 
@@ -142,8 +133,8 @@ class Turn:
                 self._ctx.watch(undone)
         why = getattr(error, "strerror", None) or "see the daemon's log"
         refusal = NotDurableError(f"the journal could not be written, nothing was changed: {why}")
-        for call, place, changed in calls:
+        for connection, asked, place, changed in calls:
             if place >= 0:
-                call.connection.replace(place, error_line(call.request_id or NULL_ID, refusal) if changed else b"")
+                connection.replace(place, error_line(asked.request_id or NULL_ID, refusal) if changed else b"")
             if not changed:
-                self._again(call)
+                self._again(connection, asked)

@@ -13,6 +13,7 @@ from msgspec import json as msgspec_json
 
 from callstate_client.merge import merge_patch
 from callstate_sidecar.document import FOLD_BYTES, HEAD_REST_BYTES, Document, count_turns
+from callstate_sidecar.entry import Entry
 from callstate_sidecar.head import read_head
 from callstate_sidecar.instants import format_us, parse_us
 from support.effort import examples
@@ -70,6 +71,7 @@ class DocumentMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.doc = new_document()
+        self.entry = Entry("a", self.doc)
         self.turns: list[bytes] = []
         self.marked: tuple[Any, list[bytes]] | None = None
 
@@ -129,13 +131,13 @@ class DocumentMachine(RuleBasedStateMachine):
 
     @rule()
     def mark(self) -> None:
-        self.marked = (self.doc.mark(), [*self.turns])
+        self.marked = (self.entry.mark(), [*self.turns])
 
     @precondition(lambda self: self.marked)
     @rule()
     def undo(self) -> None:
         assert self.marked is not None
-        self.doc.restore(self.marked[0])
+        self.entry.restore(self.marked[0])
         self.turns = [*self.marked[1]]
 
     @invariant()

@@ -57,10 +57,9 @@ class LivenessMachine(RuleBasedStateMachine):
     @rule(session_id=IDS, timeout_s=TIMEOUTS)
     def beat(self, session_id: str, timeout_s: float | None) -> None:
         known = self.model.get(session_id)
+        assert self.watch.beat(session_id, self.now, timeout_s) is (known.phase if known else None)
         if known is None:
             return
-        came_back = self.watch.beat(session_id, self.now, timeout_s)
-        assert came_back is (known.phase is Phase.SUSPECT)
         if known.phase is Phase.LIVE:
             known.since = self.now  # its timeout stays the one it has
         elif known.phase is Phase.SUSPECT:

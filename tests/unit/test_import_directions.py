@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 # in it; inside of a package the same rule is not looked at. New modules have to be given their place here.
 CLIENT = (
     # values and the wire, without I/O
-    "errors", "ids", "lines", "times", "history", "metrics", "model", "params", "protocol", "store",
+    "errors", "ids", "lines", "times", "history", "metrics", "model", "params", "results", "protocol", "store",
     "merge", "checks", "patches",
     "asks", "rules", "clock", "patience",
     # the store in memory, and the ways to the daemon

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Literal, NamedTuple, Union
 
 import msgspec
-from msgspec import Raw, Struct, UnsetType
+from msgspec import Raw, UnsetType
 
 from callstate_client import protocol as p
+from callstate_client.params import Int64
 from callstate_sidecar.commands import reading, writing
 from callstate_sidecar.commands.context import Context, Later, Miss
 from callstate_sidecar.door import PlainHead, params_error, undecodable
 
-__all__ = ["VERBS", "VERBS_BY_BYTES", "Context", "Later", "Miss", "Verb"]
+__all__ = ["VERBS", "Context", "Later", "Miss", "Verb", "decode_usual"]
 
 _NO_PARAMS: Final = b"{}"
-
-
-ParamsT = TypeVar("ParamsT")
-
-
-class _Line(Struct, Generic[ParamsT]):
-    """A whole request line of which the method is known: envelope and params in one pass."""
-
-    params: ParamsT
 
 
 class PlainSaveParams(p.SaveParams):
@@ -38,8 +30,9 @@ class Verb(NamedTuple):
 
     method: str
     decode: Callable[[bytes | Raw], Any]
-    decode_line: Callable[[bytes], Any]
     run: Callable[[Context, Any], bytes | Later]
+    usual: type[p.Params]
+    """What its params are in nearly every request, decoded together with the envelope."""
 
     def params(self, raw: Raw | UnsetType) -> Any:
         """The request's params, typed.
@@ -61,8 +54,7 @@ def _verb(
     run: Callable[[Context, Any], bytes | Later],
     usual: type[p.Params] | None = None,
 ) -> Verb:
-    line: Any = _Line[usual or params]  # type: ignore[misc]  # made at run time, one a verb
-    return Verb(method, msgspec.json.Decoder(params).decode, msgspec.json.Decoder(line).decode, run)
+    return Verb(method, msgspec.json.Decoder(params).decode, run, usual or params)
 
 
 _TABLE: Final = (
@@ -84,4 +76,20 @@ _TABLE: Final = (
 )
 
 VERBS: Final[Mapping[str, Verb]] = {verb.method: verb for verb in _TABLE}
-VERBS_BY_BYTES: Final[Mapping[bytes, Verb]] = {verb.method.encode(): verb for verb in _TABLE}
+
+
+def _usual_request(verb: Verb) -> Any:
+    """A request of one verb as a type, told from the others by its method."""
+    fields = [("id", Int64), ("params", verb.usual), ("jsonrpc", Literal["2.0"])]
+    return msgspec.defstruct(
+        "Usual", fields, tag_field="method", tag=verb.method, namespace={"verb": verb}, gc=False
+    )
+
+
+decode_usual: Final[Callable[[bytes], Any]] = msgspec.json.Decoder(
+    Union[tuple(_usual_request(verb) for verb in _TABLE)]  # noqa: UP007 - made at run time
+).decode
+"""A request as most clients write it, in one pass: with `id`, `verb` and typed `params`.
+
+Raises msgspec.MsgspecError for any other, good or bad. Members that it hands on as bytes are not UTF-8 for sure.
+"""

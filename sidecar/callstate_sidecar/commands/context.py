@@ -177,23 +177,29 @@ class Context:
         """The present wall time."""
         return self.clock.wall_us()
 
+    def sign_of_life(self, entry: Entry, now_us: int) -> None:
+        """After a change that left the status alone: whoever made it is alive, an ended session stays hot."""
+        clock = self.clock
+        if entry.doc.status == "ended":
+            self.liveness.keep(entry.id, clock.live())
+        else:
+            if entry.beat_us < now_us:  # noqa: PLR1730 - `max` is a call, and each turn comes through here
+                entry.beat_us = now_us
+            if self.liveness.beat(entry.id, clock.live(), entry.heartbeat_timeout_s) is None:
+                self.watch(entry)
+
     def settle(self, entry: Entry, was_ended: bool, now_us: int, reason: str = "completed") -> None:
         """After a change: end or revive where the status says so, and take it as a sign of life."""
-        live_now = self.clock.live()
-        if not entry.ended:
-            if was_ended:
-                entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0
+        if entry.ended == was_ended:
+            self.sign_of_life(entry, now_us)
+        elif was_ended:
+            entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0
             entry.beat_us = max(entry.beat_us, now_us)
-            if was_ended or self.liveness.phase(entry.id) is None:
-                self.watch(entry)
-            else:
-                self.liveness.beat(entry.id, live_now, entry.heartbeat_timeout_s)
-        elif not was_ended:
+            self.watch(entry)
+        else:
             entry.ended_reason = reason
             entry.ended_us = now_us
-            self.liveness.keep(entry.id, live_now)
-        else:
-            self.liveness.keep(entry.id, live_now)
+            self.liveness.keep(entry.id, self.clock.live())
 
     def watch(self, entry: Entry) -> None:
         """Give a live session its full timeout, and its limit where it has one."""

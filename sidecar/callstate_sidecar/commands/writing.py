@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from msgspec import UNSET, Raw
 
@@ -12,16 +14,19 @@ from callstate_client.errors import (
     StoreUnavailableError,
     TooLargeError,
 )
+from callstate_client.ids import MAX_NAME_BYTES
 from callstate_client.protocol import (
     AddTurnParams,
     AmendTurnParams,
     DeleteParams,
     EndParams,
+    Mutation,
     RecordInterruptionParams,
     SaveParams,
     UpdateParams,
 )
 from callstate_sidecar.commands.context import Context, checked_id, checked_labels, checked_word
+from callstate_sidecar.commands.extending import MARK, Extending
 from callstate_sidecar.document import HEAD_REST_BYTES, Document
 from callstate_sidecar.door import TurnDoor, check_json, check_turn, check_turns, stamped
 from callstate_sidecar.entry import Entry
@@ -33,36 +38,47 @@ MAX_DETAIL_BYTES = 1024
 """`detail` of an end is kept beside the document, in memory and in the store's meta: a note, no report."""
 
 
-def save(ctx: Context, p: SaveParams) -> bytes:
+def save(ctx: Context, p: SaveParams | Extending) -> bytes:
     """{"session":{"id":"c1","provider":"twilio","history":[…],…},"if_version":0,"labels":{"app":"sales"}}"""
-    unverified = False
+    extends = isinstance(p, Extending)
+    p = p.params if isinstance(p, Extending) else p
 
     def created_at(session_id: str) -> str:
         entry = ctx.known(session_id)
         return format_us(ctx.now_us()) if entry is None else entry.doc.created_at
 
     head = read_head(p.session, "$.params.session", created_at)
-    checked_id(head.session_id, "$.params.session.id")
-    checked_word(p.op, "$.params.op")
+    if p.op is not None:
+        checked_word(p.op, "$.params.op")
     labels = None if p.labels is None else checked_labels(p.labels)
-    try:
-        entry = ctx.lookup(head.session_id)
-    except StoreUnavailableError:
-        if p.if_version == 0:
-            raise  # create only: that nobody has it must be known
-        entry, unverified = None, True
+    entry = ctx.cache.entries.get(head.session_id)
     if entry is None:
-        entry = _new(ctx, p, head, unverified)
-        mode, turns, count = _history(ctx, entry, head, created=True)
-        return _saved(ctx, entry, p, labels, head, mode, turns, count, was_ended=False, created=True)
-    done = entry.op_result(p.op)
-    if done is not None:
-        return done
+        entry, unverified = _asked_for(ctx, head.session_id, p.if_version)
+        if entry is None:
+            entry = _new(ctx, p, head, unverified)
+            mode, turns, count = _history(ctx, entry, head, created=True)
+            return _saved(ctx, entry, p, labels, head, mode, turns, count, was_ended=False, created=True)
+    if p.op in entry.ops:
+        return entry.ops[p.op]
     if p.if_version is not None and p.if_version != entry.version:
         raise ConflictError(f"the session has version {entry.version}", version=entry.version)
     ctx.check_writable(entry, p.epoch)
-    mode, turns, count = _history(ctx, entry, head, created=False)
+    if not extends:
+        mode, turns, count = _history(ctx, entry, head, created=False)
+    else:
+        mode, turns, count = _extension(ctx, entry, head)
     return _saved(ctx, entry, p, labels, head, mode, turns, count, was_ended=entry.ended, created=False)
+
+
+def _asked_for(ctx: Context, session_id: str, if_version: int | None) -> tuple[Entry | None, bool]:
+    """A session that is not hot, where there is one; and whether nobody can know."""
+    checked_id(session_id, "$.params.session.id")
+    try:
+        return ctx.lookup(session_id), False
+    except StoreUnavailableError:
+        if if_version == 0:
+            raise  # create only: that nobody has it must be known
+        return None, True
 
 
 def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
@@ -93,6 +109,21 @@ def _history(ctx: Context, entry: Entry, head: Head, *, created: bool) -> tuple[
         return HistoryMode.APPEND, rest, len(check_turns(b"[%b]" % rest, path))
     except InvalidParamsError:
         check_turns(b"[%b]" % head.history, path)  # says the place in the whole history
+        raise
+
+
+def _extension(ctx: Context, entry: Entry, head: Head) -> tuple[HistoryMode, bytes, int]:
+    """What a save does whose history begins with the mark for all that is kept."""
+    rest = (head.history or b"")[len(MARK) :].lstrip()
+    _check_size(ctx, len(head.fields) + HEAD_REST_BYTES + entry.doc.history_bytes + len(rest))
+    if not rest:
+        return HistoryMode.KEEP, b"", 0
+    turns = rest[1:].lstrip()
+    path = "$.params.session.history"
+    try:
+        return HistoryMode.APPEND, turns, len(check_turns(b"[%b]" % turns, path))
+    except InvalidParamsError:
+        check_turns(b"[%b,%b]" % (b",".join(entry.doc.chunks), turns), path)  # says the place in the whole history
         raise
 
 
@@ -131,38 +162,40 @@ def add_turn(ctx: Context, p: AddTurnParams) -> bytes:
         raise InvalidParamsError(
             "one of `turn` and `turns` at $.params", path="$.params", expected="one of turn and turns"
         )
-    entry, done = _repeatable(ctx, p.session_id, p.op)
+    entry, done = _changeable(ctx, p)
     if done is not None:
         return done
-    ctx.check_writable(entry, p.epoch)
-    now_us = ctx.now_us()
-    turns, checked = _turns(p, format_us(now_us))
-    _check_size(ctx, entry.doc.size + len(turns))
+    now_us = ctx.clock.wall_us()
+    turns, checked = _turns(p, now_us)
+    doc = entry.doc
+    _check_size(ctx, doc.size + len(turns))
     ctx.cache.change(entry)
-    entry.doc.metrics = entry.doc.metrics.with_turns(checked)
-    entry.doc.append(turns, len(checked))
+    doc.metrics = doc.metrics.with_turns(checked)
+    doc.append(turns, len(checked))
     return _turned(ctx, entry, now_us, p.op, HistoryMode.APPEND, turns, len(checked), with_count=True)
 
 
-def _turns(p: AddTurnParams, now: str) -> tuple[bytes, list[TurnDoor]]:
+def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[TurnDoor]]:
     """The turns of the request, checked, comma-joined, each with a time."""
     if not isinstance(p.turn, msgspec.UnsetType):
-        turn = bytes(p.turn)
-        checked = [check_turn(turn, "$.params.turn")]
-        return stamped(turn, checked, now), checked
-    array = bytes(p.turns) if isinstance(p.turns, Raw) else b""
-    if array[:1] != b"[":
-        raise InvalidParamsError("Expected array at $.params.turns", path="$.params.turns", expected="array")
-    checked = check_turns(array, "$.params.turns")
-    return stamped(array[1:-1].strip(), checked, now), checked
+        turns = bytes(p.turn)
+        checked: Sequence[TurnDoor] = (check_turn(turns, "$.params.turn"),)
+    else:
+        array = bytes(p.turns) if isinstance(p.turns, Raw) else b""
+        if array[:1] != b"[":
+            raise InvalidParamsError("Expected array at $.params.turns", path="$.params.turns", expected="array")
+        turns, checked = array[1:-1].strip(), check_turns(array, "$.params.turns")
+    for turn in checked:
+        if turn.timestamp is UNSET:
+            return stamped(turns, checked, format_us(now_us)), checked
+    return turns, checked
 
 
 def amend_turn(ctx: Context, p: AmendTurnParams) -> bytes:
     """{"session_id":"c1","set":{"content":"as far as it was spoken","interrupted":true}}"""
-    entry, done = _repeatable(ctx, p.session_id, p.op)
+    entry, done = _changeable(ctx, p)
     if done is not None:
         return done
-    ctx.check_writable(entry, p.epoch)
     turn = entry.doc.amended(p.set, "$.params.set")
     _check_size(ctx, entry.doc.size + len(turn))
     ctx.cache.change(entry)
@@ -172,10 +205,9 @@ def amend_turn(ctx: Context, p: AmendTurnParams) -> bytes:
 
 def record_interruption(ctx: Context, p: RecordInterruptionParams) -> bytes:
     """{"session_id":"c1"}"""
-    entry, done = _repeatable(ctx, p.session_id, p.op)
+    entry, done = _changeable(ctx, p)
     if done is not None:
         return done
-    ctx.check_writable(entry, p.epoch)
     ctx.cache.change(entry)
     entry.doc.metrics = entry.doc.metrics.with_interruption()
     return _turned(ctx, entry, ctx.now_us(), p.op, HistoryMode.KEEP, b"", 0)
@@ -183,10 +215,9 @@ def record_interruption(ctx: Context, p: RecordInterruptionParams) -> bytes:
 
 def update(ctx: Context, p: UpdateParams) -> bytes:
     """{"session_id":"c1","set":{"status":"on_hold","recovery_data":{"node":"menu"},"campaign":null}}"""
-    entry, done = _repeatable(ctx, p.session_id, p.op)
+    entry, done = _changeable(ctx, p)
     if done is not None:
         return done
-    ctx.check_writable(entry, p.epoch)
     if p.if_version is not None and p.if_version != entry.version:
         raise ConflictError(f"the session has version {entry.version}", version=entry.version)
     head = entry.doc.patched(p.set, "$.params.set")
@@ -209,7 +240,7 @@ def end(ctx: Context, p: EndParams) -> bytes:
         )  # fmt: skip
     if detail:
         check_json(detail, "$.params.detail", 2)
-    entry, done = _repeatable(ctx, p.session_id, p.op)
+    entry, done = _repeatable(ctx, p)
     if done is not None:
         return done
     if entry.ended:  # a repeat changes nothing
@@ -249,11 +280,27 @@ def delete(ctx: Context, p: DeleteParams) -> bytes:
 # -- shared -------------------------------------------------------------------------------------------------
 
 
-def _repeatable(ctx: Context, session_id: str, op: str | None) -> tuple[Entry, bytes | None]:
+def _repeatable(ctx: Context, p: Mutation) -> tuple[Entry, bytes | None]:
     """The session, and the result where this very mutation was done before."""
-    checked_word(op, "$.params.op")
-    entry = ctx.find(session_id)
-    return entry, entry.op_result(op)
+    op = p.op
+    entry = ctx.cache.entries.get(p.session_id) or ctx.find(p.session_id)
+    if op is None:
+        return entry, None
+    if not (0 < len(op) <= MAX_NAME_BYTES and op.isascii()):
+        checked_word(op, "$.params.op")
+    return entry, entry.ops.get(op)
+
+
+def _changeable(ctx: Context, p: Mutation) -> tuple[Entry, bytes | None]:
+    """As `_repeatable`, and whoever asks may change it.
+
+    Raises:
+        FencedError, SessionEndedError: no.
+    """
+    entry, done = _repeatable(ctx, p)
+    if done is None and (entry.host or entry.reaped or p.epoch is not None):
+        ctx.check_writable(entry, p.epoch)
+    return entry, done
 
 
 def _check_size(ctx: Context, size: int) -> None:
@@ -266,16 +313,17 @@ def _turned(
     *, with_count: bool = False,
 ) -> bytes:  # fmt: skip
     """After a change of history or counters: version, sign of life, journal."""
+    doc = entry.doc
     entry.host = None
-    version = entry.next_version(now_us)
-    entry.doc.updated_us = now_us
-    ctx.settle(entry, entry.ended, now_us)
+    entry.version = version = max(entry.version + 1, now_us)
+    doc.updated_us = now_us
+    ctx.sign_of_life(entry, now_us)
     if with_count:
-        result = b'{"version":%d,"turn_count":%d}' % (version, entry.doc.turn_count)
+        result = b'{"version":%d,"turn_count":%d}' % (version, doc.turn_count)
     else:
         result = b'{"version":%d}' % version
-    ops = entry.keep_op(op, result)
-    record = TurnsRecord(entry.id, version, now_us, entry.doc.metrics, mode, turns, count, ops)
+    ops = entry.keep_op(op, result) if op is not None else []
+    record = TurnsRecord(entry.id, version, now_us, doc.metrics, mode, turns, count, ops)
     ctx.cache.log(entry, record, ctx.clock.mono())
     return result
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import mmap
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -110,8 +110,18 @@ def read_synced(data: Bytes, generation: int) -> int:
 
 def frame(generation: int, sequence: int, synced: int, body: bytes) -> bytes:
     """A record as it lies in a file."""
-    crc = zlib.crc32(body, zlib.crc32(_SALT.pack(generation, len(body), sequence, synced)))
-    return _RECORD.pack(RECORD_MAGIC, len(body), crc, sequence, synced) + body
+    return framed(generation, sequence, synced, (body,))
+
+
+def framed(generation: int, first_sequence: int, synced: int, bodies: Iterable[bytes]) -> bytes:
+    """Records one behind the other as they lie in a file, numbered from the first sequence on."""
+    crc32, salt, pack = zlib.crc32, _SALT.pack, _RECORD.pack
+    parts: list[bytes] = []
+    for sequence, body in enumerate(bodies, first_sequence):
+        length = len(body)
+        crc = crc32(body, crc32(salt(generation, length, sequence, synced)))
+        parts += (pack(RECORD_MAGIC, length, crc, sequence, synced), body)
+    return b"".join(parts)
 
 
 def read_frame(data: Bytes, at: int, generation: int) -> Frame | None:

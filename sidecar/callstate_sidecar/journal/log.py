@@ -19,7 +19,7 @@ from callstate_sidecar.journal.format import (
     Frame,
     Kind,
     file_header,
-    frame,
+    framed,
     synced_mark,
 )
 from callstate_sidecar.journal.layout import (
@@ -209,10 +209,8 @@ class Journal:
         size = sum(map(len, bodies)) + RECORD_HEADER_BYTES * len(bodies)
         if self._end + size + len(END_OF_LOG) > self._capacity:
             self.roll(size)
-        generation, synced, before = self._generation, self.synced, self.sequence
-        data = b"".join(
-            frame(generation, sequence, synced, body) for sequence, body in enumerate(bodies, before + 1)
-        )
+        before = self.sequence
+        data = framed(self._generation, before + 1, self.synced, bodies)
         try:
             # what lies behind is wiped with it, so that the log's end can be told in a recycled segment
             self._files.write(self._fd, data + END_OF_LOG, self._end)

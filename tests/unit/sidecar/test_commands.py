@@ -395,7 +395,7 @@ async def test_a_repeat_gets_the_first_result_and_does_nothing(core: Core) -> No
     assert [await core.raw(method, session_id="a", **params) for method, params in mutations] == first
     assert await core.raw("session.save", session={"id": "a", "status": "ended"}, op="6", if_version=1) == saved
     assert kept(core.entry("a")) == before
-    assert core.replayed().entries["a"].op_result("1") == first[0], "also after a restart"
+    assert core.replayed().entries["a"].ops["1"] == first[0], "also after a restart"
 
 
 async def test_the_last_sixteen_can_be_repeated(core: Core) -> None:

@@ -68,15 +68,21 @@ def test_each_phase_lasts_its_span(phase: Phase, span_s: float) -> None:
 
 def test_a_beat_gives_a_full_span() -> None:
     liveness = in_phase(Phase.LIVE)
-    assert liveness.beat("a", 29.0) is False
+    assert liveness.beat("a", 29.0) is Phase.LIVE
     assert not due(liveness, 58.9)
     assert due(liveness, 59.0) == [("a", Phase.LIVE, Evidence.SILENCE)]
+
+
+def test_a_beat_of_what_is_not_watched_does_nothing() -> None:
+    liveness = in_phase(Phase.LIVE)
+    assert liveness.beat("b", 1.0) is None
+    assert liveness.phase("b") is None
 
 
 def test_a_beat_brings_a_suspect_back_with_its_own_timeout() -> None:
     liveness = in_phase(Phase.SUSPECT)
     assert liveness.suspects == 1
-    assert liveness.beat("a", 1.0, 2.0) is True
+    assert liveness.beat("a", 1.0, 2.0) is Phase.SUSPECT
     assert liveness.suspects == 0
     assert due(liveness, 3.0) == [("a", Phase.LIVE, Evidence.SILENCE)]
 

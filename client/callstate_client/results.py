@@ -1,0 +1,108 @@
+"""The result of each verb, as a client reads it; members that a newer daemon adds are skipped."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from msgspec import Raw, Struct
+
+SessionT = TypeVar("SessionT")
+
+
+class SaveResult(Struct):
+    """Of `session.save`."""
+
+    version: int
+    updated_at: str
+
+
+class VersionResult(Struct):
+    """Of every other mutation; `turn_count` only with `session.add_turn`."""
+
+    version: int
+    turn_count: int | None = None
+
+
+class LoadResult(Struct, Generic[SessionT], kw_only=True):
+    """Of `session.load`, and one of `session.list`'s `sessions`."""
+
+    session: SessionT
+    version: int
+    epoch: int = 0
+    turn_count: int = 0
+    history_from: int | None = None
+    owner: str | None = None
+    ended_reason: str | None = None
+    labels: dict[str, str] = {}
+
+
+class ListActiveResult(Struct):
+    """Of `session.list_active`."""
+
+    session_ids: list[str]
+    next_cursor: str | None = None
+
+
+class ListResult(Struct):
+    """Of `session.list`."""
+
+    sessions: list[LoadResult[Raw]]
+    next_cursor: str | None = None
+
+
+class HeartbeatResult(Struct):
+    """Of `session.heartbeat` with several ids: which of them got no beat, and why."""
+
+    missing: list[str] = []
+    ended: list[str] = []
+    fenced: list[str] = []
+
+
+class FlushResult(Struct):
+    """Of `server.flush`: how many sessions the store has, and how many it does not have yet."""
+
+    flushed: int
+    unflushed: int
+
+
+class RegisterResult(Struct):
+    """Of `worker.register`; `drain`: the daemon takes no new sessions."""
+
+    worker_id: str
+    drain: bool = False
+
+
+class DrainResult(Struct):
+    """Of `server.drain`: whether it drains now, and how many sessions have not ended."""
+
+    drain: bool
+    sessions: int
+
+
+class SubscribeResult(Struct):
+    """Of `events.subscribe`: the place from which on events follow."""
+
+    stream: str
+    seq: int
+
+
+class EventNote(Struct, kw_only=True):
+    """The params of an `event` notification."""
+
+    stream: str
+    seq: int
+    type: str
+    at: str
+    session_id: str | None = None
+    provider: str | None = None
+    call_id: str | None = None
+    labels: dict[str, str] = {}
+    owner: str | None = None
+    epoch: int | None = None
+    reason: str | None = None
+    evidence: str | None = None
+    deadline: str | None = None
+    worker_id: str | None = None
+    turn_count: int | None = None
+    drain: bool | None = None
+    error: str | None = None
