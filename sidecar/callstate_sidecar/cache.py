@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from callstate_sidecar.entry import Entry
-from callstate_sidecar.records import BeatsRecord, GoneRecord, Record, StateRecord, TurnsRecord
+from callstate_sidecar.index import Index
+from callstate_sidecar.records import BeatsRecord, GoneRecord, Record, StateRecord, TurnsRecord, WorkerRecord
 from callstate_sidecar.stores.base import StoredMeta, Write
 
 MISS_TTL_S: Final = 1.0
@@ -55,7 +56,9 @@ class Cache:
         """Versions on their way to the store."""
         self.beaten: dict[str, int] = {}
         """Beats the store has not heard of, microseconds since 1970."""
-        self.by_status: dict[str, int] = {}
+        self.index = Index()
+        self.processes: dict[str, WorkerRecord] = {}
+        """Which process a worker is, for those that own sessions or may."""
         self.group: list[Record] = []
         self._seq = 0
         self._misses: dict[str, tuple[float, Grave]] = {}
@@ -122,25 +125,17 @@ class Cache:
         entry.seq = self._seq
         self.entries[entry.id] = entry
         self._misses.pop(entry.id, None)
-        self._count(entry, entry.doc.status)
+        self.index.update(entry)
 
     def _drop(self, session_id: str) -> None:
         entry = self.entries.pop(session_id, None)
         if entry is not None:
-            self._count(entry, None)
+            self.index.drop(entry)
 
-    def _count(self, entry: Entry, status: str | None) -> None:
-        """Keep `by_status` right: counting 100,000 sessions at each look would hold the loop."""
-        if entry.counted == status:
-            return
-        counts = self.by_status
-        if entry.counted is not None:
-            counts[entry.counted] -= 1
-            if not counts[entry.counted]:
-                del counts[entry.counted]
-        if status is not None:
-            counts[status] = counts.get(status, 0) + 1
-        entry.counted = status
+    def worker(self, record: WorkerRecord) -> None:
+        """A worker that may come to own sessions is this process: the journal is told."""
+        self.processes[record.worker_id] = record
+        self.group.append(record)
 
     def remove(self, entry: Entry, version: int, now: float) -> None:
         """Delete a session. The store is told only where it may have heard of it."""
@@ -167,8 +162,8 @@ class Cache:
             self.group.append(entry.snapshot())
             entry.journaled = True
         doc = entry.doc
-        if entry.counted != doc.status:
-            self._count(entry, doc.status)
+        if entry.counted != doc.status or entry.owner_counted != entry.owner:
+            self.index.update(entry)
         self.mark_dirty(entry.id, now, doc.size)
 
     def evict(self, entry: Entry) -> None:
@@ -209,7 +204,7 @@ class Cache:
                 if self.entries.get(session_id) is not before.entry:  # gone, or another one made in its place
                     self._drop(session_id)
                     self._insert(before.entry)
-                self._count(before.entry, before.entry.doc.status)
+                self.index.update(before.entry)
                 undone.append(before.entry)
         for entry in self._admitted:
             entry.journaled = False
@@ -328,6 +323,9 @@ class Cache:
                 if beaten is not None:
                     beaten.beat_us = max(beaten.beat_us, beat_us)
             return
+        if isinstance(record, WorkerRecord):
+            self.processes[record.worker_id] = record
+            return
         entry = self.entries.get(record.session_id)
         if entry is not None and record.version <= entry.version:
             return
@@ -342,7 +340,7 @@ class Cache:
             after = Entry.of_record(record, entry)
             if entry is None:
                 self._insert(after)
-            self._count(after, after.doc.status)
+            self.index.update(after)
             self.graves.pop(record.session_id, None)
         elif entry is not None:
             entry.doc.metrics = record.metrics
@@ -365,6 +363,7 @@ class Cache:
         The cache may change while this is being consumed: each record is of the moment at which it is asked
         for, and what came or went since the start is the log's to tell.
         """
+        yield from [*self.processes.values()]
         for session_id in [*self.entries]:
             entry = self.entries.get(session_id)
             if entry is not None:

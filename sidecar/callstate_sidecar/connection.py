@@ -18,6 +18,9 @@ LOW_WATER_SHARE: Final = 4
 """Served again when unsent replies are down to this part of `limits.pending_reply_bytes`. uvloop's own low mark
 is 16 bytes."""
 
+HANG_UP_S: Final = 10.0
+"""How long a connection that was closed may take to read the rest."""
+
 MAX_WAITING: Final = 1000
 """Requests of one connection that may wait for the store or a flush at a time; then it is not read from."""
 
@@ -28,7 +31,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_scheduled", "_server",
-        "_splitter", "closing", "line_bytes", "out", "out_bytes", "transport", "waiting",
+        "_splitter", "closing", "line_bytes", "out", "out_bytes", "transport", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, server: Server, line_bytes: int) -> None:
@@ -46,6 +49,8 @@ class Connection(asyncio.Protocol):
         self.out_bytes = 0
         self.waiting = 0
         self.closing = False
+        self.worker = ""
+        """The worker it is registered as; empty for none."""
         self.transport: asyncio.Transport | None = None
 
     # -- asyncio.Protocol -----------------------------------------------------------------------------------
@@ -164,8 +169,9 @@ class Connection(asyncio.Protocol):
         self.release(self.take())
 
     def close(self) -> None:
-        """Send what is queued, then hang up."""
+        """Send what is queued, then hang up: in a while also on who does not read it."""
         self.closing = True
         self.flush()
         if self.transport is not None:
             self.transport.close()
+            self._loop.call_later(HANG_UP_S, self.transport.abort)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
@@ -14,6 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from callstate_sidecar import systemd
+from callstate_sidecar.attendance import Attendance
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
 from callstate_sidecar.commands import Context
@@ -25,12 +27,14 @@ from callstate_sidecar.config import (
     resolve_state_dir,
 )
 from callstate_sidecar.connection import Connection
+from callstate_sidecar.events import Events
 from callstate_sidecar.exits import Exit
 from callstate_sidecar.journal import Checkpointer, Files, Journal, Keeper, SyncGate
 from callstate_sidecar.listener import Listener
 from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.logs import configure_logging
 from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.peers import Peers
 from callstate_sidecar.readthrough import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.records import Record
@@ -115,7 +119,8 @@ class Daemon:
         services = Services(
             self._backend, config, self._cache, self._liveness, self._clock, self._metrics, self._host_id
         )
-        ctx = self._ctx = Context(self._cache, self._liveness, self._clock, config.limits, services)
+        events = Events(config.limits.events, secrets.token_hex(8))
+        ctx = self._ctx = Context(self._cache, self._liveness, self._clock, config.limits, services, events)
         durability = config.journal.durability
         gate = SyncGate(lambda: self._journal.unsynced, self._sync, self._sync_failed)
         server = self._server = Server(
@@ -129,10 +134,20 @@ class Daemon:
         self._keeper = Keeper(self._journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed)
         self._read_through = ReadThrough(ctx, self._backend, self._host_id)
         self._writer = Writer(
-            self._cache, self._backend, self._clock, config.store, self._metrics, self._host_id, server.turn.commit
+            self._cache,
+            self._backend,
+            self._clock,
+            config.store,
+            self._metrics,
+            self._host_id,
+            events,
+            server.turn.commit,
         )
-        services.join(server, self._journal, self._read_through, self._writer)
         self._reaper = Reaper(ctx, self._metrics, config.reaper.tick_s, server.turn.commit)
+        self._attendance = Attendance(
+            ctx, Peers(services.boot_id), config.reaper.reconnect_grace_s, self._reaper.depart, server.turn.schedule
+        )
+        services.join(server, self._journal, self._read_through, self._writer, self._attendance, ctx)
         self._restore()
         self._writer.start()
         self._reaper.start()
@@ -161,8 +176,10 @@ class Daemon:
                 self._liveness.keep(entry.id, now)
             else:
                 self._ctx.watch(entry)
+                entry.restored = True
         self._cache.all_dirty(self._clock.mono())
         self._journal.start()
+        self._attendance.restore()
         if self._config.journal.durability == "memory":
             self._journal.forget()
         if replayed:
@@ -224,6 +241,7 @@ class Daemon:
         else:
             self._ctx.limits = config.limits
             self._server.max_connections = config.limits.connections
+            self._ctx.events.limit = config.limits.events
             self._liveness.timeout_s = config.reaper.heartbeat_timeout_s
             configure_logging(config.log, self._environ)
             log.info("reloaded: limits, reaper.heartbeat_timeout_s, log; the rest needs a restart")
@@ -239,6 +257,7 @@ class Daemon:
             listening.close()
         server.stopping = True
         await self._reaper.stop()
+        self._attendance.close()
         await server.answered(DRAIN_S)
         left = await self._writer.flush(None, self._config.server.shutdown_flush_s)
         await self._writer.stop()

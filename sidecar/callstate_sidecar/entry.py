@@ -24,9 +24,10 @@ class Entry:
     """
 
     __slots__ = (
-        "beat_us", "counted", "doc", "ended_detail", "ended_reason", "ended_us", "epoch", "heartbeat_timeout_s",
-        "host", "id", "journaled", "labels", "max_duration_s", "ops", "owner", "quarantined", "reaped", "seq",
-        "stored_version", "unverified", "version",
+        "beat_us", "counted", "doc", "ended_detail", "ended_reason", "ended_us", "epoch", "fenced_epoch",
+        "heartbeat_timeout_s", "host", "id", "journaled", "labels", "max_duration_s", "ops", "orphan", "owner",
+        "owner_counted", "quarantined", "reaped", "restored", "seq", "status_before", "stored_version", "suspected",
+        "unverified", "version",
     )  # fmt: skip
 
     def __init__(self, session_id: str, doc: Document) -> None:
@@ -37,6 +38,15 @@ class Entry:
         self.host: str | None = None
         """None: ours. Another host's id: theirs. Empty: nobody's, such as one that the Go package wrote."""
         self.owner = ""
+        """The worker that holds it."""
+        self.orphan = ""
+        """Why it has no owner any more; empty for one that has, or never had one."""
+        self.suspected = ""
+        """Why it is taken for dead at the moment; empty while it is not."""
+        self.restored = False
+        """From the journal, and no sign of life since."""
+        self.fenced_epoch = -1
+        """The epoch in which somebody was told to be fenced off: once is enough for an event."""
         self.labels: dict[str, str] = {}
         self.heartbeat_timeout_s: float | None = None
         self.max_duration_s: float | None = None
@@ -46,6 +56,8 @@ class Entry:
         """What the worker said beside the reason, as JSON."""
         self.ended_us = 0
         self.reaped = False
+        self.status_before = ""
+        """What a reaped session's status was: it gets it back when somebody claims it in time."""
         self.unverified = False
         self.ops: dict[str, bytes] = {}
         """Results of repeatable mutations by their `op`, oldest first. Replaced, never changed."""
@@ -54,6 +66,8 @@ class Entry:
         self.journaled = False
         self.counted: str | None = None
         """The status it is counted under."""
+        self.owner_counted = ""
+        """The owner it is counted under; empty for an orphan, and while it is not hot."""
         self.seq = 0
         """Raised from session to session as they become hot: what a listing goes by."""
 
@@ -91,7 +105,7 @@ class Entry:
         return (
             self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
-            self.ops, self.host, self.journaled,
+            self.ops, self.host, self.journaled, self.orphan, self.status_before,
             doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
             doc.chunks, len(doc.chunks), doc.turn_count, doc.history_bytes,
         )  # fmt: skip
@@ -102,7 +116,7 @@ class Entry:
         (
             self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
-            self.ops, self.host, self.journaled,
+            self.ops, self.host, self.journaled, self.orphan, self.status_before,
             doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
             doc.chunks, length, doc.turn_count, doc.history_bytes,
         ) = mark  # fmt: skip
@@ -117,7 +131,7 @@ class Entry:
             self.id, self.version, self.epoch, doc.updated_us, self.beat_us, doc.status, doc.fields, doc.provider,
             doc.call_id, doc.metrics, mode, turns, count, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
-            self.unverified, ops,
+            self.unverified, ops, self.orphan, self.status_before,
         )  # fmt: skip
 
     def snapshot(self) -> StateRecord:
@@ -154,6 +168,7 @@ class Entry:
         entry.heartbeat_timeout_s, entry.max_duration_s = record.heartbeat_timeout_s, record.max_duration_s
         entry.ended_reason, entry.ended_detail = record.ended_reason, record.ended_detail
         entry.ended_us, entry.reaped = record.ended_us, record.reaped
+        entry.orphan, entry.status_before = record.orphan, record.status_before
         entry.unverified = record.unverified
         entry.journaled = True
         entry.beat_us = max(entry.beat_us, record.beat_us)

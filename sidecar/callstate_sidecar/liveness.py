@@ -2,10 +2,12 @@
 
 Pure: `now` is passed in, seconds of a clock that stands still while the daemon does (see reaper.py).
 
-    phase     what may be in it                         what is done when its span runs out
-    LIVE      a session that has not ended              suspected
-    SUSPECT   one that was silent for its timeout       reaped
-    ENDED     one that has ended, still hot             evicted, once the store has it
+    phase     what may be in it                                   what is done when its span runs out
+    LIVE      a session that has not ended, with an owner,        suspected
+              without one yet, or an orphan
+    SUSPECT   one that was silent for its timeout, or whose       reaped
+              owner's process has exited
+    ENDED     one that has ended, still hot                       evicted, once the store has it
 
 A queue holds the sessions of one phase and one span in the order of their last evidence, so a beat moves one
 session to the end and a tick looks at the front only: it costs what expires, not what lives.
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from typing import Final
 
@@ -32,23 +34,30 @@ class Evidence(Enum):
     """What is learned of a session."""
 
     LIFE = "life"
-    """A beat or a mutation."""
+    """A beat or a mutation of somebody whose word counts."""
     SILENCE = "silence"
     """Nothing for the span of its phase."""
     OVERTIME = "overtime"
     """Its maximal duration is reached."""
+    EXIT = "process_exited"
+    """Its owner's process runs no more."""
+    OWNER = "owner"
+    """Somebody claimed it; or its owner released it, or left it and may live: an orphan."""
     END = "end"
     """Somebody ended it."""
     REVIVAL = "revival"
-    """Somebody gave it another status again."""
+    """Somebody gave it another status again, or claimed what was reaped."""
 
 
 TRANSITIONS: Final[Mapping[tuple[Phase, Evidence], Phase | None]] = {
     (Phase.LIVE, Evidence.LIFE): Phase.LIVE,
+    (Phase.LIVE, Evidence.OWNER): Phase.LIVE,
     (Phase.LIVE, Evidence.SILENCE): Phase.SUSPECT,
+    (Phase.LIVE, Evidence.EXIT): Phase.SUSPECT,
     (Phase.LIVE, Evidence.OVERTIME): Phase.ENDED,
     (Phase.LIVE, Evidence.END): Phase.ENDED,
     (Phase.SUSPECT, Evidence.LIFE): Phase.LIVE,
+    (Phase.SUSPECT, Evidence.OWNER): Phase.LIVE,
     (Phase.SUSPECT, Evidence.SILENCE): Phase.ENDED,
     (Phase.SUSPECT, Evidence.OVERTIME): Phase.ENDED,
     (Phase.SUSPECT, Evidence.END): Phase.ENDED,
@@ -98,9 +107,14 @@ class Liveness:
         return queue.phase if queue else None
 
     @property
-    def suspects(self) -> int:
-        """How many sessions are suspected."""
-        return len(self._suspects.order)
+    def suspects(self) -> Collection[str]:
+        """The sessions that are suspected, longest first."""
+        return self._suspects.order.keys()
+
+    @property
+    def grace_s(self) -> float:
+        """How long a suspect may still come back."""
+        return self._suspects.span_s
 
     # -- what is learned ----------------------------------------------------------------------------------
 

@@ -1,18 +1,21 @@
-"""The tick: who was silent too long, who is over time, who may leave the hot map."""
+"""The tick: who was silent too long, who is over time, whose worker died, who may leave the hot map."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
 from callstate_sidecar.chore import Chore
 from callstate_sidecar.commands.context import Context
+from callstate_sidecar.commands.owning import DISCONNECTED, EXITED, SILENT, forsake
 from callstate_sidecar.commands.writing import end_session
 from callstate_sidecar.liveness import TRANSITIONS, Evidence, Phase
 from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.workers import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,10 @@ take a second or two that way, and nobody's request waits for them."""
 AGAIN_S: Final = 0.002
 """Wait for the next tick where this one was full: the requests of the meantime are served first."""
 
-_REASONS: Final = {Evidence.SILENCE: "heartbeat_timeout", Evidence.OVERTIME: "max_duration"}
+OVERTIME: Final = "max_duration"
+"""Why a session ended that lasted too long."""
+
+_REASONS: Final = {Evidence.SILENCE: SILENT, Evidence.EXIT: EXITED}
 
 
 class Reaper(Chore):
@@ -34,7 +40,7 @@ class Reaper(Chore):
 
     Args:
         tick_s: seconds between looks.
-        commit: puts the changes of a tick down.
+        commit: puts the changes of a tick down, and tells of them.
     """
 
     def __init__(self, ctx: Context, metrics: Metrics, tick_s: float, commit: Callable[[], None]) -> None:
@@ -42,6 +48,8 @@ class Reaper(Chore):
         self._metrics = metrics
         self._tick_s = tick_s
         self._commit = commit
+        self._departed: deque[tuple[Outcome, str, deque[str]]] = deque()
+        self._departing: asyncio.Handle | None = None
 
     async def _run(self) -> None:
         clock = self._ctx.clock
@@ -68,25 +76,76 @@ class Reaper(Chore):
 
     def tick(self, now: float) -> int:
         """Act on what is due at `now` (seconds of the clock's `live`); gives how many sessions that were."""
-        due = self._ctx.liveness.due(now)
+        self._ctx.services.workers_due(now)
         acts = 0
-        for session_id, phase, evidence in islice(due, ACTS_A_TICK):
+        for session_id, phase, evidence in islice(self._ctx.liveness.due(now), ACTS_A_TICK):
             acts += 1
             self._act(session_id, phase, evidence, now)
         if acts:
             self._commit()
         return acts
 
+    # -- workers that left --------------------------------------------------------------------------------------
+
+    def depart(self, worker_id: str, outcome: Outcome) -> None:
+        """A worker has left: its sessions are suspects, or orphans; the first at once, not at the next tick."""
+        sessions = deque(self._ctx.cache.index.owned.get(worker_id, ()))
+        if sessions:
+            self._departed.append((outcome, worker_id, sessions))
+            if self._departing is None:
+                self._departing = asyncio.get_running_loop().call_soon(self._see_to_departed)
+
+    def _see_to_departed(self) -> None:
+        self._departing = None
+        try:
+            self.departed()
+        except Exception:
+            log.exception("seeing to the sessions of a worker that left failed")
+        if self._departed:
+            self._departing = asyncio.get_running_loop().call_later(AGAIN_S, self._see_to_departed)
+
+    def departed(self) -> int:
+        """See to some sessions of workers that have left; gives how many that were."""
+        now, acts = self._ctx.clock.live(), 0
+        while self._departed and acts < ACTS_A_TICK:
+            outcome, worker_id, sessions = self._departed[0]
+            if sessions:
+                acts += 1
+                self._depart_one(outcome, worker_id, sessions.popleft(), now)
+            else:
+                self._departed.popleft()
+        self._commit()
+        return acts
+
+    async def stop(self) -> None:
+        """End; see Chore."""
+        if self._departing is not None:
+            self._departing.cancel()
+        await super().stop()
+
+    def _depart_one(self, outcome: Outcome, worker_id: str, session_id: str, now: float) -> None:
+        """What a worker's leaving means for one session, if it still is that worker's."""
+        ctx = self._ctx
+        entry = ctx.cache.entries.get(session_id)
+        if entry is None or entry.owner != worker_id or entry.ended:
+            return
+        if outcome is Outcome.LEFT_DISCONNECTED:
+            forsake(ctx, entry, DISCONNECTED)
+        elif ctx.liveness.phase(session_id) is Phase.LIVE:
+            self._act(session_id, Phase.LIVE, Evidence.EXIT, now)
+
+    # -- one session --------------------------------------------------------------------------------------------
+
     def _act(self, session_id: str, phase: Phase, evidence: Evidence, now: float) -> None:
         ctx = self._ctx
         after = TRANSITIONS[phase, evidence]
         entry = ctx.cache.entries[session_id]
         if after is Phase.SUSPECT:
-            ctx.liveness.learn(session_id, evidence, now)
-            self._metrics.count("suspected")
+            self._suspect(session_id, evidence, now)
         elif after is Phase.ENDED:
-            reason = _REASONS[evidence]
+            reason = OVERTIME if evidence is Evidence.OVERTIME else entry.suspected or SILENT
             end_session(ctx, entry, reason, reaped=True)
+            ctx.events.note("expired", entry.ended_us, entry, reason=reason)
             self._metrics.count("reaped")
             log.info("session %s reaped: %s", session_id, reason)
         elif not ctx.cache.is_stored(entry):
@@ -94,3 +153,15 @@ class Reaper(Chore):
         else:
             ctx.liveness.forget(session_id)
             ctx.cache.evict(entry)
+
+    def _suspect(self, session_id: str, evidence: Evidence, now: float) -> None:
+        ctx = self._ctx
+        entry = ctx.cache.entries[session_id]
+        entry.suspected = _REASONS[evidence]
+        ctx.liveness.learn(session_id, evidence, now)
+        now_us = ctx.now_us()
+        ctx.events.note(
+            "suspect", now_us, entry, reason=entry.suspected, evidence=evidence.value,
+            deadline_us=now_us + round(ctx.liveness.grace_s * 1e6),
+        )  # fmt: skip
+        self._metrics.count("suspected")

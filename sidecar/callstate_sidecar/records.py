@@ -58,6 +58,8 @@ class StateRecord(Struct, array_like=True, tag=1):
     unverified: bool = False
     ops: list[OpResult] = []
     """The op of this mutation; in a snapshot all that are kept."""
+    orphan: str = ""
+    status_before: str = ""
 
 
 class TurnsRecord(Struct, array_like=True, tag=2):
@@ -88,7 +90,17 @@ class BeatsRecord(Struct, array_like=True, tag=4):
     beats: dict[str, int]
 
 
-Record = StateRecord | TurnsRecord | GoneRecord | BeatsRecord
+class WorkerRecord(Struct, array_like=True, tag=5):
+    """Which process a worker is, so that one that dies while the daemon is down is found dead by its successor."""
+
+    worker_id: str
+    pid: int
+    start_ticks: int = 0
+    boot_id: str = ""
+    pidfs_inode: int = 0
+
+
+Record = StateRecord | TurnsRecord | GoneRecord | BeatsRecord | WorkerRecord
 
 encode_record = msgspec.msgpack.Encoder().encode
 decode_record = msgspec.msgpack.Decoder(Record).decode

@@ -83,6 +83,8 @@ class Server:
         """A client left."""
         self.connections.discard(connection)
         self.turn.forget(connection)
+        self._ctx.events.unsubscribe(connection)
+        self._ctx.services.left(connection)
 
     @property
     def limits(self) -> LimitsConfig:
@@ -118,11 +120,13 @@ class Server:
     # -- a call ---------------------------------------------------------------------------------------------
 
     def _run(self, connection: Connection, asked: Asked) -> None:
-        group = self._ctx.cache.group
+        ctx = self._ctx
+        group = ctx.cache.group
         before = len(group)
+        ctx.caller = connection
         result: bytes | Exception
         try:
-            outcome = asked.verb.run(self._ctx, asked.params)
+            outcome = asked.verb.run(ctx, asked.params)
             if isinstance(outcome, Later):
                 self._wait(connection)
                 outcome.start(lambda done: self._waited(connection, asked, done))
@@ -130,7 +134,7 @@ class Server:
             result = outcome
         except Miss as miss:
             self._wait(connection)
-            self._ctx.services.when_known(miss.session_id, lambda: self._known(connection, asked))
+            ctx.services.when_known(miss.session_id, lambda: self._known(connection, asked))
             return
         except Exception as error:  # noqa: BLE001 - each becomes an error reply; our own faults are logged
             result = error

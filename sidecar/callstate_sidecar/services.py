@@ -9,8 +9,10 @@ from typing import Any, Final
 
 from callstate_client.protocol import PROTOCOL_VERSION
 from callstate_sidecar import host
+from callstate_sidecar.attendance import Attendance
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
+from callstate_sidecar.commands.context import Caller, Context
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.metrics import Metrics
@@ -20,7 +22,7 @@ from callstate_sidecar.server import Server
 from callstate_sidecar.stores.base import Backend
 from callstate_sidecar.writer import Writer
 
-FEATURES: Final[list[str]] = []
+FEATURES: Final[list[str]] = ["ownership", "events", "drain"]
 """Optional parts of the protocol this daemon has; a client asks before it uses one."""
 
 
@@ -45,16 +47,26 @@ class Services:
         self._metrics = metrics
         self._host_id = host_id
         self._started_at = datetime.now(UTC)
-        self._boot_id = host.boot_id()  # files are read now: `server.info` is asked for in the loop
+        self.boot_id = host.boot_id()  # files are read now: `server.info` is asked for in the loop
         self._version = host.own_version()
         self._tasks: set[asyncio.Future[Any]] = set()
 
-    def join(self, server: Server, journal: Journal, read_through: ReadThrough, writer: Writer) -> None:
+    def join(
+        self,
+        server: Server,
+        journal: Journal,
+        read_through: ReadThrough,
+        writer: Writer,
+        attendance: Attendance,
+        ctx: Context,
+    ) -> None:
         """Make the parts known that are built upon this one."""
         self._server = server
         self._journal = journal
         self._read_through = read_through
         self._writer = writer
+        self._attendance = attendance
+        self._ctx = ctx
 
     @property
     def accepts_new(self) -> bool:
@@ -72,6 +84,22 @@ class Services:
     def stored_active_ids(self) -> Awaitable[list[str]]:
         """All active sessions in the store."""
         return self._backend.active_ids()
+
+    def register(self, caller: Caller, worker_id: str) -> None:
+        """This connection is one of this worker's from now on."""
+        self._attendance.register(caller, worker_id)
+
+    def left(self, caller: Caller) -> None:
+        """This connection is gone."""
+        self._attendance.closed(caller)
+
+    def workers_due(self, now: float) -> None:
+        """Those who did not come back in time have left. `now`: seconds of the clock's `live`."""
+        self._attendance.tick(now)
+
+    def is_connected(self, worker_id: str) -> bool:
+        """Whether the worker has a registered connection."""
+        return self._attendance.workers.is_connected(worker_id)
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
         """Wait for work beside the loop's turns, then tell its outcome."""
@@ -94,10 +122,10 @@ class Services:
             "features": FEATURES,
             "store": self._backend.name,
             "durability": self._config.journal.durability,
-            "liveness": "beats",
+            "liveness": self._attendance.evidence,
             "heartbeat_timeout_s": self._liveness.timeout_s,
             "host_id": self._host_id,
-            "boot_id": self._boot_id,
+            "boot_id": self.boot_id,
             "started_at": self._started_at.isoformat().replace("+00:00", "Z"),
         }
 
@@ -106,8 +134,13 @@ class Services:
         cache, now = self._cache, self._clock.mono()
         oldest = next(iter(cache.dirty.values()), None)
         return {
-            "sessions": dict(cache.by_status),
-            "suspects": self._liveness.suspects,
+            "sessions": dict(cache.index.by_status),
+            "suspects": len(self._liveness.suspects),
+            "orphans": len(cache.index.orphans),
+            "workers": len(self._attendance.workers),
+            "workers_unwatched": self._attendance.workers.unwatched,
+            "subscribers": self._ctx.events.subscribers,
+            "draining": self._ctx.draining,
             "connections": len(self._server.connections),
             "dirty": len(cache.dirty) + len(cache.flying),
             "dirty_bytes": cache.dirty_bytes,

@@ -79,8 +79,9 @@ class Turn:
 
     def schedule(self) -> None:
         """End the turn when the loop has seen to all that is ready now."""
-        self._scheduled = True
-        self._loop.call_soon(self.end)
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.end)
 
     # -- its end --------------------------------------------------------------------------------------------
 
@@ -110,15 +111,29 @@ class Turn:
             except Exception as error:  # noqa: BLE001 - ours too: a group left open would hold up everybody
                 self._undo(error)
             else:
-                self._refusing = False
+                self._refused(False)
                 self._ctx.cache.commit()
                 self._since_change.clear()
+        self._publish()
+
+    def _publish(self) -> None:
+        """Tell what has happened; that also ends a turn in which nothing was changed."""
+        cut_off = self._ctx.events.publish(self._ctx.limits.pending_reply_bytes)
+        if cut_off:
+            self._metrics.count("subscribers_cut_off", cut_off)
+            log.warning("%d subscribers did not read their events, and were cut off", cut_off)
+
+    def _refused(self, refusing: bool) -> None:
+        if refusing is not self._refusing:
+            self._refusing = refusing
+            self._ctx.events.note("journal.full" if refusing else "journal.ok", self._ctx.now_us())
 
     def _undo(self, error: Exception) -> None:
         """The group is not down: take it back, say so, and answer again what had seen it."""
         self._metrics.count("groups_not_durable")
+        self._ctx.events.drop()
         if not self._refusing:  # once, not for every write of a bad hour
-            self._refusing = True
+            self._refused(True)
             fault = None if isinstance(error, OSError) else error  # a fault of ours: with its traceback
             log.error(
                 "the journal does not take writes: %s; they are refused as not_durable", error, exc_info=fault

@@ -8,11 +8,12 @@ import random
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Final, Literal
 
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.chore import Chore
 from callstate_sidecar.clock import Clock
+from callstate_sidecar.events import Events
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.options import StoreConfig
 from callstate_sidecar.stores.base import Backend, Outcome, StoreDownError, StoreRefusingError, Write
@@ -34,6 +35,7 @@ class Writer(Chore):
     """Copies the cache to the store.
 
     Args:
+        events: told when the store goes and comes.
         barrier: puts the open group down first: nothing goes to the store that the journal has not taken.
     """
 
@@ -45,6 +47,7 @@ class Writer(Chore):
         config: StoreConfig,
         metrics: Metrics,
         host_id: str,
+        events: Events,
         barrier: Callable[[], None],
     ) -> None:
         self._cache = cache
@@ -53,6 +56,7 @@ class Writer(Chore):
         self._config = config
         self._metrics = metrics
         self._host_id = host_id
+        self._events = events
         self._barrier = barrier
         self._kick = asyncio.Event()
         self._progress = asyncio.Event()
@@ -185,6 +189,7 @@ class Writer(Chore):
     def _failed(self, error: Exception) -> None:
         state = "refusing" if isinstance(error, StoreRefusingError) else "down"
         if state != self.state:
+            self._tell("store.down", str(error))
             log.warning("the store is %s: %s; serving goes on, %d dirty", state, error, len(self._cache.dirty))
         self.state, self.error = state, str(error)
         self._failures += 1
@@ -192,8 +197,13 @@ class Writer(Chore):
 
     def _up(self) -> None:
         if self.state != "up":
+            self._tell("store.up")
             log.info("the store is up again, %d dirty", len(self._cache.dirty))
         self.state, self.error, self._failures = "up", "", 0
+
+    def _tell(self, event: Literal["store.down", "store.up"], error: str = "") -> None:
+        self._events.note(event, self._clock.wall_us(), error=error)
+        self._barrier()
 
     # -- the barrier --------------------------------------------------------------------------------------
 

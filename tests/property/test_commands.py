@@ -353,7 +353,7 @@ class CoreMachine(RuleBasedStateMachine):
         counts: dict[str, int] = {}
         for entry in cache.entries.values():
             counts[entry.doc.status] = counts.get(entry.doc.status, 0) + 1
-        assert cache.by_status == counts
+        assert cache.index.by_status == counts
 
     @rule()
     def all_is_written(self) -> None:

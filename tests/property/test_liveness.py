@@ -121,7 +121,7 @@ class LivenessMachine(RuleBasedStateMachine):
     def same_phases(self) -> None:
         assert len(self.watch) == len(self.model)
         assert all(self.watch.phase(i) is known.phase for i, known in self.model.items())
-        assert self.watch.suspects == sum(known.phase is Phase.SUSPECT for known in self.model.values())
+        assert len(self.watch.suspects) == sum(known.phase is Phase.SUSPECT for known in self.model.values())
 
     @invariant()
     def no_queue_is_left_behind(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,14 +13,19 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
+from callstate_sidecar import peers as process_peers
+from callstate_sidecar.attendance import Attendance
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.commands import VERBS, Context, Later, Miss
 from callstate_sidecar.connection import Connection
 from callstate_sidecar.entry import Entry
+from callstate_sidecar.events import Events
 from callstate_sidecar.journal import Files, Journal
 from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.options import Config
+from callstate_sidecar.peers import Peers
+from callstate_sidecar.process import Process
 from callstate_sidecar.readthrough import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.records import Record, decode_record, encode_record
@@ -86,6 +92,14 @@ def open_journal(directory: Path, disk: Files, cache: Cache | None, *, start: bo
     return off_loop(opened)
 
 
+class KnownPeers(Peers):
+    """Whose connection is whose as the tests say it: the other end is `Peer`, which is in this process."""
+
+    def identify(self, sock: Any) -> process_peers.Peer:
+        """The process the test gave to this connection, watched by a pipe in place of a pidfd."""
+        return process_peers.Peer(sock.process, -1 if sock.pidfd is None else os.dup(sock.pidfd))
+
+
 class Core:
     """All parts of a daemon, joined as `daemon.py` joins them, none of them running by itself.
 
@@ -114,15 +128,27 @@ class Core:
         self.liveness = Liveness(reaper.heartbeat_timeout_s, reaper.grace_s, reaper.retention_s)
         about = (self.backend, self.config, self.cache, self.liveness, self.clock, self.metrics, HOST)
         self.services = off_loop(lambda: Services(*about))
-        self.ctx = Context(self.cache, self.liveness, self.clock, self.config.limits, self.services)
+        self.events = Events(self.config.limits.events, "stream-1")
+        self.ctx = Context(self.cache, self.liveness, self.clock, self.config.limits, self.services, self.events)
         self.server = Server(self.ctx, journal, self.metrics, self.config.limits.connections)
         self.read_through = ReadThrough(self.ctx, self.backend, HOST)
         self.writer = Writer(
-            self.cache, self.backend, self.clock, self.config.store, self.metrics, HOST, self.commit
+            self.cache, self.backend, self.clock, self.config.store, self.metrics, HOST, self.events, self.commit
         )
         self.reaper = Reaper(self.ctx, self.metrics, self.config.reaper.tick_s, self.commit)
+        self.peers = KnownPeers("boot-1")
+        self.attendance = Attendance(
+            self.ctx, self.peers, reaper.reconnect_grace_s, self.reaper.depart, self.server.turn.schedule
+        )
         # of the journal `server.stats` alone asks
-        self.services.join(self.server, journal, self.read_through, self.writer)
+        self.services.join(
+            self.server,
+            journal,
+            self.read_through,
+            self.writer,
+            self.attendance,
+            self.ctx,  # type: ignore[arg-type]
+        )
         self.logged: list[Record] = []
 
     # -- groups -------------------------------------------------------------------------------------------
@@ -216,7 +242,7 @@ def kept(entry: Entry) -> dict[str, Any]:
             name: getattr(entry, name)
             for name in (
                 "id", "version", "epoch", "owner", "labels", "heartbeat_timeout_s", "max_duration_s",
-                "ended_reason", "ended_detail", "ended_us", "reaped", "ops",
+                "ended_reason", "ended_detail", "ended_us", "reaped", "ops", "orphan", "status_before",
             )
         },
     }  # fmt: skip
@@ -228,8 +254,11 @@ class Peer(asyncio.Transport):
     It is the transport of the daemon's end: `writes` is what each single write held.
     """
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, process: Process | None = None) -> None:
         super().__init__()
+        self.process = process
+        self.pidfd: int | None = None
+        self.events: list[dict[str, Any]] = []
         self.writes: list[bytes] = []
         self.replies: dict[int, Any] = {}
         self.ids = 0
@@ -265,8 +294,15 @@ class Peer(asyncio.Transport):
         self.writes.append(bytes(data))
         for line in bytes(data).splitlines():
             reply = json.loads(line)
+            if reply.get("method") == "event":
+                self.events.append(reply["params"])
+                continue
             assert reply["id"] not in self.replies, "answered twice"
             self.replies[reply["id"]] = reply
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """This end stands for the socket too."""
+        return self
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Nothing is buffered."""

@@ -18,6 +18,8 @@ class ScriptedPeer:
         self.received: asyncio.Queue[bytes] = asyncio.Queue()
         """What each read brought, as it came."""
         self.connections: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
+        self.gone: asyncio.Queue[None] = asyncio.Queue()
+        """Something for each connection that ended, whoever ended it."""
         self._open: list[asyncio.Transport] = []
         self._server: asyncio.Server | None = None
 
@@ -72,3 +74,6 @@ class _Side(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._peer.received.put_nowait(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._peer.gone.put_nowait(None)

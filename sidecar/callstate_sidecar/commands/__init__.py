@@ -10,7 +10,7 @@ from msgspec import Raw, UnsetType
 
 from callstate_client import protocol as p
 from callstate_client.params import Int64
-from callstate_sidecar.commands import reading, writing
+from callstate_sidecar.commands import owning, reading, watching, writing
 from callstate_sidecar.commands.context import Context, Later, Miss
 from callstate_sidecar.door import PlainHead, params_error, undecodable
 
@@ -69,10 +69,16 @@ _TABLE: Final = (
     _verb("session.record_interruption", p.RecordInterruptionParams, writing.record_interruption),
     _verb("session.update", p.UpdateParams, writing.update),
     _verb("session.end", p.EndParams, writing.end),
+    _verb("session.claim", p.ClaimParams, owning.claim),
+    _verb("session.claim_next", p.ClaimNextParams, owning.claim_next),
+    _verb("session.release", p.ReleaseParams, owning.release),
+    _verb("worker.register", p.RegisterParams, owning.register),
+    _verb("events.subscribe", p.SubscribeParams, watching.subscribe),
     _verb("server.ping", p.NoParams, reading.ping),
     _verb("server.info", p.NoParams, reading.info),
     _verb("server.stats", p.NoParams, reading.stats),
     _verb("server.flush", p.FlushParams, reading.flush),
+    _verb("server.drain", p.DrainParams, owning.drain),
 )
 
 VERBS: Final[Mapping[str, Verb]] = {verb.method: verb for verb in _TABLE}

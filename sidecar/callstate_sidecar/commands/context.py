@@ -11,6 +11,7 @@ from callstate_client.errors import (
     OverloadedError,
     SessionEndedError,
     SessionNotFoundError,
+    ShuttingDownError,
     StoreUnavailableError,
 )
 from callstate_client.ids import (
@@ -24,8 +25,9 @@ from callstate_client.times import ZERO_TIME
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
 from callstate_sidecar.entry import Entry
+from callstate_sidecar.events import Events
 from callstate_sidecar.instants import format_us, parse_us
-from callstate_sidecar.liveness import Liveness
+from callstate_sidecar.liveness import Liveness, Phase
 from callstate_sidecar.options import LimitsConfig
 
 Reply = Callable[[bytes], None]
@@ -46,6 +48,39 @@ class Later:
 
     def __init__(self, start: Callable[[Callable[[bytes | Exception], None]], None]) -> None:
         self.start = start
+
+
+class Caller(Protocol):
+    """Who asks: a connection."""
+
+    worker: str
+    """The worker it is registered as; empty for none: an operator, a simple script."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """What it has not taken yet of what was sent."""
+        ...
+
+    def send(self, data: bytes, /) -> object:
+        """Queue lines behind what is queued already."""
+        ...
+
+    def close(self) -> None:
+        """Hang up once what is queued has left."""
+        ...
+
+
+class Nobody:
+    """Who asks where no connection does: the daemon itself."""
+
+    worker = ""
+    unsent_bytes = 0
+
+    def send(self, data: bytes, /) -> None:
+        """Nobody reads it."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
 
 
 class Services(Protocol):
@@ -71,6 +106,26 @@ class Services(Protocol):
         """All active sessions in the store, of every host."""
         ...
 
+    def register(self, caller: Caller, worker_id: str) -> None:
+        """This connection is one of this worker's from now on.
+
+        Raises:
+            ForbiddenError, ConflictError: it can't be.
+        """
+        ...
+
+    def left(self, caller: Caller) -> None:
+        """This connection is gone."""
+        ...
+
+    def workers_due(self, now: float) -> None:
+        """Those who did not come back in time have left. `now`: seconds of the clock's `live`."""
+        ...
+
+    def is_connected(self, worker_id: str) -> bool:
+        """Whether the worker has a registered connection."""
+        ...
+
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
         """Wait for work, then call `done` with its result or its exception."""
         ...
@@ -89,13 +144,24 @@ class Context:
     """One daemon's sessions, as the verbs see them."""
 
     def __init__(
-        self, cache: Cache, liveness: Liveness, clock: Clock, limits: LimitsConfig, services: Services
+        self,
+        cache: Cache,
+        liveness: Liveness,
+        clock: Clock,
+        limits: LimitsConfig,
+        services: Services,
+        events: Events,
     ) -> None:
         self.cache = cache
         self.liveness = liveness
         self.clock = clock
         self.limits = limits
         self.services = services
+        self.events = events
+        self.caller: Caller = Nobody()
+        """Who asks for what is being done now."""
+        self.draining = False
+        """No new sessions are taken."""
         self.read_through: dict[str, Entry | Exception] = {}
         """While requests that waited for the store are run: what it had, of sessions that are not kept hot."""
 
@@ -139,8 +205,9 @@ class Context:
 
     # -- rules --------------------------------------------------------------------------------------------
 
-    def check_epoch(self, entry: Entry, epoch: int | None) -> None:
-        """Nobody changes a session of another host, or with an epoch that is not the session's.
+    def check_authority(self, entry: Entry, epoch: int | None) -> None:
+        """Nobody changes a session of another host, or with an epoch that is not the session's; no worker changes
+        another one's.
 
         Raises:
             FencedError: that is the case.
@@ -148,24 +215,47 @@ class Context:
         if entry.host:
             raise FencedError("the session belongs to another host", epoch=entry.epoch, host=entry.host)
         if epoch is not None and epoch != entry.epoch:
-            raise FencedError(f"the session's epoch is {entry.epoch}", epoch=entry.epoch, owner=entry.owner or None)
+            raise self.fenced(entry, f"the session's epoch is {entry.epoch}")
+        worker = self.caller.worker
+        if entry.owner and worker and entry.owner != worker:
+            raise self.fenced(entry, f"the session is {entry.owner}'s")
+
+    def fenced(self, entry: Entry, why: str) -> FencedError:
+        """The error for who acts on what is another's by now; the first of an epoch is an event."""
+        if entry.fenced_epoch != entry.epoch:
+            entry.fenced_epoch = entry.epoch
+            self.events.note("fenced", self.now_us(), entry, worker_id=self.caller.worker)
+        return FencedError(why, epoch=entry.epoch, owner=entry.owner or None)
 
     def check_writable(self, entry: Entry, epoch: int | None) -> None:
-        """As `check_epoch`; and what was reaped takes nothing more, while what a worker ended still does.
+        """As `check_authority`; and what was reaped takes nothing more, while what a worker ended still does.
 
         Raises:
             FencedError, SessionEndedError: it can't be changed.
         """
-        self.check_epoch(entry, epoch)
+        self.check_authority(entry, epoch)
         if entry.reaped:
             raise ended_error(entry)
+
+    def check_beat(self, entry: Entry) -> None:
+        """Whether this is the caller's to beat for: nobody's, its own, or one of which the owner is not here to
+        say so itself, as one that is claimed for by an unregistered connection.
+
+        Raises:
+            FencedError: no.
+        """
+        self.check_authority(entry, None)
+        if entry.owner and not self.caller.worker and self.services.is_connected(entry.owner):
+            raise self.fenced(entry, f"the session is {entry.owner}'s, which is connected")
 
     def check_room(self) -> None:
         """Whether another session may be created.
 
         Raises:
-            OverloadedError: no; live calls go on.
+            ShuttingDownError, OverloadedError: no; live calls go on.
         """
+        if self.draining:
+            raise ShuttingDownError("the daemon drains: it takes no new sessions")
         if len(self.cache.entries) >= self.limits.sessions:
             raise OverloadedError(f"limits.sessions ({self.limits.sessions}) is reached")
         if not self.services.accepts_new:
@@ -177,33 +267,54 @@ class Context:
         """The present wall time."""
         return self.clock.wall_us()
 
-    def sign_of_life(self, entry: Entry, now_us: int) -> None:
-        """After a change that left the status alone: whoever made it is alive, an ended session stays hot."""
-        clock = self.clock
-        if entry.doc.status == "ended":
-            self.liveness.keep(entry.id, clock.live())
-        else:
-            if entry.beat_us < now_us:  # noqa: PLR1730 - `max` is a call, and each turn comes through here
-                entry.beat_us = now_us
-            if self.liveness.beat(entry.id, clock.live(), entry.heartbeat_timeout_s) is None:
-                self.watch(entry)
+    def sign_of_life(self, entry: Entry, now_us: int, epoch: int | None) -> None:
+        """After a change that left the status alone: whoever made it is alive, an ended session stays hot.
 
-    def settle(self, entry: Entry, was_ended: bool, now_us: int, reason: str = "completed") -> None:
+        Args:
+            entry: what was changed.
+            now_us: when, microseconds since 1970.
+            epoch: that the request gave: whoever knows it speaks for the owner, also over another connection.
+        """
+        if entry.doc.status == "ended":
+            self.liveness.keep(entry.id, self.clock.live())
+        elif not entry.owner or entry.owner == self.caller.worker or epoch is not None:
+            self.beat(entry, now_us, self.clock.live())
+        elif self.liveness.phase(entry.id) is None:
+            self.watch(entry)
+
+    def beat(self, entry: Entry, now_us: int, now: float) -> None:
+        """A live session shows that it lives."""
+        if entry.beat_us < now_us:  # noqa: PLR1730 - `max` is a call, and each turn comes through here
+            entry.beat_us = now_us
+        entry.restored = False
+        phase = self.liveness.beat(entry.id, now, entry.heartbeat_timeout_s)
+        if phase is Phase.SUSPECT:
+            entry.suspected = ""
+            self.events.note("recovered", now_us, entry)
+        elif phase is None:
+            self.watch(entry)
+
+    def settle(
+        self, entry: Entry, was_ended: bool, now_us: int, epoch: int | None, reason: str = "completed"
+    ) -> None:
         """After a change: end or revive where the status says so, and take it as a sign of life."""
         if entry.ended == was_ended:
-            self.sign_of_life(entry, now_us)
+            self.sign_of_life(entry, now_us, epoch)
         elif was_ended:
             entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0
             entry.beat_us = max(entry.beat_us, now_us)
             self.watch(entry)
+            self.events.note("recovered", now_us, entry, reason="revived")
         else:
             entry.ended_reason = reason
             entry.ended_us = now_us
+            entry.suspected = ""
             self.liveness.keep(entry.id, self.clock.live())
 
     def watch(self, entry: Entry) -> None:
         """Give a live session its full timeout, and its limit where it has one."""
         live_now = self.clock.live()
+        entry.suspected = ""
         self.liveness.watch(entry.id, live_now, entry.heartbeat_timeout_s)
         if entry.max_duration_s is not None:
             created = entry.doc.created_at

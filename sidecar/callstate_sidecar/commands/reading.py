@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import orjson
 
-from callstate_client.errors import InvalidParamsError, StoreUnavailableError
+from callstate_client.errors import FencedError, InvalidParamsError, StoreUnavailableError
 from callstate_client.protocol import (
     FlushParams,
     HeartbeatParams,
@@ -33,18 +33,31 @@ from callstate_sidecar.instants import parse_us
 
 def load(ctx: Context, p: LoadParams) -> bytes:
     """{"session_id":"c1","history":20}"""
-    if isinstance(p.history, str) and p.history not in ("all", "none"):
+    checked_history(p.history)
+    return load_entry(ctx.find(p.session_id), p.history)
+
+
+def checked_history(history: str | int) -> None:
+    """What is asked for of a history.
+
+    Raises:
+        InvalidParamsError: no such part.
+    """
+    if isinstance(history, str) and history not in ("all", "none"):
         raise InvalidParamsError(
             "expected 'all', 'none' or a number at $.params.history",
             path="$.params.history", expected="'all', 'none' or a number",
         )  # fmt: skip
-    entry = ctx.find(p.session_id)
+
+
+def load_entry(entry: Entry, history: str | int) -> bytes:
+    """The result of a load, with as much of the history as was asked for."""
     doc = entry.doc
-    if p.history == "none":
+    if history == "none":
         return loaded(entry, doc.head_json(entry.updated_us), 0)
-    if p.history == "all" or p.history >= doc.turn_count:  # type: ignore[operator]  # not a str: checked above
+    if history == "all" or history >= doc.turn_count:  # type: ignore[operator]  # not a str: checked above
         return loaded(entry, doc.to_json(entry.updated_us), 0)
-    count = int(p.history)
+    count = int(history)
     return loaded(entry, doc.to_json(entry.updated_us, doc.last_turns(count)), doc.turn_count - count)
 
 
@@ -53,6 +66,8 @@ def loaded(entry: Entry, session: bytes, history_from: int) -> bytes:
     beside: dict[str, Any] = {"labels": entry.labels}
     if entry.owner:
         beside["owner"] = entry.owner
+    if entry.restored:
+        beside["restored"] = True
     if entry.ended:
         beside["ended_reason"] = entry.ended_reason
         if entry.ended_detail:
@@ -76,7 +91,7 @@ def heartbeat(ctx: Context, p: HeartbeatParams) -> bytes | Later:
         )  # fmt: skip
     if p.session_id is not None:
         entry = ctx.find(p.session_id)
-        ctx.check_epoch(entry, None)
+        ctx.check_beat(entry)
         if entry.ended:
             raise ended_error(entry)
         _beat(ctx, entry)
@@ -85,9 +100,12 @@ def heartbeat(ctx: Context, p: HeartbeatParams) -> bytes | Later:
 
 
 def _beat(ctx: Context, entry: Entry) -> None:
-    entry.beat_us = ctx.cache.beaten[entry.id] = ctx.clock.wall_us()
-    if entry.host is None:  # what nobody of this host has written yet is nobody's to reap
-        ctx.liveness.beat(entry.id, ctx.clock.live(), entry.heartbeat_timeout_s)
+    now_us = ctx.clock.wall_us()
+    ctx.cache.beaten[entry.id] = now_us
+    if entry.host is None:
+        ctx.beat(entry, now_us, ctx.clock.live())
+    else:  # what nobody of this host has written yet is nobody's to reap
+        entry.beat_us = now_us
 
 
 _ALL_BEATEN: Final = b'{"missing":[],"ended":[],"fenced":[]}'
@@ -107,20 +125,25 @@ def _heartbeats(ctx: Context, session_ids: list[str]) -> bytes | Later:
             entry = None
         if entry is None:
             result["missing"].append(session_id)
-        elif entry.host:
+            return
+        try:
+            ctx.check_beat(entry)
+        except FencedError:
             result["fenced"].append(session_id)
-        elif entry.ended:
+            return
+        if entry.ended:
             result["ended"].append(session_id)
         else:
             _beat(ctx, entry)
 
-    entries, beaten, alive = ctx.cache.entries, ctx.cache.beaten, ctx.liveness.beat
+    caller, worker = ctx.caller, ctx.caller.worker
+    entries, beaten, beat = ctx.cache.entries, ctx.cache.beaten, ctx.beat
     now_us, now = ctx.clock.wall_us(), ctx.clock.live()
     for session_id in session_ids:
         entry = entries.get(session_id)
-        if entry is not None and entry.host is None and entry.doc.status != "ended":
-            entry.beat_us = beaten[session_id] = now_us  # as `_beat`, for the thousands that have nothing unusual
-            alive(session_id, now, entry.heartbeat_timeout_s)
+        if entry is not None and entry.owner == worker and entry.host is None and entry.doc.status != "ended":
+            beaten[session_id] = now_us  # the thousands that have nothing unusual
+            beat(entry, now_us, now)
             continue
         try:
             beat_one(session_id)
@@ -135,6 +158,7 @@ def _heartbeats(ctx: Context, session_ids: list[str]) -> bytes | Later:
 
         def known(session_id: str) -> None:
             nonlocal left
+            ctx.caller = caller
             try:
                 beat_one(session_id)
             except StoreUnavailableError as error:

@@ -89,6 +89,7 @@ def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
     ctx.check_room()
     entry = Entry(head.session_id, Document(head, ctx.now_us()))
     entry.version, entry.epoch = ctx.cache.floor(head.session_id)
+    entry.owner = ctx.caller.worker
     entry.unverified = unverified
     return entry
 
@@ -147,7 +148,11 @@ def _saved(
         entry.max_duration_s = p.max_duration_s
     version = entry.next_version(now_us)
     entry.doc.updated_us = now_us
-    ctx.settle(entry, was_ended, now_us)
+    if created:
+        ctx.events.note("created", now_us, entry)
+    ctx.settle(entry, was_ended, now_us, p.epoch)
+    if entry.ended and not was_ended:
+        ctx.events.note("ended", now_us, entry, reason=entry.ended_reason)
     if not entry.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
         ctx.watch(entry)  # with the timeout just given
     result = b'{"version":%d,"updated_at":"%b"}' % (version, format_us(now_us).encode())
@@ -172,7 +177,9 @@ def add_turn(ctx: Context, p: AddTurnParams) -> bytes:
     ctx.cache.change(entry)
     doc.metrics = doc.metrics.with_turns(checked)
     doc.append(turns, len(checked))
-    return _turned(ctx, entry, now_us, p.op, HistoryMode.APPEND, turns, len(checked), with_count=True)
+    if ctx.events.wants_turns:
+        ctx.events.note("turn", now_us, entry, turn_count=doc.turn_count)
+    return _turned(ctx, entry, now_us, p, HistoryMode.APPEND, turns, len(checked), with_count=True)
 
 
 def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[TurnDoor]]:
@@ -200,7 +207,7 @@ def amend_turn(ctx: Context, p: AmendTurnParams) -> bytes:
     _check_size(ctx, entry.doc.size + len(turn))
     ctx.cache.change(entry)
     entry.doc.replace_last(turn)
-    return _turned(ctx, entry, ctx.now_us(), p.op, HistoryMode.AMEND, turn, 1)
+    return _turned(ctx, entry, ctx.now_us(), p, HistoryMode.AMEND, turn, 1)
 
 
 def record_interruption(ctx: Context, p: RecordInterruptionParams) -> bytes:
@@ -210,7 +217,7 @@ def record_interruption(ctx: Context, p: RecordInterruptionParams) -> bytes:
         return done
     ctx.cache.change(entry)
     entry.doc.metrics = entry.doc.metrics.with_interruption()
-    return _turned(ctx, entry, ctx.now_us(), p.op, HistoryMode.KEEP, b"", 0)
+    return _turned(ctx, entry, ctx.now_us(), p, HistoryMode.KEEP, b"", 0)
 
 
 def update(ctx: Context, p: UpdateParams) -> bytes:
@@ -226,7 +233,10 @@ def update(ctx: Context, p: UpdateParams) -> bytes:
     was_ended = entry.ended
     ctx.cache.change(entry)
     entry.doc.take_head(head, now_us)
-    return _head_changed(ctx, entry, was_ended, now_us, p.op)
+    result = _head_changed(ctx, entry, was_ended, now_us, p.op, p.epoch)
+    if entry.ended and not was_ended:
+        ctx.events.note("ended", now_us, entry, reason=entry.ended_reason)
+    return result
 
 
 def end(ctx: Context, p: EndParams) -> bytes:
@@ -245,8 +255,10 @@ def end(ctx: Context, p: EndParams) -> bytes:
         return done
     if entry.ended:  # a repeat changes nothing
         return b'{"version":%d}' % entry.version
-    ctx.check_epoch(entry, p.epoch)
-    return end_session(ctx, entry, reason, detail=detail.decode(), op=p.op)
+    ctx.check_authority(entry, p.epoch)
+    result = end_session(ctx, entry, reason, detail=detail.decode(), op=p.op)
+    ctx.events.note("ended", entry.ended_us, entry, reason=reason)
+    return result
 
 
 def end_session(
@@ -259,11 +271,12 @@ def end_session(
     now_us = ctx.now_us()
     updated_us = entry.updated_us if reaped else now_us
     ctx.cache.change(entry)
+    entry.status_before = entry.doc.status
     entry.doc.status = "ended"
     entry.doc.updated_us = updated_us
     entry.reaped = reaped
     entry.ended_detail = detail
-    return _head_changed(ctx, entry, False, now_us, op, reason)
+    return _head_changed(ctx, entry, False, now_us, op, None, reason)
 
 
 def delete(ctx: Context, p: DeleteParams) -> bytes:
@@ -271,8 +284,10 @@ def delete(ctx: Context, p: DeleteParams) -> bytes:
     entry = ctx.lookup(p.session_id)
     if entry is None:  # idempotent: a repeat after a lost reply is no error
         return b"{}"
-    ctx.check_epoch(entry, p.epoch)
-    ctx.cache.remove(entry, max(entry.version + 1, ctx.now_us()), ctx.clock.mono())
+    ctx.check_authority(entry, p.epoch)
+    now_us = ctx.now_us()
+    ctx.events.note("deleted", now_us, entry, reason="deleted")
+    ctx.cache.remove(entry, max(entry.version + 1, now_us), ctx.clock.mono())
     ctx.liveness.forget(entry.id)
     return b"{}"
 
@@ -298,9 +313,14 @@ def _changeable(ctx: Context, p: Mutation) -> tuple[Entry, bytes | None]:
         FencedError, SessionEndedError: no.
     """
     entry, done = _repeatable(ctx, p)
-    if done is None and (entry.host or entry.reaped or p.epoch is not None):
+    if done is None and (entry.host or entry.reaped or _is_doubtful(ctx, entry, p.epoch)):
         ctx.check_writable(entry, p.epoch)
     return entry, done
+
+
+def _is_doubtful(ctx: Context, entry: Entry, epoch: int | None) -> bool:
+    """Whether the owner's own word is not all there is to see."""
+    return (epoch is not None and epoch != entry.epoch) or entry.owner not in ("", ctx.caller.worker)
 
 
 def _check_size(ctx: Context, size: int) -> None:
@@ -309,7 +329,7 @@ def _check_size(ctx: Context, size: int) -> None:
 
 
 def _turned(
-    ctx: Context, entry: Entry, now_us: int, op: str | None, mode: HistoryMode, turns: bytes, count: int,
+    ctx: Context, entry: Entry, now_us: int, p: Mutation, mode: HistoryMode, turns: bytes, count: int,
     *, with_count: bool = False,
 ) -> bytes:  # fmt: skip
     """After a change of history or counters: version, sign of life, journal."""
@@ -317,24 +337,30 @@ def _turned(
     entry.host = None
     entry.version = version = max(entry.version + 1, now_us)
     doc.updated_us = now_us
-    ctx.sign_of_life(entry, now_us)
+    ctx.sign_of_life(entry, now_us, p.epoch)
     if with_count:
         result = b'{"version":%d,"turn_count":%d}' % (version, doc.turn_count)
     else:
         result = b'{"version":%d}' % version
-    ops = entry.keep_op(op, result) if op is not None else []
+    ops = entry.keep_op(p.op, result) if p.op is not None else []
     record = TurnsRecord(entry.id, version, now_us, doc.metrics, mode, turns, count, ops)
     ctx.cache.log(entry, record, ctx.clock.mono())
     return result
 
 
 def _head_changed(
-    ctx: Context, entry: Entry, was_ended: bool, now_us: int, op: str | None, reason: str = "completed"
+    ctx: Context,
+    entry: Entry,
+    was_ended: bool,
+    now_us: int,
+    op: str | None,
+    epoch: int | None,
+    reason: str = "completed",
 ) -> bytes:
     """After a change of the head: version, end or revival, journal."""
     entry.host = None
     version = entry.next_version(now_us)
-    ctx.settle(entry, was_ended, now_us, reason)
+    ctx.settle(entry, was_ended, now_us, epoch, reason)
     result = b'{"version":%d}' % version
     record = entry.record(HistoryMode.KEEP, b"", 0, entry.keep_op(op, result))
     ctx.cache.log(entry, record, ctx.clock.mono())

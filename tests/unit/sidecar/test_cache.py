@@ -68,7 +68,7 @@ def state(cache: Cache) -> dict[str, Any]:
         "graves": dict(cache.graves),
         "dirty": dict(cache.dirty),
         "dirty_bytes": cache.dirty_bytes,
-        "by_status": dict(cache.by_status),
+        "by_status": dict(cache.index.by_status),
     }
 
 
@@ -364,7 +364,7 @@ def test_deleted_and_created_in_one_group_comes_back_as_the_first() -> None:
     create(cache, "a", status="on_hold")
     assert cache.rollback() == [entry]
     assert cache.entries == {"a": entry}
-    assert cache.by_status == {"active": 1}
+    assert cache.index.by_status == {"active": 1}
 
 
 def test_an_admission_that_the_journal_did_not_take_stays_and_is_told_later() -> None:
@@ -390,7 +390,7 @@ def test_an_undone_eviction_leaves_it_hot() -> None:
     assert not cache.entries
     assert cache.rollback() == [entry]
     assert cache.entries == {"a": entry}
-    assert cache.by_status == {"active": 1}
+    assert cache.index.by_status == {"active": 1}
 
 
 def test_what_was_read_through_and_changed_is_cold_again() -> None:
@@ -399,7 +399,7 @@ def test_what_was_read_through_and_changed_is_cold_again() -> None:
     add_turn(cache, entry)
     assert cache.rollback() == ["a"]
     assert not cache.entries
-    assert cache.by_status == {}
+    assert cache.index.by_status == {}
 
 
 # -- the log -----------------------------------------------------------------------------------------------------
@@ -438,7 +438,7 @@ def test_a_snapshot_is_the_state() -> None:
         i: kept(entry) for i, entry in cache.entries.items()
     }
     assert after.graves == cache.graves
-    assert after.by_status == cache.by_status
+    assert after.index.by_status == cache.index.by_status
     after.all_dirty(1.0)
     assert after.dirty.keys() == {"a", "b", "c"}
 
@@ -608,7 +608,7 @@ class CacheMachine(RuleBasedStateMachine):
         cache = self.cache
         assert cache.dirty_bytes == sum(size for _, size in cache.dirty.values())
         statuses = [entry.doc.status for entry in cache.entries.values()]
-        assert cache.by_status == {status: statuses.count(status) for status in statuses}
+        assert cache.index.by_status == {status: statuses.count(status) for status in statuses}
         assert list(cache.entries) == [e.id for e in sorted(cache.entries.values(), key=lambda e: e.seq)]
 
 

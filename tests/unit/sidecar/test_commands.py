@@ -702,7 +702,7 @@ async def test_ping_info_and_the_table() -> None:
     assert info["name"] == "callstated"
     assert info["store"] == "memory"
     assert parse_us(info["started_at"]) > START_US / 2
-    assert {name.partition(".")[0] for name in VERBS} == {"session", "server"}
+    assert {name.partition(".")[0] for name in VERBS} == {"session", "worker", "events", "server"}
 
 
 async def test_flush_is_the_barrier(core: Core) -> None:

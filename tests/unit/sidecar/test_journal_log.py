@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from callstate_sidecar.journal import JournalDamagedError, JournalError, JournalFormatError
-from callstate_sidecar.journal.format import DATA_START, END_OF_LOG, FILE_MAGIC, frames, read_header
+from callstate_sidecar.journal.format import DATA_START, END_OF_LOG, FILE_MAGIC, VERSION, frames, read_header
 from callstate_sidecar.journal.layout import MANIFEST, log_path, logs
 from support.journals import FaultyFiles, Keeping, done_then_eio, eio, enospc, erofs, recovered, turn
 
@@ -204,10 +204,10 @@ def test_a_newer_format_is_refused_by_its_version(tmp_path: Path) -> None:
     import struct
     import zlib
 
-    data[4:6] = struct.pack("<H", 2)
+    data[4:6] = struct.pack("<H", VERSION + 1)
     data[32:36] = struct.pack("<I", zlib.crc32(bytes(data[:32])))
     path.write_bytes(data)
-    with pytest.raises(JournalFormatError, match="format 2"):
+    with pytest.raises(JournalFormatError, match=f"format {VERSION + 1}"):
         recovered(tmp_path)
 
 

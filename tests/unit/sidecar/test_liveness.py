@@ -35,9 +35,13 @@ def due(liveness: Liveness, now: float) -> list[Any]:
     return found
 
 
-# Ended sessions have no limit, and only an ended one can be revived.
+# Ended sessions have no limit, nobody looks for their owner, and only an ended one can be revived. When a suspect's
+# owner exits as well, it is one already.
 IMPOSSIBLE = {
     (Phase.ENDED, Evidence.OVERTIME),
+    (Phase.ENDED, Evidence.EXIT),
+    (Phase.ENDED, Evidence.OWNER),
+    (Phase.SUSPECT, Evidence.EXIT),
     (Phase.LIVE, Evidence.REVIVAL),
     (Phase.SUSPECT, Evidence.REVIVAL),
 }
@@ -81,9 +85,9 @@ def test_a_beat_of_what_is_not_watched_does_nothing() -> None:
 
 def test_a_beat_brings_a_suspect_back_with_its_own_timeout() -> None:
     liveness = in_phase(Phase.SUSPECT)
-    assert liveness.suspects == 1
+    assert list(liveness.suspects) == ["a"]
     assert liveness.beat("a", 1.0, 2.0) is Phase.SUSPECT
-    assert liveness.suspects == 0
+    assert not liveness.suspects
     assert due(liveness, 3.0) == [("a", Phase.LIVE, Evidence.SILENCE)]
 
 

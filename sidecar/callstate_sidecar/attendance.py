@@ -1,0 +1,194 @@
+"""Who is there: workers register, leave and die, and their sessions hear of it.
+
+What is known of workers is in workers.py, what the kernel knows of their processes in peers.py; this joins the two
+to the loop and hands the sessions of those who left to the reaper.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Final, cast
+
+from callstate_client.errors import CallstateError
+from callstate_sidecar.commands.context import Caller, Context
+from callstate_sidecar.connection import Connection
+from callstate_sidecar.peers import Gone, Peer, Peers, Watch
+from callstate_sidecar.process import Process
+from callstate_sidecar.records import WorkerRecord
+from callstate_sidecar.workers import Outcome, Workers
+
+log = logging.getLogger(__name__)
+
+LEFT: Final = (Outcome.LEFT_EXITED, Outcome.LEFT_DISCONNECTED)
+
+
+class Attendance:
+    """The workers of one daemon.
+
+    Args:
+        ctx: the sessions.
+        peers: asks the kernel.
+        reconnect_grace_s: how long a worker that may live can be without a connection.
+        depart: told which worker has left, and how, to see to its sessions.
+        wake: ends the turn of the loop, where no request does.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        peers: Peers,
+        reconnect_grace_s: float,
+        depart: Callable[[str, Outcome], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._ctx = ctx
+        self._peers = peers
+        self._depart = depart
+        self._wake = wake
+        self._watches: dict[str, Watch] = {}
+        self._connections: dict[str, set[Connection]] = {}
+        self._lingering: set[str] = set()
+        """Workers that are gone, or not seen since the start, and may still own sessions."""
+        self.workers = Workers(reconnect_grace_s)
+
+    @property
+    def evidence(self) -> str:
+        """What a worker's death is seen by: `process`, or where the system can't tell, `connection`."""
+        return "process" if self._peers.works else "connection"
+
+    # -- coming -----------------------------------------------------------------------------------------------
+
+    def register(self, caller: Caller, worker_id: str) -> None:
+        """A connection says whose it is.
+
+        Raises:
+            ForbiddenError: it is another worker's already.
+            ConflictError: another process has this id, and lives.
+        """
+        connection = cast(Connection, caller)
+        if connection.transport is None:
+            return  # it has hung up meanwhile
+        peer = self._peers.identify(connection.transport.get_extra_info("socket"))
+        try:
+            done = self.workers.register(worker_id, connection, peer.process, pidfd=peer.watchable)
+        except CallstateError:
+            peer.close()
+            raise
+        if done.replaced in LEFT:
+            self._superseded(worker_id, done.replaced)
+        if done.watch:
+            self._watch(worker_id, peer)
+        else:
+            peer.close()
+        connection.worker = worker_id
+        self._connections.setdefault(worker_id, set()).add(connection)
+        if done.joined:
+            self._joined(worker_id)
+
+    def _joined(self, worker_id: str) -> None:
+        process = self.workers.process_of(worker_id)
+        if process is not None:
+            record = _record(worker_id, process)
+            if self._ctx.cache.processes.get(worker_id) != record:
+                self._ctx.cache.worker(record)
+        self._ctx.events.note("worker.joined", self._ctx.now_us(), worker_id=worker_id)
+        log.debug("worker %s joined", worker_id)
+
+    def _watch(self, worker_id: str, peer: Peer) -> None:
+        """Be told when this process exits, and of no other under this id any more."""
+        before = self._watches.pop(worker_id, None)
+        if before is not None:
+            before.close()
+        if peer.process is not None:
+            self._watches[worker_id] = Watch(peer, partial(self._exited, worker_id, peer.process))
+
+    def restore(self) -> None:
+        """After a replay: those who died while the daemon was down have left, the others are watched again."""
+        cache = self._ctx.cache
+        known, cache.processes = cache.processes, {}
+        for worker_id in [*cache.index.owned]:
+            self._lingering.add(worker_id)
+            process = None
+            if worker_id in known:
+                cache.processes[worker_id] = known[worker_id]
+                process = _process(known[worker_id])
+            peer = None if process is None else self._peers.find(process)
+            if peer is Gone.GONE:
+                self._left(worker_id, Outcome.LEFT_EXITED)
+            elif peer is None:
+                self.workers.restored(worker_id, process, pidfd=False)
+            elif self.workers.restored(worker_id, peer.process, pidfd=True):
+                self._watch(worker_id, peer)
+            else:
+                peer.close()
+
+    # -- leaving ----------------------------------------------------------------------------------------------
+
+    def closed(self, caller: Caller) -> None:
+        """A connection is gone."""
+        connection = cast(Connection, caller)
+        worker_id = connection.worker
+        if not worker_id:
+            return
+        connections = self._connections.get(worker_id, set())
+        connections.discard(connection)
+        if not connections:
+            self._connections.pop(worker_id, None)
+        outcome = self.workers.closed(connection, self._ctx.clock.live())
+        if outcome in LEFT:
+            self._left(worker_id, outcome)
+
+    def _exited(self, worker_id: str, process: Process) -> None:
+        self._watches.pop(worker_id, None)
+        outcome = self.workers.exited(worker_id, process)
+        if outcome in LEFT:
+            self._left(worker_id, outcome)
+
+    def tick(self, now: float) -> None:
+        """Those who did not come back in time have left. `now`: seconds of the clock's `live`."""
+        for worker_id in self.workers.due(now):
+            self._left(worker_id, Outcome.LEFT_DISCONNECTED)
+        if self._lingering:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is kept of workers that are gone and own nothing any more."""
+        cache = self._ctx.cache
+        for worker_id in [*self._lingering]:
+            if worker_id not in cache.index.owned:
+                self._lingering.discard(worker_id)
+                self.workers.idle(worker_id)
+                if not self.workers.is_connected(worker_id):
+                    cache.processes.pop(worker_id, None)
+
+    def _superseded(self, worker_id: str, outcome: Outcome) -> None:
+        """Another process has taken the id: connections of the old one, which nobody reads, are closed."""
+        for connection in self._connections.pop(worker_id, set()):
+            connection.close()
+        self._left(worker_id, outcome)
+
+    def _left(self, worker_id: str, outcome: Outcome) -> None:
+        watch = self._watches.pop(worker_id, None)
+        if watch is not None:
+            watch.close()
+        self._lingering.add(worker_id)
+        self._ctx.events.note("worker.left", self._ctx.now_us(), reason=outcome.value, worker_id=worker_id)
+        log.debug("worker %s left: %s", worker_id, outcome.value)
+        self._depart(worker_id, outcome)
+        self._wake()
+
+    def close(self) -> None:
+        """Watch nobody any more."""
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
+
+
+def _record(worker_id: str, process: Process) -> WorkerRecord:
+    return WorkerRecord(worker_id, process.pid, process.start_ticks, process.boot_id, process.pidfs_inode)
+
+
+def _process(record: WorkerRecord) -> Process:
+    return Process(record.pid, record.start_ticks, record.boot_id, record.pidfs_inode)

@@ -1,0 +1,159 @@
+"""The verbs of ownership: who holds a session, and who takes it over. Each is headed by a sample of its params."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import orjson
+
+from callstate_client.errors import ConflictError, ForbiddenError, InvalidParamsError
+from callstate_client.ids import MAX_NAME_BYTES
+from callstate_client.protocol import ClaimNextParams, ClaimParams, DrainParams, RegisterParams, ReleaseParams
+from callstate_sidecar.commands.context import Context, checked_labels, ended_error
+from callstate_sidecar.commands.reading import checked_history, load_entry
+from callstate_sidecar.entry import Entry
+from callstate_sidecar.liveness import Phase
+from callstate_sidecar.records import HistoryMode
+
+WORKER_ID_RULE: Final = f"1 to {MAX_NAME_BYTES} bytes of printable ASCII without spaces"
+
+SILENT: Final = "heartbeat_timeout"
+EXITED: Final = "worker_exited"
+"""Why a session is suspected."""
+
+RELEASED: Final = "released"
+DISCONNECTED: Final = "disconnected"
+"""Why a session is an orphan."""
+
+
+def register(ctx: Context, p: RegisterParams) -> bytes:
+    """{"worker_id":"web-1-4711-9f2c61"}"""
+    ctx.services.register(ctx.caller, _checked_worker(p.worker_id))
+    return orjson.dumps({"worker_id": p.worker_id, "drain": ctx.draining})
+
+
+def claim(ctx: Context, p: ClaimParams) -> bytes:
+    """{"session_id":"c1","worker_id":"web-1-4711-9f2c61","steal":false,"history":20}"""
+    worker_id = _own_id(ctx, p.worker_id)
+    checked_history(p.history)
+    entry = ctx.find(p.session_id)
+    if entry.host:
+        ctx.check_authority(entry, None)  # another host's: says so
+    if entry.ended and not (entry.reaped and p.session_id in ctx.cache.entries):
+        raise ended_error(entry)
+    phase = ctx.liveness.phase(entry.id)
+    if entry.owner == worker_id and not entry.ended and not (phase is Phase.SUSPECT and entry.suspected == EXITED):
+        ctx.beat(entry, ctx.now_us(), ctx.clock.live())  # again, the first reply being lost perhaps: same epoch
+        return load_entry(entry, p.history)
+    if entry.owner and phase is Phase.LIVE and not p.steal:
+        raise ConflictError(f"the session is {entry.owner}'s, which is alive", owner=entry.owner)
+    _take(ctx, entry, worker_id)
+    return load_entry(entry, p.history)
+
+
+def claim_next(ctx: Context, p: ClaimNextParams) -> bytes:
+    """{"worker_id":"web-1-4711-9f2c61","labels":{"app":"sales"}}"""
+    worker_id = _own_id(ctx, p.worker_id)
+    checked_history(p.history)
+    labels = checked_labels(p.labels or {}).items()
+    for entry in _forsaken(ctx, worker_id):
+        if labels <= entry.labels.items():
+            _take(ctx, entry, worker_id)
+            return load_entry(entry, p.history)
+    return b"null"
+
+
+def _forsaken(ctx: Context, worker_id: str) -> Iterator[Entry]:
+    """Orphans first, for they wait for this; then suspects, before they are given up. Oldest first."""
+    entries = ctx.cache.entries
+    for session_id in ctx.cache.index.orphans:
+        yield entries[session_id]
+    for session_id in ctx.liveness.suspects:
+        entry = entries[session_id]
+        own = entry.owner == worker_id and entry.suspected != EXITED
+        if entry.owner and not own:  # its own it need only beat for
+            yield entry
+
+
+def _take(ctx: Context, entry: Entry, worker_id: str) -> None:
+    """Give a session a new owner, and whoever had it nothing more to say."""
+    now_us = ctx.now_us()
+    reason = _claimable(entry)
+    ctx.cache.change(entry)
+    if entry.reaped:
+        entry.doc.status = entry.status_before or "active"
+        entry.reaped, entry.status_before = False, ""
+        entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0
+    entry.epoch += 1
+    _own(ctx, entry, worker_id, "", now_us)
+    ctx.events.note("claimed", now_us, entry, reason=reason)
+
+
+def _claimable(entry: Entry) -> str:
+    if entry.reaped:
+        return "reaped"
+    if entry.suspected or entry.orphan:
+        return entry.suspected or entry.orphan
+    return "stolen" if entry.owner else "unowned"
+
+
+def release(ctx: Context, p: ReleaseParams) -> bytes:
+    """{"session_id":"c1","epoch":3}"""
+    entry = ctx.find(p.session_id)
+    ctx.check_authority(entry, p.epoch)
+    if entry.ended:
+        raise ended_error(entry)
+    if entry.owner:
+        forsake(ctx, entry, RELEASED)
+    return b"{}"
+
+
+def forsake(ctx: Context, entry: Entry, why: str) -> None:
+    """Take a live session's owner from it: an orphan, with its full time to be claimed."""
+    now_us = ctx.now_us()
+    owner = entry.owner
+    ctx.cache.change(entry)
+    _own(ctx, entry, "", why, now_us)
+    ctx.events.note("released" if why == RELEASED else "orphaned", now_us, entry, reason=why, owner=owner)
+
+
+def _own(ctx: Context, entry: Entry, owner: str, orphan: str, now_us: int) -> None:
+    entry.owner, entry.orphan = owner, orphan
+    entry.host = None
+    entry.restored = False
+    if owner:
+        entry.beat_us = max(entry.beat_us, now_us)
+    entry.next_version(now_us)
+    ctx.watch(entry)
+    ctx.cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
+
+
+def drain(ctx: Context, p: DrainParams) -> bytes:
+    """{"on":true}"""
+    if p.on is not ctx.draining:
+        ctx.draining = p.on
+        ctx.events.note("server.drain", ctx.now_us(), drain=p.on)
+    return orjson.dumps({"drain": p.on, "sessions": ctx.cache.index.live})
+
+
+def _own_id(ctx: Context, worker_id: str) -> str:
+    """The id a claim is for: a registered connection's own.
+
+    Raises:
+        ForbiddenError: it is another's.
+    """
+    if ctx.caller.worker and worker_id != ctx.caller.worker:
+        raise ForbiddenError(f"this connection is {ctx.caller.worker}'s and can't claim for another")
+    return _checked_worker(worker_id)
+
+
+def _checked_worker(worker_id: str) -> str:
+    if not (0 < len(worker_id) <= MAX_NAME_BYTES and worker_id.isascii() and worker_id.isprintable()) or (
+        " " in worker_id
+    ):
+        raise InvalidParamsError(
+            f"not a worker id at $.params.worker_id: expected {WORKER_ID_RULE}",
+            path="$.params.worker_id", expected=WORKER_ID_RULE,
+        )  # fmt: skip
+    return worker_id

@@ -1,0 +1,60 @@
+"""Hot sessions by status and by owner: what would otherwise be found by looking at all of them. Pure."""
+
+from __future__ import annotations
+
+from callstate_sidecar.entry import Entry
+
+
+class Index:
+    """Counts and lists that follow each change of a session's status or owner."""
+
+    def __init__(self) -> None:
+        self.by_status: dict[str, int] = {}
+        """How many sessions have each status: counting 100,000 at each look would hold the loop."""
+        self.owned: dict[str, dict[str, None]] = {}
+        """The ids of each worker's sessions, ended ones that are still hot included."""
+        self.orphans: dict[str, None] = {}
+        """Live sessions whose owner is gone, in the order in which they lost it."""
+
+    @property
+    def live(self) -> int:
+        """How many have not ended."""
+        return sum(count for status, count in self.by_status.items() if status != "ended")
+
+    def update(self, entry: Entry) -> None:
+        """The session is hot, and has perhaps another status or owner than it was entered under."""
+        status, owner = entry.doc.status, entry.owner
+        if entry.counted != status:
+            self._count(entry, status)
+        if entry.owner_counted != owner:
+            self._own(entry, owner)
+        if entry.orphan and status != "ended":
+            self.orphans.setdefault(entry.id)
+        elif self.orphans:
+            self.orphans.pop(entry.id, None)
+
+    def drop(self, entry: Entry) -> None:
+        """The session is hot no longer."""
+        self._count(entry, None)
+        self._own(entry, "")
+        self.orphans.pop(entry.id, None)
+
+    def _count(self, entry: Entry, status: str | None) -> None:
+        counts = self.by_status
+        if entry.counted is not None:
+            counts[entry.counted] -= 1
+            if not counts[entry.counted]:
+                del counts[entry.counted]
+        if status is not None:
+            counts[status] = counts.get(status, 0) + 1
+        entry.counted = status
+
+    def _own(self, entry: Entry, owner: str) -> None:
+        if entry.owner_counted:
+            sessions = self.owned[entry.owner_counted]
+            del sessions[entry.id]
+            if not sessions:
+                del self.owned[entry.owner_counted]
+        if owner:
+            self.owned.setdefault(owner, {})[entry.id] = None
+        entry.owner_counted = owner
