@@ -68,6 +68,8 @@ def cell_json(cell: Cell) -> dict[str, Any]:
         "operation": cell.operation,
         "turns": cell.turns,
         "tasks": cell.tasks,
+        "sessions": cell.sessions,
+        "spread": cell.spread,
         "sides": {name: _side(cell, name) for name in cell.samples},
     }
 

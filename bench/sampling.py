@@ -9,8 +9,13 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, cycle, islice, repeat
+from typing import Final
 
 from bench.sides import Operation, Side
+
+
+WRITING: Final = ("add_turn", "save", "save_built")
+"""Operations that leave the store behind something to do."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,39 @@ def _plans(name: str, session_ids: Sequence[str], adds: int, tasks: int) -> list
     return [chain.from_iterable(repeat(share, adds)) for share in shares]
 
 
+class _Stretches:
+    """Work that is measured, piece by piece, and what it took all together."""
+
+    def __init__(self, side: Side) -> None:
+        self._server = side.server
+        self.latencies_s: list[float] = []
+        self.elapsed_s = self.client_cpu_s = self.server_cpu_s = 0.0
+
+    async def run(self, operation: Operation, plans: Sequence[Iterable[str]], seconds: float) -> list[int]:
+        """One stretch; gives how many requests each task made of it."""
+        taken: list[list[float]] = [[] for _ in plans]
+        server_cpu, client_cpu, began = self._server.cpu_s(), time.process_time(), time.perf_counter()
+        until = began + seconds
+        await asyncio.gather(
+            *(_work(operation, plan, latencies, until) for plan, latencies in zip(plans, taken, strict=True))
+        )
+        self.elapsed_s += time.perf_counter() - began
+        self.client_cpu_s += time.process_time() - client_cpu
+        self.server_cpu_s += self._server.cpu_s() - server_cpu
+        self.latencies_s.extend(chain.from_iterable(taken))
+        return [len(latencies) for latencies in taken]
+
+
 async def take(
     side: Side, name: str, session_ids: Sequence[str], *,
     adds: int, tasks: int, seconds: float, restored: bool = True,
 ) -> Sample:  # fmt: skip
-    """Let `tasks` tasks do one operation for so long, or until each session has grown as far as it may.
+    """Let `tasks` tasks do one operation for so long.
 
-    Afterwards everything is flushed and the sessions have their length again; neither counts, but `flush_s` says
-    how long the flush took.
+    Sessions that have grown as far as they may are given their length again, then it goes on: a sample of add_turn
+    is many short stretches. What lies between two does not count. The store behind is written to when the daemon
+    thinks it is time, within stretches and between; only at the end everything is flushed, and `flush_s` says how
+    long that took.
 
     Args:
         side: who does it.
@@ -90,25 +120,20 @@ async def take(
         adds: how many turns a session may get.
         tasks: how many do it at once.
         seconds: for how long.
-        restored: False leaves the sessions as long as they have become.
+        restored: False leaves the sessions as long as they have become, after a single stretch.
     """
     operation = side.operations()[name]
-    plans = _plans(name, session_ids, adds, tasks)
-    taken: list[list[float]] = [[] for _ in plans]
+    stretches = _Stretches(side)
     gc.collect()
-    server_cpu, client_cpu, began = side.server.cpu_s(), time.process_time(), time.perf_counter()
-    until = began + seconds
-    await asyncio.gather(
-        *(_work(operation, plan, latencies, until) for plan, latencies in zip(plans, taken, strict=True))
+    while stretches.elapsed_s < seconds:
+        plans = _plans(name, session_ids, adds, tasks)
+        counts = await stretches.run(operation, plans, seconds - stretches.elapsed_s)
+        if name != "add_turn" or not restored:
+            break
+        again = zip(_plans(name, session_ids, adds, tasks), counts, strict=True)
+        await side.restore(dict.fromkeys(chain.from_iterable(islice(plan, count) for plan, count in again)))
+    flush_s = await side.settle() if name in WRITING else 0.0
+    taken = stretches.latencies_s
+    return Sample(
+        len(taken), stretches.elapsed_s, taken, stretches.client_cpu_s, stretches.server_cpu_s, flush_s
     )
-    elapsed, client_cpu = time.perf_counter() - began, time.process_time() - client_cpu
-    server_cpu = side.server.cpu_s() - server_cpu
-    flush_s = await side.settle() if name in ("add_turn", "save", "save_built") else 0.0
-    if name == "add_turn" and restored:
-        again = _plans(name, session_ids, adds, tasks)
-        touched = chain.from_iterable(
-            islice(plan, len(latencies)) for plan, latencies in zip(again, taken, strict=True)
-        )
-        await side.restore(dict.fromkeys(touched))
-    latencies_s = [*chain.from_iterable(taken)]
-    return Sample(len(latencies_s), elapsed, latencies_s, client_cpu, server_cpu, flush_s)

@@ -101,6 +101,7 @@ class Sidecar:
         for session_id, document in documents.items():
             self._states[session_id] = SessionState.from_json(document)
         await self.restore(documents)
+        await self.settle()
 
     def _built_state(self, session_id: str) -> SessionState:
         built = self._built.get(session_id)
@@ -118,7 +119,6 @@ class Sidecar:
                 await self._store.save(self._states[session_id])
 
         await asyncio.gather(*(save() for _ in range(SAVERS)))
-        await self.settle()
 
     async def turns(self, session_id: str) -> int | None:
         """What the daemon says."""

@@ -90,6 +90,8 @@ def shares(cell: Cell) -> str:
 
 def judge(cell: Cell) -> Iterator[Verdict]:
     """The targets that a comparison with the peers is about."""
+    if cell.spread:
+        return
     if cell.tasks == 1 and (limit := ONE_TASK.get((cell.operation, cell.turns))) is not None:
         name = f"one task, {cell.operation} p50, {cell.turns} turns"
         yield Verdict(name, cell.p50(OURS, THEIRS), limit, note=shares(cell))
@@ -97,3 +99,10 @@ def judge(cell: Cell) -> Iterator[Verdict]:
         if (limit := THROUGHPUT.get((cell.operation, cell.turns, peer))) is not None:
             name = f"{cell.operation}, {cell.turns} turns, vs {peer}"
             yield Verdict(name, cell.throughput(OURS, peer), limit, at_least=True, note=shares(cell))
+
+
+def decided(cell: Cell) -> bool:
+    """Whether no round has said otherwise than the median: more of them would hardly change a verdict."""
+    return all(
+        not verdict.value.low < verdict.limit <= verdict.value.high for verdict in judge(cell)
+    )

@@ -116,30 +116,59 @@ class SidecarStore(CallStore):
         if not self._beats:
             return
         beats, self._beats = self._beats, {}
+        if len(beats) <= BEATS_A_MESSAGE:
+            self._send_message(beats)
+            return
         ids = [*beats]
         for start in range(0, len(ids), BEATS_A_MESSAGE):
-            part = {session_id: beats[session_id] for session_id in ids[start : start + BEATS_A_MESSAGE]}
-            params = protocol.HeartbeatParams(session_ids=[*part])
-            reply = self._link.request("session.heartbeat", params)
-            reply.add_done_callback(partial(self._share_out, part))
+            self._send_message({session_id: beats[session_id] for session_id in ids[start : start + BEATS_A_MESSAGE]})
 
-    def _share_out(self, beats: dict[str, list[asyncio.Future[None]]], reply: asyncio.Future[bytes]) -> None:
-        """Give each heartbeat of a message its own outcome."""
-        try:
-            result = protocol.decode_heartbeat(reply.result())
-        except CallstateError as failure:
-            for futures in beats.values():
-                _settle(futures, failure)
-            return
+    def _send_message(self, beats: dict[str, list[asyncio.Future[None]]]) -> None:
+        params = protocol.HeartbeatParams(session_ids=[*beats])
+        self._link.ask("session.heartbeat", params, _Beats(self._link, beats))
+
+
+class _Beats:
+    """The heartbeats of one message; each gets its own outcome as soon as the reply is there."""
+
+    __slots__ = ("_beats", "_link")
+
+    def __init__(self, link: Link, beats: dict[str, list[asyncio.Future[None]]]) -> None:
+        self._link = link
+        self._beats = beats
+
+    def done(self) -> bool:
+        """Who waits is asked when the reply is there."""
+        return False
+
+    def set_exception(self, error: Exception) -> None:
+        """None of them was answered."""
+        for futures in self._beats.values():
+            _settle(futures, error)
+
+    def set_result(self, line: bytes) -> None:
+        """The reply came."""
+        beats = self._beats
+        if line[line.find(b",", BEATS_ID_BYTES) :] != ALL_BEATEN:
+            try:
+                result = protocol.decode_heartbeat(line)
+            except CallstateError as failure:
+                self.set_exception(failure)
+                return
+            self._settle_failed(result)
+        for futures in beats.values():
+            for future in futures:
+                if not future.done():
+                    future.set_result(None)
+
+    def _settle_failed(self, result: protocol.HeartbeatResult) -> None:
         for session_id in result.missing:
-            _settle(beats.pop(session_id, []), SessionNotFoundError(f"no session {session_id}"))
+            _settle(self._beats.pop(session_id, []), SessionNotFoundError(f"no session {session_id}"))
         for session_id in (*result.ended, *result.fenced):
             # the lists don't say when and why it ended, or whose it is: seldom enough to ask once more
             params = protocol.HeartbeatParams(session_id=session_id)
             again = self._link.request("session.heartbeat", params)
-            again.add_done_callback(partial(_settle_one, beats.pop(session_id, [])))
-        for futures in beats.values():
-            _settle(futures, None)
+            again.add_done_callback(partial(_settle_one, self._beats.pop(session_id, [])))
 
 
 def _settle_one(futures: list[asyncio.Future[None]], reply: asyncio.Future[bytes]) -> None:
@@ -151,7 +180,7 @@ def _settle_one(futures: list[asyncio.Future[None]], reply: asyncio.Future[bytes
         _settle(futures, None)
 
 
-def _settle(futures: list[asyncio.Future[None]], error: CallstateError | None) -> None:
+def _settle(futures: list[asyncio.Future[None]], error: Exception | None) -> None:
     for future in futures:
         if future.done():
             continue

@@ -10,14 +10,16 @@ from msgspec import UNSET, Raw, UnsetType
 
 from callstate_client import patches
 from callstate_client import protocol as p
-from callstate_client.engine_reads import Reads
+from callstate_client.engine_kept import Kept
+from callstate_client.engine_owners import Owners
+from callstate_client.engine_workers import Caller
 from callstate_client.errors import (
     ConflictError,
     DocumentError,
-    FencedError,
     InvalidParamsError,
     MethodNotFoundError,
     SessionNotFoundError,
+    ShuttingDownError,
     TooLargeError,
 )
 from callstate_client.history import Turn, decode_turn
@@ -31,8 +33,11 @@ from callstate_client.rules import (
     wrong_document,
     wrong_params,
 )
-from callstate_client.shelf import COMPLETED, OPS_REMEMBERED, Kept, Shelf
+from callstate_client.shelf import COMPLETED, Shelf
 from callstate_client.times import ZERO_TIME, format_time
+
+OPS_REMEMBERED: Final = 16
+"""Results of a session's last so many repeatable mutations (the wire contract)."""
 
 SESSION_BYTES: Final = 8 * 1024 * 1024
 """`limits.session_bytes` of a daemon, by default."""
@@ -42,11 +47,11 @@ class _Presence(msgspec.Struct):
     history: Raw | UnsetType = UNSET
 
 
-class Engine(Reads):
-    """Answers for the sessions of one shelf."""
+class Engine(Owners):
+    """Answers one view of a shelf of sessions."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        super().__init__(shelf)
+    def __init__(self, shelf: Shelf, caller: Caller) -> None:
+        super().__init__(shelf, caller)
         self._verbs: dict[str, tuple[type[p.Params], Callable[[Any], bytes]]] = {
             "session.save": (p.SaveParams, self._save),
             "session.load": (p.LoadParams, self._load),
@@ -59,10 +64,16 @@ class Engine(Reads):
             "session.record_interruption": (p.RecordInterruptionParams, self._record_interruption),
             "session.update": (p.UpdateParams, self._update),
             "session.end": (p.EndParams, self._end),
+            "session.claim": (p.ClaimParams, self._claim),
+            "session.claim_next": (p.ClaimNextParams, self._claim_next),
+            "session.release": (p.ReleaseParams, self._release),
+            "worker.register": (p.RegisterParams, self._register),
+            "events.subscribe": (p.SubscribeParams, self._subscribe),
             "server.ping": (p.NoParams, lambda _: b"{}"),
             "server.info": (p.NoParams, self._info),
             "server.stats": (p.NoParams, self._stats),
             "server.flush": (p.FlushParams, self._flush),
+            "server.drain": (p.DrainParams, self._drain),
         }
 
     def answer(self, line: bytes) -> bytes:
@@ -82,6 +93,7 @@ class Engine(Reads):
             params = msgspec.json.decode(raw, type=params_type)
         except msgspec.ValidationError as error:
             raise wrong_params(error) from error
+        self._shelf.catch_up()
         return b'{"jsonrpc":"2.0","id":0,"result":%b}' % run(params)
 
     # -- writing ------------------------------------------------------------------------------------------
@@ -99,18 +111,15 @@ class Engine(Reads):
             raise TooLargeError(f"the session would pass {SESSION_BYTES} bytes")
         kept = self._shelf.get(state.id)
         if kept is None:
-            if params.if_version:
-                raise ConflictError("there is no such session", version=0)
-            if params.epoch is not None:
-                raise SessionNotFoundError(f"no session {state.id}")
-            kept, was_ended = self._shelf.create(state), False
+            kept, was_ended, life, created = self._create(params, state), False, True, True
         else:
+            created = False
             done = kept.ops.get(params.op or "")
             if done is not None:
                 return done
             self._check_version(kept, params.if_version)
             self._check_writable(kept, params.epoch)
-            was_ended = kept.ended
+            was_ended, life = kept.ended, self._is_life(kept, params.epoch)
             if msgspec.json.decode(params.session, type=_Presence).history is UNSET:
                 state.history = kept.state.history
             kept.state = state
@@ -120,15 +129,26 @@ class Engine(Reads):
             kept.heartbeat_timeout_s = params.heartbeat_timeout_s
         if params.max_duration_s is not None:
             kept.max_duration_s = params.max_duration_s
-        self._shelf.changed(kept, was_ended)
+        if created:
+            self._shelf.events.note("created", self._shelf.clock.now(), kept)
+        self._settle(kept, was_ended, life)
         result = {"version": kept.version, "updated_at": format_time(kept.state.updated_at)}
         return self._done(kept, params.op, p.encode_json(result))
+
+    def _create(self, params: p.SaveParams, state: SessionState) -> Kept:
+        if params.if_version:
+            raise ConflictError("there is no such session", version=0)
+        if params.epoch is not None:
+            raise SessionNotFoundError(f"no session {state.id}")
+        if self._shelf.draining:
+            raise ShuttingDownError("the daemon drains: no new sessions")
+        return self._shelf.create(state, self._caller.worker_id or "")
 
     def _delete(self, params: p.DeleteParams) -> bytes:
         kept = self._shelf.get(params.session_id)
         if kept is not None:
-            self._check_epoch(params.epoch)
-            self._shelf.remove(params.session_id)
+            self._check_held(kept, params.epoch)
+            self._shelf.remove(kept)
         return b"{}"
 
     def _add_turn(self, params: p.AddTurnParams) -> bytes:
@@ -143,8 +163,10 @@ class Engine(Reads):
         self._check_size(kept, sum(len(part) for part in parts))
         for turn in turns:
             kept.state.append_turn(turn)
-        self._shelf.changed(kept, kept.ended)
-        result = {"version": kept.version, "turn_count": len(kept.state.history)}
+        count = len(kept.state.history)
+        self._shelf.events.note("turn", self._shelf.clock.now(), kept, turn_count=count)
+        self._settle(kept, kept.ended, self._is_life(kept, params.epoch))
+        result = {"version": kept.version, "turn_count": count}
         return self._done(kept, params.op, p.encode_json(result))
 
     def _turn(self, part: Raw, index: int, params: p.AddTurnParams) -> Turn:
@@ -179,7 +201,7 @@ class Engine(Reads):
         except InvalidParamsError:
             kept.state.history[-1] = before
             raise
-        return self._changed(kept, params.op, kept.ended)
+        return self._changed(kept, params, kept.ended)
 
     def _record_interruption(self, params: p.RecordInterruptionParams) -> bytes:
         kept, done = self._repeatable(params)
@@ -187,7 +209,7 @@ class Engine(Reads):
             return done
         self._check_writable(kept, params.epoch)
         kept.state.record_interruption()
-        return self._changed(kept, params.op, kept.ended)
+        return self._changed(kept, params, kept.ended)
 
     def _update(self, params: p.UpdateParams) -> bytes:
         kept, done = self._repeatable(params)
@@ -207,7 +229,7 @@ class Engine(Reads):
             raise wrong_document(error, "$.params.set") from error
         check_state(patched, "$.params.set")
         was_ended, kept.state = kept.ended, patched
-        return self._changed(kept, params.op, was_ended)
+        return self._changed(kept, params, was_ended)
 
     def _end(self, params: p.EndParams) -> bytes:
         check_word(params.reason, "$.params.reason", least=1)
@@ -216,9 +238,9 @@ class Engine(Reads):
             return done
         if kept.ended:  # a repeat changes nothing
             return b'{"version":%d}' % kept.version
-        self._check_epoch(params.epoch)
+        self._check_held(kept, params.epoch)
         kept.state.status = Status.ENDED
-        return self._changed(kept, params.op, was_ended=False, reason=params.reason or COMPLETED)
+        return self._changed(kept, params, was_ended=False, reason=params.reason or COMPLETED)
 
     # -- shared -------------------------------------------------------------------------------------------
 
@@ -228,15 +250,6 @@ class Engine(Reads):
         kept = self._shelf.find(params.session_id)
         return kept, kept.ops.get(params.op or "")
 
-    def _check_epoch(self, epoch: int | None) -> None:
-        if epoch:  # nobody owns what is in memory: its epoch is 0
-            raise FencedError("the session's epoch is 0", epoch=0)
-
-    def _check_writable(self, kept: Kept, epoch: int | None) -> None:
-        self._check_epoch(epoch)
-        if kept.reaped:
-            raise kept.ended_error()
-
     def _check_version(self, kept: Kept, if_version: int | None) -> None:
         if if_version is not None and if_version != kept.version:
             raise ConflictError(f"the session has version {kept.version}", version=kept.version)
@@ -245,9 +258,12 @@ class Engine(Reads):
         if len(kept.state.to_json()) + added > SESSION_BYTES:
             raise TooLargeError(f"the session would pass {SESSION_BYTES} bytes")
 
-    def _changed(self, kept: Kept, op: str | None, was_ended: bool, reason: str = COMPLETED) -> bytes:
-        self._shelf.changed(kept, was_ended, reason)
-        return self._done(kept, op, b'{"version":%d}' % kept.version)
+    def _changed(self, kept: Kept, params: p.Mutation, was_ended: bool, reason: str = COMPLETED) -> bytes:
+        self._settle(kept, was_ended, self._is_life(kept, params.epoch), reason)
+        return self._done(kept, params.op, b'{"version":%d}' % kept.version)
+
+    def _settle(self, kept: Kept, was_ended: bool, life: bool, reason: str = COMPLETED) -> None:
+        self._shelf.changed(kept, was_ended, reason, life=life, reviver=self._caller.worker_id or "")
 
     def _done(self, kept: Kept, op: str | None, result: bytes) -> bytes:
         if op is not None:

@@ -10,26 +10,26 @@ from typing import Any, Final
 from msgspec import Raw
 
 from callstate_client import protocol as p
+from callstate_client.engine_access import Access
+from callstate_client.engine_kept import Kept
 from callstate_client.model import encode_members
 from callstate_client.rules import wrong
-from callstate_client.shelf import Kept, Shelf
 from callstate_client.times import format_time, parse_time
 
 PAGE: Final = 1000
 """Sessions a page where the request does not say."""
 
 
-class Reads:
+class Reads(Access):
     """Answers what changes nothing but a last sign of life."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        self._shelf = shelf
-
-    def _load(self, params: p.LoadParams) -> bytes:
-        history = params.history
+    def _check_history(self, history: str | int) -> None:
         if isinstance(history, str) and history not in ("all", "none"):
             raise wrong("$.params.history", "'all', 'none' or a number")
-        return self._loaded(self._shelf.find(params.session_id), history)
+
+    def _load(self, params: p.LoadParams) -> bytes:
+        self._check_history(params.history)
+        return self._loaded(self._shelf.find(params.session_id), params.history)
 
     def _loaded(self, kept: Kept, history: str | int) -> bytes:
         state = kept.state
@@ -47,9 +47,11 @@ class Reads:
             "history_from": first,
             "turn_count": len(state.history),
             "version": kept.version,
-            "epoch": 0,
+            "epoch": kept.epoch,
             "labels": kept.labels,
         }
+        if kept.owner:
+            result["owner"] = kept.owner
         if kept.ended:
             result["ended_reason"] = kept.ended_reason
         return encode_members(result)
@@ -83,7 +85,7 @@ class Reads:
                 params.status in (None, state.status)
                 and params.provider in (None, state.provider)
                 and params.call_id in (None, state.call_id)
-                and params.owner in (None, "")
+                and params.owner in (None, kept.owner)
                 and (since is None or (kept.ended_at is not None and kept.ended_at >= since))
                 and labels <= kept.labels.items()
             )
@@ -96,15 +98,20 @@ class Reads:
             raise wrong("$.params", "one of session_id and session_ids")
         if params.session_id is not None:
             kept = self._shelf.find(params.session_id)
+            if not self._may_beat(kept):
+                raise self._fenced(kept, f"the session is held by {kept.owner}")
             if kept.ended:
                 raise kept.ended_error()
             self._shelf.beat(kept)
             return b"{}"
-        result = p.HeartbeatResult(missing=[], ended=[])
+        result = p.HeartbeatResult(missing=[], ended=[], fenced=[])
         for session_id in params.session_ids or []:
             found = self._shelf.get(session_id)
             if found is None:
                 result.missing.append(session_id)
+            elif not self._may_beat(found):
+                self._shelf.refused(found, self._caller)
+                result.fenced.append(session_id)
             elif found.ended:
                 result.ended.append(session_id)
             else:
@@ -119,15 +126,24 @@ class Reads:
                 "features": [],
                 "store": "memory",
                 "durability": "none",
-                "heartbeat_timeout_s": self._shelf.heartbeat_timeout_s,
+                "liveness": "process",
+                "heartbeat_timeout_s": self._shelf.spans.heartbeat_timeout_s,
             }
         )
 
     def _stats(self, _: p.NoParams) -> bytes:
         kept = self._shelf.all()
         by_status = Counter(each.state.status for each in kept)
-        suspects = sum(each.suspect for each in kept)
-        return p.encode_json({"sessions": dict(by_status), "suspects": suspects, "connections": 0, "dirty": 0})
+        return p.encode_json(
+            {
+                "sessions": dict(by_status),
+                "suspects": sum(bool(each.suspicion) for each in kept),
+                "workers": len(self._shelf.workers),
+                "workers_unwatched": 0,
+                "connections": 0,
+                "dirty": 0,
+            }
+        )
 
     def _flush(self, params: p.FlushParams) -> bytes:
         count = len(self._shelf.all() if params.session_ids is None else params.session_ids)

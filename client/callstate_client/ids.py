@@ -27,3 +27,13 @@ _SESSION_ID = re.compile(r"(?!@)(?!active\Z)[!-z|~]{1,256}\Z")
 def is_session_id(text: str) -> bool:
     """Whether the daemon takes this as a session id."""
     return _SESSION_ID.match(text) is not None
+
+
+WORKER_ID_RULE: Final = f"1 to {MAX_NAME_BYTES} bytes of printable ASCII, no space"
+
+_WORKER_ID = re.compile(rf"[!-~]{{1,{MAX_NAME_BYTES}}}\Z")
+
+
+def is_worker_id(text: str) -> bool:
+    """Whether the daemon takes this as a worker id."""
+    return _WORKER_ID.match(text) is not None

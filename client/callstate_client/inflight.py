@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
+from msgspec import Struct
+
 from callstate_client.errors import CallstateError, ConnectionLostError, TooLargeError
 from callstate_client.protocol import Params, decode_incoming, encode_request, reply_id
 
@@ -23,7 +25,7 @@ REPEATABLE: Final = frozenset(
 WaiterT = TypeVar("WaiterT")
 
 
-class Call(Generic[WaiterT]):
+class Call(Struct, Generic[WaiterT], eq=False):
     """A request under way.
 
     Args:
@@ -33,28 +35,16 @@ class Call(Generic[WaiterT]):
         deadline: when it is late, seconds of the front's clock.
         repeatable: may be sent again when the connection was lost.
         op_of: for a mutation with an `op`, the session that remembers it.
+        connection: the number of the connection it was sent on last; 0 for none yet.
     """
 
-    __slots__ = ("connection", "deadline", "line", "op_of", "repeatable", "request_id", "waiter")
-
-    def __init__(
-        self,
-        request_id: int,
-        line: bytes,
-        waiter: WaiterT,
-        *,
-        deadline: float,
-        repeatable: bool,
-        op_of: str | None,
-    ) -> None:
-        self.request_id = request_id
-        self.line = line
-        self.waiter = waiter
-        self.deadline = deadline
-        self.repeatable = repeatable
-        self.op_of = op_of
-        self.connection = 0
-        """The number of the connection it was sent on last; 0 for none yet."""
+    request_id: int
+    line: bytes
+    waiter: WaiterT
+    deadline: float
+    repeatable: bool
+    op_of: str | None
+    connection: int = 0
 
 
 class InFlight(Generic[WaiterT]):
@@ -76,15 +66,10 @@ class InFlight(Generic[WaiterT]):
         self, method: str, params: Params | None, waiter: WaiterT, *, deadline: float, op_of: str | None
     ) -> Call[WaiterT]:
         """A new request."""
-        self._last_id += 1
-        call = self._calls[self._last_id] = Call(
-            self._last_id,
-            encode_request(self._last_id, method, params),
-            waiter,
-            deadline=deadline,
-            repeatable=op_of is not None or method in REPEATABLE,
-            op_of=op_of,
-        )
+        request_id = self._last_id = self._last_id + 1
+        line = encode_request(request_id, method, params)
+        call = Call(request_id, line, waiter, deadline, op_of is not None or method in REPEATABLE, op_of)
+        self._calls[request_id] = call
         return call
 
     def drop(self, call: Call[WaiterT]) -> None:

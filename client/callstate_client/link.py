@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 import msgspec
 
@@ -35,12 +36,26 @@ WRITE_HIGH_BYTES: Final = 1024 * 1024
 WRITE_LOW_BYTES: Final = 256 * 1024
 """Unsent bytes at which writing pauses and resumes. Both set: uvloop's own low mark is 16 bytes."""
 
-Reply = asyncio.Future[bytes]
+
+class Waiter(Protocol):
+    """Who gets a reply: a future, or what is told at once, without a turn of the loop in between."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        ...
+
+    def set_result(self, line: bytes, /) -> None:
+        """The reply came."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """There will be none."""
+        ...
 
 
-def _fail(reply: Reply, error: Exception) -> None:
-    if not reply.done():
-        reply.set_exception(error)
+def _fail(waiter: Waiter, error: Exception) -> None:
+    if not waiter.done():
+        waiter.set_exception(error)
 
 
 class _Wire(asyncio.Protocol):
@@ -89,10 +104,11 @@ class Link:
         self._reconnecting: asyncio.Task[None] | None = None
         self._backoff = Backoff()
         self._tried: list[Tried] = []
-        self._calls: InFlight[Reply] = InFlight(_fail)
-        self._unsent: list[Call[Reply]] = []
+        self._calls: InFlight[Waiter] = InFlight(_fail)
+        self._unsent: list[Call[Waiter]] = []
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
         self.generation = 0
         """Raised by each connection: what a daemon said of itself holds as long."""
         self.closed = False
@@ -176,7 +192,7 @@ class Link:
 
     def request(
         self, method: str, params: Params | None, *, op_of: str | None = None, timeout_s: float | None = None
-    ) -> Reply:
+    ) -> asyncio.Future[bytes]:
         """Send a request with the others of this turn of the loop; the future gives the reply's line.
 
         Args:
@@ -185,14 +201,27 @@ class Link:
             op_of: for a mutation with an `op`, the session that remembers it.
             timeout_s: how long to wait; None for the link's own.
         """
+        reply: asyncio.Future[bytes] = self._loop.create_future()
+        self.ask(method, params, reply, op_of, timeout_s)
+        return reply
+
+    def ask(
+        self,
+        method: str,
+        params: Params | None,
+        waiter: Waiter,
+        op_of: str | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        """The same, for whoever takes the reply's line."""
         if self.closed:
             raise StoreClosedError
         deadline = self._loop.time() + (self._timeout_s if timeout_s is None else timeout_s)
-        reply: Reply = self._loop.create_future()
-        self._unsent.append(self._calls.add(method, params, reply, deadline=deadline, op_of=op_of))
-        self.wake()
-        self._watch(deadline)
-        return reply
+        self._unsent.append(self._calls.add(method, params, waiter, deadline=deadline, op_of=op_of))
+        if not self._flush_due:
+            self.wake()
+        if deadline < self._timer_at:
+            self._watch(deadline)
 
     def wake(self) -> None:
         """Write what there is at the end of this turn of the loop."""
@@ -227,21 +256,22 @@ class Link:
     # -- timeouts -----------------------------------------------------------------------------------------
 
     def _watch(self, deadline: float) -> None:
-        if self._timer is None or deadline < self._timer.when():
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(deadline, self._expire)
+        # one timer for all: it fires about once a timeout, however many calls there are
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._expire)
+        self._timer_at = deadline
 
     def _expire(self) -> None:
-        # one timer for all: it fires about once a timeout, however many calls there are
         self._timer = None
+        self._timer_at = math.inf
         for call in self._calls.late(self._loop.time()):
             _fail(call.waiter, self._too_late(call))
         deadline = self._calls.next_deadline
         if deadline is not None:
             self._watch(deadline)
 
-    def _too_late(self, call: Call[Reply]) -> Exception:
+    def _too_late(self, call: Call[Waiter]) -> Exception:
         if self._wire is not None and call.connection in (0, self.generation):
             return RequestTimeoutError("the daemon did not answer in time; outcome unknown")
         if call.connection == 0:
@@ -254,14 +284,18 @@ class Link:
         self._backoff.reset()
         try:
             for line in lines:
-                reply = self._calls.waiter(line or b"")
-                if isinstance(reply, CallstateError):
-                    _log.error("the daemon answered to no request: %s", reply)
-                elif reply is not None and not reply.done():
-                    reply.set_result(cast(bytes, line))
+                waiter = self._calls.waiter(line or b"")
+                if waiter is None:
+                    continue
+                if isinstance(waiter, CallstateError):
+                    _log.error("the daemon answered to no request: %s", waiter)
+                elif not waiter.done():
+                    waiter.set_result(cast(bytes, line))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             _log.error("what listens at %s is no callstated (%s); leaving it", self.path, error)
             wire.transport.abort()
+        # behind the tasks that this wakes, so what they ask for leaves in the same turn of the loop
+        self.wake()
 
     def _lost(self, wire: _Wire, error: Exception | None) -> None:
         if wire is not self._wire:

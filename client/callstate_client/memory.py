@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from callstate_client import asks, protocol
 from callstate_client.api import CallStore
 from callstate_client.clock import Clock
 from callstate_client.engine import Engine
+from callstate_client.engine_events import EVENTS
+from callstate_client.engine_fates import Spans
+from callstate_client.engine_stream import MemoryEvents
+from callstate_client.engine_workers import Caller, Process
 from callstate_client.errors import StoreClosedError
+from callstate_client.events import Cursor
 from callstate_client.shelf import Shelf
 
 __all__ = ["Clock", "MemoryStore"]
@@ -18,27 +25,82 @@ class MemoryStore(CallStore):
     What goes in and comes out is copied; nothing is shared with the caller. There is no store behind, so an
     ended session is gone after its retention. Works in any loop, and by `clock.advance()` in any time.
 
+    A store is one worker's view of the sessions; `worker()` gives another worker's view of the same ones. A view
+    that is closed is a worker that lost its connection: back within the reconnect grace (`worker()` with the same
+    id), nothing has been; else its calls are orphans. `kill_worker()` is a worker's sudden end.
+
     Args:
         clock: tells the time; default the system's, which can be moved on.
-        heartbeat_timeout_s: silence after which a session without a timeout of its own is suspected.
+        worker_id: whose view this is: it owns what it creates and claims; 1 to 64 bytes of printable ASCII. None:
+            no worker's, as an operator's or a simple script's: it may change everything and owns nothing.
+        heartbeat_timeout_s: silence after which a session without a timeout of its own is suspected, seconds.
         grace_s: how long a suspect may still come back before it is reaped, seconds.
         retention_s: how long an ended session is kept, seconds.
+        reconnect_grace_s: how long a worker may be without a view before its sessions are orphans, seconds.
+        events: how many events are kept for those who come back, and for those who are slow.
+
+    Raises:
+        InvalidParamsError: this is no worker id.
     """
 
     def __init__(
         self,
         clock: Clock | None = None,
         *,
+        worker_id: str | None = None,
         heartbeat_timeout_s: float = 30.0,
         grace_s: float = 30.0,
         retention_s: float = 300.0,
+        reconnect_grace_s: float = 5.0,
+        events: int = EVENTS,
     ) -> None:
+        spans = Spans(heartbeat_timeout_s, grace_s, retention_s, reconnect_grace_s)
+        self._open(Shelf(clock or Clock(), spans, events), worker_id)
+
+    def _open(self, shelf: Shelf, worker_id: str | None) -> None:
         super().__init__()
-        self.clock = clock or Clock()
+        shelf.catch_up()
+        process = Process() if worker_id is None else shelf.workers.process_of(worker_id)
+        self.clock = shelf.clock
         """What this store takes for the time."""
-        self._shelf = Shelf(self.clock, heartbeat_timeout_s, grace_s, retention_s)
-        self._engine = Engine(self._shelf)
+        self._shelf = shelf
+        self._caller = Caller(process)
+        self._engine = Engine(shelf, self._caller)
         self._closed = False
+        if worker_id is not None:
+            register = protocol.RegisterParams(worker_id=worker_id)
+            self._engine.answer(protocol.encode_request(0, "worker.register", register))
+
+    # -- workers --------------------------------------------------------------------------------------------
+
+    def worker(self, worker_id: str | None = None) -> MemoryStore:
+        """Another view of the same sessions, also when this one is closed.
+
+        Args:
+            worker_id: of a new worker; of one whose process lives, for a further view of it; None: no worker's.
+
+        Raises:
+            InvalidParamsError: this is no worker id.
+        """
+        view = MemoryStore.__new__(MemoryStore)
+        view._open(self._shelf, worker_id)
+        return view
+
+    @property
+    def worker_id(self) -> str | None:
+        """The worker whose view this is."""
+        return self._caller.worker_id
+
+    def kill_worker(self) -> None:
+        """This worker's process dies at once: all of its views are closed, its calls are suspects.
+
+        Who calls `worker()` with its id after that is a new process.
+        """
+        self._shelf.catch_up()
+        self._shelf.kill(self._caller.process)
+        self._shelf.events.stir()  # those who listen in this process listen no more
+
+    # -- CallStore ------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -47,11 +109,12 @@ class MemoryStore(CallStore):
 
     @property
     def closed(self) -> bool:
-        """Whether `close()` was called."""
-        return self._closed
+        """Whether `close()` was called, or the worker killed."""
+        return self._closed or not self._caller.process.alive
 
     def count(self) -> int:
         """How many sessions there are, ended ones included until they are forgotten."""
+        self._shelf.catch_up()
         return len(self._shelf.all())
 
     async def request(
@@ -63,9 +126,14 @@ class MemoryStore(CallStore):
         timeout_s: float | None = None,
     ) -> bytes:
         """Ask for a verb of the protocol; see CallStore."""
-        if self._closed:
+        if self.closed:
             raise StoreClosedError
         return self._engine.answer(protocol.encode_request(0, method, params))
+
+    def _events(self, types: Sequence[str] = (), since: Cursor | None = None) -> MemoryEvents:
+        if self.closed:
+            raise StoreClosedError
+        return MemoryEvents(self._shelf, types, since, lambda: self.closed)
 
     async def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
         """Say that this call is alive; see CallStore."""
@@ -74,7 +142,11 @@ class MemoryStore(CallStore):
 
     async def default_heartbeat_timeout_s(self) -> float:
         """What this store was made with."""
-        return self._shelf.heartbeat_timeout_s
+        return self._shelf.spans.heartbeat_timeout_s
 
     async def _close(self) -> None:
-        self._closed = True
+        if not self.closed:
+            self._closed = True
+            self._shelf.catch_up()
+            self._shelf.disconnect(self._caller)
+            self._shelf.events.stir()

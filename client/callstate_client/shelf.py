@@ -1,89 +1,66 @@
-"""The sessions of a MemoryStore, and what time does to them: suspected, reaped, forgotten."""
+"""The sessions and workers of a MemoryStore, and what becomes of them: by time, by owners, by a worker's end.
+
+    live      a sign of life                      -> live, for its timeout
+              its owner's process is killed       -> suspect (worker_exited)
+              released, or its owner went away    -> live, an orphan, with a full timeout
+    suspect   a sign of life                      -> live
+    both      claimed                             -> live, of the next epoch
+    ended     claimed, where it was reaped        -> live, of the next epoch, with the status it had
+              saved with another status, else     -> live
+
+What time does is in engine_fates; it happens at its own time, in order, however late somebody looks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from callstate_client.clock import Clock
-from callstate_client.errors import SessionEndedError, SessionNotFoundError
+from callstate_client.engine_agenda import NEVER, Agenda
+from callstate_client.engine_events import Events
+from callstate_client.engine_fates import DISCONNECTED, EXITED, OVERTIME, RELEASED, SILENT, Fate, Spans, next_fate
+from callstate_client.engine_kept import Grave, Kept, Moment
+from callstate_client.engine_workers import Caller, Process, Worker, Workers
+from callstate_client.errors import SessionNotFoundError
 from callstate_client.model import SessionState, Status
-from callstate_client.times import ZERO_TIME, format_time, parse_time
-
-OPS_REMEMBERED: Final = 16
-"""Results of a session's last so many repeatable mutations (the wire contract)."""
 
 COMPLETED: Final = "completed"
 """Why a session ended when nobody said."""
 
 
-@dataclass(slots=True)
-class Kept:
-    """One session.
-
-    Args:
-        state: nobody outside has a reference to it.
-        version: of the last mutation.
-        seq: in the order of being created, for cursors.
-        alive_at: last sign of life, monotonic seconds.
-        beat_at: same, wall clock.
-        ended_mono: when it ended, monotonic seconds.
-        reaped: ended by time, not by a worker.
-    """
-
-    state: SessionState
-    version: int
-    seq: int
-    alive_at: float
-    beat_at: datetime
-    labels: dict[str, str] = field(default_factory=dict)
-    heartbeat_timeout_s: float | None = None
-    max_duration_s: float | None = None
-    ended_reason: str = ""
-    ended_at: datetime | None = None
-    ended_mono: float = 0.0
-    reaped: bool = False
-    suspect: bool = False
-    ops: dict[str, bytes] = field(default_factory=dict)
-
-    @property
-    def ended(self) -> bool:
-        """Whether its status is `ended`."""
-        return self.state.status == Status.ENDED
-
-    def ended_error(self) -> SessionEndedError:
-        """Says when and why."""
-        ended_at = None if self.ended_at is None else format_time(self.ended_at)
-        text = f"the session has ended: {self.ended_reason}"
-        return SessionEndedError(text, ended_at=ended_at, reason=self.ended_reason)
-
-
 class Shelf:
-    """All sessions of one MemoryStore.
+    """All sessions and workers of one MemoryStore. `catch_up` before anything is asked of it.
 
     Args:
         clock: tells the time.
-        heartbeat_timeout_s: silence after which a session without a timeout of its own is suspected.
-        grace_s: how long a suspect may still come back.
-        retention_s: how long an ended session is kept.
+        spans: how long things take.
+        events: how many of them are kept.
     """
 
-    def __init__(self, clock: Clock, heartbeat_timeout_s: float, grace_s: float, retention_s: float) -> None:
+    def __init__(self, clock: Clock, spans: Spans, events: int) -> None:
         self.clock = clock
-        self.heartbeat_timeout_s = heartbeat_timeout_s
-        self._grace_s = grace_s
-        self._retention_s = retention_s
+        self.spans = spans
+        self.events = Events(events)
+        self.workers = Workers()
+        self.draining = False
+        """Whether new sessions are refused."""
         self._kept: dict[str, Kept] = {}
+        self._graves: dict[str, Grave] = {}
+        self._agenda: Agenda[Kept | Grave | Worker] = Agenda()
         self._seq = 0
-        self._next_due = float("inf")
+        self._seen_s = clock.monotonic()
+        clock.watch(self)
+
+    def now(self) -> Moment:
+        """The present moment."""
+        return Moment(self.clock.monotonic(), self.clock.now())
 
     # -- looking --------------------------------------------------------------------------------------------
 
     def all(self) -> list[Kept]:
-        """Every session there is now, in the order of being created."""
-        self._catch_up()
+        """Every session there is, in the order of being created."""
         return [*self._kept.values()]
 
     def behind(self, seq: int) -> Iterator[Kept]:
@@ -92,7 +69,6 @@ class Shelf:
 
     def get(self, session_id: str) -> Kept | None:
         """The session, or None."""
-        self._catch_up()
         return self._kept.get(session_id)
 
     def find(self, session_id: str) -> Kept:
@@ -108,82 +84,215 @@ class Shelf:
 
     # -- changing -------------------------------------------------------------------------------------------
 
-    def create(self, state: SessionState) -> Kept:
+    def create(self, state: SessionState, owner: str) -> Kept:
         """Put a new session in; `changed` comes next."""
         self._seq += 1
-        at = self.clock.now()
-        kept = self._kept[state.id] = Kept(state, 0, self._seq, self.clock.monotonic(), at)
+        at = self.now()
+        kept = self._kept[state.id] = Kept(state, self._seq, at.mono, at.wall, owner=owner)
+        grave = self._graves.pop(state.id, None)
+        if grave is not None:
+            kept.version, kept.epoch = grave.version, grave.epoch
         return kept
 
-    def remove(self, session_id: str) -> None:
-        """Forget a session, if it is there."""
-        self._kept.pop(session_id, None)
+    def remove(self, kept: Kept) -> None:
+        """Delete a session."""
+        at = self.now()
+        del self._kept[kept.state.id]
+        grave = self._graves[kept.state.id] = Grave(kept.state.id, kept.version, kept.epoch, at.mono)
+        self._plan(grave, at)
+        self.events.note("deleted", at.wall, kept, reason="deleted")
 
-    def changed(self, kept: Kept, was_ended: bool, reason: str = COMPLETED) -> None:
-        """After a mutation: a new version and time; ended or revived where the status says so."""
-        at = self.clock.now()
-        kept.version = max(kept.version + 1, int(at.timestamp() * 1_000_000))
-        kept.state.updated_at = at
-        if not kept.ended:
-            kept.ended_reason, kept.ended_at = "", None
-            self.beat(kept, at)
-        else:
-            kept.ended_mono = self.clock.monotonic()
+    def changed(
+        self, kept: Kept, was_ended: bool, reason: str = COMPLETED, *, life: bool = True, reviver: str = ""
+    ) -> None:
+        """After a mutation: a new version and time; ended or revived where the status says so.
+
+        Args:
+            kept: the session, changed.
+            was_ended: before that.
+            reason: for its end.
+            life: whether the mutation is a sign of life.
+            reviver: the worker that owns it from now on where it is revived and nobody does.
+        """
+        at = self.now()
+        self._raise_version(kept, at)
+        kept.state.updated_at = at.wall
+        if kept.ended:
+            kept.ended_mono = at.mono
+            kept.suspicion = ""
             if not was_ended:
-                kept.ended_reason, kept.ended_at = reason, at
-        self._due(self._deadline(kept))
+                kept.ended_reason, kept.ended_at = reason, at.wall
+                self.events.note("ended", at.wall, kept, reason=reason)
+        elif was_ended:
+            kept.ended_reason, kept.ended_at = "", None
+            if not kept.owner and reviver:
+                kept.owner, kept.orphan = reviver, ""
+            self._live(kept, at)
+            self.events.note("recovered", at.wall, kept, reason="revived")
+        elif life:
+            self.beat(kept, at)
+        self._plan(kept, at)
 
-    def beat(self, kept: Kept, at: datetime | None = None) -> None:
-        """A sign of life, now or at the time the caller has taken already."""
-        kept.alive_at, kept.beat_at, kept.suspect = self.clock.monotonic(), at or self.clock.now(), False
+    def _raise_version(self, kept: Kept, at: Moment) -> None:
+        kept.version = max(kept.version + 1, int(at.wall.timestamp() * 1_000_000))
+
+    def _live(self, kept: Kept, at: Moment) -> None:
+        kept.alive_at, kept.beat_at, kept.suspicion = at.mono, at.wall, ""
+        self._plan(kept, at)
+
+    def beat(self, kept: Kept, at: Moment | None = None) -> None:
+        """A sign of life, now or at the moment the caller has taken already."""
+        at = at or self.now()
+        suspected = bool(kept.suspicion)
+        self._live(kept, at)
+        if suspected:
+            self.events.note("recovered", at.wall, kept)
+
+    def drain(self, on: bool) -> None:
+        """Take no new sessions, or take them again."""
+        if on != self.draining:
+            self.draining = on
+            self.events.note("server.drain", self.clock.now(), drain=on)
+
+    def refused(self, kept: Kept, caller: Caller) -> None:
+        """This one was refused, for it does not hold the session: told once an epoch."""
+        if kept.fenced_epoch != kept.epoch:
+            kept.fenced_epoch = kept.epoch
+            self.events.note("fenced", self.clock.now(), kept, worker_id=caller.worker_id)
+
+    # -- owners ---------------------------------------------------------------------------------------------
+
+    def claim(self, kept: Kept, worker_id: str, reason: str) -> None:
+        """This worker holds it from now on, in an epoch of its own; `reason`: why it could be claimed."""
+        at = self.now()
+        if kept.ended:
+            if kept.ended_reason == OVERTIME:  # else it would be over time again at once
+                kept.max_duration_s = None
+            kept.state.status, kept.reaped = kept.status_before, False
+            kept.ended_reason, kept.ended_at = "", None
+        kept.epoch += 1
+        kept.owner, kept.orphan = worker_id, ""
+        self._raise_version(kept, at)
+        self._live(kept, at)
+        self.events.note("claimed", at.wall, kept, reason=reason)
+
+    def release(self, kept: Kept) -> None:
+        """Its owner gives it up."""
+        owner = kept.owner
+        at = self.now()
+        self._orphan(kept, RELEASED, at)
+        self.events.note("released", at.wall, kept, reason=RELEASED, owner=owner)
+
+    def _orphan(self, kept: Kept, why: str, at: Moment) -> None:
+        kept.owner, kept.orphan, kept.orphan_at = "", why, at.mono
+        kept.alive_at, kept.suspicion = at.mono, ""  # a full timeout, but nobody said that the call is alive
+        self._raise_version(kept, at)
+        self._plan(kept, at)
+
+    # -- workers --------------------------------------------------------------------------------------------
+
+    def connect(self, caller: Caller, worker_id: str) -> None:
+        """This view is one of this worker's.
+
+        Raises:
+            ForbiddenError: it is another's.
+            ConflictError: the worker lives in another process.
+        """
+        if self.workers.register(caller, worker_id):
+            self.events.note("worker.joined", self.clock.now(), worker_id=worker_id)
+
+    def disconnect(self, caller: Caller) -> None:
+        """This view is closed."""
+        at = self.now()
+        worker = self.workers.closed(caller, at.mono)
+        if worker is not None:
+            self._plan(worker, at)
+
+    def kill(self, process: Process) -> None:
+        """This process is no more."""
+        at = self.now()
+        worker = self.workers.exited(process)
+        if worker is None:
+            return
+        self.events.note("worker.left", at.wall, worker_id=worker.id, reason="exited")
+        for kept in self._owned(worker.id):
+            self._suspect(kept, EXITED, "process_exited", at)
+            self._plan(kept, at)
+
+    def _gone(self, worker: Worker, at: Moment) -> None:
+        self.workers.forget(worker)
+        self.events.note("worker.left", at.wall, worker_id=worker.id, reason=DISCONNECTED)
+        for kept in self._owned(worker.id):
+            self._orphan(kept, DISCONNECTED, at)
+            self.events.note("orphaned", at.wall, kept, reason=DISCONNECTED, owner=worker.id)
+
+    def _owned(self, worker_id: str) -> list[Kept]:
+        return [kept for kept in self._kept.values() if kept.owner == worker_id and not kept.ended]
 
     # -- time -----------------------------------------------------------------------------------------------
 
-    def _due(self, deadline: float) -> None:
-        self._next_due = min(self._next_due, deadline)
+    def due_in_s(self) -> float | None:
+        """Seconds until there may be something to catch up with; None: only others can bring it about."""
+        first = self._agenda.next_at()
+        if first == NEVER or not self.clock.runs:
+            return None
+        return max(0.0, first - self.clock.monotonic())
 
-    def _silence(self, kept: Kept) -> float:
-        timeout_s = kept.heartbeat_timeout_s
-        return kept.alive_at + (self.heartbeat_timeout_s if timeout_s is None else timeout_s)
-
-    def _overtime(self, kept: Kept) -> float:
-        if kept.max_duration_s is None:
-            return float("inf")
-        created = kept.state.created_at
-        age_s = 0.0 if created == parse_time(ZERO_TIME) else (self.clock.now() - created).total_seconds()
-        return self.clock.monotonic() + kept.max_duration_s - age_s
-
-    def _deadline(self, kept: Kept) -> float:
-        """When something happens to it next, or later: beats move it without being noted here."""
-        if kept.ended:
-            return kept.ended_mono + self._retention_s
-        silence = self._silence(kept)
-        return min(silence + self._grace_s if kept.suspect else silence, self._overtime(kept))
-
-    def _catch_up(self) -> None:
+    def catch_up(self) -> None:
         """Do what time has done since the last look. Costs nothing while nothing is due."""
-        now = self.clock.monotonic()
-        if now < self._next_due:
-            return
-        self._next_due = float("inf")
-        for kept in [*self._kept.values()]:
-            while (deadline := self._deadline(kept)) <= now:
-                if kept.ended:
-                    del self._kept[kept.state.id]
-                    break
-                self._expire(kept, deadline, now)
-            else:
-                self._due(deadline)
+        now = self.now()
+        while (due := self._agenda.pop(now.mono)) is not None:
+            noted_s, item = due
+            deadline = self._deadline(item, now)
+            if noted_s < deadline < NEVER:  # put off meanwhile; others may come before it
+                self._agenda.note(item, deadline)
+            elif deadline < NEVER:
+                mono = max(deadline, self._seen_s)  # a timeout may be made so short that it was over before
+                at = Moment(mono, now.wall - timedelta(seconds=now.mono - mono))
+                self._run_out(item, now, at)
+                self._plan(item, now)
+        self._seen_s = now.mono
 
-    def _expire(self, kept: Kept, deadline: float, now: float) -> None:
-        if self._overtime(kept) > deadline and not kept.suspect:
-            kept.suspect = True
-            return
-        # as if somebody had looked just then
-        kept.ended_reason = "max_duration" if self._overtime(kept) <= deadline else "heartbeat_timeout"
-        kept.ended_at = self.clock.now() - timedelta(seconds=now - deadline)
-        kept.ended_mono = deadline
-        kept.reaped = True
+    def _plan(self, item: Kept | Grave | Worker, now: Moment) -> None:
+        if self._agenda.note(item, self._deadline(item, now)):
+            self.events.stir()
+
+    def _deadline(self, item: Kept | Grave | Worker, now: Moment) -> float:
+        if isinstance(item, Kept):
+            there = self._kept.get(item.state.id) is item
+            return next_fate(item, now, self.spans)[0] if there else NEVER
+        if isinstance(item, Worker):
+            away = item in self.workers and not item.callers
+            return item.away_at + self.spans.reconnect_grace_s if away else NEVER
+        there = self._graves.get(item.session_id) is item
+        return item.made_at + self.spans.retention_s if there else NEVER
+
+    def _run_out(self, item: Kept | Grave | Worker, now: Moment, at: Moment) -> None:
+        if isinstance(item, Worker):
+            self._gone(item, at)
+        elif isinstance(item, Grave):
+            del self._graves[item.session_id]
+        else:
+            _, fate = next_fate(item, now, self.spans)
+            if fate is Fate.FORGET:
+                del self._kept[item.state.id]
+            elif fate is Fate.SUSPECT:
+                self._suspect(item, SILENT, "silence", at)
+            else:
+                self._reap(item, OVERTIME if fate is Fate.REAP_OVERTIME else item.suspicion, at)
+
+    def _suspect(self, kept: Kept, why: str, evidence: str, at: Moment) -> None:
+        if not kept.suspicion:
+            kept.suspect_at = at.mono
+        kept.suspicion = why
+        left_s = kept.suspect_at + self.spans.grace_s - at.mono
+        deadline = at.wall + timedelta(seconds=left_s)
+        self.events.note("suspect", at.wall, kept, reason=why, evidence=evidence, deadline=deadline)
+
+    def _reap(self, kept: Kept, reason: str, at: Moment) -> None:
+        kept.status_before, kept.state.status = kept.state.status, Status.ENDED
+        kept.ended_reason, kept.ended_at, kept.ended_mono = reason, at.wall, at.mono
+        kept.reaped, kept.suspicion = True, ""
         kept.state.updated_at = max(kept.state.updated_at, kept.beat_at)  # the last evidence of life
-        kept.state.status = Status.ENDED
         kept.version += 1
+        self.events.note("expired", at.wall, kept, reason=reason)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import pytest
 
-from callstate_client import CallStore, SessionState, connect
+from callstate_client import CallStore, SessionState, ShuttingDownError, connect
 from callstate_client.cli import main
 from support.daemon import Daemon
 
@@ -86,8 +86,10 @@ def requests(stats: dict, verb: str) -> int:
     return stats["requests"].get(verb, 0)
 
 
-def on_a_terminal(argv: list[str], stream: str, environ: dict[str, str]) -> tuple[bytes, bytes]:
-    """What a command wrote to the stream that was a terminal, and to its other, a pipe."""
+def on_a_terminal(
+    argv: list[str], stream: str, environ: dict[str, str], look: Callable[[bytes], None] = lambda _: None
+) -> tuple[bytes, bytes]:
+    """What a command wrote to the stream that was a terminal, and to its other, a pipe; `look` sees it grow."""
     ours, theirs = pty.openpty()
     other = {"stdout": "stderr", "stderr": "stdout"}[stream]
     seen = b""
@@ -96,6 +98,7 @@ def on_a_terminal(argv: list[str], stream: str, environ: dict[str, str]) -> tupl
         with contextlib.suppress(OSError):  # EIO: nobody has the other side open any more
             while chunk := os.read(ours, 65536):
                 seen += chunk
+                look(seen)
         os.close(ours)
         piped = getattr(process, other).read()
     assert process.returncode == 0, piped
@@ -263,6 +266,134 @@ class TestEndAndRm:
         status, out, err = callstate(f"{name} nobody")
         assert (status, out) == (1, "")
         assert "nobody" in err
+
+
+class Tailing:
+    """`callstate tail` as a process; `line()` gives its next line."""
+
+    def __init__(self, daemon: Daemon, line: str) -> None:
+        self.process = subprocess.Popen(command(daemon, line), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def line(self) -> str:
+        return self.process.stdout.readline().decode()
+
+    def interrupt(self) -> tuple[int, bytes]:
+        """Ctrl-C; gives exit code and stderr."""
+        self.process.send_signal(signal.SIGINT)
+        err = self.process.communicate(timeout=WITHIN_S)[1]
+        return self.process.returncode, err
+
+    def __enter__(self) -> Tailing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self.process:
+            if self.process.poll() is None:
+                self.process.kill()
+
+
+def here(daemon: Daemon) -> str:
+    """The present end of the stream, as `--since` takes it."""
+
+    async def look(store: CallStore) -> str:
+        async with store.events() as events:
+            return f"{events.cursor.stream}:{events.cursor.seq}"
+
+    return using(daemon, look)
+
+
+class TestTail:
+    def test_a_line_an_event_with_neither_words_nor_numbers(self, daemon):
+        since = here(daemon)
+        save_three(daemon)
+        with Tailing(daemon, f"tail --since {since}") as tailing:
+            lines = [tailing.line() for _ in range(4)]
+            told = [" ".join(line.split()[1:3]) for line in lines]
+            assert told == ["created session=a", "created session=b", "created session=c", "ended session=c"]
+            assert "reason=caller_hangup" in lines[3]
+            assert not any("0123" in line or "words" in line or "\x1b" in line for line in lines)
+            # what comes is printed as it comes
+            using(daemon, lambda store: store.end("a", "transferred"))
+            assert "reason=transferred" in tailing.line()
+            status, err = tailing.interrupt()
+        stream, seq = since.split(":")
+        assert (status, err.decode()) == (130, f"callstate: to go on from here: --since {stream}:{int(seq) + 5}\n")
+
+    def test_types_and_json(self, daemon):
+        since = here(daemon)
+        save_three(daemon)
+        with Tailing(daemon, f"tail --json --type ended --type deleted --since {since}") as tailing:
+            event = json.loads(tailing.line())
+            assert (event["type"], event["session_id"], event["provider"]) == ("ended", "c", "sip")
+            assert event["seq"] == int(since.split(":")[1]) + 4
+            using(daemon, lambda store: store.delete("b"))
+            event = json.loads(tailing.line())
+            assert (event["type"], event["session_id"], event["reason"]) == ("deleted", "b", "deleted")
+            assert tailing.interrupt() == (130, b"")
+
+    def test_a_gap_is_said_clearly(self, daemon):
+        with Tailing(daemon, "tail --since before:7") as tailing:
+            assert "events are missing: the daemon was started anew" in tailing.line()
+            assert tailing.interrupt()[0] == 130
+
+    def test_a_place_that_is_yet_to_come_is_status_1(self, daemon, callstate):
+        status, out, err = callstate(f"tail --since {here(daemon).split(':')[0]}:999999999")
+        assert (status, out) == (1, "")
+        assert "$.params.since.seq" in err
+
+
+class TestDrain:
+    @pytest.fixture(autouse=True)
+    def undrained(self, daemon) -> Iterator[None]:
+        yield
+        using(daemon, lambda store: store.drain(False))
+
+    def test_on_and_off(self, daemon, callstate):
+        save_three(daemon)
+        assert callstate("drain") == (0, "no new calls are taken; 2 calls left\n", "")
+        with pytest.raises(ShuttingDownError):
+            using(daemon, lambda store: store.save(SessionState("new")))
+        using(daemon, lambda store: store.add_turn("a", "user", "goes on"))
+        assert callstate("drain --off") == (0, "new calls are taken\n", "")
+        using(daemon, lambda store: store.save(SessionState("new")))
+
+    def test_as_json(self, daemon, callstate):
+        save_three(daemon)
+        assert json.loads(callstate("drain --json")[1]) == {"drain": True, "sessions": 2}
+        assert json.loads(callstate("drain --off --json")[1]) == {"drain": False, "sessions": 2}
+
+    def test_calls_that_are_left_when_the_time_is_up_are_status_1(self, daemon, callstate):
+        save_three(daemon)
+        status, out, err = callstate("drain --wait 0.1")
+        assert (status, out) == (1, "no new calls are taken; 2 calls left\n")
+        assert err == "callstate: 2 calls left after 0.1 s\n"
+
+    def test_it_waits_for_the_last_call_and_no_longer(self, daemon):
+        save_three(daemon)
+        before = requests(using(daemon, lambda store: store.stats()), "server.drain")
+        with subprocess.Popen(command(daemon, "drain --wait 60"), stdout=subprocess.PIPE) as draining:
+            wait_until(daemon, lambda stats: requests(stats, "server.drain") > before)
+            for name in ("a", "b"):
+                assert draining.poll() is None
+                using(daemon, lambda store, name=name: store.end(name))
+            out, _ = draining.communicate(timeout=WITHIN_S)
+        assert (draining.returncode, out) == (0, b"no new calls are taken; none left\n")
+
+    def test_on_a_terminal_it_shows_what_is_left_and_the_answer_is_clean(self, daemon):
+        save_three(daemon)
+
+        def end_both(seen: bytes) -> None:
+            if b"2 calls left" in seen:  # ended again by the next piece, which changes nothing
+                for name in ("a", "b"):
+                    using(daemon, lambda store, name=name: store.end(name))
+
+        environ = {"PATH": os.environ["PATH"], "TERM": "xterm-256color"}
+        progress, answer = on_a_terminal(command(daemon, "drain --wait 60"), "stderr", environ, end_both)
+        assert b"2 calls left" in progress
+        assert answer == b"no new calls are taken; none left\n"
+
+    def test_without_calls_there_is_nothing_to_wait_for(self, callstate):
+        assert callstate("drain --wait 60") == (0, "no new calls are taken; none left\n", "")
 
 
 class TestSimulate:

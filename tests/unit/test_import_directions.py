@@ -19,9 +19,10 @@ CLIENT = (
     # values and the wire, without I/O
     "errors", "ids", "lines", "times", "history", "metrics", "model", "params", "results", "protocol", "store",
     "merge", "checks", "patches",
-    "asks", "rules", "clock", "patience",
+    "events", "asks", "rules", "clock", "patience",
     # the store in memory, and the ways to the daemon
-    "shelf", "engine_reads", "engine", "discovery", "inflight", "link", "blocking", "pool",
+    "engine_kept", "engine_agenda", "engine_workers", "engine_events", "engine_fates", "shelf",
+    "engine_stream", "engine_access", "engine_reads", "engine_owners", "engine", "discovery", "inflight", "link", "blocking", "pool",
     # what workers hold
     "beats", "outbox", "handle", "asking", "api", "memory", "client", "sync",
     "simulate", "cli",

@@ -10,8 +10,10 @@ from typing import Final
 
 from callstate_client.api import CallStore
 from callstate_client.cli import arguments, output, render
+from callstate_client.cli.drain import drain
 from callstate_client.cli.output import Output
 from callstate_client.cli.simulate import simulate
+from callstate_client.cli.tail import tail
 from callstate_client.client import connect
 from callstate_client.errors import CallstateError, NoDaemonError
 from callstate_client.model import Status
@@ -157,5 +159,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "show": _show,
     "end": _end,
     "rm": _rm,
+    "tail": tail,
+    "drain": drain,
     "simulate": simulate,
 }

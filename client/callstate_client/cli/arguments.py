@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from callstate_client.events import DEFAULT_TYPES, TYPES, Cursor
 from callstate_client.ids import SESSION_ID_RULE, is_session_id
 from callstate_client.simulate.scenario import MAX_TURNS
 from callstate_client.times import now, parse_time
@@ -53,6 +54,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _add_show(command("show", "show one call with its transcript"))
     _add_end(command("end", "end a call"))
     _add_id(command("rm", "delete a call and all that is kept of it"))
+    _add_tail(command("tail", "print what happens to calls, a line each, until interrupted"))
+    _add_drain(command("drain", "take no new calls, so that the daemon can be stopped when the last one is over"))
     _add_simulate(command("simulate", "play calls that look like real ones and check that nothing is lost"))
     return parser.parse_args(argv)
 
@@ -118,6 +121,36 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 def _add_end(parser: argparse.ArgumentParser) -> None:
     _add_id(parser)
     parser.add_argument("--reason", default="operator", help="why (default: operator)")
+
+
+def _add_tail(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--type",
+        metavar="T",
+        choices=sorted(TYPES),
+        action="append",
+        default=[],
+        dest="types",
+        help=f"only such events; given more than once, each of them. One of {', '.join(sorted(DEFAULT_TYPES))}; "
+        "or turn, of which there are many (default: all but turn)",
+    )
+    parser.add_argument(
+        "--since",
+        metavar="STREAM:SEQ",
+        type=_cursor,
+        help="begin behind this event, as far as the daemon still has what came then",
+    )
+
+
+def _add_drain(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--off", action="store_true", help="take new calls again")
+    what.add_argument(
+        "--wait",
+        metavar="S",
+        type=_positive,
+        help="wait until the last call is over, at most so many seconds; status 1 where one is left then",
+    )
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
@@ -193,6 +226,13 @@ def _label(text: str) -> tuple[str, str]:
     if not name or not equals:
         raise argparse.ArgumentTypeError(f"NAME=VALUE, not {text!r}")
     return name, value
+
+
+def _cursor(text: str) -> Cursor:
+    stream, _, seq = text.rpartition(":")
+    if not (stream and seq.isascii() and seq.isdigit() and len(seq) <= 18):
+        raise argparse.ArgumentTypeError(f"STREAM:SEQ, such as 9f2c61d07a3be458:17, not {text!r}")
+    return Cursor(stream, int(seq))
 
 
 def _session_id(text: str) -> str:

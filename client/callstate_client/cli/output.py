@@ -44,6 +44,10 @@ class Output:
         encoded = msgspec.json.encode(document)
         _write((msgspec.json.format(encoded, indent=2) if self._tty else encoded) + b"\n")
 
+    def line(self, document: Any) -> None:
+        """Print one JSON document of many: on one line wherever it goes."""
+        _write(msgspec.json.encode(document) + b"\n")
+
 
 def _write(data: bytes) -> None:
     # bytes, as JSON is UTF-8 whatever the locale says

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from callstate_client.cli.output import printable
+from callstate_client.events import GAP, Event
 from callstate_client.model import SessionState, Status, Turn
 from callstate_client.store import Record
 from callstate_client.times import format_time
@@ -22,6 +23,22 @@ _STATUS_STYLES = {
     Status.ON_HOLD: "yellow",
     Status.TRANSFERRING: "yellow",
     Status.ENDED: "dim",
+}
+_EVENT_STYLES = {
+    "created": "green",
+    "recovered": "green",
+    "claimed": "green",
+    "suspect": "bold yellow",
+    "orphaned": "bold yellow",
+    "fenced": "yellow",
+    "expired": "bold red",
+    "store.down": "bold red",
+    "journal.full": "bold red",
+    GAP: "bold red",
+}
+_GAPS = {
+    "restart": "the daemon was started anew",
+    "overrun": "more happened than the daemon keeps",
 }
 _ROLE_STYLES = {"user": "bold cyan", "agent": "bold green"}
 
@@ -119,6 +136,30 @@ def transcript_table(turns: list[Turn], first: int) -> Table:
             Text(printable(turn.content)),
         )
     return table
+
+
+def event_line(event: Event) -> Text:
+    """One event: when (UTC), what, and what is known of it that fits on a line."""
+    line = Text(event.at.strftime("%H:%M:%S.%f")[:-3], style="dim")
+    line.append(f"  {printable(event.type):<14}", style=_EVENT_STYLES.get(event.type, "bold"))
+    if event.type == GAP:
+        why = _GAPS.get(event.reason or "", printable(event.reason or ""))
+        return line.append(f"  events are missing: {why}; `callstate ls` shows what is", style="bold red")
+    for name, value in {
+        "session": event.session_id,
+        "owner": event.owner,
+        "worker": event.worker_id,
+        "epoch": event.epoch or None,
+        "reason": event.reason,
+        "evidence": event.evidence,
+        "until": event.deadline and event.deadline.strftime("%H:%M:%S"),
+        "turns": event.turn_count,
+        "drain": None if event.drain is None else ("on" if event.drain else "off"),
+        "error": event.error,
+    }.items():
+        if value is not None:
+            line.append(f"  {name}=", style="dim").append(printable(str(value)))
+    return line
 
 
 def figures_table(figures: Mapping[str, Any]) -> Table:

@@ -237,16 +237,14 @@ class Context:
         if entry.reaped:
             raise ended_error(entry)
 
-    def check_beat(self, entry: Entry) -> None:
-        """Whether this is the caller's to beat for: nobody's, its own, or one of which the owner is not here to
-        say so itself, as one that is claimed for by an unregistered connection.
+    def speaks_for(self, entry: Entry) -> bool:
+        """Whether a beat of the caller says that the session is alive.
 
-        Raises:
-            FencedError: no.
+        It does for nobody's session, its own, and one whose owner is not here to say so itself, as one that was
+        claimed for by an unregistered connection. Authority is another matter.
         """
-        self.check_authority(entry, None)
-        if entry.owner and not self.caller.worker and self.services.is_connected(entry.owner):
-            raise self.fenced(entry, f"the session is {entry.owner}'s, which is connected")
+        owner, worker = entry.owner, self.caller.worker
+        return owner in ("", worker) or (not worker and not self.services.is_connected(owner))
 
     def check_room(self) -> None:
         """Whether another session may be created.

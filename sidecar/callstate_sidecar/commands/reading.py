@@ -91,7 +91,7 @@ def heartbeat(ctx: Context, p: HeartbeatParams) -> bytes | Later:
         )  # fmt: skip
     if p.session_id is not None:
         entry = ctx.find(p.session_id)
-        ctx.check_beat(entry)
+        ctx.check_authority(entry, None)
         if entry.ended:
             raise ended_error(entry)
         _beat(ctx, entry)
@@ -100,6 +100,8 @@ def heartbeat(ctx: Context, p: HeartbeatParams) -> bytes | Later:
 
 
 def _beat(ctx: Context, entry: Entry) -> None:
+    if not ctx.speaks_for(entry):
+        return  # taken, as an operator's word is; but the owner is here, and its own beats count
     now_us = ctx.clock.wall_us()
     ctx.cache.beaten[entry.id] = now_us
     if entry.host is None:
@@ -127,7 +129,7 @@ def _heartbeats(ctx: Context, session_ids: list[str]) -> bytes | Later:
             result["missing"].append(session_id)
             return
         try:
-            ctx.check_beat(entry)
+            ctx.check_authority(entry, None)
         except FencedError:
             result["fenced"].append(session_id)
             return

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from callstate_client.cli import arguments, main, output, render
+from callstate_client.events import Cursor, Event
 from callstate_client.model import SessionMetrics, SessionState, Status, Turn
 from callstate_client.store import Record
 
@@ -82,11 +83,36 @@ class TestArguments:
     def test_turns(self, text, turns):
         assert arguments.parse(["simulate", "--turns", text]).turns == turns
 
+    def test_tail(self):
+        args = arguments.parse(["tail"])
+        assert (args.types, args.since) == ([], None)
+        line = "tail --type ended --type worker.left --type turn --since 9f2c:17"
+        args = arguments.parse(line.split())
+        assert args.types == ["ended", "worker.left", "turn"]
+        assert args.since == Cursor("9f2c", 17)
+
+    def test_drain(self):
+        args = arguments.parse(["drain"])
+        assert (args.off, args.wait) == (False, None)
+        assert arguments.parse(["drain", "--off"]).off
+        assert arguments.parse(["drain", "--wait", "90"]).wait == 90.0
+
     @pytest.mark.parametrize(
         "argv",
         [
             "",
             "unknown",
+            "tail --type nothing",
+            "tail --type gap",
+            "tail --since 17",
+            "tail --since :17",
+            "tail --since 9f2c:",
+            "tail --since 9f2c:-1",
+            "tail --since 9f2c:\u0661",
+            "tail --since 9f2c:9999999999999999999",
+            "drain --wait 0",
+            "drain --wait soon",
+            "drain --off --wait 5",
             "show",
             "show a b",
             "show active",
@@ -149,7 +175,9 @@ class TestWithoutItsExtra:
 
 
 class TestWithoutADaemon:
-    @pytest.mark.parametrize("argv", ["ping", "info", "stats", "ls", "show a", "end a", "rm a", "simulate"])
+    @pytest.mark.parametrize(
+        "argv", ["ping", "info", "stats", "ls", "show a", "end a", "rm a", "simulate", "tail", "drain"]
+    )
     def test_every_command_is_status_3_and_names_the_path_tried(self, argv, capsys, tmp_path):
         path = str(tmp_path / "absent.sock")
         assert main(["--socket", path, *argv.split()]) == 3
@@ -258,6 +286,65 @@ class TestTables:
         assert "[bold]not bold[/]" in text
 
 
+class TestEvents:
+    def line(self, type_: str, **more) -> str:
+        event = Event(cursor=Cursor("9f2c", 3), type=type_, at=NOW + timedelta(milliseconds=61_250), **more)
+        return rendered(render.event_line(event))
+
+    def test_all_that_is_known_of_a_session_is_a_line(self):
+        line = self.line(
+            "suspect",
+            session_id="call-1",
+            owner="w1",
+            epoch=2,
+            reason="worker_exited",
+            evidence="process_exited",
+            deadline=NOW + timedelta(seconds=90),
+        )
+        assert line == (
+            "12:01:01.250  suspect         session=call-1  owner=w1  epoch=2  reason=worker_exited"
+            "  evidence=process_exited  until=12:01:30\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("type_", "more", "shown"),
+        [
+            ("created", {"session_id": "c", "epoch": 0}, "session=c"),
+            ("turn", {"session_id": "c", "turn_count": 4}, "session=c  turns=4"),
+            ("worker.left", {"worker_id": "w1", "reason": "exited"}, "worker=w1  reason=exited"),
+            ("store.down", {"error": "refused"}, "error=refused"),
+            ("server.drain", {"drain": True}, "drain=on"),
+            ("server.drain", {"drain": False}, "drain=off"),
+            ("journal.ok", {}, ""),
+        ],
+    )
+    def test_what_is_not_known_is_not_there(self, type_, more, shown):
+        assert self.line(type_, **more).split(None, 2)[1:] == [type_, *([f"{shown}\n"] if shown else [])]
+
+    @pytest.mark.parametrize(
+        ("reason", "shown"),
+        [
+            ("restart", "the daemon was started anew"),
+            ("overrun", "more happened than"),
+            ("other", "missing: other"),
+        ],
+    )
+    def test_a_gap_is_said_in_words(self, reason, shown):
+        line = self.line("gap", reason=reason)
+        assert "events are missing" in line
+        assert shown in line
+        assert "callstate ls" in line
+
+    def test_neither_numbers_nor_labels_nor_control_characters(self):
+        line = self.line(
+            "ended", session_id="c", call_id="+442079460123", labels={"caller": "+15550100"}, reason="\x1b[2J\nx"
+        )
+        assert "0100" not in line
+        assert "0123" not in line
+        assert "\x1b" not in line
+        assert len(line.splitlines()) == 1
+
+
 class TestPrintable:
     @pytest.mark.parametrize(
         ("text", "shown"),
@@ -294,6 +381,13 @@ class TestJson:
     def test_on_a_pipe_it_is_one_line_of_utf_8(self, capfd):
         output.Output(as_json=True).document({"name": "Zoë"})
         assert capfd.readouterr().out == '{"name":"Zoë"}\n'
+
+    def test_each_of_many_is_one_line_also_on_a_terminal(self, capfd, monkeypatch):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        out = output.Output(as_json=True)
+        out.line({"a": {"b": 1}})
+        out.line({"c": "Zoë"})
+        assert capfd.readouterr().out == '{"a":{"b":1}}\n{"c":"Zoë"}\n'
 
     def test_text_on_a_pipe_has_neither_colours_nor_a_width(self, capfd, record, monkeypatch):
         for name in ("FORCE_COLOR", "COLUMNS"):
