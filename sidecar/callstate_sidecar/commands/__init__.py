@@ -10,7 +10,7 @@ from msgspec import Raw, UnsetType
 
 from callstate_client import protocol as p
 from callstate_client.params import Int64
-from callstate_sidecar.commands import owning, reading, watching, writing
+from callstate_sidecar.commands import beating, owning, reading, watching, writing
 from callstate_sidecar.commands.context import Context, Later, Miss
 from callstate_sidecar.door import PlainHead, params_error, undecodable
 
@@ -63,7 +63,7 @@ _TABLE: Final = (
     _verb("session.delete", p.DeleteParams, writing.delete),
     _verb("session.list_active", p.ListActiveParams, reading.list_active),
     _verb("session.list", p.ListParams, reading.list_sessions),
-    _verb("session.heartbeat", p.HeartbeatParams, reading.heartbeat),
+    _verb("session.heartbeat", p.HeartbeatParams, beating.heartbeat),
     _verb("session.add_turn", p.AddTurnParams, writing.add_turn),
     _verb("session.amend_turn", p.AmendTurnParams, writing.amend_turn),
     _verb("session.record_interruption", p.RecordInterruptionParams, writing.record_interruption),

@@ -286,6 +286,11 @@ class Context:
             entry.beat_us = now_us
         entry.restored = False
         phase = self.liveness.beat(entry.id, now, entry.heartbeat_timeout_s)
+        if phase is not Phase.LIVE:
+            self.came_back(entry, phase, now_us)
+
+    def came_back(self, entry: Entry, phase: Phase | None, now_us: int) -> None:
+        """A session that was in this phase has shown that it lives."""
         if phase is Phase.SUSPECT:
             entry.suspected = ""
             self.events.note("recovered", now_us, entry)

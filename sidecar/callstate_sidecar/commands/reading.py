@@ -1,18 +1,16 @@
-"""The verbs that read, and the heartbeat. Each is headed by a sample of its params."""
+"""The verbs that read. Each is headed by a sample of its params."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
-from callstate_client.errors import FencedError, InvalidParamsError, StoreUnavailableError
+from callstate_client.errors import InvalidParamsError, StoreUnavailableError
 from callstate_client.protocol import (
     FlushParams,
-    HeartbeatParams,
     ListActiveParams,
     ListParams,
     LoadParams,
@@ -22,9 +20,7 @@ from callstate_sidecar.commands.context import (
     DEFAULT_LIMIT,
     Context,
     Later,
-    Miss,
     checked_labels,
-    ended_error,
 )
 from callstate_sidecar.door import check_time
 from callstate_sidecar.entry import Entry
@@ -80,99 +76,6 @@ def loaded(entry: Entry, session: bytes, history_from: int) -> bytes:
         entry.epoch,
         orjson.dumps(beside)[1:],
     )
-
-
-def heartbeat(ctx: Context, p: HeartbeatParams) -> bytes | Later:
-    """{"session_ids":["c1","c2"]}"""
-    if (p.session_id is None) == (p.session_ids is None):
-        raise InvalidParamsError(
-            "one of `session_id` and `session_ids` at $.params", path="$.params",
-            expected="one of session_id and session_ids",
-        )  # fmt: skip
-    if p.session_id is not None:
-        entry = ctx.find(p.session_id)
-        ctx.check_authority(entry, None)
-        if entry.ended:
-            raise ended_error(entry)
-        _beat(ctx, entry)
-        return b"{}"
-    return _heartbeats(ctx, p.session_ids or [])
-
-
-def _beat(ctx: Context, entry: Entry) -> None:
-    if not ctx.speaks_for(entry):
-        return  # taken, as an operator's word is; but the owner is here, and its own beats count
-    now_us = ctx.clock.wall_us()
-    ctx.cache.beaten[entry.id] = now_us
-    if entry.host is None:
-        ctx.beat(entry, now_us, ctx.clock.live())
-    else:  # what nobody of this host has written yet is nobody's to reap
-        entry.beat_us = now_us
-
-
-_ALL_BEATEN: Final = b'{"missing":[],"ended":[],"fenced":[]}'
-
-
-def _heartbeats(ctx: Context, session_ids: list[str]) -> bytes | Later:
-    """Beats of many: each takes effect by itself, those that wait for the store when that has answered."""
-    result: dict[str, list[str]] = {"missing": [], "ended": [], "fenced": []}
-    waiting: list[str] = []
-
-    def beat_one(session_id: str) -> None:
-        try:
-            entry = ctx.lookup(session_id)
-        except StoreUnavailableError:
-            raise
-        except InvalidParamsError:
-            entry = None
-        if entry is None:
-            result["missing"].append(session_id)
-            return
-        try:
-            ctx.check_authority(entry, None)
-        except FencedError:
-            result["fenced"].append(session_id)
-            return
-        if entry.ended:
-            result["ended"].append(session_id)
-        else:
-            _beat(ctx, entry)
-
-    caller, worker = ctx.caller, ctx.caller.worker
-    entries, beaten, beat = ctx.cache.entries, ctx.cache.beaten, ctx.beat
-    now_us, now = ctx.clock.wall_us(), ctx.clock.live()
-    for session_id in session_ids:
-        entry = entries.get(session_id)
-        if entry is not None and entry.owner == worker and entry.host is None and entry.doc.status != "ended":
-            beaten[session_id] = now_us  # the thousands that have nothing unusual
-            beat(entry, now_us, now)
-            continue
-        try:
-            beat_one(session_id)
-        except Miss:
-            waiting.append(session_id)
-    if not waiting:
-        return orjson.dumps(result) if any(result.values()) else _ALL_BEATEN
-
-    def start(done: Callable[[bytes | Exception], None]) -> None:
-        left = len(waiting)
-        failed: list[Exception] = []
-
-        def known(session_id: str) -> None:
-            nonlocal left
-            ctx.caller = caller
-            try:
-                beat_one(session_id)
-            except StoreUnavailableError as error:
-                failed.append(error)
-            left -= 1
-            if not left:
-                done(failed[0] if failed else orjson.dumps(result))
-
-        for session_id in waiting:
-            ctx.services.when_known(session_id, partial(known, session_id))
-
-    return Later(start)
 
 
 def list_active(ctx: Context, p: ListActiveParams) -> bytes | Later:
