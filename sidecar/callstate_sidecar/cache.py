@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Struct
 
 from callstate_sidecar.entry import Entry
-from callstate_sidecar.index import Index
+from callstate_sidecar.index import Index, Roll
 from callstate_sidecar.records import BeatsRecord, GoneRecord, Record, StateRecord, TurnsRecord, WorkerRecord
 from callstate_sidecar.stores.base import StoredMeta, Write
 
@@ -57,10 +57,10 @@ class Cache:
         self.beaten: dict[str, int] = {}
         """Beats the store has not heard of, microseconds since 1970."""
         self.index = Index()
+        self.roll = Roll()
         self.processes: dict[str, WorkerRecord] = {}
         """Which process a worker is, for those that own sessions or may."""
         self.group: list[Record] = []
-        self._seq = 0
         self._misses: dict[str, tuple[float, Grave]] = {}
         self._before: dict[str, _Before] = {}
         self._admitted: list[Entry] = []
@@ -121,8 +121,7 @@ class Cache:
         self._admitted.append(entry)
 
     def _insert(self, entry: Entry) -> None:
-        self._seq += 1
-        entry.seq = self._seq
+        self.roll.add(entry)
         self.entries[entry.id] = entry
         self._misses.pop(entry.id, None)
         self.index.update(entry)
@@ -131,6 +130,7 @@ class Cache:
         entry = self.entries.pop(session_id, None)
         if entry is not None:
             self.index.drop(entry)
+            self.roll.drop(entry)
 
     def worker(self, record: WorkerRecord) -> None:
         """A worker that may come to own sessions is this process: the journal is told."""

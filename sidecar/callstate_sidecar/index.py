@@ -2,7 +2,45 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Final
+
 from callstate_sidecar.entry import Entry
+
+MIN_HOLES: Final = 1000
+"""Numbers of sessions that are gone are swept out when they are as many as the others, and at least this many."""
+
+
+class Roll:
+    """Hot sessions in the order in which they became hot, each with a number to go on behind: pages cost what they
+    show, not what lies before them."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._numbers: list[int] = []
+        self._entries: dict[int, Entry] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Give a session the next number."""
+        self._last += 1
+        entry.seq = self._last
+        self._numbers.append(entry.seq)
+        self._entries[entry.seq] = entry
+
+    def drop(self, entry: Entry) -> None:
+        """The session is hot no longer."""
+        del self._entries[entry.seq]
+        if len(self._numbers) > 2 * len(self._entries) + MIN_HOLES:
+            self._numbers = [*self._entries]
+
+    def behind(self, number: int) -> Iterator[Entry]:
+        """The sessions behind this number; none may become hot or cold while they are being taken."""
+        numbers, entries = self._numbers, self._entries
+        for place in range(bisect_right(numbers, number), len(numbers)):
+            entry = entries.get(numbers[place])
+            if entry is not None:
+                yield entry
 
 
 class Index:

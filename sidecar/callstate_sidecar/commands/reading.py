@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -25,6 +24,12 @@ from callstate_sidecar.commands.context import (
 from callstate_sidecar.door import check_time
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.instants import parse_us
+
+LOOKS_A_PAGE: Final = 10_000
+"""Sessions looked at for one page of a listing, some milliseconds: of those that are not wanted there may be many.
+Whoever wants more follows the cursor."""
+
+MAX_CURSOR_DIGITS: Final = 19
 
 
 def load(ctx: Context, p: LoadParams) -> bytes:
@@ -82,8 +87,8 @@ def list_active(ctx: Context, p: ListActiveParams) -> bytes | Later:
     """{"limit":1000,"scope":"host"}"""
     limit = p.limit or DEFAULT_LIMIT
     if p.scope == "host":
-        page = list(islice((e for e in _from_cursor(ctx, p.cursor) if not e.ended), limit + 1))
-        return orjson.dumps(_paged("session_ids", [e.id for e in page[:limit]], page, limit))
+        page = _page(ctx, p.cursor, limit, lambda entry: not entry.ended)
+        return orjson.dumps(_paged("session_ids", [entry.id for entry in page.entries], page))
     if p.scope != "all":
         raise InvalidParamsError(
             "expected 'host' or 'all' at $.params.scope", path="$.params.scope", expected="'host' or 'all'"
@@ -125,27 +130,42 @@ def list_sessions(ctx: Context, p: ListParams) -> bytes:
             and labels <= e.labels.items()
         )
 
-    page = list(islice((e for e in _from_cursor(ctx, p.cursor) if wanted(e)), limit + 1))
-    sessions = [orjson.Fragment(loaded(e, e.doc.head_json(e.updated_us), 0)) for e in page[:limit]]
-    return orjson.dumps(_paged("sessions", sessions, page, limit))
+    page = _page(ctx, p.cursor, min(limit, DEFAULT_LIMIT), wanted)
+    sessions = [orjson.Fragment(loaded(e, e.doc.head_json(e.updated_us), 0)) for e in page.entries]
+    return orjson.dumps(_paged("sessions", sessions, page))
 
 
-def _from_cursor(ctx: Context, cursor: str | None) -> Iterator[Entry]:
-    """Hot sessions in the order in which they became hot, behind the cursor."""
+class _Page(NamedTuple):
+    """A part of a listing."""
+
+    entries: list[Entry]
+    cursor: int | None
+    """Behind which the next one begins; None: this is the last."""
+
+
+def _page(ctx: Context, cursor: str | None, limit: int, wanted: Callable[[Entry], bool]) -> _Page:
+    """Hot sessions in the order in which they became hot, behind the cursor, as many as one turn may look at."""
     if cursor is None:
-        return iter(ctx.cache.entries.values())
-    if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 19):
+        cursor = "0"
+    elif not (cursor.isascii() and cursor.isdigit() and len(cursor) <= MAX_CURSOR_DIGITS):
         raise InvalidParamsError(
             "not a cursor of this verb at $.params.cursor", path="$.params.cursor", expected="a next_cursor"
         )
-    after = int(cursor)
-    return (entry for entry in ctx.cache.entries.values() if entry.seq > after)
+    entries: list[Entry] = []
+    last = int(cursor)
+    for looked, entry in enumerate(ctx.cache.roll.behind(last)):
+        if looked == LOOKS_A_PAGE or len(entries) == limit:
+            return _Page(entries, last)
+        last = entry.seq
+        if wanted(entry):
+            entries.append(entry)
+    return _Page(entries, None)
 
 
-def _paged(name: str, values: list[Any], page: list[Entry], limit: int) -> dict[str, Any]:
+def _paged(name: str, values: list[Any], page: _Page) -> dict[str, Any]:
     result: dict[str, Any] = {name: values}
-    if len(page) > limit:
-        result["next_cursor"] = str(page[limit - 1].seq)
+    if page.cursor is not None:
+        result["next_cursor"] = str(page.cursor)
     return result
 
 

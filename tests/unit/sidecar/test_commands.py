@@ -19,7 +19,7 @@ from callstate_client.errors import (
     TooLargeError,
     WireError,
 )
-from callstate_sidecar.commands import VERBS
+from callstate_sidecar.commands import VERBS, reading
 from callstate_sidecar.envelope import Refused, read_request
 from callstate_sidecar.instants import parse_us
 from callstate_sidecar.liveness import Phase
@@ -287,6 +287,25 @@ async def test_a_page_that_holds_the_last_has_no_next(core: Core) -> None:
         await core.save(name)
     assert "next_cursor" not in await core.call("session.list_active", limit=2)
     assert "next_cursor" not in await core.call("session.list", limit=2)
+
+
+async def test_a_page_looks_at_no_more_sessions_than_one_turn_has_time_for(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LOOKS_A_PAGE", 3)
+    for number in range(8):
+        await core.save(f"s{number}", session={"status": "on_hold" if number == 7 else "active"})
+    pages: list[list[str]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = await core.call("session.list", status="on_hold", **cursor)
+        pages.append([found["session"]["id"] for found in page["sessions"]])
+        if "next_cursor" not in page:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert pages == [[], [], ["s7"]]
+    first = await core.call("session.list_active", limit=100)
+    assert first["session_ids"] == ["s0", "s1", "s2"]
 
 
 @pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "9" * 20, "", "²"])
