@@ -11,8 +11,10 @@ from callstate_client.protocol import LineSplitter
 if TYPE_CHECKING:
     from callstate_sidecar.server import Server
 
-LINES_A_TURN: Final = 128
-"""Lines of one connection served in one turn of the loop: about two milliseconds; then others have theirs."""
+LINES_A_TURN: Final = 8
+"""Lines of one connection served in one turn of the loop; then others have theirs, and the replies leave: a client
+with many requests under way reads the first while the next are served, and both processors are at work. Fewer would
+make too many groups and writes of them."""
 
 LOW_WATER_SHARE: Final = 4
 """Served again when unsent replies are down to this part of `limits.pending_reply_bytes`. uvloop's own low mark
@@ -163,15 +165,22 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
             if self._ended or (self._backlog and not self._blocked):
                 self.serve_soon()
+        if self.closing and not self.out_bytes:
+            self._hang_up()
 
     def flush(self) -> None:
         """Write what is queued."""
         self.release(self.take())
 
     def close(self) -> None:
-        """Send what is queued, then hang up: in a while also on who does not read it."""
+        """Serve no more, and hang up when what is queued has left: as all replies do, with their group."""
         self.closing = True
-        self.flush()
-        if self.transport is not None:
-            self.transport.close()
-            self._loop.call_later(HANG_UP_S, self.transport.abort)
+        if not self.out_bytes:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        """Close, in a while also on a client that does not read the rest."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.close()
+            self._loop.call_later(HANG_UP_S, transport.abort)

@@ -248,19 +248,25 @@ class Events:
 
 def _line(stream: str, seq: int, noted: _Noted) -> bytes:
     """An event as its notification; members that say nothing are left out."""
-    members: dict[str, Any] = {}
-    epoch: int | None = None
-    if noted.session is not None:
-        session_id, provider, call_id, labels, owner, epoch = noted.session
-        members = {
-            "session_id": session_id, "provider": provider, "call_id": call_id, "labels": labels, "owner": owner,
-        }  # fmt: skip
-    members |= {"reason": noted.reason, "evidence": noted.evidence}
-    if noted.deadline_us:
-        members["deadline"] = format_us(noted.deadline_us)
-    params: dict[str, Any] = {"stream": stream, "seq": seq, "type": noted.type, "at": format_us(noted.at_us)}
-    params |= {name: value for name, value in members.items() if value}
-    if epoch is not None:
+    type_, at_us, session, reason, evidence, deadline_us, more = noted
+    params: dict[str, Any] = {"stream": stream, "seq": seq, "type": type_, "at": format_us(at_us)}
+    if session is not None:  # written out: when thousands expire, each comes through here
+        params["session_id"], provider, call_id, labels, owner, epoch = session
+        if provider:
+            params["provider"] = provider
+        if call_id:
+            params["call_id"] = call_id
+        if labels:
+            params["labels"] = labels
+        if owner:
+            params["owner"] = owner
         params["epoch"] = epoch
-    params |= {name: value for name, value in noted.more.items() if value != ""}
+    if reason:
+        params["reason"] = reason
+    if evidence:
+        params["evidence"] = evidence
+    if deadline_us:
+        params["deadline"] = format_us(deadline_us)
+    if more:
+        params |= {name: value for name, value in more.items() if value != ""}
     return b'{"jsonrpc":"2.0","method":"event","params":%b}\n' % orjson.dumps(params)

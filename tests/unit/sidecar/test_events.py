@@ -94,8 +94,8 @@ class TestLines:
         assert ear.lines == [
             b'{"jsonrpc":"2.0","method":"event","params":{"stream":"9f2c61d07a3be458","seq":1,"type":"suspect",'
             b'"at":"2026-01-01T00:00:00Z","session_id":"c1","provider":"twilio","call_id":"CA1",'
-            b'"labels":{"app":"sales"},"owner":"w1","reason":"worker_exited","evidence":"process_exited",'
-            b'"deadline":"2026-01-01T00:00:30Z","epoch":3}}\n'
+            b'"labels":{"app":"sales"},"owner":"w1","epoch":3,"reason":"worker_exited","evidence":"process_exited",'
+            b'"deadline":"2026-01-01T00:00:30Z"}}\n'
         ]
 
     def test_what_is_empty_is_left_out_and_an_epoch_of_0_is_not(self, events):

@@ -302,7 +302,8 @@ async def test_a_stop_answers_what_is_under_way_and_refuses_what_comes(served: S
     assert kinds([served.peer.replies[i] for i in waiting + late]) == ["ok", "shutting_down", "shutting_down"]
     assert served.replayed().entries.keys() == {"a"}
     newcomer = Peer(served.core)
-    assert newcomer.closed
+    while not newcomer.closed:
+        await asyncio.sleep(0)
     assert newcomer.replies[None]["error"]["data"]["kind"] == "shutting_down"  # type: ignore[index]
 
 
@@ -318,7 +319,8 @@ async def test_a_stop_does_not_wait_for_ever(served: Served) -> None:
 async def test_one_connection_too_many_is_told_so(tmp_path: Path) -> None:
     served = Served(tmp_path, limits=LimitsConfig(connections=2))
     second, third = Peer(served.core), Peer(served.core)
-    assert third.closed
+    while not third.closed:
+        await asyncio.sleep(0)
     assert third.replies[None]["error"]["data"]["kind"] == "overloaded"  # type: ignore[index]
     third.connection.connection_lost(None)
     assert len(served.core.server.connections) == 2
