@@ -17,7 +17,7 @@ from callstate_sidecar.connection import Connection
 from callstate_sidecar.peers import Gone, Peer, Peers, Watch
 from callstate_sidecar.process import Process
 from callstate_sidecar.records import WorkerRecord
-from callstate_sidecar.workers import Outcome, Workers
+from callstate_sidecar.workers import Outcome, State, Workers
 
 log = logging.getLogger(__name__)
 
@@ -84,17 +84,19 @@ class Attendance:
             peer.close()
         connection.worker = worker_id
         self._connections.setdefault(worker_id, set()).add(connection)
+        if done.joined or done.watch:
+            self._remember(worker_id)
         if done.joined:
-            self._joined(worker_id)
+            self._ctx.events.note("worker.joined", self._ctx.now_us(), worker_id=worker_id)
+            log.debug("worker %s joined", worker_id)
 
-    def _joined(self, worker_id: str) -> None:
+    def _remember(self, worker_id: str) -> None:
+        """Tell the journal which process a worker is."""
         process = self.workers.process_of(worker_id)
         if process is not None:
             record = _record(worker_id, process)
             if self._ctx.cache.processes.get(worker_id) != record:
                 self._ctx.cache.worker(record)
-        self._ctx.events.note("worker.joined", self._ctx.now_us(), worker_id=worker_id)
-        log.debug("worker %s joined", worker_id)
 
     def _watch(self, worker_id: str, peer: Peer) -> None:
         """Be told when this process exits, and of no other under this id any more."""
@@ -160,7 +162,7 @@ class Attendance:
             if worker_id not in cache.index.owned:
                 self._lingering.discard(worker_id)
                 self.workers.idle(worker_id)
-                if not self.workers.is_connected(worker_id):
+                if self.workers.state(worker_id) is State.GONE:
                     cache.processes.pop(worker_id, None)
 
     def _superseded(self, worker_id: str, outcome: Outcome) -> None:

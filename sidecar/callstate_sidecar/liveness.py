@@ -19,6 +19,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
+from itertools import takewhile
 from typing import Final
 
 
@@ -164,6 +165,13 @@ class Liveness:
             del queue.order[session_id]
             if queue.phase is Phase.LIVE and not queue.order:
                 self._live.pop(queue.span_s, None)
+
+    def step_back(self, now: float) -> None:
+        """The clock has stepped back to this, a stall having been noticed: what was learned since is of now."""
+        for queue in (*self._live.values(), self._suspects, self._ended):
+            order = queue.order
+            late = list(takewhile(lambda session_id, order=order: order[session_id] > now, reversed(order)))  # type: ignore[misc]
+            order.update(dict.fromkeys(late, now))
 
     def limit(self, session_id: str, deadline: float | None) -> None:
         """Let it live no longer than this, or, with None, as long as it beats."""

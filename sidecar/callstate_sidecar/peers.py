@@ -273,8 +273,8 @@ def _readable(pidfd: int) -> bool:
 
 
 def _hung_up(sock: PeerSocket) -> bool:
-    """Whether nobody holds the other end any more; one that only writes no more still does."""
-    return bool(_poll(sock.fileno(), 0) & (select.POLLHUP | select.POLLNVAL))
+    """Whether nobody holds the other end any more: poll(2) says that unasked, and not of a half-closed one."""
+    return bool(_poll(sock.fileno(), 0))
 
 
 def _runs(pid: int) -> bool:

@@ -64,6 +64,7 @@ class Reaper(Chore):
             if late_s > STALL_S:
                 # stopped, stalled or asleep: give everybody the time back, and read what came meanwhile
                 clock.stalled_s += late_s
+                self._ctx.liveness.step_back(clock.live())
                 log.warning("the daemon stood still for %.1f s; all deadlines are moved by that", late_s)
             else:
                 try:

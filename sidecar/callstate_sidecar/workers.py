@@ -273,7 +273,6 @@ class Workers:
             del self._workers[worker.worker_id]
             for connection in worker.connections:
                 del self._of[connection]
-            worker.connections.clear()
             self._leave(worker)
         return outcome
 
@@ -323,7 +322,7 @@ class Workers:
             worker.program, worker.pidfd = program, False
             self._programs[program.process.pid] = program
             program.workers.add(worker.worker_id)
-            program.shared = program.shared or len(program.workers) > 1
+            program.shared = len(program.workers) > 1  # and stays so while anybody is left of them
         watch = pidfd and not worker.pidfd and not program.shared
         worker.pidfd = worker.pidfd or watch
         return watch
@@ -341,5 +340,4 @@ def _is_other(worker: _Worker, program: _Program | None) -> bool:
     """Whether a newcomer under a worker's id is certainly another process than the worker's."""
     if program is None:
         return worker.state is State.EXITED  # whoever it is, it runs
-    known = worker.process is not None or worker.state is State.EXITED
-    return known and program is not worker.program
+    return worker.process is not None and program is not worker.program

@@ -17,12 +17,14 @@ ROOT = Path(__file__).parents[2]
 # in it; inside of a package the same rule is not looked at. New modules have to be given their place here.
 CLIENT = (
     # values and the wire, without I/O
-    "errors", "ids", "lines", "times", "history", "metrics", "model", "params", "results", "protocol", "store",
+    "errors", "ids", "lines", "times", "turns", "history", "metrics", "statewire", "model", "params", "results", "protocol",
+    "loads", "store",
     "merge", "checks", "patches",
     "events", "asks", "rules", "clock", "patience",
     # the store in memory, and the ways to the daemon
     "engine_kept", "engine_agenda", "engine_workers", "engine_events", "engine_fates", "shelf",
-    "engine_stream", "engine_access", "engine_reads", "engine_owners", "engine", "discovery", "inflight", "link", "blocking", "pool",
+    "engine_stream", "engine_access", "engine_reads", "engine_owners", "engine",
+    "discovery", "following", "inflight", "link", "blocking", "pool",
     # what workers hold
     "beats", "outbox", "handle", "asking", "api", "memory", "client", "sync",
     "simulate", "cli",
@@ -30,11 +32,13 @@ CLIENT = (
 SIDECAR = (
     # what is configured, and what is below everything
     "exits", "host", "storeurl", "options", "configdoc", "config", "systemd", "logs", "clock", "metrics", "chore",
+    "process", "peers",
     # sessions, without I/O
-    "door", "instants", "head", "document", "records", "stores.base", "entry", "cache", "liveness", "commands",
-    "connection",
+    "door", "instants", "head", "document", "records", "stores.base", "entry", "index", "cache", "liveness",
+    "workers", "events", "commands", "connection",
     # what keeps them
     "statedir", "journal", "stores.common", "stores.sqlite", "stores.redis", "readthrough", "writer", "reaper",
+    "attendance",
     # what serves them
     "envelope", "turn", "server", "services", "listener", "daemon", "launch",
 )  # fmt: skip
@@ -42,7 +46,7 @@ ORDER = {"callstate_client": CLIENT, "callstate_sidecar": SIDECAR}
 FOLDER = {"callstate_client": "client", "callstate_sidecar": "sidecar"}
 
 # What of the client the daemon may use: values and the wire, not what talks to a daemon.
-SHARED = ("errors", "ids", "times", "history", "model", "merge", "protocol", "store")
+SHARED = ("errors", "ids", "times", "history", "model", "merge", "protocol", "events", "store")
 
 # Tested without a loop and shared by the asyncio and the blocking front, so neither may creep in.
 SANS_IO = {
@@ -51,11 +55,16 @@ SANS_IO = {
         "ids",
         "lines",
         "times",
+        "turns",
         "history",
         "metrics",
+        "statewire",
         "model",
         "params",
+        "results",
         "protocol",
+        "loads",
+        "events",
         "store",
         "checks",
         "patches",
@@ -69,8 +78,12 @@ SANS_IO = {
         "document",
         "records",
         "entry",
+        "index",
         "cache",
         "liveness",
+        "process",
+        "workers",
+        "events",
         "commands",
         "envelope",
     ),

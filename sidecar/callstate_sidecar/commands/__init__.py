@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw, UnsetType
 
 from callstate_client import protocol as p
-from callstate_client.params import Int64
+from callstate_client.protocol import Int64
 from callstate_sidecar.commands import beating, owning, reading, watching, writing
 from callstate_sidecar.commands.context import Context, Later, Miss
 from callstate_sidecar.door import PlainHead, params_error, undecodable

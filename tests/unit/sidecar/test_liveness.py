@@ -77,6 +77,19 @@ def test_a_beat_gives_a_full_span() -> None:
     assert due(liveness, 59.0) == [("a", Phase.LIVE, Evidence.SILENCE)]
 
 
+def test_what_was_learned_during_a_stall_is_no_longer_good_for_it() -> None:
+    """The beats that waited are read before anybody knows how long the daemon stood still."""
+    liveness = fresh()
+    for name in "abc":
+        liveness.watch(name, 0.0)
+    for name in "ba":
+        liveness.beat(name, 1000.0)
+    liveness.step_back(5.0)
+    assert [found[0] for found in due(liveness, 30.0)] == ["c"]
+    assert not due(liveness, 34.9)
+    assert [found[0] for found in due(liveness, 35.0)] == ["b", "a"]
+
+
 def test_a_beat_of_what_is_not_watched_does_nothing() -> None:
     liveness = in_phase(Phase.LIVE)
     assert liveness.beat("b", 1.0) is None

@@ -291,6 +291,7 @@ def test_a_recycled_pid_under_another_id_is_no_proxy(state: State) -> None:
     workers.closed(1, 0.0)
     assert workers.state("w") is State.GONE
     assert workers.process_of("another") == RECYCLED
+    assert workers.register("a third", 3, RECYCLED, pidfd=True) == JOINED_UNWATCHED  # it is still known for its pid
 
 
 def test_a_recycled_pid_without_marks_is_no_proxy_where_its_process_is_known_dead() -> None:
