@@ -32,6 +32,7 @@ from callstate_client.errors import (
     TooLargeError,
     WireError,
 )
+from callstate_client.events import Cursor, Event
 from callstate_client.handle import CallHandle
 from callstate_client.memory import MemoryStore
 from callstate_client.model import Direction, History, Role, SessionMetrics, SessionState, Status, Turn
@@ -44,8 +45,10 @@ __all__ = [
     "Clock",
     "ConflictError",
     "ConnectionLostError",
+    "Cursor",
     "Direction",
     "DocumentError",
+    "Event",
     "FencedError",
     "ForbiddenError",
     "HealthChecker",

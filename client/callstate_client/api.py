@@ -6,19 +6,62 @@ names, parameters, checks or decoding, so they can't drift apart.
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from callstate_client import asks
 from callstate_client.asking import Asking
-from callstate_client.beats import Beater
-from callstate_client.errors import StoreClosedError
-from callstate_client.handle import BeatMode, Hold
+from callstate_client.beats import Beater, Beats
+from callstate_client.errors import (
+    CallstateError,
+    FencedError,
+    MethodNotFoundError,
+    SessionEndedError,
+    SessionNotFoundError,
+    StoreClosedError,
+)
+from callstate_client.events import Cursor, Event
+from callstate_client.handle import CallHandle
+from callstate_client.hold import BeatMode, Hold
 from callstate_client.model import SessionState
+from callstate_client.patience import FIRST_DELAY_S, Backoff
+from callstate_client.results import DrainResult
+from callstate_client.store import Record
 
 __all__ = ["CallStore"]
+
+
+class EventSource(Protocol):
+    """What `CallStore.events()` gives."""
+
+    def __aiter__(self) -> EventSource:
+        """The events, as they come."""
+        ...
+
+    async def __anext__(self) -> Event:
+        """The next one, however long it takes."""
+        ...
+
+    async def __aenter__(self) -> EventSource:
+        """From now on none is missed."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """No more of them."""
+        ...
+
+    def close(self) -> None:
+        """No more of them; whoever waits for one gets none."""
+        ...
 
 
 class CallStore(Asking):
@@ -30,10 +73,27 @@ class CallStore(Asking):
     """
 
     def __init__(self) -> None:
-        self._beater = Beater(self.update_heartbeat)
+        self._beater = self._new_beater()
         self._ops = asks.Ops()
+        self._handles: WeakValueDictionary[str, CallHandle] = WeakValueDictionary()
+        self._nameless = f"nobody-{secrets.token_hex(6)}"
+
+    def _new_beater(self) -> Beats:
+        """What beats for the calls that are held."""
+        return Beater(self.update_heartbeat)
+
+    def _lose_all(self, error: CallstateError) -> None:
+        """In a forked child: no call is held here."""
+        for handle in [*self._handles.values()]:
+            handle.abandon(error)
+        self._handles = WeakValueDictionary()
 
     # -- what answers -------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def worker_id(self) -> str | None:
+        """What this worker calls itself; None for no worker."""
 
     @property
     @abstractmethod
@@ -70,6 +130,20 @@ class CallStore(Asking):
     def new_op(self) -> str:
         """A name for one mutation, like no other's."""
         return self._ops.new()
+
+    # -- events ---------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def events(self, *types: str, since: Cursor | None = None) -> EventSource:
+        """What happens to calls, workers and the store behind, as it happens: `async for event in store.events()`.
+
+        From `async with store.events() as events` on, or else from the first event that is waited for, nothing is
+        missed. What could not be kept is told by an event of type `gap`: reconcile by `sessions()` then.
+
+        Args:
+            types: which, see `EventType`; none: all but `turn`.
+            since: the last event one has (`event.cursor`); what came behind it and is kept comes first.
+        """
 
     # -- the Go package's SessionStore ----------------------------------------------------------------------
 
@@ -210,32 +284,152 @@ class CallStore(Asking):
         max_duration_s: float | None = None,
         beat: BeatMode = "auto",
         end_on: Iterable[type[BaseException]] = (),
+        steal: bool = False,
     ) -> Hold:
         """Hold a call for as long as the block lasts: `async with store.hold(...) as call`.
 
         A normal exit ends the session with reason `completed`; an exception in `end_on` ends it with the
-        exception's `reason`, or its name in snake case; any other, and cancellation, releases it. The
-        exception goes on in each case.
+        exception's `reason`, or its name in snake case; any other, and cancellation, releases it, for another
+        worker to claim. The exception goes on in each case.
 
         Args:
-            call: a state, which is created, or the id of a session that is there.
+            call: a state, which is created, or the id of a session that is there, which is claimed.
             labels: up to 16 short strings to select calls by; for a new session.
             heartbeat_timeout_s: silence after which the call is suspected, seconds.
             max_duration_s: how long the call may last, seconds; for a new session.
             beat: `"auto"`: heartbeats are sent in the background; `"manual"`: by `call.beat()`.
             end_on: exceptions that mean the call is over.
+            steal: claim it also from a worker that is alive.
 
         Raises:
-            ConflictError: on entering: a session of this id is there already.
+            ConflictError: on entering: a session of this id is there already; by id: another worker holds it.
             SessionNotFoundError, SessionEndedError: on entering by id: there is none, or it is over.
         """
         return Hold(
             self,
-            self._beater,
             call,
             labels=labels,
             heartbeat_timeout_s=heartbeat_timeout_s,
             max_duration_s=max_duration_s,
             beat=beat,
             end_on=tuple(end_on),
+            steal=steal,
         )
+
+    # -- who holds a call -----------------------------------------------------------------------------------
+
+    async def claim(
+        self, session_id: str, *, steal: bool = False, history: str | int = "all", timeout_s: float | None = None
+    ) -> Record:
+        """Hold this session from now on; to be beaten for. `hold(id)` does both. Again, it changes nothing.
+
+        Args:
+            session_id: of the call.
+            steal: also from a worker that is alive.
+            history: `"all"`, `"none"`, or how many of the last turns.
+
+        Raises:
+            ConflictError: another worker holds it, and is alive.
+            SessionEndedError: it is over.
+        """
+        ask = asks.claim(session_id, self.worker_id or self._nameless, history, steal=steal)
+        return ask.result(await self._send(ask, timeout_s))
+
+    async def claim_next(
+        self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
+    ) -> Record | None:
+        """Hold any session whose worker is gone; None where there is none. No two workers get the same.
+
+        Args:
+            labels: all of them must be there.
+            history: `"all"`, `"none"`, or how many of the last turns.
+        """
+        ask = asks.claim_next(self.worker_id or self._nameless, labels, history)
+        return ask.result(await self._send(ask, timeout_s))
+
+    async def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
+        """Hold this session no more: another worker may claim it at once, and has its full timeout to do so.
+
+        Args:
+            session_id: of the call.
+            epoch: of the claim.
+
+        Raises:
+            FencedError: another has claimed it since.
+        """
+        ask = asks.release(session_id, epoch)
+        ask.result(await self._send(ask, timeout_s))
+
+    async def _give_up(self, session_id: str, epoch: int | None) -> None:
+        """As `release`, of a session whose epoch is perhaps not known, since we made it. By then it may be over."""
+        with suppress(SessionEndedError, SessionNotFoundError, FencedError, MethodNotFoundError):
+            if epoch is None:
+                epoch = (await self.get(session_id, "none")).epoch
+            await self.release(session_id, epoch)
+
+    async def _handle(self, record: Record, *, beat: BeatMode = "auto", epoch: int | None) -> CallHandle:
+        """A handle on a session that this worker has created or claimed; beaten for from now on.
+
+        Args:
+            record: what is known of it.
+            beat: see `hold()`.
+            epoch: of the claim; None: we made it.
+        """
+        handle = CallHandle(self, self._beater, record.state, record.version, epoch)
+        self._handles[handle.id] = handle
+        if beat == "auto":
+            timeout_s = record.heartbeat_timeout_s or await self.default_heartbeat_timeout_s()
+            self._beater.add(handle.id, timeout_s, handle.lose)
+        return handle
+
+    async def recover(
+        self, labels: Mapping[str, str] | None = None, *, watch: bool = False
+    ) -> AsyncGenerator[CallHandle, None]:
+        """Calls whose workers are gone, claimed one by one: `async for call in store.recover(): …`.
+
+        Each is held already, and to be left as `async with call:`; several may be held at once.
+
+        Args:
+            labels: only those that have all of these.
+            watch: go on for ever, waiting for more.
+        """
+        if not watch:
+            async for call in self._orphans(labels):
+                yield call
+            return
+        async with self.events("suspect", "orphaned", "released") as events:
+            backoff = Backoff()
+            while True:
+                try:
+                    async for call in self._orphans(labels):
+                        backoff.reset()
+                        yield call
+                except StoreClosedError:
+                    return
+                except CallstateError as error:
+                    if not error.retryable:
+                        raise
+                    await asyncio.sleep(max(backoff.pause_s(), FIRST_DELAY_S))
+                    continue
+                try:
+                    await anext(events)
+                except StopAsyncIteration:
+                    return
+
+    async def _orphans(self, labels: Mapping[str, str] | None) -> AsyncGenerator[CallHandle, None]:
+        while (record := await self.claim_next(labels)) is not None:
+            held = self._handles.get(record.state.id)
+            if held is None or held.released or held.lost:
+                yield await self._handle(record, epoch=record.epoch)
+
+    async def drain(self, on: bool = True, *, timeout_s: float | None = None) -> DrainResult:
+        """Let the host run out of calls: no new sessions are taken, those that are there go on.
+
+        Args:
+            on: False: take new ones again.
+
+        Returns:
+            whether it drains now, and how many sessions have not ended.
+        """
+        ask = asks.drain(on)
+        return ask.result(await self._send(ask, timeout_s))

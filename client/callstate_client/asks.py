@@ -5,23 +5,23 @@ No I/O: the asyncio front and the blocking one send what these functions make an
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import count
+from os import getpid
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
 
-from callstate_client import checks, protocol
-from callstate_client.history import Turn
+from callstate_client import checks, loads, protocol
 from callstate_client.model import SessionState, encode_members
 from callstate_client.patches import head_patch, turn_patch
 from callstate_client.protocol import FlushResult, LoadResult
 from callstate_client.store import Record
-from callstate_client.times import format_time
+from callstate_client.times import format_time, now_text
+from callstate_client.turns import TurnWire
 
 FLUSH_S: Final = 10.0
 """How long a flush is tried, seconds; the store behind is written to five times a second while it is up."""
@@ -62,15 +62,23 @@ class Page(Struct, Generic[ItemT]):
 
 
 class Ops:
-    """Names for mutations, each like no other's: the pid is in it because a fork copies prefix and count."""
+    """Names for mutations, each like no other's.
+
+    A fork copies prefix and count, so the child takes another prefix. The pid is asked for each time: a fork in
+    C, as uWSGI's, runs no hook of ours.
+    """
 
     def __init__(self) -> None:
-        self._prefix = secrets.token_hex(8)
+        self._pid = 0
+        self._prefix = ""
         self._count = count(1)
 
     def new(self) -> str:
         """A name nobody has had."""
-        return f"{self._prefix}.{os.getpid():x}.{next(self._count):x}"
+        if getpid() != self._pid:
+            self._prefix = secrets.token_hex(8)
+            self._pid = getpid()
+        return f"{self._prefix}.{next(self._count):x}"
 
 
 # -- reading replies ------------------------------------------------------------------------------------------
@@ -85,15 +93,20 @@ def _version(line: bytes) -> int:
 
 
 def _state(line: bytes) -> SessionState:
-    return protocol.decode_load(line).session
+    return loads.decode_load(line).session
 
 
 def _record(line: bytes) -> Record:
-    return _to_record(protocol.decode_load(line))
+    return _to_record(loads.decode_load(line))
+
+
+def _any_record(line: bytes) -> Record | None:
+    result = loads.decode_claim_next(line)
+    return None if result is None else _to_record(result)
 
 
 def _listed(result: LoadResult[msgspec.Raw]) -> Record:
-    return _to_record(protocol.load_result(result))
+    return _to_record(loads.load_result(result))
 
 
 def _to_record(result: LoadResult[SessionState]) -> Record:
@@ -105,6 +118,8 @@ def _to_record(result: LoadResult[SessionState]) -> Record:
         ended_reason=result.ended_reason or None,
         labels=result.labels,
         history_from=result.session.history_from,
+        heartbeat_timeout_s=result.heartbeat_timeout_s,
+        restored=result.restored,
         turn_count=result.turn_count,
     )
 
@@ -126,8 +141,10 @@ def get(session_id: str, history: str | int) -> Ask[Record]:
     return Ask("session.load", _load_params(session_id, history), _record)
 
 
-def _load_params(session_id: str, history: str | int) -> protocol.LoadParams:
+def _load_params(session_id: str, history: str | int) -> protocol.Params:
     checks.check_session_id(session_id)
+    if history == "all":
+        return protocol.Written((b'{"session_id":%b}' % protocol.encode_json(session_id),))
     return protocol.LoadParams(session_id=session_id, history=history)
 
 
@@ -199,14 +216,18 @@ def save(
 ) -> Ask[int]:
     """A state to keep, whole; its `updated_at` is set when the reply is read."""
     checks.check_state(state)
-    params = protocol.SaveParams(
-        session=msgspec.Raw(state.to_json()),
-        if_version=if_version,
-        labels=None if labels is None else dict(labels),
-        heartbeat_timeout_s=heartbeat_timeout_s,
-        max_duration_s=max_duration_s,
-        op=op,
-    )
+    beside: dict[str, Any] = {}
+    if if_version is not None:
+        beside["if_version"] = if_version
+    if labels is not None:
+        beside["labels"] = dict(labels)
+    if heartbeat_timeout_s is not None:
+        beside["heartbeat_timeout_s"] = heartbeat_timeout_s
+    if max_duration_s is not None:
+        beside["max_duration_s"] = max_duration_s
+    beside["op"] = op
+    session = state.pieces(checks.check_extra)
+    params = protocol.Written((b'{"session":', *session, b",", protocol.encode_params(beside)[1:]))
 
     def result(line: bytes) -> int:
         saved = protocol.decode_save(line)
@@ -214,6 +235,31 @@ def save(
         return saved.version
 
     return Ask("session.save", params, result, state.id)
+
+
+def claim(session_id: str, worker_id: str, history: str | int, *, steal: bool) -> Ask[Record]:
+    """A session to hold from now on."""
+    checks.check_session_id(session_id)
+    params = protocol.ClaimParams(session_id=session_id, worker_id=worker_id, steal=steal, history=history)
+    return Ask("session.claim", params, _record)
+
+
+def claim_next(worker_id: str, labels: Mapping[str, str] | None, history: str | int) -> Ask[Record | None]:
+    """Any session that nobody holds any more."""
+    wanted = None if labels is None else dict(labels)
+    params = protocol.ClaimNextParams(worker_id=worker_id, labels=wanted, history=history)
+    return Ask("session.claim_next", params, _any_record)
+
+
+def release(session_id: str, epoch: int) -> Ask[None]:
+    """A session to hold no more."""
+    checks.check_session_id(session_id)
+    return Ask("session.release", protocol.ReleaseParams(session_id=session_id, epoch=epoch), _nothing)
+
+
+def drain(on: bool) -> Ask[protocol.DrainResult]:
+    """No new sessions, or new ones again."""
+    return Ask("server.drain", protocol.DrainParams(on=on), protocol.decode_drain)
 
 
 def delete(session_id: str) -> Ask[None]:
@@ -232,10 +278,21 @@ def add_turn(
     op: str,
 ) -> Ask[int]:
     """A turn to append."""
-    turn = Turn(role, content, timestamp=at, duration_ms=duration_ms, extra=extra)
-    checks.check_turn(turn)
-    encoded = msgspec.Raw(encode_members(turn.to_dict()))
-    return _mutation("session.add_turn", protocol.AddTurnParams(session_id=session_id, turn=encoded, op=op))
+    checks.check_session_id(session_id)
+    turn: Any = TurnWire(role, content, now_text() if at is None else format_time(at), duration_ms)
+    if extra:
+        checks.check_extra(extra)
+        turn = msgspec.structs.asdict(turn) | extra
+    params = protocol.Written((encode_members(_AddTurn(session_id, turn, op)),))
+    return Ask("session.add_turn", params, _version, session_id)
+
+
+class _AddTurn(Struct, gc=False):
+    """The params of an `add_turn`, whose turn is still to be encoded."""
+
+    session_id: str
+    turn: Any
+    op: str
 
 
 def amend_last_turn(

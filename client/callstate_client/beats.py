@@ -1,6 +1,6 @@
-"""Heartbeats in the background for all calls a store holds.
+"""Heartbeats in the background for all calls a store holds, from a task of the worker's loop: a MemoryStore's.
 
-One task of the worker's loop for now; whoever adds a call need not know.
+A daemon's are sent by a thread (beating.py); whoever adds a call need not know.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Protocol
 
 from callstate_client.errors import CallstateError
 
@@ -25,13 +25,34 @@ RETRY_S: Final = 1.0
 """After a failure that may mend itself a beat is tried again this soon, seconds."""
 
 
-class _Beat:
+LostCallback = Callable[[CallstateError], None]
+
+
+class Beat:
+    """When a call's next heartbeat is due."""
+
     __slots__ = ("due", "interval_s", "lost")
 
-    def __init__(self, interval_s: float, due: float, lost: Callable[[CallstateError], None]) -> None:
+    def __init__(self, interval_s: float, due: float, lost: LostCallback) -> None:
         self.interval_s = interval_s
         self.due = due
         self.lost = lost
+
+
+class Beats(Protocol):
+    """What beats for the calls of a store, in the background."""
+
+    def add(self, session_id: str, timeout_s: float, lost: LostCallback) -> None:
+        """Beat for this call from now on."""
+        ...
+
+    def discard(self, session_id: str) -> None:
+        """Beat no more for this call."""
+        ...
+
+    async def close(self) -> None:
+        """Beat no more for any."""
+        ...
 
 
 class Beater:
@@ -43,11 +64,11 @@ class Beater:
 
     def __init__(self, beat: Callable[[str], Awaitable[None]]) -> None:
         self._beat = beat
-        self._beats: dict[str, _Beat] = {}
+        self._beats: dict[str, Beat] = {}
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
-    def add(self, session_id: str, timeout_s: float, lost: Callable[[CallstateError], None]) -> None:
+    def add(self, session_id: str, timeout_s: float, lost: LostCallback) -> None:
         """Beat for this call from now on.
 
         Args:
@@ -57,7 +78,7 @@ class Beater:
         """
         interval_s = timeout_s / BEATS_A_TIMEOUT
         loop = asyncio.get_running_loop()
-        self._beats[session_id] = _Beat(interval_s, loop.time() + interval_s, lost)
+        self._beats[session_id] = Beat(interval_s, loop.time() + interval_s, lost)
         self._changed.set()
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._run(), name="callstate-beats")

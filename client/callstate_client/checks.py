@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 from callstate_client.errors import DocumentError, InvalidParamsError
-from callstate_client.history import Turn
 from callstate_client.ids import SESSION_ID_RULE, is_session_id
 from callstate_client.model import SessionState
 from callstate_client.protocol import INT64_MAX, INT64_MIN, MAX_DEPTH
+from callstate_client.turns import Turn
 
 FREE_DEPTH: Final = MAX_DEPTH - 8
 """Deepest nesting of a value that is passed through. The most that any message puts around one is seven
 (message, result, sessions, record, session, history, turn), so what is taken once fits wherever it goes."""
+
+
+IDS_KEPT: Final = 4096
+"""Ids known to be good or bad. A worker holds fewer calls and asks about each of them again and again."""
+
+_is_session_id = lru_cache(IDS_KEPT)(is_session_id)
 
 
 def check_session_id(session_id: object) -> None:
@@ -22,7 +30,7 @@ def check_session_id(session_id: object) -> None:
     Raises:
         InvalidParamsError: it is none.
     """
-    if not isinstance(session_id, str) or not is_session_id(session_id):
+    if not isinstance(session_id, str) or not _is_session_id(session_id):
         raise InvalidParamsError(
             f"not a session id: {session_id!r:.80}", path="$.params.session_id", expected=SESSION_ID_RULE
         )
@@ -38,29 +46,42 @@ def check_free(value: Any, place: str) -> None:
     Raises:
         DocumentError: nested too deep, an integer beyond 64 bits, NaN or infinity (they would become null).
     """
-    todo: list[tuple[Any, int]] = [(value, 1)]
+    # the deepest first, so what contains itself is soon known to be too deep
+    todo: list[tuple[Iterable[Any], int]] = [((value,), 1)]
     while todo:
-        node, depth = todo.pop()
-        if isinstance(node, dict | list | tuple):
-            if depth > FREE_DEPTH:
-                raise DocumentError(f"{place} is nested deeper than {FREE_DEPTH}")
-            children = node.values() if isinstance(node, dict) else node
-            todo.extend((child, depth + 1) for child in children if type(child) is not str)
-        elif isinstance(node, float):
-            if not math.isfinite(node):
-                raise DocumentError(f"{place} holds {node}, which JSON can't say")
-        elif isinstance(node, int) and not INT64_MIN <= node <= INT64_MAX:
-            raise DocumentError(f"{place} holds an integer beyond 64 bits")
+        nodes, depth = todo.pop()
+        for node in nodes:
+            kind = type(node)
+            if kind is str or kind is bool or node is None:
+                continue
+            if isinstance(node, dict | list | tuple):
+                if depth > FREE_DEPTH:
+                    raise DocumentError(f"{place} is nested deeper than {FREE_DEPTH}")
+                todo.append((node.values() if isinstance(node, dict) else node, depth + 1))
+            elif isinstance(node, float):
+                if not math.isfinite(node):
+                    raise DocumentError(f"{place} holds {node}, which JSON can't say")
+            elif isinstance(node, int) and not INT64_MIN <= node <= INT64_MAX:
+                raise DocumentError(f"{place} holds an integer beyond 64 bits")
 
 
 def check_turn(turn: Turn) -> None:
     """Refuse a turn that can't be sent. The usual one has nothing to look at."""
-    if turn.extra:
-        check_free(turn.extra, "a turn")
+    if turn.has_extra:
+        check_extra(turn.extra)
+
+
+def check_extra(extra: dict[str, Any]) -> None:
+    """Refuse further members of a turn that can't be kept.
+
+    Raises:
+        DocumentError: as `check_free`.
+    """
+    check_free(extra, "a turn")
 
 
 def check_state(state: SessionState) -> None:
-    """Refuse a state that can't be saved.
+    """Refuse a state that can't be saved; its turns are checked when they are written.
 
     Raises:
         DocumentError: it was loaded in part, or holds what can't be kept.
@@ -77,5 +98,3 @@ def check_state(state: SessionState) -> None:
         check_free(state.extra, "the session")
     if state.metrics.extra:
         check_free(state.metrics.extra, "the metrics")
-    for turn in state.history.decoded():
-        check_turn(turn)

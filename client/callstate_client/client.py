@@ -6,24 +6,34 @@ import asyncio
 import os
 import secrets
 import socket as sockets
-from collections.abc import Generator
-from functools import partial
+from collections.abc import Callable, Generator, Sequence
 from itertools import chain
 from types import TracebackType
 from typing import Final
+from weakref import WeakSet
 
-from callstate_client import asks, checks, protocol
+from callstate_client import asks, checks, forks, protocol
 from callstate_client.api import CallStore
-from callstate_client.discovery import candidates
+from callstate_client.beating import BeatingThread
+from callstate_client.beats import Beats
+from callstate_client.discovery import Candidate, candidates
 from callstate_client.errors import (
     CallstateError,
+    ConnectionLostError,
     SessionNotFoundError,
     StoreClosedError,
 )
+from callstate_client.events import Cursor
+from callstate_client.following import EventStream
+from callstate_client.ids import MAX_NAME_BYTES
 from callstate_client.link import Link
 from callstate_client.patience import TIMEOUT_S
 
 __all__ = ["SidecarStore", "connect"]
+
+STALL_TIMEOUT_S: Final = 20.0
+"""How long a worker's loop may stand still before it counts as hung, seconds: no blocking call of a worker that is
+well takes so long, and the calls are suspected only a heartbeat timeout later."""
 
 BEATS_A_MESSAGE: Final = 2000
 """Heartbeats that leave as one message: with the longest ids half a request line's limit."""
@@ -32,24 +42,76 @@ HEARTBEAT_TIMEOUT_S: Final = 30.0
 """`reaper.heartbeat_timeout_s` of a daemon that does not say; its default."""
 
 
+ALL_BEATEN: Final = (b'"result":{"missing":[],"ended":[],"fenced":[]}}', b'"result":{}}')
+"""How the reply to nearly every message of heartbeats ends, of several or of one, which so needs no parsing."""
+
+Beaten = list[asyncio.Future[None]]
+"""Who waits for the heartbeat of one session."""
+
+
 class SidecarStore(CallStore):
     """Keeps the state of live calls in the daemon on this host. Made by `connect()`.
 
+    A forked child may go on using it, in a loop of its own: it connects anew, as a worker of its own; the calls
+    that are held are its parent's.
+
     Args:
-        places: where to look for the socket.
-        worker_id: what this worker calls itself; default host, pid and something random.
-        timeout_s: how long a call waits for its reply, seconds.
+        socket, worker_id, timeout_s, register, stall_timeout_s: see `connect()`.
     """
 
-    def __init__(self, socket: str | os.PathLike[str] | None, worker_id: str | None, timeout_s: float) -> None:
+    def __init__(
+        self,
+        socket: str | os.PathLike[str] | None,
+        worker_id: str | None,
+        timeout_s: float,
+        *,
+        register: bool = True,
+        stall_timeout_s: float = STALL_TIMEOUT_S,
+    ) -> None:
+        self._worker_id = worker_id or f"{sockets.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._timeout_s = timeout_s
+        self._register = register
+        self._stall_timeout_s = stall_timeout_s
+        self._places: Sequence[Candidate] = candidates(socket, os.environ, os.getuid())
+        self._streams: WeakSet[EventStream] = WeakSet()
+        self._begin()
         super().__init__()
-        self.worker_id = worker_id or f"{sockets.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        """What this worker calls itself."""
-        places = candidates(socket, os.environ, os.getuid())
-        self._link = Link(places, timeout_s, self._send_beats)
-        self._beats: dict[str, list[asyncio.Future[None]]] = {}
+        forks.watch(self)
+
+    def _begin(self) -> None:
+        """What belongs to one process and one loop."""
+        registered = self._worker_id if self._register else None
         self._loop = asyncio.get_running_loop()
+        self._link = Link(self._places, self._timeout_s, self._send_beats, registered)
+        self._beats: dict[str, Beaten] = {}
         self._default_timeout: tuple[int, float] | None = None
+        self._is_forked = False
+
+    def _new_beater(self) -> Beats:
+        registered = self._worker_id if self._register else None
+        return BeatingThread(lambda: self._link.places, registered, self._stall_timeout_s)
+
+    def forked(self) -> None:
+        """In a child: see forks.py. What is the parent's is left to it; the rest is made when it is asked for."""
+        self._places = self._link.places
+        self._link.forked()
+        for stream in [*self._streams]:
+            stream.forked()
+        self._streams = WeakSet()
+        self._lose_all(ConnectionLostError("this is a forked child: the call is held by its parent"))
+        pid = f".{os.getpid()}"
+        self._worker_id = self._worker_id[: MAX_NAME_BYTES - len(pid)] + pid
+        self._is_forked = not self._link.closed
+
+    def _begin_anew(self) -> None:
+        self._begin()
+        self._beater = self._new_beater()
+        self._link.come_back()
+
+    @property
+    def worker_id(self) -> str:
+        """What this worker calls itself."""
+        return self._worker_id
 
     @property
     def name(self) -> str:
@@ -75,7 +137,17 @@ class SidecarStore(CallStore):
         for future in chain.from_iterable(beats.values()):
             if not future.done():
                 future.set_exception(StoreClosedError())
+        for stream in [*self._streams]:
+            stream.close()
         await self._link.close()
+
+    def events(self, *types: str, since: Cursor | None = None) -> EventStream:
+        """What happens to calls, workers and the store behind; see CallStore."""
+        if self.closed:
+            raise StoreClosedError
+        stream = EventStream(self._link.places, types, since, timeout_s=self._timeout_s)
+        self._streams.add(stream)
+        return stream
 
     def request(
         self,
@@ -86,7 +158,11 @@ class SidecarStore(CallStore):
         timeout_s: float | None = None,
     ) -> asyncio.Future[bytes]:
         """Ask for a verb of the protocol; see CallStore."""
-        return self._link.request(method, params, op_of=op_of, timeout_s=timeout_s)
+        if self._is_forked:
+            self._begin_anew()
+        reply: asyncio.Future[bytes] = self._loop.create_future()
+        self._link.ask(method, params, reply, op_of, timeout_s)
+        return reply
 
     async def default_heartbeat_timeout_s(self) -> float:
         """What the daemon's `server.info` says; asked for once a connection."""
@@ -102,12 +178,14 @@ class SidecarStore(CallStore):
         """Say that this call is alive; see CallStore."""
         if self.closed:
             raise StoreClosedError
+        if self._is_forked:
+            self._begin_anew()
         if timeout_s is not None:
             ask = asks.heartbeat(session_id)
             ask.result(await self._send(ask, timeout_s))
             return
         checks.check_session_id(session_id)
-        future = self._loop.create_future()
+        future: asyncio.Future[None] = self._loop.create_future()
         self._beats.setdefault(session_id, []).append(future)
         self._link.wake()
         await future
@@ -119,12 +197,15 @@ class SidecarStore(CallStore):
         if len(beats) <= BEATS_A_MESSAGE:
             self._send_message(beats)
             return
-        ids = [*beats]
-        for start in range(0, len(ids), BEATS_A_MESSAGE):
-            self._send_message({session_id: beats[session_id] for session_id in ids[start : start + BEATS_A_MESSAGE]})
+        items = [*beats.items()]
+        for start in range(0, len(items), BEATS_A_MESSAGE):
+            self._send_message(dict(items[start : start + BEATS_A_MESSAGE]))
 
-    def _send_message(self, beats: dict[str, list[asyncio.Future[None]]]) -> None:
-        params = protocol.HeartbeatParams(session_ids=[*beats])
+    def _send_message(self, beats: dict[str, Beaten]) -> None:
+        ids = [*beats]
+        params = protocol.HeartbeatParams(session_ids=ids)
+        if len(ids) == 1:
+            params = protocol.HeartbeatParams(session_id=ids[0])
         self._link.ask("session.heartbeat", params, _Beats(self._link, beats))
 
 
@@ -133,7 +214,7 @@ class _Beats:
 
     __slots__ = ("_beats", "_link")
 
-    def __init__(self, link: Link, beats: dict[str, list[asyncio.Future[None]]]) -> None:
+    def __init__(self, link: Link, beats: dict[str, Beaten]) -> None:
         self._link = link
         self._beats = beats
 
@@ -144,12 +225,12 @@ class _Beats:
     def set_exception(self, error: Exception) -> None:
         """None of them was answered."""
         for futures in self._beats.values():
-            _settle(futures, error)
+            _fail(futures, error)
 
     def set_result(self, line: bytes) -> None:
         """The reply came."""
         beats = self._beats
-        if line[line.find(b",", BEATS_ID_BYTES) :] != ALL_BEATEN:
+        if not line.endswith(ALL_BEATEN):
             try:
                 result = protocol.decode_heartbeat(line)
             except CallstateError as failure:
@@ -163,47 +244,30 @@ class _Beats:
 
     def _settle_failed(self, result: protocol.HeartbeatResult) -> None:
         for session_id in result.missing:
-            _settle(self._beats.pop(session_id, []), SessionNotFoundError(f"no session {session_id}"))
+            _fail(self._beats.pop(session_id, []), SessionNotFoundError(f"no session {session_id}"))
         for session_id in (*result.ended, *result.fenced):
             # the lists don't say when and why it ended, or whose it is: seldom enough to ask once more
             params = protocol.HeartbeatParams(session_id=session_id)
-            again = self._link.request("session.heartbeat", params)
-            again.add_done_callback(partial(_settle_one, self._beats.pop(session_id, [])))
+            again = _Beats(self._link, {session_id: self._beats.pop(session_id, [])})
+            self._link.ask("session.heartbeat", params, again)
 
 
-def _settle_one(futures: list[asyncio.Future[None]], reply: asyncio.Future[bytes]) -> None:
-    try:
-        protocol.decode_empty(reply.result())
-    except CallstateError as failure:
-        _settle(futures, failure)
-    else:
-        _settle(futures, None)
-
-
-def _settle(futures: list[asyncio.Future[None]], error: Exception | None) -> None:
+def _fail(futures: Beaten, error: Exception) -> None:
     for future in futures:
-        if future.done():
-            continue
-        if error is None:
-            future.set_result(None)
-        else:
+        if not future.done():
             future.set_exception(error)
 
 
 class _Connecting:
     """`async with connect() as store`, or `store = await connect()`."""
 
-    def __init__(
-        self, socket: str | os.PathLike[str] | None, worker_id: str | None, wait_s: float, timeout_s: float
-    ) -> None:
-        self._socket = socket
-        self._worker_id = worker_id
+    def __init__(self, make: Callable[[], SidecarStore], wait_s: float) -> None:
+        self._make = make
         self._wait_s = wait_s
-        self._timeout_s = timeout_s
         self._store: SidecarStore | None = None
 
     async def _connect(self) -> SidecarStore:
-        store = SidecarStore(self._socket, self._worker_id, self._timeout_s)
+        store = self._make()
         try:
             await store.open(self._wait_s)
         except BaseException:
@@ -231,6 +295,8 @@ def connect(
     wait_s: float = 5.0,
     *,
     timeout_s: float = TIMEOUT_S,
+    register: bool = True,
+    stall_timeout_s: float = STALL_TIMEOUT_S,
 ) -> _Connecting:
     """The store of the daemon on this host: `async with connect() as store`, or `store = await connect()`.
 
@@ -238,11 +304,20 @@ def connect(
         socket: the daemon's; default `CALLSTATE_SOCKET`, else the first that exists of
             `$XDG_RUNTIME_DIR/callstate.sock`, `/run/callstate/callstate.sock` and
             `/tmp/callstate-<uid>/callstate.sock`.
-        worker_id: what this worker calls itself; default host, pid and something random.
+        worker_id: what this worker calls itself, 1 to 64 bytes of printable ASCII without spaces; default host, pid
+            and something random.
         wait_s: how long to wait for a daemon that is not there yet, seconds; 0 tries once.
         timeout_s: how long each call waits for its reply, seconds.
+        register: be a worker, which owns the calls that it creates and claims. False for an operator's tool, which
+            may look at and change everything and owns nothing.
+        stall_timeout_s: while the loop has not turned for so long, no heartbeats are sent for the calls that are
+            held: whoever hangs is not taken for alive, seconds.
 
     Raises:
         NoDaemonError: none was found; the text lists each path tried and why not.
+        ConflictError: another process is known under this worker id, and lives.
     """
-    return _Connecting(socket, worker_id, wait_s, timeout_s)
+    return _Connecting(
+        lambda: SidecarStore(socket, worker_id, timeout_s, register=register, stall_timeout_s=stall_timeout_s),
+        wait_s,
+    )

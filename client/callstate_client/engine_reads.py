@@ -50,6 +50,8 @@ class Reads(Access):
             "epoch": kept.epoch,
             "labels": kept.labels,
         }
+        if kept.heartbeat_timeout_s is not None:
+            result["heartbeat_timeout_s"] = kept.heartbeat_timeout_s
         if kept.owner:
             result["owner"] = kept.owner
         if kept.ended:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from callstate_client import checks, protocol
-from callstate_client.beats import Beater
-from callstate_client.errors import CallstateError, ConflictError, SessionEndedError
+from callstate_client.beats import Beats
+from callstate_client.errors import CallstateError, ConflictError
 from callstate_client.history import Turn
 from callstate_client.model import SessionState, Status, encode_members
 from callstate_client.outbox import Outbox
@@ -24,11 +23,9 @@ from callstate_client.times import now
 if TYPE_CHECKING:
     from callstate_client.api import CallStore
 
-__all__ = ["BeatMode", "CallHandle", "Hold"]
+__all__ = ["CallHandle"]
 
 _log = logging.getLogger("callstate")
-
-BeatMode = Literal["auto", "manual"]
 
 EXIT_FLUSH_S: Final = 30.0
 """How long leaving a call waits for its last acknowledgements, seconds: a daemon with 100,000 sessions to
@@ -53,13 +50,20 @@ class CallHandle:
 
     What is queued survives reconnects and restarts of the daemon, and is delivered in order, once. When too
     much is unacknowledged, methods raise OverloadedError at once.
+
+    One that `recover()` gave is left as `async with call:`, by the rules of `hold()`.
     """
 
-    def __init__(self, store: CallStore, beater: Beater, state: SessionState, version: int) -> None:
+    def __init__(
+        self, store: CallStore, beater: Beats, state: SessionState, version: int, epoch: int | None = None
+    ) -> None:
         self.state = state
         """The call as this worker sees it: what is queued is in it already."""
         self.version = version
         """Of the last acknowledged mutation."""
+        self.epoch = epoch
+        """Of the claim, a fencing token: what another has claimed since takes nothing of ours. None: we made the
+        session, and nobody has claimed it before us."""
         self.lost: CallstateError | None = None
         """Why the session takes no more beats or mutations of ours; None while it does."""
         self.ended = False
@@ -68,7 +72,7 @@ class CallHandle:
         """Whether it was let go of, or its block left."""
         self._store = store
         self._beater = beater
-        self._outbox = Outbox(store, state.id, self._acknowledged, self.lose)
+        self._outbox = Outbox(store, state.id, self._acknowledged, self.lose, epoch)
 
     def __repr__(self) -> str:
         return f"CallHandle({self.id!r}, status={self.state.status!r}, unacknowledged={self.unacknowledged})"
@@ -88,9 +92,16 @@ class CallHandle:
 
     def lose(self, error: CallstateError) -> None:
         """The session takes no more of ours. Called by what beats and delivers for this call."""
+        self._beater.discard(self.id)
         if not self.ended and self.lost is None:
             self.lost = error
             _log.warning("%s is lost: %s", self.id, error)
+
+    def abandon(self, error: CallstateError) -> None:
+        """In a forked child: the call is its parent's, and so is what is queued for it."""
+        self.lost = self.lost or error
+        self.released = True
+        self._outbox.abandon()
 
     def add_turn(
         self,
@@ -142,7 +153,9 @@ class CallHandle:
         self._outbox.check_room(len(encoded))
         patch_last_turn(self.state, patch)
         self.state.updated_at = now()
-        params = protocol.AmendTurnParams(session_id=self.id, set=msgspec.Raw(encoded), op=self._store.new_op())
+        params = protocol.AmendTurnParams(
+            session_id=self.id, epoch=self.epoch, set=msgspec.Raw(encoded), op=self._store.new_op()
+        )
         return self._outbox.put("session.amend_turn", params)
 
     def record_interruption(self) -> asyncio.Future[int]:
@@ -150,7 +163,7 @@ class CallHandle:
         self._outbox.check_room(0)
         self.state.record_interruption()
         self.state.updated_at = now()
-        params = protocol.RecordInterruptionParams(session_id=self.id, op=self._store.new_op())
+        params = protocol.RecordInterruptionParams(session_id=self.id, epoch=self.epoch, op=self._store.new_op())
         return self._outbox.put("session.record_interruption", params)
 
     def update(self, **changes: Any) -> asyncio.Future[int]:
@@ -160,7 +173,9 @@ class CallHandle:
         self._outbox.check_room(len(encoded))
         patch_state(self.state, patch)
         self.state.updated_at = now()
-        params = protocol.UpdateParams(session_id=self.id, set=msgspec.Raw(encoded), op=self._store.new_op())
+        params = protocol.UpdateParams(
+            session_id=self.id, epoch=self.epoch, set=msgspec.Raw(encoded), op=self._store.new_op()
+        )
         return self._outbox.put("session.update", params)
 
     def end(self, reason: str = COMPLETED, detail: Any = None) -> asyncio.Future[int]:
@@ -170,7 +185,7 @@ class CallHandle:
             reason: a word of the worker's own, up to 64 bytes.
             detail: any JSON beside it.
         """
-        params = protocol.EndParams(session_id=self.id, reason=reason, op=self._store.new_op())
+        params = protocol.EndParams(session_id=self.id, epoch=self.epoch, reason=reason, op=self._store.new_op())
         if detail is not None:
             checks.check_free(detail, "detail")
             params.detail = msgspec.Raw(encode_members(detail))
@@ -194,91 +209,59 @@ class CallHandle:
             raise
 
     async def release(self) -> None:
-        """Let go of the call without ending it: deliver what is queued, take and beat no more.
+        """Let go of the call without ending it: deliver what is queued, then let another worker claim it at once.
 
         Raises:
             CallstateError: what kept the rest from being acknowledged within half a minute.
         """
+        if self.released:
+            return
+        await self._let_go()
+        if not (self.ended or self.lost):
+            await self._store._give_up(self.id, self.epoch)
+
+    async def _let_go(self) -> None:
+        """Deliver what is queued, take and beat no more."""
         self.released = True
         self._beater.discard(self.id)
         await self._outbox.close(EXIT_FLUSH_S)
 
-
-class Hold:
-    """What `store.hold()` gives: creates or loads the session on entering, ends or releases it on leaving."""
-
-    def __init__(
-        self,
-        store: CallStore,
-        beater: Beater,
-        call: SessionState | str,
-        *,
-        labels: Mapping[str, str] | None,
-        heartbeat_timeout_s: float | None,
-        max_duration_s: float | None,
-        beat: BeatMode,
-        end_on: tuple[type[BaseException], ...],
-    ) -> None:
-        if isinstance(call, str) and (labels is not None or max_duration_s is not None):
-            raise ValueError("labels and max_duration_s are for a new session; this one is there already")
-        if beat not in ("auto", "manual"):
-            raise ValueError(f"beat is 'auto' or 'manual', not {beat!r}")
-        self._store = store
-        self._beater = beater
-        self._call = call
-        self._labels = labels
-        self._heartbeat_timeout_s = heartbeat_timeout_s
-        self._max_duration_s = max_duration_s
-        self._beat = beat
-        self._end_on = end_on
-        self._handle: CallHandle | None = None
+    # -- as a block -----------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> CallHandle:
-        timeout_s = self._heartbeat_timeout_s
-        if self._beat == "auto" and timeout_s is None:
-            timeout_s = await self._store.default_heartbeat_timeout_s()
-        handle = self._handle = await (
-            self._resume(self._call) if isinstance(self._call, str) else self._create(self._call)
-        )
-        if self._beat == "auto" and timeout_s is not None:
-            self._beater.add(handle.id, timeout_s, handle.lose)
-        return handle
-
-    async def _create(self, state: SessionState) -> CallHandle:
-        version = await self._store.save(
-            state,
-            if_version=0,
-            labels=self._labels,
-            heartbeat_timeout_s=self._heartbeat_timeout_s,
-            max_duration_s=self._max_duration_s,
-        )
-        return CallHandle(self._store, self._beater, state, version or 0)
-
-    async def _resume(self, session_id: str) -> CallHandle:
-        record = await self._store.get(session_id)
-        if not record.state.is_active:
-            raise SessionEndedError(f"{session_id} has ended", reason=record.ended_reason)
-        return CallHandle(self._store, self._beater, record.state, record.version)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        handle, self._handle = self._handle, None
-        assert handle is not None  # noqa: S101 - entered before it is left
+        await self.leave(error)
+
+    async def leave(self, error: BaseException | None, end_on: tuple[type[BaseException], ...] = ()) -> None:
+        """What leaving its block means for the call: normally it ends, by an exception in `end_on` as well; by any
+        other it is released.
+
+        Raises:
+            CallstateError: what kept the end from being acknowledged, unless another exception is under way.
+        """
         try:
-            await self._leave(handle, error)
+            await self._leave(error, end_on)
         except CallstateError as failure:
             if error is None:
                 raise
-            _log.warning("%s was not left cleanly: %s", handle.id, failure)  # the block's own error goes on
+            _log.warning("%s was not left cleanly: %s", self.id, failure)  # the block's own error goes on
 
-    async def _leave(self, handle: CallHandle, error: BaseException | None) -> None:
+    async def _leave(self, error: BaseException | None, end_on: tuple[type[BaseException], ...]) -> None:
+        if self.released:
+            return
         acknowledged: asyncio.Future[int] | None = None
-        if not handle.ended and not handle.released:
+        if not self.ended:
             if error is None:
-                acknowledged = handle.end(COMPLETED)
-            elif isinstance(error, self._end_on):
-                acknowledged = handle.end(end_reason(error))
-        await handle.release()
+                acknowledged = self.end(COMPLETED)
+            elif isinstance(error, end_on):
+                acknowledged = self.end(end_reason(error))
+            else:
+                await self.release()
+                return
+        await self._let_go()
         if acknowledged is not None:
             await acknowledged

@@ -46,6 +46,11 @@ class LineSplitter:
         """Bytes of an unfinished line held back."""
         return self._size
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a line has begun and not ended, be it held back or dropped."""
+        return self._size > 0 or self._dropping
+
     def feed(self, data: bytes) -> list[bytes | None]:
         """The lines that `data` completes, without their newlines; None stands for one that was too long."""
         # the first line tells what kind of lines come
@@ -78,3 +83,45 @@ class LineSplitter:
         self._parts.clear()
         self._size = 0
         return None if dropping or len(line) >= self._limit else line
+
+
+READ_BYTES: Final = 256 * 1024
+"""Taken by one read. A Unix socket holds no more by default."""
+
+
+class LineBuffer:
+    """Memory to read a stream into, over and over, and the lines that are in it.
+
+    What comes as bytes of its own has to be allocated, which from some 100 kB on means fresh pages each time, and
+    is copied once more when it is cut.
+
+    Args:
+        limit: longest line taken, bytes, newline included; READ_BYTES at least.
+    """
+
+    __slots__ = ("_data", "_splitter", "view")
+
+    def __init__(self, limit: int) -> None:
+        self._splitter = LineSplitter(limit)
+        self._data = bytearray(READ_BYTES)
+        self.view = memoryview(self._data)
+        """Where to read to."""
+
+    def cut(self, size: int) -> list[bytes | None]:
+        """The lines that the first `size` bytes complete, as `LineSplitter.feed` gives them."""
+        data, view = self._data, self.view
+        lines: list[bytes | None] = []
+        start = 0
+        if self._splitter.unfinished:
+            start = data.find(b"\n", 0, size) + 1
+            lines = self._splitter.feed(bytes(view[: start or size]))
+            if not start:
+                return lines
+        if data.find(b"\n", start, min(start + LONG_LINE_BYTES, size)) >= 0:  # short lines
+            return lines + self._splitter.feed(bytes(view[start:size]))
+        while (end := data.find(b"\n", start, size)) >= 0:
+            lines.append(bytes(view[start:end]))
+            start = end + 1
+        if start < size:
+            self._splitter.feed(bytes(view[start:size]))
+        return lines

@@ -16,16 +16,20 @@ from typing import Final, Protocol, cast
 
 import msgspec
 
+from callstate_client import forks
 from callstate_client.discovery import Candidate, Tried, describe, no_daemon, refusal
 from callstate_client.errors import (
     CallstateError,
+    ConflictError,
     ConnectionLostError,
+    MethodNotFoundError,
     RequestTimeoutError,
     StoreClosedError,
 )
 from callstate_client.inflight import Call, InFlight
+from callstate_client.lines import LineBuffer
 from callstate_client.patience import REPLY_BYTES, Backoff
-from callstate_client.protocol import LineSplitter, Params
+from callstate_client.protocol import Params, RegisterParams, decode_register, encode_request
 
 _log = logging.getLogger("callstate")
 
@@ -58,21 +62,31 @@ def _fail(waiter: Waiter, error: Exception) -> None:
         waiter.set_exception(error)
 
 
-class _Wire(asyncio.Protocol):
+class _Wire(asyncio.BufferedProtocol):
     """One connection's callbacks; the link ignores those of a connection that is no longer its own."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._splitter = LineSplitter(REPLY_BYTES)
+        self._buffer = LineBuffer(REPLY_BYTES)
         self.transport: asyncio.Transport
         self.may_write = True
+        self.greeted: asyncio.Future[bytes] | None = None
+        """Gets the first line, the answer to a greeting."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(WRITE_HIGH_BYTES, WRITE_LOW_BYTES)
 
-    def data_received(self, data: bytes) -> None:
-        self._link._received(self, self._splitter.feed(data))
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer.view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        lines = self._buffer.cut(nbytes)
+        if self.greeted is not None and not self.greeted.done():
+            if lines:
+                self.greeted.set_result(lines[0] or b"")
+            return
+        self._link._received(self, lines)
 
     def pause_writing(self) -> None:
         self.may_write = False
@@ -82,6 +96,8 @@ class _Wire(asyncio.Protocol):
         self._link.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.greeted is not None and not self.greeted.done():
+            self.greeted.set_exception(ConnectionLostError("the connection was lost"))
         self._link._lost(self, exc)
 
 
@@ -92,11 +108,19 @@ class Link:
         places: where to look for the socket; the first that answers is kept to from then on.
         timeout_s: how long a call waits for its reply, seconds.
         collect: called before each write, to make requests of what has gathered in this turn of the loop.
+        worker_id: whom each connection is registered for before it is used; None: nobody.
     """
 
-    def __init__(self, places: Sequence[Candidate], timeout_s: float, collect: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        places: Sequence[Candidate],
+        timeout_s: float,
+        collect: Callable[[], None],
+        worker_id: str | None = None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._places = places
+        self.places = places
+        self._worker_id = worker_id
         self._timeout_s = timeout_s
         self._collect = collect
         self._wire: _Wire | None = None
@@ -109,6 +133,7 @@ class Link:
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
+        self._conflict: ConflictError | None = None
         self.generation = 0
         """Raised by each connection: what a daemon said of itself holds as long."""
         self.closed = False
@@ -116,7 +141,7 @@ class Link:
     @property
     def path(self) -> str:
         """The socket of the daemon."""
-        return self._places[0].path
+        return self.places[0].path
 
     # -- connecting ---------------------------------------------------------------------------------------
 
@@ -125,10 +150,13 @@ class Link:
 
         Raises:
             NoDaemonError: it never was.
+            ConflictError: another process has our worker id, and lives.
         """
         until = self._loop.time() + wait_s
         while not await self._attempt():
             left = until - self._loop.time()
+            if self._conflict is not None:
+                raise self._conflict
             if left <= 0 or any(place.hopeless for place in self._tried):
                 raise no_daemon(self._tried)
             await asyncio.sleep(min(left, self._backoff.pause_s()))
@@ -136,7 +164,7 @@ class Link:
     async def _attempt(self) -> bool:
         uid = os.getuid()
         self._tried = []
-        for place in self._places:
+        for place in self.places:
             refused = refusal(place, uid)
             if refused is None:
                 try:
@@ -144,19 +172,44 @@ class Link:
                 except OSError as error:
                     refused = describe(place, error)
                 else:
-                    self._connected(wire, place)
-                    return True
+                    refused = await self._greet(wire, place)
+                    if refused is None:
+                        self._connected(wire, place)
+                        return True
             self._tried.append(refused)
             if refused.final:
                 break
         return False
+
+    async def _greet(self, wire: _Wire, place: Candidate) -> Tried | None:
+        """Say whose the connection is, before anything else is said on it. Gives why it can't be used."""
+        self._conflict = None
+        if self._worker_id is None:
+            return None
+        wire.greeted = self._loop.create_future()
+        wire.transport.write(encode_request(0, "worker.register", RegisterParams(worker_id=self._worker_id)))
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                decode_register(await wire.greeted)
+        except MethodNotFoundError:  # an older daemon, which knows no workers
+            return None
+        except (CallstateError, TimeoutError) as error:
+            wire.transport.abort()
+            if isinstance(error, ConflictError):
+                self._conflict = error
+                _log.warning("%s does not know us as %s: %s", place.path, self._worker_id, error)
+            return Tried(place.path, str(error) or "no answer in time", final=True)
+        except BaseException:
+            wire.transport.abort()
+            raise
+        return None
 
     def _connected(self, wire: _Wire, place: Candidate) -> None:
         if wire.transport.is_closing():
             # already lost: its connection_lost came, or comes, before the link knew it
             self._begin_reconnect()
             return
-        self._places = [place]
+        self.places = [place]
         self._wire = wire
         self._gone.clear()
         self.generation += 1
@@ -188,22 +241,17 @@ class Link:
                 self._wire.transport.abort()  # close() would wait for a daemon that does not read
         await self._gone.wait()
 
+    def come_back(self) -> None:
+        """Connect in the background, as after a connection was lost."""
+        self._begin_reconnect()
+
+    def forked(self) -> None:
+        """In a child: the connection is the parent's. Nothing else is touched, the loop being the parent's too."""
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            forks.let_go(wire.transport.get_extra_info("socket").fileno)
+
     # -- sending ------------------------------------------------------------------------------------------
-
-    def request(
-        self, method: str, params: Params | None, *, op_of: str | None = None, timeout_s: float | None = None
-    ) -> asyncio.Future[bytes]:
-        """Send a request with the others of this turn of the loop; the future gives the reply's line.
-
-        Args:
-            method: a verb of the protocol.
-            params: of the verb's class.
-            op_of: for a mutation with an `op`, the session that remembers it.
-            timeout_s: how long to wait; None for the link's own.
-        """
-        reply: asyncio.Future[bytes] = self._loop.create_future()
-        self.ask(method, params, reply, op_of, timeout_s)
-        return reply
 
     def ask(
         self,
@@ -213,7 +261,15 @@ class Link:
         op_of: str | None = None,
         timeout_s: float | None = None,
     ) -> None:
-        """The same, for whoever takes the reply's line."""
+        """Send a request with the others of this turn of the loop.
+
+        Args:
+            method: a verb of the protocol.
+            params: of the verb's class.
+            waiter: gets the reply's line.
+            op_of: for a mutation with an `op`, the session that remembers it.
+            timeout_s: how long to wait; None for the link's own.
+        """
         if self.closed:
             raise StoreClosedError
         deadline = self._loop.time() + (self._timeout_s if timeout_s is None else timeout_s)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from callstate_client import asks, protocol
 from callstate_client.api import CallStore
 from callstate_client.clock import Clock
@@ -130,7 +128,8 @@ class MemoryStore(CallStore):
             raise StoreClosedError
         return self._engine.answer(protocol.encode_request(0, method, params))
 
-    def _events(self, types: Sequence[str] = (), since: Cursor | None = None) -> MemoryEvents:
+    def events(self, *types: str, since: Cursor | None = None) -> MemoryEvents:
+        """What happens to calls and workers; see CallStore."""
         if self.closed:
             raise StoreClosedError
         return MemoryEvents(self._shelf, types, since, lambda: self.closed)

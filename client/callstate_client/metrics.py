@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from callstate_client.errors import DocumentError
-from callstate_client.history import split_extra
+from callstate_client.turns import split_extra
 
 
 class SessionMetrics(msgspec.Struct, omit_defaults=True, kw_only=True):

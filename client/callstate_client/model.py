@@ -13,9 +13,11 @@ from typing import Any, Final
 import msgspec
 
 from callstate_client.errors import DocumentError
-from callstate_client.history import History, Turn, encode_members, split_extra
-from callstate_client.metrics import SessionMetrics, StrictMetricsWire, metrics_of
-from callstate_client.times import ZERO_TIME, Instant, format_time, now, now_text
+from callstate_client.history import History, Piece
+from callstate_client.metrics import SessionMetrics, metrics_of
+from callstate_client.statewire import MEMBERS, LenientStateWire, StrictStateWire
+from callstate_client.times import Instant, format_time, now, now_text
+from callstate_client.turns import Check, Turn, encode_members, split_extra
 
 __all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn", "encode_members"]
 
@@ -44,40 +46,8 @@ class Role:
     AGENT: Final = "agent"
 
 
-_NULL: Final = msgspec.Raw(b"null")
-
-
-class StateWire(msgspec.Struct):
-    """A document as it lies on the wire, decoded no further than one pass needs. Internal to the client."""
-
-    id: str = ""
-    created_at: str = ZERO_TIME
-    updated_at: str = ZERO_TIME
-    call_id: str = ""
-    provider: str = ""
-    direction: str = ""
-    from_: str = msgspec.field(name="from", default="")
-    to: str = ""
-    status: str = ""
-    history: msgspec.Raw = _NULL
-    recovery_data: Any = None
-
-
-class StrictStateWire(StateWire, forbid_unknown_fields=True):
-    """The common document: no member that we don't know, so nothing has to be looked for a second time."""
-
-    metrics: StrictMetricsWire | None = None
-
-
-class LenientStateWire(StateWire):
-    """Any other."""
-
-    metrics: dict[str, Any] | None = None
-
-
 _STRICT = msgspec.json.Decoder(StrictStateWire)
 _LENIENT = msgspec.json.Decoder(LenientStateWire)
-_MEMBERS = frozenset(LenientStateWire.__struct_encode_fields__)
 
 
 class SessionState:
@@ -169,7 +139,8 @@ class SessionState:
             at: when; default now.
             extra: further members of the turn.
         """
-        turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra or None)
+        turn = Turn(role, content, timestamp=at, duration_ms=duration_ms, extra=extra or None)
+        turn.own_extra()
         self.append_turn(turn)
         return turn
 
@@ -205,10 +176,31 @@ class SessionState:
         Raises:
             DocumentError: a field holds what JSON can't say.
         """
-        return encode_members(self.to_members())
+        return b"".join(self.pieces())
 
-    def to_members(self, *, with_history: bool = True) -> dict[str, Any]:
-        """The JSON members, in the Go package's order, the history still as it is encoded."""
+    def pieces(self, check: Check | None = None) -> list[Piece]:
+        """The document in pieces, to be joined: the long history, much of it written before, is copied once.
+
+        Args:
+            check: applied to each turn's `extra` before it is written, unless it was before.
+
+        Raises:
+            DocumentError: a field holds what JSON can't say, or `check` refuses a turn.
+        """
+        if self.extra and not MEMBERS.isdisjoint(self.extra):  # which then stand in their places
+            return [encode_members(self.to_members(check=check))]
+        head = encode_members(self._head())
+        tail = encode_members(self._tail())
+        return [head[:-1], b',"history":', *self._history.pieces(check), b",", tail[1:]]
+
+    def to_members(self, *, with_history: bool = True, check: Check | None = None) -> dict[str, Any]:
+        """The JSON members, in the Go package's order, the history already encoded; `check` as for `pieces`."""
+        members = self._head()
+        if with_history:
+            members["history"] = msgspec.Raw(b"".join(self._history.pieces(check)))
+        return members | self._tail()
+
+    def _head(self) -> dict[str, Any]:
         members: dict[str, Any] = {
             "id": self.id,
             "created_at": self._created_at,
@@ -221,9 +213,10 @@ class SessionState:
         members["from"] = self.from_
         members["to"] = self.to
         members["status"] = self.status
-        if with_history:
-            members["history"] = self._history.encoded()
-        members["metrics"] = self.metrics.to_dict()
+        return members
+
+    def _tail(self) -> dict[str, Any]:
+        members: dict[str, Any] = {"metrics": self.metrics.to_dict()}
         if self.recovery_data not in (None, "", {}, []):
             members["recovery_data"] = self.recovery_data
         return members | self.extra if self.extra else members
@@ -272,13 +265,16 @@ def _restored(document: bytes, history_from: int) -> SessionState:
 
 
 def from_wire(
-    wire: StrictStateWire | LenientStateWire, document: bytes | str | msgspec.Raw | None = None
+    wire: StrictStateWire | LenientStateWire,
+    document: bytes | str | msgspec.Raw | None = None,
+    history: History | None = None,
 ) -> SessionState:
     """The state a decoded document stands for.
 
     Args:
         wire: the document, one pass decoded.
         document: its bytes, where it may hold members we don't know.
+        history: where it is known already.
 
     Raises:
         DocumentError: its history or its metrics are none.
@@ -293,9 +289,9 @@ def from_wire(
     state.from_ = wire.from_
     state.to = wire.to
     state.status = wire.status
-    state._history = History.of_json(wire.history)
+    state._history = History.of_json(wire.history) if history is None else history
     state.metrics = metrics_of(wire.metrics)
     state.recovery_data = wire.recovery_data
     state.history_from = 0
-    state.extra = {} if document is None else split_extra(msgspec.json.decode(document), _MEMBERS)[1]
+    state.extra = {} if document is None else split_extra(msgspec.json.decode(document), MEMBERS)[1]
     return state

@@ -77,6 +77,7 @@ class Outbox:
         session_id: of the call.
         acknowledged: called with the version after each request.
         lost: called when the session takes no more of anything.
+        epoch: of the claim, which turns are sent with.
     """
 
     def __init__(
@@ -85,11 +86,13 @@ class Outbox:
         session_id: str,
         acknowledged: Callable[[int], None],
         lost: Callable[[CallstateError], None],
+        epoch: int | None = None,
     ) -> None:
         self._store = store
         self._session_id = session_id
         self._acknowledged = acknowledged
         self._lost = lost
+        self._epoch = epoch
         self._entries: deque[_Entry] = deque()
         self._bytes = 0
         self._singly = 0
@@ -153,6 +156,7 @@ class Outbox:
             params = first.params or protocol.AddTurnParams(
                 session_id=self._session_id,
                 turns=msgspec.Raw(b"[%b]" % b",".join(self._entries[i].turn for i in range(count))),
+                epoch=self._epoch,
                 op=self._store.new_op(),
             )
             try:
@@ -214,6 +218,12 @@ class Outbox:
         for entry in entries:
             if not entry.future.done():
                 entry.future.set_exception(error)
+
+    def abandon(self) -> None:
+        """In a forked child: what is queued is the parent's to deliver, and its tasks are not here."""
+        self._closed = True
+        self._task = None
+        self._entries.clear()
 
     # -- leaving --------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ Unknown members are refused, for a mistyped `if_version` must not pass.
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -26,6 +26,12 @@ History = str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)]
 
 class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """Base of all params."""
+
+
+class Written(Params):
+    """Any verb's, as JSON already: the pieces that it is made of, joined."""
+
+    pieces: tuple[Any, ...]
 
 
 class NoParams(Params):

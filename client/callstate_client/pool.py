@@ -16,6 +16,7 @@ from threading import Event, RLock
 from time import monotonic
 from typing import Final
 
+from callstate_client import forks
 from callstate_client.blocking import SHORTEST_S, Connection, NoReplyError
 from callstate_client.discovery import Candidate, Tried, describe, no_daemon, refusal
 from callstate_client.errors import (
@@ -114,6 +115,7 @@ class Pool:
         self._timeout_s = timeout_s
         self._by_process: dict[int, Ours] = {}
         self.closed = False
+        forks.watch(self)
 
     @property
     def path(self) -> str:
@@ -128,6 +130,10 @@ class Pool:
         """
         ours = self._ours()
         ours.idle.append(self.connect(ours, monotonic() + wait_s, Backoff()))
+
+    def forked(self) -> None:
+        """In a child: leave the parent's connections to it now, also where the child never asks for anything."""
+        self._ours()
 
     def close(self) -> None:
         """Leave. What is under way in other threads fails with StoreClosedError. May be called twice."""

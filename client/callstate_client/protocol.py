@@ -10,12 +10,10 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType, structs
+from msgspec import UNSET, Raw, Struct, UnsetType
 
-from callstate_client.errors import DocumentError, InternalError, InvalidParamsError, WireError, from_wire
+from callstate_client.errors import InternalError, InvalidParamsError, WireError, from_wire
 from callstate_client.lines import LINE_BYTES, LineSplitter
-from callstate_client.model import SessionState, StrictStateWire
-from callstate_client.model import from_wire as state_from_wire
 from callstate_client.params import (
     INT64_MAX,
     INT64_MIN,
@@ -47,6 +45,7 @@ from callstate_client.params import (
     SubscribeParams,
     UpdateParams,
     Version,
+    Written,
 )
 from callstate_client.results import (
     DrainResult,
@@ -112,8 +111,7 @@ __all__ = [
     "UpdateParams",
     "Version",
     "VersionResult",
-    "decode_any_load",
-    "decode_claim_next",
+    "Written",
     "decode_drain",
     "decode_empty",
     "decode_event",
@@ -122,17 +120,17 @@ __all__ = [
     "decode_incoming",
     "decode_list",
     "decode_list_active",
-    "decode_load",
     "decode_members",
     "decode_register",
     "decode_save",
     "decode_subscribe",
     "decode_version",
     "encode_json",
+    "encode_params",
     "encode_request",
-    "load_result",
     "reply_id",
     "result_decoder",
+    "result_of",
 ]
 
 ResultT = TypeVar("ResultT")
@@ -178,9 +176,16 @@ encode_json = msgspec.json.Encoder(decimal_format="number").encode
 _decode_incoming = msgspec.json.Decoder(Incoming).decode
 
 
-_ZERO: Final = Raw(b"0")
-_SESSION: Final = b'{"session":0'
-"""How a save's params begin, `session` being the first of them."""
+def encode_params(members: Any) -> bytes:
+    """JSON of params.
+
+    Raises:
+        InvalidParamsError: a value in it is not JSON's, such as a lone surrogate.
+    """
+    try:
+        return encode_json(members)
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise InvalidParamsError(f"params that can't be written as JSON: {error}") from error
 
 
 def encode_request(request_id: int | None, method: str, params: Params | None = None) -> bytes:
@@ -189,23 +194,21 @@ def encode_request(request_id: int | None, method: str, params: Params | None = 
     Args:
         request_id: what the reply will carry; unique among those under way on the connection.
         method: a verb of the protocol; plain ASCII.
-        params: of the verb's class.
+        params: of the verb's class, or Written.
 
     Raises:
         InvalidParamsError: a value in it is not JSON's, such as a lone surrogate.
     """
-    head = f'{{"jsonrpc":"2.0","method":"{method}"' if request_id is None else (
-        f'{{"jsonrpc":"2.0","id":{request_id},"method":"{method}"'
-    )  # fmt: skip
+    if request_id is None:
+        head = f'{{"jsonrpc":"2.0","method":"{method}"'
+    else:
+        head = f'{{"jsonrpc":"2.0","id":{request_id},"method":"{method}"'
     if params is None:
         return head.encode() + b"}\n"
-    try:
-        if type(params) is SaveParams:  # its document is long: copied once, into memory of just that size
-            beside = encode_json(structs.replace(params, session=_ZERO))[len(_SESSION) :]
-            return b"".join((head.encode(), b',"params":{"session":', params.session, beside, b"}\n"))
-        return b'%b,"params":%b}\n' % (head.encode(), encode_json(params))
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise InvalidParamsError(f"params that can't be written as JSON: {error}") from error
+    head += ',"params":'
+    if type(params) is Written:  # what is long is copied once, into memory of just that size
+        return b"".join((head.encode(), *params.pieces, b"}\n"))
+    return b"%b%b}\n" % (head.encode(), encode_params(params))
 
 
 def decode_incoming(line: bytes) -> Incoming:
@@ -249,92 +252,23 @@ def result_decoder(result_type: type[ResultT]) -> Callable[[bytes], ResultT]:
             reply = decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InternalError(f"the daemon's reply can't be read: {error}") from error
-        return _result(reply)
+        return result_of(reply)
 
     return result
 
 
-def _result(reply: Reply[ResultT]) -> ResultT:
+def result_of(reply: Reply[ResultT]) -> ResultT:
+    """What a reply carries.
+
+    Raises:
+        WireError: the reply says so.
+        InternalError: it says nothing.
+    """
     if reply.error is not None:
         raise reply.error.exception()
     if reply.result is UNSET:
         raise InternalError("the daemon's reply has neither result nor error")
     return reply.result
-
-
-_decode_plain_load = msgspec.json.Decoder(Reply[LoadResult[StrictStateWire]]).decode
-decode_any_load = result_decoder(LoadResult[Raw])
-
-
-_HISTORY: Final = b',"history":[{'
-_BEHIND_HISTORY: Final = b'}]},"history_from":'
-_MARK: Final = b"0"
-_BESIDE_BYTES: Final = 4096
-"""How far from the end of a load's reply the end of its history is looked for; little is beside a session."""
-
-
-def decode_load(line: bytes) -> LoadResult[SessionState]:
-    """The result of a load or claim, from its whole reply line in one pass where nothing in it is unknown.
-
-    Raises:
-        WireError: the reply says so.
-        DocumentError: the session in it is no session document.
-    """
-    try:
-        plain = _result(_plain_load(line))
-        return _with_state(plain, state_from_wire(plain.session))
-    except (msgspec.ValidationError, DocumentError):  # a member that this version does not know, or a wrong one
-        return load_result(decode_any_load(line))
-
-
-def _plain_load(line: bytes) -> Reply[LoadResult[StrictStateWire]]:
-    """A load's reply; its turns are passed over, not scanned, where it has the form that daemons give it.
-
-    A quote behind a comma opens a name (behind a closing one there would be punctuation), so what is found here
-    is no part of a text; where the two don't belong together, the brackets of what is left don't match; where
-    both belong to something nested, the mark does not come out as the session's history.
-    """
-    start = line.find(_HISTORY) + len(_HISTORY) - 2
-    end = line.rfind(_BEHIND_HISTORY, max(0, len(line) - _BESIDE_BYTES)) + 2
-    if len(_HISTORY) - 2 <= start < end:
-        try:
-            reply = _decode_plain_load(b"".join((line[:start], _MARK, line[end:])))
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:
-            return _decode_plain_load(line)
-        if reply.result is not UNSET and bytes(reply.result.session.history) == _MARK:
-            reply.result.session.history = Raw(memoryview(line)[start:end])
-            return reply
-    return _decode_plain_load(line)
-
-
-_decode_claim_next: Callable[[bytes], LoadResult[Raw] | None] = result_decoder(LoadResult[Raw] | None)  # type: ignore[arg-type]
-
-
-def decode_claim_next(line: bytes) -> LoadResult[SessionState] | None:
-    """The result of a claim of any orphan: None where there is none.
-
-    Raises:
-        WireError: the reply says so.
-    """
-    result = _decode_claim_next(line)
-    return None if result is None else load_result(result)
-
-
-def load_result(result: LoadResult[Raw]) -> LoadResult[SessionState]:
-    """The same result with its session decoded."""
-    return _with_state(result, SessionState.from_json(result.session))
-
-
-def _with_state(result: LoadResult[Any], state: SessionState) -> LoadResult[SessionState]:
-    # by what came, not by what was asked: `history: "none"` is a part too
-    if result.history_from is not None and state.history:
-        state.history_from = result.history_from
-    else:
-        state.history_from = max(0, result.turn_count - len(state.history))
-    result.session = state
-    return result
 
 
 class Empty(Struct):

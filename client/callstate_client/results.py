@@ -34,6 +34,8 @@ class LoadResult(Struct, Generic[SessionT], kw_only=True):
     owner: str | None = None
     ended_reason: str | None = None
     labels: dict[str, str] = {}
+    heartbeat_timeout_s: float | None = None
+    restored: bool = False
 
 
 class ListActiveResult(Struct):

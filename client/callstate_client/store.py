@@ -86,6 +86,8 @@ class Record:
         labels: what the worker selects its calls by.
         history_from: index of the first turn in `state.history`; over 0 when loaded in part.
         turn_count: the whole history's length.
+        heartbeat_timeout_s: silence after which it is suspected, seconds; None for the daemon's own.
+        restored: a daemon that restarted has it from its journal, and has heard nothing of it since.
     """
 
     state: SessionState
@@ -96,3 +98,5 @@ class Record:
     labels: dict[str, str] = field(default_factory=dict)
     history_from: int = 0
     turn_count: int = 0
+    heartbeat_timeout_s: float | None = None
+    restored: bool = False

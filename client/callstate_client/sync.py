@@ -11,6 +11,8 @@ with connect() as store:
 from __future__ import annotations
 
 import os
+import secrets
+import socket as sockets
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -24,6 +26,7 @@ from callstate_client.inflight import REPEATABLE
 from callstate_client.model import SessionState
 from callstate_client.patience import TIMEOUT_S
 from callstate_client.pool import Pool
+from callstate_client.results import DrainResult
 from callstate_client.store import Record
 
 __all__ = ["Store", "connect"]
@@ -55,6 +58,7 @@ class Store:
     def __init__(self, socket: str | os.PathLike[str] | None, wait_s: float, timeout_s: float) -> None:
         self._pool = Pool(candidates(socket, os.environ, os.getuid()), timeout_s)
         self._ops = asks.Ops()
+        self._worker_id = f"{sockets.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
         self._beats: dict[str, bytes] = {}
         self._pool.open(wait_s)
 
@@ -82,6 +86,12 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def worker_id(self) -> str:
+        """Whom sessions are claimed for. The store's connections are not registered: nothing is owned by being
+        created here, and an owner is known by its heartbeats alone."""
+        return self._worker_id
 
     def new_op(self) -> str:
         """A name for one mutation, like no other's."""
@@ -238,6 +248,28 @@ class Store:
             page = self._ask(ask, timeout_s)
             yield from page.items
             ask = page.following
+
+    # -- who holds a call -----------------------------------------------------------------------------------
+
+    def claim(
+        self, session_id: str, *, steal: bool = False, history: str | int = "all", timeout_s: float | None = None
+    ) -> Record:
+        """Hold this session from now on; to be beaten for."""
+        return self._ask(asks.claim(session_id, self._worker_id, history, steal=steal), timeout_s)
+
+    def claim_next(
+        self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
+    ) -> Record | None:
+        """Hold any session whose worker is gone; None where there is none."""
+        return self._ask(asks.claim_next(self._worker_id, labels, history), timeout_s)
+
+    def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
+        """Hold this session no more."""
+        self._ask(asks.release(session_id, epoch), timeout_s)
+
+    def drain(self, on: bool = True, *, timeout_s: float | None = None) -> DrainResult:
+        """Let the host run out of calls, or take new ones again."""
+        return self._ask(asks.drain(on), timeout_s)
 
     # -- the store itself ---------------------------------------------------------------------------------
 

@@ -13,8 +13,10 @@ from callstate_client.errors import WireError
 class ScriptedPeer:
     """Listens, and puts what comes into `received` and each new connection into `connections`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, registers: bool = True) -> None:
         self.path = path
+        self.registers = registers
+        """Workers are welcome: their greetings are answered, and not among what is received."""
         self.received: asyncio.Queue[bytes] = asyncio.Queue()
         """What each read brought, as it came."""
         self.connections: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
@@ -69,11 +71,18 @@ class _Side(asyncio.Protocol):
         self._peer = peer
 
     def connection_made(self, transport: Any) -> None:
+        self._transport = transport
         self._peer._open.append(transport)
         self._peer.connections.put_nowait(transport)
 
     def data_received(self, data: bytes) -> None:
-        self._peer.received.put_nowait(data)
+        if self._peer.registers and b'"method":"worker.register"' in data[:100]:
+            greeting, _, data = data.partition(b"\n")
+            worker_id = json.loads(greeting)["params"]["worker_id"]
+            reply = {"jsonrpc": "2.0", "id": 0, "result": {"worker_id": worker_id, "drain": False}}
+            self._transport.write(json.dumps(reply, separators=(",", ":")).encode() + b"\n")
+        if data:
+            self._peer.received.put_nowait(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._peer.gone.put_nowait(None)

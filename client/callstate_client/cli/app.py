@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
 
 async def _run(args: argparse.Namespace) -> int:
     # an operator wants to know at once that nothing is there: no waiting for a daemon to come up
-    async with connect(args.socket, wait_s=0, timeout_s=args.timeout) as store:
+    async with connect(args.socket, wait_s=0, timeout_s=args.timeout, register=args.command == "simulate") as store:
         return await COMMANDS[args.command](store, args, Output(as_json=args.json))
 
 

@@ -315,7 +315,7 @@ async def test_the_daemons_heartbeat_timeout_is_asked_for_once_a_connection(
 async def test_a_bad_id_does_not_spoil_the_beats_of_others(peer: ScriptedPeer, store: SidecarStore) -> None:
     bad, good = soon(store.update_heartbeat("not an id"), store.update_heartbeat("c1"))
     (request,) = await peer.requests(1)
-    assert request["params"] == {"session_ids": ["c1"]}
+    assert request["params"] == {"session_id": "c1"}
     peer.reply(request, {})
     await good
     with pytest.raises(InvalidParamsError):

@@ -266,7 +266,8 @@ def with_losses(harm) -> MemoryStore:
     class Harmful(MemoryStore):
         async def get(self, session_id, history="all", **options):
             record = await super().get(session_id, history, **options)
-            harm(record)
+            if history == "all":
+                harm(record)
             return record
 
     return Harmful()

@@ -8,7 +8,7 @@ import pytest
 
 from callstate_client import CallStore, HealthChecker, MemoryStore, Namer, SessionStore, SidecarStore
 
-OWN = {SidecarStore: {"path", "open"}, MemoryStore: {"count", "worker", "worker_id", "kill_worker"}}
+OWN = {SidecarStore: {"path", "open", "forked"}, MemoryStore: {"count", "worker", "kill_worker"}}
 
 
 def public(cls: type) -> dict[str, object]:

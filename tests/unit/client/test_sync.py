@@ -132,8 +132,8 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 # -- one front is like the other --------------------------------------------------------------------------------
 
-ABSENT = {"hold", "default_heartbeat_timeout_s"}
-"""Of the asyncio front: holding a call takes beats in the background, which this form leaves to the caller."""
+ABSENT = {"hold", "recover", "events", "default_heartbeat_timeout_s"}
+"""Of the asyncio front: what holds a call takes beats in the background, and what listens a loop."""
 
 BLOCKING = {"AsyncIterator[Record]": "Iterator[Record]", "Awaitable[bytes]": "bytes"}
 
@@ -157,7 +157,8 @@ def test_signatures_are_the_same(name: str) -> None:
 
 def test_connecting_is_the_same_without_a_worker() -> None:
     theirs = dict(inspect.signature(callstate_client.connect).parameters)
-    del theirs["worker_id"]
+    for name in ("worker_id", "register", "stall_timeout_s"):
+        del theirs[name]
     assert inspect.signature(sync.connect).parameters == theirs
 
 

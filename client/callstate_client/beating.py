@@ -1,0 +1,235 @@
+"""Heartbeats from a thread with a connection of its own, so that a busy loop is not taken for a dead one; and only
+while the loop turns, so that a hung one is not taken for a live one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket as sockets
+from collections.abc import Callable, Sequence
+from threading import Condition, Thread
+from time import monotonic
+from typing import Final
+
+from callstate_client import forks, protocol
+from callstate_client.beats import BEATS_A_TIMEOUT, EARLY, RETRY_S, Beat, LostCallback
+from callstate_client.blocking import REQUEST_ID, Connection
+from callstate_client.discovery import Candidate, refusal
+from callstate_client.errors import (
+    CallstateError,
+    FencedError,
+    MethodNotFoundError,
+    SessionEndedError,
+    SessionNotFoundError,
+)
+from callstate_client.patience import Backoff
+from callstate_client.pulse import Pulse
+
+_log = logging.getLogger("callstate")
+
+REPLY_S: Final = 5.0
+"""How long a message of heartbeats may take to be answered, seconds: then another connection is tried."""
+
+BEATS_A_MESSAGE: Final = 2000
+"""Heartbeats that leave as one message: with the longest ids half a request line's limit."""
+
+LEAVE_S: Final = 1.0
+"""How long leaving waits for the thread, seconds; it is interrupted, so it takes no time."""
+
+
+class BeatingThread:
+    """Beats for the calls added to it, until they are discarded or lost. Belongs to the loop it is made in.
+
+    Args:
+        places: where to look for the daemon's socket.
+        worker_id: whom the connection is registered for; None: nobody.
+        stall_timeout_s: without a turn of the loop for so long no heartbeat is sent, seconds.
+    """
+
+    def __init__(
+        self, places: Callable[[], Sequence[Candidate]], worker_id: str | None, stall_timeout_s: float
+    ) -> None:
+        self._places = places
+        self._worker_id = worker_id
+        self._loop = asyncio.get_running_loop()
+        self._pulse = Pulse(self._loop, stall_timeout_s, self._turned)
+        self._changed = Condition()
+        self._beats: dict[str, Beat] = {}
+        self._connection: Connection | None = None
+        self._socket: sockets.socket | None = None
+        self._thread: Thread | None = None
+        self._stalled = False
+        self._closing = False
+        forks.watch(self)
+
+    # -- in the loop ----------------------------------------------------------------------------------------
+
+    def add(self, session_id: str, timeout_s: float, lost: LostCallback) -> None:
+        """Beat for this call from now on.
+
+        Args:
+            session_id: of the call.
+            timeout_s: the call's heartbeat timeout, seconds.
+            lost: called once, in the loop, when the call takes no more beats; it is discarded then.
+        """
+        interval_s = timeout_s / BEATS_A_TIMEOUT
+        with self._changed:
+            self._beats[session_id] = Beat(interval_s, monotonic() + interval_s, lost)
+            self._changed.notify()
+        self._pulse.start()
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="callstate-beats", daemon=True)
+            self._thread.start()
+
+    def discard(self, session_id: str) -> None:
+        """Beat no more for this call."""
+        with self._changed:
+            self._beats.pop(session_id, None)
+            idle = not self._beats
+        if idle:
+            self._pulse.stop()
+
+    async def close(self) -> None:
+        """Beat no more for any."""
+        self._pulse.stop()
+        with self._changed:
+            self._closing = True
+            self._beats.clear()
+            self._changed.notify()
+            if self._connection is not None:
+                self._connection.interrupt()
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await self._loop.run_in_executor(None, thread.join, LEAVE_S)
+
+    def forked(self) -> None:
+        """In a child: there is no thread here, and the connection is the parent's."""
+        if self._socket is not None:
+            forks.let_go(self._socket.fileno)
+        self._changed = Condition()  # whoever held it is not here
+        self._beats = {}
+        self._connection = self._socket = self._thread = None
+
+    def _turned(self) -> None:
+        if self._stalled:
+            with self._changed:
+                self._changed.notify()
+
+    # -- in the thread --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        while True:
+            due = self._wait_for_due()
+            if due is None:
+                break
+            try:
+                for start in range(0, len(due), BEATS_A_MESSAGE):
+                    self._send(due[start : start + BEATS_A_MESSAGE])
+                backoff.reset()
+            except Exception as error:  # noqa: BLE001 - whatever it is, the calls go on
+                self._leave()
+                self._again(due, backoff.pause_s(), error)
+        self._leave()
+
+    def _wait_for_due(self) -> list[str] | None:
+        """The calls that are due, once there are any and the loop turns; None at the end."""
+        with self._changed:
+            while not self._closing:
+                now = monotonic()
+                self._stalled = self._pulse.stalled
+                soonest = min((beat.due for beat in self._beats.values()), default=None)
+                if self._stalled or soonest is None:
+                    self._changed.wait()
+                elif soonest > now:
+                    self._changed.wait(soonest - now)
+                else:
+                    return self._take_due(now)
+            return None
+
+    def _take_due(self, now: float) -> list[str]:
+        due = [sid for sid, beat in self._beats.items() if beat.due - beat.interval_s * EARLY <= now]
+        for session_id in due:
+            beat = self._beats[session_id]
+            beat.due = now + beat.interval_s
+        return due
+
+    def _again(self, due: list[str], pause_s: float, error: Exception) -> None:
+        """Not sent: once more soon, well before the calls are suspected."""
+        if self._closing:
+            return
+        ours = None if isinstance(error, OSError | CallstateError) else error  # a fault of ours: with its traceback
+        _log.warning("no heartbeat of %d calls: %s", len(due), error, exc_info=ours)
+        with self._changed:
+            for session_id in due:
+                beat = self._beats.get(session_id)
+                if beat is not None:
+                    beat.due = monotonic() + min(max(pause_s, RETRY_S / 10), RETRY_S, beat.interval_s)
+
+    def _send(self, session_ids: list[str]) -> None:
+        connection = self._connection or self._connect()
+        params = protocol.HeartbeatParams(session_ids=session_ids)
+        line = protocol.encode_request(REQUEST_ID, "session.heartbeat", params)
+        result = protocol.decode_heartbeat(connection.exchange(line, REPLY_S, monotonic() + REPLY_S))
+        for session_id in (*result.missing, *result.ended, *result.fenced):
+            self._ask_why(connection, session_id)
+
+    def _ask_why(self, connection: Connection, session_id: str) -> None:
+        """The lists don't say when and why it ended, or whose it is: seldom enough to ask once more."""
+        params = protocol.HeartbeatParams(session_id=session_id)
+        line = protocol.encode_request(REQUEST_ID, "session.heartbeat", params)
+        try:
+            protocol.decode_empty(connection.exchange(line, REPLY_S, monotonic() + REPLY_S))
+        except (SessionNotFoundError, SessionEndedError, FencedError) as error:
+            self._lose(session_id, error)
+
+    def _lose(self, session_id: str, error: CallstateError) -> None:
+        with self._changed:
+            beat = self._beats.pop(session_id, None)
+        if beat is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(beat.lost, error)
+
+    def _connect(self) -> Connection:
+        """A connection to the first place that answers.
+
+        Raises:
+            OSError, CallstateError: there is none.
+        """
+        failure: Exception = ConnectionRefusedError("there is no daemon")
+        for place in self._places():
+            refused = refusal(place, os.getuid())
+            if refused is not None:
+                failure = ConnectionRefusedError(refused.why)
+                continue
+            connecting = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+            connection = Connection(connecting)
+            try:
+                connection.connect(place.path, REPLY_S)
+                self._register(connection)
+            except (OSError, CallstateError) as error:
+                connection.close()
+                failure = error
+                continue
+            with self._changed:
+                self._connection, self._socket = connection, connecting
+            return connection
+        raise failure
+
+    def _register(self, connection: Connection) -> None:
+        if self._worker_id is None:
+            return
+        params = protocol.RegisterParams(worker_id=self._worker_id)
+        line = protocol.encode_request(REQUEST_ID, "worker.register", params)
+        reply = connection.exchange(line, REPLY_S, monotonic() + REPLY_S)
+        try:
+            protocol.decode_register(reply)
+        except MethodNotFoundError:  # an older daemon, which knows no workers
+            return
+
+    def _leave(self) -> None:
+        with self._changed:
+            connection, self._connection, self._socket = self._connection, None, None
+        if connection is not None:
+            connection.close()

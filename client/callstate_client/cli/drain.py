@@ -1,0 +1,67 @@
+"""`callstate drain`: take no new calls, and wait until those that are there are over."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+
+from callstate_client.api import CallStore
+from callstate_client.cli import output
+from callstate_client.cli.output import Output
+from callstate_client.model import Status
+
+LOOK_EVERY_S: Final = 0.25
+"""How often the calls are counted: nobody sees the difference, and it costs the daemon nothing."""
+
+
+async def drain(store: CallStore, args: argparse.Namespace, out: Output) -> int:
+    """Begin, or with `--off` leave off; exit code 1 where calls are left when the time of `--wait` is up."""
+    result = await store.drain(not args.off)
+    left = result.sessions
+    if args.wait is not None:
+        with _progress(visible=not out.as_json) as show:
+            left = await _wait(store, left, args.wait, show)
+    if out.as_json:
+        out.document({"drain": result.drain, "sessions": left})
+    else:
+        out.text(_said(left) if result.drain else "new calls are taken")
+    if args.wait is None or not left:
+        return 0
+    output.error(f"{_calls(left)} left after {args.wait:g} s")
+    return 1
+
+
+async def _wait(store: CallStore, left: int, wait_s: float, show: Callable[[int], None]) -> int:
+    """Count until none is left or the time is up; gives how many are."""
+    until = time.monotonic() + wait_s
+    while left and (rest_s := until - time.monotonic()) > 0:
+        show(left)
+        await asyncio.sleep(min(LOOK_EVERY_S, rest_s))
+        sessions = (await store.stats())["sessions"]  # asked for, not drained again: somebody may call it off
+        left = sum(count for status, count in sessions.items() if status != Status.ENDED)
+    return left
+
+
+def _said(left: int) -> str:
+    return f"no new calls are taken; {_calls(left)} left"
+
+
+def _calls(count: int) -> str:
+    return {0: "none", 1: "1 call"}.get(count, f"{count} calls")
+
+
+@contextmanager
+def _progress(*, visible: bool) -> Iterator[Callable[[int], None]]:
+    """The count on stderr as it falls; nothing where that is no terminal."""
+    if not (visible and sys.stderr.isatty()):
+        yield lambda _left: None
+        return
+    with Console(stderr=True).status("") as status:
+        yield lambda left: status.update(f"{_calls(left)} left")

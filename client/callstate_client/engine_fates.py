@@ -1,0 +1,70 @@
+"""What time does to the sessions of a MemoryStore. Pure: `now` is passed in.
+
+live          silent for its timeout          -> suspect
+suspect       silent for the grace            -> ended, reaped
+live, suspect older than its max_duration_s   -> ended, reaped
+ended         its retention is over           -> forgotten
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from callstate_client.engine_kept import Kept, Moment
+from callstate_client.times import ZERO_TIME, parse_time
+
+SILENT: Final = "heartbeat_timeout"
+EXITED: Final = "worker_exited"
+OVERTIME: Final = "max_duration"
+RELEASED: Final = "released"
+DISCONNECTED: Final = "disconnected"
+
+
+@dataclass(slots=True, frozen=True)
+class Spans:
+    """How long things take, seconds.
+
+    Args:
+        heartbeat_timeout_s: silence after which a session without a timeout of its own is suspected.
+        grace_s: how long a suspect may still come back.
+        retention_s: how long an ended session is kept.
+        reconnect_grace_s: how long a worker that lives may be without a view before its sessions are orphans.
+    """
+
+    heartbeat_timeout_s: float = 30.0
+    grace_s: float = 30.0
+    retention_s: float = 300.0
+    reconnect_grace_s: float = 5.0
+
+
+class Fate(Enum):
+    """What time does."""
+
+    SUSPECT = "suspect"
+    REAP = "reap"
+    REAP_OVERTIME = "reap_overtime"
+    FORGET = "forget"
+
+
+def next_fate(kept: Kept, now: Moment, spans: Spans) -> tuple[float, Fate]:
+    """When time does something to this session if nobody else does before, monotonic seconds; and what."""
+    if kept.ended:
+        return kept.ended_mono + spans.retention_s, Fate.FORGET
+    if kept.suspicion:
+        silence, fate = kept.suspect_at + spans.grace_s, Fate.REAP
+    else:
+        timeout_s = kept.heartbeat_timeout_s
+        silence = kept.alive_at + (spans.heartbeat_timeout_s if timeout_s is None else timeout_s)
+        fate = Fate.SUSPECT
+    overtime = _overtime(kept, now)
+    return (overtime, Fate.REAP_OVERTIME) if overtime <= silence else (silence, fate)
+
+
+def _overtime(kept: Kept, now: Moment) -> float:
+    if kept.max_duration_s is None:
+        return float("inf")
+    created = kept.state.created_at
+    age_s = 0.0 if created == parse_time(ZERO_TIME) else (now.wall - created).total_seconds()
+    return now.mono + kept.max_duration_s - age_s

@@ -1,0 +1,96 @@
+"""What a MemoryStore keeps of a session, and the moment at which something happens to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
+
+from callstate_client.errors import SessionEndedError
+from callstate_client.model import SessionState, Status
+from callstate_client.times import format_time
+
+
+class Moment(NamedTuple):
+    """One moment on both clocks.
+
+    Args:
+        mono: for spans, seconds.
+        wall: for documents and events, UTC.
+    """
+
+    mono: float
+    wall: datetime
+
+
+@dataclass(slots=True, eq=False)
+class Kept:
+    """One session.
+
+    Args:
+        state: nobody outside has a reference to it.
+        seq: in the order of being created, for cursors.
+        alive_at: what its timeout is counted from, monotonic seconds.
+        beat_at: last sign of life, wall clock.
+        version: of the last mutation.
+        epoch: changes with the owner.
+        owner: the worker that holds it; empty: none.
+        orphan: why it has no owner any more; empty: it has one, or never had.
+        orphan_at: since when, monotonic seconds.
+        suspicion: why it is suspected; empty: it is not.
+        suspect_at: since when, monotonic seconds.
+        ended_mono: when it ended, monotonic seconds.
+        reaped: ended by time, not by a worker.
+        status_before: that it had when it was reaped.
+        fenced_epoch: the last one in which somebody's refusal was told.
+        due: when time has to look at it next; see Agenda.
+    """
+
+    state: SessionState
+    seq: int
+    alive_at: float
+    beat_at: datetime
+    version: int = 0
+    epoch: int = 0
+    owner: str = ""
+    orphan: str = ""
+    orphan_at: float = 0.0
+    labels: dict[str, str] = field(default_factory=dict)
+    heartbeat_timeout_s: float | None = None
+    max_duration_s: float | None = None
+    suspicion: str = ""
+    suspect_at: float = 0.0
+    ended_reason: str = ""
+    ended_at: datetime | None = None
+    ended_mono: float = 0.0
+    reaped: bool = False
+    status_before: str = ""
+    fenced_epoch: int | None = None
+    ops: dict[str, bytes] = field(default_factory=dict)
+    due: float = float("inf")
+
+    @property
+    def ended(self) -> bool:
+        """Whether its status is `ended`."""
+        return self.state.status == Status.ENDED
+
+    def ended_error(self) -> SessionEndedError:
+        """Says when and why."""
+        ended_at = None if self.ended_at is None else format_time(self.ended_at)
+        text = f"the session has ended: {self.ended_reason}"
+        return SessionEndedError(text, ended_at=ended_at, reason=self.ended_reason)
+
+
+@dataclass(slots=True, eq=False)
+class Grave:
+    """What a deleted session leaves for a while: one newly created under its id goes on from there.
+
+    Args:
+        made_at: monotonic seconds.
+    """
+
+    session_id: str
+    version: int
+    epoch: int
+    made_at: float
+    due: float = float("inf")

@@ -1,0 +1,573 @@
+"""Who holds a call, how that is known, and how it changes hands, whatever is behind the store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+
+import pytest
+
+from callstate_client import (
+    CallStore,
+    ConflictError,
+    FencedError,
+    ForbiddenError,
+    InvalidParamsError,
+    SessionEndedError,
+    SessionNotFoundError,
+    ShuttingDownError,
+    Turn,
+)
+from callstate_client.events import Event
+from support.owners import (
+    GROUNDS,
+    Events,
+    Ground,
+    a_call,
+    beats,
+    claim,
+    claim_next,
+    drain,
+    interrupted,
+    register,
+    release,
+)
+
+
+@pytest.fixture(params=GROUNDS)
+async def ground(request: pytest.FixtureRequest) -> AsyncIterator[Ground]:
+    async with GROUNDS[request.param]() as ground:
+        yield ground
+
+
+@pytest.fixture
+async def w1(ground: Ground) -> CallStore:
+    return await ground.make_worker("w1")
+
+
+@pytest.fixture
+async def w2(ground: Ground) -> CallStore:
+    return await ground.make_worker("w2")
+
+
+@pytest.fixture
+async def operator(ground: Ground) -> CallStore:
+    return await ground.make_worker(None)
+
+
+async def event(events: Events) -> Event:
+    async with asyncio.timeout(10):
+        return await anext(events)  # type: ignore[call-overload, no-any-return]
+
+
+async def held(store: CallStore, session_id: str = "c1") -> tuple[str | None, int]:
+    record = await store.get(session_id)
+    return record.owner, record.epoch
+
+
+async def fenced(ask: Awaitable[object]) -> tuple[int | None, str | None]:
+    with pytest.raises(FencedError) as caught:
+        await ask
+    return caught.value.epoch, caught.value.owner
+
+
+# -- owning ------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_owns_what_it_creates_and_nobody_what_an_operator_does(
+    w1: CallStore, operator: CallStore
+) -> None:
+    await w1.save(a_call("mine"))
+    await operator.save(a_call("nobodys"))
+    assert await held(operator, "mine") == ("w1", 0)
+    assert await held(operator, "nobodys") == (None, 0)
+    assert [record.state.id async for record in operator.sessions(owner="w1")] == ["mine"]
+
+
+async def test_another_worker_is_fenced(w1: CallStore, w2: CallStore) -> None:
+    await w1.save(a_call(history=[Turn("user", "x")]))
+    for ask in (
+        w2.update_heartbeat("c1"),
+        w2.save(a_call()),
+        w2.add_turn("c1", "user", "x"),
+        w2.amend_last_turn("c1", content="y"),
+        w2.record_interruption("c1"),
+        w2.update("c1", status="on_hold"),
+        w2.end("c1"),
+        w2.delete("c1"),
+        interrupted(w2, "c1", epoch=0),
+    ):
+        assert await fenced(ask) == (0, "w1")
+    record = await w1.get("c1")
+    assert (record.state.status, record.turn_count, record.state.metrics.interruption_count) == ("active", 1, 0)
+
+
+async def test_beats_of_many_say_which_are_anothers(w1: CallStore, w2: CallStore, operator: CallStore) -> None:
+    await w1.save(a_call("mine"))
+    await w2.save(a_call("theirs"))
+    await operator.save(a_call("nobodys"))
+    result = await beats(w1, "mine", "theirs", "nobodys", "gone")
+    assert (result.fenced, result.missing, result.ended) == (["theirs"], ["gone"], [])
+
+
+async def test_a_session_without_owner_is_everybodys_and_stays_so(w1: CallStore, operator: CallStore) -> None:
+    await operator.save(a_call())
+    await w1.update_heartbeat("c1")
+    await w1.add_turn("c1", "user", "x")
+    assert await held(w1) == (None, 0)
+
+
+async def test_an_operator_changes_everything(w1: CallStore, operator: CallStore) -> None:
+    await w1.save(a_call())
+    await operator.update("c1", status="on_hold")
+    assert await held(w1) == ("w1", 0)
+    await interrupted(operator, "c1", epoch=0)
+    assert await fenced(interrupted(operator, "c1", epoch=1)) == (0, "w1")
+    await operator.end("c1", "operator")
+    assert (await w1.get("c1")).ended_reason == "operator"
+
+
+async def test_an_operators_changes_are_life_only_with_the_epoch(
+    ground: Ground, w1: CallStore, operator: CallStore
+) -> None:
+    events = await ground.watch("suspect", "recovered")
+    for session_id in ("with", "without"):
+        await w1.save(a_call(session_id))
+    await ground.pass_time(ground.timeout_s / 2)
+    await interrupted(operator, "with", epoch=0)
+    await interrupted(operator, "without")
+    await ground.pass_time(ground.timeout_s * 0.75)
+    suspect = await event(events)
+    assert (suspect.type, suspect.session_id) == ("suspect", "without")
+    await interrupted(operator, "without")
+    await w1.update_heartbeat("with")
+    await ground.pass_time(ground.timeout_s * 0.1)
+    await interrupted(operator, "without", epoch=0)
+    recovered = await event(events)
+    assert (recovered.type, recovered.session_id) == ("recovered", "without")
+
+
+async def test_an_operators_beat_counts_while_the_owner_is_away(
+    ground: Ground, w1: CallStore, operator: CallStore
+) -> None:
+    await w1.save(a_call())
+    assert await fenced(operator.update_heartbeat("c1")) == (0, "w1")
+    assert (await beats(operator, "c1")).fenced == ["c1"]
+    await ground.kill(w1)
+    await operator.update_heartbeat("c1")
+    # claimed for one that never connects: beats are all it has
+    await claim(operator, "c1", "script", steal=True)
+    assert (await beats(operator, "c1")).fenced == []
+
+
+async def test_what_a_worker_ended_takes_late_words_from_it_alone(w1: CallStore, w2: CallStore) -> None:
+    await w1.save(a_call())
+    await w1.end("c1")
+    await w1.add_turn("c1", "user", "bye")
+    await fenced(w2.add_turn("c1", "user", "bye"))
+    with pytest.raises(SessionEndedError):
+        await w1.update_heartbeat("c1")
+    await w1.save(a_call())
+    assert await held(w2) == ("w1", 0)
+
+
+async def test_a_new_session_of_an_old_id_is_its_creators(w1: CallStore, w2: CallStore) -> None:
+    await w1.save(a_call())
+    first = (await claim(w2, "c1", "w2", steal=True)).epoch
+    await w2.delete("c1")
+    await w1.save(a_call())
+    assert await held(w1) == ("w1", first)
+
+
+# -- claiming ----------------------------------------------------------------------------------------------
+
+
+async def test_a_live_call_is_its_owners_until_stolen(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    events = await ground.watch("claimed", "fenced")
+    await w1.save(a_call(history=[Turn("user", "x"), Turn("agent", "y")]))
+    before = (await w1.get("c1")).version
+    with pytest.raises(ConflictError) as caught:
+        await claim(w2, "c1", "w2")
+    assert caught.value.owner == "w1"
+    stolen = await claim(w2, "c1", "w2", steal=True, history=1)
+    assert (stolen.owner, stolen.epoch, stolen.turn_count, stolen.history_from) == ("w2", 1, 2, 1)
+    assert stolen.version > before
+    for _ in range(2):
+        assert await fenced(w1.update_heartbeat("c1")) == (1, "w2")
+    assert await fenced(interrupted(w1, "c1", epoch=0)) == (1, "w2")
+    told = [await event(events), await event(events)]
+    assert [(each.type, each.owner, each.epoch, each.reason) for each in told] == [
+        ("claimed", "w2", 1, "stolen"),
+        ("fenced", "w2", 1, None),
+    ]
+    again = await claim(w1, "c1", "w1", steal=True)
+    assert (again.owner, again.epoch) == ("w1", 2)
+    assert (await event(events)).type == "claimed"  # the second and third refusal were told by the first
+
+
+async def test_a_repeated_claim_is_the_same_claim(ground: Ground, w1: CallStore, operator: CallStore) -> None:
+    events = await ground.watch("claimed")
+    await operator.save(a_call())
+    first, second = await claim(w1, "c1", "w1"), await claim(w1, "c1", "w1")
+    assert (first.epoch, first.version) == (second.epoch, second.version)
+    await operator.save(a_call("c2"))
+    await claim(w1, "c2", "w1")
+    assert [((one := await event(events)).session_id, one.reason) for _ in range(2)] == [
+        ("c1", "unowned"),
+        ("c2", "unowned"),
+    ]
+
+
+async def test_what_can_not_be_claimed(w1: CallStore, operator: CallStore) -> None:
+    await w1.save(a_call())
+    with pytest.raises(SessionNotFoundError):
+        await claim(w1, "gone", "w1")
+    with pytest.raises(ForbiddenError):
+        await claim(w1, "c1", "w2")
+    with pytest.raises(ForbiddenError):
+        await claim_next(w1, "w2")
+    await w1.end("c1", "hangup")
+    for store, worker_id in ((w1, "w1"), (operator, "w3")):
+        with pytest.raises(SessionEndedError) as caught:
+            await claim(store, "c1", worker_id, steal=True)
+        assert caught.value.reason == "hangup"
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "w" * 65, "ü", "a\n"])
+async def test_bad_worker_ids(operator: CallStore, bad: str) -> None:
+    await operator.save(a_call())
+    for ask in (claim(operator, "c1", bad), claim_next(operator, bad), register(operator, bad)):
+        with pytest.raises(InvalidParamsError) as caught:
+            await ask
+        assert caught.value.path == "$.params.worker_id"
+
+
+async def test_of_two_claims_one_is_taken(ground: Ground, operator: CallStore) -> None:
+    await operator.save(a_call())
+    workers = [await ground.make_worker(f"w{n}") for n in range(5)]
+    claims = [claim(worker, "c1", f"w{n}") for n, worker in enumerate(workers)]
+    outcomes = await asyncio.gather(*claims, return_exceptions=True)
+    assert sum(isinstance(each, ConflictError) for each in outcomes) == 4
+
+
+# -- releasing ---------------------------------------------------------------------------------------------
+
+
+async def test_a_released_call_goes_to_the_next(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    events = await ground.watch("released", "claimed")
+    await w1.save(a_call())
+    assert await fenced(release(w1, "c1", 7)) == (0, "w1")
+    assert await fenced(release(w2, "c1", 0)) == (0, "w1")
+    await release(w1, "c1", 0)
+    await release(w1, "c1", 0)
+    assert await held(w2) == (None, 0)
+    assert await claim_next(w2, "w2") == "c1"
+    assert await held(w2) == ("w2", 1)
+    assert await fenced(release(w1, "c1", 0)) == (1, "w2")
+    told = [await event(events), await event(events)]
+    assert [(each.type, each.reason, each.owner) for each in told] == [
+        ("released", "released", "w1"),
+        ("claimed", "released", "w2"),
+    ]
+
+
+async def test_what_has_ended_is_not_released(w1: CallStore) -> None:
+    await w1.save(a_call())
+    await w1.end("c1")
+    with pytest.raises(SessionEndedError):
+        await release(w1, "c1", 0)
+
+
+async def test_a_released_call_has_a_full_timeout(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    events = await ground.watch("suspect", "expired")
+    await w1.save(a_call())
+    await ground.pass_time(ground.timeout_s * 0.75)
+    await release(w1, "c1", 0)
+    await w1.save(a_call("c2"))
+    await ground.pass_time(ground.timeout_s * 0.75)
+    assert await w2.list_active() == ["c1", "c2"]
+    await w1.update_heartbeat("c2")
+    await ground.pass_time(ground.timeout_s * 0.5)
+    suspect = await event(events)
+    assert (suspect.session_id, suspect.reason) == ("c1", "heartbeat_timeout")
+
+
+# -- the next one ------------------------------------------------------------------------------------------
+
+
+async def test_claim_next_takes_orphans_oldest_first_then_suspects(
+    ground: Ground, w1: CallStore, w2: CallStore, operator: CallStore
+) -> None:
+    dying = await ground.make_worker("dying")
+    await dying.save(a_call("suspect"))
+    await operator.save(a_call("never-owned"))
+    for session_id in ("b", "a", "kept"):
+        await w1.save(a_call(session_id))
+    await ground.kill(dying)
+    await release(w1, "b", 0)
+    await ground.pass_time(ground.timeout_s / 10)
+    await release(w1, "a", 0)
+    assert [await claim_next(w2, "w2") for _ in range(4)] == ["b", "a", "suspect", None]
+
+
+async def test_claim_next_by_labels(w1: CallStore, w2: CallStore) -> None:
+    for session_id, labels in (("a", {"app": "sales"}), ("b", {"app": "support", "lang": "de"}), ("c", {})):
+        await w1.save(a_call(session_id), labels=labels)
+        await release(w1, session_id, 0)
+    assert await claim_next(w2, "w2", labels={"app": "support"}) == "b"
+    assert await claim_next(w2, "w2", labels={"app": "support"}) is None
+    assert await claim_next(w2, "w2", labels={"app": "x"}) is None
+    assert [await claim_next(w2, "w2", labels={}) for _ in range(3)] == ["a", "c", None]
+
+
+async def test_two_recovering_workers_never_get_the_same_call(ground: Ground, w1: CallStore) -> None:
+    for n in range(20):
+        await w1.save(a_call(f"c{n}"))
+    await ground.kill(w1)
+    workers = {f"r{n}": await ground.make_worker(f"r{n}") for n in range(2)}
+
+    async def recover(worker_id: str) -> list[str]:
+        mine: list[str] = []
+        while (found := await claim_next(workers[worker_id], worker_id)) is not None:
+            mine.append(found)
+        return mine
+
+    one, other = await asyncio.gather(*map(recover, workers))
+    assert sorted(one + other) == sorted(f"c{n}" for n in range(20))
+
+
+async def test_the_history_asked_for_comes_with_the_claim(w1: CallStore, w2: CallStore) -> None:
+    await w1.save(a_call(history=[Turn("user", str(n)) for n in range(3)], recovery_data={"node": "menu"}))
+    await release(w1, "c1", 0)
+    with pytest.raises(InvalidParamsError):
+        await claim_next(w2, "w2", history="some")
+    claimed = await claim(w2, "c1", "w2", history="none")
+    assert (claimed.turn_count, b'"history":' in bytes(claimed.session)) == (3, False)
+    assert (await w2.load("c1")).recovery_data == {"node": "menu"}
+
+
+# -- the end of a worker -----------------------------------------------------------------------------------
+
+
+async def test_a_killed_workers_calls_are_suspects_at_once(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    events = await ground.watch("worker.left", "suspect", "claimed")
+    await w1.save(a_call())
+    await ground.kill(w1)
+    left, suspect = await event(events), await event(events)
+    assert (left.type, left.worker_id, left.reason) == ("worker.left", "w1", "exited")
+    assert (suspect.type, suspect.reason, suspect.evidence, suspect.owner) == (
+        "suspect", "worker_exited", "process_exited", "w1",
+    )  # fmt: skip
+    assert suspect.deadline is not None
+    assert (suspect.deadline - suspect.at).total_seconds() == pytest.approx(ground.grace_s)
+    assert (await claim(w2, "c1", "w2")).epoch == 1
+    assert (await event(events)).reason == "worker_exited"
+
+
+async def test_a_worker_that_starts_again_claims_its_own_calls_anew(ground: Ground, w1: CallStore) -> None:
+    await w1.save(a_call("a"))
+    await w1.save(a_call("b"))
+    await ground.kill(w1)
+    again = await ground.make_worker("w1")
+    assert (await claim(again, "a", "w1")).epoch == 1
+    assert await claim_next(again, "w1") == "b"
+
+
+async def test_calls_of_a_dead_worker_that_nobody_claims_are_reaped(ground: Ground, w1: CallStore) -> None:
+    events = await ground.watch("expired")
+    other = await ground.make_worker("other")
+    await w1.save(a_call())
+    await ground.kill(w1)
+    await ground.pass_time(ground.grace_s * 1.25)
+    expired = await event(events)
+    assert (expired.session_id, expired.reason, expired.owner) == ("c1", "worker_exited", "w1")
+    assert (await other.get("c1")).ended_reason == "worker_exited"
+    assert await claim_next(other, "other") is None
+
+
+async def test_a_worker_that_lost_its_connection_may_come_back(ground: Ground, w1: CallStore) -> None:
+    events = await ground.watch("worker.left", "orphaned", "worker.joined")
+    await w1.save(a_call())
+    await w1.close()
+    await ground.pass_time(ground.reconnect_grace_s / 2)
+    again = await ground.make_worker("w1")
+    await ground.pass_time(ground.reconnect_grace_s * 1.25)
+    await again.add_turn("c1", "user", "x")
+    assert await held(again) == ("w1", 0)
+    await ground.make_worker("w3")
+    joined = await event(events)
+    assert (joined.type, joined.worker_id) == ("worker.joined", "w3")
+
+
+async def test_the_calls_of_one_that_does_not_are_orphans(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    events = await ground.watch("worker.left", "orphaned", "claimed")
+    await w1.save(a_call())
+    await w1.close()
+    await ground.pass_time(ground.reconnect_grace_s * 1.25)
+    left, orphaned = await event(events), await event(events)
+    assert (left.type, left.worker_id, left.reason) == ("worker.left", "w1", "disconnected")
+    assert (orphaned.type, orphaned.reason, orphaned.owner) == ("orphaned", "disconnected", "w1")
+    assert await held(w2) == (None, 0)
+    assert await claim_next(w2, "w2") == "c1"
+    assert (await event(events)).reason == "disconnected"
+    late = await ground.make_worker("w1")
+    assert await fenced(late.update_heartbeat("c1")) == (1, "w2")
+
+
+async def test_ended_calls_of_a_worker_that_left_stay_ended(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    await w1.save(a_call())
+    await w1.end("c1", "hangup")
+    await ground.kill(w1)
+    record = await w2.get("c1")
+    assert (record.owner, record.ended_reason) == ("w1", "hangup")
+
+
+# -- silence -----------------------------------------------------------------------------------------------
+
+
+async def test_a_silent_worker_comes_back_in_its_own_epoch(ground: Ground, w1: CallStore) -> None:
+    events = await ground.watch("suspect", "recovered", "claimed")
+    await w1.save(a_call("a"))
+    await w1.save(a_call("b"))
+    await ground.pass_time(ground.timeout_s * 1.25)
+    suspects = [await event(events), await event(events)]
+    assert {(each.session_id, each.reason, each.evidence) for each in suspects} == {
+        ("a", "heartbeat_timeout", "silence"),
+        ("b", "heartbeat_timeout", "silence"),
+    }
+    assert await claim_next(w1, "w1") is None  # it need only beat
+    await w1.update_heartbeat("a")
+    assert (await claim(w1, "b", "w1")).epoch == 0
+    assert [((one := await event(events)).type, one.session_id) for _ in range(2)] == [
+        ("recovered", "a"),
+        ("recovered", "b"),
+    ]
+
+
+async def test_a_silent_worker_that_then_dies_leaves_its_calls_to_its_successor(
+    ground: Ground, w1: CallStore
+) -> None:
+    await w1.save(a_call())
+    await ground.pass_time(ground.timeout_s * 1.25)
+    await ground.kill(w1)
+    again = await ground.make_worker("w1")
+    assert await claim_next(again, "w1") == "c1"
+    assert await held(again) == ("w1", 1)
+
+
+async def test_a_worker_thought_dead_can_not_overwrite_its_successor(
+    ground: Ground, w1: CallStore, w2: CallStore
+) -> None:
+    events = await ground.watch("claimed")
+    await w1.save(a_call())
+    await ground.pass_time(ground.timeout_s * 1.25)
+    assert await claim_next(w2, "w2") == "c1"
+    assert (await event(events)).reason == "heartbeat_timeout"
+    await w2.update("c1", recovery_data={"by": "w2"})
+    await fenced(w1.save(a_call(recovery_data={"by": "w1"})))
+    await fenced(w1.end("c1"))
+    assert (await w2.load("c1")).recovery_data == {"by": "w2"}
+
+
+async def test_a_reaped_call_is_revived_by_a_claim_alone(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    events = await ground.watch("expired", "claimed")
+    await w1.save(a_call(status="on_hold"))
+    await ground.pass_time(ground.timeout_s + ground.grace_s * 1.25)
+    assert (await event(events)).reason == "heartbeat_timeout"
+    for late in (w1.update_heartbeat("c1"), w1.save(a_call()), w1.add_turn("c1", "user", "x")):
+        with pytest.raises(SessionEndedError):
+            await late
+    claimed = await claim(w2, "c1", "w2")
+    assert (claimed.owner, claimed.epoch, claimed.ended_reason) == ("w2", 1, None)
+    assert (await w2.load("c1")).status == "on_hold"
+    assert (await event(events)).reason == "reaped"
+    await w2.update_heartbeat("c1")
+    await fenced(w1.update_heartbeat("c1"))
+
+
+async def test_a_call_over_time_that_is_claimed_goes_on(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    await w1.save(a_call(created_at=ground.now()), max_duration_s=ground.timeout_s / 2)
+    await ground.pass_time(ground.timeout_s * 0.75)
+    assert (await w1.get("c1")).ended_reason == "max_duration"
+    await claim(w2, "c1", "w2")
+    await ground.pass_time(ground.timeout_s / 2)
+    await w2.update_heartbeat("c1")
+
+
+# -- registering and draining ------------------------------------------------------------------------------
+
+
+async def test_a_connection_is_one_workers(operator: CallStore) -> None:
+    assert (await register(operator, "w9")).worker_id == "w9"
+    await register(operator, "w9")
+    with pytest.raises(ForbiddenError):
+        await register(operator, "w8")
+    await operator.save(a_call())
+    assert await held(operator) == ("w9", 0)
+
+
+async def test_a_second_process_under_one_id_is_a_conflict(
+    ground: Ground, w1: CallStore, operator: CallStore
+) -> None:
+    with pytest.raises(ConflictError) as caught:
+        await register(operator, "w1")
+    assert caught.value.owner == "w1"
+    await ground.kill(w1)
+    await register(operator, "w1")
+
+
+async def test_while_it_drains_it_takes_no_new_calls(ground: Ground, w1: CallStore, operator: CallStore) -> None:
+    events = await ground.watch("server.drain")
+    await w1.save(a_call("a"))
+    await w1.save(a_call("b"))
+    await w1.end("b")
+    assert await drain(operator, True) == await drain(operator, True)
+    with pytest.raises(ShuttingDownError):
+        await w1.save(a_call("c"))
+    await w1.save(a_call("a", status="on_hold"))
+    await release(w1, "a", 0)
+    assert await claim_next(w1, "w1") == "a"
+    await w1.end("a")
+    assert (await register(w1, "w1")).drain
+    result = await drain(operator, False)
+    assert (result.drain, result.sessions) == (False, 0)
+    await w1.save(a_call("c"))
+    assert [(await event(events)).drain for _ in range(2)] == [True, False]
+
+
+# -- events ------------------------------------------------------------------------------------------------
+
+
+async def test_the_life_of_a_call_is_told(ground: Ground, w1: CallStore) -> None:
+    events = await ground.watch()
+    await w1.save(a_call(call_id="CA1"), labels={"app": "sales"})
+    await w1.add_turn("c1", "user", "x")  # turns are told to those who ask for them
+    await w1.end("c1", "hangup")
+    await w1.save(a_call())
+    await w1.delete("c1")
+    told = [await event(events) for _ in range(4)]
+    assert [(each.type, each.reason) for each in told] == [
+        ("created", None),
+        ("ended", "hangup"),
+        ("recovered", "revived"),
+        ("deleted", "deleted"),
+    ]
+    created = told[0]
+    assert (created.session_id, created.provider, created.call_id) == ("c1", "sip", "CA1")
+    assert (created.labels, created.owner, created.epoch) == ({"app": "sales"}, "w1", 0)
+    seqs = [each.cursor.seq for each in told]
+    assert seqs == [*range(seqs[0], seqs[0] + 4)]
+    behind = await ground.watch("deleted", "ended", since=created.cursor)
+    assert [(await event(behind)).cursor.seq for _ in range(2)] == [seqs[1], seqs[3]]
+
+
+async def test_turns_are_told_to_who_asks_and_not_kept(ground: Ground, w1: CallStore) -> None:
+    events = await ground.watch("turn", "ended")
+    await w1.save(a_call())
+    await w1.add_turn("c1", "user", "x")
+    await w1.add_turn("c1", "agent", "y")
+    await w1.end("c1")
+    told = [await event(events) for _ in range(3)]
+    assert [(each.type, each.turn_count) for each in told] == [("turn", 1), ("turn", 2), ("ended", None)]
+    behind = await ground.watch("turn", "ended", since=told[0].cursor)
+    assert (await event(behind)).type == "ended"
