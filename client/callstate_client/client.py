@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
-import socket as sockets
 from collections.abc import Callable, Generator, Sequence
 from itertools import chain
 from types import TracebackType
@@ -25,6 +23,7 @@ from callstate_client.errors import (
 )
 from callstate_client.events import Cursor
 from callstate_client.following import EventStream
+from callstate_client.identity import own_worker_id
 from callstate_client.ids import MAX_NAME_BYTES
 from callstate_client.link import Link
 from callstate_client.patience import TIMEOUT_S
@@ -68,7 +67,7 @@ class SidecarStore(CallStore):
         register: bool = True,
         stall_timeout_s: float = STALL_TIMEOUT_S,
     ) -> None:
-        self._worker_id = worker_id or f"{sockets.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._worker_id = worker_id or own_worker_id()
         self._timeout_s = timeout_s
         self._register = register
         self._stall_timeout_s = stall_timeout_s
@@ -305,7 +304,7 @@ def connect(
             `$XDG_RUNTIME_DIR/callstate.sock`, `/run/callstate/callstate.sock` and
             `/tmp/callstate-<uid>/callstate.sock`.
         worker_id: what this worker calls itself, 1 to 64 bytes of printable ASCII without spaces; default host, pid
-            and something random.
+            and something random, the same for all stores of the process: a worker is a process.
         wait_s: how long to wait for a daemon that is not there yet, seconds; 0 tries once.
         timeout_s: how long each call waits for its reply, seconds.
         register: be a worker, which owns the calls that it creates and claims. False for an operator's tool, which

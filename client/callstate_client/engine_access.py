@@ -50,11 +50,11 @@ class Access:
         """Whether a mutation is a sign of life: an operator's is none where a worker holds the session."""
         return kept.owner in ("", self._caller.worker_id) or epoch == kept.epoch
 
-    def _may_beat(self, kept: Kept) -> bool:
-        """Whether a beat is taken; from a view that is no worker's, while the owner is away."""
-        if self._caller.worker_id is None:
-            return not self._shelf.workers.is_connected(kept.owner)
-        return not self._is_anothers(kept)
+    def _speaks_for(self, kept: Kept) -> bool:
+        """Whether a beat is a sign of life: an operator's is only while the owner is not here to beat itself."""
+        if kept.owner in ("", self._caller.worker_id):
+            return True
+        return self._caller.worker_id is None and not self._shelf.workers.is_connected(kept.owner)
 
     def _fenced(self, kept: Kept, text: str) -> FencedError:
         self._shelf.refused(kept, self._caller)

@@ -85,13 +85,13 @@ class Owners(Reads):
             raise kept.ended_error()
         if claim is Claim.CONFLICT and not params.steal:
             raise ConflictError(f"the session is held by {kept.owner}", owner=kept.owner)
-        if claim is Claim.KEEP:
-            self._shelf.beat(kept)
-        else:
-            self._take(kept, params.worker_id, stands)
+        self._give(kept, params.worker_id, stands)
         return self._loaded(kept, params.history)
 
-    def _take(self, kept: Kept, worker_id: str, stands: Standing) -> None:
+    def _give(self, kept: Kept, worker_id: str, stands: Standing) -> None:
+        if CLAIMS[stands] is Claim.KEEP:
+            self._shelf.beat(kept)
+            return
         why = {
             Standing.ORPHAN: kept.suspicion or kept.orphan,
             Standing.SUSPECT: kept.suspicion,
@@ -104,27 +104,20 @@ class Owners(Reads):
         self._check_history(params.history)
         wanted = params.labels or {}
         check_labels(wanted)
-        found: dict[Standing, list[Kept]] = {Standing.ORPHAN: [], Standing.SUSPECT: []}
+        orphans, suspects = [], []
         for kept in self._shelf.all():
-            stands = standing(kept, params.worker_id)
-            had_owner = bool(kept.orphan or kept.owner)
-            if (
-                stands is Standing.OWN and kept.suspicion
-            ):  # its claim's reply was lost perhaps: it knows nothing of it
-                stands = Standing.SUSPECT
-            if stands in found and had_owner and wanted.items() <= kept.labels.items():
-                found[stands].append(kept)
-        # each sort keeps the order of being created among those of one moment
-        found[Standing.ORPHAN].sort(key=lambda kept: kept.orphan_at)
-        found[Standing.SUSPECT].sort(key=lambda kept: kept.suspect_at)
-        for stands, candidates in found.items():
-            if candidates:
-                kept = candidates[0]
-                if standing(kept, params.worker_id) is Standing.OWN:
-                    self._shelf.beat(kept)
-                else:
-                    self._take(kept, params.worker_id, stands)
-                return self._loaded(kept, params.history)
+            if kept.ended or not wanted.items() <= kept.labels.items():
+                continue
+            if kept.orphan:
+                orphans.append(kept)
+            elif kept.suspicion and kept.owner:
+                suspects.append(kept)
+        # both sorts keep the order of being created among those of one moment
+        orphans.sort(key=lambda kept: kept.orphan_at)
+        suspects.sort(key=lambda kept: kept.suspect_at)
+        for kept in orphans + suspects:
+            self._give(kept, params.worker_id, standing(kept, params.worker_id))
+            return self._loaded(kept, params.history)
         return b"null"
 
     def _release(self, params: p.ReleaseParams) -> bytes:

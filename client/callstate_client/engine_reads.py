@@ -12,6 +12,7 @@ from msgspec import Raw
 from callstate_client import protocol as p
 from callstate_client.engine_access import Access
 from callstate_client.engine_kept import Kept
+from callstate_client.errors import FencedError, SessionEndedError
 from callstate_client.model import encode_members
 from callstate_client.rules import wrong
 from callstate_client.times import format_time, parse_time
@@ -99,26 +100,28 @@ class Reads(Access):
         if (params.session_id is None) == (params.session_ids is None):
             raise wrong("$.params", "one of session_id and session_ids")
         if params.session_id is not None:
-            kept = self._shelf.find(params.session_id)
-            if not self._may_beat(kept):
-                raise self._fenced(kept, f"the session is held by {kept.owner}")
-            if kept.ended:
-                raise kept.ended_error()
-            self._shelf.beat(kept)
+            self._beat(self._shelf.find(params.session_id))
             return b"{}"
         result = p.HeartbeatResult(missing=[], ended=[], fenced=[])
         for session_id in params.session_ids or []:
-            found = self._shelf.get(session_id)
-            if found is None:
+            kept = self._shelf.get(session_id)
+            if kept is None:
                 result.missing.append(session_id)
-            elif not self._may_beat(found):
-                self._shelf.refused(found, self._caller)
+                continue
+            try:
+                self._beat(kept)
+            except FencedError:
                 result.fenced.append(session_id)
-            elif found.ended:
+            except SessionEndedError:
                 result.ended.append(session_id)
-            else:
-                self._shelf.beat(found)
         return p.encode_json(result)
+
+    def _beat(self, kept: Kept) -> None:
+        self._check_held(kept, None)
+        if kept.ended:
+            raise kept.ended_error()
+        if self._speaks_for(kept):
+            self._shelf.beat(kept)
 
     def _info(self, _: p.NoParams) -> bytes:
         return p.encode_json(

@@ -45,7 +45,7 @@ class MemoryStore(CallStore):
         self,
         clock: Clock | None = None,
         *,
-        worker_id: str | None = None,
+        worker_id: str | None = "worker-1",
         heartbeat_timeout_s: float = 30.0,
         grace_s: float = 30.0,
         retention_s: float = 300.0,

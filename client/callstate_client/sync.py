@@ -11,8 +11,6 @@ with connect() as store:
 from __future__ import annotations
 
 import os
-import secrets
-import socket as sockets
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
@@ -22,6 +20,7 @@ from callstate_client.asks import Ask, Page
 from callstate_client.blocking import REQUEST_ID
 from callstate_client.discovery import candidates
 from callstate_client.errors import StoreClosedError
+from callstate_client.identity import own_worker_id
 from callstate_client.inflight import REPEATABLE
 from callstate_client.model import SessionState
 from callstate_client.patience import TIMEOUT_S
@@ -58,7 +57,7 @@ class Store:
     def __init__(self, socket: str | os.PathLike[str] | None, wait_s: float, timeout_s: float) -> None:
         self._pool = Pool(candidates(socket, os.environ, os.getuid()), timeout_s)
         self._ops = asks.Ops()
-        self._worker_id = f"{sockets.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._worker_id = own_worker_id()
         self._beats: dict[str, bytes] = {}
         self._pool.open(wait_s)
 

@@ -19,6 +19,7 @@ from callstate_client import (
     Turn,
 )
 from callstate_client.events import Event
+from callstate_client.protocol import HeartbeatResult
 from support.owners import (
     GROUNDS,
     Events,
@@ -71,6 +72,10 @@ async def fenced(ask: Awaitable[object]) -> tuple[int | None, str | None]:
     return caught.value.epoch, caught.value.owner
 
 
+def beaten(**lists: list[str]) -> HeartbeatResult:
+    return HeartbeatResult(**({"missing": [], "ended": [], "fenced": []} | lists))
+
+
 # -- owning ------------------------------------------------------------------------------------------------
 
 
@@ -106,8 +111,9 @@ async def test_beats_of_many_say_which_are_anothers(w1: CallStore, w2: CallStore
     await w1.save(a_call("mine"))
     await w2.save(a_call("theirs"))
     await operator.save(a_call("nobodys"))
-    result = await beats(w1, "mine", "theirs", "nobodys", "gone")
-    assert (result.fenced, result.missing, result.ended) == (["theirs"], ["gone"], [])
+    await w1.save(a_call("over", status="ended"))
+    result = await beats(w1, "mine", "theirs", "nobodys", "gone", "over")
+    assert result == beaten(fenced=["theirs"], missing=["gone"], ended=["over"])
 
 
 async def test_a_session_without_owner_is_everybodys_and_stays_so(w1: CallStore, operator: CallStore) -> None:
@@ -147,17 +153,29 @@ async def test_an_operators_changes_are_life_only_with_the_epoch(
     assert (recovered.type, recovered.session_id) == ("recovered", "without")
 
 
-async def test_an_operators_beat_counts_while_the_owner_is_away(
+async def test_an_operators_beat_is_taken_and_counts_while_the_owner_is_away(
     ground: Ground, w1: CallStore, operator: CallStore
 ) -> None:
+    events = await ground.watch("suspect", "recovered")
     await w1.save(a_call())
-    assert await fenced(operator.update_heartbeat("c1")) == (0, "w1")
-    assert (await beats(operator, "c1")).fenced == ["c1"]
-    await ground.kill(w1)
+    await ground.pass_time(ground.timeout_s * 1.25)
+    assert (await event(events)).type == "suspect"
     await operator.update_heartbeat("c1")
-    # claimed for one that never connects: beats are all it has
-    await claim(operator, "c1", "script", steal=True)
-    assert (await beats(operator, "c1")).fenced == []
+    assert await beats(operator, "c1") == beaten()
+    await ground.kill(w1)
+    assert (await event(events)).reason == "worker_exited"  # not recovered: its owner was here to beat itself
+    await operator.update_heartbeat("c1")
+    assert (await event(events)).type == "recovered"
+
+
+async def test_beats_are_all_that_one_has_who_never_connects(ground: Ground, operator: CallStore) -> None:
+    events = await ground.watch("suspect", "recovered")
+    await operator.save(a_call())
+    await claim(operator, "c1", "script")
+    await ground.pass_time(ground.timeout_s * 1.25)
+    assert (await event(events)).owner == "script"
+    assert await beats(operator, "c1") == beaten()
+    assert (await event(events)).type == "recovered"
 
 
 async def test_what_a_worker_ended_takes_late_words_from_it_alone(w1: CallStore, w2: CallStore) -> None:
@@ -435,9 +453,8 @@ async def test_a_silent_worker_comes_back_in_its_own_epoch(ground: Ground, w1: C
         ("a", "heartbeat_timeout", "silence"),
         ("b", "heartbeat_timeout", "silence"),
     }
-    assert await claim_next(w1, "w1") is None  # it need only beat
-    await w1.update_heartbeat("a")
-    assert (await claim(w1, "b", "w1")).epoch == 0
+    assert await claim_next(w1, "w1") == "a"  # the reply to its claim may have been lost
+    assert (await claim(w1, "a", "w1")).epoch == (await claim(w1, "b", "w1")).epoch == 0
     assert [((one := await event(events)).type, one.session_id) for _ in range(2)] == [
         ("recovered", "a"),
         ("recovered", "b"),
@@ -452,7 +469,7 @@ async def test_a_silent_worker_that_then_dies_leaves_its_calls_to_its_successor(
     await ground.kill(w1)
     again = await ground.make_worker("w1")
     assert await claim_next(again, "w1") == "c1"
-    assert await held(again) == ("w1", 1)
+    await again.update_heartbeat("c1")
 
 
 async def test_a_worker_thought_dead_can_not_overwrite_its_successor(

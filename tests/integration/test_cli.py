@@ -61,7 +61,7 @@ def using(daemon: Daemon, work: Callable[[CallStore], Awaitable[T]]) -> T:
     """What `work` gives for a store connected to the daemon."""
 
     async def run() -> T:
-        async with connect(daemon.socket) as store:
+        async with connect(daemon.socket, register=False) as store:
             return await work(store)
 
     return asyncio.run(run())

@@ -224,7 +224,7 @@ async def script(store: CallStore) -> list[Any]:
 
 
 async def test_memory_answers_as_the_daemon_does(store: SidecarStore) -> None:
-    real, standing_in = await script(store), await script(MemoryStore())
+    real, standing_in = await script(store), await script(MemoryStore(worker_id=store.worker_id))
     for index, (one, other) in enumerate(zip(real, standing_in, strict=True)):
         assert one == other, f"outcome {index}"
 

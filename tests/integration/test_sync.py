@@ -26,7 +26,7 @@ from callstate_client import (
     connect,
     sync,
 )
-from callstate_client.protocol import FlushResult
+from callstate_client.protocol import DrainResult, FlushResult
 from support.daemon import Daemon
 
 pytestmark = pytest.mark.system
@@ -97,6 +97,10 @@ def script() -> list[Step]:
         step("sessions", labels={"app": "sales"}),
         step("sessions", status="active", provider="sip", owner="w", call_id="x", ended_since=START),
         step("flush", ["c1"]),
+        step("claim", "c9"),
+        step("claim_next"),
+        step("release", "c1", 7),
+        step("drain", False),
         step("end", "c1", "caller_hangup", {"cause": 16}),
         step("end", "c1", "again"),
         step("update_heartbeat", "c1"),
@@ -125,7 +129,7 @@ def settled(result: Any) -> Any:
         return set(result)
     if isinstance(result, list):
         return [settled(item) for item in result]
-    assert result is None or isinstance(result, int | str | FlushResult)
+    assert result is None or isinstance(result, int | str | FlushResult | DrainResult)
     return type(result) if isinstance(result, int) else result
 
 

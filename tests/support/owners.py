@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from callstate_client import CallStore, Clock, MemoryStore, SessionState
+from callstate_client import CallStore, Clock, MemoryStore, SessionState, loads
 from callstate_client import protocol as p
 from callstate_client.events import Cursor, Event
 
@@ -36,7 +36,7 @@ async def claim(store: CallStore, session_id: str, worker_id: str, **more: Any) 
 async def claim_next(store: CallStore, worker_id: str, **more: Any) -> str | None:
     """Take the next orphan over; gives its id."""
     line = await store.request("session.claim_next", p.ClaimNextParams(worker_id=worker_id, **more))
-    result = p.decode_claim_next(line)
+    result = loads.decode_claim_next(line)
     return None if result is None else result.session.id
 
 
@@ -105,7 +105,7 @@ class Ground:
 @asynccontextmanager
 async def memory() -> AsyncIterator[Ground]:
     """MemoryStores of one shelf, and a clock that stands still."""
-    first = MemoryStore(Clock(START))
+    first = MemoryStore(Clock(START), worker_id=None)
     made: list[MemoryStore] = [first]
 
     async def make_worker(worker_id: str | None) -> MemoryStore:
@@ -117,7 +117,7 @@ async def memory() -> AsyncIterator[Ground]:
         store.kill_worker()
 
     async def watch(*types: str, since: Cursor | None = None) -> Events:
-        return first.events(types, since)
+        return first.events(*types, since=since)
 
     async def pass_time(seconds: float) -> None:
         first.clock.advance(seconds)

@@ -43,7 +43,7 @@ def claim(ctx: Context, p: ClaimParams) -> bytes:
     if entry.ended and not (entry.reaped and p.session_id in ctx.cache.entries):
         raise ended_error(entry)
     phase = ctx.liveness.phase(entry.id)
-    if entry.owner == worker_id and not entry.ended and not (phase is Phase.SUSPECT and entry.suspected == EXITED):
+    if _is_own(entry, worker_id):
         ctx.beat(entry, ctx.now_us(), ctx.clock.live())  # again, the first reply being lost perhaps: same epoch
         return load_entry(entry, p.history)
     if entry.owner and phase is Phase.LIVE and not p.steal:
@@ -57,23 +57,29 @@ def claim_next(ctx: Context, p: ClaimNextParams) -> bytes:
     worker_id = _own_id(ctx, p.worker_id)
     checked_history(p.history)
     labels = checked_labels(p.labels or {}).items()
-    for entry in _forsaken(ctx, worker_id):
+    for entry in _forsaken(ctx):
         if labels <= entry.labels.items():
-            _take(ctx, entry, worker_id)
+            if _is_own(entry, worker_id):  # whose reply was lost perhaps, so that the claimer knows nothing of it
+                ctx.beat(entry, ctx.now_us(), ctx.clock.live())
+            else:
+                _take(ctx, entry, worker_id)
             return load_entry(entry, p.history)
     return b"null"
 
 
-def _forsaken(ctx: Context, worker_id: str) -> Iterator[Entry]:
+def _is_own(entry: Entry, worker_id: str) -> bool:
+    """Whether a live session is this very worker's, and not that of a process before it."""
+    return entry.owner == worker_id and not entry.ended and entry.suspected != EXITED
+
+
+def _forsaken(ctx: Context) -> Iterator[Entry]:
     """Orphans first, for they wait for this; then suspects, before they are given up. Oldest first."""
     entries = ctx.cache.entries
     for session_id in ctx.cache.index.orphans:
         yield entries[session_id]
     for session_id in ctx.liveness.suspects:
-        entry = entries[session_id]
-        own = entry.owner == worker_id and entry.suspected != EXITED
-        if entry.owner and not own:  # its own it need only beat for
-            yield entry
+        if entries[session_id].owner:
+            yield entries[session_id]
 
 
 def _take(ctx: Context, entry: Entry, worker_id: str) -> None:

@@ -67,6 +67,8 @@ def loaded(entry: Entry, session: bytes, history_from: int) -> bytes:
     beside: dict[str, Any] = {"labels": entry.labels}
     if entry.owner:
         beside["owner"] = entry.owner
+    if entry.heartbeat_timeout_s is not None:
+        beside["heartbeat_timeout_s"] = entry.heartbeat_timeout_s
     if entry.restored:
         beside["restored"] = True
     if entry.ended:

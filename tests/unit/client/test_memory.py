@@ -111,7 +111,7 @@ async def test_get_tells_what_is_beside_the_document(store: MemoryStore) -> None
     assert (record.version, record.labels, record.turn_count, record.history_from) == (
         version, {"app": "sales"}, 2, 1,
     )  # fmt: skip
-    assert (record.ended_reason, record.owner, record.epoch) == (None, None, 0)
+    assert (record.ended_reason, record.owner, record.epoch) == (None, "worker-1", 0)
     await store.save(await store.load("c1"))
     assert (await store.get("c1")).labels == {"app": "sales"}  # kept where left out
 
