@@ -86,7 +86,7 @@ class Owners(Reads):
         if claim is Claim.CONFLICT and not params.steal:
             raise ConflictError(f"the session is held by {kept.owner}", owner=kept.owner)
         self._give(kept, params.worker_id, stands)
-        return self._loaded(kept, params.history)
+        return self._loaded(kept, params.history, for_worker=True)
 
     def _give(self, kept: Kept, worker_id: str, stands: Standing) -> None:
         if CLAIMS[stands] is Claim.KEEP:
@@ -117,7 +117,7 @@ class Owners(Reads):
         suspects.sort(key=lambda kept: kept.suspect_at)
         for kept in orphans + suspects:
             self._give(kept, params.worker_id, standing(kept, params.worker_id))
-            return self._loaded(kept, params.history)
+            return self._loaded(kept, params.history, for_worker=True)
         return b"null"
 
     def _release(self, params: p.ReleaseParams) -> bytes:

@@ -32,7 +32,7 @@ class Reads(Access):
         self._check_history(params.history)
         return self._loaded(self._shelf.find(params.session_id), params.history)
 
-    def _loaded(self, kept: Kept, history: str | int) -> bytes:
+    def _loaded(self, kept: Kept, history: str | int, *, for_worker: bool = False) -> bytes:
         state = kept.state
         members = state.to_members(with_history=False)
         if not kept.ended:
@@ -51,7 +51,7 @@ class Reads(Access):
             "epoch": kept.epoch,
             "labels": kept.labels,
         }
-        if kept.heartbeat_timeout_s is not None:
+        if for_worker and kept.heartbeat_timeout_s is not None:
             result["heartbeat_timeout_s"] = kept.heartbeat_timeout_s
         if kept.owner:
             result["owner"] = kept.owner
@@ -94,7 +94,9 @@ class Reads(Access):
             )
 
         page = list(islice((kept for kept in self._behind(params.cursor) if wanted(kept)), limit + 1))
-        return self._page("sessions", page, [Raw(self._loaded(kept, "none")) for kept in page[:limit]], limit)
+        return self._page(
+            "sessions", page, [Raw(self._loaded(kept, "none", for_worker=True)) for kept in page[:limit]], limit
+        )
 
     def _heartbeat(self, params: p.HeartbeatParams) -> bytes:
         if (params.session_id is None) == (params.session_ids is None):

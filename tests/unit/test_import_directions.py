@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 # in it; inside of a package the same rule is not looked at. New modules have to be given their place here.
 CLIENT = (
     # values and the wire, without I/O
-    "errors", "ids", "lines", "times", "turns", "history", "metrics", "statewire", "model", "params", "results", "protocol",
-    "loads", "store",
+    "errors", "ids", "lines", "times", "turns", "history", "metrics", "statewire", "model", "params", "results",
+    "protocol", "loads", "store",
     "merge", "checks", "patches",
     "events", "asks", "rules", "clock", "patience",
     # the store in memory, and the ways to the daemon

@@ -45,11 +45,11 @@ def claim(ctx: Context, p: ClaimParams) -> bytes:
     phase = ctx.liveness.phase(entry.id)
     if _is_own(entry, worker_id):
         ctx.beat(entry, ctx.now_us(), ctx.clock.live())  # again, the first reply being lost perhaps: same epoch
-        return load_entry(entry, p.history)
+        return load_entry(entry, p.history, for_worker=True)
     if entry.owner and phase is Phase.LIVE and not p.steal:
         raise ConflictError(f"the session is {entry.owner}'s, which is alive", owner=entry.owner)
     _take(ctx, entry, worker_id)
-    return load_entry(entry, p.history)
+    return load_entry(entry, p.history, for_worker=True)
 
 
 def claim_next(ctx: Context, p: ClaimNextParams) -> bytes:
@@ -63,7 +63,7 @@ def claim_next(ctx: Context, p: ClaimNextParams) -> bytes:
                 ctx.beat(entry, ctx.now_us(), ctx.clock.live())
             else:
                 _take(ctx, entry, worker_id)
-            return load_entry(entry, p.history)
+            return load_entry(entry, p.history, for_worker=True)
     return b"null"
 
 

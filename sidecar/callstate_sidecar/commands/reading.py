@@ -51,25 +51,33 @@ def checked_history(history: str | int) -> None:
         )  # fmt: skip
 
 
-def load_entry(entry: Entry, history: str | int) -> bytes:
-    """The result of a load, with as much of the history as was asked for."""
+def load_entry(entry: Entry, history: str | int, *, for_worker: bool = False) -> bytes:
+    """The result of a load or (`for_worker`) a claim, with as much of the history as was asked for."""
     doc = entry.doc
     if history == "none":
-        return loaded(entry, doc.head_json(entry.updated_us), 0)
+        return loaded(entry, doc.head_json(entry.updated_us), 0, for_worker=for_worker)
     if history == "all" or history >= doc.turn_count:  # type: ignore[operator]  # not a str: checked above
-        return loaded(entry, doc.to_json(entry.updated_us), 0)
+        return loaded(entry, doc.to_json(entry.updated_us), 0, for_worker=for_worker)
     count = int(history)
-    return loaded(entry, doc.to_json(entry.updated_us, doc.last_turns(count)), doc.turn_count - count)
+    document = doc.to_json(entry.updated_us, doc.last_turns(count))
+    return loaded(entry, document, doc.turn_count - count, for_worker=for_worker)
 
 
-def loaded(entry: Entry, session: bytes, history_from: int) -> bytes:
-    """The result of a load: the document spliced in, and what is known beside it."""
+def loaded(entry: Entry, session: bytes, history_from: int, *, for_worker: bool = False) -> bytes:
+    """The result of a load: the document spliced in, and what is known beside it.
+
+    Args:
+        entry: the session.
+        session: its document, as far as it was asked for.
+        history_from: the first turn in it.
+        for_worker: also what one needs to know who takes it over.
+    """
     beside: dict[str, Any] = {"labels": entry.labels}
     if entry.owner:
         beside["owner"] = entry.owner
-    if entry.heartbeat_timeout_s is not None:
+    if for_worker and entry.heartbeat_timeout_s is not None:
         beside["heartbeat_timeout_s"] = entry.heartbeat_timeout_s
-    if entry.restored:
+    if for_worker and entry.restored:
         beside["restored"] = True
     if entry.ended:
         beside["ended_reason"] = entry.ended_reason
@@ -133,7 +141,7 @@ def list_sessions(ctx: Context, p: ListParams) -> bytes:
         )
 
     page = _page(ctx, p.cursor, min(limit, DEFAULT_LIMIT), wanted)
-    sessions = [orjson.Fragment(loaded(e, e.doc.head_json(e.updated_us), 0)) for e in page.entries]
+    sessions = [orjson.Fragment(loaded(e, e.doc.head_json(e.updated_us), 0, for_worker=True)) for e in page.entries]
     return orjson.dumps(_paged("sessions", sessions, page))
 
 
@@ -156,10 +164,11 @@ def _page(ctx: Context, cursor: str | None, limit: int, wanted: Callable[[Entry]
     entries: list[Entry] = []
     last = int(cursor)
     for looked, entry in enumerate(ctx.cache.roll.behind(last)):
-        if looked == LOOKS_A_PAGE or len(entries) == limit:
+        found = wanted(entry)
+        if looked == LOOKS_A_PAGE or (found and len(entries) == limit):
             return _Page(entries, last)
         last = entry.seq
-        if wanted(entry):
+        if found:
             entries.append(entry)
     return _Page(entries, None)
 
