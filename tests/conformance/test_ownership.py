@@ -319,13 +319,23 @@ async def test_claim_next_takes_orphans_oldest_first_then_suspects(
     dying = await ground.make_worker("dying")
     await dying.save(a_call("suspect"))
     await operator.save(a_call("never-owned"))
-    for session_id in ("b", "a", "kept"):
+    for session_id in ("a", "b", "kept"):
         await w1.save(a_call(session_id))
     await ground.kill(dying)
     await release(w1, "b", 0)
     await ground.pass_time(ground.timeout_s / 10)
     await release(w1, "a", 0)
     assert [await claim_next(w2, "w2") for _ in range(4)] == ["b", "a", "suspect", None]
+
+
+async def test_claim_next_takes_first_who_was_suspected_first(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    early = await ground.make_worker("early")
+    await w1.save(a_call("a"))
+    await early.save(a_call("b"))
+    await ground.kill(early)
+    await ground.pass_time(ground.grace_s / 10)
+    await ground.kill(w1)
+    assert [await claim_next(w2, "w2") for _ in range(3)] == ["b", "a", None]
 
 
 async def test_claim_next_by_labels(w1: CallStore, w2: CallStore) -> None:

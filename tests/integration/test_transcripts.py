@@ -29,10 +29,10 @@ PLAIN = [transcript for transcript in TRANSCRIPTS if not transcript.setup]
 STAGED = [transcript for transcript in TRANSCRIPTS if transcript.setup]
 
 UNKNOWN_METHOD = "session.no_such_method"
-NEVER_SAID = {"internal", "forbidden"}
-"""A fault of the daemon's own, and one that waits for connections with identities."""
-SELDOM_SAID = {"owner", "store_error"}
-"""Result members that no transcript can show today."""
+NEVER_SAID = {"internal"}
+"""A fault of the daemon's own."""
+SELDOM_SAID = {"restored", "store_error"}
+"""Result members that no transcript can show: they take a restart, and a store that is away."""
 
 PARAMS = {
     "session.save": protocol.SaveParams,
@@ -46,14 +46,24 @@ PARAMS = {
     "session.record_interruption": protocol.RecordInterruptionParams,
     "session.update": protocol.UpdateParams,
     "session.end": protocol.EndParams,
+    "session.claim": protocol.ClaimParams,
+    "session.claim_next": protocol.ClaimNextParams,
+    "session.release": protocol.ReleaseParams,
+    "worker.register": protocol.RegisterParams,
+    "events.subscribe": protocol.SubscribeParams,
     "server.ping": protocol.NoParams,
     "server.info": protocol.NoParams,
     "server.stats": protocol.NoParams,
     "server.flush": protocol.FlushParams,
+    "server.drain": protocol.DrainParams,
 }
 RESULTS = {
     "session.save": protocol.SaveResult,
     "session.load": protocol.LoadResult,
+    "session.claim": protocol.LoadResult,
+    "worker.register": protocol.RegisterResult,
+    "events.subscribe": protocol.SubscribeResult,
+    "server.drain": protocol.DrainResult,
     "session.list_active": protocol.ListActiveResult,
     "session.list": protocol.ListResult,
     "session.heartbeat": protocol.HeartbeatResult,
@@ -188,7 +198,7 @@ def results(method: str) -> set[str]:
     for transcript in TRANSCRIPTS:
         asked = {m["id"] for m in transcript.sent() if m.get("method") == method and "id" in m}
         for reply in transcript.answered():
-            if "result" in reply and reply["id"] in asked:
+            if reply.get("result") and reply["id"] in asked:
                 members |= reply["result"].keys() - {MORE}
     return members
 
@@ -239,10 +249,13 @@ def test_parameters_that_may_not_be_null_are_named() -> None:
 
 @pytest.mark.parametrize("method", VERBS)
 def test_results_are_those_that_come(method: str) -> None:
-    rows = table(sections()[method], "result")
-    assert rows.keys() - SELDOM_SAID == results(method)
+    rows = table(sections()["session.claim" if method == "session.claim_next" else method], "result")
+    shown = results("session.claim") if method == "session.claim_next" else results(method)
+    assert rows.keys() - SELDOM_SAID == shown
     if method in RESULTS:  # what a client decodes
-        assert set(get_type_hints(RESULTS[method])) <= rows.keys()
+        claimed = {"heartbeat_timeout_s", "restored"} if method == "session.load" else set()
+        ended = {"ended_reason"} if method == "session.claim" else set()
+        assert set(get_type_hints(RESULTS[method])) - claimed - ended <= rows.keys()
 
 
 def test_errors_are_those_of_the_code() -> None:

@@ -58,10 +58,12 @@ class Transcript(NamedTuple):
                     yield message
 
     def answered(self) -> Iterator[dict[str, Any]]:
-        """The daemon's lines, placeholders as text."""
+        """The daemon's replies, placeholders as text."""
         for step in self.steps:
             if step.side == "S" and step.text not in (NOTHING, HANGS_UP):
-                yield json.loads(_template(step.text))
+                message = json.loads(_template(step.text))
+                if "id" in message:
+                    yield message
 
 
 def parse(document: str) -> list[Transcript]:
@@ -121,6 +123,11 @@ KINDS: dict[str, tuple[bool, Callable[[Any], bool]]] = {
 """A placeholder's kind: whether it stands in quotes, and what it may stand for."""
 
 
+def _key(message: dict[str, Any]) -> Any:
+    """What a reply is told by: its id; events are told by their type."""
+    return message["id"] if "id" in message else message["params"]["type"]
+
+
 class Player:
     """Says one transcript to a daemon.
 
@@ -168,7 +175,7 @@ class Player:
         replies = [self._wire.reply() for _ in wanted]
         for step, template in wanted:
             # replies come in any order; those without an id in the order of their lines
-            reply = next((reply for reply in replies if reply["id"] == template["id"]), None)
+            reply = next((reply for reply in replies if _key(reply) == _key(template)), None)
             assert reply is not None, f"line {step.number}: no such reply among {replies}"
             replies.remove(reply)
             self._match(template, reply, f"line {step.number}: $")
@@ -177,7 +184,7 @@ class Player:
 
     def _nothing(self, step: Step) -> None:
         reply = self._wire.ask(SENTINEL)
-        assert reply["id"] == "is-that-all", f"line {step.number}: an answer that is not in the transcript: {reply}"
+        assert reply.get("id") == "is-that-all", f"line {step.number}: an answer that is not in the transcript: {reply}"
 
     def _match(self, template: Any, actual: Any, place: str) -> None:
         if isinstance(template, str) and (found := _PLACEHOLDER.fullmatch(template.removeprefix(_BARE_MARK))):

@@ -56,7 +56,8 @@ class Wire:
         assert line.endswith(b"\n"), f"no whole line: {line[:200]!r}"
         reply: dict[str, Any] = json.loads(line)
         assert reply["jsonrpc"] == "2.0"
-        assert reply.keys() in ({"jsonrpc", "id", "result"}, {"jsonrpc", "id", "error"}), reply
+        forms = ({"jsonrpc", "id", "result"}, {"jsonrpc", "id", "error"}, {"jsonrpc", "method", "params"})
+        assert reply.keys() in forms, reply
         return reply
 
     def ask(self, line: bytes) -> dict[str, Any]:

@@ -76,7 +76,7 @@ async def test_back_from_another_stream(store: MemoryStore) -> None:
 
 
 async def test_back_too_late() -> None:
-    store = MemoryStore(Clock(START), events=3)
+    store = MemoryStore(Clock(START), worker_id=None, events=3)
     begin = store.events().cursor
     await create(store, *"abc")
     assert [each.session_id for each in await take(store.events(since=begin), 3)] == ["a", "b", "c"]
@@ -88,7 +88,7 @@ async def test_back_too_late() -> None:
 
 
 async def test_too_slow() -> None:
-    store = MemoryStore(Clock(START), events=3)
+    store = MemoryStore(Clock(START), worker_id=None, events=3)
     events = store.events("created")
     await create(store, *"abcde")
     gap, *kept = await take(events, 4)
@@ -128,11 +128,10 @@ async def test_turns_cost_nothing_where_nobody_asks(store: MemoryStore) -> None:
 async def test_an_event_is_of_its_moment(store: MemoryStore) -> None:
     events = store.events()
     await store.save(a_call(), labels={"app": "sales"})
-    await store.save(a_call(provider="other"), labels={})
+    await store.save(a_call(provider="other"))
     created = (await take(events, 1))[0]
     assert (created.provider, created.labels) == ("sip", {"app": "sales"})
     created.labels["app"] = "mine"  # nobody else's
-    await store.save(a_call(), labels={"app": "sales"})
     assert (await store.get("c1")).labels == {"app": "sales"}
 
 
