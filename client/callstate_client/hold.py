@@ -45,7 +45,7 @@ class Hold:
         self._labels = labels
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._max_duration_s = max_duration_s
-        self._beat = beat
+        self._beat: BeatMode = beat
         self._end_on = end_on
         self._steal = steal
         self._handle: CallHandle | None = None

@@ -68,10 +68,10 @@ def read_long_request(line: bytes, cache: Cache) -> Asked | None:
                 shorter.decode()
             usual = decode_usual(shorter)
             params = extending(usual.params, line)
+            if params is not None:
+                return Asked(b"%d" % usual.id, usual.verb, params)
         except (ValueError, RecursionError):
-            params = None  # what is wrong is told of the whole line
-        if params is not None:
-            return Asked(b"%d" % usual.id, usual.verb, params)
+            pass  # what is wrong is told of the whole line
     return read_request(line)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from callstate_sidecar.chore import Chore
 from callstate_sidecar.commands.context import Context
-from callstate_sidecar.commands.owning import DISCONNECTED, EXITED, SILENT, forsake
+from callstate_sidecar.commands.owning import DISCONNECTED, EXITED, OVERTIME, SILENT, forsake
 from callstate_sidecar.commands.writing import end_session
 from callstate_sidecar.liveness import TRANSITIONS, Evidence, Phase
 from callstate_sidecar.metrics import Metrics
@@ -28,9 +28,6 @@ take a second or two that way, and nobody's request waits for them."""
 
 AGAIN_S: Final = 0.002
 """Wait for the next tick where this one was full: the requests of the meantime are served first."""
-
-OVERTIME: Final = "max_duration"
-"""Why a session ended that lasted too long."""
 
 _REASONS: Final = {Evidence.SILENCE: SILENT, Evidence.EXIT: EXITED}
 
@@ -134,6 +131,8 @@ class Reaper(Chore):
             forsake(ctx, entry, DISCONNECTED)
         elif ctx.liveness.phase(session_id) is Phase.LIVE:
             self._act(session_id, Phase.LIVE, Evidence.EXIT, now)
+        else:  # silent before: the next process of this name is another one, and gets another epoch
+            entry.suspected = EXITED
 
     # -- one session --------------------------------------------------------------------------------------------
 

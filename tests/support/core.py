@@ -17,6 +17,7 @@ from callstate_sidecar import peers as process_peers
 from callstate_sidecar.attendance import Attendance
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.commands import VERBS, Context, Later, Miss
+from callstate_sidecar.commands.context import Nobody
 from callstate_sidecar.connection import Connection
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.events import Events
@@ -193,6 +194,7 @@ class Core:
                 done.set_result(result)
 
         def run() -> None:
+            self.ctx.caller = Nobody()  # an operator, say
             try:
                 outcome = verb.run(self.ctx, typed)
             except Miss as miss:

@@ -184,7 +184,8 @@ class Player:
 
     def _nothing(self, step: Step) -> None:
         reply = self._wire.ask(SENTINEL)
-        assert reply.get("id") == "is-that-all", f"line {step.number}: an answer that is not in the transcript: {reply}"
+        more = reply.get("id") != "is-that-all"
+        assert not more, f"line {step.number}: an answer that is not in the transcript: {reply}"
 
     def _match(self, template: Any, actual: Any, place: str) -> None:
         if isinstance(template, str) and (found := _PLACEHOLDER.fullmatch(template.removeprefix(_BARE_MARK))):

@@ -22,6 +22,9 @@ SILENT: Final = "heartbeat_timeout"
 EXITED: Final = "worker_exited"
 """Why a session is suspected."""
 
+OVERTIME: Final = "max_duration"
+"""Why a session ended that lasted too long."""
+
 RELEASED: Final = "released"
 DISCONNECTED: Final = "disconnected"
 """Why a session is an orphan."""
@@ -88,6 +91,8 @@ def _take(ctx: Context, entry: Entry, worker_id: str) -> None:
     reason = _claimable(entry)
     ctx.cache.change(entry)
     if entry.reaped:
+        if entry.ended_reason == OVERTIME:  # else it would be ended again at once
+            entry.max_duration_s = None
         entry.doc.status = entry.status_before or "active"
         entry.reaped, entry.status_before = False, ""
         entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0

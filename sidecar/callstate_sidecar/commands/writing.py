@@ -138,6 +138,8 @@ def _saved(
     else:
         ctx.cache.change(entry)
         entry.doc.take_head(head, now_us)
+        if was_ended and not entry.ended:
+            entry.owner = entry.owner or ctx.caller.worker  # whoever revives nobody's
     entry.host = None
     entry.apply_turns(mode, turns, count, [])
     if labels is not None:

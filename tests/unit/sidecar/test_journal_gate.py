@@ -47,9 +47,7 @@ class Served:
         self.failed: list[OSError] = []
         gate = SyncGate(lambda: journal.unsynced, self._sync, self.failed.append)
         self.server = core.server = Server(core.ctx, journal, core.metrics, 100, gate)
-        core.services.join(
-            self.server, journal, core.read_through, core.writer, core.attendance, core.ctx
-        )
+        core.services.join(self.server, journal, core.read_through, core.writer, core.attendance, core.ctx)
 
     async def _sync(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self.journal.sync)
