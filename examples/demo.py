@@ -1,4 +1,4 @@
-"""callstate in under a minute: live calls, a `kill -9`, a restart, and workers that die.
+"""callstate in under a minute: live calls, a `kill -9`, a restart, workers that die, and one that is replaced.
 
 Starts a daemon of its own on temporary paths, plays calls against it, and says what became of them; every
 number it prints is measured. The exit code is 1 when anything is missing: try `--durability memory`, which
@@ -19,6 +19,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import failover
 from callstate_client import SidecarStore, connect
 from callstate_client.simulate import Ledger, Simulation, Tally, Traffic, turn_numbers
 
@@ -193,6 +194,8 @@ async def demo(traffic: Traffic, durability: str) -> int:
         findings.row("daemon", f"pid {daemon.pid}, durability {info['durability']}, store {info['store']}")
         simulation = await play(daemon, store, traffic, findings)
         await watch_reaper(store, simulation, findings)
+        findings.row("second act", "a worker is killed in mid-call (examples/failover.py)", gap=True)
+        findings.missing += not await failover.play(daemon.socket, findings.row)
         latencies = simulation.report()["latency_ms"]
         for name in ("add_turn", "heartbeat"):
             p50, p95, longest = (latencies[name][figure] for figure in ("p50", "p95", "max"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from itertools import islice
 from typing import Final
@@ -45,7 +44,6 @@ class Reaper(Chore):
         self._metrics = metrics
         self._tick_s = tick_s
         self._commit = commit
-        self._departed: deque[tuple[Outcome, str, deque[str]]] = deque()
         self._departing: asyncio.Handle | None = None
 
     async def _run(self) -> None:
@@ -87,9 +85,10 @@ class Reaper(Chore):
 
     def depart(self, worker_id: str, outcome: Outcome) -> None:
         """A worker has left: its sessions are suspects, or orphans; the first at once, not at the next tick."""
-        sessions = deque(self._ctx.cache.index.owned.get(worker_id, ()))
+        sessions = self._ctx.cache.index.owned.get(worker_id)
         if sessions:
-            self._departed.append((outcome, worker_id, sessions))
+            why = EXITED if outcome is Outcome.LEFT_EXITED else DISCONNECTED
+            self._ctx.departing.update(dict.fromkeys(sessions, why))
             if self._departing is None:
                 self._departing = asyncio.get_running_loop().call_soon(self._see_to_departed)
 
@@ -99,21 +98,18 @@ class Reaper(Chore):
             self.departed()
         except Exception:
             log.exception("seeing to the sessions of a worker that left failed")
-        if self._departed:
+        if self._ctx.departing:
             self._departing = asyncio.get_running_loop().call_later(AGAIN_S, self._see_to_departed)
 
     def departed(self) -> int:
         """See to some sessions of workers that have left; gives how many that were."""
-        now, acts = self._ctx.clock.live(), 0
-        while self._departed and acts < ACTS_A_TICK:
-            outcome, worker_id, sessions = self._departed[0]
-            if sessions:
-                acts += 1
-                self._depart_one(outcome, worker_id, sessions.popleft(), now)
-            else:
-                self._departed.popleft()
+        departing, now = self._ctx.departing, self._ctx.clock.live()
+        some = list(islice(departing.items(), ACTS_A_TICK))
+        for session_id, why in some:
+            del departing[session_id]
+            self._depart_one(session_id, why, now)
         self._commit()
-        return acts
+        return len(some)
 
     async def stop(self) -> None:
         """End; see Chore."""
@@ -121,13 +117,13 @@ class Reaper(Chore):
             self._departing.cancel()
         await super().stop()
 
-    def _depart_one(self, outcome: Outcome, worker_id: str, session_id: str, now: float) -> None:
-        """What a worker's leaving means for one session, if it still is that worker's."""
+    def _depart_one(self, session_id: str, why: str, now: float) -> None:
+        """What its owner's leaving means for one session."""
         ctx = self._ctx
         entry = ctx.cache.entries.get(session_id)
-        if entry is None or entry.owner != worker_id or entry.ended:
+        if entry is None or not entry.owner or entry.ended:
             return
-        if outcome is Outcome.LEFT_DISCONNECTED:
+        if why == DISCONNECTED:
             forsake(ctx, entry, DISCONNECTED)
         elif ctx.liveness.phase(session_id) is Phase.LIVE:
             self._act(session_id, Phase.LIVE, Evidence.EXIT, now)

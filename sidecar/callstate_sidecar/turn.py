@@ -113,6 +113,7 @@ class Turn:
             else:
                 self._refused(False)
                 self._ctx.cache.commit()
+                self._ctx.lifted.clear()
                 self._since_change.clear()
         self._publish()
 
@@ -145,7 +146,8 @@ class Turn:
             elif undone.ended:
                 self._ctx.liveness.keep(undone.id, self._ctx.clock.live())
             else:
-                self._ctx.watch(undone)
+                self._ctx.watch_again(undone)
+        self._ctx.lifted.clear()
         why = getattr(error, "strerror", None) or "see the daemon's log"
         refusal = NotDurableError(f"the journal could not be written, nothing was changed: {why}")
         for connection, asked, place, changed in calls:

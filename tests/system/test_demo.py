@@ -79,6 +79,13 @@ def test_the_numbers_agree(demo):
     assert 0 < data_found == data_acknowledged < found
 
 
+def test_the_second_act_is_measured(demo):
+    report = demo[0].stdout
+    assert re.search(r"suspect +after [\d.]+ ms: worker_exited", report)
+    assert re.search(r"claimed +after [\d.]+ ms by worker B, with 5 turns", report)
+    assert "0 turns lost" in report
+
+
 def test_it_ends_its_daemons_and_removes_its_files(demo):
     done, left_behind = demo
     pids = [int(pid) for pid in re.findall(r"pid (\d+)", done.stdout)]

@@ -27,7 +27,7 @@ from callstate_sidecar.clock import Clock
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.events import Events
 from callstate_sidecar.instants import format_us, parse_us
-from callstate_sidecar.liveness import Liveness, Phase
+from callstate_sidecar.liveness import Evidence, Liveness, Phase
 from callstate_sidecar.options import LimitsConfig
 
 Reply = Callable[[bytes], None]
@@ -162,6 +162,10 @@ class Context:
         """Who asks for what is being done now."""
         self.draining = False
         """No new sessions are taken."""
+        self.departing: dict[str, str] = {}
+        """Sessions whose owner has left, and why they lose it: soon, for one turn does not see to a thousand."""
+        self.lifted: dict[str, str] = {}
+        """Suspicions that are lifted by what the open group changed: they are back where that is undone."""
         self.read_through: dict[str, Entry | Exception] = {}
         """While requests that waited for the store are run: what it had, of sessions that are not kept hot."""
 
@@ -311,8 +315,22 @@ class Context:
         else:
             entry.ended_reason = reason
             entry.ended_us = now_us
-            entry.suspected = ""
+            self.lift(entry)
             self.liveness.keep(entry.id, self.clock.live())
+
+    def lift(self, entry: Entry) -> None:
+        """What is being changed leaves no room for suspicion: it was claimed, released or ended."""
+        if entry.suspected:
+            self.lifted[entry.id] = entry.suspected
+            entry.suspected = ""
+
+    def watch_again(self, entry: Entry) -> None:
+        """As `watch`, after a change was undone; but a suspect is one again: its worker is as dead as before."""
+        suspected = entry.suspected or self.lifted.get(entry.id, "")
+        self.watch(entry)
+        if suspected:
+            entry.suspected = suspected
+            self.liveness.learn(entry.id, Evidence.SILENCE, self.clock.live())
 
     def watch(self, entry: Entry) -> None:
         """Give a live session its full timeout, and its limit where it has one."""

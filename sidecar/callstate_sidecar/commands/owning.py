@@ -46,10 +46,10 @@ def claim(ctx: Context, p: ClaimParams) -> bytes:
     if entry.ended and not (entry.reaped and p.session_id in ctx.cache.entries):
         raise ended_error(entry)
     phase = ctx.liveness.phase(entry.id)
-    if _is_own(entry, worker_id):
+    if _is_own(ctx, entry, worker_id):
         ctx.beat(entry, ctx.now_us(), ctx.clock.live())  # again, the first reply being lost perhaps: same epoch
         return load_entry(entry, p.history, for_worker=True)
-    if entry.owner and phase is Phase.LIVE and not p.steal:
+    if entry.owner and phase is Phase.LIVE and not p.steal and entry.id not in ctx.departing:
         raise ConflictError(f"the session is {entry.owner}'s, which is alive", owner=entry.owner)
     _take(ctx, entry, worker_id)
     return load_entry(entry, p.history, for_worker=True)
@@ -62,7 +62,7 @@ def claim_next(ctx: Context, p: ClaimNextParams) -> bytes:
     labels = checked_labels(p.labels or {}).items()
     for entry in _forsaken(ctx):
         if labels <= entry.labels.items():
-            if _is_own(entry, worker_id):  # whose reply was lost perhaps, so that the claimer knows nothing of it
+            if _is_own(ctx, entry, worker_id):  # the reply was lost perhaps, and it knows nothing of it
                 ctx.beat(entry, ctx.now_us(), ctx.clock.live())
             else:
                 _take(ctx, entry, worker_id)
@@ -70,9 +70,11 @@ def claim_next(ctx: Context, p: ClaimNextParams) -> bytes:
     return b"null"
 
 
-def _is_own(entry: Entry, worker_id: str) -> bool:
+def _is_own(ctx: Context, entry: Entry, worker_id: str) -> bool:
     """Whether a live session is this very worker's, and not that of a process before it."""
-    return entry.owner == worker_id and not entry.ended and entry.suspected != EXITED
+    if entry.owner != worker_id or entry.ended:
+        return False
+    return entry.suspected != EXITED and entry.id not in ctx.departing
 
 
 def _forsaken(ctx: Context) -> Iterator[Entry]:
@@ -88,7 +90,7 @@ def _forsaken(ctx: Context) -> Iterator[Entry]:
 def _take(ctx: Context, entry: Entry, worker_id: str) -> None:
     """Give a session a new owner, and whoever had it nothing more to say."""
     now_us = ctx.now_us()
-    reason = _claimable(entry)
+    reason = _claimable(ctx, entry)
     ctx.cache.change(entry)
     if entry.reaped:
         if entry.ended_reason == OVERTIME:  # else it would be ended again at once
@@ -101,9 +103,11 @@ def _take(ctx: Context, entry: Entry, worker_id: str) -> None:
     ctx.events.note("claimed", now_us, entry, reason=reason)
 
 
-def _claimable(entry: Entry) -> str:
+def _claimable(ctx: Context, entry: Entry) -> str:
     if entry.reaped:
         return "reaped"
+    if entry.id in ctx.departing:
+        return ctx.departing[entry.id]
     if entry.suspected or entry.orphan:
         return entry.suspected or entry.orphan
     return "stolen" if entry.owner else "unowned"
@@ -130,6 +134,8 @@ def forsake(ctx: Context, entry: Entry, why: str) -> None:
 
 
 def _own(ctx: Context, entry: Entry, owner: str, orphan: str, now_us: int) -> None:
+    ctx.departing.pop(entry.id, None)
+    ctx.lift(entry)
     entry.owner, entry.orphan = owner, orphan
     entry.host = None
     entry.restored = False

@@ -160,9 +160,10 @@ async def test_an_undone_end_gives_the_call_its_time_again(tmp_path: Path) -> No
     pass_time(core, GRACE_S)
     entry = core.entry("a")
     assert (entry.ended, entry.reaped, entry.ended_reason) == (False, False, "")
-    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.liveness.phase("a") is Phase.SUSPECT, "it has its grace again"
     assert "a" in core.cache.dirty
     await core.call("session.heartbeat", session_id="a")
+    assert core.liveness.phase("a") is Phase.LIVE
     disk.error = None
     pass_time(core, TIMEOUT_S)
     pass_time(core, GRACE_S)

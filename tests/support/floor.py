@@ -1,0 +1,288 @@
+"""Workers around one core: their processes die and their connections close when a test says so."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from callstate_sidecar.cache import Cache
+from callstate_sidecar.liveness import Phase
+from callstate_sidecar.peers import Gone
+from callstate_sidecar.peers import Peer as Found
+from callstate_sidecar.process import Process
+from callstate_sidecar.reaper import ACTS_A_TICK
+from support.core import BadDisk, Core, Peer, kept, open_journal
+
+BOOT = "boot-1"
+TURNS_OF_THE_LOOP = 40
+"""Enough for whatever is due now: nothing here waits for anything but the loop."""
+ENDS = ("ended", "expired", "deleted")
+
+
+class Program:
+    """A process: its exit is told by a pipe in place of a pidfd.
+
+    Args:
+        process: what the kernel would say of it; None: nothing, as of another PID namespace.
+        watchable: whether there is a pidfd.
+    """
+
+    def __init__(self, process: Process | None, *, watchable: bool = True) -> None:
+        self.process = process
+        self.pidfd: int | None = None
+        self._alive: int | None = None
+        if watchable and process is not None:
+            self.pidfd, self._alive = os.pipe()
+
+    @property
+    def watchable(self) -> bool:
+        """Whether its exit is told."""
+        return self.pidfd is not None
+
+    def exit(self) -> None:
+        """It runs no more."""
+        if self._alive is not None:
+            os.close(self._alive)
+            self._alive = None
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        self.exit()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+
+
+class Refused(Exception):  # noqa: N818 - an answer
+    """A request's error reply."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(str(error))
+        self.kind: str = error["data"]["kind"]
+        self.data: dict[str, Any] = error["data"]
+
+
+class Floor:
+    """One core on a journal, an operator, somebody who listens to all events, and workers.
+
+    Args:
+        directory: where the journal lies.
+        options: sections of the configuration.
+    """
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        self.directory = directory
+        self.options = options
+        self.programs: list[Program] = []
+        self.living: dict[Process, Program] = {}
+        self.history: list[dict[str, Any]] = []
+        """All events of all starts."""
+        self._read = 0
+        self._open(Core(**options).clock)
+
+    def _open(self, clock: Any) -> None:
+        self.disk = BadDisk()
+        cache = Cache()
+        self.journal = open_journal(self.directory, self.disk, cache, start=True)
+        self.core = Core(journal=self.journal, cache=cache, **self.options)
+        clock.stalled_s = 0.0
+        # the parts were given this clock: it is the time that goes on, and not the object
+        self.core.clock.at_us, self.core.clock.at_s = clock.at_us, clock.at_s
+        self.core.peers.find = self.find  # type: ignore[method-assign]
+        self.operator = Peer(self.core)
+        self.watcher = Peer(self.core)
+        self.watcher.events = self.history
+        self.watcher.send(("events.subscribe", {}))
+
+    def find(self, process: Process) -> Found | Literal[Gone.GONE] | None:
+        """What `Peers.find` would say."""
+        program = self.living.get(process)
+        if program is None:
+            return Gone.GONE
+        return None if program.pidfd is None else Found(process, os.dup(program.pidfd))
+
+    async def restart(self) -> None:
+        """kill -9 of the daemon and a new start; every connection is gone. As `Daemon._restore` does it."""
+        self.core.attendance.close()
+        await self.core.reaper.stop()
+        await self.core.read_through.close()
+        self.journal.close()
+        self._open(self.core.clock)
+        core = self.core
+        for entry in core.cache.entries.values():
+            if entry.ended:
+                core.liveness.keep(entry.id, core.clock.live())
+            else:
+                core.ctx.watch(entry)
+                entry.restored = True
+        core.cache.all_dirty(core.clock.mono())
+        core.attendance.restore()
+        await self.settle()
+
+    async def close(self) -> None:
+        """The end of it."""
+        self.core.attendance.close()
+        await self.core.reaper.stop()
+        await self.core.read_through.close()
+        self.journal.close()
+        for program in self.programs:
+            program.close()
+
+    # -- workers --------------------------------------------------------------------------------------------
+
+    def program(self, number: int | None = None, *, watchable: bool = True, visible: bool = True) -> Program:
+        """A new process; `number`: its pid, else one that nobody had."""
+        mark = len(self.programs) + 1
+        process = Process(number or 100 + mark, mark, BOOT, mark) if visible else None
+        program = Program(process, watchable=watchable)
+        self.programs.append(program)
+        if process is not None:
+            self.living[process] = program
+        return program
+
+    def connect(self, program: Program) -> Peer:
+        """A connection that this process made."""
+        peer = Peer(self.core, program.process)
+        peer.pidfd = program.pidfd
+        return peer
+
+    async def worker(self, worker_id: str, program: Program | None = None) -> Peer:
+        """A registered connection, of a new process where none is given."""
+        peer = self.connect(program or self.program())
+        await self.ask(peer, "worker.register", worker_id=worker_id)
+        return peer
+
+    def program_of(self, peer: Peer) -> Program:
+        """The process that made this connection."""
+        return next(p for p in self.programs if p.process is not None and p.process == peer.process)
+
+    def exit(self, program: Program) -> None:
+        """The process runs no more; what it was connected with is closed by `hang_up`."""
+        if program.process is not None:
+            self.living.pop(program.process, None)
+        program.exit()
+
+    def hang_up(self, peer: Peer) -> None:
+        """The connection is gone."""
+        if peer.connection.transport is not None:
+            peer.connection.connection_lost(None)
+
+    async def kill(self, peer: Peer) -> None:
+        """kill -9 of a worker with one connection."""
+        self.exit(self.program_of(peer))
+        self.hang_up(peer)
+        await self.settle()
+
+    # -- asking ---------------------------------------------------------------------------------------------
+
+    async def settle(self) -> None:
+        """Whatever is due now is done."""
+        for _ in range(TURNS_OF_THE_LOOP):
+            await asyncio.sleep(0)
+
+    async def replies(self, peer: Peer, *requests: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+        """All of these in one turn of the loop; their replies."""
+        ids = peer.send(*requests)
+        await self.settle()
+        assert peer.answered(ids)
+        return [peer.replies[request_id] for request_id in ids]
+
+    async def ask(self, peer: Peer, method: str, **params: Any) -> Any:
+        """The result of one request.
+
+        Raises:
+            Refused: it has none.
+        """
+        [reply] = await self.replies(peer, (method, params))
+        if "error" in reply:
+            raise Refused(reply["error"])
+        return reply["result"]
+
+    async def refused(self, peer: Peer, method: str, **params: Any) -> dict[str, Any]:
+        """The error's data of a request that must fail, and must change nothing."""
+        before = self.kept()
+        [reply] = await self.replies(peer, (method, params))
+        assert "error" in reply, reply
+        assert self.kept() == before
+        data: dict[str, Any] = reply["error"]["data"]
+        return data
+
+    async def save(self, peer: Peer, session_id: str, status: str = "active", **beside: Any) -> Any:
+        """Save a session."""
+        return await self.ask(peer, "session.save", session={"id": session_id, "status": status}, **beside)
+
+    async def beat(self, peer: Peer, session_id: str) -> Any:
+        """Beat for a session."""
+        return await self.ask(peer, "session.heartbeat", session_id=session_id)
+
+    async def turn(self, peer: Peer, session_id: str, **beside: Any) -> Any:
+        """Add a turn."""
+        return await self.ask(peer, "session.add_turn", session_id=session_id, turn={"content": "x"}, **beside)
+
+    async def claim(self, peer: Peer, session_id: str, worker_id: str, **beside: Any) -> Any:
+        """Claim a session."""
+        return await self.ask(peer, "session.claim", session_id=session_id, worker_id=worker_id, **beside)
+
+    # -- time -----------------------------------------------------------------------------------------------
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass, and all happen that is due then."""
+        self.core.clock.advance(seconds)
+        while self.core.reaper.tick(self.core.clock.live()) >= ACTS_A_TICK:
+            pass
+        await self.settle()
+
+    # -- looking --------------------------------------------------------------------------------------------
+
+    def told(self, *types: str) -> list[dict[str, Any]]:
+        """The events since the last look (of these types), without what numbers and dates them."""
+        news, self._read = self.history[self._read :], len(self.history)
+        return [
+            {name: value for name, value in event.items() if name not in ("stream", "seq", "at")}
+            for event in news
+            if not types or event["type"] in types
+        ]
+
+    def phase(self, session_id: str) -> Phase | None:
+        """Where a session stands."""
+        return self.core.liveness.phase(session_id)
+
+    def held(self, session_id: str) -> tuple[str, int, str]:
+        """Owner, epoch, and why it has no owner any more."""
+        entry = self.core.entry(session_id)
+        return entry.owner, entry.epoch, entry.orphan
+
+    def kept(self) -> dict[str, Any]:
+        """All that an undo or a replay has to bring back."""
+        return {session_id: kept(entry) for session_id, entry in self.core.cache.entries.items()}
+
+    def check(self) -> None:
+        """What holds at any time: index, phases and suspicions are what the entries say."""
+        cache, liveness = self.core.cache, self.core.liveness
+        entries = cache.entries.values()
+        owned: dict[str, set[str]] = {}
+        statuses: dict[str, int] = {}
+        for entry in entries:
+            statuses[entry.doc.status] = statuses.get(entry.doc.status, 0) + 1
+            if entry.owner:
+                owned.setdefault(entry.owner, set()).add(entry.id)
+            assert not (entry.owner and entry.orphan), "an orphan with an owner"
+            phase = liveness.phase(entry.id)
+            assert (phase is Phase.ENDED) is entry.ended
+            assert (phase is Phase.SUSPECT) is bool(entry.suspected)
+            assert not entry.reaped or entry.ended
+        assert {worker: set(ids) for worker, ids in cache.index.owned.items()} == owned
+        assert set(cache.index.orphans) == {e.id for e in entries if e.orphan and not e.ended}
+        assert cache.index.by_status == statuses
+        assert len(liveness) == len(cache.entries)
+        queued = [*(i for queue in liveness._live.values() for i in queue.order)]
+        queued += [*liveness._suspects.order, *liveness._ended.order]
+        assert sorted(queued) == sorted(cache.entries), "in two phases, or in none"
+
+    def check_replay(self) -> None:
+        """The journal alone brings all of it back."""
+        cache = Cache()
+        open_journal(self.directory, self.disk, cache, start=False)
+        assert {session_id: kept(entry) for session_id, entry in cache.entries.items()} == self.kept()
