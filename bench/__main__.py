@@ -13,6 +13,9 @@ from bench.report import write_json
 from bench.tables import fill_in
 from bench.targets import Verdict
 
+FULL_PARTS = ("comparisons", "bounds", "start", "growth", "stress", "churn")
+"""As bench.full has them, which can't be imported without the `bench` extra."""
+
 DOCS = Path(__file__).parent.parent / "docs"
 
 
@@ -38,12 +41,16 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     quick.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     full = commands.add_parser("full", help="everything, as JSON and as plots and tables in docs/; some minutes")
     full.add_argument(
-        "--only", metavar="PART", nargs="+", choices=("comparisons", "bounds", "start", "growth"),
-        help="comparisons, bounds, start, growth; the others' figures stay as they are in the file",
+        "--only", metavar="PART", nargs="+", choices=FULL_PARTS,
+        help=f"{', '.join(FULL_PARTS)}; the others' figures stay as they are in the file",
     )  # fmt: skip
     full.add_argument("--tiny", action="store_true", help="only whether everything runs")
     full.add_argument("--json", type=Path, metavar="FILE", default=DOCS / "performance.json", help="all figures")
     full.add_argument("--docs", type=Path, metavar="DIR", default=DOCS, help="where performance.md is")
+    profile = commands.add_parser("profile", help="where a request's time goes in the daemon; needs py-spy")
+    profile.add_argument("--seconds", type=float, default=5.0, help="to look at each verb")
+    profile.add_argument("--instructions", action="store_true", help="count them too; needs valgrind, some minutes")
+    profile.add_argument("--json", type=Path, metavar="FILE", default=DOCS / "performance.json", help="all figures")
     draw = commands.add_parser("draw", help="tables and plots anew from the figures of an earlier run")
     draw.add_argument("--json", type=Path, metavar="FILE", default=DOCS / "performance.json", help="all figures")
     draw.add_argument("--docs", type=Path, metavar="DIR", default=DOCS, help="where performance.md is")
@@ -71,13 +78,24 @@ def full(args: argparse.Namespace) -> None:
         run.run(args.only or PARTS)
     finally:  # a run takes long: what was measured before a failure is kept
         figures = run.figures
-        more = {"race": figures.race, "curves": figures.curves}
+        more = {name: getattr(figures, name) for name in ("race", "curves", "stress", "churn")}
         kind = "a full run in parts" if args.only else "a full run"
         write_json(args.json, kind, figures.cells, figures.verdicts, keep=bool(args.only), **more)
     met = sum(verdict.met for verdict in figures.verdicts)
     minutes = (time.monotonic() - began) / 60
     say(f"{met} of {len(figures.verdicts)} targets met, {minutes:.0f} minutes; all figures are in {args.json}")
     draw(args)
+
+
+def profile(args: argparse.Namespace) -> None:
+    """The daemon's CPU time by part, into the figures that there are already."""
+    from bench.profiling import profile as measure  # noqa: PLC0415 - quick does without
+    from bench.tables import profile as table  # noqa: PLC0415 - same
+
+    figures = {"profile": measure(args.seconds, instructions=args.instructions)}
+    told = json.loads(args.json.read_text("utf-8")) if args.json.exists() else {}
+    args.json.write_text(json.dumps(told | figures, indent=1) + "\n", encoding="utf-8")
+    say(table(figures))
 
 
 def draw(args: argparse.Namespace) -> None:
@@ -92,7 +110,7 @@ def draw(args: argparse.Namespace) -> None:
 def main() -> None:
     """Do what is asked for."""
     args = parse()
-    {"quick": quick, "full": full, "draw": draw}[args.command](args)
+    {"quick": quick, "full": full, "profile": profile, "draw": draw}[args.command](args)
 
 
 if __name__ == "__main__":

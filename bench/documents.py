@@ -23,10 +23,10 @@ _SESSION: Final = (
 )
 
 
-def history(turns: int) -> str:
+def history(turns: int, content: str = CONTENT) -> str:
     """The turns of one session, joined."""
     return ",".join(
-        _TURN % ("agent" if n % 2 else "user", n, CONTENT, n // 60 % 60, n % 60, DURATION_MS) for n in range(turns)
+        _TURN % ("agent" if n % 2 else "user", n, content, n // 60 % 60, n % 60, DURATION_MS) for n in range(turns)
     )
 
 

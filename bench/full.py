@@ -1,4 +1,4 @@
-"""Everything: all operations, lengths, tasks and peers, and how each cost grows. Some minutes."""
+"""Everything: all operations, lengths, tasks and peers, how each cost grows, and what holds a heartbeat up."""
 
 from __future__ import annotations
 
@@ -10,25 +10,34 @@ from typing import Any, Final
 import uvloop
 from redis import Redis
 
-from bench.compare import POOLS, Cell, compare, keep_pools, pool
+from bench.churn import Churn, Growth, churn, growths_json, verdicts
+from bench.compare import PER_TASK, SPREAD, TURNS, Cell, compare, keep_pools, pool
 from bench.documents import documents
 from bench.drivers import Coredis, Driver, Glide, RedisPy
 from bench.processes import Rig, Server
-from bench.quick import ALONE, Effort, Quick
 from bench.quick import TINY as TINY_EFFORT
-from bench.restart import Builder, Daemon
-from bench.sampling import Spread, percentile, take
-from bench.scale import Costs, beats_while_flushing, by_length, relative
+from bench.quick import Effort, Quick
+from bench.sampling import Spread, take
+from bench.scale import Costs, by_length, relative
 from bench.scaling import by_connections, by_sessions
 from bench.sides import ByHand, RedisStore, Side, Sidecar
+from bench.starting import starts
+from bench.stress import Size, flushing, stress, told
 from bench.targets import Verdict, judge
 from callstate_client import connect
 
 OPERATIONS: Final = ("heartbeat", "add_turn", "save", "save_built", "load", "list_active")
+SPREAD_OVER: Final = ("add_turn", "save")
+"""Operations that are also compared on sessions in turn, see compare.SPREAD: those that write-behind gathers."""
+
+SPREAD_TASKS: Final = 32
 GROWING: Final = ("heartbeat", "add_turn", "load", "save")
 
-PARTS: Final = ("comparisons", "bounds", "start", "growth")
+PARTS: Final = ("comparisons", "bounds", "start", "growth", "stress", "churn")
 """What a run is made of."""
+
+BOUNDS: Final = frozenset(("limits", "growth", "size", "reaping"))
+"""Parts of a quick run whose figures a full one takes as well; `start` it measures with more sessions."""
 
 REWRITE_BYTES: Final = 1 << 30
 """An append-only file longer than this is rewritten between two comparisons, where it is in nobody's way."""
@@ -48,7 +57,9 @@ class Reach:
         sessions: in a daemon.
         connections: to a daemon, the tasks being as many as the most of them.
         dirty: sessions flushed at once.
-        restored: sessions that a start restores, of 20 turns.
+        restored, turn_by_turn: sessions that a start restores, see starts.
+        size, churn: see Size and Churn.
+        spread: see compare.SPREAD.
     """
 
     effort: Effort
@@ -58,12 +69,21 @@ class Reach:
     connections: Sequence[int] = (1, 10, 50, 250, 500)
     dirty: Sequence[int] = (10, 100, 1000, 4000)
     restored: int = 100_000
+    turn_by_turn: int = 100_000
+    size: Size = field(default_factory=Size)
+    churn: Churn = field(default_factory=Churn)
+    spread: Mapping[int, int] = field(default_factory=lambda: SPREAD)
 
 
-WHOLE: Final = Reach(Effort(rounds=5, seconds=0.15, beats=2000, batches=100, memory_sessions=20_000))
+WHOLE: Final = Reach(Effort(rounds=5, seconds=0.2, beats=2000, batches=100))
 TINY: Final = Reach(
-    TINY_EFFORT, tasks=(1, 32), lengths=(20, 60), sessions=(100, 200), connections=(1, 4), dirty=(10,), restored=100
-)
+    TINY_EFFORT, tasks=(1, 32), lengths=(20, 60), sessions=(100, 200), connections=(1, 4), dirty=(10,),
+    restored=100, turn_by_turn=0, spread={20: 200, 200: 200},
+    size=Size(dirty=20, live=200, many=300, requests=1200, seconds=0.1),
+    churn=Churn(
+        requests=80, sessions=30, limited=30, connections=20, misses=20, workers=10, samples=2, remembered=10
+    ),
+)  # fmt: skip
 """Whether everything runs; its figures mean nothing."""
 
 
@@ -77,6 +97,10 @@ class Figures:
     """Heartbeats a second of RedisStore on each of the other clients, 32 tasks."""
     curves: dict[str, Curve] = field(default_factory=dict)
     """By `turns`, `sessions`, `connections`, `dirty`."""
+    stress: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By burden."""
+    churn: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """By store: what each kind of thing that came and went left behind."""
 
 
 class Full:
@@ -97,7 +121,10 @@ class Full:
 
     def run(self, parts: Collection[str] = PARTS) -> None:
         """These parts, each upon servers of its own; `figures` has what was measured so far at any time."""
-        steps = dict(zip(PARTS, (self._comparisons, self._bounds, self._start, self._growth), strict=True))
+        steps = {
+            "comparisons": self._comparisons, "bounds": self._bounds, "start": self._start,
+            "growth": self._growth, "stress": self._stress, "churn": self._churn,
+        }  # fmt: skip
         for part in PARTS:
             if part in parts:
                 self._say(f"{part}:")
@@ -109,16 +136,31 @@ class Full:
             uvloop.run(self._compare(redis, rig.daemon("callstate", redis)))
 
     def _bounds(self) -> None:
-        alone = Quick(self._effort, frozenset(ALONE), self._known)
+        alone = Quick(self._effort, BOUNDS, self._known)
         alone.run()
 
     def _start(self) -> None:
-        for verdict in restart(self._reach.restored):
+        for verdict in starts(self._reach.restored, self._reach.restored, self._reach.turn_by_turn):
             self._known(verdict)
 
     def _growth(self) -> None:
         with Rig() as rig:
             self._grow(rig)
+
+    def _stress(self) -> None:
+        size = self._reach.size
+        with Rig() as rig:
+            self.figures.stress = told(stress(rig, rig.redis(), size, rounds=self._effort.rounds), size)
+
+    def _churn(self) -> None:
+        growths: dict[str, list[Growth]] = {}
+        for name in ("sqlite", "redis"):
+            with Rig() as rig:
+                store = rig.redis() if name == "redis" else None
+                growths[name] = [*churn(rig, store, self._reach.churn)]
+        for verdict in verdicts(growths):
+            self._known(verdict)
+        self.figures.churn = growths_json(growths)
 
     def _known(self, verdict: Verdict) -> None:
         self.figures.verdicts.append(verdict)
@@ -136,13 +178,17 @@ class Full:
             RedisStore(other, redis),
             ByHand(other, redis),
         ]
-        await keep_pools(sides, effort.pools)
+        own = PER_TASK * max(self._reach.tasks)
+        await keep_pools(sides, {turns: max(own, self._reach.spread[turns]) for turns in TURNS})
         for operation in OPERATIONS:
-            for turns in POOLS:
-                for tasks in self._reach.tasks:
+            for turns in TURNS:
+                pools = [(tasks, PER_TASK * tasks) for tasks in self._reach.tasks]
+                if operation in SPREAD_OVER:
+                    pools.append((SPREAD_TASKS, self._reach.spread[turns]))
+                for tasks, sessions in pools:
                     cell = await compare(
                         sides, operation, turns, tasks,
-                        rounds=effort.rounds, seconds=effort.seconds, sessions=effort.pools[turns],
+                        rounds=effort.rounds, seconds=effort.seconds, sessions=sessions,
                     )  # fmt: skip
                     self.figures.cells.append(cell)
                     for verdict in judge(cell):
@@ -154,7 +200,7 @@ class Full:
     async def _faster_client(self, redis: Server) -> Driver:
         """Whichever of valkey-glide and coredis makes the faster RedisStore."""
         drivers: list[Driver] = [await Glide.connect(redis.path), await Coredis.connect(redis.path)]
-        ids = pool(20, self._effort.pools[20])
+        ids = pool(20, PER_TASK * 32)
         for driver in drivers:
             side = RedisStore(driver, redis)
             await side.keep(documents(ids, 20))
@@ -182,10 +228,10 @@ class Full:
         rewrite_if_long(redis)
         beats: dict[int, dict[str, Any]] = {}
         for dirty in reach.dirty:
-            flushes = uvloop.run(beats_while_flushing(rig, redis, dirty=dirty, turns=200, rounds=rounds))
+            flushes = flushing(rig, redis, dirty=dirty, rounds=rounds)
             beats[dirty] = {
-                "p50_ms": _spread([percentile(each.latencies_s, 0.5) * 1000 for each in flushes]),
-                "p99_ms": _spread([percentile(each.latencies_s, 0.99) * 1000 for each in flushes]),
+                "p50_ms": _spread([each.percentile_ms(0.5) for each in flushes]),
+                "p99_ms": _spread([each.percentile_ms(0.99) for each in flushes]),
                 "flush_ms": _spread([each.elapsed_s * 1000 for each in flushes]),
             }
             rewrite_if_long(redis)
@@ -223,22 +269,3 @@ def rewrite_if_long(redis: Server) -> None:
         client.bgrewriteaof()
         while (info := persistence())["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"]:
             time.sleep(0.05)  # Redis tells nobody when it is done
-
-
-def restart(sessions: int) -> list[Verdict]:
-    """From launch to the first answer, with so many sessions of 20 turns to restore."""
-    with Rig() as rig:
-        builder = Builder(rig.root / "state" / "journal", 20, saves=False)
-        builder.create(sessions)
-        started: list[float] = []
-        for build in (None, builder.outgrow):
-            if build is not None:
-                build()
-            daemon = Daemon(rig.root)
-            started.append(daemon.ready_s)
-            daemon.kill()
-    name = f"start with {sessions:,} sessions from a"
-    return [
-        Verdict(f"{name} checkpoint", Spread.of(started[:1]), 5.0, unit=" s"),
-        Verdict(f"{name} log at 4x", Spread.of(started[1:]), 20.0, unit=" s"),
-    ]

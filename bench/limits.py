@@ -25,7 +25,7 @@ def _connected(server: Server) -> socket.socket:
 
 def blocking_beat(daemon: Server, echo: Server, *, rounds: int, beats: int) -> Spread:
     """The blocking client's median heartbeat over the median ping-pong of the same line through the echo."""
-    session_id = pool(20)[0]
+    session_id = pool(20, 1)[0]
     line = _BEAT % (1, session_id.encode())
     ratios: list[float] = []
     with sync.connect(str(daemon.path)) as store, _connected(echo) as connection:
@@ -49,7 +49,7 @@ def blocking_beat(daemon: Server, echo: Server, *, rounds: int, beats: int) -> S
 
 def pipelined_cpu(daemon: Server, echo: Server, *, rounds: int, batches: int) -> tuple[Spread, Spread]:
     """The daemon's CPU time a pipelined heartbeat, over the echo's for the same line; and by itself, seconds."""
-    ids = pool(20)[:PIPELINED]
+    ids = pool(20, PIPELINED)
     batch = b"".join(_BEAT % (number, session_id.encode()) for number, session_id in enumerate(ids))
     ratios: list[float] = []
     costs: list[float] = []

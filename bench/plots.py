@@ -13,7 +13,7 @@ mpl.use("svg")  # before pyplot looks for a display
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from bench.report import QUANTILES
+from bench.report import QUANTILES, at_hand
 
 STYLE: Final[Any] = {
     "svg.hashsalt": "callstate",  # the ids in it are random otherwise
@@ -38,10 +38,12 @@ def draw_all(told: Told, directory: Path) -> None:
     """
     plots: dict[str, Callable[[Told], None]] = {
         "throughput": throughput, "latency": latency, "turns": by_turns, "sessions": by_sessions,
-        "connections": by_connections, "dirty": by_dirty, "memory": memory,
+        "connections": by_connections, "dirty": by_dirty, "memory": memory, "stress": stress, "churn": churn,
     }  # fmt: skip
     with mpl.rc_context(STYLE):
         for name, plot in plots.items():
+            if not at_hand(told, name):
+                continue
             plot(told)
             for axes in plt.gcf().axes:
                 axes.minorticks_off()  # nine more of everything between two powers of ten
@@ -50,7 +52,8 @@ def draw_all(told: Told, directory: Path) -> None:
 
 
 def _cells(told: Told, operation: str, turns: int) -> Iterable[Told]:
-    found = [cell for cell in told["comparisons"] if (cell["operation"], cell["turns"]) == (operation, turns)]
+    what = (operation, turns, False)
+    found = [cell for cell in told["comparisons"] if (cell["operation"], cell["turns"], cell["spread"]) == what]
     return sorted(found, key=lambda cell: int(cell["tasks"]))
 
 
@@ -137,6 +140,40 @@ def memory(told: Told) -> None:
     axes.set_xlabel("sessions of 20 turns")
     axes.set_ylabel("resident memory / their JSON")
     axes.legend()
+
+
+def stress(told: Told) -> None:
+    """Heartbeats beside what else the daemon does."""
+    _, axes = plt.subplots(figsize=(8, 3.2))
+    burdens = [*reversed(told["stress"].values())]
+    places = range(len(burdens))
+    figures = {
+        "p50": [each["p50_ms"] for each in burdens],
+        "p99": [each["p99_ms"][0] for each in burdens],
+        "longest": [each["longest_ms"] for each in burdens],
+    }
+    for (name, values), marker in zip(figures.items(), "o|x", strict=True):
+        axes.plot(values, places, marker, label=name)
+    axes.axvline(5.0, linestyle=":", color="grey", label="target for p99")
+    axes.set_yticks(places, [each["name"] for each in burdens])
+    axes.set_xscale("log")
+    axes.set_xlabel("heartbeat, ms")
+    axes.legend()
+
+
+def churn(told: Told) -> None:
+    """Resident memory while things come and go."""
+    _, row = plt.subplots(1, len(told["churn"]), figsize=(8, 3), sharey=True)
+    for axes, (store, kinds) in zip(row, told["churn"].items(), strict=True):
+        for each in kinds:
+            sizes = each["rss_bytes"]
+            share = [100 * (number + 1) / len(sizes) for number in range(len(sizes))]
+            axes.plot(share, [size / 1e6 for size in sizes], label=f"{each['count']:,} {each['kind']}")
+        axes.set_ylim(0)
+        axes.set_title(store)
+        axes.set_xlabel("% of them come and gone")
+    row[0].set_ylabel("resident memory, MB")
+    row[0].legend(fontsize=7)
 
 
 def _line(axes: Axes, points: dict[str, list[float]], label: str) -> None:

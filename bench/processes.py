@@ -81,6 +81,17 @@ class Server:
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text("ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def stop(self, within_s: float = STOPPED_WITHIN_S) -> str:
+        """Ask it to end, and wait; gives what it has said."""
+        self._process.terminate()
+        self._process.wait(within_s)
+        return self._log.read_text()
+
     def close(self) -> None:
         """End it; a second time does nothing."""
         if self._process.poll() is None:
@@ -123,17 +134,18 @@ class Rig:
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
         return self._start("redis", "redis", [get_binary_path(), *words], b"PING\r\n")
 
-    def daemon(self, label: str, store: Server | None, *options: str) -> Server:
+    def daemon(self, label: str, store: Server | None, *options: str, below: Sequence[str] = ()) -> Server:
         """A callstated at its default durability, `process`.
 
         Args:
             label: names its socket and state directory; one that was there before is taken up again.
             store: the Redis it writes behind to; None: SQLite in its state directory.
             options: further arguments.
+            below: a program that runs it, with its arguments.
         """
         paths = ["--socket", str(self.root / f"{label}.sock"), "--state-dir", str(self.root / label)]
         behind = [] if store is None else ["--store", f"unix://{store.path}"]
-        command = [sys.executable, "-m", "callstate_sidecar", *paths, *behind, "--log-level", "warning"]
+        command = [*below, sys.executable, "-m", "callstate_sidecar", *paths, *behind, "--log-level", "warning"]
         return self._start("callstated", label, [*command, *NO_REAPING, *options], PING)
 
     def echo(self) -> Server:

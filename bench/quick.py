@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import uvloop
 
-from bench.compare import POOLS, Cell, compare, keep_pools
+from bench.burdens import FLUSH_WHEN_ASKED
+from bench.compare import PER_TASK, TURNS, Cell, compare, keep_pools, pool
+from bench.documents import documents
 from bench.drivers import RedisPy
-from bench.limits import blocking_beat, pipelined_cpu
+from bench.limits import PIPELINED, blocking_beat, pipelined_cpu
 from bench.processes import Rig, Server
+from bench.raw import fill
 from bench.reaping import ticks
-from bench.sampling import Spread, percentile
-from bench.scale import beats_while_flushing, by_length, fill_pool, memory, relative
+from bench.sampling import Spread
+from bench.scale import by_length, relative
 from bench.sides import ByHand, RedisStore, Sidecar
-from bench.targets import Verdict, judge
+from bench.starting import starts
+from bench.stress import Arena, Size, bear, flushing_verdict
+from bench.targets import Verdict, decided, judge
 from callstate_client import connect
 
 MATRIX: Final = (
@@ -27,12 +32,14 @@ MATRIX: Final = (
 )  # fmt: skip
 """Operation, turns and tasks of each comparison that a target is about."""
 
+MOST_TASKS: Final = 32
+
 FLAT_TURNS: Final = (20, 2000)
 
 COMPARED: Final = ("heartbeat", "add_turn", "load", "save")
-ALONE: Final = ("limits", "growth", "memory", "flushing", "reaping")
+ALONE: Final = ("limits", "growth", "size", "reaping", "start")
 PARTS: Final = (*COMPARED, *ALONE)
-"""What a run is made of."""
+"""What a run is made of. `size` is memory, and heartbeats while much of it is flushed."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +47,14 @@ class Effort:
     """How much is done: little says little, but soon.
 
     Args:
-        rounds: samples of each side.
+        rounds: samples of each side; fewer where those that were taken leave no doubt.
         seconds: a sample lasts.
         beats: of the blocking client, a round.
         batches: of pipelined heartbeats, a round.
         memory_sessions: that fill a daemon.
         dirty_sessions: that are flushed at once.
         live_sessions, due_sessions: that the reaper watches, and that fall silent.
-        pools: see POOLS.
+        snapshot_sessions, log_sessions: that a start restores from a checkpoint, and from a log.
     """
 
     rounds: int = 5
@@ -58,12 +65,13 @@ class Effort:
     dirty_sessions: int = 1000
     live_sessions: int = 100_000
     due_sessions: int = 10_000
-    pools: Mapping[int, int] = field(default_factory=lambda: POOLS)
+    snapshot_sessions: int = 20_000
+    log_sessions: int = 5_000
 
 
 TINY: Final = Effort(
     rounds=2, seconds=0.01, beats=20, batches=2, memory_sessions=200, dirty_sessions=20, live_sessions=500,
-    due_sessions=100, pools={20: 32, 200: 32},
+    due_sessions=100, snapshot_sessions=100, log_sessions=100,
 )  # fmt: skip
 """Whether everything runs; its figures mean nothing."""
 
@@ -93,10 +101,10 @@ class Quick:
                 uvloop.run(self._compare(redis, daemon))
             alone = {
                 "limits": lambda: self._limits(rig, daemon),
-                "growth": lambda: self._growth(daemon),
-                "memory": lambda: self._memory(rig, redis),
-                "flushing": lambda: self._flushing(rig, redis),
+                "growth": lambda: self._growth(rig, redis, daemon),
+                "size": lambda: self._size(rig, redis),
                 "reaping": lambda: self._reaping(rig),
+                "start": self._start,
             }
             for part in ALONE:
                 if part in self._parts:
@@ -113,14 +121,13 @@ class Quick:
         theirs = RedisStore(RedisPy(redis.path), redis)
         by_hand = ByHand(RedisPy(redis.path), redis)
         try:
-            await keep_pools([ours, theirs], effort.pools)
+            await keep_pools([ours, theirs], dict.fromkeys(TURNS, PER_TASK * MOST_TASKS))
             for operation, turns, tasks in MATRIX:
                 if operation not in self._parts:
                     continue
                 cell = await compare(
                     [ours, theirs, by_hand] if operation == "add_turn" else [ours, theirs],
-                    operation, turns, tasks,
-                    rounds=effort.rounds, seconds=effort.seconds, sessions=effort.pools[turns],
+                    operation, turns, tasks, rounds=effort.rounds, seconds=effort.seconds, enough=decided,
                 )  # fmt: skip
                 self.cells.append(cell)
                 for verdict in judge(cell):
@@ -131,7 +138,7 @@ class Quick:
 
     def _limits(self, rig: Rig, daemon: Server) -> Iterator[Verdict]:
         effort, echo = self._effort, rig.echo()
-        uvloop.run(fill_pool(daemon, 20, effort.pools[20]))
+        fill(daemon, documents(pool(20, PIPELINED), 20))
         ratio = blocking_beat(daemon, echo, rounds=effort.rounds, beats=effort.beats)
         yield Verdict("one blocking client, heartbeat p50 vs echo", ratio, 1.25)
         ratio, cost = pipelined_cpu(daemon, echo, rounds=effort.rounds, batches=effort.batches)
@@ -139,31 +146,35 @@ class Quick:
         yield Verdict("daemon CPU a pipelined heartbeat vs echo", ratio, 5.0, note=note)
         rig.end(echo)
 
-    def _growth(self, daemon: Server) -> Iterator[Verdict]:
+    def _growth(self, rig: Rig, redis: Server, daemon: Server) -> Iterator[Verdict]:
         short, long = FLAT_TURNS
-        costs = uvloop.run(by_length(daemon, FLAT_TURNS, ["add_turn"], rounds=2 * self._effort.rounds))["add_turn"]
+        rounds = self._effort.rounds
+        costs = uvloop.run(by_length(daemon, FLAT_TURNS, ["add_turn"], rounds=rounds))["add_turn"]
         micros = [Spread.of(costs[turns]).median * 1e6 for turns in FLAT_TURNS]
-        note = f"{micros[0]:.0f} and {micros[1]:.0f} µs"
+        unwritten = rig.daemon("unwritten", redis, *FLUSH_WHEN_ASKED, "--set", "store.prefix=unwritten:")
+        alone = uvloop.run(by_length(unwritten, FLAT_TURNS, ["add_turn"], rounds=rounds))["add_turn"]
+        rig.end(unwritten)
+        by_itself = relative(alone)[long].median
+        note = f"{micros[0]:.0f} and {micros[1]:.0f} µs; {by_itself:.3g}x with nothing written behind"
         yield Verdict(f"growth: add_turn at {long:,} turns vs at {short}", relative(costs)[long], 1.2, note=note)
 
-    def _memory(self, rig: Rig, redis: Server) -> Iterator[Verdict]:
-        sessions = self._effort.memory_sessions
-        used = uvloop.run(memory(rig, redis, sessions, 20))
-        yield Verdict(f"memory of {sessions:,} sessions of 20 turns vs JSON", Spread.of([used]), 1.5)
-
-    def _flushing(self, rig: Rig, redis: Server) -> Iterator[Verdict]:
-        dirty = self._effort.dirty_sessions
-        rounds = uvloop.run(beats_while_flushing(rig, redis, dirty=dirty, turns=200, rounds=self._effort.rounds))
-        p99 = Spread.of([percentile(each.latencies_s, 0.99) * 1000 for each in rounds])
-        longest = max(max(each.latencies_s) for each in rounds) * 1000
-        took = Spread.of([each.elapsed_s for each in rounds]).median * 1000
-        note = f"longest {longest:.1f} ms, a flush {took:.0f} ms"
-        yield Verdict(f"beat p99 while {dirty:,} sessions of 200 turns flush", p99, 5.0, unit=" ms", note=note)
+    def _size(self, rig: Rig, redis: Server) -> Iterator[Verdict]:
+        effort = self._effort
+        arena = Arena(rig, redis, Size(dirty=effort.dirty_sessions, live=effort.memory_sessions), "size")
+        name = f"memory of {effort.memory_sessions:,} sessions of 20 turns vs JSON"
+        yield Verdict(name, Spread.of([arena.memory_of_json]), 1.5)
+        yield flushing_verdict(
+            [bear(arena.server, arena.flush()) for _ in range(effort.rounds)], effort.dirty_sessions
+        )
+        rig.end(arena.server)
 
     def _reaping(self, rig: Rig) -> Iterator[Verdict]:
         effort = self._effort
-        idle, busy = ticks(rig.root / "reaping", live=effort.live_sessions, due=effort.due_sessions)
+        idle, busy = uvloop.run(ticks(rig.root / "reaping", live=effort.live_sessions, due=effort.due_sessions))
         name = f"reaper: {effort.live_sessions:,} live, none due, tick"
         yield Verdict(name, Spread.of([idle * 1000]), 1.0, unit=" ms")
         name = f"reaper: {effort.due_sessions:,} due at once, longest tick"
         yield Verdict(name, Spread.of([busy * 1000]), 5.0, unit=" ms")
+
+    def _start(self) -> Iterator[Verdict]:
+        return starts(self._effort.snapshot_sessions, self._effort.log_sessions)

@@ -8,20 +8,26 @@ import time
 from pathlib import Path
 from typing import Final
 
+from callstate_sidecar.attendance import Attendance
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
 from callstate_sidecar.commands import Context
 from callstate_sidecar.document import Document
 from callstate_sidecar.entry import Entry
+from callstate_sidecar.events import Events
 from callstate_sidecar.head import read_head
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.logs import TextFormatter
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.options import Config
+from callstate_sidecar.peers import Peers
+from callstate_sidecar.readthrough import ReadThrough
 from callstate_sidecar.reaper import Reaper
+from callstate_sidecar.server import Server
 from callstate_sidecar.services import Services
 from callstate_sidecar.stores.sqlite import SqliteBackend
+from callstate_sidecar.writer import Writer
 
 HOST: Final = "bench"
 FAR_S: Final = 1e6
@@ -39,22 +45,25 @@ class Reapable:
 
     def __init__(self, directory: Path, live: int, due: int) -> None:
         config = Config()
-        self._reaper_config = config.reaper
+        self._reaper_config = reaper = config.reaper
         self._clock = Clock()
         cache, metrics = Cache(), Metrics()
-        liveness = Liveness(config.reaper.heartbeat_timeout_s, config.reaper.grace_s, config.reaper.retention_s)
+        liveness = Liveness(reaper.heartbeat_timeout_s, reaper.grace_s, reaper.retention_s)
         backend = SqliteBackend(directory / "unused.db", ttl_s=60.0, host_id=HOST, timeout_s=1.0)
         services = Services(backend, config, cache, liveness, self._clock, metrics, HOST)
-        ctx = Context(cache, liveness, self._clock, config.limits, services)
+        events = Events(config.limits.events, "stream")
+        ctx = Context(cache, liveness, self._clock, config.limits, services, events)
         self.journal = Journal(directory, checkpoint_min_bytes=config.journal.checkpoint_min_bytes)
         self.journal.replay(lambda _: None)
         self.journal.start()
-
-        def commit() -> None:
-            self.journal.append(cache.group)
-            cache.commit()
-
-        self._reaper = Reaper(ctx, metrics, config.reaper.tick_s, commit)
+        server = Server(ctx, self.journal, metrics, config.limits.connections)
+        turn = server.turn
+        self._reaper = Reaper(ctx, metrics, reaper.tick_s, turn.commit)
+        attendance = Attendance(
+            ctx, Peers(services.boot_id), reaper.reconnect_grace_s, self._reaper.depart, turn.schedule
+        )
+        writer = Writer(cache, backend, self._clock, config.store, metrics, HOST, events, turn.commit)
+        services.join(server, self.journal, ReadThrough(ctx, backend, HOST), writer, attendance, ctx)
         self._began = self._clock.live()
         for number in range(live):
             entry = _entry(number)
@@ -93,9 +102,12 @@ def _entry(number: int) -> Entry:
     return Entry(head.session_id, Document(head, 1_767_225_600_000_000))
 
 
-def ticks(directory: Path, *, live: int, due: int) -> tuple[float, float]:
-    """The longest tick with none due, and with so many due at once; seconds."""
-    directory.mkdir()
+async def ticks(directory: Path, *, live: int, due: int) -> tuple[float, float]:
+    """The longest tick with none due, and with so many due at once; seconds.
+
+    In a loop, for the parts of a daemon ask for one; the ticks are taken one after the other, without it.
+    """
+    directory.mkdir()  # noqa: ASYNC240 - nobody else waits for this loop
     log = logging.FileHandler(directory / "log")  # each session that is reaped is a line, as in the daemon
     log.setFormatter(TextFormatter(journal=False))
     logger = logging.getLogger("callstate_sidecar")

@@ -74,6 +74,12 @@ def cell_json(cell: Cell) -> dict[str, Any]:
     }
 
 
+def at_hand(told: dict[str, Any], name: str) -> bool:
+    """Whether a run has measured what a table or plot of this name shows."""
+    place = {"throughput": "comparisons", "latency": "comparisons", "requests": "comparisons"}.get(name, name)
+    return bool(told.get(place) or told.get("curves", {}).get(place))
+
+
 def write_json(
     path: Path, kind: str, cells: Iterable[Cell], verdicts: Iterable[Verdict], *, keep: bool = False, **more: Any
 ) -> None:

@@ -2,12 +2,12 @@
 
     .venv/bin/python bench/restart.py --sessions 100000
 
-Builds a journal through the daemon's own Cache and Journal, first as a snapshot alone, then with a log of over
-four times its size behind it, which is the most that ever has to be replayed: a record a turn, as `hold` leaves
-it, or with `--saves` a record of all turns, as workers leave that save everything every time. Starts a callstated
-on each and measures from its launch to its first answer; on the second, which begins a checkpoint at once, also the
-most memory and disk that took, and how long pings waited meanwhile. The store behind is one that is away, so that
-nothing but journal and memory is measured.
+Builds a journal through the daemon's own Cache and Journal, first as a snapshot alone, then with as much of a log
+behind it as makes a checkpoint due, which is the most that ever has to be replayed: a record a turn, as `hold`
+leaves it (a million of them), or with `--saves` a record of all turns, as workers leave that save everything every
+time (four times the snapshot). Starts a callstated on each and measures from its launch to its first answer; on the
+second, which begins a checkpoint at once, also the most memory and disk that took, and how long pings waited
+meanwhile. The store behind is one that is away, so that nothing but journal and memory is measured.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,6 @@ TURN = (
     b'{"role":"%b","content":"%d and then I would like to change the booking from Tuesday to Thursday, if there is'
     b' still a table free","timestamp":"2026-01-01T00:00:%02d.123456Z","duration_ms":900}'
 )
-
-LOG_GROWTH = 4.02
-"""A little over the four times at which a checkpoint is due."""
 
 PATIENCE_S = 300.0
 
@@ -67,7 +65,7 @@ class Builder:
             )
             entry = Entry(head.session_id, Document(head, self._us))
             self.cache.create(entry)
-            self._play(journal, entry)
+            self._play(journal, entry, saves=True)  # only the snapshot stays
         Checkpointer(journal, Files(), self.cache.snapshot, lambda: None).run_now()
         journal.close()
 
@@ -75,11 +73,10 @@ class Builder:
         """The same calls anew until a checkpoint is due; gives the snapshot's and the log's bytes."""
         journal = self._open()
         entries = [*self.cache.entries.values()]
-        while journal.log_bytes < LOG_GROWTH * journal.snapshot_bytes:
-            for entry in entries:
-                self._play(journal, entry)
-                if journal.log_bytes >= LOG_GROWTH * journal.snapshot_bytes:
-                    break
+        for entry in cycle(entries):
+            if journal.wants_checkpoint:
+                break
+            self._play(journal, entry, saves=self._saves)
         self._commit(journal)
         journal.close()
         return journal.snapshot_bytes, journal.log_bytes
@@ -90,11 +87,11 @@ class Builder:
         journal.start()
         return journal
 
-    def _play(self, journal: Journal, entry: Entry) -> None:
+    def _play(self, journal: Journal, entry: Entry, *, saves: bool) -> None:
         turns = [TURN % (b"agent" if n % 2 else b"user", n, n % 60) for n in range(self._turns)]
         self.cache.change(entry)
-        self._save(entry, turns if self._saves else [])
-        if not self._saves:
+        self._save(entry, turns if saves else [])
+        if not saves:
             for turn in turns:
                 self._say(entry, turn)
         if len(self.cache.group) >= GROUP_RECORDS:

@@ -13,7 +13,6 @@ from typing import Final
 
 from bench.sides import Operation, Side
 
-
 WRITING: Final = ("add_turn", "save", "save_built")
 """Operations that leave the store behind something to do."""
 
@@ -104,7 +103,7 @@ class _Stretches:
 
 async def take(
     side: Side, name: str, session_ids: Sequence[str], *,
-    adds: int, tasks: int, seconds: float, restored: bool = True,
+    adds: int, tasks: int, seconds: float,
 ) -> Sample:  # fmt: skip
     """Let `tasks` tasks do one operation for so long.
 
@@ -120,7 +119,6 @@ async def take(
         adds: how many turns a session may get.
         tasks: how many do it at once.
         seconds: for how long.
-        restored: False leaves the sessions as long as they have become, after a single stretch.
     """
     operation = side.operations()[name]
     stretches = _Stretches(side)
@@ -128,12 +126,10 @@ async def take(
     while stretches.elapsed_s < seconds:
         plans = _plans(name, session_ids, adds, tasks)
         counts = await stretches.run(operation, plans, seconds - stretches.elapsed_s)
-        if name != "add_turn" or not restored:
+        if name != "add_turn":
             break
         again = zip(_plans(name, session_ids, adds, tasks), counts, strict=True)
         await side.restore(dict.fromkeys(chain.from_iterable(islice(plan, count) for plan, count in again)))
     flush_s = await side.settle() if name in WRITING else 0.0
     taken = stretches.latencies_s
-    return Sample(
-        len(taken), stretches.elapsed_s, taken, stretches.client_cpu_s, stretches.server_cpu_s, flush_s
-    )
+    return Sample(len(taken), stretches.elapsed_s, taken, stretches.client_cpu_s, stretches.server_cpu_s, flush_s)

@@ -1,4 +1,4 @@
-"""How costs grow with sessions and connections; see scale.py for turns and for what is not yet written."""
+"""How costs grow with sessions and connections; see scale.py for turns."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Final
 from bench.compare import pool
 from bench.documents import documents
 from bench.processes import Rig, Server
+from bench.raw import fill
 from bench.sampling import take
-from bench.scale import Costs, fill
+from bench.scale import Costs
 from bench.sides import Operation, Sidecar
 from callstate_client import connect
 
@@ -44,7 +45,7 @@ async def by_sessions(
             server = rig.daemon(f"sessions-{count}", redis, "--set", f"store.prefix=sessions-{count}:")
             empty, ids = server.rss_bytes(), pool(SESSION_TURNS, count)
             kept = documents(ids, SESSION_TURNS)
-            await fill(server, kept)
+            fill(server, kept)
             memory[count] = (server.rss_bytes() - empty) / sum(map(len, kept.values()))
             asked[count] = ids[:: max(1, count // ASKED)]
             sides[count] = Sidecar(await connect(str(server.path)), server)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.report import at_hand
 from bench.targets import OURS, THEIRS
 
 Told = dict[str, Any]
@@ -19,7 +20,8 @@ def fill_in(document: Path, told: Told) -> None:
     """Replace what lies between `<!-- figures: NAME -->` and `<!-- end -->` by that table."""
 
     def table(found: re.Match[str]) -> str:
-        return f"{found[1]}{TABLES[found[2]](told)}\n{found[3]}"
+        name = found[2]
+        return f"{found[1]}{TABLES[name](told)}\n{found[3]}" if at_hand(told, name) else found[0]
 
     text = document.read_text("utf-8")
     document.write_text(_MARKED.sub(table, text), encoding="utf-8")
@@ -65,6 +67,14 @@ def targets(told: Told) -> str:
     return _table(("figure", "measured", "target", ""), rows())
 
 
+_WHAT: Final = ("operation", "turns", "tasks", "sessions")
+
+
+def _what(cell: Told) -> Sequence[str]:
+    sessions = f"{cell['sessions']:,}{' in turn' if cell['spread'] else ''}"
+    return cell["operation"], str(cell["turns"]), str(cell["tasks"]), sessions
+
+
 def throughput(told: Told) -> str:
     """callstate's requests a second over each peer's."""
     peers = [name for name in told["comparisons"][0]["sides"] if name != OURS]
@@ -74,9 +84,9 @@ def throughput(told: Told) -> str:
             ratios = [
                 _ratio(cell["sides"][peer]["throughput_ratio"]) if peer in cell["sides"] else "" for peer in peers
             ]
-            yield cell["operation"], str(cell["turns"]), str(cell["tasks"]), *ratios
+            yield *_what(cell), *ratios
 
-    return _table(("operation", "turns", "tasks", *(f"vs {peer}" for peer in peers)), rows())
+    return _table((*_WHAT, *(f"vs {peer}" for peer in peers)), rows())
 
 
 def requests(told: Told) -> str:
@@ -86,13 +96,13 @@ def requests(told: Told) -> str:
         for cell in told["comparisons"]:
             ours, theirs = cell["sides"][OURS], cell["sides"][THEIRS]
             yield (
-                cell["operation"], str(cell["turns"]), str(cell["tasks"]),
+                *_what(cell),
                 *(f"{_n(ours[name])} / {_n(theirs[name])}" for name in ("p50_us", "p99_us")),
                 *(f"{_n(ours[name][0])} / {_n(theirs[name][0])}" for name in ("client_cpu_us", "server_cpu_us")),
                 f"{_n(ours['closing_flush_s'][0] * 1000)} ms" if ours["closing_flush_s"][0] else "",
             )  # fmt: skip
 
-    head = ("operation", "turns", "tasks", "p50 µs", "p99 µs", "client CPU µs", "server CPU µs", "closing flush")
+    head = (*_WHAT, "p50 µs", "p99 µs", "client CPU µs", "server CPU µs", "closing flush")
     return _table(head, rows())
 
 
@@ -132,6 +142,47 @@ def memory(told: Told) -> str:
     )
 
 
+def stress(told: Told) -> str:
+    """Heartbeats beside what else the daemon does."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for each in told["stress"].values():
+            p99 = "{} ms ({} … {})".format(*map(_n, each["p99_ms"]))
+            yield (
+                each["name"], f"{_n(each['took_ms'])} ms", f"{each['beats']:,}", f"{_n(each['p50_ms'])} ms", p99,
+                *(f"{_n(each[name])} ms" for name in ("longest_ms", "loop_lag_ms")),
+            )  # fmt: skip
+
+    return _table(("meanwhile", "takes", "beats", "p50", "p99", "longest", "loop lag"), rows())
+
+
+def churn(told: Told) -> str:
+    """What came and went, and what it left behind."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for store, kinds in told["churn"].items():
+            for each in kinds:
+                first, last = (f"{each['rss_bytes'][place] / 1e6:.1f} MB" for place in (0, -1))
+                yield each["kind"], store, f"{each['count']:,}", first, last, f"{each['bytes_each']:.1f} B"
+
+    return _table(("what", "store", "how many", "memory at first", "at last", "growth, each"), rows())
+
+
+def profile(told: Told) -> str:
+    """The daemon's CPU time a request, by what it is spent on."""
+    verbs = told["profile"]
+    parts = [*dict.fromkeys(part for figures in verbs.values() for part in figures["parts_us"])]
+
+    def rows() -> Iterator[Sequence[str]]:
+        for part in parts:
+            yield part, *(f"{figures['parts_us'].get(part, 0.0):.1f}" for figures in verbs.values())
+        yield "**all**", *(f"**{figures['cpu_us']:.1f}**" for figures in verbs.values())
+        if all("instructions" in figures for figures in verbs.values()):
+            yield "instructions", *(f"{figures['instructions']:,.0f}" for figures in verbs.values())
+
+    return _table(("µs a request", *verbs), rows())
+
+
 TABLES: Final[dict[str, Callable[[Told], str]]] = {
     "machine": machine,
     "targets": targets,
@@ -142,4 +193,7 @@ TABLES: Final[dict[str, Callable[[Told], str]]] = {
     "connections": _growth("connections", "connections"),
     "dirty": dirty,
     "memory": memory,
+    "stress": stress,
+    "churn": churn,
+    "profile": profile,
 }

@@ -103,6 +103,4 @@ def judge(cell: Cell) -> Iterator[Verdict]:
 
 def decided(cell: Cell) -> bool:
     """Whether no round has said otherwise than the median: more of them would hardly change a verdict."""
-    return all(
-        not verdict.value.low < verdict.limit <= verdict.value.high for verdict in judge(cell)
-    )
+    return all(not verdict.value.low < verdict.limit <= verdict.value.high for verdict in judge(cell))

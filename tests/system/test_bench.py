@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXTRA = ("coredis", "glide", "matplotlib")
-RATIO = re.compile(r"^\S.* [\d.]+(?:x| ms)(?: \(.* … .*\))? +[<>]= [\d.]+(?:x| ms) +(?:met|NOT MET)\b")
+RATIO = re.compile(r"^\S.* [\d.]+(?:x| m?s)(?: \(.* … .*\))? +[<>]= [\d.]+(?:x| m?s) +(?:met|NOT MET)\b")
 
 pytestmark = pytest.mark.system
 
@@ -52,7 +52,7 @@ def test_every_target_gets_its_line_and_its_figure(tmp_path: Path, temporary: Pa
     lines = bench("quick", "--tiny", "--json", file, temporary=temporary).splitlines()
     assert [line for line in lines[:-1] if not RATIO.match(line)] == []
     told = json.loads(file.read_text())
-    assert len(told["targets"]) == len(lines) - 1 == 22
+    assert len(told["targets"]) == len(lines) - 1 == 24
     assert all(target["low"] <= target["median"] <= target["high"] for target in told["targets"])
     for target, line in zip(told["targets"], lines, strict=False):
         reached = target["median"] >= target["limit"] if target["at_least"] else target["median"] <= target["limit"]
@@ -86,6 +86,6 @@ def test_a_full_run_fills_tables_and_draws_small_plots(tmp_path: Path, temporary
     text = document.read_text()
     assert text.count("<!-- figures:") == text.count("<!-- end -->") == len(re.findall(r"-->\n[^<]+<!-- end", text))
     plots = {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
-    assert set(plots) == set(re.findall(r"\((performance-\w+\.svg)\)", text))
+    assert set(plots) >= set(re.findall(r"\((performance-\w+\.svg)\)", text))
     assert all(len(plot) < 100_000 for plot in plots.values())
     assert json.loads(file.read_text())["curves"].keys() == {"turns", "sessions", "connections", "memory", "dirty"}

@@ -138,8 +138,9 @@ def _saved(
     else:
         ctx.cache.change(entry)
         entry.doc.take_head(head, now_us)
-        if was_ended and not entry.ended:
-            entry.owner = entry.owner or ctx.caller.worker  # whoever revives nobody's
+        if was_ended and not entry.ended and not entry.owner and ctx.caller.worker:
+            entry.epoch += bool(entry.orphan)  # this one was another's: no epoch has two owners
+            entry.owner, entry.orphan = ctx.caller.worker, ""  # whoever revives nobody's
     entry.host = None
     entry.apply_turns(mode, turns, count, [])
     if labels is not None:

@@ -758,4 +758,3 @@ async def test_an_end_that_was_not_journaled_is_told_by_nobody(floor: Floor, w1:
     await floor.pass_time(GRACE_S)
     ends = [(e["session_id"], e["type"]) for e in floor.told() if e["type"] in ENDS]
     assert sorted(ends) == [("a", "expired"), ("b", "expired")]
-

@@ -1,0 +1,142 @@
+"""Lines as they are, without a client: to fill daemons fast, and to measure them without measuring a client."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import Any, Final, Self
+
+from bench.documents import CONTENT, DURATION_MS, ROLE
+from bench.processes import Server
+
+AT_ONCE: Final = 64
+"""Requests that are sent before their replies are read: few enough for the socket's buffers, so nobody blocks."""
+
+PATIENCE_S: Final = 120.0
+
+
+def line(method: str, params: str = "{}", request_id: int = 1) -> bytes:
+    """A request."""
+    return f'{{"jsonrpc":"2.0","id":{request_id},"method":"{method}","params":{params}}}\n'.encode()
+
+
+def beat(session_id: str) -> bytes:
+    """A heartbeat."""
+    return line("session.heartbeat", f'{{"session_id":"{session_id}"}}')
+
+
+def add_turn(session_id: str) -> bytes:
+    """A turn, as the other sides say it."""
+    turn = (
+        f'{{"role":"{ROLE}","content":"{CONTENT}","timestamp":"2026-01-01T00:00:00Z","duration_ms":{DURATION_MS}}}'
+    )
+    return line("session.add_turn", f'{{"session_id":"{session_id}","turn":{turn}}}')
+
+
+def save(document: bytes, more: str = "") -> bytes:
+    """A save of a whole document; `more` are further parameters, a comma before them."""
+    return line("session.save", f'{{"session":{document.decode()}{more}}}')
+
+
+class Raw:
+    """A blocking connection."""
+
+    def __init__(self, server: Server) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.settimeout(PATIENCE_S)
+        self.socket.connect(str(server.path))
+        self._replies = self.socket.makefile("rb")
+
+    def tell(self, lines: Iterable[bytes]) -> int:
+        """Send these requests and read their replies; gives how many there were.
+
+        Raises:
+            RuntimeError: one was refused.
+        """
+        waiting, told = iter(lines), 0
+        while batch := [*islice(waiting, AT_ONCE)]:
+            self.socket.sendall(b"".join(batch))
+            told += len(batch)
+            for _ in batch:
+                self.reply()
+        return told
+
+    def reply(self) -> bytes:
+        """The next reply.
+
+        Raises:
+            RuntimeError: it is an error, or there is none.
+        """
+        reply = self._replies.readline()
+        if b'"error":{' in reply[:80] or not reply:
+            raise RuntimeError(f"refused: {reply.decode()}")
+        return reply
+
+    def refusal(self) -> bytes:
+        """The next reply, which must be an error.
+
+        Raises:
+            RuntimeError: it is none.
+        """
+        reply = self._replies.readline()
+        if b'"error":{' not in reply[:80]:
+            raise RuntimeError(f"not refused: {reply.decode()}")
+        return reply
+
+    def call(self, method: str, **params: Any) -> Any:
+        """The result of a request."""
+        self.socket.sendall(line(method, json.dumps(params)))
+        return json.loads(self.reply())["result"]
+
+    def close(self) -> None:
+        """Hang up."""
+        self._replies.close()
+        self.socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def fill(server: Server, sessions: Mapping[str, bytes]) -> None:
+    """Give a daemon these sessions, and its store too."""
+    with Raw(server) as raw:
+        raw.tell(save(document) for document in sessions.values())
+        flushed = raw.call("server.flush", timeout_s=PATIENCE_S)
+    if flushed["unflushed"]:
+        raise RuntimeError(f"{flushed['unflushed']} sessions were not flushed")
+
+
+def paced_beats(raw: Raw, session_ids: Sequence[str], *, seconds: float, every_s: float) -> list[float]:
+    """Heartbeats at a fixed rate, one at a time; how long each took, seconds.
+
+    One that had to wait for the one before counts from when it should have left: else a daemon that stands still
+    for long would be seen once where a worker with many calls feels it with each.
+    """
+    beats = [beat(session_id) for session_id in session_ids]
+    latencies: list[float] = []
+    clock = time.perf_counter
+    began = due = clock()
+    number = 0
+    while due < began + seconds:
+        now = clock()
+        if now < due:
+            time.sleep(due - now)
+            now = clock()
+            since = now
+        else:
+            since = due
+        raw.socket.sendall(beats[number % len(beats)])
+        raw.reply()
+        latencies.append(clock() - since)
+        number += 1
+        due += every_s
+    return latencies
