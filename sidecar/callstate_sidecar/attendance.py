@@ -84,14 +84,13 @@ class Attendance:
             peer.close()
         connection.worker = worker_id
         self._connections.setdefault(worker_id, set()).add(connection)
-        if done.joined or done.watch:
-            self._remember(worker_id)
+        self._remember(worker_id)
         if done.joined:
             self._ctx.events.note("worker.joined", self._ctx.now_us(), worker_id=worker_id)
             log.debug("worker %s joined", worker_id)
 
     def _remember(self, worker_id: str) -> None:
-        """Tell the journal which process a worker is."""
+        """Tell the journal which process a worker is, where it does not know: it may have taken no writes."""
         process = self.workers.process_of(worker_id)
         if process is not None:
             record = _record(worker_id, process)
@@ -100,11 +99,14 @@ class Attendance:
 
     def _watch(self, worker_id: str, peer: Peer) -> None:
         """Be told when this process exits, and of no other under this id any more."""
-        before = self._watches.pop(worker_id, None)
-        if before is not None:
-            before.close()
+        self._unwatch(worker_id)
         if peer.process is not None:
             self._watches[worker_id] = Watch(peer, partial(self._exited, worker_id, peer.process))
+
+    def _unwatch(self, worker_id: str) -> None:
+        watch = self._watches.pop(worker_id, None)
+        if watch is not None:
+            watch.close()
 
     def restore(self) -> None:
         """After a replay: those who died while the daemon was down have left, the others are watched again."""
@@ -164,6 +166,7 @@ class Attendance:
                 self.workers.idle(worker_id)
                 if self.workers.state(worker_id) is State.GONE:
                     cache.processes.pop(worker_id, None)
+                    self._unwatch(worker_id)
 
     def _superseded(self, worker_id: str, outcome: Outcome) -> None:
         """Another process has taken the id: connections of the old one, which nobody reads, are closed."""
@@ -172,9 +175,7 @@ class Attendance:
         self._left(worker_id, outcome)
 
     def _left(self, worker_id: str, outcome: Outcome) -> None:
-        watch = self._watches.pop(worker_id, None)
-        if watch is not None:
-            watch.close()
+        self._unwatch(worker_id)
         self._lingering.add(worker_id)
         self._ctx.events.note("worker.left", self._ctx.now_us(), reason=outcome.value, worker_id=worker_id)
         log.debug("worker %s left: %s", worker_id, outcome.value)

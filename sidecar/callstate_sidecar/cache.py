@@ -208,6 +208,9 @@ class Cache:
                 undone.append(before.entry)
         for entry in self._admitted:
             entry.journaled = False
+        for record in self.group:
+            if isinstance(record, WorkerRecord):
+                self.processes.pop(record.worker_id, None)  # it is so, but the journal has to be told again
         self._misses.clear()
         self.commit()
         return undone

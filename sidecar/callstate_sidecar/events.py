@@ -25,6 +25,9 @@ CHANGES: Final = frozenset(
 """Events that are part of what the group changes: where that is undone they did not happen. The others (a worker
 left, a session fell silent, somebody was refused) are so whatever becomes of the group."""
 
+REVIVED: Final = "revived"
+"""Why a session that had ended is said to have recovered: that, too, is a change."""
+
 CUT_OFF: Final = b'{"jsonrpc":"2.0","id":null,"error":%b}\n' % orjson.dumps(
     OverloadedError("events were not read").to_wire()
 )
@@ -130,7 +133,7 @@ class Events:
 
     def drop(self) -> None:
         """The group is undone, and with it what it changed."""
-        self._open = [noted for noted in self._open if noted.type not in CHANGES]
+        self._open = [noted for noted in self._open if noted.type not in CHANGES and noted.reason != REVIVED]
 
     # -- telling --------------------------------------------------------------------------------------------
 

@@ -169,11 +169,15 @@ class Floor:
         if peer.connection.transport is not None:
             peer.connection.connection_lost(None)
 
+    async def hung_up(self, peer: Peer) -> None:
+        """The connection is gone, and what follows from it is done."""
+        self.hang_up(peer)
+        await self.settle()
+
     async def kill(self, peer: Peer) -> None:
         """kill -9 of a worker with one connection."""
         self.exit(self.program_of(peer))
-        self.hang_up(peer)
-        await self.settle()
+        await self.hung_up(peer)
 
     # -- asking ---------------------------------------------------------------------------------------------
 

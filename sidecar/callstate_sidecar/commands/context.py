@@ -25,7 +25,7 @@ from callstate_client.times import ZERO_TIME
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
 from callstate_sidecar.entry import Entry
-from callstate_sidecar.events import Events
+from callstate_sidecar.events import REVIVED, Events
 from callstate_sidecar.instants import format_us, parse_us
 from callstate_sidecar.liveness import Evidence, Liveness, Phase
 from callstate_sidecar.options import LimitsConfig
@@ -311,7 +311,7 @@ class Context:
             entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0
             entry.beat_us = max(entry.beat_us, now_us)
             self.watch(entry)
-            self.events.note("recovered", now_us, entry, reason="revived")
+            self.events.note("recovered", now_us, entry, reason=REVIVED)
         else:
             entry.ended_reason = reason
             entry.ended_us = now_us
