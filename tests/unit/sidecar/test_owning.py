@@ -758,3 +758,22 @@ async def test_an_end_that_was_not_journaled_is_told_by_nobody(floor: Floor, w1:
     await floor.pass_time(GRACE_S)
     ends = [(e["session_id"], e["type"]) for e in floor.told() if e["type"] in ENDS]
     assert sorted(ends) == [("a", "expired"), ("b", "expired")]
+
+
+async def test_a_revival_that_was_not_journaled_is_told_by_nobody(floor: Floor, w1: Peer) -> None:
+    await floor.save(w1, "a", "ended")
+    floor.told()
+    floor.disk.error = FULL
+    data = await floor.refused(w1, "session.save", session={"id": "a", "status": "active"})
+    assert data["kind"] == "not_durable"
+    floor.disk.error = None
+    assert floor.told() == [{"type": "journal.full"}]
+
+
+async def test_an_ended_orphan_is_revived_in_an_epoch_of_its_own(floor: Floor, w1: Peer, w2: Peer) -> None:
+    await make(floor, w1, "released")
+    await floor.ask(floor.operator, "session.end", session_id="a")
+    await floor.save(w2, "a")
+    assert floor.held("a") == ("w2", 1, "")
+    assert (await floor.refused(w1, "session.record_interruption", session_id="a", epoch=0))["kind"] == "fenced"
+    assert await floor.ask(w1, "session.claim_next", worker_id="w1") is None
