@@ -86,6 +86,13 @@ class Server:
         """Of the process."""
         return self._process.pid
 
+    def obituary(self) -> str:
+        """Of one that has ended by itself, with what it said last; empty while it runs."""
+        if self._process.poll() is None:
+            return ""
+        last = self._log.read_text()[-2000:] if self._log.exists() else "its log is gone"
+        return f"{self.name} on {self.path} has ended with {self._process.returncode}: {last}"
+
     def stop(self, within_s: float = STOPPED_WITHIN_S) -> str:
         """Ask it to end, and wait; gives what it has said."""
         self._process.terminate()
@@ -114,6 +121,8 @@ class Rig:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for server in reversed(self._servers):
+            if error is not None and (obituary := server.obituary()):
+                error.add_note(obituary)
             server.close()
         shutil.rmtree(self.root, ignore_errors=True)
 

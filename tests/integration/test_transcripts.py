@@ -7,7 +7,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import get_type_hints
@@ -17,6 +17,7 @@ import pytest
 
 from callstate_client import protocol
 from callstate_client.errors import BY_CODE
+from callstate_client.events import GAP, TYPES
 from callstate_sidecar.commands import VERBS
 from callstate_sidecar.options import LimitsConfig
 from support.daemon import Daemon
@@ -31,8 +32,8 @@ STAGED = [transcript for transcript in TRANSCRIPTS if transcript.setup]
 UNKNOWN_METHOD = "session.no_such_method"
 NEVER_SAID = {"internal"}
 """A fault of the daemon's own."""
-SELDOM_SAID = {"restored", "store_error"}
-"""Result members that no transcript can show: they take a restart, and a store that is away."""
+SELDOM_SAID = {"store_error"}
+"""A result member that no transcript shows: it takes a store that is known to be away."""
 
 PARAMS = {
     "session.save": protocol.SaveParams,
@@ -69,6 +70,11 @@ RESULTS = {
     "session.heartbeat": protocol.HeartbeatResult,
     "server.flush": protocol.FlushResult,
 }
+OTHERS = {
+    "session.load": {"heartbeat_timeout_s", "restored"},
+    "session.claim": {"ended_reason", "restored"},
+}
+"""Of what a client decodes: members that only the other methods with this result have."""
 
 AWAY = "unix:///nonexistent/redis.sock"
 GONE_WITHIN_S = 10.0
@@ -88,18 +94,29 @@ def daemon() -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def wire(daemon: Daemon) -> Iterator[Wire]:
-    """A connection to a daemon that knows no session."""
-    with Wire(daemon.socket) as connection:
-        yield connection
-    with Wire(daemon.socket) as after:  # the other may have an answer left that nobody read
+def connect(daemon: Daemon) -> Iterator[Callable[[], Wire]]:
+    """Makes connections to a daemon that knows no session."""
+    yield lambda: Wire(daemon.socket)
+    with Wire(daemon.socket) as after:
         for listed in after.call("session.list", limit=10_000)["sessions"]:
             after.call("session.delete", session_id=listed["session"]["id"])
 
 
 @pytest.mark.parametrize("transcript", PLAIN, ids=name_of)
-def test_transcript(transcript: Transcript, wire: Wire) -> None:
-    Player(wire).play(transcript)
+def test_transcript(transcript: Transcript, connect: Callable[[], Wire]) -> None:
+    Player(connect).play(transcript)
+
+
+STAGES = {
+    "store-away": ["--set", "server.shutdown_flush_s=0"],
+    "full": ["--set", "limits.sessions=1"],
+    "journal-full": [],
+    "stopping": ["--set", "server.shutdown_flush_s=1"],
+    "few-events": ["--set", "limits.events=2"],
+    "no-grace": ["--set", "reaper.reconnect_grace_s=0"],
+    "restarted": [],
+}
+"""What each set-up's daemon is started with."""
 
 
 class Stage:
@@ -107,24 +124,22 @@ class Stage:
 
     def __init__(self, setup: str) -> None:
         self.setup = setup
-        args = {
-            "store-away": ["--set", "server.shutdown_flush_s=0"],
-            "full": ["--set", "limits.sessions=1"],
-            "journal-full": [],
-            "stopping": ["--set", "server.shutdown_flush_s=1"],
-        }[setup]
         store = AWAY if setup in ("store-away", "stopping") else None
-        self.daemon = Daemon(*args, store=store)
+        self.daemon = Daemon(*STAGES[setup], store=store)
         self.limits = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
     def on_remark(self, number: int) -> None:
-        if number or self.setup not in ("journal-full", "stopping"):
+        if number:
             return
-        assert self.daemon.process is not None
         if self.setup == "stopping":
             self.daemon.signal(signal.SIGTERM)
             self._wait_until_nobody_listens()
-        else:  # no file may grow any further, which to the one who writes looks much like a full disk
+        elif self.setup == "restarted":
+            self.daemon.kill()
+            self.daemon.start()
+        elif self.setup == "journal-full":
+            # no file may grow any further, which to the one who writes looks much like a full disk
+            assert self.daemon.process is not None
             pid = self.daemon.process.pid
             self.limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, self.limits[1]))
@@ -158,8 +173,8 @@ def staged(setup: str) -> Iterator[Stage]:
 @pytest.mark.system
 @pytest.mark.parametrize("transcript", STAGED, ids=name_of)
 def test_transcript_of_a_special_state(transcript: Transcript) -> None:
-    with staged(transcript.setup) as stage, Wire(stage.daemon.socket) as wire:
-        Player(wire, stage.on_remark).play(transcript)
+    with staged(transcript.setup) as stage:
+        Player(lambda: Wire(stage.daemon.socket), stage.on_remark).play(transcript)
 
 
 @pytest.mark.parametrize(
@@ -170,10 +185,10 @@ def test_transcript_of_a_special_state(transcript: Transcript) -> None:
         ("S: (nothing)", "not in the transcript"),
     ],
 )
-def test_a_transcript_that_is_wrong_is_found(said: str, answer: str, wire: Wire) -> None:
+def test_a_transcript_that_is_wrong_is_found(said: str, answer: str, connect: Callable[[], Wire]) -> None:
     text = f'```transcript\nC: {{"jsonrpc":"2.0","id":1,"method":"server.ping"}}\n{said}\n```'
     with pytest.raises(AssertionError, match=answer):
-        Player(wire).play(parse(text)[0])
+        Player(connect).play(parse(text)[0])
 
 
 # -- complete -------------------------------------------------------------------------------------------------
@@ -253,9 +268,7 @@ def test_results_are_those_that_come(method: str) -> None:
     shown = results("session.claim") if method == "session.claim_next" else results(method)
     assert rows.keys() - SELDOM_SAID == shown
     if method in RESULTS:  # what a client decodes
-        claimed = {"heartbeat_timeout_s", "restored"} if method == "session.load" else set()
-        ended = {"ended_reason"} if method == "session.claim" else set()
-        assert set(get_type_hints(RESULTS[method])) - claimed - ended <= rows.keys()
+        assert set(get_type_hints(RESULTS[method])) - OTHERS.get(method, set()) <= rows.keys()
 
 
 def test_errors_are_those_of_the_code() -> None:
@@ -272,6 +285,12 @@ def test_configurable_limits_are_those_of_the_code() -> None:
     assert {name: int(size.replace(",", "")) * units[unit] for name, size, unit in rows} == msgspec.to_builtins(
         LimitsConfig()
     )
+
+
+def test_events_are_those_of_the_code() -> None:
+    text = DOCUMENT.split("\n## Events\n")[1]
+    assert table(text, "type").keys() == {*TYPES, GAP}
+    assert [*table(text, "member")] == [field.encode_name for field in msgspec.structs.fields(protocol.EventNote)]
 
 
 def test_placeholders_are_those_that_are_defined() -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import datetime
-from itertools import groupby
+from itertools import count, groupby
 from typing import Any, NamedTuple
 
 from support.wire import Wire
@@ -21,6 +22,7 @@ SENTINEL = b'{"jsonrpc":"2.0","id":"is-that-all","method":"server.ping"}'
 
 _FENCE = re.compile(r"```transcript(?: (?P<setup>[a-z-]+))?")
 _HEADING = re.compile(r"#+ (?P<title>.+)")
+_SAID = re.compile(r"(?P<side>[CS])(?P<connection>[2-9]?): (?P<text>.+)")
 _PLACEHOLDER = re.compile(r"<(?P<name>(?P<kind>[a-z]+)(?:-[a-z0-9]+)?)>")
 _QUOTED_OR_BARE = re.compile(r'"(?P<quoted><[a-z]+(?:-[a-z0-9]+)?>)"|(?P<bare><[a-z]+(?:-[a-z0-9]+)?>)')
 _FILLER = re.compile(r"<filler (?P<size>\d+)>")
@@ -28,9 +30,10 @@ _BARE_MARK = "\ue000"
 
 
 class Step(NamedTuple):
-    """One line: `side` is C, S or #."""
+    """One line: `side` is C, S or #, `connection` whose it is, from 1; `number` the line's in the document."""
 
     side: str
+    connection: int
     text: str
     number: int
 
@@ -49,7 +52,7 @@ class Transcript(NamedTuple):
     def sent(self) -> Iterator[dict[str, Any]]:
         """The client's lines that are JSON objects, placeholders as text."""
         for step in self.steps:
-            if step.side == "C":
+            if step.side == "C" and step.text != HANGS_UP:
                 try:
                     message = json.loads(_template(step.text))
                 except ValueError:
@@ -90,10 +93,10 @@ def parse(document: str) -> list[Transcript]:
 
 def _step(line: str, number: int) -> Step:
     if line.startswith("#"):
-        return Step("#", line.lstrip("# "), number)
-    side, _, text = line.partition(": ")
-    assert side in ("C", "S"), f"line {number}: neither C, S nor a remark: {line}"
-    return Step(side, text, number)
+        return Step("#", 0, line.lstrip("# "), number)
+    said = _SAID.fullmatch(line)
+    assert said is not None, f"line {number}: neither C, S nor a remark: {line}"
+    return Step(said["side"], int(said["connection"] or 1), said["text"], number)
 
 
 def _template(text: str) -> str:
@@ -123,39 +126,53 @@ KINDS: dict[str, tuple[bool, Callable[[Any], bool]]] = {
 """A placeholder's kind: whether it stands in quotes, and what it may stand for."""
 
 
-def _key(message: dict[str, Any]) -> Any:
-    """What a reply is told by: its id; events are told by their type."""
-    return message["id"] if "id" in message else message["params"]["type"]
+def _keyed(messages: list[dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:
+    """What each is told by: a reply, which may come in any order, by its id; an event by its place among them."""
+    events = count()
+    return [(("id", m["id"]) if "id" in m else ("event", next(events)), m) for m in messages]
 
 
 class Player:
     """Says one transcript to a daemon.
 
     Args:
-        wire: a fresh connection.
+        connect: makes a connection; called for each when the transcript first names it.
         on_remark: called at each remark of the transcript, with its number from 0.
     """
 
-    def __init__(self, wire: Wire, on_remark: Callable[[int], None] = lambda _: None) -> None:
-        self._wire = wire
+    def __init__(self, connect: Callable[[], Wire], on_remark: Callable[[int], None] = lambda _: None) -> None:
+        self._connect = connect
         self._on_remark = on_remark
+        self._wires: dict[int, Wire] = {}
+        self._over: set[int] = set()
         self._bound: dict[str, Any] = {}
 
     def play(self, transcript: Transcript) -> None:
         """Say it; asserts that every answer is as written, and that there are no others."""
         remarks = 0
-        for side, group in groupby(transcript.steps, key=lambda step: step.side):
-            steps = list(group)
-            if side == "#":
-                for _ in steps:
-                    self._on_remark(remarks)
-                    remarks += 1
-            elif side == "C":
-                self._wire.send(b"".join(self._line(step) for step in steps))
-            else:
-                self._expect(steps)
-        if transcript.steps[-1].text != HANGS_UP:
-            self._nothing(transcript.steps[-1])
+        with ExitStack() as opened:
+            for (side, connection), group in groupby(transcript.steps, lambda step: (step.side, step.connection)):
+                steps = list(group)
+                if side == "#":
+                    for _ in steps:
+                        self._on_remark(remarks)
+                        remarks += 1
+                    continue
+                if connection not in self._wires:
+                    self._wires[connection] = opened.enter_context(self._connect())
+                if side == "C":
+                    self._say(self._wires[connection], steps)
+                else:
+                    self._expect(self._wires[connection], steps)
+            for connection in self._wires.keys() - self._over:
+                self._nothing(self._wires[connection], transcript.steps[-1])
+
+    def _say(self, wire: Wire, steps: list[Step]) -> None:
+        lines = [step for step in steps if step.text != HANGS_UP]
+        wire.send(b"".join(self._line(step) for step in lines))
+        if len(lines) < len(steps):
+            wire.close()
+            self._over.add(steps[0].connection)
 
     def _line(self, step: Step) -> bytes:
         def value(found: re.Match[str]) -> str:
@@ -166,24 +183,25 @@ class Player:
         text = _FILLER.sub(lambda found: "x" * int(found["size"]), step.text)
         return _PLACEHOLDER.sub(value, text).encode() + b"\n"
 
-    def _expect(self, steps: list[Step]) -> None:
+    def _expect(self, wire: Wire, steps: list[Step]) -> None:
         if steps[0].text == NOTHING:
-            self._nothing(steps[0])
+            self._nothing(wire, steps[0])
             steps = steps[1:]
         hangs_up = bool(steps) and steps[-1].text == HANGS_UP
-        wanted = [(step, json.loads(_template(step.text))) for step in steps[: len(steps) - hangs_up]]
-        replies = [self._wire.reply() for _ in wanted]
-        for step, template in wanted:
+        lines = steps[: len(steps) - hangs_up]
+        wanted = _keyed([json.loads(_template(step.text)) for step in lines])
+        replies = _keyed([wire.reply() for _ in wanted])
+        for step, (key, template) in zip(lines, wanted, strict=True):
             # replies come in any order; those without an id in the order of their lines
-            reply = next((reply for reply in replies if _key(reply) == _key(template)), None)
-            assert reply is not None, f"line {step.number}: no such reply among {replies}"
-            replies.remove(reply)
-            self._match(template, reply, f"line {step.number}: $")
+            found = next((place for place, (other, _) in enumerate(replies) if other == key), None)
+            assert found is not None, f"line {step.number}: no such reply among {replies}"
+            self._match(template, replies.pop(found)[1], f"line {step.number}: $")
         if hangs_up:
-            assert self._wire.at_eof(), f"line {steps[-1].number}: the daemon did not hang up"
+            assert wire.at_eof(), f"line {steps[-1].number}: the daemon did not hang up"
+            self._over.add(steps[-1].connection)
 
-    def _nothing(self, step: Step) -> None:
-        reply = self._wire.ask(SENTINEL)
+    def _nothing(self, wire: Wire, step: Step) -> None:
+        reply = wire.ask(SENTINEL)
         more = reply.get("id") != "is-that-all"
         assert not more, f"line {step.number}: an answer that is not in the transcript: {reply}"
 

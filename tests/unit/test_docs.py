@@ -20,7 +20,7 @@ import pytest
 
 from callstate_client.cli import arguments
 from callstate_client.events import TYPES
-from callstate_sidecar import records
+from callstate_sidecar import liveness, records, workers
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.commands import VERBS
 from callstate_sidecar.config import load_config
@@ -28,7 +28,6 @@ from callstate_sidecar.exits import Exit
 from callstate_sidecar.head import Metrics
 from callstate_sidecar.journal import Checkpointer, Files, Journal
 from callstate_sidecar.journal import tool as journal_tool
-from callstate_sidecar.liveness import TRANSITIONS
 from callstate_sidecar.options import OPTIONS, SECTIONS
 from support.daemon import Daemon
 from support.wire import Wire
@@ -46,9 +45,14 @@ def text(path: Path) -> str:
     return path.read_text("utf-8")
 
 
-def blocks(path: Path, language: str) -> list[str]:
+def blocks_of(markdown: str, language: str) -> list[str]:
     """The fenced blocks of a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", text(path), re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", markdown, re.MULTILINE | re.DOTALL)
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The same of a whole document."""
+    return blocks_of(text(path), language)
 
 
 def prose(path: Path) -> str:
@@ -368,13 +372,33 @@ def test_the_files_the_readme_installs_are_all_the_files_there_are() -> None:
     assert installed == {path.name for path in (ROOT / "systemd").iterdir()}
 
 
+# -- drawings -------------------------------------------------------------------------------------------------
+
+
+def drawn(diagram: str) -> set[tuple[str, str, str]]:
+    """The arrows of a state diagram: from where, at what (one of those the label has, by commas), to where."""
+    arrows = re.findall(r"^    (\w+) --> (\w+|\[\*\]) : (.+)$", diagram, re.MULTILINE)
+    assert len(arrows) == diagram.count("-->")
+    return {(before, word, after) for before, after, label in arrows for word in label.split(", ")}
+
+
+def test_the_drawing_of_a_workers_states_is_the_table() -> None:
+    def label(evidence: workers.Evidence, outcome: workers.Outcome) -> str:
+        what = "" if outcome is workers.Outcome.NOTHING else f" / {outcome.name.lower().replace('_', ' ')}"
+        return evidence.value + what
+
+    told = section(ARCHITECTURE, "Who is there")
+    (diagram,) = blocks_of(told, "mermaid")
+    assert drawn(diagram) == {
+        (before.value, label(evidence, outcome), after.value)
+        for (before, evidence), (after, outcome) in workers.TRANSITIONS.items()
+    }
+    assert {row[0] for row in rows(told)} == {state.value for state in workers.State}
+
+
 def test_the_drawing_of_a_sessions_life_is_the_table() -> None:
-    drawn: set[tuple[str, str, str]] = set()
-    for before, after, evidence in re.findall(
-        r"^    (\w+) --> (\w+|\[\*\]) : (.+)$", text(ARCHITECTURE), re.MULTILINE
-    ):
-        drawn |= {(before, word, "" if after == "[*]" else after) for word in evidence.split(", ")}
-    assert drawn == {
-        (phase.value, evidence.value, after.value if after else "")
-        for (phase, evidence), after in TRANSITIONS.items()
+    (diagram,) = blocks_of(section(ARCHITECTURE, "Who holds a call, and who is dead"), "mermaid")
+    assert drawn(diagram) == {
+        (phase.value, evidence.value, after.value if after else "[*]")
+        for (phase, evidence), after in liveness.TRANSITIONS.items()
     }
