@@ -9,7 +9,6 @@ from collections.abc import Callable
 from callstate_client.errors import NotDurableError
 from callstate_sidecar.commands import Context
 from callstate_sidecar.connection import Connection
-from callstate_sidecar.entry import Entry
 from callstate_sidecar.envelope import NULL_ID, Asked, error_line
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.metrics import Metrics
@@ -113,7 +112,7 @@ class Turn:
             else:
                 self._refused(False)
                 self._ctx.cache.commit()
-                self._ctx.lifted.clear()
+                self._ctx.is_down()
                 self._since_change.clear()
         self._publish()
 
@@ -140,14 +139,7 @@ class Turn:
                 "the journal does not take writes: %s; they are refused as not_durable", error, exc_info=fault
             )
         calls, self._since_change = self._since_change, []
-        for undone in self._ctx.cache.rollback():
-            if not isinstance(undone, Entry):
-                self._ctx.liveness.forget(undone)
-            elif undone.ended:
-                self._ctx.liveness.keep(undone.id, self._ctx.clock.live())
-            else:
-                self._ctx.watch_again(undone)
-        self._ctx.lifted.clear()
+        self._ctx.is_undone(self._ctx.cache.rollback())
         why = getattr(error, "strerror", None) or "see the daemon's log"
         refusal = NotDurableError(f"the journal could not be written, nothing was changed: {why}")
         for connection, asked, place, changed in calls:

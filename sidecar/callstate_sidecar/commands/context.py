@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
 from callstate_client.errors import (
@@ -166,6 +166,8 @@ class Context:
         """Sessions whose owner has left, and why they lose it: soon, for one turn does not see to a thousand."""
         self.lifted: dict[str, str] = {}
         """Suspicions that are lifted by what the open group changed: they are back where that is undone."""
+        self.departed: dict[str, str] = {}
+        """Departures that the open group has seen to: they are before us again where it is undone."""
         self.read_through: dict[str, Entry | Exception] = {}
         """While requests that waited for the store are run: what it had, of sessions that are not kept hot."""
 
@@ -324,7 +326,30 @@ class Context:
             self.lifted[entry.id] = entry.suspected
             entry.suspected = ""
 
-    def watch_again(self, entry: Entry) -> None:
+    def see_to_departure(self, session_id: str) -> None:
+        """What its owner's leaving means for a session is part of the open group."""
+        why = self.departing.pop(session_id, None)
+        if why is not None:
+            self.departed[session_id] = why
+
+    def is_down(self) -> None:
+        """The open group is in the journal: there is nothing left to take back."""
+        self.lifted.clear()
+        self.departed.clear()
+
+    def is_undone(self, entries: Iterable[Entry | str]) -> None:
+        """The open group is not in the journal, and these sessions are as they were before, or not there at all."""
+        for undone in entries:
+            if not isinstance(undone, Entry):
+                self.liveness.forget(undone)
+            elif undone.ended:
+                self.liveness.keep(undone.id, self.clock.live())
+            else:
+                self._watch_again(undone)
+        self.departing.update(self.departed)
+        self.is_down()
+
+    def _watch_again(self, entry: Entry) -> None:
         """As `watch`, after a change was undone; but a suspect is one again: its worker is as dead as before."""
         suspected = entry.suspected or self.lifted.get(entry.id, "")
         self.watch(entry)

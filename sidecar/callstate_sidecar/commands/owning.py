@@ -78,13 +78,18 @@ def _is_own(ctx: Context, entry: Entry, worker_id: str) -> bool:
 
 
 def _forsaken(ctx: Context) -> Iterator[Entry]:
-    """Orphans first, for they wait for this; then suspects, before they are given up. Oldest first."""
+    """Orphans first, for they wait for this; then suspects, before they are given up; then those that are about to
+    be the one or the other. Oldest first."""
     entries = ctx.cache.entries
     for session_id in ctx.cache.index.orphans:
         yield entries[session_id]
     for session_id in ctx.liveness.suspects:
         if entries[session_id].owner:
             yield entries[session_id]
+    for session_id in ctx.departing:
+        entry = entries.get(session_id)
+        if entry is not None and not entry.ended:
+            yield entry
 
 
 def _take(ctx: Context, entry: Entry, worker_id: str) -> None:
@@ -95,7 +100,7 @@ def _take(ctx: Context, entry: Entry, worker_id: str) -> None:
     if entry.reaped:
         if entry.ended_reason == OVERTIME:  # else it would be ended again at once
             entry.max_duration_s = None
-        entry.doc.status = entry.status_before or "active"
+        entry.doc.status = entry.status_before
         entry.reaped, entry.status_before = False, ""
         entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0
     entry.epoch += 1
@@ -134,7 +139,7 @@ def forsake(ctx: Context, entry: Entry, why: str) -> None:
 
 
 def _own(ctx: Context, entry: Entry, owner: str, orphan: str, now_us: int) -> None:
-    ctx.departing.pop(entry.id, None)
+    ctx.see_to_departure(entry.id)
     ctx.lift(entry)
     entry.owner, entry.orphan = owner, orphan
     entry.host = None

@@ -292,7 +292,7 @@ def delete(ctx: Context, p: DeleteParams) -> bytes:
     ctx.events.note("deleted", now_us, entry, reason="deleted")
     ctx.cache.remove(entry, max(entry.version + 1, now_us), ctx.clock.mono())
     ctx.liveness.forget(entry.id)
-    ctx.departing.pop(entry.id, None)
+    ctx.see_to_departure(entry.id)
     return b"{}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from support.floor import Floor
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and processes are pipes
 
-TIMEOUT_S, GRACE_S, RECONNECT_S = 30.0, 30.0, 5.0
+TIMEOUT_S, GRACE_S, RECONNECT_S, TICK_S = 30.0, 30.0, 5.0, 0.1
+FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
@@ -330,6 +332,44 @@ async def test_a_thousand_calls_of_one_worker_are_seen_to_in_slices(floor: Floor
     told = floor.told("suspect", "orphaned")
     assert [e["session_id"] for e in told] == [f"s{number}" for number in range(1000)]
     assert {e["type"] for e in told} == {"suspect" if how == "exit" else "orphaned"}
+
+
+# -- a full disk ---------------------------------------------------------------------------------------------------
+
+
+async def test_an_orphan_that_was_not_journaled_is_one_as_soon_as_it_can_be(floor: Floor, w1: Peer) -> None:
+    floor.told()
+    await floor.hung_up(w1)
+    floor.disk.error = FULL
+    await floor.pass_time(RECONNECT_S)
+    assert [e["type"] for e in floor.told()] == ["worker.left", "journal.full"]
+    assert floor.held("a") == ("w1", 0, ""), "undone"
+    floor.disk.error = None
+    await floor.pass_time(TICK_S)
+    assert floor.held("a") == ("", 0, "disconnected")
+    assert {e["type"] for e in floor.told()} == {"journal.ok", "orphaned"}
+
+
+@pytest.mark.parametrize("how", ["exit", "disconnect"])
+async def test_a_claim_that_was_not_journaled_leaves_what_its_worker_left_to_be_claimed(
+    floor: Floor, w1: Peer, how: str
+) -> None:
+    """The claim came before the departure was seen to."""
+    w2 = await floor.worker("w2")
+    floor.core.reaper.departed = lambda: 0  # type: ignore[method-assign]
+    if how == "exit":
+        floor.exit(floor.program_of(w1))
+    floor.disk.error = FULL
+    await floor.hung_up(w1)
+    if how == "disconnect":
+        await floor.pass_time(RECONNECT_S)
+    assert floor.core.ctx.departing.keys() == {"a"}
+    assert (await floor.refused(w2, "session.claim", session_id="a", worker_id="w2"))["kind"] == "not_durable"
+    floor.disk.error = None
+    assert floor.core.ctx.departing.keys() == {"a"}
+    await floor.claim(w2, "a", "w2")
+    assert floor.held("a") == ("w2", 1, "")
+    assert not floor.core.ctx.departing
 
 
 # -- what is kept --------------------------------------------------------------------------------------------------
