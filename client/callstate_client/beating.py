@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket as sockets
 from collections.abc import Callable, Sequence
 from threading import Condition, Thread
 from time import monotonic
@@ -23,6 +22,7 @@ from callstate_client.errors import (
     MethodNotFoundError,
     SessionEndedError,
     SessionNotFoundError,
+    StoreClosedError,
 )
 from callstate_client.patience import Backoff
 from callstate_client.pulse import Pulse
@@ -46,22 +46,28 @@ class BeatingThread:
         places: where to look for the daemon's socket.
         worker_id: whom the connection is registered for; None: nobody.
         stall_timeout_s: without a turn of the loop for so long no heartbeat is sent, seconds.
+        clock: tells when a heartbeat is due and how long the loop stands still, seconds that never go back.
     """
 
     def __init__(
-        self, places: Callable[[], Sequence[Candidate]], worker_id: str | None, stall_timeout_s: float
+        self,
+        places: Callable[[], Sequence[Candidate]],
+        worker_id: str | None,
+        stall_timeout_s: float,
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._places = places
         self._worker_id = worker_id
         self._loop = asyncio.get_running_loop()
-        self._pulse = Pulse(self._loop, stall_timeout_s, self._turned)
+        self._clock = clock
+        self._pulse = Pulse(self._loop, stall_timeout_s, self._turned, clock)
         self._changed = Condition()
         self._beats: dict[str, Beat] = {}
         self._connection: Connection | None = None
-        self._socket: sockets.socket | None = None
         self._thread: Thread | None = None
         self._stalled = False
         self._closing = False
+        self._told = ""
         forks.watch(self)
 
     # -- in the loop ----------------------------------------------------------------------------------------
@@ -76,7 +82,7 @@ class BeatingThread:
         """
         interval_s = timeout_s / BEATS_A_TIMEOUT
         with self._changed:
-            self._beats[session_id] = Beat(interval_s, monotonic() + interval_s, lost)
+            self._beats[session_id] = Beat(interval_s, self._clock() + interval_s, lost)
             self._changed.notify()
         self._pulse.start()
         if self._thread is None:
@@ -106,11 +112,9 @@ class BeatingThread:
 
     def forked(self) -> None:
         """In a child: there is no thread here, and the connection is the parent's."""
-        if self._socket is not None:
-            forks.let_go(self._socket.fileno)
         self._changed = Condition()  # whoever held it is not here
         self._beats = {}
-        self._connection = self._socket = self._thread = None
+        self._connection = self._thread = None
 
     def _turned(self) -> None:
         if self._stalled:
@@ -129,6 +133,7 @@ class BeatingThread:
                 for start in range(0, len(due), BEATS_A_MESSAGE):
                     self._send(due[start : start + BEATS_A_MESSAGE])
                 backoff.reset()
+                self._told = ""
             except Exception as error:  # noqa: BLE001 - whatever it is, the calls go on
                 self._leave()
                 self._again(due, backoff.pause_s(), error)
@@ -138,7 +143,7 @@ class BeatingThread:
         """The calls that are due, once there are any and the loop turns; None at the end."""
         with self._changed:
             while not self._closing:
-                now = monotonic()
+                now = self._clock()
                 self._stalled = self._pulse.stalled
                 soonest = min((beat.due for beat in self._beats.values()), default=None)
                 if self._stalled or soonest is None:
@@ -161,12 +166,14 @@ class BeatingThread:
         if self._closing:
             return
         ours = None if isinstance(error, OSError | CallstateError) else error  # a fault of ours: with its traceback
-        _log.warning("no heartbeat of %d calls: %s", len(due), error, exc_info=ours)
+        if str(error) != self._told:  # not each time: it is tried several times a second
+            self._told = str(error)
+            _log.warning("no heartbeat of %d calls: %s", len(due), error, exc_info=ours)
         with self._changed:
             for session_id in due:
                 beat = self._beats.get(session_id)
                 if beat is not None:
-                    beat.due = monotonic() + min(max(pause_s, RETRY_S / 10), RETRY_S, beat.interval_s)
+                    beat.due = self._clock() + min(max(pause_s, RETRY_S / 10), RETRY_S, beat.interval_s)
 
     def _send(self, session_ids: list[str]) -> None:
         connection = self._connection or self._connect()
@@ -203,18 +210,20 @@ class BeatingThread:
             if refused is not None:
                 failure = ConnectionRefusedError(refused.why)
                 continue
-            connecting = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
-            connection = Connection(connecting)
+            connection = Connection(forks.unix_socket())
+            with self._changed:
+                if self._closing:
+                    connection.close()
+                    raise StoreClosedError
+                self._connection = connection  # from now on closing interrupts it
             try:
                 connection.connect(place.path, REPLY_S)
                 self._register(connection)
             except (OSError, CallstateError) as error:
-                connection.close()
+                self._leave()
                 failure = error
-                continue
-            with self._changed:
-                self._connection, self._socket = connection, connecting
-            return connection
+            else:
+                return connection
         raise failure
 
     def _register(self, connection: Connection) -> None:
@@ -230,6 +239,6 @@ class BeatingThread:
 
     def _leave(self) -> None:
         with self._changed:
-            connection, self._connection, self._socket = self._connection, None, None
+            connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()

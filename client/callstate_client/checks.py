@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from callstate_client.errors import DocumentError, InvalidParamsError
-from callstate_client.ids import SESSION_ID_RULE, is_session_id
+from callstate_client.ids import SESSION_ID_RULE, WORKER_ID_RULE, is_session_id, is_worker_id
 from callstate_client.model import SessionState
 from callstate_client.protocol import INT64_MAX, INT64_MIN, MAX_DEPTH
 from callstate_client.turns import Turn
@@ -33,6 +33,18 @@ def check_session_id(session_id: object) -> None:
     if not isinstance(session_id, str) or not _is_session_id(session_id):
         raise InvalidParamsError(
             f"not a session id: {session_id!r:.80}", path="$.params.session_id", expected=SESSION_ID_RULE
+        )
+
+
+def check_worker_id(worker_id: object) -> None:
+    """Refuse what is no worker id, also while there is no daemon to say so.
+
+    Raises:
+        InvalidParamsError: it is none.
+    """
+    if not isinstance(worker_id, str) or not is_worker_id(worker_id):
+        raise InvalidParamsError(
+            f"not a worker id: {worker_id!r:.80}", path="$.params.worker_id", expected=WORKER_ID_RULE
         )
 
 

@@ -67,7 +67,8 @@ class SidecarStore(CallStore):
         register: bool = True,
         stall_timeout_s: float = STALL_TIMEOUT_S,
     ) -> None:
-        self._worker_id = worker_id or own_worker_id()
+        self._worker_id = own_worker_id() if worker_id is None else worker_id
+        checks.check_worker_id(self._worker_id)
         self._timeout_s = timeout_s
         self._register = register
         self._stall_timeout_s = stall_timeout_s
@@ -314,7 +315,8 @@ def connect(
 
     Raises:
         NoDaemonError: none was found; the text lists each path tried and why not.
-        ConflictError: another process is known under this worker id, and lives.
+        InvalidParamsError: this is no worker id, or none that the daemon takes. At once, as the next.
+        ConflictError: another process is known under this worker id, and lives; `owner` is the id.
     """
     return _Connecting(
         lambda: SidecarStore(socket, worker_id, timeout_s, register=register, stall_timeout_s=stall_timeout_s),

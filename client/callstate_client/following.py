@@ -111,11 +111,9 @@ async def _dial(places: Sequence[Candidate]) -> _Wire | None:
         refused = refusal(place, uid)
         if refused is None:
             try:
-                _, wire = await asyncio.get_running_loop().create_unix_connection(_Wire, place.path)
+                return await forks.dial(_Wire, place.path)
             except OSError as error:
                 refused = describe(place, error)
-            else:
-                return wire
         if refused.final:
             break
     return None
@@ -202,10 +200,8 @@ class EventStream:
 
     def forked(self) -> None:
         """In a child: the connection is the parent's."""
-        wire, self._wire = self._wire, None
+        self._wire = None
         self._closing.set()
-        if wire is not None:
-            forks.let_go(wire.transport.get_extra_info("socket").fileno)
 
     def _hang_up(self) -> None:
         wire, self._wire = self._wire, None

@@ -4,28 +4,40 @@ The kernel tells the daemon that a worker is gone when the last copy of its conn
 kept one open would keep a dead parent alive. The copies are replaced by /dev/null, under the same numbers: whatever
 of the parent's objects the child still has may close them without hitting another file.
 
+So all of the client's sockets are made here, and known from before they are connected: a connection that is still
+being made or greeted is a connection too, though nobody has it yet.
+
 A fork made in C runs no hook of Python's; there the copies stay until the child execs or ends.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket as sockets
 from collections.abc import Callable
-from typing import Any, Protocol
+from threading import RLock
+from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
-__all__ = ["Forked", "let_go", "watch"]
+__all__ = ["Forked", "dial", "unix_socket", "watch"]
+
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
 
 
 class Forked(Protocol):
     """What has connections, or state, that is not its child's."""
 
     def forked(self) -> None:
-        """Called in the child, before anything else runs there. Must not raise."""
+        """Called in the child, before anything else runs there; its sockets are let go of already. Must not raise."""
         ...
 
 
 _watched: WeakSet[Any] = WeakSet()
+_sockets: WeakSet[sockets.socket] = WeakSet()
+_making = RLock()
+"""Held while a socket is made, and while the process forks: no thread is forked away between a socket and its note.
+Reentrant, for a signal's handler may fork."""
 
 
 def watch(thing: Forked) -> None:
@@ -33,26 +45,57 @@ def watch(thing: Forked) -> None:
     _watched.add(thing)
 
 
-def let_go(fileno: Callable[[], int]) -> None:
-    """In a child: put /dev/null in the place of a descriptor, unless it is closed already."""
+def unix_socket() -> sockets.socket:
+    """A Unix stream socket that a child lets go of."""
+    with _making:
+        made = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
+        _sockets.add(made)
+    return made
+
+
+async def dial(make: Callable[[], ProtocolT], path: str) -> ProtocolT:
+    """A connection of the running loop, over a socket that a child lets go of.
+
+    Args:
+        make: makes its protocol.
+        path: of the daemon's socket.
+
+    Raises:
+        OSError: nobody listens there; or, with EAGAIN, more wait to be accepted than the listener lets.
+    """
+    made = unix_socket()
     try:
-        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        fd = fileno()
-        if fd >= 0:
-            os.dup2(null, fd, inheritable=False)
-    except (OSError, ValueError):
-        pass
-    finally:
+        made.setblocking(False)
+        made.connect(path)  # to a Unix socket: at once or not at all
+        _, protocol = await asyncio.get_running_loop().create_unix_connection(make, sock=made)
+    except BaseException:
+        made.close()
+        raise
+    return protocol
+
+
+def _let_go(fd: int) -> None:
+    """Put /dev/null in the place of a descriptor, which is closed in any case: there may be none, as in a chroot."""
+    os.close(fd)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    if null != fd:
+        os.dup2(null, fd, inheritable=False)
         os.close(null)
 
 
 def _in_child() -> None:
+    _making.release()
+    for each in [*_sockets]:
+        fd = each.fileno()
+        if fd >= 0:  # else it was closed
+            try:
+                _let_go(fd)
+            except OSError:  # no /dev/null: then the number is free
+                pass
+    _sockets.clear()
     for thing in [*_watched]:
         thing.forked()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_making.acquire, after_in_parent=_making.release, after_in_child=_in_child)

@@ -22,9 +22,12 @@ from callstate_client.errors import (
     CallstateError,
     ConflictError,
     ConnectionLostError,
+    ForbiddenError,
+    InvalidParamsError,
     MethodNotFoundError,
     RequestTimeoutError,
     StoreClosedError,
+    WireError,
 )
 from callstate_client.inflight import Call, InFlight
 from callstate_client.lines import LineBuffer
@@ -39,6 +42,9 @@ LONG_LINE_BYTES: Final = 2048
 WRITE_HIGH_BYTES: Final = 1024 * 1024
 WRITE_LOW_BYTES: Final = 256 * 1024
 """Unsent bytes at which writing pauses and resumes. Both set: uvloop's own low mark is 16 bytes."""
+
+REFUSALS: Final = (ConflictError, ForbiddenError, InvalidParamsError)
+"""What a daemon that is well says of a worker, and says again to who asks again at once."""
 
 
 class Waiter(Protocol):
@@ -133,7 +139,7 @@ class Link:
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self._conflict: ConflictError | None = None
+        self._refused: WireError | None = None
         self.generation = 0
         """Raised by each connection: what a daemon said of itself holds as long."""
         self.closed = False
@@ -151,12 +157,13 @@ class Link:
         Raises:
             NoDaemonError: it never was.
             ConflictError: another process has our worker id, and lives.
+            InvalidParamsError, ForbiddenError: the daemon takes nobody of this id.
         """
         until = self._loop.time() + wait_s
         while not await self._attempt():
+            if self._refused is not None:
+                raise self._refused
             left = until - self._loop.time()
-            if self._conflict is not None:
-                raise self._conflict
             if left <= 0 or any(place.hopeless for place in self._tried):
                 raise no_daemon(self._tried)
             await asyncio.sleep(min(left, self._backoff.pause_s()))
@@ -164,11 +171,12 @@ class Link:
     async def _attempt(self) -> bool:
         uid = os.getuid()
         self._tried = []
+        self._refused = None
         for place in self.places:
             refused = refusal(place, uid)
             if refused is None:
                 try:
-                    _, wire = await self._loop.create_unix_connection(lambda: _Wire(self), place.path)
+                    wire = await forks.dial(lambda: _Wire(self), place.path)
                 except OSError as error:
                     refused = describe(place, error)
                 else:
@@ -183,7 +191,6 @@ class Link:
 
     async def _greet(self, wire: _Wire, place: Candidate) -> Tried | None:
         """Say whose the connection is, before anything else is said on it. Gives why it can't be used."""
-        self._conflict = None
         if self._worker_id is None:
             return None
         wire.greeted = self._loop.create_future()
@@ -195,9 +202,8 @@ class Link:
             return None
         except (CallstateError, TimeoutError) as error:
             wire.transport.abort()
-            if isinstance(error, ConflictError):
-                self._conflict = error
-                _log.warning("%s does not know us as %s: %s", place.path, self._worker_id, error)
+            if isinstance(error, REFUSALS):
+                self._refused = error
             return Tried(place.path, str(error) or "no answer in time", final=True)
         except BaseException:
             wire.transport.abort()
@@ -220,10 +226,16 @@ class Link:
             self._reconnecting = self._loop.create_task(self._reconnect(), name="callstate-reconnect")
 
     async def _reconnect(self) -> None:
+        told = ""
         while True:
             await asyncio.sleep(self._backoff.pause_s())  # none, unless the last connection brought nothing
             if await self._attempt() and self._wire is not None:
                 return
+            if self._refused is not None and str(self._refused) != told:
+                # not given up: who took our id while we were away may go, and the next daemon may take what this
+                # one does not; until then requests are late, and say this as the reason
+                told = str(self._refused)
+                _log.error("%s does not take us as %s, trying again: %s", self.path, self._worker_id, told)
 
     async def close(self) -> None:
         """Leave. What is under way fails with StoreClosedError. May be called twice."""
@@ -247,9 +259,7 @@ class Link:
 
     def forked(self) -> None:
         """In a child: the connection is the parent's. Nothing else is touched, the loop being the parent's too."""
-        wire, self._wire = self._wire, None
-        if wire is not None:
-            forks.let_go(wire.transport.get_extra_info("socket").fileno)
+        self._wire = None
 
     # -- sending ------------------------------------------------------------------------------------------
 

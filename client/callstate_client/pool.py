@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket as sockets
 from collections.abc import Callable, Sequence
 from os import getpid
 from threading import Event, RLock
@@ -239,7 +238,7 @@ class Pool:
         for place in self._places:
             refused = refusal(place, uid)
             if refused is None:
-                connection = Connection(sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM))
+                connection = Connection(forks.unix_socket())
                 try:
                     connection.connect(place.path, timeout_s)
                 except BaseException as error:

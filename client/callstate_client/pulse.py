@@ -21,20 +21,28 @@ class Pulse:
         loop: whose loop.
         stall_timeout_s: without a turn for so long it counts as stalled, seconds.
         back: called in the loop at each of its pulses.
+        clock: tells the time, seconds that never go back.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, stall_timeout_s: float, back: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        stall_timeout_s: float,
+        back: Callable[[], None],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._loop = loop
         self._stall_timeout_s = stall_timeout_s
         self._interval_s = min(stall_timeout_s / PULSES_A_STALL, MAX_INTERVAL_S)
         self._back = back
-        self._last = monotonic()
+        self._clock = clock
+        self._last = clock()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def stalled(self) -> bool:
         """Whether the loop has not turned for too long. From any thread."""
-        return monotonic() - self._last > self._stall_timeout_s
+        return self._clock() - self._last > self._stall_timeout_s
 
     def start(self) -> None:
         """Show that the loop turns, from now on. In the loop."""
@@ -48,6 +56,6 @@ class Pulse:
             self._timer = None
 
     def _beat(self) -> None:
-        self._last = monotonic()
+        self._last = self._clock()
         self._timer = self._loop.call_later(self._interval_s, self._beat)
         self._back()

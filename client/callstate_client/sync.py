@@ -57,7 +57,6 @@ class Store:
     def __init__(self, socket: str | os.PathLike[str] | None, wait_s: float, timeout_s: float) -> None:
         self._pool = Pool(candidates(socket, os.environ, os.getuid()), timeout_s)
         self._ops = asks.Ops()
-        self._worker_id = own_worker_id()
         self._beats: dict[str, bytes] = {}
         self._pool.open(wait_s)
 
@@ -89,8 +88,8 @@ class Store:
     @property
     def worker_id(self) -> str:
         """Whom sessions are claimed for. The store's connections are not registered: nothing is owned by being
-        created here, and an owner is known by its heartbeats alone."""
-        return self._worker_id
+        created here, and an owner is known by its heartbeats alone. A forked child is another worker."""
+        return own_worker_id()
 
     def new_op(self) -> str:
         """A name for one mutation, like no other's."""
@@ -254,13 +253,13 @@ class Store:
         self, session_id: str, *, steal: bool = False, history: str | int = "all", timeout_s: float | None = None
     ) -> Record:
         """Hold this session from now on; to be beaten for."""
-        return self._ask(asks.claim(session_id, self._worker_id, history, steal=steal), timeout_s)
+        return self._ask(asks.claim(session_id, self.worker_id, history, steal=steal), timeout_s)
 
     def claim_next(
         self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
     ) -> Record | None:
         """Hold any session whose worker is gone; None where there is none."""
-        return self._ask(asks.claim_next(self._worker_id, labels, history), timeout_s)
+        return self._ask(asks.claim_next(self.worker_id, labels, history), timeout_s)
 
     def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
         """Hold this session no more."""

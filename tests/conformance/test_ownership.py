@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+import contextlib
+import functools
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -20,8 +24,8 @@ from callstate_client import (
 )
 from callstate_client.events import Event
 from callstate_client.protocol import HeartbeatResult
+from support.grounds import GROUNDS, Daemons, Surroundings
 from support.owners import (
-    GROUNDS,
     Events,
     Ground,
     a_call,
@@ -33,11 +37,28 @@ from support.owners import (
     register,
     release,
 )
+from support.remote import nursery
+
+
+@pytest.fixture(scope="module")
+def surroundings() -> Iterator[Callable[[], Surroundings]]:
+    """What the daemon's ground needs, made when it is first asked for."""
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def make() -> Surroundings:
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cs-")))
+            daemons = stack.enter_context(contextlib.closing(Daemons()))
+            return Surroundings(daemons, stack.enter_context(nursery(directory)))
+
+        yield make
 
 
 @pytest.fixture(params=GROUNDS)
-async def ground(request: pytest.FixtureRequest) -> AsyncIterator[Ground]:
-    async with GROUNDS[request.param]() as ground:
+async def ground(
+    request: pytest.FixtureRequest, surroundings: Callable[[], Surroundings]
+) -> AsyncIterator[Ground]:
+    async with GROUNDS[request.param](surroundings) as ground:
         yield ground
 
 

@@ -1,16 +1,18 @@
-"""What changes the owner of a session, asked of any store in the words of the protocol; and where to ask it."""
+"""What changes the owner of a session, asked of any store in the words of the protocol; and where to ask it.
+
+The places themselves are in grounds.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
 
-from callstate_client import CallStore, Clock, MemoryStore, SessionState, loads
+from callstate_client import CallStore, SessionState, loads
 from callstate_client import protocol as p
 from callstate_client.events import Cursor, Event
 
@@ -82,10 +84,11 @@ class Ground:
     """Where workers of one backend meet.
 
     Args:
-        make_worker: a store registered under this id, in a process of its own; None: one that is no worker's.
-        kill: let a worker's process die at once.
+        make_worker: a store registered under this id: in the process of that worker where it lives, else in one of
+            its own; None: one that is no worker's.
+        kill: let a worker's process die at once, and return when that is known and its calls are suspects.
         watch: the events of these types from now on, or behind a cursor.
-        pass_time: let so many seconds pass for the backend, and what is due in them happen.
+        pass_time: let at least so many seconds pass for the backend, and what is due in them happen.
         now: the backend's time.
         timeout_s, grace_s, retention_s, reconnect_grace_s: the backend's, each long enough that a quarter of it
             is longer than anything takes that a test does.
@@ -100,31 +103,3 @@ class Ground:
     grace_s: float
     retention_s: float
     reconnect_grace_s: float
-
-
-@asynccontextmanager
-async def memory() -> AsyncIterator[Ground]:
-    """MemoryStores of one shelf, and a clock that stands still."""
-    first = MemoryStore(Clock(START), worker_id=None)
-    made: list[MemoryStore] = [first]
-
-    async def make_worker(worker_id: str | None) -> MemoryStore:
-        made.append(first.worker(worker_id))
-        return made[-1]
-
-    async def kill(store: CallStore) -> None:
-        assert isinstance(store, MemoryStore)
-        store.kill_worker()
-
-    async def watch(*types: str, since: Cursor | None = None) -> Events:
-        return first.events(*types, since=since)
-
-    async def pass_time(seconds: float) -> None:
-        first.clock.advance(seconds)
-
-    yield Ground(make_worker, kill, watch, pass_time, first.clock.now, 30.0, 30.0, 300.0, 5.0)
-    for store in made:
-        await store.close()
-
-
-GROUNDS: dict[str, Callable[[], AbstractAsyncContextManager[Ground]]] = {"memory": memory}

@@ -97,6 +97,7 @@ THIRD_PARTY = {
     "orjson": ("callstate_sidecar",),
     "uvloop": ("callstate_sidecar.__main__", "callstate_sidecar.launch"),
     "redis": ("callstate_sidecar.stores.redis",),
+    "hiredis": ("callstate_sidecar.stores.redis.link",),
 }
 
 
