@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final
 
 from bench.documents import documents
+from bench.processes import on_one_processor
 from bench.sampling import Sample, Spread, percentile, take
 from bench.sides import Side
 
@@ -96,14 +98,16 @@ async def compare(
     ids, adds = pool(turns, sessions), ADDS[turns]
     samples: dict[str, list[Sample]] = {side.name: [] for side in able}
     cell = Cell(operation, turns, tasks, sessions, samples)
-    for side in able:
-        await take(side, operation, ids, adds=adds, tasks=tasks, seconds=min(seconds, WARM_UP_S))
-    for number in range(rounds):
-        for side in able if number % 2 else reversed(able):
-            sample = await take(side, operation, ids, adds=adds, tasks=tasks, seconds=seconds)
-            samples[side.name].append(sample)
-        if number >= 2 and enough(cell):
-            break
+    servers = {side.server for side in able} if tasks == 1 else ()
+    with on_one_processor(*servers) if servers else nullcontext():
+        for side in able:
+            await take(side, operation, ids, adds=adds, tasks=tasks, seconds=min(seconds, WARM_UP_S))
+        for number in range(rounds):
+            for side in able if number % 2 else reversed(able):
+                sample = await take(side, operation, ids, adds=adds, tasks=tasks, seconds=seconds)
+                samples[side.name].append(sample)
+            if number >= 2 and enough(cell):
+                break
     for side in able:
         if await side.turns(ids[0]) not in (turns, None):
             raise RuntimeError(f"{side.name} was not measured at {turns} turns")

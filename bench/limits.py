@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from bench.compare import pool
-from bench.processes import Server
+from bench.processes import Server, on_one_processor
 from bench.sampling import Spread, percentile
 from callstate_client import sync
 
@@ -28,7 +28,8 @@ def blocking_beat(daemon: Server, echo: Server, *, rounds: int, beats: int) -> S
     session_id = pool(20, 1)[0]
     line = _BEAT % (1, session_id.encode())
     ratios: list[float] = []
-    with sync.connect(str(daemon.path)) as store, _connected(echo) as connection:
+    together = on_one_processor(daemon, echo)
+    with together, sync.connect(str(daemon.path)) as store, _connected(echo) as connection:
         for _ in range(rounds):
             there: list[float] = []
             back: list[float] = []
@@ -53,7 +54,7 @@ def pipelined_cpu(daemon: Server, echo: Server, *, rounds: int, batches: int) ->
     batch = b"".join(_BEAT % (number, session_id.encode()) for number, session_id in enumerate(ids))
     ratios: list[float] = []
     costs: list[float] = []
-    with _connected(daemon) as beats, _connected(echo) as echoes:
+    with on_one_processor(daemon, echo), _connected(daemon) as beats, _connected(echo) as echoes:
         for _ in range(rounds):
             cost = _cost(daemon, beats, batch, batches)
             ratios.append(cost / _cost(echo, echoes, batch, batches))

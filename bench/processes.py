@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -27,6 +28,24 @@ PING: Final = b'{"jsonrpc":"2.0","id":1,"method":"server.ping"}\n'
 
 NO_REAPING: Final = ("--set", "reaper.heartbeat_timeout_s=86400")
 """Sessions that wait for their turn to be measured are not dead."""
+
+
+@contextmanager
+def on_one_processor(*servers: Server) -> Iterator[None]:
+    """Keep this process and these servers on one processor meanwhile.
+
+    With one request under way they never work at the same time, and where the scheduler puts them would decide:
+    to wake a virtual processor that sleeps takes longer than an echo, there and back.
+    """
+    was = {pid: os.sched_getaffinity(pid) for pid in (0, *(server.pid for server in servers))}
+    one = {max(was[0])}
+    try:
+        for pid in was:
+            os.sched_setaffinity(pid, one)
+        yield
+    finally:
+        for pid, processors in was.items():
+            os.sched_setaffinity(pid, processors)
 
 
 class Server:
