@@ -12,7 +12,8 @@ from functools import partial
 from typing import Final, cast
 
 from callstate_client.errors import CallstateError
-from callstate_sidecar.commands.context import Caller, Context
+from callstate_sidecar.commands.context import Context
+from callstate_sidecar.commands.interfaces import Caller
 from callstate_sidecar.connection import Connection
 from callstate_sidecar.peers import Gone, Peer, Peers, Watch
 from callstate_sidecar.process import Process

@@ -12,7 +12,8 @@ from callstate_sidecar import host
 from callstate_sidecar.attendance import Attendance
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
-from callstate_sidecar.commands.context import Caller, Context
+from callstate_sidecar.commands.context import Context
+from callstate_sidecar.commands.interfaces import Caller
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.metrics import Metrics

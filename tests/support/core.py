@@ -17,7 +17,7 @@ from callstate_sidecar import peers as process_peers
 from callstate_sidecar.attendance import Attendance
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.commands import VERBS, Context, Later, Miss
-from callstate_sidecar.commands.context import Nobody
+from callstate_sidecar.commands.interfaces import Nobody
 from callstate_sidecar.connection import Connection
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.events import Events

@@ -10,8 +10,9 @@ from msgspec import Raw, UnsetType
 
 from callstate_client import protocol as p
 from callstate_client.protocol import Int64
-from callstate_sidecar.commands import beating, owning, reading, watching, writing
-from callstate_sidecar.commands.context import Context, Later, Miss
+from callstate_sidecar.commands import beating, owning, reading, saving, watching, writing
+from callstate_sidecar.commands.context import Context
+from callstate_sidecar.commands.interfaces import Later, Miss
 from callstate_sidecar.door import PlainHead, params_error, undecodable
 
 __all__ = ["VERBS", "Context", "Later", "Miss", "Verb", "decode_usual"]
@@ -58,7 +59,7 @@ def _verb(
 
 
 _TABLE: Final = (
-    _verb("session.save", p.SaveParams, writing.save, usual=PlainSaveParams),
+    _verb("session.save", p.SaveParams, saving.save, usual=PlainSaveParams),
     _verb("session.load", p.LoadParams, reading.load),
     _verb("session.delete", p.DeleteParams, writing.delete),
     _verb("session.list_active", p.ListActiveParams, reading.list_active),

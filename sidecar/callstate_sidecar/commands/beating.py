@@ -10,7 +10,8 @@ import orjson
 
 from callstate_client.errors import FencedError, InvalidParamsError, StoreUnavailableError
 from callstate_client.protocol import HeartbeatParams
-from callstate_sidecar.commands.context import Caller, Context, Later, Miss, ended_error
+from callstate_sidecar.commands.context import Context, ended_error
+from callstate_sidecar.commands.interfaces import Caller, Later, Miss
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.liveness import Phase
 

@@ -2,142 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, Protocol
+from collections.abc import Iterable
 
 from callstate_client.errors import (
     FencedError,
-    InvalidParamsError,
     OverloadedError,
     SessionEndedError,
     SessionNotFoundError,
     ShuttingDownError,
     StoreUnavailableError,
-)
-from callstate_client.ids import (
-    MAX_LABEL_VALUE_BYTES,
-    MAX_LABELS,
-    MAX_NAME_BYTES,
-    SESSION_ID_RULE,
-    is_session_id,
+    TooLargeError,
 )
 from callstate_client.times import ZERO_TIME
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
+from callstate_sidecar.commands.checks import checked_id
+from callstate_sidecar.commands.interfaces import Caller, Miss, Nobody, Services
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.events import REVIVED, Events
 from callstate_sidecar.instants import format_us, parse_us
 from callstate_sidecar.liveness import Evidence, Liveness, Phase
 from callstate_sidecar.options import LimitsConfig
-
-Reply = Callable[[bytes], None]
-
-
-class Miss(Exception):  # noqa: N818 - no error: a question to the store
-    """The session is not hot and the store has not been asked: ask, then run the request again."""
-
-    def __init__(self, session_id: str) -> None:
-        super().__init__(session_id)
-        self.session_id = session_id
-
-
-class Later:
-    """The answer of a verb that has to wait: `start` is given what to call with the result, or an error."""
-
-    __slots__ = ("start",)
-
-    def __init__(self, start: Callable[[Callable[[bytes | Exception], None]], None]) -> None:
-        self.start = start
-
-
-class Caller(Protocol):
-    """Who asks: a connection."""
-
-    worker: str
-    """The worker it is registered as; empty for none: an operator, a simple script."""
-
-    @property
-    def unsent_bytes(self) -> int:
-        """What it has not taken yet of what was sent."""
-        ...
-
-    def send(self, data: bytes, /) -> object:
-        """Queue lines behind what is queued already."""
-        ...
-
-    def close(self) -> None:
-        """Hang up once what is queued has left."""
-        ...
-
-
-class Nobody:
-    """Who asks where no connection does: the daemon itself."""
-
-    worker = ""
-    unsent_bytes = 0
-
-    def send(self, data: bytes, /) -> None:
-        """Nobody reads it."""
-
-    def close(self) -> None:
-        """There is nothing to close."""
-
-
-class Services(Protocol):
-    """What verbs ask of the rest of the daemon."""
-
-    def when_known(self, session_id: str, then: Callable[[], None]) -> None:
-        """Call `then` once the store was asked for this session, in the order of asking."""
-        ...
-
-    def info(self) -> dict[str, Any]:
-        """The result of `server.info`."""
-        ...
-
-    def stats(self) -> dict[str, Any]:
-        """The result of `server.stats`."""
-        ...
-
-    def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> Awaitable[dict[str, int]]:
-        """The result of `server.flush`, once the store has it or the time is up."""
-        ...
-
-    def stored_active_ids(self) -> Awaitable[list[str]]:
-        """All active sessions in the store, of every host."""
-        ...
-
-    def register(self, caller: Caller, worker_id: str) -> None:
-        """This connection is one of this worker's from now on.
-
-        Raises:
-            ForbiddenError, ConflictError: it can't be.
-        """
-        ...
-
-    def left(self, caller: Caller) -> None:
-        """This connection is gone."""
-        ...
-
-    def workers_due(self, now: float) -> None:
-        """Those who did not come back in time have left. `now`: seconds of the clock's `live`."""
-        ...
-
-    def is_connected(self, worker_id: str) -> bool:
-        """Whether the worker has a registered connection."""
-        ...
-
-    def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
-        """Wait for work, then call `done` with its result or its exception."""
-        ...
-
-    @property
-    def accepts_new(self) -> bool:
-        """Whether there is room for what the store does not have yet."""
-        ...
-
-
-DEFAULT_LIMIT: Final = 1000
-"""Sessions a page, where the request does not say: about a megabyte of heads."""
 
 
 class Context:
@@ -265,6 +150,15 @@ class Context:
         if not self.services.accepts_new:
             raise OverloadedError("the store is away and store.max_dirty_bytes is reached")
 
+    def check_size(self, size: int) -> None:
+        """Whether a session may have so many bytes.
+
+        Raises:
+            TooLargeError: no.
+        """
+        if size > self.limits.session_bytes:
+            raise TooLargeError(f"the session would pass limits.session_bytes ({self.limits.session_bytes})")
+
     # -- what a change brings with it -----------------------------------------------------------------------
 
     def now_us(self) -> int:
@@ -377,53 +271,3 @@ def ended_error(entry: Entry) -> SessionEndedError:
         ended_at=format_us(entry.ended_us) if entry.ended_us else None,
         reason=entry.ended_reason,
     )
-
-
-def checked_id(session_id: str, path: str) -> str:
-    """A session id that can be kept.
-
-    Raises:
-        InvalidParamsError: it can't.
-    """
-    if not is_session_id(session_id):
-        raise InvalidParamsError(
-            f"not a session id at {path}: expected {SESSION_ID_RULE}", path=path, expected=SESSION_ID_RULE
-        )
-    return session_id
-
-
-def checked_labels(labels: dict[str, str], path: str = "$.params.labels") -> dict[str, str]:
-    """Labels within their bounds.
-
-    Raises:
-        InvalidParamsError: too many, or one too long.
-    """
-    if len(labels) > MAX_LABELS:
-        raise InvalidParamsError(
-            f"more than {MAX_LABELS} labels at {path}", path=path, expected=f"at most {MAX_LABELS}"
-        )
-    for name, value in labels.items():
-        if not 0 < len(name.encode()) <= MAX_NAME_BYTES or len(value.encode()) > MAX_LABEL_VALUE_BYTES:
-            raise InvalidParamsError(
-                f"a label too long at {path}.{name}",
-                path=f"{path}.{name}",
-                expected=f"a name of 1 to {MAX_NAME_BYTES} bytes, a value of at most {MAX_LABEL_VALUE_BYTES}",
-            )
-    return labels
-
-
-def checked_word(text: str | None, path: str) -> str | None:
-    """A word of at most 64 bytes: an op, a reason.
-
-    Raises:
-        InvalidParamsError: it is longer, or empty.
-    """
-    if text is None or (0 < len(text) <= MAX_NAME_BYTES and text.isascii()):
-        return text
-    if not 0 < len(text.encode()) <= MAX_NAME_BYTES:
-        raise InvalidParamsError(
-            f"expected 1 to {MAX_NAME_BYTES} bytes at {path}",
-            path=path,
-            expected=f"1 to {MAX_NAME_BYTES} bytes",
-        )
-    return text

@@ -7,16 +7,14 @@ from typing import Final
 
 import orjson
 
-from callstate_client.errors import ConflictError, ForbiddenError, InvalidParamsError
-from callstate_client.ids import MAX_NAME_BYTES
+from callstate_client.errors import ConflictError, ForbiddenError
 from callstate_client.protocol import ClaimNextParams, ClaimParams, DrainParams, RegisterParams, ReleaseParams
-from callstate_sidecar.commands.context import Context, checked_labels, ended_error
+from callstate_sidecar.commands.checks import checked_labels, checked_worker
+from callstate_sidecar.commands.context import Context, ended_error
 from callstate_sidecar.commands.reading import checked_history, load_entry
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.liveness import Phase
 from callstate_sidecar.records import HistoryMode
-
-WORKER_ID_RULE: Final = f"1 to {MAX_NAME_BYTES} bytes of printable ASCII without spaces"
 
 SILENT: Final = "heartbeat_timeout"
 EXITED: Final = "worker_exited"
@@ -32,7 +30,7 @@ DISCONNECTED: Final = "disconnected"
 
 def register(ctx: Context, p: RegisterParams) -> bytes:
     """{"worker_id":"web-1-4711-9f2c61"}"""
-    ctx.services.register(ctx.caller, _checked_worker(p.worker_id))
+    ctx.services.register(ctx.caller, checked_worker(p.worker_id))
     return orjson.dumps({"worker_id": p.worker_id, "drain": ctx.draining})
 
 
@@ -167,15 +165,4 @@ def _own_id(ctx: Context, worker_id: str) -> str:
     """
     if ctx.caller.worker and worker_id != ctx.caller.worker:
         raise ForbiddenError(f"this connection is {ctx.caller.worker}'s and can't claim for another")
-    return _checked_worker(worker_id)
-
-
-def _checked_worker(worker_id: str) -> str:
-    if not (0 < len(worker_id) <= MAX_NAME_BYTES and worker_id.isascii() and worker_id.isprintable()) or (
-        " " in worker_id
-    ):
-        raise InvalidParamsError(
-            f"not a worker id at $.params.worker_id: expected {WORKER_ID_RULE}",
-            path="$.params.worker_id", expected=WORKER_ID_RULE,
-        )  # fmt: skip
-    return worker_id
+    return checked_worker(worker_id)

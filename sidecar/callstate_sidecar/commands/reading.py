@@ -15,15 +15,15 @@ from callstate_client.protocol import (
     LoadParams,
     NoParams,
 )
-from callstate_sidecar.commands.context import (
-    DEFAULT_LIMIT,
-    Context,
-    Later,
-    checked_labels,
-)
+from callstate_sidecar.commands.checks import checked_labels
+from callstate_sidecar.commands.context import Context
+from callstate_sidecar.commands.interfaces import Later
 from callstate_sidecar.door import check_time
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.instants import parse_us
+
+DEFAULT_LIMIT: Final = 1000
+"""Sessions a page, where the request does not say: about a megabyte of heads."""
 
 LOOKS_A_PAGE: Final = 10_000
 """Sessions looked at for one page of a listing, some milliseconds: of those that are not wanted there may be many.

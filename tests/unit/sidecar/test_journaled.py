@@ -38,16 +38,16 @@ async def test_what_is_kept_is_not_looked_at_again(monkeypatch) -> None:  # type
     core = Core()
     await saved(core, turns(200))
     looked_at: list[int] = []
-    from callstate_sidecar.commands import writing
+    from callstate_sidecar.commands import saving
 
-    check = writing.check_turns
+    check = saving.check_turns
 
     def counting(array: bytes, path: str) -> object:
         found = check(array, path)
         looked_at.append(len(found))
         return found
 
-    monkeypatch.setattr(writing, "check_turns", counting)
+    monkeypatch.setattr(saving, "check_turns", counting)
     await saved(core, turns(202))
     assert looked_at == [2]
 

@@ -93,8 +93,8 @@ def connect(url: str, *, connections: int, timeout_s: float, password: str | Non
 
 
 class _Packing:
-    """Packs a pipeline in C. redis-py's asynchronous connections do it in Python, argument by argument, though hiredis
-    is there: two thirds of what a batch of the writer costs the loop. Single commands are left to redis-py."""
+    """Packs a pipeline in C. redis-py's asynchronous connections do it in Python, argument by argument, though
+    hiredis is there: half of what short sessions cost the loop. Single commands are left to redis-py."""
 
     def pack_commands(self, commands: Iterable[Sequence[Any]]) -> list[bytes]:
         """Each command as it goes over the wire."""

@@ -1,0 +1,146 @@
+"""session.save: a session is created, extended or replaced. Headed by a sample of its params."""
+
+from __future__ import annotations
+
+from callstate_client.errors import (
+    ConflictError,
+    InvalidParamsError,
+    SessionNotFoundError,
+    StoreUnavailableError,
+)
+from callstate_client.protocol import SaveParams
+from callstate_sidecar.commands.checks import checked_id, checked_labels, checked_word
+from callstate_sidecar.commands.context import Context
+from callstate_sidecar.commands.extending import MARK, Extending
+from callstate_sidecar.document import HEAD_REST_BYTES, Document
+from callstate_sidecar.door import check_turns
+from callstate_sidecar.entry import Entry
+from callstate_sidecar.head import Head, read_head
+from callstate_sidecar.instants import format_us
+from callstate_sidecar.records import HistoryMode
+
+
+def save(ctx: Context, p: SaveParams | Extending) -> bytes:
+    """{"session":{"id":"c1","provider":"twilio","history":[…],…},"if_version":0,"labels":{"app":"sales"}}"""
+    extends = isinstance(p, Extending)
+    p = p.params if isinstance(p, Extending) else p
+
+    def created_at(session_id: str) -> str:
+        entry = ctx.known(session_id)
+        return format_us(ctx.now_us()) if entry is None else entry.doc.created_at
+
+    head = read_head(p.session, "$.params.session", created_at)
+    if p.op is not None:
+        checked_word(p.op, "$.params.op")
+    labels = None if p.labels is None else checked_labels(p.labels)
+    entry = ctx.cache.entries.get(head.session_id)
+    if entry is None:
+        entry, unverified = _asked_for(ctx, head.session_id, p.if_version)
+        if entry is None:
+            entry = _new(ctx, p, head, unverified)
+            mode, turns, count = _history(ctx, entry, head, created=True)
+            return _saved(ctx, entry, p, labels, head, mode, turns, count, was_ended=False, created=True)
+    if p.op in entry.ops:
+        return entry.ops[p.op]
+    if p.if_version is not None and p.if_version != entry.version:
+        raise ConflictError(f"the session has version {entry.version}", version=entry.version)
+    ctx.check_writable(entry, p.epoch)
+    if not extends:
+        mode, turns, count = _history(ctx, entry, head, created=False)
+    else:
+        mode, turns, count = _extension(ctx, entry, head)
+    return _saved(ctx, entry, p, labels, head, mode, turns, count, was_ended=entry.ended, created=False)
+
+
+def _asked_for(ctx: Context, session_id: str, if_version: int | None) -> tuple[Entry | None, bool]:
+    """A session that is not hot, where there is one; and whether nobody can know."""
+    checked_id(session_id, "$.params.session.id")
+    try:
+        return ctx.lookup(session_id), False
+    except StoreUnavailableError:
+        if if_version == 0:
+            raise  # create only: that nobody has it must be known
+        return None, True
+
+
+def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
+    if p.if_version:
+        raise ConflictError("there is no such session", version=0)
+    if p.epoch is not None:
+        raise SessionNotFoundError(f"no session {head.session_id}")
+    ctx.check_room()
+    entry = Entry(head.session_id, Document(head, ctx.now_us()))
+    entry.version, entry.epoch = ctx.cache.floor(head.session_id)
+    entry.owner = ctx.caller.worker
+    entry.unverified = unverified
+    return entry
+
+
+def _history(ctx: Context, entry: Entry, head: Head, *, created: bool) -> tuple[HistoryMode, bytes, int]:
+    """What a save does to the history; only what it adds is looked at."""
+    path = "$.params.session.history"
+    history_bytes = entry.doc.history_bytes if head.history is None else len(head.history)
+    ctx.check_size(len(head.fields) + HEAD_REST_BYTES + history_bytes)
+    if head.history is None:
+        return HistoryMode.KEEP, b"", 0
+    rest = None if created else entry.doc.extension(head.history)
+    if rest is None:
+        return HistoryMode.REPLACE, head.history, len(check_turns(b"[%b]" % head.history, path))
+    if not rest:
+        return HistoryMode.KEEP, b"", 0
+    try:
+        return HistoryMode.APPEND, rest, len(check_turns(b"[%b]" % rest, path))
+    except InvalidParamsError:
+        check_turns(b"[%b]" % head.history, path)  # says the place in the whole history
+        raise
+
+
+def _extension(ctx: Context, entry: Entry, head: Head) -> tuple[HistoryMode, bytes, int]:
+    """What a save does whose history begins with the mark for all that is kept."""
+    rest = (head.history or b"")[len(MARK) :].lstrip()
+    ctx.check_size(len(head.fields) + HEAD_REST_BYTES + entry.doc.history_bytes + len(rest))
+    if not rest:
+        return HistoryMode.KEEP, b"", 0
+    turns = rest[1:].lstrip()
+    path = "$.params.session.history"
+    try:
+        return HistoryMode.APPEND, turns, len(check_turns(b"[%b]" % turns, path))
+    except InvalidParamsError:
+        check_turns(b"[%b,%b]" % (b",".join(entry.doc.chunks), turns), path)  # says the place in the whole history
+        raise
+
+
+def _saved(
+    ctx: Context, entry: Entry, p: SaveParams, labels: dict[str, str] | None, head: Head,
+    mode: HistoryMode, turns: bytes, count: int, *, was_ended: bool, created: bool,
+) -> bytes:  # fmt: skip
+    now_us = ctx.now_us()
+    if created:
+        ctx.cache.create(entry)
+    else:
+        ctx.cache.change(entry)
+        entry.doc.take_head(head, now_us)
+        if was_ended and not entry.ended and not entry.owner and ctx.caller.worker:
+            entry.epoch += bool(entry.orphan)  # this one was another's: no epoch has two owners
+            entry.owner, entry.orphan = ctx.caller.worker, ""  # whoever revives nobody's
+    entry.host = None
+    entry.apply_turns(mode, turns, count, [])
+    if labels is not None:
+        entry.labels = labels
+    if p.heartbeat_timeout_s is not None:
+        entry.heartbeat_timeout_s = p.heartbeat_timeout_s
+    if p.max_duration_s is not None:
+        entry.max_duration_s = p.max_duration_s
+    version = entry.next_version(now_us)
+    entry.doc.updated_us = now_us
+    if created:
+        ctx.events.note("created", now_us, entry)
+    ctx.settle(entry, was_ended, now_us, p.epoch)
+    if entry.ended and not was_ended:
+        ctx.events.note("ended", now_us, entry, reason=entry.ended_reason)
+    if not entry.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
+        ctx.watch(entry)  # with the timeout just given
+    result = b'{"version":%d,"updated_at":"%b"}' % (version, format_us(now_us).encode())
+    record = entry.record(mode, turns, count, entry.keep_op(p.op, result))
+    ctx.cache.log(entry, record, ctx.clock.mono())
+    return result
