@@ -102,6 +102,11 @@ class Growth:
         return rise / sum((number - middle) ** 2 for number in range(count)) / self.step
 
 
+def settings() -> Iterator[str]:
+    """Arguments of a daemon where everything is over soon."""
+    return chain.from_iterable(("--set", f"{key}={value}") for key, value in OPTIONS.items())
+
+
 def churn(rig: Rig, store: Server | None, amount: Churn) -> Iterator[Growth]:
     """One kind after the other on one daemon, which must be empty again in the end.
 
@@ -110,10 +115,8 @@ def churn(rig: Rig, store: Server | None, amount: Churn) -> Iterator[Growth]:
         store: a Redis; None: SQLite.
         amount: how much.
     """
-    settings = chain.from_iterable(("--set", f"{key}={value}") for key, value in OPTIONS.items())
-    server = rig.daemon(f"churn-{'redis' if store else 'sqlite'}", store, *settings)
-    fill(server, documents(pool(TURNS, STANDING), TURNS))
-    churning = _Churning(server)
+    server = rig.daemon(f"churn-{'redis' if store else 'sqlite'}", store, *settings())
+    churning = Churning(server)
     churning.steps["misses"](amount.remembered)
     for kind in LIMITS_BYTES:
         sizes: list[int] = []
@@ -127,10 +130,15 @@ def churn(rig: Rig, store: Server | None, amount: Churn) -> Iterator[Growth]:
     rig.end(server)
 
 
-class _Churning:
-    """What one step does, by kind."""
+class Churning:
+    """What one step does, by kind.
+
+    Args:
+        server: a daemon with `settings()`; it gets the standing sessions now.
+    """
 
     def __init__(self, server: Server) -> None:
+        fill(server, documents(pool(TURNS, STANDING), TURNS))
         self._server = server
         self._raw = Raw(server)
         self._made = 0
@@ -139,6 +147,7 @@ class _Churning:
         self.steps: Mapping[str, Callable[[int], None]] = {
             "requests": self._requests, "sessions": self._sessions, "limited": self._limited,
             "connections": self._connections, "misses": self._misses, "workers": self._workers,
+            "expired": self._expired,
         }  # fmt: skip
 
     def _fresh(self, count: int) -> list[str]:
@@ -157,7 +166,7 @@ class _Churning:
                 yield line("session.load", f'{about},"history":"none"}}')
                 yield line("session.update", f'{about},"set":{{"call_id":"CA{number}"}},"op":"{number}"}}')
                 yield line("session.amend_turn", f'{about},"set":{{"content":"said {number}"}}}}')
-                yield line("session.record_interruption", f'{about},"op":"{number}"}}')
+                yield line("session.record_interruption", f'{about},"op":"i{number}"}}')
                 yield line("session.list_active", '{"limit":10}')
                 yield line("server.ping")
 
@@ -181,6 +190,11 @@ class _Churning:
 
     def _limited(self, count: int) -> None:
         self._sessions(count, ',"max_duration_s":300000000')
+
+    def _expired(self, count: int) -> None:
+        """Each comes, and is left to the reaper."""
+        silent = f',"heartbeat_timeout_s":{SILENT_S}'
+        self._raw.tell(save(document(one, SHORT_TURNS, self._turns), silent) for one in self._fresh(count))
 
     def _connections(self, count: int) -> None:
         """Each asks for something and hangs up, some within a line."""

@@ -14,6 +14,8 @@ from bench.churn import Churn, Growth, churn, growths_json, verdicts
 from bench.compare import PER_TASK, SPREAD, TURNS, Cell, compare, keep_pools, pool
 from bench.documents import documents
 from bench.drivers import Coredis, Driver, Glide, RedisPy
+from bench.dying import SCENES, deaths_json, play
+from bench.dying import verdict as dying_verdict
 from bench.processes import Rig, Server
 from bench.quick import TINY as TINY_EFFORT
 from bench.quick import Effort, Quick
@@ -33,7 +35,7 @@ SPREAD_OVER: Final = ("add_turn", "save")
 SPREAD_TASKS: Final = 32
 GROWING: Final = ("heartbeat", "add_turn", "load", "save")
 
-PARTS: Final = ("comparisons", "bounds", "start", "growth", "stress", "churn")
+PARTS: Final = ("comparisons", "bounds", "start", "growth", "stress", "churn", "dying")
 """What a run is made of."""
 
 BOUNDS: Final = frozenset(("limits", "growth", "size", "reaping"))
@@ -59,6 +61,7 @@ class Reach:
         dirty: sessions flushed at once.
         restored, turn_by_turn: sessions that a start restores, see starts.
         size, churn: see Size and Churn.
+        kills: of workers, in each scene of dying.py.
         spread: see compare.SPREAD.
     """
 
@@ -72,6 +75,7 @@ class Reach:
     turn_by_turn: int = 100_000
     size: Size = field(default_factory=Size)
     churn: Churn = field(default_factory=Churn)
+    kills: int = 200
     spread: Mapping[int, int] = field(default_factory=lambda: SPREAD)
 
 
@@ -83,6 +87,7 @@ TINY: Final = Reach(
     churn=Churn(
         requests=80, sessions=30, limited=30, connections=20, misses=20, workers=10, samples=2, remembered=10
     ),
+    kills=6,
 )  # fmt: skip
 """Whether everything runs; its figures mean nothing."""
 
@@ -101,6 +106,8 @@ class Figures:
     """By burden."""
     churn: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """By store: what each kind of thing that came and went left behind."""
+    dying: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By scene: how soon a worker's death was known, and its call held by another."""
 
 
 class Full:
@@ -124,6 +131,7 @@ class Full:
         steps = {
             "comparisons": self._comparisons, "bounds": self._bounds, "start": self._start,
             "growth": self._growth, "stress": self._stress, "churn": self._churn,
+            "dying": self._dying,
         }  # fmt: skip
         for part in PARTS:
             if part in parts:
@@ -161,6 +169,13 @@ class Full:
         for verdict in verdicts(growths):
             self._known(verdict)
         self.figures.churn = growths_json(growths)
+
+    def _dying(self) -> None:
+        with Rig() as rig:
+            redis = rig.redis()
+            deaths = {name: play(rig, redis, name, self._reach.kills) for name in SCENES}
+        self._known(dying_verdict(deaths))
+        self.figures.dying = deaths_json(deaths)
 
     def _known(self, verdict: Verdict) -> None:
         self.figures.verdicts.append(verdict)

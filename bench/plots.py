@@ -39,6 +39,7 @@ def draw_all(told: Told, directory: Path) -> None:
     plots: dict[str, Callable[[Told], None]] = {
         "throughput": throughput, "latency": latency, "turns": by_turns, "sessions": by_sessions,
         "connections": by_connections, "dirty": by_dirty, "memory": memory, "stress": stress, "churn": churn,
+        "dying": dying,
     }  # fmt: skip
     with mpl.rc_context(STYLE):
         for name, plot in plots.items():
@@ -169,11 +170,24 @@ def churn(told: Told) -> None:
             sizes = each["rss_bytes"]
             share = [100 * (number + 1) / len(sizes) for number in range(len(sizes))]
             axes.plot(share, [size / 1e6 for size in sizes], label=f"{each['count']:,} {each['kind']}")
-        axes.set_ylim(0)
         axes.set_title(store)
         axes.set_xlabel("% of them come and gone")
+    row[0].set_ylim(0)  # of both, and only now: the top stays where it is then
     row[0].set_ylabel("resident memory, MB")
     row[0].legend(fontsize=7)
+
+
+def dying(told: Told) -> None:
+    """How soon deaths are known, and calls held by another, as distributions."""
+    figure, row = plt.subplots(1, 2, figsize=(8, 3.5), sharex=True, sharey=True)
+    for what, axes in zip(("suspect", "claimed"), row, strict=True):
+        for each in told["dying"].values():
+            axes.plot(each[what]["quantiles_ms"], [part * 100 for part in QUANTILES], label=each["name"])
+        axes.axvline(50.0, linestyle=":", color="grey", label="target for p99 of suspect")
+        axes.set_xscale("log")
+        axes.set_xlabel(f"kill -9 to {what}, ms")
+    row[0].set_ylabel("% of kills within")
+    figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
 
 
 def _line(axes: Axes, points: dict[str, list[float]], label: str) -> None:

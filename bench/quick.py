@@ -12,6 +12,8 @@ from bench.burdens import FLUSH_WHEN_ASKED
 from bench.compare import PER_TASK, TURNS, Cell, compare, keep_pools, pool
 from bench.documents import documents
 from bench.drivers import RedisPy
+from bench.dying import JUDGED, play
+from bench.dying import verdict as dying_verdict
 from bench.limits import PIPELINED, blocking_beat, pipelined_cpu
 from bench.processes import Rig, Server
 from bench.raw import fill
@@ -36,8 +38,11 @@ MOST_TASKS: Final = 32
 
 FLAT_TURNS: Final = (20, 2000)
 
+REMARK_ROUNDS: Final = 3
+"""For what is only remarked beside a figure."""
+
 COMPARED: Final = ("heartbeat", "add_turn", "load", "save")
-ALONE: Final = ("limits", "growth", "size", "reaping", "start")
+ALONE: Final = ("limits", "growth", "size", "reaping", "start", "dying")
 PARTS: Final = (*COMPARED, *ALONE)
 """What a run is made of. `size` is memory, and heartbeats while much of it is flushed."""
 
@@ -55,6 +60,7 @@ class Effort:
         dirty_sessions: that are flushed at once.
         live_sessions, due_sessions: that the reaper watches, and that fall silent.
         snapshot_sessions, log_sessions: that a start restores from a checkpoint, and from a log.
+        kills: of workers, in each scene of dying.py.
     """
 
     rounds: int = 5
@@ -67,11 +73,12 @@ class Effort:
     due_sessions: int = 10_000
     snapshot_sessions: int = 20_000
     log_sessions: int = 5_000
+    kills: int = 60
 
 
 TINY: Final = Effort(
     rounds=2, seconds=0.01, beats=20, batches=2, memory_sessions=200, dirty_sessions=20, live_sessions=500,
-    due_sessions=100, snapshot_sessions=100, log_sessions=100,
+    due_sessions=100, snapshot_sessions=100, log_sessions=100, kills=3,
 )  # fmt: skip
 """Whether everything runs; its figures mean nothing."""
 
@@ -105,6 +112,7 @@ class Quick:
                 "size": lambda: self._size(rig, redis),
                 "reaping": lambda: self._reaping(rig),
                 "start": self._start,
+                "dying": lambda: self._dying(rig, redis),
             }
             for part in ALONE:
                 if part in self._parts:
@@ -152,7 +160,8 @@ class Quick:
         costs = uvloop.run(by_length(daemon, FLAT_TURNS, ["add_turn"], rounds=rounds))["add_turn"]
         micros = [Spread.of(costs[turns]).median * 1e6 for turns in FLAT_TURNS]
         unwritten = rig.daemon("unwritten", redis, *FLUSH_WHEN_ASKED, "--set", "store.prefix=unwritten:")
-        alone = uvloop.run(by_length(unwritten, FLAT_TURNS, ["add_turn"], rounds=rounds))["add_turn"]
+        few = min(rounds, REMARK_ROUNDS)
+        alone = uvloop.run(by_length(unwritten, FLAT_TURNS, ["add_turn"], rounds=few))["add_turn"]
         rig.end(unwritten)
         by_itself = relative(alone)[long].median
         note = f"{micros[0]:.0f} and {micros[1]:.0f} µs; {by_itself:.3g}x with nothing written behind"
@@ -178,3 +187,6 @@ class Quick:
 
     def _start(self) -> Iterator[Verdict]:
         return starts(self._effort.snapshot_sessions, self._effort.log_sessions)
+
+    def _dying(self, rig: Rig, redis: Server) -> Iterator[Verdict]:
+        yield dying_verdict({name: play(rig, redis, name, self._effort.kills) for name in JUDGED})

@@ -168,6 +168,22 @@ def churn(told: Told) -> str:
     return _table(("what", "store", "how many", "memory at first", "at last", "growth, each"), rows())
 
 
+def dying(told: Told) -> str:
+    """How soon a worker's death is known, and its call is held by another."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for each in told["dying"].values():
+            rate = f" ({each['requests_per_s']:,})" if each["requests_per_s"] else ""
+            figures = [
+                " / ".join(_n(each[what][name]) for name in ("p50_ms", "p99_ms", "longest_ms"))
+                for what in ("exit", "suspect", "claimed")
+            ]
+            yield each["name"] + rate, str(each["kills"]), *figures
+
+    head = ("meanwhile", "kills", "the process is gone, ms", "`suspect` at another, ms", "claimed by another, ms")
+    return _table(head, rows())
+
+
 def profile(told: Told) -> str:
     """The daemon's CPU time a request, by what it is spent on."""
     verbs = told["profile"]
@@ -195,5 +211,6 @@ TABLES: Final[dict[str, Callable[[Told], str]]] = {
     "memory": memory,
     "stress": stress,
     "churn": churn,
+    "dying": dying,
     "profile": profile,
 }

@@ -19,6 +19,10 @@ ROOT = Path(__file__).parents[2]
 EXTRA = ("coredis", "glide", "matplotlib")
 RATIO = re.compile(r"^\S.* [\d.]+(?:x| m?s)(?: \(.* … .*\))? +[<>]= [\d.]+(?:x| m?s) +(?:met|NOT MET)\b")
 
+PLOTS = {
+    "throughput", "latency", "turns", "sessions", "connections", "dirty", "memory", "stress", "churn", "dying",
+}  # fmt: skip
+
 pytestmark = pytest.mark.system
 
 
@@ -52,7 +56,7 @@ def test_every_target_gets_its_line_and_its_figure(tmp_path: Path, temporary: Pa
     lines = bench("quick", "--tiny", "--json", file, temporary=temporary).splitlines()
     assert [line for line in lines[:-1] if not RATIO.match(line)] == []
     told = json.loads(file.read_text())
-    assert len(told["targets"]) == len(lines) - 1 == 24
+    assert len(told["targets"]) == len(lines) - 1 == 25
     assert all(target["low"] <= target["median"] <= target["high"] for target in told["targets"])
     for target, line in zip(told["targets"], lines, strict=False):
         reached = target["median"] >= target["limit"] if target["at_least"] else target["median"] <= target["limit"]
@@ -87,5 +91,13 @@ def test_a_full_run_fills_tables_and_draws_small_plots(tmp_path: Path, temporary
     assert text.count("<!-- figures:") == text.count("<!-- end -->") == len(re.findall(r"-->\n[^<]+<!-- end", text))
     plots = {path.name: path.read_bytes() for path in tmp_path.glob("*.svg")}
     assert set(plots) >= set(re.findall(r"\((performance-\w+\.svg)\)", text))
+    assert {path.removeprefix("performance-").removesuffix(".svg") for path in plots} == PLOTS
     assert all(len(plot) < 100_000 for plot in plots.values())
-    assert json.loads(file.read_text())["curves"].keys() == {"turns", "sessions", "connections", "memory", "dirty"}
+    told = json.loads(file.read_text())
+    assert told["curves"].keys() == {"turns", "sessions", "connections", "memory", "dirty"}
+    for scene in told["dying"].values():
+        assert scene["kills"] > 0
+        for figures in (scene["exit"], scene["suspect"], scene["claimed"]):
+            assert 0 < figures["p50_ms"] <= figures["p99_ms"] <= figures["longest_ms"]
+        ends, events = scene["exit"]["quantiles_ms"], scene["suspect"]["quantiles_ms"]
+        assert all(end <= event for end, event in zip(ends, events, strict=True)), "told of before it died"

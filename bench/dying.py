@@ -1,0 +1,285 @@
+"""How long a worker's death takes to be known, and its call to be held by another: kill -9, again and again."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from bench.actors import TURNS
+from bench.processes import Rig, Server
+from bench.raw import Raw
+from bench.report import QUANTILES
+from bench.sampling import Spread, percentile
+from bench.targets import Verdict
+
+ENDED_WITHIN_S: Final = 10.0
+PATIENCE_MS: Final = 30_000
+
+AT_ONCE: Final = 20
+"""Victims that wait for their turn: all of them hold their calls before the first of them is killed."""
+
+PAUSE_S: Final = 0.02
+"""At most so long from the end of one rescue to the next kill, at random: what the daemon does at intervals of its
+own (write-behind, ticks) is met at any point of it."""
+
+WARM_UP: Final = 4
+"""Kills before the first that counts."""
+
+BUSY_PER_S: Final = 1000
+"""Requests of a busy host, half of them turns: 1,500 calls that have one every three seconds."""
+
+LARGE_BYTES: Final = 256 << 20
+"""Of a worker with models or audio in memory, which the kernel takes back before anybody hears of its death."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What goes on meanwhile.
+
+    Args:
+        name: in words.
+        rate_per_s: requests of 32 tasks of another process; 0: as many as there can be; None: none.
+        ballast_bytes: memory of a victim for itself, beyond that of a small Python process.
+        part: of the kills asked for; the costly ones are fewer.
+        at_once: see AT_ONCE.
+    """
+
+    name: str
+    rate_per_s: int | None = None
+    ballast_bytes: int = 0
+    part: float = 1.0
+    at_once: int = AT_ONCE
+
+
+SCENES: Final[Mapping[str, Scene]] = {
+    "idle": Scene("nothing else to do"),
+    "busy": Scene(f"another worker asks {BUSY_PER_S:,} times a second", BUSY_PER_S),
+    "saturated": Scene("another worker asks as often as it can", 0),
+    "large": Scene(
+        f"nothing else to do, victims of {LARGE_BYTES >> 20} MB", ballast_bytes=LARGE_BYTES, part=0.2, at_once=4
+    ),
+}
+JUDGED: Final = ("idle", "busy")
+"""What the target is about; a host that is saturated is looked at beside it."""
+
+LIMIT_MS: Final = 50.0
+
+
+@dataclass(frozen=True)
+class Deaths:
+    """What was measured in one scene, a kill each, seconds since the signal was sent."""
+
+    exits_s: Sequence[float]
+    """Until the process was gone: what the kernel takes, and nobody can be told before."""
+    suspects_s: Sequence[float]
+    """Until another worker had read the event."""
+    claims_s: Sequence[float]
+    """Until yet another held the call, and had its history."""
+    requests_per_s: float | None
+    """What the traffic came to."""
+
+
+class Actor:
+    """A process of bench/actors.py.
+
+    Args:
+        server: the daemon.
+        role: see there.
+        number: same.
+    """
+
+    def __init__(self, server: Server, role: str, number: int = 0) -> None:
+        self._role = role
+        self._log = server.path.with_name(f"{server.path.stem}-{role}.log")
+        command = [sys.executable, "-m", "bench.actors", role, str(server.path), str(number)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
+            )
+        assert self._process.stdin is not None  # noqa: S101 - it was started with pipes
+        assert self._process.stdout is not None  # noqa: S101 - same
+        self.stdin, self._stdout = self._process.stdin, self._process.stdout
+
+    def said(self) -> list[str]:
+        """The words of its next line.
+
+        Raises:
+            RuntimeError: it has ended.
+        """
+        line = self._stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._role} has ended:\n{self._log.read_text()[-2000:]}")
+        return line.split()
+
+    def dismiss(self) -> None:
+        """Tell it to end."""
+        self.stdin.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.dismiss()
+        try:
+            self._process.wait(ENDED_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._stdout.close()
+
+
+class _Killer:
+    """Kills one worker after the other, and is itself the worker that hears of it: one thread that does nothing
+    else, so that what it measures is not its own."""
+
+    def __init__(self, server: Server, victims: Actor, rescuer: Actor) -> None:
+        self._victims = victims
+        self._rescuer = rescuer
+        self._raw = Raw(server)
+        self._raw.call("worker.register", worker_id="watcher")
+        self._raw.call("events.subscribe", types=["suspect", "claimed"])
+
+    def run(self, kills: int, at_once: int) -> Iterator[tuple[float, float, float]]:
+        """Exit, suspect and claim of each; seconds."""
+        while kills > 0:
+            count = min(kills, at_once)
+            for pidfd, session_id in self._fork(count):
+                time.sleep(random.uniform(0.0, PAUSE_S))
+                death = self._kill(pidfd, session_id)
+                os.close(pidfd)
+                if death is not None:
+                    yield death
+            kills -= count
+
+    def _fork(self, count: int) -> list[tuple[int, str]]:
+        """So many victims, each with its call. By pidfd: the number of one that died may be another's by now."""
+        self._victims.stdin.write(f"{count}\n")
+        said = [self._victims.said() for _ in range(count)]
+        return [(os.pidfd_open(int(pid)), session_id) for pid, session_id in said]
+
+    def _kill(self, pidfd: int, session_id: str) -> tuple[float, float, float] | None:
+        """None where the rescuer, asking for more just then, was given the call before anybody was told of it."""
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        poll.register(self._raw.socket, select.POLLIN)
+        exited = told = 0
+        first = b""
+        killed = time.monotonic_ns()
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        while not (exited and told):
+            ready = poll.poll(PATIENCE_MS)
+            if not ready:
+                raise TimeoutError(f"nobody heard of the death of {session_id}'s worker")
+            for fd, _ in ready:
+                if fd == pidfd:
+                    exited = time.monotonic_ns()
+                    poll.unregister(pidfd)
+                else:
+                    first = self._raw.reply()
+                    told = time.monotonic_ns()
+                    poll.unregister(self._raw.socket)
+        claimed = self._claimed(session_id)
+        if _event(first, session_id) == "claimed":
+            return None
+        _event(self._raw.reply(), session_id)
+        return (exited - killed) / 1e9, (told - killed) / 1e9, (claimed - killed) / 1e9
+
+    def _claimed(self, session_id: str) -> int:
+        """When it was, by the same clock; returns when the call is over."""
+        rescued, at, turns = self._rescuer.said()
+        if (rescued, int(turns)) != (session_id, TURNS):
+            raise RuntimeError(f"{rescued} was claimed with {turns} turns, not {session_id} with {TURNS}")
+        return int(at)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._raw.close()
+
+
+def _event(line: bytes, session_id: str) -> str:
+    """What an event of this session tells, which must be because its worker has exited."""
+    event = json.loads(line)["params"]
+    told: str = event["type"]
+    if (event["session_id"], event["reason"]) != (session_id, "worker_exited"):
+        raise RuntimeError(f"not of {session_id}'s worker: {event}")
+    return told
+
+
+def play(rig: Rig, redis: Server, name: str, kills: int) -> Deaths:
+    """One scene, upon a daemon of its own."""
+    scene = SCENES[name]
+    kills = max(1, round(kills * scene.part))
+    server = rig.daemon(f"dying-{name}", redis, "--set", f"store.prefix=dying-{name}:")
+    rate: float | None = None
+    with ExitStack() as stack:
+        victims = stack.enter_context(Actor(server, "victims", scene.ballast_bytes))
+        rescuer = stack.enter_context(Actor(server, "rescuer"))
+        traffic = None
+        if scene.rate_per_s is not None:
+            traffic = stack.enter_context(Actor(server, "traffic", scene.rate_per_s))
+            traffic.said()
+        killer = _Killer(server, victims, rescuer)
+        stack.callback(killer.close)
+        list(killer.run(WARM_UP, scene.at_once))
+        gc.collect()
+        gc.disable()
+        stack.callback(gc.enable)
+        exits, suspects, claims = zip(*killer.run(kills, scene.at_once), strict=True)
+        if traffic is not None:
+            traffic.dismiss()
+            rate = float(traffic.said()[0])
+    rig.end(server)
+    return Deaths(exits, suspects, claims, rate)
+
+
+def verdict(deaths: Mapping[str, Deaths]) -> Verdict:
+    """The target, by the worse of the scenes that it is about."""
+    p99 = {name: percentile(deaths[name].suspects_s, 0.99) * 1000 for name in JUDGED}
+    note = "; ".join(
+        f"{name}: p50 {percentile(deaths[name].suspects_s, 0.5) * 1000:.1f}, p99 {p99[name]:.1f}, "
+        f"claimed p99 {percentile(deaths[name].claims_s, 0.99) * 1000:.1f} ms"
+        for name in JUDGED
+    )
+    value = Spread.of([max(p99.values())])
+    return Verdict("kill -9 of a worker to suspect at another, p99", value, LIMIT_MS, unit=" ms", note=note)
+
+
+def deaths_json(deaths: Mapping[str, Deaths]) -> dict[str, dict[str, Any]]:
+    """For the JSON."""
+    return {
+        name: {
+            "name": SCENES[name].name,
+            "kills": len(each.exits_s),
+            "requests_per_s": each.requests_per_s and round(each.requests_per_s),
+            "exit": _figures(each.exits_s),
+            "suspect": _figures(each.suspects_s),
+            "claimed": _figures(each.claims_s),
+        }
+        for name, each in deaths.items()
+    }
+
+
+def _figures(values_s: Sequence[float]) -> dict[str, Any]:
+    def ms(value_s: float) -> float:
+        return float(f"{value_s * 1000:.4g}")
+
+    return {
+        "p50_ms": ms(percentile(values_s, 0.5)),
+        "p99_ms": ms(percentile(values_s, 0.99)),
+        "longest_ms": ms(max(values_s)),
+        "quantiles_ms": [ms(percentile(values_s, part)) for part in QUANTILES],
+    }
