@@ -303,6 +303,7 @@ class CallStore(Asking):
 
         Raises:
             ConflictError: on entering: a session of this id is there already; by id: another worker holds it.
+            FencedError: on entering: another worker has claimed it in the moment it was created.
             SessionNotFoundError, SessionEndedError: on entering by id: there is none, or it is over.
         """
         return Hold(
@@ -361,7 +362,7 @@ class CallStore(Asking):
         ask.result(await self._send(ask, timeout_s))
 
     async def _give_up(self, session_id: str, epoch: int | None) -> None:
-        """As `release`, of a session whose epoch is perhaps not known, since we made it. By then it may be over."""
+        """As `release`, of a session we made whose epoch could perhaps not be learned. By then it may be over."""
         with suppress(SessionEndedError, SessionNotFoundError, FencedError, MethodNotFoundError):
             if epoch is None:
                 epoch = (await self.get(session_id, "none")).epoch
@@ -373,7 +374,7 @@ class CallStore(Asking):
         Args:
             record: what is known of it.
             beat: see `hold()`.
-            epoch: of the claim; None: we made it.
+            epoch: the session's; None: we made it, and could not learn it.
         """
         handle = CallHandle(self, self._beater, record.state, record.version, epoch)
         self._handles[handle.id] = handle
@@ -421,6 +422,8 @@ class CallStore(Asking):
             held = self._handles.get(record.state.id)
             if held is None or held.released or held.lost:
                 yield await self._handle(record, epoch=record.epoch)
+            else:
+                held.go_on(record.epoch)
 
     async def drain(self, on: bool = True, *, timeout_s: float | None = None) -> DrainResult:
         """Let the host run out of calls: no new sessions are taken, those that are there go on.

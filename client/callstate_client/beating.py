@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Sequence
+from itertools import islice
 from threading import Condition, Thread
 from time import monotonic
 from typing import Final
@@ -23,6 +24,7 @@ from callstate_client.errors import (
     SessionEndedError,
     SessionNotFoundError,
     StoreClosedError,
+    StoreUnavailableError,
 )
 from callstate_client.patience import Backoff
 from callstate_client.pulse import Pulse
@@ -89,10 +91,12 @@ class BeatingThread:
             self._thread = Thread(target=self._run, name="callstate-beats", daemon=True)
             self._thread.start()
 
-    def discard(self, session_id: str) -> None:
-        """Beat no more for this call."""
+    def discard(self, session_id: str, lost: LostCallback) -> None:
+        """Beat no more for this call, as far as it was added with this callback."""
         with self._changed:
-            self._beats.pop(session_id, None)
+            beat = self._beats.get(session_id)
+            if beat is not None and beat.lost == lost:
+                del self._beats[session_id]
             idle = not self._beats
         if idle:
             self._pulse.stop()
@@ -130,16 +134,18 @@ class BeatingThread:
             if due is None:
                 break
             try:
-                for start in range(0, len(due), BEATS_A_MESSAGE):
-                    self._send(due[start : start + BEATS_A_MESSAGE])
+                items = iter(due.items())
+                while some := dict(islice(items, BEATS_A_MESSAGE)):
+                    self._send(some)
                 backoff.reset()
                 self._told = ""
             except Exception as error:  # noqa: BLE001 - whatever it is, the calls go on
-                self._leave()
+                if not isinstance(error, StoreUnavailableError):  # else it is said of some, and the way is well
+                    self._leave()
                 self._again(due, backoff.pause_s(), error)
         self._leave()
 
-    def _wait_for_due(self) -> list[str] | None:
+    def _wait_for_due(self) -> dict[str, Beat] | None:
         """The calls that are due, once there are any and the loop turns; None at the end."""
         with self._changed:
             while not self._closing:
@@ -154,14 +160,13 @@ class BeatingThread:
                     return self._take_due(now)
             return None
 
-    def _take_due(self, now: float) -> list[str]:
-        due = [sid for sid, beat in self._beats.items() if beat.due - beat.interval_s * EARLY <= now]
-        for session_id in due:
-            beat = self._beats[session_id]
+    def _take_due(self, now: float) -> dict[str, Beat]:
+        due = {sid: beat for sid, beat in self._beats.items() if beat.due - beat.interval_s * EARLY <= now}
+        for beat in due.values():
             beat.due = now + beat.interval_s
         return due
 
-    def _again(self, due: list[str], pause_s: float, error: Exception) -> None:
+    def _again(self, due: dict[str, Beat], pause_s: float, error: Exception) -> None:
         """Not sent: once more soon, well before the calls are suspected."""
         if self._closing:
             return
@@ -170,32 +175,32 @@ class BeatingThread:
             self._told = str(error)
             _log.warning("no heartbeat of %d calls: %s", len(due), error, exc_info=ours)
         with self._changed:
-            for session_id in due:
-                beat = self._beats.get(session_id)
-                if beat is not None:
-                    beat.due = self._clock() + min(max(pause_s, RETRY_S / 10), RETRY_S, beat.interval_s)
+            for beat in due.values():
+                beat.due = self._clock() + min(max(pause_s, RETRY_S / 10), RETRY_S, beat.interval_s)
 
-    def _send(self, session_ids: list[str]) -> None:
+    def _send(self, beats: dict[str, Beat]) -> None:
         connection = self._connection or self._connect()
-        params = protocol.HeartbeatParams(session_ids=session_ids)
+        params = protocol.HeartbeatParams(session_ids=[*beats])
         line = protocol.encode_request(REQUEST_ID, "session.heartbeat", params)
         result = protocol.decode_heartbeat(connection.exchange(line, REPLY_S, monotonic() + REPLY_S))
         for session_id in (*result.missing, *result.ended, *result.fenced):
-            self._ask_why(connection, session_id)
+            self._ask_why(connection, session_id, beats[session_id])
 
-    def _ask_why(self, connection: Connection, session_id: str) -> None:
+    def _ask_why(self, connection: Connection, session_id: str, beat: Beat) -> None:
         """The lists don't say when and why it ended, or whose it is: seldom enough to ask once more."""
         params = protocol.HeartbeatParams(session_id=session_id)
         line = protocol.encode_request(REQUEST_ID, "session.heartbeat", params)
         try:
             protocol.decode_empty(connection.exchange(line, REPLY_S, monotonic() + REPLY_S))
         except (SessionNotFoundError, SessionEndedError, FencedError) as error:
-            self._lose(session_id, error)
+            self._lose(session_id, beat, error)
 
-    def _lose(self, session_id: str, error: CallstateError) -> None:
+    def _lose(self, session_id: str, beat: Beat, error: CallstateError) -> None:
         with self._changed:
-            beat = self._beats.pop(session_id, None)
-        if beat is not None and not self._loop.is_closed():
+            if self._beats.get(session_id) is not beat:
+                return  # let go of meanwhile, and held anew perhaps
+            del self._beats[session_id]
+        if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(beat.lost, error)
 
     def _connect(self) -> Connection:

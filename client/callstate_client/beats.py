@@ -46,8 +46,8 @@ class Beats(Protocol):
         """Beat for this call from now on."""
         ...
 
-    def discard(self, session_id: str) -> None:
-        """Beat no more for this call."""
+    def discard(self, session_id: str, lost: LostCallback) -> None:
+        """Beat no more for this call, unless somebody else has added it since: it may be held anew."""
         ...
 
     async def close(self) -> None:
@@ -83,9 +83,11 @@ class Beater:
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._run(), name="callstate-beats")
 
-    def discard(self, session_id: str) -> None:
-        """Beat no more for this call."""
-        self._beats.pop(session_id, None)
+    def discard(self, session_id: str, lost: LostCallback) -> None:
+        """Beat no more for this call, as far as it was added with this callback."""
+        beat = self._beats.get(session_id)
+        if beat is not None and beat.lost == lost:
+            del self._beats[session_id]
 
     async def close(self) -> None:
         """Beat no more for any."""

@@ -1,4 +1,4 @@
-"""What time does to the sessions of a MemoryStore. Pure: `now` is passed in.
+"""What time does to the sessions of a MemoryStore, and when. Pure: no clock is asked.
 
 live          silent for its timeout          -> suspect
 suspect       silent for the grace            -> ended, reaped
@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from callstate_client.engine_kept import Kept, Moment
-from callstate_client.times import ZERO_TIME, parse_time
+from callstate_client.engine_kept import Kept
 
 SILENT: Final = "heartbeat_timeout"
 EXITED: Final = "worker_exited"
@@ -48,7 +47,7 @@ class Fate(Enum):
     FORGET = "forget"
 
 
-def next_fate(kept: Kept, now: Moment, spans: Spans) -> tuple[float, Fate]:
+def next_fate(kept: Kept, spans: Spans) -> tuple[float, Fate]:
     """When time does something to this session if nobody else does before, monotonic seconds; and what."""
     if kept.ended:
         return kept.ended_mono + spans.retention_s, Fate.FORGET
@@ -58,13 +57,6 @@ def next_fate(kept: Kept, now: Moment, spans: Spans) -> tuple[float, Fate]:
         timeout_s = kept.heartbeat_timeout_s
         silence = kept.alive_at + (spans.heartbeat_timeout_s if timeout_s is None else timeout_s)
         fate = Fate.SUSPECT
-    overtime = _overtime(kept, now)
-    return (overtime, Fate.REAP_OVERTIME) if overtime <= silence else (silence, fate)
-
-
-def _overtime(kept: Kept, now: Moment) -> float:
-    if kept.max_duration_s is None:
-        return float("inf")
-    created = kept.state.created_at
-    age_s = 0.0 if created == parse_time(ZERO_TIME) else (now.wall - created).total_seconds()
-    return now.mono + kept.max_duration_s - age_s
+    if kept.max_duration_s is not None and (overtime := kept.born_at + kept.max_duration_s) <= silence:
+        return overtime, Fate.REAP_OVERTIME
+    return silence, fate

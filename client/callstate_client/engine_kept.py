@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from callstate_client.errors import SessionEndedError
 from callstate_client.model import SessionState, Status
-from callstate_client.times import format_time
+from callstate_client.times import ZERO_TIME, format_time, parse_time
 
 
 class Moment(NamedTuple):
@@ -39,6 +39,8 @@ class Kept:
         orphan_at: since when, monotonic seconds.
         suspicion: why it is suspected; empty: it is not.
         suspect_at: since when, monotonic seconds.
+        born_at: what its duration is counted from, monotonic seconds.
+        born: the `created_at` that this was reckoned from.
         ended_mono: when it ended, monotonic seconds.
         reaped: ended by time, not by a worker.
         status_before: that it had when it was reaped.
@@ -60,6 +62,8 @@ class Kept:
     max_duration_s: float | None = None
     suspicion: str = ""
     suspect_at: float = 0.0
+    born_at: float = 0.0
+    born: str = ""
     ended_reason: str = ""
     ended_at: datetime | None = None
     ended_mono: float = 0.0
@@ -68,6 +72,15 @@ class Kept:
     fenced_epoch: int | None = None
     ops: dict[str, bytes] = field(default_factory=dict)
     due: float = float("inf")
+
+    def reckon_age(self, at: Moment) -> None:
+        """Note when the call began, on the clock that nobody sets. How old it is by the wall clock is asked once,
+        and again where somebody gives it another `created_at`."""
+        if self.born == self.state._created_at:
+            return
+        created = self.state.created_at
+        age_s = 0.0 if created == parse_time(ZERO_TIME) else (at.wall - created).total_seconds()
+        self.born, self.born_at = self.state._created_at, at.mono - age_s
 
     @property
     def ended(self) -> bool:

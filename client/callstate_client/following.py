@@ -111,9 +111,12 @@ async def _dial(places: Sequence[Candidate]) -> _Wire | None:
         refused = refusal(place, uid)
         if refused is None:
             try:
-                return await forks.dial(_Wire, place.path)
+                loop = asyncio.get_running_loop()
+                _, wire = await loop.create_unix_connection(_Wire, sock=forks.connected(place.path))
             except OSError as error:
                 refused = describe(place, error)
+            else:
+                return wire
         if refused.final:
             break
     return None

@@ -12,24 +12,21 @@ A fork made in C runs no hook of Python's; there the copies stay until the child
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket as sockets
-from collections.abc import Callable
+from contextlib import suppress
 from threading import RLock
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from weakref import WeakSet
 
-__all__ = ["Forked", "dial", "unix_socket", "watch"]
-
-ProtocolT = TypeVar("ProtocolT", bound=asyncio.BaseProtocol)
+__all__ = ["Forked", "connected", "unix_socket", "watch"]
 
 
 class Forked(Protocol):
     """What has connections, or state, that is not its child's."""
 
     def forked(self) -> None:
-        """Called in the child, before anything else runs there; its sockets are let go of already. Must not raise."""
+        """Called in the child, before anything else runs there, its sockets being let go of. Must not raise."""
         ...
 
 
@@ -53,12 +50,8 @@ def unix_socket() -> sockets.socket:
     return made
 
 
-async def dial(make: Callable[[], ProtocolT], path: str) -> ProtocolT:
-    """A connection of the running loop, over a socket that a child lets go of.
-
-    Args:
-        make: makes its protocol.
-        path: of the daemon's socket.
+def connected(path: str) -> sockets.socket:
+    """One that is connected and does not block, for a loop's `create_unix_connection(sock=...)`.
 
     Raises:
         OSError: nobody listens there; or, with EAGAIN, more wait to be accepted than the listener lets.
@@ -67,15 +60,14 @@ async def dial(make: Callable[[], ProtocolT], path: str) -> ProtocolT:
     try:
         made.setblocking(False)
         made.connect(path)  # to a Unix socket: at once or not at all
-        _, protocol = await asyncio.get_running_loop().create_unix_connection(make, sock=made)
     except BaseException:
         made.close()
         raise
-    return protocol
+    return made
 
 
 def _let_go(fd: int) -> None:
-    """Put /dev/null in the place of a descriptor, which is closed in any case: there may be none, as in a chroot."""
+    """Close a descriptor, and put /dev/null in its place where there is one: a chroot may have none."""
     os.close(fd)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     if null != fd:
@@ -88,10 +80,8 @@ def _in_child() -> None:
     for each in [*_sockets]:
         fd = each.fileno()
         if fd >= 0:  # else it was closed
-            try:
+            with suppress(OSError):
                 _let_go(fd)
-            except OSError:  # no /dev/null: then the number is free
-                pass
     _sockets.clear()
     for thing in [*_watched]:
         thing.forked()

@@ -62,8 +62,8 @@ class CallHandle:
         self.version = version
         """Of the last acknowledged mutation."""
         self.epoch = epoch
-        """Of the claim, a fencing token: what another has claimed since takes nothing of ours. None: we made the
-        session, and nobody has claimed it before us."""
+        """A fencing token: what another has claimed since takes nothing of ours. None: we made the session, and
+        could not learn it."""
         self.lost: CallstateError | None = None
         """Why the session takes no more beats or mutations of ours; None while it does."""
         self.ended = False
@@ -92,10 +92,14 @@ class CallHandle:
 
     def lose(self, error: CallstateError) -> None:
         """The session takes no more of ours. Called by what beats and delivers for this call."""
-        self._beater.discard(self.id)
+        self._beater.discard(self.id, self.lose)
         if not self.ended and self.lost is None:
             self.lost = error
             _log.warning("%s is lost: %s", self.id, error)
+
+    def go_on(self, epoch: int) -> None:
+        """We have claimed it again, having been away for so long that it was an orphan. Ours in this epoch."""
+        self.epoch = self._outbox.epoch = epoch
 
     def abandon(self, error: CallstateError) -> None:
         """In a forked child: the call is its parent's, and so is what is queued for it."""
@@ -223,7 +227,7 @@ class CallHandle:
     async def _let_go(self) -> None:
         """Deliver what is queued, take and beat no more."""
         self.released = True
-        self._beater.discard(self.id)
+        self._beater.discard(self.id, self.lose)
         await self._outbox.close(EXIT_FLUSH_S)
 
     # -- as a block -----------------------------------------------------------------------------------------

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from callstate_client.errors import MethodNotFoundError, SessionEndedError
+from callstate_client.errors import CallstateError, FencedError, MethodNotFoundError, SessionEndedError
 from callstate_client.handle import CallHandle
 from callstate_client.model import SessionState
 from callstate_client.store import Record
@@ -62,15 +63,40 @@ class Hold:
         return self._handle
 
     async def _create(self, state: SessionState) -> CallHandle:
-        version = await self._store.save(
-            state,
-            if_version=0,
-            labels=self._labels,
-            heartbeat_timeout_s=self._heartbeat_timeout_s,
-            max_duration_s=self._max_duration_s,
+        # A save does not say the epoch, which is not always 0: an id may have been used before. It is asked for
+        # in the same write as the save, behind it, so it costs no time, and hardly anybody comes in between.
+        # Needed by registered workers too: what was stolen from us and released again is nobody's, and would
+        # take our late turns.
+        version, known = await asyncio.gather(
+            self._store.save(
+                state,
+                if_version=0,
+                labels=self._labels,
+                heartbeat_timeout_s=self._heartbeat_timeout_s,
+                max_duration_s=self._max_duration_s,
+            ),
+            self._store.get(state.id, "none"),
+            return_exceptions=True,
         )
+        if isinstance(version, BaseException):
+            raise version
         record = Record(state, version or 0, heartbeat_timeout_s=self._heartbeat_timeout_s)
-        return await self._store._handle(record, beat=self._beat, epoch=None)
+        return await self._store._handle(record, beat=self._beat, epoch=self._epoch(known))
+
+    def _epoch(self, known: Record | BaseException) -> int | None:
+        """The epoch of the session just made; None where it could not be learned, which does not undo the session.
+
+        Raises:
+            FencedError: somebody has claimed it in that very moment.
+        """
+        if isinstance(known, CallstateError):
+            return None
+        if isinstance(known, BaseException):
+            raise known
+        if known.owner not in (None, self._store.worker_id):
+            text = f"{known.state.id} was claimed by {known.owner} as it was created"
+            raise FencedError(text, epoch=known.epoch, owner=known.owner)
+        return known.epoch
 
     async def _claim(self, session_id: str) -> CallHandle:
         try:

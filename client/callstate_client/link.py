@@ -170,26 +170,30 @@ class Link:
 
     async def _attempt(self) -> bool:
         uid = os.getuid()
-        self._tried = []
-        self._refused = None
+        tried: list[Tried] = []
+        standing: WireError | None = None
         for place in self.places:
             refused = refusal(place, uid)
             if refused is None:
                 try:
-                    wire = await forks.dial(lambda: _Wire(self), place.path)
+                    made = forks.connected(place.path)
+                    _, wire = await self._loop.create_unix_connection(lambda: _Wire(self), sock=made)
                 except OSError as error:
                     refused = describe(place, error)
                 else:
-                    refused = await self._greet(wire, place)
-                    if refused is None:
+                    unwelcome = await self._greet(wire)
+                    if unwelcome is None:
                         self._connected(wire, place)
                         return True
-            self._tried.append(refused)
+                    standing = unwelcome if isinstance(unwelcome, REFUSALS) else None
+                    refused = Tried(place.path, str(unwelcome) or "no answer in time", final=True)
+            tried.append(refused)
             if refused.final:
                 break
+        self._tried, self._refused = tried, standing
         return False
 
-    async def _greet(self, wire: _Wire, place: Candidate) -> Tried | None:
+    async def _greet(self, wire: _Wire) -> CallstateError | TimeoutError | None:
         """Say whose the connection is, before anything else is said on it. Gives why it can't be used."""
         if self._worker_id is None:
             return None
@@ -202,9 +206,7 @@ class Link:
             return None
         except (CallstateError, TimeoutError) as error:
             wire.transport.abort()
-            if isinstance(error, REFUSALS):
-                self._refused = error
-            return Tried(place.path, str(error) or "no answer in time", final=True)
+            return error
         except BaseException:
             wire.transport.abort()
             raise
@@ -216,7 +218,7 @@ class Link:
             self._begin_reconnect()
             return
         self.places = [place]
-        self._wire = wire
+        self._wire, self._refused = wire, None
         self._gone.clear()
         self.generation += 1
         self.wake()
@@ -342,7 +344,8 @@ class Link:
             return RequestTimeoutError("the daemon did not answer in time; outcome unknown")
         if call.connection == 0:
             return no_daemon(self._tried)
-        return ConnectionLostError("the connection was lost and did not come back in time; outcome unknown")
+        why = "" if self._refused is None else f" ({self._refused})"
+        return ConnectionLostError(f"the connection was lost and did not come back in time{why}; outcome unknown")
 
     # -- receiving ----------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class Outbox:
         session_id: of the call.
         acknowledged: called with the version after each request.
         lost: called when the session takes no more of anything.
-        epoch: of the claim, which turns are sent with.
+        epoch: the session's, which all is sent with.
     """
 
     def __init__(
@@ -92,7 +92,8 @@ class Outbox:
         self._session_id = session_id
         self._acknowledged = acknowledged
         self._lost = lost
-        self._epoch = epoch
+        self.epoch = epoch
+        """A fencing token, for all that is sent from now on."""
         self._entries: deque[_Entry] = deque()
         self._bytes = 0
         self._singly = 0
@@ -156,7 +157,6 @@ class Outbox:
             params = first.params or protocol.AddTurnParams(
                 session_id=self._session_id,
                 turns=msgspec.Raw(b"[%b]" % b",".join(self._entries[i].turn for i in range(count))),
-                epoch=self._epoch,
                 op=self._store.new_op(),
             )
             try:
@@ -192,10 +192,13 @@ class Outbox:
         """Ask until there is an answer that repeating would not change."""
         delay_s = FIRST_DELAY_S
         while True:
+            params.epoch = self.epoch
             try:
                 line = await self._store.request(method, params, op_of=self._session_id)
                 version = protocol.decode_version(line).version
             except CallstateError as error:
+                if isinstance(error, FencedError) and params.epoch != self.epoch:
+                    continue  # claimed again by ourselves, while this was under way
                 if not error.retryable:
                     raise
                 if self._trouble is None:

@@ -99,7 +99,7 @@ class Shelf:
         at = self.now()
         del self._kept[kept.state.id]
         grave = self._graves[kept.state.id] = Grave(kept.state.id, kept.version, kept.epoch, at.mono)
-        self._plan(grave, at)
+        self._plan(grave)
         self.events.note("deleted", at.wall, kept, reason="deleted")
 
     def changed(
@@ -117,6 +117,7 @@ class Shelf:
         at = self.now()
         self._raise_version(kept, at)
         kept.state.updated_at = at.wall
+        kept.reckon_age(at)
         if kept.ended:
             kept.ended_mono = at.mono
             kept.suspicion = ""
@@ -131,14 +132,14 @@ class Shelf:
             self.events.note("recovered", at.wall, kept, reason="revived")
         elif life:
             self.beat(kept, at)
-        self._plan(kept, at)
+        self._plan(kept)
 
     def _raise_version(self, kept: Kept, at: Moment) -> None:
         kept.version = max(kept.version + 1, int(at.wall.timestamp() * 1_000_000))
 
     def _live(self, kept: Kept, at: Moment) -> None:
         kept.alive_at, kept.beat_at, kept.suspicion = at.mono, at.wall, ""
-        self._plan(kept, at)
+        self._plan(kept)
 
     def beat(self, kept: Kept, at: Moment | None = None) -> None:
         """A sign of life, now or at the moment the caller has taken already."""
@@ -187,7 +188,7 @@ class Shelf:
         kept.owner, kept.orphan, kept.orphan_at = "", why, at.mono
         kept.alive_at, kept.suspicion = at.mono, ""  # a full timeout, but nobody said that the call is alive
         self._raise_version(kept, at)
-        self._plan(kept, at)
+        self._plan(kept)
 
     # -- workers --------------------------------------------------------------------------------------------
 
@@ -206,7 +207,7 @@ class Shelf:
         at = self.now()
         worker = self.workers.closed(caller, at.mono)
         if worker is not None:
-            self._plan(worker, at)
+            self._plan(worker)
 
     def kill(self, process: Process) -> None:
         """This process is no more."""
@@ -217,7 +218,7 @@ class Shelf:
         self.events.note("worker.left", at.wall, worker_id=worker.id, reason="exited")
         for kept in self._owned(worker.id):
             self._suspect(kept, EXITED, "process_exited", at)
-            self._plan(kept, at)
+            self._plan(kept)
 
     def _gone(self, worker: Worker, at: Moment) -> None:
         self.workers.forget(worker)
@@ -243,37 +244,37 @@ class Shelf:
         now = self.now()
         while (due := self._agenda.pop(now.mono)) is not None:
             noted_s, item = due
-            deadline = self._deadline(item, now)
+            deadline = self._deadline(item)
             if noted_s < deadline < NEVER:  # put off meanwhile; others may come before it
                 self._agenda.note(item, deadline)
             elif deadline < NEVER:
                 mono = max(deadline, self._seen_s)  # a timeout may be made so short that it was over before
                 at = Moment(mono, now.wall - timedelta(seconds=now.mono - mono))
-                self._run_out(item, now, at)
-                self._plan(item, now)
+                self._run_out(item, at)
+                self._plan(item)
         self._seen_s = now.mono
 
-    def _plan(self, item: Kept | Grave | Worker, now: Moment) -> None:
-        if self._agenda.note(item, self._deadline(item, now)):
+    def _plan(self, item: Kept | Grave | Worker) -> None:
+        if self._agenda.note(item, self._deadline(item)):
             self.events.stir()
 
-    def _deadline(self, item: Kept | Grave | Worker, now: Moment) -> float:
+    def _deadline(self, item: Kept | Grave | Worker) -> float:
         if isinstance(item, Kept):
             there = self._kept.get(item.state.id) is item
-            return next_fate(item, now, self.spans)[0] if there else NEVER
+            return next_fate(item, self.spans)[0] if there else NEVER
         if isinstance(item, Worker):
             away = item in self.workers and not item.callers
             return item.away_at + self.spans.reconnect_grace_s if away else NEVER
         there = self._graves.get(item.session_id) is item
         return item.made_at + self.spans.retention_s if there else NEVER
 
-    def _run_out(self, item: Kept | Grave | Worker, now: Moment, at: Moment) -> None:
+    def _run_out(self, item: Kept | Grave | Worker, at: Moment) -> None:
         if isinstance(item, Worker):
             self._gone(item, at)
         elif isinstance(item, Grave):
             del self._graves[item.session_id]
         else:
-            _, fate = next_fate(item, now, self.spans)
+            _, fate = next_fate(item, self.spans)
             if fate is Fate.FORGET:
                 del self._kept[item.state.id]
             elif fate is Fate.SUSPECT:

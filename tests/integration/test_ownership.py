@@ -13,9 +13,13 @@ from threading import Event
 import pytest
 
 from callstate_client import (
+    CallHandle,
     ConflictError,
     ConnectionLostError,
     FencedError,
+    InvalidParamsError,
+    NoDaemonError,
+    SessionEndedError,
     SessionState,
     SidecarStore,
     Status,
@@ -64,7 +68,6 @@ async def test_a_call_is_its_workers_until_it_is_stolen(daemon: Daemon) -> None:
                 with pytest.raises(FencedError):
                     await call.add_turn("agent", "too late")
                 await taken.add_turn("agent", "in time")
-            call.released = True  # it is over; nothing of ours is to be said about it
         assert (await one.get("stolen")).turn_count == 1
 
 
@@ -167,3 +170,171 @@ async def test_a_forked_child_holds_nothing_and_connects_anew(daemon: Daemon) ->
         assert status == 0
         assert call.lost is None
         await call.add_turn("user", "still here")
+
+
+# -- fencing ------------------------------------------------------------------------------------------------------
+
+
+async def test_who_is_no_worker_is_fenced_by_the_epoch_of_what_it_created(daemon: Daemon) -> None:
+    async with connect(daemon.socket, register=False) as script, connect(daemon.socket, "w2") as worker:
+        with pytest.raises(FencedError):
+            async with script.hold(a_call("script")) as call:
+                await call.add_turn("user", "hello")
+                async with worker.hold("script") as taken:
+                    with pytest.raises(FencedError):
+                        await call.add_turn("user", "too late")
+                    assert isinstance(call.lost, FencedError)
+                    assert (taken.epoch, taken.lost) == (1, None)
+                    await taken.add_turn("agent", "in time")
+                    raise call.lost
+        record = await worker.get("script")
+        assert [turn.content for turn in record.state.history] == ["hello", "in time"]
+        assert (record.owner, record.epoch) == (None, 1), "what its holder left is to be recovered"
+
+
+async def test_an_id_that_was_used_before_is_held_in_the_epoch_it_has(daemon: Daemon) -> None:
+    async with connect(daemon.socket, "w1") as one, connect(daemon.socket, "w2") as two:
+        await one.save(a_call("again"))
+        await two.claim("again", steal=True)
+        await two.delete("again")
+        async with one.hold(a_call("again")) as call:
+            assert call.epoch == 1
+            await call.add_turn("user", "hello")
+        assert (await one.get("again")).ended_reason == "completed"
+
+
+# -- beats --------------------------------------------------------------------------------------------------------
+
+
+async def until_lost(call: CallHandle) -> None:
+    while call.lost is None:  # the beats tell it in the loop, and nobody else does
+        await asyncio.sleep(0.001)
+
+
+async def test_beats_alone_tell_that_a_call_was_stolen(daemon: Daemon) -> None:
+    async with connect(daemon.socket, "w1") as one, connect(daemon.socket, "w2") as two:
+        with pytest.raises(FencedError):
+            async with one.hold(a_call("stolen"), heartbeat_timeout_s=0.1) as call:
+                await two.claim("stolen", steal=True)
+                await until_lost(call)
+                assert isinstance(call.lost, FencedError)
+                assert (call.lost.owner, call.lost.epoch) == ("w2", 1)
+        assert (await two.get("stolen")).state.status == Status.ACTIVE
+
+
+async def test_beats_alone_tell_that_a_call_was_ended(daemon: Daemon) -> None:
+    async with connect(daemon.socket, "w1") as one, connect(daemon.socket, register=False) as operator:
+        async with one.hold(a_call("ended"), heartbeat_timeout_s=0.1) as call:
+            await operator.end("ended", "operator")
+            await until_lost(call)
+            assert isinstance(call.lost, SessionEndedError)
+            assert call.lost.reason == "operator"
+        assert (await one.get("ended")).ended_reason == "operator"
+
+
+async def test_manual_beats_are_left_to_the_worker(daemon: Daemon) -> None:
+    async with connect(daemon.socket, "w1") as store:
+        suspect, recovered = await told(store, "suspect"), await told(store, "recovered")
+        async with store.hold(a_call("manual"), heartbeat_timeout_s=0.1, beat="manual") as call:
+            assert await suspect == "manual"
+            await call.beat()
+            assert await recovered == "manual"
+
+
+async def test_beats_go_on_when_the_daemon_was_away(daemon: Daemon) -> None:
+    async with (
+        connect(daemon.socket, "w1") as store,
+        store.hold(a_call("kept"), heartbeat_timeout_s=1) as call,
+    ):
+        beaten = (await store.load("kept")).updated_at
+        await daemon.in_thread("kill")
+        await daemon.in_thread("start")
+        while (await store.load("kept")).updated_at == beaten:
+            await asyncio.sleep(0.01)
+        assert call.lost is None
+
+
+# -- who a worker is ----------------------------------------------------------------------------------------------
+
+NAMESAKE = """
+import asyncio, sys
+from callstate_client import connect
+
+async def main():
+    async with connect(sys.argv[1], "w1"):
+        print("here", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
+
+
+async def a_namesake(daemon: Daemon) -> asyncio.subprocess.Process:
+    """Another process that is known as w1."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", NAMESAKE, str(daemon.socket), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"here\n"
+    return process
+
+
+async def test_an_id_that_another_process_has_is_refused_at_once_and_named(daemon: Daemon) -> None:
+    namesake = await a_namesake(daemon)
+    with pytest.raises(ConflictError, match="'w1'") as caught:
+        await connect(daemon.socket, "w1", wait_s=3600)
+    assert caught.value.owner == "w1"
+    await namesake.communicate(b"")
+    async with connect(daemon.socket, "w1"):  # it has exited: no reason to wait
+        pass
+
+
+async def test_an_id_taken_while_we_were_away_is_ours_again_when_the_other_has_gone(daemon: Daemon) -> None:
+    async with connect(daemon.socket, "w1") as store:
+        await daemon.in_thread("kill")
+        while (reconnecting := store._link._reconnecting) is None:
+            await asyncio.sleep(0)
+        reconnecting.cancel()  # who comes first has the id: let that be the other
+        await daemon.in_thread("start")
+        namesake = await a_namesake(daemon)
+        store._link.come_back()
+        with pytest.raises(NoDaemonError, match="'w1'"):
+            await store.ping(timeout_s=0.3)
+        pinging = asyncio.create_task(store.ping(timeout_s=20))
+        await namesake.communicate(b"")
+        await pinging
+
+
+async def test_an_id_of_the_wrong_form_is_refused_at_once(daemon: Daemon) -> None:
+    with pytest.raises(InvalidParamsError, match="worker id"):
+        await connect(daemon.socket, "not an id", wait_s=3600)
+
+
+async def test_a_process_forked_while_it_connects_leaves_no_connection_behind(daemon: Daemon) -> None:
+    """The worker dies, its child goes on: it has left all the same, and its call is claimable at once."""
+    async with connect(daemon.socket, "w2") as store:
+        calls = store.recover(labels={"test": "forked"}, watch=True)
+        first = asyncio.ensure_future(anext(calls))
+        forking = WORKER.replace(
+            'print("held", flush=True)',
+            'connecting = asyncio.ensure_future(connect(sys.argv[1], "victim")._connect())\n'
+            "            await asyncio.sleep(0)\n"
+            "            while not connecting.done() and store.closed is False:\n"
+            "                import os, signal\n"
+            "                if not os.fork():\n"
+            "                    print(os.getpid(), flush=True)\n"
+            "                    sys.stdin.read()\n"
+            "                    os._exit(0)\n"
+            "                os.kill(os.getpid(), signal.SIGKILL)",
+        )
+        victim = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", forking, str(daemon.socket), "forked",
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert victim.stdout is not None
+        child = int(await victim.stdout.readline())
+        async with await first as call:
+            assert (call.id, call.epoch) == ("forked", 1)
+        os.kill(child, 0)
+        await victim.communicate(b"")  # the child reads to its end
+        await calls.aclose()

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from callstate_client import (
+    ConflictError,
     ConnectionLostError,
+    ForbiddenError,
     InternalError,
     InvalidParamsError,
     NoDaemonError,
@@ -23,7 +25,7 @@ from callstate_client import (
     TooLargeError,
     connect,
 )
-from callstate_client.errors import FencedError
+from callstate_client.errors import FencedError, OverloadedError, WireError
 from callstate_client.inflight import OPS_REMEMBERED
 from support.scripted import ScriptedPeer
 
@@ -320,3 +322,88 @@ async def test_a_bad_id_does_not_spoil_the_beats_of_others(peer: ScriptedPeer, s
     await good
     with pytest.raises(InvalidParamsError):
         await bad
+
+
+# -- who is not welcome ---------------------------------------------------------------------------------------
+
+REFUSALS: list[WireError] = [
+    ConflictError("another process is registered as 'w1', and lives", owner="w1"),
+    InvalidParamsError("not a worker id", path="$.params.worker_id", expected="something else"),
+    ForbiddenError("not you"),
+]
+
+
+@pytest.fixture
+async def strict(short_dir: Path) -> AsyncIterator[ScriptedPeer]:
+    """A peer whose greetings the test answers."""
+    peer = ScriptedPeer(short_dir / "s", registers=False)
+    await peer.start()
+    yield peer
+    await peer.stop()
+
+
+async def greeting(peer: ScriptedPeer) -> dict[str, object]:
+    (request,) = await peer.requests(1)
+    assert (request["method"], request["params"]) == ("worker.register", {"worker_id": "w1"})
+    return request
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.kind)
+async def test_a_refusal_that_stands_is_raised_at_once(strict: ScriptedPeer, refusal: WireError) -> None:
+    (task,) = soon(connect(strict.path, "w1", wait_s=3600)._connect())
+    strict.refuse(await greeting(strict), refusal)
+    with pytest.raises(type(refusal)) as caught:
+        await task
+    assert (str(caught.value), caught.value.data) == (str(refusal), refusal.data)
+    await strict.gone.get()
+    assert strict.received.empty(), "it is not asked again"
+
+
+async def test_a_daemon_that_is_busy_is_asked_again(strict: ScriptedPeer) -> None:
+    (task,) = soon(connect(strict.path, "w1", wait_s=3600)._connect())
+    strict.refuse(await greeting(strict), OverloadedError("not now"))
+    strict.reply(await greeting(strict), {"worker_id": "w1"})
+    store = await task
+    assert isinstance(store, SidecarStore)
+    await store.close()
+
+
+@pytest.mark.parametrize("register", [True, False])
+@pytest.mark.parametrize("worker_id", ["", "a b", "w\n", "\N{SNOWMAN}", "w" * 65])
+async def test_what_is_no_worker_id_needs_no_daemon_to_say_so(
+    short_dir: Path, worker_id: str, register: bool
+) -> None:
+    with pytest.raises(InvalidParamsError, match="not a worker id"):
+        await connect(short_dir / "nobody", worker_id, wait_s=3600, register=register)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.kind)
+async def test_who_is_refused_when_it_comes_back_goes_on_trying(
+    strict: ScriptedPeer, refusal: WireError, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other one may be about to exit, and the next daemon may take what this one does not."""
+    (task,) = soon(connect(strict.path, "w1", timeout_s=3600)._connect())
+    strict.reply(await greeting(strict), {"worker_id": "w1"})
+    store = await task
+    assert isinstance(store, SidecarStore)
+    sent, waits = soon(store.load("c1", timeout_s=0.05), store.add_turn("c1", "user", "x"))
+    await strict.requests(2)
+    strict.hang_up()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            strict.refuse(await greeting(strict), refusal)
+        again = await greeting(strict)
+        late = store.load("c1", timeout_s=0.01)
+        with pytest.raises(ConnectionLostError, match=str(refusal)):
+            await sent
+        with pytest.raises(NoDaemonError, match=str(refusal)):
+            await late
+        strict.reply(again, {"worker_id": "w1"})
+        (request,) = await strict.requests(1)
+        assert request["method"] == "session.add_turn"
+        strict.reply(request, VERSION)
+        assert await waits == 7
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1, "once, not each time"
+    assert str(refusal) in told[0]
+    await store.close()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import inspect
-import json
 import logging
 import os
 import signal
@@ -34,75 +32,10 @@ from callstate_client import (
     blocking,
     sync,
 )
-from callstate_client.errors import WireError
 from callstate_client.inflight import OPS_REMEMBERED
+from support.blocking_peer import WITHIN_S, Peer, Side
 
-WITHIN_S = 20.0
 VERSION = {"version": 7}
-
-
-class Side:
-    """The peer's end of one connection."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.settimeout(WITHIN_S)
-        self.socket = connection
-        self._lines = connection.makefile("rb")
-
-    def line(self) -> bytes:
-        """The next request's line."""
-        return self._lines.readline()
-
-    def request(self) -> dict[str, Any]:
-        """The next request."""
-        request: dict[str, Any] = json.loads(self.line())
-        return request
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def reply(self, result: Any, request_id: int = 1) -> None:
-        self.send(b'{"jsonrpc":"2.0","id":%d,"result":%b}\n' % (request_id, compact(result)))
-
-    def refuse(self, error: WireError) -> None:
-        self.send(b'{"jsonrpc":"2.0","id":1,"error":%b}\n' % compact(error.to_wire()))
-
-    def close(self) -> None:
-        self._lines.close()
-        self.socket.close()
-
-
-def compact(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-class Peer:
-    """Listens where the test says; the test plays the daemon."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._sides: list[Side] = []
-        self.start()
-
-    def start(self) -> None:
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.settimeout(WITHIN_S)
-        self.listener.bind(str(self.path))
-        self.listener.listen(64)
-
-    def accept(self) -> Side:
-        side = Side(self.listener.accept()[0])
-        self._sides.append(side)
-        return side
-
-    def stop(self) -> None:
-        """Be gone, with all connections."""
-        with contextlib.suppress(OSError):  # stopped already
-            self.listener.shutdown(socket.SHUT_RDWR)  # close() alone does not wake who accepts
-        self.listener.close()
-        while self._sides:
-            self._sides.pop().close()
-        self.path.unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -795,3 +728,16 @@ def test_closing_while_the_daemon_is_away(
 def test_what_it_is_called(peer: Peer, store: sync.Store) -> None:
     assert (store.name, store.path, store.closed) == ("sidecar", str(peer.path), False)
     assert len({store.new_op() for _ in range(100)}) == 100
+
+
+# -- forks ------------------------------------------------------------------------------------------------------
+
+
+def test_a_forked_child_is_another_worker(store: sync.Store) -> None:
+    """What it claims is not its parent's: else both would hold it, in one epoch."""
+    mine = store.worker_id
+    child = os.fork()
+    if not child:
+        os._exit(store.worker_id == mine)
+    assert os.waitpid(child, 0)[1] == 0
+    assert store.worker_id == mine

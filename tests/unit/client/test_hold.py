@@ -1,0 +1,207 @@
+"""What holds a call: its epoch, what becomes of it when it is lost, and who beats for it then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from callstate_client import (
+    CallHandle,
+    Clock,
+    ConflictError,
+    FencedError,
+    MemoryStore,
+    OverloadedError,
+    SessionEndedError,
+    SessionState,
+)
+from support.flaky import FlakyStore
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[FlakyStore]:
+    async with FlakyStore(Clock(START), worker_id="w1") as store:
+        yield store
+
+
+@pytest.fixture
+def other(store: FlakyStore) -> MemoryStore:
+    """Another worker."""
+    return store.worker("w2")
+
+
+def a_call(session_id: str = "c1") -> SessionState:
+    return SessionState(session_id, status="active", created_at=START)
+
+
+# -- the epoch of a call that was created ---------------------------------------------------------------------
+
+
+async def test_a_created_call_has_its_sessions_epoch(store: FlakyStore) -> None:
+    async with store.hold(a_call()) as call:
+        assert call.epoch == 0
+        version = call.version
+        await call.add_turn("user", "hello")
+        assert (await store.get("c1")).epoch == 0
+        assert call.version > version > 0
+
+
+async def test_an_id_that_was_used_before_goes_on_from_its_epoch(store: FlakyStore, other: MemoryStore) -> None:
+    await store.save(a_call())
+    await other.claim("c1", steal=True)
+    await other.delete("c1")
+    async with store.hold(a_call()) as call:
+        assert call.epoch == 1
+        await call.add_turn("user", "hello")
+    assert (await store.get("c1")).ended_reason == "completed"
+
+
+MUTATIONS: dict[str, Callable[[CallHandle], Any]] = {
+    "add_turn": lambda call: call.add_turn("user", "late"),
+    "amend_last_turn": lambda call: call.amend_last_turn(content="late"),
+    "record_interruption": lambda call: call.record_interruption(),
+    "update": lambda call: call.update(status="on_hold"),
+    "end": lambda call: call.end("late"),
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS)
+async def test_what_somebody_claimed_takes_nothing_of_one_that_is_no_worker(
+    store: FlakyStore, other: MemoryStore, mutation: str
+) -> None:
+    """Who is not registered is an operator to the store: nothing but its epoch tells that its time is over."""
+    operator = store.worker(None)
+    with pytest.raises(FencedError):
+        async with operator.hold(a_call(), beat="manual") as call:
+            await call.add_turn("user", "hello")
+            await other.claim("c1")
+            with pytest.raises(FencedError) as caught:
+                await MUTATIONS[mutation](call)
+            assert (caught.value.epoch, caught.value.owner) == (1, "w2")
+            if mutation != "end":
+                assert isinstance(call.lost, FencedError)
+            raise caught.value
+    record = await other.get("c1")
+    assert (record.state.status, record.state.history[-1].content, record.owner) == ("active", "hello", "w2")
+    assert record.state.metrics.interruption_count == 0
+
+
+async def test_what_was_stolen_and_released_takes_nothing_of_who_had_it_first(
+    store: FlakyStore, other: MemoryStore
+) -> None:
+    with pytest.raises(FencedError):
+        async with store.hold(a_call(), beat="manual"):
+            await other.claim("c1", steal=True)
+            await other.release("c1", 1)
+    record = await other.get("c1")
+    assert (record.state.status, record.owner) == ("active", None), "it is to be recovered, not ended"
+
+
+async def test_a_call_whose_epoch_can_not_be_learned_is_held_all_the_same(store: FlakyStore) -> None:
+    store.fail("session.load", OverloadedError("not now"), times=1)
+    async with store.hold(a_call()) as call:
+        assert call.epoch is None
+        await call.add_turn("user", "hello")
+    assert (await store.get("c1")).ended_reason == "completed"
+    store.fail("session.load", OverloadedError("not now"), times=1)
+    async with store.hold(a_call("c2")) as call:
+        await call.release()
+    record = await store.get("c2")
+    assert (record.owner, record.state.status) == (None, "active")
+
+
+class Snatched(FlakyStore):
+    """Somebody is very quick."""
+
+    async def request(self, method: str, params: Any = None, **options: Any) -> bytes:
+        reply = await super().request(method, params, **options)
+        if method == "session.save":
+            await self.worker("quick").claim("c1", steal=True)
+        return reply
+
+
+@pytest.mark.parametrize("worker_id", ["w1", None])
+async def test_a_call_claimed_as_it_was_created_is_not_held(worker_id: str | None) -> None:
+    async with Snatched(Clock(START), worker_id=worker_id) as store:
+        with pytest.raises(FencedError, match="claimed by quick") as caught:
+            await store.hold(a_call()).__aenter__()
+        assert (caught.value.epoch, caught.value.owner) == (1, "quick")
+
+
+async def test_a_session_that_is_there_is_not_looked_at_as_ours(store: FlakyStore, other: MemoryStore) -> None:
+    await other.save(a_call())
+    with pytest.raises(ConflictError):
+        await store.hold(a_call()).__aenter__()
+
+
+# -- leaving ------------------------------------------------------------------------------------------------------
+
+
+async def test_leaving_a_call_that_is_anothers_says_so_and_changes_nothing(
+    store: FlakyStore, other: MemoryStore
+) -> None:
+    with pytest.raises(FencedError):
+        async with store.hold(a_call(), beat="manual") as call:
+            await other.claim("c1", steal=True)
+            with pytest.raises(FencedError):
+                await call.beat()
+            assert isinstance(call.lost, FencedError)
+    record = await other.get("c1")
+    assert (record.owner, record.state.status, record.epoch) == ("w2", "active", 1)
+
+
+@pytest.mark.parametrize("end_on", [(), (ZeroDivisionError,)])
+async def test_an_exception_goes_before_the_loss_of_the_call(
+    store: FlakyStore, other: MemoryStore, end_on: tuple[type[BaseException], ...]
+) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with store.hold(a_call(), beat="manual", end_on=end_on):
+            await other.claim("c1", steal=True)
+            raise ZeroDivisionError
+    record = await other.get("c1")
+    assert (record.owner, record.state.status) == ("w2", "active")
+
+
+async def test_leaving_a_call_that_was_reaped_leaves_it_as_it_was(store: FlakyStore) -> None:
+    """An end repeated is no error, whoever ended it; what was lost before says so."""
+    async with store.hold(a_call(), beat="manual") as call:
+        store.clock.advance(100)
+        with pytest.raises(SessionEndedError):
+            await call.beat()
+        assert isinstance(call.lost, SessionEndedError)
+    assert (await store.get("c1")).ended_reason == "heartbeat_timeout"
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), asyncio.CancelledError(), KeyboardInterrupt()])
+async def test_what_is_no_end_leaves_the_call_to_the_next_worker(
+    store: FlakyStore, other: MemoryStore, error: BaseException
+) -> None:
+    hold = store.hold(a_call())
+    call = await hold.__aenter__()
+    call.add_turn("user", "wait")
+    await hold.__aexit__(type(error), error, None)
+    record = await other.claim_next()
+    assert record is not None
+    assert (record.epoch, record.state.status, record.turn_count) == (1, "active", 1)
+
+
+async def test_what_is_left_is_beaten_for_by_who_holds_it_now(store: FlakyStore, other: MemoryStore) -> None:
+    """A call lost and won back is held twice for a while; leaving the first must not silence the second."""
+    outer = store.hold(a_call(), heartbeat_timeout_s=0.03)
+    lost = await outer.__aenter__()
+    await other.claim("c1", steal=True)
+    async with store.hold("c1", steal=True, heartbeat_timeout_s=0.03) as call:
+        with pytest.raises(FencedError):
+            await lost.add_turn("user", "late")
+        error = ValueError()
+        await outer.__aexit__(ValueError, error, None)
+        beats = store.asked["session.heartbeat"]
+        await store.when_asked("session.heartbeat", beats + 3)
+        assert (call.lost, call.epoch) == (None, 2)
+    assert (await store.get("c1")).ended_reason == "completed"

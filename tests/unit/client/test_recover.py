@@ -1,0 +1,263 @@
+"""`recover()`: the calls of workers that are gone, claimed one by one, now and as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from callstate_client import (
+    CallHandle,
+    Clock,
+    FencedError,
+    ForbiddenError,
+    MemoryStore,
+    OverloadedError,
+    SessionState,
+)
+from support.flaky import FlakyStore
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+SALES, HELP = {"app": "sales"}, {"app": "help"}
+
+
+@pytest.fixture
+async def store() -> AsyncIterator[FlakyStore]:
+    """The worker that recovers."""
+    async with FlakyStore(Clock(START), worker_id="w1") as store:
+        yield store
+
+
+@pytest.fixture
+def gone(store: FlakyStore) -> MemoryStore:
+    """The worker that had the calls."""
+    return store.worker("gone")
+
+
+async def save(store: MemoryStore, *session_ids: str, labels: dict[str, str] | None = None) -> None:
+    for session_id in session_ids:
+        await store.save(SessionState(session_id, status="active", created_at=START), labels=labels)
+
+
+def soon(calls: AsyncGenerator[CallHandle, None]) -> asyncio.Task[CallHandle]:
+    return asyncio.ensure_future(anext(calls))  # type: ignore[arg-type]
+
+
+async def until_it_waits(store: FlakyStore, times: int) -> None:
+    """Return when it has asked so often in all, and waits for an event."""
+    await store.when_asked("session.claim_next", times)
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
+# -- what there is now --------------------------------------------------------------------------------------------
+
+
+async def test_what_is_forsaken_comes_with_all_that_was_said(store: FlakyStore, gone: MemoryStore) -> None:
+    await save(gone, "released", "suspect", "ended", "left")
+    await gone.add_turn("released", "user", "hello?")
+    await gone.release("released", 0)
+    await gone.end("ended")
+    gone.kill_worker()
+    found = [call async for call in store.recover()]
+    assert [(call.id, call.epoch) for call in found] == [("released", 1), ("suspect", 1), ("left", 1)]
+    assert [turn.content for turn in found[0].state.history] == ["hello?"]
+    async with found[0] as call:
+        await call.add_turn("agent", "I am back.")
+    record = await store.get("released")
+    assert (record.ended_reason, record.owner, record.turn_count) == ("completed", "w1", 2)
+    with pytest.raises(ZeroDivisionError):
+        async with found[1]:
+            raise ZeroDivisionError
+    assert (await store.get("suspect")).owner is None, "released again"
+
+
+async def test_only_what_has_all_the_labels(store: FlakyStore, gone: MemoryStore) -> None:
+    await save(gone, "c1", labels=SALES | {"lang": "en"})
+    await save(gone, "c2", labels=HELP)
+    await save(gone, "c3", labels=SALES)
+    gone.kill_worker()
+    assert [call.id async for call in store.recover(labels=SALES)] == ["c1", "c3"]
+    assert (await store.get("c2")).owner == "gone"
+
+
+async def test_who_stops_asking_has_claimed_no_more(store: FlakyStore, gone: MemoryStore) -> None:
+    await save(gone, "c1", "c2")
+    gone.kill_worker()
+    async with aclosing(store.recover()) as calls:
+        async for call in calls:
+            assert call.id == "c1"
+            break
+    assert (await store.get("c2")).owner == "gone"
+    assert [call.id async for call in store.recover()] == ["c2"]
+
+
+async def test_what_is_recovered_is_beaten_for(store: FlakyStore, gone: MemoryStore) -> None:
+    await gone.save(SessionState("c1", status="active", created_at=START), heartbeat_timeout_s=0.03)
+    gone.kill_worker()
+    async for call in store.recover():
+        async with call:
+            await store.when_asked("session.heartbeat", 3)
+    assert set(store.beaten) == {"c1"}
+
+
+async def test_two_workers_get_different_calls(store: FlakyStore, gone: MemoryStore) -> None:
+    other = store.worker("w2")
+    names = [f"c{n}" for n in range(10)]
+    await save(gone, *names)
+    gone.kill_worker()
+    found: list[str] = []
+
+    async def recover(who: MemoryStore) -> None:
+        async for call in who.recover():
+            found.append(call.id)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(recover(store), recover(other))
+    assert sorted(found) == names
+
+
+# -- what comes ---------------------------------------------------------------------------------------------------
+
+
+async def test_what_comes_while_one_watches(store: FlakyStore, gone: MemoryStore) -> None:
+    await save(gone, "was-there", "is-released", "falls-silent", "is-left")
+    await gone.release("was-there", 0)
+    async with aclosing(store.recover(watch=True)) as calls:
+        assert (await anext(calls)).id == "was-there"
+        for asked, (session_id, happens) in enumerate(
+            {
+                "is-released": lambda: gone.release("is-released", 0),
+                "falls-silent": lambda: in_time(store, gone),
+                "is-left": lambda: left(store, gone),
+            }.items()
+        ):
+            call = soon(calls)
+            await until_it_waits(store, 2 * (asked + 1))
+            assert not call.done()
+            await happens()
+            async with await call as held:  # and ended, so that nothing else happens to it
+                assert held.id == session_id
+
+
+async def in_time(store: FlakyStore, gone: MemoryStore) -> None:
+    await gone.save(SessionState("falls-silent", status="active", created_at=START), heartbeat_timeout_s=5)
+    store.clock.advance(6)
+
+
+async def left(store: FlakyStore, gone: MemoryStore) -> None:
+    await gone.close()
+    store.clock.advance(6)
+
+
+async def test_what_has_other_labels_is_passed_over(store: FlakyStore, gone: MemoryStore) -> None:
+    await save(gone, "c1", labels=HELP)
+    await save(gone, "c2", labels=SALES)
+    async with aclosing(store.recover(SALES, watch=True)) as calls:
+        call = soon(calls)
+        await until_it_waits(store, 1)
+        await gone.release("c1", 0)
+        await until_it_waits(store, 2)
+        assert not call.done()
+        await gone.release("c2", 0)
+        assert (await call).id == "c2"
+    assert (await store.get("c1")).owner is None
+
+
+async def test_watching_ends_with_the_store(store: FlakyStore) -> None:
+    calls = store.recover(watch=True)
+    call = soon(calls)
+    await until_it_waits(store, 1)
+    await store.close()
+    with pytest.raises(StopAsyncIteration):
+        await call
+
+
+async def test_watching_goes_on_when_the_daemon_is_busy(store: FlakyStore, gone: MemoryStore) -> None:
+    await save(gone, "c1")
+    await gone.release("c1", 0)
+    store.fail("session.claim_next", OverloadedError("not now"), times=2)
+    async with aclosing(store.recover(watch=True)) as calls:
+        assert (await anext(calls)).id == "c1"
+    assert store.asked["session.claim_next"] == 3
+
+
+@pytest.mark.parametrize("watch", [True, False])
+async def test_what_can_not_mend_itself_is_told(store: FlakyStore, watch: bool) -> None:
+    store.fail("session.claim_next", ForbiddenError("no"), times=1)
+    with pytest.raises(ForbiddenError):
+        await anext(store.recover(watch=watch))
+
+
+async def test_who_does_not_watch_is_told_of_a_busy_daemon(store: FlakyStore) -> None:
+    store.fail("session.claim_next", OverloadedError("not now"), times=1)
+    with pytest.raises(OverloadedError):
+        await anext(store.recover())
+
+
+# -- one's own ----------------------------------------------------------------------------------------------------
+
+
+async def test_ones_own_call_that_was_silent_is_not_given_twice(store: FlakyStore) -> None:
+    async with store.hold(SessionState("c1", status="active", created_at=START), beat="manual") as call:
+        store.clock.advance(31)
+        assert (await store.stats())["suspects"] == 1
+        assert [found async for found in store.recover()] == []
+        assert (await store.stats())["suspects"] == 0
+        assert (call.epoch, call.lost) == (0, None)
+
+
+async def test_ones_own_call_that_was_an_orphan_goes_on_in_its_new_epoch(store: FlakyStore) -> None:
+    """As when the worker was away for longer than its grace: nobody else has claimed what it holds."""
+    async with store.hold(SessionState("c1", status="active", created_at=START), beat="manual") as call:
+        store.fail("session.add_turn", OverloadedError("not now"), times=1)
+        waiting = call.add_turn("user", "said before")
+        await store.when_asked("session.add_turn", 1)
+        await store.release("c1", 0)
+        assert [found async for found in store.recover()] == []
+        assert (call.epoch, (await store.get("c1")).owner) == (1, "w1")
+        await waiting
+        await call.update(status="on_hold")
+        assert call.lost is None
+    record = await store.get("c1")
+    assert (record.ended_reason, record.epoch, record.turn_count) == ("completed", 1, 1)
+
+
+class Away(FlakyStore):
+    """The session is an orphan, and claimed again, while a turn is under way."""
+
+    async def request(self, method: str, params: Any = None, **options: Any) -> bytes:
+        if method == "session.add_turn" and not self.asked[method]:
+            epoch = params.epoch
+            await self.release("c1", epoch)
+            assert [found async for found in self.recover()] == []
+            params.epoch = epoch  # as it was sent
+        return await super().request(method, params, **options)
+
+
+async def test_a_turn_under_way_is_taken_in_the_new_epoch(store: FlakyStore) -> None:
+    async with Away(Clock(START), worker_id="w1") as away:
+        async with away.hold(SessionState("c1", status="active", created_at=START), beat="manual") as call:
+            await call.add_turn("user", "said before")
+            assert (call.epoch, call.lost) == (1, None)
+        assert (away.asked["session.add_turn"], (await away.get("c1")).turn_count) == (2, 1)
+
+
+async def test_a_lost_call_that_comes_back_is_given_anew(store: FlakyStore, gone: MemoryStore) -> None:
+    hold = store.hold(SessionState("c1", status="active", created_at=START), beat="manual")
+    lost = await hold.__aenter__()
+    await gone.claim("c1", steal=True)
+    with pytest.raises(FencedError):
+        await lost.beat()
+    gone.kill_worker()
+    (call,) = [found async for found in store.recover()]
+    assert call is not lost
+    async with call:
+        await call.add_turn("agent", "again")
+    error = ValueError()
+    await hold.__aexit__(ValueError, error, None)
+    assert (await store.get("c1")).epoch == 2
