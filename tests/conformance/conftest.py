@@ -138,3 +138,18 @@ async def store(request: pytest.FixtureRequest, surroundings: Surroundings) -> A
 async def expiring(request: pytest.FixtureRequest, surroundings: Surroundings) -> AsyncIterator[Subject]:
     async with FACTORIES[request.param](surroundings) as subject:
         yield subject
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The daemon's ground has its clients in processes of their own, of both loops in each test: once is enough."""
+    twice = [
+        item
+        for item in items
+        if isinstance(item, pytest.Function)
+        and hasattr(item, "callspec")
+        and item.callspec.params.get("ground") == "daemon"
+        and "uvloop" in item.callspec.id.split("-")
+    ]
+    if twice:
+        config.hook.pytest_deselected(items=twice)
+        items[:] = [item for item in items if item not in twice]

@@ -55,11 +55,20 @@ def surroundings() -> Iterator[Callable[[], Surroundings]]:
 
 
 @pytest.fixture(params=GROUNDS)
-async def ground(
-    request: pytest.FixtureRequest, surroundings: Callable[[], Surroundings]
-) -> AsyncIterator[Ground]:
+async def ground(request: pytest.FixtureRequest, surroundings: Callable[[], Surroundings]) -> AsyncIterator[Ground]:
     async with GROUNDS[request.param](surroundings) as ground:
         yield ground
+
+
+@pytest.fixture
+def differs(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Called with a ground and a reason: there the test is known to fail, and must not begin to pass unnoticed."""
+
+    def note(name: str, reason: str) -> None:
+        if request.node.callspec.params["ground"] == name:
+            request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+
+    return note
 
 
 @pytest.fixture
@@ -177,16 +186,28 @@ async def test_an_operators_changes_are_life_only_with_the_epoch(
 async def test_an_operators_beat_is_taken_and_counts_while_the_owner_is_away(
     ground: Ground, w1: CallStore, operator: CallStore
 ) -> None:
-    events = await ground.watch("suspect", "recovered")
+    events = await ground.watch("worker.left", "recovered")
     await w1.save(a_call())
     await ground.pass_time(ground.timeout_s * 1.25)
-    assert (await event(events)).type == "suspect"
     await operator.update_heartbeat("c1")
     assert await beats(operator, "c1") == beaten()
     await ground.kill(w1)
-    assert (await event(events)).reason == "worker_exited"  # not recovered: its owner was here to beat itself
+    assert (await event(events)).type == "worker.left"  # not recovered: its owner was here to beat itself
     await operator.update_heartbeat("c1")
     assert (await event(events)).type == "recovered"
+
+
+async def test_a_timeout_that_an_operator_gives_is_no_sign_of_life(
+    ground: Ground, w1: CallStore, operator: CallStore, differs: Callable[[str, str], None]
+) -> None:
+    differs("daemon", "a save with a timeout lifts any suspicion, and tells nobody")
+    events = await ground.watch("suspect", "recovered", "expired")
+    await w1.save(a_call())
+    await ground.pass_time(ground.timeout_s * 1.25)
+    assert (await event(events)).type == "suspect"
+    await operator.save(a_call(), heartbeat_timeout_s=ground.timeout_s / 2)
+    await ground.pass_time(ground.grace_s)
+    assert (await event(events)).type == "expired"
 
 
 async def test_beats_are_all_that_one_has_who_never_connects(ground: Ground, operator: CallStore) -> None:
@@ -218,6 +239,42 @@ async def test_a_new_session_of_an_old_id_is_its_creators(w1: CallStore, w2: Cal
     assert await held(w1) == ("w1", first)
 
 
+async def test_whoever_held_an_old_session_stays_out_of_the_new_one_of_its_id(
+    ground: Ground, w1: CallStore, w2: CallStore, differs: Callable[[str, str], None]
+) -> None:
+    differs("daemon", "a grave of what the store never had is kept for a second")
+    await w1.save(a_call())
+    await claim(w2, "c1", "w2", steal=True)
+    await w2.delete("c1")
+    await ground.pass_time(ground.timeout_s * 1.25)
+    await w2.save(a_call())
+    assert await held(w2) == ("w2", 1)
+    assert await fenced(interrupted(w1, "c1", epoch=0)) == (1, "w2")
+
+
+async def test_who_revives_by_a_save_what_has_no_owner_owns_it(
+    w1: CallStore, w2: CallStore, operator: CallStore, differs: Callable[[str, str], None]
+) -> None:
+    differs("memory", "the epoch is the one of who gave it up")
+    await operator.save(a_call("nobodys", status="ended"))
+    await w1.save(a_call("nobodys"))
+    assert await held(w2, "nobodys") == ("w1", 0)
+    await w1.save(a_call("given-up"))
+    await release(w1, "given-up", 0)
+    await operator.end("given-up")
+    await w2.save(a_call("given-up"))
+    assert await held(w2, "given-up") == ("w2", 1)  # no epoch has two owners
+
+
+async def test_an_update_that_revives_makes_no_owner(
+    w1: CallStore, operator: CallStore, differs: Callable[[str, str], None]
+) -> None:
+    differs("memory", "an update is taken for a save")
+    await operator.save(a_call(status="ended"))
+    await w1.update("c1", status="active")
+    assert await held(operator) == (None, 0)
+
+
 # -- claiming ----------------------------------------------------------------------------------------------
 
 
@@ -240,6 +297,7 @@ async def test_a_live_call_is_its_owners_until_stolen(ground: Ground, w1: CallSt
         ("fenced", "w2", 1, None),
     ]
     again = await claim(w1, "c1", "w1", steal=True)
+    assert told[1].worker_id == "w1"
     assert (again.owner, again.epoch) == ("w1", 2)
     assert (await event(events)).type == "claimed"  # the second and third refusal were told by the first
 
@@ -287,6 +345,18 @@ async def test_of_two_claims_one_is_taken(ground: Ground, operator: CallStore) -
     claims = [claim(worker, "c1", f"w{n}") for n, worker in enumerate(workers)]
     outcomes = await asyncio.gather(*claims, return_exceptions=True)
     assert sum(isinstance(each, ConflictError) for each in outcomes) == 4
+
+
+async def test_of_thieves_at_once_each_has_an_epoch_and_the_last_one_the_call(
+    ground: Ground, operator: CallStore
+) -> None:
+    await operator.save(a_call())
+    workers = [await ground.make_worker(f"w{n}") for n in range(3)]
+    claims = [claim(worker, "c1", f"w{n}", steal=True) for n, worker in enumerate(workers)]
+    epochs = {done.owner: done.epoch for done in await asyncio.gather(*claims)}
+    assert sorted(epochs.values()) == [1, 2, 3]
+    owner, epoch = await held(operator)
+    assert (epochs[owner], epoch) == (3, 3)
 
 
 # -- releasing ---------------------------------------------------------------------------------------------
@@ -463,6 +533,42 @@ async def test_the_calls_of_one_that_does_not_are_orphans(ground: Ground, w1: Ca
     assert await fenced(late.update_heartbeat("c1")) == (1, "w2")
 
 
+async def test_one_that_is_late_finds_what_nobody_claimed_to_be_everybodys(ground: Ground, w1: CallStore) -> None:
+    await w1.save(a_call())
+    await w1.close()
+    await ground.pass_time(ground.reconnect_grace_s * 1.25)
+    late = await ground.make_worker("w1")
+    await interrupted(late, "c1", epoch=0)
+    assert await held(late) == (None, 0)
+    assert (await claim(late, "c1", "w1")).epoch == 1
+
+
+async def test_one_that_dies_while_it_is_away_has_died(ground: Ground, w1: CallStore) -> None:
+    events = await ground.watch("worker.left", "orphaned", "suspect")
+    await w1.save(a_call())
+    await w1.close()
+    await ground.kill(w1)
+    left, suspect = await event(events), await event(events)
+    assert (left.type, left.reason) == ("worker.left", "exited")
+    assert (suspect.type, suspect.reason, suspect.owner) == ("suspect", "worker_exited", "w1")
+    again = await ground.make_worker("w1")
+    assert (await claim(again, "c1", "w1")).epoch == 1
+
+
+async def test_a_worker_is_there_while_it_has_a_connection(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    events = await ground.watch("worker.left", "orphaned")
+    second = await ground.make_worker("w1")
+    await w1.save(a_call(), heartbeat_timeout_s=ground.timeout_s * 2)
+    await w1.close()
+    await ground.pass_time(ground.reconnect_grace_s * 1.25)
+    assert await held(second) == ("w1", 0)
+    with pytest.raises(ConflictError):
+        await claim(w2, "c1", "w2")
+    await second.close()
+    await ground.pass_time(ground.reconnect_grace_s * 1.25)
+    assert [(await event(events)).type for _ in range(2)] == ["worker.left", "orphaned"]
+
+
 async def test_ended_calls_of_a_worker_that_left_stay_ended(ground: Ground, w1: CallStore, w2: CallStore) -> None:
     await w1.save(a_call())
     await w1.end("c1", "hangup")
@@ -500,7 +606,35 @@ async def test_a_silent_worker_that_then_dies_leaves_its_calls_to_its_successor(
     await ground.kill(w1)
     again = await ground.make_worker("w1")
     assert await claim_next(again, "w1") == "c1"
+    assert await held(again) == ("w1", 1)
     await again.update_heartbeat("c1")
+
+
+async def test_a_silent_call_whose_worker_then_dies_ends_when_it_would_have_and_for_that(
+    ground: Ground, w1: CallStore, differs: Callable[[str, str], None]
+) -> None:
+    differs("daemon", "that the reason is another one by now is told with the end")
+    events = await ground.watch("suspect", "expired")
+    await w1.save(a_call())
+    await ground.pass_time(ground.timeout_s * 1.25)
+    await ground.kill(w1)
+    await ground.pass_time(ground.grace_s)
+    silent, dead = await event(events), await event(events)
+    assert (silent.type, silent.reason) == ("suspect", "heartbeat_timeout")
+    assert (dead.type, dead.reason, dead.deadline) == ("suspect", "worker_exited", silent.deadline)
+    expired = await event(events)
+    assert (expired.type, expired.reason) == ("expired", "worker_exited")
+
+
+async def test_a_deletion_is_the_one_end_of_a_suspect(ground: Ground, w1: CallStore) -> None:
+    events = await ground.watch("deleted", "expired", "ended")
+    await w1.save(a_call())
+    await ground.pass_time(ground.timeout_s * 1.25)
+    await w1.delete("c1")
+    await ground.pass_time(ground.grace_s)
+    await w1.save(a_call("c2", status="ended"))
+    told = [await event(events), await event(events)]
+    assert [(each.session_id, each.type) for each in told] == [("c1", "deleted"), ("c2", "ended")]
 
 
 async def test_a_worker_thought_dead_can_not_overwrite_its_successor(
@@ -520,8 +654,9 @@ async def test_a_worker_thought_dead_can_not_overwrite_its_successor(
 async def test_a_reaped_call_is_revived_by_a_claim_alone(ground: Ground, w1: CallStore, w2: CallStore) -> None:
     events = await ground.watch("expired", "claimed")
     await w1.save(a_call(status="on_hold"))
+    await w1.save(a_call("wordless", status=""))
     await ground.pass_time(ground.timeout_s + ground.grace_s * 1.25)
-    assert (await event(events)).reason == "heartbeat_timeout"
+    assert [(await event(events)).reason for _ in range(2)] == ["heartbeat_timeout"] * 2
     for late in (w1.update_heartbeat("c1"), w1.save(a_call()), w1.add_turn("c1", "user", "x")):
         with pytest.raises(SessionEndedError):
             await late
@@ -531,6 +666,8 @@ async def test_a_reaped_call_is_revived_by_a_claim_alone(ground: Ground, w1: Cal
     assert (await event(events)).reason == "reaped"
     await w2.update_heartbeat("c1")
     await fenced(w1.update_heartbeat("c1"))
+    await claim(w2, "wordless", "w2")
+    assert (await w2.load("wordless")).status == ""
 
 
 async def test_a_call_over_time_that_is_claimed_goes_on(ground: Ground, w1: CallStore, w2: CallStore) -> None:

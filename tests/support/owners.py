@@ -5,7 +5,7 @@ The places themselves are in grounds.py.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ import msgspec
 
 from callstate_client import CallStore, SessionState, loads
 from callstate_client import protocol as p
-from callstate_client.events import Cursor, Event
+from callstate_client.events import Event
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

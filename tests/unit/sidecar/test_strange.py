@@ -90,6 +90,12 @@ async def test_a_beat_for_a_session_that_was_reaped_in_anothers_hands(floor: Flo
     assert await beats(floor, w1, "a") == ("fenced", {"fenced": ["a"]})
 
 
+async def test_a_beat_for_a_session_that_another_created_under_the_old_id(floor: Floor, w1: Peer, w2: Peer) -> None:
+    await floor.ask(w1, "session.delete", session_id="a")
+    await floor.save(w2, "a")
+    assert await beats(floor, w1, "a") == ("fenced", {"fenced": ["a"]})
+
+
 # -- at once -------------------------------------------------------------------------------------------------------
 
 
@@ -107,6 +113,23 @@ async def test_a_beat_and_the_end_in_one_tick(floor: Floor, w1: Peer) -> None:
     assert second["error"]["data"]["kind"] == "session_ended"
     assert (floor.phase("a"), floor.core.entry("b").reaped) == (Phase.LIVE, True)
     assert [(e["type"], e["session_id"]) for e in floor.told()][-2:] == [("recovered", "a"), ("expired", "b")]
+
+
+async def test_a_claim_and_the_end_in_one_tick(floor: Floor, w1: Peer, w2: Peer) -> None:
+    """Either way the claimer has it: live as it was, or revived."""
+    await floor.save(w1, "b")
+    await floor.pass_time(TIMEOUT_S)
+    floor.core.clock.advance(GRACE_S)
+    floor.told()
+    ids = w2.send(("session.claim", {"session_id": "a", "worker_id": "w2"}))
+    floor.core.reaper.tick(floor.core.clock.live())
+    ids += w2.send(("session.claim", {"session_id": "b", "worker_id": "w2"}))
+    await floor.settle()
+    assert [w2.replies[one]["result"]["epoch"] for one in ids] == [1, 1]
+    assert [floor.held(name) for name in "ab"] == [("w2", 1, "")] * 2
+    assert [(e["type"], e["session_id"], e["reason"]) for e in floor.told()] == [
+        ("claimed", "a", "heartbeat_timeout"), ("expired", "b", "heartbeat_timeout"), ("claimed", "b", "reaped"),
+    ]  # fmt: skip
 
 
 async def test_a_claim_during_suspicion(floor: Floor, w1: Peer, w2: Peer) -> None:
@@ -226,6 +249,18 @@ async def test_two_processes_with_one_id(floor: Floor, w1: Peer) -> None:
     assert (await floor.claim(second, "a", "w1"))["epoch"] == 1
 
 
+async def test_two_processes_with_one_id_at_a_restart(floor: Floor, w1: Peer) -> None:
+    """The first has not come back yet; while it lives it is the one."""
+    await floor.restart()
+    second = floor.connect(floor.program())
+    data = await floor.refused(second, "worker.register", worker_id="w1")
+    assert (data["kind"], data["owner"]) == ("conflict", "w1")
+    floor.exit(floor.program_of(w1))
+    await floor.settle()
+    await floor.ask(second, "worker.register", worker_id="w1")
+    assert (await floor.claim(second, "a", "w1"))["epoch"] == 1
+
+
 async def test_a_peer_with_pid_0(floor: Floor) -> None:
     """Of another PID namespace: its connection and its beats are all there is."""
     peer = await floor.worker("w1", floor.program(visible=False))
@@ -293,3 +328,71 @@ async def test_a_clock_that_goes_forth_an_hour(floor: Floor, w1: Peer) -> None:
     floor.core.clock.at_us += HOUR_US
     await floor.pass_time(1.0)
     assert floor.phase("a") is Phase.LIVE
+
+
+@pytest.mark.xfail(strict=True, reason="the limit is reckoned anew from the wall clock")
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_call_with_a_limit_and_a_clock_that_is_set(floor: Floor, w1: Peer, w2: Peer, hours: int) -> None:
+    """However old the call seems to be by the new time, its limit is where it was."""
+    await floor.save(w1, "a", max_duration_s=2 * TIMEOUT_S)
+    await floor.pass_time(TIMEOUT_S / 2)
+    floor.core.clock.at_us += hours * HOUR_US
+    await floor.claim(w2, "a", "w2", steal=True)  # whatever gives it its full time again
+    await floor.pass_time(TIMEOUT_S - 1)
+    assert floor.phase("a") is Phase.LIVE
+    await floor.beat(w2, "a")
+    await floor.pass_time(TIMEOUT_S / 2)
+    assert floor.phase("a") is Phase.LIVE
+    await floor.pass_time(1.0)
+    assert floor.core.entry("a").ended_reason == "max_duration"
+
+
+# -- a full disk, operators, old ids -------------------------------------------------------------------------------
+
+
+@pytest.mark.xfail(strict=True, reason="what was undone is not noted later")
+async def test_a_process_that_could_not_be_noted_is_not_taken_for_the_one_before(floor: Floor, w1: Peer) -> None:
+    """The journal knows the old process of that name, which is dead, and not the new one, which lives."""
+    await floor.kill(w1)
+    program = floor.program()
+    floor.disk.error = OSError(28, "No space left on device")
+    again = floor.connect(program)
+    await floor.replies(again, ("worker.register", {"worker_id": "w1"}))
+    floor.disk.error = None
+    await floor.claim(again, "a", "w1")
+    floor.told()
+    await floor.restart()
+    assert floor.told() == []
+    assert (floor.phase("a"), floor.held("a")) == (Phase.LIVE, ("w1", 1, ""))
+
+
+@pytest.mark.xfail(strict=True, reason="a save with a timeout lifts any suspicion")
+async def test_a_timeout_that_an_operator_gives_is_no_sign_of_life(floor: Floor, w1: Peer) -> None:
+    """A suspect stays one, and who is silent has been silent before."""
+    await floor.pass_time(TIMEOUT_S)
+    floor.told()
+    await floor.save(floor.operator, "a", heartbeat_timeout_s=TIMEOUT_S)
+    assert floor.phase("a") is Phase.SUSPECT
+    await floor.pass_time(GRACE_S)
+    assert [e["type"] for e in floor.told()] == ["expired"]
+
+
+@pytest.mark.xfail(strict=True, reason="a save with a timeout begins it anew")
+async def test_a_timeout_that_an_operator_gives_counts_from_the_last_sign_of_life(floor: Floor, w1: Peer) -> None:
+    for _ in range(3):
+        await floor.pass_time(TIMEOUT_S / 4)
+        await floor.save(floor.operator, "a", heartbeat_timeout_s=TIMEOUT_S)
+    await floor.pass_time(TIMEOUT_S / 4)
+    assert floor.phase("a") is Phase.SUSPECT
+
+
+@pytest.mark.xfail(strict=True, reason="a grave of what was never stored is kept a second")
+async def test_a_session_made_anew_later_goes_on_from_the_epoch_of_the_old_one(
+    floor: Floor, w1: Peer, w2: Peer
+) -> None:
+    """Also of one that the store never had, and when nobody would ask it any more: whoever held it stays out."""
+    await floor.claim(w2, "a", "w2", steal=True)
+    await floor.ask(w2, "session.delete", session_id="a")
+    await floor.pass_time(2.0)
+    await floor.save(w2, "a")
+    assert floor.held("a")[1] == 1

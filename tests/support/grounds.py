@@ -1,0 +1,187 @@
+"""Where ownership is tested: a MemoryStore with a clock that stands still, and a daemon with workers to kill."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import cycle
+from pathlib import Path
+
+from callstate_client import CallStore, Clock, MemoryStore, SidecarStore, connect
+from callstate_client.events import Cursor, Event
+from support.daemon import Daemon
+from support.nursery import LOOPS
+from support.owners import START, Events, Ground, a_call
+from support.remote import Remote, RemoteStore, remote
+
+SPANS = {"heartbeat_timeout_s": 1.0, "grace_s": 0.8, "retention_s": 60.0, "reconnect_grace_s": 0.4, "tick_s": 0.02}
+"""Of the daemon: real seconds, which tests wait for, so no more than a busy machine needs."""
+
+FLUSH_S = 60.0
+"""Longer than any test: what the store has heard of is the same each time."""
+
+WITHIN_S = 20.0
+"""The daemon tells of what has happened, however busy the machine is."""
+
+HOURGLASS = "hourglass-"
+"""Sessions that tell how much time has passed for the daemon; nothing of them is told to a test."""
+
+
+class Daemons:
+    """One daemon a test. The next one starts while a test runs, for that takes as long as the test."""
+
+    def __init__(self) -> None:
+        self._next: Daemon | None = None
+
+    def _launch(self) -> Daemon:
+        settings = {f"reaper.{key}": value for key, value in SPANS.items()} | {"store.flush_interval_s": FLUSH_S}
+        daemon = Daemon(*(part for key, value in settings.items() for part in ("--set", f"{key}={value}")))
+        daemon.launch()
+        return daemon
+
+    def take(self) -> Daemon:
+        """One that serves, and knows nothing; to be closed by who takes it."""
+        daemon, self._next = self._next or self._launch(), None
+        daemon.wait_ready()
+        self._next = self._launch()
+        return daemon
+
+    def close(self) -> None:
+        """Take no more of them."""
+        if self._next is not None:
+            self._next.close()
+
+
+@dataclass
+class Surroundings:
+    """What a ground may use.
+
+    Args:
+        daemons: one for each.
+        nursery: the path of the socket of what forks workers.
+    """
+
+    daemons: Daemons
+    nursery: Path
+
+
+@asynccontextmanager
+async def memory(_: Callable[[], Surroundings]) -> AsyncIterator[Ground]:
+    """MemoryStores of one shelf, and a clock that stands still."""
+    first = MemoryStore(Clock(START), worker_id=None)
+    made: list[MemoryStore] = [first]
+
+    async def make_worker(worker_id: str | None) -> MemoryStore:
+        made.append(first.worker(worker_id))
+        return made[-1]
+
+    async def kill(store: CallStore) -> None:
+        assert isinstance(store, MemoryStore)
+        store.kill_worker()
+
+    async def watch(*types: str, since: Cursor | None = None) -> Events:
+        return first.events(*types, since=since)
+
+    async def pass_time(seconds: float) -> None:
+        first.clock.advance(seconds)
+
+    yield Ground(make_worker, kill, watch, pass_time, first.clock.now, 30.0, 30.0, 300.0, 5.0)
+    for store in made:
+        await store.close()
+
+
+class Told:
+    """Events without those of hourglasses."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+
+    async def __anext__(self) -> Event:
+        """The next one."""
+        while True:
+            event = await anext(self._events)
+            if not (event.session_id or "").startswith(HOURGLASS):
+                return event
+
+
+class Outside:
+    """A daemon and the processes around it.
+
+    Args:
+        daemon: it serves.
+        nursery: forks workers.
+        store: to look and listen with, unregistered.
+        stack: ends what is begun here.
+    """
+
+    def __init__(self, daemon: Daemon, nursery: Path, store: SidecarStore, stack: AsyncExitStack) -> None:
+        self._daemon = daemon
+        self._nursery = nursery
+        self._store = store
+        self._stack = stack
+        self._loops = cycle(LOOPS)  # in turn, so that clients on both take part in each test
+        self._workers: dict[str, Remote] = {}
+        self._hourglasses = 0
+
+    async def _process(self, worker_id: str | None) -> Remote:
+        process = None if worker_id is None else self._workers.get(worker_id)
+        if process is None or not process.alive:
+            process = await self._stack.enter_async_context(remote(self._nursery, next(self._loops)))
+        if worker_id is not None:
+            self._workers[worker_id] = process
+        return process
+
+    async def make_worker(self, worker_id: str | None) -> RemoteStore:
+        """See Ground."""
+        process = await self._process(worker_id)
+        return await process.open(self._daemon.socket, worker_id)
+
+    async def kill(self, store: CallStore) -> None:
+        """See Ground. A worker's leaving is told when its first calls are suspects already."""
+        assert isinstance(store, RemoteStore)
+        async with asyncio.timeout(WITHIN_S), self._store.events("worker.left") as left:
+            await store.process.kill()
+            while (await anext(left)).worker_id != store.worker_id:
+                pass
+
+    async def watch(self, *types: str, since: Cursor | None = None) -> Events:
+        """See Ground."""
+        events = self._store.events(*types, since=since)
+        await self._stack.enter_async_context(events)
+        return Told(events)
+
+    async def pass_time(self, seconds: float) -> None:
+        """See Ground. By the daemon's own time: when a session with this timeout is suspected, what else was due by
+        then has been seen to."""
+        self._hourglasses += 1
+        hourglass = f"{HOURGLASS}{self._hourglasses}"
+        async with asyncio.timeout(seconds + WITHIN_S), self._store.events("suspect") as events:
+            await self._store.save(a_call(hourglass), heartbeat_timeout_s=seconds)
+            while (await anext(events)).session_id != hourglass:
+                pass
+        await self._store.delete(hourglass)
+
+
+@asynccontextmanager
+async def daemon(surroundings: Callable[[], Surroundings]) -> AsyncIterator[Ground]:
+    """A daemon with short spans, and a process for each worker."""
+    around = surroundings()
+    running = around.daemons.take()
+    with contextlib.closing(running):
+        async with connect(running.socket, register=False) as store, AsyncExitStack() as stack:
+            outside = Outside(running, around.nursery, store, stack)
+            yield Ground(
+                outside.make_worker, outside.kill, outside.watch, outside.pass_time, lambda: datetime.now(UTC),
+                SPANS["heartbeat_timeout_s"], SPANS["grace_s"], SPANS["retention_s"], SPANS["reconnect_grace_s"],
+            )  # fmt: skip
+
+
+GROUNDS: dict[str, Callable[[Callable[[], Surroundings]], AbstractAsyncContextManager[Ground]]] = {
+    "memory": memory,
+    "daemon": daemon,
+}
+"""By name. The surroundings are asked for where they are needed: MemoryStore needs none."""

@@ -1,0 +1,165 @@
+"""Where workers of tests live: each in a process of its own, forked from one that has imported the client already.
+
+Run as a program with the path of its socket. Each connection to that is one worker's process, for as long as it is
+open; what it is asked, a line each, it asks of stores that it has made with `connect()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import msgspec
+import uvloop
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from callstate_client import SidecarStore, connect
+from callstate_client.errors import CallstateError, WireError
+from callstate_client.params import Written
+
+LINE_BYTES = 16 * 1024 * 1024
+"""Longest line either way: no test has more to say."""
+
+READY = b"ready\n"
+
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+
+
+class Job(Struct, omit_defaults=True):
+    """What a worker is asked to do.
+
+    Args:
+        id: of the answer.
+        do: `open` a store, `ask` it, `beat` for a session, `close` it.
+        store: which one.
+        socket, worker_id: to open it with; no worker_id: unregistered.
+        method, params, op_of: to ask it.
+        session_id: to beat for.
+    """
+
+    id: int
+    do: str
+    store: int
+    socket: str = ""
+    worker_id: str | None = None
+    method: str = ""
+    params: Raw | UnsetType = UNSET
+    op_of: str | None = None
+    session_id: str = ""
+
+
+class Done(Struct, omit_defaults=True):
+    """The answer: the daemon's line, or what the client raised where the daemon said nothing.
+
+    The first one of all is about no job, and says which process this is.
+    """
+
+    id: int
+    line: Raw | UnsetType = UNSET
+    failure: str = ""
+    pid: int = 0
+
+
+decode_job = msgspec.json.Decoder(Job).decode
+decode_done = msgspec.json.Decoder(Done).decode
+encode = msgspec.json.encode
+
+NOTHING = Raw(b'{"jsonrpc":"2.0","id":0,"result":{}}')
+
+
+class Worker:
+    """One process's stores.
+
+    Args:
+        writer: to whoever asks.
+    """
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._stores: dict[int, SidecarStore] = {}
+
+    def say(self, done: Done) -> None:
+        """Answer."""
+        self._writer.write(encode(done) + b"\n")
+
+    async def do(self, job: Job) -> None:
+        """Do it, and answer."""
+        try:
+            line = await getattr(self, f"_{job.do}")(job)
+        except WireError as error:
+            self.say(Done(job.id, Raw(encode({"jsonrpc": "2.0", "id": 0, "error": error.to_wire()}))))
+        except CallstateError as error:
+            self.say(Done(job.id, failure=f"{type(error).__name__}: {error}"))
+        else:
+            self.say(Done(job.id, Raw(bytes(line).rstrip(b"\n"))))
+
+    async def _open(self, job: Job) -> bytes | Raw:
+        self._stores[job.store] = await connect(
+            job.socket, job.worker_id, wait_s=0, register=job.worker_id is not None
+        )
+        return NOTHING
+
+    async def _ask(self, job: Job) -> bytes | Raw:
+        params = Written((bytes(job.params),)) if isinstance(job.params, Raw) else None
+        return await self._stores[job.store].request(job.method, params, op_of=job.op_of)
+
+    async def _beat(self, job: Job) -> bytes | Raw:
+        await self._stores[job.store].update_heartbeat(job.session_id)
+        return NOTHING
+
+    async def _close(self, job: Job) -> bytes | Raw:
+        await self._stores[job.store].close()
+        return NOTHING
+
+
+async def work(sock: socket.socket) -> None:
+    """Do what is asked until nobody asks any more."""
+    reader, writer = await asyncio.open_unix_connection(sock=sock, limit=LINE_BYTES)
+    worker = Worker(writer)
+    worker.say(Done(0, pid=os.getpid()))
+    async with asyncio.TaskGroup() as tasks:
+        while line := await reader.readline():
+            tasks.create_task(worker.do(decode_job(line)))
+
+
+def child(sock: socket.socket) -> None:
+    """A worker's process, from its beginning to its end. What it is asked first is which loop it shall have."""
+    status = 1
+    try:
+        name = b""
+        while not name.endswith(b"\n"):
+            name += sock.recv(1)  # and nothing of what follows
+        with asyncio.Runner(loop_factory=LOOPS[name.decode().strip()]) as runner:
+            runner.run(work(sock))
+        status = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(status)  # what is the parent's is left to it
+
+
+def main(path: str) -> None:
+    """Fork a worker for each connection, until standard input is closed."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: the kernel takes them away
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        sys.stdout.buffer.write(READY)
+        sys.stdout.flush()
+        while listener in select.select([listener, sys.stdin], [], [])[0]:
+            sock, _ = listener.accept()
+            if not os.fork():
+                listener.close()
+                child(sock)
+            sock.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
