@@ -259,7 +259,7 @@ class Engine(Owners):
             raise TooLargeError(f"the session would pass {SESSION_BYTES} bytes")
 
     def _changed(self, kept: Kept, params: p.Mutation, was_ended: bool, reason: str = COMPLETED) -> bytes:
-        self._settle(kept, was_ended, self._is_life(kept, params.epoch), reason)
+        self._shelf.changed(kept, was_ended, reason, life=self._is_life(kept, params.epoch))
         return self._done(kept, params.op, b'{"version":%d}' % kept.version)
 
     def _settle(self, kept: Kept, was_ended: bool, life: bool, reason: str = COMPLETED) -> None:

@@ -127,6 +127,7 @@ class Shelf:
         elif was_ended:
             kept.ended_reason, kept.ended_at = "", None
             if not kept.owner and reviver:
+                kept.epoch += bool(kept.orphan)  # this one was another's: no epoch has two owners
                 kept.owner, kept.orphan = reviver, ""
             self._live(kept, at)
             self.events.note("recovered", at.wall, kept, reason="revived")

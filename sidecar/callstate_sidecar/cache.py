@@ -61,6 +61,8 @@ class Cache:
         self.processes: dict[str, WorkerRecord] = {}
         """Which process a worker is, for those that own sessions or may."""
         self.group: list[Record] = []
+        self.facts: list[Record] = []
+        """What the journal must hear of as well, but is so whether it does or not: nothing of it is ever undone."""
         self._misses: dict[str, tuple[float, Grave]] = {}
         self._before: dict[str, _Before] = {}
         self._admitted: list[Entry] = []
@@ -135,12 +137,14 @@ class Cache:
     def worker(self, record: WorkerRecord) -> None:
         """A worker that may come to own sessions is this process: the journal is told."""
         self.processes[record.worker_id] = record
-        self.group.append(record)
+        self.facts.append(record)
 
     def remove(self, entry: Entry, version: int, now: float) -> None:
-        """Delete a session. The store is told only where it may have heard of it."""
+        """Delete a session. The store is told only where it may have heard of it, or where it has changed hands."""
         self._note(entry.id)
         known = entry.stored_version > 0 or entry.unverified or entry.host is not None or entry.id in self.flying
+        # whoever held it stays fenced off from one that is made anew under its id, however late
+        known = known or entry.epoch > 0
         self._drop(entry.id)
         self.beaten.pop(entry.id, None)
         self._mark_clean(entry.id)
@@ -208,9 +212,6 @@ class Cache:
                 undone.append(before.entry)
         for entry in self._admitted:
             entry.journaled = False
-        for record in self.group:
-            if isinstance(record, WorkerRecord):
-                self.processes.pop(record.worker_id, None)  # it is so, but the journal has to be told again
         self._misses.clear()
         self.commit()
         return undone

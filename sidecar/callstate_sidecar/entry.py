@@ -24,10 +24,10 @@ class Entry:
     """
 
     __slots__ = (
-        "beat_us", "counted", "doc", "ended_detail", "ended_reason", "ended_us", "epoch", "fenced_epoch",
-        "heartbeat_timeout_s", "host", "id", "journaled", "labels", "max_duration_s", "ops", "orphan", "owner",
-        "owner_counted", "quarantined", "reaped", "restored", "seq", "status_before", "stored_version", "suspected",
-        "unverified", "version",
+        "beat_us", "born", "born_of", "counted", "doc", "ended_detail", "ended_reason", "ended_us", "epoch",
+        "fenced_epoch", "heartbeat_timeout_s", "host", "id", "journaled", "labels", "max_duration_s", "ops",
+        "orphan", "owner", "owner_counted", "quarantined", "reaped", "restored", "seq", "status_before",
+        "stored_version", "suspected", "unverified", "version",
     )  # fmt: skip
 
     def __init__(self, session_id: str, doc: Document) -> None:
@@ -51,6 +51,9 @@ class Entry:
         self.heartbeat_timeout_s: float | None = None
         self.max_duration_s: float | None = None
         self.beat_us = doc.updated_us
+        self.born = 0.0
+        self.born_of = ""
+        """When the call began, seconds of the clock that deadlines go by, as reckoned from this `created_at`."""
         self.ended_reason = ""
         self.ended_detail = ""
         """What the worker said beside the reason, as JSON."""

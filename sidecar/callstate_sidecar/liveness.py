@@ -112,11 +112,6 @@ class Liveness:
         """The sessions that are suspected, longest first."""
         return self._suspects.order.keys()
 
-    @property
-    def grace_s(self) -> float:
-        """How long a suspect may still come back."""
-        return self._suspects.span_s
-
     # -- what is learned ----------------------------------------------------------------------------------
 
     def watch(self, session_id: str, now: float, timeout_s: float | None = None) -> None:
@@ -165,6 +160,25 @@ class Liveness:
             del queue.order[session_id]
             if queue.phase is Phase.LIVE and not queue.order:
                 self._live.pop(queue.span_s, None)
+
+    def retime(self, session_id: str, timeout_s: float | None) -> None:
+        """Give a session that is live another timeout, which counts from its last evidence."""
+        before = self._of.get(session_id)
+        if before is None or before.phase is not Phase.LIVE:
+            return
+        after = self._live_queue(timeout_s)
+        if after is before:
+            return
+        since, order = before.order[session_id], after.order
+        later = [*takewhile(lambda other: order[other] > since, reversed(order))]
+        self._put(session_id, after, since)
+        for other in reversed(later):  # few: who is given a timeout has most often just been heard of
+            order.move_to_end(other)
+
+    def deadline(self, session_id: str) -> float:
+        """When the phase of a watched session runs out."""
+        queue = self._of[session_id]
+        return queue.order[session_id] + queue.span_s
 
     def step_back(self, now: float) -> None:
         """The clock has stepped back to this, a stall having been noticed: what was learned since is of now."""

@@ -12,6 +12,7 @@ from callstate_sidecar.chore import Chore
 from callstate_sidecar.commands.context import Context
 from callstate_sidecar.commands.owning import DISCONNECTED, EXITED, OVERTIME, SILENT, forsake
 from callstate_sidecar.commands.writing import end_session
+from callstate_sidecar.entry import Entry
 from callstate_sidecar.liveness import TRANSITIONS, Evidence, Phase
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.workers import Outcome
@@ -132,8 +133,8 @@ class Reaper(Chore):
             forsake(ctx, entry, DISCONNECTED)
         elif ctx.liveness.phase(session_id) is Phase.LIVE:
             self._act(session_id, Phase.LIVE, Evidence.EXIT, now)
-        else:  # silent before: the next process of this name is another one, and gets another epoch
-            entry.suspected = EXITED
+        elif entry.suspected != EXITED:  # silent before; another process of this name will get another epoch
+            self._tell_suspect(entry, Evidence.EXIT, now)
 
     # -- one session --------------------------------------------------------------------------------------------
 
@@ -156,13 +157,16 @@ class Reaper(Chore):
             ctx.cache.evict(entry)
 
     def _suspect(self, session_id: str, evidence: Evidence, now: float) -> None:
+        self._ctx.liveness.learn(session_id, evidence, now)
+        self._tell_suspect(self._ctx.cache.entries[session_id], evidence, now)
+        self._metrics.count("suspected")
+
+    def _tell_suspect(self, entry: Entry, evidence: Evidence, now: float) -> None:
+        """Why it is suspected: for the first time, or by better evidence, its deadline being what it was."""
         ctx = self._ctx
-        entry = ctx.cache.entries[session_id]
         entry.suspected = _REASONS[evidence]
-        ctx.liveness.learn(session_id, evidence, now)
         now_us = ctx.now_us()
         ctx.events.note(
             "suspect", now_us, entry, reason=entry.suspected, evidence=evidence.value,
-            deadline_us=now_us + round(ctx.liveness.grace_s * 1e6),
+            deadline_us=now_us + round((ctx.liveness.deadline(entry.id) - now) * 1e6),
         )  # fmt: skip
-        self._metrics.count("suspected")

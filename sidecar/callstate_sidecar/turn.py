@@ -103,6 +103,8 @@ class Turn:
 
     def commit(self) -> None:
         """Put the open group down, or undo it where the journal does not take it."""
+        if self._ctx.cache.facts:
+            self._put_down_facts()
         while group := self._ctx.cache.group:  # again, where what is answered anew makes a change this time
             try:
                 if self._journal is not None:
@@ -116,6 +118,17 @@ class Turn:
                 self._since_change.clear()
         self._publish()
 
+    def _put_down_facts(self) -> None:
+        """Tell the journal what is so; where it does not take it, again at the next turn's end."""
+        try:
+            if self._journal is not None:
+                self._journal.append(self._ctx.cache.facts)
+        except Exception as error:  # noqa: BLE001 - as with a group
+            self._refuse(error)
+        else:
+            self._ctx.cache.facts = []
+            self._refused(False)
+
     def _publish(self) -> None:
         """Tell what has happened; that also ends a turn in which nothing was changed."""
         cut_off = self._ctx.events.publish(self._ctx.limits.pending_reply_bytes)
@@ -128,16 +141,19 @@ class Turn:
             self._refusing = refusing
             self._ctx.events.note("journal.full" if refusing else "journal.ok", self._ctx.now_us())
 
-    def _undo(self, error: Exception) -> None:
-        """The group is not down: take it back, say so, and answer again what had seen it."""
-        self._metrics.count("groups_not_durable")
-        self._ctx.events.drop()
+    def _refuse(self, error: Exception) -> None:
         if not self._refusing:  # once, not for every write of a bad hour
             self._refused(True)
             fault = None if isinstance(error, OSError) else error  # a fault of ours: with its traceback
             log.error(
                 "the journal does not take writes: %s; they are refused as not_durable", error, exc_info=fault
             )
+
+    def _undo(self, error: Exception) -> None:
+        """The group is not down: take it back, say so, and answer again what had seen it."""
+        self._metrics.count("groups_not_durable")
+        self._ctx.events.drop()
+        self._refuse(error)
         calls, self._since_change = self._since_change, []
         self._ctx.is_undone(self._ctx.cache.rollback())
         why = getattr(error, "strerror", None) or "see the daemon's log"

@@ -253,15 +253,24 @@ class Context:
 
     def watch(self, entry: Entry) -> None:
         """Give a live session its full timeout, and its limit where it has one."""
-        live_now = self.clock.live()
         entry.suspected = ""
-        self.liveness.watch(entry.id, live_now, entry.heartbeat_timeout_s)
-        if entry.max_duration_s is not None:
-            created = entry.doc.created_at
-            age_s = 0.0 if created == ZERO_TIME else (self.now_us() - parse_us(created)) / 1e6
-            self.liveness.limit(entry.id, live_now + max(0.0, entry.max_duration_s - age_s))
-        else:
+        self.liveness.watch(entry.id, self.clock.live(), entry.heartbeat_timeout_s)
+        self._limit(entry)
+
+    def retime(self, entry: Entry) -> None:
+        """A live session was given another timeout or limit; that by itself is no sign of life."""
+        self.liveness.retime(entry.id, entry.heartbeat_timeout_s)
+        self._limit(entry)
+
+    def _limit(self, entry: Entry) -> None:
+        if entry.max_duration_s is None:
             self.liveness.limit(entry.id, None)  # an undone change may have set one
+            return
+        created = entry.doc.created_at
+        if entry.born_of != created:  # once: the wall clock may be set while the call goes on
+            age_s = 0.0 if created == ZERO_TIME else max(0.0, (self.now_us() - parse_us(created)) / 1e6)
+            entry.born_of, entry.born = created, self.clock.live() - age_s
+        self.liveness.limit(entry.id, entry.born + entry.max_duration_s)
 
 
 def ended_error(entry: Entry) -> SessionEndedError:

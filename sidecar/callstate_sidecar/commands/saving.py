@@ -139,7 +139,7 @@ def _saved(
     if entry.ended and not was_ended:
         ctx.events.note("ended", now_us, entry, reason=entry.ended_reason)
     if not entry.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
-        ctx.watch(entry)  # with the timeout just given
+        ctx.retime(entry)
     result = b'{"version":%d,"updated_at":"%b"}' % (version, format_us(now_us).encode())
     record = entry.record(mode, turns, count, entry.keep_op(p.op, result))
     ctx.cache.log(entry, record, ctx.clock.mono())

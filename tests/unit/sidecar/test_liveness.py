@@ -190,3 +190,24 @@ def test_queues_of_timeouts_that_nobody_has_any_more_are_dropped() -> None:
     assert len(liveness._live) == 1
     liveness.learn("a", Evidence.END, 1.0)
     assert not liveness._live
+
+
+@pytest.mark.parametrize("timeout_s", [20.0, 40.0])
+def test_another_timeout_counts_from_the_last_evidence(timeout_s: float) -> None:
+    liveness = fresh()
+    liveness.watch("early", 3.0, timeout_s)
+    liveness.watch("a", 5.0)
+    liveness.watch("late", 7.0, timeout_s)
+    liveness.retime("a", timeout_s)
+    assert liveness.deadline("a") == 5.0 + timeout_s
+    assert [each[0] for each in due(liveness, 4.9 + timeout_s)] == ["early"]
+    assert [each[0] for each in due(liveness, 5.0 + timeout_s)] == ["a"]
+    assert [each[0] for each in due(liveness, 7.0 + timeout_s)] == ["late"]
+
+
+@pytest.mark.parametrize("phase", [Phase.SUSPECT, Phase.ENDED])
+def test_another_timeout_of_one_that_is_not_live_changes_nothing_yet(phase: Phase) -> None:
+    liveness = in_phase(phase)
+    before = liveness.deadline("a")
+    liveness.retime("a", 1.0)
+    assert (liveness.phase("a"), liveness.deadline("a")) == (phase, before)
