@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,10 @@ BOOT = "boot-1"
 TURNS_OF_THE_LOOP = 40
 """Enough for whatever is due now: nothing here waits for anything but the loop."""
 ENDS = ("ended", "expired", "deleted")
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+TIMEOUT_S, GRACE_S, RETENTION_S, RECONNECT_S, TICK_S = 30.0, 30.0, 300.0, 5.0, 0.1
+"""A core's spans: the defaults of `reaper.*`."""
 
 
 class Program:

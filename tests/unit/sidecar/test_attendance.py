@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from callstate_sidecar.liveness import Phase
 from callstate_sidecar.reaper import ACTS_A_TICK
 from callstate_sidecar.workers import State
 from support.core import Peer
-from support.floor import Floor
+from support.floor import FULL, GRACE_S, RECONNECT_S, TICK_S, TIMEOUT_S, Floor
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and processes are pipes
-
-TIMEOUT_S, GRACE_S, RECONNECT_S, TICK_S = 30.0, 30.0, 5.0, 0.1
-FULL = OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.fixture
-async def floor(tmp_path: Path) -> AsyncIterator[Floor]:
-    floor = Floor(tmp_path)
-    yield floor
-    floor.check()
-    floor.check_replay()
-    await floor.close()
 
 
 @pytest.fixture
@@ -287,7 +271,7 @@ async def test_a_second_restart_knows_as_much_as_the_first(floor: Floor, w1: Pee
 async def test_a_registration_that_was_not_journaled_is_told_with_the_next(floor: Floor) -> None:
     """Else nobody would know at a restart which process it was."""
     program = floor.program()
-    floor.disk.error = OSError(28, "No space left on device")
+    floor.disk.error = FULL
     peer = floor.connect(program)
     await floor.replies(peer, ("worker.register", {"worker_id": "w1"}))
     floor.disk.error = None

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from callstate_sidecar.liveness import Phase
 from support.core import TIME, Peer
-from support.floor import ENDS, Floor
+from support.floor import ENDS, FULL, GRACE_S, RECONNECT_S, RETENTION_S, TIMEOUT_S, Floor
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and processes are pipes
-
-TIMEOUT_S, GRACE_S, RETENTION_S, RECONNECT_S = 30.0, 30.0, 300.0, 5.0
-FULL = OSError(errno.ENOSPC, "No space left on device")
-
-
-@pytest.fixture
-async def floor(tmp_path: Path) -> AsyncIterator[Floor]:
-    floor = Floor(tmp_path)
-    yield floor
-    floor.check()
-    floor.check_replay()
-    await floor.close()
 
 
 @pytest.fixture
 async def w1(floor: Floor) -> Peer:
     peer = await floor.worker("w1")
-    floor.told()
-    return peer
-
-
-@pytest.fixture
-async def w2(floor: Floor) -> Peer:
-    peer = await floor.worker("w2")
     floor.told()
     return peer
 

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from callstate_sidecar.liveness import Phase
 from callstate_sidecar.workers import State
 from support.core import Peer
-from support.floor import ENDS, Floor
+from support.floor import ENDS, FULL, GRACE_S, RECONNECT_S, TIMEOUT_S, Floor
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and processes are pipes
 
-TIMEOUT_S, GRACE_S, RECONNECT_S = 30.0, 30.0, 5.0
 HOUR_US = 3_600_000_000
-
-
-@pytest.fixture
-async def floor(tmp_path: Path) -> AsyncIterator[Floor]:
-    floor = Floor(tmp_path)
-    yield floor
-    floor.check()
-    floor.check_replay()
-    await floor.close()
 
 
 @pytest.fixture
@@ -32,13 +19,6 @@ async def w1(floor: Floor) -> Peer:
     """A worker with session `a`."""
     peer = await floor.worker("w1")
     await floor.save(peer, "a")
-    floor.told()
-    return peer
-
-
-@pytest.fixture
-async def w2(floor: Floor) -> Peer:
-    peer = await floor.worker("w2")
     floor.told()
     return peer
 
@@ -359,7 +339,7 @@ async def test_a_process_that_could_not_be_noted_is_not_taken_for_the_one_before
     """The journal knows the old process of that name, which is dead, and not the new one, which lives."""
     await floor.kill(w1)
     program = floor.program()
-    floor.disk.error = OSError(28, "No space left on device")
+    floor.disk.error = FULL
     again = floor.connect(program)
     await floor.replies(again, ("worker.register", {"worker_id": "w1"}))
     floor.disk.error = None
