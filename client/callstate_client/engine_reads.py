@@ -130,7 +130,7 @@ class Reads(Access):
             {
                 "name": "memory",
                 "protocol": p.PROTOCOL_VERSION,
-                "features": [],
+                "features": p.FEATURES,
                 "store": "memory",
                 "durability": "none",
                 "liveness": "process",
@@ -145,8 +145,10 @@ class Reads(Access):
             {
                 "sessions": dict(by_status),
                 "suspects": sum(bool(each.suspicion) for each in kept),
+                "orphans": sum(bool(each.orphan) and not each.ended for each in kept),
                 "workers": len(self._shelf.workers),
                 "workers_unwatched": 0,
+                "draining": self._shelf.draining,
                 "connections": 0,
                 "dirty": 0,
             }

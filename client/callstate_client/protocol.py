@@ -62,6 +62,7 @@ from callstate_client.results import (
 )
 
 __all__ = [
+    "FEATURES",
     "INT64_MAX",
     "INT64_MIN",
     "LINE_BYTES",
@@ -137,6 +138,9 @@ ResultT = TypeVar("ResultT")
 
 PROTOCOL_VERSION: Final = 1
 """Raised when a message of the older form would be misunderstood; additions go into `features`."""
+
+FEATURES: Final = ("ownership", "events", "drain")
+"""The optional parts of the protocol that there are; which of them a daemon has, `server.info` says."""
 
 # -- messages ------------------------------------------------------------------------------------------------
 

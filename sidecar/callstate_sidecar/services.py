@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
-from callstate_client.protocol import PROTOCOL_VERSION
+from callstate_client.protocol import FEATURES, PROTOCOL_VERSION
 from callstate_sidecar import host
 from callstate_sidecar.attendance import Attendance
 from callstate_sidecar.cache import Cache
@@ -22,9 +22,6 @@ from callstate_sidecar.readthrough import ReadThrough
 from callstate_sidecar.server import Server
 from callstate_sidecar.stores.base import Backend
 from callstate_sidecar.writer import Writer
-
-FEATURES: Final[list[str]] = ["ownership", "events", "drain"]
-"""Optional parts of the protocol this daemon has; a client asks before it uses one."""
 
 
 class Services:

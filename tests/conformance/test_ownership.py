@@ -510,7 +510,9 @@ async def test_the_calls_of_one_that_does_not_are_orphans(ground: Ground, w1: Ca
     assert (left.type, left.worker_id, left.reason) == ("worker.left", "w1", "disconnected")
     assert (orphaned.type, orphaned.reason, orphaned.owner) == ("orphaned", "disconnected", "w1")
     assert await held(w2) == (None, 0)
+    assert (await w2.stats())["orphans"] == 1
     assert await claim_next(w2, "w2") == "c1"
+    assert (await w2.stats())["orphans"] == 0
     assert (await event(events)).reason == "disconnected"
     late = await ground.make_worker("w1")
     assert await fenced(late.update_heartbeat("c1")) == (1, "w2")
