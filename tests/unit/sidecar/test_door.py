@@ -72,6 +72,14 @@ REFUSED: dict[str, tuple[bytes, type[WireError], str, str | None]] = {
     "behind an escape": (
         b'{"\\u0074imestamp":"2026-01-01 00:00:00Z"}', InvalidParamsError, f"{PATH}.timestamp", "RFC 3339 time"
     ),
+    "two digits of a zone": (
+        b'{"timestamp":"2026-01-01T00:00:00+05"}', InvalidParamsError, f"{PATH}.timestamp", "RFC 3339 time"
+    ),
+    "the second of two times": (
+        b'{"timestamp":"2026-01-01T00:00:00Z","timestamp":"2026-01-01 00:00:00Z"}', InvalidParamsError,
+        f"{PATH}.timestamp", "RFC 3339 time",
+    ),
+    "no end of a time": (b'{"timestamp":"2026-01-01T00:00:00Z}', ParseError, PATH, None),
     "null time": (b'{"timestamp":null}', InvalidParamsError, f"{PATH}.timestamp", None),
     "surrogate": (b'{"content":"\\ud800"}', ParseError, PATH, None),
     "surrogate name": (b'{"\\udc00":1}', ParseError, PATH, None),
@@ -91,6 +99,21 @@ def test_refused(data: bytes, kind: type[WireError], path: str, expected: str | 
     assert path in caught.value.message
     if expected is not None:
         assert caught.value.data["expected"] == expected
+
+
+@pytest.mark.parametrize("zone", ["Z", "+00:00", "-11:59", "+0530", "+05", "z", "", " Z"])
+@pytest.mark.parametrize("digits", range(12))
+def test_a_turn_by_itself_is_judged_as_one_of_many(digits: int, zone: str) -> None:
+    fraction = "." + "123456789123"[:digits] if digits else ""
+    turn = f'{{"timestamp":"2026-09-18T07:45:36{fraction}{zone}"}}'.encode()
+    judged: list[object] = []
+    for look in (lambda: check_turn(turn, PATH), lambda: check_turns(b"[%b,%b]" % (turn, turn), PATH)[1]):
+        try:
+            judged.append(look())
+        except (InvalidParamsError, ParseError) as error:
+            judged.append(type(error))
+    assert judged[0] == judged[1]
+    assert (judged[0] is InvalidParamsError) == (digits > 9 or zone not in ("Z", "+00:00", "-11:59"))
 
 
 @pytest.mark.parametrize("data", TAKEN.values(), ids=TAKEN)
