@@ -2,8 +2,8 @@
 
 What was accepted must be writable: nesting over 64, integers beyond signed 64 bits, lone surrogates and
 times that Go can't read are refused here, also inside members we pass through unread. The usual turn has
-no such member and costs one typed decode, one with further words and numbers two; only what nests is looked at value
-by value.
+no such member and costs one typed decode, one with further words and numbers two; only what nests is looked
+at value by value.
 """
 
 from __future__ import annotations
