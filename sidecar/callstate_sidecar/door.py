@@ -108,6 +108,9 @@ _STRICT_TIMES: Final = frozenset(
     for zone in (b"Z", b"+00:00", b"-00:00")
 )
 
+_LONG: Final = b"0" * 19
+"""As many digits as an integer beyond 64 bits has at least."""
+
 _BACKSLASH: Final = ord("\\")
 """Looked for before an escape is: one byte is found ten times as fast as two and more, and few turns have any."""
 
@@ -169,6 +172,9 @@ def check_json(data: bytes | Raw, path: str, depth: int) -> Any:
         raise params_error(error, path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
+    text = bytes(data)
+    if text.count(b"{") + text.count(b"[") <= MAX_DEPTH - depth and _LONG not in text.translate(_DIGITS_TO_0):
+        return value  # too little in it to be nested too deep, and no number so long
     todo: list[tuple[Any, int]] = [(value, depth)]
     while todo:
         node, level = todo.pop()
