@@ -60,8 +60,11 @@ class Context:
 
     def known(self, session_id: str) -> Entry | None:
         """The session as far as it is at hand: hot, or just read from the store."""
-        entry = self.cache.entries.get(session_id) or self.read_through.get(session_id)
-        return entry if isinstance(entry, Entry) else None
+        entry = self.cache.entries.get(session_id)
+        if entry is None and not self.cache.known_missing(session_id, self.clock.mono()):
+            found = self.read_through.get(session_id)  # as it was before this turn: it may have been deleted since
+            entry = found if isinstance(found, Entry) else None
+        return entry
 
     def lookup(self, session_id: str) -> Entry | None:
         """The session, or None where there is none.

@@ -63,6 +63,19 @@ async def test_a_live_session_of_ours_becomes_hot() -> None:
     assert core.replayed().entries.keys() == {"a"}, "and the journal now has it too"
 
 
+async def test_what_is_made_anew_behind_a_deletion_is_as_old_as_that() -> None:
+    """All three waited for the same read, which still shows the session that was deleted."""
+    core = Core()
+    core.memory.put("a", ENDED, meta())
+    core.memory.hold()
+    deleted = core.begin("session.delete", b'{"session_id":"a"}')
+    saved = core.begin("session.save", b'{"session":{"id":"a","status":"active"}}')
+    loaded = core.begin("session.load", b'{"session_id":"a"}')
+    core.memory.let_go()
+    await asyncio.gather(deleted, saved)
+    assert json.loads(await loaded)["session"]["created_at"] == json.loads(await saved)["updated_at"]
+
+
 @pytest.mark.parametrize(
     ("document", "stored"),
     [(ENDED, meta()), (LIVE, meta(host="other")), (LIVE, None)],

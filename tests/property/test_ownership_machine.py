@@ -1,0 +1,89 @@
+"""Who holds a call, and who is dead: the whole core, its reaper running, does what the contract says.
+
+What happens is in `support.ownership_machine`, what the contract says in `support.ownership_fates` and
+`ownership_model`. Courses that only a long search would find each time are run besides, in a few steps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+from hypothesis import Phase, settings
+
+from support.effort import examples
+from support.ownership_asks import OPERATOR, OWNER
+from support.ownership_machine import OwnershipMachine
+from support.ownership_model import Ask
+
+FUZZ = "CALLSTATE_FUZZ_EXAMPLES" in os.environ
+SHORT = (Phase.explicit, Phase.reuse, Phase.generate)
+"""To shrink what fails takes minutes, which the suite does not have: `make fuzz` does it."""
+
+TestOwnership = OwnershipMachine.TestCase
+TestOwnership.settings = settings(
+    max_examples=examples(40), stateful_step_count=40, deadline=None, phases=tuple(Phase) if FUZZ else SHORT
+)
+
+
+def stall(machine: OwnershipMachine) -> None:
+    """A beat that waited through a stall counts from when it was read, and no longer."""
+    beat = [(OWNER, Ask("beat", "b"))]
+    machine.stall(seconds=10.0, waiting=beat, after=[], silent_ticks=14)
+
+
+def stalls(machine: OwnershipMachine) -> None:
+    """Nobody is judged for what the daemon slept, however often."""
+    for _ in range(3):
+        machine.stall(seconds=3600.0, waiting=[], after=[], silent_ticks=1)
+
+
+def outsider(machine: OwnershipMachine) -> None:
+    """What an operator says of a worker's call keeps it no longer."""
+    machine.only_an_operator_speaks("beat", 16)
+
+
+def outsider_changes(machine: OwnershipMachine) -> None:
+    """Nor what it changes."""
+    machine.only_an_operator_speaks("turn", 16)
+
+
+def orphans(machine: OwnershipMachine) -> None:
+    """They are handed on in the order in which they lost their owner, and nothing else is."""
+    machine.hear([(OWNER, Ask("release", "c")), (OWNER, Ask("release", "b"))])
+    machine.look()
+    for _ in range(3):
+        machine.hear([(OPERATOR, Ask("claim_next", worker_id="w3"))])
+        machine.look()
+
+
+def left(machine: OwnershipMachine) -> None:
+    """Whose process exits leaves suspects, whose connection closes leaves orphans."""
+    machine.exit(which=0, closes="all")
+    machine.hang_up(which=0)
+    machine.time_passes(ticks=20)
+
+
+def restarted(machine: OwnershipMachine) -> None:
+    """Everybody has a full timeout, but those whose process is gone."""
+    machine.restart(down_s=7200.0, meanwhile=[0])
+    machine.time_passes(ticks=20)
+
+
+@pytest.mark.parametrize(
+    "course",
+    [stall, stalls, outsider, outsider_changes, orphans, left, restarted],
+    ids=lambda course: course.__name__,
+)
+def test_a_course(course: Callable[[OwnershipMachine], None]) -> None:
+    """With a call of nobody's, and one of each of two workers."""
+    machine = OwnershipMachine()
+    try:
+        machine.begin(workers=["w1", "w2"], first=[OPERATOR])
+        machine.hear([(2, Ask("save", "b")), (1, Ask("save", "c")), (1, Ask("save", "b", status="on_hold"))])
+        machine.look()
+        course(machine)
+        machine.counts_are_recounts()
+    finally:
+        machine.teardown()

@@ -1,0 +1,133 @@
+"""A whole core whose own loop runs by the clock of the tests: the reaper's real task wakes when they say so."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from callstate_sidecar.options import ReaperConfig
+from support.clock import ManualClock
+from support.core import Peer
+from support.floor import Floor, Program
+
+TICK_S = 0.25
+SPANS = ReaperConfig(heartbeat_timeout_s=2.0, grace_s=1.5, reconnect_grace_s=0.75, retention_s=6.0, tick_s=TICK_S)
+"""All of it in quarters of a second, which floats hold exactly: a deadline is met or is not, never by a hair."""
+
+
+class Impatient(selectors.DefaultSelector):
+    """Finds what is ready now. To wait is a fault: the clock stands still meanwhile, so it would be for ever."""
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """What is ready."""
+        ready = super().select(0)
+        if not ready and (timeout is None or timeout > 0):
+            raise RuntimeError("the loop waits for time to pass, and it does not")
+        return ready
+
+
+class WorldLoop(asyncio.SelectorEventLoop):
+    """A loop whose timers run by a daemon's clock; it never waits, for something is always ready while it runs."""
+
+    clock: ManualClock | None = None
+
+    def __init__(self) -> None:
+        super().__init__(Impatient())
+        self.faults: list[str] = []
+        self.set_exception_handler(lambda _, context: self.faults.append(f"{context}"))
+
+    def time(self) -> float:
+        """Seconds, steady."""
+        return super().time() if self.clock is None else self.clock.mono()
+
+
+class Client(Peer):
+    """A peer on which the daemon may hang up for good."""
+
+    def abort(self) -> None:
+        """What the daemon says where nobody reads the rest: it is closed by then."""
+
+
+@dataclass(eq=False)
+class Line:
+    """A connection of a worker, and the number of the process that made it."""
+
+    peer: Peer
+    program: int
+    worker_id: str
+
+
+class World(Floor):
+    """Workers around a core whose reaper runs, and a store that outlives the daemon.
+
+    Args:
+        directory: where the journal lies.
+        loop: the one that all of this runs in.
+    """
+
+    def __init__(self, directory: Path, loop: WorldLoop) -> None:
+        self._loop = loop
+        self.lines: list[Line] = []
+        self._heard = 0
+        super().__init__(directory, reaper=SPANS)
+        self.core.reaper.start()
+
+    def _open(self, clock: Any) -> None:
+        before = getattr(self, "core", None)
+        super()._open(clock)
+        self._loop.clock = self.core.clock
+        if before is not None:
+            self.core.memory.rows, self.core.memory.active = before.memory.rows, before.memory.active
+
+    async def restart(self) -> None:
+        """kill -9 of the daemon and a new start."""
+        await super().restart()
+        self.lines.clear()
+        self.core.reaper.start()
+        await self.settle()
+
+    # -- workers --------------------------------------------------------------------------------------------
+
+    def connect(self, program: Program) -> Peer:
+        """A connection that this process made."""
+        peer = Client(self.core, program.process)
+        peer.pidfd = program.pidfd
+        return peer
+
+    async def line(self, worker_id: str, program: Program) -> Line:
+        """A connection that this process made, and has not registered yet."""
+        return Line(self.connect(program), self.programs.index(program), worker_id)
+
+    def drop_closed(self) -> None:
+        """Connections on which the daemon has hung up are gone."""
+        for line in [*self.lines]:
+            if line.peer.closed:
+                self.lines.remove(line)
+                self.hang_up(line.peer)
+
+    # -- time -----------------------------------------------------------------------------------------------
+
+    def step_wall(self, hours: int) -> None:
+        """The wall clock is set; the others don't know."""
+        self.core.clock.at_us += hours * 3_600_000_000
+
+    # -- asking ---------------------------------------------------------------------------------------------
+
+    async def answers(self, sent: Sequence[tuple[Peer, int]]) -> list[dict[str, Any]]:
+        """The replies to what was sent."""
+        await self.settle()
+        return [peer.replies.pop(request_id) for peer, request_id in sent]
+
+    async def listed(self) -> dict[str, dict[str, Any]]:
+        """What the daemon says of all that is in its memory."""
+        page = await self.ask(self.operator, "session.list")
+        return {row["session"]["id"]: row for row in page["sessions"]}
+
+    def news(self) -> list[dict[str, Any]]:
+        """The events since the last look, as they came."""
+        news, self._heard = self.history[self._heard :], len(self.history)
+        return news
