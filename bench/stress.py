@@ -83,7 +83,9 @@ def bear(server: Server, burden: Burden) -> Borne:
         began = time.perf_counter()
         work = Beside(burden.bear)
         lag = Beside(lambda: _most_lag(watching, work))
-        while work.running:
+        running = True
+        while running:  # once more than it is borne: a small burden may be gone before the first beat
+            running = work.running
             latencies += paced_beats(raw, _beaters(), seconds=SLICE_S, every_s=BEAT_EVERY_S)
         elapsed = time.perf_counter() - began
         most = lag.finish()
