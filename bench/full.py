@@ -16,7 +16,7 @@ from bench.documents import documents
 from bench.drivers import Coredis, Driver, Glide, RedisPy
 from bench.dying import SCENES, deaths_json, play
 from bench.dying import verdict as dying_verdict
-from bench.processes import Rig, Server
+from bench.processes import Rig, Server, awake
 from bench.quick import TINY as TINY_EFFORT
 from bench.quick import Effort, Quick
 from bench.sampling import Spread, take
@@ -139,7 +139,7 @@ class Full:
                 steps[part]()
 
     def _comparisons(self) -> None:
-        with Rig() as rig:
+        with Rig() as rig, awake():
             redis = rig.redis()
             uvloop.run(self._compare(redis, rig.daemon("callstate", redis)))
 
@@ -152,12 +152,12 @@ class Full:
             self._known(verdict)
 
     def _growth(self) -> None:
-        with Rig() as rig:
+        with Rig() as rig, awake():
             self._grow(rig)
 
     def _stress(self) -> None:
         size = self._reach.size
-        with Rig() as rig:
+        with Rig() as rig, awake():
             self.figures.stress = told(stress(rig, rig.redis(), size, rounds=self._effort.rounds), size)
 
     def _churn(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from bench.drivers import RedisPy
 from bench.dying import JUDGED, play
 from bench.dying import verdict as dying_verdict
 from bench.limits import PIPELINED, blocking_beat, pipelined_cpu
-from bench.processes import Rig, Server
+from bench.processes import Rig, Server, awake
 from bench.raw import fill
 from bench.reaping import ticks
 from bench.sampling import Spread
@@ -43,6 +43,8 @@ REMARK_ROUNDS: Final = 3
 
 COMPARED: Final = ("heartbeat", "add_turn", "load", "save")
 ALONE: Final = ("limits", "growth", "size", "reaping", "start", "dying")
+AWAKE: Final = ("limits", "growth", "size", "reaping")
+"""Of those, what is measured on processors that are kept awake."""
 PARTS: Final = (*COMPARED, *ALONE)
 """What a run is made of. `size` is memory, and heartbeats while much of it is flushed."""
 
@@ -104,8 +106,6 @@ class Quick:
         with Rig() as rig:
             redis = rig.redis()
             daemon = rig.daemon("callstate", redis)
-            if self._parts.intersection(COMPARED):
-                uvloop.run(self._compare(redis, daemon))
             alone = {
                 "limits": lambda: self._limits(rig, daemon),
                 "growth": lambda: self._growth(rig, redis, daemon),
@@ -114,10 +114,17 @@ class Quick:
                 "start": self._start,
                 "dying": lambda: self._dying(rig, redis),
             }
-            for part in ALONE:
-                if part in self._parts:
-                    for verdict in alone[part]():
-                        self._known(verdict)
+            with awake():
+                if self._parts.intersection(COMPARED):
+                    uvloop.run(self._compare(redis, daemon))
+                self._each(alone, AWAKE)
+            self._each(alone, [part for part in ALONE if part not in AWAKE])
+
+    def _each(self, alone: Mapping[str, Callable[[], Iterable[Verdict]]], parts: Iterable[str]) -> None:
+        for part in parts:
+            if part in self._parts:
+                for verdict in alone[part]():
+                    self._known(verdict)
 
     def _known(self, verdict: Verdict) -> None:
         self.verdicts.append(verdict)
