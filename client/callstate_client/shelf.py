@@ -127,7 +127,7 @@ class Shelf:
         elif was_ended:
             kept.ended_reason, kept.ended_at = "", None
             if not kept.owner and reviver:
-                kept.epoch += bool(kept.orphan)  # this one was another's: no epoch has two owners
+                kept.epoch += 1  # that is a claim: it may have been another's
                 kept.owner, kept.orphan = reviver, ""
             self._live(kept, at)
             self.events.note("recovered", at.wall, kept, reason="revived")

@@ -112,13 +112,13 @@ class Attendance:
     def restore(self) -> None:
         """After a replay: those who died while the daemon was down have left, the others are watched again."""
         cache = self._ctx.cache
-        known, cache.processes = cache.processes, {}
+        for worker_id in [*cache.processes]:
+            if worker_id not in cache.index.owned:
+                cache.forget_worker(worker_id)
         for worker_id in [*cache.index.owned]:
             self._lingering.add(worker_id)
-            process = None
-            if worker_id in known:
-                cache.processes[worker_id] = known[worker_id]
-                process = _process(known[worker_id])
+            known = cache.processes.get(worker_id)
+            process = None if known is None else _process(known)
             peer = None if process is None else self._peers.find(process)
             if peer is Gone.GONE:
                 self._left(worker_id, Outcome.LEFT_EXITED)
@@ -166,7 +166,7 @@ class Attendance:
                 self._lingering.discard(worker_id)
                 self.workers.idle(worker_id)
                 if self.workers.state(worker_id) is State.GONE:
-                    cache.processes.pop(worker_id, None)
+                    cache.forget_worker(worker_id)
                     self._unwatch(worker_id)
 
     def _superseded(self, worker_id: str, outcome: Outcome) -> None:

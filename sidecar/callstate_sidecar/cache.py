@@ -21,7 +21,7 @@ MISS_TTL_S: Final = 1.0
 """A miss is remembered this long at most: another host may create the session meanwhile."""
 
 MAX_MISSES: Final = 10_000
-"""Remembered misses; beyond it all are forgotten, which costs a store read each."""
+"""Remembered misses; beyond it the oldest are forgotten, which costs a store read each."""
 
 
 class Grave(NamedTuple):
@@ -63,7 +63,7 @@ class Cache:
         self.group: list[Record] = []
         self.facts: list[Record] = []
         """What the journal must hear of as well, but is so whether it does or not: nothing of it is ever undone."""
-        self._misses: dict[str, tuple[float, Grave]] = {}
+        self._misses: OrderedDict[str, tuple[float, Grave]] = OrderedDict()
         self._before: dict[str, _Before] = {}
         self._admitted: list[Entry] = []
 
@@ -83,9 +83,11 @@ class Cache:
 
     def note_miss(self, session_id: str, now: float, grave: Grave = NO_GRAVE) -> None:
         """The store does not have it, or has this tombstone."""
-        if len(self._misses) >= MAX_MISSES:
-            self._misses.clear()
-        self._misses[session_id] = (now + MISS_TTL_S, grave)
+        misses = self._misses
+        misses.pop(session_id, None)
+        while misses and (len(misses) >= MAX_MISSES or next(iter(misses.values()))[0] <= now):
+            misses.popitem(last=False)
+        misses[session_id] = (now + MISS_TTL_S, grave)
 
     def floor(self, session_id: str) -> Grave:
         """Where a session newly created under this id begins: what is below would be refused by the store."""
@@ -138,6 +140,11 @@ class Cache:
         """A worker that may come to own sessions is this process: the journal is told."""
         self.processes[record.worker_id] = record
         self.facts.append(record)
+
+    def forget_worker(self, worker_id: str) -> None:
+        """A worker is gone and owns nothing: another of its name may be another process, or none."""
+        if self.processes.pop(worker_id, None) is not None:
+            self.facts.append(WorkerRecord(worker_id, 0, 0, "", 0))
 
     def remove(self, entry: Entry, version: int, now: float) -> None:
         """Delete a session. The store is told only where it may have heard of it, or where it has changed hands."""
@@ -328,7 +335,8 @@ class Cache:
                     beaten.beat_us = max(beaten.beat_us, beat_us)
             return
         if isinstance(record, WorkerRecord):
-            self.processes[record.worker_id] = record
+            self.processes.pop(record.worker_id, None)
+            self.processes |= {record.worker_id: record} if record.pid else {}
             return
         entry = self.entries.get(record.session_id)
         if entry is not None and record.version <= entry.version:

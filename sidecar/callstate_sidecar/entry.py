@@ -108,7 +108,7 @@ class Entry:
         return (
             self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
-            self.ops, self.host, self.journaled, self.orphan, self.status_before,
+            self.ops, self.host, self.journaled, self.orphan, self.status_before, self.fenced_epoch,
             doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
             doc.chunks, len(doc.chunks), doc.turn_count, doc.history_bytes,
         )  # fmt: skip
@@ -119,7 +119,7 @@ class Entry:
         (
             self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
-            self.ops, self.host, self.journaled, self.orphan, self.status_before,
+            self.ops, self.host, self.journaled, self.orphan, self.status_before, self.fenced_epoch,
             doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
             doc.chunks, length, doc.turn_count, doc.history_bytes,
         ) = mark  # fmt: skip

@@ -6,6 +6,7 @@ Pure: no I/O of its own, and the present time is passed in. An event is encoded 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
 import orjson
@@ -131,9 +132,14 @@ class Events:
             session = (entry.id, doc.provider, doc.call_id, entry.labels, entry.owner, entry.epoch)
         self._open.append(_Noted(type_, now_us, session, reason, evidence, deadline_us, more))
 
-    def drop(self) -> None:
-        """The group is undone, and with it what it changed."""
-        self._open = [noted for noted in self._open if noted.type not in CHANGES and noted.reason != REVIVED]
+    def drop(self, fenced: Mapping[str, int]) -> None:
+        """The group is undone, and with it what it changed.
+
+        Args:
+            fenced: the last epoch in which somebody was fenced off, of the sessions that are as they were before.
+                In another one nobody was, or will be told to have been when the request is answered again.
+        """
+        self._open = [noted for noted in self._open if not _is_undone(noted, fenced)]
 
     # -- telling --------------------------------------------------------------------------------------------
 
@@ -247,6 +253,13 @@ class Events:
         self._fresh.pop(listener, None)
         if TURN in self._listeners.pop(listener, ()):
             self.wants_turns = any(TURN in types for types in self._listeners.values())
+
+
+def _is_undone(noted: _Noted, fenced: Mapping[str, int]) -> bool:
+    if noted.type == "fenced" and noted.session is not None:
+        session_id, epoch = noted.session[0], noted.session[-1]
+        return fenced.get(session_id, epoch) != epoch
+    return noted.type in CHANGES or noted.reason == REVIVED
 
 
 def _line(stream: str, seq: int, noted: _Noted) -> bytes:

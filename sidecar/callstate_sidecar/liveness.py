@@ -187,6 +187,11 @@ class Liveness:
             late = list(takewhile(lambda session_id, order=order: order[session_id] > now, reversed(order)))  # type: ignore[misc]
             order.update(dict.fromkeys(late, now))
 
+    @property
+    def limited(self) -> Collection[str]:
+        """The sessions that have a limit."""
+        return self._limit_of.keys()
+
     def limit(self, session_id: str, deadline: float | None) -> None:
         """Let it live no longer than this, or, with None, as long as it beats."""
         if deadline is None:

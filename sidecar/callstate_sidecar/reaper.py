@@ -60,7 +60,7 @@ class Reaper(Chore):
             if late_s > STALL_S:
                 # stopped, stalled or asleep: give everybody the time back, and read what came meanwhile
                 clock.stalled_s += late_s
-                self._ctx.liveness.step_back(clock.live())
+                self._ctx.step_back()
                 log.warning("the daemon stood still for %.1f s; all deadlines are moved by that", late_s)
             else:
                 try:
@@ -112,8 +112,8 @@ class Reaper(Chore):
         now = self._ctx.clock.live()
         some = list(islice(self._ctx.departing.items(), ACTS_A_TICK))
         for session_id, why in some:
-            self._ctx.see_to_departure(session_id)
             self._depart_one(session_id, why, now)
+            self._ctx.departing.pop(session_id, None)
         self._commit()
         return len(some)
 

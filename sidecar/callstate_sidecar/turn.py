@@ -9,6 +9,7 @@ from collections.abc import Callable
 from callstate_client.errors import NotDurableError
 from callstate_sidecar.commands import Context
 from callstate_sidecar.connection import Connection
+from callstate_sidecar.entry import Entry
 from callstate_sidecar.envelope import NULL_ID, Asked, error_line
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.metrics import Metrics
@@ -152,10 +153,11 @@ class Turn:
     def _undo(self, error: Exception) -> None:
         """The group is not down: take it back, say so, and answer again what had seen it."""
         self._metrics.count("groups_not_durable")
-        self._ctx.events.drop()
+        undone = self._ctx.cache.rollback()
+        self._ctx.events.drop({entry.id: entry.fenced_epoch for entry in undone if isinstance(entry, Entry)})
         self._refuse(error)
         calls, self._since_change = self._since_change, []
-        self._ctx.is_undone(self._ctx.cache.rollback())
+        self._ctx.is_undone(undone)
         why = getattr(error, "strerror", None) or "see the daemon's log"
         refusal = NotDurableError(f"the journal could not be written, nothing was changed: {why}")
         for connection, asked, place, changed in calls:

@@ -244,7 +244,7 @@ async def test_who_revives_by_a_save_what_has_no_owner_owns_it(
 ) -> None:
     await operator.save(a_call("nobodys", status="ended"))
     await w1.save(a_call("nobodys"))
-    assert await held(w2, "nobodys") == ("w1", 0)
+    assert await held(w2, "nobodys") == ("w1", 1)
     await w1.save(a_call("given-up"))
     await release(w1, "given-up", 0)
     await operator.end("given-up")

@@ -71,9 +71,18 @@ def restarted(machine: OwnershipMachine) -> None:
     machine.time_passes(ticks=20)
 
 
+def overtime(machine: OwnershipMachine) -> None:
+    """A call as old as it may become is ended while it beats, and has no limit any more once it is claimed."""
+    machine.hear([(OWNER, Ask("save", "b", max_s=4.0))])
+    for _ in range(18):
+        machine.tick([(OWNER, Ask("beat", "b"))])
+    machine.hear([(OPERATOR, Ask("claim", "b", worker_id="w2"))])
+    machine.tick([])
+
+
 @pytest.mark.parametrize(
     "course",
-    [stall, stalls, outsider, outsider_changes, orphans, left, restarted],
+    [stall, stalls, outsider, outsider_changes, orphans, left, restarted, overtime],
     ids=lambda course: course.__name__,
 )
 def test_a_course(course: Callable[[OwnershipMachine], None]) -> None:

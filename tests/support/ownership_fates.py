@@ -21,11 +21,8 @@ UNTOLD = frozenset({"journal.full", "journal.ok", "store.up", "store.down"})
 """Events that say nothing of sessions and workers."""
 
 OPEN: Final = {
-    "fenced-undone": "being fenced in an epoch whose claim was undone is told, and not again when there is one",
-    "departed-again": "an exit seen to without a change is seen to again when the next group is undone",
-    "orphan-evicted": "what the store alone has was nobody's orphan: a worker revives it in another's epoch",
-    "record-outlives": "a worker's process is remembered, though forgotten, when the journal is replayed",
-    "limit-stalled": "the maximal duration of a call created before a stall is noticed is longer by that",
+    "behind-undone": "what is asked in one turn behind a change that a full disk undoes, and waits for the store"
+    " or takes the next that is free, is answered as if the change had been",
     "undone-order": "orphans and suspects are put last by a change that is undone",
 }
 """Where the daemon is known to do other than the contract says. The machine goes around these; without its name in
@@ -187,7 +184,9 @@ class Fates:
             if call.phase != "ended":
                 self.alive(call)
             call.heard = call.spoken = self.now
-        for worker_id in sorted({call.owner for call in self.calls.values() if call.owner and not call.cold}):
+        owners = {call.owner for call in self.calls.values() if call.owner and not call.cold}
+        self.known = {worker_id: program for worker_id, program in self.known.items() if worker_id in owners}
+        for worker_id in sorted(owners):
             program = self.known.get(worker_id)
             self.workers[worker_id] = Worker(program, restored=True)
             if program in self.dead:
@@ -315,7 +314,7 @@ class Fates:
             if worker.restored and worker_id not in owners:
                 del self.workers[worker_id]
         for worker_id in [*self.known]:
-            if "record-outlives" not in OPEN and worker_id not in self.workers and worker_id not in owners:
+            if worker_id not in self.workers and worker_id not in owners:
                 del self.known[worker_id]
 
     def reorder(self, session_ids: Sequence[str]) -> None:

@@ -163,8 +163,6 @@ class OwnershipMachine(RuleBasedStateMachine):
             hot_only: leave out what has to ask the store first, and so is not done at once.
         """
         heard: list[Heard] = []
-        if "departed-again" in OPEN and self.world.core.ctx.departed:
-            full = False
 
         async def read() -> list[dict[str, Any]]:
             for which, drawn in said:
@@ -200,18 +198,14 @@ class OwnershipMachine(RuleBasedStateMachine):
             kind, result = self.model.ask(ask, caller)
         return Heard(ask, kind, result, undone and "beat" not in ask.kind, peer, request_id)
 
-    def may_ask(self, ask: Ask, hot_only: bool) -> bool:
-        """Whether it is done at once, where that matters, and nothing stumbles over it that is known to."""
-        call = self.model.calls.get(ask.session_id)
-        if hot_only and ask.kind != "claim_next" and (call is None or call.cold):
-            return False
-        if "orphan-evicted" in OPEN and call is not None and call.cold and call.orphan:
-            return ask.kind not in ("save", "update", "turn", "interrupt")
-        return True
-
     def is_enough(self, heard: list[Heard]) -> bool:
         """With the disk full: behind a change that is undone nothing else is asked."""
-        return "fenced-undone" in OPEN and any(one.undone for one in heard)
+        return "behind-undone" in OPEN and any(one.undone for one in heard)
+
+    def may_ask(self, ask: Ask, hot_only: bool) -> bool:
+        """Whether it is done at once, where that matters."""
+        call = self.model.calls.get(ask.session_id)
+        return not (hot_only and ask.kind != "claim_next" and (call is None or call.cold))
 
     def meant(self, drawn: Ask) -> Ask:
         """As drawn, but seldom of a session that is not there: there is little to say of those."""
@@ -270,7 +264,6 @@ class OwnershipMachine(RuleBasedStateMachine):
         self.world.core.clock.advance(TICK_S + seconds)
         self.model.now += TICK_S
         self.model.gained += seconds
-        self.model.lost += seconds if "limit-stalled" in OPEN else 0.0
         self.hear(waiting, hot_only=True)
         self.hear(after, hot_only=True)
         self.look()
@@ -336,7 +329,7 @@ class OwnershipMachine(RuleBasedStateMachine):
             if not call.cold and call.session_id not in rows:
                 assert call.phase == "ended", f"{call} is live, and not in memory"
                 assert call.heard + SPANS.retention_s <= self.model.now
-                call.cold, call.fenced_epoch = True, None
+                call.cold, call.fenced_epoch, call.orphan = True, None, ""  # the store knows of no orphans
 
     @invariant()
     def counts_are_recounts(self) -> None:

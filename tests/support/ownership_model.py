@@ -106,7 +106,7 @@ class Model(Fates):
         was_ended = call.phase == "ended"
         call.to, call.interruptions = f"+{ask.number}", 0
         if was_ended and ask.status != "ended" and not call.owner and self.caller:
-            call.epoch += bool(call.orphan)  # it was another's: no epoch has two owners
+            call.epoch += 1  # a claim: it may have been another's
             call.owner, call.orphan = self.caller, ""
         self.settle(call, ask)
         call.timeout_s = call.timeout_s if ask.timeout_s is None else ask.timeout_s
@@ -240,6 +240,8 @@ class Model(Fates):
         else:
             call.status, call.ended_reason = ask.status, ""
             self.alive(call)
+            self.places += 1
+            call.place = self.places  # an orphan anew, where it is one
             self.expect("recovered", call, reason="revived")
 
     def life(self, call: Call) -> None:

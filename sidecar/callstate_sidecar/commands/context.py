@@ -265,6 +265,16 @@ class Context:
         self.liveness.retime(entry.id, entry.heartbeat_timeout_s)
         self._limit(entry)
 
+    def step_back(self) -> None:
+        """A stall was noticed, and the clock has stepped back by it: what began since then begins now."""
+        now = self.clock.live()
+        self.liveness.step_back(now)
+        for session_id in [*self.liveness.limited]:
+            entry = self.cache.entries.get(session_id)
+            if entry is not None and entry.born > now:
+                entry.born = now
+                self._limit(entry)
+
     def _limit(self, entry: Entry) -> None:
         if entry.max_duration_s is None:
             self.liveness.limit(entry.id, None)  # an undone change may have set one

@@ -121,8 +121,8 @@ def _saved(
         ctx.cache.change(entry)
         entry.doc.take_head(head, now_us)
         if was_ended and not entry.ended and not entry.owner and ctx.caller.worker:
-            entry.epoch += bool(entry.orphan)  # this one was another's: no epoch has two owners
-            entry.owner, entry.orphan = ctx.caller.worker, ""  # whoever revives nobody's
+            entry.epoch += 1  # whoever revives nobody's claims it: it may have been another's
+            entry.owner, entry.orphan = ctx.caller.worker, ""
     entry.host = None
     entry.apply_turns(mode, turns, count, [])
     if labels is not None:

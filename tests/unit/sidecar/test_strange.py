@@ -7,7 +7,7 @@ import pytest
 from callstate_sidecar.liveness import Phase
 from callstate_sidecar.workers import State
 from support.core import Peer
-from support.floor import ENDS, FULL, GRACE_S, RECONNECT_S, TIMEOUT_S, Floor
+from support.floor import ENDS, FULL, GRACE_S, RECONNECT_S, TICK_S, TIMEOUT_S, Floor
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and processes are pipes
 
@@ -377,3 +377,43 @@ async def test_a_session_made_anew_later_goes_on_from_the_epoch_of_the_old_one(
     await floor.pass_time(2.0)
     await floor.save(w2, "a")
     assert floor.held("a")[1] == 1
+
+
+async def test_a_call_that_recovered_is_no_suspect_again_when_a_change_is_undone(floor: Floor, w1: Peer) -> None:
+    """Its worker's death was seen to long ago, in no group of its own."""
+    await floor.kill(w1)
+    assert floor.phase("a") is Phase.SUSPECT
+    await floor.beat(floor.operator, "a")
+    floor.told()
+    floor.disk.error = FULL
+    await floor.refused(floor.operator, "session.update", session_id="a", set={"status": "on_hold"})
+    floor.disk.error = None
+    await floor.pass_time(TICK_S)
+    assert floor.phase("a") is Phase.LIVE
+    assert not floor.told("suspect")
+
+
+async def test_whoever_gets_a_dead_workers_name_later_is_not_taken_for_it(floor: Floor, w1: Peer) -> None:
+    await floor.ask(w1, "session.delete", session_id="a")
+    await floor.kill(w1)
+    await floor.pass_time(TICK_S)
+    await floor.save(floor.operator, "b")
+    await floor.claim(floor.operator, "b", "w1")  # for one that never registers
+    floor.told()
+    await floor.restart()
+    assert floor.phase("b") is Phase.LIVE
+    assert floor.told() == []
+
+
+async def test_who_is_fenced_off_by_a_claim_that_is_undone_was_not(floor: Floor, w1: Peer, w2: Peer) -> None:
+    stale = ("session.add_turn", {"session_id": "a", "turn": {"content": "x"}, "epoch": 0})
+    floor.disk.error = FULL
+    claimed = w2.send(("session.claim", {"session_id": "a", "worker_id": "w2", "steal": True}))
+    late = w1.send(stale)
+    while not (w2.answered(claimed) and w1.answered(late)):
+        await floor.settle()
+    assert not floor.told("fenced", "claimed")
+    floor.disk.error = None
+    await floor.claim(w2, "a", "w2", steal=True)
+    assert (await floor.refused(w1, *stale[:1], **stale[1]))["kind"] == "fenced"
+    assert [e["epoch"] for e in floor.told("fenced")] == [1], "told when it is so"
