@@ -12,6 +12,7 @@ from callstate_sidecar.attendance import Attendance
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
 from callstate_sidecar.commands import Context
+from callstate_sidecar.daemon import GC_THRESHOLDS
 from callstate_sidecar.document import Document
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.events import Events
@@ -71,6 +72,7 @@ class Reapable:
             entry.next_version(self._clock.wall_us())
             entry.journaled = True
             liveness.watch(entry.id, self._began + (FAR_S if number >= due else 0.0))
+        cache.commit()  # else how to undo all this would be forgotten in the first tick that changes something
 
     def idle_tick_s(self, ticks: int) -> float:
         """The longest of so many ticks with nothing due."""
@@ -117,7 +119,7 @@ async def ticks(directory: Path, *, live: int, due: int) -> tuple[float, float]:
     reapable = Reapable(directory, live, due)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 50, 1_000_000)  # as the daemon has it
+    gc.set_threshold(*GC_THRESHOLDS)
     try:
         return reapable.idle_tick_s(100), reapable.busy_tick_s()
     finally:

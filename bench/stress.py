@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
@@ -80,24 +80,28 @@ def bear(server: Server, burden: Burden) -> Borne:
     latencies: list[float] = []
     with Raw(server) as raw, Raw(server) as watching:
         burden.prepare()
-        began = time.perf_counter()
-        work = Beside(burden.bear)
+        work = Beside(lambda: _timed(burden.bear))
         lag = Beside(lambda: _most_lag(watching, work))
         running = True
         while running:  # once more than it is borne: a small burden may be gone before the first beat
             running = work.running
             latencies += paced_beats(raw, _beaters(), seconds=SLICE_S, every_s=BEAT_EVERY_S)
-        elapsed = time.perf_counter() - began
         most = lag.finish()
-        work.finish()
+        elapsed = work.finish()
     return Borne(latencies, elapsed, most)
+
+
+def _timed(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def _beaters() -> list[str]:
     return [f"beaten-{number}" for number in range(BEATERS)]
 
 
-def _most_lag(raw: Raw, work: Beside[None]) -> float:
+def _most_lag(raw: Raw, work: Beside[float]) -> float:
     """What `server.stats` tells of the loop's lag, at most, while the work goes on."""
     most = 0.0
     while work.running:

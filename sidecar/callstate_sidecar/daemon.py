@@ -54,6 +54,11 @@ DRAIN_S: Final = 2.0
 """How long a stop waits for answers under way before it flushes."""
 
 
+GC_THRESHOLDS: Final = (5_000, 10, 1_000_000)
+"""Only young objects are looked at, and few at a time: a millisecond or two. A full collection of 100,000
+sessions takes 30, and nothing here forms cycles."""
+
+
 class Daemon:
     """One callstated.
 
@@ -185,8 +190,7 @@ class Daemon:
         if replayed:
             log.info("%d journal records replayed", replayed)
         gc.freeze()  # what is restored lives long: no collection need ever look at it again
-        # Full collections of 100,000 sessions take 30 ms, and nothing here forms cycles: only the young ones run.
-        gc.set_threshold(10_000, 50, 1_000_000)
+        gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
 
     def _replay_record(self, record: Record) -> None:
