@@ -159,7 +159,7 @@ def stress(told: Told) -> None:
     axes.set_yticks(places, [each["name"] for each in burdens])
     axes.set_xscale("log")
     axes.set_xlabel("heartbeat, ms")
-    axes.legend()
+    axes.legend(loc="upper right")
 
 
 def churn(told: Told) -> None:

@@ -90,7 +90,8 @@ class Reaper(Chore):
         sessions = self._ctx.cache.index.owned.get(worker_id)
         if sessions:
             why = EXITED if outcome is Outcome.LEFT_EXITED else DISCONNECTED
-            self._ctx.departing.update(dict.fromkeys(sessions, why))
+            entries = self._ctx.cache.entries
+            self._ctx.departing.update({each: why for each in sessions if not entries[each].ended})
             self._schedule_departures()
 
     def _schedule_departures(self) -> None:

@@ -218,7 +218,9 @@ class Context:
             self.liveness.keep(entry.id, self.clock.live())
 
     def lift(self, entry: Entry) -> None:
-        """What is being changed leaves no room for suspicion: it was claimed, released or ended."""
+        """What is being changed leaves no room for suspicion, nor its owner anything to leave: it was claimed,
+        released or ended."""
+        self.see_to_departure(entry.id)
         if entry.suspected:
             self.lifted[entry.id] = entry.suspected
             entry.suspected = ""

@@ -137,7 +137,6 @@ def forsake(ctx: Context, entry: Entry, why: str) -> None:
 
 
 def _own(ctx: Context, entry: Entry, owner: str, orphan: str, now_us: int) -> None:
-    ctx.see_to_departure(entry.id)
     ctx.lift(entry)
     entry.owner, entry.orphan = owner, orphan
     entry.host = None
