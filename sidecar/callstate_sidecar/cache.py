@@ -326,6 +326,12 @@ class Cache:
 
     # -- replay -------------------------------------------------------------------------------------------
 
+    def _replay_worker(self, record: WorkerRecord) -> None:
+        if record.pid:
+            self.processes[record.worker_id] = record
+        else:
+            self.processes.pop(record.worker_id, None)
+
     def replay(self, record: Record) -> None:
         """Apply a record of the journal; one a session already has is skipped."""
         if isinstance(record, BeatsRecord):
@@ -335,8 +341,7 @@ class Cache:
                     beaten.beat_us = max(beaten.beat_us, beat_us)
             return
         if isinstance(record, WorkerRecord):
-            self.processes.pop(record.worker_id, None)
-            self.processes |= {record.worker_id: record} if record.pid else {}
+            self._replay_worker(record)
             return
         entry = self.entries.get(record.session_id)
         if entry is not None and record.version <= entry.version:

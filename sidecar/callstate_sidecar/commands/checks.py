@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from callstate_client.errors import InvalidParamsError
 from callstate_client.ids import (
     MAX_LABEL_VALUE_BYTES,
     MAX_LABELS,
     MAX_NAME_BYTES,
     SESSION_ID_RULE,
+    WORKER_ID_RULE,
     is_session_id,
+    is_worker_id,
 )
-
-WORKER_ID_RULE: Final = f"1 to {MAX_NAME_BYTES} bytes of printable ASCII without spaces"
 
 
 def checked_id(session_id: str, path: str) -> str:
@@ -72,9 +70,7 @@ def checked_worker(worker_id: str) -> str:
     Raises:
         InvalidParamsError: it can't.
     """
-    if not (0 < len(worker_id) <= MAX_NAME_BYTES and worker_id.isascii() and worker_id.isprintable()) or (
-        " " in worker_id
-    ):
+    if not is_worker_id(worker_id):
         raise InvalidParamsError(
             f"not a worker id at $.params.worker_id: expected {WORKER_ID_RULE}",
             path="$.params.worker_id", expected=WORKER_ID_RULE,
