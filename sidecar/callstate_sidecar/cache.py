@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
@@ -34,13 +35,25 @@ class Grave(NamedTuple):
 NO_GRAVE: Final = Grave(0, 0)
 
 
+Mark = tuple[float, int, int]
+"""Since when the store's state of a session is old (monotonic time), how many bytes it has, and the era in which it
+became dirty."""
+
+
+class Flight(NamedTuple):
+    """A write under way."""
+
+    version: int
+    era: int
+
+
 class _Before(Struct, gc=False):
     """How things were under one id before the group."""
 
     entry: Entry | None
     mark: tuple[Any, ...] | None
     grave: Grave | None
-    dirty: tuple[float, int] | None
+    dirty: Mark | None
 
 
 class Cache:
@@ -49,11 +62,15 @@ class Cache:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.graves: dict[str, Grave] = {}
-        self.dirty: OrderedDict[str, tuple[float, int]] = OrderedDict()
-        """Ids of which the store has an older state, oldest first: monotonic time since when, and bytes."""
+        self.dirty: OrderedDict[str, Mark] = OrderedDict()
+        """Ids of which the store has an older state, oldest first."""
         self.dirty_bytes = 0
-        self.flying: dict[str, int] = {}
-        """Versions on their way to the store."""
+        self.flying: dict[str, Flight] = {}
+        """What is on its way to the store."""
+        self.quarantined: dict[str, None] = {}
+        """Hot sessions that the store does not take."""
+        self._era = 0
+        self._unwritten: dict[int, int] = {}
         self.beaten: dict[str, int] = {}
         """Beats the store has not heard of, microseconds since 1970."""
         self.index = Index()
@@ -129,12 +146,15 @@ class Cache:
         self.entries[entry.id] = entry
         self._misses.pop(entry.id, None)
         self.index.update(entry)
+        if entry.quarantined:
+            self.quarantined[entry.id] = None
 
     def _drop(self, session_id: str) -> None:
         entry = self.entries.pop(session_id, None)
         if entry is not None:
             self.index.drop(entry)
             self.roll.drop(entry)
+            self.quarantined.pop(session_id, None)
 
     def worker(self, record: WorkerRecord) -> None:
         """A worker that may come to own sessions is this process: the journal is told."""
@@ -201,8 +221,7 @@ class Cache:
         for session_id, before in reversed(self._before.items()):
             self._mark_clean(session_id)
             if before.dirty is not None:
-                self.dirty[session_id] = before.dirty
-                self.dirty_bytes += before.dirty[1]
+                self._put_mark(session_id, before.dirty)
             if before.grave is not None:
                 self.graves[session_id] = before.grave
             else:
@@ -229,11 +248,15 @@ class Cache:
         """The store's state of this is old as of now."""
         was = self.dirty.get(session_id)
         if was is None:
-            self.dirty[session_id] = (now, size)
-            self.dirty_bytes += size
+            self._put_mark(session_id, (now, size, self._era))
         else:
-            self.dirty[session_id] = (was[0], size)
+            self.dirty[session_id] = (was[0], size, was[2])
             self.dirty_bytes += size - was[1]
+
+    def _put_mark(self, session_id: str, mark: Mark) -> None:
+        self.dirty[session_id] = mark
+        self.dirty_bytes += mark[1]
+        self._unwritten[mark[2]] = self._unwritten.get(mark[2], 0) + 1
 
     def mark_stale(self, session_id: str, now: float, size: int) -> None:
         """As `mark_dirty`, but for another reason than the open group's: undoing that leaves the mark."""
@@ -241,12 +264,36 @@ class Cache:
             self.mark_dirty(session_id, now, size)
         before = self._before.get(session_id)
         if before is not None and before.dirty is None:
-            before.dirty = (now, size)
+            before.dirty = (now, size, self._era)
 
     def _mark_clean(self, session_id: str) -> None:
         was = self.dirty.pop(session_id, None)
         if was is not None:
             self.dirty_bytes -= was[1]
+            self._written(was[2])
+
+    def _written(self, era: int) -> None:
+        """One fewer of this era has still to be written."""
+        left = self._unwritten[era] - 1
+        if left:
+            self._unwritten[era] = left
+        else:
+            del self._unwritten[era]
+
+    def end_era(self) -> int:
+        """What gets dirty from now on is of another era; gives the one that ends: see `unwritten`."""
+        self._era += 1
+        return self._era - 1
+
+    def unwritten(self, era: int) -> int:
+        """How many marks and flights there still are of what was dirty at the end of this era; a session that
+        changed while it was being written has both."""
+        return sum(left for each, left in self._unwritten.items() if each <= era)
+
+    def is_unwritten(self, session_id: str, era: int) -> bool:
+        """Whether the store is still to be given what was dirty of this session at the end of this era."""
+        mark, flight = self.dirty.get(session_id), self.flying.get(session_id)
+        return (mark is not None and mark[2] <= era) or (flight is not None and flight.era <= era)
 
     def take_dirty(self, host_id: str, max_sessions: int, max_bytes: int) -> list[tuple[Write, float]]:
         """The oldest of what is dirty, as writes that are on their way from now on, with their age marks."""
@@ -265,21 +312,37 @@ class Cache:
                 write = Write(session_id, None, meta, active=False)
             batch.append((write, self.dirty[session_id][0]))
         for write, _ in batch:
+            era = self.dirty[write.session_id][2]
+            self._unwritten[era] += 1
             self._mark_clean(write.session_id)
-            self.flying[write.session_id] = write.meta.version
+            self.flying[write.session_id] = Flight(write.meta.version, era)
         return batch
 
-    def take_beats(self) -> dict[str, int]:
-        """The beats that neither journal nor store have heard of; the journal hears of them now."""
-        beats, self.beaten = self.beaten, {}
+    def _end_flight(self, session_id: str) -> int:
+        """A write is under way no more; gives its era."""
+        era = self.flying.pop(session_id).era
+        self._written(era)
+        return era
+
+    def take_beats(self, most: int) -> dict[str, int]:
+        """Some of the beats that neither journal nor store have heard of; the journal hears of them now."""
+        beats = dict(islice(self.beaten.items(), most))
+        for session_id in beats:
+            del self.beaten[session_id]
         if beats:
             self.group.append(BeatsRecord(beats))
         return beats
 
+    def beats_bounced(self, beats: dict[str, int]) -> None:
+        """The store did not take these: they go with the next, unless a later one has come."""
+        for session_id, at_us in beats.items():
+            self.beaten.setdefault(session_id, at_us)
+
     def landed(self, write: Write) -> None:
         """The store has this write."""
         session_id, version = write.session_id, write.meta.version
-        self.flying.pop(session_id, None)
+        self._end_flight(session_id)
+        self.quarantined.pop(session_id, None)
         before = self._before.get(session_id)
         if before is not None and before.grave is not None and before.grave.version <= version:
             before.grave = None  # an undo must not bring it back
@@ -303,13 +366,16 @@ class Cache:
     def bounced(self, write: Write, since: float) -> None:
         """Nobody knows whether the store has this write: dirty again, as old as it was."""
         session_id = write.session_id
-        self.flying.pop(session_id, None)
+        era = self._end_flight(session_id)
         for entry in self._in_play(session_id):
             entry.unverified = True
         if session_id not in self.entries and session_id not in self.graves:
             return
-        self.mark_stale(session_id, since, len(write.document or b""))
-        self.dirty[session_id] = (since, self.dirty[session_id][1])
+        size = len(write.document or b"")
+        self.mark_stale(session_id, since, size)
+        _, size, _ = self.dirty[session_id]
+        self._mark_clean(session_id)
+        self._put_mark(session_id, (since, size, era))
         self.dirty.move_to_end(session_id, last=False)  # first in line again: age decides the turn
 
     def is_stored(self, entry: Entry) -> bool:
@@ -318,9 +384,11 @@ class Cache:
 
     def refused(self, write: Write, why: str) -> None:
         """The store will not take this one; it stays hot and in the journal."""
-        self.flying.pop(write.session_id, None)
+        self._end_flight(write.session_id)
         for entry in self._in_play(write.session_id):
             entry.quarantined = why
+        if write.session_id in self.entries:
+            self.quarantined[write.session_id] = None
         if write.session_id not in self.entries and write.session_id not in self.dirty:
             self.graves.pop(write.session_id, None)
 

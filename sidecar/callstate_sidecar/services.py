@@ -143,7 +143,7 @@ class Services:
             "dirty": len(cache.dirty) + len(cache.flying),
             "dirty_bytes": cache.dirty_bytes,
             "oldest_dirty_s": round(now - oldest[0], 3) if oldest else 0.0,
-            "quarantined": sum(1 for entry in cache.entries.values() if entry.quarantined),
+            "quarantined": len(cache.quarantined),
             "store": self._writer.state,
             **({"store_error": self._writer.error} if self._writer.error else {}),
             "journal": self._server.turn.journal_state,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, Literal
 
 from callstate_sidecar.cache import Cache
@@ -26,6 +28,12 @@ BACKOFF_MAX_S: Final = 5.0
 
 RENEW_SHARE: Final = 0.25
 """A live session is written again when this share of its TTL is spent, changed or not."""
+
+BEATS_A_CALL: Final = 1000
+"""Heartbeats given to the journal and the store at a time: about a millisecond of the loop."""
+
+IDS_A_TURN: Final = 1000
+"""Ids of a `flush` looked at in one turn of the loop: under a millisecond."""
 
 RENEW_BATCH: Final = 200
 """Sessions marked for renewal in one round: a slice, so that 100,000 due at once don't hold the loop."""
@@ -152,14 +160,15 @@ class Writer(Chore):
         )  # fmt: skip
 
     async def _write_beats(self) -> None:
-        """Beats of many sessions in one go; those a store that is away has missed go with the next."""
+        """Beats of many sessions in each call; those a store that is away has missed go with the next round."""
         self._next_beats = self._clock.mono() + self._config.beat_interval_s
-        beats = self._cache.take_beats()
-        self._barrier()
-        if beats and not await self._attempt(
-            self._backend.write_beats({session_id: at_us // 1000 for session_id, at_us in beats.items()})
-        ):
-            self._cache.beaten = beats | self._cache.beaten
+        for _ in range(-(-len(self._cache.beaten) // BEATS_A_CALL)):  # later ones go with the next round
+            beats = self._cache.take_beats(BEATS_A_CALL)
+            self._barrier()
+            at_ms = {session_id: at_us // 1000 for session_id, at_us in beats.items()}
+            if not await self._attempt(self._backend.write_beats(at_ms)):
+                self._cache.beats_bounced(beats)
+                return
 
     def _renew(self) -> None:
         """Mark what the store would forget while the call goes on."""
@@ -221,29 +230,53 @@ class Writer(Chore):
         Returns:
             `flushed` and `unflushed`: how many sessions of those asked for the store has, and has not.
         """
-        cache = self._cache
-        asked = [*cache.dirty, *cache.flying] if session_ids is None else session_ids
-        targets = {session_id: self._version(session_id) for session_id in asked}
-        total = len(targets)
+        cache, era = self._cache, self._cache.end_era()
         self._kick.set()
+        total = self._count_unflushed(era) if session_ids is None else len(set(session_ids))
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                while targets := {i: v for i, v in targets.items() if self._lacks(i, v)}:
-                    if not any(i in cache.dirty or i in cache.flying for i in targets):
-                        break  # quarantined
-                    if not self._failures:  # else the store is tried again when it has had its rest
-                        self._kick.set()
-                    await self._progress.wait()
-        return {"flushed": total - len(targets), "unflushed": len(targets)}
+                if session_ids is None:
+                    await self._until(lambda: not cache.unwritten(era))
+                else:
+                    async for session_id in _in_slices(session_ids):
+                        await self._until(partial(self._is_written, session_id, era))
+        if session_ids is None:
+            unflushed = self._count_unflushed(era)
+        else:
+            lacking = {i async for i in _in_slices(session_ids) if not self._has(i, era)}
+            unflushed = len(lacking)
+        return {"flushed": total - unflushed, "unflushed": unflushed}
 
-    def _version(self, session_id: str) -> int:
-        entry = self._cache.entries.get(session_id)
-        if entry is not None:
-            return entry.version
-        grave = self._cache.graves.get(session_id)
-        return grave.version if grave else 0
+    async def _until(self, done: Callable[[], bool]) -> None:
+        """Wait, batch by batch, until this is so."""
+        while not done():
+            if not self._failures:  # else the store is tried again when it has had its rest
+                self._kick.set()
+            await self._progress.wait()
 
-    def _lacks(self, session_id: str, version: int) -> bool:
-        """Whether the store is not known to have this version, or this deletion."""
-        entry = self._cache.entries.get(session_id)
-        return session_id in self._cache.graves if entry is None else entry.stored_version < version
+    def _is_written(self, session_id: str, era: int) -> bool:
+        return not self._cache.is_unwritten(session_id, era)
+
+    def _has(self, session_id: str, era: int) -> bool:
+        """Whether the store has what was dirty of this session at the end of this era."""
+        return session_id not in self._cache.quarantined and self._is_written(session_id, era)
+
+    def _count_unflushed(self, era: int) -> int:
+        """How many sessions the store does not have as they were at the end of this era, quarantined ones too."""
+        cache = self._cache
+        twice = sum(flight.era <= era and _mark_era(cache, i) <= era for i, flight in cache.flying.items())
+        quarantined = sum(self._is_written(i, era) for i in cache.quarantined)
+        return cache.unwritten(era) - twice + quarantined
+
+
+def _mark_era(cache: Cache, session_id: str) -> float:
+    mark = cache.dirty.get(session_id)
+    return math.inf if mark is None else mark[2]
+
+
+async def _in_slices(session_ids: Sequence[str]) -> AsyncIterator[str]:
+    """Ids one by one, with a turn of the loop for others now and then."""
+    for number, session_id in enumerate(session_ids):
+        if number % IDS_A_TURN == IDS_A_TURN - 1:
+            await asyncio.sleep(0)
+        yield session_id

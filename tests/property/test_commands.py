@@ -346,8 +346,8 @@ class CoreMachine(RuleBasedStateMachine):
             assert entry.stored_version >= entry.version or session_id in cache.dirty or session_id in cache.flying
         for session_id in cache.graves:
             assert session_id in cache.dirty or session_id in cache.flying
-        assert cache.dirty_bytes == sum(size for _, size in cache.dirty.values())
-        ages = [since for since, _ in cache.dirty.values()]
+        assert cache.dirty_bytes == sum(size for _, size, _ in cache.dirty.values())
+        ages = [since for since, _, _ in cache.dirty.values()]
         assert all(session_id in cache.entries or session_id in cache.graves for session_id in cache.dirty)
         assert not ages or min(ages) >= 1000.0
         counts: dict[str, int] = {}

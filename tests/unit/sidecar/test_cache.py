@@ -244,8 +244,8 @@ def test_what_bounced_goes_first_again() -> None:
     for write, since in reversed(batch):
         cache.bounced(write, since)
     assert list(cache.dirty) == ["a", "b", "c", "d"]
-    assert [since for since, _ in cache.dirty.values()] == [1.0, 1.0, 1.0, 5.0]
-    assert cache.dirty_bytes == sum(size for _, size in cache.dirty.values())
+    assert [since for since, _, _ in cache.dirty.values()] == [1.0, 1.0, 1.0, 5.0]
+    assert cache.dirty_bytes == sum(size for _, size, _ in cache.dirty.values())
     assert not cache.flying
 
 
@@ -606,7 +606,10 @@ class CacheMachine(RuleBasedStateMachine):
     @invariant()
     def sums_are_right(self) -> None:
         cache = self.cache
-        assert cache.dirty_bytes == sum(size for _, size in cache.dirty.values())
+        assert cache.dirty_bytes == sum(size for _, size, _ in cache.dirty.values())
+        eras = [era for _, _, era in cache.dirty.values()] + [flight.era for flight in cache.flying.values()]
+        assert all(cache.unwritten(era) == sum(each <= era for each in eras) for era in eras)
+        assert all(session_id in cache.entries for session_id in cache.quarantined)
         statuses = [entry.doc.status for entry in cache.entries.values()]
         assert cache.index.by_status == {status: statuses.count(status) for status in statuses}
         assert list(cache.entries) == [e.id for e in sorted(cache.entries.values(), key=lambda e: e.seq)]

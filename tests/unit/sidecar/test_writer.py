@@ -217,6 +217,18 @@ async def test_beats_that_the_store_missed_go_later_the_newer_ones_winning() -> 
     assert core.memory.beats == [{"s0": first_ms, "s1": first_ms + 15_000}]
 
 
+async def test_beats_of_many_are_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "BEATS_A_CALL", 2)
+    core = await busy(5)
+    await core.writer._round()
+    for number in range(5):
+        await core.call("session.heartbeat", session_id=f"s{number}")
+    core.clock.advance(15.0)
+    await core.writer._round()
+    assert [len(beats) for beats in core.memory.beats] == [2, 2, 1]
+    assert not core.cache.beaten
+
+
 async def test_beats_are_no_writes() -> None:
     core = await busy(1)
     await core.writer._round()
@@ -352,6 +364,35 @@ async def test_flush_does_not_wait_for_what_the_store_will_never_take() -> None:
     core.writer.start()
     assert await core.writer.flush(None, None) == {"flushed": 2, "unflushed": 1}
     assert await core.writer.flush(["s1"], None) == {"flushed": 0, "unflushed": 1}
+    await core.writer.stop()
+
+
+async def test_flush_counts_what_the_store_refused_before() -> None:
+    core = await busy(2)
+    core.memory.rejected = {"s1"}
+    await core.writer._round()
+    core.writer.start()
+    assert await core.writer.flush(None, None) == {"flushed": 0, "unflushed": 1}
+    await core.turn("s0")
+    assert await core.writer.flush(None, None) == {"flushed": 1, "unflushed": 1}
+    core.memory.rejected = set()
+    await core.turn("s1")
+    assert await core.writer.flush(None, None) == {"flushed": 1, "unflushed": 0}
+    await core.writer.stop()
+
+
+async def test_flush_of_many_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "IDS_A_TURN", 2)
+    core = await busy(1)
+    core.writer.start()
+    await core.writer.flush(None, None)
+    flushing = asyncio.ensure_future(core.writer.flush([f"s{number}" for number in range(9)], None))
+    turns = 0
+    while not flushing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert flushing.result() == {"flushed": 9, "unflushed": 0}
+    assert turns > 8, "four for the waiting, four for the counting"
     await core.writer.stop()
 
 
