@@ -23,7 +23,7 @@ from callstate_client.errors import (
     TooLargeError,
 )
 from callstate_client.history import Turn, decode_turn
-from callstate_client.model import SessionState, Status
+from callstate_client.model import SessionState, Status, encode_members
 from callstate_client.rules import (
     check_labels,
     check_state,
@@ -191,17 +191,20 @@ class Engine(Owners):
         if done is not None:
             return done
         self._check_writable(kept, params.epoch)
-        if not kept.state.history:
-            raise ConflictError("the session has no turn to amend")
-        before = kept.state.history[-1]
+        index = patches.find_turn(kept.state, params.index, params.role)
+        before = kept.state.history[index]
         try:
-            check_turn(patches.patch_last_turn(kept.state, msgspec.json.decode(params.set)), "$.params.set")
+            turn = patches.patch_turn(kept.state, index, msgspec.json.decode(params.set))
+            check_turn(turn, "$.params.set")
+            if len(encode_members(turn.to_dict())) > len(encode_members(before.to_dict())):
+                self._check_size(kept, 0)
         except DocumentError as error:
             raise wrong_document(error, "$.params.set") from error
-        except InvalidParamsError:
-            kept.state.history[-1] = before
+        except (InvalidParamsError, TooLargeError):
+            kept.state.history[index] = before
             raise
-        return self._changed(kept, params, kept.ended)
+        self._shelf.changed(kept, kept.ended, life=self._is_life(kept, params.epoch))
+        return self._done(kept, params.op, b'{"version":%d,"index":%d}' % (kept.version, index))
 
     def _record_interruption(self, params: p.RecordInterruptionParams) -> bytes:
         kept, done = self._repeatable(params)

@@ -103,10 +103,15 @@ class AddTurnParams(Params):
 
 
 class AmendTurnParams(Params):
-    """`session.amend_turn`: `set` is a merge patch (RFC 7396) of the last turn."""
+    """`session.amend_turn`: `set` is a merge patch (RFC 7396) of a turn, the last one where nothing says which.
+
+    `index`: from 0, or negative from the end. `role`: the last turn of that role; with `index` a check.
+    """
 
     session_id: str
     set: Raw
+    index: Int64 | None = None
+    role: str | None = None
     epoch: Int64 | None = None
     op: str | None = None
 

@@ -1,4 +1,4 @@
-"""Merge patches (RFC 7396) of a session's head and of its last turn, and what they make of a local view."""
+"""Merge patches (RFC 7396) of a session's head and of a turn, and what they make of a local view."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from callstate_client import checks
-from callstate_client.errors import InvalidParamsError
+from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.history import Turn, decode_turn
 from callstate_client.merge import merge_patch
 from callstate_client.model import SessionMetrics, SessionState, encode_members
@@ -65,13 +65,44 @@ def patch_state(state: SessionState, patch: dict[str, Any]) -> None:
             setattr(state, name, getattr(patched, name))
 
 
-def patch_last_turn(state: SessionState, patch: dict[str, Any]) -> Turn:
-    """Change the last turn in place.
+def find_turn(state: SessionState, index: int | None, role: str | None) -> int:
+    """Which turn is meant, from 0.
+
+    Args:
+        state: whose history, which is there as a whole.
+        index: from 0, or negative from the end; None: the last.
+        role: without an index the last turn of this role is meant; with one that turn must have it.
+
+    Raises:
+        ConflictError: there is no such turn.
+    """
+    history = state.history
+    if index is None and role is not None:
+        for place in reversed(range(len(history))):
+            if history[place].role == role:
+                return place
+        raise ConflictError("the session has no turn of this role to amend")
+    asked = -1 if index is None else index
+    place = asked if asked >= 0 else asked + len(history)
+    if not 0 <= place < len(history):
+        raise ConflictError(f"there is no turn {asked} to amend: the session has {len(history)}")
+    if role is not None and history[place].role != role:
+        raise ConflictError(f"turn {asked} is another role's")
+    return place
+
+
+def patch_turn(state: SessionState, index: int, patch: dict[str, Any]) -> Turn:
+    """Change a turn in place.
 
     Raises:
         IndexError: there is none.
         DocumentError: the outcome is no turn.
     """
-    turn = decode_turn(encode_members(merge_patch(state.history[-1].to_dict(), patch)))
-    state.history[-1] = turn
+    turn = decode_turn(encode_members(merge_patch(state.history[index].to_dict(), patch)))
+    state.history[index] = turn
     return turn
+
+
+def patch_last_turn(state: SessionState, patch: dict[str, Any]) -> Turn:
+    """Change the last turn in place; as `patch_turn`."""
+    return patch_turn(state, -1, patch)

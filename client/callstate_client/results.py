@@ -17,10 +17,11 @@ class SaveResult(Struct):
 
 
 class VersionResult(Struct):
-    """Of every other mutation; `turn_count` only with `session.add_turn`."""
+    """Of every other mutation; `turn_count` only with `session.add_turn`, `index` with `session.amend_turn`."""
 
     version: int
     turn_count: int | None = None
+    index: int | None = None
 
 
 class LoadResult(Struct, Generic[SessionT], kw_only=True):

@@ -431,7 +431,7 @@ class Cache:
             entry.doc.metrics = record.metrics
             entry.doc.updated_us = record.updated_us
             entry.beat_us = max(entry.beat_us, record.updated_us)
-            entry.apply_turns(record.mode, record.turns, record.count, record.ops)
+            entry.apply_turns(record.mode, record.turns, record.count, record.ops, record.index)
             entry.version = record.version
 
     def all_dirty(self, now: float) -> None:

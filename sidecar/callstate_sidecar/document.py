@@ -6,7 +6,7 @@ the parts; a turn is appended without looking at the turns before it. Pure: no c
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -34,10 +34,27 @@ class _Created(Struct):
     created_at: str
 
 
+class _Role(Struct):
+    role: Any = ""
+
+
+class Place(Struct, frozen=True):
+    """Where a turn lies."""
+
+    index: int
+    """In the history, from 0."""
+    chunk: int
+    parts: list[Raw]
+    """The turns of its chunk."""
+    at: int
+    """In the chunk, from 0."""
+
+
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 _created = msgspec.json.Decoder(_Created).decode
 _parts = msgspec.json.Decoder(list[Raw]).decode
+_roles = msgspec.json.Decoder(list[_Role]).decode
 
 
 class Document:
@@ -127,25 +144,69 @@ class Document:
             found = _parts(b"[%b]" % self.chunks[index]) + found
         return b",".join(bytes(part) for part in found[len(found) - count :])
 
-    def amended(self, patch: Raw, path: str) -> bytes:
-        """The last turn with a merge patch on it, checked.
+    def find_turn(self, index: int | None, role: str | None = None) -> Place:
+        """The turn that is meant.
+
+        Args:
+            index: from 0, or negative from the end; None: the last.
+            role: without an index the last turn of this role is meant; with one that turn must have it.
 
         Raises:
-            ConflictError: there is no turn.
+            ConflictError: there is no such turn.
         """
-        if not self.turn_count:
-            raise ConflictError("the session has no turn to amend")
-        turn = merge_patch(_decode(self.last_turns(1)), check_json(patch, path, 3))
+        if index is None and role is not None:
+            return self._last_of(role)
+        asked = -1 if index is None else index
+        index = asked if asked >= 0 else asked + self.turn_count
+        if not 0 <= index < self.turn_count:
+            raise ConflictError(f"there is no turn {asked} to amend: the session has {self.turn_count}")
+        place = self._place(index)
+        if role is not None and _roles(b"[%b]" % place.parts[place.at])[0].role != role:
+            raise ConflictError(f"turn {asked} is another role's")
+        return place
+
+    def _place(self, index: int) -> Place:
+        """Where a turn lies that is there; looked for from the nearer end."""
+        if index < self.turn_count // 2:
+            before = 0
+            for chunk, turns in enumerate(self.chunks):
+                parts = _parts(b"[%b]" % turns)
+                if index < before + len(parts):
+                    return Place(index, chunk, parts, index - before)
+                before += len(parts)
+        before = self.turn_count
+        for chunk in reversed(range(len(self.chunks))):
+            parts = _parts(b"[%b]" % self.chunks[chunk])
+            before -= len(parts)
+            if index >= before:
+                return Place(index, chunk, parts, index - before)
+        raise AssertionError("turn_count is not that of the chunks")
+
+    def _last_of(self, role: str) -> Place:
+        behind = self.turn_count
+        for chunk in reversed(range(len(self.chunks))):
+            turns = b"[%b]" % self.chunks[chunk]
+            roles = _roles(turns)
+            behind -= len(roles)
+            for at in reversed(range(len(roles))):
+                if roles[at].role == role:
+                    return Place(behind + at, chunk, _parts(turns), at)
+        raise ConflictError("the session has no turn of this role to amend")
+
+    def amended(self, place: Place, patch: Raw, path: str) -> bytes:
+        """The turn there with a merge patch on it, checked."""
+        turn = merge_patch(_decode(place.parts[place.at]), check_json(patch, path, 3))
         encoded = _encode(turn)
         check_turn(encoded, path)
         return encoded
 
-    def replace_last(self, turn: bytes) -> None:
-        """Put a turn in place of the last one; in a chunk of its own, for it may be amended again."""
-        *others, last = self.chunks
-        before = b",".join(bytes(part) for part in _parts(b"[%b]" % last)[:-1])
-        self.chunks = [*others, before, turn] if before else [*others, turn]
-        self.history_bytes += len(turn) - len(last) + (len(before) + 1 if before else 0)
+    def replace_turn(self, place: Place, turn: bytes) -> None:
+        """Put a turn in place of this one; in a chunk of its own, for it may be amended again."""
+        before, after = place.parts[: place.at], place.parts[place.at + 1 :]
+        chunks = [b",".join(map(bytes, before)), turn, b",".join(map(bytes, after))]
+        kept = [chunk for chunk in chunks if chunk]
+        self.history_bytes += sum(map(len, kept)) + len(kept) - 1 - len(self.chunks[place.chunk])
+        self.chunks = [*self.chunks[: place.chunk], *kept, *self.chunks[place.chunk + 1 :]]
 
     # -- whole --------------------------------------------------------------------------------------------
 

@@ -177,14 +177,14 @@ class Entry:
         entry.beat_us = max(entry.beat_us, record.beat_us)
         return entry
 
-    def apply_turns(self, mode: int, turns: bytes, count: int, ops: list[OpResult]) -> None:
+    def apply_turns(self, mode: int, turns: bytes, count: int, ops: list[OpResult], index: int = -1) -> None:
         """What a record says of history and ops."""
         if mode == HistoryMode.REPLACE:
             self.doc.replace_history(turns, count)
         elif mode == HistoryMode.APPEND:
             self.doc.append(turns, count)
         elif mode == HistoryMode.AMEND:
-            self.doc.replace_last(turns)
+            self.doc.replace_turn(self.doc.find_turn(index), turns)
         for done in ops:
             self.keep_op(done.op, done.result)
 

@@ -21,7 +21,7 @@ class HistoryMode(IntEnum):
     REPLACE = 1
     APPEND = 2
     AMEND = 3
-    """The one turn replaces the last."""
+    """The one turn replaces that at the record's `index`."""
 
 
 class OpResult(Struct, array_like=True, frozen=True):
@@ -63,7 +63,7 @@ class StateRecord(Struct, array_like=True, tag=1):
 
 
 class TurnsRecord(Struct, array_like=True, tag=2):
-    """Turns said, the last one amended, or only a count raised: the most frequent mutation, kept small."""
+    """Turns said, one amended, or only a count raised: the most frequent mutation, kept small."""
 
     session_id: str
     version: int
@@ -73,6 +73,8 @@ class TurnsRecord(Struct, array_like=True, tag=2):
     turns: bytes
     count: int
     ops: list[OpResult] = []
+    index: int = -1
+    """Of the turn that was amended, from 0; -1, as records of format 2 have it: the last."""
 
 
 class GoneRecord(Struct, array_like=True, tag=3):

@@ -8,6 +8,7 @@ import functools
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,7 @@ from support.owners import (
     Events,
     Ground,
     a_call,
+    amended,
     beats,
     claim,
     claim_next,
@@ -742,3 +744,31 @@ async def test_turns_are_told_to_who_asks_and_not_kept(ground: Ground, w1: CallS
     assert [(each.type, each.turn_count) for each in told] == [("turn", 1), ("turn", 2), ("ended", None)]
     behind = await ground.watch("turn", "ended", since=told[0].cursor)
     assert (await event(behind)).type == "ended"
+
+
+# -- amending ----------------------------------------------------------------------------------------------
+
+
+async def test_the_turn_that_is_meant_is_amended_whoever_spoke_since(ground: Ground, w1: CallStore) -> None:
+    await w1.save(a_call())
+    for role, content in (("agent", "Our opening hours are"), ("user", "Wait."), ("user", "Please.")):
+        await w1.add_turn("c1", role, content)
+    assert await amended(w1, "c1", {"content": "Our opening"}, role="agent") == 0
+    assert await amended(w1, "c1", {"content": "Wait!"}, index=1) == 1
+    assert await amended(w1, "c1", {"content": "Please!"}) == 2
+    assert await amended(w1, "c1", {"interrupted": True}, index=-3, role="agent") == 0
+    history = (await w1.load("c1")).history
+    assert [turn.content for turn in history] == ["Our opening", "Wait!", "Please!"]
+    assert history[0].extra == {"interrupted": True}
+
+
+@pytest.mark.parametrize("which", [{"index": 1}, {"index": -2}, {"role": "agent"}, {"index": 0, "role": "agent"}])
+async def test_there_must_be_the_turn_that_is_meant(ground: Ground, w1: CallStore, which: dict[str, Any]) -> None:
+    await w1.save(a_call())
+    with pytest.raises(ConflictError):
+        await amended(w1, "c1", {"content": "x"})
+    await w1.add_turn("c1", "user", "Hello?")
+    before = await w1.get("c1")
+    with pytest.raises(ConflictError):
+        await amended(w1, "c1", {"content": "x"}, **which)
+    assert await w1.get("c1") == before

@@ -294,6 +294,21 @@ def test_an_amended_turn_is_patched_and_counts_nothing(wire: Wire, sid: str) -> 
     assert (len(after["history"]), after["metrics"]) == (3, before)
 
 
+def test_any_turn_can_be_amended(wire: Wire, sid: str) -> None:
+    assert wire.call("session.amend_turn", session_id=sid, set={"content": "a"}, role="agent")["index"] == 0
+    assert wire.call("session.amend_turn", session_id=sid, set={"content": "b"}, index=1)["index"] == 1
+    assert wire.call("session.amend_turn", session_id=sid, set={"x": 1}, index=-2, role="agent")["index"] == 0
+    assert contents(wire, sid) == ["a", "b"]
+    assert session(wire, sid)["history"][0]["x"] == 1
+
+
+@pytest.mark.parametrize("which", [{"index": 2}, {"index": -3}, {"role": "tool"}, {"index": 0, "role": "user"}])
+def test_a_turn_that_is_not_there_can_not_be_amended(wire: Wire, sid: str, which: dict[str, Any]) -> None:
+    before = wire.document(sid)
+    refused(wire, "conflict", "session.amend_turn", session_id=sid, set={"content": "x"}, **which)
+    assert wire.document(sid) == before
+
+
 def test_amending_without_a_turn_is_a_conflict(wire: Wire) -> None:
     sid = new_id()
     wire.call("session.save", session={"id": sid})

@@ -29,7 +29,20 @@ IDS = ["a", "b"]
 STATUSES = ["active", "on_hold", "ended"]
 ENOSPC = OSError(errno.ENOSPC, "No space left on device")
 
-KINDS = ["save", "save", "create", "add_turn", "add_turn", "turns", "amend", "interrupt", "update", "end", "delete"]
+KINDS = [
+    "save",
+    "save",
+    "create",
+    "add_turn",
+    "add_turn",
+    "turns",
+    "amend",
+    "amend_at",
+    "interrupt",
+    "update",
+    "end",
+    "delete",
+]
 KINDS += ["load", "beat", "save", "delete"]
 
 requests = st.lists(
@@ -131,6 +144,7 @@ class CoreMachine(RuleBasedStateMachine):
             "add_turn": ("session.add_turn", {**named, "turn": turn(self.number), **extra}),
             "turns": ("session.add_turn", {**named, "turns": [turn(self.number), turn(-1)], **extra}),
             "amend": ("session.amend_turn", {**named, "set": {"content": f"cut {self.number}"}, **extra}),
+            "amend_at": ("session.amend_turn", {**named, "set": {"content": "at"}, **self.place(known), **extra}),
             "interrupt": ("session.record_interruption", {**named, **extra}),
             "update": ("session.update", {**named, "set": {"status": status, "campaign": self.number}, **extra}),
             "end": ("session.end", {**named, "reason": "hangup", **extra}),
@@ -138,6 +152,11 @@ class CoreMachine(RuleBasedStateMachine):
             "load": ("session.load", named),
             "beat": ("session.heartbeat", named),
         }[kind]
+
+    def place(self, known: dict[str, Any]) -> dict[str, Any]:
+        """Some turn, sometimes one that is not there; half of them by the role that all have."""
+        index = self.number % (2 * len(known["history"]) + 2) - len(known["history"]) - 1
+        return {"index": index} if index % 3 else {"index": index, "role": "user"}
 
     @rule(
         wanted=requests,
@@ -176,7 +195,7 @@ class CoreMachine(RuleBasedStateMachine):
         session_id = params["session"]["id"] if "session" in params else params["session_id"]
         known = self.model.get(session_id)
         if "error" in reply:
-            self.refused(method, reply["error"], known)
+            self.refused(method, params, reply["error"], known)
             return
         result = reply["result"]
         op = params.get("op")
@@ -197,7 +216,7 @@ class CoreMachine(RuleBasedStateMachine):
         if method == "session.end" and known is not None and known["status"] == "ended":
             assert result == {"version": known["version"]}
             return
-        after = self.changed(method, params, known)
+        after = self.changed(method, params, known, result)
         if known is not None and not after.pop("fresh", False):
             assert result["version"] > known["version"]
         after.pop("fresh", None)
@@ -206,7 +225,9 @@ class CoreMachine(RuleBasedStateMachine):
             after["ops"] = dict([*after["ops"].items(), (op, result)][-16:])
         self.model[session_id] = after
 
-    def refused(self, method: str, error: dict[str, Any], known: dict[str, Any] | None) -> None:
+    def refused(
+        self, method: str, params: dict[str, Any], error: dict[str, Any], known: dict[str, Any] | None
+    ) -> None:
         kind = error["data"]["kind"]
         assert kind in ("not_found", "conflict", "session_ended", "store_unavailable", "not_durable"), error
         if kind == "not_found":
@@ -217,9 +238,12 @@ class CoreMachine(RuleBasedStateMachine):
             assert method == "session.heartbeat" or known["reaped"]
         elif kind == "conflict":
             assert known is not None, "conflict with nothing"
-            assert method == "session.save" or not known["history"]
+            # several changes of one turn of the loop may lie between what was asked for and what is known now
+            assert method == "session.save" or not known["history"] or "index" in params
 
-    def changed(self, method: str, params: dict[str, Any], known: dict[str, Any] | None) -> dict[str, Any]:
+    def changed(
+        self, method: str, params: dict[str, Any], known: dict[str, Any] | None, result: dict[str, Any]
+    ) -> dict[str, Any]:
         if method == "session.save":
             session = params["session"]
             # a save of what could not be looked for is a new session, as far as anybody knew
@@ -244,7 +268,9 @@ class CoreMachine(RuleBasedStateMachine):
             after["history"] += turns
             after["turns"] += len(turns)
         elif method == "session.amend_turn":
-            after["history"][-1] = after["history"][-1] | params["set"]
+            index = params.get("index", -1)
+            after["history"][index] = after["history"][index] | params["set"]
+            assert result["index"] == index % len(after["history"])
         elif method == "session.record_interruption":
             after["interruptions"] += 1
         elif method == "session.update":

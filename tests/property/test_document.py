@@ -112,21 +112,26 @@ class DocumentMachine(RuleBasedStateMachine):
             assert self.doc.extension(b",".join(self.turns[:-1])) is None
 
     @precondition(lambda self: self.turns)
-    @rule(turn=TURNS)
-    def replace_last(self, turn: bytes) -> None:
-        self.doc.replace_last(turn)
-        self.turns[-1] = turn
+    @rule(turn=TURNS, data=st.data())
+    def replace_turn(self, turn: bytes, data: st.DataObject) -> None:
+        index = data.draw(st.integers(-len(self.turns), len(self.turns) - 1))
+        place = self.doc.find_turn(index)
+        assert place.index == index % len(self.turns)
+        assert bytes(place.parts[place.at]).strip() == self.turns[index].strip()
+        self.doc.replace_turn(place, turn)
+        self.turns[index] = turn
 
     @precondition(lambda self: self.turns)
     @rule(content=st.text(max_size=5), extra=VALUES)
     def amend(self, content: str, extra: Any) -> None:
         before = json.loads(self.turns[-1])
-        turn = self.doc.amended(Raw(json.dumps({"content": content, "more": extra}).encode()), "$")
+        place = self.doc.find_turn(None)
+        turn = self.doc.amended(place, Raw(json.dumps({"content": content, "more": extra}).encode()), "$")
         expected = before | {"content": content}
         assert {k: v for k, v in json.loads(turn).items() if k != "more"} == {
             k: v for k, v in expected.items() if k != "more"
         }
-        self.doc.replace_last(turn)
+        self.doc.replace_turn(place, turn)
         self.turns[-1] = turn
 
     @rule()

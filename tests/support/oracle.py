@@ -38,7 +38,7 @@ class Model:
         if method == "session.add_turn":
             state.turns += [turn["content"] for turn in params["turns"]]
         elif method == "session.amend_turn":
-            state.turns[-1] = params["set"]["content"]
+            state.turns[params["index"]] = params["set"]["content"]
         elif method == "session.record_interruption":
             state.interruptions += 1
         elif method == "session.update":
@@ -140,7 +140,8 @@ class Oracle:
             turns = [{"role": "user", "content": f"t{number}.{i}", "duration_ms": 5} for i in range(count)]
             return self._ask("session.add_turn", {**params, "turns": turns})
         if choice < 0.7 and state.turns:
-            return self._ask("session.amend_turn", {**params, "set": {"content": f"a{number}"}})
+            index = self.random.choice((-1, -1, self.random.randrange(len(state.turns))))
+            return self._ask("session.amend_turn", {**params, "set": {"content": f"a{number}"}, "index": index})
         if choice < 0.78:
             return self._ask("session.record_interruption", params)
         if choice < 0.86:

@@ -70,6 +70,12 @@ async def interrupted(store: CallStore, session_id: str, epoch: int | None = Non
     return p.decode_version(await store.request("session.record_interruption", params)).version
 
 
+async def amended(store: CallStore, session_id: str, patch: dict[str, Any], **which: Any) -> int | None:
+    """Change a turn; gives which one that was."""
+    params = p.AmendTurnParams(session_id=session_id, set=msgspec.Raw(msgspec.json.encode(patch)), **which)
+    return p.decode_version(await store.request("session.amend_turn", params)).index
+
+
 # -- where --------------------------------------------------------------------------------------------------------
 
 

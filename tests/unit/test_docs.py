@@ -28,6 +28,7 @@ from callstate_sidecar.exits import Exit
 from callstate_sidecar.head import Metrics
 from callstate_sidecar.journal import Checkpointer, Files, Journal
 from callstate_sidecar.journal import tool as journal_tool
+from callstate_sidecar.journal.format import VERSION
 from callstate_sidecar.options import OPTIONS, SECTIONS
 from support.daemon import Daemon
 from support.wire import Wire
@@ -206,7 +207,7 @@ def test_the_bytes_lie_where_the_tables_say(tmp_path: Path) -> None:
 
     head = fields_at("A file's header", data)
     assert matching(head, "`CSJF`") == b"CSJF"
-    assert matching(head, "format version") == 2
+    assert matching(head, "format version") == VERSION
     assert matching(head, "kind") == 0
     assert matching(head, "generation") == int(path.stem.removeprefix("log-")) == 1
     assert matching(head, "sequence of the first") == 1

@@ -70,15 +70,19 @@ def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[TurnDoor]]:
 
 
 def amend_turn(ctx: Context, p: AmendTurnParams) -> bytes:
-    """{"session_id":"c1","set":{"content":"as far as it was spoken","interrupted":true}}"""
+    """{"session_id":"c1","set":{"content":"as far as it was spoken","interrupted":true},"role":"agent"}"""
     entry, done = _changeable(ctx, p)
     if done is not None:
         return done
-    turn = entry.doc.amended(p.set, "$.params.set")
-    ctx.check_size(entry.doc.size + len(turn))
+    doc = entry.doc
+    place = doc.find_turn(p.index, p.role)
+    turn = doc.amended(place, p.set, "$.params.set")
+    added = len(turn) - len(place.parts[place.at])
+    if added > 0:  # what makes room is taken at the limit, too
+        ctx.check_size(doc.size + added)
     ctx.cache.change(entry)
-    entry.doc.replace_last(turn)
-    return _turned(ctx, entry, ctx.now_us(), p, HistoryMode.AMEND, turn, 1)
+    doc.replace_turn(place, turn)
+    return _turned(ctx, entry, ctx.now_us(), p, HistoryMode.AMEND, turn, 1, index=place.index)
 
 
 def record_interruption(ctx: Context, p: RecordInterruptionParams) -> bytes:
@@ -197,7 +201,7 @@ def _is_doubtful(ctx: Context, entry: Entry, epoch: int | None) -> bool:
 
 def _turned(
     ctx: Context, entry: Entry, now_us: int, p: Mutation, mode: HistoryMode, turns: bytes, count: int,
-    *, with_count: bool = False,
+    *, with_count: bool = False, index: int = -1,
 ) -> bytes:  # fmt: skip
     """After a change of history or counters: version, sign of life, journal."""
     doc = entry.doc
@@ -207,10 +211,12 @@ def _turned(
     ctx.sign_of_life(entry, now_us, p.epoch)
     if with_count:
         result = b'{"version":%d,"turn_count":%d}' % (version, doc.turn_count)
+    elif index >= 0:
+        result = b'{"version":%d,"index":%d}' % (version, index)
     else:
         result = b'{"version":%d}' % version
     ops = entry.keep_op(p.op, result) if p.op is not None else []
-    record = TurnsRecord(entry.id, version, now_us, doc.metrics, mode, turns, count, ops)
+    record = TurnsRecord(entry.id, version, now_us, doc.metrics, mode, turns, count, ops, index)
     ctx.cache.log(entry, record, ctx.clock.mono())
     return result
 

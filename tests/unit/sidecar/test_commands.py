@@ -165,11 +165,15 @@ async def test_a_session_may_not_grow_without_bound() -> None:
     await core.save("a", session={"history": [{"content": "x" * 1000, "timestamp": TIME}]})
     big = {"content": "x" * 1000}
     await refused(TooLargeError, core, "session.add_turn", session_id="a", turn=big)
-    await refused(TooLargeError, core, "session.amend_turn", session_id="a", set=big)
+    bigger = {"content": "x" * 2000}
+    await refused(TooLargeError, core, "session.amend_turn", session_id="a", set=bigger)
     await refused(TooLargeError, core, "session.update", session_id="a", set={"recovery_data": big})
     await refused(TooLargeError, core, "session.save", session={"id": "a", "recovery_data": big})
     await refused(TooLargeError, core, "session.save", session={"id": "b", "history": [big, big]})
     await core.turn("a")
+    await core.call("session.amend_turn", session_id="a", index=0, set={"content": "x" * 1400})
+    await refused(TooLargeError, core, "session.add_turn", session_id="a", turn=big)
+    await core.call("session.amend_turn", session_id="a", index=0, set={"content": "x" * 1399})
 
 
 SAVES = {

@@ -218,16 +218,56 @@ def test_amending_changes_the_last_turn_alone() -> None:
     doc = document(
         b'{"id":"a","history":[%b,{"role":"agent","content":"all of it","z":1,"duration_ms":9}]}' % turn(0)
     )
-    amended = doc.amended(Raw(b'{"content":"all","z":null,"interrupted":true}'), "$.set")
+    place = doc.find_turn(None)
+    amended = doc.amended(place, Raw(b'{"content":"all","z":null,"interrupted":true}'), "$.set")
     assert json.loads(amended) == {"role": "agent", "content": "all", "duration_ms": 9, "interrupted": True}
-    doc.replace_last(amended)
+    doc.replace_turn(place, amended)
     assert doc.last_turns(2) == turn(0) + b"," + amended
     assert doc.turn_count == 2
 
 
-def test_amending_without_a_turn_is_a_conflict() -> None:
+@pytest.mark.parametrize("index", range(-6, 6))
+def test_any_turn_can_be_replaced_wherever_its_chunk_lies(index: int) -> None:
+    doc = document(b'{"id":"a"}')
+    doc.append(b",".join(map(turn, range(3))), 3)
+    doc.append(turn(3), 1)
+    doc.append(turn(4) + b"," + turn(5), 2)
+    place = doc.find_turn(index)
+    assert place.index == index % 6
+    doc.replace_turn(place, b'{"content":"other"}')
+    expected = [*map(turn, range(6))]
+    expected[index] = b'{"content":"other"}'
+    assert b",".join(doc.chunks) == b",".join(expected)
+    assert doc.history_bytes == len(b",".join(expected))
+    assert doc.turn_count == 6
+
+
+def roles(*chunks: str) -> Document:
+    """A document with turns of these roles, a letter a turn."""
+    doc = document(b'{"id":"a"}')
+    for chunk in chunks:
+        doc.append(b",".join(b'{"role":"%b"}' % role.encode() for role in chunk), len(chunk))
+    return doc
+
+
+@pytest.mark.parametrize(
+    ("index", "role", "found"),
+    [(None, "a", 3), (None, "u", 5), (None, "s", 0), (-1, "u", 5), (3, "a", 3), (-6, "s", 0), (0, None, 0)],
+)
+def test_a_turn_is_found_by_index_and_role(index: int | None, role: str | None, found: int) -> None:
+    assert roles("sau", "a", "uu").find_turn(index, role).index == found
+
+
+@pytest.mark.parametrize(("index", "role"), [(6, None), (-7, None), (None, "tool"), (0, "u"), (-1, "a"), (9, "u")])
+def test_a_turn_that_is_not_there_is_a_conflict(index: int | None, role: str | None) -> None:
     with pytest.raises(ConflictError):
-        document(b'{"id":"a"}').amended(Raw(b"{}"), "$.set")
+        roles("sau", "a", "uu").find_turn(index, role)
+
+
+@pytest.mark.parametrize("role", [None, "agent"])
+def test_amending_without_a_turn_is_a_conflict(role: str | None) -> None:
+    with pytest.raises(ConflictError):
+        document(b'{"id":"a"}').find_turn(None, role)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +282,7 @@ def test_amending_without_a_turn_is_a_conflict() -> None:
 def test_an_amendment_is_checked(patch: bytes, path: str) -> None:
     doc = document(b'{"id":"a","history":[{"role":"user"}]}')
     with pytest.raises(InvalidParamsError) as caught:
-        doc.amended(Raw(patch), "$.set")
+        doc.amended(doc.find_turn(None), Raw(patch), "$.set")
     assert caught.value.path == path
     assert doc.last_turns(1) == b'{"role":"user"}'
 

@@ -169,17 +169,20 @@ def test_the_last_sixteen_ops_are_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "turns", "count", "history"),
+    ("mode", "turns", "count", "index", "history"),
     [
-        (HistoryMode.KEEP, b"", 0, TURN + b"," + TURN),
-        (HistoryMode.REPLACE, b"{}", 1, b"{}"),
-        (HistoryMode.REPLACE, b"", 0, b""),
-        (HistoryMode.APPEND, b'{"a":1},{"b":2}', 2, TURN + b"," + TURN + b',{"a":1},{"b":2}'),
-        (HistoryMode.AMEND, b'{"c":3}', 1, TURN + b',{"c":3}'),
+        (HistoryMode.KEEP, b"", 0, -1, TURN + b"," + TURN),
+        (HistoryMode.REPLACE, b"{}", 1, -1, b"{}"),
+        (HistoryMode.REPLACE, b"", 0, -1, b""),
+        (HistoryMode.APPEND, b'{"a":1},{"b":2}', 2, -1, TURN + b"," + TURN + b',{"a":1},{"b":2}'),
+        (HistoryMode.AMEND, b'{"c":3}', 1, -1, TURN + b',{"c":3}'),
+        (HistoryMode.AMEND, b'{"c":3}', 1, 0, b'{"c":3},' + TURN),
     ],
 )
-def test_what_a_record_does_to_the_history(mode: HistoryMode, turns: bytes, count: int, history: bytes) -> None:
+def test_what_a_record_does_to_the_history(
+    mode: HistoryMode, turns: bytes, count: int, index: int, history: bytes
+) -> None:
     entry = full_entry()
-    entry.apply_turns(mode, turns, count, [])
+    entry.apply_turns(mode, turns, count, [], index)
     assert b",".join(entry.doc.chunks) == history
     assert entry.doc.turn_count == count_turns(history)

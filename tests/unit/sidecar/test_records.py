@@ -24,7 +24,7 @@ STATE = StateRecord(
 )  # fmt: skip
 RECORDS: list[Record] = [
     STATE,
-    TurnsRecord("a", 1, 2, Metrics(-(2**63), 2**63 - 1), HistoryMode.AMEND, b'{"role":"user"}', 1, []),
+    TurnsRecord("a", 1, 2, Metrics(-(2**63), 2**63 - 1), HistoryMode.AMEND, b'{"role":"user"}', 1, [], 7),
     TurnsRecord("a", 1, 2, Metrics(), HistoryMode.KEEP, b"", 0, [OpResult("x", b"1"), OpResult("y", b"2")]),
     GoneRecord("a", 5, 2, True),
     GoneRecord("a", 5, 2, False),
@@ -54,6 +54,13 @@ def test_a_record_of_an_older_daemon_has_defaults_for_what_came_later() -> None:
     read = decode_record(msgspec.msgpack.encode(older))
     assert isinstance(read, StateRecord)
     assert (read.owner, read.labels, read.ops, read.reaped) == ("", {}, [], False)
+
+
+def test_an_amendment_of_an_older_daemon_is_of_the_last_turn() -> None:
+    older = msgspec.msgpack.decode(encode_record(RECORDS[1]))[:9]
+    read = decode_record(msgspec.msgpack.encode(older))
+    assert isinstance(read, TurnsRecord)
+    assert (read.mode, read.index) == (HistoryMode.AMEND, -1)
 
 
 def test_a_turn_costs_little_more_than_itself() -> None:
