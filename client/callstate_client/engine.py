@@ -132,7 +132,12 @@ class Engine(Owners):
         if created:
             self._shelf.events.note("created", self._shelf.clock.now(), kept)
         self._settle(kept, was_ended, life)
-        result = {"version": kept.version, "updated_at": format_time(kept.state.updated_at)}
+        result = {
+            "version": kept.version,
+            "updated_at": format_time(kept.state.updated_at),
+            "epoch": kept.epoch,
+            "heartbeat_timeout_s": kept.heartbeat_timeout_s,
+        }
         return self._done(kept, params.op, p.encode_json(result))
 
     def _create(self, params: p.SaveParams, state: SessionState) -> Kept:

@@ -32,6 +32,7 @@ class Kept:
         seq: in the order of being created, for cursors.
         alive_at: what its timeout is counted from, monotonic seconds.
         beat_at: last sign of life, wall clock.
+        heartbeat_timeout_s: silence after which it is suspected, seconds.
         version: of the last mutation.
         epoch: changes with the owner.
         owner: the worker that holds it; empty: none.
@@ -52,13 +53,13 @@ class Kept:
     seq: int
     alive_at: float
     beat_at: datetime
+    heartbeat_timeout_s: float
     version: int = 0
     epoch: int = 0
     owner: str = ""
     orphan: str = ""
     orphan_at: float = 0.0
     labels: dict[str, str] = field(default_factory=dict)
-    heartbeat_timeout_s: float | None = None
     max_duration_s: float | None = None
     suspicion: str = ""
     suspect_at: float = 0.0

@@ -86,6 +86,7 @@ class Owners(Reads):
         if claim is Claim.CONFLICT and not params.steal:
             raise ConflictError(f"the session is held by {kept.owner}", owner=kept.owner)
         self._give(kept, params.worker_id, stands)
+        self._shelf.retime(kept, params.heartbeat_timeout_s, params.max_duration_s)
         return self._loaded(kept, params.history, for_worker=True)
 
     def _give(self, kept: Kept, worker_id: str, stands: Standing) -> None:

@@ -51,8 +51,10 @@ class Reads(Access):
             "epoch": kept.epoch,
             "labels": kept.labels,
         }
-        if for_worker and kept.heartbeat_timeout_s is not None:
+        if for_worker:
             result["heartbeat_timeout_s"] = kept.heartbeat_timeout_s
+            if kept.max_duration_s is not None:
+                result["max_duration_s"] = kept.max_duration_s
         if kept.owner:
             result["owner"] = kept.owner
         if kept.ended:

@@ -149,12 +149,17 @@ Mutation = AddTurnParams | AmendTurnParams | RecordInterruptionParams | UpdatePa
 
 
 class ClaimParams(Params):
-    """`session.claim`. `steal`: also from an owner that is alive. `history` as for a load."""
+    """`session.claim`. `steal`: also from an owner that is alive. `history` as for a load.
+
+    `heartbeat_timeout_s` and `max_duration_s` are kept where left out.
+    """
 
     session_id: str
     worker_id: str
     steal: bool = False
     history: History = "all"
+    heartbeat_timeout_s: PositiveSeconds | None = None
+    max_duration_s: PositiveSeconds | None = None
 
 
 class ClaimNextParams(Params):

@@ -10,10 +10,12 @@ SessionT = TypeVar("SessionT")
 
 
 class SaveResult(Struct):
-    """Of `session.save`."""
+    """Of `session.save`; an older daemon says nothing of `epoch` and `heartbeat_timeout_s`, the one in force."""
 
     version: int
     updated_at: str
+    epoch: int | None = None
+    heartbeat_timeout_s: float | None = None
 
 
 class VersionResult(Struct):
@@ -36,6 +38,7 @@ class LoadResult(Struct, Generic[SessionT], kw_only=True):
     ended_reason: str | None = None
     labels: dict[str, str] = {}
     heartbeat_timeout_s: float | None = None
+    max_duration_s: float | None = None
     restored: bool = False
 
 

@@ -88,7 +88,9 @@ class Shelf:
         """Put a new session in; `changed` comes next."""
         self._seq += 1
         at = self.now()
-        kept = self._kept[state.id] = Kept(state, self._seq, at.mono, at.wall, owner=owner)
+        kept = self._kept[state.id] = Kept(
+            state, self._seq, at.mono, at.wall, self.spans.heartbeat_timeout_s, owner=owner
+        )
         grave = self._graves.pop(state.id, None)
         if grave is not None:
             kept.version, kept.epoch = grave.version, grave.epoch
@@ -177,6 +179,15 @@ class Shelf:
         self._raise_version(kept, at)
         self._live(kept, at)
         self.events.note("claimed", at.wall, kept, reason=reason)
+
+    def retime(self, kept: Kept, heartbeat_timeout_s: float | None, max_duration_s: float | None) -> None:
+        """Who claims it gives it other timeouts, seconds; None leaves the one there is."""
+        before = kept.heartbeat_timeout_s, kept.max_duration_s
+        kept.heartbeat_timeout_s = heartbeat_timeout_s or kept.heartbeat_timeout_s
+        kept.max_duration_s = max_duration_s or kept.max_duration_s
+        if before != (kept.heartbeat_timeout_s, kept.max_duration_s):
+            self._raise_version(kept, self.now())
+            self._plan(kept)
 
     def release(self, kept: Kept) -> None:
         """Its owner gives it up."""

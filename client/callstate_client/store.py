@@ -86,7 +86,8 @@ class Record:
         labels: what the worker selects its calls by.
         history_from: index of the first turn in `state.history`; over 0 when loaded in part.
         turn_count: the whole history's length.
-        heartbeat_timeout_s: silence after which it is suspected, seconds; None for the daemon's own.
+        heartbeat_timeout_s: silence after which it is suspected, seconds; None where the store does not say.
+        max_duration_s: the age at which it is ended, seconds; None for no limit, or where the store does not say.
         restored: a daemon that restarted has it from its journal, and has heard nothing of it since.
     """
 
@@ -99,4 +100,5 @@ class Record:
     history_from: int = 0
     turn_count: int = 0
     heartbeat_timeout_s: float | None = None
+    max_duration_s: float | None = None
     restored: bool = False

@@ -746,6 +746,31 @@ async def test_turns_are_told_to_who_asks_and_not_kept(ground: Ground, w1: CallS
     assert (await event(behind)).type == "ended"
 
 
+# -- timeouts ----------------------------------------------------------------------------------------------
+
+
+async def test_a_claim_says_which_timeouts_are_in_force(ground: Ground, operator: CallStore, w1: CallStore) -> None:
+    await operator.save(a_call())
+    claimed = await claim(w1, "c1", "w1")
+    assert (claimed.heartbeat_timeout_s, claimed.max_duration_s) == (ground.timeout_s, None)
+    again = await claim(w1, "c1", "w1", heartbeat_timeout_s=60.0, max_duration_s=300000000.0)
+    assert (again.heartbeat_timeout_s, again.max_duration_s, again.epoch) == (60.0, 300000000.0, claimed.epoch)
+    assert again.version > claimed.version
+    assert (await claim(w1, "c1", "w1")).version == again.version
+    [listed] = [record async for record in operator.sessions()]
+    assert (listed.heartbeat_timeout_s, listed.max_duration_s) == (60.0, 300000000.0)
+
+
+async def test_a_call_is_expected_to_beat_as_its_claim_says(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    events = await ground.watch("suspect")
+    await w1.save(a_call())
+    await w1.save(a_call("c2"))
+    await claim(w2, "c1", "w2", steal=True, heartbeat_timeout_s=3 * ground.timeout_s)
+    await ground.pass_time(1.5 * ground.timeout_s)
+    await ground.pass_time(2 * ground.timeout_s)
+    assert [(await event(events)).session_id for _ in range(2)] == ["c2", "c1"]
+
+
 # -- amending ----------------------------------------------------------------------------------------------
 
 

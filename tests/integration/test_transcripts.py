@@ -71,7 +71,7 @@ RESULTS = {
     "server.flush": protocol.FlushResult,
 }
 OTHERS = {
-    "session.load": {"heartbeat_timeout_s", "restored"},
+    "session.load": {"heartbeat_timeout_s", "max_duration_s", "restored"},
     "session.claim": {"ended_reason", "restored"},
 }
 """Of what a client decodes: members that only the other methods with this result have."""

@@ -257,10 +257,20 @@ class Context:
             self.liveness.learn(entry.id, Evidence.SILENCE, self.clock.live())
 
     def watch(self, entry: Entry) -> None:
-        """Give a live session its full timeout, and its limit where it has one."""
+        """Give a live session its full timeout, and its limit where it has one.
+
+        One without a timeout of its own keeps the default of now for good: whoever beats for it goes by that, and
+        knows nothing of a configuration that is changed meanwhile.
+        """
         entry.suspected = ""
+        if entry.heartbeat_timeout_s is None:
+            entry.heartbeat_timeout_s = self._default_timeout_s()
         self.liveness.watch(entry.id, self.clock.live(), entry.heartbeat_timeout_s)
         self._limit(entry)
+
+    def _default_timeout_s(self) -> float:
+        """For a session that was given none: not below what the caller was told, for it may go by that."""
+        return max(self.liveness.timeout_s, self.caller.told_timeout_s)
 
     def retime(self, entry: Entry) -> None:
         """A live session was given another timeout or limit; that by itself is no sign of life."""

@@ -28,6 +28,8 @@ class Caller(Protocol):
 
     worker: str
     """The worker it is registered as; empty for none: an operator, a simple script."""
+    told_timeout_s: float
+    """The default timeout that `server.info` has told it, seconds; 0: it was not told."""
 
     @property
     def unsent_bytes(self) -> int:
@@ -47,6 +49,7 @@ class Nobody:
     """Who asks where no connection does: the daemon itself."""
 
     worker = ""
+    told_timeout_s = 0.0
     unsent_bytes = 0
 
     def send(self, data: bytes, /) -> None:

@@ -35,7 +35,7 @@ def register(ctx: Context, p: RegisterParams) -> bytes:
 
 
 def claim(ctx: Context, p: ClaimParams) -> bytes:
-    """{"session_id":"c1","worker_id":"web-1-4711-9f2c61","steal":false,"history":20}"""
+    """{"session_id":"c1","worker_id":"web-1-4711-9f2c61","steal":false,"history":20,"heartbeat_timeout_s":60}"""
     worker_id = _own_id(ctx, p.worker_id)
     checked_history(p.history)
     entry = ctx.find(p.session_id)
@@ -46,11 +46,32 @@ def claim(ctx: Context, p: ClaimParams) -> bytes:
     phase = ctx.liveness.phase(entry.id)
     if _is_own(ctx, entry, worker_id):
         ctx.beat(entry, ctx.now_us(), ctx.clock.live())  # again, the first reply being lost perhaps: same epoch
+        _retime(ctx, entry, p)
         return load_entry(entry, p.history, for_worker=True)
     if entry.owner and phase is Phase.LIVE and not p.steal and entry.id not in ctx.departing:
         raise ConflictError(f"the session is {entry.owner}'s, which is alive", owner=entry.owner)
-    _take(ctx, entry, worker_id)
+    _take(ctx, entry, worker_id, p)
     return load_entry(entry, p.history, for_worker=True)
+
+
+def _retime(ctx: Context, entry: Entry, p: ClaimParams) -> None:
+    """The owner claims with other timeouts than are in force."""
+    before = entry.heartbeat_timeout_s, entry.max_duration_s
+    if _timeouts(entry, p) == before:
+        return
+    ctx.cache.change(entry)
+    entry.heartbeat_timeout_s, entry.max_duration_s = _timeouts(entry, p)
+    entry.next_version(ctx.now_us())
+    ctx.retime(entry)
+    ctx.cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
+
+
+def _timeouts(entry: Entry, p: ClaimParams) -> tuple[float | None, float | None]:
+    """The session's timeouts with those of a claim in their place, where it gives any."""
+    return (
+        entry.heartbeat_timeout_s if p.heartbeat_timeout_s is None else p.heartbeat_timeout_s,
+        entry.max_duration_s if p.max_duration_s is None else p.max_duration_s,
+    )
 
 
 def claim_next(ctx: Context, p: ClaimNextParams) -> bytes:
@@ -90,7 +111,7 @@ def _forsaken(ctx: Context) -> Iterator[Entry]:
             yield entry
 
 
-def _take(ctx: Context, entry: Entry, worker_id: str) -> None:
+def _take(ctx: Context, entry: Entry, worker_id: str, p: ClaimParams | None = None) -> None:
     """Give a session a new owner, and whoever had it nothing more to say."""
     now_us = ctx.now_us()
     reason = _claimable(ctx, entry)
@@ -101,6 +122,8 @@ def _take(ctx: Context, entry: Entry, worker_id: str) -> None:
         entry.doc.status = entry.status_before
         entry.reaped, entry.status_before = False, ""
         entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0
+    if p is not None:
+        entry.heartbeat_timeout_s, entry.max_duration_s = _timeouts(entry, p)
     entry.epoch += 1
     _own(ctx, entry, worker_id, "", now_us)
     ctx.events.note("claimed", now_us, entry, reason=reason)

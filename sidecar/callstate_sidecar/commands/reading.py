@@ -77,6 +77,8 @@ def loaded(entry: Entry, session: bytes, history_from: int, *, for_worker: bool 
         beside["owner"] = entry.owner
     if for_worker and entry.heartbeat_timeout_s is not None:
         beside["heartbeat_timeout_s"] = entry.heartbeat_timeout_s
+    if for_worker and entry.max_duration_s is not None:
+        beside["max_duration_s"] = entry.max_duration_s
     if for_worker and entry.restored:
         beside["restored"] = True
     if entry.ended:
@@ -187,6 +189,7 @@ def ping(ctx: Context, p: NoParams) -> bytes:
 
 def info(ctx: Context, p: NoParams) -> bytes:
     """{}"""
+    ctx.caller.told_timeout_s = ctx.liveness.timeout_s
     return orjson.dumps(ctx.services.info())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import orjson
+
 from callstate_client.errors import (
     ConflictError,
     InvalidParamsError,
@@ -140,7 +142,14 @@ def _saved(
         ctx.events.note("ended", now_us, entry, reason=entry.ended_reason)
     if not entry.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
         ctx.retime(entry)
-    result = b'{"version":%d,"updated_at":"%b"}' % (version, format_us(now_us).encode())
+    result = _result(entry, version, now_us)
     record = entry.record(mode, turns, count, entry.keep_op(p.op, result))
     ctx.cache.log(entry, record, ctx.clock.mono())
     return result
+
+
+def _result(entry: Entry, version: int, now_us: int) -> bytes:
+    result = b'{"version":%d,"updated_at":"%b","epoch":%d' % (version, format_us(now_us).encode(), entry.epoch)
+    if entry.heartbeat_timeout_s is None:  # ended from its first moment, so nobody waits for a beat
+        return result + b"}"
+    return result + b',"heartbeat_timeout_s":%b}' % orjson.dumps(entry.heartbeat_timeout_s)

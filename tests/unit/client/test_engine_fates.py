@@ -16,7 +16,7 @@ SPANS = Spans(heartbeat_timeout_s=30, grace_s=20, retention_s=300)
 
 
 def kept(**members: object) -> Kept:
-    call = Kept(a_call(), 1, alive_at=1000.0, beat_at=START)
+    call = Kept(a_call(), 1, alive_at=1000.0, beat_at=START, heartbeat_timeout_s=30.0)
     call.born_at = 1000.0
     for name, value in members.items():
         setattr(call, name, value)
@@ -51,7 +51,7 @@ def test_what_comes_next(call: Kept, at: float, fate: Fate) -> None:
     ],
 )
 def test_the_age_is_reckoned_once(created_at: datetime, born_at: float) -> None:
-    call = Kept(a_call(created_at=created_at), 1, alive_at=1000.0, beat_at=START)
+    call = Kept(a_call(created_at=created_at), 1, alive_at=1000.0, beat_at=START, heartbeat_timeout_s=30.0)
     call.reckon_age(Moment(1000.0, START))
     assert call.born_at == born_at
     call.reckon_age(Moment(1010.0, START + timedelta(hours=1)))

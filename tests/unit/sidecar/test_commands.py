@@ -63,10 +63,11 @@ def reap(core: Core) -> None:
 
 async def test_save_creates_and_replaces(core: Core) -> None:
     saved = await core.save("a", session={"call_id": "CA1", "from": "+1", "x": 1, "history": [{"role": "user"}]})
-    assert saved == {"version": START_US, "updated_at": TIME}
+    beside = {"epoch": 0, "heartbeat_timeout_s": 30.0}
+    assert saved == {"version": START_US, "updated_at": TIME} | beside
     core.clock.advance(1.5)
     again = await core.save("a", session={"to": "+2", "history": []})
-    assert again == {"version": START_US + 1_500_000, "updated_at": "2026-01-01T00:00:01.500000Z"}
+    assert again == {"version": START_US + 1_500_000, "updated_at": "2026-01-01T00:00:01.500000Z"} | beside
     session = (await core.call("session.load", session_id="a"))["session"]
     assert session == {
         "id": "a", "created_at": TIME, "provider": "twilio", "direction": "", "from": "", "to": "+2",

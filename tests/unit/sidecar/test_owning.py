@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from callstate_sidecar.liveness import Phase
+from callstate_sidecar.options import ReaperConfig
 from support.core import TIME, Peer
 from support.floor import ENDS, FULL, GRACE_S, RECONNECT_S, RETENTION_S, TIMEOUT_S, Floor
 
@@ -256,6 +257,82 @@ async def test_a_repeated_claim_is_the_same_claim_and_life(floor: Floor, w1: Pee
     assert floor.told() == []
     await floor.pass_time(TIMEOUT_S - 1)
     assert floor.phase("a") is Phase.LIVE
+
+
+# -- timeouts ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_claim_says_which_timeouts_are_in_force_and_sets_those_it_gives(floor: Floor, w1: Peer) -> None:
+    await floor.save(floor.operator, "a", max_duration_s=900)
+    claimed = await floor.claim(w1, "a", "w1")
+    assert (claimed["heartbeat_timeout_s"], claimed["max_duration_s"]) == (TIMEOUT_S, 900.0)
+    again = await floor.claim(w1, "a", "w1", heartbeat_timeout_s=60, max_duration_s=1000)
+    assert (again["heartbeat_timeout_s"], again["max_duration_s"]) == (60.0, 1000.0)
+    assert again["epoch"] == claimed["epoch"]
+    assert again["version"] > claimed["version"]
+    await floor.pass_time(TIMEOUT_S + 1)
+    assert floor.phase("a") is Phase.LIVE
+    floor.check_replay()
+    await floor.pass_time(30)
+    assert floor.phase("a") is Phase.SUSPECT
+
+
+async def test_a_claim_by_another_gives_its_own_timeouts(floor: Floor, w1: Peer, w2: Peer) -> None:
+    await floor.save(w1, "a", heartbeat_timeout_s=10)
+    claimed = await floor.claim(w2, "a", "w2", steal=True, heartbeat_timeout_s=60, max_duration_s=50)
+    assert (claimed["heartbeat_timeout_s"], claimed["max_duration_s"]) == (60.0, 50.0)
+    await floor.pass_time(49)
+    assert floor.phase("a") is Phase.LIVE
+    await floor.pass_time(2)
+    assert floor.core.entry("a").ended_reason == "max_duration"
+    floor.check_replay()
+
+
+async def test_what_was_over_time_gets_the_limit_that_its_claim_gives(floor: Floor, w1: Peer, w2: Peer) -> None:
+    await floor.save(w1, "a", max_duration_s=5)
+    await floor.pass_time(6)
+    assert (await floor.claim(w2, "a", "w2", max_duration_s=20))["max_duration_s"] == 20.0
+    await floor.pass_time(15)
+    assert floor.core.entry("a").ended_reason == "max_duration"
+
+
+@pytest.mark.parametrize("bad", [0, -1, "60"])
+@pytest.mark.parametrize("name", ["heartbeat_timeout_s", "max_duration_s"])
+async def test_a_claim_with_a_wrong_timeout_takes_nothing(floor: Floor, w1: Peer, name: str, bad: Any) -> None:
+    await floor.save(floor.operator, "a")
+    data = await floor.refused(w1, "session.claim", session_id="a", worker_id="w1", **{name: bad})
+    assert (data["kind"], data["path"]) == ("invalid_params", f"$.params.{name}")
+
+
+@pytest.mark.parametrize("how", ["reload", "restart"])
+async def test_a_default_that_is_changed_is_that_of_new_calls(floor: Floor, w1: Peer, how: str) -> None:
+    await floor.save(w1, "created")
+    await floor.save(floor.operator, "claimed")
+    await floor.claim(w1, "claimed", "w1")
+    if how == "restart":
+        floor.options = {"reaper": ReaperConfig(heartbeat_timeout_s=6)}
+        await floor.restart()
+        w1 = await floor.worker("w1", floor.program_of(w1))
+    floor.core.liveness.timeout_s = 6.0
+    new = await floor.save(floor.operator, "new")
+    assert new["heartbeat_timeout_s"] == 6.0
+    for _ in range(3):  # by the interval that was learned when the call began
+        await floor.pass_time(TIMEOUT_S / 3)
+        assert [floor.phase(call) for call in ("created", "claimed")] == [Phase.LIVE] * 2
+        await floor.ask(w1, "session.heartbeat", session_ids=["created", "claimed"])
+    assert floor.phase("new") is Phase.SUSPECT
+    assert (await floor.claim(w1, "claimed", "w1"))["heartbeat_timeout_s"] == TIMEOUT_S
+    floor.check_replay()
+
+
+async def test_who_was_told_a_default_is_not_held_to_a_shorter_one(floor: Floor, w1: Peer) -> None:
+    await floor.ask(w1, "server.info")
+    floor.core.liveness.timeout_s = 6.0
+    assert (await floor.save(w1, "a"))["heartbeat_timeout_s"] == TIMEOUT_S
+    await floor.ask(w1, "server.info")
+    assert (await floor.save(w1, "b"))["heartbeat_timeout_s"] == 6.0
+    floor.core.liveness.timeout_s = 60.0
+    assert (await floor.save(w1, "c"))["heartbeat_timeout_s"] == 60.0
 
 
 async def test_the_silent_owner_claims_its_own_in_the_same_epoch(floor: Floor, w1: Peer) -> None:
