@@ -147,7 +147,7 @@ class Engine(Owners):
             raise SessionNotFoundError(f"no session {state.id}")
         if self._shelf.draining:
             raise ShuttingDownError("the daemon drains: no new sessions")
-        return self._shelf.create(state, self._caller.worker_id or "")
+        return self._shelf.create(state, self._caller)
 
     def _delete(self, params: p.DeleteParams) -> bytes:
         kept = self._shelf.get(params.session_id)
@@ -271,7 +271,7 @@ class Engine(Owners):
         return self._done(kept, params.op, b'{"version":%d}' % kept.version)
 
     def _settle(self, kept: Kept, was_ended: bool, life: bool, reason: str = COMPLETED) -> None:
-        self._shelf.changed(kept, was_ended, reason, life=life, reviver=self._caller.worker_id or "")
+        self._shelf.changed(kept, was_ended, reason, life=life, reviver=self._caller)
 
     def _done(self, kept: Kept, op: str | None, result: bytes) -> bytes:
         if op is not None:

@@ -43,8 +43,18 @@ class Access:
             raise kept.ended_error()
 
     def _is_anothers(self, kept: Kept) -> bool:
-        """Whether it is held by a worker that is not this one. To an operator nothing is another's."""
-        return self._caller.worker_id is not None and kept.owner not in ("", self._caller.worker_id)
+        """Whether it is held by a worker that is not this one, or by another instance of this one that is there as
+        well. To an operator nothing is another's."""
+        worker_id, ours = self._caller.worker_id, self._caller.instance
+        if worker_id is None or not kept.owner:
+            return False
+        if kept.owner != worker_id:
+            return True
+        return (
+            bool(ours and kept.instance)
+            and ours != kept.instance
+            and self._shelf.workers.is_connected(worker_id, kept.instance)
+        )
 
     def _is_life(self, kept: Kept, epoch: int | None) -> bool:
         """Whether a mutation is a sign of life: an operator's is none where a worker holds the session."""

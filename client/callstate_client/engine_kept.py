@@ -36,6 +36,7 @@ class Kept:
         version: of the last mutation.
         epoch: changes with the owner.
         owner: the worker that holds it; empty: none.
+        instance: which store of that worker; empty where it did not say.
         orphan: why it has no owner any more; empty: it has one, or never had.
         orphan_at: since when, monotonic seconds.
         suspicion: why it is suspected; empty: it is not.
@@ -57,6 +58,7 @@ class Kept:
     version: int = 0
     epoch: int = 0
     owner: str = ""
+    instance: str = ""
     orphan: str = ""
     orphan_at: float = 0.0
     labels: dict[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from callstate_client.engine_kept import Kept
 from callstate_client.engine_reads import Reads
 from callstate_client.errors import ConflictError
 from callstate_client.events import Cursor
-from callstate_client.rules import check_labels
+from callstate_client.rules import check_labels, check_word
 
 
 class Standing(Enum):
@@ -31,6 +31,8 @@ class Standing(Enum):
     """Nobody's, and alive."""
     OWN = "own"
     """The claimer's. Also while suspect for silence: it was this very worker that was silent."""
+    OF_ANOTHER_INSTANCE = "of_another_instance"
+    """The claimer's, but held by another store of it: both may be at work."""
     ANOTHERS = "anothers"
     """Another worker's, and alive."""
 
@@ -55,18 +57,19 @@ CLAIMS: Final[Mapping[Standing, Claim]] = {
     Standing.SUSPECT: Claim.TAKE,
     Standing.UNOWNED: Claim.TAKE,
     Standing.OWN: Claim.KEEP,
+    Standing.OF_ANOTHER_INSTANCE: Claim.TAKE,
     Standing.ANOTHERS: Claim.CONFLICT,
 }
 
 
-def standing(kept: Kept, worker_id: str) -> Standing:
-    """How this session stands to this worker."""
+def standing(kept: Kept, worker_id: str, instance: str | None) -> Standing:
+    """How this session stands to this worker, and to this instance of it; None: an operator acts for it."""
     if kept.ended:
         return Standing.REAPED if kept.reaped else Standing.ENDED
     if kept.orphan:
         return Standing.ORPHAN
     if kept.owner == worker_id and kept.suspicion != EXITED:  # else another process of that name held it
-        return Standing.OWN
+        return Standing.OWN if instance in (None, kept.instance) else Standing.OF_ANOTHER_INSTANCE
     if kept.suspicion:
         return Standing.SUSPECT
     return Standing.ANOTHERS if kept.owner else Standing.UNOWNED
@@ -79,7 +82,7 @@ class Owners(Reads):
         self._check_worker(params.worker_id)
         self._check_history(params.history)
         kept = self._shelf.find(params.session_id)
-        stands = standing(kept, params.worker_id)
+        stands = standing(kept, params.worker_id, self._instance())
         claim = CLAIMS[stands]
         if claim is Claim.TOO_LATE:
             raise kept.ended_error()
@@ -89,6 +92,9 @@ class Owners(Reads):
         self._shelf.retime(kept, params.heartbeat_timeout_s, params.max_duration_s)
         return self._loaded(kept, params.history, for_worker=True)
 
+    def _instance(self) -> str | None:
+        return None if self._caller.worker_id is None else self._caller.instance
+
     def _give(self, kept: Kept, worker_id: str, stands: Standing) -> None:
         if CLAIMS[stands] is Claim.KEEP:
             self._shelf.beat(kept)
@@ -96,9 +102,10 @@ class Owners(Reads):
         why = {
             Standing.ORPHAN: kept.suspicion or kept.orphan,
             Standing.SUSPECT: kept.suspicion,
+            Standing.OF_ANOTHER_INSTANCE: kept.suspicion or "stolen",
             Standing.ANOTHERS: "stolen",
         }.get(stands, stands.value)
-        self._shelf.claim(kept, worker_id, why)
+        self._shelf.claim(kept, worker_id, self._caller.instance, why)
 
     def _claim_next(self, params: p.ClaimNextParams) -> bytes:
         self._check_worker(params.worker_id)
@@ -117,7 +124,7 @@ class Owners(Reads):
         orphans.sort(key=lambda kept: kept.orphan_at)
         suspects.sort(key=lambda kept: kept.suspect_at)
         for kept in orphans + suspects:
-            self._give(kept, params.worker_id, standing(kept, params.worker_id))
+            self._give(kept, params.worker_id, standing(kept, params.worker_id, self._instance()))
             return self._loaded(kept, params.history, for_worker=True)
         return b"null"
 
@@ -132,7 +139,10 @@ class Owners(Reads):
 
     def _register(self, params: p.RegisterParams) -> bytes:
         self._check_worker(params.worker_id)
+        for name in ("instance", "process"):
+            check_word(getattr(params, name), f"$.params.{name}", least=1)
         self._shelf.connect(self._caller, params.worker_id)
+        self._caller.instance = self._caller.instance or params.instance or ""
         return p.encode_json(p.RegisterResult(worker_id=params.worker_id, drain=self._shelf.draining))
 
     def _drain(self, params: p.DrainParams) -> bytes:

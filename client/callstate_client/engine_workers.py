@@ -31,10 +31,12 @@ class Caller:
     Args:
         process: it runs in.
         worker_id: it is registered under; None: it is not, as an operator's.
+        instance: which store of the worker it is of; empty where it did not say.
     """
 
     process: Process
     worker_id: str | None = None
+    instance: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -66,10 +68,12 @@ class Workers:
     def __contains__(self, worker: Worker) -> bool:
         return self._workers.get(worker.id) is worker
 
-    def is_connected(self, worker_id: str) -> bool:
-        """Whether a view of it is open."""
+    def is_connected(self, worker_id: str, instance: str = "") -> bool:
+        """Whether a view of it, or this instance of it, is open."""
         worker = self._workers.get(worker_id)
-        return worker is not None and bool(worker.callers)
+        if worker is None:
+            return False
+        return any(not instance or caller.instance == instance for caller in worker.callers)
 
     def process_of(self, worker_id: str) -> Process:
         """The process it runs in; a new one where it is not there."""

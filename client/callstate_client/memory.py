@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 from callstate_client import asks, protocol
 from callstate_client.api import CallStore
 from callstate_client.clock import Clock
@@ -66,7 +68,7 @@ class MemoryStore(CallStore):
         self._engine = Engine(shelf, self._caller)
         self._closed = False
         if worker_id is not None:
-            register = protocol.RegisterParams(worker_id=worker_id)
+            register = protocol.RegisterParams(worker_id=worker_id, instance=secrets.token_hex(8))
             self._engine.answer(protocol.encode_request(0, "worker.register", register))
 
     # -- workers --------------------------------------------------------------------------------------------

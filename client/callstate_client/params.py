@@ -178,9 +178,15 @@ class ReleaseParams(Params):
 
 
 class RegisterParams(Params):
-    """`worker.register`: this connection is one of this worker's from now on."""
+    """`worker.register`: this connection is one of this worker's from now on.
+
+    `instance`: of the store that registers, the same on all of its connections and no other's. `process`: likewise
+    of the process it is in. Both are words made up at random.
+    """
 
     worker_id: str
+    instance: str | None = None
+    process: str | None = None
 
 
 class Since(Params):

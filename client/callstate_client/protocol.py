@@ -139,7 +139,7 @@ ResultT = TypeVar("ResultT")
 PROTOCOL_VERSION: Final = 1
 """Raised when a message of the older form would be misunderstood; additions go into `features`."""
 
-FEATURES: Final = ("ownership", "events", "drain", "amend_index", "claim_timeouts")
+FEATURES: Final = ("ownership", "events", "drain", "amend_index", "claim_timeouts", "instance")
 """The optional parts of the protocol that there are; which of them a daemon has, `server.info` says."""
 
 # -- messages ------------------------------------------------------------------------------------------------

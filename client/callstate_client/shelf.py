@@ -84,12 +84,18 @@ class Shelf:
 
     # -- changing -------------------------------------------------------------------------------------------
 
-    def create(self, state: SessionState, owner: str) -> Kept:
-        """Put a new session in; `changed` comes next."""
+    def create(self, state: SessionState, creator: Caller) -> Kept:
+        """Put a new session in, which is its creator's where that is a worker; `changed` comes next."""
         self._seq += 1
         at = self.now()
         kept = self._kept[state.id] = Kept(
-            state, self._seq, at.mono, at.wall, self.spans.heartbeat_timeout_s, owner=owner
+            state,
+            self._seq,
+            at.mono,
+            at.wall,
+            self.spans.heartbeat_timeout_s,
+            owner=creator.worker_id or "",
+            instance=creator.instance,
         )
         grave = self._graves.pop(state.id, None)
         if grave is not None:
@@ -105,7 +111,13 @@ class Shelf:
         self.events.note("deleted", at.wall, kept, reason="deleted")
 
     def changed(
-        self, kept: Kept, was_ended: bool, reason: str = COMPLETED, *, life: bool = True, reviver: str = ""
+        self,
+        kept: Kept,
+        was_ended: bool,
+        reason: str = COMPLETED,
+        *,
+        life: bool = True,
+        reviver: Caller | None = None,
     ) -> None:
         """After a mutation: a new version and time; ended or revived where the status says so.
 
@@ -114,7 +126,7 @@ class Shelf:
             was_ended: before that.
             reason: for its end.
             life: whether the mutation is a sign of life.
-            reviver: the worker that owns it from now on where it is revived and nobody does.
+            reviver: who owns it from now on where it is revived and nobody does, if that is a worker.
         """
         at = self.now()
         self._raise_version(kept, at)
@@ -128,9 +140,9 @@ class Shelf:
                 self.events.note("ended", at.wall, kept, reason=reason)
         elif was_ended:
             kept.ended_reason, kept.ended_at = "", None
-            if not kept.owner and reviver:
+            if not kept.owner and reviver is not None and reviver.worker_id:
                 kept.epoch += 1  # that is a claim: it may have been another's
-                kept.owner, kept.orphan = reviver, ""
+                kept.owner, kept.instance, kept.orphan = reviver.worker_id, reviver.instance, ""
             self._live(kept, at)
             self.events.note("recovered", at.wall, kept, reason="revived")
         elif life:
@@ -166,7 +178,7 @@ class Shelf:
 
     # -- owners ---------------------------------------------------------------------------------------------
 
-    def claim(self, kept: Kept, worker_id: str, reason: str) -> None:
+    def claim(self, kept: Kept, worker_id: str, instance: str, reason: str) -> None:
         """This worker holds it from now on, in an epoch of its own; `reason`: why it could be claimed."""
         at = self.now()
         if kept.ended:
@@ -175,7 +187,7 @@ class Shelf:
             kept.state.status, kept.reaped = kept.status_before, False
             kept.ended_reason, kept.ended_at = "", None
         kept.epoch += 1
-        kept.owner, kept.orphan = worker_id, ""
+        kept.owner, kept.instance, kept.orphan = worker_id, instance, ""
         self._raise_version(kept, at)
         self._live(kept, at)
         self.events.note("claimed", at.wall, kept, reason=reason)
@@ -197,7 +209,7 @@ class Shelf:
         self.events.note("released", at.wall, kept, reason=RELEASED, owner=owner)
 
     def _orphan(self, kept: Kept, why: str, at: Moment) -> None:
-        kept.owner, kept.orphan, kept.orphan_at = "", why, at.mono
+        kept.owner, kept.instance, kept.orphan, kept.orphan_at = "", "", why, at.mono
         kept.alive_at, kept.suspicion = at.mono, ""  # a full timeout, but nobody said that the call is alive
         self._raise_version(kept, at)
         self._plan(kept)

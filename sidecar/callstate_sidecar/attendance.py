@@ -59,10 +59,22 @@ class Attendance:
         """What a worker's death is seen by: `process`, or where the system can't tell, `connection`."""
         return "process" if self._peers.works else "connection"
 
+    def is_connected(self, worker_id: str, instance: str) -> bool:
+        """Whether a registered connection is open under this id; with an instance, one of that."""
+        if not instance:
+            return self.workers.is_connected(worker_id)
+        return any(connection.instance == instance for connection in self._connections.get(worker_id, ()))
+
     # -- coming -----------------------------------------------------------------------------------------------
 
-    def register(self, caller: Caller, worker_id: str) -> None:
+    def register(self, caller: Caller, worker_id: str, instance: str = "", own_name: str = "") -> None:
         """A connection says whose it is.
+
+        Args:
+            caller: the connection.
+            worker_id: whose it is.
+            instance: which store of the worker it is of.
+            own_name: what the worker calls its process.
 
         Raises:
             ForbiddenError: it is another worker's already.
@@ -73,7 +85,9 @@ class Attendance:
             return  # it has hung up meanwhile
         peer = self._peers.identify(connection.transport.get_extra_info("socket"))
         try:
-            done = self.workers.register(worker_id, connection, peer.process, pidfd=peer.watchable)
+            done = self.workers.register(
+                worker_id, connection, peer.process, pidfd=peer.watchable, own_name=own_name
+            )
         except CallstateError:
             peer.close()
             raise
@@ -83,7 +97,7 @@ class Attendance:
             self._watch(worker_id, peer)
         else:
             peer.close()
-        connection.worker = worker_id
+        connection.worker, connection.instance = worker_id, instance
         self._connections.setdefault(worker_id, set()).add(connection)
         self._remember(worker_id)
         if done.joined:
@@ -94,7 +108,7 @@ class Attendance:
         """Tell the journal which process a worker is, where it does not know: it may have taken no writes."""
         process = self.workers.process_of(worker_id)
         if process is not None:
-            record = _record(worker_id, process)
+            record = _record(worker_id, process, self.workers.own_name_of(worker_id))
             if self._ctx.cache.processes.get(worker_id) != record:
                 self._ctx.cache.worker(record)
 
@@ -119,12 +133,13 @@ class Attendance:
             self._lingering.add(worker_id)
             known = cache.processes.get(worker_id)
             process = None if known is None else _process(known)
+            own_name = "" if known is None else known.own_name
             peer = None if process is None else self._peers.find(process)
             if peer is Gone.GONE:
                 self._left(worker_id, Outcome.LEFT_EXITED)
             elif peer is None:
-                self.workers.restored(worker_id, process, pidfd=False)
-            elif self.workers.restored(worker_id, peer.process, pidfd=True):
+                self.workers.restored(worker_id, process, pidfd=False, own_name=own_name)
+            elif self.workers.restored(worker_id, peer.process, pidfd=True, own_name=own_name):
                 self._watch(worker_id, peer)
             else:
                 peer.close()
@@ -190,8 +205,9 @@ class Attendance:
         self._watches.clear()
 
 
-def _record(worker_id: str, process: Process) -> WorkerRecord:
-    return WorkerRecord(worker_id, process.pid, process.start_ticks, process.boot_id, process.pidfs_inode)
+def _record(worker_id: str, process: Process, own_name: str) -> WorkerRecord:
+    marks = process.start_ticks, process.boot_id, process.pidfs_inode
+    return WorkerRecord(worker_id, process.pid, *marks, own_name)
 
 
 def _process(record: WorkerRecord) -> Process:

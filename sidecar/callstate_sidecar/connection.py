@@ -33,8 +33,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_scheduled", "_server",
-        "_splitter", "closing", "line_bytes", "out", "out_bytes", "told_timeout_s", "transport", "waiting",
-        "worker",
+        "_splitter", "closing", "instance", "line_bytes", "out", "out_bytes", "told_timeout_s", "transport",
+        "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, server: Server, line_bytes: int) -> None:
@@ -54,6 +54,8 @@ class Connection(asyncio.Protocol):
         self.closing = False
         self.worker = ""
         """The worker it is registered as; empty for none."""
+        self.instance = ""
+        """Which store of the worker it is of; empty where it did not say."""
         self.told_timeout_s = 0.0
         """The default timeout that `server.info` has told it, seconds; 0: it was not told."""
         self.transport: asyncio.Transport | None = None

@@ -25,8 +25,8 @@ class Entry:
 
     __slots__ = (
         "beat_us", "born", "born_of", "counted", "doc", "ended_detail", "ended_reason", "ended_us", "epoch",
-        "fenced_epoch", "heartbeat_timeout_s", "host", "id", "journaled", "labels", "max_duration_s", "ops",
-        "orphan", "owner", "owner_counted", "quarantined", "reaped", "restored", "seq", "status_before",
+        "fenced_epoch", "heartbeat_timeout_s", "host", "id", "instance", "journaled", "labels", "max_duration_s",
+        "ops", "orphan", "owner", "owner_counted", "quarantined", "reaped", "restored", "seq", "status_before",
         "stored_version", "suspected", "unverified", "version",
     )  # fmt: skip
 
@@ -39,6 +39,8 @@ class Entry:
         """None: ours. Another host's id: theirs. Empty: nobody's, such as one that the Go package wrote."""
         self.owner = ""
         """The worker that holds it."""
+        self.instance = ""
+        """Which store of that worker: only it keeps the epoch. Empty where it did not say."""
         self.orphan = ""
         """Why it has no owner any more; empty for one that has, or never had one."""
         self.suspected = ""
@@ -109,7 +111,7 @@ class Entry:
             self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.ops, self.host, self.journaled, self.orphan, self.status_before, self.fenced_epoch,
-            doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
+            self.instance, doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
             doc.chunks, len(doc.chunks), doc.turn_count, doc.history_bytes,
         )  # fmt: skip
 
@@ -120,7 +122,7 @@ class Entry:
             self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.ops, self.host, self.journaled, self.orphan, self.status_before, self.fenced_epoch,
-            doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
+            self.instance, doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
             doc.chunks, length, doc.turn_count, doc.history_bytes,
         ) = mark  # fmt: skip
         del doc.chunks[length:]
@@ -134,7 +136,7 @@ class Entry:
             self.id, self.version, self.epoch, doc.updated_us, self.beat_us, doc.status, doc.fields, doc.provider,
             doc.call_id, doc.metrics, mode, turns, count, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
-            self.unverified, ops, self.orphan, self.status_before,
+            self.unverified, ops, self.orphan, self.status_before, self.instance,
         )  # fmt: skip
 
     def snapshot(self) -> StateRecord:
@@ -171,7 +173,7 @@ class Entry:
         entry.heartbeat_timeout_s, entry.max_duration_s = record.heartbeat_timeout_s, record.max_duration_s
         entry.ended_reason, entry.ended_detail = record.ended_reason, record.ended_detail
         entry.ended_us, entry.reaped = record.ended_us, record.reaped
-        entry.orphan, entry.status_before = record.orphan, record.status_before
+        entry.orphan, entry.status_before, entry.instance = record.orphan, record.status_before, record.instance
         entry.unverified = record.unverified
         entry.journaled = True
         entry.beat_us = max(entry.beat_us, record.beat_us)

@@ -60,6 +60,7 @@ class StateRecord(Struct, array_like=True, tag=1):
     """The op of this mutation; in a snapshot all that are kept."""
     orphan: str = ""
     status_before: str = ""
+    instance: str = ""
 
 
 class TurnsRecord(Struct, array_like=True, tag=2):
@@ -101,6 +102,8 @@ class WorkerRecord(Struct, array_like=True, tag=5):
     start_ticks: int = 0
     boot_id: str = ""
     pidfs_inode: int = 0
+    own_name: str = ""
+    """What the worker calls its process: several workers of one name are all of it."""
 
 
 Record = StateRecord | TurnsRecord | GoneRecord | BeatsRecord | WorkerRecord

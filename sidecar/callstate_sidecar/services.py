@@ -83,9 +83,9 @@ class Services:
         """All active sessions in the store."""
         return self._backend.active_ids()
 
-    def register(self, caller: Caller, worker_id: str) -> None:
+    def register(self, caller: Caller, worker_id: str, instance: str, process: str) -> None:
         """This connection is one of this worker's from now on."""
-        self._attendance.register(caller, worker_id)
+        self._attendance.register(caller, worker_id, instance, process)
 
     def left(self, caller: Caller) -> None:
         """This connection is gone."""
@@ -95,9 +95,9 @@ class Services:
         """Those who did not come back in time have left. `now`: seconds of the clock's `live`."""
         self._attendance.tick(now)
 
-    def is_connected(self, worker_id: str) -> bool:
-        """Whether the worker has a registered connection."""
-        return self._attendance.workers.is_connected(worker_id)
+    def is_connected(self, worker_id: str, instance: str = "") -> bool:
+        """Whether the worker, or this instance of it, has a registered connection."""
+        return self._attendance.is_connected(worker_id, instance)
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
         """Wait for work beside the loop's turns, then tell its outcome."""

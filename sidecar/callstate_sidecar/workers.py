@@ -112,8 +112,10 @@ class _Program:
 
     process: Process
     workers: set[str] = field(default_factory=set)
+    own_names: set[str] = field(default_factory=set)
+    """What its workers call the process they are in; empty: one that did not say."""
     shared: bool = False
-    """It had several worker ids: a proxy, or one that plays many workers. Its exit says nothing of them."""
+    """It had several worker ids, and they are not all of one process: a proxy. Its exit says nothing of them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +124,7 @@ class _Worker:
     state: State = State.GONE
     program: _Program | None = None
     pidfd: bool = False
+    own_name: str = ""
     connections: set[Hashable] = field(default_factory=set)
 
     @property
@@ -177,10 +180,15 @@ class Workers:
         worker = self._workers.get(worker_id)
         return None if worker is None else worker.process
 
+    def own_name_of(self, worker_id: str) -> str:
+        """What this worker calls its process, for the journal; empty: it did not say."""
+        worker = self._workers.get(worker_id)
+        return "" if worker is None else worker.own_name
+
     # -- what is learned --------------------------------------------------------------------------------------
 
     def register(
-        self, worker_id: str, connection: Hashable, process: Process | None, *, pidfd: bool
+        self, worker_id: str, connection: Hashable, process: Process | None, *, pidfd: bool, own_name: str = ""
     ) -> Registration:
         """A connection says which worker it is of.
 
@@ -188,6 +196,8 @@ class Workers:
             connection: whatever tells connections apart.
             process: who is at its other end; None: not known.
             pidfd: whether the exit of that process will be told.
+            own_name: what the worker calls its process. Several workers of one pid and name are all of that
+                process, and it is no proxy.
 
         Raises:
             ForbiddenError: the connection is registered under another id.
@@ -206,7 +216,7 @@ class Workers:
             worker = None
         if worker is None:
             worker = self._workers[worker_id] = _Worker(worker_id)
-        watch = self._adopt(worker, program, pidfd=pidfd)
+        watch = self._adopt(worker, program, pidfd=pidfd, own_name=own_name)
         worker.connections.add(connection)
         self._of[connection] = worker_id
         outcome = self._learn(worker, Evidence.REGISTERED)
@@ -247,13 +257,13 @@ class Workers:
             self._learn(self._workers[worker_id], Evidence.GRACE_OVER)
         return left
 
-    def restored(self, worker_id: str, process: Process | None, *, pidfd: bool) -> bool:
+    def restored(self, worker_id: str, process: Process | None, *, pidfd: bool, own_name: str = "") -> bool:
         """A worker that the journal remembers and that may live: told once each, before any registers.
 
         True where its process has to be watched, as with `Registration.watch`.
         """
         worker = self._workers[worker_id] = _Worker(worker_id, State.RESTORED)
-        return self._adopt(worker, self._program(worker_id, process), pidfd=pidfd)
+        return self._adopt(worker, self._program(worker_id, process), pidfd=pidfd, own_name=own_name)
 
     def idle(self, worker_id: str) -> bool:
         """No session is this worker's. True where it is forgotten by that: one restored has nothing to wait for."""
@@ -313,16 +323,18 @@ class Workers:
             known.process = process  # it may have marks: the first time there was no descriptor left to read them
         return known
 
-    def _adopt(self, worker: _Worker, program: _Program | None, *, pidfd: bool) -> bool:
+    def _adopt(self, worker: _Worker, program: _Program | None, *, pidfd: bool, own_name: str) -> bool:
         """Enter which process a worker is; True where it has to be watched for that, and was not."""
         if program is None:
             return False
         if worker.program is not program:
             self._leave(worker)
-            worker.program, worker.pidfd = program, False
+            worker.program, worker.pidfd, worker.own_name = program, False, own_name
             self._programs[program.process.pid] = program
             program.workers.add(worker.worker_id)
-            program.shared = len(program.workers) > 1  # and stays so while anybody is left of them
+            program.own_names.add(own_name)
+            if len(program.workers) > 1 and (len(program.own_names) > 1 or not own_name):
+                program.shared = True  # and stays so while anybody is left of them
         watch = pidfd and not worker.pidfd and not program.shared
         worker.pidfd = worker.pidfd or watch
         return watch

@@ -244,7 +244,7 @@ def kept(entry: Entry) -> dict[str, Any]:
             name: getattr(entry, name)
             for name in (
                 "id", "version", "epoch", "owner", "labels", "heartbeat_timeout_s", "max_duration_s",
-                "ended_reason", "ended_detail", "ended_us", "reaped", "ops", "orphan", "status_before",
+                "ended_reason", "ended_detail", "ended_us", "reaped", "ops", "orphan", "status_before", "instance",
             )
         },
     }  # fmt: skip

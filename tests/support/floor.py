@@ -153,10 +153,10 @@ class Floor:
         peer.pidfd = program.pidfd
         return peer
 
-    async def worker(self, worker_id: str, program: Program | None = None) -> Peer:
+    async def worker(self, worker_id: str, program: Program | None = None, **more: str) -> Peer:
         """A registered connection, of a new process where none is given."""
         peer = self.connect(program or self.program())
-        await self.ask(peer, "worker.register", worker_id=worker_id)
+        await self.ask(peer, "worker.register", worker_id=worker_id, **more)
         return peer
 
     def program_of(self, peer: Peer) -> Program:

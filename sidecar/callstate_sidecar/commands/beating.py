@@ -61,13 +61,16 @@ class _Many:
 
     def unusual(self, session_ids: list[str]) -> list[str]:
         """Beat for all that are hot, live and simply the caller's (as `_beat` does); gives the others."""
-        ctx, worker = self._ctx, self._caller.worker
+        ctx, worker, instance = self._ctx, self._caller.worker, self._caller.instance
         entries, beaten, alive = ctx.cache.entries, ctx.cache.beaten, ctx.liveness.beat
         now_us, now = ctx.clock.wall_us(), ctx.clock.live()
         others: list[str] = []
         for session_id in session_ids:
             entry = entries.get(session_id)
-            if entry is None or entry.owner != worker or entry.host is not None or entry.doc.status == "ended":
+            if (
+                entry is None or entry.owner != worker or entry.instance != instance
+                or entry.host is not None or entry.doc.status == "ended"
+            ):  # fmt: skip
                 others.append(session_id)
                 continue
             beaten[session_id] = now_us

@@ -101,7 +101,7 @@ class Context:
 
     def check_authority(self, entry: Entry, epoch: int | None) -> None:
         """Nobody changes a session of another host, or with an epoch that is not the session's; no worker changes
-        another one's.
+        another one's, nor what another instance of it holds that is there as well.
 
         Raises:
             FencedError: that is the case.
@@ -111,8 +111,16 @@ class Context:
         if epoch is not None and epoch != entry.epoch:
             raise self.fenced(entry, f"the session's epoch is {entry.epoch}")
         worker = self.caller.worker
-        if entry.owner and worker and entry.owner != worker:
-            raise self.fenced(entry, f"the session is {entry.owner}'s")
+        if entry.owner and worker:
+            if entry.owner != worker:
+                raise self.fenced(entry, f"the session is {entry.owner}'s")
+            if self._is_held_elsewhere(entry):
+                raise self.fenced(entry, f"the session is held by another instance of {worker}")
+
+    def _is_held_elsewhere(self, entry: Entry) -> bool:
+        """Whether another instance of the worker that asks holds its session, and is there itself."""
+        ours, holder = self.caller.instance, entry.instance
+        return bool(ours and holder) and ours != holder and self.services.is_connected(entry.owner, holder)
 
     def fenced(self, entry: Entry, why: str) -> FencedError:
         """The error for who acts on what is another's by now; the first of an epoch is an event."""
@@ -269,8 +277,10 @@ class Context:
         self._limit(entry)
 
     def _default_timeout_s(self) -> float:
-        """For a session that was given none: not below what the caller was told, for it may go by that."""
-        return max(self.liveness.timeout_s, self.caller.told_timeout_s)
+        """For a session that was given none: not below what the caller was told, for it may go by that. Who has
+        given an instance goes by the replies to its saves and claims."""
+        told_s = 0.0 if self.caller.instance else self.caller.told_timeout_s
+        return max(self.liveness.timeout_s, told_s)
 
     def retime(self, entry: Entry) -> None:
         """A live session was given another timeout or limit; that by itself is no sign of life."""

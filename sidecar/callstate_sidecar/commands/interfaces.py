@@ -28,6 +28,8 @@ class Caller(Protocol):
 
     worker: str
     """The worker it is registered as; empty for none: an operator, a simple script."""
+    instance: str
+    """Which store of the worker it is of; empty where it did not say."""
     told_timeout_s: float
     """The default timeout that `server.info` has told it, seconds; 0: it was not told."""
 
@@ -49,6 +51,7 @@ class Nobody:
     """Who asks where no connection does: the daemon itself."""
 
     worker = ""
+    instance = ""
     told_timeout_s = 0.0
     unsent_bytes = 0
 
@@ -82,8 +85,14 @@ class Services(Protocol):
         """All active sessions in the store, of every host."""
         ...
 
-    def register(self, caller: Caller, worker_id: str) -> None:
+    def register(self, caller: Caller, worker_id: str, instance: str, process: str) -> None:
         """This connection is one of this worker's from now on.
+
+        Args:
+            caller: the connection.
+            worker_id: the worker.
+            instance: which store of the worker it is of; empty: it does not say.
+            process: what the worker calls its process; empty: it does not say.
 
         Raises:
             ForbiddenError, ConflictError: it can't be.
@@ -98,8 +107,8 @@ class Services(Protocol):
         """Those who did not come back in time have left. `now`: seconds of the clock's `live`."""
         ...
 
-    def is_connected(self, worker_id: str) -> bool:
-        """Whether the worker has a registered connection."""
+    def is_connected(self, worker_id: str, instance: str = "") -> bool:
+        """Whether the worker, or this instance of it, has a registered connection."""
         ...
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:

@@ -9,7 +9,7 @@ import orjson
 
 from callstate_client.errors import ConflictError, ForbiddenError
 from callstate_client.protocol import ClaimNextParams, ClaimParams, DrainParams, RegisterParams, ReleaseParams
-from callstate_sidecar.commands.checks import checked_labels, checked_worker
+from callstate_sidecar.commands.checks import checked_labels, checked_word, checked_worker
 from callstate_sidecar.commands.context import Context, ended_error
 from callstate_sidecar.commands.reading import checked_history, load_entry
 from callstate_sidecar.entry import Entry
@@ -29,8 +29,10 @@ DISCONNECTED: Final = "disconnected"
 
 
 def register(ctx: Context, p: RegisterParams) -> bytes:
-    """{"worker_id":"web-1-4711-9f2c61"}"""
-    ctx.services.register(ctx.caller, checked_worker(p.worker_id))
+    """{"worker_id":"web-1-4711-9f2c61","instance":"6d1f0c5b","process":"9f2c61aa"}"""
+    instance = checked_word(p.instance, "$.params.instance") or ""
+    process = checked_word(p.process, "$.params.process") or ""
+    ctx.services.register(ctx.caller, checked_worker(p.worker_id), instance, process)
     return orjson.dumps({"worker_id": p.worker_id, "drain": ctx.draining})
 
 
@@ -48,7 +50,8 @@ def claim(ctx: Context, p: ClaimParams) -> bytes:
         ctx.beat(entry, ctx.now_us(), ctx.clock.live())  # again, the first reply being lost perhaps: same epoch
         _retime(ctx, entry, p)
         return load_entry(entry, p.history, for_worker=True)
-    if entry.owner and phase is Phase.LIVE and not p.steal and entry.id not in ctx.departing:
+    is_anothers = entry.owner not in ("", worker_id)
+    if is_anothers and phase is Phase.LIVE and not p.steal and entry.id not in ctx.departing:
         raise ConflictError(f"the session is {entry.owner}'s, which is alive", owner=entry.owner)
     _take(ctx, entry, worker_id, p)
     return load_entry(entry, p.history, for_worker=True)
@@ -90,8 +93,10 @@ def claim_next(ctx: Context, p: ClaimNextParams) -> bytes:
 
 
 def _is_own(ctx: Context, entry: Entry, worker_id: str) -> bool:
-    """Whether a live session is this very worker's, and not that of a process before it."""
+    """Whether a live session is this very worker's, and not that of a process before it or of another instance."""
     if entry.owner != worker_id or entry.ended:
+        return False
+    if ctx.caller.worker and entry.instance != ctx.caller.instance:
         return False
     return entry.suspected != EXITED and entry.id not in ctx.departing
 
@@ -162,6 +167,7 @@ def forsake(ctx: Context, entry: Entry, why: str) -> None:
 def _own(ctx: Context, entry: Entry, owner: str, orphan: str, now_us: int) -> None:
     ctx.lift(entry)
     entry.owner, entry.orphan = owner, orphan
+    entry.instance = ctx.caller.instance if owner else ""
     entry.host = None
     entry.restored = False
     if owner:

@@ -73,7 +73,7 @@ def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
     ctx.check_room()
     entry = Entry(head.session_id, Document(head, ctx.now_us()))
     entry.version, entry.epoch = ctx.cache.floor(head.session_id)
-    entry.owner = ctx.caller.worker
+    entry.owner, entry.instance = ctx.caller.worker, ctx.caller.instance
     entry.unverified = unverified
     return entry
 
@@ -124,7 +124,7 @@ def _saved(
         entry.doc.take_head(head, now_us)
         if was_ended and not entry.ended and not entry.owner and ctx.caller.worker:
             entry.epoch += 1  # whoever revives nobody's claims it: it may have been another's
-            entry.owner, entry.orphan = ctx.caller.worker, ""
+            entry.owner, entry.instance, entry.orphan = ctx.caller.worker, ctx.caller.instance, ""
     entry.host = None
     entry.apply_turns(mode, turns, count, [])
     if labels is not None:

@@ -196,7 +196,12 @@ def _changeable(ctx: Context, p: Mutation) -> tuple[Entry, bytes | None]:
 
 def _is_doubtful(ctx: Context, entry: Entry, epoch: int | None) -> bool:
     """Whether the owner's own word is not all there is to see."""
-    return (epoch is not None and epoch != entry.epoch) or entry.owner not in ("", ctx.caller.worker)
+    caller = ctx.caller
+    return (
+        (epoch is not None and epoch != entry.epoch)
+        or entry.owner not in ("", caller.worker)
+        or entry.instance != caller.instance
+    )
 
 
 def _turned(

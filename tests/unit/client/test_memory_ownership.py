@@ -271,7 +271,7 @@ async def test_how_a_call_stands_to_a_worker(w1: MemoryStore) -> None:
 
     def standings(worker_id: str) -> dict[str, Standing]:
         shelf.catch_up()
-        return {kept.state.id: standing(kept, worker_id) for kept in shelf.all()}
+        return {kept.state.id: standing(kept, worker_id, None) for kept in shelf.all()}
 
     here = {"nobodys": Standing.UNOWNED, "ended": Standing.ENDED, "released": Standing.ORPHAN}
     assert standings("w1") == here | {"mine": Standing.OWN}

@@ -202,6 +202,25 @@ async def test_two_ids_in_one_process_are_known_by_their_connections(floor: Floo
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_the_death_of_a_process_is_that_of_all_its_workers(floor: Floor, restarted: bool) -> None:
+    program = floor.program()
+    peers = [await floor.worker(f"w{n}", program, instance=f"i{n}", process="p1") for n in range(3)]
+    for number, peer in enumerate(peers):
+        await floor.save(peer, f"c{number}")
+    assert (await floor.ask(floor.operator, "server.stats"))["workers_unwatched"] == 0
+    if restarted:
+        await floor.restart()
+    floor.told()
+    floor.exit(program)
+    for peer in peers:
+        floor.hang_up(peer)
+    await floor.settle()
+    left = {(event["worker_id"], event["reason"]) for event in floor.told("worker.left")}
+    assert left == {(f"w{number}", "exited") for number in range(3)}
+    assert [floor.phase(f"c{number}") for number in range(3)] == [Phase.SUSPECT] * 3
+
+
 async def test_a_peer_without_a_pid_is_known_by_its_connection(floor: Floor) -> None:
     peer = await floor.worker("w1", floor.program(visible=False))
     await floor.save(peer, "a")

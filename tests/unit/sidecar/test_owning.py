@@ -259,6 +259,84 @@ async def test_a_repeated_claim_is_the_same_claim_and_life(floor: Floor, w1: Pee
     assert floor.phase("a") is Phase.LIVE
 
 
+# -- instances ---------------------------------------------------------------------------------------------------
+
+
+async def test_an_epoch_is_one_instances_alone(floor: Floor) -> None:
+    program = floor.program()
+    one = await floor.worker("w1", program, instance="i1")
+    other = await floor.worker("w1", program, instance="i2")
+    await floor.save(one, "a")
+    assert (await floor.claim(one, "a", "w1"))["epoch"] == 0  # a repeat
+    for method, params in SIGNS.values():
+        if "session_ids" in params:
+            assert (await floor.ask(other, method, **params))["fenced"] == ["a"]
+        else:
+            assert (await floor.refused(other, method, **params))["kind"] == "fenced"
+    # one hangs, and the other takes its call over; then the one goes on
+    assert (await floor.claim(other, "a", "w1"))["epoch"] == 1
+    floor.check_replay()
+    assert (await floor.refused(one, "session.add_turn", session_id="a", turn={}, epoch=0))["kind"] == "fenced"
+    assert (await floor.refused(one, "session.heartbeat", session_id="a"))["kind"] == "fenced"
+    assert (await floor.ask(one, "session.heartbeat", session_ids=["a"]))["fenced"] == ["a"]
+    await floor.turn(other, "a", epoch=1)
+    assert (await floor.claim(other, "a", "w1"))["epoch"] == 1
+
+
+async def test_a_silent_call_is_another_instances_in_an_epoch_of_its_own(floor: Floor) -> None:
+    program = floor.program()
+    one = await floor.worker("w1", program, instance="i1")
+    other = await floor.worker("w1", program, instance="i2")
+    await floor.save(one, "a")
+    await floor.pass_time(TIMEOUT_S)
+    claimed = await floor.ask(other, "session.claim_next", worker_id="w1")
+    assert (claimed["session"]["id"], claimed["epoch"]) == ("a", 1)
+    assert floor.told("claimed") == [event("claimed", "a", owner="w1", reason="heartbeat_timeout") | {"epoch": 1}]
+
+
+async def test_an_instance_that_is_gone_keeps_nobody_of_its_worker_out(floor: Floor) -> None:
+    program = floor.program()
+    one = await floor.worker("w1", program, instance="i1")
+    other = await floor.worker("w1", program, instance="i2")
+    await floor.save(one, "a")
+    await floor.hung_up(one)
+    await floor.turn(other, "a")
+    await floor.beat(other, "a")
+    assert (await floor.claim(other, "a", "w1"))["epoch"] == 1
+
+
+@pytest.mark.parametrize("instance", ["i1", "i2"])
+async def test_an_instance_outlives_the_daemon(floor: Floor, instance: str) -> None:
+    program = floor.program()
+    await floor.save(await floor.worker("w1", program, instance="i1"), "a")
+    await floor.restart()
+    again = await floor.worker("w1", program, instance=instance)
+    assert (await floor.claim(again, "a", "w1"))["epoch"] == (0 if instance == "i1" else 1)
+
+
+async def test_an_operators_claim_for_a_worker_leaves_it_its_epoch(floor: Floor) -> None:
+    one = await floor.worker("w1", instance="i1")
+    await floor.save(one, "a")
+    assert (await floor.claim(floor.operator, "a", "w1"))["epoch"] == 0
+    await floor.turn(one, "a", epoch=0)
+
+
+@pytest.mark.parametrize("name", ["instance", "process"])
+@pytest.mark.parametrize("bad", ["", "x" * 65, 5])
+async def test_a_wrong_word_registers_nobody(floor: Floor, name: str, bad: Any) -> None:
+    peer = floor.connect(floor.program())
+    data = await floor.refused(peer, "worker.register", worker_id="w1", **{name: bad})
+    assert (data["kind"], data["path"]) == ("invalid_params", f"$.params.{name}")
+    assert not floor.core.attendance.workers.is_connected("w1")
+
+
+async def test_who_goes_by_replies_follows_a_default_that_is_lowered(floor: Floor) -> None:
+    one = await floor.worker("w1", instance="i1")
+    await floor.ask(one, "server.info")
+    floor.core.liveness.timeout_s = 6.0
+    assert (await floor.save(one, "a"))["heartbeat_timeout_s"] == 6.0
+
+
 # -- timeouts ------------------------------------------------------------------------------------------------------
 
 

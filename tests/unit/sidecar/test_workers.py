@@ -334,6 +334,27 @@ def test_one_pid_under_several_ids_is_not_watched() -> None:
     assert workers.register("w", 4, A, pidfd=True) == JOINED
 
 
+def test_workers_that_are_all_of_one_process_die_with_it() -> None:
+    workers = Workers(GRACE_S)
+    for number, worker_id in enumerate(("v", "w", "x")):
+        assert workers.register(worker_id, number, A, pidfd=True, own_name="p1") == JOINED
+    assert workers.unwatched == 0
+    for number, worker_id in enumerate(("v", "w", "x")):
+        assert workers.own_name_of(worker_id) == "p1"
+        workers.closed(number, 0.0)
+        assert workers.exited(worker_id, A) is Outcome.LEFT_EXITED
+
+
+@pytest.mark.parametrize("names", [("p1", "p2"), ("p1", ""), ("", "p1"), ("", "")])
+def test_workers_of_several_processes_behind_one_pid_are_behind_a_proxy(names: tuple[str, str]) -> None:
+    workers = Workers(GRACE_S)
+    workers.register("w", 1, A, pidfd=True, own_name=names[0])
+    assert workers.register("x", 2, A, pidfd=True, own_name=names[1]) == JOINED_UNWATCHED
+    assert workers.register("y", 3, A, pidfd=True, own_name=names[1]) == JOINED_UNWATCHED
+    assert workers.unwatched == 3
+    assert workers.exited("w", A) is Outcome.NOTHING
+
+
 def test_the_workers_behind_a_proxy_may_come_back_through_its_successor() -> None:
     workers = in_state(State.CONNECTED)
     workers.register("x", 2, A, pidfd=True)
@@ -366,6 +387,14 @@ def test_restored_workers_of_one_pid_are_not_watched() -> None:
     workers = in_state(State.RESTORED)
     assert workers.restored("x", A, pidfd=True) is False
     assert workers.unwatched == 2
+
+
+def test_restored_workers_of_one_process_are_watched() -> None:
+    workers = Workers(GRACE_S)
+    assert workers.restored("w", A, pidfd=True, own_name="p1") is True
+    assert workers.restored("x", A, pidfd=True, own_name="p1") is True
+    assert workers.exited("w", A) is Outcome.LEFT_EXITED
+    assert workers.exited("x", A) is Outcome.LEFT_EXITED
 
 
 def test_only_a_restored_worker_is_forgotten_for_having_no_sessions() -> None:
