@@ -36,6 +36,7 @@ from callstate_client.events import Cursor, Event
 from callstate_client.handle import CallHandle
 from callstate_client.memory import MemoryStore
 from callstate_client.model import Direction, History, Role, SessionMetrics, SessionState, Status, Turn
+from callstate_client.queued import Queued, TurnHandle
 from callstate_client.store import HealthChecker, Namer, Record, SessionStore
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "NotDurableError",
     "OverloadedError",
     "ParseError",
+    "Queued",
     "Record",
     "RequestTimeoutError",
     "Role",
@@ -78,6 +80,7 @@ __all__ = [
     "StoreUnavailableError",
     "TooLargeError",
     "Turn",
+    "TurnHandle",
     "WireError",
     "connect",
 ]

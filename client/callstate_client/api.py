@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
@@ -111,6 +111,15 @@ class CallStore(Asking):
     @abstractmethod
     async def default_heartbeat_timeout_s(self) -> float:
         """After how much silence a session without a timeout of its own is suspected, seconds."""
+
+    async def features(self) -> Collection[str]:
+        """The optional parts of the protocol that what answers has; see `features` of `server.info`."""
+        return frozenset((await self.info()).get("features", ()))
+
+    @property
+    def _known_features(self) -> Collection[str] | None:
+        """The same as far as it is known without asking; None where it is not."""
+        return None
 
     @abstractmethod
     async def _close(self) -> None:
@@ -219,20 +228,45 @@ class CallStore(Asking):
         content: str | None = None,
         duration_ms: int | None = None,
         extra: dict[str, Any] | None = None,
+        role: str | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """Change the last turn, say to what was spoken of it before the caller cut in. Gives the new version.
+        """Change the last turn, or the last one of a role, say to what was spoken of it before the caller cut in.
+
+        As `amend_turn` without an index.
+        """
+        return await self.amend_turn(
+            session_id, content=content, duration_ms=duration_ms, extra=extra, role=role, timeout_s=timeout_s
+        )
+
+    async def amend_turn(
+        self,
+        session_id: str,
+        index: int | None = None,
+        *,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+        role: str | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Change a turn, say to what was spoken of it before the caller cut in. Gives the new version.
 
         Args:
             session_id: of the call.
+            index: which turn: from 0, or negative from the end; None for the last.
             content: what was said; None leaves it.
             duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted anew.
             extra: members to put beside; None as a value takes one away.
+            role: without an index the last turn of this role; with one, which that turn must have.
 
         Raises:
-            ConflictError: there is no turn.
+            ConflictError: there is no such turn.
+            MethodNotFoundError: an index or a role was given, and the daemon is too old to know them.
         """
-        ask = asks.amend_last_turn(session_id, content, duration_ms, extra, self.new_op())
+        if index is not None or role is not None:
+            asks.check_amendable(index, role, await self.features())
+        ask = asks.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
         return ask.result(await self._send(ask, timeout_s))
 
     async def record_interruption(self, session_id: str, *, timeout_s: float | None = None) -> int:

@@ -6,7 +6,7 @@ No I/O: the asyncio front and the blocking one send what these functions make an
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import count
 from os import getpid
@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from callstate_client import checks, loads, protocol
+from callstate_client.errors import MethodNotFoundError
 from callstate_client.model import SessionState, encode_members
 from callstate_client.patches import head_patch, turn_patch
 from callstate_client.protocol import FlushResult, LoadResult
@@ -28,6 +29,8 @@ FLUSH_S: Final = 10.0
 
 FLUSH_MARGIN_S: Final = 5.0
 """A flush is the daemon's to give up; the client waits so much longer, to hear how much it flushed."""
+
+NO_AMEND_INDEX: Final = "this daemon is too old to amend any turn but the last"
 
 ResultT = TypeVar("ResultT")
 ItemT = TypeVar("ItemT")
@@ -296,12 +299,29 @@ class _AddTurn(Struct, gc=False):
     op: str
 
 
-def amend_last_turn(
-    session_id: str, content: str | None, duration_ms: int | None, extra: dict[str, Any] | None, op: str
+def amend_turn(
+    session_id: str,
+    index: int | None,
+    role: str | None,
+    content: str | None,
+    duration_ms: int | None,
+    extra: dict[str, Any] | None,
+    op: str,
 ) -> Ask[int]:
-    """A change of the last turn."""
+    """A change of a turn: the last one where neither index nor role say which."""
     patch = msgspec.Raw(encode_members(turn_patch(content, duration_ms, extra)))
-    return _mutation("session.amend_turn", protocol.AmendTurnParams(session_id=session_id, set=patch, op=op))
+    params = protocol.AmendTurnParams(session_id=session_id, set=patch, index=index, role=role, op=op)
+    return _mutation("session.amend_turn", params)
+
+
+def check_amendable(index: int | None, role: str | None, features: Collection[str]) -> None:
+    """See that a daemon with these features amends the turn that is meant.
+
+    Raises:
+        MethodNotFoundError: it amends the last turn alone.
+    """
+    if (index is not None or role is not None) and protocol.AMEND_INDEX not in features:
+        raise MethodNotFoundError(NO_AMEND_INDEX)
 
 
 def record_interruption(session_id: str, op: str) -> Ask[int]:

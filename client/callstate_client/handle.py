@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 from datetime import datetime
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from callstate_client import checks, protocol
+from callstate_client import asks, checks, protocol
 from callstate_client.beats import Beats
-from callstate_client.errors import CallstateError, ConflictError
+from callstate_client.errors import CallstateError
 from callstate_client.history import Turn
 from callstate_client.model import SessionState, Status, encode_members
 from callstate_client.outbox import Outbox
-from callstate_client.patches import head_patch, patch_last_turn, patch_state, turn_patch
+from callstate_client.patches import find_last_turn, head_patch, patch_state, patched_turn, turn_patch
+from callstate_client.queued import AmendableTurn, QueuedMutation, TurnHandle, amendable, queued
 from callstate_client.times import now
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class CallHandle:
         *,
         at: datetime | None = None,
         extra: dict[str, Any] | None = None,
-    ) -> asyncio.Future[int]:
+    ) -> AmendableTurn:
         """Something was said. Also taken after `end()`, for late transcripts.
 
         Args:
@@ -124,6 +124,9 @@ class CallHandle:
             duration_ms: how long it took to say, milliseconds.
             at: when; default now.
             extra: further members of the turn.
+
+        Returns:
+            the turn, to be awaited, amended by `amend()`, or left alone.
         """
         turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
         checks.check_turn(turn)
@@ -131,7 +134,35 @@ class CallHandle:
         self._outbox.check_room(len(encoded))
         self.state.append_turn(turn)
         self.state.updated_at = now()
-        return self._outbox.add_turn(encoded)
+        entry = self._outbox.add_turn(encoded)
+        return amendable(self, turn, entry, entry.future)
+
+    def amend(
+        self,
+        turn: TurnHandle,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> QueuedMutation:
+        """What `turn.amend()` does."""
+        patch = turn_patch(content, duration_ms, extra)
+        encoded = encode_members(patch)
+        amended = patched_turn(turn.turn, patch)
+        # with another duration it would be counted by that one, and is by the one it was said with
+        if duration_ms is None and self._outbox.is_waiting(turn.place):
+            text = encode_members(amended.to_dict())
+            self._outbox.check_room(max(0, len(text) - turn.place.size))
+            self._outbox.rewrite(turn.place, text)
+            acknowledged = turn.place.future
+        else:
+            asks.check_amendable(0, None, self._store._known_features or protocol.FEATURES)
+            self._outbox.check_room(len(encoded))
+            # with its role: should others have put a shorter history in the place of this one, it is a conflict
+            params = self._amendment(encoded, turn.turn.role)
+            acknowledged = self._outbox.amend(turn.place, params)
+        turn.turn.become(amended)
+        self.state.updated_at = now()
+        return queued(acknowledged)
 
     def amend_last_turn(
         self,
@@ -139,38 +170,44 @@ class CallHandle:
         content: str | None = None,
         duration_ms: int | None = None,
         extra: dict[str, Any] | None = None,
-    ) -> asyncio.Future[int]:
-        """Change the last turn, say to what was spoken of it before the caller cut in.
+        role: str | None = None,
+    ) -> QueuedMutation:
+        """Change the last turn, or the last one of a role, say to what was spoken of it before the caller cut in.
 
         Args:
             content: what was said; None leaves it.
             duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted anew.
             extra: members to put beside; None as a value takes one away.
+            role: the last turn of this role, whatever has been said since.
 
         Raises:
-            ConflictError: there is no turn.
+            ConflictError: there is no such turn.
+            MethodNotFoundError: `role` was given, and the daemon is too old to know it.
         """
-        if not self.state.history:
-            raise ConflictError("the session has no turn to amend")
+        asks.check_amendable(None, role, self._store._known_features or protocol.FEATURES)
+        turn = find_last_turn(self.state, role)
         patch = turn_patch(content, duration_ms, extra)
         encoded = encode_members(patch)
+        amended = patched_turn(turn, patch)
         self._outbox.check_room(len(encoded))
-        patch_last_turn(self.state, patch)
+        turn.become(amended)
         self.state.updated_at = now()
-        params = protocol.AmendTurnParams(
-            session_id=self.id, epoch=self.epoch, set=msgspec.Raw(encoded), op=self._store.new_op()
-        )
-        return self._outbox.put("session.amend_turn", params)
+        return queued(self._outbox.put("session.amend_turn", self._amendment(encoded, role)))
 
-    def record_interruption(self) -> asyncio.Future[int]:
+    def _amendment(self, patch: bytes, role: str | None) -> protocol.AmendTurnParams:
+        return protocol.AmendTurnParams(
+            session_id=self.id, epoch=self.epoch, set=msgspec.Raw(patch), role=role, op=self._store.new_op()
+        )
+
+    def record_interruption(self) -> QueuedMutation:
         """The caller spoke over the agent."""
         self._outbox.check_room(0)
         self.state.record_interruption()
         self.state.updated_at = now()
         params = protocol.RecordInterruptionParams(session_id=self.id, epoch=self.epoch, op=self._store.new_op())
-        return self._outbox.put("session.record_interruption", params)
+        return queued(self._outbox.put("session.record_interruption", params))
 
-    def update(self, **changes: Any) -> asyncio.Future[int]:
+    def update(self, **changes: Any) -> QueuedMutation:
         """Change members of the session, all but its history; see `CallStore.update`."""
         patch = head_patch(changes)
         encoded = encode_members(patch)
@@ -180,9 +217,9 @@ class CallHandle:
         params = protocol.UpdateParams(
             session_id=self.id, epoch=self.epoch, set=msgspec.Raw(encoded), op=self._store.new_op()
         )
-        return self._outbox.put("session.update", params)
+        return queued(self._outbox.put("session.update", params))
 
-    def end(self, reason: str = COMPLETED, detail: Any = None) -> asyncio.Future[int]:
+    def end(self, reason: str = COMPLETED, detail: Any = None) -> QueuedMutation:
         """The call is over. Leaving the block does not end it a second time.
 
         Args:
@@ -197,7 +234,7 @@ class CallHandle:
         self.ended = True
         self.state.status = Status.ENDED
         self.state.updated_at = now()
-        return acknowledged
+        return queued(acknowledged)
 
     async def beat(self) -> None:
         """Say that the call is alive: for `beat="manual"`.
@@ -257,7 +294,7 @@ class CallHandle:
     async def _leave(self, error: BaseException | None, end_on: tuple[type[BaseException], ...]) -> None:
         if self.released:
             return
-        acknowledged: asyncio.Future[int] | None = None
+        acknowledged: QueuedMutation | None = None
         if not self.ended:
             if error is None:
                 acknowledged = self.end(COMPLETED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 
 from callstate_client import asks, protocol
 from callstate_client.api import CallStore
@@ -144,6 +145,11 @@ class MemoryStore(CallStore):
     async def default_heartbeat_timeout_s(self) -> float:
         """What this store was made with."""
         return self._shelf.spans.heartbeat_timeout_s
+
+    @property
+    def _known_features(self) -> Collection[str]:
+        """All that there are."""
+        return protocol.FEATURES
 
     async def _close(self) -> None:
         if not self.closed:

@@ -11,11 +11,12 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from callstate_client import protocol
+from callstate_client import asks, protocol
 from callstate_client.errors import (
     CallstateError,
     FencedError,
@@ -48,10 +49,10 @@ MAX_DELAY_S: Final = 2.0
 """Backoff, seconds. Waiting for the connection is the link's; this is for a daemon that answers with an error."""
 
 
-class _Entry:
+class Entry:
     """One mutation: a turn, still to be gathered, or a request of its own."""
 
-    __slots__ = ("future", "method", "params", "size", "turn")
+    __slots__ = ("amends", "future", "index", "method", "params", "size", "turn")
 
     def __init__(
         self, future: asyncio.Future[int], method: str, params: protocol.Mutation | None, turn: bytes = b""
@@ -61,6 +62,10 @@ class _Entry:
         self.params = params
         self.turn = turn
         self.size = len(turn) or len(protocol.encode_json(params))
+        self.index: int | None = None
+        """Of a turn: where in the history the store has put it, once it has."""
+        self.amends: Entry | None = None
+        """Of an amendment: the turn it is of, which goes before it."""
 
 
 def _retrieve(future: asyncio.Future[int]) -> None:
@@ -94,9 +99,10 @@ class Outbox:
         self._lost = lost
         self.epoch = epoch
         """A fencing token, for all that is sent from now on."""
-        self._entries: deque[_Entry] = deque()
+        self._entries: deque[Entry] = deque()
         self._bytes = 0
         self._singly = 0
+        self._under_way = 0
         self._task: asyncio.Task[None] | None = None
         self._trouble: CallstateError | None = None
         self._closed = False
@@ -124,13 +130,30 @@ class Outbox:
                 + (f": {self._trouble}" if self._trouble else "")
             )
 
-    def add_turn(self, turn: bytes) -> asyncio.Future[int]:
-        """Queue a turn's JSON; `check_room` comes first. The future gives the version once acknowledged."""
-        return self._put(_Entry(self._new_future(), "session.add_turn", None, turn))
+    def add_turn(self, turn: bytes) -> Entry:
+        """Queue a turn's JSON; `check_room` comes first. The entry's future gives the version once acknowledged."""
+        entry = Entry(self._new_future(), "session.add_turn", None, turn)
+        self._put(entry)
+        return entry
+
+    def is_waiting(self, turn: Entry) -> bool:
+        """Whether this turn is queued, and no request that may have reached the store has it."""
+        return not turn.future.done() and not any(entry is turn for entry in islice(self._entries, self._under_way))
+
+    def rewrite(self, turn: Entry, text: bytes) -> None:
+        """Send other JSON for a turn that is waiting; `check_room` comes first."""
+        self._bytes += len(text) - turn.size
+        turn.turn, turn.size = text, len(text)
+
+    def amend(self, turn: Entry, params: protocol.AmendTurnParams) -> asyncio.Future[int]:
+        """Queue an amendment of a turn that was queued here before; `check_room` comes first."""
+        entry = Entry(self._new_future(), "session.amend_turn", params)
+        entry.amends = turn
+        return self._put(entry)
 
     def put(self, method: str, params: protocol.Mutation) -> asyncio.Future[int]:
         """Queue another mutation, which has its `op`. Room is the caller's to check: an end always goes in."""
-        return self._put(_Entry(self._new_future(), method, params))
+        return self._put(Entry(self._new_future(), method, params))
 
     def _new_future(self) -> asyncio.Future[int]:
         if self._closed:
@@ -139,7 +162,7 @@ class Outbox:
         future.add_done_callback(_retrieve)
         return future
 
-    def _put(self, entry: _Entry) -> asyncio.Future[int]:
+    def _put(self, entry: Entry) -> asyncio.Future[int]:
         self._entries.append(entry)
         self._bytes += entry.size
         if self._task is None or self._task.done():
@@ -152,7 +175,7 @@ class Outbox:
 
     async def _deliver_all(self) -> None:
         while self._entries:
-            count = self._gather()
+            count = self._under_way = self._gather()
             first = self._entries[0]
             params = first.params or protocol.AddTurnParams(
                 session_id=self._session_id,
@@ -160,7 +183,7 @@ class Outbox:
                 op=self._store.new_op(),
             )
             try:
-                version = await self._deliver(first.method, params)
+                result = await self._deliver(first, params)
             except (SessionEndedError, SessionNotFoundError, FencedError, StoreClosedError) as error:
                 self._fail(len(self._entries), error)
                 self._lost(error)
@@ -170,10 +193,12 @@ class Outbox:
                 else:
                     self._fail(count, error)
             else:
-                self._acknowledged(version)
-                for entry in self._take(count):
+                self._acknowledged(result.version)
+                for offset, entry in enumerate(self._take(count)):
+                    if result.turn_count is not None:
+                        entry.index = result.turn_count - count + offset
                     if not entry.future.done():
-                        entry.future.set_result(version)
+                        entry.future.set_result(result.version)
 
     def _gather(self) -> int:
         """How many entries go into the next request: turns in a row, up to a size."""
@@ -188,14 +213,33 @@ class Outbox:
             count += 1
         return count
 
-    async def _deliver(self, method: str, params: protocol.Mutation) -> int:
+    async def _aim(self, turn: Entry, params: protocol.Mutation) -> None:
+        """Say which turn an amendment is of.
+
+        Raises:
+            MethodNotFoundError: this daemon amends the last turn alone.
+            CallstateError: what kept the turn itself from being taken.
+        """
+        assert isinstance(params, protocol.AmendTurnParams)  # noqa: S101 - put in by `amend`
+        refusal = turn.future.exception()  # it was delivered before, or refused
+        if isinstance(refusal, CallstateError):
+            raise refusal
+        # asked for now: the daemon that was there when it was queued may have been replaced by an older one
+        features = await self._store.features() if turn.index is not None else ()
+        asks.check_amendable(turn.index, params.role, features)
+        params.index = turn.index
+
+    async def _deliver(self, first: Entry, params: protocol.Mutation) -> protocol.VersionResult:
         """Ask until there is an answer that repeating would not change."""
+        method = first.method
         delay_s = FIRST_DELAY_S
         while True:
             params.epoch = self.epoch
             try:
+                if first.amends is not None:
+                    await self._aim(first.amends, params)
                 line = await self._store.request(method, params, op_of=self._session_id)
-                version = protocol.decode_version(line).version
+                result = protocol.decode_version(line)
             except CallstateError as error:
                 if isinstance(error, FencedError) and params.epoch != self.epoch:
                     continue  # claimed again by ourselves, while this was under way
@@ -206,13 +250,14 @@ class Outbox:
                 self._trouble = error
             else:
                 self._trouble = None
-                return version
+                return result
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
             delay_s = min(2 * delay_s, MAX_DELAY_S)
 
-    def _take(self, count: int) -> list[_Entry]:
+    def _take(self, count: int) -> list[Entry]:
         entries = [self._entries.popleft() for _ in range(count)]
         self._bytes -= sum(entry.size for entry in entries)
+        self._under_way = 0
         return entries
 
     def _fail(self, count: int, error: CallstateError) -> None:

@@ -91,18 +91,35 @@ def find_turn(state: SessionState, index: int | None, role: str | None) -> int:
     return place
 
 
+def find_last_turn(state: SessionState, role: str | None) -> Turn:
+    """The last turn, or the last one of a role.
+
+    Raises:
+        ConflictError: there is no such turn.
+    """
+    # not by `find_turn`: to count the turns of a long history takes longer than to look at its end
+    if role is not None:
+        return state.history[find_turn(state, None, role)]
+    if not state.history:
+        raise ConflictError("the session has no turn to amend")
+    return state.history[-1]
+
+
+def patched_turn(turn: Turn, patch: dict[str, Any]) -> Turn:
+    """What the patch makes of a turn, as a new one.
+
+    Raises:
+        DocumentError: the outcome is no turn.
+    """
+    return decode_turn(encode_members(merge_patch(turn.to_dict(), patch)))
+
+
 def patch_turn(state: SessionState, index: int, patch: dict[str, Any]) -> Turn:
-    """Change a turn in place.
+    """Put what the patch makes of a turn in its place.
 
     Raises:
         IndexError: there is none.
         DocumentError: the outcome is no turn.
     """
-    turn = decode_turn(encode_members(merge_patch(state.history[index].to_dict(), patch)))
-    state.history[index] = turn
+    turn = state.history[index] = patched_turn(state.history[index], patch)
     return turn
-
-
-def patch_last_turn(state: SessionState, patch: dict[str, Any]) -> Turn:
-    """Change the last turn in place; as `patch_turn`."""
-    return patch_turn(state, -1, patch)

@@ -62,6 +62,7 @@ from callstate_client.results import (
 )
 
 __all__ = [
+    "AMEND_INDEX",
     "FEATURES",
     "INT64_MAX",
     "INT64_MIN",
@@ -139,7 +140,10 @@ ResultT = TypeVar("ResultT")
 PROTOCOL_VERSION: Final = 1
 """Raised when a message of the older form would be misunderstood; additions go into `features`."""
 
-FEATURES: Final = ("ownership", "events", "drain", "amend_index", "claim_timeouts", "instance")
+AMEND_INDEX: Final = "amend_index"
+"""`session.amend_turn` takes `index` and `role`."""
+
+FEATURES: Final = ("ownership", "events", "drain", AMEND_INDEX, "claim_timeouts", "instance")
 """The optional parts of the protocol that there are; which of them a daemon has, `server.info` says."""
 
 # -- messages ------------------------------------------------------------------------------------------------

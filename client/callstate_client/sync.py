@@ -11,7 +11,7 @@ with connect() as store:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -184,10 +184,34 @@ class Store:
         content: str | None = None,
         duration_ms: int | None = None,
         extra: dict[str, Any] | None = None,
+        role: str | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """Change the last turn. Gives the new version."""
-        return self._ask(asks.amend_last_turn(session_id, content, duration_ms, extra, self.new_op()), timeout_s)
+        """Change the last turn, or the last one of a role. Gives the new version."""
+        return self.amend_turn(
+            session_id, content=content, duration_ms=duration_ms, extra=extra, role=role, timeout_s=timeout_s
+        )
+
+    def amend_turn(
+        self,
+        session_id: str,
+        index: int | None = None,
+        *,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+        role: str | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Change a turn. Gives the new version."""
+        if index is not None or role is not None:
+            asks.check_amendable(index, role, self.features())
+        ask = asks.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
+        return self._ask(ask, timeout_s)
+
+    def features(self) -> Collection[str]:
+        """The optional parts of the protocol that the daemon has."""
+        return frozenset(self.info().get("features", ()))
 
     def record_interruption(self, session_id: str, *, timeout_s: float | None = None) -> int:
         """Count one interruption (barge-in). Gives the new version."""

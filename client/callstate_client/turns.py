@@ -130,6 +130,12 @@ class Turn:
         """Whether `extra` holds any; unlike a look at it, this hands it to nobody."""
         return bool(self._extra)
 
+    def become(self, other: Turn) -> None:
+        """Take over what another turn says, which nobody else holds."""
+        self._role, self._content, self._timestamp = other._role, other._content, other._timestamp
+        self._duration_ms, self._extra, self._lent = other._duration_ms, other._extra, other._lent
+        self.changed()
+
     def own_extra(self) -> None:
         """Take note that nobody else holds `extra`, if nobody can hold what is in it."""
         self._lent = not (self._extra and _PLAIN.issuperset(map(type, self._extra.values())))

@@ -100,6 +100,21 @@ async def test_every_acknowledged_turn_is_there_once_however_often_it_is_killed(
         assert [turn.content for turn in (await store.load(session_id)).history] == said
 
 
+async def test_a_turn_is_amended_over_a_restart_whatever_others_say(daemon: Daemon, store: SidecarStore) -> None:
+    async with connect(daemon.socket, register=False) as operator, store.hold(a_call()) as call:
+        turn = call.add_turn("agent", "how are you today")
+        await turn
+        await operator.add_turn("c1", "user", "from elsewhere")
+        await daemon.in_thread("kill")
+        call.add_turn("user", "wait")
+        amended = turn.amend(content="how are", extra={"interrupted": True})
+        last = call.amend_last_turn(role="user", content="wait!")
+        await daemon.in_thread("start")
+        await asyncio.gather(amended, last)
+        kept = await store.load("c1")
+        assert [turn.content for turn in kept.history] == ["how are", "from elsewhere", "wait!"]
+
+
 async def test_requests_under_way_survive_a_kill(daemon: Daemon, store: SidecarStore) -> None:
     for n in range(8):
         await store.save(a_call(f"c{n}"))

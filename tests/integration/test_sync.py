@@ -82,6 +82,10 @@ def script() -> list[Step]:
         step("add_turn", "c1", "x" * 65, "hello", at=START),
         step("amend_last_turn", "c1", content="hell", duration_ms=700, extra={"x": None, "y": 'a "b" \\'}),
         step("amend_last_turn", "c1", extra={"role": 5}),
+        step("amend_last_turn", "c1", role="user", content="hello again"),
+        step("amend_last_turn", "c1", role="agent", content="nobody's"),
+        step("amend_turn", "c1", 0, content="hello once more"),
+        step("amend_turn", "c1", 7, content="none"),
         step("record_interruption", "c1"),
         step("update", "c1", status="on_hold", from_="+1", campaign=7, metrics={"first_response_ms": 3}),
         step("update", "c1", if_version=1, status="active"),
@@ -110,6 +114,7 @@ def script() -> list[Step]:
         step("list_active"),
         step("stats"),
         step("info"),
+        step("features"),
         step("close"),
         step("close"),
         step("ping"),
@@ -125,7 +130,7 @@ def settled(result: Any) -> Any:
     if isinstance(result, SessionState):
         result.updated_at = START
         return result.to_json(), result.history_from
-    if isinstance(result, dict):
+    if isinstance(result, dict | frozenset):
         return set(result)
     if isinstance(result, list):
         return [settled(item) for item in result]

@@ -26,7 +26,7 @@ CLIENT = (
     "engine_stream", "engine_access", "engine_reads", "engine_owners", "engine",
     "identity", "forks", "discovery", "following", "inflight", "link", "blocking", "pool",
     # what workers hold
-    "pulse", "beats", "beating", "outbox", "handle", "hold", "asking", "api", "memory", "client", "sync",
+    "pulse", "beats", "beating", "queued", "outbox", "handle", "hold", "asking", "api", "memory", "client", "sync",
     "simulate", "cli",
 )  # fmt: skip
 SIDECAR = (

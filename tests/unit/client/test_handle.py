@@ -323,14 +323,6 @@ async def test_a_store_closed_under_a_call(store: FlakyStore) -> None:
             assert isinstance(call.lost, StoreClosedError)
 
 
-async def test_giving_up_an_acknowledgement_is_not_taking_back(store: FlakyStore) -> None:
-    async with store.hold(SessionState("c1")) as call:
-        acknowledged = call.add_turn("user", "x")
-        acknowledged.cancel()
-        await call.record_interruption()
-    assert (await store.get("c1")).turn_count == 1
-
-
 # -- beats --------------------------------------------------------------------------------------------------------
 
 
