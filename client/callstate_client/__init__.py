@@ -30,6 +30,7 @@ from callstate_client.errors import (
     StoreClosedError,
     StoreUnavailableError,
     TooLargeError,
+    UnsupportedProtocolError,
     WireError,
 )
 from callstate_client.events import Cursor, Event
@@ -81,6 +82,7 @@ __all__ = [
     "TooLargeError",
     "Turn",
     "TurnHandle",
+    "UnsupportedProtocolError",
     "WireError",
     "connect",
 ]

@@ -20,6 +20,7 @@
     ├── StoreClosedError            the store was closed by its user
     ├── DocumentError               bytes that are no session document
     ├── NoDaemonError               no daemon found; the text lists each path tried
+    ├── UnsupportedProtocolError    the daemon speaks another version of the protocol
     ├── ConnectionLostError         the connection went; the outcome is unknown
     └── RequestTimeoutError         no answer in time; the outcome is unknown
 
@@ -30,13 +31,13 @@ being mended first.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 
 class CallstateError(Exception):
     """Base of everything callstate raises on purpose."""
 
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
 
 
 class WireError(CallstateError):
@@ -47,8 +48,8 @@ class WireError(CallstateError):
         data: what the reply's `error.data` carries beside `kind` and `retryable`.
     """
 
-    code: ClassVar[int] = -32603
-    kind: ClassVar[str] = "internal"
+    code: int = -32603
+    kind: str = "internal"
 
     def __init__(self, message: str = "", **data: Any) -> None:
         super().__init__(message or self.kind.replace("_", " "))
@@ -236,6 +237,19 @@ class NoDaemonError(CallstateError, ConnectionError):
     retryable = True
 
 
+class UnsupportedProtocolError(CallstateError, ConnectionError):
+    """The daemon speaks a version of the protocol that this client does not know: one of the two is to be updated.
+
+    Args:
+        message: one sentence for a person.
+        spoken: the version that the daemon speaks.
+    """
+
+    def __init__(self, message: str = "", spoken: int | None = None) -> None:
+        super().__init__(message or "the daemon speaks another version of the protocol")
+        self.spoken = spoken
+
+
 class ConnectionLostError(CallstateError, ConnectionError):
     """The connection went while a request was under way that may not be repeated: its outcome is unknown."""
 
@@ -271,11 +285,20 @@ BY_CODE: Mapping[int, type[WireError]] = {
 
 
 def from_wire(code: int, message: str, data: Mapping[str, Any] | None = None) -> WireError:
-    """The exception for an error reply. A code we don't know (a newer daemon) becomes a plain WireError."""
-    detail = {str(name): value for name, value in (data or {}).items() if name not in ("kind", "retryable")}
+    """The exception for an error reply.
+
+    A code that we don't know, a newer daemon's, becomes a plain WireError of that code, with the `kind` and
+    `retryable` that the reply names: who may try again need not know why.
+    """
+    said = dict(data or {})
+    kind, retryable = said.pop("kind", None), said.pop("retryable", None)
+    detail = {str(name): value for name, value in said.items()}
     cls = BY_CODE.get(code)
     if cls is not None:
         return cls(message, **detail)
     error = WireError(f"{message} (code {code})")
+    error.code = code
+    error.kind = kind if isinstance(kind, str) else "unknown"
+    error.retryable = retryable is True
     error.data = detail
     return error

@@ -12,7 +12,8 @@ import logging
 import math
 import os
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, cast
+from contextlib import suppress
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 
@@ -27,12 +28,19 @@ from callstate_client.errors import (
     MethodNotFoundError,
     RequestTimeoutError,
     StoreClosedError,
-    WireError,
+    UnsupportedProtocolError,
 )
 from callstate_client.inflight import Call, InFlight
 from callstate_client.lines import LineBuffer
 from callstate_client.patience import REPLY_BYTES, Backoff
-from callstate_client.protocol import Params, RegisterParams, decode_register, encode_request
+from callstate_client.protocol import (
+    Params,
+    RegisterParams,
+    check_protocol,
+    decode_members,
+    decode_register,
+    encode_request,
+)
 
 _log = logging.getLogger("callstate")
 
@@ -43,8 +51,8 @@ WRITE_HIGH_BYTES: Final = 1024 * 1024
 WRITE_LOW_BYTES: Final = 256 * 1024
 """Unsent bytes at which writing pauses and resumes. Both set: uvloop's own low mark is 16 bytes."""
 
-REFUSALS: Final = (ConflictError, ForbiddenError, InvalidParamsError)
-"""What a daemon that is well says of a worker, and says again to who asks again at once."""
+REFUSALS: Final = (ConflictError, ForbiddenError, InvalidParamsError, UnsupportedProtocolError)
+"""What a daemon that is well says of a worker, or of itself, and says again to who asks again at once."""
 
 
 class Waiter(Protocol):
@@ -77,7 +85,7 @@ class _Wire(asyncio.BufferedProtocol):
         self.transport: asyncio.Transport
         self.may_write = True
         self.greeted: asyncio.Future[bytes] | None = None
-        """Gets the first line, the answer to a greeting."""
+        """Gets the next line, the answer to a greeting."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -139,7 +147,9 @@ class Link:
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self._refused: WireError | None = None
+        self._refused: CallstateError | None = None
+        self.info: dict[str, Any] = {}
+        """What the daemon of the newest connection said of itself."""
         self.generation = 0
         """Raised by each connection: what a daemon said of itself holds as long."""
         self.closed = False
@@ -158,6 +168,7 @@ class Link:
             NoDaemonError: it never was.
             ConflictError: another process has our worker id, and lives.
             InvalidParamsError, ForbiddenError: the daemon takes nobody of this id.
+            UnsupportedProtocolError: it speaks another version of the protocol.
         """
         until = self._loop.time() + wait_s
         while not await self._attempt():
@@ -171,7 +182,7 @@ class Link:
     async def _attempt(self) -> bool:
         uid = os.getuid()
         tried: list[Tried] = []
-        standing: WireError | None = None
+        standing: CallstateError | None = None
         for place in self.places:
             refused = refusal(place, uid)
             if refused is None:
@@ -194,16 +205,17 @@ class Link:
         return False
 
     async def _greet(self, wire: _Wire) -> CallstateError | TimeoutError | None:
-        """Say whose the connection is, before anything else is said on it. Gives why it can't be used."""
-        if self._worker_id is None:
-            return None
-        wire.greeted = self._loop.create_future()
-        wire.transport.write(encode_request(0, "worker.register", RegisterParams(worker_id=self._worker_id)))
+        """Say whose the connection is, and ask who answers, before anything else is said on it.
+
+        Gives why it can't be used.
+        """
         try:
             async with asyncio.timeout(self._timeout_s):
-                decode_register(await wire.greeted)
-        except MethodNotFoundError:  # an older daemon, which knows no workers
-            return None
+                if self._worker_id is not None:
+                    line = await self._ask_first(wire, "worker.register", RegisterParams(worker_id=self._worker_id))
+                    with suppress(MethodNotFoundError):  # an older daemon, which knows no workers
+                        decode_register(line)
+                self.info = check_protocol(decode_members(await self._ask_first(wire, "server.info")))
         except (CallstateError, TimeoutError) as error:
             wire.transport.abort()
             return error
@@ -211,6 +223,11 @@ class Link:
             wire.transport.abort()
             raise
         return None
+
+    async def _ask_first(self, wire: _Wire, method: str, params: Params | None = None) -> bytes:
+        wire.greeted = self._loop.create_future()
+        wire.transport.write(encode_request(0, method, params))
+        return await wire.greeted
 
     def _connected(self, wire: _Wire, place: Candidate) -> None:
         if wire.transport.is_closing():
@@ -237,7 +254,7 @@ class Link:
                 # not given up: who took our id while we were away may go, and the next daemon may take what this
                 # one does not; until then requests are late, and say this as the reason
                 told = str(self._refused)
-                _log.error("%s does not take us as %s, trying again: %s", self.path, self._worker_id, told)
+                _log.error("no use of %s as %s, trying again: %s", self.path, self._worker_id, told)
 
     async def close(self) -> None:
         """Leave. What is under way fails with StoreClosedError. May be called twice."""

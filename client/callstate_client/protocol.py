@@ -12,7 +12,13 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from callstate_client.errors import InternalError, InvalidParamsError, WireError, from_wire
+from callstate_client.errors import (
+    InternalError,
+    InvalidParamsError,
+    UnsupportedProtocolError,
+    WireError,
+    from_wire,
+)
 from callstate_client.lines import LINE_BYTES, LineSplitter
 from callstate_client.params import (
     INT64_MAX,
@@ -114,6 +120,7 @@ __all__ = [
     "Version",
     "VersionResult",
     "Written",
+    "check_protocol",
     "decode_drain",
     "decode_empty",
     "decode_event",
@@ -296,3 +303,17 @@ decode_drain = result_decoder(DrainResult)
 decode_event = msgspec.json.Decoder(EventNote).decode
 """An event, from a notification's params."""
 decode_members = result_decoder(dict[str, Any])
+
+
+def check_protocol(info: dict[str, Any]) -> dict[str, Any]:
+    """What `server.info` said, if the daemon speaks a version of the protocol that we know.
+
+    Raises:
+        UnsupportedProtocolError: it does not.
+    """
+    spoken = info.get("protocol", PROTOCOL_VERSION)
+    if spoken != PROTOCOL_VERSION:
+        version = info.get("version", "of another version")
+        text = f"the daemon ({version}) speaks protocol {spoken}, and this client knows {PROTOCOL_VERSION}"
+        raise UnsupportedProtocolError(f"{text}: update the older of the two", spoken)
+    return info

@@ -9,6 +9,11 @@ from typing import Any
 
 from callstate_client.errors import WireError
 
+GREETINGS = tuple(
+    b'{"jsonrpc":"2.0","id":0,"method":"%b"' % method for method in (b"worker.register", b"server.info")
+)
+"""What a client says first on each connection."""
+
 
 class ScriptedPeer:
     """Listens, and puts what comes into `received` and each new connection into `connections`."""
@@ -16,7 +21,7 @@ class ScriptedPeer:
     def __init__(self, path: Path, *, registers: bool = True) -> None:
         self.path = path
         self.registers = registers
-        """Workers are welcome: their greetings are answered, and not among what is received."""
+        """Clients are welcome: their greetings are answered, and not among what is received."""
         self.received: asyncio.Queue[bytes] = asyncio.Queue()
         """What each read brought, as it came."""
         self.connections: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
@@ -76,13 +81,16 @@ class _Side(asyncio.Protocol):
         self._peer.connections.put_nowait(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._peer.registers and b'"method":"worker.register"' in data[:100]:
-            greeting, _, data = data.partition(b"\n")
-            worker_id = json.loads(greeting)["params"]["worker_id"]
-            reply = {"jsonrpc": "2.0", "id": 0, "result": {"worker_id": worker_id, "drain": False}}
-            self._transport.write(json.dumps(reply, separators=(",", ":")).encode() + b"\n")
+        while self._peer.registers and data.startswith(GREETINGS):
+            line, _, data = data.partition(b"\n")
+            greeting = json.loads(line)
+            self._answer({"protocol": 1} if "params" not in greeting else {**greeting["params"], "drain": False})
         if data:
             self._peer.received.put_nowait(data)
+
+    def _answer(self, result: dict[str, Any]) -> None:
+        reply = {"jsonrpc": "2.0", "id": 0, "result": result}
+        self._transport.write(json.dumps(reply, separators=(",", ":")).encode() + b"\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._peer.gone.put_nowait(None)

@@ -23,6 +23,7 @@ from callstate_client import (
     SidecarStore,
     StoreClosedError,
     TooLargeError,
+    UnsupportedProtocolError,
     connect,
 )
 from callstate_client.errors import FencedError, OverloadedError, WireError
@@ -348,6 +349,14 @@ async def greeting(peer: ScriptedPeer) -> dict[str, object]:
     return request
 
 
+async def welcome(peer: ScriptedPeer, request: dict[str, object], **info: object) -> None:
+    """Take the worker, and say who answers."""
+    peer.reply(request, {"worker_id": "w1"})
+    (request,) = await peer.requests(1)
+    assert request["method"] == "server.info"
+    peer.reply(request, {"protocol": 1} | info)
+
+
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.kind)
 async def test_a_refusal_that_stands_is_raised_at_once(strict: ScriptedPeer, refusal: WireError) -> None:
     (task,) = soon(connect(strict.path, "w1", wait_s=3600)._connect())
@@ -362,7 +371,7 @@ async def test_a_refusal_that_stands_is_raised_at_once(strict: ScriptedPeer, ref
 async def test_a_daemon_that_is_busy_is_asked_again(strict: ScriptedPeer) -> None:
     (task,) = soon(connect(strict.path, "w1", wait_s=3600)._connect())
     strict.refuse(await greeting(strict), OverloadedError("not now"))
-    strict.reply(await greeting(strict), {"worker_id": "w1"})
+    await welcome(strict, await greeting(strict))
     store = await task
     assert isinstance(store, SidecarStore)
     await store.close()
@@ -383,7 +392,7 @@ async def test_who_is_refused_when_it_comes_back_goes_on_trying(
 ) -> None:
     """The other one may be about to exit, and the next daemon may take what this one does not."""
     (task,) = soon(connect(strict.path, "w1", timeout_s=3600)._connect())
-    strict.reply(await greeting(strict), {"worker_id": "w1"})
+    await welcome(strict, await greeting(strict))
     store = await task
     assert isinstance(store, SidecarStore)
     sent, waits = soon(store.load("c1", timeout_s=0.05), store.add_turn("c1", "user", "x"))
@@ -398,7 +407,7 @@ async def test_who_is_refused_when_it_comes_back_goes_on_trying(
             await sent
         with pytest.raises(NoDaemonError, match=str(refusal)):
             await late
-        strict.reply(again, {"worker_id": "w1"})
+        await welcome(strict, again)
         (request,) = await strict.requests(1)
         assert request["method"] == "session.add_turn"
         strict.reply(request, VERSION)
@@ -406,4 +415,41 @@ async def test_who_is_refused_when_it_comes_back_goes_on_trying(
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 1, "once, not each time"
     assert str(refusal) in told[0]
+    await store.close()
+
+
+# -- which protocol is spoken ---------------------------------------------------------------------------------
+
+
+async def test_a_protocol_of_another_version_is_said_at_once(strict: ScriptedPeer) -> None:
+    (task,) = soon(connect(strict.path, "w1", wait_s=3600)._connect())
+    await welcome(strict, await greeting(strict), protocol=2, version="9.0")
+    with pytest.raises(UnsupportedProtocolError, match=r"\(9\.0\) speaks protocol 2.* knows 1") as caught:
+        await task
+    assert caught.value.spoken == 2
+    assert strict.received.empty(), "nothing else is said to it"
+
+
+async def test_what_can_not_say_its_protocol_is_left(strict: ScriptedPeer) -> None:
+    (task,) = soon(connect(strict.path, "w1", wait_s=0)._connect())
+    strict.reply(await greeting(strict), {"worker_id": "w1"})
+    await strict.requests(1)
+    strict.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    with pytest.raises(NoDaemonError, match="can't be read"):
+        await task
+
+
+async def test_a_daemon_of_another_protocol_in_the_place_of_ours_gets_nothing(strict: ScriptedPeer) -> None:
+    (task,) = soon(connect(strict.path, "w1", timeout_s=3600)._connect())
+    await welcome(strict, await greeting(strict))
+    store = await task
+    assert isinstance(store, SidecarStore)
+    (waits,) = soon(store.add_turn("c1", "user", "x"))
+    await strict.requests(1)
+    strict.hang_up()
+    await welcome(strict, await greeting(strict), protocol=2)
+    await welcome(strict, await greeting(strict))
+    (request,) = await strict.requests(1)
+    strict.reply(request, VERSION)
+    assert await waits == 7
     await store.close()

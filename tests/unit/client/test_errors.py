@@ -43,11 +43,20 @@ def test_there_and_back(code: int) -> None:
     assert (again.message, again.data) == ("what happened", {"version": 7})
 
 
-def test_a_code_of_a_newer_daemon_is_a_plain_wire_error() -> None:
-    error = from_wire(-32999, "new", {"kind": "new_kind", "retryable": True, "x": 1})
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_code_of_a_newer_daemon_keeps_what_it_says_of_itself(retryable: bool) -> None:
+    error = from_wire(-32999, "new", {"kind": "new_kind", "retryable": retryable, "x": 1})
     assert type(error) is WireError
+    assert (error.code, error.kind, error.retryable) == (-32999, "new_kind", retryable)
     assert error.data == {"x": 1}
     assert "-32999" in str(error)
+    assert from_wire(**error.to_wire()).to_wire()["data"] == error.to_wire()["data"]
+    assert (WireError.kind, WireError.retryable) == ("internal", False), "the class is as it was"
+
+
+def test_a_code_of_a_newer_daemon_may_say_nothing_of_itself() -> None:
+    error = from_wire(-32999, "new")
+    assert (error.kind, error.retryable) == ("unknown", False)
 
 
 def test_without_text_the_kind_speaks() -> None:

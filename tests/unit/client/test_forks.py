@@ -241,6 +241,9 @@ def greeted(peer: Peer) -> Side:
     request = side.request()
     assert request["method"] == "worker.register"
     side.reply({"worker_id": "w1", "drain": False}, request["id"])
+    request = side.request()
+    assert request["method"] == "server.info"
+    side.reply({"protocol": 1}, request["id"])
     return side
 
 
