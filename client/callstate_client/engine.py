@@ -236,6 +236,8 @@ class Engine(Owners):
         except DocumentError as error:
             raise wrong_document(error, "$.params.set") from error
         check_state(patched, "$.params.set")
+        if kept.ended and patched.status != Status.ENDED:
+            raise kept.ended_error()
         was_ended, kept.state = kept.ended, patched
         return self._changed(kept, params, was_ended)
 
@@ -248,6 +250,7 @@ class Engine(Owners):
             return b'{"version":%d}' % kept.version
         self._check_held(kept, params.epoch)
         kept.state.status = Status.ENDED
+        kept.ended_detail = None if isinstance(params.detail, UnsetType) else bytes(params.detail)
         return self._changed(kept, params, was_ended=False, reason=params.reason or COMPLETED)
 
     # -- shared -------------------------------------------------------------------------------------------

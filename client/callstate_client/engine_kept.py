@@ -43,6 +43,7 @@ class Kept:
         suspect_at: since when, monotonic seconds.
         born_at: what its duration is counted from, monotonic seconds.
         born: the `created_at` that this was reckoned from.
+        ended_detail: what was said beside the reason, as JSON.
         ended_mono: when it ended, monotonic seconds.
         reaped: ended by time, not by a worker.
         status_before: that it had when it was reaped.
@@ -68,6 +69,7 @@ class Kept:
     born_at: float = 0.0
     born: str = ""
     ended_reason: str = ""
+    ended_detail: bytes | None = None
     ended_at: datetime | None = None
     ended_mono: float = 0.0
     reaped: bool = False

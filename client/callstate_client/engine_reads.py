@@ -32,7 +32,14 @@ class Reads(Access):
         self._check_history(params.history)
         return self._loaded(self._shelf.find(params.session_id), params.history)
 
-    def _loaded(self, kept: Kept, history: str | int, *, for_worker: bool = False) -> bytes:
+    def _loaded(
+        self,
+        kept: Kept,
+        history: str | int,
+        *,
+        for_worker: bool = False,
+        default_timeout_s: float | None = None,
+    ) -> bytes:
         state = kept.state
         members = state.to_members(with_history=False)
         if not kept.ended:
@@ -51,14 +58,16 @@ class Reads(Access):
             "epoch": kept.epoch,
             "labels": kept.labels,
         }
-        if for_worker:
+        if for_worker and kept.heartbeat_timeout_s != default_timeout_s:
             result["heartbeat_timeout_s"] = kept.heartbeat_timeout_s
-            if kept.max_duration_s is not None:
-                result["max_duration_s"] = kept.max_duration_s
+        if for_worker and kept.max_duration_s is not None:
+            result["max_duration_s"] = kept.max_duration_s
         if kept.owner:
             result["owner"] = kept.owner
         if kept.ended:
             result["ended_reason"] = kept.ended_reason
+            if kept.ended_detail is not None:
+                result["ended_detail"] = Raw(kept.ended_detail)
         return encode_members(result)
 
     def _page(self, name: str, kept: list[Kept], values: list[Any], limit: int) -> bytes:
@@ -96,9 +105,11 @@ class Reads(Access):
             )
 
         page = list(islice((kept for kept in self._behind(params.cursor) if wanted(kept)), limit + 1))
-        return self._page(
-            "sessions", page, [Raw(self._loaded(kept, "none", for_worker=True)) for kept in page[:limit]], limit
-        )
+        default_s = self._shelf.spans.heartbeat_timeout_s
+        shown = [
+            Raw(self._loaded(kept, "none", for_worker=True, default_timeout_s=default_s)) for kept in page[:limit]
+        ]
+        return self._page("sessions", page, shown, limit)
 
     def _heartbeat(self, params: p.HeartbeatParams) -> bytes:
         if (params.session_id is None) == (params.session_ids is None):

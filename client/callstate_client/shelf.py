@@ -139,7 +139,7 @@ class Shelf:
                 kept.ended_reason, kept.ended_at = reason, at.wall
                 self.events.note("ended", at.wall, kept, reason=reason)
         elif was_ended:
-            kept.ended_reason, kept.ended_at = "", None
+            kept.ended_reason, kept.ended_detail, kept.ended_at = "", None, None
             if not kept.owner and reviver is not None and reviver.worker_id:
                 kept.epoch += 1  # that is a claim: it may have been another's
                 kept.owner, kept.instance, kept.orphan = reviver.worker_id, reviver.instance, ""
@@ -185,7 +185,7 @@ class Shelf:
             if kept.ended_reason == OVERTIME:  # else it would be over time again at once
                 kept.max_duration_s = None
             kept.state.status, kept.reaped = kept.status_before, False
-            kept.ended_reason, kept.ended_at = "", None
+            kept.ended_reason, kept.ended_detail, kept.ended_at = "", None, None
         kept.epoch += 1
         kept.owner, kept.instance, kept.orphan = worker_id, instance, ""
         self._raise_version(kept, at)

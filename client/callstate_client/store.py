@@ -86,7 +86,8 @@ class Record:
         labels: what the worker selects its calls by.
         history_from: index of the first turn in `state.history`; over 0 when loaded in part.
         turn_count: the whole history's length.
-        heartbeat_timeout_s: silence after which it is suspected, seconds; None where the store does not say.
+        heartbeat_timeout_s: silence after which it is suspected, seconds; None where it does not say: then it is
+            the default, as a listing has it.
         max_duration_s: the age at which it is ended, seconds; None for no limit, or where the store does not say.
         restored: a daemon that restarted has it from its journal, and has heard nothing of it since.
     """

@@ -254,10 +254,17 @@ async def test_who_revives_by_a_save_what_has_no_owner_owns_it(
     assert await held(w2, "given-up") == ("w2", 1)  # no epoch has two owners
 
 
-async def test_an_update_that_revives_makes_no_owner(w1: CallStore, operator: CallStore) -> None:
-    await operator.save(a_call(status="ended"))
-    await w1.update("c1", status="active")
-    assert await held(operator) == (None, 0)
+async def test_an_update_revives_nothing(w1: CallStore, operator: CallStore) -> None:
+    await w1.save(a_call())
+    await w1.end("c1", "caller_hangup")
+    before = await operator.get("c1")
+    for store in (w1, operator):
+        with pytest.raises(SessionEndedError) as caught:
+            await store.update("c1", status="active")
+        assert caught.value.reason == "caller_hangup"
+    assert await operator.get("c1") == before
+    await w1.update("c1", status="ended", to="+1")
+    assert (await operator.get("c1")).ended_reason == "caller_hangup"
 
 
 # -- claiming ----------------------------------------------------------------------------------------------

@@ -521,19 +521,23 @@ def test_what_a_worker_ended_is_completed_and_takes_all_but_beats(
     assert refused(wire, "session_ended", "session.heartbeat", session_id=sid) == data
 
 
-@pytest.mark.parametrize(
-    "revive",
-    [
-        lambda wire, sid: wire.call("session.save", session={"id": sid, "status": "active"}),
-        lambda wire, sid: wire.call("session.update", session_id=sid, set={"status": "active"}),
-    ],
-    ids=["save", "update"],
-)
-def test_another_status_revives_what_a_worker_ended(
-    wire: Wire, sid: str, revive: Callable[[Wire, str], Any]
-) -> None:
+@pytest.mark.parametrize("status", ["active", None, "", "Ended"])
+def test_a_late_word_on_the_status_of_what_has_ended_is_refused(wire: Wire, sid: str, status: str | None) -> None:
+    wire.call("session.end", session_id=sid, reason="caller_hangup", detail={"cause": 16})
+    before = wire.call("session.load", session_id=sid)
+    patch = {"status": status, "summary": "short"}
+    data = refused(wire, "session_ended", "session.update", session_id=sid, set=patch)
+    assert data["reason"] == "caller_hangup"
+    assert wire.call("session.load", session_id=sid) == before
+    wire.call("session.update", session_id=sid, set={"status": "ended", "summary": "short"})
+    after = load(wire, sid)
+    assert (after["ended_reason"], after["ended_detail"]) == ("caller_hangup", {"cause": 16})
+    assert after["session"]["summary"] == "short"
+
+
+def test_a_save_with_another_status_revives_what_a_worker_ended(wire: Wire, sid: str) -> None:
     wire.call("session.end", session_id=sid, reason="too_early", detail=1)
-    revive(wire, sid)
+    wire.call("session.save", session={"id": sid, "status": "active"})
     after = load(wire, sid)
     assert after["session"]["status"] == "active"
     assert after.keys().isdisjoint({"ended_reason", "ended_detail"})
@@ -857,7 +861,7 @@ def test_requests_on_one_session_keep_their_order_across_a_read_through(cold: tu
         params: dict[str, Any] = {"session_id": sid, "turn": turn("user", str(number))}
         lines.append(request(number, "session.add_turn", params))
     lines += [
-        request(100, "session.update", {"session_id": sid, "set": {"status": "active"}}),
+        request(100, "session.save", {"session": {"id": sid, "status": "active"}}),
         request(101, "session.amend_turn", {"session_id": sid, "set": {"content": "last"}}),
         request(102, "session.end", {"session_id": sid, "reason": "again"}),
         request(103, "session.load", {"session_id": sid}),

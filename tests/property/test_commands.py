@@ -235,7 +235,8 @@ class CoreMachine(RuleBasedStateMachine):
         elif kind == "session_ended":
             assert known is not None
             assert known["status"] == "ended"
-            assert method == "session.heartbeat" or known["reaped"]
+            revives = method == "session.update" and params["set"]["status"] != "ended"
+            assert method == "session.heartbeat" or revives or known["reaped"]
         elif kind == "conflict":
             assert known is not None, "conflict with nothing"
             # several changes of one turn of the loop may lie between what was asked for and what is known now

@@ -145,7 +145,7 @@ class Oracle:
         if choice < 0.78:
             return self._ask("session.record_interruption", params)
         if choice < 0.86:
-            status = self.random.choice(("active", "on_hold"))
+            status = "ended" if state.status == "ended" else self.random.choice(("active", "on_hold"))
             return self._ask("session.update", {**params, "set": {"n": number, "status": status}})
         if choice < 0.94:
             saved = Model(True, "active", [*state.turns, f"s{number}"], state.interruptions, number)

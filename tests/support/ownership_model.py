@@ -129,6 +129,10 @@ class Model(Fates):
         return {}
 
     def update(self, ask: Ask) -> dict[str, Any]:
+        late = self.calls.get(ask.session_id)
+        if late is not None and late.phase == "ended" and ask.status != "ended":
+            self.allow(late, ask)
+            raise Refused("session_ended")
         call = self.changeable(ask)
         call.to = f"+{ask.number}"
         self.settle(call, ask)

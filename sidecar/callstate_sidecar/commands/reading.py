@@ -63,7 +63,14 @@ def load_entry(entry: Entry, history: str | int, *, for_worker: bool = False) ->
     return loaded(entry, document, doc.turn_count - count, for_worker=for_worker)
 
 
-def loaded(entry: Entry, session: bytes, history_from: int, *, for_worker: bool = False) -> bytes:
+def loaded(
+    entry: Entry,
+    session: bytes,
+    history_from: int,
+    *,
+    for_worker: bool = False,
+    default_timeout_s: float | None = None,
+) -> bytes:
     """The result of a load: the document spliced in, and what is known beside it.
 
     Args:
@@ -71,11 +78,12 @@ def loaded(entry: Entry, session: bytes, history_from: int, *, for_worker: bool 
         session: its document, as far as it was asked for.
         history_from: the first turn in it.
         for_worker: also what one needs to know who takes it over.
+        default_timeout_s: a timeout that goes without saying, in a listing that of the daemon.
     """
     beside: dict[str, Any] = {"labels": entry.labels}
     if entry.owner:
         beside["owner"] = entry.owner
-    if for_worker and entry.heartbeat_timeout_s is not None:
+    if for_worker and entry.heartbeat_timeout_s not in (None, default_timeout_s):
         beside["heartbeat_timeout_s"] = entry.heartbeat_timeout_s
     if for_worker and entry.max_duration_s is not None:
         beside["max_duration_s"] = entry.max_duration_s
@@ -143,7 +151,11 @@ def list_sessions(ctx: Context, p: ListParams) -> bytes:
         )
 
     page = _page(ctx, p.cursor, min(limit, DEFAULT_LIMIT), wanted)
-    sessions = [orjson.Fragment(loaded(e, e.doc.head_json(e.updated_us), 0, for_worker=True)) for e in page.entries]
+    default_s = ctx.liveness.timeout_s
+    sessions = [
+        orjson.Fragment(loaded(e, e.doc.head_json(e.updated_us), 0, for_worker=True, default_timeout_s=default_s))
+        for e in page.entries
+    ]
     return orjson.dumps(_paged("sessions", sessions, page))
 
 

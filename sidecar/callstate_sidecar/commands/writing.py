@@ -22,7 +22,7 @@ from callstate_client.protocol import (
     UpdateParams,
 )
 from callstate_sidecar.commands.checks import checked_word
-from callstate_sidecar.commands.context import Context
+from callstate_sidecar.commands.context import Context, ended_error
 from callstate_sidecar.door import TurnDoor, check_json, check_turn, check_turns, stamped
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.instants import format_us
@@ -103,6 +103,8 @@ def update(ctx: Context, p: UpdateParams) -> bytes:
     if p.if_version is not None and p.if_version != entry.version:
         raise ConflictError(f"the session has version {entry.version}", version=entry.version)
     head = entry.doc.patched(p.set, "$.params.set")
+    if entry.ended and head.status != "ended":
+        raise ended_error(entry)  # a late word on the status is no new call: a save revives, or a claim
     ctx.check_size(len(head.fields) + entry.doc.history_bytes)
     now_us = ctx.now_us()
     was_ended = entry.ended
