@@ -33,6 +33,7 @@ class Attendance:
         peers: asks the kernel.
         reconnect_grace_s: how long a worker that may live can be without a connection.
         depart: told which worker has left, and how, to see to its sessions.
+        settle: told which id registers, before it owns anything.
         wake: ends the turn of the loop, where no request does.
     """
 
@@ -42,11 +43,13 @@ class Attendance:
         peers: Peers,
         reconnect_grace_s: float,
         depart: Callable[[str, Outcome], None],
+        settle: Callable[[str], None],
         wake: Callable[[], None],
     ) -> None:
         self._ctx = ctx
         self._peers = peers
         self._depart = depart
+        self._settle = settle
         self._wake = wake
         self._watches: dict[str, Watch] = {}
         self._connections: dict[str, set[Connection]] = {}
@@ -93,6 +96,7 @@ class Attendance:
             raise
         if done.replaced in LEFT:
             self._superseded(worker_id, done.replaced)
+        self._settle(worker_id)
         if done.watch:
             self._watch(worker_id, peer)
         else:

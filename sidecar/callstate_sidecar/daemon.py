@@ -54,9 +54,10 @@ DRAIN_S: Final = 2.0
 """How long a stop waits for answers under way before it flushes."""
 
 
-GC_THRESHOLDS: Final = (5_000, 10, 1_000_000)
-"""Only young objects are looked at, and few at a time: a millisecond or two. A full collection of 100,000
-sessions takes 30, and nothing here forms cycles."""
+GC_THRESHOLDS: Final = (500, 4, 1_000_000)
+"""Only young objects are looked at, and few at a time: where memory is as large as that of 100,000 sessions, 500 of
+them and what they refer to take about a millisecond. A full collection takes 30, and nothing here forms cycles that
+live long."""
 
 
 class Daemon:
@@ -150,7 +151,12 @@ class Daemon:
         )
         self._reaper = Reaper(ctx, self._metrics, config.reaper.tick_s, server.turn.commit)
         self._attendance = Attendance(
-            ctx, Peers(services.boot_id), config.reaper.reconnect_grace_s, self._reaper.depart, server.turn.schedule
+            ctx,
+            Peers(services.boot_id),
+            config.reaper.reconnect_grace_s,
+            self._reaper.depart,
+            self._reaper.settle,
+            server.turn.schedule,
         )
         services.join(server, self._journal, self._read_through, self._writer, self._attendance, ctx)
         self._restore()

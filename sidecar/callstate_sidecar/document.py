@@ -221,8 +221,16 @@ class Document:
 
     def to_json(self, updated_us: int, history: bytes | None = None) -> bytes:
         """The document, with all of the history or with what is given in its place."""
-        turns = b",".join(self.chunks) if history is None else history
-        return b'{%b,"history":[%b]}' % (self._head(updated_us), turns)
+        before = b'{%b,"history":[' % self._head(updated_us)
+        if history is not None:
+            return b"%b%b]}" % (before, history)
+        if not self.chunks:
+            return before + b"]}"
+        first, *others = self.chunks  # joined in one go: of eight megabytes each copy takes milliseconds
+        if not others:
+            return b"%b%b]}" % (before, first)
+        *others, last = others
+        return b",".join([before + first, *others, last + b"]}"])
 
     def _head(self, updated_us: int) -> bytes:
         return b'%b,"updated_at":"%b","status":%b,"metrics":%b' % (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -26,6 +26,9 @@ ACTS_A_TICK: Final = 20
 """Sessions moved on in one tick: about a millisecond, each being journaled and logged. Ten thousand due at once
 take two seconds that way, and nobody's request waits for them."""
 
+LOOKS_A_TURN: Final = 1000
+"""Sessions of a worker that left which are noted in one turn of the loop: about a millisecond."""
+
 AGAIN_S: Final = 0.002
 """Wait for the next tick where this one was full: the requests of the meantime are served first."""
 
@@ -46,6 +49,8 @@ class Reaper(Chore):
         self._tick_s = tick_s
         self._commit = commit
         self._departing: asyncio.Handle | None = None
+        self._leaving: dict[str, tuple[str, Iterator[str]]] = {}
+        """Workers that left and own sessions that were not looked at yet: why those lose it, and which they are."""
 
     async def _run(self) -> None:
         clock = self._ctx.clock
@@ -90,22 +95,43 @@ class Reaper(Chore):
         sessions = self._ctx.cache.index.owned.get(worker_id)
         if sessions:
             why = EXITED if outcome is Outcome.LEFT_EXITED else DISCONNECTED
-            entries = self._ctx.cache.entries
-            self._ctx.departing.update({each: why for each in sessions if not entries[each].ended})
+            self._leaving[worker_id] = (why, iter([*sessions]))
+            self._gather(worker_id, LOOKS_A_TURN)
             self._schedule_departures()
 
+    def settle(self, worker_id: str) -> None:
+        """A worker of this id is about to come: what an earlier one left must not be taken for what it will own."""
+        if worker_id in self._leaving:
+            self._gather(worker_id, None)
+
+    def _gather(self, worker_id: str, most: int | None) -> None:
+        """Note some of the sessions that a worker has left, or all of them."""
+        why, sessions = self._leaving[worker_id]
+        entries, looked = self._ctx.cache.entries, 0
+        for session_id in islice(sessions, most):
+            looked += 1
+            entry = entries.get(session_id)
+            if entry is not None and entry.owner == worker_id and not entry.ended:
+                self._ctx.departing[session_id] = why
+        if most is None or looked < most:
+            del self._leaving[worker_id]
+
     def _schedule_departures(self) -> None:
-        if self._ctx.departing and self._departing is None:
+        if (self._ctx.departing or self._leaving) and self._departing is None:
             self._departing = asyncio.get_running_loop().call_soon(self._see_to_departed)
 
     def _see_to_departed(self) -> None:
         self._departing = None
         left = len(self._ctx.departing)
+        if self._leaving:
+            self._gather(next(iter(self._leaving)), LOOKS_A_TURN)
         try:
             self.departed()
         except Exception:
             log.exception("seeing to the sessions of a worker that left failed")
-        if 0 < len(self._ctx.departing) < left:  # else the journal is full: the next tick tries again
+        if (
+            self._leaving or 0 < len(self._ctx.departing) < left
+        ):  # else the journal is full: the next tick tries again
             self._departing = asyncio.get_running_loop().call_later(AGAIN_S, self._see_to_departed)
 
     def departed(self) -> int:

@@ -117,6 +117,7 @@ class Writer(Chore):
         batch = self._cache.take_dirty(self._host_id, self._config.batch_sessions, self._config.batch_bytes)
         landed = False
         try:
+            await asyncio.sleep(0)  # a turn of its own for what makes the batch, and one for what sends it
             results = await self._backend.write([write for write, _ in batch])
             landed = True
         except (StoreDownError, StoreRefusingError) as error:

@@ -100,6 +100,16 @@ async def there(side: Side, session_id: str = "call-1") -> StoredSession:
     return stored
 
 
+async def test_big_documents_beside_small_ones(side: Side) -> None:
+    """The big one leaves in pieces, in its place among the others."""
+    big = b'{"id":"big","status":"active","note":"%b"}' % (b"\xc3\xa4" * 1_000_000)
+    batch = [a_write("first"), a_write("big", big), a_write("last")]
+    assert [result.outcome for result in await side.backend.write(batch)] == [Outcome.WRITTEN] * 3
+    assert (await there(side, "big")).document == big
+    for name in ("first", "last"):
+        assert (await there(side, name)).document == DOCUMENT
+
+
 FENCING = [
     # held (host, epoch, version), new, taken
     (("here", 1, 5), ("here", 1, 6), True),

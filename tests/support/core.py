@@ -139,7 +139,12 @@ class Core:
         self.reaper = Reaper(self.ctx, self.metrics, self.config.reaper.tick_s, self.commit)
         self.peers = KnownPeers("boot-1")
         self.attendance = Attendance(
-            self.ctx, self.peers, reaper.reconnect_grace_s, self.reaper.depart, self.server.turn.schedule
+            self.ctx,
+            self.peers,
+            reaper.reconnect_grace_s,
+            self.reaper.depart,
+            self.reaper.settle,
+            self.server.turn.schedule,
         )
         # of the journal `server.stats` alone asks
         self.services.join(

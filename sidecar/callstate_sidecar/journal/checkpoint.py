@@ -13,8 +13,8 @@ from callstate_sidecar.journal.layout import snapshot_path
 from callstate_sidecar.journal.log import Journal
 from callstate_sidecar.records import Record, encode_record
 
-SLICE_S: Final = 0.002
-"""The loop is held this long at most for a slice: less than half of what any turn of it may take."""
+SLICE_S: Final = 0.001
+"""The loop is held this long at most for a slice: other work of the same turn comes on top of it."""
 
 WRITE_BYTES: Final = 1024 * 1024
 """Bytes gathered before a thread writes them: few calls, and little memory."""

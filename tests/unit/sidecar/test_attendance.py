@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from callstate_sidecar import reaper
 from callstate_sidecar.liveness import Phase
 from callstate_sidecar.reaper import ACTS_A_TICK
 from callstate_sidecar.workers import State
@@ -335,6 +336,31 @@ async def test_a_thousand_calls_of_one_worker_are_seen_to_in_slices(floor: Floor
     told = floor.told("suspect", "orphaned")
     assert [e["session_id"] for e in told] == [f"s{number}" for number in range(1000)]
     assert {e["type"] for e in told} == {"suspect" if how == "exit" else "orphaned"}
+
+
+async def test_who_comes_under_the_id_of_one_whose_many_calls_are_being_noted(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first has left and what the second makes are not mixed up."""
+    monkeypatch.setattr(reaper, "LOOKS_A_TURN", 2)
+    w1 = await floor.worker("w1")
+    for name in "abcde":
+        await floor.save(w1, name)
+    floor.hang_up(w1)
+    floor.core.clock.advance(RECONNECT_S)
+    floor.core.attendance.tick(floor.core.clock.live())
+    assert floor.core.ctx.departing.keys() == {"a", "b"}, "the others are noted in later turns"
+    again = floor.connect(floor.program())
+    ids = again.send(
+        ("worker.register", {"worker_id": "w1"}),
+        ("session.save", {"session": {"id": "new"}}),
+        ("session.claim", {"session_id": "e", "worker_id": "w1"}),
+    )
+    while floor.core.ctx.departing or not again.answered(ids):
+        await floor.settle()
+    assert {name: floor.held(name) for name in "abcd"} == dict.fromkeys("abcd", ("", 0, "disconnected"))
+    assert floor.held("new") == ("w1", 0, "")
+    assert floor.held("e") == ("w1", 1, ""), "another process: another epoch"
 
 
 # -- a full disk ---------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -37,6 +37,9 @@ _SCHEMES: Final = ("redis", "rediss", "unix")
 _BARE: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}(?:/\d+)?")
 
 _DETAIL_CHARS: Final = 200
+
+BIG_BYTES: Final = 256 * 1024
+"""Words of a command above this are not copied to be sent: hiredis takes a millisecond for each megabyte."""
 
 # Redis before 7 says what went wrong inside a script in the middle of a sentence, after a dash.
 _REFUSING: Final = re.compile(
@@ -98,7 +101,23 @@ class _Packing:
 
     def pack_commands(self, commands: Iterable[Sequence[Any]]) -> list[bytes]:
         """Each command as it goes over the wire."""
-        return [hiredis.pack_command(tuple(command)) for command in commands]
+        packed: list[bytes] = []
+        for command in commands:
+            if any(isinstance(word, bytes) and len(word) > BIG_BYTES for word in command):
+                packed += _pack_uncopied(command)
+            else:
+                packed.append(hiredis.pack_command(tuple(command)))
+        return packed
+
+
+def _pack_uncopied(command: Sequence[Any]) -> Iterator[bytes]:
+    """A command in pieces, by the Redis protocol (RESP) an array of bulk strings, its big words as they are."""
+    yield b"*%d\r\n" % len(command)
+    for word in command:
+        data = word if isinstance(word, bytes) else str(word).encode()
+        yield b"$%d\r\n" % len(data)
+        yield data
+        yield b"\r\n"
 
 
 class Link:
