@@ -13,7 +13,7 @@ from bench.report import write_json
 from bench.tables import fill_in
 from bench.targets import Verdict
 
-FULL_PARTS = ("comparisons", "bounds", "start", "growth", "stress", "churn", "dying")
+FULL_PARTS = ("comparisons", "bounds", "start", "growth", "stress", "loop", "churn", "dying")
 """As bench.full has them, which can't be imported without the `bench` extra."""
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -78,7 +78,7 @@ def full(args: argparse.Namespace) -> None:
         run.run(args.only or PARTS)
     finally:  # a run takes long: what was measured before a failure is kept
         figures = run.figures
-        more = {name: getattr(figures, name) for name in ("race", "curves", "stress", "churn", "dying")}
+        more = {name: getattr(figures, name) for name in ("race", "curves", "stress", "loop", "churn", "dying")}
         kind = "a full run in parts" if args.only else "a full run"
         write_json(args.json, kind, figures.cells, figures.verdicts, keep=bool(args.only), **more)
     met = sum(verdict.met for verdict in figures.verdicts)

@@ -26,6 +26,8 @@ from bench.sides import ByHand, RedisStore, Side, Sidecar
 from bench.starting import starts
 from bench.stress import Size, flushing, stress, told
 from bench.targets import Verdict, judge
+from bench.turns import longest_turns, turns_json
+from bench.turns import verdict as turns_verdict
 from callstate_client import connect
 
 OPERATIONS: Final = ("heartbeat", "add_turn", "save", "save_built", "load", "list_active")
@@ -35,11 +37,13 @@ SPREAD_OVER: Final = ("add_turn", "save")
 SPREAD_TASKS: Final = 32
 GROWING: Final = ("heartbeat", "add_turn", "load", "save")
 
-PARTS: Final = ("comparisons", "bounds", "start", "growth", "stress", "churn", "dying")
+PARTS: Final = ("comparisons", "bounds", "start", "growth", "stress", "loop", "churn", "dying")
 """What a run is made of."""
 
 BOUNDS: Final = frozenset(("limits", "growth", "size", "reaping"))
 """Parts of a quick run whose figures a full one takes as well; `start` it measures with more sessions."""
+
+LOOP_ROUNDS: Final = 3
 
 REWRITE_BYTES: Final = 1 << 30
 """An append-only file longer than this is rewritten between two comparisons, where it is in nobody's way."""
@@ -61,6 +65,7 @@ class Reach:
         dirty: sessions flushed at once.
         restored, turn_by_turn: sessions that a start restores, see starts.
         size, churn: see Size and Churn.
+        watched, big_bytes: sessions of the daemon whose turns are timed, and the size of one of them.
         kills: of workers, in each scene of dying.py.
         spread: see compare.SPREAD.
     """
@@ -75,6 +80,8 @@ class Reach:
     turn_by_turn: int = 100_000
     size: Size = field(default_factory=Size)
     churn: Churn = field(default_factory=Churn)
+    watched: int = 100_000
+    big_bytes: int = 7_600_000
     kills: int = 200
     spread: Mapping[int, int] = field(default_factory=lambda: SPREAD)
 
@@ -87,7 +94,7 @@ TINY: Final = Reach(
     churn=Churn(
         requests=80, sessions=30, limited=30, connections=20, misses=20, workers=10, samples=2, remembered=10
     ),
-    kills=6,
+    watched=100, big_bytes=100_000, kills=6,
 )  # fmt: skip
 """Whether everything runs; its figures mean nothing."""
 
@@ -104,6 +111,8 @@ class Figures:
     """By `turns`, `sessions`, `connections`, `dirty`."""
     stress: dict[str, dict[str, Any]] = field(default_factory=dict)
     """By burden."""
+    loop: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """The longest turn of the daemon's loop during each kind of work."""
     churn: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """By store: what each kind of thing that came and went left behind."""
     dying: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -130,7 +139,7 @@ class Full:
         """These parts, each upon servers of its own; `figures` has what was measured so far at any time."""
         steps = {
             "comparisons": self._comparisons, "bounds": self._bounds, "start": self._start,
-            "growth": self._growth, "stress": self._stress, "churn": self._churn,
+            "growth": self._growth, "stress": self._stress, "loop": self._loop, "churn": self._churn,
             "dying": self._dying,
         }  # fmt: skip
         for part in PARTS:
@@ -159,6 +168,14 @@ class Full:
         size = self._reach.size
         with Rig() as rig, awake():
             self.figures.stress = told(stress(rig, rig.redis(), size, rounds=self._effort.rounds), size)
+
+    def _loop(self) -> None:
+        rounds = [
+            longest_turns(self._reach.watched, big_bytes=self._reach.big_bytes)
+            for _ in range(min(LOOP_ROUNDS, self._effort.rounds))
+        ]
+        self._known(turns_verdict(rounds, self._reach.watched))
+        self.figures.loop = turns_json(rounds)
 
     def _churn(self) -> None:
         growths: dict[str, list[Growth]] = {}

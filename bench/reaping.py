@@ -61,7 +61,12 @@ class Reapable:
         turn = server.turn
         self._reaper = Reaper(ctx, metrics, reaper.tick_s, turn.commit)
         attendance = Attendance(
-            ctx, Peers(services.boot_id), reaper.reconnect_grace_s, self._reaper.depart, turn.schedule
+            ctx,
+            Peers(services.boot_id),
+            reaper.reconnect_grace_s,
+            self._reaper.depart,
+            self._reaper.settle,
+            turn.schedule,
         )
         writer = Writer(cache, backend, self._clock, config.store, metrics, HOST, events, turn.commit)
         services.join(server, self.journal, ReadThrough(ctx, backend, HOST), writer, attendance, ctx)

@@ -10,6 +10,9 @@ from typing import Any, Final
 from bench.report import at_hand
 from bench.targets import OURS, THEIRS
 
+LOOP_GOAL_MS: Final = 5
+"""What no turn of the daemon's loop may exceed."""
+
 Told = dict[str, Any]
 """What `--json` wrote."""
 
@@ -156,6 +159,19 @@ def stress(told: Told) -> str:
     return _table(("meanwhile", "takes", "beats", "p50", "p99", "longest", "loop lag"), rows())
 
 
+def loop(told: Told) -> str:
+    """The longest turn of the daemon's loop during each kind of work."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for each in told["loop"]["turns"]:
+            wall, processor = (
+                "{} ms ({} … {})".format(*map(_n, each[name])) for name in ("wall_ms", "processor_ms")
+            )
+            yield each["name"], wall, processor, "met" if each["wall_ms"][0] <= LOOP_GOAL_MS else "**not met**"
+
+    return _table(("meanwhile", "longest turn", "of that, on a processor", f"≤ {LOOP_GOAL_MS} ms"), rows())
+
+
 def churn(told: Told) -> str:
     """What came and went, and what it left behind."""
 
@@ -210,6 +226,7 @@ TABLES: Final[dict[str, Callable[[Told], str]]] = {
     "dirty": dirty,
     "memory": memory,
     "stress": stress,
+    "loop": loop,
     "churn": churn,
     "dying": dying,
     "profile": profile,
