@@ -9,16 +9,17 @@ from __future__ import annotations
 import asyncio
 import secrets
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from callstate_client import asks
 from callstate_client.asking import Asking
 from callstate_client.beats import Beater, Beats
+from callstate_client.endings import EndOn
 from callstate_client.errors import (
     CallstateError,
     FencedError,
@@ -36,6 +37,12 @@ from callstate_client.results import DrainResult
 from callstate_client.store import Record
 
 __all__ = ["CallStore"]
+
+SETTLE_S: Final = 2.0
+"""How long closing a store waits for what is released in the background, seconds. What is not by then is an
+orphan when the reconnect grace is over."""
+
+ResultT = TypeVar("ResultT")
 
 
 class EventSource(Protocol):
@@ -77,6 +84,7 @@ class CallStore(Asking):
         self._ops = asks.Ops()
         self._handles: WeakValueDictionary[str, CallHandle] = WeakValueDictionary()
         self._nameless = f"nobody-{secrets.token_hex(6)}"
+        self._background: set[asyncio.Task[Any]] = set()
 
     def _new_beater(self) -> Beats:
         """What beats for the calls that are held."""
@@ -87,6 +95,7 @@ class CallStore(Asking):
         for handle in [*self._handles.values()]:
             handle.abandon(error)
         self._handles = WeakValueDictionary()
+        self._background = set()
 
     # -- what answers -------------------------------------------------------------------------------------
 
@@ -127,8 +136,11 @@ class CallStore(Asking):
 
     async def close(self) -> None:
         """Give up the store. May be called twice."""
-        await self._beater.close()
-        await self._close()
+        try:
+            await self._settle_background()
+        finally:
+            await self._beater.close()
+            await self._close()
 
     async def __aenter__(self) -> CallStore:
         return self
@@ -317,14 +329,17 @@ class CallStore(Asking):
         heartbeat_timeout_s: float | None = None,
         max_duration_s: float | None = None,
         beat: BeatMode = "auto",
-        end_on: Iterable[type[BaseException]] = (),
+        end_on: EndOn = (),
         steal: bool = False,
     ) -> Hold:
         """Hold a call for as long as the block lasts: `async with store.hold(...) as call`.
 
-        A normal exit ends the session with reason `completed`; an exception in `end_on` ends it with the
-        exception's `reason`, or its name in snake case; any other, and cancellation, releases it, for another
-        worker to claim. The exception goes on in each case.
+        A normal exit ends the session with reason `completed`; an exception in `end_on`, also within a group, ends
+        it with the exception's `reason`, or its name in snake case; any other, and cancellation, releases it, for
+        another worker to claim. The exception goes on in each case.
+
+        An entry that is cancelled, or gets no answer, releases in the background what it may have created or
+        claimed: the caller is on the line, so it is a call for another worker. The same Hold can be entered again.
 
         Args:
             call: a state, which is created, or the id of a session that is there, which is claimed.
@@ -332,7 +347,7 @@ class CallStore(Asking):
             heartbeat_timeout_s: silence after which the call is suspected, seconds.
             max_duration_s: how long the call may last, seconds; for a new session.
             beat: `"auto"`: heartbeats are sent in the background; `"manual"`: by `call.beat()`.
-            end_on: exceptions that mean the call is over.
+            end_on: exceptions that mean the call is over: one class, or several.
             steal: claim it also from a worker that is alive.
 
         Raises:
@@ -347,11 +362,69 @@ class CallStore(Asking):
             heartbeat_timeout_s=heartbeat_timeout_s,
             max_duration_s=max_duration_s,
             beat=beat,
-            end_on=tuple(end_on),
+            end_on=end_on,
             steal=steal,
         )
 
+    async def open_call(
+        self,
+        call: SessionState | str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        heartbeat_timeout_s: float | None = None,
+        max_duration_s: float | None = None,
+        beat: BeatMode = "auto",
+        end_on: EndOn = (),
+        steal: bool = False,
+    ) -> CallHandle:
+        """As `hold()`, for frameworks that tell by callbacks when a call begins and ends: `await call.close()` ends
+        it, or `await call.close(error)`.
+
+        Args:
+            call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal: see `hold()`, as for the errors.
+        """
+        return await self.hold(
+            call,
+            labels=labels,
+            heartbeat_timeout_s=heartbeat_timeout_s,
+            max_duration_s=max_duration_s,
+            beat=beat,
+            end_on=end_on,
+            steal=steal,
+        ).open()
+
+    # -- in the background ----------------------------------------------------------------------------------
+
+    def _in_background(self, work: Coroutine[Any, Any, ResultT], name: str) -> asyncio.Task[ResultT]:
+        """A task that lives as long as the store at most; its exception is its waiter's, if there is one."""
+        if self.closed:
+            work.close()
+            raise StoreClosedError
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._no_longer)
+        return task
+
+    def _no_longer(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    async def _settle_background(self) -> None:
+        """Give what goes on in the background a moment to be done, then end it."""
+        if self._background:
+            await asyncio.wait([*self._background], timeout=SETTLE_S)
+        while tasks := [*self._background]:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
     # -- who holds a call -----------------------------------------------------------------------------------
+
+    @property
+    def _claimant(self) -> str:
+        """Whom we claim sessions for."""
+        return self.worker_id or self._nameless
 
     async def claim(
         self, session_id: str, *, steal: bool = False, history: str | int = "all", timeout_s: float | None = None
@@ -367,7 +440,7 @@ class CallStore(Asking):
             ConflictError: another worker holds it, and is alive.
             SessionEndedError: it is over.
         """
-        ask = asks.claim(session_id, self.worker_id or self._nameless, history, steal=steal)
+        ask = asks.claim(session_id, self._claimant, history, steal=steal)
         return ask.result(await self._send(ask, timeout_s))
 
     async def claim_next(
@@ -379,7 +452,7 @@ class CallStore(Asking):
             labels: all of them must be there.
             history: `"all"`, `"none"`, or how many of the last turns.
         """
-        ask = asks.claim_next(self.worker_id or self._nameless, labels, history)
+        ask = asks.claim_next(self._claimant, labels, history)
         return ask.result(await self._send(ask, timeout_s))
 
     async def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
@@ -401,6 +474,16 @@ class CallStore(Asking):
             if epoch is None:
                 epoch = (await self.get(session_id, "none")).epoch
             await self.release(session_id, epoch)
+
+    async def _release_unheld(self, session_id: str) -> None:
+        """Release this session if it is ours and nobody here holds it: what an entry may have got unawares."""
+        record = await self.get(session_id, "none")
+        if record.owner == self._claimant and not self._holds(session_id):
+            await self._give_up(session_id, record.epoch)
+
+    def _holds(self, session_id: str) -> bool:
+        held = self._handles.get(session_id)
+        return held is not None and not (held.released or held.lost)
 
     async def _handle(self, record: Record, *, beat: BeatMode = "auto", epoch: int | None) -> CallHandle:
         """A handle on a session that this worker has created or claimed; beaten for from now on.
@@ -454,7 +537,7 @@ class CallStore(Asking):
     async def _orphans(self, labels: Mapping[str, str] | None) -> AsyncGenerator[CallHandle, None]:
         while (record := await self.claim_next(labels)) is not None:
             held = self._handles.get(record.state.id)
-            if held is None or held.released or held.lost:
+            if held is None or not self._holds(record.state.id):
                 yield await self._handle(record, epoch=record.epoch)
             else:
                 held.go_on(record.epoch)

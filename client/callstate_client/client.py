@@ -26,6 +26,7 @@ from callstate_client.following import EventStream
 from callstate_client.identity import own_worker_id
 from callstate_client.ids import MAX_NAME_BYTES
 from callstate_client.link import Link
+from callstate_client.loops import check_loop
 from callstate_client.patience import TIMEOUT_S
 
 __all__ = ["SidecarStore", "connect"]
@@ -160,6 +161,7 @@ class SidecarStore(CallStore):
         """Ask for a verb of the protocol; see CallStore."""
         if self._is_forked:
             self._begin_anew()
+        check_loop(self._loop, "this store")
         reply: asyncio.Future[bytes] = self._loop.create_future()
         self._link.ask(method, params, reply, op_of, timeout_s)
         return reply
@@ -193,6 +195,7 @@ class SidecarStore(CallStore):
             raise StoreClosedError
         if self._is_forked:
             self._begin_anew()
+        check_loop(self._loop, "this store")
         if timeout_s is not None:
             ask = asks.heartbeat(session_id)
             ask.result(await self._send(ask, timeout_s))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +11,7 @@ import msgspec
 
 from callstate_client import asks, checks, protocol
 from callstate_client.beats import Beats
+from callstate_client.endings import end_reason, ended_by
 from callstate_client.errors import CallstateError
 from callstate_client.history import Turn
 from callstate_client.model import SessionState, Status, encode_members
@@ -33,16 +33,6 @@ replay is back in twenty."""
 
 COMPLETED: Final = "completed"
 """Why a call ended whose block was left normally."""
-
-_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-
-
-def end_reason(error: BaseException) -> str:
-    """The word for a call that an exception ended: its `reason`, else its class's name in snake case."""
-    reason = getattr(error, "reason", None)
-    if isinstance(reason, str) and reason:
-        return reason
-    return _WORD_START.sub("_", type(error).__name__).lower()
 
 
 class CallHandle:
@@ -70,6 +60,8 @@ class CallHandle:
         """Whether `end()` was called."""
         self.released = False
         """Whether it was let go of, or its block left."""
+        self.end_on: tuple[type[BaseException], ...] = ()
+        """Exceptions that mean the call is over, should they leave its block."""
         self._store = store
         self._beater = beater
         self._outbox = Outbox(store, state.id, self._acknowledged, self.lose, epoch)
@@ -277,29 +269,40 @@ class CallHandle:
     ) -> None:
         await self.leave(error)
 
-    async def leave(self, error: BaseException | None, end_on: tuple[type[BaseException], ...] = ()) -> None:
-        """What leaving its block means for the call: normally it ends, by an exception in `end_on` as well; by any
-        other it is released.
+    async def close(self, error: BaseException | None = None) -> None:
+        """Leave a call that `open_call()` gave, as a block is left: without an exception it ends with `completed`.
+
+        Args:
+            error: what ended it instead: one in `end_on` ends the call by its reason, any other releases it.
+
+        Raises:
+            CallstateError: what kept the end from being acknowledged.
+        """
+        await self._leave(error)
+
+    async def leave(self, error: BaseException | None) -> None:
+        """What leaving its block means for the call: normally it ends, by an exception in `end_on`, or a group with
+        one, as well; by any other it is released.
 
         Raises:
             CallstateError: what kept the end from being acknowledged, unless another exception is under way.
         """
         try:
-            await self._leave(error, end_on)
+            await self._leave(error)
         except CallstateError as failure:
             if error is None:
                 raise
             _log.warning("%s was not left cleanly: %s", self.id, failure)  # the block's own error goes on
 
-    async def _leave(self, error: BaseException | None, end_on: tuple[type[BaseException], ...]) -> None:
+    async def _leave(self, error: BaseException | None) -> None:
         if self.released:
             return
         acknowledged: QueuedMutation | None = None
         if not self.ended:
             if error is None:
                 acknowledged = self.end(COMPLETED)
-            elif isinstance(error, end_on):
-                acknowledged = self.end(end_reason(error))
+            elif (cause := ended_by(error, self.end_on)) is not None:
+                acknowledged = self.end(end_reason(cause))
             else:
                 await self.release()
                 return

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
-from callstate_client.errors import CallstateError, FencedError, MethodNotFoundError, SessionEndedError
+from callstate_client import asks
+from callstate_client.endings import EndOn, end_classes
+from callstate_client.errors import (
+    CallstateError,
+    ConflictError,
+    FencedError,
+    MethodNotFoundError,
+    SessionEndedError,
+)
 from callstate_client.handle import CallHandle
 from callstate_client.model import SessionState
 from callstate_client.store import Record
@@ -17,11 +27,18 @@ if TYPE_CHECKING:
 
 __all__ = ["BeatMode", "Hold"]
 
+_log = logging.getLogger("callstate")
+
 BeatMode = Literal["auto", "manual"]
 
 
 class Hold:
-    """What `store.hold()` gives: creates or claims the session on entering, ends or releases it on leaving."""
+    """What `store.hold()` gives: creates or claims the session on entering, ends or releases it on leaving.
+
+    Entering is a task of its own, so that an entry which is cancelled while the daemon may be at it already is not
+    left half done: it goes on in the background, and what it gets is released, for another worker to claim. The
+    same Hold entered again joins it, or takes the call back; the creation's `op` makes it one creation.
+    """
 
     def __init__(
         self,
@@ -32,7 +49,7 @@ class Hold:
         heartbeat_timeout_s: float | None,
         max_duration_s: float | None,
         beat: BeatMode,
-        end_on: tuple[type[BaseException], ...],
+        end_on: EndOn,
         steal: bool,
     ) -> None:
         if isinstance(call, str) and (labels is not None or max_duration_s is not None):
@@ -47,41 +64,95 @@ class Hold:
         self._heartbeat_timeout_s = heartbeat_timeout_s
         self._max_duration_s = max_duration_s
         self._beat: BeatMode = beat
-        self._end_on = end_on
+        self._end_on = end_classes(end_on)
         self._steal = steal
+        self._op = store.new_op()
+        self._tried = False
+        self._entering: asyncio.Task[CallHandle] | None = None
+        self._giving_up: asyncio.Task[None] | None = None
         self._handle: CallHandle | None = None
 
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self._call if isinstance(self._call, str) else self._call.id
+
+    # -- entering -------------------------------------------------------------------------------------------
+
     async def __aenter__(self) -> CallHandle:
+        if self._handle is not None:
+            raise RuntimeError(f"{self.id} is held by this block already")
+        self._handle = await self.open()
+        return self._handle
+
+    async def open(self) -> CallHandle:
+        """What entering does: the call, held."""
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            await asyncio.wait((self._giving_up,))
+            self._giving_up = None
+        if self._entering is None or _is_of_no_use(self._entering):
+            self._entering = self._store._in_background(self._enter(), f"callstate-hold-{self.id}")
+        entering = self._entering
+        try:
+            await asyncio.wait((entering,))
+            handle = entering.result()
+        except asyncio.CancelledError:
+            self._giving_up = self._store._in_background(self._give_up(entering), f"callstate-leave-{self.id}")
+            raise
+        except CallstateError as error:
+            if error.retryable:  # such as no answer in time: it may have been done all the same
+                self._giving_up = self._store._in_background(self._give_up(entering), f"callstate-leave-{self.id}")
+            raise
+        self._entering = None
+        handle.end_on = self._end_on
+        return handle
+
+    async def _enter(self) -> CallHandle:
+        again, self._tried = self._tried, True
         if self._beat == "auto" and self._heartbeat_timeout_s is None:
             await (
                 self._store.default_heartbeat_timeout_s()
             )  # asked for now: a call that is held is beaten for at once
         if isinstance(self._call, str):
-            self._handle = await self._claim(self._call)
-        else:
-            self._handle = await self._create(self._call)
-        return self._handle
+            return await self._claim(self._call)
+        return await self._create(self._call, again)
 
-    async def _create(self, state: SessionState) -> CallHandle:
+    async def _give_up(self, entering: asyncio.Task[CallHandle]) -> None:
+        """Release what an entry got that nobody waits for any more."""
+        await asyncio.wait((entering,))
+        if entering.cancelled():
+            return
+        error = entering.exception()
+        with suppress(CallstateError):
+            if error is None:
+                _log.info("%s is released: whoever entered it was cancelled", self.id)
+                await entering.result().release()
+            elif isinstance(error, CallstateError) and error.retryable:
+                await self._store._release_unheld(self.id)
+
+    async def _create(self, state: SessionState, again: bool) -> CallHandle:
         # A save does not say the epoch, which is not always 0: an id may have been used before. It is asked for
         # in the same write as the save, behind it, so it costs no time, and hardly anybody comes in between.
         # Needed by registered workers too: what was stolen from us and released again is nobody's, and would
         # take our late turns.
         version, known = await asyncio.gather(
-            self._store.save(
-                state,
-                if_version=0,
-                labels=self._labels,
-                heartbeat_timeout_s=self._heartbeat_timeout_s,
-                max_duration_s=self._max_duration_s,
-            ),
-            self._store.get(state.id, "none"),
-            return_exceptions=True,
+            self._save(state), self._store.get(state.id, "none"), return_exceptions=True
         )
+        if isinstance(version, ConflictError):
+            raise _taken(version, state.id, known) from version
         if isinstance(version, BaseException):
             raise version
-        record = Record(state, version or 0, heartbeat_timeout_s=self._heartbeat_timeout_s)
+        if again:  # it may be the session of the entry before, which has been released since
+            with suppress(MethodNotFoundError):
+                known = await self._store.claim(state.id, history="none")
+                version = known.version
+        record = Record(state, version, heartbeat_timeout_s=self._heartbeat_timeout_s)
         return await self._store._handle(record, beat=self._beat, epoch=self._epoch(known))
+
+    async def _save(self, state: SessionState) -> int:
+        ask = asks.save(state, 0, self._labels, self._heartbeat_timeout_s, self._max_duration_s, self._op)
+        return ask.result(await self._store._send(ask, None))
 
     def _epoch(self, known: Record | BaseException) -> int | None:
         """The epoch of the session just made; None where it could not be learned, which does not undo the session.
@@ -93,7 +164,7 @@ class Hold:
             return None
         if isinstance(known, BaseException):
             raise known
-        if known.owner not in (None, self._store.worker_id):
+        if known.owner not in (None, self._store._claimant):
             text = f"{known.state.id} was claimed by {known.owner} as it was created"
             raise FencedError(text, epoch=known.epoch, owner=known.owner)
         return known.epoch
@@ -109,9 +180,30 @@ class Hold:
             record.heartbeat_timeout_s = self._heartbeat_timeout_s
         return await self._store._handle(record, beat=self._beat, epoch=record.epoch)
 
+    # -- leaving --------------------------------------------------------------------------------------------
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         handle, self._handle = self._handle, None
         assert handle is not None  # noqa: S101 - entered before it is left
-        await handle.leave(error, self._end_on)
+        await handle.leave(error)
+
+
+def _is_of_no_use(entering: asyncio.Task[CallHandle]) -> bool:
+    """Whether this entry has brought nothing, or what has been released since."""
+    if not entering.done():
+        return False
+    return entering.cancelled() or entering.exception() is not None or entering.result().released
+
+
+def _taken(error: ConflictError, session_id: str, known: Record | BaseException) -> ConflictError:
+    """What is to be said of an id that is taken already: by what, and what one can do."""
+    if not isinstance(known, Record):
+        return error
+    if known.state.is_active:
+        held = f"held by worker {known.owner}" if known.owner else "held by no worker"
+        text = f"{session_id} is there already: {known.state.status}, {held}; hold({session_id!r}) goes on with it"
+    else:
+        text = f"{session_id} was there already and has ended ({known.ended_reason or 'no reason given'})"
+    return ConflictError(text, **error.data)

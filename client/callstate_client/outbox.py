@@ -28,6 +28,7 @@ from callstate_client.errors import (
     StoreClosedError,
     TooLargeError,
 )
+from callstate_client.loops import check_loop
 
 if TYPE_CHECKING:
     from callstate_client.api import CallStore
@@ -93,6 +94,7 @@ class Outbox:
         lost: Callable[[CallstateError], None],
         epoch: int | None = None,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._store = store
         self._session_id = session_id
         self._acknowledged = acknowledged
@@ -119,7 +121,9 @@ class Outbox:
             StoreClosedError: the call is not held any more.
             TooLargeError: no outbox takes an entry of this size.
             OverloadedError: the outbox is full.
+            RuntimeError: this is not the call's loop.
         """
+        check_loop(self._loop, self._session_id)
         if self._closed:
             raise StoreClosedError(f"{self._session_id} is not held any more")
         if size > MAX_BYTES:
@@ -156,9 +160,10 @@ class Outbox:
         return self._put(Entry(self._new_future(), method, params))
 
     def _new_future(self) -> asyncio.Future[int]:
+        check_loop(self._loop, self._session_id)
         if self._closed:
             raise StoreClosedError(f"{self._session_id} is not held any more")
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[int] = self._loop.create_future()
         future.add_done_callback(_retrieve)
         return future
 
@@ -166,9 +171,7 @@ class Outbox:
         self._entries.append(entry)
         self._bytes += entry.size
         if self._task is None or self._task.done():
-            self._task = asyncio.get_running_loop().create_task(
-                self._deliver_all(), name=f"callstate-outbox-{self._session_id}"
-            )
+            self._task = self._loop.create_task(self._deliver_all(), name=f"callstate-outbox-{self._session_id}")
         return entry.future
 
     # -- delivering -----------------------------------------------------------------------------------------

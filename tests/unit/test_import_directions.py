@@ -24,9 +24,10 @@ CLIENT = (
     # the store in memory, and the ways to the daemon
     "engine_kept", "engine_agenda", "engine_workers", "engine_events", "engine_fates", "shelf",
     "engine_stream", "engine_access", "engine_reads", "engine_owners", "engine",
-    "identity", "forks", "discovery", "following", "inflight", "link", "blocking", "pool",
+    "loops", "identity", "forks", "discovery", "following", "inflight", "link", "blocking", "pool",
     # what workers hold
-    "pulse", "beats", "beating", "queued", "outbox", "handle", "hold", "asking", "api", "memory", "client", "sync",
+    "pulse", "beats", "beating", "queued", "endings", "outbox", "handle", "hold",
+    "asking", "api", "memory", "client", "sync",
     "simulate", "cli",
 )  # fmt: skip
 SIDECAR = (
