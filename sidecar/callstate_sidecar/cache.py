@@ -7,15 +7,24 @@ which note how it was, and `log`, which notes what the journal must hear. `commi
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from itertools import islice, starmap
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.index import Index, Roll
-from callstate_sidecar.records import BeatsRecord, GoneRecord, Record, StateRecord, TurnsRecord, WorkerRecord
+from callstate_sidecar.records import (
+    BeatsRecord,
+    GoneRecord,
+    OpResult,
+    Record,
+    StateRecord,
+    TurnsRecord,
+    WorkerRecord,
+)
 from callstate_sidecar.stores.base import StoredMeta, Write
 
 MISS_TTL_S: Final = 1.0
@@ -30,6 +39,8 @@ class Grave(NamedTuple):
 
     version: int
     epoch: int
+    ops: Mapping[str, bytes] = MappingProxyType({})
+    """Results of repeatable mutations of what was deleted, and of the deletion."""
 
 
 NO_GRAVE: Final = Grave(0, 0)
@@ -81,6 +92,8 @@ class Cache:
         self.facts: list[Record] = []
         """What the journal must hear of as well, but is so whether it does or not: nothing of it is ever undone."""
         self._misses: OrderedDict[str, tuple[float, Grave]] = OrderedDict()
+        self._spared: OrderedDict[str, Grave] = OrderedDict()
+        """Deletions that the store is not told of and that may be repeated, oldest first."""
         self._before: dict[str, _Before] = {}
         self._admitted: list[Entry] = []
 
@@ -109,6 +122,13 @@ class Cache:
     def floor(self, session_id: str) -> Grave:
         """Where a session newly created under this id begins: what is below would be refused by the store."""
         return self.graves.get(session_id) or self._misses.get(session_id, (0.0, NO_GRAVE))[1]
+
+    def done_before(self, session_id: str, op: str | None) -> bytes | None:
+        """Of a session that is not there: the result that a mutation got before it was deleted, or deleting it."""
+        if op is None:
+            return None
+        result = self.floor(session_id).ops.get(op)
+        return self._spared.get(session_id, NO_GRAVE).ops.get(op) if result is None else result
 
     # -- changing -----------------------------------------------------------------------------------------
 
@@ -166,21 +186,38 @@ class Cache:
         if self.processes.pop(worker_id, None) is not None:
             self.facts.append(WorkerRecord(worker_id, 0, 0, "", 0))
 
-    def remove(self, entry: Entry, version: int, now: float) -> None:
-        """Delete a session. The store is told only where it may have heard of it, or where it has changed hands."""
+    def remove(self, entry: Entry, version: int, now: float, op: str | None = None, result: bytes = b"{}") -> None:
+        """Delete a session. The store is told only where it may have heard of it, or where it has changed hands.
+
+        Args:
+            entry: which.
+            version: of the deletion.
+            now: monotonic time.
+            op: under which the deletion may be repeated.
+            result: what a repeat is answered with.
+        """
         self._note(entry.id)
+        entry.keep_op(op, result)
         known = entry.stored_version > 0 or entry.unverified or entry.host is not None or entry.id in self.flying
         # whoever held it stays fenced off from one that is made anew under its id, however late
         known = known or entry.epoch > 0
         self._drop(entry.id)
         self.beaten.pop(entry.id, None)
         self._mark_clean(entry.id)
+        grave = Grave(version, entry.epoch, entry.ops)
         if known:
-            self.graves[entry.id] = Grave(version, entry.epoch)
+            self.graves[entry.id] = grave
             self.mark_dirty(entry.id, now, 0)
         else:
-            self.note_miss(entry.id, now, Grave(version, entry.epoch))
-        self.group.append(GoneRecord(entry.id, version, entry.epoch, known))
+            self.note_miss(entry.id, now, grave)
+            self._spare(entry.id, grave)
+        self.group.append(_gone(entry.id, grave, known))
+
+    def _spare(self, session_id: str, grave: Grave) -> None:
+        if grave.ops:
+            self._spared[session_id] = grave
+            if len(self._spared) > MAX_MISSES:
+                self._spared.popitem(last=False)
 
     def log(self, entry: Entry, record: StateRecord | TurnsRecord, now: float) -> None:
         """The journal must hear of this change, and the store in time.
@@ -308,7 +345,9 @@ class Cache:
                 size += len(write.document or b"")
             else:
                 grave = self.graves[session_id]
-                meta = StoredMeta(host=host_id, epoch=grave.epoch, version=grave.version, deleted=True)
+                meta = StoredMeta(
+                    host=host_id, epoch=grave.epoch, version=grave.version, deleted=True, ops=grave.ops
+                )
                 write = Write(session_id, None, meta, active=False)
             batch.append((write, self.dirty[session_id][0]))
         for write, _ in batch:
@@ -416,10 +455,12 @@ class Cache:
             return
         if isinstance(record, GoneRecord):
             self._drop(record.session_id)
+            grave = Grave(record.version, record.epoch, {done.op: done.result for done in record.ops})
             if record.grave:
-                self.graves[record.session_id] = Grave(record.version, record.epoch)
+                self.graves[record.session_id] = grave
             else:
                 self.graves.pop(record.session_id, None)
+                self._spare(record.session_id, grave)
             return
         if isinstance(record, StateRecord):
             after = Entry.of_record(record, entry)
@@ -454,4 +495,12 @@ class Cache:
             if entry is not None:
                 yield entry.snapshot()
         for session_id, grave in [*self.graves.items()]:
-            yield GoneRecord(session_id, grave.version, grave.epoch)
+            yield _gone(session_id, grave, True)
+        for session_id, grave in [*self._spared.items()]:
+            yield _gone(session_id, grave, False)
+
+
+def _gone(session_id: str, grave: Grave, told: bool) -> GoneRecord:
+    """The journal's record of a deletion; `told`: the store is to hear of it."""
+    ops = [*starmap(OpResult, grave.ops.items())]
+    return GoneRecord(session_id, grave.version, grave.epoch, told, ops)

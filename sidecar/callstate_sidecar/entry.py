@@ -198,7 +198,7 @@ class Entry:
             host=host_id, epoch=self.epoch, version=self.version, owner=self.owner, ended_reason=self.ended_reason,
             ended_at=format_us(self.ended_us) if self.ended_us else "", ended_detail=self.ended_detail,
             labels=self.labels, reaped=self.reaped,
-            heartbeat_timeout_s=self.heartbeat_timeout_s, max_duration_s=self.max_duration_s,
+            heartbeat_timeout_s=self.heartbeat_timeout_s, max_duration_s=self.max_duration_s, ops=self.ops,
         )  # fmt: skip
         document = self.doc.to_json(self.doc.updated_us)
         return Write(self.id, document, meta, active=not self.ended, beat_ms=self.beat_us // 1000)
@@ -238,4 +238,5 @@ class Entry:
         )
         entry.ended_us = parse_us(meta.ended_at) if meta.ended_at else 0
         entry.stored_version = meta.version
+        entry.ops = {**meta.ops}
         return entry

@@ -77,7 +77,7 @@ class ReadThrough:
         """What a new session must be above for the store to take it; above another host's, only by its epoch."""
         if meta is None:
             return NO_GRAVE
-        return Grave(meta.version, meta.epoch if meta.host == self._host_id else meta.epoch + 1)
+        return Grave(meta.version, meta.epoch if meta.host == self._host_id else meta.epoch + 1, meta.ops)
 
     def _land(self, session_id: str, found: Entry | Exception | None) -> None:
         """Run whoever waited, in order; a late read never replaces a hot session."""

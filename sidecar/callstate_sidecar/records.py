@@ -85,6 +85,8 @@ class GoneRecord(Struct, array_like=True, tag=3):
     version: int
     epoch: int = 0
     grave: bool = True
+    ops: list[OpResult] = []
+    """Of a deletion: all that were kept, its own the last."""
 
 
 class BeatsRecord(Struct, array_like=True, tag=4):

@@ -23,7 +23,14 @@ from callstate_client.errors import (
     StoreUnavailableError,
 )
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.base import Outcome, StoredMeta, StoreDownError, StoreRefusingError, Write
+from callstate_sidecar.stores.base import (
+    Outcome,
+    StoredMeta,
+    StoreDownError,
+    StoredSession,
+    StoreRefusingError,
+    Write,
+)
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
 
 DOCUMENT = b'{"id":"call-1","status":"active"}'
@@ -196,6 +203,20 @@ async def test_a_newer_file_is_refused_in_plain_words(
         await backend.ping()
     with by_hand(path) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+
+
+async def test_a_file_of_before_there_were_ops_gets_them(backend: SqliteBackend, path: Path) -> None:
+    await backend.write([a_write()])
+    await backend.close()
+    with by_hand(path) as connection:
+        connection.execute("ALTER TABLE session DROP COLUMN ops")
+    later = SqliteBackend(path, ttl_s=100, host_id="here", clock=Clock())
+    write = a_write(version=2)
+    write.meta.ops = {"op-1": b'{"version":2}'}
+    (result,) = await later.write([write])
+    assert result.outcome is Outcome.WRITTEN
+    assert await later.read("call-1") == StoredSession(DOCUMENT, write.meta, 0)
+    await later.close()
 
 
 # -- time ---------------------------------------------------------------------------------------------------

@@ -169,6 +169,7 @@ async def test_all_of_meta_comes_back(side: Side) -> None:
         heartbeat_timeout_s=12.5,
         max_duration_s=3600.0,
         reaped=True,
+        ops={"op-1": b'{"version":1}', "op-ü": b'{"version":2,"turn_count":1}'},
     )
     document = bytes(range(256)) * 10
     await side.backend.write([Write("call-1", document, meta, active=True, beat_ms=1_700_000_000_123)])
@@ -186,6 +187,7 @@ async def test_meta_that_is_empty_comes_back_empty(side: Side) -> None:
         reaped=True,
         labels={"a": "b"},
         heartbeat_timeout_s=1.0,
+        ops={"op": b"{}"},
         version=2,
     )
     await side.backend.write([full])

@@ -72,7 +72,8 @@ def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
         raise SessionNotFoundError(f"no session {head.session_id}")
     ctx.check_room()
     entry = Entry(head.session_id, Document(head, ctx.now_us()))
-    entry.version, entry.epoch = ctx.cache.floor(head.session_id)
+    grave = ctx.cache.floor(head.session_id)
+    entry.version, entry.epoch = grave.version, grave.epoch
     entry.owner, entry.instance = ctx.caller.worker, ctx.caller.instance
     entry.unverified = unverified
     return entry

@@ -33,6 +33,7 @@ class StoredMeta(Struct, kw_only=True):
         max_duration_s: the session's own, or None for none.
         reaped: the reaper ended it, no worker did.
         deleted: a tombstone: no document, but nothing older may come back.
+        ops: results of the last repeatable mutations by their `op`, as JSON, oldest first; a tombstone's too.
     """
 
     host: str = ""
@@ -47,6 +48,7 @@ class StoredMeta(Struct, kw_only=True):
     max_duration_s: float | None = None
     reaped: bool = False
     deleted: bool = False
+    ops: Mapping[str, bytes] = {}
 
 
 class Write(Struct):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from types import TracebackType
 from typing import Final, NamedTuple, Self
+
+import msgspec
 
 from callstate_client.errors import (
     DocumentError,
@@ -28,6 +30,8 @@ DEFAULT_TTL_S: Final = 86400
 """A day: longer than any call, short enough that what nobody ended does not stay for ever."""
 
 MAX_TTL_S: Final = 10 * 365 * 86400
+
+_decode_ops = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_BEAT_MS: Final = 253_402_300_799_999  # the last millisecond a datetime can say
@@ -56,6 +60,21 @@ def takes(held: Stamp | None, new: Stamp) -> bool:
 def superseded_by(held: Stamp) -> str:
     """In words, what a refused write ran into."""
     return f"the store has epoch {held.epoch}, version {held.version} of host {held.host or '(none)'}"
+
+
+def ops_text(ops: Mapping[str, bytes]) -> bytes:
+    """Results of repeatable mutations as one JSON object; empty for none."""
+    if not ops:
+        return b""
+    return b"{%b}" % b",".join([b"%b:%b" % (msgspec.json.encode(op), result) for op, result in ops.items()])
+
+
+def parse_ops(text: bytes | str) -> dict[str, bytes]:
+    """What `ops_text` made; what can't be read counts as none."""
+    try:
+        return {op: bytes(result) for op, result in _decode_ops(text or b"{}").items()}
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return {}
 
 
 def ttl_ms(ttl: float | timedelta) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -12,7 +13,15 @@ from callstate_sidecar.cache import MAX_MISSES, MISS_TTL_S, NO_GRAVE, Cache, Gra
 from callstate_sidecar.document import Document
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.head import read_head
-from callstate_sidecar.records import GoneRecord, HistoryMode, Record, StateRecord, TurnsRecord
+from callstate_sidecar.records import (
+    GoneRecord,
+    HistoryMode,
+    Record,
+    StateRecord,
+    TurnsRecord,
+    decode_record,
+    encode_record,
+)
 from callstate_sidecar.stores.base import StoredMeta, StoredSession, Write
 from support.clock import START_US
 from support.core import HOST, TIME, kept
@@ -28,7 +37,8 @@ def make(session_id: str, status: str = "active") -> Entry:
 
 def create(cache: Cache, session_id: str, now: float = 0.0, status: str = "active") -> Entry:
     entry = make(session_id, status)
-    entry.version, entry.epoch = cache.floor(session_id)
+    grave = cache.floor(session_id)
+    entry.version, entry.epoch = grave.version, grave.epoch
     cache.create(entry)
     entry.next_version(START_US)
     cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), now)
@@ -617,3 +627,31 @@ class CacheMachine(RuleBasedStateMachine):
 
 TestCache = CacheMachine.TestCase
 TestCache.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_deletion_is_remembered_with_the_results_of_repeatable_mutations(known: bool) -> None:
+    cache = Cache()
+    entry = create(cache, "a")
+    add_turn(cache, entry, op="op-1")
+    if known:
+        land(cache)
+    cache.remove(entry, entry.version + 1, 0.0, "op-2", b"{}")
+    version = b"%d" % entry.version
+    records = [*cache.group]
+    cache.commit()
+    replayed = Cache()
+    for record in records:
+        replayed.replay(decode_record(encode_record(record)))
+    for each in (cache, replayed):
+        assert each.done_before(entry.id, "op-1") == version
+        assert each.done_before(entry.id, "op-2") == b"{}"
+        assert each.done_before(entry.id, "op-3") is None
+        assert each.done_before(entry.id, None) is None
+    if known:
+        (write,) = land(cache)
+        assert write.meta.ops == {"op-1": version, "op-2": b"{}"}
+    snapshot = Cache()
+    for record in cache.snapshot():
+        snapshot.replay(decode_record(encode_record(record)))
+    assert snapshot.done_before(entry.id, "op-2") == (None if known else b"{}"), "the store has the other"

@@ -126,6 +126,27 @@ async def test_above_another_hosts_tombstone_only_an_epoch_is_taken() -> None:
     assert core.memory.versions() == {"a": core.entry("a").version}
 
 
+async def test_a_repeat_after_the_session_has_left_memory_gets_the_first_result() -> None:
+    core = Core()
+    await core.save("a")
+    first = await core.turn("a", op="op-1")
+    ended = await core.call("session.end", session_id="a", reason="done", op="op-2")
+    await core.writer._round()
+    core.cache.evict(core.entry("a"))
+    core.commit()
+    assert await core.turn("a", op="op-1") == first
+    assert await core.call("session.end", session_id="a", reason="done", op="op-2") == ended
+    assert "a" not in core.cache.entries, "nothing was changed"
+
+
+async def test_a_tombstone_brings_back_what_may_be_repeated() -> None:
+    core = Core()
+    core.memory.put("a", None, meta(deleted=True, ops={"op-1": b"{}"}))
+    with pytest.raises(SessionNotFoundError):
+        await core.call("session.load", session_id="a")
+    assert core.cache.done_before("a", "op-1") == b"{}"
+
+
 @pytest.mark.parametrize("how", [down, refusing])
 async def test_a_store_that_is_away_makes_no_session_missing(how: Any) -> None:
     core = Core()

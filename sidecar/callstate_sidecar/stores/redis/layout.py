@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from callstate_sidecar.stores.base import StoredMeta
+from callstate_sidecar.stores.common import ops_text, parse_ops
 
 DEFAULT_PREFIX: Final = "voicesession:"
 
@@ -75,6 +76,7 @@ def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
         "max_duration_s", _seconds_text(meta.max_duration_s),
         "reaped", "1" if meta.reaped else "0",
         "deleted", "1" if deleted else "0",
+        "ops", ops_text(meta.ops),
     ]  # fmt: skip
 
 
@@ -100,6 +102,7 @@ def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
         max_duration_s=_seconds(fields.get(b"max_duration_s", b"")),
         reaped=fields.get(b"reaped") == b"1",
         deleted=fields.get(b"deleted") == b"1",
+        ops=parse_ops(fields.get(b"ops", b"")),
     )
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from callstate_sidecar.stores.base import Outcome, StoredMeta, StoredSession, Write, WriteResult
-from callstate_sidecar.stores.common import Stamp, superseded_by, takes, ttl_ms
+from callstate_sidecar.stores.common import Stamp, ops_text, parse_ops, superseded_by, takes, ttl_ms
 from callstate_sidecar.stores.sqlite.database import ROW_ERRORS, Database, purge, put_document, transaction
 from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, active_ids, ping
 
@@ -109,6 +109,7 @@ def _read(connection: sqlite3.Connection, session_id: str, now_ms: int) -> Store
     if fields["version"] is None:
         return StoredSession(document, None, beat_ms)
     fields["labels"] = msgspec.json.decode(fields["labels"], type=dict[str, str])
+    fields["ops"] = parse_ops(fields["ops"])
     fields["reaped"] = bool(fields["reaped"])
     fields["deleted"] = bool(fields["deleted"])
     return StoredSession(document, StoredMeta(**fields), beat_ms)
@@ -153,6 +154,7 @@ def _write_one(
             "host": new.host,
             "labels": msgspec.json.encode(meta.labels).decode(),
             "deleted": deleted,
+            "ops": ops_text(meta.ops).decode(),
         },
     )
     if write.document is None:

@@ -52,6 +52,10 @@ _SCHEMA: Final = (
     "CREATE INDEX session_expires ON session (expires_ms)",
 )
 
+_ADDED_COLUMNS: Final = {"ops": "TEXT NOT NULL DEFAULT ''"}
+"""Columns of `session` that files made by an earlier callstate lack. An older one, which does not know them, leaves
+them alone, so they do not raise the schema's version."""
+
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 """What a burst may leave on disk once it is over."""
 
@@ -200,6 +204,14 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise StoreRefusingError(
             f"the database is of schema {version}, made by a newer callstate; this one knows {SCHEMA_VERSION}"
         )
+    if _lacking(connection):
+        with transaction(connection):
+            for name in _lacking(connection):
+                connection.execute(f"ALTER TABLE session ADD COLUMN {name} {_ADDED_COLUMNS[name]}")
+
+
+def _lacking(connection: sqlite3.Connection) -> set[str]:
+    return _ADDED_COLUMNS.keys() - {column for _, column, *_ in connection.execute("PRAGMA table_info(session)")}
 
 
 def _version(connection: sqlite3.Connection) -> int:
