@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, Unpack
 from weakref import WeakValueDictionary
 
 from callstate_client import asks
@@ -22,6 +22,7 @@ from callstate_client.beats import Beater, Beats
 from callstate_client.endings import EndOn
 from callstate_client.errors import (
     CallstateError,
+    ConflictError,
     FencedError,
     MethodNotFoundError,
     SessionEndedError,
@@ -32,6 +33,7 @@ from callstate_client.events import Cursor, Event
 from callstate_client.handle import CallHandle
 from callstate_client.hold import BeatMode, Hold
 from callstate_client.model import SessionState
+from callstate_client.patches import Changes, split_changes
 from callstate_client.patience import FIRST_DELAY_S, Backoff
 from callstate_client.results import DrainResult
 from callstate_client.store import Record
@@ -292,21 +294,34 @@ class CallStore(Asking):
         if_version: int | None = None,
         *,
         timeout_s: float | None = None,
-        **changes: Any,
+        **changes: Unpack[Changes],
     ) -> int:
         """Change members of the session, all but its history (a merge patch, RFC 7396). Gives the new version.
 
         Args:
             session_id: of the call.
             if_version: only if the session has this version.
-            changes: members by the names SessionState has (`status`, `from_`, `metrics` …) or new ones; None
-                takes one away; a dict patches what is there.
+            changes: members by the names SessionState has (`status`, `from_`, `metrics` …); None takes one away; a
+                dict patches what is there; further members as `extra={…}`. Also `labels`, which replace those of
+                before, `heartbeat_timeout_s` and `max_duration_s`, seconds.
 
         Raises:
             ConflictError: the session has another version.
+            InvalidParamsError: there is no such member (a TypeError too), or it can't be changed.
         """
-        ask = asks.update(session_id, if_version, changes, self.new_op())
-        return ask.result(await self._send(ask, timeout_s))
+        patch, beside = split_changes(changes)
+        if not beside:
+            ask = asks.update(session_id, if_version, patch, self.new_op())
+            return ask.result(await self._send(ask, timeout_s))
+        for left in reversed(range(asks.REWRITES)):
+            record = await self.get(session_id, "none", timeout_s=timeout_s)
+            ask = asks.rewrite_head(record, if_version, patch, beside, self.new_op())
+            try:
+                return ask.result(await self._send(ask, timeout_s))
+            except ConflictError:
+                if if_version is not None or not left:
+                    raise
+        raise AssertionError("unreachable")
 
     async def end(
         self, session_id: str, reason: str | None = None, detail: Any = None, *, timeout_s: float | None = None

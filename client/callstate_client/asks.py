@@ -17,8 +17,9 @@ from msgspec import Struct
 
 from callstate_client import checks, loads, protocol
 from callstate_client.errors import MethodNotFoundError
+from callstate_client.merge import merge_patch
 from callstate_client.model import SessionState, encode_members
-from callstate_client.patches import head_patch, turn_patch
+from callstate_client.patches import Beside, turn_patch
 from callstate_client.protocol import FlushResult, LoadResult
 from callstate_client.store import Record
 from callstate_client.times import format_time, now_text
@@ -330,11 +331,30 @@ def record_interruption(session_id: str, op: str) -> Ask[int]:
     return _mutation("session.record_interruption", params)
 
 
-def update(session_id: str, if_version: int | None, changes: dict[str, Any], op: str) -> Ask[int]:
-    """A change of the session's head, by SessionState's names."""
-    patch = msgspec.Raw(encode_members(head_patch(changes)))
-    params = protocol.UpdateParams(session_id=session_id, set=patch, if_version=if_version, op=op)
+def update(session_id: str, if_version: int | None, patch: dict[str, Any], op: str) -> Ask[int]:
+    """A change of the session's head by a patch, which `split_changes` gives."""
+    encoded = msgspec.Raw(encode_members(patch))
+    params = protocol.UpdateParams(session_id=session_id, set=encoded, if_version=if_version, op=op)
     return _mutation("session.update", params)
+
+
+REWRITES: Final = 10
+"""How often a rewritten head may meet another's change before that is told to the caller."""
+
+
+def rewrite_head(
+    record: Record, if_version: int | None, patch: dict[str, Any], beside: Beside, op: str
+) -> Ask[int]:
+    """The same where something beside the document changes too, which only a save can: the head as it was read,
+    patched, without its history, and only if nothing has changed since."""
+    members = merge_patch(record.state.to_members(with_history=False), patch)
+    params = protocol.SaveParams(
+        session=msgspec.Raw(encode_members(members)),
+        if_version=record.version if if_version is None else if_version,
+        op=op,
+        **beside,
+    )
+    return Ask("session.save", params, _version, record.state.id)
 
 
 def end(session_id: str, reason: str | None, detail: Any, op: str) -> Ask[int]:

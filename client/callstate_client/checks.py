@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import is_dataclass
 from functools import lru_cache
 from typing import Any, Final
+
+import msgspec
 
 from callstate_client.errors import DocumentError, InvalidParamsError
 from callstate_client.ids import SESSION_ID_RULE, WORKER_ID_RULE, is_session_id, is_worker_id
@@ -49,14 +52,18 @@ def check_worker_id(worker_id: object) -> None:
 
 
 def check_free(value: Any, place: str) -> None:
-    """Refuse what JSON, or the daemon, can't keep in a member that is passed through.
+    """Refuse what JSON, or the daemon, can't keep as it is in a member that is passed through.
+
+    Structs of msgspec and dataclasses are taken, for who wrote the type reads with it again; tuples come back as
+    lists.
 
     Args:
         value: what shall be sent.
         place: what to call it in the error.
 
     Raises:
-        DocumentError: nested too deep, an integer beyond 64 bits, NaN or infinity (they would become null).
+        DocumentError: nested too deep, an integer beyond 64 bits, NaN or infinity (they would become null), or what
+            would come back as something else: bytes, sets, datetimes, decimals, keys that are no strings …
     """
     # the deepest first, so what contains itself is soon known to be too deep
     todo: list[tuple[Iterable[Any], int]] = [((value,), 1)]
@@ -66,15 +73,68 @@ def check_free(value: Any, place: str) -> None:
             kind = type(node)
             if kind is str or kind is bool or node is None:
                 continue
+            why = None
             if isinstance(node, dict | list | tuple):
                 if depth > FREE_DEPTH:
                     raise DocumentError(f"{place} is nested deeper than {FREE_DEPTH}")
+                if isinstance(node, dict) and not all(isinstance(key, str) for key in node):
+                    why = "has a key that is no string"
                 todo.append((node.values() if isinstance(node, dict) else node, depth + 1))
-            elif isinstance(node, float):
-                if not math.isfinite(node):
-                    raise DocumentError(f"{place} holds {node}, which JSON can't say")
-            elif isinstance(node, int) and not INT64_MIN <= node <= INT64_MAX:
-                raise DocumentError(f"{place} holds an integer beyond 64 bits")
+            elif is_struct(node):
+                todo.append(((struct_members(node),), depth))
+            else:
+                why = _why_not(node)
+            if why is not None:
+                raise DocumentError(f"{_place_of(node, value, place)} {why}")
+
+
+def _why_not(node: Any) -> str | None:
+    """What keeps a single value from being sent; None for nothing."""
+    if isinstance(node, float):
+        return None if math.isfinite(node) else f"is {node}, which JSON can't say"
+    if isinstance(node, int):
+        return None if INT64_MIN <= node <= INT64_MAX else "is an integer beyond 64 bits"
+    if isinstance(node, str | msgspec.Raw):
+        return None
+    return f"is of type {type(node).__name__}, which JSON would change"
+
+
+def _place_of(wanted: Any, value: Any, place: str) -> str:
+    """Where in a value something is, which is not nested too deep: `recovery_data.items[2].at`."""
+    todo = [(value, place)]
+    seen: set[int] = set()
+    while todo:
+        node, where = todo.pop()
+        if node is wanted:
+            return where
+        if id(node) in seen:  # it may contain itself
+            continue
+        seen.add(id(node))
+        if is_struct(node):
+            node = struct_members(node)
+        if isinstance(node, dict):
+            todo += [(inner, f"{where}.{key}") for key, inner in node.items()]
+        elif isinstance(node, list | tuple):
+            todo += [(inner, f"{where}[{index}]") for index, inner in enumerate(node)]
+    return place
+
+
+def is_struct(value: object) -> bool:
+    """Whether this is of a type of the caller's own that msgspec writes and reads: a Struct or a dataclass."""
+    return isinstance(value, msgspec.Struct) or (is_dataclass(value) and not isinstance(value, type))
+
+
+def struct_members(value: Any) -> dict[str, Any]:
+    """The JSON members of such a value; those that its type leaves out as defaults are there too."""
+    members: dict[str, Any] = dict(msgspec.to_builtins(value))
+    if isinstance(value, msgspec.Struct):
+        for name, encoded in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
+            inner = getattr(value, name)
+            if is_struct(inner):
+                members[encoded] = struct_members(inner)
+            elif encoded not in members and inner is not msgspec.UNSET:
+                members[encoded] = msgspec.to_builtins(inner)
+    return members
 
 
 def check_turn(turn: Turn) -> None:

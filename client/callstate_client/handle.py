@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import msgspec
 
 from callstate_client import asks, checks, protocol
 from callstate_client.beats import Beats
 from callstate_client.endings import end_reason, ended_by
-from callstate_client.errors import CallstateError
+from callstate_client.errors import CallstateError, InvalidParamsError
 from callstate_client.history import Turn
 from callstate_client.model import SessionState, Status, encode_members
 from callstate_client.outbox import Outbox
-from callstate_client.patches import find_last_turn, head_patch, patch_state, patched_turn, turn_patch
+from callstate_client.patches import Changes, find_last_turn, patch_state, patched_turn, split_changes, turn_patch
 from callstate_client.queued import AmendableTurn, QueuedMutation, TurnHandle, amendable, queued
 from callstate_client.times import now
 
@@ -199,9 +199,11 @@ class CallHandle:
         params = protocol.RecordInterruptionParams(session_id=self.id, epoch=self.epoch, op=self._store.new_op())
         return queued(self._outbox.put("session.record_interruption", params))
 
-    def update(self, **changes: Any) -> QueuedMutation:
+    def update(self, **changes: Unpack[Changes]) -> QueuedMutation:
         """Change members of the session, all but its history; see `CallStore.update`."""
-        patch = head_patch(changes)
+        patch, beside = split_changes(changes)
+        if beside:
+            raise InvalidParamsError(f"{', '.join(beside)}: by `await store.update({self.id!r}, …)`")
         encoded = encode_members(patch)
         self._outbox.check_room(len(encoded))
         patch_state(self.state, patch)

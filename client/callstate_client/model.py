@@ -128,7 +128,13 @@ class SessionState:
         return self.status != Status.ENDED
 
     def add_turn(
-        self, role: str, content: str, duration_ms: int = 0, *, at: datetime | None = None, **extra: Any
+        self,
+        role: str,
+        content: str,
+        duration_ms: int = 0,
+        *,
+        at: datetime | None = None,
+        extra: dict[str, Any] | None = None,
     ) -> Turn:
         """Append a turn with the present time, count it, and add its speech time for `user` and `agent`.
 
@@ -139,7 +145,7 @@ class SessionState:
             at: when; default now.
             extra: further members of the turn.
         """
-        turn = Turn(role, content, timestamp=at, duration_ms=duration_ms, extra=extra or None)
+        turn = Turn(role, content, timestamp=at, duration_ms=duration_ms, extra=dict(extra) if extra else None)
         turn.own_extra()
         self.append_turn(turn)
         return turn

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Final
+from difflib import get_close_matches
+from typing import Any, Final, TypedDict
 
 from callstate_client import checks
 from callstate_client.errors import ConflictError, InvalidParamsError
@@ -16,27 +18,94 @@ UNPATCHABLE: Final = frozenset({"id", "history", "updated_at"})
 """The id is the session's name, turns have verbs of their own, and `updated_at` is the store's to set."""
 
 
-def head_patch(changes: dict[str, Any]) -> dict[str, Any]:
-    """The patch that changes by SessionState's names stand for.
+class Changes(TypedDict, total=False):
+    """What `update()` takes, by SessionState's names; None takes a member away, a dict patches what is there.
+
+    `extra` holds members that SessionState does not name; a Struct of msgspec or a dataclass as `recovery_data`
+    takes the place of what is there. `labels` replace those of before; they and the timeouts, seconds, are the
+    session's and no part of its document.
+    """
+
+    status: str
+    call_id: str | None
+    provider: str
+    direction: str
+    from_: str
+    to: str
+    created_at: datetime
+    metrics: SessionMetrics | Mapping[str, Any]
+    recovery_data: Any
+    labels: Mapping[str, str]
+    heartbeat_timeout_s: float
+    max_duration_s: float
+    extra: Mapping[str, Any]
+
+
+class Beside(TypedDict, total=False):
+    """What of the changes is no part of the document."""
+
+    labels: dict[str, str]
+    heartbeat_timeout_s: float
+    max_duration_s: float
+
+
+_BESIDE: Final = frozenset(Beside.__annotations__)
+_KNOWN: Final = frozenset(Changes.__annotations__)
+_MEMBERS: Final = (_KNOWN - _BESIDE - {"extra", "from_"}) | UNPATCHABLE | {"from"}
+
+
+class UnknownMemberError(InvalidParamsError, TypeError):
+    """`update()` has no such member. A TypeError too, as for any unknown keyword."""
+
+
+def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
+    """The patch that changes by SessionState's names stand for, and what is beside the document.
 
     Raises:
-        InvalidParamsError: one of them can't be patched.
+        UnknownMemberError: nothing is named so.
+        InvalidParamsError: one of them can't be changed, or not to that.
         DocumentError: a value can't be kept.
     """
     patch: dict[str, Any] = {}
+    beside: Beside = {}
     for name, value in changes.items():
-        member = "from" if name == "from_" else name
-        if member in UNPATCHABLE:
-            place = f"$.params.set.{member}"
-            raise InvalidParamsError(f"`{member}` can't be patched", path=place, expected="nothing")
-        if isinstance(value, datetime):
-            patch[member] = format_time(value)
-        elif isinstance(value, SessionMetrics):
-            patch[member] = value.to_dict()
+        if name in _BESIDE:
+            if value is None:
+                raise InvalidParamsError(
+                    f"`{name}` can't be taken away", path=f"$.params.{name}", expected="a value"
+                )
+            beside[name] = dict(value) if name == "labels" else value  # type: ignore[literal-required]
+        elif name == "extra":
+            for other, inner in (value or {}).items():
+                if other in _MEMBERS:
+                    raise InvalidParamsError(
+                        f"`{other}` is no further member: it is given by its own name", path=f"$.params.set.{other}"
+                    )
+                patch[other] = _patched(other, inner)
+        elif name in _KNOWN:
+            member = "from" if name == "from_" else name
+            patch[member] = _patched(member, value)
         else:
-            checks.check_free(value, member)
-            patch[member] = value
-    return patch
+            raise _unchangeable(name)
+    return patch, beside
+
+
+def _patched(member: str, value: Any) -> Any:
+    if isinstance(value, datetime) and member == "created_at":
+        return format_time(value)
+    if isinstance(value, SessionMetrics):
+        return value.to_dict()
+    checks.check_free(value, member)
+    return checks.struct_members(value) if checks.is_struct(value) else value
+
+
+def _unchangeable(name: str) -> InvalidParamsError:
+    place = f"$.params.set.{name}"
+    if name in UNPATCHABLE:
+        return InvalidParamsError(f"`{name}` can't be patched", path=place, expected="nothing")
+    close = get_close_matches(name, sorted(_KNOWN), 1)
+    meant = f"did you mean `{close[0]}`? " if close else ""
+    return UnknownMemberError(f"no member `{name}`: {meant}Further members go into extra={{…}}", path=place)
 
 
 def turn_patch(content: str | None, duration_ms: int | None, extra: dict[str, Any] | None) -> dict[str, Any]:

@@ -13,16 +13,17 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
 from callstate_client import asks, protocol
 from callstate_client.asks import Ask, Page
 from callstate_client.blocking import REQUEST_ID
 from callstate_client.discovery import candidates
-from callstate_client.errors import StoreClosedError
+from callstate_client.errors import ConflictError, StoreClosedError
 from callstate_client.identity import own_worker_id
 from callstate_client.inflight import REPEATABLE
 from callstate_client.model import SessionState
+from callstate_client.patches import Changes, split_changes
 from callstate_client.patience import TIMEOUT_S
 from callstate_client.pool import Pool
 from callstate_client.results import DrainResult
@@ -223,10 +224,20 @@ class Store:
         if_version: int | None = None,
         *,
         timeout_s: float | None = None,
-        **changes: Any,
+        **changes: Unpack[Changes],
     ) -> int:
         """Change members of the session, all but its history. Gives the new version."""
-        return self._ask(asks.update(session_id, if_version, changes, self.new_op()), timeout_s)
+        patch, beside = split_changes(changes)
+        if not beside:
+            return self._ask(asks.update(session_id, if_version, patch, self.new_op()), timeout_s)
+        for left in reversed(range(asks.REWRITES)):
+            record = self.get(session_id, "none", timeout_s=timeout_s)
+            try:
+                return self._ask(asks.rewrite_head(record, if_version, patch, beside, self.new_op()), timeout_s)
+            except ConflictError:
+                if if_version is not None or not left:
+                    raise
+        raise AssertionError("unreachable")
 
     def end(
         self, session_id: str, reason: str | None = None, detail: Any = None, *, timeout_s: float | None = None

@@ -116,7 +116,7 @@ def save_three(daemon: Daemon) -> None:
         first.call_id = "CA1"
         first.extra["tenant"] = {"name": "north", "depth": [1, 2.5, None]}
         for number in range(30):
-            first.add_turn("user", f"words {number}", 100, mood="fine")
+            first.add_turn("user", f"words {number}", 100, extra={"mood": "fine"})
         await store.save(first, labels={"app": "sales", "team": "x"})
         await store.save(SessionState("b", provider="sip", status="on_hold"), labels={"app": "sales"})
         await store.save(SessionState("c", provider="sip", status="active"))

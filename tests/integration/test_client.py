@@ -202,7 +202,9 @@ async def script(store: CallStore) -> list[Any]:
     await note(store.amend_last_turn("c1", extra={"role": 5}))
     await note(store.amend_last_turn("c1", extra={"timestamp": "yesterday"}))
     await note(store.record_interruption("c1"))
-    await note(store.update("c1", status="on_hold", from_="+1", campaign=7, metrics={"first_response_ms": 3}))
+    await note(
+        store.update("c1", status="on_hold", from_="+1", extra={"campaign": 7}, metrics={"first_response_ms": 3})
+    )
     await note(store.update("c1", if_version=first, status="active"))
     await note(store.update("c1", status=5))
     await note(store.update("c1", status="x" * 65))

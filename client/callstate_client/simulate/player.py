@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, Unpack
 
 from callstate_client.api import CallStore
 from callstate_client.errors import CallstateError, ConflictError, SessionEndedError
 from callstate_client.handle import CallHandle
 from callstate_client.model import Role, SessionState, Status
+from callstate_client.patches import Changes
 from callstate_client.simulate.ledger import TURN_NUMBER, Ledger
 from callstate_client.simulate.scenario import BEAT_INTERVAL_S, CallScript, Note, Say, SetStatus, Step
 from callstate_client.simulate.tally import Latencies, Tally
@@ -193,7 +194,7 @@ class Player:
         self._ledger.turns[number].acknowledged = True
         self._stage.tally.turns_acknowledged += 1
 
-    def _update(self, call: CallHandle, **changes: Any) -> None:
+    def _update(self, call: CallHandle, **changes: Unpack[Changes]) -> None:
         def acknowledged() -> None:
             if "recovery_data" in changes:
                 self._ledger.recovery_is(changes["recovery_data"])

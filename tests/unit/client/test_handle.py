@@ -384,7 +384,7 @@ def on_call(call: CallHandle, name: str, *args: Any, **named: Any) -> Any:
 async def test_what_the_handle_sends_is_what_the_store_would(store: FlakyStore) -> None:
     """The same mutations, through a handle and without one, come to the same state."""
     await store.save(SessionState("c1", created_at=START))
-    changes: dict[str, Any] = {"status": "on_hold", "recovery_data": {"a": 1}, "campaign": 7}
+    changes: dict[str, Any] = {"status": "on_hold", "recovery_data": {"a": 1}, "extra": {"campaign": 7}}
     async with store.hold(SessionState("c2", created_at=START)) as call:
         for target in (partial(on_store, store), partial(on_call, call)):
             await target("add_turn", "user", "hello", 900, at=START, extra={"x": 1})

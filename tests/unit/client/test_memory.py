@@ -47,7 +47,7 @@ async def ids(store: MemoryStore, **filters: Any) -> list[str]:
 
 async def test_copies_go_in_and_come_out(store: MemoryStore) -> None:
     state = a_call(recovery_data={"a": [1]})
-    state.add_turn("user", "hello", tags=["x"])
+    state.add_turn("user", "hello", extra={"tags": ["x"]})
     await store.save(state)
     state.recovery_data["a"].append(2)
     state.history[0].extra["tags"].append("y")
@@ -157,8 +157,7 @@ async def test_update_is_a_merge_patch(store: MemoryStore) -> None:
         "c1",
         status="on_hold",
         from_="+1",
-        campaign=None,
-        seen=[1],
+        extra={"campaign": None, "seen": [1]},
         created_at=START - timedelta(days=1),
         recovery_data={"a": None, "b": {"c": 4}},
         metrics={"first_response_ms": 310},
@@ -443,13 +442,13 @@ def deep(levels: int) -> Any:
 async def test_what_could_not_be_kept_is_refused_by_name(store: MemoryStore, value: Any) -> None:
     await store.save(a_call("c2"))
     state = a_call()
-    state.add_turn("user", "x", odd=value)
+    state.add_turn("user", "x", extra={"odd": value})
     for ask in (
         store.save(a_call(recovery_data=value)),
         store.save(a_call(extra={"odd": value})),
         store.save(a_call(metrics=SessionMetrics(extra={"odd": value}))),
         store.save(state),
-        store.update("c2", odd=value),
+        store.update("c2", extra={"odd": value}),
         store.add_turn("c2", "user", "x", extra={"odd": value}),
         store.end("c2", detail=value),
     ):

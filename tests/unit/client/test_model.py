@@ -106,7 +106,7 @@ def test_what_json_can_not_say_is_a_document_error(value: Any) -> None:
 
 def test_turns_are_counted_and_speech_is_added_by_role() -> None:
     state = SessionState("c1")
-    turn = state.add_turn(Role.USER, "hello", 900, at=AT, confidence=0.9)
+    turn = state.add_turn(Role.USER, "hello", 900, at=AT, extra={"confidence": 0.9})
     state.add_turn(Role.AGENT, "hi", 500)
     state.add_turn("tool", "booked", 70)
     state.record_interruption()
@@ -128,7 +128,7 @@ def test_duration_runs_until_the_end() -> None:
 
 def test_copies_share_nothing() -> None:
     state = SessionState("c1", recovery_data={"a": [1]}, extra={"b": [2]})
-    state.add_turn("user", "x", tags=[3])
+    state.add_turn("user", "x", extra={"tags": [3]})
     state.history_from = 4
     for other in (state.copy(), copy.deepcopy(state), pickle.loads(pickle.dumps(state))):  # noqa: S301 - our own bytes
         assert other == state

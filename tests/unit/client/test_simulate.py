@@ -117,7 +117,7 @@ def ledger_and_record(turns: int = 4) -> tuple[Ledger, Record]:
         role = Role.USER if index % 2 else Role.AGENT
         number = ledger.sent_turn(role, f"words {index}")
         ledger.turns[number].acknowledged = True
-        state.add_turn(role, f"words {index}", **{TURN_NUMBER: number})
+        state.add_turn(role, f"words {index}", extra={TURN_NUMBER: number})
     ledger.interruptions_sent = ledger.interruptions_acknowledged = 1
     ledger.recovery_sent.append({"after_turn": 4})
     ledger.recovery_is({"after_turn": 4})
@@ -171,7 +171,7 @@ class TestLedger:
         ledger, record = ledger_and_record()
         number = ledger.sent_turn("user", "cut off")
         assert ledger.compare(record).faults == 0
-        record.state.add_turn("user", "cut off", **{TURN_NUMBER: number})
+        record.state.add_turn("user", "cut off", extra={TURN_NUMBER: number})
         assert ledger.compare(record) == Comparison(acknowledged=4, found=4)
 
     def test_an_unacknowledged_amendment_may_be_there_or_not_an_acknowledged_one_must(self):

@@ -48,8 +48,8 @@ MAKERS: list[Callable[[], Turn]] = [
     lambda: decoded("a", ',"x":1'),
     lambda: decoded("a", ',"x":[1]'),
     lambda: SessionState("c1").add_turn("user", "a", 1, at=AT),
-    lambda: SessionState("c1").add_turn("user", "a", 1, at=AT, x=1),
-    lambda: SessionState("c1").add_turn("user", "a", 1, at=AT, x=[1]),
+    lambda: SessionState("c1").add_turn("user", "a", 1, at=AT, extra={"x": 1}),
+    lambda: SessionState("c1").add_turn("user", "a", 1, at=AT, extra={"x": [1]}),
 ]
 
 CHANGES: list[Callable[[Turn], object]] = [
@@ -93,7 +93,7 @@ def test_extra_that_was_given_stays_the_givers() -> None:
     mine: dict[str, Any] = {}
     tags = [1]
     state = SessionState("c1", history=[said("a", mine)])
-    state.add_turn("user", "b", at=AT, tags=tags)
+    state.add_turn("user", "b", at=AT, extra={"tags": tags})
     for _ in range(2):
         written(state.history)
         mine["x"] = len(mine)
@@ -111,7 +111,7 @@ def test_extra_that_was_given_stays_the_givers() -> None:
         lambda: said("a", {}),
         lambda: decoded("a", ',"x":1'),
         lambda: decoded("a", ',"x":[1]'),
-        lambda: SessionState("c1").add_turn("user", "a", 1, at=AT, x=1),
+        lambda: SessionState("c1").add_turn("user", "a", 1, at=AT, extra={"x": 1}),
     ],
 )
 def test_what_did_not_change_is_not_written_again(made: Callable[[], Turn]) -> None:
@@ -192,3 +192,11 @@ def test_a_change_by_another_thread_just_behind_the_writing_is_seen(monkeypatch:
     monkeypatch.undo()
     assert written(history) == anew(history)
     assert b'"b"' in written(history)
+
+
+@pytest.mark.parametrize("given", [900, 900.0])
+def test_a_duration_in_the_place_of_the_time_is_said(given: Any) -> None:
+    with pytest.raises(TypeError, match=f"is its timestamp.*duration_ms={given}"):
+        Turn("user", "x", given)
+    with pytest.raises(TypeError, match=r"is its timestamp, a datetime, not 'now'$"):
+        Turn("user", "x", "now")  # type: ignore[arg-type]
