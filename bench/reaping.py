@@ -53,7 +53,7 @@ class Reapable:
         backend = SqliteBackend(directory / "unused.db", ttl_s=60.0, host_id=HOST, timeout_s=1.0)
         services = Services(backend, config, cache, liveness, self._clock, metrics, HOST)
         events = Events(config.limits.events, "stream")
-        ctx = Context(cache, liveness, self._clock, config.limits, services, events)
+        ctx = Context(cache, liveness, self._clock, config.limits, services, events, config.reaper.max_handovers)
         self.journal = Journal(directory, checkpoint_min_bytes=config.journal.checkpoint_min_bytes)
         self.journal.replay(lambda _: None)
         self.journal.start()

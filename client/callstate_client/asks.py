@@ -124,6 +124,7 @@ def _to_record(result: LoadResult[SessionState]) -> Record:
         history_from=result.session.history_from,
         heartbeat_timeout_s=result.heartbeat_timeout_s,
         max_duration_s=result.max_duration_s,
+        handovers=result.handovers,
         restored=result.restored,
         turn_count=result.turn_count,
     )

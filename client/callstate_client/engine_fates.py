@@ -17,6 +17,7 @@ from callstate_client.engine_kept import Kept
 SILENT: Final = "heartbeat_timeout"
 EXITED: Final = "worker_exited"
 OVERTIME: Final = "max_duration"
+POISONED: Final = "poisoned"
 RELEASED: Final = "released"
 DISCONNECTED: Final = "disconnected"
 
@@ -30,12 +31,14 @@ class Spans:
         grace_s: how long a suspect may still come back.
         retention_s: how long an ended session is kept.
         reconnect_grace_s: how long a worker that lives may be without a view before its sessions are orphans.
+        max_handovers: so many claimers a call may kill, each within a minute of its claim; 0: any number.
     """
 
     heartbeat_timeout_s: float = 30.0
     grace_s: float = 30.0
     retention_s: float = 300.0
     reconnect_grace_s: float = 5.0
+    max_handovers: int = 3
 
 
 class Fate(Enum):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from callstate_client.errors import SessionEndedError
 from callstate_client.model import SessionState, Status
 from callstate_client.times import ZERO_TIME, format_time, parse_time
+
+SHORT_S: Final = 60.0
+"""Who holds a call for a minute has got over its start: what ends it then counts as no failure."""
 
 
 class Moment(NamedTuple):
@@ -37,6 +40,9 @@ class Kept:
         epoch: changes with the owner.
         owner: the worker that holds it; empty: none.
         instance: which store of that worker; empty where it did not say.
+        claimed_at: when whoever holds it claimed it, monotonic seconds; None: it created it, or that is counted.
+        handovers: how often in a row it was claimed and not held for a minute.
+        crashes: how many of those claimers died.
         orphan: why it has no owner any more; empty: it has one, or never had.
         orphan_at: since when, monotonic seconds.
         suspicion: why it is suspected; empty: it is not.
@@ -60,6 +66,9 @@ class Kept:
     epoch: int = 0
     owner: str = ""
     instance: str = ""
+    claimed_at: float | None = None
+    handovers: int = 0
+    crashes: int = 0
     orphan: str = ""
     orphan_at: float = 0.0
     labels: dict[str, str] = field(default_factory=dict)
@@ -86,6 +95,17 @@ class Kept:
         created = self.state.created_at
         age_s = 0.0 if created == parse_time(ZERO_TIME) else (at.wall - created).total_seconds()
         self.born, self.born_at = self.state._created_at, at.mono - age_s
+
+    def hold_ended(self, at: Moment, *, crashed: bool = False) -> None:
+        """Whoever claimed it holds it no more: counted once a claim, and not for who created it."""
+        if self.claimed_at is None:
+            return
+        if at.mono - self.claimed_at < SHORT_S:
+            self.handovers += 1
+            self.crashes += crashed
+        else:
+            self.handovers = self.crashes = 0
+        self.claimed_at = None
 
     @property
     def ended(self) -> bool:

@@ -118,7 +118,7 @@ class Owners(Reads):
                 continue
             if kept.orphan:
                 orphans.append(kept)
-            elif kept.suspicion and kept.owner:
+            elif kept.suspicion:
                 suspects.append(kept)
         # both sorts keep the order of being created among those of one moment
         orphans.sort(key=lambda kept: kept.orphan_at)

@@ -64,6 +64,8 @@ class Reads(Access):
             result["max_duration_s"] = kept.max_duration_s
         if kept.owner:
             result["owner"] = kept.owner
+        if kept.handovers:
+            result["handovers"] = kept.handovers
         if kept.ended:
             result["ended_reason"] = kept.ended_reason
             if kept.ended_detail is not None:

@@ -38,6 +38,8 @@ class MemoryStore(CallStore):
         grace_s: how long a suspect may still come back before it is reaped, seconds.
         retention_s: how long an ended session is kept, seconds.
         reconnect_grace_s: how long a worker may be without a view before its sessions are orphans, seconds.
+        max_handovers: so many claimers a call may kill, each within a minute of its claim, before it is ended as
+            poisoned; 0: any number.
         events: how many events are kept for those who come back, and for those who are slow.
 
     Raises:
@@ -53,9 +55,10 @@ class MemoryStore(CallStore):
         grace_s: float = 30.0,
         retention_s: float = 300.0,
         reconnect_grace_s: float = 5.0,
+        max_handovers: int = 3,
         events: int = EVENTS,
     ) -> None:
-        spans = Spans(heartbeat_timeout_s, grace_s, retention_s, reconnect_grace_s)
+        spans = Spans(heartbeat_timeout_s, grace_s, retention_s, reconnect_grace_s, max_handovers)
         self._open(Shelf(clock or Clock(), spans, events), worker_id)
 
     def _open(self, shelf: Shelf, worker_id: str | None) -> None:

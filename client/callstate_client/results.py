@@ -39,6 +39,7 @@ class LoadResult(Struct, Generic[SessionT], kw_only=True):
     labels: dict[str, str] = {}
     heartbeat_timeout_s: float | None = None
     max_duration_s: float | None = None
+    handovers: int = 0
     restored: bool = False
 
 

@@ -20,7 +20,17 @@ from typing import Final
 from callstate_client.clock import Clock
 from callstate_client.engine_agenda import NEVER, Agenda
 from callstate_client.engine_events import Events
-from callstate_client.engine_fates import DISCONNECTED, EXITED, OVERTIME, RELEASED, SILENT, Fate, Spans, next_fate
+from callstate_client.engine_fates import (
+    DISCONNECTED,
+    EXITED,
+    OVERTIME,
+    POISONED,
+    RELEASED,
+    SILENT,
+    Fate,
+    Spans,
+    next_fate,
+)
 from callstate_client.engine_kept import Grave, Kept, Moment
 from callstate_client.engine_workers import Caller, Process, Worker, Workers
 from callstate_client.errors import SessionNotFoundError
@@ -187,6 +197,8 @@ class Shelf:
             kept.state.status, kept.reaped = kept.status_before, False
             kept.ended_reason, kept.ended_detail, kept.ended_at = "", None, None
         kept.epoch += 1
+        kept.hold_ended(at)
+        kept.claimed_at = at.mono
         kept.owner, kept.instance, kept.orphan = worker_id, instance, ""
         self._raise_version(kept, at)
         self._live(kept, at)
@@ -209,6 +221,7 @@ class Shelf:
         self.events.note("released", at.wall, kept, reason=RELEASED, owner=owner)
 
     def _orphan(self, kept: Kept, why: str, at: Moment) -> None:
+        kept.hold_ended(at)
         kept.owner, kept.instance, kept.orphan, kept.orphan_at = "", "", why, at.mono
         kept.alive_at, kept.suspicion = at.mono, ""  # a full timeout, but nobody said that the call is alive
         self._raise_version(kept, at)
@@ -241,7 +254,11 @@ class Shelf:
             return
         self.events.note("worker.left", at.wall, worker_id=worker.id, reason="exited")
         for kept in self._owned(worker.id):
-            self._suspect(kept, EXITED, "process_exited", at)
+            kept.hold_ended(at, crashed=True)
+            if 0 < self.spans.max_handovers <= kept.crashes:
+                self._reap(kept, POISONED, at)
+            else:
+                self._suspect(kept, EXITED, "process_exited", at)
             self._plan(kept)
 
     def _gone(self, worker: Worker, at: Moment) -> None:

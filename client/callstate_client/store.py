@@ -89,6 +89,7 @@ class Record:
         heartbeat_timeout_s: silence after which it is suspected, seconds; None where it does not say: then it is
             the default, as a listing has it.
         max_duration_s: the age at which it is ended, seconds; None for no limit, or where the store does not say.
+        handovers: how often in a row it was claimed and not held for a minute, whatever ended that.
         restored: a daemon that restarted has it from its journal, and has heard nothing of it since.
     """
 
@@ -102,4 +103,5 @@ class Record:
     turn_count: int = 0
     heartbeat_timeout_s: float | None = None
     max_duration_s: float | None = None
+    handovers: int = 0
     restored: bool = False

@@ -230,7 +230,7 @@ class Cache:
             self.group.append(entry.snapshot())
             entry.journaled = True
         doc = entry.doc
-        if entry.counted != doc.status or entry.owner_counted != entry.owner:
+        if entry.counted != doc.status or entry.owner_counted != entry.owner or entry.orphan:
             self.index.update(entry)
         self.mark_dirty(entry.id, now, doc.size)
 

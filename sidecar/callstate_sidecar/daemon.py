@@ -126,7 +126,9 @@ class Daemon:
             self._backend, config, self._cache, self._liveness, self._clock, self._metrics, self._host_id
         )
         events = Events(config.limits.events, secrets.token_hex(8))
-        ctx = self._ctx = Context(self._cache, self._liveness, self._clock, config.limits, services, events)
+        ctx = self._ctx = Context(
+            self._cache, self._liveness, self._clock, config.limits, services, events, config.reaper.max_handovers
+        )
         durability = config.journal.durability
         gate = SyncGate(lambda: self._journal.unsynced, self._sync, self._sync_failed)
         server = self._server = Server(

@@ -24,10 +24,10 @@ class Entry:
     """
 
     __slots__ = (
-        "beat_us", "born", "born_of", "counted", "doc", "ended_detail", "ended_reason", "ended_us", "epoch",
-        "fenced_epoch", "heartbeat_timeout_s", "host", "id", "instance", "journaled", "labels", "max_duration_s",
-        "ops", "orphan", "owner", "owner_counted", "quarantined", "reaped", "restored", "seq", "status_before",
-        "stored_version", "suspected", "unverified", "version",
+        "beat_us", "born", "born_of", "claimed_us", "counted", "crashes", "doc", "ended_detail", "ended_reason",
+        "ended_us", "epoch", "fenced_epoch", "handovers", "heartbeat_timeout_s", "host", "id", "instance",
+        "journaled", "labels", "max_duration_s", "ops", "orphan", "owner", "owner_counted", "quarantined",
+        "reaped", "restored", "seq", "status_before", "stored_version", "suspected", "unverified", "version",
     )  # fmt: skip
 
     def __init__(self, session_id: str, doc: Document) -> None:
@@ -41,6 +41,12 @@ class Entry:
         """The worker that holds it."""
         self.instance = ""
         """Which store of that worker: only it keeps the epoch. Empty where it did not say."""
+        self.claimed_us = 0
+        """When it was claimed by who holds it; 0 for who created it, and once that hold has been counted."""
+        self.handovers = 0
+        """How often in a row it was claimed and not held for a minute; see commands/handovers.py."""
+        self.crashes = 0
+        """How many of those claimers died."""
         self.orphan = ""
         """Why it has no owner any more; empty for one that has, or never had one."""
         self.suspected = ""
@@ -111,7 +117,8 @@ class Entry:
             self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.ops, self.host, self.journaled, self.orphan, self.status_before, self.fenced_epoch,
-            self.instance, doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
+            self.instance, self.claimed_us, self.handovers, self.crashes,
+            doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
             doc.chunks, len(doc.chunks), doc.turn_count, doc.history_bytes,
         )  # fmt: skip
 
@@ -122,7 +129,8 @@ class Entry:
             self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.ops, self.host, self.journaled, self.orphan, self.status_before, self.fenced_epoch,
-            self.instance, doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
+            self.instance, self.claimed_us, self.handovers, self.crashes,
+            doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
             doc.chunks, length, doc.turn_count, doc.history_bytes,
         ) = mark  # fmt: skip
         del doc.chunks[length:]
@@ -137,6 +145,7 @@ class Entry:
             doc.call_id, doc.metrics, mode, turns, count, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.unverified, ops, self.orphan, self.status_before, self.instance,
+            self.claimed_us, self.handovers, self.crashes,
         )  # fmt: skip
 
     def snapshot(self) -> StateRecord:
@@ -174,6 +183,7 @@ class Entry:
         entry.ended_reason, entry.ended_detail = record.ended_reason, record.ended_detail
         entry.ended_us, entry.reaped = record.ended_us, record.reaped
         entry.orphan, entry.status_before, entry.instance = record.orphan, record.status_before, record.instance
+        entry.claimed_us, entry.handovers, entry.crashes = record.claimed_us, record.handovers, record.crashes
         entry.unverified = record.unverified
         entry.journaled = True
         entry.beat_us = max(entry.beat_us, record.beat_us)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from callstate_sidecar.entry import Entry
+from callstate_sidecar.labelled import Labelled
 
 MIN_HOLES: Final = 1000
 """Numbers of sessions that are gone are swept out when they are as many as the others, and at least this many."""
@@ -44,14 +45,14 @@ class Roll:
 
 
 class Index:
-    """Counts and lists that follow each change of a session's status or owner."""
+    """Counts and lists that follow each change of a session's status or owner, and of an orphan's labels."""
 
     def __init__(self) -> None:
         self.by_status: dict[str, int] = {}
         """How many sessions have each status: counting 100,000 at each look would hold the loop."""
         self.owned: dict[str, dict[str, None]] = {}
         """The ids of each worker's sessions, ended ones that are still hot included."""
-        self.orphans: dict[str, None] = {}
+        self.orphans = Labelled()
         """Live sessions whose owner is gone, in the order in which they lost it."""
 
     @property
@@ -67,15 +68,15 @@ class Index:
         if entry.owner_counted != owner:
             self._own(entry, owner)
         if entry.orphan and status != "ended":
-            self.orphans.setdefault(entry.id)
+            self.orphans.put(entry.id, entry.labels)
         elif self.orphans:
-            self.orphans.pop(entry.id, None)
+            self.orphans.discard(entry.id)
 
     def drop(self, entry: Entry) -> None:
         """The session is hot no longer."""
         self._count(entry, None)
         self._own(entry, "")
-        self.orphans.pop(entry.id, None)
+        self.orphans.discard(entry.id)
 
     def _count(self, entry: Entry, status: str | None) -> None:
         counts = self.by_status

@@ -22,6 +22,8 @@ from enum import Enum
 from itertools import takewhile
 from typing import Final
 
+from callstate_sidecar.labelled import Labelled
+
 
 class Phase(Enum):
     """Where a session stands."""
@@ -93,6 +95,8 @@ class Liveness:
     def __init__(self, timeout_s: float, grace_s: float, retention_s: float) -> None:
         self.timeout_s = timeout_s
         self._suspects = _Queue(Phase.SUSPECT, grace_s)
+        self._labelled = Labelled()
+        """The suspects once more, by their labels."""
         self._ended = _Queue(Phase.ENDED, retention_s)
         self._live: dict[float, _Queue] = {}
         self._of: dict[str, _Queue] = {}
@@ -111,6 +115,15 @@ class Liveness:
     def suspects(self) -> Collection[str]:
         """The sessions that are suspected, longest first."""
         return self._suspects.order.keys()
+
+    def suspects_having(self, labels: Mapping[str, str]) -> Iterator[str]:
+        """Those of them with all of these labels, longest first."""
+        return self._labelled.having(labels)
+
+    def relabel(self, session_id: str, labels: Mapping[str, str]) -> None:
+        """A session has other labels."""
+        if session_id in self._labelled:
+            self._labelled.put(session_id, labels)
 
     # -- what is learned ----------------------------------------------------------------------------------
 
@@ -138,14 +151,28 @@ class Liveness:
         return phase
 
     def learn(
-        self, session_id: str, evidence: Evidence, now: float, timeout_s: float | None = None
+        self,
+        session_id: str,
+        evidence: Evidence,
+        now: float,
+        timeout_s: float | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> Phase | None:
-        """Move a watched session on, as TRANSITIONS says. Gives its new phase; None: it is watched no more."""
+        """Move a watched session on, as TRANSITIONS says. Gives its new phase; None: it is watched no more.
+
+        Args:
+            session_id: which.
+            evidence: what is learned of it.
+            now: seconds.
+            timeout_s: its own, where it becomes live by this.
+            labels: to find it by, where it becomes a suspect by this.
+        """
         after = TRANSITIONS[self._of[session_id].phase, evidence]
         if after is Phase.LIVE:
             self.watch(session_id, now, timeout_s)
         elif after is Phase.SUSPECT:
             self._put(session_id, self._suspects, now)
+            self._labelled.put(session_id, labels or {})
         elif after is Phase.ENDED:
             self.keep(session_id, now)
         else:
@@ -158,6 +185,7 @@ class Liveness:
         queue = self._of.pop(session_id, None)
         if queue is not None:
             del queue.order[session_id]
+            self._labelled.discard(session_id)
             if queue.phase is Phase.LIVE and not queue.order:
                 self._live.pop(queue.span_s, None)
 
@@ -234,6 +262,8 @@ class Liveness:
         before = self._of.get(session_id)
         if before is not None and before is not queue:
             del before.order[session_id]
+            if before is self._suspects:
+                self._labelled.discard(session_id)
             if before.phase is Phase.LIVE and not before.order:
                 self._live.pop(before.span_s, None)
         self._of[session_id] = queue

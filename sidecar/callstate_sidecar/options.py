@@ -186,6 +186,15 @@ class ReaperConfig(Struct, frozen=True, kw_only=True):
         float,
         _seconds("How long an ended session stays in memory; after that only the store has it.", 0, DAY_S),
     ] = 300.0
+    max_handovers: Annotated[
+        int,
+        _count(
+            "A call whose claimers so often died within a minute of their claim is ended as poisoned; 0: none is.",
+            "claimers",
+            0,
+            1_000_000,
+        ),
+    ] = 3
     tick_s: Annotated[
         float,
         _seconds("How often deadlines are looked at.", 0.005, 10),

@@ -10,7 +10,8 @@ from typing import Final
 
 from callstate_sidecar.chore import Chore
 from callstate_sidecar.commands.context import Context
-from callstate_sidecar.commands.owning import DISCONNECTED, EXITED, OVERTIME, SILENT, forsake
+from callstate_sidecar.commands.handovers import hold_ended, is_poison
+from callstate_sidecar.commands.owning import DISCONNECTED, EXITED, OVERTIME, POISONED, SILENT, forsake
 from callstate_sidecar.commands.writing import end_session
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.liveness import TRANSITIONS, Evidence, Phase
@@ -158,6 +159,11 @@ class Reaper(Chore):
             return
         if why == DISCONNECTED:
             forsake(ctx, entry, DISCONNECTED)
+            return
+        poisoned = is_poison(entry, ctx.now_us(), ctx.max_handovers)
+        hold_ended(entry, ctx.now_us(), crashed=True)
+        if poisoned:
+            self._reap(entry, POISONED)
         elif ctx.liveness.phase(session_id) is Phase.LIVE:
             self._act(session_id, Phase.LIVE, Evidence.EXIT, now)
         elif entry.suspected != EXITED:  # silent before; another process of this name will get another epoch
@@ -172,20 +178,23 @@ class Reaper(Chore):
         if after is Phase.SUSPECT:
             self._suspect(session_id, evidence, now)
         elif after is Phase.ENDED:
-            reason = OVERTIME if evidence is Evidence.OVERTIME else entry.suspected or SILENT
-            end_session(ctx, entry, reason, reaped=True)
-            ctx.events.note("expired", entry.ended_us, entry, reason=reason)
-            self._metrics.count("reaped")
-            log.info("session %s reaped: %s", session_id, reason)
+            self._reap(entry, OVERTIME if evidence is Evidence.OVERTIME else entry.suspected or SILENT)
         elif not ctx.cache.is_stored(entry):
             ctx.liveness.keep(session_id, now)  # it stays hot
         else:
             ctx.liveness.forget(session_id)
             ctx.cache.evict(entry)
 
+    def _reap(self, entry: Entry, reason: str) -> None:
+        end_session(self._ctx, entry, reason, reaped=True)
+        self._ctx.events.note("expired", entry.ended_us, entry, reason=reason)
+        self._metrics.count("reaped")
+        log.info("session %s reaped: %s", entry.id, reason)
+
     def _suspect(self, session_id: str, evidence: Evidence, now: float) -> None:
-        self._ctx.liveness.learn(session_id, evidence, now)
-        self._tell_suspect(self._ctx.cache.entries[session_id], evidence, now)
+        entry = self._ctx.cache.entries[session_id]
+        self._ctx.liveness.learn(session_id, evidence, now, labels=entry.labels)
+        self._tell_suspect(entry, evidence, now)
         self._metrics.count("suspected")
 
     def _tell_suspect(self, entry: Entry, evidence: Evidence, now: float) -> None:

@@ -61,6 +61,9 @@ class StateRecord(Struct, array_like=True, tag=1):
     orphan: str = ""
     status_before: str = ""
     instance: str = ""
+    claimed_us: int = 0
+    handovers: int = 0
+    crashes: int = 0
 
 
 class TurnsRecord(Struct, array_like=True, tag=2):

@@ -421,6 +421,43 @@ async def test_claim_next_takes_first_who_was_suspected_first(ground: Ground, w1
     assert [await claim_next(w2, "w2") for _ in range(3)] == ["b", "a", None]
 
 
+async def test_claim_next_takes_suspects_that_nobody_owns(
+    ground: Ground, w1: CallStore, operator: CallStore
+) -> None:
+    events = await ground.watch("suspect")
+    await operator.save(a_call("a"))
+    assert await claim_next(w1, "w1") is None
+    await ground.pass_time(ground.timeout_s)
+    assert (await event(events)).session_id == "a"
+    assert await claim_next(w1, "w1") == "a"
+    assert await held(operator, "a") == ("w1", 1)
+
+
+async def test_a_call_that_kills_who_claims_it_is_ended(ground: Ground, operator: CallStore) -> None:
+    events = await ground.watch("expired")
+    await (await ground.make_worker("w0")).save(a_call(), labels={"app": "sales"})
+    for number in range(3):
+        assert (await operator.get("c1")).handovers == number
+        worker = await ground.make_worker(f"v{number}")
+        assert (await claim(worker, "c1", f"v{number}", steal=True)).handovers == number
+        await ground.kill(worker)
+    told = await event(events)
+    assert (told.session_id, told.reason, told.labels) == ("c1", "poisoned", {"app": "sales"})
+    assert (await operator.get("c1")).ended_reason == "poisoned"
+    assert await claim_next(operator, "w9") is None
+    assert (await claim(operator, "c1", "w9")).epoch == 4
+
+
+async def test_a_call_that_is_given_up_again_and_again_says_how_often(w1: CallStore) -> None:
+    await w1.save(a_call())
+    await release(w1, "c1", 0)
+    for number in range(5):
+        claimed = await claim(w1, "c1", "w1")
+        assert claimed.handovers == number
+        await release(w1, "c1", claimed.epoch)
+    assert (await w1.get("c1")).ended_reason is None
+
+
 async def test_claim_next_by_labels(w1: CallStore, w2: CallStore) -> None:
     for session_id, labels in (("a", {"app": "sales"}), ("b", {"app": "support", "lang": "de"}), ("c", {})):
         await w1.save(a_call(session_id), labels=labels)

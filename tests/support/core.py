@@ -130,7 +130,8 @@ class Core:
         about = (self.backend, self.config, self.cache, self.liveness, self.clock, self.metrics, HOST)
         self.services = off_loop(lambda: Services(*about))
         self.events = Events(self.config.limits.events, "stream-1")
-        self.ctx = Context(self.cache, self.liveness, self.clock, self.config.limits, self.services, self.events)
+        about_calls = (self.cache, self.liveness, self.clock, self.config.limits, self.services, self.events)
+        self.ctx = Context(*about_calls, reaper.max_handovers)
         self.server = Server(self.ctx, journal, self.metrics, self.config.limits.connections)
         self.read_through = ReadThrough(self.ctx, self.backend, HOST)
         self.writer = Writer(

@@ -284,6 +284,12 @@ class Floor:
             assert not entry.reaped or entry.ended
         assert {worker: set(ids) for worker, ids in cache.index.owned.items()} == owned
         assert set(cache.index.orphans) == {e.id for e in entries if e.orphan and not e.ended}
+        assert [*liveness.suspects_having({})] == [*liveness.suspects]
+        labels = {label for entry in entries for label in entry.labels.items()}
+        for name, value in labels:
+            having = {e.id for e in entries if e.labels.get(name) == value}
+            assert {*liveness.suspects_having({name: value})} == having & {*liveness.suspects}
+            assert {*cache.index.orphans.having({name: value})} == having & {*cache.index.orphans}
         assert cache.index.by_status == statuses
         assert len(liveness) == len(cache.entries)
         queued = [*(i for queue in liveness._live.values() for i in queue.order)]

@@ -188,7 +188,7 @@ class Model(Fates):
         worker_id = self.claimer(ask)
         calls = sorted(self.calls.values(), key=lambda call: call.place)
         orphans = [call for call in calls if call.phase != "ended" and call.orphan]
-        suspects = [call for call in calls if call.phase == "suspect" and call.owner]
+        suspects = [call for call in calls if call.phase == "suspect"]
         leaving = [self.calls[session_id] for session_id in self.pending]
         for call in (*orphans, *suspects, *leaving):
             if self.is_own(call, worker_id):

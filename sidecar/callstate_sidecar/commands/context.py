@@ -36,6 +36,7 @@ class Context:
         limits: LimitsConfig,
         services: Services,
         events: Events,
+        max_handovers: int,
     ) -> None:
         self.cache = cache
         self.liveness = liveness
@@ -43,6 +44,8 @@ class Context:
         self.limits = limits
         self.services = services
         self.events = events
+        self.max_handovers = max_handovers
+        """So many claimers a call may kill, each within a minute of its claim; 0: any number."""
         self.caller: Caller = Nobody()
         """Who asks for what is being done now."""
         self.draining = False
@@ -262,7 +265,7 @@ class Context:
         self.watch(entry)
         if suspected:
             entry.suspected = suspected
-            self.liveness.learn(entry.id, Evidence.SILENCE, self.clock.live())
+            self.liveness.learn(entry.id, Evidence.SILENCE, self.clock.live(), labels=entry.labels)
 
     def watch(self, entry: Entry) -> None:
         """Give a live session its full timeout, and its limit where it has one.

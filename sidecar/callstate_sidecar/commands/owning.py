@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 import orjson
@@ -11,6 +12,7 @@ from callstate_client.errors import ConflictError, ForbiddenError
 from callstate_client.protocol import ClaimNextParams, ClaimParams, DrainParams, RegisterParams, ReleaseParams
 from callstate_sidecar.commands.checks import checked_labels, checked_word, checked_worker
 from callstate_sidecar.commands.context import Context, ended_error
+from callstate_sidecar.commands.handovers import hold_ended, is_poison
 from callstate_sidecar.commands.reading import checked_history, load_entry
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.liveness import Phase
@@ -22,6 +24,13 @@ EXITED: Final = "worker_exited"
 
 OVERTIME: Final = "max_duration"
 """Why a session ended that lasted too long."""
+
+POISONED: Final = "poisoned"
+"""Why a session ended that kills who claims it."""
+
+LOOKS_AT_DEPARTING: Final = 1000
+"""Of those that are about to be suspects or orphans so many are looked at, a fraction of a millisecond: whoever
+finds none among them is told when they are."""
 
 RELEASED: Final = "released"
 DISCONNECTED: Final = "disconnected"
@@ -81,15 +90,14 @@ def claim_next(ctx: Context, p: ClaimNextParams) -> bytes:
     """{"worker_id":"web-1-4711-9f2c61","labels":{"app":"sales"}}"""
     worker_id = _own_id(ctx, p.worker_id)
     checked_history(p.history)
-    labels = checked_labels(p.labels or {}).items()
-    for entry in _forsaken(ctx):
-        if labels <= entry.labels.items():
-            if _is_own(ctx, entry, worker_id):  # the reply was lost perhaps, and it knows nothing of it
-                ctx.beat(entry, ctx.now_us(), ctx.clock.live())
-            else:
-                _take(ctx, entry, worker_id)
-            return load_entry(entry, p.history, for_worker=True)
-    return b"null"
+    entry = next(_forsaken(ctx, checked_labels(p.labels or {})), None)
+    if entry is None:
+        return b"null"
+    if _is_own(ctx, entry, worker_id):  # the reply was lost perhaps, and it knows nothing of it
+        ctx.beat(entry, ctx.now_us(), ctx.clock.live())
+    else:
+        _take(ctx, entry, worker_id)
+    return load_entry(entry, p.history, for_worker=True)
 
 
 def _is_own(ctx: Context, entry: Entry, worker_id: str) -> bool:
@@ -101,18 +109,20 @@ def _is_own(ctx: Context, entry: Entry, worker_id: str) -> bool:
     return entry.suspected != EXITED and entry.id not in ctx.departing
 
 
-def _forsaken(ctx: Context) -> Iterator[Entry]:
+def _forsaken(ctx: Context, labels: dict[str, str]) -> Iterator[Entry]:
     """Orphans first, for they wait for this; then suspects, before they are given up; then those that are about to
     be the one or the other. Oldest first."""
     entries = ctx.cache.entries
-    for session_id in ctx.cache.index.orphans:
+    for session_id in ctx.cache.index.orphans.having(labels):
         yield entries[session_id]
-    for session_id in ctx.liveness.suspects:
-        if entries[session_id].owner:
-            yield entries[session_id]
-    for session_id in ctx.departing:
+    for session_id in ctx.liveness.suspects_having(labels):
+        yield entries[session_id]
+    now_us = ctx.now_us()
+    for session_id, why in islice(ctx.departing.items(), LOOKS_AT_DEPARTING):
         entry = entries.get(session_id)
-        if entry is not None and not entry.ended:
+        if entry is None or entry.ended or not labels.items() <= entry.labels.items():
+            continue
+        if why != EXITED or not is_poison(entry, now_us, ctx.max_handovers):  # else it is about to be ended
             yield entry
 
 
@@ -121,6 +131,8 @@ def _take(ctx: Context, entry: Entry, worker_id: str, p: ClaimParams | None = No
     now_us = ctx.now_us()
     reason = _claimable(ctx, entry)
     ctx.cache.change(entry)
+    hold_ended(entry, now_us, crashed=reason == EXITED)
+    entry.claimed_us = now_us
     if entry.reaped:
         if entry.ended_reason == OVERTIME:  # else it would be ended again at once
             entry.max_duration_s = None
@@ -160,6 +172,7 @@ def forsake(ctx: Context, entry: Entry, why: str) -> None:
     now_us = ctx.now_us()
     owner = entry.owner
     ctx.cache.change(entry)
+    hold_ended(entry, now_us)
     _own(ctx, entry, "", why, now_us)
     ctx.events.note("released" if why == RELEASED else "orphaned", now_us, entry, reason=why, owner=owner)
 

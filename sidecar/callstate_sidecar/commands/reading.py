@@ -89,6 +89,8 @@ def loaded(
         beside["max_duration_s"] = entry.max_duration_s
     if for_worker and entry.restored:
         beside["restored"] = True
+    if entry.handovers:
+        beside["handovers"] = entry.handovers
     if entry.ended:
         beside["ended_reason"] = entry.ended_reason
         if entry.ended_detail:

@@ -130,6 +130,7 @@ def _saved(
     entry.apply_turns(mode, turns, count, [])
     if labels is not None:
         entry.labels = labels
+        ctx.liveness.relabel(entry.id, labels)
     if p.heartbeat_timeout_s is not None:
         entry.heartbeat_timeout_s = p.heartbeat_timeout_s
     if p.max_duration_s is not None:

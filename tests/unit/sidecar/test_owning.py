@@ -571,10 +571,11 @@ async def test_orphans_come_before_suspects_and_the_oldest_first(floor: Floor, w
     assert {*floor.core.liveness.suspects} == {"b", "d", "nobodys"}
     await floor.kill(w3)
     taken = [await floor.ask(w2, "session.claim_next", worker_id="w2", history="none") for _ in range(6)]
-    assert [each and each["session"]["id"] for each in taken] == ["c", "a", "b", "d", "lost", None]
+    assert [each and each["session"]["id"] for each in taken] == ["c", "a", "b", "d", "nobodys", "lost"]
+    assert await floor.ask(w2, "session.claim_next", worker_id="w2", history="none") is None
     assert [(e["session_id"], e["reason"]) for e in floor.told("claimed")] == [
         ("c", "released"), ("a", "released"), ("b", "heartbeat_timeout"), ("d", "heartbeat_timeout"),
-        ("lost", "worker_exited"),
+        ("nobodys", "heartbeat_timeout"), ("lost", "worker_exited"),
     ]  # fmt: skip
 
 
@@ -602,9 +603,29 @@ async def test_labels_choose(floor: Floor, w1: Peer, w2: Peer) -> None:
     assert await next_of({}) == "s0"
 
 
+async def test_labels_choose_among_suspects_too_as_they_are_now(floor: Floor, w1: Peer, w2: Peer) -> None:
+    for number, labels in enumerate([{"app": "x"}, {"app": "y", "lang": "de"}, {"app": "y"}, {}]):
+        await floor.save(w1, f"s{number}", labels=labels)
+    await floor.save(floor.operator, "nobodys", labels={"app": "x"})
+    await floor.pass_time(TIMEOUT_S)
+    await floor.save(floor.operator, "s3", labels={"app": "z"})
+    floor.check()
+
+    async def next_of(labels: dict[str, str]) -> str | None:
+        claimed = await floor.ask(w2, "session.claim_next", worker_id="w2", labels=labels)
+        return claimed and claimed["session"]["id"]  # type: ignore[no-any-return]
+
+    assert await next_of({"app": "y", "lang": "en"}) is None
+    assert await next_of({"app": "y"}) == "s1"
+    assert await next_of({"app": "z"}) == "s3"
+    assert [await next_of({"app": "x"}) for _ in range(3)] == ["s0", "nobodys", None]
+    assert await next_of({}) == "s2"
+    floor.check()
+
+
 async def test_what_is_no_candidate(floor: Floor, w1: Peer, w2: Peer) -> None:
     await floor.save(w1, "live")
-    await floor.save(floor.operator, "never-owned", heartbeat_timeout_s=1.0)
+    await floor.save(floor.operator, "never-owned")
     await floor.save(w1, "over")
     await floor.ask(w1, "session.end", session_id="over")
     await floor.save(w1, "reaped", heartbeat_timeout_s=1.0)
@@ -614,7 +635,7 @@ async def test_what_is_no_candidate(floor: Floor, w1: Peer, w2: Peer) -> None:
     await floor.beat(w1, "never-owned")
     await floor.pass_time(2.0)
     assert floor.core.entry("reaped").reaped
-    assert floor.phase("never-owned") is Phase.SUSPECT
+    assert floor.phase("never-owned") is Phase.LIVE
     assert await floor.ask(w2, "session.claim_next", worker_id="w2") is None
 
 
