@@ -165,6 +165,7 @@ class Cache:
         self.roll.add(entry)
         self.entries[entry.id] = entry
         self._misses.pop(entry.id, None)
+        self._spared.pop(entry.id, None)
         self.index.update(entry)
         if entry.quarantined:
             self.quarantined[entry.id] = None

@@ -629,6 +629,19 @@ TestCache = CacheMachine.TestCase
 TestCache.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
 
 
+def test_a_deletion_that_is_undone_is_remembered_by_no_checkpoint() -> None:
+    cache = Cache()
+    entry = create(cache, "a")
+    add_turn(cache, entry, op="op-1")
+    cache.commit()
+    remove(cache, entry)
+    cache.rollback()
+    replayed = Cache()
+    for record in cache.snapshot():
+        replayed.replay(record)
+    assert replayed.entries.keys() == {"a"}
+
+
 @pytest.mark.parametrize("known", [True, False])
 def test_a_deletion_is_remembered_with_the_results_of_repeatable_mutations(known: bool) -> None:
     cache = Cache()
