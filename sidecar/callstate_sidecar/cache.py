@@ -435,7 +435,7 @@ class Cache:
     # -- replay -------------------------------------------------------------------------------------------
 
     def _replay_worker(self, record: WorkerRecord) -> None:
-        if record.pid:
+        if record.pid or record.pidfs_inode:
             self.processes[record.worker_id] = record
         else:
             self.processes.pop(record.worker_id, None)

@@ -4,6 +4,9 @@ A pidfd stands for one process, whatever becomes of its pid, and is readable onc
 (pidfd_open(2)). SO_PEERPIDFD (Linux 6.5) gives the one of the process that connected; before that, one is opened
 by the pid in SO_PEERCRED. Where neither works (macOS, older kernels, seccomp, no descriptors left) there is none:
 a worker is then known by its connection and its beats alone.
+
+A process of a PID namespace that the daemon's does not see, as of another container, has no pid here. Its pidfd is
+as good as any: the inode says which process it is, and it is readable at its exit. Only a restart can't find it.
 """
 
 from __future__ import annotations
@@ -145,21 +148,35 @@ class Peers:
     def identify(self, sock: PeerSocket) -> Peer:
         """The process that connected this Unix stream socket.
 
-        That is who called connect(2): a child that inherited the connection is not seen. Without a process: a peer
-        in another PID namespace (pid 0), a socket of another family, a system that does not say.
+        That is who called connect(2): a child that inherited the connection is not seen. One in a PID namespace
+        that ours does not see has pid 0, and is told by the inode of its pidfd (Linux 6.9). Without a process: such
+        a peer on an older kernel, a socket of another family, a system that does not say.
         """
         pid = _peer_pid(sock)
-        if pid <= 0:
+        if pid < 0:
             return Peer(None)
         try:
             pidfd: int | Literal[Gone.GONE] | None = _INT.unpack(
                 sock.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD, _INT.size)
             )[0]
         except OSError as error:
+            if pid == 0:
+                return Peer(None)
             if error.errno == errno.ENOPROTOOPT:
                 return self._identify_by_pid(sock, pid)
             pidfd = self._none_for(error)
-        return self._peer(pid, pidfd)
+        return self._peer(pid, pidfd) if pid else self._elsewhere(pidfd)
+
+    def _elsewhere(self, pidfd: int | Literal[Gone.GONE] | None) -> Peer:
+        """A process that has no pid here."""
+        if not isinstance(pidfd, int):
+            return Peer(None)
+        inode = self._pidfs_inode(pidfd)
+        exited = _readable(pidfd)
+        if exited or not inode:  # without an inode nothing tells it from others
+            os.close(pidfd)
+            pidfd = -1
+        return Peer(Process(0, 0, self._boot_id, inode), pidfd, exited=exited) if inode else Peer(None)
 
     def _identify_by_pid(self, sock: PeerSocket, pid: int) -> Peer:
         """As before Linux 6.5.
@@ -252,12 +269,13 @@ class Peers:
 
 
 def _peer_pid(sock: PeerSocket) -> int:
+    """As the system has it: 0 for a process that this PID namespace does not see; -1 where it does not say."""
     if sys.platform != "linux":
-        return 0
+        return -1
     try:
         pid: int = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0]
     except OSError:
-        return 0
+        return -1
     return pid
 
 

@@ -10,7 +10,7 @@ class Process:
     """A process of this host, told from others that had or will have its pid.
 
     Args:
-        pid: as the daemon's PID namespace sees it, from 1.
+        pid: as the daemon's PID namespace sees it, from 1; 0: it does not see it, and the inode says which it is.
         start_ticks: when it started, clock ticks after boot (proc_pid_stat(5), field 22); 0: unknown, since /proc
             may hide the processes of other users (ProtectProc=invisible, hidepid=).
         boot_id: the boot that the ticks and the inode belong to; "": unknown.
@@ -22,6 +22,11 @@ class Process:
     start_ticks: int = 0
     boot_id: str = ""
     pidfs_inode: int = 0
+
+    @property
+    def key(self) -> int:
+        """The same for one process at a time: its pid, or below 0 its inode where it has none here."""
+        return self.pid or -self.pidfs_inode
 
     def is_same(self, other: Process) -> bool | None:
         """Whether both are one process; None: nothing speaks against it, but nothing proves it."""

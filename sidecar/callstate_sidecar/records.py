@@ -100,7 +100,7 @@ class BeatsRecord(Struct, array_like=True, tag=4):
 
 class WorkerRecord(Struct, array_like=True, tag=5):
     """Which process a worker is, so that one that dies while the daemon is down is found dead by its successor.
-    Pid 0: it is gone, and whoever has its name from now on is another one."""
+    Pid and inode 0: it is gone, and whoever has its name from now on is another one."""
 
     worker_id: str
     pid: int

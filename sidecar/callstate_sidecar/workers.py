@@ -289,7 +289,7 @@ class Workers:
     def _supersede(self, worker: _Worker, program: _Program | None) -> Outcome:
         """Another process has come under its id: give the old one up, unless it lives."""
         ours = worker.process
-        recycled = ours is not None and program is not None and ours.pid == program.process.pid
+        recycled = ours is not None and program is not None and ours.key == program.process.key
         if recycled:  # so the old one has exited, and we are about to be told
             outcome = self._learn(worker, Evidence.PROCESS_EXITED)
             if worker.state is State.GONE:
@@ -313,7 +313,7 @@ class Workers:
         """What is known of a process, or something new of it that `_adopt` enters; None: nothing to go by."""
         if process is None:
             return None
-        known = self._programs.get(process.pid)
+        known = self._programs.get(process.key)
         if known is None or known.process.is_same(process) is False:
             return _Program(process)
         if any(self.state(other) is State.EXITED for other in known.workers):
@@ -330,7 +330,7 @@ class Workers:
         if worker.program is not program:
             self._leave(worker)
             worker.program, worker.pidfd, worker.own_name = program, False, own_name
-            self._programs[program.process.pid] = program
+            self._programs[program.process.key] = program
             program.workers.add(worker.worker_id)
             program.own_names.add(own_name)
             if len(program.workers) > 1 and (len(program.own_names) > 1 or not own_name):
@@ -344,8 +344,8 @@ class Workers:
         if program is None:
             return
         program.workers.discard(worker.worker_id)
-        if not program.workers and self._programs.get(program.process.pid) is program:
-            del self._programs[program.process.pid]
+        if not program.workers and self._programs.get(program.process.key) is program:
+            del self._programs[program.process.key]
 
 
 def _is_other(worker: _Worker, program: _Program | None) -> bool:

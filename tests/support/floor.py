@@ -104,6 +104,8 @@ class Floor:
     def find(self, process: Process) -> Found | Literal[Gone.GONE] | None:
         """What `Peers.find` would say."""
         program = self.living.get(process)
+        if not process.pid:
+            return None
         if program is None:
             return Gone.GONE
         return None if program.pidfd is None else Found(process, os.dup(program.pidfd))

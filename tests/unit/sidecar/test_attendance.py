@@ -6,6 +6,7 @@ import pytest
 
 from callstate_sidecar import reaper
 from callstate_sidecar.liveness import Phase
+from callstate_sidecar.process import Process
 from callstate_sidecar.reaper import ACTS_A_TICK
 from callstate_sidecar.workers import State
 from support.core import Peer
@@ -220,6 +221,21 @@ async def test_the_death_of_a_process_is_that_of_all_its_workers(floor: Floor, r
     left = {(event["worker_id"], event["reason"]) for event in floor.told("worker.left")}
     assert left == {(f"w{number}", "exited") for number in range(3)}
     assert [floor.phase(f"c{number}") for number in range(3)] == [Phase.SUSPECT] * 3
+
+
+async def test_a_worker_without_a_pid_is_remembered_over_a_restart(floor: Floor) -> None:
+    """As of another container: its successor finds it again when it comes, and not before."""
+    program = floor.program()
+    program.process = Process(0, 0, "boot-1", 7)
+    await floor.save(await floor.worker("w1", program), "a")
+    await floor.restart()
+    floor.living[program.process] = program
+    stats = await floor.ask(floor.operator, "server.stats")
+    assert (stats["workers"], stats["workers_unwatched"]) == (1, 1)
+    again = await floor.worker("w1", program)
+    assert (await floor.ask(floor.operator, "server.stats"))["workers_unwatched"] == 0
+    await floor.kill(again)
+    assert floor.phase("a") is Phase.SUSPECT
 
 
 async def test_a_peer_without_a_pid_is_known_by_its_connection(floor: Floor) -> None:

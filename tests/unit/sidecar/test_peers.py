@@ -215,11 +215,48 @@ def test_inodes_that_all_pidfds_share_say_nothing(start: Any, monkeypatch: pytes
     assert peer.process.start_ticks > 0
 
 
-@pytest.mark.parametrize(
-    "answer", [bytes(12), OSError(errno.ENOPROTOOPT, "")], ids=["another PID namespace", "not supported"]
-)
-def test_a_peer_without_a_pid_is_nobody(start: Any, peers: Peers, answer: bytes | OSError) -> None:
-    peer = peers.identify(Altered(start().sock, {socket.SO_PEERCRED: answer}))
+def test_a_peer_of_another_pid_namespace_is_known_by_its_inode(start: Any, peers: Peers) -> None:
+    """The kernel gives it no pid here; tests/system/test_pid_namespaces.py has the real thing."""
+    line, other = start(), start()
+    known = peers.identify(line.sock)
+    found = [peers.identify(Altered(sock, {socket.SO_PEERCRED: bytes(12)})) for sock in (line.sock, other.sock)]
+    assert [peer.watchable for peer in found] == [True, True]
+    first, second = (peer.process for peer in found)
+    assert known.process is not None
+    assert first is not None
+    assert second is not None
+    assert (first.pid, first.pidfs_inode) == (0, known.process.pidfs_inode)
+    assert first.is_same(second) is False
+    assert first.key != second.key
+    again = peers.identify(Altered(line.sock, {socket.SO_PEERCRED: bytes(12)}))
+    assert again.process is not None
+    assert first.is_same(again.process)
+    for peer in (known, *found, again):
+        peer.close()
+
+
+def test_one_that_has_exited_there_is_known_to_have(start: Any, peers: Peers) -> None:
+    line = start()
+    line.kill(reap=False)
+    peer = peers.identify(Altered(line.sock, {socket.SO_PEERCRED: bytes(12)}))
+    assert (peer.exited, peer.pidfd) == (True, -1)
+
+
+@pytest.mark.parametrize("missing", ["a pidfd", "an inode"])
+def test_a_peer_without_a_pid_or_marks_is_nobody(
+    start: Any, peers: Peers, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    altered: dict[int, Any] = {socket.SO_PEERCRED: bytes(12)}
+    if missing == "a pidfd":
+        altered[SO_PEERPIDFD] = OSError(errno.ENOPROTOOPT, "")
+    else:
+        monkeypatch.setattr(os, "eventfd", lambda *_args: os.pidfd_open(os.getpid()))
+    peer = peers.identify(Altered(start().sock, altered))
+    assert (peer.process, peer.watchable, peers.failures) == (None, False, 0)
+
+
+def test_a_system_that_does_not_say_who_is_there(start: Any, peers: Peers) -> None:
+    peer = peers.identify(Altered(start().sock, {socket.SO_PEERCRED: OSError(errno.ENOPROTOOPT, "")}))
     assert (peer.process, peer.watchable, peers.failures) == (None, False, 0)
 
 

@@ -365,6 +365,24 @@ def test_the_workers_behind_a_proxy_may_come_back_through_its_successor() -> Non
     assert workers.unwatched == 2
 
 
+HERE_NONE, OTHER_NONE = Process(0, 0, "boot", 7), Process(0, 0, "boot", 8)
+
+
+def test_processes_without_a_pid_are_told_apart_by_their_inodes() -> None:
+    """Of PID namespaces that the daemon's does not see."""
+    workers = Workers(GRACE_S)
+    assert workers.register("w", 1, HERE_NONE, pidfd=True) == JOINED
+    assert workers.register("w", 2, HERE_NONE, pidfd=True) == AGAIN
+    with pytest.raises(ConflictError):
+        workers.register("w", 3, OTHER_NONE, pidfd=True)
+    assert workers.register("x", 4, OTHER_NONE, pidfd=True) == JOINED, "no proxy: it is another process"
+    assert workers.unwatched == 0
+    workers.closed(1, 0.0)
+    workers.closed(2, 0.0)
+    assert workers.exited("w", HERE_NONE) is Outcome.LEFT_EXITED
+    assert workers.register("w", 5, OTHER_NONE, pidfd=True) == JOINED_UNWATCHED, "two ids of one process"
+
+
 # -- restarts of the daemon ----------------------------------------------------------------------------------------
 
 
