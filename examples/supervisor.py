@@ -18,7 +18,7 @@ from pathlib import Path
 
 from callstate_client import Cursor, SidecarStore, connect
 
-REAPED = ("heartbeat_timeout", "worker_exited", "host_lost", "max_duration")
+REAPED = ("heartbeat_timeout", "worker_exited", "host_lost", "max_duration", "poisoned")
 """Why the daemon ends a session itself; whoever ends one otherwise hangs up himself."""
 
 LOOK_BACK = timedelta(hours=1)
@@ -66,6 +66,8 @@ async def reconcile(store: SidecarStore, provider: Provider) -> None:
 async def supervise(store: SidecarStore, provider: Provider, place: Place) -> None:
     """For ever: hang up what expires."""
     async with store.events("expired", since=place.load()) as events:
+        if events.cursor is not None:
+            place.save(events.cursor)  # the first time there is none: a crash before the first event would miss it
         print("watching", flush=True)
         async for event in events:
             if event.type == "gap":
