@@ -82,6 +82,8 @@ class Cache:
         """Hot sessions that the store does not take."""
         self._era = 0
         self._unwritten: dict[int, int] = {}
+        self.repairing = False
+        """Nobody knows what the store has: all is about to be dirty."""
         self.beaten: dict[str, int] = {}
         """Beats the store has not heard of, microseconds since 1970."""
         self.index = Index()
@@ -420,6 +422,8 @@ class Cache:
 
     def is_stored(self, entry: Entry) -> bool:
         """Whether the store is known to have it as it is, and nothing of it is on its way there."""
+        if self.repairing:
+            return False
         return entry.stored_version >= entry.version and entry.id not in self.dirty and entry.id not in self.flying
 
     def refused(self, write: Write, why: str) -> None:
@@ -483,6 +487,13 @@ class Cache:
             self.mark_dirty(entry.id, now, entry.doc.size)
         for session_id in self.graves:
             self.mark_dirty(session_id, now, 0)
+
+    def not_stored(self, session_id: str, now: float) -> None:
+        """The store has lost what it had of this."""
+        entry = self.entries.get(session_id)
+        if entry is not None:
+            entry.stored_version = 0
+            self.mark_stale(session_id, now, entry.doc.size)
 
     def snapshot(self) -> Iterator[Record]:
         """Everything hot, and every deletion the store has not heard of, as records.

@@ -297,18 +297,22 @@ class Daemon:
 def _backend(config: Config, state_dir: Path, host_id: str, environ: Mapping[str, str]) -> Backend:
     """The store that the configuration names. Nothing of redis is imported unless it is Redis."""
     store = config.store
+    # what the journal may let go of is as safe in the store as it was in the journal
+    synced = config.journal.durability == "power"
     if store.url.startswith("sqlite:"):
         from callstate_sidecar.stores.sqlite import SqliteBackend  # noqa: PLC0415
 
         path = Path(urlsplit(store.url).path or "callstate.db")
-        return SqliteBackend(state_dir / path, ttl_s=store.ttl_s, host_id=host_id, timeout_s=store.timeout_s)
+        return SqliteBackend(
+            state_dir / path, ttl_s=store.ttl_s, host_id=host_id, timeout_s=store.timeout_s, synced=synced
+        )
     try:
         from callstate_sidecar.stores.redis import RedisBackend  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(f"store.url: Redis needs {error.name}: pip install 'callstate[sidecar,redis]'") from error
     return RedisBackend(
         store.url, prefix=store.prefix, ttl_s=store.ttl_s, timeout_s=store.timeout_s, host_id=host_id,
-        password=resolve_password(config, environ),
+        password=resolve_password(config, environ), synced=synced or store.confirm == "aof",
     )  # fmt: skip
 
 

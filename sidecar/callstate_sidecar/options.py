@@ -137,6 +137,13 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
         float,
         _seconds("After so long without an answer the store counts as down.", 0.05, 60),
     ] = 2.0
+    confirm: Annotated[
+        Literal["reply", "aof"],
+        Meta(
+            description="When Redis has a write. reply: when it says so. aof: when its append-only file is on "
+            "disk, too (WAITAOF). With journal.durability power it is always aof, and SQLite syncs its file."
+        ),
+    ] = "reply"
     beat_interval_s: Annotated[
         float,
         _seconds("How often the latest heartbeats are written to the store.", 0.1, 3600),

@@ -29,6 +29,9 @@ BACKOFF_MAX_S: Final = 5.0
 RENEW_SHARE: Final = 0.25
 """A live session is written again when this share of its TTL is spent, changed or not."""
 
+LOOK_EVERY_S: Final = 1.0
+"""How often a store that is given nothing is looked at: one that is gone is noticed within this."""
+
 BEATS_A_CALL: Final = 1000
 """Heartbeats given to the journal and the store at a time: about a millisecond of the loop."""
 
@@ -71,6 +74,9 @@ class Writer(Chore):
         self._failures = 0
         self._next_beats = clock.mono() + config.beat_interval_s
         self._written_at: OrderedDict[str, float] = OrderedDict()
+        self._losses = backend.losses
+        self._looking = asyncio.Lock()
+        self._next_look = clock.mono() + LOOK_EVERY_S
         self.state = "up"
         self.error = ""
 
@@ -110,6 +116,8 @@ class Writer(Chore):
             await self._write_beats()
         elif self._failures:
             await self._attempt(self._backend.ping())
+        if self._clock.mono() >= self._next_look or self._backend.losses != self._losses:
+            await self._look()
 
     async def _write_batch(self) -> int:
         """Write one batch; gives its size, or 0 where the store did not take it."""
@@ -205,13 +213,35 @@ class Writer(Chore):
         self._failures += 1
         self._metrics.count("store_failures")
 
+    async def _look(self) -> None:
+        """Where what the store had is gone, write everything hot again."""
+        async with self._looking:
+            self._next_look = self._clock.mono() + LOOK_EVERY_S
+            try:
+                await self._backend.look()
+            except (StoreDownError, StoreRefusingError) as error:
+                self._failed(error)
+                return
+            losses = self._backend.losses
+            if losses == self._losses:
+                return
+            self._cache.repairing = True
+            session_ids = [*self._cache.entries]
+            async for session_id in _in_slices(session_ids):
+                self._cache.not_stored(session_id, self._clock.mono())
+            self._losses, self._cache.repairing = losses, False
+        log.error("the store was removed or replaced; %d sessions are written to it again", len(session_ids))
+        self._metrics.count("store_repairs")
+        self._tell("store.repaired")
+        self._kick.set()
+
     def _up(self) -> None:
         if self.state != "up":
             self._tell("store.up")
             log.info("the store is up again, %d dirty", len(self._cache.dirty))
         self.state, self.error, self._failures = "up", "", 0
 
-    def _tell(self, event: Literal["store.down", "store.up"], error: str = "") -> None:
+    def _tell(self, event: Literal["store.down", "store.up", "store.repaired"], error: str = "") -> None:
         self._events.note(event, self._clock.wall_us(), error=error)
         self._barrier()
 
@@ -231,6 +261,9 @@ class Writer(Chore):
         Returns:
             `flushed` and `unflushed`: how many sessions of those asked for the store has, and has not.
         """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._look()
         cache, era = self._cache, self._cache.end_era()
         self._kick.set()
         total = self._count_unflushed(era) if session_ids is None else len(set(session_ids))

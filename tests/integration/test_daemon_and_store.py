@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,10 @@ from callstate_client import (
     StoreUnavailableError,
     connect,
 )
+from callstate_sidecar.config import load_config
+from callstate_sidecar.daemon import _backend
 from callstate_sidecar.stores.redis import RedisStore
+from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
 from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
 
@@ -226,3 +230,55 @@ async def test_a_dead_call_is_reaped_with_all_its_data(redis: RedisServer) -> No
             assert b'"status":"ended"' in redis.command("GET", "voicesession:dead")
             assert b"dead" not in redis.command("SMEMBERS", "voicesession:active")
             assert b"heartbeat_timeout" in redis.command("HGET", "{voicesession:dead}:meta", "ended_reason")
+
+
+@on_uvloop
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_an_sqlite_file_that_goes_is_made_anew_with_everything_hot(how: str) -> None:
+    daemon = Daemon()
+    try:
+        await daemon.in_thread("start")
+        path = daemon.state_dir / "callstate.db"
+        async with connect(daemon.socket) as store:
+            for number in range(30):
+                await store.save(SessionState(f"c{number}", status="active"))
+            await store.end("c0")
+            await store.flush()
+            events = store.events("store.repaired", since=None)
+            repaired = asyncio.ensure_future(anext(events))
+            while (await store.stats())["subscribers"] == 0:
+                await asyncio.sleep(0)
+            path.unlink()
+            if how == "replaced":
+                path.touch()
+            await asyncio.wait_for(repaired, 20)
+            assert (await store.flush()).unflushed == 0
+            async with SqliteStore(path) as others:
+                assert sorted(await others.list_active()) == sorted(f"c{number}" for number in range(1, 30))
+                assert (await others.load("c0")).status == "ended"
+            path.unlink()
+            assert (await store.flush()).unflushed == 0, "a flush does not take the file's word for it"
+            async with SqliteStore(path) as others:
+                assert len(await others.list_active()) == 29
+            assert (await store.stats())["store_repairs"] == 2
+    finally:
+        daemon.close(expect="the store was removed or replaced")
+
+
+@on_uvloop
+async def test_at_durability_power_redis_has_it_when_its_disk_has() -> None:
+    with (
+        RedisServer(binaries()["valkey"], "appendonly yes") as server,
+        Daemon("--durability", "power", store=server.url) as daemon,
+    ):
+        async with connect(daemon.socket) as store:
+            await store.save(SessionState("c1", status="active"))
+            assert (await store.flush()).unflushed == 0
+            assert b"cmdstat_waitaof:calls=" in server.command("INFO", "commandstats")
+
+
+@pytest.mark.parametrize(("args", "synced"), [((), False), (("--durability", "power"), True)])
+def test_the_store_is_as_safe_as_the_journal(args: tuple[str, ...], synced: bool, tmp_path: Path) -> None:
+    backend = _backend(load_config(list(args), {})[0], tmp_path, "h", {})
+    assert isinstance(backend, SqliteBackend)
+    assert backend.synced is synced

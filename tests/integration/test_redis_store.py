@@ -35,6 +35,7 @@ from callstate_sidecar.stores.base import (
     Write,
 )
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
+from callstate_sidecar.stores.redis import backend as redis_backend
 from callstate_sidecar.stores.redis.link import is_refusal, normal_url
 from support.documents import go_document
 from support.redis_server import RedisServer, binaries
@@ -614,3 +615,50 @@ def test_without_redis_py_the_import_says_what_to_install() -> None:
     code = "import sys; sys.modules['redis'] = None; import callstate_sidecar.stores.redis"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert done.stderr.splitlines()[-1].endswith("pip install 'callstate[redis]'")
+
+
+# -- what is on the server's disk -----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def synced_backend(url: str) -> AsyncIterator[RedisBackend]:
+    backend = RedisBackend(url, ttl_s=1000, timeout_s=TIMEOUT_S, host_id="here", synced=True)
+    yield backend
+    await backend.close()
+
+
+async def test_a_write_that_is_to_be_on_disk_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    with RedisServer(binaries()["valkey"], "appendonly yes", "appendfsync everysec") as server:
+        async with synced_backend(server.url) as backend:
+            (result,) = await backend.write([a_write()])
+            assert result.outcome is Outcome.WRITTEN
+            assert b"cmdstat_waitaof:calls=" in server.command("INFO", "commandstats")
+            server.command("CONFIG", "RESETSTAT")
+            assert (await backend.read("call-1")) is not None
+            await backend.write_beats({"call-1": 5})
+            assert b"waitaof" not in server.command("INFO", "commandstats"), "nothing else is worth the wait"
+    assert not caplog.text
+
+
+async def test_what_is_not_on_disk_in_time_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_backend, "CONFIRM_S", 0.2)
+    with RedisServer(binaries()["valkey"], "appendonly yes", "appendfsync no") as server:
+        async with synced_backend(server.url) as backend:
+            with pytest.raises(StoreDownError, match="not on the server's disk"):
+                await backend.write([a_write()])
+            server.command("CONFIG", "SET", "appendfsync", "always")
+            (result,) = await backend.write([a_write()])
+            assert result.outcome is Outcome.WRITTEN
+
+
+@pytest.mark.parametrize("binary", binaries())
+async def test_a_server_that_can_not_tell_is_believed_and_that_is_said_once(
+    binary: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One without an append-only file, and one too old for the question."""
+    with RedisServer(binaries()[binary]) as server:
+        async with synced_backend(server.url) as backend:
+            for version in (1, 2, 3):
+                (result,) = await backend.write([a_write(version=version)])
+                assert result.outcome is Outcome.WRITTEN
+    assert caplog.text.count("Redis can't say what is on its disk") == 1

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -31,7 +32,8 @@ from callstate_sidecar.stores.base import (
     StoreRefusingError,
     Write,
 )
-from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
+from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore, expiry
+from callstate_sidecar.stores.sqlite import backend as sqlite_backend
 
 DOCUMENT = b'{"id":"call-1","status":"active"}'
 
@@ -325,11 +327,13 @@ async def test_a_full_disk_refuses_the_whole_batch_and_recovers(
 ) -> None:
     """The file may not grow, as on a full disk."""
     await backend.write([a_write("call-1")])
-    await backend._database.run(lambda connection: connection.execute("PRAGMA max_page_count = 1").fetchone())
+    await backend._database.run(lambda connection, _: connection.execute("PRAGMA max_page_count = 1").fetchone())
     with pytest.raises(StoreRefusingError, match="full"):
         await backend.write([a_write("call-2"), a_write("call-3", document=b"x" * 100_000)])
     assert await backend.active_ids() == ["call-1"]
-    await backend._database.run(lambda connection: connection.execute("PRAGMA max_page_count = 100000").fetchone())
+    await backend._database.run(
+        lambda connection, _: connection.execute("PRAGMA max_page_count = 100000").fetchone()
+    )
     await backend.write([a_write("call-2"), a_write("call-3", document=b"x" * 100_000)])
     assert len(await store.list_active()) == 3
 
@@ -414,3 +418,90 @@ def test_arguments_that_are_refused(path: Path) -> None:
     for ttl in (0, -1, float("nan"), timedelta(days=5000)):
         with pytest.raises(ValueError, match="ttl"):
             SqliteStore(path, ttl=ttl)
+
+
+# -- a file that goes, a clock that jumps, power that fails ---------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "all of it"])
+async def test_a_file_that_is_gone_is_made_anew_and_told_of(backend: SqliteBackend, path: Path, how: str) -> None:
+    await backend.write([a_write("call-1")])
+    assert backend.losses == 0
+    if how == "replaced":
+        path.with_name("empty").touch()
+        path.with_name("empty").rename(path)
+    else:
+        path.unlink()
+    if how == "all of it":
+        path.with_name("sessions.db-wal").unlink()
+        path.with_name("sessions.db-shm").unlink()
+    await backend.look()
+    assert backend.losses == 1
+    (result,) = await backend.write([a_write("call-2")])
+    assert result.outcome is Outcome.WRITTEN
+    async with SqliteStore(path) as other:
+        assert await other.list_active() == ["call-2"]
+    await backend.look()
+    assert backend.losses == 1
+
+
+async def test_what_a_file_took_that_went_meanwhile_is_written_to_the_next(
+    backend: SqliteBackend, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backend.write([a_write("call-1")])
+    real, calls = sqlite_backend.purge, 0
+
+    def purge(connection: sqlite3.Connection, now_ms: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            path.unlink()
+        real(connection, now_ms)
+
+    monkeypatch.setattr(sqlite_backend, "purge", purge)
+    await backend.write([a_write("call-2")])
+    assert (calls, backend.losses) == (2, 1)
+    async with SqliteStore(path) as other:
+        assert await other.list_active() == ["call-2"]
+
+
+@pytest.mark.parametrize("boot", ["the same", "another", ""])
+async def test_a_wall_clock_that_jumps_ahead_ends_no_sessions_time(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, boot: str
+) -> None:
+    """While the store runs, over a restart, and over a boot with a bad clock chip."""
+
+    def opened() -> SqliteBackend:
+        return SqliteBackend(path, ttl_s=100, host_id="here", clock=clock)
+
+    monkeypatch.setattr(expiry, "boot_id", lambda: "" if not boot else "boot-1")
+    before = opened()
+    await before.write([a_write("call-1")])
+    wall_ns = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: wall_ns + 10**18)
+    monkeypatch.setattr(time, "time", lambda: wall_ns / 1e9 + 10**9)
+    await before.write([a_write("call-2")])
+    assert len(await before.active_ids()) == 2
+    await before.close()
+    if boot == "another":
+        monkeypatch.setattr(expiry, "boot_id", lambda: "boot-2")
+        clock.now = 7.0
+    after = opened()
+    await after.write([a_write("call-3")])
+    assert len(await after.active_ids()) == 3
+    clock.now += 99
+    assert len(await after.active_ids()) == 3
+    clock.now += 1
+    assert await after.active_ids() == [], "time that goes by counts as ever"
+    await after.close()
+
+
+@pytest.mark.parametrize(("synced", "level"), [(False, 1), (True, 2)])
+async def test_what_counts_as_written_is_on_disk_where_that_is_asked_for(
+    path: Path, synced: bool, level: int
+) -> None:
+    backend = SqliteBackend(path, ttl_s=100, host_id="here", synced=synced)
+    await backend.write([a_write()])
+    asked = await backend._database.run(lambda connection, _: connection.execute("PRAGMA synchronous").fetchone())
+    assert asked == (level,), "NORMAL, FULL"
+    await backend.close()

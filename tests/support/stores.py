@@ -49,6 +49,7 @@ class MemoryBackend:
         self.attempts = 0
         self.pings = 0
         self.closed = False
+        self.losses = 0
         self.called = asyncio.Event()
         self._gate = asyncio.Event()
         self._gate.set()
@@ -82,6 +83,9 @@ class MemoryBackend:
             raise self.failure()
 
     # -- Backend ------------------------------------------------------------------------------------------
+
+    async def look(self) -> None:
+        """A test sets `losses`."""
 
     async def read(self, session_id: str) -> StoredSession | None:
         """What is there as of the call, however late the answer."""

@@ -100,6 +100,15 @@ class Backend(Protocol):
         """`sqlite`, `redis`."""
         ...
 
+    @property
+    def losses(self) -> int:
+        """How often all that had been written turned out to be gone: a file removed or replaced."""
+        ...
+
+    async def look(self) -> None:
+        """Notice what there is of `losses` now, where that costs little."""
+        ...
+
     async def read(self, session_id: str) -> StoredSession | None:
         """What is there; None when nothing is, not even a tombstone."""
         ...

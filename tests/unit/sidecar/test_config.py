@@ -50,7 +50,7 @@ def another_value(key: str) -> str | float:
     """Some allowed value of the key that is not its default."""
     given: dict[str, str] = {
         "journal.durability": "power", "store.url": "redis://cache:6379/1", "store.prefix": "calls:",
-        "log.level": "debug", "log.format": "json", "host.id": "pbx-1.example",
+        "store.confirm": "aof", "log.level": "debug", "log.format": "json", "host.id": "pbx-1.example",
     }  # fmt: skip
     option = OPTIONS[key]
     if key in given:

@@ -436,4 +436,33 @@ def test_the_store_of_these_tests_is_one() -> None:
     from callstate_sidecar.stores.base import Backend
 
     calls = {name for name in vars(Backend) if not name.startswith("_")}
-    assert calls <= set(dir(MemoryBackend))
+    assert calls <= set(dir(MemoryBackend()))
+
+
+async def test_a_store_that_lost_everything_is_given_everything_hot_again() -> None:
+    core = await busy(3)
+    await core.call("session.end", session_id="s2")
+    await core.writer._round()
+    core.memory.rows.clear()
+    core.memory.losses += 1
+    entry = core.entry("s2")
+    assert core.cache.is_stored(entry)
+    await core.writer._round()
+    assert not core.cache.is_stored(entry), "it stays hot until the store has it again"
+    await core.writer._round()
+    assert core.memory.versions().keys() == {"s0", "s1", "s2"}
+    assert core.cache.is_stored(entry)
+    assert core.metrics.counters["store_repairs"] == 1
+    await core.writer._round()
+    assert len(core.memory.batches) == 2
+
+
+async def test_a_flush_looks_whether_the_store_is_there() -> None:
+    core = await busy(2)
+    await core.writer._round()
+    core.memory.rows.clear()
+    core.memory.losses += 1
+    core.writer.start()
+    assert await core.writer.flush(None, 5.0) == {"flushed": 2, "unflushed": 0}
+    await core.writer.stop()
+    assert core.memory.versions().keys() == {"s0", "s1"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -9,6 +11,7 @@ from redis.exceptions import ResponseError
 
 from callstate_sidecar.stores.base import (
     Outcome,
+    StoreDownError,
     StoredSession,
     StoreRefusingError,
     Write,
@@ -27,8 +30,13 @@ from callstate_sidecar.stores.redis.link import Link, connect, describe, is_refu
 from callstate_sidecar.stores.redis.scripts import BEATS, READ, WRITE
 from callstate_sidecar.stores.redis.store import live_ids
 
+log = logging.getLogger(__name__)
+
 _BEATS_PER_CALL: Final = 1000
 """A script holds up everybody else on the server: about a millisecond each."""
+
+CONFIRM_S: Final = 5.0
+"""How long a batch may take to be on the server's disk: with `appendfsync everysec` it is a second or two."""
 
 _READ_CONNECTIONS: Final = 4
 """Reads are misses of the cache; a large document holds up no other."""
@@ -44,6 +52,7 @@ class RedisBackend:
         timeout_s: longest wait for a read, and for each reply to a batch, seconds.
         host_id: for whom sessions are written whose meta names no host.
         password: where the URL has none.
+        synced: a write counts once the server's append-only file is on disk.
 
     Raises:
         ValueError: one of these is not as described.
@@ -58,6 +67,7 @@ class RedisBackend:
         host_id: str,
         prefix: str = DEFAULT_PREFIX,
         password: str | None = None,
+        synced: bool = False,
     ) -> None:
         writing = connect(url, connections=1, timeout_s=timeout_s, password=password)
         reading = connect(url, connections=_READ_CONNECTIONS, timeout_s=timeout_s, password=password)
@@ -66,11 +76,21 @@ class RedisBackend:
         self._keys = Layout(prefix)
         self._ttl_ms = ttl_ms(ttl_s)
         self._host_id = host_id
+        self._confirms = _confirms(timeout_s) if synced else []
+        self._unconfirmed = ""
 
     @property
     def name(self) -> str:
         """`redis`."""
         return "redis"
+
+    @property
+    def losses(self) -> int:
+        """None is noticed."""
+        return 0
+
+    async def look(self) -> None:
+        """There is nothing to notice."""
 
     async def read(self, session_id: str) -> StoredSession | None:
         """Document, meta and last beat of one moment."""
@@ -86,8 +106,22 @@ class RedisBackend:
         """Write these in one round trip, each through the fencing script."""
         if not batch:
             return []
-        replies = await self._writing.run_each(WRITE, [self._call(write) for write in batch])
-        return [_result(reply) for reply in replies]
+        calls = [self._call(write) for write in batch]
+        replies = await self._writing.run_each(WRITE, calls, self._confirms)
+        results = [_result(reply) for reply in replies[: len(batch)]]
+        if self._confirms:
+            self._check_confirmed(replies[-1])
+        return results
+
+    def _check_confirmed(self, reply: Any) -> None:
+        """Whether the batch is on the server's disk; one that can't tell is believed, and that is said once."""
+        if isinstance(reply, ResponseError):
+            why = describe(reply)
+            if why != self._unconfirmed:
+                log.warning("Redis can't say what is on its disk (%s): its replies are taken for it", why)
+            self._unconfirmed = why
+        elif not reply[0]:
+            raise StoreDownError(f"not on the server's disk within {CONFIRM_S:g} s")
 
     def _call(self, write: Write) -> tuple[list[bytes], list[Any]]:
         meta = write.meta
@@ -126,6 +160,13 @@ class RedisBackend:
         """Give up both links; may be called twice."""
         await self._writing.close()
         await self._reading.close()
+
+
+def _confirms(timeout_s: float) -> list[tuple[Any, ...]]:
+    """WAITAOF as often as it takes to wait for CONFIRM_S: each answers well within the time that a reply may take,
+    and all are asked on the connection that wrote, for WAITAOF speaks of the writes of its own connection alone."""
+    wait_s = timeout_s / 2
+    return [("WAITAOF", 1, 0, max(1, round(wait_s * 1000)))] * math.ceil(CONFIRM_S / wait_s)
 
 
 def _result(reply: Any) -> WriteResult:

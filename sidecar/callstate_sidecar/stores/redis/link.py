@@ -160,8 +160,13 @@ class Link:
             await self._drop_broken(error)
             raise translate(error) from error
 
-    async def run_each(self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
-        """Each call's reply, or the ResponseError it met, in one round trip.
+    async def run_each(
+        self,
+        script: Script,
+        calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]],
+        behind: Sequence[tuple[Any, ...]] = (),
+    ) -> list[Any]:
+        """Each call's reply, or the ResponseError it met, in one round trip; then those of the commands behind.
 
         The wait for each reply is bounded, not that for all: a slow server may take its time over many.
 
@@ -169,21 +174,28 @@ class Link:
             StoreDownError: the connection failed; some of the calls may have been done.
             StoreRefusingError: the connection was refused.
         """
-        replies = await self._pipeline(script, calls)
+        replies = await self._pipeline(script, calls, behind)
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
             await self.command("SCRIPT LOAD", script.text)
-            again = await self._pipeline(script, [calls[i] for i in unknown])
-            for i, reply in zip(unknown, again, strict=True):
+            again = await self._pipeline(script, [calls[i] for i in unknown], behind)
+            for i, reply in zip([*unknown, *range(len(calls), len(replies))], again, strict=True):
                 replies[i] = reply
         return replies
 
-    async def _pipeline(self, script: Script, calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]]) -> list[Any]:
+    async def _pipeline(
+        self,
+        script: Script,
+        calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]],
+        behind: Sequence[tuple[Any, ...]],
+    ) -> list[Any]:
         self._check_open()
         try:
             async with self._client.pipeline(transaction=False) as pipe:
                 for keys, args in calls:
                     pipe.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
+                for command in behind:
+                    pipe.execute_command(*command)
                 return await pipe.execute(raise_on_error=False)
         except Exception as error:
             await self._drop_broken(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -13,6 +12,7 @@ import msgspec
 from callstate_sidecar.stores.base import Outcome, StoredMeta, StoredSession, Write, WriteResult
 from callstate_sidecar.stores.common import Stamp, ops_text, parse_ops, superseded_by, takes, ttl_ms
 from callstate_sidecar.stores.sqlite.database import ROW_ERRORS, Database, purge, put_document, transaction
+from callstate_sidecar.stores.sqlite.expiry import since_boot
 from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, active_ids, ping
 
 _META: Final = StoredMeta.__struct_fields__
@@ -43,7 +43,8 @@ class SqliteBackend:
         ttl_s: how long a session stays after its last write, seconds.
         host_id: for whom sessions are written whose meta names no host.
         timeout_s: how long to wait while another process writes, seconds.
-        clock: the wall clock that expiry goes by, seconds since 1970.
+        clock: what expiry goes by: seconds that go on steadily, whatever the wall clock does.
+        synced: a write counts once it is on disk.
 
     Raises:
         ValueError: the ttl is not between a millisecond and ten years.
@@ -56,28 +57,37 @@ class SqliteBackend:
         ttl_s: float,
         host_id: str,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = since_boot,
+        synced: bool = False,
     ) -> None:
         self._ttl_ms = ttl_ms(ttl_s)
         self._host_id = host_id
-        self._clock = clock
-        self._database = Database(path, timeout_s=timeout_s)
+        self.synced = synced
+        self._database = Database(path, timeout_s=timeout_s, clock=clock, synced=synced)
 
     @property
     def name(self) -> str:
         """`sqlite`."""
         return "sqlite"
 
+    @property
+    def losses(self) -> int:
+        """How often the file was gone, or another, when it was looked at."""
+        return self._database.replaced
+
+    async def look(self) -> None:
+        """Make the file anew where it is gone."""
+        await self._database.run(ping)
+
     async def read(self, session_id: str) -> StoredSession | None:
         """Document, meta and last beat."""
-        return await self._database.run(_read, session_id, self._now_ms())
+        return await self._database.run(_read, session_id)
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
         """Write these in one transaction, each by the fencing rule."""
         if not batch:
             return []
-        now_ms = self._now_ms()
-        return await self._database.run(_write, batch, self._host_id, now_ms, now_ms + self._ttl_ms)
+        return await self._database.run(_write, batch, self._host_id, self._ttl_ms)
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Note last heartbeats of active sessions; one never goes back."""
@@ -86,7 +96,7 @@ class SqliteBackend:
 
     async def active_ids(self) -> list[str]:
         """All active sessions in the file."""
-        return await self._database.run(active_ids, self._now_ms())
+        return await self._database.run(active_ids)
 
     async def ping(self) -> None:
         """Return once the file has been read."""
@@ -96,11 +106,8 @@ class SqliteBackend:
         """Close the file; may be called twice."""
         await self._database.close()
 
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
 
-
-def _read(connection: sqlite3.Connection, session_id: str, now_ms: int) -> StoredSession | None:
+def _read(connection: sqlite3.Connection, now_ms: int, session_id: str) -> StoredSession | None:
     row = connection.execute(_READ, (session_id, now_ms)).fetchone()
     if row is None:
         return None
@@ -116,14 +123,14 @@ def _read(connection: sqlite3.Connection, session_id: str, now_ms: int) -> Store
 
 
 def _write(
-    connection: sqlite3.Connection, batch: Sequence[Write], host_id: str, now_ms: int, expires_ms: int
+    connection: sqlite3.Connection, now_ms: int, batch: Sequence[Write], host_id: str, ttl: int
 ) -> list[WriteResult]:
     results: list[WriteResult] = []
     with transaction(connection):
         purge(connection, now_ms)
         for write in batch:
             try:
-                results.append(_write_one(connection, write, host_id, now_ms, expires_ms))
+                results.append(_write_one(connection, write, host_id, now_ms, now_ms + ttl))
             except ROW_ERRORS as error:  # the statement is undone, the transaction goes on
                 results.append(WriteResult(Outcome.REJECTED, f"{type(error).__name__}: {error}"))
     return results
@@ -166,7 +173,7 @@ def _write_one(
     return WriteResult(Outcome.WRITTEN)
 
 
-def _write_beats(connection: sqlite3.Connection, beats: Mapping[str, int]) -> None:
+def _write_beats(connection: sqlite3.Connection, _now_ms: int, beats: Mapping[str, int]) -> None:
     with transaction(connection):
         connection.executemany(
             "UPDATE session SET beat_ms = max(beat_ms, ?) WHERE id = ? AND active = 1",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from callstate_sidecar.stores.base import StoreDownError, StoreRefusingError
+from callstate_sidecar.stores.sqlite import expiry
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,6 +60,8 @@ them alone, so they do not raise the schema's version."""
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 """What a burst may leave on disk once it is over."""
 
+_NOWHERE: Final = (-1, -1)
+
 _PURGE_ROWS: Final = 100
 """Expired rows removed with each change: more than a change can add, and too few to be felt."""
 
@@ -85,27 +88,39 @@ ROW_ERRORS: Final = (
 
 
 class Database:
-    """One connection in one thread; opened by the first call, and again after it failed.
+    """One connection in one thread; opened by the first call, again after it failed, and when the file is another.
 
     Args:
         path: the file; its directory must be there. It is created for this user alone.
         timeout_s: how long to wait while another process writes, seconds.
+        clock: seconds that go on steadily, which expiry goes by.
+        synced: what is committed is on disk.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout_s: float) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, timeout_s: float, clock: Callable[[], float], synced: bool = False
+    ) -> None:
         self._path = Path(path).absolute()
         self._timeout_s = timeout_s
+        self._clock = clock
+        self._synced = synced
+        self._offset_ms = 0
+        self._place: tuple[int, int] | None = None
+        self.replaced = 0
+        """How often the file was found to be gone or another: what had been written was in the one before."""
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="callstate-sqlite")
         self._connection: sqlite3.Connection | None = None
         self._closed = False
 
     async def run(
         self,
-        work: Callable[Concatenate[sqlite3.Connection, P], T],
+        work: Callable[Concatenate[sqlite3.Connection, int, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """What `work` returns, called in the thread with the connection. It must be one transaction at most.
+        """What `work` returns, called in the thread with the connection and the time that expiry goes by, ms.
+
+        It must be one transaction at most, and may be called again: what it did to a file that is gone is nothing.
 
         Raises:
             StoreDownError: the file can't be read or written, or is no database.
@@ -116,7 +131,10 @@ class Database:
 
         def call() -> T:
             try:
-                return work(self._open(), *args, **kwargs)
+                while True:
+                    result = work(self._open(), self._now_ms(), *args, **kwargs)
+                    if self._is_in_place():
+                        return result
             except (sqlite3.Error, OSError) as error:
                 raise self._translate(error) from error
 
@@ -131,18 +149,50 @@ class Database:
         self._executor.shutdown(wait=False)
         await closing
 
+    def _now_ms(self) -> int:
+        return self._offset_ms + int(self._clock() * 1000)
+
     def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and not self._is_in_place():
+            self._drop()
+            self._place = _NOWHERE  # the next file may well get the same inode
         if self._connection is None:
-            # transcripts are nobody else's to read; SQLite gives its -wal and -shm files the same mode
-            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            place = self._make_file()
             connection = sqlite3.connect(self._path, timeout=self._timeout_s, isolation_level=None)
             try:
-                _prepare(connection)
+                _prepare(connection, synced=self._synced)
+                self._offset_ms = _expiry_offset(connection, int(self._clock() * 1000))
             except BaseException:
                 connection.close()
                 raise
-            self._connection = connection
+            if self._place not in (None, place):
+                self.replaced += 1
+            self._connection, self._place = connection, place
         return self._connection
+
+    def _make_file(self) -> tuple[int, int]:
+        """Create the file where there is none; gives its device and inode."""
+        # transcripts are nobody else's to read; SQLite gives its -wal and -shm files the same mode
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            found = os.fstat(fd)
+        finally:
+            os.close(fd)
+        if self._synced and not found.st_size:  # the name, too, is to be there after a loss of power
+            directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        return found.st_dev, found.st_ino
+
+    def _is_in_place(self) -> bool:
+        """Whether the file that is open is the one that others find by the path."""
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return (found.st_dev, found.st_ino) == self._place
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -173,7 +223,8 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def purge(connection: sqlite3.Connection, now_ms: int) -> None:
-    """Remove some of what has expired."""
+    """Remove some of what has expired, and note the time."""
+    expiry.note(connection, now_ms)
     connection.execute(
         "DELETE FROM session WHERE key IN (SELECT key FROM session WHERE expires_ms <= ? LIMIT ?)",
         (now_ms, _PURGE_ROWS),
@@ -188,11 +239,11 @@ def put_document(connection: sqlite3.Connection, session_id: str, document: byte
     )
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def _prepare(connection: sqlite3.Connection, *, synced: bool) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if mode != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
     if _version(connection) < SCHEMA_VERSION:
         with transaction(connection):
@@ -208,6 +259,16 @@ def _prepare(connection: sqlite3.Connection) -> None:
         with transaction(connection):
             for name in _lacking(connection):
                 connection.execute(f"ALTER TABLE session ADD COLUMN {name} {_ADDED_COLUMNS[name]}")
+    connection.execute(expiry.TABLE)
+
+
+def _expiry_offset(connection: sqlite3.Connection, steady_ms: int) -> int:
+    found = expiry.offset(connection, steady_ms)
+    if found is not None:
+        return found
+    with transaction(connection):
+        found = expiry.offset(connection, steady_ms)  # another process may have been first
+        return expiry.begin(connection, steady_ms) if found is None else found
 
 
 def _lacking(connection: sqlite3.Connection) -> set[str]:

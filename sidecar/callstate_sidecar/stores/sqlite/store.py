@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
 from callstate_sidecar.stores.common import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore, ttl_ms
 from callstate_sidecar.stores.sqlite.database import Database, purge, put_document, transaction
+from callstate_sidecar.stores.sqlite.expiry import since_boot
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 
@@ -22,7 +22,7 @@ class SqliteStore(DocumentStore):
         path: the file; created if absent, in a directory that is there.
         ttl: how long a session stays after its last save or heartbeat, seconds or a timedelta.
         timeout_s: how long to wait while another process writes, seconds.
-        clock: the wall clock that expiry goes by, seconds since 1970.
+        clock: what expiry goes by: seconds that go on steadily, whatever the wall clock does.
 
     Raises:
         ValueError: the ttl is not between a millisecond and ten years.
@@ -34,40 +34,36 @@ class SqliteStore(DocumentStore):
         *,
         ttl: float | timedelta = DEFAULT_TTL_S,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = since_boot,
     ) -> None:
         super().__init__()
         self._ttl_ms = ttl_ms(ttl)
-        self._clock = clock
-        self._database = Database(path, timeout_s=timeout_s)
+        self._database = Database(path, timeout_s=timeout_s, clock=clock)
 
     @property
     def name(self) -> str:
         """`sqlite`."""
         return "sqlite"
 
-    def _now_ms(self) -> int:
-        return int(self._clock() * 1000)
-
     async def _put(self, session_id: str, document: bytes, *, active: bool) -> None:
-        await self._database.run(_put, session_id, document, active=active, now_ms=self._now_ms(), ttl=self._ttl_ms)
+        await self._database.run(_put, session_id, document, active=active, ttl=self._ttl_ms)
 
     async def _get(self, session_id: str) -> tuple[bytes, int] | None:
         if not _is_text(session_id):
             return None
-        return await self._database.run(_get, session_id, self._now_ms())
+        return await self._database.run(_get, session_id)
 
     async def _remove(self, session_id: str) -> None:
         if _is_text(session_id):
             await self._database.run(_remove, session_id)
 
     async def _active(self) -> list[str]:
-        return await self._database.run(active_ids, self._now_ms())
+        return await self._database.run(active_ids)
 
     async def _beat(self, session_id: str, at_ms: int) -> Beat:
         if not _is_text(session_id):
             return Beat(BeatResult.MISSING)
-        return await self._database.run(_beat, session_id, at_ms, self._now_ms(), self._ttl_ms)
+        return await self._database.run(_beat, session_id, at_ms, self._ttl_ms)
 
     async def _ping(self) -> None:
         await self._database.run(ping)
@@ -86,7 +82,7 @@ def _is_text(session_id: str) -> bool:
 
 
 def _put(
-    connection: sqlite3.Connection, session_id: str, document: bytes, *, active: bool, now_ms: int, ttl: int
+    connection: sqlite3.Connection, now_ms: int, session_id: str, document: bytes, *, active: bool, ttl: int
 ) -> None:
     with transaction(connection):
         purge(connection, now_ms)
@@ -106,7 +102,7 @@ def _put(
         put_document(connection, session_id, document)
 
 
-def _get(connection: sqlite3.Connection, session_id: str, now_ms: int) -> tuple[bytes, int] | None:
+def _get(connection: sqlite3.Connection, now_ms: int, session_id: str) -> tuple[bytes, int] | None:
     row: tuple[bytes, int] | None = connection.execute(
         "SELECT body, beat_ms FROM session JOIN document USING (key) WHERE id = ? AND expires_ms > ?",
         (session_id, now_ms),
@@ -114,11 +110,11 @@ def _get(connection: sqlite3.Connection, session_id: str, now_ms: int) -> tuple[
     return row
 
 
-def _remove(connection: sqlite3.Connection, session_id: str) -> None:
+def _remove(connection: sqlite3.Connection, _now_ms: int, session_id: str) -> None:
     connection.execute("DELETE FROM session WHERE id = ?", (session_id,))
 
 
-def _beat(connection: sqlite3.Connection, session_id: str, at_ms: int, now_ms: int, ttl: int) -> Beat:
+def _beat(connection: sqlite3.Connection, now_ms: int, session_id: str, at_ms: int, ttl: int) -> Beat:
     noted = connection.execute(
         """
         UPDATE session SET beat_ms = max(beat_ms, ?), expires_ms = max(expires_ms, ?)
@@ -141,6 +137,6 @@ def active_ids(connection: sqlite3.Connection, now_ms: int) -> list[str]:
     return [session_id for (session_id,) in rows]
 
 
-def ping(connection: sqlite3.Connection) -> None:
+def ping(connection: sqlite3.Connection, _now_ms: int) -> None:
     """Read the file, so that one which is gone or no database is noticed."""
     connection.execute("SELECT 1 FROM session LIMIT 1").fetchone()
