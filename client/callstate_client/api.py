@@ -37,6 +37,7 @@ from callstate_client.patches import Changes, split_changes
 from callstate_client.patience import FIRST_DELAY_S, Backoff
 from callstate_client.results import DrainResult
 from callstate_client.store import Record
+from callstate_client.watching import Watch
 
 __all__ = ["CallStore"]
 
@@ -87,6 +88,9 @@ class CallStore(Asking):
         self._handles: WeakValueDictionary[str, CallHandle] = WeakValueDictionary()
         self._nameless = f"nobody-{secrets.token_hex(6)}"
         self._background: set[asyncio.Task[Any]] = set()
+        self._draining = False
+        self._drain_told = asyncio.Event()
+        self._watch = Watch(self)
 
     def _new_beater(self) -> Beats:
         """What beats for the calls that are held."""
@@ -98,6 +102,7 @@ class CallStore(Asking):
             handle.abandon(error)
         self._handles = WeakValueDictionary()
         self._background = set()
+        self._watch = Watch(self)
 
     # -- what answers -------------------------------------------------------------------------------------
 
@@ -141,8 +146,10 @@ class CallStore(Asking):
         try:
             await self._settle_background()
         finally:
+            await self._watch.close()
             await self._beater.close()
             await self._close()
+            self._drain_told.set()
 
     async def __aenter__(self) -> CallStore:
         return self
@@ -346,6 +353,7 @@ class CallStore(Asking):
         beat: BeatMode = "auto",
         end_on: EndOn = (),
         steal: bool = False,
+        cancel_on_lost: bool = False,
     ) -> Hold:
         """Hold a call for as long as the block lasts: `async with store.hold(...) as call`.
 
@@ -364,6 +372,8 @@ class CallStore(Asking):
             beat: `"auto"`: heartbeats are sent in the background; `"manual"`: by `call.beat()`.
             end_on: exceptions that mean the call is over: one class, or several.
             steal: claim it also from a worker that is alive.
+            cancel_on_lost: cancel the block as soon as the call is lost; what `call.lost` is then goes out of it.
+                Else the block runs on, and learns it by `call.lost` or `await call.wait_lost()`.
 
         Raises:
             ConflictError: on entering: a session of this id is there already; by id: another worker holds it.
@@ -379,6 +389,7 @@ class CallStore(Asking):
             beat=beat,
             end_on=end_on,
             steal=steal,
+            cancel_on_lost=cancel_on_lost,
         )
 
     async def open_call(
@@ -510,6 +521,7 @@ class CallStore(Asking):
         """
         handle = CallHandle(self, self._beater, record.state, record.version, epoch)
         self._handles[handle.id] = handle
+        self._watch.start()
         if beat == "auto":
             timeout_s = record.heartbeat_timeout_s or await self.default_heartbeat_timeout_s()
             self._beater.add(handle.id, timeout_s, handle.lose)
@@ -556,6 +568,29 @@ class CallStore(Asking):
                 yield await self._handle(record, epoch=record.epoch)
             else:
                 held.go_on(record.epoch)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the host runs out of calls: new sessions are refused. Known from the registration, and at once
+        while calls are held or somebody waits for it."""
+        return self._draining
+
+    async def wait_draining(self) -> None:
+        """Return once the host drains, or at once if it does.
+
+        Raises:
+            StoreClosedError: the store is closed.
+        """
+        self._watch.start()
+        while not self.draining:
+            if self.closed:
+                raise StoreClosedError
+            self._drain_told.clear()
+            await self._drain_told.wait()
+
+    def _told_draining(self, drains: bool) -> None:
+        self._draining = drains
+        self._drain_told.set()
 
     async def drain(self, on: bool = True, *, timeout_s: float | None = None) -> DrainResult:
         """Let the host run out of calls: no new sessions are taken, those that are there go on.

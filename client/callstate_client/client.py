@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Generator, Sequence
 from itertools import chain
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 from weakref import WeakSet
 
 from callstate_client import asks, checks, forks, protocol
@@ -84,8 +84,9 @@ class SidecarStore(CallStore):
         registered = self._worker_id if self._register else None
         self._loop = asyncio.get_running_loop()
         self._link = Link(self._places, self._timeout_s, self._send_beats, registered)
+        self._link.told_draining = self._told_draining
         self._beats: dict[str, Beaten] = {}
-        self._said: tuple[int, dict[str, Any]] | None = None
+        self._default_timeout: tuple[int, float] | None = None
         self._is_forked = False
 
     def _new_beater(self) -> Beats:
@@ -168,24 +169,20 @@ class SidecarStore(CallStore):
 
     async def default_heartbeat_timeout_s(self) -> float:
         """What the daemon's `server.info` says; asked for once a connection."""
-        return float((await self._ask_info()).get("heartbeat_timeout_s", HEARTBEAT_TIMEOUT_S))
+        generation = self._link.generation
+        if self._default_timeout is None or self._default_timeout[0] != generation:
+            said = (await self.info()).get("heartbeat_timeout_s", HEARTBEAT_TIMEOUT_S)
+            self._default_timeout = (generation, float(said))
+        return self._default_timeout[1]
 
     async def features(self) -> Collection[str]:
-        """The same of its optional parts."""
-        return frozenset((await self._ask_info()).get("features", ()))
+        """What the daemon said when we connected."""
+        return frozenset(self._link.info.get("features", ()) if self._link.info else await super().features())
 
     @property
     def _known_features(self) -> Collection[str] | None:
-        """What the daemon of this connection has said."""
-        said = self._said
-        return said[1].get("features", ()) if said is not None and said[0] == self._link.generation else None
-
-    async def _ask_info(self) -> dict[str, Any]:
-        """What the daemon says of itself; asked for once a connection."""
-        generation = self._link.generation
-        if self._said is None or self._said[0] != generation:
-            self._said = (generation, await self.info())
-        return self._said[1]
+        """The same, without asking."""
+        return self._link.info.get("features", ()) if self._link.info else None
 
     # -- heartbeats: those of one turn of the loop leave as one message -----------------------------------
 

@@ -12,8 +12,9 @@ import msgspec
 from callstate_client import asks, checks, protocol
 from callstate_client.beats import Beats
 from callstate_client.endings import end_reason, ended_by
-from callstate_client.errors import CallstateError, InvalidParamsError
+from callstate_client.errors import CallstateError, InvalidParamsError, StoreClosedError
 from callstate_client.history import Turn
+from callstate_client.losing import CancelOnLost, Signal
 from callstate_client.model import SessionState, Status, encode_members
 from callstate_client.outbox import Outbox
 from callstate_client.patches import Changes, find_last_turn, patch_state, patched_turn, split_changes, turn_patch
@@ -54,12 +55,11 @@ class CallHandle:
         self.epoch = epoch
         """A fencing token: what another has claimed since takes nothing of ours. None: we made the session, and
         could not learn it."""
-        self.lost: CallstateError | None = None
-        """Why the session takes no more beats or mutations of ours; None while it does."""
+        self._gone = Signal()
+        self._lost: CallstateError | None = None
         self.ended = False
         """Whether `end()` was called."""
-        self.released = False
-        """Whether it was let go of, or its block left."""
+        self._released = False
         self.end_on: tuple[type[BaseException], ...] = ()
         """Exceptions that mean the call is over, should they leave its block."""
         self._store = store
@@ -73,6 +73,49 @@ class CallHandle:
     def id(self) -> str:
         """The session's id."""
         return self.state.id
+
+    @property
+    def lost(self) -> CallstateError | None:
+        """Why the session takes no more beats or mutations of ours; None while it does."""
+        return self._lost
+
+    @lost.setter
+    def lost(self, error: CallstateError | None) -> None:
+        self._lost = error
+        if error is not None:
+            self._gone.give()
+
+    @property
+    def released(self) -> bool:
+        """Whether it was let go of, or its block left."""
+        return self._released
+
+    @released.setter
+    def released(self, released: bool) -> None:
+        self._released = released
+        if released:
+            self._gone.give()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is ours still: not lost, let go of, or ended by us."""
+        return not (self.ended or self._released or self._lost)
+
+    async def wait_lost(self) -> CallstateError:
+        """Return once the call is lost, with what `lost` is then: claimed by another worker, ended by somebody else
+        or by its `max_duration_s`, reaped, deleted. The daemon tells at once.
+
+        Raises:
+            StoreClosedError: it was left or released by ourselves.
+        """
+        await self._gone.wait()
+        if self._lost is None:
+            raise StoreClosedError(f"{self.id} is not held any more")
+        return self._lost
+
+    def cancel_on_lost(self) -> CancelOnLost:
+        """Cancel the present task as soon as the call is lost. What `hold(cancel_on_lost=True)` does."""
+        return self._gone.guard()
 
     @property
     def unacknowledged(self) -> int:

@@ -19,6 +19,7 @@ from callstate_client.errors import (
     SessionEndedError,
 )
 from callstate_client.handle import CallHandle
+from callstate_client.losing import CancelOnLost
 from callstate_client.model import SessionState
 from callstate_client.store import Record
 
@@ -51,6 +52,7 @@ class Hold:
         beat: BeatMode,
         end_on: EndOn,
         steal: bool,
+        cancel_on_lost: bool,
     ) -> None:
         if isinstance(call, str) and (labels is not None or max_duration_s is not None):
             raise ValueError("labels and max_duration_s are for a new session; this one is there already")
@@ -66,6 +68,8 @@ class Hold:
         self._beat: BeatMode = beat
         self._end_on = end_classes(end_on)
         self._steal = steal
+        self._cancel_on_lost = cancel_on_lost
+        self._guard: CancelOnLost | None = None
         self._op = store.new_op()
         self._tried = False
         self._entering: asyncio.Task[CallHandle] | None = None
@@ -83,6 +87,8 @@ class Hold:
         if self._handle is not None:
             raise RuntimeError(f"{self.id} is held by this block already")
         self._handle = await self.open()
+        if self._cancel_on_lost:
+            self._guard = self._handle.cancel_on_lost()
         return self._handle
 
     async def open(self) -> CallHandle:
@@ -186,8 +192,12 @@ class Hold:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         handle, self._handle = self._handle, None
+        guard, self._guard = self._guard, None
         assert handle is not None  # noqa: S101 - entered before it is left
+        lost = guard is not None and await guard.leave(error)
         await handle.leave(error)
+        if lost and handle.lost is not None:
+            raise handle.lost from None
 
 
 def _is_of_no_use(entering: asyncio.Task[CallHandle]) -> bool:

@@ -153,6 +153,8 @@ class Link:
         self.generation = 0
         """Raised by each connection: what a daemon said of itself holds as long."""
         self.closed = False
+        self.told_draining: Callable[[bool], None] = lambda _: None
+        """Called with what each registration says of the host."""
 
     @property
     def path(self) -> str:
@@ -214,7 +216,7 @@ class Link:
                 if self._worker_id is not None:
                     line = await self._ask_first(wire, "worker.register", RegisterParams(worker_id=self._worker_id))
                     with suppress(MethodNotFoundError):  # an older daemon, which knows no workers
-                        decode_register(line)
+                        self.told_draining(decode_register(line).drain)
                 self.info = check_protocol(decode_members(await self._ask_first(wire, "server.info")))
         except (CallstateError, TimeoutError) as error:
             wire.transport.abort()

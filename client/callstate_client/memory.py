@@ -145,6 +145,11 @@ class MemoryStore(CallStore):
         ask = asks.heartbeat(session_id)
         ask.result(await self._send(ask, timeout_s))
 
+    @property
+    def draining(self) -> bool:
+        """Whether new sessions are refused."""
+        return self._shelf.draining
+
     async def default_heartbeat_timeout_s(self) -> float:
         """What this store was made with."""
         return self._shelf.spans.heartbeat_timeout_s

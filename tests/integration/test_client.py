@@ -14,6 +14,7 @@ from callstate_client import (
     CallStore,
     ConflictError,
     DocumentError,
+    FencedError,
     InvalidParamsError,
     MemoryStore,
     RequestTimeoutError,
@@ -113,6 +114,33 @@ async def test_a_turn_is_amended_over_a_restart_whatever_others_say(daemon: Daem
         await asyncio.gather(amended, last)
         kept = await store.load("c1")
         assert [turn.content for turn in kept.history] == ["how are", "from elsewhere", "wait!"]
+
+
+async def test_what_becomes_of_a_call_is_known_at_once(daemon: Daemon, store: SidecarStore) -> None:
+    async with connect(daemon.socket, "another") as other:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(FencedError, match="claimed by"):
+            async with store.hold(a_call(), cancel_on_lost=True):
+                await other.claim("c1", steal=True)
+                stolen = loop.time()
+                await asyncio.sleep(60)
+        assert loop.time() - stolen < 3, "the next heartbeat is due after ten seconds"
+        call = await store.open_call(a_call("c2"), max_duration_s=0.2)
+        async with asyncio.timeout(8):
+            error = await call.wait_lost()
+        assert isinstance(error, SessionEndedError)
+        assert error.reason == "max_duration"
+
+
+async def test_draining_is_known_from_the_registration_and_at_once(daemon: Daemon, store: SidecarStore) -> None:
+    waiting = asyncio.create_task(store.wait_draining())
+    async with connect(daemon.socket, register=False) as operator:
+        await operator.drain()
+        async with asyncio.timeout(8):
+            await waiting
+        assert store.draining
+        async with connect(daemon.socket) as late:
+            assert late.draining
 
 
 async def test_requests_under_way_survive_a_kill(daemon: Daemon, store: SidecarStore) -> None:

@@ -255,12 +255,14 @@ def is_greeting(peer: Peer) -> list[Side]:
 
 
 def holds(peer: Peer) -> list[Side]:
-    """The first connection, and that of the beats, which waits for the answer to its greeting."""
+    """The first connection, and those of the beats and of the events, which wait for their first answers."""
     first = greeted(peer)
     saved, loaded = first.request(), first.request()
     first.reply({"version": 1, "updated_at": "2026-01-02T03:04:05Z"}, saved["id"])
     first.reply({"session": {"id": "c1"}, "version": 1, "epoch": 0}, loaded["id"])
-    return [first, *is_greeting(peer)]
+    others = [peer.accept(), peer.accept()]
+    assert {side.request()["method"] for side in others} == {"worker.register", "events.subscribe"}
+    return [first, *others]
 
 
 def listens(peer: Peer) -> list[Side]:
