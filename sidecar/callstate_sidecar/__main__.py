@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import sys
 
+from callstate_client import stdio
+
 MISSING_EXTRA_STATUS = 2
 
 
 def main() -> None:
     """Run the daemon; say which extra is missing where its packages are not installed."""
+    sys.exit(stdio.run("callstated", _run))
+
+
+def _run() -> int:
     try:
         import orjson  # noqa: F401, PLC0415
         import uvloop  # noqa: F401, PLC0415
     except ImportError as error:
-        print(f"callstated needs {error.name}: pip install 'callstate[sidecar]'", file=sys.stderr)  # noqa: T201
-        sys.exit(MISSING_EXTRA_STATUS)
+        stdio.complain("callstated", f"needs {error.name}: pip install 'callstate[sidecar]'")
+        return MISSING_EXTRA_STATUS
     from callstate_sidecar.launch import main as launch  # noqa: PLC0415
 
-    sys.exit(launch())
+    return launch()
 
 
 if __name__ == "__main__":

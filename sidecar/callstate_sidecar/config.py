@@ -125,7 +125,11 @@ def resolve_socket(config: Config, environ: Mapping[str, str]) -> Path:
 
 
 def resolve_state_dir(config: Config, environ: Mapping[str, str]) -> Path:
-    """Where journal, SQLite file and host id are kept: `server.state_dir`, $STATE_DIRECTORY, XDG, home."""
+    """Where journal, SQLite file and host id are kept: `server.state_dir`, $STATE_DIRECTORY, XDG, home.
+
+    Raises:
+        ConfigError: none of them says, as for a user whom only a container's number names.
+    """
     if config.server.state_dir:
         return Path(config.server.state_dir).absolute()
     # systemd.exec(5): several directories are separated by colons; ours is the first.
@@ -135,7 +139,12 @@ def resolve_state_dir(config: Config, environ: Mapping[str, str]) -> Path:
     xdg_state_home = Path(environ.get("XDG_STATE_HOME", ""))
     if xdg_state_home.is_absolute():  # the XDG base directory specification: relative paths are ignored
         return xdg_state_home / "callstate"
-    home = environ.get("HOME") or str(Path.home())
+    try:
+        home = environ.get("HOME") or str(Path.home())
+    except RuntimeError:
+        raise ConfigError(
+            f"server.state_dir: not given, and user {os.getuid()} has no home directory; --state-dir gives one"
+        ) from None
     return Path(home, ".local", "state", "callstate").absolute()
 
 

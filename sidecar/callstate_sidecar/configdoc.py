@@ -10,6 +10,7 @@ import sys
 import textwrap
 from typing import Final
 
+from callstate_client import stdio
 from callstate_sidecar.options import GIB, KIB, MIB, OPTIONS, SECTIONS, Option
 
 _WIDTH: Final = 100
@@ -65,4 +66,4 @@ def _toml(value: str | float) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(reference_toml())
+    sys.exit(stdio.run("configdoc", lambda: sys.stdout.write(reference_toml()) and 0))

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 
 import uvloop
 
-from callstate_sidecar.config import Config, ConfigError, load_config, resolve_password, resolve_socket
+from callstate_client import stdio
+from callstate_sidecar.config import (
+    Config,
+    ConfigError,
+    load_config,
+    resolve_password,
+    resolve_socket,
+    resolve_state_dir,
+)
 from callstate_sidecar.daemon import Daemon
 from callstate_sidecar.exits import Exit
 from callstate_sidecar.journal import JournalError
@@ -41,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, args = load_config(arguments, os.environ)
     except ConfigError as error:
-        print(f"callstated: {error}", file=sys.stderr)  # noqa: T201
+        stdio.complain("callstated", str(error))
         return Exit.USAGE
     configure_logging(config.log, os.environ)
     for warning in args.warnings:
@@ -63,5 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check(config: Config) -> None:
     resolve_socket(config, os.environ)
+    resolve_state_dir(config, os.environ)
     resolve_password(config, os.environ)
     print("the configuration is good")  # noqa: T201

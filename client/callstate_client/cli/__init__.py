@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from callstate_client import stdio
+
 USAGE_STATUS = 2
 
 
@@ -18,11 +20,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; default the process's own.
     """
+    return stdio.run("callstate", lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+def _run(argv: Sequence[str]) -> int:
     try:
         import rich  # noqa: F401, PLC0415
     except ImportError as error:
-        sys.stderr.write(f"callstate needs {error.name}: pip install 'callstate[cli]'\n")
+        stdio.complain("callstate", f"needs {error.name}: pip install 'callstate[cli]'")
         return USAGE_STATUS
     from callstate_client.cli.app import run  # noqa: PLC0415
 
-    return run(sys.argv[1:] if argv is None else argv)
+    return run(argv)

@@ -17,12 +17,10 @@ from callstate_client.cli.tail import tail
 from callstate_client.client import connect
 from callstate_client.errors import CallstateError, NoDaemonError
 from callstate_client.model import Status
+from callstate_client.stdio import FAILED
 from callstate_client.times import now
 
-FAILED: Final = 1
 NO_DAEMON: Final = 3
-INTERRUPTED: Final = 128 + 2  # as shells report SIGINT
-READER_GONE: Final = 128 + 13  # as shells report SIGPIPE
 
 SHOWN_TURNS: Final = 20
 """Turns of a transcript shown without `--all`: what fits on a screen."""
@@ -41,14 +39,6 @@ def run(argv: Sequence[str]) -> int:
     except CallstateError as error:
         output.error(str(error))
         return FAILED
-    except BrokenPipeError:
-        output.reader_is_gone()
-        return READER_GONE
-    except OSError as error:  # the disk that stdout goes to is full …
-        output.error(str(error))
-        return FAILED
-    except KeyboardInterrupt:
-        return INTERRUPTED
 
 
 async def _run(args: argparse.Namespace) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any, Final
 
 import msgspec
 from rich.console import Console, RenderableType
+
+from callstate_client.stdio import complain
 
 PIPE_COLUMNS: Final = 10_000
 """Width where nobody looks: a table that is piped into grep must not be cut to 80 columns."""
@@ -50,22 +51,13 @@ class Output:
 
 
 def _write(data: bytes) -> None:
-    # bytes, as JSON is UTF-8 whatever the locale says
-    sys.stdout.flush()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
 
 def error(text: str) -> None:
     """Say on stderr what went wrong, in one line or several."""
-    sys.stderr.write("callstate: " + "\n".join(printable(line) for line in text.splitlines()) + "\n")
-
-
-def reader_is_gone() -> None:
-    """Keep the interpreter from complaining at exit about what it can't write any more."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, sys.stdout.fileno())
-    os.close(null)
+    complain("callstate", "\n".join(printable(line) for line in text.splitlines()))
 
 
 def printable(text: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from callstate_client import stdio
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.commands.reading import loaded
 from callstate_sidecar.exits import Exit
@@ -53,9 +54,6 @@ def main(argv: Sequence[str]) -> int:
         return _fail(str(error), Exit.JOURNAL)
     except BlockingIOError:
         return _fail(f"a callstated uses {directory}: stop it first, or work on a copy", Exit.ALREADY_RUNNING)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OK
 
 
 class _Unused:
@@ -196,5 +194,5 @@ def _files_of(directory: Path) -> Iterator[Path]:
 
 
 def _fail(text: str, status: Exit) -> int:
-    print(f"callstated journal: {text}", file=sys.stderr)
+    stdio.complain("callstated journal", text)
     return status
