@@ -342,8 +342,6 @@ class CoreMachine(RuleBasedStateMachine):
                 if entry is not None and entry.reaped and not known["reaped"]:
                     known |= {"status": "ended", "reaped": True, "version": entry.version}
                 known["hot"] = entry is not None
-                if entry is None:
-                    known["ops"] = {}  # they are kept with what is hot, not in the store
 
         self.loop.run_until_complete(look())
 
