@@ -117,9 +117,8 @@ class Engine(Owners):
             done = kept.ops.get(params.op or "")
             if done is not None:
                 return done
-            self._check_version(kept, params.if_version)
-            self._check_writable(kept, params.epoch)
             was_ended, life = kept.ended, self._is_life(kept, params.epoch)
+            self._permit(kept, params, state)
             if msgspec.json.decode(params.session, type=_Presence).history is UNSET:
                 state.history = kept.state.history
             kept.state = state
@@ -139,6 +138,15 @@ class Engine(Owners):
             "heartbeat_timeout_s": kept.heartbeat_timeout_s,
         }
         return self._done(kept, params.op, p.encode_json(result))
+
+    def _permit(self, kept: Kept, params: p.SaveParams, state: SessionState) -> None:
+        """Whether this save may be; begins a call anew where it is made in the knowledge that it is over."""
+        self._check_version(kept, params.if_version)
+        if kept.ended and params.if_version is not None and state.status != Status.ENDED:
+            self._check_epoch(kept, params.epoch)
+            self._shelf.begin_anew(kept, self._caller)
+        else:
+            self._check_writable(kept, params.epoch)
 
     def _create(self, params: p.SaveParams, state: SessionState) -> Kept:
         if params.if_version:
@@ -262,8 +270,15 @@ class Engine(Owners):
         return kept, kept.ops.get(params.op or "")
 
     def _check_version(self, kept: Kept, if_version: int | None) -> None:
-        if if_version is not None and if_version != kept.version:
-            raise ConflictError(f"the session has version {kept.version}", version=kept.version)
+        if if_version is None or if_version == kept.version:
+            return
+        text, about = f"the session has version {kept.version}", {}
+        if if_version == 0:
+            about["status"] = kept.state.status
+            if kept.ended:
+                error = kept.ended_error()
+                text, about = error.message, about | error.data
+        raise ConflictError(text, version=kept.version, **about)
 
     def _check_size(self, kept: Kept, added: int) -> None:
         if len(kept.state.to_json()) + added > SESSION_BYTES:

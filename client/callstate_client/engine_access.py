@@ -21,14 +21,22 @@ class Access:
         self._shelf = shelf
         self._caller = caller
 
-    def _check_held(self, kept: Kept, epoch: int | None) -> None:
-        """Nobody changes a session with an epoch that is not its own, and no worker another's.
+    def _check_epoch(self, kept: Kept, epoch: int | None) -> None:
+        """Nobody changes a session with an epoch that is not its own.
 
         Raises:
             FencedError: that is the case.
         """
         if epoch is not None and epoch != kept.epoch:
             raise self._fenced(kept, f"the session's epoch is {kept.epoch}")
+
+    def _check_held(self, kept: Kept, epoch: int | None) -> None:
+        """The same; and no worker changes another's.
+
+        Raises:
+            FencedError: that is the case.
+        """
+        self._check_epoch(kept, epoch)
         if self._is_anothers(kept):
             raise self._fenced(kept, f"the session is held by {kept.owner}")
 

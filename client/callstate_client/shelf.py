@@ -150,7 +150,7 @@ class Shelf:
                 self.events.note("ended", at.wall, kept, reason=reason)
         elif was_ended:
             kept.ended_reason, kept.ended_detail, kept.ended_at = "", None, None
-            if not kept.owner and reviver is not None and reviver.worker_id:
+            if not kept.owner and reviver is not None and reviver.worker_id:  # not begun anew
                 kept.epoch += 1  # that is a claim: it may have been another's
                 kept.owner, kept.instance, kept.orphan = reviver.worker_id, reviver.instance, ""
             self._live(kept, at)
@@ -212,6 +212,15 @@ class Shelf:
         if before != (kept.heartbeat_timeout_s, kept.max_duration_s):
             self._raise_version(kept, self.now())
             self._plan(kept)
+
+    def begin_anew(self, kept: Kept, creator: Caller) -> None:
+        """Another call begins under the id of one that is over; `changed` comes next."""
+        if kept.ended_reason == OVERTIME:  # else it would be over time again at once
+            kept.max_duration_s = None
+        kept.epoch += 1
+        kept.owner, kept.instance, kept.orphan = creator.worker_id or "", creator.instance, ""
+        kept.reaped, kept.status_before = False, ""
+        kept.claimed_at, kept.handovers, kept.crashes = None, 0, 0
 
     def release(self, kept: Kept) -> None:
         """Its owner gives it up."""

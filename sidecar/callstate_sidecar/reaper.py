@@ -9,9 +9,9 @@ from itertools import islice
 from typing import Final
 
 from callstate_sidecar.chore import Chore
-from callstate_sidecar.commands.context import Context
+from callstate_sidecar.commands.context import OVERTIME, Context
 from callstate_sidecar.commands.handovers import hold_ended, is_poison
-from callstate_sidecar.commands.owning import DISCONNECTED, EXITED, OVERTIME, POISONED, SILENT, forsake
+from callstate_sidecar.commands.owning import DISCONNECTED, EXITED, POISONED, SILENT, forsake
 from callstate_sidecar.commands.writing import end_session
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.liveness import TRANSITIONS, Evidence, Phase

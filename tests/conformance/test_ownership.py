@@ -254,6 +254,42 @@ async def test_who_revives_by_a_save_what_has_no_owner_owns_it(
     assert await held(w2, "given-up") == ("w2", 1)  # no epoch has two owners
 
 
+@pytest.mark.parametrize("how", ["ended", "reaped"])
+@pytest.mark.parametrize("who", ["another", "the same", "an operator"])
+async def test_an_id_is_used_again_by_who_knows_that_its_call_is_over(
+    ground: Ground, w1: CallStore, w2: CallStore, operator: CallStore, how: str, who: str
+) -> None:
+    await w1.save(a_call(history=[Turn("user", "x")]), max_duration_s=None if how == "ended" else 0.001)
+    if how == "ended":
+        await w1.end("c1", "caller_hangup")
+    else:
+        await ground.pass_time(0.1)
+    store = {"another": w2, "the same": w1, "an operator": operator}[who]
+    with pytest.raises(ConflictError) as caught:
+        await store.save(a_call(), if_version=0)
+    there = caught.value.data
+    reason = "caller_hangup" if how == "ended" else "max_duration"
+    assert (there["status"], there["reason"]) == ("ended", reason)
+    assert "ended_at" in there
+    await store.save(a_call(to="+2"), if_version=there["version"])
+    record = await operator.get("c1")
+    owner = {"another": "w2", "the same": "w1", "an operator": None}[who]
+    assert (record.owner, record.epoch, record.ended_reason) == (owner, 1, None)
+    assert (record.state.status, [*record.state.history]) == ("active", [])
+    assert await fenced(interrupted(w1, "c1", epoch=0)) == (1, owner)  # a late turn of the call before
+
+
+async def test_a_conflict_says_how_the_call_stands_to_who_wanted_to_create_it(w1: CallStore, w2: CallStore) -> None:
+    await w1.save(a_call(status="on_hold"))
+    with pytest.raises(ConflictError) as caught:
+        await w2.save(a_call(), if_version=0)
+    assert caught.value.data["status"] == "on_hold"
+    assert "ended_at" not in caught.value.data
+    with pytest.raises(ConflictError) as caught:
+        await w1.save(a_call(), if_version=7)
+    assert "status" not in caught.value.data
+
+
 async def test_an_update_revives_nothing(w1: CallStore, operator: CallStore) -> None:
     await w1.save(a_call())
     await w1.end("c1", "caller_hangup")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from callstate_client.errors import (
     FencedError,
@@ -23,6 +24,9 @@ from callstate_sidecar.events import REVIVED, Events
 from callstate_sidecar.instants import format_us, parse_us
 from callstate_sidecar.liveness import Evidence, Liveness, Phase
 from callstate_sidecar.options import LimitsConfig
+
+OVERTIME: Final = "max_duration"
+"""Why a session ended that lasted too long."""
 
 
 class Context:
@@ -102,9 +106,8 @@ class Context:
 
     # -- rules --------------------------------------------------------------------------------------------
 
-    def check_authority(self, entry: Entry, epoch: int | None) -> None:
-        """Nobody changes a session of another host, or with an epoch that is not the session's; no worker changes
-        another one's, nor what another instance of it holds that is there as well.
+    def check_epoch(self, entry: Entry, epoch: int | None) -> None:
+        """Nobody changes a session of another host, or with an epoch that is not the session's.
 
         Raises:
             FencedError: that is the case.
@@ -113,6 +116,15 @@ class Context:
             raise FencedError("the session belongs to another host", epoch=entry.epoch, host=entry.host)
         if epoch is not None and epoch != entry.epoch:
             raise self.fenced(entry, f"the session's epoch is {entry.epoch}")
+
+    def check_authority(self, entry: Entry, epoch: int | None) -> None:
+        """Nobody changes a session of another host, or with an epoch that is not the session's; no worker changes
+        another one's, nor what another instance of it holds that is there as well.
+
+        Raises:
+            FencedError: that is the case.
+        """
+        self.check_epoch(entry, epoch)
         worker = self.caller.worker
         if entry.owner and worker:
             if entry.owner != worker:

@@ -11,7 +11,7 @@ import orjson
 from callstate_client.errors import ConflictError, ForbiddenError
 from callstate_client.protocol import ClaimNextParams, ClaimParams, DrainParams, RegisterParams, ReleaseParams
 from callstate_sidecar.commands.checks import checked_labels, checked_word, checked_worker
-from callstate_sidecar.commands.context import Context, ended_error
+from callstate_sidecar.commands.context import OVERTIME, Context, ended_error
 from callstate_sidecar.commands.handovers import hold_ended, is_poison
 from callstate_sidecar.commands.reading import checked_history, load_entry
 from callstate_sidecar.entry import Entry
@@ -21,9 +21,6 @@ from callstate_sidecar.records import HistoryMode
 SILENT: Final = "heartbeat_timeout"
 EXITED: Final = "worker_exited"
 """Why a session is suspected."""
-
-OVERTIME: Final = "max_duration"
-"""Why a session ended that lasted too long."""
 
 POISONED: Final = "poisoned"
 """Why a session ended that kills who claims it."""

@@ -12,7 +12,7 @@ from callstate_client.errors import (
 )
 from callstate_client.protocol import SaveParams
 from callstate_sidecar.commands.checks import checked_id, checked_labels, checked_word
-from callstate_sidecar.commands.context import Context
+from callstate_sidecar.commands.context import OVERTIME, Context, ended_error
 from callstate_sidecar.commands.extending import MARK, Extending
 from callstate_sidecar.document import HEAD_REST_BYTES, Document
 from callstate_sidecar.door import check_turns
@@ -45,13 +45,33 @@ def save(ctx: Context, p: SaveParams | Extending) -> bytes:
     if p.op in entry.ops:
         return entry.ops[p.op]
     if p.if_version is not None and p.if_version != entry.version:
-        raise ConflictError(f"the session has version {entry.version}", version=entry.version)
-    ctx.check_writable(entry, p.epoch)
+        raise _conflict(entry, p.if_version)
+    if _is_anew(entry, p, head):
+        ctx.check_epoch(entry, p.epoch)
+    else:
+        ctx.check_writable(entry, p.epoch)
     if not extends:
         mode, turns, count = _history(ctx, entry, head, created=False)
     else:
         mode, turns, count = _extension(ctx, entry, head)
     return _saved(ctx, entry, p, labels, head, mode, turns, count, was_ended=entry.ended, created=False)
+
+
+def _conflict(entry: Entry, if_version: int) -> ConflictError:
+    """Says what is there; to who wanted to create it also how it stands."""
+    text, about = f"the session has version {entry.version}", {}
+    if if_version == 0:
+        about["status"] = entry.doc.status
+        if entry.ended:
+            error = ended_error(entry)
+            text, about = error.message, about | error.data
+    return ConflictError(text, version=entry.version, **about)
+
+
+def _is_anew(entry: Entry, p: SaveParams, head: Head) -> bool:
+    """Whether a call that is over is begun anew under its id, by somebody who knows that it is over: such a save is
+    no late word."""
+    return entry.ended and p.if_version is not None and head.status != "ended"
 
 
 def _asked_for(ctx: Context, session_id: str, if_version: int | None) -> tuple[Entry | None, bool]:
@@ -122,8 +142,11 @@ def _saved(
         ctx.cache.create(entry)
     else:
         ctx.cache.change(entry)
+        anew = _is_anew(entry, p, head)
         entry.doc.take_head(head, now_us)
-        if was_ended and not entry.ended and not entry.owner and ctx.caller.worker:
+        if anew:
+            _begin_anew(ctx, entry)
+        elif was_ended and not entry.ended and not entry.owner and ctx.caller.worker:
             entry.epoch += 1  # whoever revives nobody's claims it: it may have been another's
             entry.owner, entry.instance, entry.orphan = ctx.caller.worker, ctx.caller.instance, ""
     entry.host = None
@@ -148,6 +171,16 @@ def _saved(
     record = entry.record(mode, turns, count, entry.keep_op(p.op, result))
     ctx.cache.log(entry, record, ctx.clock.mono())
     return result
+
+
+def _begin_anew(ctx: Context, entry: Entry) -> None:
+    """Another call under the same id: whoever had the one before has nothing more to say."""
+    if entry.ended_reason == OVERTIME:  # else it would be ended again at once
+        entry.max_duration_s = None
+    entry.epoch += 1
+    entry.owner, entry.instance, entry.orphan = ctx.caller.worker, ctx.caller.instance, ""
+    entry.reaped, entry.status_before = False, ""
+    entry.claimed_us = entry.handovers = entry.crashes = 0
 
 
 def _result(entry: Entry, version: int, now_us: int) -> bytes:
