@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Collection, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
@@ -30,6 +31,7 @@ from callstate_client.errors import (
     StoreClosedError,
 )
 from callstate_client.events import Cursor, Event
+from callstate_client.graceful import FINISH_S, Graceful, LeaveResult, leave
 from callstate_client.handle import CallHandle
 from callstate_client.hold import BeatMode, Hold
 from callstate_client.model import SessionState
@@ -91,6 +93,8 @@ class CallStore(Asking):
         self._draining = False
         self._drain_told = asyncio.Event()
         self._watch = Watch(self)
+        self._leaving = False
+        self._recovering: set[EventSource] = set()
 
     def _new_beater(self) -> Beats:
         """What beats for the calls that are held."""
@@ -354,6 +358,7 @@ class CallStore(Asking):
         end_on: EndOn = (),
         steal: bool = False,
         cancel_on_lost: bool = False,
+        watchdog_s: float | None = None,
     ) -> Hold:
         """Hold a call for as long as the block lasts: `async with store.hold(...) as call`.
 
@@ -374,6 +379,9 @@ class CallStore(Asking):
             steal: claim it also from a worker that is alive.
             cancel_on_lost: cancel the block as soon as the call is lost; what `call.lost` is then goes out of it.
                 Else the block runs on, and learns it by `call.lost` or `await call.wait_lost()`.
+            watchdog_s: beat only while the call's task calls `call.alive()` at least this often, seconds; else a
+                task that hangs keeps its call for as long as the loop turns. When it has not, the call is suspected
+                a heartbeat timeout later, and another worker may claim it; until then `alive()` mends it.
 
         Raises:
             ConflictError: on entering: a session of this id is there already; by id: another worker holds it.
@@ -390,6 +398,7 @@ class CallStore(Asking):
             end_on=end_on,
             steal=steal,
             cancel_on_lost=cancel_on_lost,
+            watchdog_s=watchdog_s,
         )
 
     async def open_call(
@@ -402,12 +411,14 @@ class CallStore(Asking):
         beat: BeatMode = "auto",
         end_on: EndOn = (),
         steal: bool = False,
+        watchdog_s: float | None = None,
     ) -> CallHandle:
         """As `hold()`, for frameworks that tell by callbacks when a call begins and ends: `await call.close()` ends
         it, or `await call.close(error)`.
 
         Args:
-            call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal: see `hold()`, as for the errors.
+            call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, watchdog_s: see `hold()`, as for
+                the errors.
         """
         return await self.hold(
             call,
@@ -417,6 +428,7 @@ class CallStore(Asking):
             beat=beat,
             end_on=end_on,
             steal=steal,
+            watchdog_s=watchdog_s,
         ).open()
 
     # -- in the background ----------------------------------------------------------------------------------
@@ -544,7 +556,8 @@ class CallStore(Asking):
             return
         async with self.events("suspect", "orphaned", "released") as events:
             backoff = Backoff()
-            while True:
+            self._recovering.add(events)
+            while not self._leaving:
                 try:
                     async for call in self._orphans(labels):
                         backoff.reset()
@@ -562,12 +575,48 @@ class CallStore(Asking):
                     return
 
     async def _orphans(self, labels: Mapping[str, str] | None) -> AsyncGenerator[CallHandle, None]:
-        while (record := await self.claim_next(labels)) is not None:
+        while not self._leaving and (record := await self.claim_next(labels)) is not None:
             held = self._handles.get(record.state.id)
             if held is None or not self._holds(record.state.id):
                 yield await self._handle(record, epoch=record.epoch)
             else:
                 held.go_on(record.epoch)
+
+    # -- leaving --------------------------------------------------------------------------------------------
+
+    async def leave(self, finish_s: float = FINISH_S) -> LeaveResult:
+        """Leave without losing a call: take no more, let those that are held come to their end, release the rest.
+
+        For the shutdown hook of a framework that sees to signals itself. `hold()`, `open_call()` and `recover()`
+        take no more calls from now on; what is queued of each call is delivered. The store stays open.
+
+        Args:
+            finish_s: how long the calls may take, seconds. What is left then is released, for other workers to
+                claim; the blocks find `call.lost`, and with `cancel_on_lost` are cancelled.
+        """
+        self._take_no_more()
+        return await leave(self, finish_s, asyncio.Event())
+
+    def graceful(
+        self, finish_s: float = FINISH_S, signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT)
+    ) -> Graceful:
+        """A block that a signal asks to leave: `async with store.graceful() as leaving: await leaving.wait()`.
+
+        At the first signal no more calls are taken; leaving the block waits for those that are held, as `leave()`
+        does. A second signal has the rest released at once. In the main thread alone, as all handling of signals.
+
+        Args:
+            finish_s: how long the calls may take to end, seconds.
+            signals: which.
+        """
+        return Graceful(self, finish_s, signals)
+
+    def _take_no_more(self) -> None:
+        self._leaving = True
+        for events in self._recovering:
+            events.close()
+
+    # -- a host that drains ---------------------------------------------------------------------------------
 
     @property
     def draining(self) -> bool:

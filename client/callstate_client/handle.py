@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Unpack
@@ -20,6 +21,7 @@ from callstate_client.outbox import Outbox
 from callstate_client.patches import Changes, find_last_turn, patch_state, patched_turn, split_changes, turn_patch
 from callstate_client.queued import AmendableTurn, QueuedMutation, TurnHandle, amendable, queued
 from callstate_client.times import now
+from callstate_client.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from callstate_client.api import CallStore
@@ -60,6 +62,7 @@ class CallHandle:
         self.ended = False
         """Whether `end()` was called."""
         self._released = False
+        self._watchdog: Watchdog | None = None
         self.end_on: tuple[type[BaseException], ...] = ()
         """Exceptions that mean the call is over, should they leave its block."""
         self._store = store
@@ -83,6 +86,7 @@ class CallHandle:
     def lost(self, error: CallstateError | None) -> None:
         self._lost = error
         if error is not None:
+            self._watch_no_more()
             self._gone.give()
 
     @property
@@ -94,7 +98,48 @@ class CallHandle:
     def released(self, released: bool) -> None:
         self._released = released
         if released:
-            self._gone.give()
+            self._watch_no_more()
+            self._gone.give(cancel=False)
+
+    def lose_for_good(self, error: CallstateError) -> None:
+        """The same, of one that was let go of for its block: which is cancelled, if it wants to be."""
+        if self._lost is None and not self.ended:
+            self.lost = error
+
+    # -- a task that hangs ----------------------------------------------------------------------------------
+
+    def watch_task(self, watchdog_s: float, timeout_s: float) -> None:
+        """What `hold(watchdog_s=…)` does: beat only while `alive()` is called at least so often.
+
+        Args:
+            watchdog_s: how often, seconds.
+            timeout_s: the call's heartbeat timeout, seconds.
+        """
+
+        def silent() -> None:
+            _log.warning("%s: not alive() for %g s, so no more heartbeats", self.id, watchdog_s)
+            self._beater.discard(self.id, self.lose)
+
+        def back() -> None:
+            _log.warning("%s: alive() again, so heartbeats go on", self.id)
+            self._beater.add(self.id, timeout_s, self.lose)
+            self._store._in_background(self._beat_quietly(), f"callstate-beat-{self.id}")
+
+        self._watchdog = Watchdog(watchdog_s, silent, back)
+
+    def alive(self) -> None:
+        """This call's task lives: for `hold(watchdog_s=…)`. Without a watchdog it does nothing."""
+        if self._watchdog is not None:
+            self._watchdog.alive()
+
+    def _watch_no_more(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
+
+    async def _beat_quietly(self) -> None:
+        with suppress(CallstateError):  # what it says of the call is in `lost`; else the next one is due soon
+            await self.beat()
 
     @property
     def is_held(self) -> bool:

@@ -17,6 +17,7 @@ from callstate_client.errors import (
     FencedError,
     MethodNotFoundError,
     SessionEndedError,
+    ShuttingDownError,
 )
 from callstate_client.handle import CallHandle
 from callstate_client.losing import CancelOnLost
@@ -52,7 +53,8 @@ class Hold:
         beat: BeatMode,
         end_on: EndOn,
         steal: bool,
-        cancel_on_lost: bool,
+        cancel_on_lost: bool = False,
+        watchdog_s: float | None = None,
     ) -> None:
         if isinstance(call, str) and (labels is not None or max_duration_s is not None):
             raise ValueError("labels and max_duration_s are for a new session; this one is there already")
@@ -60,6 +62,8 @@ class Hold:
             raise ValueError("only a session that is there already can be stolen")
         if beat not in ("auto", "manual"):
             raise ValueError(f"beat is 'auto' or 'manual', not {beat!r}")
+        if watchdog_s is not None and beat != "auto":
+            raise ValueError("a watchdog stops heartbeats in the background, which beat='manual' has none of")
         self._store = store
         self._call = call
         self._labels = labels
@@ -70,6 +74,7 @@ class Hold:
         self._steal = steal
         self._cancel_on_lost = cancel_on_lost
         self._guard: CancelOnLost | None = None
+        self._watchdog_s = watchdog_s
         self._op = store.new_op()
         self._tried = False
         self._entering: asyncio.Task[CallHandle] | None = None
@@ -112,10 +117,15 @@ class Hold:
             raise
         self._entering = None
         handle.end_on = self._end_on
+        if self._watchdog_s is not None:
+            timeout_s = self._heartbeat_timeout_s or await self._store.default_heartbeat_timeout_s()
+            handle.watch_task(self._watchdog_s, timeout_s)
         return handle
 
     async def _enter(self) -> CallHandle:
         again, self._tried = self._tried, True
+        if self._store._leaving:
+            raise ShuttingDownError(f"this worker leaves: it takes no more calls, {self.id} neither")
         if self._beat == "auto" and self._heartbeat_timeout_s is None:
             await (
                 self._store.default_heartbeat_timeout_s()

@@ -18,12 +18,12 @@ class Signal:
         self._event: asyncio.Event | None = None
         self._guard: CancelOnLost | None = None
 
-    def give(self) -> None:
-        """It has happened."""
+    def give(self, *, cancel: bool = True) -> None:
+        """It has happened; `cancel`: for which a block that is guarded is cancelled."""
         self.is_given = True
         if self._event is not None:
             self._event.set()
-        if self._guard is not None:
+        if self._guard is not None and cancel:
             self._guard.cancel()
 
     async def wait(self) -> None:

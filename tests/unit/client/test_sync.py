@@ -65,7 +65,17 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 # -- one front is like the other --------------------------------------------------------------------------------
 
-ABSENT = {"hold", "open_call", "recover", "events", "default_heartbeat_timeout_s", "draining", "wait_draining"}
+ABSENT = {
+    "hold",
+    "open_call",
+    "recover",
+    "events",
+    "default_heartbeat_timeout_s",
+    "draining",
+    "wait_draining",
+    "leave",
+    "graceful",
+}
 """Of the asyncio front: what holds a call takes beats in the background, and what listens a loop."""
 
 BLOCKING = {"AsyncIterator[Record]": "Iterator[Record]", "Awaitable[bytes]": "bytes"}
