@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw
 
 from callstate_client import (
     CallStore,
@@ -23,6 +24,7 @@ from callstate_client import (
     ShuttingDownError,
     Turn,
 )
+from callstate_client import protocol as p
 from callstate_client.events import Event
 from callstate_client.protocol import HeartbeatResult
 from support.grounds import GROUNDS, Daemons, Surroundings
@@ -239,6 +241,32 @@ async def test_whoever_held_an_old_session_stays_out_of_the_new_one_of_its_id(
     await w2.save(a_call())
     assert await held(w2) == ("w2", 1)
     assert await fenced(interrupted(w1, "c1", epoch=0)) == (1, "w2")
+
+
+MUTATIONS: dict[str, p.Params] = {
+    "session.save": p.SaveParams(session=Raw(b'{"id":"c1"}'), epoch=1),
+    "session.add_turn": p.AddTurnParams(session_id="c1", turn=Raw(b'{"content":"late"}'), epoch=1),
+    "session.amend_turn": p.AmendTurnParams(session_id="c1", set=Raw(b'{"content":"late"}'), epoch=1),
+    "session.record_interruption": p.RecordInterruptionParams(session_id="c1", epoch=1),
+    "session.update": p.UpdateParams(session_id="c1", set=Raw(b'{"to":"+1"}'), epoch=1),
+    "session.end": p.EndParams(session_id="c1", epoch=1),
+    "session.release": p.ReleaseParams(session_id="c1", epoch=1),
+    "session.delete": p.DeleteParams(session_id="c1", epoch=1),
+}
+"""All that changes a session, with the epoch of the first claim."""
+
+
+async def test_an_epoch_fences_off_who_is_no_worker_too(ground: Ground, operator: CallStore) -> None:
+    """As a blocking program that claimed the call, hung, and goes on."""
+    await operator.save(a_call(history=[Turn("user", "x")]))
+    assert (await claim(operator, "c1", "a")).epoch == 1
+    assert (await claim(operator, "c1", "b", steal=True)).epoch == 2
+    before = await operator.get("c1")
+    for method, params in MUTATIONS.items():
+        with pytest.raises(FencedError) as caught:
+            p.decode_empty(await operator.request(method, params))
+        assert (caught.value.epoch, caught.value.owner) == (2, "b")
+    assert await operator.get("c1") == before
 
 
 async def test_who_revives_by_a_save_what_has_no_owner_owns_it(

@@ -78,6 +78,7 @@ def params(ask: Ask, epoch: int | None) -> dict[str, Any]:
     spans = {"heartbeat_timeout_s": ask.timeout_s, "max_duration_s": ask.max_s}
     beside = {name: value for name, value in (fenced | spans).items() if name != "session_id" and value is not None}
     worker = {"worker_id": ask.worker_id}
+    given = {name: value for name, value in spans.items() if value is not None}
     return {
         "beat": named,
         "beats": {"session_ids": [ask.session_id, "nowhere"]},
@@ -87,7 +88,7 @@ def params(ask: Ask, epoch: int | None) -> dict[str, Any]:
         "interrupt": fenced,
         "end": fenced | {"reason": "hangup"},
         "delete": fenced,
-        "claim": named | worker | {"steal": ask.steal, "history": "none"},
+        "claim": named | worker | {"steal": ask.steal, "history": "none"} | given,
         "claim_next": worker | {"history": "none"},
         "release": {"epoch": 0} | fenced,  # it must be given
         "drain": {"on": ask.steal},

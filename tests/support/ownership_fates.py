@@ -41,6 +41,8 @@ class Call:
     lost: float
     heard: float = 0.0
     spoken: float = 0.0
+    instance: str = ""
+    """Of its owner, that holds it; empty where it did not say."""
     phase: Literal["live", "suspect", "ended"] = "live"
     status: str = "active"
     orphan: str = ""
@@ -101,6 +103,9 @@ class Fates:
         self.changed = False
         self.places = 0
         self.caller = ""
+        self.instance = ""
+        self.instances: dict[int, str] = {}
+        """Of each connection, what it said when it registered."""
 
     # -- a call --------------------------------------------------------------------------------------------
 
@@ -122,7 +127,7 @@ class Fates:
 
     def forsake(self, call: Call, why: str) -> None:
         self.pending.pop(call.session_id, None)
-        call.owner, call.orphan = "", why
+        call.owner, call.instance, call.orphan = "", "", why
         self.places += 1
         call.place = self.places
         self.alive(call)
@@ -130,8 +135,9 @@ class Fates:
 
     # -- workers -------------------------------------------------------------------------------------------
 
-    def register(self, line: int, worker_id: str, program: int) -> str:
+    def register(self, line: int, worker_id: str, program: int, instance: str) -> str:
         """The kind of error that a registration must get, or none."""
+        self.instances[line] = instance
         worker = self.workers.get(worker_id)
         if worker is not None and worker.program not in (None, program):
             if worker.program not in self.dead:

@@ -72,17 +72,18 @@ class OwnershipMachine(RuleBasedStateMachine):
 
     # -- workers -------------------------------------------------------------------------------------------
 
-    @rule(worker_id=WORKERS, same=st.booleans())
-    def join(self, worker_id: str, same: bool) -> None:
+    @rule(worker_id=WORKERS, same=st.booleans(), instance=st.sampled_from(["", "i1", "i2"]))
+    def join(self, worker_id: str, same: bool, instance: str = "") -> None:
         """A connection of a new process, or of the one that has this id, is registered."""
         world = self.world
         number = self.model.known.get(worker_id)
         if not same or number is None or number in self.model.dead:
             world.program()
             number = len(world.programs) - 1
-        line = self.run(world.line(worker_id, world.programs[number]))
-        kind = self.model.register(id(line), worker_id, number)
-        [reply] = self.run(world.replies(line.peer, ("worker.register", {"worker_id": worker_id})))
+        line = self.run(world.line(worker_id, world.programs[number], instance))
+        kind = self.model.register(id(line), worker_id, number, instance)
+        about = {"worker_id": worker_id} | ({"instance": instance} if instance else {})
+        [reply] = self.run(world.replies(line.peer, ("worker.register", about)))
         assert kind_of(reply) == kind, (reply, kind)
         if kind:
             self.run(world.hung_up(line.peer))
@@ -186,16 +187,16 @@ class OwnershipMachine(RuleBasedStateMachine):
     def read(self, which: int, drawn: Ask, full: bool, undone: bool) -> Heard:
         """One line arrives; what its answer has to be."""
         self.number += 1
-        peer, caller = self.speaker(which, drawn)
+        peer, caller, instance = self.speaker(which, drawn)
         ask = replace(drawn, number=self.number, worker_id=drawn.worker_id or caller or "w1")
         [request_id] = peer.send((METHODS[ask.kind], params(ask, self.model.epoch_for(ask))))
         trial = deepcopy(self.model) if full else self.model
-        kind, result = trial.ask(ask, caller)
+        kind, result = trial.ask(ask, caller, instance)
         if full and trial.changed:
             self.model.undone(trial, ask)
             return Heard(ask, "not_durable", None, True, peer, request_id)
         if full:
-            kind, result = self.model.ask(ask, caller)
+            kind, result = self.model.ask(ask, caller, instance)
         return Heard(ask, kind, result, undone and "beat" not in ask.kind, peer, request_id)
 
     def is_enough(self, heard: list[Heard]) -> bool:
@@ -214,16 +215,16 @@ class OwnershipMachine(RuleBasedStateMachine):
             return drawn
         return replace(drawn, session_id=min(calls))
 
-    def speaker(self, which: int, ask: Ask) -> tuple[Peer, str]:
-        """Whose connection."""
+    def speaker(self, which: int, ask: Ask) -> tuple[Peer, str, str]:
+        """A connection, the worker it is of, and which instance of that."""
         lines = self.world.lines
         if which == OWNER:
             call = self.model.calls.get(ask.session_id)
             lines = [line for line in lines if call is not None and line.worker_id == call.owner]
         if not lines or which == OPERATOR:
-            return self.world.operator, ""
+            return self.world.operator, "", ""
         line = lines[which % len(lines)]
-        return line.peer, line.worker_id
+        return line.peer, line.worker_id, line.instance
 
     # -- time ----------------------------------------------------------------------------------------------
 
@@ -329,7 +330,8 @@ class OwnershipMachine(RuleBasedStateMachine):
             if not call.cold and call.session_id not in rows:
                 assert call.phase == "ended", f"{call} is live, and not in memory"
                 assert call.heard + SPANS.retention_s <= self.model.now
-                call.cold, call.fenced_epoch, call.orphan = True, None, ""  # the store knows of no orphans
+                call.cold, call.fenced_epoch = True, None
+                call.orphan, call.instance = "", ""  # the store knows of neither
 
     @invariant()
     def counts_are_recounts(self) -> None:

@@ -35,9 +35,9 @@ class Model(Fates):
 
     # -- requests ------------------------------------------------------------------------------------------
 
-    def ask(self, ask: Ask, caller: str) -> tuple[str, Any]:
+    def ask(self, ask: Ask, caller: str, instance: str) -> tuple[str, Any]:
         """The kind of error that this must get, or none; and what the result has to say."""
-        self.caller, self.changed = caller, False
+        self.caller, self.instance, self.changed = caller, instance, False
         verb: Callable[[Ask], Any] = getattr(self, ask.kind)
         try:
             return "", verb(ask)
@@ -61,11 +61,19 @@ class Model(Fates):
     def allow(self, call: Call, ask: Ask, *, with_epoch: bool = True) -> None:
         """Who may do what."""
         stale = with_epoch and self.epoch_for(ask) not in (None, call.epoch)
-        if stale or (call.owner and self.caller and call.owner != self.caller):
+        anothers = call.owner != self.caller or self.held_elsewhere(call)
+        if stale or (call.owner and self.caller and anothers):
             if call.cold or call.fenced_epoch != call.epoch:
                 self.expect("fenced", call, worker_id=self.caller, optional=call.cold)
                 call.fenced_epoch = None if call.cold else call.epoch  # what the store alone has is not kept
             raise Refused("fenced")
+
+    def held_elsewhere(self, call: Call) -> bool:
+        """Another instance of the worker that asks holds it, and is there."""
+        if not (self.instance and call.instance) or self.instance == call.instance:
+            return False
+        worker = self.workers.get(call.owner)
+        return worker is not None and any(self.instances[line] == call.instance for line in worker.lines)
 
     def changeable(self, ask: Ask) -> Call:
         call = self.find(ask.session_id)
@@ -107,7 +115,7 @@ class Model(Fates):
         call.to, call.interruptions = f"+{ask.number}", 0
         if was_ended and ask.status != "ended" and not call.owner and self.caller:
             call.epoch += 1  # a claim: it may have been another's
-            call.owner, call.orphan = self.caller, ""
+            call.owner, call.instance, call.orphan = self.caller, self.instance, ""
         self.settle(call, ask)
         call.timeout_s = call.timeout_s if ask.timeout_s is None else ask.timeout_s
         call.max_s = call.max_s if ask.max_s is None else ask.max_s
@@ -119,6 +127,7 @@ class Model(Fates):
         call = Call(
             ask.session_id, self.caller, self.graves.pop(ask.session_id, 0), self.now, self.gained, self.lost,
             self.now, self.now, status=ask.status, timeout_s=ask.timeout_s, max_s=ask.max_s, to=f"+{ask.number}",
+            instance=self.instance,
         )  # fmt: skip
         self.calls[ask.session_id] = call
         self.changed = True
@@ -176,13 +185,20 @@ class Model(Fates):
         call = self.find(ask.session_id)
         if call.phase == "ended" and (call.cold or not call.reaped):
             raise Refused("session_ended")
+        anothers = call.owner not in ("", worker_id)
         if self.is_own(call, worker_id):
             self.life(call)
-        elif call.phase == "live" and call.owner and not ask.steal and call.session_id not in self.pending:
+        elif call.phase == "live" and anothers and not ask.steal and call.session_id not in self.pending:
             raise Refused("conflict")
         else:
             self.take(call, worker_id)
-        return {"epoch": call.epoch, "owner": worker_id}
+        before = call.span_s(), call.max_s
+        call.timeout_s = call.timeout_s if ask.timeout_s is None else ask.timeout_s
+        call.max_s = call.max_s if ask.max_s is None else ask.max_s
+        if before != (call.span_s(), call.max_s):
+            self.touch(call)
+        limit = {} if call.max_s is None else {"max_duration_s": call.max_s}
+        return {"epoch": call.epoch, "owner": worker_id, "heartbeat_timeout_s": call.span_s()} | limit
 
     def claim_next(self, ask: Ask) -> dict[str, Any] | None:
         worker_id = self.claimer(ask)
@@ -224,7 +240,8 @@ class Model(Fates):
 
     def is_own(self, call: Call, worker_id: str) -> bool:
         left = call.suspected == EXITED or call.session_id in self.pending
-        return call.owner == worker_id and call.phase != "ended" and not left
+        same = not self.caller or call.instance == self.instance
+        return call.owner == worker_id and same and call.phase != "ended" and not left
 
     def heard_by(self, call: Call, ask: Ask) -> None:
         """A change is a sign of life if it comes from whom the call concerns."""
@@ -263,14 +280,14 @@ class Model(Fates):
             call.max_s = None if call.ended_reason == OVERTIME else call.max_s
             call.reaped, call.status, call.ended_reason = False, call.status_before, ""
         call.epoch += 1
-        call.owner, call.orphan = worker_id, ""
+        call.owner, call.instance, call.orphan = worker_id, self.instance, ""
         self.alive(call)
         self.touch(call)
         self.expect("claimed", call, reason=reason)
 
     def forsake(self, call: Call, why: str) -> None:
         self.pending.pop(call.session_id, None)
-        call.owner, call.orphan = "", why
+        call.owner, call.instance, call.orphan = "", "", why
         self.places += 1
         call.place = self.places
         self.alive(call)

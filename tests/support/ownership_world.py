@@ -62,6 +62,7 @@ class Line:
     peer: Peer
     program: int
     worker_id: str
+    instance: str
 
 
 class World(Floor):
@@ -101,9 +102,9 @@ class World(Floor):
         peer.pidfd = program.pidfd
         return peer
 
-    async def line(self, worker_id: str, program: Program) -> Line:
+    async def line(self, worker_id: str, program: Program, instance: str) -> Line:
         """A connection that this process made, and has not registered yet."""
-        return Line(self.connect(program), self.programs.index(program), worker_id)
+        return Line(self.connect(program), self.programs.index(program), worker_id, instance)
 
     def drop_closed(self) -> None:
         """Connections on which the daemon has hung up are gone."""
