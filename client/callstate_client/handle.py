@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
 import msgspec
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from callstate_client.api import CallStore
 
 __all__ = ["CallHandle"]
+
+RecoveryT = TypeVar("RecoveryT")
 
 _log = logging.getLogger("callstate")
 
@@ -161,6 +163,10 @@ class CallHandle:
     def cancel_on_lost(self) -> CancelOnLost:
         """Cancel the present task as soon as the call is lost. What `hold(cancel_on_lost=True)` does."""
         return self._gone.guard()
+
+    def recovery(self, as_type: type[RecoveryT]) -> RecoveryT | None:
+        """What it takes to resume the call, as a type of the caller's; see `SessionState.recovery`."""
+        return self.state.recovery(as_type)
 
     @property
     def unacknowledged(self) -> int:

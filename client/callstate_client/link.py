@@ -24,6 +24,7 @@ from callstate_client.errors import (
     ConflictError,
     ConnectionLostError,
     ForbiddenError,
+    InternalError,
     InvalidParamsError,
     MethodNotFoundError,
     RequestTimeoutError,
@@ -50,6 +51,9 @@ LONG_LINE_BYTES: Final = 2048
 WRITE_HIGH_BYTES: Final = 1024 * 1024
 WRITE_LOW_BYTES: Final = 256 * 1024
 """Unsent bytes at which writing pauses and resumes. Both set: uvloop's own low mark is 16 bytes."""
+
+SHORTEST_GREETING_S: Final = 1.0
+"""What a daemon that is there gets to answer a greeting at least, seconds, also where it is tried just once."""
 
 REFUSALS: Final = (ConflictError, ForbiddenError, InvalidParamsError, UnsupportedProtocolError)
 """What a daemon that is well says of a worker, or of itself, and says again to who asks again at once."""
@@ -173,7 +177,8 @@ class Link:
             UnsupportedProtocolError: it speaks another version of the protocol.
         """
         until = self._loop.time() + wait_s
-        while not await self._attempt():
+        # one that listens and never answers takes no longer than one that is not there
+        while not await self._attempt(max(until - self._loop.time(), SHORTEST_GREETING_S)):
             if self._refused is not None:
                 raise self._refused
             left = until - self._loop.time()
@@ -181,7 +186,7 @@ class Link:
                 raise no_daemon(self._tried)
             await asyncio.sleep(min(left, self._backoff.pause_s()))
 
-    async def _attempt(self) -> bool:
+    async def _attempt(self, timeout_s: float) -> bool:
         uid = os.getuid()
         tried: list[Tried] = []
         standing: CallstateError | None = None
@@ -194,7 +199,7 @@ class Link:
                 except OSError as error:
                     refused = describe(place, error)
                 else:
-                    unwelcome = await self._greet(wire)
+                    unwelcome = await self._greet(wire, min(timeout_s, self._timeout_s))
                     if unwelcome is None:
                         self._connected(wire, place)
                         return True
@@ -206,18 +211,21 @@ class Link:
         self._tried, self._refused = tried, standing
         return False
 
-    async def _greet(self, wire: _Wire) -> CallstateError | TimeoutError | None:
+    async def _greet(self, wire: _Wire, timeout_s: float) -> CallstateError | TimeoutError | None:
         """Say whose the connection is, and ask who answers, before anything else is said on it.
 
         Gives why it can't be used.
         """
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s):
                 if self._worker_id is not None:
                     line = await self._ask_first(wire, "worker.register", RegisterParams(worker_id=self._worker_id))
                     with suppress(MethodNotFoundError):  # an older daemon, which knows no workers
                         self.told_draining(decode_register(line).drain)
                 self.info = check_protocol(decode_members(await self._ask_first(wire, "server.info")))
+        except InternalError as error:
+            wire.transport.abort()
+            return InternalError(f"what listens there does not answer as a callstated: {error}")
         except (CallstateError, TimeoutError) as error:
             wire.transport.abort()
             return error
@@ -250,7 +258,7 @@ class Link:
         told = ""
         while True:
             await asyncio.sleep(self._backoff.pause_s())  # none, unless the last connection brought nothing
-            if await self._attempt() and self._wire is not None:
+            if await self._attempt(self._timeout_s) and self._wire is not None:
                 return
             if self._refused is not None and str(self._refused) != told:
                 # not given up: who took our id while we were away may go, and the next daemon may take what this

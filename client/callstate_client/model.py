@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -45,6 +45,8 @@ class Role:
     USER: Final = "user"
     AGENT: Final = "agent"
 
+
+RecoveryT = TypeVar("RecoveryT")
 
 _STRICT = msgspec.json.Decoder(StrictStateWire)
 _LENIENT = msgspec.json.Decoder(LenientStateWire)
@@ -166,6 +168,26 @@ class SessionState:
     def record_interruption(self) -> None:
         """Count one interruption (barge-in)."""
         self.metrics.interruption_count += 1
+
+    def recovery(self, as_type: type[RecoveryT]) -> RecoveryT | None:
+        """`recovery_data` as a type of the caller's: a Struct of msgspec, a dataclass, a TypedDict …; or None.
+
+        What `update(recovery_data=…)` was given comes back equal. Fields that may be None need a default, for a
+        member that is null is none.
+
+        Args:
+            as_type: which.
+
+        Raises:
+            DocumentError: it is something else.
+        """
+        if self.recovery_data in (None, "", {}, []):
+            return None
+        data = self.recovery_data
+        try:
+            return msgspec.convert(msgspec.to_builtins(data), as_type)
+        except msgspec.ValidationError as error:
+            raise DocumentError(f"recovery_data is no {as_type.__name__}: {error}") from error
 
     def duration(self, at: datetime | None = None) -> timedelta:
         """How long the call lasted (once ended) or has lasted so far, at the present time or at `at`."""

@@ -294,5 +294,7 @@ class _Trial:
         self._ours.drop_idle()  # to the same daemon, so as good as lost
         self._ours.closing.wait(max(0.0, min(self._backoff.pause_s(), self._until - monotonic())))
         if self._sent and monotonic() >= self._until:
+            if isinstance(lost, NoReplyError):
+                raise ConnectionLostError(f"what listens at {self._pool.path} is no callstated ({lost})") from lost
             raise ConnectionLostError(NOT_BACK) from lost
         return self.connect()

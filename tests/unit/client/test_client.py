@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -453,3 +455,41 @@ async def test_a_daemon_of_another_protocol_in_the_place_of_ours_gets_nothing(st
     strict.reply(request, VERSION)
     assert await waits == 7
     await store.close()
+
+
+# -- what listens there is something else ---------------------------------------------------------------------
+
+
+async def test_one_that_never_answers_takes_no_longer_than_one_that_is_not_there(short_dir: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with listener:
+        listener.bind(str(short_dir / "s"))
+        listener.listen()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        with pytest.raises(NoDaemonError, match="no answer in time"):
+            await connect(short_dir / "s", wait_s=0.2, timeout_s=3600)
+        assert loop.time() - began < 30
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b'{"hello":1}\n', None])
+@pytest.mark.parametrize("register", [True, False])
+async def test_what_is_no_callstated_is_said_to_be_none(
+    short_dir: Path, answer: bytes | None, register: bool
+) -> None:
+    gone = asyncio.Event()
+
+    class Other(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            self.transport = cast("asyncio.Transport", transport)
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(answer or data)  # None: an echo
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            gone.set()
+
+    async with await asyncio.get_running_loop().create_unix_server(Other, short_dir / "s"):
+        with pytest.raises(NoDaemonError, match="does not answer as a callstated"):
+            await connect(short_dir / "s", wait_s=0, register=register)
+        await gone.wait()

@@ -6,6 +6,7 @@ import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from callstate_client import Direction, DocumentError, Role, SessionMetrics, SessionState, Status, Turn
@@ -172,3 +173,23 @@ def test_history_can_be_emptied() -> None:
     state = SessionState("c1", history=[Turn("user", "x")])
     state.history = None  # type: ignore[assignment]
     assert state.history == []
+
+
+class Recovery(msgspec.Struct):
+    node: str
+    item: int | None = None
+    since: datetime | None = None
+
+
+@pytest.mark.parametrize("data", [Recovery("order", 7, AT), Recovery("order")])
+def test_recovery_data_of_a_type_of_ones_own(data: Recovery) -> None:
+    state = SessionState("c1", recovery_data=data)
+    assert state.recovery(Recovery) == data
+    assert SessionState.from_json(state.to_json()).recovery(Recovery) == data
+
+
+def test_recovery_data_that_is_none_or_something_else() -> None:
+    assert SessionState("c1").recovery(Recovery) is None
+    assert SessionState("c1", recovery_data={"node": "x"}).recovery(dict[str, str]) == {"node": "x"}
+    with pytest.raises(DocumentError, match=r"recovery_data is no Recovery: .*node"):
+        SessionState("c1", recovery_data={"item": 7}).recovery(Recovery)

@@ -1,0 +1,38 @@
+"""What type checkers make of the public API."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+PROGRAM = ROOT / "tests" / "typing" / "program.py"
+MISTAKES = ROOT / "tests" / "typing" / "mistakes.py"
+
+CHECKERS = {
+    "mypy": ["mypy", "--strict", "--enable-error-code", "unused-awaitable", "--no-error-summary", "--config-file="],
+    "pyright": ["pyright"],
+}
+
+pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+
+
+def check(checker: str, path: Path, cache: Path) -> str:
+    """What it says."""
+    extra = ["--cache-dir", str(cache)] if checker == "mypy" else []
+    command = [sys.executable, "-m", *CHECKERS[checker], *extra, str(path)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT).stdout
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_a_program_is_well_typed_and_mistakes_are_found(checker: str, tmp_path: Path) -> None:
+    said = check(checker, PROGRAM, tmp_path)
+    assert " error: " not in said, said
+    wrong = {n for n, line in enumerate(MISTAKES.read_text().splitlines(), 1) if line.endswith("# wrong")}
+    said = check(checker, MISTAKES, tmp_path)
+    found = {int(number) for number in re.findall(r"mistakes\.py:(\d+):.* error: ", said)}
+    assert found == wrong, said
