@@ -30,6 +30,7 @@ from callstate_client.errors import (
     StoreClosedError,
     StoreUnavailableError,
     TooLargeError,
+    UndeliveredError,
     UnsupportedProtocolError,
     WireError,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "TooLargeError",
     "Turn",
     "TurnHandle",
+    "UndeliveredError",
     "UnsupportedProtocolError",
     "WireError",
     "connect",

@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import signal
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Collection, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
@@ -29,15 +29,19 @@ from callstate_client.errors import (
     SessionEndedError,
     SessionNotFoundError,
     StoreClosedError,
+    UndeliveredError,
 )
 from callstate_client.events import Cursor, Event
 from callstate_client.graceful import FINISH_S, Graceful, LeaveResult, leave
 from callstate_client.handle import CallHandle
 from callstate_client.hold import BeatMode, Hold
+from callstate_client.leaving import deliver_or_give_up
 from callstate_client.model import SessionState
+from callstate_client.outbox import Outbox
 from callstate_client.patches import Changes, split_changes
-from callstate_client.patience import FIRST_DELAY_S, Backoff
+from callstate_client.patience import CLOSE_TIMEOUT_S, FIRST_DELAY_S, TIMEOUT_S, Backoff
 from callstate_client.results import DrainResult
+from callstate_client.saving import Saving
 from callstate_client.store import Record
 from callstate_client.watching import Watch
 
@@ -84,7 +88,10 @@ class CallStore(Asking):
     seconds; None for the store's own. Mutations carry an `op`, so one that is sent twice happens once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        self.close_timeout_s = close_timeout_s
+        """How long leaving a call, and `close()`, wait until what was queued is acknowledged, seconds."""
+        self._undelivered: set[Outbox] = set()
         self._beater = self._new_beater()
         self._ops = asks.Ops()
         self._handles: WeakValueDictionary[str, CallHandle] = WeakValueDictionary()
@@ -107,6 +114,13 @@ class CallStore(Asking):
         self._handles = WeakValueDictionary()
         self._background = set()
         self._watch = Watch(self)
+        for outbox in self._undelivered:  # of calls that were left, too
+            outbox.abandon()
+        self._undelivered = set()
+
+    def _may_have_left(self, reply: Awaitable[bytes]) -> bool:
+        """Whether a request that is given up may have reached what answers."""
+        return True
 
     # -- what answers -------------------------------------------------------------------------------------
 
@@ -146,20 +160,45 @@ class CallStore(Asking):
         """Give up what answers."""
 
     async def close(self) -> None:
-        """Give up the store. May be called twice."""
+        """Give up the store. May be called twice.
+
+        What calls have queued is delivered first, also through a restart of the daemon, for up to
+        `close_timeout_s`; those that are still held are released. A first cancellation waits until that is done.
+
+        Raises:
+            UndeliveredError: not all was acknowledged; each call is logged. The store is closed all the same.
+        """
+        failure: UndeliveredError | None = None
         try:
-            await self._settle_background()
+            try:
+                await self._settle_background()
+            finally:
+                if not self.closed:
+                    failure = await self._deliver_all()
         finally:
             await self._watch.close()
             await self._beater.close()
             await self._close()
             self._drain_told.set()
+        if failure is not None:
+            raise failure
+
+    async def _deliver_all(self) -> UndeliveredError | None:
+        for handle in [*self._handles.values()]:
+            handle._store_closes()
+        return await deliver_or_give_up([*self._undelivered], self.close_timeout_s)
 
     async def __aenter__(self) -> CallStore:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self.close()
+        except UndeliveredError:  # which was logged
+            if error is None:
+                raise
 
     def new_op(self) -> str:
         """A name for one mutation, like no other's."""
@@ -193,6 +232,9 @@ class CallStore(Asking):
     ) -> int | None:
         """Keep this state, whole, under its id, and set its `updated_at`. None is a no-op.
 
+        Of a call that this store holds, it goes behind what the call has queued, whose turns are in `call.state`
+        already; and `if_version=call.version` is the version that the call has by then.
+
         Args:
             state: what to keep.
             if_version: only if the session has this version; 0: only if there is none yet.
@@ -212,6 +254,11 @@ class CallStore(Asking):
             raise StoreClosedError
         if state is None:
             return None
+        held = self._handles.get(state.id)
+        if held is not None and held.lost is None and (held.unacknowledged or not held.released):
+            beside = asks.beside_state(labels, heartbeat_timeout_s, max_duration_s, self.new_op())
+            limit_s = TIMEOUT_S if timeout_s is None else timeout_s
+            return await held._save(Saving(state, if_version, beside), limit_s)
         ask = asks.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
         return ask.result(await self._send(ask, timeout_s))
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from callstate_client import checks, loads, protocol
 from callstate_client.errors import MethodNotFoundError
+from callstate_client.history import Piece
 from callstate_client.merge import merge_patch
 from callstate_client.model import SessionState, encode_members
 from callstate_client.patches import Beside, turn_patch
@@ -221,10 +222,25 @@ def save(
     op: str,
 ) -> Ask[int]:
     """A state to keep, whole; its `updated_at` is set when the reply is read."""
+    beside = beside_state(labels, heartbeat_timeout_s, max_duration_s, op)
+    return save_document(state, document(state), beside, if_version, None)
+
+
+def document(state: SessionState) -> Sequence[Piece]:
+    """A state as it is saved, in pieces.
+
+    Raises:
+        DocumentError: it can't be saved.
+    """
     checks.check_state(state)
+    return state.pieces(checks.check_extra)
+
+
+def beside_state(
+    labels: Mapping[str, str] | None, heartbeat_timeout_s: float | None, max_duration_s: float | None, op: str
+) -> dict[str, Any]:
+    """What a save says beside the state."""
     beside: dict[str, Any] = {}
-    if if_version is not None:
-        beside["if_version"] = if_version
     if labels is not None:
         beside["labels"] = dict(labels)
     if heartbeat_timeout_s is not None:
@@ -232,8 +248,20 @@ def save(
     if max_duration_s is not None:
         beside["max_duration_s"] = max_duration_s
     beside["op"] = op
-    session = state.pieces(checks.check_extra)
-    params = protocol.Written((b'{"session":', *session, b",", protocol.encode_params(beside)[1:]))
+    return beside
+
+
+def save_document(
+    state: SessionState,
+    pieces: Sequence[Piece],
+    beside: Mapping[str, Any],
+    if_version: int | None,
+    epoch: int | None,
+) -> Ask[int]:
+    """A state to keep as it was when `document` was made of it."""
+    given = {"if_version": if_version, "epoch": epoch}
+    members = {name: value for name, value in given.items() if value is not None} | dict(beside)
+    params = protocol.Written((b'{"session":', *pieces, b",", protocol.encode_params(members)[1:]))
 
     def result(line: bytes) -> int:
         saved = protocol.decode_save(line)

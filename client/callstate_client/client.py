@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
 from itertools import chain
 from types import TracebackType
 from typing import Final
@@ -27,7 +27,7 @@ from callstate_client.identity import own_worker_id
 from callstate_client.ids import MAX_NAME_BYTES
 from callstate_client.link import Link
 from callstate_client.loops import check_loop
-from callstate_client.patience import TIMEOUT_S
+from callstate_client.patience import CLOSE_TIMEOUT_S, TIMEOUT_S
 
 __all__ = ["SidecarStore", "connect"]
 
@@ -56,7 +56,7 @@ class SidecarStore(CallStore):
     that are held are its parent's.
 
     Args:
-        socket, worker_id, timeout_s, register, stall_timeout_s: see `connect()`.
+        socket, worker_id, timeout_s, register, stall_timeout_s, close_timeout_s: see `connect()`.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class SidecarStore(CallStore):
         *,
         register: bool = True,
         stall_timeout_s: float = STALL_TIMEOUT_S,
+        close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
         self._worker_id = own_worker_id() if worker_id is None else worker_id
         checks.check_worker_id(self._worker_id)
@@ -76,7 +77,7 @@ class SidecarStore(CallStore):
         self._places: Sequence[Candidate] = candidates(socket, os.environ, os.getuid())
         self._streams: WeakSet[EventStream] = WeakSet()
         self._begin()
-        super().__init__()
+        super().__init__(close_timeout_s)
         forks.watch(self)
 
     def _begin(self) -> None:
@@ -166,6 +167,10 @@ class SidecarStore(CallStore):
         reply: asyncio.Future[bytes] = self._loop.create_future()
         self._link.ask(method, params, reply, op_of, timeout_s)
         return reply
+
+    def _may_have_left(self, reply: Awaitable[bytes]) -> bool:
+        assert isinstance(reply, asyncio.Future)  # noqa: S101 - as `request` makes them
+        return (reply.done() and not reply.cancelled()) or self._link.was_sent(reply)
 
     async def default_heartbeat_timeout_s(self) -> float:
         """What the daemon's `server.info` says; asked for once a connection."""
@@ -299,7 +304,7 @@ class _Connecting:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._store is not None:
-            await self._store.close()
+            await self._store.__aexit__(kind, error, trace)
 
 
 def connect(
@@ -310,6 +315,7 @@ def connect(
     timeout_s: float = TIMEOUT_S,
     register: bool = True,
     stall_timeout_s: float = STALL_TIMEOUT_S,
+    close_timeout_s: float = CLOSE_TIMEOUT_S,
 ) -> _Connecting:
     """The store of the daemon on this host: `async with connect() as store`, or `store = await connect()`.
 
@@ -325,6 +331,9 @@ def connect(
             may look at and change everything and owns nothing.
         stall_timeout_s: while the loop has not turned for so long, no heartbeats are sent for the calls that are
             held: whoever hangs is not taken for alive, seconds.
+        close_timeout_s: how long leaving a call, and closing the store, wait until what was queued is
+            acknowledged, also through a restart of the daemon, seconds; 0: not at all. What a call that was left
+            has queued beyond that is delivered in the background while the store is open.
 
     Raises:
         NoDaemonError: none was found; the text lists each path tried and why not.
@@ -332,6 +341,13 @@ def connect(
         ConflictError: another process is known under this worker id, and lives; `owner` is the id.
     """
     return _Connecting(
-        lambda: SidecarStore(socket, worker_id, timeout_s, register=register, stall_timeout_s=stall_timeout_s),
+        lambda: SidecarStore(
+            socket,
+            worker_id,
+            timeout_s,
+            register=register,
+            stall_timeout_s=stall_timeout_s,
+            close_timeout_s=close_timeout_s,
+        ),
         wait_s,
     )

@@ -20,6 +20,7 @@
     ├── StoreClosedError            the store was closed by its user
     ├── DocumentError               bytes that are no session document
     ├── NoDaemonError               no daemon found; the text lists each path tried
+    ├── UndeliveredError            what held calls had queued was not acknowledged in time
     ├── UnsupportedProtocolError    the daemon speaks another version of the protocol
     ├── ConnectionLostError         the connection went; the outcome is unknown
     └── RequestTimeoutError         no answer in time; the outcome is unknown
@@ -235,6 +236,30 @@ class NoDaemonError(CallstateError, ConnectionError):
     """No daemon was found. The text lists each path tried and why not."""
 
     retryable = True
+
+
+class UndeliveredError(CallstateError):
+    """What held calls had queued was not acknowledged in time, when they were left or their store was closed.
+
+    Args:
+        message: one sentence for a person.
+        unsent: how many mutations never left, and so were not taken, by session.
+        unknown: how many were sent and not answered, by session: whether they were taken is not known.
+        going_on: whether they are still delivered in the background, the store being open.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        unsent: Mapping[str, int] | None = None,
+        unknown: Mapping[str, int] | None = None,
+        *,
+        going_on: bool = False,
+    ) -> None:
+        super().__init__(message or "what held calls had queued was not acknowledged in time")
+        self.unsent = dict(unsent or {})
+        self.unknown = dict(unknown or {})
+        self.going_on = going_on
 
 
 class UnsupportedProtocolError(CallstateError, ConnectionError):

@@ -12,14 +12,17 @@ import msgspec
 
 from callstate_client import asks, checks, protocol
 from callstate_client.beats import Beats
+from callstate_client.changes import Change, HeadPatched, Interrupted, Switched, TurnAdded, TurnAmended
 from callstate_client.endings import end_reason, ended_by
-from callstate_client.errors import CallstateError, InvalidParamsError, StoreClosedError
+from callstate_client.errors import CallstateError, InvalidParamsError, StoreClosedError, UndeliveredError
 from callstate_client.history import Turn
+from callstate_client.leaving import deliver_or_tell
 from callstate_client.losing import CancelOnLost, Signal
-from callstate_client.model import SessionState, Status, encode_members
+from callstate_client.model import SessionState, encode_members
 from callstate_client.outbox import Outbox
-from callstate_client.patches import Changes, find_last_turn, patch_state, patched_turn, split_changes, turn_patch
+from callstate_client.patches import Changes, find_last_turn, patched_turn, split_changes, turn_patch
 from callstate_client.queued import AmendableTurn, QueuedMutation, TurnHandle, amendable, queued
+from callstate_client.saving import Saving, save_behind
 from callstate_client.times import now
 from callstate_client.watchdog import Watchdog
 
@@ -32,9 +35,8 @@ RecoveryT = TypeVar("RecoveryT")
 
 _log = logging.getLogger("callstate")
 
-EXIT_FLUSH_S: Final = 30.0
-"""How long leaving a call waits for its last acknowledgements, seconds: a daemon with 100,000 sessions to
-replay is back in twenty."""
+HEAD: Final = object()
+"""What updates are of: those that wait become one."""
 
 COMPLETED: Final = "completed"
 """Why a call ended whose block was left normally."""
@@ -69,7 +71,7 @@ class CallHandle:
         """Exceptions that mean the call is over, should they leave its block."""
         self._store = store
         self._beater = beater
-        self._outbox = Outbox(store, state.id, self._acknowledged, self.lose, epoch)
+        self._outbox = Outbox(store, state.id, self._acknowledged, self.lose, self._delivered, epoch)
 
     def __repr__(self) -> str:
         return f"CallHandle({self.id!r}, status={self.state.status!r}, unacknowledged={self.unacknowledged})"
@@ -173,13 +175,30 @@ class CallHandle:
         """How many mutations are queued or under way."""
         return len(self._outbox)
 
+    @property
+    def full(self) -> CallstateError | None:
+        """Why the session takes no more turns: it has `limits.session_bytes`. None while there is room.
+
+        Turns that are too large for what is left are refused without being sent; what makes room (a turn amended
+        to something shorter, an update) is taken, and then turns are again.
+        """
+        return self._outbox.full
+
     def _acknowledged(self, version: int) -> None:
         self.version = version
+
+    def _delivered(self) -> None:
+        """Nothing is left to deliver: a call that was let go of needs no more beats."""
+        if self.released:
+            self._beater.discard(self.id, self.lose)
+
+    def _set_ended(self, ended: bool) -> None:
+        self.ended = ended
 
     def lose(self, error: CallstateError) -> None:
         """The session takes no more of ours. Called by what beats and delivers for this call."""
         self._beater.discard(self.id, self.lose)
-        if not self.ended and self.lost is None:
+        if not (self.ended or self.released) and self.lost is None:
             self.lost = error
             _log.warning("%s is lost: %s", self.id, error)
 
@@ -218,9 +237,8 @@ class CallHandle:
         checks.check_turn(turn)
         encoded = encode_members(turn.to_dict())
         self._outbox.check_room(len(encoded))
-        self.state.append_turn(turn)
+        entry = self._outbox.add_turn(encoded, TurnAdded(self.state, turn))
         self.state.updated_at = now()
-        entry = self._outbox.add_turn(encoded)
         return amendable(self, turn, entry, entry.future)
 
     def amend(
@@ -231,24 +249,26 @@ class CallHandle:
         extra: dict[str, Any] | None = None,
     ) -> QueuedMutation:
         """What `turn.amend()` does."""
+        if turn.place.refusal is not None:
+            return queued(turn.place.future)
         patch = turn_patch(content, duration_ms, extra)
         encoded = encode_members(patch)
-        amended = patched_turn(turn.turn, patch)
         # with another duration it would be counted by that one, and is by the one it was said with
         if duration_ms is None and self._outbox.is_waiting(turn.place):
+            amended = patched_turn(turn.turn, patch)
             text = encode_members(amended.to_dict())
             self._outbox.check_room(max(0, len(text) - turn.place.size))
             self._outbox.rewrite(turn.place, text)
-            acknowledged = turn.place.future
+            turn.turn.become(amended)
+            entry = turn.place
         else:
             asks.check_amendable(0, None, self._store._known_features or protocol.FEATURES)
             self._outbox.check_room(len(encoded))
             # with its role: should others have put a shorter history in the place of this one, it is a conflict
             params = self._amendment(encoded, turn.turn.role)
-            acknowledged = self._outbox.amend(turn.place, params)
-        turn.turn.become(amended)
+            entry = self._outbox.amend(turn.place, params, TurnAmended(turn.turn, patch), turn.turn)
         self.state.updated_at = now()
-        return queued(acknowledged)
+        return queued(entry.future)
 
     def amend_last_turn(
         self,
@@ -274,24 +294,27 @@ class CallHandle:
         turn = find_last_turn(self.state, role)
         patch = turn_patch(content, duration_ms, extra)
         encoded = encode_members(patch)
-        amended = patched_turn(turn, patch)
         self._outbox.check_room(len(encoded))
-        turn.become(amended)
-        self.state.updated_at = now()
-        return queued(self._outbox.put("session.amend_turn", self._amendment(encoded, role)))
+        params, change = self._amendment(encoded, role), TurnAmended(turn, patch)
+        return self._put("session.amend_turn", params, change, key=turn, follows=turn)
 
     def _amendment(self, patch: bytes, role: str | None) -> protocol.AmendTurnParams:
         return protocol.AmendTurnParams(
             session_id=self.id, epoch=self.epoch, set=msgspec.Raw(patch), role=role, op=self._store.new_op()
         )
 
+    def _put(
+        self, method: str, params: protocol.Mutation, change: Change, key: object = None, follows: object = None
+    ) -> QueuedMutation:
+        entry = self._outbox.put(method, params, change, key, follows)
+        self.state.updated_at = now()
+        return queued(entry.future)
+
     def record_interruption(self) -> QueuedMutation:
         """The caller spoke over the agent."""
         self._outbox.check_room(0)
-        self.state.record_interruption()
-        self.state.updated_at = now()
         params = protocol.RecordInterruptionParams(session_id=self.id, epoch=self.epoch, op=self._store.new_op())
-        return queued(self._outbox.put("session.record_interruption", params))
+        return self._put("session.record_interruption", params, Interrupted(self.state))
 
     def update(self, **changes: Unpack[Changes]) -> QueuedMutation:
         """Change members of the session, all but its history; see `CallStore.update`."""
@@ -300,12 +323,10 @@ class CallHandle:
             raise InvalidParamsError(f"{', '.join(beside)}: by `await store.update({self.id!r}, …)`")
         encoded = encode_members(patch)
         self._outbox.check_room(len(encoded))
-        patch_state(self.state, patch)
-        self.state.updated_at = now()
         params = protocol.UpdateParams(
             session_id=self.id, epoch=self.epoch, set=msgspec.Raw(encoded), op=self._store.new_op()
         )
-        return queued(self._outbox.put("session.update", params))
+        return self._put("session.update", params, HeadPatched(self.state, patch), key=HEAD)
 
     def end(self, reason: str = COMPLETED, detail: Any = None) -> QueuedMutation:
         """The call is over. Leaving the block does not end it a second time.
@@ -318,11 +339,11 @@ class CallHandle:
         if detail is not None:
             checks.check_free(detail, "detail")
             params.detail = msgspec.Raw(encode_members(detail))
-        acknowledged = self._outbox.put("session.end", params)
-        self.ended = True
-        self.state.status = Status.ENDED
-        self.state.updated_at = now()
-        return queued(acknowledged)
+        return self._put("session.end", params, Switched(self.state, self._set_ended))
+
+    async def _save(self, saving: Saving, timeout_s: float) -> int:
+        """Save a state of this call behind what is queued: `store.save()` of a call that is held."""
+        return await save_behind(saving, self, self._store, self._outbox, timeout_s)
 
     async def beat(self) -> None:
         """Say that the call is alive: for `beat="manual"`.
@@ -341,19 +362,34 @@ class CallHandle:
         """Let go of the call without ending it: deliver what is queued, then let another worker claim it at once.
 
         Raises:
-            CallstateError: what kept the rest from being acknowledged within half a minute.
+            UndeliveredError: not all was acknowledged within the store's `close_timeout_s`. Delivery goes on for as
+                long as the store is open, and the call is released behind it.
         """
-        if self.released:
-            return
-        await self._let_go()
-        if not (self.ended or self.lost):
-            await self._store._give_up(self.id, self.epoch)
+        if not self.released:
+            await self._let_go()
+
+    def _take_no_more(self) -> None:
+        """Take nothing more, and be let go of once all is delivered."""
+        if not (self.ended or self.lost or self.released):
+            self._outbox.put_ask("session.release", self._give_up)
+        self._outbox.close()
+
+    async def _give_up(self) -> None:
+        await self._store._give_up(self.id, self.epoch)
 
     async def _let_go(self) -> None:
-        """Deliver what is queued, take and beat no more."""
+        """Deliver what is queued, take no more, and release what has not ended."""
+        self._take_no_more()
         self.released = True
-        self._beater.discard(self.id, self.lose)
-        await self._outbox.close(EXIT_FLUSH_S)
+        if not len(self._outbox):
+            self._delivered()
+        await deliver_or_tell(self._outbox, self._store.close_timeout_s)
+
+    def _store_closes(self) -> None:
+        """The store is being closed, and this call is still held: nobody will hold it any more."""
+        if not self.released:
+            self._take_no_more()
+            self.lost = self.lost or StoreClosedError()  # its block shall say that it could not end the call
 
     # -- as a block -----------------------------------------------------------------------------------------
 
@@ -382,13 +418,16 @@ class CallHandle:
 
         Raises:
             CallstateError: what kept the end from being acknowledged, unless another exception is under way.
+            UndeliveredError: not all was acknowledged within the store's `close_timeout_s`; same.
+            asyncio.CancelledError: cancelled while it delivered, which it did first, unless cancelled twice.
         """
         try:
             await self._leave(error)
         except CallstateError as failure:
             if error is None:
                 raise
-            _log.warning("%s was not left cleanly: %s", self.id, failure)  # the block's own error goes on
+            if not isinstance(failure, UndeliveredError):  # which was logged; the block's own error goes on
+                _log.warning("%s was not left cleanly: %s", self.id, failure)
 
     async def _leave(self, error: BaseException | None) -> None:
         if self.released:

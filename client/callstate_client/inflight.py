@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
@@ -22,7 +22,16 @@ REPEATABLE: Final = frozenset(
 )  # fmt: skip
 """What may be done twice without harm; any other verb only with an `op`."""
 
-WaiterT = TypeVar("WaiterT")
+
+class Waiting(Protocol):
+    """Who gets the reply, whatever else that is."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+        ...
+
+
+WaiterT = TypeVar("WaiterT", bound=Waiting)
 
 
 class Call(Struct, Generic[WaiterT], eq=False):
@@ -71,6 +80,15 @@ class InFlight(Generic[WaiterT]):
         call = Call(request_id, line, waiter, deadline, op_of is not None or method in REPEATABLE, op_of)
         self._calls[request_id] = call
         return call
+
+    @property
+    def are_waited_for(self) -> bool:
+        """Whether anybody still waits for any of them."""
+        return any(not call.waiter.done() for call in self._calls.values())
+
+    def was_sent(self, waiter: WaiterT) -> bool:
+        """Whether the request that this one waits for has left on some connection. Looks through all of them."""
+        return any(call.connection and call.waiter is waiter for call in self._calls.values())
 
     def drop(self, call: Call[WaiterT]) -> None:
         """Nobody waits for it any more."""

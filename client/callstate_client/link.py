@@ -253,6 +253,12 @@ class Link:
     def _begin_reconnect(self) -> None:
         if not self.closed and (self._reconnecting is None or self._reconnecting.done()):
             self._reconnecting = self._loop.create_task(self._reconnect(), name="callstate-reconnect")
+            self._reconnecting.add_done_callback(self._stopped)
+
+    def _stopped(self, task: asyncio.Task[None]) -> None:
+        """Cancelled by whoever cancels all tasks: go on for those who still wait, if there are any."""
+        if task.cancelled() and self._calls.are_waited_for:
+            self._begin_reconnect()
 
     async def _reconnect(self) -> None:
         told = ""
@@ -312,11 +318,17 @@ class Link:
         if self.closed:
             raise StoreClosedError
         deadline = self._loop.time() + (self._timeout_s if timeout_s is None else timeout_s)
+        if self._wire is None:
+            self._begin_reconnect()  # nothing, unless the task that did was cancelled
         self._unsent.append(self._calls.add(method, params, waiter, deadline=deadline, op_of=op_of))
         if not self._flush_due:
             self.wake()
         if deadline < self._timer_at:
             self._watch(deadline)
+
+    def was_sent(self, waiter: Waiter) -> bool:
+        """Whether the request that this one waits for has left."""
+        return self._calls.was_sent(waiter)
 
     def wake(self) -> None:
         """Write what there is at the end of this turn of the loop."""

@@ -16,3 +16,23 @@ def merge_patch(target: Any, patch: Any) -> Any:
         else:
             merged[name] = merge_patch(merged.get(name), value)
     return merged
+
+
+def compose_patches(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any] | None:
+    """The patch that does what two do one after the other; None where no patch does.
+
+    One that replaces a member by an object, whatever was there, can't be said: an object patches.
+    """
+    both = dict(first)
+    for name, value in then.items():
+        before = both.get(name)
+        if not isinstance(value, dict) or name not in both:
+            both[name] = value
+        elif not isinstance(before, dict):
+            return None
+        else:
+            inner = compose_patches(before, value)
+            if inner is None:
+                return None
+            both[name] = inner
+    return both

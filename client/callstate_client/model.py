@@ -165,6 +165,12 @@ class SessionState:
         """Set `updated_at` to what a store said, as text."""
         self._updated_at = text
 
+    def take_over(self, other: SessionState, *, history: bool = True) -> None:
+        """Become another state, which nobody else holds; `history`: with its turns."""
+        for name in self.__slots__:
+            if history or name not in ("_history", "history_from"):
+                setattr(self, name, getattr(other, name))
+
     def record_interruption(self) -> None:
         """Count one interruption (barge-in)."""
         self.metrics.interruption_count += 1

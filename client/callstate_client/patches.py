@@ -127,11 +127,16 @@ def patch_state(state: SessionState, patch: dict[str, Any]) -> None:
     Raises:
         DocumentError: the outcome is no session.
     """
-    members = merge_patch(state.to_members(with_history=False), patch)
-    patched = SessionState.from_json(encode_members(members))
-    for name in SessionState.__slots__:
-        if name not in ("_history", "history_from"):
-            setattr(state, name, getattr(patched, name))
+    replace_head(state, merge_patch(state.to_members(with_history=False), patch))
+
+
+def replace_head(state: SessionState, members: dict[str, Any]) -> None:
+    """Give a state these members in place; its history stays the object it is.
+
+    Raises:
+        DocumentError: they are no session's.
+    """
+    state.take_over(SessionState.from_json(encode_members(members)), history=False)
 
 
 def find_turn(state: SessionState, index: int | None, role: str | None) -> int:

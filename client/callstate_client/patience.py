@@ -8,6 +8,10 @@ from typing import Final
 TIMEOUT_S: Final = 5.0
 """How long a call waits for its reply; the daemon answers in well under a millisecond unless it restarts."""
 
+CLOSE_TIMEOUT_S: Final = 10.0
+"""How long leaving a call, or closing a store, waits for its last acknowledgements, seconds: a restart takes one or
+two, and who stops a service sends SIGKILL after thirty (Kubernetes) or ninety (systemd)."""
+
 REPLY_BYTES: Final = 64 * 1024 * 1024
 """Longest reply line taken: eight sessions of the largest size. A peer that sends more is no callstated."""
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
+from callstate_client.entries import Acknowledgement
 from callstate_client.turns import Turn
 
 __all__ = ["AmendableTurn", "Queued", "QueuedMutation", "TurnHandle"]
@@ -18,7 +19,7 @@ class Queued:
 
     __slots__ = ("_future",)
 
-    def __init__(self, future: asyncio.Future[int]) -> None:
+    def __init__(self, future: Acknowledgement) -> None:
         self._future = future
 
     def __await__(self) -> Generator[Any, None, int]:
@@ -26,7 +27,11 @@ class Queued:
 
     async def _outcome(self) -> int:
         if not self._future.done():
-            await asyncio.wait((self._future,))  # which, cancelled, leaves the future as it is
+            self._future.waiters += 1
+            try:
+                await asyncio.wait((self._future,))  # which, cancelled, leaves the future as it is
+            finally:
+                self._future.waiters -= 1
         return self._future.result()
 
     def done(self) -> bool:
@@ -73,7 +78,7 @@ class TurnHandle(Queued):
 
     __slots__ = ("_amender", "place", "turn")
 
-    def __init__(self, amender: Amender, turn: Turn, place: Any, future: asyncio.Future[int]) -> None:
+    def __init__(self, amender: Amender, turn: Turn, place: Any, future: Acknowledgement) -> None:
         super().__init__(future)
         self._amender = amender
         self.turn = turn
@@ -120,11 +125,11 @@ else:
     AmendableTurn = TurnHandle
 
 
-def queued(future: asyncio.Future[int]) -> QueuedMutation:
+def queued(future: Acknowledgement) -> QueuedMutation:
     """What is queued, to be awaited or not."""
     return cast("QueuedMutation", Queued(future))
 
 
-def amendable(amender: Amender, turn: Turn, place: Any, future: asyncio.Future[int]) -> AmendableTurn:
+def amendable(amender: Amender, turn: Turn, place: Any, future: Acknowledgement) -> AmendableTurn:
     """A turn that is queued."""
     return cast("AmendableTurn", TurnHandle(amender, turn, place, future))

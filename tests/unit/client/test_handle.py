@@ -301,19 +301,6 @@ async def test_the_blocks_own_error_goes_before(store: FlakyStore) -> None:
             raise Hangup
 
 
-async def test_leaving_gives_up_on_a_daemon_that_stays_away(
-    store: FlakyStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("callstate_client.handle.EXIT_FLUSH_S", 0.05)
-    with pytest.raises(OverloadedError, match="not now"):
-        async with store.hold(SessionState("c1")) as call:
-            store.fail("session.add_turn", OverloadedError("not now"), times=1000)
-            acknowledged = call.add_turn("user", "x")
-    with pytest.raises(OverloadedError):
-        await acknowledged
-    assert call.unacknowledged == 0
-
-
 async def test_a_store_closed_under_a_call(store: FlakyStore) -> None:
     with pytest.raises(StoreClosedError):
         async with store.hold(SessionState("c1")) as call:

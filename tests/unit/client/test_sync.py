@@ -100,7 +100,7 @@ def test_signatures_are_the_same(name: str) -> None:
 
 def test_connecting_is_the_same_without_a_worker() -> None:
     theirs = dict(inspect.signature(callstate_client.connect).parameters)
-    for name in ("worker_id", "register", "stall_timeout_s"):
+    for name in ("worker_id", "register", "stall_timeout_s", "close_timeout_s"):
         del theirs[name]
     assert inspect.signature(sync.connect).parameters == theirs
 

@@ -1,0 +1,79 @@
+"""`store.save()` of a call that is held: behind what the call has queued, which the state has in it already."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from callstate_client import asks
+from callstate_client.backlog import MAX_ENTRY_BYTES
+from callstate_client.changes import Replaced
+from callstate_client.errors import CallstateError, RequestTimeoutError, TooLargeError
+from callstate_client.history import Piece
+from callstate_client.model import SessionState
+from callstate_client.outbox import Outbox
+from callstate_client.queued import Queued
+
+if TYPE_CHECKING:
+    from callstate_client.api import CallStore
+
+
+class Held(Protocol):
+    """What a save has to know of the call."""
+
+    state: SessionState
+    version: int
+    epoch: int | None
+
+
+class Saving:
+    """A state as it was when it was to be saved.
+
+    Args:
+        state: gets its `updated_at` when it is saved.
+        if_version: only if the session has this version.
+        beside: what is said beside it; see `asks.beside_state`.
+    """
+
+    def __init__(self, state: SessionState, if_version: int | None, beside: Mapping[str, Any]) -> None:
+        self.state = state
+        self.if_version = if_version
+        self.beside = beside
+        self.pieces: Sequence[Piece] = asks.document(state)
+
+
+async def save_behind(saving: Saving, call: Held, store: CallStore, outbox: Outbox, timeout_s: float) -> int:
+    """Save when all that was queued before is acknowledged, and before what is queued from now on.
+
+    An `if_version` that is the call's is the one that the call has by then: what was queued before is in the state.
+
+    Raises:
+        RequestTimeoutError: not within so long. What had not left by then does not leave any more.
+        TooLargeError: no request has room for the state.
+        CallstateError: as `CallStore.save`.
+    """
+    document = b"".join(saving.pieces)
+    if len(document) > MAX_ENTRY_BYTES:
+        raise TooLargeError(f"{len(document)} bytes are more than the {MAX_ENTRY_BYTES} that fit into one request")
+    is_current = saving.if_version == call.version
+
+    async def send() -> int:
+        if_version = call.version if is_current else saving.if_version
+        ask = asks.save_document(saving.state, (document,), saving.beside, if_version, call.epoch)
+        return ask.result(await store._send(ask, None))
+
+    change = None if saving.state is call.state else Replaced(call.state, document)
+    entry = outbox.put_ask("session.save", send, change)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await Queued(entry.future)
+    except asyncio.CancelledError:
+        outbox.withdraw(entry)
+        raise
+    except TimeoutError as error:
+        if isinstance(error, CallstateError):
+            raise
+        if outbox.withdraw(entry):
+            raise RequestTimeoutError("not saved: what was queued before was not acknowledged in time") from None
+        raise RequestTimeoutError("the daemon did not answer in time; outcome unknown") from None
