@@ -19,6 +19,7 @@ from callstate_sidecar.door import (
 )
 from callstate_sidecar.head import Head, read_head
 from callstate_sidecar.instants import format_us
+from callstate_sidecar.tails import last_turns
 
 FOLD_CHUNKS: Final = 32
 """So many small chunks are folded: a chunk a turn costs 41 bytes each, and a join walks them all."""
@@ -28,6 +29,10 @@ HEAD_REST_BYTES: Final = 320
 
 FOLD_BYTES: Final = 64 * 1024
 """Chunks are folded up to this size: folding copies them, and a big copy would be felt in the loop."""
+
+
+ROLES_AT_FIRST: Final = 32
+"""Among so many turns at the end one of the role that is asked for is looked for first."""
 
 
 class _Created(Struct):
@@ -44,10 +49,12 @@ class Place(Struct, frozen=True):
     index: int
     """In the history, from 0."""
     chunk: int
+    start: int
+    """Where `parts` begin in the chunk, bytes."""
     parts: list[Raw]
-    """The turns of its chunk."""
+    """The turns of the chunk from there on."""
     at: int
-    """In the chunk, from 0."""
+    """Among these, from 0."""
 
 
 _encode = msgspec.json.encode
@@ -141,7 +148,7 @@ class Document:
         index = len(self.chunks)
         while len(found) < count:
             index -= 1
-            found = _parts(b"[%b]" % self.chunks[index]) + found
+            found = last_turns(self.chunks[index], count - len(found))[1] + found
         return b",".join(bytes(part) for part in found[len(found) - count :])
 
     def find_turn(self, index: int | None, role: str | None = None) -> Place:
@@ -172,25 +179,28 @@ class Document:
             for chunk, turns in enumerate(self.chunks):
                 parts = _parts(b"[%b]" % turns)
                 if index < before + len(parts):
-                    return Place(index, chunk, parts, index - before)
+                    return Place(index, chunk, 0, parts, index - before)
                 before += len(parts)
-        before = self.turn_count
+        behind = self.turn_count
         for chunk in reversed(range(len(self.chunks))):
-            parts = _parts(b"[%b]" % self.chunks[chunk])
-            before -= len(parts)
-            if index >= before:
-                return Place(index, chunk, parts, index - before)
+            start, parts = last_turns(self.chunks[chunk], behind - index)
+            if index >= behind - len(parts):
+                return Place(index, chunk, start, parts, index - behind + len(parts))
+            behind -= len(parts)
         raise AssertionError("turn_count is not that of the chunks")
 
     def _last_of(self, role: str) -> Place:
         behind = self.turn_count
         for chunk in reversed(range(len(self.chunks))):
-            turns = b"[%b]" % self.chunks[chunk]
-            roles = _roles(turns)
-            behind -= len(roles)
-            for at in reversed(range(len(roles))):
-                if roles[at].role == role:
-                    return Place(behind + at, chunk, _parts(turns), at)
+            turns = self.chunks[chunk]
+            start, parts = last_turns(turns, ROLES_AT_FIRST)
+            at = _last_role(turns[start:], role)
+            if at is None and start:
+                start, parts = last_turns(turns, self.turn_count)
+                at = _last_role(turns, role)
+            if at is not None:
+                return Place(behind - len(parts) + at, chunk, start, parts, at)
+            behind -= len(parts)
         raise ConflictError("the session has no turn of this role to amend")
 
     def amended(self, place: Place, patch: Raw, path: str) -> bytes:
@@ -201,10 +211,16 @@ class Document:
         return encoded
 
     def replace_turn(self, place: Place, turn: bytes) -> None:
-        """Put a turn in place of this one; in a chunk of its own, for it may be amended again."""
+        """Put a turn in place of this one; in a chunk of its own, for it may be amended again.
+
+        What lies before the parts stays a chunk, too: it may be long, and the next change is most often near.
+        """
+        chunk, end = self.chunks[place.chunk], place.start
+        while end and chunk[end - 1] in b" \t\r\n,":
+            end -= 1
         before, after = place.parts[: place.at], place.parts[place.at + 1 :]
-        chunks = [b",".join(map(bytes, before)), turn, b",".join(map(bytes, after))]
-        kept = [chunk for chunk in chunks if chunk]
+        pieces = [chunk[:end], b",".join(map(bytes, before)), turn, b",".join(map(bytes, after))]
+        kept = [piece for piece in pieces if piece]
         self.history_bytes += sum(map(len, kept)) + len(kept) - 1 - len(self.chunks[place.chunk])
         self.chunks = [*self.chunks[: place.chunk], *kept, *self.chunks[place.chunk + 1 :]]
 
@@ -261,6 +277,12 @@ class Document:
                 )
         patched = _encode(merge_patch(_decode(self.head_json(self.updated_us)), changes))
         return read_head(patched, path, lambda _: self.created_at)
+
+
+def _last_role(turns: bytes, role: str) -> int | None:
+    """Which of these turns is the last of a role."""
+    roles = _roles(b"[%b]" % turns)
+    return next((at for at in reversed(range(len(roles))) if roles[at].role == role), None)
 
 
 def count_turns(turns: bytes) -> int:

@@ -36,8 +36,8 @@ SIDECAR = (
     "exits", "host", "storeurl", "options", "configdoc", "config", "systemd", "logs", "clock", "metrics", "chore",
     "process", "peers",
     # sessions, without I/O
-    "door", "instants", "head", "document", "records", "stores.base", "entry", "labelled", "index", "cache",
-    "liveness", "workers", "events", "commands", "connection",
+    "door", "instants", "head", "tails", "document", "records", "stores.base", "entry", "labelled", "index",
+    "cache", "liveness", "workers", "events", "commands", "connection",
     # what keeps them
     "statedir", "journal", "stores.common", "stores.sqlite", "stores.redis", "readthrough", "writer", "reaper",
     "attendance",
