@@ -84,9 +84,34 @@ def overtime(machine: OwnershipMachine) -> None:
     machine.tick([])
 
 
+def instances(machine: OwnershipMachine) -> None:
+    """What one instance of a worker holds another does not touch while the first is there, but by a claim."""
+    machine.join("w3", False, "i1")
+    machine.join("w3", True, "i2")
+    one, other = 2, 3
+    machine.hear([(one, Ask("save", "d"))])
+    machine.look()
+    for kind in ("beat", "beats", "turn", "update", "release"):
+        machine.hear([(other, Ask(kind, "d"))])
+        machine.look()
+    machine.hear([(other, Ask("claim", "d")), (one, Ask("beat", "d")), (one, Ask("turn", "d", epoch="old"))])
+    machine.look()
+    machine.hang_up(which=other)
+    machine.hear([(one, Ask("turn", "d")), (one, Ask("beat", "d"))])
+    machine.look()
+
+
+def timeouts(machine: OwnershipMachine) -> None:
+    """A call is silent for as long as its last claim says, and over time when that does."""
+    machine.hear([(OWNER, Ask("claim", "b", timeout_s=5.0)), (OWNER, Ask("claim", "c", timeout_s=0.75))])
+    machine.time_passes(ticks=16)
+    machine.hear([(OPERATOR, Ask("claim", "b", worker_id="w2", steal=True, max_s=4.0, timeout_s=5.0))])
+    machine.time_passes(ticks=4)
+
+
 @pytest.mark.parametrize(
     "course",
-    [stall, stalls, outsider, outsider_changes, orphans, left, restarted, overtime],
+    [stall, stalls, outsider, outsider_changes, orphans, left, restarted, overtime, instances, timeouts],
     ids=lambda course: course.__name__,
 )
 def test_a_course(course: Callable[[OwnershipMachine], None]) -> None:
