@@ -31,6 +31,7 @@ from callstate_client.errors import (
     StoreUnavailableError,
     TooLargeError,
     UndeliveredError,
+    UnreadableError,
     UnsupportedProtocolError,
     WireError,
 )
@@ -84,6 +85,7 @@ __all__ = [
     "Turn",
     "TurnHandle",
     "UndeliveredError",
+    "UnreadableError",
     "UnsupportedProtocolError",
     "WireError",
     "connect",

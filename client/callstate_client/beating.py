@@ -25,6 +25,7 @@ from callstate_client.errors import (
     SessionNotFoundError,
     StoreClosedError,
     StoreUnavailableError,
+    UnreadableError,
 )
 from callstate_client.patience import Backoff
 from callstate_client.pulse import Pulse
@@ -183,7 +184,7 @@ class BeatingThread:
         params = protocol.HeartbeatParams(session_ids=[*beats])
         line = protocol.encode_request(REQUEST_ID, "session.heartbeat", params)
         result = protocol.decode_heartbeat(connection.exchange(line, REPLY_S, monotonic() + REPLY_S))
-        for session_id in (*result.missing, *result.ended, *result.fenced):
+        for session_id in (*result.missing, *result.ended, *result.fenced, *result.unreadable):
             self._ask_why(connection, session_id, beats[session_id])
 
     def _ask_why(self, connection: Connection, session_id: str, beat: Beat) -> None:
@@ -192,7 +193,7 @@ class BeatingThread:
         line = protocol.encode_request(REQUEST_ID, "session.heartbeat", params)
         try:
             protocol.decode_empty(connection.exchange(line, REPLY_S, monotonic() + REPLY_S))
-        except (SessionNotFoundError, SessionEndedError, FencedError) as error:
+        except (SessionNotFoundError, SessionEndedError, FencedError, UnreadableError) as error:
             self._lose(session_id, beat, error)
 
     def _lose(self, session_id: str, beat: Beat, error: CallstateError) -> None:

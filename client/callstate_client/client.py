@@ -263,7 +263,7 @@ class _Beats:
     def _settle_failed(self, result: protocol.HeartbeatResult) -> None:
         for session_id in result.missing:
             _fail(self._beats.pop(session_id, []), SessionNotFoundError(f"no session {session_id}"))
-        for session_id in (*result.ended, *result.fenced):
+        for session_id in (*result.ended, *result.fenced, *result.unreadable):
             # the lists don't say when and why it ended, or whose it is: seldom enough to ask once more
             params = protocol.HeartbeatParams(session_id=session_id)
             again = _Beats(self._link, {session_id: self._beats.pop(session_id, [])})

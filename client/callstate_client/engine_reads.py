@@ -131,7 +131,8 @@ class Reads(Access):
                 result.fenced.append(session_id)
             except SessionEndedError:
                 result.ended.append(session_id)
-        return p.encode_json(result)
+        lists = {"missing": result.missing, "ended": result.ended, "fenced": result.fenced}
+        return p.encode_json(lists)  # nothing in memory is unreadable
 
     def _beat(self, kept: Kept) -> None:
         self._check_held(kept, None)

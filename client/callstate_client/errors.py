@@ -16,7 +16,8 @@
     │   ├── OverloadedError         -32007  overloaded
     │   ├── TooLargeError           -32008  too_large
     │   ├── ForbiddenError          -32009  forbidden
-    │   └── NotDurableError         -32010  not_durable
+    │   ├── NotDurableError         -32010  not_durable
+    │   └── UnreadableError         -32011  unreadable          .version
     ├── StoreClosedError            the store was closed by its user
     ├── DocumentError               bytes that are no session document
     ├── NoDaemonError               no daemon found; the text lists each path tried
@@ -221,6 +222,21 @@ class NotDurableError(WireError):
     retryable = True
 
 
+class UnreadableError(WireError):
+    """The store has something under this id that is no session document of Go's or ours, or another session's.
+
+    It stays as it is: no save replaces it but one whose `if_version` is this error's `version`. Or delete it.
+    """
+
+    code = -32011
+    kind = "unreadable"
+
+    @property
+    def version(self) -> int | None:
+        """What names this document, to be given as `if_version`; None from a store without versions."""
+        return self.data.get("version")
+
+
 class StoreClosedError(CallstateError):
     """The store was used after its `close()`."""
 
@@ -305,6 +321,7 @@ BY_CODE: Mapping[int, type[WireError]] = {
         TooLargeError,
         ForbiddenError,
         NotDurableError,
+        UnreadableError,
     )
 }
 

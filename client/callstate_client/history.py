@@ -7,10 +7,11 @@ from typing import Any, Final, SupportsIndex, overload
 
 import msgspec
 
+from callstate_client import gojson
 from callstate_client.errors import DocumentError
-from callstate_client.turns import Check, Joined, Turn, decode_turn, encode_members, split_extra
+from callstate_client.turns import Check, Joined, Turn, decode_turn, encode_members
 
-__all__ = ["History", "Turn", "decode_turn", "encode_members", "split_extra"]
+__all__ = ["History", "Turn", "decode_turn", "encode_members"]
 
 LAST_TURN_BYTES: Final = 4096
 """How far from its end a history is searched for where the last turn begins; most turns have some 200 bytes."""
@@ -20,6 +21,13 @@ Piece = bytes | memoryview | msgspec.Raw
 
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _OF_OBJECTS: Final = b"[{"
+
+
+def _elements(array: bytes | msgspec.Raw) -> Iterable[msgspec.Raw]:
+    try:
+        return _ARRAY.decode(array) or ()
+    except RecursionError:
+        return [msgspec.Raw(part) for part in gojson.split(bytes(array))]
 
 
 class History(MutableSequence[Turn]):
@@ -58,7 +66,7 @@ class History(MutableSequence[Turn]):
         if bytes(memoryview(array)[:2]) == _OF_OBJECTS:
             return cls.of_objects(array)
         try:
-            items = _ARRAY.decode(array) or ()
+            items = _elements(array)
         except msgspec.ValidationError as error:
             raise DocumentError(f"{error} - at `$.history`") from error
         history = cls()
@@ -114,8 +122,8 @@ class History(MutableSequence[Turn]):
             untouched = self._end == len(self._array) - 1
             whole = self._array if untouched else b"".join((memoryview(self._array)[: self._end], b"]"))
             try:
-                self._items[:0] = _ARRAY.decode(whole) or ()
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+                self._items[:0] = _elements(whole)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise DocumentError(f"not a history: {error}") from error
             self._array = self._joined = None
         return self._items

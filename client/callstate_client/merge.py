@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from callstate_client import gojson
+
 
 def merge_patch(target: Any, patch: Any) -> Any:
     """The target with the patch on it: members replace, null removes, objects are patched in turn."""
@@ -36,3 +40,20 @@ def compose_patches(first: dict[str, Any], then: dict[str, Any]) -> dict[str, An
                 return None
             both[name] = inner
     return both
+
+
+def merge_text(target: bytes, patch: Any) -> bytes:
+    """The same of a target that is JSON text: what the patch does not touch stays as it is written.
+
+    Raises:
+        ValueError: the target is no JSON.
+    """
+    if not isinstance(patch, dict):
+        return msgspec.json.encode(patch)
+    merged = gojson.raw_members(target) if target[:1] == b"{" else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_text(merged.get(name, b"null"), value)
+    return gojson.join_members(merged)

@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 
-from callstate_client.errors import DocumentError
-from callstate_client.turns import split_extra
+from callstate_client.documents import MetricsDoc
 
 
 class SessionMetrics(msgspec.Struct, omit_defaults=True, kw_only=True):
@@ -46,51 +45,21 @@ class SessionMetrics(msgspec.Struct, omit_defaults=True, kw_only=True):
         return members | self.extra if self.extra else members
 
 
-class MetricsWire(msgspec.Struct):
-    """Metrics as they lie on the wire. Internal to the client."""
-
-    turn_count: int = 0
-    interruption_count: int = 0
-    user_speech_duration_ms: int = 0
-    agent_speech_duration_ms: int = 0
-    first_response_ms: int = 0
-    average_response_ms: int = 0
-
-
-class StrictMetricsWire(MetricsWire, forbid_unknown_fields=True):
-    """The common metrics: no member that we don't know."""
-
-
-_MEMBERS = frozenset(MetricsWire.__struct_fields__)
-
-
-def metrics_of(found: StrictMetricsWire | dict[str, Any] | None) -> SessionMetrics:
+def metrics_of(found: MetricsDoc | None, extra: dict[str, Any] | None = None) -> SessionMetrics:
     """The metrics that were decoded.
 
     Args:
-        found: typed, or members of which we may not know all.
-
-    Raises:
-        DocumentError: a member is not of its type.
+        found: the members that we know; None: there were none.
+        extra: those that we don't.
     """
     if found is None:
         return SessionMetrics()
-    extra: dict[str, Any] = {}
-    wire: MetricsWire
-    if isinstance(found, dict):
-        known, extra = split_extra(found, _MEMBERS)
-        try:
-            wire = msgspec.convert(known, MetricsWire)
-        except msgspec.ValidationError as error:  # which knows the place in the metrics only
-            raise DocumentError(str(error).replace("at `$", "at `$.metrics")) from error
-    else:
-        wire = found
     return SessionMetrics(
-        turn_count=wire.turn_count,
-        interruption_count=wire.interruption_count,
-        user_speech_duration_ms=wire.user_speech_duration_ms,
-        agent_speech_duration_ms=wire.agent_speech_duration_ms,
-        first_response_ms=wire.first_response_ms,
-        average_response_ms=wire.average_response_ms,
-        extra=extra,
+        turn_count=found.turn_count,
+        interruption_count=found.interruption_count,
+        user_speech_duration_ms=found.user_speech_duration_ms,
+        agent_speech_duration_ms=found.agent_speech_duration_ms,
+        first_response_ms=found.first_response_ms,
+        average_response_ms=found.average_response_ms,
+        extra={} if extra is None else extra,
     )

@@ -12,12 +12,12 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from callstate_client.errors import DocumentError
+from callstate_client import documents, gojson
 from callstate_client.history import History, Piece
 from callstate_client.metrics import SessionMetrics, metrics_of
-from callstate_client.statewire import MEMBERS, LenientStateWire, StrictStateWire
+from callstate_client.statewire import StrictStateWire
 from callstate_client.times import Instant, format_time, now, now_text
-from callstate_client.turns import Check, Turn, encode_members, split_extra
+from callstate_client.turns import Check, Turn, encode_members
 
 __all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn", "encode_members"]
 
@@ -49,7 +49,6 @@ class Role:
 RecoveryT = TypeVar("RecoveryT")
 
 _STRICT = msgspec.json.Decoder(StrictStateWire)
-_LENIENT = msgspec.json.Decoder(LenientStateWire)
 
 
 class SessionState:
@@ -221,7 +220,7 @@ class SessionState:
         Raises:
             DocumentError: a field holds what JSON can't say, or `check` refuses a turn.
         """
-        if self.extra and not MEMBERS.isdisjoint(self.extra):  # which then stand in their places
+        if self.extra and not documents.SESSION_NAMES.isdisjoint(self.extra):  # which then stand in their places
             return [encode_members(self.to_members(check=check))]
         head = encode_members(self._head())
         tail = encode_members(self._tail())
@@ -257,18 +256,38 @@ class SessionState:
 
     @classmethod
     def from_json(cls, document: bytes | str | msgspec.Raw) -> SessionState:
-        """The state of a document, whether Go wrote it or we.
+        """The state of a document, whether Go wrote it or we: as Go reads it, names without case.
+
+        Turns are checked when they are looked at, where nothing else in the document is unusual.
 
         Raises:
             DocumentError: it is no session document.
         """
         try:
-            try:
-                return from_wire(_STRICT.decode(document))
-            except msgspec.ValidationError:
-                return from_wire(_LENIENT.decode(document), document)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
-            raise DocumentError(f"not a session document: {error}") from error
+            return from_wire(_STRICT.decode(document))
+        except (msgspec.MsgspecError, ValueError, RecursionError):  # something unusual, or something wrong
+            return cls.of_parts(documents.read(document.encode() if isinstance(document, str) else bytes(document)))
+
+    @classmethod
+    def of_parts(cls, parts: documents.Parts) -> SessionState:
+        """The state of a document that was read."""
+        head = parts.head
+        state = cls.__new__(cls)
+        state.id = head.id
+        state._created_at = head.created_at
+        state._updated_at = head.updated_at
+        state.call_id = head.call_id
+        state.provider = head.provider
+        state.direction = head.direction
+        state.from_ = head.from_
+        state.to = head.to
+        state.status = head.status
+        state._history = History.of_json(msgspec.Raw(b"[%b]" % parts.history))
+        state.metrics = metrics_of(parts.metrics, _values(parts.metrics_extra))
+        state.recovery_data = None if parts.recovery_data is None else gojson.decode_any(parts.recovery_data)
+        state.history_from = 0
+        state.extra = _values(parts.extra)
+        return state
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, SessionState):
@@ -292,22 +311,21 @@ class SessionState:
         return _restored, (self.to_json(), self.history_from)
 
 
+def _values(members: dict[str, bytes]) -> dict[str, Any]:
+    return {name: gojson.decode_any(value) for name, value in members.items()}
+
+
 def _restored(document: bytes, history_from: int) -> SessionState:
     state = SessionState.from_json(document)
     state.history_from = history_from
     return state
 
 
-def from_wire(
-    wire: StrictStateWire | LenientStateWire,
-    document: bytes | str | msgspec.Raw | None = None,
-    history: History | None = None,
-) -> SessionState:
+def from_wire(wire: StrictStateWire, history: History | None = None) -> SessionState:
     """The state a decoded document stands for.
 
     Args:
         wire: the document, one pass decoded.
-        document: its bytes, where it may hold members we don't know.
         history: where it is known already.
 
     Raises:
@@ -327,5 +345,5 @@ def from_wire(
     state.metrics = metrics_of(wire.metrics)
     state.recovery_data = wire.recovery_data
     state.history_from = 0
-    state.extra = {} if document is None else split_extra(msgspec.json.decode(document), MEMBERS)[1]
+    state.extra = {}
     return state

@@ -9,15 +9,13 @@ from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from callstate_client.gojson import INT64_MAX, Int64
+
 MAX_DEPTH: Final = 64
 """Deepest nesting of a message. Parsers of other languages start to fail around 128 (orjson writes 254)."""
 
 MAX_HISTORY_LIMIT: Final = 1_000_000_000
 
-INT64_MAX: Final = 2**63 - 1
-INT64_MIN: Final = -(2**63)
-
-Int64 = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
 Version = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
 Limit = Annotated[int, Meta(ge=1, le=10_000)]

@@ -19,10 +19,9 @@ from callstate_client.errors import (
     WireError,
     from_wire,
 )
+from callstate_client.gojson import INT64_MAX, INT64_MIN, Int64
 from callstate_client.lines import LINE_BYTES, LineSplitter
 from callstate_client.params import (
-    INT64_MAX,
-    INT64_MIN,
     MAX_DEPTH,
     MAX_HISTORY_LIMIT,
     AddTurnParams,
@@ -34,7 +33,6 @@ from callstate_client.params import (
     EndParams,
     FlushParams,
     HeartbeatParams,
-    Int64,
     Limit,
     ListActiveParams,
     ListParams,

@@ -58,11 +58,13 @@ class ListResult(Struct):
 
 
 class HeartbeatResult(Struct):
-    """Of `session.heartbeat` with several ids: which of them got no beat, and why."""
+    """Of `session.heartbeat` with several ids: which of them got no beat, and why; `unreadable` only where there
+    are any."""
 
     missing: list[str] = []
     ended: list[str] = []
     fenced: list[str] = []
+    unreadable: list[str] = []
 
 
 class FlushResult(Struct):

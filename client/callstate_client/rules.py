@@ -11,6 +11,7 @@ from callstate_client import ids
 from callstate_client.errors import DocumentError, InvalidParamsError
 from callstate_client.history import Turn
 from callstate_client.model import SessionState
+from callstate_client.times import YEAR_0, is_time
 
 _PLACE: Final = re.compile(r" - at `\$(.+)`")
 
@@ -53,10 +54,9 @@ def _placed(error: Exception, path: str) -> InvalidParamsError:
 
 def check_time(holder: SessionState | Turn, name: str, path: str) -> None:
     """An RFC 3339 time."""
-    try:
-        getattr(holder, name)
-    except ValueError as error:
-        raise wrong(f"{path}.{name}", "RFC 3339 time") from error
+    text: str = getattr(holder, f"_{name}")
+    if text.startswith(YEAR_0) or not is_time(text):
+        raise wrong(f"{path}.{name}", "RFC 3339 time")
 
 
 def check_state(state: SessionState, path: str) -> None:

@@ -11,6 +11,11 @@ from typing import Any, Final, overload
 ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 """Go's zero time.Time: what a field nobody set looks like."""
 
+YEAR_0: Final = "0000-"
+"""Go's calendar has it, datetimes don't: taken from a store, not from clients."""
+
+_FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
+
 # Go's time.Time.UnmarshalJSON takes just this, so just this may be written where Go reads (RFC 3339, 5.6).
 _STRICT = re.compile(
     r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?"
@@ -53,12 +58,27 @@ def format_time(at: datetime) -> str:
 def parse_time(text: str) -> datetime:
     """The datetime of RFC 3339 text; what is finer than a microsecond is cut off.
 
+    Go knows a year 0, a datetime does not: all of it counts as the first moment of year 1.
+
     Raises:
         ValueError: not RFC 3339 as Go reads it.
     """
     if _STRICT.fullmatch(text) is None:
         raise ValueError(f"not an RFC 3339 time: {text!r}")
+    if text.startswith(YEAR_0):
+        datetime.fromisoformat("0004" + text[4:])  # a leap year too: says whether there is such a day
+        return _FIRST
     return datetime.fromisoformat(text)
+
+
+@lru_cache(maxsize=4096)  # a save comes with the times of the load before it
+def is_time(text: str) -> bool:
+    """Whether this is RFC 3339 as Go reads it."""
+    try:
+        parse_time(text)
+    except ValueError:
+        return False
+    return True
 
 
 class Instant:

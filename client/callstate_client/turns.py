@@ -9,6 +9,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
+from callstate_client import gojson
 from callstate_client.errors import DocumentError
 from callstate_client.times import ZERO_TIME, Instant, format_time, now_text
 
@@ -19,14 +20,6 @@ Check = Callable[[dict[str, Any]], None]
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
 """What can't change by itself."""
-
-
-def split_extra(members: dict[str, Any], known: frozenset[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The members we know, and those we don't."""
-    if known.issuperset(members):
-        return members, {}
-    extra = {name: value for name, value in members.items() if name not in known}
-    return {name: value for name, value in members.items() if name in known}, extra
 
 
 def _moment(timestamp: object) -> datetime:
@@ -261,9 +254,19 @@ def encode_members(members: Any) -> bytes:
         DocumentError: a value is not JSON's.
     """
     try:
-        return _encode(members)
+        try:
+            return _encode(members)
+        except RecursionError:
+            return gojson.encode(members)
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise DocumentError(f"the state can't be written as JSON: {error}") from error
+
+
+def _turn_members(data: bytes | msgspec.Raw) -> dict[str, Any]:
+    try:
+        return _decode_members(data)
+    except RecursionError:
+        return {name: gojson.decode_any(value) for name, value in gojson.raw_members(bytes(data)).items()}
 
 
 def decode_turn(data: bytes | msgspec.Raw) -> Turn:
@@ -274,13 +277,13 @@ def decode_turn(data: bytes | msgspec.Raw) -> Turn:
     """
     turn = Turn.__new__(Turn)
     try:
-        members = _decode_members(data)
+        members = _turn_members(data)
         role, content = members.pop("role", ""), members.pop("content", "")
         timestamp, duration_ms = members.pop("timestamp", ZERO_TIME), members.pop("duration_ms", 0)
         if not (type(role) is type(content) is type(timestamp) is str and type(duration_ms) is int):
             wire = _TYPED.decode(data)  # which says what is wrong, and where
             role, content, timestamp, duration_ms = wire.role, wire.content, wire.timestamp, wire.duration_ms
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DocumentError(f"not a turn: {error}") from error
     turn._role = role
     turn._content = content

@@ -11,13 +11,11 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
+from callstate_client import documents, gojson
 from callstate_client.errors import ConflictError, InvalidParamsError
-from callstate_client.merge import merge_patch
-from callstate_sidecar.door import (
-    check_json,
-    check_turn,
-)
-from callstate_sidecar.head import Head, read_head
+from callstate_client.merge import merge_text
+from callstate_sidecar.door import check_head, check_json, check_metrics, check_turn, not_object, refuse_shadows
+from callstate_sidecar.head import Head, head_of
 from callstate_sidecar.instants import format_us
 from callstate_sidecar.tails import last_turns
 
@@ -51,7 +49,7 @@ class Place(Struct, frozen=True):
     chunk: int
     start: int
     """Where `parts` begin in the chunk, bytes."""
-    parts: list[Raw]
+    parts: list[bytes]
     """The turns of the chunk from there on."""
     at: int
     """Among these, from 0."""
@@ -60,8 +58,11 @@ class Place(Struct, frozen=True):
 _encode = msgspec.json.encode
 _decode = msgspec.json.decode
 _created = msgspec.json.Decoder(_Created).decode
-_parts = msgspec.json.Decoder(list[Raw]).decode
-_roles = msgspec.json.Decoder(list[_Role]).decode
+_parts = gojson.raw_list
+_role_list = msgspec.json.Decoder(list[_Role]).decode
+
+_CHECKED: Final = documents.HEAD_NAMES | {"metrics"}
+"""The members of a head that have types of their own."""
 
 
 class Document:
@@ -80,6 +81,7 @@ class Document:
         "provider",
         "status",
         "turn_count",
+        "updated_text",
         "updated_us",
     )
 
@@ -87,6 +89,8 @@ class Document:
         self.chunks: list[bytes] = []
         self.turn_count = 0
         self.history_bytes = 0
+        self.updated_text = "", 0
+        """How a store's document wrote `updated_at`, finer than we do perhaps, and the microseconds that are."""
         self.take_head(head, updated_us)
 
     def take_head(self, head: Head, updated_us: int) -> None:
@@ -144,12 +148,12 @@ class Document:
         """The last turns, comma-joined; only the chunks that hold them are looked at."""
         if count >= self.turn_count:
             return b",".join(self.chunks)
-        found: list[Raw] = []
+        found: list[bytes] = []
         index = len(self.chunks)
         while len(found) < count:
             index -= 1
             found = last_turns(self.chunks[index], count - len(found))[1] + found
-        return b",".join(bytes(part) for part in found[len(found) - count :])
+        return b",".join(found[len(found) - count :])
 
     def find_turn(self, index: int | None, role: str | None = None) -> Place:
         """The turn that is meant.
@@ -168,7 +172,7 @@ class Document:
         if not 0 <= index < self.turn_count:
             raise ConflictError(f"there is no turn {asked} to amend: the session has {self.turn_count}")
         place = self._place(index)
-        if role is not None and _roles(b"[%b]" % place.parts[place.at])[0].role != role:
+        if role is not None and _roles(b"[%b]" % place.parts[place.at])[0] != role:
             raise ConflictError(f"turn {asked} is another role's")
         return place
 
@@ -205,10 +209,15 @@ class Document:
 
     def amended(self, place: Place, patch: Raw, path: str) -> bytes:
         """The turn there with a merge patch on it, checked."""
-        turn = merge_patch(_decode(place.parts[place.at]), check_json(patch, path, 3))
-        encoded = _encode(turn)
-        check_turn(encoded, path)
-        return encoded
+        changes = check_json(patch, path, 4)  # as deep as the turn lies in a save
+        if not isinstance(changes, dict):
+            raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")
+        refuse_shadows(changes, documents.TURN_NAMES, path)
+        turn = merge_text(place.parts[place.at], changes)
+        members = gojson.raw_members(turn)
+        touched = {name: members[name] for name in documents.TURN_NAMES if changes.get(name) is not None}
+        check_turn(gojson.join_members(touched), path)
+        return turn
 
     def replace_turn(self, place: Place, turn: bytes) -> None:
         """Put a turn in place of this one; in a chunk of its own, for it may be amended again.
@@ -219,7 +228,7 @@ class Document:
         while end and chunk[end - 1] in b" \t\r\n,":
             end -= 1
         before, after = place.parts[: place.at], place.parts[place.at + 1 :]
-        pieces = [chunk[:end], b",".join(map(bytes, before)), turn, b",".join(map(bytes, after))]
+        pieces = [chunk[:end], b",".join(before), turn, b",".join(after)]
         kept = [piece for piece in pieces if piece]
         self.history_bytes += sum(map(len, kept)) + len(kept) - 1 - len(self.chunks[place.chunk])
         self.chunks = [*self.chunks[: place.chunk], *kept, *self.chunks[place.chunk + 1 :]]
@@ -249,9 +258,10 @@ class Document:
         return b",".join([before + first, *others, last + b"]}"])
 
     def _head(self, updated_us: int) -> bytes:
+        text, text_us = self.updated_text
         return b'%b,"updated_at":"%b","status":%b,"metrics":%b' % (
             self.fields,
-            format_us(updated_us).encode(),
+            (text if text and updated_us == text_us else format_us(updated_us)).encode(),
             _encode(self.status),
             self.metrics.to_json(),
         )
@@ -259,7 +269,11 @@ class Document:
     @property
     def created_at(self) -> str:
         """When the session was created, as its document says it."""
-        return _created(b"{%b}" % self.fields).created_at
+        head = b"{%b}" % self.fields
+        try:
+            return _created(head).created_at
+        except RecursionError:
+            return str(_decode(gojson.raw_members(head)["created_at"]))
 
     def patched(self, patch: Raw, path: str) -> Head:
         """The head with a merge patch (RFC 7396) on it, checked; history is not the head's.
@@ -275,19 +289,35 @@ class Document:
                 raise InvalidParamsError(
                     f"`{name}` can't be patched at {path}.{name}", path=f"{path}.{name}", expected="nothing"
                 )
-        patched = _encode(merge_patch(_decode(self.head_json(self.updated_us)), changes))
-        return read_head(patched, path, lambda _: self.created_at)
+        refuse_shadows(changes, documents.SESSION_NAMES, path)
+        patched = gojson.raw_members(merge_text(self.head_json(self.updated_us), changes))
+        # what is touched has to be as a client may send it; what is not stays, and may be more than that
+        touched = {name: value for name, value in patched.items() if name in changes and name in _CHECKED}
+        counters = changes.get("metrics")
+        if isinstance(counters, dict):
+            refuse_shadows(counters, documents.METRICS_NAMES, f"{path}.metrics")
+            known = gojson.raw_members(touched["metrics"])
+            touched["metrics"] = gojson.join_members({n: known[n] for n in documents.METRICS_NAMES & {*known}})
+        head, _ = check_head(gojson.join_members({"id": b'""', **touched}), path)
+        check_metrics(head.metrics, f"{path}.metrics")
+        if patched.get("recovery_data", b"{")[:1] != b"{":
+            raise not_object(f"{path}.recovery_data")
+        patched.setdefault("created_at", _encode(self.created_at))
+        patched.setdefault("status", b'"pending"')
+        return head_of(documents.read(gojson.join_members(patched)))
 
 
 def _last_role(turns: bytes, role: str) -> int | None:
     """Which of these turns is the last of a role."""
     roles = _roles(b"[%b]" % turns)
-    return next((at for at in reversed(range(len(roles))) if roles[at].role == role), None)
+    return next((at for at in reversed(range(len(roles))) if roles[at] == role), None)
 
 
-def count_turns(turns: bytes) -> int:
-    """How many turns (comma-joined, no brackets) these are."""
-    return len(_parts(b"[%b]" % turns))
+def _roles(turns: bytes) -> list[str]:
+    try:
+        return [str(turn.role) for turn in _role_list(turns)]
+    except RecursionError:
+        return [str(_decode(gojson.raw_members(turn).get("role", b'""'))) for turn in gojson.raw_list(turns)]
 
 
 def _fold(chunks: list[bytes]) -> list[bytes]:

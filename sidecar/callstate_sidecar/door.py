@@ -9,18 +9,19 @@ at value by value.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from callstate_client import documents, gojson
+from callstate_client.documents import MetricsDoc, OnlyMetrics
 from callstate_client.errors import InvalidParamsError, ParseError
 from callstate_client.ids import MAX_NAME_BYTES
 from callstate_client.protocol import INT64_MAX, INT64_MIN, MAX_DEPTH, Int64
-from callstate_client.times import parse_time
+from callstate_client.times import YEAR_0, is_time, parse_time
 
 Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES)]
 Time = Annotated[datetime, Meta(tz=True)]
@@ -43,21 +44,6 @@ class TurnTime(Struct):
 
 class StrictTurnDoor(TurnDoor, forbid_unknown_fields=True):
     """The usual turn: nothing in it that we don't know."""
-
-
-class MetricsDoor(Struct):
-    """A session's metrics as they may come in."""
-
-    turn_count: Int64 = 0
-    interruption_count: Int64 = 0
-    user_speech_duration_ms: Int64 = 0
-    agent_speech_duration_ms: Int64 = 0
-    first_response_ms: Int64 = 0
-    average_response_ms: Int64 = 0
-
-
-class PlainMetricsDoor(MetricsDoor, forbid_unknown_fields=True):
-    """The usual metrics: nothing in them that we don't know."""
 
 
 class HeadFields(Struct, kw_only=True):
@@ -85,11 +71,10 @@ class HeadDoor(HeadFields, kw_only=True):
 class PlainHead(HeadFields, kw_only=True, forbid_unknown_fields=True):
     """The usual session: nothing in it that we don't know, so one pass over the line is enough."""
 
-    metrics: PlainMetricsDoor | UnsetType | None = UNSET
+    metrics: OnlyMetrics | UnsetType | None = UNSET
 
 
 HEAD_MEMBERS: Final = frozenset(HeadDoor.__struct_encode_fields__)
-METRICS_MEMBERS: Final = frozenset(MetricsDoor.__struct_fields__)
 
 # msgspec reads more forms than Go does ("2026-01-01 00:00:00z", "+0530"): a turn's time is looked at as text too.
 # Inside a JSON string the quotes would be escaped, so only members match; and a name that is to go unseen must
@@ -122,13 +107,30 @@ _raw_list = msgspec.json.Decoder(list[Raw]).decode
 _times = msgspec.json.Decoder(list[TurnTime]).decode
 _raw_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _head = msgspec.json.Decoder(HeadDoor).decode
-_metrics = msgspec.json.Decoder(MetricsDoor | None).decode
+_metrics = msgspec.json.Decoder(MetricsDoc | None).decode
 _any = msgspec.json.decode
 
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<place>.*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`")
 _MISSING = re.compile(r"missing required field `(?P<name>.*)`")
 _WANTED = re.compile(r"Expected (?P<expected>.*?)(?:, got .*)?$", re.DOTALL)
+
+
+def refuse_shadows(names: Iterable[str], known: frozenset[str], path: str) -> None:
+    """Refuse members that Go, which matches names without case, would take for ours.
+
+    Raises:
+        InvalidParamsError: there is one.
+    """
+    name = documents.shadowed(names, known)
+    if name is not None:
+        place, ours = f"{path}.{name}", gojson.fold(name)
+        raise InvalidParamsError(f"`{name}` at {place} is another spelling of `{ours}`", path=place, expected=ours)
+
+
+def not_object(path: str) -> InvalidParamsError:
+    """The error for recovery data that is no JSON object, as Go has it."""
+    return InvalidParamsError(f"Expected object or null at {path}", path=path, expected="object or null")
 
 
 def params_error(error: msgspec.ValidationError, path: str = "$.params") -> InvalidParamsError:
@@ -195,6 +197,7 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[TurnDoor]:
         InvalidParamsError, ParseError: one is not, with its place.
     """
     turns: list[TurnDoor]
+    members: list[dict[str, Any]]
     try:
         turns = _strict_turns(array)  # type: ignore[assignment]  # lists are invariant; nobody adds to this one
     except (msgspec.MsgspecError, RecursionError):
@@ -205,9 +208,11 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[TurnDoor]:
         except (msgspec.DecodeError, RecursionError) as error:
             raise undecodable(error, path) from error
         try:
-            _plain_turns(array)
+            members = _plain_turns(array)
         except (msgspec.MsgspecError, RecursionError):  # something nested, or something wrong: looked at closely
-            check_json(array, path, depth)
+            members = check_json(array, path, depth)
+        for index, names in enumerate(members):
+            refuse_shadows(names, documents.TURN_NAMES, f"{path}[{index}]")
     if not _times_are_strict(array):
         for index, turn_time in enumerate(_times(array)):
             check_time(turn_time.timestamp, f"{path}[{index}].timestamp")
@@ -277,18 +282,11 @@ def check_time(text: str | None, path: str) -> None:
     """An RFC 3339 time, or nothing."""
     if text is not None:
         try:
+            if text.startswith(YEAR_0):
+                raise ValueError("year 0")
             parse_time(text)
         except ValueError as error:
             raise InvalidParamsError(f"{error} at {path}", path=path, expected="RFC 3339 time") from error
-
-
-@lru_cache(maxsize=4096)  # a save comes with the times of the load before it
-def _is_time(text: str) -> bool:
-    try:
-        parse_time(text)
-    except ValueError:
-        return False
-    return True
 
 
 def check_head(data: bytes | Raw, path: str) -> tuple[HeadDoor, dict[str, Raw]]:
@@ -305,6 +303,7 @@ def check_head(data: bytes | Raw, path: str) -> tuple[HeadDoor, dict[str, Raw]]:
     except (msgspec.DecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
     check_fields(head, path)
+    refuse_shadows(members, HEAD_MEMBERS, path)
     extra = {name: value for name, value in members.items() if name not in HEAD_MEMBERS}
     for name, value in extra.items():
         check_json(value, f"{path}.{name}", 3)
@@ -318,30 +317,33 @@ def check_fields(head: HeadFields, path: str) -> None:
         InvalidParamsError, ParseError: something is not right, with its place.
     """
     for name, at in (("created_at", head.created_at), ("updated_at", head.updated_at)):
-        if at is not None and not _is_time(at):
+        if at is not None and (at.startswith(YEAR_0) or not is_time(at)):
             check_time(at, f"{path}.{name}")
     if not (head.provider.isascii() and head.direction.isascii() and head.status.isascii()):
         check_name(head.provider, f"{path}.provider")
         check_name(head.direction, f"{path}.direction")
         check_name(head.status, f"{path}.status")
     if head.recovery_data is not UNSET:
-        check_json(head.recovery_data, f"{path}.recovery_data", 3)
+        value = check_json(head.recovery_data, f"{path}.recovery_data", 3)
+        if not (value is None or isinstance(value, dict)):
+            raise not_object(f"{path}.recovery_data")
 
 
-def check_metrics(data: Raw | UnsetType, path: str) -> tuple[MetricsDoor, dict[str, Raw]]:
+def check_metrics(data: Raw | UnsetType, path: str) -> tuple[MetricsDoc, dict[str, Raw]]:
     """Metrics and their unknown members; left out or null are all zero."""
     if data is UNSET:
-        return MetricsDoor(), {}
+        return MetricsDoc(), {}
     try:
         metrics = _metrics(data)
         if metrics is None:
-            return MetricsDoor(), {}
+            return MetricsDoc(), {}
         members = _raw_members(data)
     except msgspec.ValidationError as error:
         raise params_error(error, path) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
-    extra = {name: value for name, value in members.items() if name not in METRICS_MEMBERS}
+    refuse_shadows(members, documents.METRICS_NAMES, path)
+    extra = {name: value for name, value in members.items() if name not in documents.METRICS_NAMES}
     for name, value in extra.items():
         check_json(value, f"{path}.{name}", 4)
     return metrics, extra

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import starmap
 from typing import Any, Final
 
-from callstate_sidecar.document import Document, count_turns
-from callstate_sidecar.head import Head, read_head
+from callstate_client import documents
+from callstate_client.errors import DocumentError, UnreadableError
+from callstate_client.times import is_time
+from callstate_sidecar.document import Document
+from callstate_sidecar.head import Head, head_of
 from callstate_sidecar.instants import MAX_US, format_us, parse_us
 from callstate_sidecar.records import HistoryMode, OpResult, StateRecord
 from callstate_sidecar.stores.base import StoredMeta, StoredSession, Write
@@ -214,39 +218,79 @@ class Entry:
         return Write(self.id, document, meta, active=not self.ended, beat_ms=self.beat_us // 1000)
 
     @classmethod
-    def of_stored(cls, session_id: str, stored: StoredSession, host_id: str, now_us: int) -> Entry | None:
-        """The session a store has; None where that is a tombstone, or no session document.
+    def of_stored(cls, session_id: str, stored: StoredSession, host_id: str) -> Entry | None:
+        """The session a store has; None where that is a tombstone.
 
         Raises:
-            WireError: the document is nothing this daemon could keep.
+            UnreadableError: the document is none, or another session's.
         """
         if stored.document is None:
             return None
-        head = read_head(stored.document, "$.stored", lambda _: format_us(now_us))
+        try:
+            parts = documents.read_stored(stored.document, session_id)
+        except DocumentError as error:
+            raise UnreadableError(str(error), version=_seen_version(stored)) from error
+        head = head_of(parts)
         entry = cls(session_id, Document(head, head.updated_us))
-        if head.history:
-            entry.doc.replace_history(head.history, count_turns(head.history))
+        entry.doc.updated_text = parts.head.updated_at, head.updated_us
+        entry.doc.replace_history(parts.history, parts.turn_count)
         entry.beat_us = max(entry.doc.updated_us, min(stored.beat_ms * 1000, MAX_US))
-        meta = stored.meta
+        entry._take_meta(stored.meta, host_id)
+        return entry
+
+    @classmethod
+    def unreadable(cls, session_id: str, stored: StoredSession, host_id: str) -> Entry:
+        """What stands for a session whose document can't be read, while it is replaced or deleted: what is kept
+        beside the document, and an empty one."""
+        entry = cls(session_id, Document(head_of(documents.read(b'{"id":""}')), 0))
+        entry._take_meta(stored.meta, host_id)
+        entry.version = entry.stored_version = _seen_version(stored)
+        entry.reaped, entry.ended_reason, entry.ended_detail, entry.ended_us = False, "", "", 0
+        return entry
+
+    def _take_meta(self, meta: StoredMeta | None, host_id: str) -> None:
+        """What is kept beside the document."""
         if meta is None:  # somebody else wrote it, such as the Go package
-            entry.host = ""
+            self.host = ""
             # never 0, which says that there is none; and another one when they write again
-            entry.version = entry.stored_version = max(1, entry.doc.updated_us)
-            return entry
-        entry.host = None if meta.host == host_id else meta.host
-        entry.version, entry.epoch, entry.owner, entry.labels = (
+            self.version = self.stored_version = max(1, self.doc.updated_us)
+            return
+        self.host = None if meta.host == host_id else meta.host
+        self.version, self.epoch, self.owner, self.labels = (
             meta.version,
             meta.epoch,
             meta.owner,
             meta.labels,
         )
-        entry.heartbeat_timeout_s, entry.max_duration_s = meta.heartbeat_timeout_s, meta.max_duration_s
-        entry.ended_reason, entry.ended_detail, entry.reaped = (
+        self.heartbeat_timeout_s, self.max_duration_s = meta.heartbeat_timeout_s, meta.max_duration_s
+        self.ended_reason, self.ended_detail, self.reaped = (
             meta.ended_reason,
             meta.ended_detail,
             meta.reaped,
         )
-        entry.ended_us = parse_us(meta.ended_at) if meta.ended_at else 0
-        entry.stored_version = meta.version
-        entry.ops = {**meta.ops}
-        return entry
+        self.ended_us = parse_us(meta.ended_at) if is_time(meta.ended_at) else 0
+        self.stored_version = meta.version
+        self.ops = {**meta.ops}
+
+
+class FoundUnreadableError(Exception):
+    """What a read of the store found: a document that can't be read.
+
+    Args:
+        error: for whoever asks for it.
+        entry: what stands for it.
+    """
+
+    def __init__(self, error: UnreadableError, entry: Entry) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.entry = entry
+
+
+def _seen_version(stored: StoredSession) -> int:
+    """What names a document that can't be read: its meta's version; without meta what its bytes hash to, so that
+    another document has another. Never 0, which says that there is none."""
+    if stored.meta is not None:
+        return max(1, stored.meta.version)
+    digest = hashlib.blake2b(stored.document or b"", digest_size=6).digest()  # below any version by the clock
+    return max(1, int.from_bytes(digest))

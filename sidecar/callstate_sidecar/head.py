@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from callstate_client import documents
+from callstate_client.documents import MetricsDoc
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol import INT64_MAX, INT64_MIN
 from callstate_sidecar.door import (
     HeadFields,
-    MetricsDoor,
     PlainHead,
     TurnDoor,
     check_fields,
@@ -22,7 +23,7 @@ from callstate_sidecar.door import (
 from callstate_sidecar.instants import parse_us
 
 _encode = msgspec.json.encode
-_NO_METRICS: Final = MetricsDoor()
+_NO_METRICS: Final = MetricsDoc()
 _NOTHING: Final = (b"null", b'""', b"{}", b"[]")
 """What Go leaves out for being empty."""
 
@@ -109,7 +110,7 @@ class Head(Struct):
         return parse_us(self.updated_at) if self.updated_at else 0
 
 
-def _members(extra: dict[str, Raw]) -> bytes:
+def _members(extra: Mapping[str, Raw | bytes]) -> bytes:
     return b"".join(b",%b:%b" % (_encode(name), bytes(value)) for name, value in extra.items())
 
 
@@ -126,12 +127,39 @@ class _Fields(Struct, omit_defaults=True):
     recovery_data: Raw | UnsetType = UNSET
 
 
-def _fields(door: HeadFields, extra: dict[str, Raw], created_at: str) -> bytes:
+def _fields(door: HeadFields, extra: Mapping[str, Raw | bytes], created_at: str) -> bytes:
     recovery = door.recovery_data
     if recovery is not UNSET and bytes(recovery) in _NOTHING:
         recovery = UNSET
     known = _Fields(door.id, created_at, door.provider, door.direction, door.from_, door.to, door.call_id, recovery)
     return _encode(known)[1:-1] + _members(extra) if extra else _encode(known)[1:-1]
+
+
+def _metrics_of(counters: MetricsDoc, extra: bytes) -> Metrics:
+    return Metrics(
+        counters.turn_count, counters.interruption_count,
+        counters.user_speech_duration_ms, counters.agent_speech_duration_ms,
+        counters.first_response_ms, counters.average_response_ms, extra,
+    )  # fmt: skip
+
+
+def head_of(parts: documents.Parts) -> Head:
+    """The head of a document that was read from a store."""
+    known = parts.head
+    recovery = UNSET if parts.recovery_data is None else Raw(parts.recovery_data)
+    fields = _Fields(
+        known.id, known.created_at, known.provider, known.direction, known.from_, known.to, known.call_id, recovery
+    )
+    return Head(
+        session_id=known.id,
+        fields=_encode(fields)[1:-1] + _members(parts.extra),
+        provider=known.provider,
+        call_id=known.call_id,
+        status=known.status,
+        metrics=_metrics_of(parts.metrics, _members(parts.metrics_extra)),
+        history=parts.history,
+        updated_at=known.updated_at,
+    )
 
 
 def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[str], str]) -> Head:
@@ -151,7 +179,7 @@ def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[st
     if isinstance(data, PlainHead):
         check_fields(data, path)
         door = data
-        metrics: MetricsDoor = data.metrics or _NO_METRICS
+        metrics: MetricsDoc = data.metrics or _NO_METRICS
     else:
         door, extra = check_head(data, path)
         metrics, metrics_extra = check_metrics(door.metrics, f"{path}.metrics")
@@ -171,15 +199,7 @@ def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[st
         provider=door.provider,
         call_id=door.call_id,
         status=door.status,
-        metrics=Metrics(
-            metrics.turn_count,
-            metrics.interruption_count,
-            metrics.user_speech_duration_ms,
-            metrics.agent_speech_duration_ms,
-            metrics.first_response_ms,
-            metrics.average_response_ms,
-            _members(metrics_extra) if metrics_extra else b"",
-        ),
+        metrics=_metrics_of(metrics, _members(metrics_extra) if metrics_extra else b""),
         history=history,
         updated_at=door.updated_at,
     )

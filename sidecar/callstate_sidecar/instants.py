@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
+from callstate_client.times import parse_time
+
 MIN_US: Final = -62_135_596_800_000_000
 """0001-01-01T00:00:00Z in microseconds since 1970, the first moment a datetime can say."""
 
@@ -26,6 +28,6 @@ def format_us(at_us: int) -> str:
 
 def parse_us(text: str) -> int:
     """Microseconds since 1970 of RFC 3339 text; negative before. An offset may not lead out of years 1 to 9999."""
-    delta = datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC)
+    delta = parse_time(text) - datetime(1970, 1, 1, tzinfo=UTC)
     at_us = (delta.days * 86400 + delta.seconds) * 1_000_000 + delta.microseconds
     return max(MIN_US, min(at_us, MAX_US))

@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from callstate_client.errors import WireError
+from callstate_client.errors import UnreadableError
 from callstate_sidecar.cache import NO_GRAVE, Grave
 from callstate_sidecar.commands.context import Context
-from callstate_sidecar.entry import Entry
+from callstate_sidecar.entry import Entry, FoundUnreadableError
 from callstate_sidecar.stores.base import Backend, StoredMeta, StoreDownError, StoredSession, StoreRefusingError
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class ReadThrough:
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
                 found = self._entry(session_id, await self._backend.read(session_id))
-        except (StoreDownError, StoreRefusingError) as error:
+        except (StoreDownError, StoreRefusingError, FoundUnreadableError) as error:
             found = error
         except TimeoutError:
             found = StoreDownError(f"no answer within {READ_DEADLINE_S:g} s")
@@ -66,9 +66,9 @@ class ReadThrough:
             ctx.cache.note_miss(session_id, ctx.clock.mono())
             return None
         try:
-            entry = Entry.of_stored(session_id, stored, self._host_id, ctx.now_us())
-        except WireError as error:
-            raise StoreRefusingError(f"the store has no session document under this id: {error}") from error
+            entry = Entry.of_stored(session_id, stored, self._host_id)
+        except UnreadableError as error:
+            raise FoundUnreadableError(error, Entry.unreadable(session_id, stored, self._host_id)) from error
         if entry is None:
             ctx.cache.note_miss(session_id, ctx.clock.mono(), self._grave(stored.meta))
         return entry

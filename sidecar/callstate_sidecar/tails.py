@@ -16,6 +16,8 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
+from callstate_client import gojson
+
 WINDOW_BYTES: Final = 4096
 """What is looked at first for a few turns; four times as much where that does not do."""
 
@@ -28,7 +30,7 @@ TRIES: Final = 32
 cut: Final = msgspec.json.Decoder(list[Raw]).decode
 
 
-def last_turns(turns: bytes, count: int) -> tuple[int, list[Raw]]:
+def last_turns(turns: bytes, count: int) -> tuple[int, list[bytes]]:
     """The last turns of a run.
 
     Args:
@@ -46,17 +48,19 @@ def last_turns(turns: bytes, count: int) -> tuple[int, list[Raw]]:
         if len(found[1]) >= count:
             return found
         window *= 4
-    return 0, cut(b"[%b]" % turns)
+    return 0, gojson.raw_list(b"[%b]" % turns)
 
 
-def _within(turns: bytes, start: int) -> tuple[int, list[Raw]] | None:
+def _within(turns: bytes, start: int) -> tuple[int, list[bytes]] | None:
     """The turns that begin behind this place; None where it can't be told in a few tries which do."""
     for _ in range(TRIES):
         start = turns.find(b"{", start)
         if start < 0:
             return len(turns), []
         try:
-            return start, cut(b"[%b]" % turns[start:])
+            return start, [bytes(part) for part in cut(b"[%b]" % turns[start:])]
         except msgspec.DecodeError:
             start += 1
+        except RecursionError:
+            return None
     return None

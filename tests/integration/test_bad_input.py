@@ -260,7 +260,7 @@ def test_what_the_rule_allows_is_a_session_id(wire: Wire, good: str) -> None:
 # -- what is passed through: each place where a client may put any JSON -----------------------------------------
 
 PLACES = {
-    "recovery_data": ("session.save", '{"session":{"id":"c1","recovery_data":%s}}', 3),
+    "recovery_data": ("session.save", '{"session":{"id":"c1","recovery_data":{"x":%s}}}', 4),
     "session extra": ("session.save", '{"session":{"id":"c1","x":%s}}', 3),
     "metrics extra": ("session.save", '{"session":{"id":"c1","metrics":{"x":%s}}}', 4),
     "turn extra in a save": ("session.save", '{"session":{"id":"c1","history":[{"x":%s}]}}', 5),
@@ -268,7 +268,7 @@ PLACES = {
     "turn extra": ("session.add_turn", '{"session_id":"c1","turn":{"x":%s}}', 5),
     "turns extra": ("session.add_turn", '{"session_id":"c1","turns":[{},{"x":%s}]}', 5),
     "amended": ("session.amend_turn", '{"session_id":"c1","set":{"x":%s}}', 5),
-    "updated": ("session.update", '{"session_id":"c1","set":{"recovery_data":%s}}', 3),
+    "updated": ("session.update", '{"session_id":"c1","set":{"recovery_data":{"x":%s}}}', 4),
     "detail": ("session.end", '{"session_id":"c1","detail":%s}', 2),
 }
 """How to put a value there, and how many containers it then lies in."""
@@ -513,7 +513,7 @@ def push_until_blocked(wire: Wire, line: bytes, at_most: int) -> int:
 @pytest.mark.system
 def test_a_client_that_never_reads_is_stopped_and_others_are_served() -> None:
     with Daemon("--set", "limits.pending_reply_bytes=1048576") as daemon, Wire(daemon.socket) as other:
-        other.call("session.save", session={"id": "big", "recovery_data": "x" * 100_000})
+        other.call("session.save", session={"id": "big", "recovery_data": {"x": "x" * 100_000}})
         before = rss_bytes(daemon)
         with Wire(daemon.socket) as deaf:
             asked = push_until_blocked(deaf, request(1, "session.load", {"session_id": "big"}), 64 * MIB)
@@ -526,7 +526,7 @@ def test_a_client_that_never_reads_is_stopped_and_others_are_served() -> None:
 @pytest.mark.system
 def test_a_client_that_reads_again_gets_all_its_replies() -> None:
     with Daemon("--set", "limits.pending_reply_bytes=65536") as daemon, Wire(daemon.socket) as wire:
-        wire.call("session.save", session={"id": "big", "recovery_data": "x" * 10_000})
+        wire.call("session.save", session={"id": "big", "recovery_data": {"x": "x" * 10_000}})
         asked = 500
         lines = b"".join(request(n, "session.load", {"session_id": "big"}) for n in range(asked))
         wire.send(lines)  # 30 kB, for 5 MB of replies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 import subprocess
@@ -19,11 +20,11 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from callstate_client.errors import (
-    DocumentError,
     InvalidParamsError,
     SessionEndedError,
     SessionNotFoundError,
     StoreUnavailableError,
+    UnreadableError,
 )
 from callstate_client.model import SessionState
 from callstate_sidecar.stores.base import (
@@ -203,7 +204,9 @@ async def test_a_key_that_expires_by_itself_is_no_longer_listed(redis_server: Re
 async def test_ids_the_daemon_refuses_are_served_where_go_wrote_them(
     store: RedisStore, raw: Redis, prefix: str, session_id: bytes
 ) -> None:
-    await raw.set(prefix.encode() + session_id, go_document("plain"), ex=100)
+    inside = session_id.decode("utf-8", "surrogateescape")  # where Go writes U+FFFD for each byte that is no UTF-8
+    document = go_document("plain", re.sub("[\udc80-\udcff]", "\ufffd", inside).encode())
+    await raw.set(prefix.encode() + session_id, document, ex=100)
     await raw.sadd(prefix + "active", session_id)
     (listed,) = await store.list_active()
     assert (await store.load(listed)).provider == "twilio"
@@ -234,14 +237,17 @@ async def test_a_session_missing_from_the_active_set_is_listed_again_by_its_beat
     store: RedisStore, raw: Redis, prefix: str
 ) -> None:
     await raw.set(prefix + "go-1", go_document("plain"), ex=100)
-    await raw.set(prefix + "go-2", go_document("plain").replace(b'"active"', b'"ended"'), ex=100)
+    deep = b'"recovery_data":' + b'{"a":' * 5000 + b"1" + b"}" * 5000
+    ended = go_document("plain", b"go-2").replace(b'"active"', b'"ended"')
+    await raw.set(prefix + "go-2", ended.replace(b'"recovery_data":{"step":3}', deep), ex=100)
     await raw.set(prefix + "odd", b"no document", ex=100)
     await store.update_heartbeat("go-1")
-    await store.update_heartbeat("odd")
+    with pytest.raises(UnreadableError):
+        await store.update_heartbeat("odd")
     with pytest.raises(SessionEndedError):
         await store.update_heartbeat("go-2")
-    assert sorted(await store.list_active()) == ["go-1", "odd"]
-    with pytest.raises(DocumentError):
+    assert await store.list_active() == ["go-1"]
+    with pytest.raises(UnreadableError):
         await store.load("odd")
 
 

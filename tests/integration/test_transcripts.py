@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import resource
 import signal
@@ -20,6 +21,7 @@ from callstate_client.errors import BY_CODE
 from callstate_client.events import GAP, TYPES
 from callstate_sidecar.commands import VERBS
 from callstate_sidecar.options import LimitsConfig
+from callstate_sidecar.stores.sqlite import SqliteStore
 from support.daemon import Daemon
 from support.transcripts import HANGS_UP, KINDS, MORE, Player, Transcript, parse
 from support.wire import Wire
@@ -115,6 +117,7 @@ STAGES = {
     "few-events": ["--set", "limits.events=2"],
     "no-grace": ["--set", "reaper.reconnect_grace_s=0"],
     "restarted": [],
+    "unreadable": [],
 }
 """What each set-up's daemon is started with."""
 
@@ -134,6 +137,8 @@ class Stage:
         if self.setup == "stopping":
             self.daemon.signal(signal.SIGTERM)
             self._wait_until_nobody_listens()
+        elif self.setup == "unreadable":
+            asyncio.run(self._write_over())
         elif self.setup == "restarted":
             self.daemon.kill()
             self.daemon.start()
@@ -143,6 +148,10 @@ class Stage:
             pid = self.daemon.process.pid
             self.limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, self.limits[1]))
+
+    async def _write_over(self) -> None:
+        async with SqliteStore(self.daemon.state_dir / "callstate.db") as store:
+            await store._put("c1", b"somebody's notes", active=True)
 
     def _wait_until_nobody_listens(self) -> None:
         deadline = time.monotonic() + GONE_WITHIN_S

@@ -12,10 +12,11 @@ from msgspec import Raw
 from msgspec import json as msgspec_json
 
 from callstate_client.merge import merge_patch
-from callstate_sidecar.document import FOLD_BYTES, HEAD_REST_BYTES, Document, count_turns
+from callstate_sidecar.document import FOLD_BYTES, HEAD_REST_BYTES, Document
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.head import read_head
 from callstate_sidecar.instants import format_us, parse_us
+from support.documents import count_turns
 from support.effort import examples
 
 EDGES = st.sampled_from([0, 1, 900, 2**62, 2**63 - 1, -(2**63)])

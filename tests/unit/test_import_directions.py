@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 # in it; inside of a package the same rule is not looked at. New modules have to be given their place here.
 CLIENT = (
     # values and the wire, without I/O
-    "stdio", "errors", "ids", "lines", "times", "turns", "history", "metrics", "statewire", "model", "params",
-    "results", "protocol", "loads", "store",
+    "stdio", "errors", "ids", "lines", "gojson", "times", "documents", "turns", "history", "metrics", "statewire",
+    "model", "params", "results", "protocol", "loads", "store",
     "merge", "checks", "patches",
     "events", "asks", "rules", "clock", "patience",
     # the store in memory, and the ways to the daemon
@@ -48,7 +48,9 @@ ORDER = {"callstate_client": CLIENT, "callstate_sidecar": SIDECAR}
 FOLDER = {"callstate_client": "client", "callstate_sidecar": "sidecar"}
 
 # What of the client the daemon may use: values and the wire, not what talks to a daemon.
-SHARED = ("stdio", "errors", "ids", "times", "history", "model", "merge", "protocol", "events", "store")
+SHARED = (
+    "stdio", "errors", "ids", "gojson", "times", "documents", "history", "model", "merge", "protocol", "events", "store",
+)  # fmt: skip
 
 # Tested without a loop and shared by the asyncio and the blocking front, so neither may creep in.
 SANS_IO = {
@@ -56,7 +58,9 @@ SANS_IO = {
         "errors",
         "ids",
         "lines",
+        "gojson",
         "times",
+        "documents",
         "turns",
         "history",
         "metrics",

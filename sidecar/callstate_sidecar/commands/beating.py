@@ -8,7 +8,7 @@ from typing import Final
 
 import orjson
 
-from callstate_client.errors import FencedError, InvalidParamsError, StoreUnavailableError
+from callstate_client.errors import FencedError, InvalidParamsError, StoreUnavailableError, UnreadableError
 from callstate_client.protocol import HeartbeatParams
 from callstate_sidecar.commands.context import Context, ended_error
 from callstate_sidecar.commands.interfaces import Caller, Later, Miss
@@ -56,6 +56,7 @@ class _Many:
         self._ctx = ctx
         self._caller: Caller = ctx.caller
         self._lists: dict[str, list[str]] = {"missing": [], "ended": [], "fenced": []}
+        self._unreadable: list[str] = []
         self._failure: Exception | None = None
         self.waiting: list[str] = []
 
@@ -97,6 +98,8 @@ class _Many:
             self._lists["missing"].append(session_id)
         except FencedError:
             self._lists["fenced"].append(session_id)
+        except UnreadableError:
+            self._unreadable.append(session_id)
         else:
             if entry.ended:
                 self._lists["ended"].append(session_id)
@@ -124,4 +127,6 @@ class _Many:
 
     def result(self) -> bytes:
         """Which of them got no beat, and why."""
+        if self._unreadable:
+            self._lists["unreadable"] = self._unreadable
         return orjson.dumps(self._lists) if any(self._lists.values()) else _ALL_BEATEN

@@ -19,7 +19,7 @@ from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
 from callstate_sidecar.commands.checks import checked_id
 from callstate_sidecar.commands.interfaces import Caller, Miss, Nobody, Services
-from callstate_sidecar.entry import Entry
+from callstate_sidecar.entry import Entry, FoundUnreadableError
 from callstate_sidecar.events import REVIVED, Events
 from callstate_sidecar.instants import format_us, parse_us
 from callstate_sidecar.liveness import Evidence, Liveness, Phase
@@ -79,6 +79,7 @@ class Context:
         Raises:
             Miss: nobody knows yet.
             StoreUnavailableError: nobody can know now.
+            UnreadableError: the store has something there that is no session.
         """
         entry = self.cache.entries.get(session_id)
         if entry is not None:
@@ -89,6 +90,8 @@ class Context:
         found = self.read_through.get(session_id)
         if found is None:
             raise Miss(session_id)
+        if isinstance(found, FoundUnreadableError):
+            raise found.error
         if isinstance(found, Exception):
             raise StoreUnavailableError(str(found))
         return found
@@ -103,6 +106,11 @@ class Context:
         if entry is None:
             raise SessionNotFoundError(f"no session {session_id}")
         return entry
+
+    def unreadable(self, session_id: str) -> Entry | None:
+        """What stands for a session whose document in the store can't be read."""
+        found = self.read_through.get(session_id)
+        return found.entry if isinstance(found, FoundUnreadableError) else None
 
     # -- rules --------------------------------------------------------------------------------------------
 

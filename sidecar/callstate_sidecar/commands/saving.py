@@ -9,6 +9,7 @@ from callstate_client.errors import (
     InvalidParamsError,
     SessionNotFoundError,
     StoreUnavailableError,
+    UnreadableError,
 )
 from callstate_client.protocol import SaveParams
 from callstate_sidecar.commands.checks import checked_id, checked_labels, checked_word
@@ -83,6 +84,11 @@ def _asked_for(ctx: Context, session_id: str, if_version: int | None) -> tuple[E
         if if_version == 0:
             raise  # create only: that nobody has it must be known
         return None, True
+    except UnreadableError:
+        entry = ctx.unreadable(session_id)
+        if entry is None or not if_version:
+            raise  # nothing is created over it; whoever names its version has seen it, and replaces it
+        return entry, False
 
 
 def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:

@@ -10,6 +10,7 @@ from msgspec import UNSET, Raw
 from callstate_client.errors import (
     ConflictError,
     InvalidParamsError,
+    UnreadableError,
 )
 from callstate_client.ids import MAX_NAME_BYTES
 from callstate_client.protocol import (
@@ -158,7 +159,10 @@ def end_session(
 
 def delete(ctx: Context, p: DeleteParams) -> bytes:
     """{"session_id":"c1"}"""
-    entry = ctx.lookup(p.session_id)
+    try:
+        entry = ctx.lookup(p.session_id)
+    except UnreadableError:
+        entry = ctx.unreadable(p.session_id)
     if entry is None:  # idempotent: a repeat after a lost reply is no error
         return b"{}"
     ctx.check_authority(entry, p.epoch)

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple, Self
 
 import msgspec
 
+from callstate_client import documents
+from callstate_client.documents import Parts
 from callstate_client.errors import (
     DocumentError,
     InvalidParamsError,
@@ -20,6 +22,7 @@ from callstate_client.errors import (
     SessionNotFoundError,
     StoreClosedError,
     StoreUnavailableError,
+    UnreadableError,
 )
 from callstate_client.ids import SESSION_ID_RULE
 from callstate_client.model import SessionState
@@ -193,7 +196,7 @@ class DocumentStore(ABC):
 
         Raises:
             SessionNotFoundError: there is none.
-            DocumentError: what is there is no session document.
+            UnreadableError: what is there is no session document, or another session's.
             StoreUnavailableError, StoreClosedError: as `save`.
         """
         self._check_open()
@@ -202,7 +205,7 @@ class DocumentStore(ABC):
         if found is None:
             raise _not_found(session_id)
         document, beat_ms = found
-        return with_beat(SessionState.from_json(document), beat_ms)
+        return with_beat(SessionState.of_parts(read_document(document, session_id)), beat_ms)
 
     async def delete(self, session_id: str) -> None:
         """Forget this session and all that is kept beside it; one that does not exist is no error.
@@ -275,6 +278,18 @@ class DocumentStore(ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError
+
+
+def read_document(document: bytes, session_id: str) -> Parts:
+    """A document that lies under this id.
+
+    Raises:
+        UnreadableError: it is none, or another session's.
+    """
+    try:
+        return documents.read_stored(document, session_id)
+    except DocumentError as error:
+        raise UnreadableError(str(error)) from error
 
 
 @contextmanager

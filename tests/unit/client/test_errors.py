@@ -25,6 +25,7 @@ CONTRACT = {
     -32008: ("too_large", False),
     -32009: ("forbidden", False),
     -32010: ("not_durable", True),
+    -32011: ("unreadable", False),
 }
 
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from callstate_client.documents import OnlyMetrics
 from callstate_client.errors import DocumentError
-from callstate_client.metrics import SessionMetrics, StrictMetricsWire, metrics_of
+from callstate_client.metrics import SessionMetrics, metrics_of
+from callstate_client.model import SessionState
 
 COUNTS = {
     "turn_count": 1,
@@ -16,21 +18,25 @@ COUNTS = {
 }
 
 
-def test_typed_or_not_they_are_the_same() -> None:
-    typed = msgspec.convert(COUNTS, StrictMetricsWire)
-    assert metrics_of(typed) == metrics_of(dict(COUNTS)) == SessionMetrics(**COUNTS)
+def read(metrics: object) -> SessionMetrics:
+    return SessionState.from_json(msgspec.json.encode({"metrics": metrics})).metrics
+
+
+def test_typed_and_untyped_are_read_alike() -> None:
+    typed = msgspec.convert(COUNTS, OnlyMetrics)
+    assert metrics_of(typed) == read(COUNTS) == SessionMetrics(**COUNTS)
     assert metrics_of(typed).to_dict() == COUNTS
 
 
-def test_what_we_do_not_know_is_kept() -> None:
-    assert metrics_of(COUNTS | {"mos": 4.1}) == SessionMetrics(**COUNTS, extra={"mos": 4.1})
+def test_what_we_do_not_know_is_extra() -> None:
+    assert read(COUNTS | {"mos": 4.1}) == SessionMetrics(**COUNTS, extra={"mos": 4.1})
 
 
-def test_none_are_zero() -> None:
-    assert metrics_of(None) == metrics_of({}) == SessionMetrics()
+def test_none_are_all_zero() -> None:
+    assert metrics_of(None) == read({}) == read(None) == SessionMetrics()
     assert metrics_of(None).extra is not metrics_of(None).extra
 
 
-def test_what_is_no_count_is_named_by_its_place() -> None:
-    with pytest.raises(DocumentError, match=r"at `\$\.metrics\.turn_count`"):
-        metrics_of({"turn_count": "1"})
+def test_a_wrong_one_says_where() -> None:
+    with pytest.raises(DocumentError, match=r"\$\.metrics\.turn_count"):
+        read({"turn_count": "1"})

@@ -148,7 +148,7 @@ def test_deleted_created_and_deleted_again_is_told() -> None:
 
 def test_deleting_what_go_wrote_is_told_also_after_a_change() -> None:
     cache = Cache()
-    entry = Entry.of_stored("a", StoredSession(b'{"id":"a"}', None), HOST, START_US)
+    entry = Entry.of_stored("a", StoredSession(b'{"id":"a"}', None), HOST)
     assert entry is not None
     entry.host = None
     add_turn(cache, entry)
@@ -522,7 +522,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def read_again(self, session_id: str) -> None:
         write = self.store[session_id]
-        back = Entry.of_stored(session_id, StoredSession(write.document, write.meta), HOST, START_US)
+        back = Entry.of_stored(session_id, StoredSession(write.document, write.meta), HOST)
         assert back is not None
         assert back.version == self.truth[session_id]
         self.cache.admit(back)

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from callstate_client.errors import InvalidParamsError
-from callstate_sidecar.document import Document, count_turns
+from callstate_client.errors import UnreadableError
+from callstate_sidecar.document import Document
 from callstate_sidecar.entry import KEPT_OPS, Entry
 from callstate_sidecar.head import Metrics, read_head
 from callstate_sidecar.instants import MAX_US
@@ -15,7 +15,7 @@ from callstate_sidecar.records import HistoryMode, OpResult, StateRecord, decode
 from callstate_sidecar.stores.base import StoredMeta, StoredSession
 from support.clock import START_US
 from support.core import HOST, TIME, kept
-from support.documents import GO_DOCUMENTS, go_document
+from support.documents import GO_DOCUMENTS, count_turns, go_document
 
 TURN = b'{"role":"user","content":"hi","timestamp":"2026-01-01T00:00:00.123456789Z"}'
 
@@ -64,7 +64,7 @@ def test_a_snapshot_replaces_what_the_log_said_before() -> None:
 def test_the_store_brings_back_what_it_is_given() -> None:
     entry = full_entry()
     write = entry.write(HOST)
-    back = Entry.of_stored("a", StoredSession(write.document, write.meta, write.beat_ms), HOST, 0)
+    back = Entry.of_stored("a", StoredSession(write.document, write.meta, write.beat_ms), HOST)
     assert back is not None
     assert kept(back) == kept(entry)
     assert back.stored_version == entry.version
@@ -81,7 +81,7 @@ def test_an_ended_session_is_not_active_in_the_store() -> None:
 
 def test_another_hosts_session_is_known_as_theirs() -> None:
     write = full_entry().write("other")
-    back = Entry.of_stored("a", StoredSession(write.document, write.meta), HOST, 0)
+    back = Entry.of_stored("a", StoredSession(write.document, write.meta), HOST)
     assert back is not None
     assert back.host == "other"
 
@@ -89,7 +89,7 @@ def test_another_hosts_session_is_known_as_theirs() -> None:
 @pytest.mark.parametrize("name", GO_DOCUMENTS)
 def test_what_go_wrote_is_nobodys_and_has_a_version(name: str) -> None:
     data = go_document(name)
-    back = Entry.of_stored("go-1", StoredSession(data, None, 0), HOST, START_US)
+    back = Entry.of_stored("go-1", StoredSession(data, None, 0), HOST)
     assert back is not None
     assert back.host == ""
     # 0 would say that there is none: a save that is only to create would overwrite it
@@ -102,23 +102,23 @@ def test_what_go_wrote_is_nobodys_and_has_a_version(name: str) -> None:
 def test_go_writing_again_makes_another_version() -> None:
     data = go_document("plain")
     later = data.replace(b"10:00:03.5Z", b"10:00:03.500001Z")
-    versions = [Entry.of_stored("go-1", StoredSession(text, None), HOST, 0) for text in (data, later)]
+    versions = [Entry.of_stored("go-1", StoredSession(text, None), HOST) for text in (data, later)]
     assert versions[0] is not None
     assert versions[1] is not None
     assert versions[1].version > versions[0].version
 
 
 def test_a_tombstone_is_no_session() -> None:
-    assert Entry.of_stored("a", StoredSession(None, StoredMeta(host=HOST, deleted=True)), HOST, 0) is None
+    assert Entry.of_stored("a", StoredSession(None, StoredMeta(host=HOST, deleted=True)), HOST) is None
 
 
 def test_what_is_no_session_document_is_refused() -> None:
-    with pytest.raises(InvalidParamsError):
-        Entry.of_stored("a", StoredSession(b"[]", None), HOST, 0)
+    with pytest.raises(UnreadableError):
+        Entry.of_stored("a", StoredSession(b"[]", None), HOST)
 
 
 def test_a_beat_beyond_all_time_does_no_harm() -> None:
-    back = Entry.of_stored("a", StoredSession(b'{"id":"a"}', None, 10**18), HOST, 0)
+    back = Entry.of_stored("a", StoredSession(b'{"id":"a"}', None, 10**18), HOST)
     assert back is not None
     assert back.beat_us == MAX_US
     json.loads(back.doc.to_json(back.updated_us))

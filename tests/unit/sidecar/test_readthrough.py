@@ -8,13 +8,20 @@ from typing import Any
 
 import pytest
 
-from callstate_client.errors import FencedError, SessionEndedError, SessionNotFoundError, StoreUnavailableError
+from callstate_client.errors import (
+    ConflictError,
+    FencedError,
+    SessionEndedError,
+    SessionNotFoundError,
+    StoreUnavailableError,
+    UnreadableError,
+)
 from callstate_sidecar import readthrough
 from callstate_sidecar.cache import Grave
 from callstate_sidecar.liveness import Phase
 from callstate_sidecar.stores.base import StoredMeta
 from support.core import HOST, Core
-from support.documents import go_document
+from support.documents import UNREADABLE, go_document
 from support.stores import down, refusing
 
 LIVE = b'{"id":"a","status":"active","created_at":"2025-01-01T00:00:00Z","history":[{"role":"user"}]}'
@@ -159,12 +166,87 @@ async def test_a_store_that_is_away_makes_no_session_missing(how: Any) -> None:
     assert (await core.call("session.load", session_id="a"))["version"] == 5, "nothing wrong is remembered"
 
 
-@pytest.mark.parametrize("document", [b"[]", b"", b'{"id":5}', b'{"id":"a","history":{}}', b"\xff"])
-async def test_what_is_no_document_is_not_missing_either(document: bytes) -> None:
+@pytest.mark.parametrize("document", UNREADABLE.values(), ids=UNREADABLE)
+async def test_what_can_not_be_read_is_neither_missing_nor_away_nor_created_over(document: bytes) -> None:
     core = Core()
     core.memory.put("a", document, None)
-    with pytest.raises(StoreUnavailableError):
+    turn = {"role": "user"}
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("session.load", {}),
+        ("session.claim", {"worker_id": "w1"}),
+        ("session.add_turn", {"turn": turn}),
+        ("session.amend_turn", {"set": turn}),
+        ("session.record_interruption", {}),
+        ("session.update", {"set": {"status": "on_hold"}}),
+        ("session.end", {}),
+        ("session.release", {"epoch": 0}),
+        ("session.heartbeat", {}),
+    ]
+    versions = set()
+    for method, params in asked:
+        with pytest.raises(UnreadableError) as caught:
+            await core.call(method, session_id="a", **params)
+        versions.add(caught.value.version)
+    assert len(versions) == 1
+    assert (versions.pop() or 0) > 0
+    for params in ({}, {"if_version": 0}):
+        with pytest.raises(UnreadableError):
+            await core.call("session.save", session={"id": "a"}, **params)
+    beats = await core.call("session.heartbeat", session_ids=["a"])
+    assert beats == {"missing": [], "ended": [], "fenced": [], "unreadable": ["a"]}
+    assert core.cache.entries == {}, "nothing of it is kept"
+
+
+async def test_who_has_seen_what_can_not_be_read_may_replace_it() -> None:
+    core = Core()
+    core.memory.put("a", b"{", meta(version=7, epoch=3, labels={"app": "sales"}))
+    with pytest.raises(UnreadableError) as caught:
         await core.call("session.load", session_id="a")
+    assert caught.value.version == 7
+    with pytest.raises(ConflictError) as conflict:
+        await core.call("session.save", session={"id": "a"}, if_version=8)
+    assert conflict.value.version == 7
+    with pytest.raises(FencedError):
+        await core.call("session.save", session={"id": "a"}, if_version=7, epoch=2)
+    saved = await core.call("session.save", session={"id": "a", "status": "active"}, if_version=7)
+    assert saved["version"] > 7
+    loaded = await core.call("session.load", session_id="a")
+    assert loaded["session"]["status"] == "active"
+    assert (loaded["epoch"], loaded["labels"]) == (3, {"app": "sales"}), "what is beside the document stays"
+
+
+async def test_another_unreadable_document_has_another_version() -> None:
+    core = Core()
+    versions = set()
+    for document in (b"{", b"[", b"{"):
+        core.memory.put("a", document, None)
+        with pytest.raises(UnreadableError) as caught:
+            await core.call("session.load", session_id="a")
+        versions.add(caught.value.version)
+    assert len(versions) == 2
+
+
+async def test_what_can_not_be_read_can_be_deleted() -> None:
+    core = Core()
+    core.memory.put("a", b"{", meta(version=7, epoch=3))
+    with pytest.raises(FencedError):
+        await core.call("session.delete", session_id="a", epoch=2)
+    await core.call("session.delete", session_id="a")
+    with pytest.raises(SessionNotFoundError):
+        await core.call("session.load", session_id="a")
+    grave = core.cache.graves["a"]
+    assert grave.version > 7
+    assert grave.epoch == 3
+
+
+async def test_what_another_host_keeps_unreadable_is_that_hosts_to_replace() -> None:
+    core = Core()
+    core.memory.put("a", b"{", meta(version=7, host="other"))
+    for method, params in (
+        ("session.save", {"session": {"id": "a"}, "if_version": 7}), ("session.delete", {"session_id": "a"})
+    ):  # fmt: skip
+        with pytest.raises(FencedError):
+            await core.call(method, **params)
 
 
 async def test_a_store_that_never_answers_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,10 +97,10 @@ local id, at, ttl = ARGV[1], ARGV[2], ARGV[3]
 if document_type() ~= 'string' then return {'missing'} end
 if redis.call('SISMEMBER', KEYS[3], id) == 0 then
   -- ended, or the active set lost it (restored from elsewhere): only the document can tell
-  local ok, session = pcall(cjson.decode, redis.call('GET', KEYS[1]))
-  if ok and type(session) == 'table' and session.status == 'ended' then
+  local document = redis.call('GET', KEYS[1])
+  if document ~= ARGV[4] then
     local ended = redis.call('HMGET', KEYS[2], 'ended_at', 'ended_reason')
-    return {'ended', ended[1] or '', ended[2] or ''}
+    return {'unlisted', document, ended[1] or '', ended[2] or ''}
   end
   redis.call('SADD', KEYS[3], id)
 end
@@ -111,7 +111,9 @@ extend(KEYS[2], ttl)
 return {'noted'}
 """
 )
-"""ARGV: id, time in ms, ttl in ms. The document is not touched: a concurrent turn can't be lost."""
+"""ARGV: id, time in ms, ttl in ms, a document that says it has not ended. The document is not touched: a concurrent
+turn can't be lost. `unlisted`: it is not in the active set, and this is its document; to be read by who called, for
+cjson can't read all that Go writes."""
 
 DELETE: Final = Script(
     """

@@ -7,7 +7,8 @@ from typing import Any, Final, Self
 
 from redis.asyncio import Redis
 
-from callstate_sidecar.stores.common import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore, ttl_ms
+from callstate_client.model import Status
+from callstate_sidecar.stores.common import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore, read_document, ttl_ms
 from callstate_sidecar.stores.redis.layout import DEFAULT_PREFIX, Layout, beat_ms, id_bytes, id_text
 from callstate_sidecar.stores.redis.link import Link, connect
 from callstate_sidecar.stores.redis.scripts import BEAT, DELETE, LIVE, READ, SAVE
@@ -92,10 +93,16 @@ class RedisStore(DocumentStore):
         return await live_ids(self._link, self._keys)
 
     async def _beat(self, session_id: str, at_ms: int) -> Beat:
-        keys = self._keys.session(session_id)
-        reply = await self._link.run(BEAT, keys, id_bytes(session_id), at_ms, self._ttl_ms)
-        result, *detail = map(id_text, reply)
-        return Beat(BeatResult(result), *detail)
+        keys, args = self._keys.session(session_id), (id_bytes(session_id), at_ms, self._ttl_ms)
+        document = b""
+        while True:
+            result, *detail = await self._link.run(BEAT, keys, *args, document)
+            if id_text(result) != "unlisted":
+                return Beat(BeatResult(id_text(result)))
+            document, *ended = detail
+            text = document.encode() if isinstance(document, str) else document
+            if read_document(text, session_id).head.status == Status.ENDED:
+                return Beat(BeatResult.ENDED, *map(id_text, ended))
 
     async def _ping(self) -> None:
         await self._link.command("PING")
