@@ -14,7 +14,7 @@ from callstate_client.errors import DocumentError, InvalidParamsError
 from callstate_client.ids import SESSION_ID_RULE, WORKER_ID_RULE, is_session_id, is_worker_id
 from callstate_client.model import SessionState
 from callstate_client.protocol import INT64_MAX, INT64_MIN, MAX_DEPTH
-from callstate_client.turns import Turn
+from callstate_client.turns import Turn, check_turn_names
 
 FREE_DEPTH: Final = MAX_DEPTH - 8
 """Deepest nesting of a value that is passed through. The most that any message puts around one is seven
@@ -150,6 +150,7 @@ def check_extra(extra: dict[str, Any]) -> None:
         DocumentError: as `check_free`.
     """
     check_free(extra, "a turn")
+    check_turn_names(extra)
 
 
 def check_state(state: SessionState) -> None:
@@ -164,6 +165,7 @@ def check_state(state: SessionState) -> None:
             " before; load it whole, or use update() and add_turn()"
         )
     check_session_id(state.id)
+    state.check_names()
     if state.recovery_data is not None:
         check_free(state.recovery_data, "recovery_data")
     if state.extra:

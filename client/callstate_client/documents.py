@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from callstate_client import gojson
-from callstate_client.errors import DocumentError
+from callstate_client.errors import DocumentError, InvalidParamsError
 from callstate_client.gojson import Int64, fold
 from callstate_client.times import ZERO_TIME, is_time
 
@@ -110,6 +110,23 @@ _raw_members = msgspec.json.Decoder(dict[str, Raw]).decode
 def shadowed(names: Iterable[str], known: frozenset[str]) -> str | None:
     """The first of these names that Go takes for one of ours though it is spelled otherwise, or None."""
     return next((name for name in names if name not in known and fold(name) in known), None)
+
+
+def refuse_shadows(names: Iterable[str], known: frozenset[str], path: str) -> None:
+    """Refuse members that Go, which matches names without case, would take for ours.
+
+    Raises:
+        InvalidParamsError: there is one.
+    """
+    name = shadowed(names, known)
+    if name is not None:
+        place, ours = f"{path}.{name}", gojson.fold(name)
+        raise InvalidParamsError(f"`{name}` at {place} is another spelling of `{ours}`", path=place, expected=ours)
+
+
+def not_object(path: str) -> InvalidParamsError:
+    """The error for recovery data that is no JSON object, as Go has it."""
+    return InvalidParamsError(f"Expected object or null at {path}", path=path, expected="object or null")
 
 
 def read_stored(document: bytes, session_id: str) -> Parts:

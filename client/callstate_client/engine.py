@@ -26,8 +26,10 @@ from callstate_client.history import Turn, decode_turn
 from callstate_client.model import SessionState, Status, encode_members
 from callstate_client.rules import (
     check_labels,
+    check_names,
     check_state,
     check_turn,
+    check_turn_names,
     check_word,
     wrong,
     wrong_document,
@@ -103,6 +105,7 @@ class Engine(Owners):
             state = SessionState.from_json(params.session)
         except DocumentError as error:
             raise wrong_document(error, "$.params.session") from error
+        check_names(params.session, "$.params.session")
         check_state(state, "$.params.session")
         check_word(params.op, "$.params.op", least=1)
         if params.labels is not None:
@@ -188,6 +191,7 @@ class Engine(Owners):
             turn = decode_turn(part)
         except DocumentError as error:
             raise wrong_document(error, path) from error
+        check_turn_names(msgspec.json.decode(part), path)
         check_turn(turn, path)
         if turn._timestamp == ZERO_TIME:
             turn.timestamp = self._shelf.clock.now()
@@ -206,8 +210,10 @@ class Engine(Owners):
         self._check_writable(kept, params.epoch)
         index = patches.find_turn(kept.state, params.index, params.role)
         before = kept.state.history[index]
+        changes = msgspec.json.decode(params.set)
+        check_turn_names(changes, "$.params.set")
         try:
-            turn = patches.patch_turn(kept.state, index, msgspec.json.decode(params.set))
+            turn = patches.patch_turn(kept.state, index, changes)
             check_turn(turn, "$.params.set")
             if len(encode_members(turn.to_dict())) > len(encode_members(before.to_dict())):
                 self._check_size(kept, 0)
@@ -238,6 +244,7 @@ class Engine(Owners):
             raise wrong("$.params.set", "object")
         for name in patches.UNPATCHABLE.intersection(changes):
             raise wrong(f"$.params.set.{name}", "nothing")
+        patches.check_patch(changes, "$.params.set")
         patched = kept.state.copy()
         try:
             patches.patch_state(patched, changes)

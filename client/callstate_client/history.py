@@ -9,9 +9,9 @@ import msgspec
 
 from callstate_client import gojson
 from callstate_client.errors import DocumentError
-from callstate_client.turns import Check, Joined, Turn, decode_turn, encode_members
+from callstate_client.turns import Check, Joined, Turn, check_turn_names, decode_turn, encode_members
 
-__all__ = ["History", "Turn", "decode_turn", "encode_members"]
+__all__ = ["History", "Turn", "check_turn_names", "decode_turn", "encode_members"]
 
 LAST_TURN_BYTES: Final = 4096
 """How far from its end a history is searched for where the last turn begins; most turns have some 200 bytes."""

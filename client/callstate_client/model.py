@@ -13,11 +13,12 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from callstate_client import documents, gojson
+from callstate_client.errors import DocumentError
 from callstate_client.history import History, Piece
 from callstate_client.metrics import SessionMetrics, metrics_of
 from callstate_client.statewire import StrictStateWire
 from callstate_client.times import Instant, format_time, now, now_text
-from callstate_client.turns import Check, Turn, encode_members
+from callstate_client.turns import Check, Turn, encode_members, refuse_shadows
 
 __all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn", "encode_members"]
 
@@ -47,6 +48,12 @@ class Role:
 
 
 RecoveryT = TypeVar("RecoveryT")
+
+_NO_OBJECTS = (str, bytes, bytearray, int, float, list, tuple, set, frozenset)
+"""In Python, what JSON has as anything else."""
+
+_EMPTY: tuple[Any, ...] = (None, "", {}, [])
+"""Recovery data that is left out."""
 
 _STRICT = msgspec.json.Decoder(StrictStateWire)
 
@@ -250,9 +257,22 @@ class SessionState:
 
     def _tail(self) -> dict[str, Any]:
         members: dict[str, Any] = {"metrics": self.metrics.to_dict()}
-        if self.recovery_data not in (None, "", {}, []):
+        if self.recovery_data not in _EMPTY:
             members["recovery_data"] = self.recovery_data
         return members | self.extra if self.extra else members
+
+    def check_names(self) -> None:
+        """Refuse what Go would not read back as it is; its turns are seen to by `check_turn_names`.
+
+        Raises:
+            DocumentError: recovery data that is no object, or a member that Go would take for one of ours.
+        """
+        if isinstance(self.recovery_data, _NO_OBJECTS) and self.recovery_data not in _EMPTY:
+            raise DocumentError(f"recovery_data is an object, a dict, not a {type(self.recovery_data).__name__}")
+        if self.extra:
+            refuse_shadows(self.extra, documents.SESSION_NAMES, "the session")
+        if self.metrics.extra:
+            refuse_shadows(self.metrics.extra, documents.METRICS_NAMES, "the metrics")
 
     @classmethod
     def from_json(cls, document: bytes | str | msgspec.Raw) -> SessionState:

@@ -7,7 +7,7 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, Final, TypedDict
 
-from callstate_client import checks
+from callstate_client import checks, documents
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.history import Turn, decode_turn
 from callstate_client.merge import merge_patch
@@ -87,7 +87,21 @@ def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
             patch[member] = _patched(member, value)
         else:
             raise _unchangeable(name)
+    check_patch(patch, "$.params.set")
     return patch, beside
+
+
+def check_patch(patch: Mapping[str, Any], path: str) -> None:
+    """A head's patch names no member that Go takes for one of ours, and leaves recovery data an object.
+
+    Raises:
+        InvalidParamsError: it does not.
+    """
+    documents.refuse_shadows(patch, documents.SESSION_NAMES, path)
+    if isinstance(patch.get("metrics"), Mapping):
+        documents.refuse_shadows(patch["metrics"], documents.METRICS_NAMES, f"{path}.metrics")
+    if not isinstance(patch.get("recovery_data"), Mapping | None):
+        raise documents.not_object(f"{path}.recovery_data")
 
 
 def _patched(member: str, value: Any) -> Any:
@@ -116,7 +130,7 @@ def turn_patch(content: str | None, duration_ms: int | None, extra: dict[str, An
     if duration_ms is not None:
         patch["duration_ms"] = duration_ms
     if extra:
-        checks.check_free(extra, "a turn")
+        checks.check_extra(extra)
         patch |= extra
     return patch
 

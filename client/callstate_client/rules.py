@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
-from callstate_client import ids
+from callstate_client import documents, ids
 from callstate_client.errors import DocumentError, InvalidParamsError
 from callstate_client.history import Turn
 from callstate_client.model import SessionState
@@ -73,6 +73,25 @@ def check_state(state: SessionState, path: str) -> None:
             check_turn(state.history[index], place)
         except DocumentError as error:
             raise wrong_document(error, place) from error
+
+
+def check_names(session: bytes, path: str) -> None:
+    """A session, its metrics and turns have no member that Go takes for another; recovery data is an object."""
+    members = msgspec.json.decode(session)
+    documents.refuse_shadows(members, documents.SESSION_NAMES, path)
+    if isinstance(members.get("metrics"), dict):
+        documents.refuse_shadows(members["metrics"], documents.METRICS_NAMES, f"{path}.metrics")
+    for index, turn in enumerate(members.get("history") or ()):
+        check_turn_names(turn, f"{path}.history[{index}]")
+    if not isinstance(members.get("recovery_data"), dict | None):
+        raise documents.not_object(f"{path}.recovery_data")
+
+
+def check_turn_names(turn: Any, path: str) -> None:
+    """No member of a turn is one that Go takes for another."""
+    if not isinstance(turn, dict):
+        raise wrong(path, "object")
+    documents.refuse_shadows(turn, documents.TURN_NAMES, path)
 
 
 def check_turn(turn: Turn, path: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
-from callstate_client import gojson
+from callstate_client import documents, gojson
 from callstate_client.errors import DocumentError
 from callstate_client.times import ZERO_TIME, Instant, format_time, now_text
 
@@ -231,6 +231,22 @@ class Turn:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return decode_turn, (msgspec.json.encode(self.to_dict()),)
+
+
+def refuse_shadows(extra: Iterable[str], known: frozenset[str], holder: str) -> None:
+    """Refuse further members that Go, which matches names without case, would take for ours.
+
+    Raises:
+        DocumentError: there is one.
+    """
+    name = documents.shadowed(extra, known)
+    if name is not None:
+        raise DocumentError(f"{name!r}, a further member of {holder}, is another spelling of {gojson.fold(name)!r}")
+
+
+def check_turn_names(extra: dict[str, Any]) -> None:
+    """The same of a turn's further members."""
+    refuse_shadows(extra, documents.TURN_NAMES, "a turn")
 
 
 class TurnWire(msgspec.Struct, gc=False):

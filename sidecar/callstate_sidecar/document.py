@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 from callstate_client import documents, gojson
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.merge import merge_text
-from callstate_sidecar.door import check_head, check_json, check_metrics, check_turn, not_object, refuse_shadows
+from callstate_sidecar.door import check_head, check_json, check_metrics, check_turn
 from callstate_sidecar.head import Head, head_of
 from callstate_sidecar.instants import format_us
 from callstate_sidecar.tails import last_turns
@@ -212,7 +212,7 @@ class Document:
         changes = check_json(patch, path, 4)  # as deep as the turn lies in a save
         if not isinstance(changes, dict):
             raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")
-        refuse_shadows(changes, documents.TURN_NAMES, path)
+        documents.refuse_shadows(changes, documents.TURN_NAMES, path)
         turn = merge_text(place.parts[place.at], changes)
         members = gojson.raw_members(turn)
         touched = {name: members[name] for name in documents.TURN_NAMES if changes.get(name) is not None}
@@ -289,19 +289,19 @@ class Document:
                 raise InvalidParamsError(
                     f"`{name}` can't be patched at {path}.{name}", path=f"{path}.{name}", expected="nothing"
                 )
-        refuse_shadows(changes, documents.SESSION_NAMES, path)
+        documents.refuse_shadows(changes, documents.SESSION_NAMES, path)
         patched = gojson.raw_members(merge_text(self.head_json(self.updated_us), changes))
         # what is touched has to be as a client may send it; what is not stays, and may be more than that
         touched = {name: value for name, value in patched.items() if name in changes and name in _CHECKED}
         counters = changes.get("metrics")
         if isinstance(counters, dict):
-            refuse_shadows(counters, documents.METRICS_NAMES, f"{path}.metrics")
+            documents.refuse_shadows(counters, documents.METRICS_NAMES, f"{path}.metrics")
             known = gojson.raw_members(touched["metrics"])
             touched["metrics"] = gojson.join_members({n: known[n] for n in documents.METRICS_NAMES & {*known}})
         head, _ = check_head(gojson.join_members({"id": b'""', **touched}), path)
         check_metrics(head.metrics, f"{path}.metrics")
         if patched.get("recovery_data", b"{")[:1] != b"{":
-            raise not_object(f"{path}.recovery_data")
+            raise documents.not_object(f"{path}.recovery_data")
         patched.setdefault("created_at", _encode(self.created_at))
         patched.setdefault("status", b'"pending"')
         return head_of(documents.read(gojson.join_members(patched)))

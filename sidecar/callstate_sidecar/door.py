@@ -9,14 +9,14 @@ at value by value.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from callstate_client import documents, gojson
+from callstate_client import documents
 from callstate_client.documents import MetricsDoc, OnlyMetrics
 from callstate_client.errors import InvalidParamsError, ParseError
 from callstate_client.ids import MAX_NAME_BYTES
@@ -116,23 +116,6 @@ _MISSING = re.compile(r"missing required field `(?P<name>.*)`")
 _WANTED = re.compile(r"Expected (?P<expected>.*?)(?:, got .*)?$", re.DOTALL)
 
 
-def refuse_shadows(names: Iterable[str], known: frozenset[str], path: str) -> None:
-    """Refuse members that Go, which matches names without case, would take for ours.
-
-    Raises:
-        InvalidParamsError: there is one.
-    """
-    name = documents.shadowed(names, known)
-    if name is not None:
-        place, ours = f"{path}.{name}", gojson.fold(name)
-        raise InvalidParamsError(f"`{name}` at {place} is another spelling of `{ours}`", path=place, expected=ours)
-
-
-def not_object(path: str) -> InvalidParamsError:
-    """The error for recovery data that is no JSON object, as Go has it."""
-    return InvalidParamsError(f"Expected object or null at {path}", path=path, expected="object or null")
-
-
 def params_error(error: msgspec.ValidationError, path: str = "$.params") -> InvalidParamsError:
     """The wire's form of a failed decode: the place from the message's root on, and what was expected."""
     match = _PLACE.match(str(error))
@@ -212,7 +195,7 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[TurnDoor]:
         except (msgspec.MsgspecError, RecursionError):  # something nested, or something wrong: looked at closely
             members = check_json(array, path, depth)
         for index, names in enumerate(members):
-            refuse_shadows(names, documents.TURN_NAMES, f"{path}[{index}]")
+            documents.refuse_shadows(names, documents.TURN_NAMES, f"{path}[{index}]")
     if not _times_are_strict(array):
         for index, turn_time in enumerate(_times(array)):
             check_time(turn_time.timestamp, f"{path}[{index}].timestamp")
@@ -303,7 +286,7 @@ def check_head(data: bytes | Raw, path: str) -> tuple[HeadDoor, dict[str, Raw]]:
     except (msgspec.DecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
     check_fields(head, path)
-    refuse_shadows(members, HEAD_MEMBERS, path)
+    documents.refuse_shadows(members, HEAD_MEMBERS, path)
     extra = {name: value for name, value in members.items() if name not in HEAD_MEMBERS}
     for name, value in extra.items():
         check_json(value, f"{path}.{name}", 3)
@@ -326,7 +309,7 @@ def check_fields(head: HeadFields, path: str) -> None:
     if head.recovery_data is not UNSET:
         value = check_json(head.recovery_data, f"{path}.recovery_data", 3)
         if not (value is None or isinstance(value, dict)):
-            raise not_object(f"{path}.recovery_data")
+            raise documents.not_object(f"{path}.recovery_data")
 
 
 def check_metrics(data: Raw | UnsetType, path: str) -> tuple[MetricsDoc, dict[str, Raw]]:
@@ -342,7 +325,7 @@ def check_metrics(data: Raw | UnsetType, path: str) -> tuple[MetricsDoc, dict[st
         raise params_error(error, path) from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
-    refuse_shadows(members, documents.METRICS_NAMES, path)
+    documents.refuse_shadows(members, documents.METRICS_NAMES, path)
     extra = {name: value for name, value in members.items() if name not in documents.METRICS_NAMES}
     for name, value in extra.items():
         check_json(value, f"{path}.{name}", 4)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from callstate_client.errors import DocumentError, SessionEndedError, SessionNotFoundError, StoreClosedError
-from callstate_client.model import Direction, Role, SessionState, Status
+from callstate_client.model import Direction, Role, SessionState, Status, Turn
 from callstate_client.store import HealthChecker, Namer, SessionStore
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ async def test_an_expired_session_is_nowhere(expiring: Subject) -> None:
 
 
 async def test_a_heartbeat_raises_updated_at_and_nothing_else(store: SessionStore) -> None:
-    state = a_call(recovery_data=["kept"])
+    state = a_call(recovery_data={"x": "kept"})
     state.add_turn(Role.USER, "hello", 900)
     await store.save(state)
     saved = await store.load("call-1")
@@ -196,7 +196,7 @@ async def test_history_and_metrics_come_back(store: SessionStore) -> None:
     state = a_call()
     state.add_turn(Role.AGENT, "Grüß Gott, how can I help? 📞", 1200, at=LONG_AGO)
     state.add_turn(Role.USER, 'a "quoted"\nline\\', 800)
-    state.add_turn("tool", "", 0, name="crm.lookup", arguments={"id": 7})
+    state.add_turn("tool", "", 0, extra={"name": "crm.lookup", "arguments": {"id": 7}})
     state.record_interruption()
     state.metrics.first_response_ms = 420
     state.metrics.average_response_ms = 380
@@ -211,18 +211,38 @@ async def test_history_and_metrics_come_back(store: SessionStore) -> None:
     assert loaded.history[0].timestamp == LONG_AGO
 
 
-@pytest.mark.parametrize(
-    "data", [{"node": "billing", "slots": {"date": None, "n": 1.5}}, [1, [2, [3]]], "token", 7, True]
-)
+@pytest.mark.parametrize("data", [{"node": "billing", "slots": {"date": None, "n": 1.5}}, {"x": [1, [2, [3]]]}])
 async def test_recovery_data_comes_back(store: SessionStore, data: object) -> None:
     await store.save(a_call(recovery_data=data))
     assert (await store.load("call-1")).recovery_data == data
 
 
+@pytest.mark.parametrize("data", [[1], "token", 7, True])
+async def test_recovery_data_that_is_no_object_is_refused(store: SessionStore, data: object) -> None:
+    with pytest.raises(DocumentError, match="recovery_data"):
+        await store.save(a_call(recovery_data=data))
+    with pytest.raises(SessionNotFoundError):
+        await store.load("call-1")
+
+
+@pytest.mark.parametrize("name", ["Status", "ID", "historY", "recovery_Data", "\u017ftatus"])
+async def test_members_that_go_takes_for_ours_are_refused(store: SessionStore, name: str) -> None:
+    with pytest.raises(DocumentError, match="spelling"):
+        await store.save(a_call(extra={name: 1}))
+    state = a_call()
+    state.metrics.extra["Turn_Count"] = 2
+    with pytest.raises(DocumentError, match="spelling"):
+        await store.save(state)
+    with pytest.raises(DocumentError, match="spelling"):
+        await store.save(a_call(history=[Turn(Role.USER, "hi", extra={"duration_MS": 2})]))
+    with pytest.raises(SessionNotFoundError):
+        await store.load("call-1")
+
+
 async def test_members_nobody_knows_survive(store: SessionStore) -> None:
     state = a_call(extra={"tenant": {"id": 9}})
     state.metrics.extra["sentiment"] = -0.25
-    state.add_turn(Role.USER, "hi", confidence=0.5)
+    state.add_turn(Role.USER, "hi", extra={"confidence": 0.5})
     await store.save(state)
     loaded = await store.load("call-1")
     assert loaded.extra == {"tenant": {"id": 9}}

@@ -550,7 +550,7 @@ def test_replies_that_waited_for_the_store_are_not_piled_up_either() -> None:
 
 def evict_big_session(wire: Wire) -> None:
     """Leave a large session in the store only."""
-    wire.call("session.save", session={"id": "big", "status": "ended", "recovery_data": "x" * 500_000})
+    wire.call("session.save", session={"id": "big", "status": "ended", "recovery_data": {"x": "x" * 500_000}})
     wire.call("server.flush")
     while wire.call("server.stats")["sessions"]:
         pass

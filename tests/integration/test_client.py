@@ -184,7 +184,7 @@ async def test_beats_by_themselves_keep_a_call_and_silence_ends_it() -> None:
 
 async def test_a_line_too_long_costs_its_own_call(store: SidecarStore) -> None:
     await store.save(a_call())
-    too_long = store.save(a_call("c2", recovery_data="x" * 1_100_000))
+    too_long = store.save(a_call("c2", recovery_data={"x": "x" * 1_100_000}))
     outcomes = await asyncio.gather(
         store.load("c1"), too_long, store.update_heartbeat("c1"), return_exceptions=True
     )

@@ -76,7 +76,7 @@ def script() -> list[Step]:
         step("save", a_call("not an id")),
         step("save", a_call("c2", history=[Turn("user", "one", timestamp=START)]), max_duration_s=300_000_000),
         step("save", a_call("c2"), labels={"x" * 65: ""}),
-        step("save", a_call("c2", recovery_data="x" * 1_100_000)),
+        step("save", a_call("c2", recovery_data={"x": "x" * 1_100_000})),
         step("add_turn", "c1", "user", "hello", 900, at=START, extra={"x": [1]}),
         step("add_turn", "c9", "user", "hello", at=START),
         step("add_turn", "c1", "x" * 65, "hello", at=START),
@@ -281,7 +281,7 @@ def test_a_daemon_that_stands_still_is_a_timeout(daemon: Daemon, store: sync.Sto
         lambda: store.ping(timeout_s=0.05),
         lambda: store.update_heartbeat("c1", timeout_s=0.05),
         lambda: store.load("c1", timeout_s=0.05),
-        lambda: store.save(a_call("c2", recovery_data="x" * 900_000), timeout_s=0.05),
+        lambda: store.save(a_call("c2", recovery_data={"x": "x" * 900_000}), timeout_s=0.05),
     ]
     for ask in asks:
         with pytest.raises(RequestTimeoutError):

@@ -49,7 +49,8 @@ FOLDER = {"callstate_client": "client", "callstate_sidecar": "sidecar"}
 
 # What of the client the daemon may use: values and the wire, not what talks to a daemon.
 SHARED = (
-    "stdio", "errors", "ids", "gojson", "times", "documents", "history", "model", "merge", "protocol", "events", "store",
+    "stdio", "errors", "ids", "gojson", "times", "documents", "history", "model", "merge", "protocol", "events",
+    "store",
 )  # fmt: skip
 
 # Tested without a loop and shared by the asyncio and the blocking front, so neither may creep in.

@@ -24,6 +24,7 @@ from callstate_client.errors import (
     StoreUnavailableError,
     UnreadableError,
 )
+from callstate_client.history import check_turn_names
 from callstate_client.ids import SESSION_ID_RULE
 from callstate_client.model import SessionState
 from callstate_client.times import now
@@ -187,7 +188,8 @@ class DocumentStore(ABC):
                 " turns before"
             )
         state.updated_at = now()
-        document = state.to_json()
+        state.check_names()
+        document = b"".join(state.pieces(check_turn_names))
         with _unavailable():
             await self._put(state.id, document, active=state.is_active)
 

@@ -255,7 +255,7 @@ async def test_errors_without_id(peer: ScriptedPeer, store: SidecarStore, caplog
 async def test_a_peer_that_does_not_read_blocks_nobody_for_ever(peer: ScriptedPeer, store: SidecarStore) -> None:
     for transport in peer._open:
         transport.pause_reading()
-    big = SessionState("c1", recovery_data="x" * 900_000)
+    big = SessionState("c1", recovery_data={"x": "x" * 900_000})
     outcomes = await asyncio.gather(*(store.save(big, timeout_s=0.2) for _ in range(8)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {RequestTimeoutError}
     assert isinstance(

@@ -444,7 +444,7 @@ async def test_what_could_not_be_kept_is_refused_by_name(store: MemoryStore, val
     state = a_call()
     state.add_turn("user", "x", extra={"odd": value})
     for ask in (
-        store.save(a_call(recovery_data=value)),
+        store.save(a_call(recovery_data={"x": value})),
         store.save(a_call(extra={"odd": value})),
         store.save(a_call(metrics=SessionMetrics(extra={"odd": value}))),
         store.save(state),
@@ -457,14 +457,14 @@ async def test_what_could_not_be_kept_is_refused_by_name(store: MemoryStore, val
 
 
 async def test_what_just_can_be_kept_is(store: MemoryStore) -> None:
-    kept = [deep(55), 2**63 - 1, -(2**63), 1.5]
+    kept = {"x": [deep(54), 2**63 - 1, -(2**63), 1.5]}
     await store.save(a_call(recovery_data=kept))
     assert (await store.load("c1")).recovery_data == kept
 
 
 async def test_a_line_too_long(store: MemoryStore) -> None:
     with pytest.raises(TooLargeError):
-        await store.save(a_call(recovery_data="x" * p.LINE_BYTES))
+        await store.save(a_call(recovery_data={"x": "x" * p.LINE_BYTES}))
 
 
 async def test_a_session_grows_by_turns_up_to_its_limit(store: MemoryStore) -> None:

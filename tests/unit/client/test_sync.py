@@ -349,14 +349,14 @@ def test_a_reply_that_trickles_wins_no_time(store: sync.Store, side: Side, threa
 
 def test_a_peer_that_does_not_read(store: sync.Store, side: Side) -> None:
     with pytest.raises(RequestTimeoutError):
-        store.save(SessionState("c1", recovery_data="x" * 2_000_000), timeout_s=0.05)
+        store.save(SessionState("c1", recovery_data={"x": "x" * 2_000_000}), timeout_s=0.05)
 
 
 def test_a_long_request_to_a_peer_that_reads_slowly(
     store: sync.Store, side: Side, threads: ThreadPoolExecutor
 ) -> None:
     side.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    state = SessionState("c1", recovery_data="x" * 2_000_000)
+    state = SessionState("c1", recovery_data={"x": "x" * 2_000_000})
     save = threads.submit(store.save, state)
     assert side.request()["params"]["session"]["recovery_data"] == state.recovery_data
     side.reply({"version": 7, "updated_at": "2026-01-02T03:04:05Z"})
