@@ -38,7 +38,7 @@ from callstate_client.hold import BeatMode, Hold
 from callstate_client.leaving import deliver_or_give_up
 from callstate_client.model import SessionState
 from callstate_client.outbox import Outbox
-from callstate_client.patches import Changes, split_changes
+from callstate_client.patches import Beside, Changes, split_changes
 from callstate_client.patience import CLOSE_TIMEOUT_S, FIRST_DELAY_S, TIMEOUT_S, Backoff
 from callstate_client.results import DrainResult
 from callstate_client.saving import Saving
@@ -371,9 +371,21 @@ class CallStore(Asking):
         if not beside:
             ask = asks.update(session_id, if_version, patch, self.new_op())
             return ask.result(await self._send(ask, timeout_s))
+        return await self._rewrite_head(session_id, if_version, patch, beside, timeout_s=timeout_s)
+
+    async def _rewrite_head(
+        self,
+        session_id: str,
+        if_version: int | None,
+        patch: dict[str, Any],
+        beside: Beside,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
         for left in reversed(range(asks.REWRITES)):
             record = await self.get(session_id, "none", timeout_s=timeout_s)
-            ask = asks.rewrite_head(record, if_version, patch, beside, self.new_op())
+            ask = asks.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
             try:
                 return ask.result(await self._send(ask, timeout_s))
             except ConflictError:
@@ -583,7 +595,7 @@ class CallStore(Asking):
         self._watch.start()
         if beat == "auto":
             timeout_s = record.heartbeat_timeout_s or await self.default_heartbeat_timeout_s()
-            self._beater.add(handle.id, timeout_s, handle.lose)
+            handle.start_beats(timeout_s)
         return handle
 
     async def recover(

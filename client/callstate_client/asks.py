@@ -372,7 +372,7 @@ REWRITES: Final = 10
 
 
 def rewrite_head(
-    record: Record, if_version: int | None, patch: dict[str, Any], beside: Beside, op: str
+    record: Record, if_version: int | None, patch: dict[str, Any], beside: Beside, epoch: int | None, op: str
 ) -> Ask[int]:
     """The same where something beside the document changes too, which only a save can: the head as it was read,
     patched, without its history, and only if nothing has changed since."""
@@ -380,6 +380,7 @@ def rewrite_head(
     params = protocol.SaveParams(
         session=msgspec.Raw(encode_members(members)),
         if_version=record.version if if_version is None else if_version,
+        epoch=epoch,
         op=op,
         **beside,
     )

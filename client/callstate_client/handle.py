@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
 
@@ -14,16 +15,17 @@ from callstate_client import asks, checks, protocol
 from callstate_client.beats import Beats
 from callstate_client.changes import Change, HeadPatched, Interrupted, Switched, TurnAdded, TurnAmended
 from callstate_client.endings import end_reason, ended_by
-from callstate_client.errors import CallstateError, InvalidParamsError, StoreClosedError, UndeliveredError
+from callstate_client.errors import CallstateError, StoreClosedError, UndeliveredError
 from callstate_client.history import Turn
 from callstate_client.leaving import deliver_or_tell
 from callstate_client.losing import CancelOnLost, Signal
 from callstate_client.model import SessionState, encode_members
 from callstate_client.outbox import Outbox
-from callstate_client.patches import Changes, find_last_turn, patched_turn, split_changes, turn_patch
+from callstate_client.patches import Beside, Changes, find_last_turn, patched_turn, split_changes, turn_patch
 from callstate_client.queued import AmendableTurn, QueuedMutation, TurnHandle, amendable, queued
 from callstate_client.saving import Saving, save_behind
 from callstate_client.times import now
+from callstate_client.view import StateView
 from callstate_client.watchdog import Watchdog
 
 if TYPE_CHECKING:
@@ -54,8 +56,8 @@ class CallHandle:
     def __init__(
         self, store: CallStore, beater: Beats, state: SessionState, version: int, epoch: int | None = None
     ) -> None:
-        self.state = state
-        """The call as this worker sees it: what is queued is in it already."""
+        self._state = state
+        self._view = StateView(state)
         self.version = version
         """Of the last acknowledged mutation."""
         self.epoch = epoch
@@ -67,6 +69,7 @@ class CallHandle:
         """Whether `end()` was called."""
         self._released = False
         self._watchdog: Watchdog | None = None
+        self._timeout_s: float | None = None
         self.end_on: tuple[type[BaseException], ...] = ()
         """Exceptions that mean the call is over, should they leave its block."""
         self._store = store
@@ -74,12 +77,18 @@ class CallHandle:
         self._outbox = Outbox(store, state.id, self._acknowledged, self.lose, self._delivered, epoch)
 
     def __repr__(self) -> str:
-        return f"CallHandle({self.id!r}, status={self.state.status!r}, unacknowledged={self.unacknowledged})"
+        return f"CallHandle({self.id!r}, status={self._state.status!r}, unacknowledged={self.unacknowledged})"
 
     @property
     def id(self) -> str:
         """The session's id."""
-        return self.state.id
+        return self._state.id
+
+    @property
+    def state(self) -> SessionState:
+        """The call as this worker sees it: what is queued is in it already. To look at: it changes by the methods
+        of the call, and setting a member says by which."""
+        return self._view
 
     @property
     def lost(self) -> CallstateError | None:
@@ -112,12 +121,20 @@ class CallHandle:
 
     # -- a task that hangs ----------------------------------------------------------------------------------
 
-    def watch_task(self, watchdog_s: float, timeout_s: float) -> None:
+    def start_beats(self, timeout_s: float) -> None:
+        """Have it beaten for.
+
+        Args:
+            timeout_s: the call's heartbeat timeout, seconds.
+        """
+        self._timeout_s = timeout_s
+        self._beater.add(self.id, timeout_s, self.lose)
+
+    def watch_task(self, watchdog_s: float) -> None:
         """What `hold(watchdog_s=…)` does: beat only while `alive()` is called at least so often.
 
         Args:
             watchdog_s: how often, seconds.
-            timeout_s: the call's heartbeat timeout, seconds.
         """
 
         def silent() -> None:
@@ -126,7 +143,8 @@ class CallHandle:
 
         def back() -> None:
             _log.warning("%s: alive() again, so heartbeats go on", self.id)
-            self._beater.add(self.id, timeout_s, self.lose)
+            if self._timeout_s is not None:
+                self.start_beats(self._timeout_s)
             self._store._in_background(self._beat_quietly(), f"callstate-beat-{self.id}")
 
         self._watchdog = Watchdog(watchdog_s, silent, back)
@@ -168,7 +186,7 @@ class CallHandle:
 
     def recovery(self, as_type: type[RecoveryT]) -> RecoveryT | None:
         """What it takes to resume the call, as a type of the caller's; see `SessionState.recovery`."""
-        return self.state.recovery(as_type)
+        return self._state.recovery(as_type)
 
     @property
     def unacknowledged(self) -> int:
@@ -237,8 +255,8 @@ class CallHandle:
         checks.check_turn(turn)
         encoded = encode_members(turn.to_dict())
         self._outbox.check_room(len(encoded))
-        entry = self._outbox.add_turn(encoded, TurnAdded(self.state, turn))
-        self.state.updated_at = now()
+        entry = self._outbox.add_turn(encoded, TurnAdded(self._state, turn))
+        self._state.updated_at = now()
         return amendable(self, turn, entry, entry.future)
 
     def amend(
@@ -267,7 +285,7 @@ class CallHandle:
             # with its role: should others have put a shorter history in the place of this one, it is a conflict
             params = self._amendment(encoded, turn.turn.role)
             entry = self._outbox.amend(turn.place, params, TurnAmended(turn.turn, patch), turn.turn)
-        self.state.updated_at = now()
+        self._state.updated_at = now()
         return queued(entry.future)
 
     def amend_last_turn(
@@ -291,7 +309,7 @@ class CallHandle:
             MethodNotFoundError: `role` was given, and the daemon is too old to know it.
         """
         asks.check_amendable(None, role, self._store._known_features or protocol.FEATURES)
-        turn = find_last_turn(self.state, role)
+        turn = find_last_turn(self._state, role)
         patch = turn_patch(content, duration_ms, extra)
         encoded = encode_members(patch)
         self._outbox.check_room(len(encoded))
@@ -307,26 +325,36 @@ class CallHandle:
         self, method: str, params: protocol.Mutation, change: Change, key: object = None, follows: object = None
     ) -> QueuedMutation:
         entry = self._outbox.put(method, params, change, key, follows)
-        self.state.updated_at = now()
+        self._state.updated_at = now()
         return queued(entry.future)
 
     def record_interruption(self) -> QueuedMutation:
         """The caller spoke over the agent."""
         self._outbox.check_room(0)
         params = protocol.RecordInterruptionParams(session_id=self.id, epoch=self.epoch, op=self._store.new_op())
-        return self._put("session.record_interruption", params, Interrupted(self.state))
+        return self._put("session.record_interruption", params, Interrupted(self._state))
 
     def update(self, **changes: Unpack[Changes]) -> QueuedMutation:
         """Change members of the session, all but its history; see `CallStore.update`."""
         patch, beside = split_changes(changes)
-        if beside:
-            raise InvalidParamsError(f"{', '.join(beside)}: by `await store.update({self.id!r}, …)`")
         encoded = encode_members(patch)
         self._outbox.check_room(len(encoded))
+        if beside:
+            entry = self._outbox.put_ask(
+                "session.update", partial(self._rewrite_head, patch, beside), HeadPatched(self._state, patch)
+            )
+            self._state.updated_at = now()
+            return queued(entry.future)
         params = protocol.UpdateParams(
             session_id=self.id, epoch=self.epoch, set=msgspec.Raw(encoded), op=self._store.new_op()
         )
-        return self._put("session.update", params, HeadPatched(self.state, patch), key=HEAD)
+        return self._put("session.update", params, HeadPatched(self._state, patch), key=HEAD)
+
+    async def _rewrite_head(self, patch: dict[str, Any], beside: Beside) -> int:
+        version = await self._store._rewrite_head(self.id, None, patch, beside, epoch=self.epoch)
+        if "heartbeat_timeout_s" in beside and self._timeout_s is not None and self.is_held:
+            self.start_beats(beside["heartbeat_timeout_s"])
+        return version
 
     def end(self, reason: str = COMPLETED, detail: Any = None) -> QueuedMutation:
         """The call is over. Leaving the block does not end it a second time.
@@ -339,7 +367,7 @@ class CallHandle:
         if detail is not None:
             checks.check_free(detail, "detail")
             params.detail = msgspec.Raw(encode_members(detail))
-        return self._put("session.end", params, Switched(self.state, self._set_ended))
+        return self._put("session.end", params, Switched(self._state, self._set_ended))
 
     async def _save(self, saving: Saving, timeout_s: float) -> int:
         """Save a state of this call behind what is queued: `store.save()` of a call that is held."""

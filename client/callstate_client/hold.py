@@ -118,8 +118,7 @@ class Hold:
         self._entering = None
         handle.end_on = self._end_on
         if self._watchdog_s is not None:
-            timeout_s = self._heartbeat_timeout_s or await self._store.default_heartbeat_timeout_s()
-            handle.watch_task(self._watchdog_s, timeout_s)
+            handle.watch_task(self._watchdog_s)
         return handle
 
     async def _enter(self) -> CallHandle:

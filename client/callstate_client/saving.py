@@ -14,6 +14,7 @@ from callstate_client.history import Piece
 from callstate_client.model import SessionState
 from callstate_client.outbox import Outbox
 from callstate_client.queued import Queued
+from callstate_client.view import shown
 
 if TYPE_CHECKING:
     from callstate_client.api import CallStore
@@ -22,9 +23,13 @@ if TYPE_CHECKING:
 class Held(Protocol):
     """What a save has to know of the call."""
 
-    state: SessionState
     version: int
     epoch: int | None
+
+    @property
+    def state(self) -> SessionState:
+        """As it is seen."""
+        ...
 
 
 class Saving:
@@ -63,7 +68,8 @@ async def save_behind(saving: Saving, call: Held, store: CallStore, outbox: Outb
         ask = asks.save_document(saving.state, (document,), saving.beside, if_version, call.epoch)
         return ask.result(await store._send(ask, None))
 
-    change = None if saving.state is call.state else Replaced(call.state, document)
+    seen = shown(call.state)
+    change = None if shown(saving.state) is seen else Replaced(seen, document)
     entry = outbox.put_ask("session.save", send, change)
     try:
         async with asyncio.timeout(timeout_s):

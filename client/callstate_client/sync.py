@@ -233,7 +233,9 @@ class Store:
         for left in reversed(range(asks.REWRITES)):
             record = self.get(session_id, "none", timeout_s=timeout_s)
             try:
-                return self._ask(asks.rewrite_head(record, if_version, patch, beside, self.new_op()), timeout_s)
+                return self._ask(
+                    asks.rewrite_head(record, if_version, patch, beside, None, self.new_op()), timeout_s
+                )
             except ConflictError:
                 if if_version is not None or not left:
                     raise

@@ -26,7 +26,7 @@ CLIENT = (
     "engine_stream", "engine_access", "engine_reads", "engine_owners", "engine",
     "loops", "identity", "forks", "discovery", "following", "inflight", "link", "blocking", "pool",
     # what workers hold
-    "pulse", "beats", "beating", "changes", "entries", "queued", "endings", "losing", "watchdog", "backlog",
+    "pulse", "beats", "beating", "view", "changes", "entries", "queued", "endings", "losing", "watchdog", "backlog",
     "outbox", "saving", "leaving", "handle", "hold", "watching", "graceful",
     "asking", "api", "memory", "client", "sync",
     "simulate", "cli",

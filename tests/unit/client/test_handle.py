@@ -57,7 +57,7 @@ async def same(store: MemoryStore, call: CallHandle) -> None:
 async def test_a_call_from_begin_to_end(store: FlakyStore) -> None:
     state = SessionState("c1", provider="sip", created_at=START)
     async with store.hold(state, labels={"app": "sales"}) as call:
-        assert call.state is state
+        assert call.state == state
         assert (await store.get("c1")).labels == {"app": "sales"}
         call.add_turn("user", "hello", duration_ms=900, extra={"confidence": 0.9})
         call.add_turn("agent", "hi, how are", 500)

@@ -356,10 +356,11 @@ async def test_what_must_stay_apart_does(store: FlakyStore) -> None:
 
 
 async def test_a_state_that_is_saved_has_its_queued_turns_once(store: FlakyStore) -> None:
-    async with store.hold(SessionState("c1")) as call:
+    state = SessionState("c1")
+    async with store.hold(state) as call:
         call.add_turn("user", "1")
-        call.state.recovery_data = {"node": "menu"}
-        version = await store.save(call.state)
+        state.recovery_data = {"node": "menu"}
+        version = await store.save(state)
         assert version == call.version
         store.fail("session.add_turn", AWAY, times=1)
         call.add_turn("user", "2")

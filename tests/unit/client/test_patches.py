@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -131,3 +132,31 @@ async def test_labels_change_whatever_happens_meanwhile() -> None:
             await store.update("c1", labels={"b": "3"})
         with pytest.raises(ConflictError):
             await store.update("c1", if_version=1, labels={"b": "3"})
+
+
+async def test_a_held_calls_labels_and_timeouts_really_change(store: FlakyStore) -> None:
+    async with store.hold("c1") as call:
+        call.add_turn("agent", "before")
+        version = await call.update(labels={"b": "2"}, heartbeat_timeout_s=7, status="on_hold")
+        call.add_turn("agent", "after")
+        assert call.version == version
+        assert call.state.status == "on_hold"
+        record = await store.claim("c1")
+        assert (record.labels, record.heartbeat_timeout_s, record.epoch) == ({"b": "2"}, 7, call.epoch)
+        assert record.state.status == "on_hold"
+    assert (await store.get("c1")).turn_count == 3
+
+
+async def test_a_held_call_is_beaten_for_by_its_new_timeout(store: FlakyStore) -> None:
+    async with store.hold("c1", heartbeat_timeout_s=3600) as call:
+        await call.update(heartbeat_timeout_s=0.03)
+        async with asyncio.timeout(10):
+            await store.when_asked("session.heartbeat", 2)
+
+
+async def test_a_change_beside_that_is_refused_is_taken_back(store: FlakyStore) -> None:
+    async with store.hold("c1") as call:
+        store.fail("session.save", InvalidParamsError("no such label"), times=1)
+        with pytest.raises(InvalidParamsError):
+            await call.update(labels={"b": "2"}, status="on_hold")
+        assert call.state.status == (await store.load("c1")).status != "on_hold"
