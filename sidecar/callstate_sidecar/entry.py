@@ -148,8 +148,8 @@ class Entry:
             self.id, self.version, self.epoch, doc.updated_us, self.beat_us, doc.status, doc.fields, doc.provider,
             doc.call_id, doc.metrics, mode, turns, count, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
-            self.unverified, ops, self.orphan, self.status_before, self.instance,
-            self.claimed_us, self.handovers, self.crashes,
+            self.unverified, ops, self.orphan, self.status_before,
+            self.claimed_us, self.handovers, self.crashes, self.instance,
         )  # fmt: skip
 
     def snapshot(self) -> StateRecord:

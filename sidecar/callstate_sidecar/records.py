@@ -60,10 +60,10 @@ class StateRecord(Struct, array_like=True, tag=1):
     """The op of this mutation; in a snapshot all that are kept."""
     orphan: str = ""
     status_before: str = ""
-    instance: str = ""
     claimed_us: int = 0
     handovers: int = 0
     crashes: int = 0
+    instance: str = ""
 
 
 class TurnsRecord(Struct, array_like=True, tag=2):
