@@ -263,8 +263,14 @@ class CallStore(Asking):
         return ask.result(await self._send(ask, timeout_s))
 
     async def delete(self, session_id: str, *, timeout_s: float | None = None) -> None:
-        """Forget this session; one that does not exist is no error."""
-        ask = asks.delete(session_id)
+        """Forget this session and all that is kept of it.
+
+        Raises:
+            SessionNotFoundError: there is none.
+            FencedError: another worker holds it.
+            StoreUnavailableError: it is not in memory, and the store that would know can't be asked.
+        """
+        ask = asks.delete(session_id, self.new_op(), await self.features())
         ask.result(await self._send(ask, timeout_s))
 
     # -- one call -------------------------------------------------------------------------------------------

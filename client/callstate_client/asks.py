@@ -296,10 +296,12 @@ def drain(on: bool) -> Ask[protocol.DrainResult]:
     return Ask("server.drain", protocol.DrainParams(on=on), protocol.decode_drain)
 
 
-def delete(session_id: str) -> Ask[None]:
-    """A session to forget."""
+def delete(session_id: str, op: str, features: Collection[str]) -> Ask[None]:
+    """A session to forget. A daemon without DELETE_OP among its features says nothing where there is none."""
     checks.check_session_id(session_id)
-    return Ask("session.delete", protocol.DeleteParams(session_id=session_id), _nothing)
+    if protocol.DELETE_OP not in features:
+        return Ask("session.delete", protocol.DeleteParams(session_id=session_id), _nothing)
+    return Ask("session.delete", protocol.DeleteParams(session_id=session_id, op=op), _nothing, session_id)
 
 
 def add_turn(

@@ -35,7 +35,7 @@ from callstate_client.rules import (
     wrong_document,
     wrong_params,
 )
-from callstate_client.shelf import COMPLETED, Shelf
+from callstate_client.shelf import COMPLETED, DELETED, Shelf
 from callstate_client.times import ZERO_TIME, format_time
 
 OPS_REMEMBERED: Final = 16
@@ -161,11 +161,15 @@ class Engine(Owners):
         return self._shelf.create(state, self._caller)
 
     def _delete(self, params: p.DeleteParams) -> bytes:
-        kept = self._shelf.get(params.session_id)
-        if kept is not None:
-            self._check_held(kept, params.epoch)
-            self._shelf.remove(kept)
-        return b"{}"
+        check_word(params.op, "$.params.op", least=1)
+        done = self._shelf.done_before(params.session_id, params.op)
+        if done is not None:
+            return done
+        kept = self._shelf.find(params.session_id)
+        self._check_held(kept, params.epoch)
+        done = self._done(kept, params.op, DELETED)
+        self._shelf.remove(kept)
+        return done
 
     def _add_turn(self, params: p.AddTurnParams) -> bytes:
         if (params.turn is UNSET) == (params.turns is UNSET):

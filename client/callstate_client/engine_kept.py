@@ -124,11 +124,13 @@ class Grave:
     """What a deleted session leaves for a while: one newly created under its id goes on from there.
 
     Args:
+        ops: results of repeatable mutations of what was deleted, and of the deletion.
         made_at: monotonic seconds.
     """
 
     session_id: str
     version: int
     epoch: int
+    ops: dict[str, bytes]
     made_at: float
     due: float = float("inf")

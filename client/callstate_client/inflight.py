@@ -20,7 +20,8 @@ REPEATABLE: Final = frozenset(
         "server.ping", "server.info", "server.stats", "server.flush",
     }
 )  # fmt: skip
-"""What may be done twice without harm; any other verb only with an `op`."""
+"""What may be done twice without harm; any other verb only with an `op`. A deletion has none where it goes to
+a daemon of an earlier version, for which what is gone is no error."""
 
 
 class Waiting(Protocol):

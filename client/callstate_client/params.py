@@ -60,6 +60,7 @@ class DeleteParams(Params):
 
     session_id: str
     epoch: Int64 | None = None
+    op: str | None = None
 
 
 class ListActiveParams(Params):

@@ -67,6 +67,7 @@ from callstate_client.results import (
 
 __all__ = [
     "AMEND_INDEX",
+    "DELETE_OP",
     "FEATURES",
     "INT64_MAX",
     "INT64_MIN",
@@ -148,7 +149,10 @@ PROTOCOL_VERSION: Final = 1
 AMEND_INDEX: Final = "amend_index"
 """`session.amend_turn` takes `index` and `role`."""
 
-FEATURES: Final = ("ownership", "events", "drain", AMEND_INDEX, "claim_timeouts", "instance")
+DELETE_OP: Final = "delete_op"
+"""`session.delete` of what is not there is `not_found`, and takes `op`."""
+
+FEATURES: Final = ("ownership", "events", "drain", AMEND_INDEX, DELETE_OP, "claim_timeouts", "instance")
 """The optional parts of the protocol that there are; which of them a daemon has, `server.info` says."""
 
 # -- messages ------------------------------------------------------------------------------------------------

@@ -36,6 +36,9 @@ from callstate_client.engine_workers import Caller, Process, Worker, Workers
 from callstate_client.errors import SessionNotFoundError
 from callstate_client.model import SessionState, Status
 
+DELETED: Final = b"{}"
+"""The result of a deletion, and of no other verb that takes an `op`."""
+
 COMPLETED: Final = "completed"
 """Why a session ended when nobody said."""
 
@@ -92,6 +95,11 @@ class Shelf:
             raise SessionNotFoundError(f"no session {session_id}")
         return kept
 
+    def done_before(self, session_id: str, op: str | None) -> bytes | None:
+        """The result that this mutation of the session, which may be deleted by now, got when it was made first."""
+        remembered = self._kept.get(session_id) or self._graves.get(session_id)
+        return None if remembered is None or op is None else remembered.ops.get(op)
+
     # -- changing -------------------------------------------------------------------------------------------
 
     def create(self, state: SessionState, creator: Caller) -> Kept:
@@ -110,13 +118,15 @@ class Shelf:
         grave = self._graves.pop(state.id, None)
         if grave is not None:
             kept.version, kept.epoch = grave.version, grave.epoch
+            # a late repeat of a deletion meant the one before: it must not delete this one
+            kept.ops = {op: result for op, result in grave.ops.items() if result == DELETED}
         return kept
 
     def remove(self, kept: Kept) -> None:
         """Delete a session."""
         at = self.now()
         del self._kept[kept.state.id]
-        grave = self._graves[kept.state.id] = Grave(kept.state.id, kept.version, kept.epoch, at.mono)
+        grave = self._graves[kept.state.id] = Grave(kept.state.id, kept.version, kept.epoch, kept.ops, at.mono)
         self._plan(grave)
         self.events.note("deleted", at.wall, kept, reason="deleted")
 

@@ -34,7 +34,11 @@ class SessionStore(Protocol):
         ...
 
     async def delete(self, session_id: str) -> None:
-        """Forget this session; one that does not exist is no error."""
+        """Forget this session.
+
+        Raises:
+            SessionNotFoundError: there is none.
+        """
         ...
 
     async def list_active(self) -> list[str]:

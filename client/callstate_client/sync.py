@@ -160,8 +160,14 @@ class Store:
         return self._ask(asks.get(session_id, history), timeout_s)
 
     def delete(self, session_id: str, *, timeout_s: float | None = None) -> None:
-        """Forget this session; one that does not exist is no error."""
-        self._ask(asks.delete(session_id), timeout_s)
+        """Forget this session and all that is kept of it.
+
+        Raises:
+            SessionNotFoundError: there is none.
+            FencedError: another worker holds it.
+            StoreUnavailableError: it is not in memory, and the store that would know can't be asked.
+        """
+        self._ask(asks.delete(session_id, self.new_op(), self.features()), timeout_s)
 
     def add_turn(
         self,

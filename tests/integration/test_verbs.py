@@ -552,10 +552,10 @@ def test_a_detail_has_its_limit(wire: Wire, sid: str) -> None:
     assert load(wire, sid)["ended_detail"] == "x" * 1022
 
 
-def test_a_delete_is_idempotent_and_leaves_nothing(wire: Wire, sid: str) -> None:
+def test_a_delete_leaves_nothing(wire: Wire, sid: str) -> None:
     wire.call("server.flush")
-    for _ in range(3):
-        assert wire.call("session.delete", session_id=sid) == {}
+    assert wire.call("session.delete", session_id=sid) == {}
+    refused(wire, "not_found", "session.delete", session_id=sid)
     refused(wire, "not_found", "session.load", session_id=sid)
     refused(wire, "not_found", "session.heartbeat", session_id=sid)
     wire.call("server.flush")

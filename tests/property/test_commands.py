@@ -207,7 +207,8 @@ class CoreMachine(RuleBasedStateMachine):
             self.same(result, known)
             return
         if method == "session.delete":
-            self.model.pop(session_id, None)
+            assert known is not None, "gone, and yet deleted"
+            del self.model[session_id]
             return
         if method == "session.heartbeat":
             assert known is not None

@@ -170,14 +170,13 @@ class Model(Fates):
         return {}
 
     def delete(self, ask: Ask) -> dict[str, Any]:
-        call = self.calls.get(ask.session_id)
-        if call is not None:
-            self.allow(call, ask)
-            self.changed = True
-            self.expect("deleted", call, reason="deleted")
-            self.graves[call.session_id] = call.epoch
-            del self.calls[call.session_id]
-            self.pending.pop(call.session_id, None)
+        call = self.find(ask.session_id)
+        self.allow(call, ask)
+        self.changed = True
+        self.expect("deleted", call, reason="deleted")
+        self.graves[call.session_id] = call.epoch
+        del self.calls[call.session_id]
+        self.pending.pop(call.session_id, None)
         return {}
 
     def claim(self, ask: Ask) -> dict[str, Any]:

@@ -131,8 +131,6 @@ async def _end(store: CallStore, args: argparse.Namespace, out: Output) -> int:
 
 
 async def _rm(store: CallStore, args: argparse.Namespace, out: Output) -> int:
-    # deleting is idempotent on the wire, but a mistyped id should not look like a deletion
-    await store.get(args.id, history="none")
     await store.delete(args.id)
     if out.as_json:
         out.document({"id": args.id, "deleted": True})

@@ -28,6 +28,9 @@ from callstate_sidecar.options import LimitsConfig
 OVERTIME: Final = "max_duration"
 """Why a session ended that lasted too long."""
 
+DELETED: Final = b"{}"
+"""The result of a deletion, and of no other verb that takes an `op`."""
+
 
 class Context:
     """One daemon's sessions, as the verbs see them."""

@@ -13,7 +13,7 @@ from callstate_client.errors import (
 )
 from callstate_client.protocol import SaveParams
 from callstate_sidecar.commands.checks import checked_id, checked_labels, checked_word
-from callstate_sidecar.commands.context import OVERTIME, Context, ended_error
+from callstate_sidecar.commands.context import DELETED, OVERTIME, Context, ended_error
 from callstate_sidecar.commands.extending import MARK, Extending
 from callstate_sidecar.document import HEAD_REST_BYTES, Document
 from callstate_sidecar.door import check_turns
@@ -100,6 +100,8 @@ def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
     entry = Entry(head.session_id, Document(head, ctx.now_us()))
     grave = ctx.cache.floor(head.session_id)
     entry.version, entry.epoch = grave.version, grave.epoch
+    # a late repeat of a deletion meant the one before: it must not delete this one
+    entry.ops = {op: result for op, result in grave.ops.items() if result == DELETED}
     entry.owner, entry.instance = ctx.caller.worker, ctx.caller.instance
     entry.unverified = unverified
     return entry

@@ -10,6 +10,7 @@ from msgspec import UNSET, Raw
 from callstate_client.errors import (
     ConflictError,
     InvalidParamsError,
+    SessionNotFoundError,
     UnreadableError,
 )
 from callstate_client.ids import MAX_NAME_BYTES
@@ -23,7 +24,7 @@ from callstate_client.protocol import (
     UpdateParams,
 )
 from callstate_sidecar.commands.checks import checked_word
-from callstate_sidecar.commands.context import Context, ended_error
+from callstate_sidecar.commands.context import DELETED, Context, ended_error
 from callstate_sidecar.door import TurnDoor, check_json, check_turn, check_turns, stamped
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.instants import format_us
@@ -158,20 +159,26 @@ def end_session(
 
 
 def delete(ctx: Context, p: DeleteParams) -> bytes:
-    """{"session_id":"c1"}"""
+    """{"session_id":"c1","op":"w7-32"}"""
+    checked_word(p.op, "$.params.op")
+    done = ctx.cache.done_before(p.session_id, p.op)
+    if done is not None:
+        return done
     try:
         entry = ctx.lookup(p.session_id)
     except UnreadableError:
         entry = ctx.unreadable(p.session_id)
-    if entry is None:  # idempotent: a repeat after a lost reply is no error
-        return b"{}"
+    if entry is None:
+        raise SessionNotFoundError(f"no session {p.session_id}")
+    if p.op in entry.ops:
+        return entry.ops[p.op]
     ctx.check_authority(entry, p.epoch)
     now_us = ctx.now_us()
     ctx.events.note("deleted", now_us, entry, reason="deleted")
-    ctx.cache.remove(entry, max(entry.version + 1, now_us), ctx.clock.mono())
+    ctx.cache.remove(entry, max(entry.version + 1, now_us), ctx.clock.mono(), p.op, DELETED)
     ctx.liveness.forget(entry.id)
     ctx.see_to_departure(entry.id)
-    return b"{}"
+    return DELETED
 
 
 # -- shared -------------------------------------------------------------------------------------------------

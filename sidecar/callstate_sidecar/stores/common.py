@@ -149,7 +149,8 @@ class DocumentStore(ABC):
         """Document and last beat in milliseconds."""
 
     @abstractmethod
-    async def _remove(self, session_id: str) -> None: ...
+    async def _remove(self, session_id: str) -> bool:
+        """Whether it was there."""
 
     @abstractmethod
     async def _active(self) -> list[str]: ...
@@ -210,15 +211,17 @@ class DocumentStore(ABC):
         return with_beat(SessionState.of_parts(read_document(document, session_id)), beat_ms)
 
     async def delete(self, session_id: str) -> None:
-        """Forget this session and all that is kept beside it; one that does not exist is no error.
+        """Forget this session and all that is kept beside it.
 
         Raises:
+            SessionNotFoundError: there is none.
             StoreUnavailableError, StoreClosedError: as `save`.
         """
         self._check_open()
-        if not is_layout_name(session_id):
-            with _unavailable():
-                await self._remove(session_id)
+        with _unavailable():
+            found = not is_layout_name(session_id) and await self._remove(session_id)
+        if not found:
+            raise _not_found(session_id)
 
     async def list_active(self) -> list[str]:
         """The ids of all sessions that are there and have not ended, in no particular order.

@@ -119,7 +119,8 @@ async def test_get_tells_what_is_beside_the_document(store: MemoryStore) -> None
 async def test_delete_twice(store: MemoryStore) -> None:
     await store.save(a_call())
     await store.delete("c1")
-    await store.delete("c1")
+    with pytest.raises(SessionNotFoundError):
+        await store.delete("c1")
     assert store.count() == 0
     with pytest.raises(SessionNotFoundError):
         await store.load("c1")

@@ -397,7 +397,6 @@ def test_what_is_repeatable_is_sent_again(
         (store.load, ("c1",), loaded),
         (store.add_turn, ("c1", "user", "x"), VERSION),
         (store.update_heartbeat, ("c1",), {}),
-        (store.delete, ("c1",), {}),
         (store.end, ("c1",), VERSION),
     ]
     for method, args, result in asks:
@@ -408,6 +407,22 @@ def test_what_is_repeatable_is_sent_again(
         assert side.line() == before  # the op too
         side.reply(result)
         asked.result(WITHIN_S)
+
+
+@pytest.mark.parametrize("features", [["delete_op"], []])
+def test_a_deletion_is_sent_again_with_the_op_that_its_daemon_takes(
+    peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor, features: list[str]
+) -> None:
+    asked = threads.submit(store.delete, "c1")
+    assert side.request()["method"] == "server.info"
+    side.reply({"features": features})
+    before = side.line()
+    side.close()
+    side = peer.accept()
+    assert side.line() == before
+    assert (b'"op":' in before) == bool(features)
+    side.reply({})
+    asked.result(WITHIN_S)
 
 
 def test_the_rest_fails_at_once(peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor) -> None:

@@ -469,9 +469,35 @@ async def test_what_is_not_there_is_not_found(core: Core) -> None:
         ("session.record_interruption", {}),
         ("session.update", {"set": {}}),
         ("session.end", {}),
+        ("session.delete", {}),
+        ("session.delete", {"op": "op-1", "epoch": 3}),
     ):
         await refused(SessionNotFoundError, core, method, session_id="nobody", **params)
-    assert await core.call("session.delete", session_id="nobody") == {}, "a repeat after a lost reply is no error"
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_a_repeated_deletion_gets_the_first_result(core: Core, stored: bool) -> None:
+    await core.save("a")
+    if stored:
+        await core.writer._round()
+    asked = {"session_id": "a", "op": "op-1"}
+    assert await core.call("session.delete", **asked) == {}
+    for _ in range(2):
+        assert await core.call("session.delete", **asked) == {}
+        await refused(SessionNotFoundError, core, "session.delete", session_id="a")
+        await refused(SessionNotFoundError, core, "session.delete", session_id="a", op="op-2")
+        await core.writer._round()
+        core.clock.advance(5)  # longer than a miss is remembered: now the store's tombstone says it
+
+
+async def test_a_late_repeat_of_a_deletion_spares_the_session_made_since(core: Core) -> None:
+    await core.save("a")
+    await core.call("session.delete", session_id="a", op="op-1")
+    await core.save("a")
+    assert await core.call("session.delete", session_id="a", op="op-1") == {}
+    assert "a" in core.cache.entries
+    assert await core.call("session.delete", session_id="a", op="op-2") == {}
+    assert "a" not in core.cache.entries
 
 
 async def test_params_that_are_no_json_are_a_parse_error(core: Core) -> None:

@@ -119,9 +119,11 @@ DELETE: Final = Script(
     """
 local id, prefix = ARGV[1], ARGV[2]
 local host = redis.call('HGET', KEYS[2], 'host')
-redis.call('DEL', KEYS[1], KEYS[2])
+local found = redis.call('DEL', KEYS[1])
 redis.call('SREM', KEYS[3], id)
 redis.call('ZREM', KEYS[4], id)
+if found == 0 then return 0 end -- a daemon's tombstone stays
+redis.call('DEL', KEYS[2])
 if host then redis.call('SREM', prefix .. '@host:' .. host .. ':sessions', id) end
 return 1
 """

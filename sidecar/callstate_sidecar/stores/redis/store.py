@@ -85,9 +85,10 @@ class RedisStore(DocumentStore):
             return None
         return document.encode() if isinstance(document, str) else document, beat_ms(reply[2])
 
-    async def _remove(self, session_id: str) -> None:
+    async def _remove(self, session_id: str) -> bool:
         keys = self._keys.session(session_id)
-        await self._link.run(DELETE, keys, id_bytes(session_id), self._keys.prefix)
+        found: int = await self._link.run(DELETE, keys, id_bytes(session_id), self._keys.prefix)
+        return found > 0
 
     async def _active(self) -> list[str]:
         return await live_ids(self._link, self._keys)

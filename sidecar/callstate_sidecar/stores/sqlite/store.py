@@ -53,9 +53,8 @@ class SqliteStore(DocumentStore):
             return None
         return await self._database.run(_get, session_id)
 
-    async def _remove(self, session_id: str) -> None:
-        if _is_text(session_id):
-            await self._database.run(_remove, session_id)
+    async def _remove(self, session_id: str) -> bool:
+        return _is_text(session_id) and await self._database.run(_remove, session_id)
 
     async def _active(self) -> list[str]:
         return await self._database.run(active_ids)
@@ -110,8 +109,11 @@ def _get(connection: sqlite3.Connection, now_ms: int, session_id: str) -> tuple[
     return row
 
 
-def _remove(connection: sqlite3.Connection, _now_ms: int, session_id: str) -> None:
-    connection.execute("DELETE FROM session WHERE id = ?", (session_id,))
+def _remove(connection: sqlite3.Connection, now_ms: int, session_id: str) -> bool:
+    gone = connection.execute(
+        "DELETE FROM session WHERE id = ? AND expires_ms > ? AND deleted = 0", (session_id, now_ms)
+    )
+    return gone.rowcount > 0  # a daemon's tombstone stays
 
 
 def _beat(connection: sqlite3.Connection, now_ms: int, session_id: str, at_ms: int, ttl: int) -> Beat:
