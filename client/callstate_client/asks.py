@@ -25,6 +25,7 @@ from callstate_client.protocol import FlushResult, LoadResult
 from callstate_client.store import Record
 from callstate_client.times import format_time, now_text
 from callstate_client.turns import TurnWire
+from callstate_client.wellformed import turn_values
 
 FLUSH_S: Final = 10.0
 """How long a flush is tried, seconds; the store behind is written to five times a second while it is up."""
@@ -315,6 +316,7 @@ def add_turn(
 ) -> Ask[int]:
     """A turn to append."""
     checks.check_session_id(session_id)
+    role, content, duration_ms = turn_values(role, content, duration_ms)
     turn: Any = TurnWire(role, content, now_text() if at is None else format_time(at), duration_ms)
     if extra:
         checks.check_extra(extra)

@@ -10,11 +10,13 @@ from typing import Any, Final
 
 import msgspec
 
+from callstate_client import documents
 from callstate_client.errors import DocumentError, InvalidParamsError
-from callstate_client.ids import SESSION_ID_RULE, WORKER_ID_RULE, is_session_id, is_worker_id
+from callstate_client.ids import MAX_NAME_BYTES, SESSION_ID_RULE, WORKER_ID_RULE, is_session_id, is_worker_id
 from callstate_client.model import SessionState
 from callstate_client.protocol import INT64_MAX, INT64_MIN, MAX_DEPTH
 from callstate_client.turns import Turn, check_turn_names
+from callstate_client.wellformed import check_names
 
 FREE_DEPTH: Final = MAX_DEPTH - 8
 """Deepest nesting of a value that is passed through. The most that any message puts around one is seven
@@ -137,6 +139,18 @@ def struct_members(value: Any) -> dict[str, Any]:
     return members
 
 
+def check_reason(reason: str) -> None:
+    """Refuse what is no word.
+
+    Raises:
+        InvalidParamsError: empty, or too long.
+    """
+    if not 0 < len(reason.encode()) <= MAX_NAME_BYTES:
+        raise InvalidParamsError(
+            f"not a reason: {reason!r:.80}", path="$.params.reason", expected=f"1 to {MAX_NAME_BYTES} bytes"
+        )
+
+
 def check_turn(turn: Turn) -> None:
     """Refuse a turn that can't be sent. The usual one has nothing to look at."""
     if turn.has_extra:
@@ -147,8 +161,9 @@ def check_extra(extra: dict[str, Any]) -> None:
     """Refuse further members of a turn that can't be kept.
 
     Raises:
-        DocumentError: as `check_free`.
+        DocumentError: as `check_free`; or one has the name of a turn's own, in any case.
     """
+    check_names(extra, documents.TURN_NAMES, "a turn")
     check_free(extra, "a turn")
     check_turn_names(extra)
 

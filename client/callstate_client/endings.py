@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from callstate_client.ids import MAX_NAME_BYTES
+
 __all__ = ["EndOn", "end_classes", "end_reason", "ended_by"]
 
 EndOn = type[BaseException] | Iterable[type[BaseException]]
@@ -15,11 +17,11 @@ _WORD_START: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]
 
 
 def end_reason(error: BaseException) -> str:
-    """The word for a call that an exception ended: its `reason`, else its class's name in snake case."""
+    """The word for a call that an exception ended: its `reason`, else its class's name in snake case, cut to the
+    bytes that a reason may have."""
     reason = getattr(error, "reason", None)
-    if isinstance(reason, str) and reason:
-        return reason
-    return _WORD_START.sub("_", type(error).__name__).lower()
+    word = reason if isinstance(reason, str) and reason else _WORD_START.sub("_", type(error).__name__).lower()
+    return word.encode(errors="replace")[:MAX_NAME_BYTES].decode(errors="ignore")
 
 
 def end_classes(end_on: EndOn) -> tuple[type[BaseException], ...]:

@@ -27,6 +27,7 @@ from callstate_client.saving import Saving, save_behind
 from callstate_client.times import now
 from callstate_client.view import StateView
 from callstate_client.watchdog import Watchdog
+from callstate_client.wellformed import as_text, cleaned, turn_values
 
 if TYPE_CHECKING:
     from callstate_client.api import CallStore
@@ -244,13 +245,19 @@ class CallHandle:
         Args:
             role: see `Role`.
             content: what was said.
-            duration_ms: how long it took to say, milliseconds.
+            duration_ms: how long it took to say, milliseconds; any real number, rounded.
             at: when; default now.
             extra: further members of the turn.
 
         Returns:
             the turn, to be awaited, amended by `amend()`, or left alone.
+
+        Raises:
+            DocumentError: this can't be sent; nothing has changed.
+            OverloadedError: too much is unacknowledged; same.
         """
+        role, content, duration_ms = turn_values(role, content, duration_ms)
+        extra = cleaned(extra)
         turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
         checks.check_turn(turn)
         encoded = encode_members(turn.to_dict())
@@ -363,6 +370,8 @@ class CallHandle:
             reason: a word of the worker's own, up to 64 bytes.
             detail: any JSON beside it.
         """
+        reason = as_text(reason, "a reason")
+        checks.check_reason(reason)
         params = protocol.EndParams(session_id=self.id, epoch=self.epoch, reason=reason, op=self._store.new_op())
         if detail is not None:
             checks.check_free(detail, "detail")

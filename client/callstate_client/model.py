@@ -19,6 +19,7 @@ from callstate_client.metrics import SessionMetrics, metrics_of
 from callstate_client.statewire import StrictStateWire
 from callstate_client.times import Instant, format_time, now, now_text
 from callstate_client.turns import Check, Turn, encode_members, refuse_shadows
+from callstate_client.wellformed import turn_values
 
 __all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn", "encode_members"]
 
@@ -153,6 +154,7 @@ class SessionState:
             at: when; default now.
             extra: further members of the turn.
         """
+        role, content, duration_ms = turn_values(role, content, duration_ms)
         turn = Turn(role, content, timestamp=at, duration_ms=duration_ms, extra=dict(extra) if extra else None)
         turn.own_extra()
         self.append_turn(turn)

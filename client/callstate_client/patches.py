@@ -13,6 +13,7 @@ from callstate_client.history import Turn, decode_turn
 from callstate_client.merge import merge_patch
 from callstate_client.model import SessionMetrics, SessionState, encode_members
 from callstate_client.times import format_time
+from callstate_client.wellformed import as_text, cleaned, whole_ms
 
 UNPATCHABLE: Final = frozenset({"id", "history", "updated_at"})
 """The id is the session's name, turns have verbs of their own, and `updated_at` is the store's to set."""
@@ -110,7 +111,7 @@ def _patched(member: str, value: Any) -> Any:
     if isinstance(value, SessionMetrics):
         return value.to_dict()
     checks.check_free(value, member)
-    return checks.struct_members(value) if checks.is_struct(value) else value
+    return cleaned(checks.struct_members(value) if checks.is_struct(value) else value)
 
 
 def _unchangeable(name: str) -> InvalidParamsError:
@@ -126,12 +127,12 @@ def turn_patch(content: str | None, duration_ms: int | None, extra: dict[str, An
     """The patch of a turn. Members of `extra` stand beside the others, as in the turn itself."""
     patch: dict[str, Any] = {}
     if content is not None:
-        patch["content"] = content
+        patch["content"] = as_text(content, "a turn's content")
     if duration_ms is not None:
-        patch["duration_ms"] = duration_ms
+        patch["duration_ms"] = whole_ms(duration_ms)
     if extra:
         checks.check_extra(extra)
-        patch |= extra
+        patch |= cleaned(extra)
     return patch
 
 

@@ -12,6 +12,7 @@ import msgspec
 from callstate_client import documents, gojson
 from callstate_client.errors import DocumentError
 from callstate_client.times import ZERO_TIME, Instant, format_time, now_text
+from callstate_client.wellformed import cleaned
 
 ValueT = TypeVar("ValueT")
 
@@ -274,6 +275,9 @@ def encode_members(members: Any) -> bytes:
             return _encode(members)
         except RecursionError:
             return gojson.encode(members)
+        except UnicodeEncodeError:
+            # by way of what msgspec makes of structs, in which Raw stays what it is
+            return _encode(cleaned(msgspec.to_builtins(members, builtin_types=(bytes, msgspec.Raw))))
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise DocumentError(f"the state can't be written as JSON: {error}") from error
 

@@ -99,7 +99,7 @@ def test_what_is_no_session_is_a_document_error(bad: bytes) -> None:
         SessionState.from_json(bad)
 
 
-@pytest.mark.parametrize("value", [object(), "\ud800", {1, object()}])
+@pytest.mark.parametrize("value", [object(), {1, object()}])
 def test_what_json_can_not_say_is_a_document_error(value: Any) -> None:
     with pytest.raises(DocumentError):
         SessionState("c1", recovery_data={"x": value}).to_json()

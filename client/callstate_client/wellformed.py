@@ -1,0 +1,102 @@
+"""What callers pass, made into what can be sent: text without lone surrogates, durations in whole milliseconds."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any, Final
+
+from callstate_client.errors import DocumentError
+
+LONGEST_MS: Final = 2**63 - 1
+"""What Go has for a duration."""
+
+
+def well_formed(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, as Go has it; a pair is the character that it means."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def as_text(value: object, name: str) -> str:
+    """A text as a plain str, also where it is a subclass's: an enum's, numpy's.
+
+    Raises:
+        DocumentError: it is none.
+    """
+    if not isinstance(value, str):
+        raise DocumentError(f"{name} is a text, not {type(value).__name__}")
+    return well_formed(value if type(value) is str else str.__str__(value))
+
+
+def whole_ms(value: Any) -> int:
+    """A duration of any real number, rounded.
+
+    Raises:
+        DocumentError: it is no number, or negative, or no finite one.
+    """
+    if type(value) is int:
+        whole = value
+    elif isinstance(value, bool | str | bytes) or not (hasattr(value, "__index__") or hasattr(value, "__float__")):
+        raise DocumentError(f"a duration is a number of milliseconds, not {type(value).__name__}")
+    else:
+        whole = _rounded(value)
+    if not 0 <= whole <= LONGEST_MS:
+        raise DocumentError(f"a duration is 0 to 2^63 - 1 milliseconds, not {whole}")
+    return whole
+
+
+def _rounded(value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        pass
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DocumentError(f"a duration is a number of milliseconds: {error}") from error
+    if not math.isfinite(number):
+        raise DocumentError(f"a duration is a number of milliseconds, not {number}")
+    return round(number)
+
+
+def cleaned(value: Any) -> Any:
+    """JSON's value with well-formed text all through; a copy where something had to be changed."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, dict):
+        items = [(cleaned(name), cleaned(inner)) for name, inner in value.items()]
+        kept = all(name is old and inner is value[old] for (name, inner), old in zip(items, value, strict=True))
+        return value if kept else dict(items)
+    if isinstance(value, list | tuple):
+        inners = [cleaned(inner) for inner in value]
+        return value if all(map(operator.is_, inners, value)) else inners
+    return value
+
+
+def check_names(extra: Iterable[Any], own: frozenset[str], of: str) -> None:
+    """Refuse further members with the names of our own.
+
+    Raises:
+        DocumentError: one has.
+    """
+    for name in extra:
+        if not isinstance(name, str):
+            raise DocumentError(f"{of} has members with texts for names, not {type(name).__name__}")
+        if name in own:
+            raise DocumentError(f"`{name}` is no further member of {of}: it is given by its own name")
+
+
+def turn_values(role: object, content: object, duration_ms: Any) -> tuple[str, str, int]:
+    """What a turn is made of, as it can be sent.
+
+    Raises:
+        DocumentError: it can't.
+    """
+    return as_text(role, "a turn's role"), as_text(content, "a turn's content"), whole_ms(duration_ms)
