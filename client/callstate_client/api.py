@@ -7,6 +7,7 @@ names, parameters, checks or decoding, so they can't drift apart.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import signal
 from abc import abstractmethod
@@ -14,13 +15,13 @@ from collections.abc import AsyncGenerator, Awaitable, Collection, Coroutine, It
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Protocol, TypeVar, Unpack
+from typing import Any, Final, Protocol, TypeVar, Unpack, overload
 from weakref import WeakValueDictionary
 
-from callstate_client import asks
+from callstate_client import asks, protocol
 from callstate_client.asking import Asking
 from callstate_client.beats import Beater, Beats
-from callstate_client.endings import EndOn
+from callstate_client.endings import EndOn, end_classes
 from callstate_client.errors import (
     CallstateError,
     ConflictError,
@@ -39,7 +40,8 @@ from callstate_client.leaving import deliver_or_give_up
 from callstate_client.model import SessionState
 from callstate_client.outbox import Outbox
 from callstate_client.patches import Beside, Changes, split_changes
-from callstate_client.patience import CLOSE_TIMEOUT_S, FIRST_DELAY_S, TIMEOUT_S, Backoff
+from callstate_client.patience import CLOSE_TIMEOUT_S, TIMEOUT_S
+from callstate_client.recovering import CONCURRENCY, MAX_ATTEMPTS, Handler, Recovery
 from callstate_client.results import DrainResult
 from callstate_client.saving import Saving
 from callstate_client.store import Record
@@ -52,6 +54,11 @@ SETTLE_S: Final = 2.0
 orphan when the reconnect grace is over."""
 
 ResultT = TypeVar("ResultT")
+
+_log = logging.getLogger("callstate")
+
+_stores: WeakValueDictionary[int, CallStore] = WeakValueDictionary()
+"""All stores of this process, of whatever thread. No lock: a child might find it held by nobody."""
 
 
 class EventSource(Protocol):
@@ -73,6 +80,10 @@ class EventSource(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """No more of them."""
+        ...
+
+    def take(self) -> Event | None:
+        """The next one, if it has come already."""
         ...
 
     def close(self) -> None:
@@ -102,10 +113,16 @@ class CallStore(Asking):
         self._watch = Watch(self)
         self._leaving = False
         self._recovering: set[EventSource] = set()
+        _stores[id(self)] = self
 
     def _new_beater(self) -> Beats:
         """What beats for the calls that are held."""
-        return Beater(self.update_heartbeat)
+        return Beater(self._beat)
+
+    async def _beat(self, session_id: str) -> float | None:
+        """Beat for a call that is held; gives its timeout, seconds, where that may be another one now."""
+        await self.update_heartbeat(session_id)
+        return None
 
     def _lose_all(self, error: CallstateError) -> None:
         """In a forked child: no call is held here."""
@@ -260,7 +277,7 @@ class CallStore(Asking):
             limit_s = TIMEOUT_S if timeout_s is None else timeout_s
             return await held._save(Saving(state, if_version, beside), limit_s)
         ask = asks.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
-        return ask.result(await self._send(ask, timeout_s))
+        return ask.result(await self._send(ask, timeout_s)).version
 
     async def delete(self, session_id: str, *, timeout_s: float | None = None) -> None:
         """Forget this session and all that is kept of it.
@@ -546,6 +563,20 @@ class CallStore(Asking):
         ask = asks.claim(session_id, self._claimant, history, steal=steal)
         return ask.result(await self._send(ask, timeout_s))
 
+    async def _claim(
+        self, session_id: str, *, steal: bool, heartbeat_timeout_s: float | None, max_duration_s: float | None
+    ) -> Record:
+        """The same with timeouts, for daemons that take them."""
+        ask = asks.claim(
+            session_id,
+            self._claimant,
+            "all",
+            steal=steal,
+            heartbeat_timeout_s=heartbeat_timeout_s,
+            max_duration_s=max_duration_s,
+        )
+        return ask.result(await self._send(ask, None))
+
     async def claim_next(
         self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
     ) -> Record | None:
@@ -595,57 +626,133 @@ class CallStore(Asking):
             record: what is known of it.
             beat: see `hold()`.
             epoch: the session's; None: we made it, and could not learn it.
+
+        Raises:
+            ConflictError: it came to be held here meanwhile.
         """
+        timeout_s = record.heartbeat_timeout_s
+        if timeout_s is None:  # an older daemon, which does not say it of each session
+            timeout_s = await self.default_heartbeat_timeout_s()
+        held = self._handles.get(record.state.id)
+        if held is not None and held.epoch == epoch:
+            self._check_unheld(record.state.id, steal=True)
+        elif held is not None and self._holds(held.id):
+            held.lose(FencedError(f"{held.id} was claimed by another, and anew by this worker", epoch=epoch))
         handle = CallHandle(self, self._beater, record.state, record.version, epoch)
+        handle.handovers = record.handovers
         self._handles[handle.id] = handle
         self._watch.start()
         if beat == "auto":
-            timeout_s = record.heartbeat_timeout_s or await self.default_heartbeat_timeout_s()
             handle.start_beats(timeout_s)
         return handle
 
-    async def recover(
-        self, labels: Mapping[str, str] | None = None, *, watch: bool = False
-    ) -> AsyncGenerator[CallHandle, None]:
-        """Calls whose workers are gone, claimed one by one: `async for call in store.recover(): …`.
+    def _check_unheld(self, session_id: str, *, steal: bool) -> None:
+        """See that this process does not hold this session: a second block would end it under the first one's feet.
 
-        Each is held already, and to be left as `async with call:`; several may be held at once.
+        One that another store of the same worker id holds, in a loop that stands still, is there to be taken.
+
+        Raises:
+            ConflictError: it does.
+        """
+        others = [] if steal else [store for store in self._siblings() if not store._beater.stalled]
+        if any(store._holds(session_id) for store in (self, *others)):
+            text = f"{session_id} is held by this process already, by a block that has not been left"
+            raise ConflictError(text, owner=self._claimant)
+
+    async def _timeouts(
+        self, heartbeat_timeout_s: float | None, max_duration_s: float | None
+    ) -> tuple[float | None, float | None]:
+        """Those that can be asked for with a claim: an older daemon takes none, and the call is beaten for by what
+        it has in force.
+
+        Raises:
+            MethodNotFoundError: the call was to be limited, and can't be.
+        """
+        asked = not (heartbeat_timeout_s is None and max_duration_s is None)
+        if not asked or protocol.CLAIM_TIMEOUTS in await self.features():
+            return heartbeat_timeout_s, max_duration_s
+        if max_duration_s is not None:
+            raise MethodNotFoundError("this daemon is too old to take max_duration_s with a claim")
+        return None, None
+
+    async def _holds_no_more(self, session_id: str) -> bool:
+        """Whether another has claimed this session since, which the block that holds it has not been told yet."""
+        held = self._handles.get(session_id)
+        return held is not None and (await self.get(session_id, "none")).epoch != held.epoch
+
+    def _siblings(self) -> list[CallStore]:
+        """Other stores of this process that are the same worker to what answers."""
+        mine = self._place, self.worker_id
+        stores = [known() for known in _stores.valuerefs()]
+        return [
+            store
+            for store in stores
+            if store is not None and store is not self and (store._place, store.worker_id) == mine
+        ]
+
+    @property
+    def _place(self) -> object:
+        """Where what answers is: the same for all stores that share their sessions."""
+        return self
+
+    @overload
+    def recover(
+        self, *, labels: Mapping[str, str] | None = None, watch: bool = False
+    ) -> AsyncGenerator[CallHandle, None]: ...
+
+    @overload
+    def recover(
+        self, labels: Mapping[str, str] | None, /, *, watch: bool = False
+    ) -> AsyncGenerator[CallHandle, None]: ...
+
+    @overload
+    def recover(
+        self,
+        handler: Handler,
+        *,
+        labels: Mapping[str, str] | None = None,
+        watch: bool = False,
+        concurrency: int = CONCURRENCY,
+        max_attempts: int | None = MAX_ATTEMPTS,
+        end_on: EndOn = (),
+    ) -> Coroutine[Any, Any, None]: ...
+
+    def recover(
+        self,
+        handler: Handler | Mapping[str, str] | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        watch: bool = False,
+        concurrency: int = CONCURRENCY,
+        max_attempts: int | None = MAX_ATTEMPTS,
+        end_on: EndOn = (),
+    ) -> AsyncGenerator[CallHandle, None] | Coroutine[Any, Any, None]:
+        """Calls whose workers are gone, claimed one by one: `await store.recover(handler, watch=True)`.
+
+        `await handler(call)` runs in a task of its own for each, in the call's block: by the rules of `hold()` it
+        ends when the handler returns, and is released when it raises, to be tried again after a pause that grows.
+        Cancelled, it cancels the handlers, which releases their calls.
+
+        Without a handler, `async for call in store.recover(): …` gives calls that are held already, each to be left
+        as `async with call:`. It claims the next one when it is asked for that, so a body that waits for the call's
+        end keeps all others waiting, which are reaped after their grace: start a task for each.
+
+        A call that comes back, because whoever had it raised, or died, is held back for a while: from one second
+        to half a minute, longer each time. Without `watch` none is given twice.
 
         Args:
+            handler: what goes on with a call.
             labels: only those that have all of these.
             watch: go on for ever, waiting for more.
+            concurrency: so many handlers run at once; what is beyond is left for other workers.
+            max_attempts: a call whose handler raises, and which was claimed so often in a row by whatever worker,
+                each time for less than a minute, is ended with reason `recovery_failed`. None: tried for ever.
+            end_on: exceptions of the handler that mean the call is over, see `hold()`.
         """
-        if not watch:
-            async for call in self._orphans(labels):
-                yield call
-            return
-        async with self.events("suspect", "orphaned", "released") as events:
-            backoff = Backoff()
-            self._recovering.add(events)
-            while not self._leaving:
-                try:
-                    async for call in self._orphans(labels):
-                        backoff.reset()
-                        yield call
-                except StoreClosedError:
-                    return
-                except CallstateError as error:
-                    if not error.retryable:
-                        raise
-                    await asyncio.sleep(max(backoff.pause_s(), FIRST_DELAY_S))
-                    continue
-                try:
-                    await anext(events)
-                except StopAsyncIteration:
-                    return
-
-    async def _orphans(self, labels: Mapping[str, str] | None) -> AsyncGenerator[CallHandle, None]:
-        while not self._leaving and (record := await self.claim_next(labels)) is not None:
-            held = self._handles.get(record.state.id)
-            if held is None or not self._holds(record.state.id):
-                yield await self._handle(record, epoch=record.epoch)
-            else:
-                held.go_on(record.epoch)
+        if not callable(handler):
+            return Recovery(self, handler or labels, watch=watch).calls()
+        recovery = Recovery(self, labels, watch=watch)
+        return recovery.run(handler, concurrency, max_attempts, end_classes(end_on))
 
     # -- leaving --------------------------------------------------------------------------------------------
 

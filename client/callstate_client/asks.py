@@ -221,7 +221,7 @@ def save(
     heartbeat_timeout_s: float | None,
     max_duration_s: float | None,
     op: str,
-) -> Ask[int]:
+) -> Ask[protocol.SaveResult]:
     """A state to keep, whole; its `updated_at` is set when the reply is read."""
     beside = beside_state(labels, heartbeat_timeout_s, max_duration_s, op)
     return save_document(state, document(state), beside, if_version, None)
@@ -258,24 +258,39 @@ def save_document(
     beside: Mapping[str, Any],
     if_version: int | None,
     epoch: int | None,
-) -> Ask[int]:
+) -> Ask[protocol.SaveResult]:
     """A state to keep as it was when `document` was made of it."""
     given = {"if_version": if_version, "epoch": epoch}
     members = {name: value for name, value in given.items() if value is not None} | dict(beside)
     params = protocol.Written((b'{"session":', *pieces, b",", protocol.encode_params(members)[1:]))
 
-    def result(line: bytes) -> int:
+    def result(line: bytes) -> protocol.SaveResult:
         saved = protocol.decode_save(line)
         state.saved_at(saved.updated_at)
-        return saved.version
+        return saved
 
     return Ask("session.save", params, result, state.id)
 
 
-def claim(session_id: str, worker_id: str, history: str | int, *, steal: bool) -> Ask[Record]:
-    """A session to hold from now on."""
+def claim(
+    session_id: str,
+    worker_id: str,
+    history: str | int,
+    *,
+    steal: bool,
+    heartbeat_timeout_s: float | None = None,
+    max_duration_s: float | None = None,
+) -> Ask[Record]:
+    """A session to hold from now on; the timeouts are for daemons that list CLAIM_TIMEOUTS."""
     checks.check_session_id(session_id)
-    params = protocol.ClaimParams(session_id=session_id, worker_id=worker_id, steal=steal, history=history)
+    params = protocol.ClaimParams(
+        session_id=session_id,
+        worker_id=worker_id,
+        steal=steal,
+        history=history,
+        heartbeat_timeout_s=heartbeat_timeout_s,
+        max_duration_s=max_duration_s,
+    )
     return Ask("session.claim", params, _record)
 
 

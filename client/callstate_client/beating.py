@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Final
 
 from callstate_client import forks, protocol
-from callstate_client.beats import BEATS_A_TIMEOUT, EARLY, RETRY_S, Beat, LostCallback
+from callstate_client.beats import EARLY, RETRY_S, Beat, LostCallback
 from callstate_client.blocking import REQUEST_ID, Connection
 from callstate_client.discovery import Candidate, refusal
 from callstate_client.errors import (
@@ -47,7 +47,7 @@ class BeatingThread:
 
     Args:
         places: where to look for the daemon's socket.
-        worker_id: whom the connection is registered for; None: nobody.
+        introduction: gives what the connection registers with; None: it is nobody's.
         stall_timeout_s: without a turn of the loop for so long no heartbeat is sent, seconds.
         clock: tells when a heartbeat is due and how long the loop stands still, seconds that never go back.
     """
@@ -55,12 +55,12 @@ class BeatingThread:
     def __init__(
         self,
         places: Callable[[], Sequence[Candidate]],
-        worker_id: str | None,
+        introduction: Callable[[], protocol.RegisterParams | None],
         stall_timeout_s: float,
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._places = places
-        self._worker_id = worker_id
+        self._introduction = introduction
         self._loop = asyncio.get_running_loop()
         self._clock = clock
         self._pulse = Pulse(self._loop, stall_timeout_s, self._turned, clock)
@@ -83,24 +83,28 @@ class BeatingThread:
             timeout_s: the call's heartbeat timeout, seconds.
             lost: called once, in the loop, when the call takes no more beats; it is discarded then.
         """
-        interval_s = timeout_s / BEATS_A_TIMEOUT
         with self._changed:
-            self._beats[session_id] = Beat(interval_s, self._clock() + interval_s, lost)
+            self._beats[session_id] = Beat(timeout_s, self._clock(), lost)
             self._changed.notify()
         self._pulse.start()
         if self._thread is None:
             self._thread = Thread(target=self._run, name="callstate-beats", daemon=True)
             self._thread.start()
 
-    def discard(self, session_id: str, lost: LostCallback) -> None:
-        """Beat no more for this call, as far as it was added with this callback."""
+    def discard(self, session_id: str, lost: LostCallback | None) -> None:
+        """Beat no more for this call, as far as it was added with this callback; None: with one that is gone."""
         with self._changed:
             beat = self._beats.get(session_id)
-            if beat is not None and beat.lost == lost:
+            if beat is not None and beat.is_of(lost):
                 del self._beats[session_id]
             idle = not self._beats
         if idle:
             self._pulse.stop()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether no beats are sent because the loop stands still. From any thread."""
+        return bool(self._beats) and self._pulse.stalled
 
     async def close(self) -> None:
         """Beat no more for any."""
@@ -186,6 +190,9 @@ class BeatingThread:
         result = protocol.decode_heartbeat(connection.exchange(line, REPLY_S, monotonic() + REPLY_S))
         for session_id in (*result.missing, *result.ended, *result.fenced, *result.unreadable):
             self._ask_why(connection, session_id, beats[session_id])
+        with self._changed:
+            for session_id, timeout_s in (result.timeouts or {}).items():
+                beats[session_id].retime(timeout_s, self._clock())
 
     def _ask_why(self, connection: Connection, session_id: str, beat: Beat) -> None:
         """The lists don't say when and why it ended, or whose it is: seldom enough to ask once more."""
@@ -202,7 +209,7 @@ class BeatingThread:
                 return  # let go of meanwhile, and held anew perhaps
             del self._beats[session_id]
         if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(beat.lost, error)
+            self._loop.call_soon_threadsafe(beat.tell, error)
 
     def _connect(self) -> Connection:
         """A connection to the first place that answers.
@@ -233,9 +240,9 @@ class BeatingThread:
         raise failure
 
     def _register(self, connection: Connection) -> None:
-        if self._worker_id is None:
+        params = self._introduction()
+        if params is None:
             return
-        params = protocol.RegisterParams(worker_id=self._worker_id)
         line = protocol.encode_request(REQUEST_ID, "worker.register", params)
         reply = connection.exchange(line, REPLY_S, monotonic() + REPLY_S)
         try:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from types import MethodType
+from typing import Any, Final, Protocol
+from weakref import WeakMethod
 
 from callstate_client.errors import CallstateError
 
@@ -29,14 +31,35 @@ LostCallback = Callable[[CallstateError], None]
 
 
 class Beat:
-    """When a call's next heartbeat is due."""
+    """When a call's next heartbeat is due. Does not keep its holder: nobody beats for a call that nobody has.
 
-    __slots__ = ("due", "interval_s", "lost")
+    Args:
+        timeout_s: the call's heartbeat timeout, seconds.
+        at: now, seconds of the beater's clock.
+        lost: whom to tell when the call takes no more beats; a method is known by its object as long as that lives.
+    """
 
-    def __init__(self, interval_s: float, due: float, lost: LostCallback) -> None:
-        self.interval_s = interval_s
-        self.due = due
-        self.lost = lost
+    __slots__ = ("_lost", "due", "interval_s")
+
+    def __init__(self, timeout_s: float, at: float, lost: LostCallback) -> None:
+        self.interval_s = timeout_s / BEATS_A_TIMEOUT
+        self.due = at + self.interval_s
+        self._lost: Callable[[], Any] = WeakMethod(lost) if isinstance(lost, MethodType) else lambda: lost
+
+    def is_of(self, lost: LostCallback | None) -> bool:
+        """Whether it was added with this callback; None: with one that is gone."""
+        return bool(self._lost() == lost)
+
+    def retime(self, timeout_s: float, at: float) -> None:
+        """The call has another timeout now."""
+        self.interval_s = timeout_s / BEATS_A_TIMEOUT
+        self.due = min(self.due, at + self.interval_s)
+
+    def tell(self, error: CallstateError) -> None:
+        """The call takes no more beats."""
+        lost = self._lost()
+        if lost is not None:
+            lost(error)
 
 
 class Beats(Protocol):
@@ -46,8 +69,13 @@ class Beats(Protocol):
         """Beat for this call from now on."""
         ...
 
-    def discard(self, session_id: str, lost: LostCallback) -> None:
+    def discard(self, session_id: str, lost: LostCallback | None) -> None:
         """Beat no more for this call, unless somebody else has added it since: it may be held anew."""
+        ...
+
+    @property
+    def stalled(self) -> bool:
+        """Whether no beats are sent because the loop stands still. From any thread."""
         ...
 
     async def close(self) -> None:
@@ -59,10 +87,10 @@ class Beater:
     """Beats for the calls added to it, until they are discarded or lost.
 
     Args:
-        beat: sends one heartbeat; those of one turn of the loop leave together.
+        beat: sends one heartbeat, and gives the call's timeout, seconds, where it has changed.
     """
 
-    def __init__(self, beat: Callable[[str], Awaitable[None]]) -> None:
+    def __init__(self, beat: Callable[[str], Awaitable[float | None]]) -> None:
         self._beat = beat
         self._beats: dict[str, Beat] = {}
         self._changed = asyncio.Event()
@@ -76,18 +104,22 @@ class Beater:
             timeout_s: the call's heartbeat timeout, seconds.
             lost: called once when the call takes no more beats; it is discarded then.
         """
-        interval_s = timeout_s / BEATS_A_TIMEOUT
         loop = asyncio.get_running_loop()
-        self._beats[session_id] = Beat(interval_s, loop.time() + interval_s, lost)
+        self._beats[session_id] = Beat(timeout_s, loop.time(), lost)
         self._changed.set()
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._run(), name="callstate-beats")
 
-    def discard(self, session_id: str, lost: LostCallback) -> None:
-        """Beat no more for this call, as far as it was added with this callback."""
+    def discard(self, session_id: str, lost: LostCallback | None) -> None:
+        """Beat no more for this call, as far as it was added with this callback; None: with one that is gone."""
         beat = self._beats.get(session_id)
-        if beat is not None and beat.lost == lost:
+        if beat is not None and beat.is_of(lost):
             del self._beats[session_id]
+
+    @property
+    def stalled(self) -> bool:
+        """Never known: what beats is of the same loop."""
+        return False
 
     async def close(self) -> None:
         """Beat no more for any."""
@@ -118,11 +150,13 @@ class Beater:
         loop = asyncio.get_running_loop()
         beat.due = loop.time() + beat.interval_s
         try:
-            await self._beat(session_id)
+            timeout_s = await self._beat(session_id)
+            if timeout_s is not None:
+                beat.retime(timeout_s, loop.time())
         except CallstateError as error:
             if error.retryable:
                 _log.warning("no heartbeat of %s: %s", session_id, error)
                 beat.due = loop.time() + min(RETRY_S, beat.interval_s)
             elif self._beats.get(session_id) is beat:
                 del self._beats[session_id]
-                beat.lost(error)
+                beat.tell(error)

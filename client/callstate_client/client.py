@@ -23,8 +23,7 @@ from callstate_client.errors import (
 )
 from callstate_client.events import Cursor
 from callstate_client.following import EventStream
-from callstate_client.identity import own_worker_id
-from callstate_client.ids import MAX_NAME_BYTES
+from callstate_client.identity import Identity
 from callstate_client.link import Link
 from callstate_client.loops import check_loop
 from callstate_client.patience import CLOSE_TIMEOUT_S, TIMEOUT_S
@@ -69,8 +68,8 @@ class SidecarStore(CallStore):
         stall_timeout_s: float = STALL_TIMEOUT_S,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
-        self._worker_id = own_worker_id() if worker_id is None else worker_id
-        checks.check_worker_id(self._worker_id)
+        self._identity = Identity.of(worker_id)
+        checks.check_worker_id(self._identity.worker_id)
         self._timeout_s = timeout_s
         self._register = register
         self._stall_timeout_s = stall_timeout_s
@@ -82,17 +81,19 @@ class SidecarStore(CallStore):
 
     def _begin(self) -> None:
         """What belongs to one process and one loop."""
-        registered = self._worker_id if self._register else None
+        registered = self._identity if self._register else None
         self._loop = asyncio.get_running_loop()
         self._link = Link(self._places, self._timeout_s, self._send_beats, registered)
         self._link.told_draining = self._told_draining
         self._beats: dict[str, Beaten] = {}
-        self._default_timeout: tuple[int, float] | None = None
         self._is_forked = False
 
     def _new_beater(self) -> Beats:
-        registered = self._worker_id if self._register else None
-        return BeatingThread(lambda: self._link.places, registered, self._stall_timeout_s)
+        return BeatingThread(lambda: self._link.places, self._introduction, self._stall_timeout_s)
+
+    def _introduction(self) -> protocol.RegisterParams | None:
+        """What a further connection registers with; None: with nothing."""
+        return self._identity.introduction(self._link.info.get("features", ())) if self._register else None
 
     def forked(self) -> None:
         """In a child: see forks.py. What is the parent's is left to it; the rest is made when it is asked for."""
@@ -102,8 +103,7 @@ class SidecarStore(CallStore):
             stream.forked()
         self._streams = WeakSet()
         self._lose_all(ConnectionLostError("this is a forked child: the call is held by its parent"))
-        pid = f".{os.getpid()}"
-        self._worker_id = self._worker_id[: MAX_NAME_BYTES - len(pid)] + pid
+        self._identity = self._identity.in_child()
         self._is_forked = not self._link.closed
 
     def _begin_anew(self) -> None:
@@ -114,7 +114,7 @@ class SidecarStore(CallStore):
     @property
     def worker_id(self) -> str:
         """What this worker calls itself."""
-        return self._worker_id
+        return self._identity.worker_id
 
     @property
     def name(self) -> str:
@@ -125,6 +125,10 @@ class SidecarStore(CallStore):
     def path(self) -> str:
         """The socket of the daemon."""
         return self._link.path
+
+    @property
+    def _place(self) -> object:
+        return self.path
 
     @property
     def closed(self) -> bool:
@@ -173,21 +177,18 @@ class SidecarStore(CallStore):
         return (reply.done() and not reply.cancelled()) or self._link.was_sent(reply)
 
     async def default_heartbeat_timeout_s(self) -> float:
-        """What the daemon's `server.info` says; asked for once a connection."""
-        generation = self._link.generation
-        if self._default_timeout is None or self._default_timeout[0] != generation:
-            said = (await self.info()).get("heartbeat_timeout_s", HEARTBEAT_TIMEOUT_S)
-            self._default_timeout = (generation, float(said))
-        return self._default_timeout[1]
+        """What the daemon's `server.info` says now: a reload may change it."""
+        return float((await self.info()).get("heartbeat_timeout_s", HEARTBEAT_TIMEOUT_S))
 
     async def features(self) -> Collection[str]:
-        """What the daemon said when we connected."""
-        return frozenset(self._link.info.get("features", ()) if self._link.info else await super().features())
+        """What the daemon of the newest connection said as it was made."""
+        known = self._known_features
+        return frozenset((await self.info()).get("features", ())) if known is None else known
 
     @property
     def _known_features(self) -> Collection[str] | None:
-        """The same, without asking."""
-        return self._link.info.get("features", ()) if self._link.info else None
+        """The same; None before there is a connection."""
+        return frozenset(self._link.info.get("features", ())) if self._link.info else None
 
     # -- heartbeats: those of one turn of the loop leave as one message -----------------------------------
 
@@ -324,7 +325,7 @@ def connect(
             `$XDG_RUNTIME_DIR/callstate.sock`, `/run/callstate/callstate.sock` and
             `/tmp/callstate-<uid>/callstate.sock`.
         worker_id: what this worker calls itself, 1 to 64 bytes of printable ASCII without spaces; default host, pid
-            and something random, the same for all stores of the process: a worker is a process.
+            and something random, no other store's: each holds its calls by itself, and all end with the process.
         wait_s: how long to wait for a daemon that is not there yet, seconds; 0 tries once.
         timeout_s: how long each call waits for its reply, seconds.
         register: be a worker, which owns the calls that it creates and claims. False for an operator's tool, which

@@ -79,11 +79,15 @@ class MemoryEvents:
         """
         while not self.closed:
             self._news.clear()  # before looking: what comes after that sets it again
-            self._shelf.catch_up()
-            event = self._subscription.take()
+            event = self.take()
             if event is not None:
                 return event
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._shelf.due_in_s()):
                     await self._news.wait()
         raise StopAsyncIteration
+
+    def take(self) -> Event | None:
+        """The next event, if it has come already."""
+        self._shelf.catch_up()
+        return None if self.closed else self._subscription.take()

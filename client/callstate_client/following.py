@@ -86,12 +86,22 @@ class _Wire(asyncio.Protocol):
                 raise ConnectionLostError("the connection was lost")
             self._waiter = self._loop.create_future()
             await self._waiter
+        line = self.pop()
+        if line is None:
+            raise InternalError(f"a line over {REPLY_BYTES} bytes")
+        return line
+
+    @property
+    def has_line(self) -> bool:
+        """Whether a line has come."""
+        return bool(self._lines) and self._lines[0] is not None
+
+    def pop(self) -> bytes | None:
+        """The line that has come; None for one that is longer than any daemon's."""
         line = self._lines.popleft()
         if self._paused and len(self._lines) < FULL_LINES // 2 and not self.transport.is_closing():
             self._paused = False
             self.transport.resume_reading()
-        if line is None:
-            raise InternalError(f"a line over {REPLY_BYTES} bytes")
         return line
 
     def leave(self) -> None:
@@ -266,9 +276,24 @@ class EventStream:
                 raise
             else:
                 if event is not None:
-                    self.cursor = event.cursor
-                    self._backoff.reset()
-                    return event
+                    return self._taken(event)
+
+    def take(self) -> Event | None:
+        """The next event, if it has come already.
+
+        Raises:
+            InternalError: what came is no event.
+        """
+        while self._subscribed and self._wire is not None and self._wire.has_line:
+            event = _read(self._wire.pop() or b"")
+            if event is not None:
+                return self._taken(event)
+        return None
+
+    def _taken(self, event: Event) -> Event:
+        self.cursor = event.cursor
+        self._backoff.reset()
+        return event
 
 
 def _read(line: bytes) -> Event | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from datetime import datetime
@@ -73,12 +74,29 @@ class CallHandle:
         self._timeout_s: float | None = None
         self.end_on: tuple[type[BaseException], ...] = ()
         """Exceptions that mean the call is over, should they leave its block."""
+        self.handovers = 0
+        """How often in a row it was claimed before and not held for a minute, by whatever worker."""
+        self._loop = asyncio.get_running_loop()
         self._store = store
         self._beater = beater
         self._outbox = Outbox(store, state.id, self._acknowledged, self.lose, self._delivered, epoch)
 
     def __repr__(self) -> str:
         return f"CallHandle({self.id!r}, status={self._state.status!r}, unacknowledged={self.unacknowledged})"
+
+    def __del__(self) -> None:
+        # whoever had it has forgotten it; wherever the garbage collector runs
+        if not (self.released or self.ended or self.lost):
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._forgotten)
+
+    def _forgotten(self) -> None:
+        """Nobody has this handle any more, and it was never left."""
+        self._beater.discard(self.id, None)
+        if not (self._store.closed or self._store._holds(self.id)):
+            _log.warning("%s is released: its handle was dropped, and never left or closed", self.id)
+            self._take_no_more()
+            self.released = True
 
     @property
     def id(self) -> str:

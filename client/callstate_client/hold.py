@@ -22,6 +22,7 @@ from callstate_client.errors import (
 from callstate_client.handle import CallHandle
 from callstate_client.losing import CancelOnLost
 from callstate_client.model import SessionState
+from callstate_client.results import SaveResult
 from callstate_client.store import Record
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ class Hold:
         cancel_on_lost: bool = False,
         watchdog_s: float | None = None,
     ) -> None:
-        if isinstance(call, str) and (labels is not None or max_duration_s is not None):
-            raise ValueError("labels and max_duration_s are for a new session; this one is there already")
+        if isinstance(call, str) and labels is not None:
+            raise ValueError("labels are for a new session; this one is there already")
         if not isinstance(call, str) and steal:
             raise ValueError("only a session that is there already can be stolen")
         if beat not in ("auto", "manual"):
@@ -125,10 +126,6 @@ class Hold:
         again, self._tried = self._tried, True
         if self._store._leaving:
             raise ShuttingDownError(f"this worker leaves: it takes no more calls, {self.id} neither")
-        if self._beat == "auto" and self._heartbeat_timeout_s is None:
-            await (
-                self._store.default_heartbeat_timeout_s()
-            )  # asked for now: a call that is held is beaten for at once
         if isinstance(self._call, str):
             return await self._claim(self._call)
         return await self._create(self._call, again)
@@ -151,32 +148,34 @@ class Hold:
         # in the same write as the save, behind it, so it costs no time, and hardly anybody comes in between.
         # Needed by registered workers too: what was stolen from us and released again is nobody's, and would
         # take our late turns.
-        version, known = await asyncio.gather(
+        saved, known = await asyncio.gather(
             self._save(state), self._store.get(state.id, "none"), return_exceptions=True
         )
-        if isinstance(version, ConflictError):
-            raise _taken(version, state.id, known) from version
-        if isinstance(version, BaseException):
-            raise version
+        if isinstance(saved, ConflictError):
+            raise _taken(saved, state.id, known) from saved
+        if isinstance(saved, BaseException):
+            raise saved
+        timeout_s = saved.heartbeat_timeout_s or self._heartbeat_timeout_s
+        record = Record(state, saved.version, heartbeat_timeout_s=timeout_s)
         if again:  # it may be the session of the entry before, which has been released since
             with suppress(MethodNotFoundError):
                 known = await self._store.claim(state.id, history="none")
-                version = known.version
-        record = Record(state, version, heartbeat_timeout_s=self._heartbeat_timeout_s)
-        return await self._store._handle(record, beat=self._beat, epoch=self._epoch(known))
+                record.version = known.version
+        epoch = self._epoch(known, saved.epoch)
+        return await self._store._handle(record, beat=self._beat, epoch=epoch)
 
-    async def _save(self, state: SessionState) -> int:
+    async def _save(self, state: SessionState) -> SaveResult:
         ask = asks.save(state, 0, self._labels, self._heartbeat_timeout_s, self._max_duration_s, self._op)
         return ask.result(await self._store._send(ask, None))
 
-    def _epoch(self, known: Record | BaseException) -> int | None:
+    def _epoch(self, known: Record | BaseException, saved: int | None) -> int | None:
         """The epoch of the session just made; None where it could not be learned, which does not undo the session.
 
         Raises:
             FencedError: somebody has claimed it in that very moment.
         """
         if isinstance(known, CallstateError):
-            return None
+            return saved
         if isinstance(known, BaseException):
             raise known
         if known.owner not in (None, self._store._claimant):
@@ -185,14 +184,22 @@ class Hold:
         return known.epoch
 
     async def _claim(self, session_id: str) -> CallHandle:
+        if not (self._steal and await self._store._holds_no_more(session_id)):
+            self._store._check_unheld(session_id, steal=self._steal)
+        heartbeat_timeout_s, max_duration_s = await self._store._timeouts(
+            self._heartbeat_timeout_s, self._max_duration_s
+        )
         try:
-            record = await self._store.claim(session_id, steal=self._steal)
+            record = await self._store._claim(
+                session_id,
+                steal=self._steal,
+                heartbeat_timeout_s=heartbeat_timeout_s,
+                max_duration_s=max_duration_s,
+            )
         except MethodNotFoundError:  # an older daemon, which knows no owners
             record = await self._store.get(session_id)
             if not record.state.is_active:
                 raise SessionEndedError(f"{session_id} has ended", reason=record.ended_reason) from None
-        if self._heartbeat_timeout_s is not None:
-            record.heartbeat_timeout_s = self._heartbeat_timeout_s
         return await self._store._handle(record, beat=self._beat, epoch=record.epoch)
 
     # -- leaving --------------------------------------------------------------------------------------------

@@ -31,12 +31,12 @@ from callstate_client.errors import (
     StoreClosedError,
     UnsupportedProtocolError,
 )
+from callstate_client.identity import Identity
 from callstate_client.inflight import Call, InFlight
 from callstate_client.lines import LineBuffer
 from callstate_client.patience import REPLY_BYTES, Backoff
 from callstate_client.protocol import (
     Params,
-    RegisterParams,
     check_protocol,
     decode_members,
     decode_register,
@@ -126,7 +126,7 @@ class Link:
         places: where to look for the socket; the first that answers is kept to from then on.
         timeout_s: how long a call waits for its reply, seconds.
         collect: called before each write, to make requests of what has gathered in this turn of the loop.
-        worker_id: whom each connection is registered for before it is used; None: nobody.
+        identity: whom each connection is registered for before it is used; None: nobody.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ class Link:
         places: Sequence[Candidate],
         timeout_s: float,
         collect: Callable[[], None],
-        worker_id: str | None = None,
+        identity: Identity | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.places = places
-        self._worker_id = worker_id
+        self._identity = identity
         self._timeout_s = timeout_s
         self._collect = collect
         self._wire: _Wire | None = None
@@ -212,17 +212,18 @@ class Link:
         return False
 
     async def _greet(self, wire: _Wire, timeout_s: float) -> CallstateError | TimeoutError | None:
-        """Say whose the connection is, and ask who answers, before anything else is said on it.
+        """Ask who answers, and say whose the connection is, before anything else is said on it.
 
         Gives why it can't be used.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                if self._worker_id is not None:
-                    line = await self._ask_first(wire, "worker.register", RegisterParams(worker_id=self._worker_id))
+                self.info = check_protocol(decode_members(await self._ask_first(wire, "server.info")))
+                if self._identity is not None:
+                    introduction = self._identity.introduction(self.info.get("features", ()))
+                    line = await self._ask_first(wire, "worker.register", introduction)
                     with suppress(MethodNotFoundError):  # an older daemon, which knows no workers
                         self.told_draining(decode_register(line).drain)
-                self.info = check_protocol(decode_members(await self._ask_first(wire, "server.info")))
         except InternalError as error:
             wire.transport.abort()
             return InternalError(f"what listens there does not answer as a callstated: {error}")
@@ -270,7 +271,8 @@ class Link:
                 # not given up: who took our id while we were away may go, and the next daemon may take what this
                 # one does not; until then requests are late, and say this as the reason
                 told = str(self._refused)
-                _log.error("no use of %s as %s, trying again: %s", self.path, self._worker_id, told)
+                worker_id = self._identity and self._identity.worker_id
+                _log.error("no use of %s as %s, trying again: %s", self.path, worker_id, told)
 
     async def close(self) -> None:
         """Leave. What is under way fails with StoreClosedError. May be called twice."""

@@ -112,6 +112,10 @@ class MemoryStore(CallStore):
         return "memory"
 
     @property
+    def _place(self) -> object:
+        return self._shelf
+
+    @property
     def closed(self) -> bool:
         """Whether `close()` was called, or the worker killed."""
         return self._closed or not self._caller.process.alive
@@ -149,6 +153,10 @@ class MemoryStore(CallStore):
     def draining(self) -> bool:
         """Whether new sessions are refused."""
         return self._shelf.draining
+
+    async def _beat(self, session_id: str) -> float | None:
+        await self.update_heartbeat(session_id)
+        return self._shelf.find(session_id).heartbeat_timeout_s
 
     async def default_heartbeat_timeout_s(self) -> float:
         """What this store was made with."""

@@ -67,8 +67,10 @@ from callstate_client.results import (
 
 __all__ = [
     "AMEND_INDEX",
+    "CLAIM_TIMEOUTS",
     "DELETE_OP",
     "FEATURES",
+    "INSTANCE",
     "INT64_MAX",
     "INT64_MIN",
     "LINE_BYTES",
@@ -152,7 +154,13 @@ AMEND_INDEX: Final = "amend_index"
 DELETE_OP: Final = "delete_op"
 """`session.delete` of what is not there is `not_found`, and takes `op`."""
 
-FEATURES: Final = ("ownership", "events", "drain", AMEND_INDEX, DELETE_OP, "claim_timeouts", "instance")
+CLAIM_TIMEOUTS: Final = "claim_timeouts"
+"""`session.claim` takes timeouts, and replies name those in force."""
+
+INSTANCE: Final = "instance"
+"""`worker.register` takes `instance` and `process`."""
+
+FEATURES: Final = ("ownership", "events", "drain", AMEND_INDEX, DELETE_OP, CLAIM_TIMEOUTS, INSTANCE)
 """The optional parts of the protocol that there are; which of them a daemon has, `server.info` says."""
 
 # -- messages ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Generic, TypeVar
 
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 SessionT = TypeVar("SessionT")
 
@@ -58,13 +58,14 @@ class ListResult(Struct):
 
 
 class HeartbeatResult(Struct):
-    """Of `session.heartbeat` with several ids: which of them got no beat, and why; `unreadable` only where there
-    are any."""
+    """Of `session.heartbeat` with several ids: which of them got no beat, and why; `unreadable` and `timeouts` only
+    where there are any. The latter are those, seconds, of calls that were given another since they were claimed."""
 
     missing: list[str] = []
     ended: list[str] = []
     fenced: list[str] = []
     unreadable: list[str] = []
+    timeouts: dict[str, float] | UnsetType = UNSET
 
 
 class FlushResult(Struct):

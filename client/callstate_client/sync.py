@@ -20,7 +20,7 @@ from callstate_client.asks import Ask, Page
 from callstate_client.blocking import REQUEST_ID
 from callstate_client.discovery import candidates
 from callstate_client.errors import ConflictError, StoreClosedError
-from callstate_client.identity import own_worker_id
+from callstate_client.identity import Identity
 from callstate_client.inflight import REPEATABLE
 from callstate_client.model import SessionState
 from callstate_client.patches import Changes, split_changes
@@ -59,6 +59,7 @@ class Store:
         self._pool = Pool(candidates(socket, os.environ, os.getuid()), timeout_s)
         self._ops = asks.Ops()
         self._beats: dict[str, bytes] = {}
+        self._identities: dict[int, Identity] = {}
         self._pool.open(wait_s)
 
     @property
@@ -90,7 +91,8 @@ class Store:
     def worker_id(self) -> str:
         """Whom sessions are claimed for. The store's connections are not registered: nothing is owned by being
         created here, and an owner is known by its heartbeats alone. A forked child is another worker."""
-        return own_worker_id()
+        pid = os.getpid()
+        return self._identities.setdefault(pid, Identity.of(None)).worker_id
 
     def new_op(self) -> str:
         """A name for one mutation, like no other's."""
@@ -149,7 +151,7 @@ class Store:
         if state is None:
             return None
         ask = asks.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
-        return self._ask(ask, timeout_s)
+        return self._ask(ask, timeout_s).version
 
     def load(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> SessionState:
         """The state under this id, with all its turns, none, or the last so many."""

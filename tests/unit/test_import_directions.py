@@ -27,7 +27,7 @@ CLIENT = (
     "loops", "identity", "forks", "discovery", "following", "inflight", "link", "blocking", "pool",
     # what workers hold
     "pulse", "beats", "beating", "view", "changes", "entries", "queued", "endings", "losing", "watchdog", "backlog",
-    "outbox", "saving", "leaving", "handle", "hold", "watching", "graceful",
+    "outbox", "saving", "leaving", "handle", "hold", "recovering", "watching", "graceful",
     "asking", "api", "memory", "client", "sync",
     "simulate", "cli",
 )  # fmt: skip

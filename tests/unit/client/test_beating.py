@@ -25,6 +25,7 @@ from callstate_client.errors import (
     SessionNotFoundError,
     StoreUnavailableError,
 )
+from callstate_client.protocol import RegisterParams
 from support.blocking_peer import WITHIN_S, Peer, Side
 
 TIMEOUT_S = 0.03
@@ -55,7 +56,8 @@ class Calls:
     def __init__(self, path: Path, worker_id: str | None = "w1") -> None:
         self.peer = Peer(path)
         self.hand = Hand()
-        self.beating = BeatingThread(lambda: [Candidate(str(path), "the test")], worker_id, STALL_S, self.hand)
+        params = None if worker_id is None else RegisterParams(worker_id=worker_id)
+        self.beating = BeatingThread(lambda: [Candidate(str(path), "the test")], lambda: params, STALL_S, self.hand)
         self.lost: asyncio.Queue[tuple[str, CallstateError]] = asyncio.Queue()
         self.loser = threading.get_ident()
         self.callbacks: dict[str, module.LostCallback] = {}

@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -291,7 +291,7 @@ async def test_closing_while_the_daemon_is_away(peer: ScriptedPeer, store: Sidec
 async def test_awaiting_connect_gives_a_store_too(peer: ScriptedPeer) -> None:
     store = await connect(peer.path, "worker-7")
     assert (store.worker_id, store.name, store.path) == ("worker-7", "sidecar", str(peer.path))
-    assert await connect_twice(peer) == 1, "a worker is a process"
+    assert await connect_twice(peer) == 2, "each holds its calls by itself"
     await store.close()
 
 
@@ -300,18 +300,13 @@ async def connect_twice(peer: ScriptedPeer) -> int:
         return len({one.worker_id, two.worker_id})
 
 
-async def test_the_daemons_heartbeat_timeout_is_asked_for_once_a_connection(
+async def test_the_daemons_heartbeat_timeout_is_asked_for_each_time(
     peer: ScriptedPeer, store: SidecarStore
 ) -> None:
-    (task,) = soon(store.default_heartbeat_timeout_s())
-    peer.reply((await peer.requests(1))[0], {"heartbeat_timeout_s": 7})
-    assert await task == 7
-    assert await store.default_heartbeat_timeout_s() == 7
-    peer.hang_up()
-    await peer.connections.get()
-    (ping,) = soon(store.ping())
-    peer.reply((await peer.requests(1))[0], {})
-    await ping
+    for timeout_s in (7, 5):  # it was reloaded
+        (task,) = soon(store.default_heartbeat_timeout_s())
+        peer.reply((await peer.requests(1))[0], {"heartbeat_timeout_s": timeout_s})
+        assert await task == timeout_s
     (task,) = soon(store.default_heartbeat_timeout_s())
     peer.reply((await peer.requests(1))[0], {"name": "an older daemon"})
     assert await task == 30
@@ -345,18 +340,24 @@ async def strict(short_dir: Path) -> AsyncIterator[ScriptedPeer]:
     await peer.stop()
 
 
-async def greeting(peer: ScriptedPeer) -> dict[str, object]:
+async def question(peer: ScriptedPeer) -> dict[str, object]:
+    """Who answers: what is asked first."""
+    (request,) = await peer.requests(1)
+    assert request["method"] == "server.info"
+    return request
+
+
+async def greeting(peer: ScriptedPeer, **info: object) -> dict[str, object]:
+    """Say who answers; gives the registration."""
+    peer.reply(await question(peer), {"protocol": 1} | info)
     (request,) = await peer.requests(1)
     assert (request["method"], request["params"]) == ("worker.register", {"worker_id": "w1"})
     return request
 
 
-async def welcome(peer: ScriptedPeer, request: dict[str, object], **info: object) -> None:
-    """Take the worker, and say who answers."""
+async def welcome(peer: ScriptedPeer, request: dict[str, object]) -> None:
+    """Take the worker."""
     peer.reply(request, {"worker_id": "w1"})
-    (request,) = await peer.requests(1)
-    assert request["method"] == "server.info"
-    peer.reply(request, {"protocol": 1} | info)
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.kind)
@@ -420,12 +421,26 @@ async def test_who_is_refused_when_it_comes_back_goes_on_trying(
     await store.close()
 
 
+async def test_a_store_says_which_instance_it_is_and_of_which_process(strict: ScriptedPeer) -> None:
+    said: list[Any] = []
+    for number in range(3):  # the third without that feature
+        (task,) = soon(connect(strict.path, "w1", wait_s=3600)._connect())
+        strict.reply(await question(strict), {"protocol": 1, "features": ["instance"][: 2 - number]})
+        (request,) = await strict.requests(1)
+        said.append(request["params"])
+        await welcome(strict, request)
+        await (await task).close()
+    assert said[0]["process"] == said[1]["process"]
+    assert said[0]["instance"] != said[1]["instance"]
+    assert said[2] == {"worker_id": "w1"}, "an older daemon takes nothing else"
+
+
 # -- which protocol is spoken ---------------------------------------------------------------------------------
 
 
 async def test_a_protocol_of_another_version_is_said_at_once(strict: ScriptedPeer) -> None:
     (task,) = soon(connect(strict.path, "w1", wait_s=3600)._connect())
-    await welcome(strict, await greeting(strict), protocol=2, version="9.0")
+    strict.reply(await question(strict), {"protocol": 2, "version": "9.0"})
     with pytest.raises(UnsupportedProtocolError, match=r"\(9\.0\) speaks protocol 2.* knows 1") as caught:
         await task
     assert caught.value.spoken == 2
@@ -434,8 +449,7 @@ async def test_a_protocol_of_another_version_is_said_at_once(strict: ScriptedPee
 
 async def test_what_can_not_say_its_protocol_is_left(strict: ScriptedPeer) -> None:
     (task,) = soon(connect(strict.path, "w1", wait_s=0)._connect())
-    strict.reply(await greeting(strict), {"worker_id": "w1"})
-    await strict.requests(1)
+    await question(strict)
     strict.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     with pytest.raises(NoDaemonError, match="can't be read"):
         await task
@@ -449,7 +463,7 @@ async def test_a_daemon_of_another_protocol_in_the_place_of_ours_gets_nothing(st
     (waits,) = soon(store.add_turn("c1", "user", "x"))
     await strict.requests(1)
     strict.hang_up()
-    await welcome(strict, await greeting(strict), protocol=2)
+    strict.reply(await question(strict), {"protocol": 2})
     await welcome(strict, await greeting(strict))
     (request,) = await strict.requests(1)
     strict.reply(request, VERSION)

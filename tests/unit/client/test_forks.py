@@ -239,16 +239,23 @@ def greeted(peer: Peer) -> Side:
     """A connection that was welcome."""
     side = peer.accept()
     request = side.request()
-    assert request["method"] == "worker.register"
-    side.reply({"worker_id": "w1", "drain": False}, request["id"])
-    request = side.request()
     assert request["method"] == "server.info"
     side.reply({"protocol": 1}, request["id"])
+    request = side.request()
+    assert request["method"] == "worker.register"
+    side.reply({"worker_id": "w1", "drain": False}, request["id"])
     return side
 
 
 def is_greeting(peer: Peer) -> list[Side]:
     """The first connection, which waits for the answer to its greeting."""
+    side = peer.accept()
+    assert side.request()["method"] == "server.info"
+    return [side]
+
+
+def is_registering(peer: Peer) -> list[Side]:
+    """That of the beats, which waits for the answer to its registration."""
     side = peer.accept()
     assert side.request()["method"] == "worker.register"
     return [side]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +16,7 @@ from callstate_client import (
     ConflictError,
     FencedError,
     MemoryStore,
+    MethodNotFoundError,
     OverloadedError,
     SessionEndedError,
     SessionState,
@@ -103,10 +105,10 @@ async def test_what_was_stolen_and_released_takes_nothing_of_who_had_it_first(
     assert (record.state.status, record.owner) == ("active", None), "it is to be recovered, not ended"
 
 
-async def test_a_call_whose_epoch_can_not_be_learned_is_held_all_the_same(store: FlakyStore) -> None:
+async def test_a_call_that_can_not_be_looked_at_is_held_all_the_same(store: FlakyStore) -> None:
     store.fail("session.load", OverloadedError("not now"), times=1)
     async with store.hold(a_call()) as call:
-        assert call.epoch is None
+        assert call.epoch == 0, "as the save said"
         await call.add_turn("user", "hello")
     assert (await store.get("c1")).ended_reason == "completed"
     store.fail("session.load", OverloadedError("not now"), times=1)
@@ -205,3 +207,121 @@ async def test_what_is_left_is_beaten_for_by_who_holds_it_now(store: FlakyStore,
         await store.when_asked("session.heartbeat", beats + 3)
         assert (call.lost, call.epoch) == (None, 2)
     assert (await store.get("c1")).ended_reason == "completed"
+
+
+# -- held twice ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steal", [False, True])
+async def test_a_call_that_is_held_is_not_held_twice(store: FlakyStore, steal: bool) -> None:
+    async with store.hold(a_call()) as call:
+        with pytest.raises(ConflictError, match="held by this process already"):
+            await store.hold("c1", steal=steal).__aenter__()
+        await call.add_turn("user", "hello")
+        assert (call.lost, call.epoch, (await store.get("c1")).owner) == (None, 0, "w1")
+
+
+async def test_of_two_entries_at_once_one_holds(store: FlakyStore, other: MemoryStore) -> None:
+    await other.save(a_call())
+    await other.release("c1", 0)
+    holds = store.hold("c1"), store.hold("c1")
+    found = await asyncio.gather(*(hold.__aenter__() for hold in holds), return_exceptions=True)
+    assert sorted(type(each).__name__ for each in found) == ["CallHandle", "ConflictError"]
+
+
+async def test_another_store_of_the_same_worker_takes_it_only_by_stealing(store: FlakyStore) -> None:
+    second = store.worker("w1")
+    async with store.hold(a_call(), beat="manual") as call:
+        with pytest.raises(ConflictError, match="held by this process already"):
+            await second.hold("c1").__aenter__()
+        async with second.hold("c1", steal=True) as taken:
+            assert taken.epoch == 1
+            with pytest.raises(FencedError):
+                await call.beat()
+        assert isinstance(call.lost, FencedError)
+
+
+async def test_a_call_that_was_let_go_of_can_be_held_again(store: FlakyStore) -> None:
+    async with store.hold(a_call()) as call:
+        await call.release()
+        async with store.hold("c1") as again:
+            assert again.epoch == 1
+
+
+# -- by which timeout it is beaten for ----------------------------------------------------------------------------
+
+
+async def test_a_claim_gives_the_call_its_timeouts(store: FlakyStore, other: MemoryStore) -> None:
+    await other.save(a_call(), heartbeat_timeout_s=6)
+    await other.release("c1", 0)
+    async with store.hold("c1", heartbeat_timeout_s=60, max_duration_s=600):
+        (record,) = [record async for record in store.sessions()]
+        assert (record.heartbeat_timeout_s, record.max_duration_s) == (60, 600)
+
+
+async def test_a_call_is_beaten_for_by_the_timeout_that_is_in_force(store: FlakyStore, other: MemoryStore) -> None:
+    await other.save(a_call(), heartbeat_timeout_s=0.03)
+    await other.release("c1", 0)
+    async with store.hold("c1"):
+        await store.when_asked("session.heartbeat", 3)
+
+
+async def test_anothers_change_of_the_timeout_is_learned_with_the_next_beat(store: FlakyStore) -> None:
+    async with store.hold(a_call(), heartbeat_timeout_s=0.3):
+        await store.save(a_call(), heartbeat_timeout_s=0.03)
+        await store.when_asked("session.heartbeat", 4)
+        assert store._beater._beats["c1"].interval_s == pytest.approx(0.01)  # type: ignore[attr-defined]
+
+
+class Older(FlakyStore):
+    """Whose daemon takes no timeouts with a claim."""
+
+    async def features(self) -> frozenset[str]:
+        return frozenset({"ownership"})
+
+    async def request(self, method: str, params: Any = None, **options: Any) -> bytes:
+        if method == "session.claim":
+            assert (params.heartbeat_timeout_s, params.max_duration_s) == (None, None)
+        return await super().request(method, params, **options)
+
+
+async def test_an_older_daemon_is_beaten_by_what_it_has_in_force() -> None:
+    async with Older(Clock(START), worker_id="w1") as store:
+        await store.save(a_call(), heartbeat_timeout_s=0.03)
+        await store.release("c1", 0)
+        async with store.hold("c1", heartbeat_timeout_s=60):
+            await store.when_asked("session.heartbeat", 3)
+        with pytest.raises(MethodNotFoundError, match="max_duration_s"):
+            await store.hold("c2", max_duration_s=60).__aenter__()
+
+
+# -- forgotten ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_handle_that_is_dropped_is_let_go_of(store: FlakyStore, caplog: pytest.LogCaptureFixture) -> None:
+    call = await store.open_call(a_call(), heartbeat_timeout_s=0.03)
+    call.add_turn("user", "hello")
+    await store.when_asked("session.heartbeat", 1)
+    async with store.events("released") as events:
+        del call
+        gc.collect()  # what is under way keeps it until then
+        assert (await anext(events)).session_id == "c1"
+    record = await store.get("c1")
+    assert (record.owner, record.turn_count, record.state.status) == (None, 1, "active")
+    assert "never left or closed" in caplog.text
+    assert store._beater._beats == {}  # type: ignore[attr-defined]
+
+
+async def test_a_handle_that_was_left_is_dropped_without_a_word(
+    store: FlakyStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with store.hold(a_call()):
+        pass
+    call = await store.open_call(a_call("c2"))
+    await call.end()
+    del call
+    gc.collect()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert "never left" not in caplog.text
+    assert store.asked["session.release"] == 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from callstate_client import (
     MemoryStore,
     OverloadedError,
     SessionState,
+    recovering,
 )
 from support.flaky import FlakyStore
 
@@ -54,7 +57,7 @@ async def until_it_waits(store: FlakyStore, times: int) -> None:
         await asyncio.sleep(0)
 
 
-# -- what there is now --------------------------------------------------------------------------------------------
+# -- what there is now ------------------------------------------------------------------------------------------
 
 
 async def test_what_is_forsaken_comes_with_all_that_was_said(store: FlakyStore, gone: MemoryStore) -> None:
@@ -121,7 +124,7 @@ async def test_two_workers_get_different_calls(store: FlakyStore, gone: MemorySt
     assert sorted(found) == names
 
 
-# -- what comes ---------------------------------------------------------------------------------------------------
+# -- what comes -------------------------------------------------------------------------------------------------
 
 
 async def test_what_comes_while_one_watches(store: FlakyStore, gone: MemoryStore) -> None:
@@ -161,10 +164,9 @@ async def test_what_has_other_labels_is_passed_over(store: FlakyStore, gone: Mem
         call = soon(calls)
         await until_it_waits(store, 1)
         await gone.release("c1", 0)
-        await until_it_waits(store, 2)
-        assert not call.done()
         await gone.release("c2", 0)
         assert (await call).id == "c2"
+        assert store.asked["session.claim_next"] == 2, "not for the other labels"
     assert (await store.get("c1")).owner is None
 
 
@@ -199,7 +201,7 @@ async def test_who_does_not_watch_is_told_of_a_busy_daemon(store: FlakyStore) ->
         await anext(store.recover())
 
 
-# -- one's own ----------------------------------------------------------------------------------------------------
+# -- one's own --------------------------------------------------------------------------------------------------
 
 
 async def test_ones_own_call_that_was_silent_is_not_given_twice(store: FlakyStore) -> None:
@@ -261,3 +263,206 @@ async def test_a_lost_call_that_comes_back_is_given_anew(store: FlakyStore, gone
     error = ValueError()
     await hold.__aexit__(ValueError, error, None)
     assert (await store.get("c1")).epoch == 2
+
+
+# -- in tasks of their own ----------------------------------------------------------------------------------------
+
+
+async def test_handlers_run_at_once_as_many_as_may(store: FlakyStore, gone: MemoryStore) -> None:
+    await save(gone, *(f"c{n}" for n in range(5)))
+    gone.kill_worker()
+    running, most, two = 0, 0, asyncio.Event()
+
+    async def handler(call: CallHandle) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == 2:
+            two.set()
+        await two.wait()
+        await call.add_turn("agent", "I am back.")
+        running -= 1
+
+    await store.recover(handler, concurrency=2)
+    assert most == 2
+    for n in range(5):
+        record = await store.get(f"c{n}")
+        assert (record.ended_reason, record.turn_count) == ("completed", 1)
+
+
+async def test_no_more_is_claimed_than_can_be_handled(store: FlakyStore, gone: MemoryStore) -> None:
+    await save(gone, "c1", "c2")
+    gone.kill_worker()
+    begun = asyncio.Event()
+
+    async def handler(call: CallHandle) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    recovering = asyncio.ensure_future(store.recover(handler, concurrency=1, watch=True))
+    await begun.wait()
+    assert [(await store.get(name)).owner for name in ("c1", "c2")] == ["w1", "gone"]
+    recovering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await recovering
+    assert (await store.get("c1")).owner is None, "cancelled, it is for another worker"
+
+
+class Hangup(Exception):  # noqa: N818 - as a program would call it
+    pass
+
+
+async def test_a_handler_ends_its_call_by_the_rules_of_hold(store: FlakyStore, gone: MemoryStore) -> None:
+    await save(gone, "c1")
+    gone.kill_worker()
+
+    async def handler(call: CallHandle) -> None:
+        raise Hangup
+
+    await store.recover(handler, end_on=Hangup)
+    assert (await store.get("c1")).ended_reason == "hangup"
+    with pytest.raises(ValueError, match="concurrency"):
+        await store.recover(handler, concurrency=0)
+
+
+async def test_a_call_whose_handler_raises_is_tried_seldom_and_not_for_ever(
+    store: FlakyStore, gone: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(recovering, "FIRST_PAUSE_S", 0.01)
+    await save(gone, "c1")
+    gone.kill_worker()
+    loop = asyncio.get_running_loop()
+    tried: list[float] = []
+
+    async def handler(call: CallHandle) -> None:
+        tried.append(loop.time())
+        raise ZeroDivisionError
+
+    async with store.events("ended") as events:
+        task = asyncio.ensure_future(store.recover(handler, watch=True, max_attempts=4))
+        event = await anext(events)
+    task.cancel()
+    await asyncio.wait((task,))
+    assert (event.session_id, event.reason) == ("c1", "recovery_failed")
+    pauses = [later - before for before, later in pairwise(tried)]
+    assert len(pauses) == 3
+    assert all(pause >= least for pause, least in zip(pauses, (0.01, 0.02, 0.04), strict=True))
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_what_comes_back_is_not_given_twice_to_who_does_not_watch(
+    store: FlakyStore, gone: MemoryStore
+) -> None:
+    await save(gone, "c1", "c2")
+    gone.kill_worker()
+    found: list[str] = []
+
+    async def handler(call: CallHandle) -> None:
+        found.append(call.id)
+        raise ZeroDivisionError
+
+    await store.recover(handler, concurrency=1)
+    assert sorted(found) == ["c1", "c2"]
+    assert [(await store.get(name)).owner for name in ("c1", "c2")] == [None, None]
+
+
+async def test_what_others_have_failed_with_is_held_back_too(
+    store: FlakyStore, gone: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovering, "FIRST_PAUSE_S", 0.01)
+    await save(gone, "c1")
+    other = store.worker("w2")
+    for _ in range(4):
+        record = await other.claim("c1", steal=True)
+        await other.release("c1", record.epoch)
+    began = asyncio.get_running_loop().time()
+    async with aclosing(store.recover(watch=True)) as calls, await anext(calls) as call:
+        assert call.handovers == 4
+    assert asyncio.get_running_loop().time() - began >= 0.035  # a loop counts in milliseconds
+
+
+# -- how much is asked --------------------------------------------------------------------------------------------
+
+
+async def test_many_recoverers_of_many_calls_ask_little_more_than_once_a_call(
+    store: FlakyStore, gone: MemoryStore
+) -> None:
+    """Of ten that take these calls, and ten that take others."""
+    calls, recoverers = 200, 10
+    await save(gone, *(f"c{n}" for n in range(calls)), labels=SALES)
+    left = asyncio.Event()
+    found: list[str] = []
+
+    async def handler(call: CallHandle) -> None:
+        found.append(call.id)
+        if len(found) == calls:
+            left.set()
+
+    tasks = [
+        asyncio.ensure_future(store.recover(handler, labels=labels, watch=True))
+        for labels in (SALES, HELP)
+        for _ in range(recoverers)
+    ]
+    await store.when_asked("session.claim_next", 2 * recoverers)
+    for n in range(calls):
+        await gone.release(f"c{n}", 0)
+    await left.wait()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert sorted(found) == sorted(f"c{n}" for n in range(calls))
+    assert store.asked["session.claim_next"] <= calls + 10 * recoverers
+
+
+# -- cancelled, forgotten -----------------------------------------------------------------------------------------
+
+
+class Held(FlakyStore):
+    """Whose replies to claims wait."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.claimed, self.gate = asyncio.Event(), asyncio.Event()
+
+    async def request(self, method: str, params: Any = None, **options: Any) -> bytes:
+        reply = await super().request(method, params, **options)
+        if method == "session.claim_next":
+            self.claimed.set()
+            await self.gate.wait()
+        return reply
+
+
+async def test_what_is_claimed_for_one_that_was_cancelled_is_let_go_of() -> None:
+    async with Held(Clock(START), worker_id="w1") as store:
+        gone = store.worker("gone")
+        await save(gone, "c1")
+        gone.kill_worker()
+        call = soon(store.recover())
+        await store.claimed.wait()
+        assert (await store.get("c1")).owner == "w1"
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        async with store.events("released") as events:
+            store.gate.set()
+            assert (await anext(events)).session_id == "c1"
+        assert (await store.get("c1")).owner is None
+
+
+async def test_who_breaks_off_lets_go_of_the_call_he_has_forgotten(
+    store: FlakyStore, gone: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    await gone.save(SessionState("c1", status="active", created_at=START), heartbeat_timeout_s=0.03)
+    gone.kill_worker()
+
+    async def first() -> str:
+        async with aclosing(store.recover()) as calls:
+            async for call in calls:
+                return call.id
+        return ""
+
+    async with store.events("released") as events:
+        assert await first() == "c1"
+        gc.collect()
+        assert (await anext(events)).session_id == "c1"
+    assert "never left or closed" in caplog.text
