@@ -180,7 +180,7 @@ class Engine(Owners):
         self._check_writable(kept, params.epoch)
         parts = [params.turn] if isinstance(params.turn, Raw) else self._parts(params.turns)
         turns = [self._turn(part, index, params) for index, part in enumerate(parts)]
-        self._check_size(kept, sum(len(part) for part in parts))
+        self._check_room(kept, sum(len(part) for part in parts))
         for turn in turns:
             kept.state.append_turn(turn)
         count = len(kept.state.history)
@@ -221,6 +221,8 @@ class Engine(Owners):
             check_turn(turn, "$.params.set")
             if len(encode_members(turn.to_dict())) > len(encode_members(before.to_dict())):
                 self._check_size(kept, 0)
+            else:
+                kept.full = False
         except DocumentError as error:
             raise wrong_document(error, "$.params.set") from error
         except (InvalidParamsError, TooLargeError):
@@ -290,6 +292,16 @@ class Engine(Owners):
                 error = kept.ended_error()
                 text, about = error.message, about | error.data
         raise ConflictError(text, version=kept.version, **about)
+
+    def _check_room(self, kept: Kept, added: int) -> None:
+        """Whether further turns fit; the first that does not is an event."""
+        try:
+            self._check_size(kept, added)
+        except TooLargeError:
+            if not kept.full:
+                kept.full = True
+                self._shelf.events.note("session.full", self._shelf.clock.now(), kept)
+            raise
 
     def _check_size(self, kept: Kept, added: int) -> None:
         if len(kept.state.to_json()) + added > SESSION_BYTES:

@@ -54,6 +54,7 @@ class Kept:
         reaped: ended by time, not by a worker.
         status_before: that it had when it was reaped.
         fenced_epoch: the last one in which somebody's refusal was told.
+        full: a turn had no room, which was told; until one is amended to something shorter.
         due: when time has to look at it next; see Agenda.
     """
 
@@ -65,6 +66,7 @@ class Kept:
     version: int = 0
     epoch: int = 0
     owner: str = ""
+    full: bool = False
     instance: str = ""
     claimed_at: float | None = None
     handovers: int = 0

@@ -25,6 +25,7 @@ EventType = Literal[
     "fenced",
     "deleted",
     "turn",
+    "session.full",
     "worker.joined",
     "worker.left",
     "store.down",

@@ -76,6 +76,7 @@ class Document:
         "call_id",
         "chunks",
         "fields",
+        "full",
         "history_bytes",
         "metrics",
         "provider",
@@ -89,6 +90,8 @@ class Document:
         self.chunks: list[bytes] = []
         self.turn_count = 0
         self.history_bytes = 0
+        self.full = False
+        """A turn had no room, which was told; until one is amended to something shorter."""
         self.updated_text = "", 0
         """How a store's document wrote `updated_at`, finer than we do perhaps, and the microseconds that are."""
         self.take_head(head, updated_us)

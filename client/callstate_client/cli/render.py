@@ -33,6 +33,7 @@ _EVENT_STYLES = {
     "fenced": "yellow",
     "expired": "bold red",
     "store.down": "bold red",
+    "session.full": "bold red",
     "journal.full": "bold red",
     GAP: "bold red",
 }

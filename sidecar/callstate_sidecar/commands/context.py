@@ -187,6 +187,17 @@ class Context:
         if not self.services.accepts_new:
             raise OverloadedError("the store is away and store.max_dirty_bytes is reached")
 
+    def check_growth(self, entry: Entry, size: int) -> None:
+        """Whether a session may grow to so many bytes by a turn; the first time that it may not is an event.
+
+        Raises:
+            TooLargeError: no.
+        """
+        if size > self.limits.session_bytes and not entry.doc.full:
+            entry.doc.full = True
+            self.events.note("session.full", self.now_us(), entry)
+        self.check_size(size)
+
     def check_size(self, size: int) -> None:
         """Whether a session may have so many bytes.
 

@@ -46,7 +46,7 @@ def add_turn(ctx: Context, p: AddTurnParams) -> bytes:
     now_us = ctx.clock.wall_us()
     turns, checked = _turns(p, now_us)
     doc = entry.doc
-    ctx.check_size(doc.size + len(turns))
+    ctx.check_growth(entry, doc.size + len(turns))
     ctx.cache.change(entry)
     doc.metrics = doc.metrics.with_turns(checked)
     doc.append(turns, len(checked))
@@ -82,6 +82,8 @@ def amend_turn(ctx: Context, p: AmendTurnParams) -> bytes:
     added = len(turn) - len(place.parts[place.at])
     if added > 0:  # what makes room is taken at the limit, too
         ctx.check_size(doc.size + added)
+    else:
+        doc.full = False
     ctx.cache.change(entry)
     doc.replace_turn(place, turn)
     return _turned(ctx, entry, ctx.now_us(), p, HistoryMode.AMEND, turn, 1, index=place.index)

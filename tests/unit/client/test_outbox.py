@@ -424,6 +424,7 @@ async def test_a_full_session_says_so_once_and_can_be_made_smaller(
     store: FlakyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("callstate_client.engine.SESSION_BYTES", 4000)
+    told = store.events("session.full", "ended")
     async with store.hold(SessionState("c1")) as call:
         long = call.add_turn("user", "x" * 2000)
         await long
@@ -444,6 +445,7 @@ async def test_a_full_session_says_so_once_and_can_be_made_smaller(
         assert call.full is None
         await call.add_turn("user", "y" * 2000)
         await same(store, call)
+    assert [(await anext(told)).type for _ in range(2)] == ["session.full", "ended"]
 
 
 async def test_a_session_that_is_gone_is_not_waited_for(store: FlakyStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from callstate_sidecar.liveness import Phase
 from callstate_sidecar.options import LimitsConfig, ReaperConfig, StoreConfig
 from support.clock import START_US
 from support.core import TIME, Core, kept
+from support.floor import Floor
 from support.stores import down, refusing
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # no I/O in here: one loop is as good as another
@@ -175,6 +177,21 @@ async def test_a_session_may_not_grow_without_bound() -> None:
     await core.call("session.amend_turn", session_id="a", index=0, set={"content": "x" * 1400})
     await refused(TooLargeError, core, "session.add_turn", session_id="a", turn=big)
     await core.call("session.amend_turn", session_id="a", index=0, set={"content": "x" * 1399})
+
+
+async def test_a_session_without_room_for_a_turn_is_told_of_once(tmp_path: Path) -> None:
+    floor = Floor(tmp_path, limits=LimitsConfig(session_bytes=2000))
+    worker = await floor.worker("w1")
+    await floor.save(worker, "a")
+    await floor.ask(worker, "session.add_turn", session_id="a", turn={"content": "x" * 1000})
+    floor.told()
+    for again in range(2):
+        for _ in range(3):
+            await floor.refused(worker, "session.add_turn", session_id="a", turn={"content": "x" * 1000})
+        assert [event["type"] for event in floor.told()] == ["session.full"]
+        await floor.turn(worker, "a")
+        await floor.ask(worker, "session.amend_turn", session_id="a", index=0, set={"content": "x" * (990 - again)})
+    await floor.close()
 
 
 SAVES = {
