@@ -25,6 +25,7 @@ from callstate_sidecar.options import Config
 from callstate_sidecar.peers import Peers
 from callstate_sidecar.readthrough import ReadThrough
 from callstate_sidecar.reaper import Reaper
+from callstate_sidecar.reconciling import Reconciler
 from callstate_sidecar.server import Server
 from callstate_sidecar.services import Services
 from callstate_sidecar.stores.sqlite import SqliteBackend
@@ -68,7 +69,9 @@ class Reapable:
             self._reaper.settle,
             turn.schedule,
         )
-        writer = Writer(cache, backend, self._clock, config.store, metrics, HOST, events, turn.commit)
+        writer = Writer(
+            cache, backend, self._clock, config.store, metrics, HOST, events, turn.commit, Reconciler(ctx, HOST)
+        )
         services.join(server, self.journal, ReadThrough(ctx, backend, HOST), writer, attendance, ctx)
         self._began = self._clock.live()
         for number in range(live):

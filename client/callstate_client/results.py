@@ -10,12 +10,16 @@ SessionT = TypeVar("SessionT")
 
 
 class SaveResult(Struct):
-    """Of `session.save`; an older daemon says nothing of `epoch` and `heartbeat_timeout_s`, the one in force."""
+    """Of `session.save`; an older daemon says nothing of `epoch` and `heartbeat_timeout_s`, the one in force.
+
+    `unverified`: the daemon's store could not be asked; what the save left out is added from there later.
+    """
 
     version: int
     updated_at: str
     epoch: int | None = None
     heartbeat_timeout_s: float | None = None
+    unverified: bool = False
 
 
 class VersionResult(Struct):

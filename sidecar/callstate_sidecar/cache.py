@@ -12,7 +12,7 @@ from itertools import islice, starmap
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.index import Index, Roll
@@ -22,6 +22,7 @@ from callstate_sidecar.records import (
     OpResult,
     Record,
     StateRecord,
+    StoreRecord,
     TurnsRecord,
     WorkerRecord,
 )
@@ -225,8 +226,13 @@ class Cache:
     def log(self, entry: Entry, record: StateRecord | TurnsRecord, now: float) -> None:
         """The journal must hear of this change, and the store in time.
 
-        A session that the journal does not know yet, new or just taken over, is told to it whole.
+        A session that the journal does not know yet, new or just taken over, is told to it whole; so is the first
+        change after a restart until the store has taken it, with what it was changed from.
         """
+        if entry.base is not None and (entry.base.version or entry.journaled):  # what creates it changes nothing
+            entry.base = entry.base.after(record.mode, getattr(record, "index", -1))
+        if isinstance(record, StateRecord):
+            record.base = entry.journaled_base
         if entry.journaled:
             self.group.append(record)
         else:
@@ -338,6 +344,7 @@ class Cache:
     def take_dirty(self, host_id: str, max_sessions: int, max_bytes: int) -> list[tuple[Write, float]]:
         """The oldest of what is dirty, as writes that are on their way from now on, with their age marks."""
         batch: list[tuple[Write, float]] = []
+        sent: dict[str, int] = {}
         size = 0
         for session_id in self.dirty:
             if len(batch) >= max_sessions or size >= max_bytes:
@@ -345,6 +352,9 @@ class Cache:
             entry = self.entries.get(session_id)
             if entry is not None:
                 write = entry.write(host_id)
+                if entry.base is not None and not entry.base.sent and entry.journaled_base is not None:
+                    entry.base = structs.replace(entry.base, sent=entry.version)
+                    sent[session_id] = entry.version
                 size += len(write.document or b"")
             else:
                 grave = self.graves[session_id]
@@ -353,6 +363,8 @@ class Cache:
                 )
                 write = Write(session_id, None, meta, active=False)
             batch.append((write, self.dirty[session_id][0]))
+        if sent:
+            self.group.append(StoreRecord(sent, {}))
         for write, _ in batch:
             era = self.dirty[write.session_id][2]
             self._unwritten[era] += 1
@@ -392,10 +404,19 @@ class Cache:
             entry.stored_version = max(entry.stored_version, version)
             entry.unverified = False
             entry.quarantined = ""
+            self._base_taken(entry, version)
         if session_id not in self.entries and session_id not in self.dirty:
             grave = self.graves.pop(session_id, None)
             if grave is not None:  # told to the journal: written anew after a crash, it could hit a successor
                 self.group.append(GoneRecord(session_id, version, grave.epoch, False))
+
+    def _base_taken(self, entry: Entry, version: int) -> None:
+        """The store has taken this version: it had none that is not in it."""
+        if entry.journaled_base is not None:
+            self.group.append(StoreRecord({}, {entry.id: version}))
+        elif entry.base is not None:
+            entry.journaled = True  # as replayed, and nothing since
+        entry.base = None
 
     def _in_play(self, session_id: str) -> Iterator[Entry]:
         """The session as it is, and as it is again if the open group, which deleted it, is undone."""
@@ -419,6 +440,19 @@ class Cache:
         self._mark_clean(session_id)
         self._put_mark(session_id, (since, size, era))
         self.dirty.move_to_end(session_id, last=False)  # first in line again: age decides the turn
+
+    def raise_grave(self, session_id: str, grave: Grave) -> None:
+        """A deletion has to be above what the store turned out to have."""
+        self.graves[session_id] = grave
+        self.group.append(_gone(session_id, grave, True))
+
+    def forget(self, entry: Entry, version: int) -> None:
+        """The store has had it deleted, by this version."""
+        self._note(entry.id)
+        self._drop(entry.id)
+        self.beaten.pop(entry.id, None)
+        self._mark_clean(entry.id)
+        self.group.append(GoneRecord(entry.id, max(version, entry.version + 1), entry.epoch, False))
 
     def is_stored(self, entry: Entry) -> bool:
         """Whether the store is known to have it as it is, and nothing of it is on its way there."""
@@ -455,17 +489,14 @@ class Cache:
         if isinstance(record, WorkerRecord):
             self._replay_worker(record)
             return
+        if isinstance(record, StoreRecord):
+            self._replay_store(record)
+            return
         entry = self.entries.get(record.session_id)
         if entry is not None and record.version <= entry.version:
             return
         if isinstance(record, GoneRecord):
-            self._drop(record.session_id)
-            grave = Grave(record.version, record.epoch, {done.op: done.result for done in record.ops})
-            if record.grave:
-                self.graves[record.session_id] = grave
-            else:
-                self.graves.pop(record.session_id, None)
-                self._spare(record.session_id, grave)
+            self._replay_gone(record)
             return
         if isinstance(record, StateRecord):
             after = Entry.of_record(record, entry)
@@ -479,11 +510,35 @@ class Cache:
             entry.beat_us = max(entry.beat_us, record.updated_us)
             entry.apply_turns(record.mode, record.turns, record.count, record.ops, record.index)
             entry.version = record.version
+            if entry.base is not None:
+                entry.base = entry.base.after(record.mode, record.index)
+
+    def _replay_gone(self, record: GoneRecord) -> None:
+        self._drop(record.session_id)
+        grave = Grave(record.version, record.epoch, {done.op: done.result for done in record.ops})
+        if record.grave:
+            self.graves[record.session_id] = grave
+        else:
+            self.graves.pop(record.session_id, None)
+            self._spare(record.session_id, grave)
+
+    def _replay_store(self, record: StoreRecord) -> None:
+        for session_id, version in record.sent.items():
+            entry = self.entries.get(session_id)
+            if entry is not None and entry.base is not None and not entry.base.sent:
+                entry.base = structs.replace(entry.base, sent=version)
+        for session_id, version in record.taken.items():
+            entry = self.entries.get(session_id)
+            if entry is not None and entry.base is not None and 0 < entry.base.sent <= version:
+                entry.base = None
 
     def all_dirty(self, now: float) -> None:
         """After a replay: nobody knows what the store has."""
         for entry in self.entries.values():
             entry.unverified = True
+            if entry.base is None:
+                entry.base = entry.based_on_this()
+                entry.journaled = False  # the first change is told with what it was changed from
             self.mark_dirty(entry.id, now, entry.doc.size)
         for session_id in self.graves:
             self.mark_dirty(session_id, now, 0)

@@ -37,6 +37,7 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.peers import Peers
 from callstate_sidecar.readthrough import ReadThrough
 from callstate_sidecar.reaper import Reaper
+from callstate_sidecar.reconciling import Reconciler
 from callstate_sidecar.records import Record
 from callstate_sidecar.server import Server
 from callstate_sidecar.services import Services
@@ -150,6 +151,7 @@ class Daemon:
             self._host_id,
             events,
             server.turn.commit,
+            Reconciler(ctx, self._host_id),
         )
         self._reaper = Reaper(ctx, self._metrics, config.reaper.tick_s, server.turn.commit)
         self._attendance = Attendance(

@@ -12,7 +12,7 @@ from callstate_client.times import is_time
 from callstate_sidecar.document import Document
 from callstate_sidecar.head import Head, head_of
 from callstate_sidecar.instants import MAX_US, format_us, parse_us
-from callstate_sidecar.records import HistoryMode, OpResult, StateRecord
+from callstate_sidecar.records import HistoryMode, MergeBase, OpResult, StateRecord
 from callstate_sidecar.stores.base import StoredMeta, StoredSession, Write
 
 KEPT_OPS: Final = 16
@@ -24,14 +24,17 @@ class Entry:
 
     `beat_us` is the last sign of life, wall clock; `stored_version` what the store is known to have;
     `reaped` tells an end by the reaper from one by a worker; `unverified` that the store may have more of it than
-    `stored_version` says; `quarantined` why the store does not take it.
+    `stored_version` says; `quarantined` why the store does not take it. `base` is there while the store may have
+    what is not in here: what that has to be compared with (replaced, never changed). `raised` are the epoch that a
+    merge raised it to, and the one before, which its owner was given and still goes by.
     """
 
     __slots__ = (
-        "beat_us", "born", "born_of", "claimed_us", "counted", "crashes", "doc", "ended_detail", "ended_reason",
-        "ended_us", "epoch", "fenced_epoch", "handovers", "heartbeat_timeout_s", "host", "id", "instance",
-        "journaled", "labels", "max_duration_s", "ops", "orphan", "owner", "owner_counted", "quarantined",
-        "reaped", "restored", "seq", "status_before", "stored_version", "suspected", "unverified", "version",
+        "base", "beat_us", "born", "born_of", "claimed_us", "counted", "crashes", "doc", "ended_detail",
+        "ended_reason", "ended_us", "epoch", "fenced_epoch", "handovers", "heartbeat_timeout_s", "host", "id",
+        "instance", "journaled", "labels", "max_duration_s", "ops", "orphan", "owner", "owner_counted",
+        "quarantined", "raised", "reaped", "restored", "seq", "status_before", "stored_version", "suspected",
+        "unverified", "version",
     )  # fmt: skip
 
     def __init__(self, session_id: str, doc: Document) -> None:
@@ -74,11 +77,11 @@ class Entry:
         self.status_before = ""
         """What a reaped session's status was: it gets it back when somebody claims it in time."""
         self.unverified = False
+        self.base: MergeBase | None = None
+        self.raised = (-1, -1)
         self.ops: dict[str, bytes] = {}
         """Results of repeatable mutations by their `op`, oldest first. Replaced, never changed."""
-        self.stored_version = 0
-        self.quarantined = ""
-        self.journaled = False
+        self.stored_version, self.quarantined, self.journaled = 0, "", False
         self.counted: str | None = None
         """The status it is counted under."""
         self.owner_counted = ""
@@ -95,6 +98,37 @@ class Entry:
     def updated_us(self) -> int:
         """The later of the document's last change and the last beat; of an ended one, its last change."""
         return self.doc.updated_us if self.ended else max(self.doc.updated_us, self.beat_us)
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether it was saved while the store could not be asked, and that has not been mended yet."""
+        return self.base is not None and self.base.version == 0
+
+    @property
+    def journaled_base(self) -> MergeBase | None:
+        """The merge base where the journal has to know it: a replay takes one that nothing was built upon from the
+        session itself."""
+        return None if self.base is None or self.version == self.base.version else self.base
+
+    def based_on_this(self) -> MergeBase:
+        """A merge base of how it is now."""
+        doc = self.doc
+        return MergeBase(
+            self.version, self.epoch, self.owner, doc.status, self.labels, self.heartbeat_timeout_s,
+            self.max_duration_s, doc.fields, doc.metrics, doc.turn_count,
+        )  # fmt: skip
+
+    def rise_above(self, version: int, epoch: int, now_us: int) -> None:
+        """Be newer than this in the store; whoever holds the session goes on with the epoch that it was given."""
+        if epoch >= self.epoch:
+            self.raised = (epoch + 1, self.epoch)
+            self.epoch = epoch + 1
+        self.version = max(self.version, version)
+        self.next_version(now_us)
+
+    def is_epoch(self, epoch: int) -> bool:
+        """Whether this is its epoch, or the one that its owner was given before a merge raised it."""
+        return epoch == self.epoch or self.raised == (self.epoch, epoch)
 
     def next_version(self, now_us: int) -> int:
         """Raise the version: always up, and of the wall clock where that is up."""
@@ -121,7 +155,7 @@ class Entry:
             self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.ops, self.host, self.journaled, self.orphan, self.status_before, self.fenced_epoch,
-            self.instance, self.claimed_us, self.handovers, self.crashes,
+            self.instance, self.claimed_us, self.handovers, self.crashes, self.base, self.raised,
             doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
             doc.chunks, len(doc.chunks), doc.turn_count, doc.history_bytes,
         )  # fmt: skip
@@ -133,7 +167,7 @@ class Entry:
             self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.ops, self.host, self.journaled, self.orphan, self.status_before, self.fenced_epoch,
-            self.instance, self.claimed_us, self.handovers, self.crashes,
+            self.instance, self.claimed_us, self.handovers, self.crashes, self.base, self.raised,
             doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
             doc.chunks, length, doc.turn_count, doc.history_bytes,
         ) = mark  # fmt: skip
@@ -149,7 +183,7 @@ class Entry:
             doc.call_id, doc.metrics, mode, turns, count, self.owner, self.labels, self.heartbeat_timeout_s,
             self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
             self.unverified, ops, self.orphan, self.status_before,
-            self.claimed_us, self.handovers, self.crashes, self.instance,
+            self.claimed_us, self.handovers, self.crashes, self.journaled_base, self.raised, self.instance,
         )  # fmt: skip
 
     def snapshot(self) -> StateRecord:
@@ -188,7 +222,7 @@ class Entry:
         entry.ended_us, entry.reaped = record.ended_us, record.reaped
         entry.orphan, entry.status_before, entry.instance = record.orphan, record.status_before, record.instance
         entry.claimed_us, entry.handovers, entry.crashes = record.claimed_us, record.handovers, record.crashes
-        entry.unverified = record.unverified
+        entry.unverified, entry.base, entry.raised = record.unverified, record.base, record.raised
         entry.journaled = True
         entry.beat_us = max(entry.beat_us, record.beat_us)
         return entry
@@ -215,7 +249,8 @@ class Entry:
             heartbeat_timeout_s=self.heartbeat_timeout_s, max_duration_s=self.max_duration_s, ops=self.ops,
         )  # fmt: skip
         document = self.doc.to_json(self.doc.updated_us)
-        return Write(self.id, document, meta, active=not self.ended, beat_ms=self.beat_us // 1000)
+        seen = None if self.base is None else self.base.version
+        return Write(self.id, document, meta, active=not self.ended, beat_ms=self.beat_us // 1000, seen=seen)
 
     @classmethod
     def of_stored(cls, session_id: str, stored: StoredSession, host_id: str) -> Entry | None:

@@ -29,6 +29,13 @@ left, a session fell silent, somebody was refused) are so whatever becomes of th
 REVIVED: Final = "revived"
 """Why a session that had ended is said to have recovered: that, too, is a change."""
 
+MERGED: Final = "merged"
+NEWER: Final = "store_newer"
+"""Why a session is said to have recovered that was made one with what the store had: changes as well."""
+
+SUPERSEDED: Final = "superseded"
+"""Why a session of this daemon is fenced off from the store: what that has counts."""
+
 CUT_OFF: Final = b'{"jsonrpc":"2.0","id":null,"error":%b}\n' % orjson.dumps(
     OverloadedError("events were not read").to_wire()
 )
@@ -259,7 +266,7 @@ def _is_undone(noted: _Noted, fenced: Mapping[str, int]) -> bool:
     if noted.type == "fenced" and noted.session is not None:
         session_id, epoch = noted.session[0], noted.session[-1]
         return fenced.get(session_id, epoch) != epoch
-    return noted.type in CHANGES or noted.reason == REVIVED
+    return noted.type in CHANGES or noted.reason in (REVIVED, MERGED, NEWER)
 
 
 def _line(stream: str, seq: int, noted: _Noted) -> bytes:

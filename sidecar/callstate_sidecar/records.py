@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from callstate_sidecar.head import Metrics
 
@@ -29,6 +29,38 @@ class OpResult(Struct, array_like=True, frozen=True):
 
     op: str
     result: bytes
+
+
+class MergeBase(Struct, array_like=True, frozen=True):
+    """A state of a session than which the store had none newer, as far as is known; see merging.py.
+
+    Version 0: nothing is known, for the store could not be asked. None for status, labels or metrics, and -1 for
+    `turns`: ours counts, whatever the store has.
+    """
+
+    version: int = 0
+    epoch: int = -1
+    owner: str = ""
+    status: str | None = None
+    labels: dict[str, str] | None = None
+    heartbeat_timeout_s: float | None = None
+    max_duration_s: float | None = None
+    fields: bytes = b""
+    metrics: Metrics | None = None
+    turns: int = -1
+    """The history's length."""
+    amended: tuple[int, ...] = ()
+    """Which of those turns have been amended since."""
+    sent: int = 0
+    """The first version made since that was sent to the store, which may have it; 0: none was."""
+
+    def after(self, mode: int, index: int) -> MergeBase:
+        """With what a change of the history means for it."""
+        if mode == HistoryMode.REPLACE:
+            return structs.replace(self, turns=-1)
+        if mode == HistoryMode.AMEND and index < self.turns and index not in self.amended:
+            return structs.replace(self, amended=(*self.amended, index))
+        return self
 
 
 class StateRecord(Struct, array_like=True, tag=1):
@@ -63,6 +95,10 @@ class StateRecord(Struct, array_like=True, tag=1):
     claimed_us: int = 0
     handovers: int = 0
     crashes: int = 0
+    base: MergeBase | None = None
+    """While the store may have what is not in here: what has to be compared."""
+    raised: tuple[int, int] = (-1, -1)
+    """The epoch it was raised to by a merge, and the one before, which its owner was given."""
     instance: str = ""
 
 
@@ -111,7 +147,15 @@ class WorkerRecord(Struct, array_like=True, tag=5):
     """What the worker calls its process: several workers of one name are all of it."""
 
 
-Record = StateRecord | TurnsRecord | GoneRecord | BeatsRecord | WorkerRecord
+class StoreRecord(Struct, array_like=True, tag=6):
+    """Of sessions with a merge base: versions that are on their way to the store, and versions it has taken, from
+    which on nothing has to be merged."""
+
+    sent: dict[str, int]
+    taken: dict[str, int]
+
+
+Record = StateRecord | TurnsRecord | GoneRecord | BeatsRecord | WorkerRecord | StoreRecord
 
 encode_record = msgspec.msgpack.Encoder().encode
 decode_record = msgspec.msgpack.Decoder(Record).decode

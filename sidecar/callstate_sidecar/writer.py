@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import random
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -15,10 +15,20 @@ from typing import Final, Literal
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.chore import Chore
 from callstate_sidecar.clock import Clock
-from callstate_sidecar.events import Events
+from callstate_sidecar.events import SUPERSEDED, Events
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.options import StoreConfig
-from callstate_sidecar.stores.base import Backend, Outcome, StoreDownError, StoreRefusingError, Write
+from callstate_sidecar.reconciling import Reconciler
+from callstate_sidecar.stores.base import (
+    Backend,
+    Outcome,
+    StoreDownError,
+    StoredSession,
+    StoreRefusingError,
+    Write,
+    WriteResult,
+)
+from callstate_sidecar.stores.common import Stamp, superseded_by
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +58,7 @@ class Writer(Chore):
     Args:
         events: told when the store goes and comes.
         barrier: puts the open group down first: nothing goes to the store that the journal has not taken.
+        reconciler: says what becomes of a session that the store has in another state.
     """
 
     def __init__(
@@ -60,6 +71,7 @@ class Writer(Chore):
         host_id: str,
         events: Events,
         barrier: Callable[[], None],
+        reconciler: Reconciler,
     ) -> None:
         self._cache = cache
         self._backend = backend
@@ -69,6 +81,7 @@ class Writer(Chore):
         self._host_id = host_id
         self._events = events
         self._barrier = barrier
+        self._reconciler = reconciler
         self._kick = asyncio.Event()
         self._progress = asyncio.Event()
         self._failures = 0
@@ -125,6 +138,7 @@ class Writer(Chore):
         batch = self._cache.take_dirty(self._host_id, self._config.batch_sessions, self._config.batch_bytes)
         landed = False
         try:
+            self._barrier()  # what is on its way is noted where it may have to be told from another's
             await asyncio.sleep(0)  # a turn of its own for what makes the batch, and one for what sends it
             results = await self._backend.write([write for write, _ in batch])
             landed = True
@@ -136,17 +150,22 @@ class Writer(Chore):
                 for write, since in reversed(batch):
                     self._cache.bounced(write, since)
                 self._signal()
-        for (write, _), result in zip(batch, results, strict=True):
+        self._barrier()  # what is learned of the store is no part of a change that may be undone
+        doubtful: deque[tuple[Write, float, WriteResult]] = deque()
+        for (write, since), result in zip(batch, results, strict=True):
             if result.outcome is Outcome.WRITTEN:
                 self._landed(write)
+            elif result.outcome is Outcome.REJECTED:
+                self._refused(write, result)
             else:
-                self._refused(write, result.outcome, result.detail)
+                doubtful.append((write, since, result))
         self._barrier()  # deletions that arrived are told to the journal too
         self._up()
+        reconciled = await self._reconcile(doubtful)
         self._metrics.count("store_batches")
         self._metrics.count("store_writes", len(batch))
         self._signal()
-        return len(batch)
+        return len(batch) if reconciled else 0
 
     def _landed(self, write: Write) -> None:
         self._cache.landed(write)
@@ -156,7 +175,46 @@ class Writer(Chore):
         else:
             self._written_at.pop(write.session_id, None)
 
-    def _refused(self, write: Write, outcome: Outcome, detail: str) -> None:
+    async def _reconcile(self, doubtful: deque[tuple[Write, float, WriteResult]]) -> bool:
+        """Read what the store has in another state than is known here, and see which counts.
+
+        Returns:
+            whether the store has answered.
+        """
+        try:
+            while doubtful:
+                write, since, result = doubtful[0]
+                stored = await self._backend.read(write.session_id)
+                self._barrier()
+                settled = self._reconciler.settle(write, stored)
+                doubtful.popleft()
+                if settled:
+                    self._barrier()
+                    self._cache.bounced(write, since)
+                else:
+                    self._superseded(write, result, stored)
+        except (StoreDownError, StoreRefusingError) as error:
+            self._failed(error)
+            return False
+        finally:
+            while doubtful:
+                write, since, _ = doubtful.pop()
+                self._cache.bounced(write, since)
+        return True
+
+    def _superseded(self, write: Write, result: WriteResult, stored: StoredSession | None) -> None:
+        """What the store has counts: ours stays here, and whoever listens is told, once."""
+        entry = self._cache.entries.get(write.session_id)
+        if not result.detail and stored is not None and stored.meta is not None:
+            meta = stored.meta
+            result.detail = superseded_by(Stamp(meta.host, meta.epoch, meta.version))
+        if entry is not None and not entry.quarantined:
+            self._events.note("fenced", self._clock.wall_us(), entry, reason=SUPERSEDED)
+        self._refused(write, WriteResult(Outcome.SUPERSEDED, result.detail))
+        self._barrier()
+
+    def _refused(self, write: Write, result: WriteResult) -> None:
+        outcome, detail = result.outcome, result.detail
         entry = self._cache.entries.get(write.session_id)
         known = entry is not None and entry.quarantined
         self._cache.refused(write, f"{outcome.value}: {detail}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -25,6 +26,7 @@ from callstate_sidecar.stores.redis import RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
 from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
+from support.wire import Wire
 
 pytestmark = pytest.mark.system
 on_uvloop = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop of the test; the daemon's is uvloop anyway
@@ -101,10 +103,9 @@ async def test_redis_away_at_the_start_and_later_is_served_around(redis: RedisSe
             await store.add_turn("early", "user", "is anybody there")
             with pytest.raises(StoreUnavailableError):
                 await store.load("unknown")
-            with pytest.raises(StoreUnavailableError):
-                await store.save(SessionState("only-new"), if_version=0)
+            await store.save(SessionState("only-new"), if_version=0)
             await store_is(store, "down")
-            assert (await store.flush(timeout_s=0.05)).unflushed == 1
+            assert (await store.flush(timeout_s=0.05)).unflushed == 2
             await daemon.in_thread("kill")
             await daemon.in_thread("start")  # with Redis still away: the journal has all
             assert (await store.load("early")).history[-1].content == "is anybody there"
@@ -112,6 +113,7 @@ async def test_redis_away_at_the_start_and_later_is_served_around(redis: RedisSe
             await store.flush(timeout_s=20)
             await store_is(store, "up")
             assert b"is anybody there" in redis.command("GET", "voicesession:early")
+            assert b"only-new" in redis.command("GET", "voicesession:only-new")
             redis.pause()
             await store.add_turn("early", "agent", "yes")
             assert (await store.load("early")).history[-1].content == "yes"
@@ -282,3 +284,138 @@ def test_the_store_is_as_safe_as_the_journal(args: tuple[str, ...], synced: bool
     backend = _backend(load_config(list(args), {})[0], tmp_path, "h", {})
     assert isinstance(backend, SqliteBackend)
     assert backend.synced is synced
+
+
+FORGETFUL = ("--set", "reaper.retention_s=0", "--set", "reaper.tick_s=0.01")
+KEPT = ("appendonly yes", "appendfsync always")
+
+
+async def cold(store: SidecarStore) -> None:
+    async def asked() -> bool:
+        return (await store.stats())["sessions"] == {}
+
+    await store.flush()
+    await until(asked)
+
+
+@on_uvloop
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_session_saved_while_redis_is_down_keeps_what_redis_has(killed: bool) -> None:
+    """The call had ended and left memory; its worker saves it again, without its history, during an outage."""
+    redis = RedisServer(binaries()["valkey"], *KEPT)
+    redis.start()
+    daemon = Daemon(*FORGETFUL, store=redis.url)
+    try:
+        await daemon.in_thread("start")
+        async with connect(daemon.socket) as store:
+            state = SessionState("c1", status="active", recovery_data={"node": "menu"}, extra={"campaign": 7})
+            await store.save(state, labels={"app": "sales"})
+            await store.add_turn("c1", "user", "before")
+            claimed = await store.claim("c1")
+            await store.end("c1", "transferred")
+            await cold(store)
+            redis.stop()
+            with Wire(daemon.socket) as wire:
+                saved = wire.call("session.save", session={"id": "c1", "status": "active"})
+                assert saved["unverified"] is True
+            await store.add_turn("c1", "agent", "after")
+            await store_is(store, "down")
+            if killed:
+                await daemon.in_thread("kill")
+                await daemon.in_thread("start")
+            redis.start()
+            assert (await store.flush(timeout_s=20)).unflushed == 0
+            record = await store.get("c1")
+            assert [turn.content for turn in record.state.history] == ["before", "after"]
+            assert (record.state.recovery_data, record.labels) == ({"node": "menu"}, {"app": "sales"})
+            assert record.state.extra == {"campaign": 7}
+            assert record.epoch > claimed.epoch
+            assert await read_from(redis, "c1") == record.state
+            stats = await store.stats()
+            assert (stats["quarantined"], stats["store"]) == (0, "up")
+            await daemon.in_thread("kill")
+            await daemon.in_thread("start")
+            assert (await store.get("c1")).state.history == record.state.history
+    finally:
+        redis.close()
+        daemon.close(expect=STORE_AWAY)
+
+
+async def read_from(redis: RedisServer, session_id: str) -> SessionState:
+    shared = RedisStore.from_url(redis.url)
+    try:
+        return await shared.load(session_id)
+    finally:
+        await shared.close()
+
+
+@on_uvloop
+async def test_created_during_an_outage_what_another_host_has_stays_that_hosts() -> None:
+    redis = RedisServer(binaries()["valkey"], *KEPT)
+    redis.start()
+    theirs, ours = Daemon(store=redis.url), Daemon(store=redis.url)
+    try:
+        await asyncio.gather(theirs.in_thread("start"), ours.in_thread("start"))
+        async with connect(theirs.socket) as other:
+            await other.save(SessionState("c1", status="active", provider="theirs"))
+            await other.flush()
+        async with connect(ours.socket) as store:
+            redis.stop()
+            await store.save(SessionState("c1", status="active", provider="ours"), if_version=0)
+            await store.save(SessionState("c2", status="active"), if_version=0)
+            fenced = store.events("fenced", since=None)
+            told = asyncio.ensure_future(anext(fenced))
+            while (await store.stats())["subscribers"] == 0:
+                await asyncio.sleep(0)
+            redis.start()
+            event = await asyncio.wait_for(told, 20)
+            assert (event.session_id, event.reason) == ("c1", "superseded")
+            assert (await store.flush(timeout_s=20)).unflushed == 1
+            assert (await store.stats())["quarantined"] == 1
+            assert (await read_from(redis, "c1")).provider == "theirs"
+            assert (await read_from(redis, "c2")).id == "c2"
+            await ours.in_thread("kill")
+            await ours.in_thread("start")
+            assert (await store.load("c1")).provider == "ours", "the journal keeps it"
+    finally:
+        redis.close()
+        theirs.close(expect=STORE_AWAY)
+        ours.close(expect=f"{STORE_AWAY}|does not take session c1")
+
+
+@on_uvloop
+@pytest.mark.parametrize("kind", ["redis", "sqlite"])
+async def test_a_journal_from_a_backup_does_not_overwrite_what_the_store_has_since(
+    kind: str, redis: RedisServer
+) -> None:
+    daemon = Daemon(store=redis.url if kind == "redis" else None)
+    journal, backup = daemon.state_dir / "journal", daemon.root / "backup"
+    try:
+        await daemon.in_thread("start")
+        async with connect(daemon.socket) as store:
+            for name in ("c1", "c2"):
+                await store.save(SessionState(name, status="active"))
+                await store.add_turn(name, "user", "one")
+            await daemon.in_thread("terminate")
+            shutil.copytree(journal, backup)
+            await daemon.in_thread("start")
+            await store.add_turn("c1", "agent", "two")
+            await store.update("c1", status="on_hold")
+            await store.add_turn("c2", "agent", "two")
+            await store.flush()
+            await daemon.in_thread("kill")
+            shutil.rmtree(journal)
+            shutil.copytree(backup, journal)
+            if kind == "redis":
+                redis.pause()
+            await daemon.in_thread("start")
+            if kind == "redis":  # before the store is seen
+                await store.add_turn("c2", "user", "three")
+                redis.resume()
+            assert (await store.flush(timeout_s=20)).unflushed == 0
+            state = await store.load("c1")
+            assert ([turn.content for turn in state.history], state.status) == (["one", "two"], "on_hold")
+            others = [turn.content for turn in (await store.load("c2")).history]
+            assert others == (["one", "two", "three"] if kind == "redis" else ["one", "two"])
+    finally:
+        daemon.close(expect=STORE_AWAY)

@@ -335,3 +335,46 @@ async def test_a_closed_backend_says_it_is_down_and_closes_twice(side: Side) -> 
         await side.backend.write([a_write()])
     with pytest.raises(StoreDownError):
         await side.backend.read("call-1")
+
+
+UNSEEN = [
+    # held (host, version) or Go's or nothing, new (host, version), seen, outcome
+    (None, ("here", 1), 0, Outcome.WRITTEN),
+    (("here", 5), ("here", 6), 0, Outcome.UNSEEN),
+    (("there", 5), ("here", 6), 0, Outcome.UNSEEN),
+    ("go", ("here", 6), 0, Outcome.UNSEEN),
+    (("here", 5), ("here", 9), 4, Outcome.UNSEEN),
+    (("here", 5), ("here", 9), 5, Outcome.WRITTEN),
+    (("here", 5), ("here", 9), 6, Outcome.WRITTEN),
+    (("here", 5), ("here", 5), 4, Outcome.WRITTEN),  # a repeat, whose reply was lost
+    (("here", 2**53 + 1), ("here", 2**60), 2**53, Outcome.UNSEEN),
+    (("here", 10), ("here", 11), 9, Outcome.UNSEEN),  # text that sorts the other way round
+    (("there", 5), ("here", 9), 4, Outcome.SUPERSEDED),
+    (None, ("here", 9), 4, Outcome.WRITTEN),
+    ("go", ("here", 9), 4, Outcome.WRITTEN),
+]
+
+
+@pytest.mark.parametrize(("held", "new", "seen", "expected"), UNSEEN)
+@pytest.mark.parametrize("tombstone", [False, True])
+async def test_what_its_maker_has_not_seen_is_not_written_over(
+    side: Side,
+    held: tuple[str, int] | str | None,
+    new: tuple[str, int],
+    seen: int,
+    expected: Outcome,
+    tombstone: bool,
+) -> None:
+    if held == "go":
+        await side.put_raw("call-1", b"theirs")
+    elif isinstance(held, tuple):
+        document = None if tombstone else b"theirs"
+        await side.backend.write([a_write(document=document, host=held[0], version=held[1])])
+    before = await side.backend.read("call-1")
+    write = a_write(document=b"ours", host=new[0], version=new[1])
+    write.seen = seen
+    assert await outcome(side, write) is expected
+    if expected is Outcome.WRITTEN:
+        assert (await there(side)).document == b"ours"
+    else:
+        assert await side.backend.read("call-1") == before

@@ -29,6 +29,7 @@ from callstate_sidecar.peers import Peers
 from callstate_sidecar.process import Process
 from callstate_sidecar.readthrough import ReadThrough
 from callstate_sidecar.reaper import Reaper
+from callstate_sidecar.reconciling import Reconciler
 from callstate_sidecar.records import Record, decode_record, encode_record
 from callstate_sidecar.server import Server
 from callstate_sidecar.services import Services
@@ -135,7 +136,15 @@ class Core:
         self.server = Server(self.ctx, journal, self.metrics, self.config.limits.connections)
         self.read_through = ReadThrough(self.ctx, self.backend, HOST)
         self.writer = Writer(
-            self.cache, self.backend, self.clock, self.config.store, self.metrics, HOST, self.events, self.commit
+            self.cache,
+            self.backend,
+            self.clock,
+            self.config.store,
+            self.metrics,
+            HOST,
+            self.events,
+            self.commit,
+            Reconciler(self.ctx, HOST),
         )
         self.reaper = Reaper(self.ctx, self.metrics, self.config.reaper.tick_s, self.commit)
         self.peers = KnownPeers("boot-1")

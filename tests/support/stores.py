@@ -15,7 +15,7 @@ from callstate_sidecar.stores.base import (
     Write,
     WriteResult,
 )
-from callstate_sidecar.stores.common import Stamp, superseded_by, takes
+from callstate_sidecar.stores.common import Stamp, superseded_by, takes, unseen
 
 
 def down() -> StoreDownError:
@@ -111,11 +111,13 @@ class MemoryBackend:
         if write.session_id in self.rejected:
             return WriteResult(Outcome.REJECTED, "too big for this store")
         held = self.rows.get(write.session_id)
+        meta = None if held is None else held.meta
+        found = None if meta is None else Stamp(meta.host, meta.epoch, meta.version)
         stamp = Stamp(write.meta.host, write.meta.epoch, write.meta.version)
-        if held is not None and held.meta is not None:
-            found = Stamp(held.meta.host, held.meta.epoch, held.meta.version)
-            if not takes(found, stamp):
-                return WriteResult(Outcome.SUPERSEDED, superseded_by(found))
+        if unseen(found, stamp, write.seen, there=held is not None):
+            return WriteResult(Outcome.UNSEEN)
+        if found is not None and not takes(found, stamp):
+            return WriteResult(Outcome.SUPERSEDED, superseded_by(found))
         self.rows[write.session_id] = StoredSession(write.document, write.meta, write.beat_ms)
         (self.active.add if write.active else self.active.discard)(write.session_id)
         return WriteResult(Outcome.WRITTEN)

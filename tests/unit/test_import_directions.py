@@ -36,11 +36,12 @@ SIDECAR = (
     "exits", "host", "storeurl", "options", "configdoc", "config", "systemd", "logs", "clock", "metrics", "chore",
     "process", "peers",
     # sessions, without I/O
-    "door", "instants", "head", "tails", "document", "records", "stores.base", "entry", "labelled", "index",
+    "door", "instants", "head", "tails", "document", "records", "stores.base", "entry", "merging", "labelled",
+    "index",
     "cache", "liveness", "workers", "events", "commands", "connection",
     # what keeps them
-    "statedir", "journal", "stores.common", "stores.sqlite", "stores.redis", "readthrough", "writer", "reaper",
-    "attendance",
+    "statedir", "journal", "stores.common", "stores.sqlite", "stores.redis", "readthrough", "reconciling",
+    "writer", "reaper", "attendance",
     # what serves them
     "envelope", "turn", "server", "services", "listener", "daemon", "launch",
 )  # fmt: skip
@@ -86,6 +87,7 @@ SANS_IO = {
         "document",
         "records",
         "entry",
+        "merging",
         "index",
         "cache",
         "liveness",

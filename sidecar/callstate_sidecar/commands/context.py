@@ -125,7 +125,7 @@ class Context:
         """
         if entry.host:
             raise FencedError("the session belongs to another host", epoch=entry.epoch, host=entry.host)
-        if epoch is not None and epoch != entry.epoch:
+        if epoch is not None and not entry.is_epoch(epoch):
             raise self.fenced(entry, f"the session's epoch is {entry.epoch}")
 
     def check_authority(self, entry: Entry, epoch: int | None) -> None:

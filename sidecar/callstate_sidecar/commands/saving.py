@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
 import orjson
+from msgspec import Raw, structs
 
 from callstate_client.errors import (
     ConflictError,
@@ -16,11 +18,14 @@ from callstate_sidecar.commands.checks import checked_id, checked_labels, checke
 from callstate_sidecar.commands.context import DELETED, OVERTIME, Context, ended_error
 from callstate_sidecar.commands.extending import MARK, Extending
 from callstate_sidecar.document import HEAD_REST_BYTES, Document
-from callstate_sidecar.door import check_turns
+from callstate_sidecar.door import PlainHead, check_turns
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.head import Head, read_head
 from callstate_sidecar.instants import format_us
+from callstate_sidecar.merging import blind_base
 from callstate_sidecar.records import HistoryMode
+
+_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 def save(ctx: Context, p: SaveParams | Extending) -> bytes:
@@ -38,7 +43,7 @@ def save(ctx: Context, p: SaveParams | Extending) -> bytes:
     labels = None if p.labels is None else checked_labels(p.labels)
     entry = ctx.cache.entries.get(head.session_id)
     if entry is None:
-        entry, unverified = _asked_for(ctx, head.session_id, p.if_version)
+        entry, unverified = _asked_for(ctx, p, head.session_id)
         if entry is None:
             entry = _new(ctx, p, head, unverified)
             mode, turns, count = _history(ctx, entry, head, created=True)
@@ -75,18 +80,22 @@ def _is_anew(entry: Entry, p: SaveParams, head: Head) -> bool:
     return entry.ended and p.if_version is not None and head.status != "ended"
 
 
-def _asked_for(ctx: Context, session_id: str, if_version: int | None) -> tuple[Entry | None, bool]:
-    """A session that is not hot, where there is one; and whether nobody can know."""
+def _asked_for(ctx: Context, p: SaveParams, session_id: str) -> tuple[Entry | None, bool]:
+    """A session that is not hot, where there is one; and whether nobody can know.
+
+    Raises:
+        StoreUnavailableError: nobody can know, and the save is for one that is there.
+    """
     checked_id(session_id, "$.params.session.id")
     try:
         return ctx.lookup(session_id), False
     except StoreUnavailableError:
-        if if_version == 0:
-            raise  # create only: that nobody has it must be known
+        if p.if_version or p.epoch is not None:
+            raise
         return None, True
     except UnreadableError:
         entry = ctx.unreadable(session_id)
-        if entry is None or not if_version:
+        if entry is None or not p.if_version:
             raise  # nothing is created over it; whoever names its version has seen it, and replaces it
         return entry, False
 
@@ -104,7 +113,19 @@ def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
     entry.ops = {op: result for op, result in grave.ops.items() if result == DELETED}
     entry.owner, entry.instance = ctx.caller.worker, ctx.caller.instance
     entry.unverified = unverified
+    if unverified:
+        given = _given(p.session)
+        entry.base = blind_base(entry, given, labels=p.labels is not None, create=p.if_version == 0)
     return entry
+
+
+def _given(session: Raw | PlainHead) -> frozenset[str]:
+    """The members that a save names."""
+    if isinstance(session, Raw):
+        return frozenset(_members(session))
+    default = PlainHead(id="")
+    names = zip(session.__struct_fields__, session.__struct_encode_fields__, strict=True)
+    return frozenset(written for name, written in names if getattr(session, name) != getattr(default, name))
 
 
 def _history(ctx: Context, entry: Entry, head: Head, *, created: bool) -> tuple[HistoryMode, bytes, int]:
@@ -175,6 +196,8 @@ def _saved(
         ctx.events.note("ended", now_us, entry, reason=entry.ended_reason)
     if not entry.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
         ctx.retime(entry)
+    if created and entry.base is not None and p.heartbeat_timeout_s is None:
+        entry.base = structs.replace(entry.base, heartbeat_timeout_s=entry.heartbeat_timeout_s)
     result = _result(entry, version, now_us)
     record = entry.record(mode, turns, count, entry.keep_op(p.op, result))
     ctx.cache.log(entry, record, ctx.clock.mono())
@@ -193,6 +216,8 @@ def _begin_anew(ctx: Context, entry: Entry) -> None:
 
 def _result(entry: Entry, version: int, now_us: int) -> bytes:
     result = b'{"version":%d,"updated_at":"%b","epoch":%d' % (version, format_us(now_us).encode(), entry.epoch)
+    if entry.is_blind:
+        result += b',"unverified":true'
     if entry.heartbeat_timeout_s is None:  # ended from its first moment, so nobody waits for a beat
         return result + b"}"
     return result + b',"heartbeat_timeout_s":%b}' % orjson.dumps(entry.heartbeat_timeout_s)

@@ -52,13 +52,17 @@ class StoredMeta(Struct, kw_only=True):
 
 
 class Write(Struct):
-    """One session as it shall be in the store: `document` None deletes it."""
+    """One session as it shall be in the store: `document` None deletes it.
+
+    `seen`: only where the store has nothing of this host above this version; 0: only where it has nothing at all.
+    """
 
     session_id: str
     document: bytes | None
     meta: StoredMeta
     active: bool
     beat_ms: int = 0
+    seen: int | None = None
 
 
 class Outcome(Enum):
@@ -67,6 +71,8 @@ class Outcome(Enum):
     WRITTEN = "written"
     SUPERSEDED = "superseded"
     """The store has a higher epoch, or the same epoch with a version as high from elsewhere: refused."""
+    UNSEEN = "unseen"
+    """The store has what the write's maker has not seen (`Write.seen`): refused, to be read first."""
     REJECTED = "rejected"
     """The store can't take this one, whatever happens; it holds up no other."""
 

@@ -61,6 +61,22 @@ def takes(held: Stamp | None, new: Stamp) -> bool:
     return new.epoch == held.epoch and new.host == held.host and new.version >= held.version
 
 
+def unseen(held: Stamp | None, new: Stamp, seen: int | None, *, there: bool) -> bool:
+    """Whether the store has what a write's maker has not seen (`Write.seen`); in Lua as well.
+
+    Args:
+        held: the stamp of what it has; None for none.
+        new: the write's.
+        seen: the write's.
+        there: whether it has a document, stamped or not.
+    """
+    if seen is None:
+        return False
+    if seen == 0:
+        return there or held is not None
+    return held is not None and held.host == new.host and held.version > seen and held.version != new.version
+
+
 def superseded_by(held: Stamp) -> str:
     """In words, what a refused write ran into."""
     return f"the store has epoch {held.epoch}, version {held.version} of host {held.host or '(none)'}"

@@ -708,17 +708,22 @@ async def test_with_the_store_away_for_long_live_calls_go_on_and_new_ones_wait()
 
 async def test_with_the_store_away_a_save_is_taken_unverified(core: Core) -> None:
     core.memory.failure = down
-    await refused(StoreUnavailableError, core, "session.save", session={"id": "a"}, if_version=0)
-    await core.save("a")
-    assert core.entry("a").unverified
-    assert core.replayed().entries["a"].unverified
+    await refused(StoreUnavailableError, core, "session.save", session={"id": "a"}, if_version=7)
+    await refused(StoreUnavailableError, core, "session.save", session={"id": "a"}, epoch=3)
+    assert (await core.save("a"))["unverified"] is True
+    assert (await core.save("c", if_version=0))["unverified"] is True
+    assert (await core.save("c"))["unverified"] is True, "and so is what is added to it"
+    assert core.entry("a").is_blind
+    assert core.replayed().entries["a"].is_blind
     await core.call("session.delete", session_id="a")
     assert "a" in core.cache.graves, "nobody knows whether the store has one"
     core.memory.failure = None
     await core.save("b")
     await core.writer._round()
     assert not core.cache.graves
-    assert not core.entry("b").unverified
+    assert not core.entry("b").is_blind
+    assert "unverified" not in await core.save("b")
+    assert not core.replayed().entries["b"].is_blind
 
 
 async def test_a_deletion_is_final(core: Core) -> None:

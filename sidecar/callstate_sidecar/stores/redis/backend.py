@@ -131,6 +131,7 @@ class RedisBackend:
         return keys, [
             id_bytes(write.session_id), self._keys.prefix, host, meta.epoch, meta.version, self._ttl_ms,
             int(write.active and not deleted), write.beat_ms, int(deleted), write.document or b"",
+            "" if write.seen is None else write.seen,
             *meta_fields(meta, deleted=deleted),
         ]  # fmt: skip
 
@@ -175,6 +176,8 @@ def _result(reply: Any) -> WriteResult:
             raise StoreRefusingError(describe(reply))
         return WriteResult(Outcome.REJECTED, describe(reply))
     taken, *held = reply
+    if taken == 2:
+        return WriteResult(Outcome.UNSEEN)
     if taken:
         return WriteResult(Outcome.WRITTEN)
     host, epoch, version = held

@@ -56,6 +56,11 @@ local function takes(held_host, held_epoch, held_version, host, epoch, version)
   if above(epoch, held_epoch) then return true end
   return epoch == held_epoch and host == held_host and not above(held_version, version)
 end
+local function unseen(seen, held, held_host, held_version, host, version)
+  if seen == '' then return false end
+  if seen == '0' then return held or redis.call('EXISTS', KEYS[1]) == 1 end
+  return held and held_host == host and above(held_version, seen) and held_version ~= version
+end
 """
 
 READ: Final = Script(
@@ -169,10 +174,11 @@ WRITE: Final = Script(
     + """
 local id, prefix, host, epoch, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local ttl, active, beat = ARGV[6], ARGV[7] == '1', ARGV[8]
-local deleted, document = ARGV[9] == '1', ARGV[10]
+local deleted, document, seen = ARGV[9] == '1', ARGV[10], ARGV[11]
 
 local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'version')
 local held_host, held_epoch, held_version = held[1] or '', digits(held[2]), digits(held[3])
+if unseen(seen, held[3], held_host, held_version, host, version) then return {2} end
 if held[3] and not takes(held_host, held_epoch, held_version, host, epoch, version) then
   return {0, held_host, held_epoch, held_version}
 end
@@ -190,7 +196,7 @@ else
   stamp = #document .. ':' .. string.sub(document, 1, 512)
 end
 redis.call('HSET', KEYS[2], 'host', host, 'epoch', epoch, 'version', version, 'stamp', stamp,
-           unpack(ARGV, 11))
+           unpack(ARGV, 12))
 redis.call('PEXPIRE', KEYS[2], ttl)
 if active then
   if not listed then redis.call('SADD', KEYS[3], id) end
@@ -212,5 +218,5 @@ return {1}
 """
 )
 """KEYS: the session's, then the host's set. ARGV: id, prefix, host, epoch, version, ttl in ms, whether it is
-active, last beat in ms or 0, whether it is a tombstone, document, then meta's other fields. `{1}` when taken,
-else `{0, host, epoch, version}` of what stays."""
+active, last beat in ms or 0, whether it is a tombstone, document, `seen` or nothing, then meta's other fields.
+`{1}` when taken, `{2}` where it is unseen, else `{0, host, epoch, version}` of what stays."""

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from callstate_sidecar.stores.base import Outcome, StoredMeta, StoredSession, Write, WriteResult
-from callstate_sidecar.stores.common import Stamp, ops_text, parse_ops, superseded_by, takes, ttl_ms
+from callstate_sidecar.stores.common import Stamp, ops_text, parse_ops, superseded_by, takes, ttl_ms, unseen
 from callstate_sidecar.stores.sqlite.database import ROW_ERRORS, Database, purge, put_document, transaction
 from callstate_sidecar.stores.sqlite.expiry import since_boot
 from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, active_ids, ping
@@ -143,9 +143,11 @@ def _write_one(
     new = Stamp(meta.host or host_id, meta.epoch, meta.version)
     connection.execute("DELETE FROM session WHERE id = ? AND expires_ms <= ?", (write.session_id, now_ms))
     row = connection.execute(
-        "SELECT host, epoch, version FROM session WHERE id = ? AND version IS NOT NULL", (write.session_id,)
+        "SELECT host, epoch, version FROM session WHERE id = ?", (write.session_id,)
     ).fetchone()
-    held = None if row is None else Stamp(*row)
+    held = None if row is None or row[2] is None else Stamp(*row)
+    if unseen(held, new, write.seen, there=row is not None):
+        return WriteResult(Outcome.UNSEEN)
     if held is not None and not takes(held, new):
         return WriteResult(Outcome.SUPERSEDED, superseded_by(held))
     deleted = write.document is None
