@@ -441,6 +441,7 @@ class CallStore(Asking):
         steal: bool = False,
         cancel_on_lost: bool = False,
         watchdog_s: float | None = None,
+        replace_ended: bool = False,
     ) -> Hold:
         """Hold a call for as long as the block lasts: `async with store.hold(...) as call`.
 
@@ -464,9 +465,13 @@ class CallStore(Asking):
             watchdog_s: beat only while the call's task calls `call.alive()` at least this often, seconds; else a
                 task that hangs keeps its call for as long as the loop turns. When it has not, the call is suspected
                 a heartbeat timeout later, and another worker may claim it; until then `alive()` mends it.
+            replace_ended: where a call under this id has ended, begin it anew in its place: its history, counters,
+                labels and reason are gone, the epoch is the next. Of two who do so at once one gets it. For a
+                provider that gives a Call-ID twice.
 
         Raises:
-            ConflictError: on entering: a session of this id is there already; by id: another worker holds it.
+            ConflictError: on entering: a session of this id is there already (the error has its `status`, and where
+                it has ended `ended_at` and `reason`); by id: another worker holds it.
             FencedError: on entering: another worker has claimed it in the moment it was created.
             SessionNotFoundError, SessionEndedError: on entering by id: there is none, or it is over.
         """
@@ -481,6 +486,7 @@ class CallStore(Asking):
             steal=steal,
             cancel_on_lost=cancel_on_lost,
             watchdog_s=watchdog_s,
+            replace_ended=replace_ended,
         )
 
     async def open_call(

@@ -128,6 +128,7 @@ def _to_record(result: LoadResult[SessionState]) -> Record:
         max_duration_s=result.max_duration_s,
         handovers=result.handovers,
         restored=result.restored,
+        ended_detail=result.ended_detail,
         turn_count=result.turn_count,
     )
 
@@ -156,14 +157,14 @@ def _load_params(session_id: str, history: str | int) -> protocol.Params:
     return protocol.LoadParams(session_id=session_id, history=history)
 
 
-def list_active(cursor: str | None = None) -> Ask[Page[str]]:
-    """The ids of all sessions that have not ended, page by page."""
+def list_active(scope: str, cursor: str | None = None) -> Ask[Page[str]]:
+    """The ids of all sessions that have not ended, page by page; `scope`: `"host"`, or `"all"` of every host."""
 
     def result(line: bytes) -> Page[str]:
         page = protocol.decode_list_active(line)
-        return Page(page.session_ids, list_active(page.next_cursor) if page.next_cursor else None)
+        return Page(page.session_ids, list_active(scope, page.next_cursor) if page.next_cursor else None)
 
-    return Ask("session.list_active", protocol.ListActiveParams(cursor=cursor), result)
+    return Ask("session.list_active", protocol.ListActiveParams(cursor=cursor, scope=scope), result)
 
 
 def sessions(

@@ -153,6 +153,21 @@ class ConflictError(WireError):
         """The worker that holds the session."""
         return self.data.get("owner")
 
+    @property
+    def status(self) -> str | None:
+        """The status of the session that was there already when it was to be created."""
+        return self.data.get("status")
+
+    @property
+    def ended_at(self) -> str | None:
+        """When that one ended, RFC 3339; None while it has not."""
+        return self.data.get("ended_at")
+
+    @property
+    def reason(self) -> str | None:
+        """Why that one ended; None while it has not."""
+        return self.data.get("reason")
+
 
 class FencedError(WireError):
     """The session belongs to somebody else by now: the epoch given is not, or no longer, the session's."""

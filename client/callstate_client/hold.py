@@ -21,7 +21,7 @@ from callstate_client.errors import (
 )
 from callstate_client.handle import CallHandle
 from callstate_client.losing import CancelOnLost
-from callstate_client.model import SessionState
+from callstate_client.model import SessionState, Status
 from callstate_client.results import SaveResult
 from callstate_client.store import Record
 
@@ -56,11 +56,14 @@ class Hold:
         steal: bool,
         cancel_on_lost: bool = False,
         watchdog_s: float | None = None,
+        replace_ended: bool = False,
     ) -> None:
         if isinstance(call, str) and labels is not None:
             raise ValueError("labels are for a new session; this one is there already")
         if not isinstance(call, str) and steal:
             raise ValueError("only a session that is there already can be stolen")
+        if isinstance(call, str) and replace_ended:
+            raise ValueError("replace_ended is for a new session, given by its state")
         if beat not in ("auto", "manual"):
             raise ValueError(f"beat is 'auto' or 'manual', not {beat!r}")
         if watchdog_s is not None and beat != "auto":
@@ -73,6 +76,7 @@ class Hold:
         self._beat: BeatMode = beat
         self._end_on = end_classes(end_on)
         self._steal = steal
+        self._replace_ended = replace_ended
         self._cancel_on_lost = cancel_on_lost
         self._guard: CancelOnLost | None = None
         self._watchdog_s = watchdog_s
@@ -148,9 +152,10 @@ class Hold:
         # in the same write as the save, behind it, so it costs no time, and hardly anybody comes in between.
         # Needed by registered workers too: what was stolen from us and released again is nobody's, and would
         # take our late turns.
-        saved, known = await asyncio.gather(
-            self._save(state), self._store.get(state.id, "none"), return_exceptions=True
-        )
+        saved, known = await self._save_and_get(state, 0, self._labels)
+        if isinstance(saved, ConflictError) and self._replace_ended and _has_ended(saved, known):
+            # of the version that has ended: of two who do this one gets the id
+            saved, known = await self._save_and_get(state, saved.version, self._labels or {})
         if isinstance(saved, ConflictError):
             raise _taken(saved, state.id, known) from saved
         if isinstance(saved, BaseException):
@@ -164,9 +169,14 @@ class Hold:
         epoch = self._epoch(known, saved.epoch)
         return await self._store._handle(record, beat=self._beat, epoch=epoch)
 
-    async def _save(self, state: SessionState) -> SaveResult:
-        ask = asks.save(state, 0, self._labels, self._heartbeat_timeout_s, self._max_duration_s, self._op)
-        return ask.result(await self._store._send(ask, None))
+    async def _save_and_get(
+        self, state: SessionState, if_version: int | None, labels: Mapping[str, str] | None
+    ) -> tuple[SaveResult | BaseException, Record | BaseException]:
+        async def save() -> SaveResult:
+            ask = asks.save(state, if_version, labels, self._heartbeat_timeout_s, self._max_duration_s, self._op)
+            return ask.result(await self._store._send(ask, None))
+
+        return await asyncio.gather(save(), self._store.get(state.id, "none"), return_exceptions=True)
 
     def _epoch(self, known: Record | BaseException, saved: int | None) -> int | None:
         """The epoch of the session just made; None where it could not be learned, which does not undo the session.
@@ -223,6 +233,13 @@ def _is_of_no_use(entering: asyncio.Task[CallHandle]) -> bool:
     return entering.cancelled() or entering.exception() is not None or entering.result().released
 
 
+def _has_ended(error: ConflictError, known: Record | BaseException) -> bool:
+    """Whether the session in the way has ended; a daemon of an earlier version does not say so in the error."""
+    if error.status is not None:
+        return error.status == Status.ENDED
+    return isinstance(known, Record) and not known.state.is_active
+
+
 def _taken(error: ConflictError, session_id: str, known: Record | BaseException) -> ConflictError:
     """What is to be said of an id that is taken already: by what, and what one can do."""
     if not isinstance(known, Record):
@@ -231,5 +248,10 @@ def _taken(error: ConflictError, session_id: str, known: Record | BaseException)
         held = f"held by worker {known.owner}" if known.owner else "held by no worker"
         text = f"{session_id} is there already: {known.state.status}, {held}; hold({session_id!r}) goes on with it"
     else:
-        text = f"{session_id} was there already and has ended ({known.ended_reason or 'no reason given'})"
+        when = f" at {error.ended_at}" if error.ended_at else ""
+        why = error.reason or known.ended_reason or "no reason given"
+        text = (
+            f"{session_id} was there already and has ended{when} ({why});"
+            " hold(state, replace_ended=True) begins it anew, and keeps nothing of it"
+        )
     return ConflictError(text, **error.data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -40,6 +40,7 @@ class LoadResult(Struct, Generic[SessionT], kw_only=True):
     history_from: int | None = None
     owner: str | None = None
     ended_reason: str | None = None
+    ended_detail: Any = None
     labels: dict[str, str] = {}
     heartbeat_timeout_s: float | None = None
     max_duration_s: float | None = None

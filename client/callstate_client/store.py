@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from callstate_client.model import SessionState
 
@@ -87,6 +87,7 @@ class Record:
         epoch: changes with the owner; a fencing token.
         owner: the worker that holds the session.
         ended_reason: why it ended, once it has.
+        ended_detail: what was said beside that reason, as decoded JSON; None for nothing.
         labels: what the worker selects its calls by.
         history_from: index of the first turn in `state.history`; over 0 when loaded in part.
         turn_count: the whole history's length.
@@ -109,3 +110,4 @@ class Record:
     max_duration_s: float | None = None
     handovers: int = 0
     restored: bool = False
+    ended_detail: Any = None

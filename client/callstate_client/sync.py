@@ -257,10 +257,18 @@ class Store:
 
     # -- all sessions -------------------------------------------------------------------------------------
 
-    def list_active(self, *, timeout_s: float | None = None) -> list[str]:
-        """The ids of all sessions that are there and have not ended."""
+    def list_active(self, scope: str = "host", *, timeout_s: float | None = None) -> list[str]:
+        """The ids of all sessions that are there and have not ended.
+
+        Args:
+            scope: `"host"`: of this host; `"all"`: of every host, the store is asked too.
+            timeout_s: for each page of the answer.
+
+        Raises:
+            StoreUnavailableError: `"all"`, and the store can't be asked.
+        """
         ids: list[str] = []
-        ask: Ask[Page[str]] | None = asks.list_active()
+        ask: Ask[Page[str]] | None = asks.list_active(scope)
         while ask is not None:
             page = self._ask(ask, timeout_s)
             ids += page.items

@@ -576,6 +576,71 @@ async def test_a_killed_workers_calls_are_suspects_at_once(ground: Ground, w1: C
     assert (await event(events)).reason == "worker_exited"
 
 
+async def test_an_id_in_the_way_says_how_it_stands(ground: Ground, w1: CallStore) -> None:
+    await w1.save(a_call())
+    with pytest.raises(ConflictError) as live:
+        await w1.save(a_call(), if_version=0)
+    assert (live.value.status, live.value.ended_at, live.value.reason) == ("active", None, None)
+    await w1.end("c1", "caller_hangup")
+    with pytest.raises(ConflictError, match=r"caller_hangup.*replace_ended=True") as ended:
+        async with w1.hold(a_call()):
+            pytest.fail("it is there already")
+    assert (ended.value.status, ended.value.reason) == ("ended", "caller_hangup")
+    assert ended.value.ended_at
+    assert ended.value.version == (await w1.get("c1")).version
+
+
+async def test_an_ended_call_is_replaced_whole(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    before = a_call(recovery_data={"node": "menu"}, call_id="CA1")
+    before.add_turn("user", "of the call before", 100)
+    before.record_interruption()
+    await w1.save(before, labels={"app": "sales"})
+    await w1.end("c1", "caller_hangup", {"cause": 16})
+    old = await w1.get("c1")
+    assert old.ended_detail == {"cause": 16}
+    async with w2.hold(a_call(call_id="CA2", status="pending"), replace_ended=True) as call:
+        await call.add_turn("agent", "hello", 50)
+        record = await w2.get("c1")
+        assert [turn.content for turn in record.state.history] == ["hello"]
+        assert (record.state.metrics.turn_count, record.state.metrics.interruption_count) == (1, 0)
+        assert (record.state.status, record.state.call_id, record.state.recovery_data) == ("pending", "CA2", None)
+        assert (record.labels, record.ended_reason, record.ended_detail) == ({}, None, None)
+        assert (record.epoch, record.owner) == (old.epoch + 1, "w2")
+        assert record.version > old.version
+    with pytest.raises(ConflictError):
+        async with w1.hold(a_call()):
+            pytest.fail("it has ended, and nobody said that it may be replaced")
+
+
+async def test_of_two_who_replace_an_ended_call_one_gets_it(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    await w1.save(a_call())
+    await w1.end("c1", "caller_hangup")
+    holds = [store.hold(a_call(), replace_ended=True) for store in (w1, w2)]
+    entered = await asyncio.gather(*(hold.__aenter__() for hold in holds), return_exceptions=True)
+    lost = [result for result in entered if isinstance(result, BaseException)]
+    assert [type(each) for each in lost] == [ConflictError], entered
+    for hold, result in zip(holds, entered, strict=True):
+        if not isinstance(result, BaseException):
+            await hold.__aexit__(None, None, None)
+
+
+async def test_a_live_call_is_not_replaced(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    await w1.save(a_call())
+    with pytest.raises(ConflictError, match="held by worker w1"):
+        async with w2.hold(a_call(), replace_ended=True):
+            pytest.fail("it is w1's")
+    with pytest.raises(ValueError, match="replace_ended"):
+        w2.hold("c1", replace_ended=True)
+
+
+async def test_the_active_sessions_of_every_host(ground: Ground, w1: CallStore) -> None:
+    await w1.save(a_call())
+    await w1.save(a_call("c2", status="ended"))
+    assert await w1.list_active(scope="all") == await w1.list_active() == ["c1"]
+    with pytest.raises(InvalidParamsError):
+        await w1.list_active("nowhere")
+
+
 async def test_a_worker_that_starts_again_claims_its_own_calls_anew(ground: Ground, w1: CallStore) -> None:
     await w1.save(a_call("a"))
     await w1.save(a_call("b"))

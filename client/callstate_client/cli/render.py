@@ -111,6 +111,8 @@ def head_table(record: Record, at: datetime, *, show_numbers: bool) -> Table:
         "turns": str(record.turn_count),
     }
     rows |= {name: str(value) for name, value in state.metrics.to_dict().items()}
+    if record.ended_detail is not None:
+        rows["ended_detail"] = _json(record.ended_detail)
     if state.recovery_data is not None:
         rows["recovery_data"] = _json(state.recovery_data)
     rows |= {name: _json(value) for name, value in state.extra.items()}
@@ -187,6 +189,8 @@ def record_document(record: Record, *, history: bool, show_numbers: bool = True)
         members["owner"] = record.owner
     if record.ended_reason is not None:
         members["ended_reason"] = record.ended_reason
+    if record.ended_detail is not None:
+        members["ended_detail"] = record.ended_detail
     return members
 
 
