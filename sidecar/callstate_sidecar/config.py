@@ -33,7 +33,7 @@ from callstate_sidecar.options import (
     ServerConfig,
     StoreConfig,
 )
-from callstate_sidecar.storeurl import check_store_url, redact_url
+from callstate_sidecar.storeurl import check_store_url, check_tls_files, redact_url
 
 __all__ = [
     "Config",
@@ -170,6 +170,20 @@ def resolve_password(config: Config, environ: Mapping[str, str]) -> str | None:
     if not password:
         raise ConfigError(f"store.password_file: expected the password on the first line: {path}")
     return password
+
+
+def check_store_files(config: Config) -> None:
+    """See that the files that `store.url` names are there.
+
+    Raises:
+        ConfigError: one of them is not, or can't be read; names it.
+    """
+    try:
+        check_tls_files(config.store.url)
+    except OSError as error:
+        raise ConfigError(f"store.url: {_reason(error)}: {error.filename}") from error
+    except ValueError as error:
+        raise ConfigError(f"store.url: {error}") from error
 
 
 def _read_file(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from callstate_client import stdio
 from callstate_sidecar.config import (
     Config,
     ConfigError,
+    check_store_files,
     load_config,
     resolve_password,
     resolve_socket,
@@ -73,4 +74,5 @@ def _check(config: Config) -> None:
     resolve_socket(config, os.environ)
     resolve_state_dir(config, os.environ)
     resolve_password(config, os.environ)
+    check_store_files(config)
     print("the configuration is good")  # noqa: T201

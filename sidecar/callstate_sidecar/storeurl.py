@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import ssl
+from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 _SCHEMES: Final = ("sqlite", "redis", "rediss", "unix")
 _HOST_PORT: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}\Z")
+_TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+"""What redis-py reads at its first connection, and would report as a store that is down."""
 
 # Greedy up to the last @: a password may hold unescaped slashes, colons and @ itself. Rather hide too much.
 _URL_PASSWORD: Final = re.compile(r"(//[^@/?#:]*):.*@", re.DOTALL)
@@ -39,3 +43,22 @@ def check_store_url(url: str) -> None:
         _ = parts.port  # raises ValueError for what is no port
     if parts.scheme == "unix" and not parts.path:
         raise ValueError("unix:// needs the path of a socket")
+
+
+def check_tls_files(url: str) -> None:
+    """See that the files a URL names for TLS are there and can be read.
+
+    Raises:
+        OSError: one can't be; names it.
+        ValueError: the CA's holds no certificate; names it.
+    """
+    for name, value in parse_qsl(urlsplit(url).query):
+        if name not in _TLS_FILES:
+            continue
+        with Path(value).open("rb"):
+            pass
+        if name == "ssl_ca_certs":
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+            except ssl.SSLError as error:
+                raise ValueError(f"no certificate of an authority in it: {value}") from error
