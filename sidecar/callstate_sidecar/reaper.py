@@ -45,8 +45,8 @@ class Reaper(Chore):
     """
 
     def __init__(self, ctx: Context, metrics: Metrics, tick_s: float, commit: Callable[[], None]) -> None:
+        super().__init__(metrics)
         self._ctx = ctx
-        self._metrics = metrics
         self._tick_s = tick_s
         self._commit = commit
         self._departing: asyncio.Handle | None = None

@@ -73,11 +73,11 @@ class Writer(Chore):
         barrier: Callable[[], None],
         reconciler: Reconciler,
     ) -> None:
+        super().__init__(metrics)
         self._cache = cache
         self._backend = backend
         self._clock = clock
         self._config = config
-        self._metrics = metrics
         self._host_id = host_id
         self._events = events
         self._barrier = barrier
