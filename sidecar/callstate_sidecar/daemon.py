@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import os
 import secrets
-import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
@@ -17,11 +15,13 @@ from urllib.parse import urlsplit
 from callstate_sidecar import systemd
 from callstate_sidecar.attendance import Attendance
 from callstate_sidecar.cache import Cache
+from callstate_sidecar.chore import cancelled, supervise
 from callstate_sidecar.clock import Clock
 from callstate_sidecar.commands import Context
 from callstate_sidecar.config import (
     Config,
     ConfigError,
+    check_store_files,
     resolve_password,
     resolve_socket,
     resolve_state_dir,
@@ -29,7 +29,7 @@ from callstate_sidecar.config import (
 from callstate_sidecar.connection import Connection
 from callstate_sidecar.events import Events
 from callstate_sidecar.exits import Exit
-from callstate_sidecar.journal import Checkpointer, Files, Journal, Keeper, SyncGate
+from callstate_sidecar.journal import Checkpointer, Files, Journal, Keeper, SyncGate, journal_host
 from callstate_sidecar.listener import Listener
 from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.logs import configure_logging
@@ -41,7 +41,8 @@ from callstate_sidecar.reconciling import Reconciler
 from callstate_sidecar.records import Record
 from callstate_sidecar.server import Server
 from callstate_sidecar.services import Services
-from callstate_sidecar.statedir import StateDir
+from callstate_sidecar.signals import Signals, StoppedError
+from callstate_sidecar.statedir import JOURNAL_NAME, StateDir
 from callstate_sidecar.stores.base import Backend
 from callstate_sidecar.writer import Writer
 
@@ -93,12 +94,15 @@ class Daemon:
         Raises:
             AlreadyRunningError, JournalError, ConfigError, OSError: it can't start.
         """
+        self._signals = Signals()
         state = StateDir(resolve_state_dir(self._config, self._environ))
         try:
-            self._host_id = state.host_id(self._config.host.id)
+            self._host_id = state.host_id(self._config.host.id, journal_host(state.path / JOURNAL_NAME))
             listener, sockets = self._listen()
             try:
                 await self._serve(state.path, sockets)
+            except StoppedError as asked:
+                log.info("%s: stopped before it served", asked)
             finally:
                 if listener is not None:
                     listener.close()
@@ -108,7 +112,10 @@ class Daemon:
 
     def _listen(self) -> tuple[Listener | None, list[Any]]:
         """The sockets to serve; those of systemd are its to tidy up."""
-        passed = [sock for named in systemd.listen_fds(self._environ).values() for sock in named]
+        try:
+            passed = [sock for named in systemd.listen_fds(self._environ).values() for sock in named]
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         if passed:
             self._addresses = [str(sock.getsockname()) for sock in passed]
             return None, passed
@@ -121,7 +128,10 @@ class Daemon:
         self._backend = _backend(config, state_dir, self._host_id, self._environ)
         files = Files()
         self._journal = Journal(
-            state_dir / "journal", checkpoint_min_bytes=config.journal.checkpoint_min_bytes, files=files
+            state_dir / JOURNAL_NAME,
+            checkpoint_min_bytes=config.journal.checkpoint_min_bytes,
+            files=files,
+            host_id=self._host_id,
         )
         services = Services(
             self._backend, config, self._cache, self._liveness, self._clock, self._metrics, self._host_id
@@ -140,7 +150,9 @@ class Daemon:
             gate if durability == "power" else None,
         )
         self._checkpointer = Checkpointer(self._journal, files, self._cache.snapshot, server.turn.commit)
-        self._keeper = Keeper(self._journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed)
+        self._keeper = Keeper(
+            self._journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed, self._metrics
+        )
         self._read_through = ReadThrough(ctx, self._backend, self._host_id)
         self._writer = Writer(
             self._cache,
@@ -164,22 +176,30 @@ class Daemon:
         )
         services.join(server, self._journal, self._read_through, self._writer, self._attendance, ctx)
         self._restore()
+        try:
+            await self._run_until_stopped(sockets)
+        finally:
+            # also where the stop itself failed: once the lock is given up, no thread of ours may touch the journal
+            await self._keeper.stop()
+
+    async def _run_until_stopped(self, sockets: list[Any]) -> None:
+        """Serve, and stop when told to."""
         self._writer.start()
         self._reaper.start()
         self._keeper.start()
         loop = asyncio.get_running_loop()
         servers = [await _start_server(loop, self._connection, sock) for sock in sockets]
-        self._handle_signals(loop)
-        watchdog = asyncio.ensure_future(self._feed_watchdog())
+        self._signals.serve(self._stop.set, self._reload)
+        watchdog = supervise("watchdog", self._feed_watchdog, self._metrics)
         log.info(
             "serving on %s, host %s, store %s, durability %s, %d sessions restored",
-            ", ".join(self._addresses), self._host_id, self._backend.name, config.journal.durability,
+            ", ".join(self._addresses), self._host_id, self._backend.name, self._config.journal.durability,
             len(self._cache.entries),
         )  # fmt: skip
         self._manager.ready()
         await self._stop.wait()
         await self._shut_down(servers)
-        watchdog.cancel()
+        await cancelled(watchdog)
 
     def _restore(self) -> None:
         """What the journal knows becomes hot; then a new segment begins, with all of it."""
@@ -207,6 +227,7 @@ class Daemon:
         self._cache.replay(record)
         self._replayed += 1
         if self._replayed % REPLAY_NOTICE_RECORDS == 0:
+            self._signals.check()
             self._manager.extend_timeout(REPLAY_NOTICE_S, f"replaying the journal, {self._replayed} records so far")
 
     def _connection(self) -> Connection:
@@ -217,12 +238,12 @@ class Daemon:
     async def _sync(self) -> None:
         await self._keeper.sync()
 
-    def _sync_failed(self, error: OSError) -> None:
+    def _sync_failed(self, error: Exception) -> None:
         """What the kernel could not write it may have dropped: a second try would say nothing."""
         log.critical(
             "the journal can't be synced: %s; stopping, for nobody knows what is on disk. "
             "Look at the disk, then run: callstated journal verify %s",
-            error, self._journal.directory,
+            error, self._journal.directory, exc_info=None if isinstance(error, OSError) else error,
         )  # fmt: skip
         self._exit = Exit.FAILED
         self._stop.set()
@@ -232,18 +253,6 @@ class Daemon:
         while interval_s is not None:
             self._manager.watchdog()
             await asyncio.sleep(interval_s)
-
-    def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._asked_to_stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._reload)
-
-    def _asked_to_stop(self, number: int) -> None:
-        if self._stop.is_set():
-            log.warning("%s again: leaving at once; the journal has what is unwritten", signal.Signals(number).name)
-            os._exit(Exit.FAILED)
-        log.info("%s: stopping", signal.Signals(number).name)
-        self._stop.set()
 
     def _reload(self) -> None:
         """SIGHUP: take over what may change while running: limits, time-outs, the log's level."""
@@ -276,7 +285,7 @@ class Daemon:
         left = await self._writer.flush(None, self._config.server.shutdown_flush_s)
         await self._writer.stop()
         await self._read_through.close()
-        server.turn.end()
+        await server.turn.close()
         if left["unflushed"]:
             log.warning("%d sessions not yet in the store; the journal has them", left["unflushed"])
         await self._keeper.stop()
@@ -289,16 +298,18 @@ class Daemon:
         log.info("stopped, %d sessions in the journal", len(self._cache.entries))
 
     def _checkpoint_at_stop(self) -> None:
-        """Leave a snapshot for a quick start; where the disk refuses, the log says the same at more length."""
+        """Leave a snapshot for a quick start; where that fails, the log says the same at more length."""
         try:
             self._checkpointer.run_now()
-        except OSError as error:
-            log.error("no checkpoint at the stop: %s", error)  # noqa: TRY400 - an operator's sentence
+        except Exception as error:
+            fault = None if isinstance(error, OSError) else error
+            log.error("no checkpoint at the stop: %s", error, exc_info=fault)  # noqa: TRY400 - only of ours
 
 
 def _backend(config: Config, state_dir: Path, host_id: str, environ: Mapping[str, str]) -> Backend:
     """The store that the configuration names. Nothing of redis is imported unless it is Redis."""
     store = config.store
+    check_store_files(config)
     # what the journal may let go of is as safe in the store as it was in the journal
     synced = config.journal.durability == "power"
     if store.url.startswith("sqlite:"):

@@ -17,7 +17,8 @@ class Exit(IntEnum):
     FAILED = 1
     """Something that may be better after a restart: no memory, no file descriptors, an fsync that failed."""
     USAGE = 2
-    """A wrong flag, key or value, an unreadable configuration file, or an extra that is not installed."""
+    """A wrong flag, key or value, an unreadable configuration file or file that it names, something in the socket's
+    place that is no socket, or an extra that is not installed."""
     ALREADY_RUNNING = 3
     """Another daemon holds the socket or the journal."""
     JOURNAL = 4

@@ -8,6 +8,8 @@ import socket
 import stat
 from pathlib import Path
 
+from callstate_sidecar.config import ConfigError
+from callstate_sidecar.files import naming
 from callstate_sidecar.statedir import AlreadyRunningError
 
 BACKLOG = 512
@@ -25,7 +27,8 @@ class Listener:
 
     Raises:
         AlreadyRunningError: somebody listens there.
-        OSError: the socket can't be made.
+        ConfigError: something that is no socket is in its place.
+        OSError: the socket can't be made; names the path.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,8 +38,9 @@ class Listener:
         self._check_private(path.parent)
         self._lock_fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.socket = self._bind(path)
+            with naming(path):
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.socket = self._bind(path)
         except BlockingIOError:
             os.close(self._lock_fd)
             raise AlreadyRunningError(f"another callstated listens on {path}") from None
@@ -63,6 +67,8 @@ class Listener:
                     path.unlink(missing_ok=True)  # nobody listens there any more
                 else:
                     raise AlreadyRunningError(f"somebody listens on {path}")
+        elif os.path.lexists(path):
+            raise ConfigError(f"server.socket: {path} is there and no socket: move it away, or name another path")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)  # 0600 from the start: no moment at which others could connect
         try:

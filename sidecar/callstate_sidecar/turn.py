@@ -102,6 +102,12 @@ class Turn:
         if self._gate is not None:
             await self._gate.drained()
 
+    async def close(self) -> None:
+        """End the last turn, and let no sync of replies be under way any more."""
+        self.end()
+        if self._gate is not None:
+            await self._gate.close()
+
     def commit(self) -> None:
         """Put the open group down, or undo it where the journal does not take it."""
         if self._ctx.cache.facts:

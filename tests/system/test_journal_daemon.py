@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from callstate_sidecar.exits import Exit
+from callstate_sidecar.journal.format import frames
+from callstate_sidecar.journal.layout import generation_of
 from support.daemon import Daemon
 from support.journals import Keeping, turn
 from support.service_manager import ServiceManager
@@ -106,7 +108,7 @@ def test_an_unfinished_tail_is_cut_set_aside_and_logged() -> None:
         daemon.kill()
         log = newest_log(daemon)
         data = log.read_bytes()
-        end = len(data.rstrip(b"\0"))
+        end = [*frames(data, generation_of(log))][-1].after
         log.write_bytes(data[:end] + b"\xa5CSR half a record" + data[end + 18 :])
         daemon.start()
         with Wire(daemon.socket) as wire:
@@ -230,11 +232,105 @@ def test_a_full_disk_refuses_writes_serves_reads_and_resumes_by_itself(small_dis
         daemon.close(expect="the journal does not take writes|checkpoint")
 
 
+def test_failing_checkpoints_do_not_eat_a_small_disk(small_disk: Path) -> None:
+    daemon = Daemon("--set", "journal.checkpoint_min_bytes=1048576", "--set", "journal.sync_interval_s=0.01")
+    daemon.state_dir = small_disk / "state"
+    daemon.store = f"sqlite:{daemon.root}/store.db"
+    ballast = small_disk / "ballast"
+    # retries follow at once, and the second segment and the snapshot find no room
+    patched(daemon, "from callstate_sidecar.journal import keeper\nkeeper.RETRY_S = 0\n")
+    try:
+        daemon.start()
+        free = os.statvfs(small_disk)
+        ballast.write_bytes(bytes(free.f_bavail * free.f_frsize - 4 * 1024 * 1024))
+        with Wire(daemon.socket) as wire:
+            for number in range(20):
+                save(wire, f"c{number}", turns=1, size=300_000)
+            while wire.call("server.stats").get("checkpoints_failed", 0) < 20:
+                pass
+            taken = wire.call("server.stats")["journal_disk_bytes"]
+            assert taken < 18 * 1024 * 1024
+            save(wire, "late")  # the segment under way has its room
+            ballast.unlink()
+            while len(list((daemon.state_dir / "journal").glob("snapshot-*.csj"))) != 1:
+                wire.call("server.ping")
+        daemon.restart()
+        with Wire(daemon.socket) as wire:
+            assert wire.call("session.load", session_id="c19")["turn_count"] == 1
+    finally:
+        daemon.close(expect="the checkpoint failed")
+
+
+def patched(daemon: Daemon, code: str) -> None:
+    """Let the daemon run this first, in its own process."""
+    plain = daemon.command
+    code += "import sys\nfrom callstate_sidecar.launch import main\nsys.exit(main(sys.argv[1:]))\n"
+    daemon.command = lambda: [sys.executable, "-c", code, *plain()[3:]]  # type: ignore[method-assign]
+
+
+def test_a_stop_while_slow_checkpoints_are_written_loses_nothing() -> None:
+    daemon = Daemon("--set", "journal.checkpoint_min_bytes=4096", "--set", "journal.sync_interval_s=0.01")
+    code = (
+        "import os, pathlib, threading, time\n"
+        "real = os.fdatasync\n"
+        "def slow(fd):\n"
+        "    name = pathlib.Path(os.readlink(f'/proc/self/fd/{fd}')).name\n"
+        "    in_thread = threading.current_thread() is not threading.main_thread()\n"
+        "    time.sleep(1 if in_thread and name.startswith('log-') else 0)\n"
+        "    real(fd)\n"
+        "os.fdatasync = slow\n"
+    )
+    patched(daemon, code)
+    try:
+        sessions = 0
+        for _ in range(3):
+            daemon.start()
+            with Wire(daemon.socket) as wire:
+                for _ in range(20):
+                    save(wire, f"c{sessions}", turns=1)
+                    sessions += 1
+                before = newest_log(daemon)
+                while newest_log(daemon) == before:  # then a checkpoint has begun
+                    save(wire, "c0", turns=1, size=2000)
+                save(wire, "c0", turns=1)  # so that the stop's own goes by another segment
+            assert daemon.terminate() == 0
+            for leftover in daemon.state_dir.glob("callstate.db*"):
+                leftover.unlink()
+        daemon.start()
+        with Wire(daemon.socket) as wire:
+            for number in range(sessions):
+                assert wire.call("session.load", session_id=f"c{number}")["turn_count"] == 1
+    finally:
+        daemon.close()
+
+
+def test_a_lost_host_id_comes_back_from_the_journal() -> None:
+    with Daemon() as daemon:
+        path = daemon.state_dir / "host-id"
+        known = path.read_text()
+        with Wire(daemon.socket) as wire:
+            save(wire, "c1", turns=1)
+            wire.call("server.flush")
+        for left in (None, b"", known[:7].encode()):
+            daemon.kill()
+            if left is None:
+                path.unlink()
+            else:
+                path.write_bytes(left)
+            daemon.start()
+            assert path.read_text() == known
+            with Wire(daemon.socket) as wire:
+                assert wire.call("server.info")["host_id"] == known.strip()
+                save(wire, "c1", turns=2)
+                wire.call("server.flush")
+                assert wire.call("server.stats")["quarantined"] == 0
+
+
 def test_a_sync_that_fails_stops_the_daemon_and_says_why() -> None:
     daemon = Daemon("--set", "journal.sync_interval_s=0.01")
     trigger = daemon.root / "fail"
     code = (
-        "import errno, os, sys\n"
+        "import errno, os\n"
         "from callstate_sidecar.journal import Files\n"
         "real = Files.sync\n"
         "def sync(self, fd):\n"
@@ -242,11 +338,8 @@ def test_a_sync_that_fails_stops_the_daemon_and_says_why() -> None:
         "        raise OSError(errno.EIO, os.strerror(errno.EIO))\n"
         "    real(self, fd)\n"
         "Files.sync = sync\n"
-        "from callstate_sidecar.launch import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
     )
-    plain = daemon.command
-    daemon.command = lambda: [sys.executable, "-c", code, *plain()[3:]]  # type: ignore[method-assign]
+    patched(daemon, code)
     try:
         daemon.start()
         with Wire(daemon.socket) as wire:

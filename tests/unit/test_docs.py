@@ -29,6 +29,7 @@ from callstate_sidecar.head import Metrics
 from callstate_sidecar.journal import Checkpointer, Files, Journal
 from callstate_sidecar.journal import tool as journal_tool
 from callstate_sidecar.journal.format import VERSION
+from callstate_sidecar.journal.layout import MANIFEST, encode_manifest, read_manifest
 from callstate_sidecar.options import OPTIONS, SECTIONS
 from support.daemon import Daemon
 from support.wire import Wire
@@ -228,6 +229,22 @@ def test_the_bytes_lie_where_the_tables_say(tmp_path: Path) -> None:
     salt = struct.pack("<QIQQ", 1, length, 1, 0)
     assert matching(record, "CRC of generation") == zlib.crc32(salt + body)
     assert data[body_at + length :][:4] == b"\xa5CSR"
+
+
+def test_the_format_numbers_and_manifests_are_those_of_the_code(tmp_path: Path) -> None:
+    text = DURABILITY.read_text("utf-8")
+    assert re.findall(r"describes format (\d+)", text) == [str(VERSION)]
+    assert f"format version, {VERSION};" in text
+    manifests = re.findall(r'\{"snapshot":[^}]*\}', text)
+    assert len(manifests) == 2
+    for manifest in manifests:
+        (tmp_path / MANIFEST).write_bytes(b"%b %08x\n" % (manifest.encode(), zlib.crc32(manifest.encode())))
+        read = read_manifest(tmp_path)
+        assert read is not None
+        assert read.format == VERSION
+        assert encode_manifest(read).decode().startswith(f"{manifest} ")
+    (crc,) = re.findall(r"^MANIFEST: \{[^}]*\} ([0-9a-f]{8})$", text, re.MULTILINE)
+    assert int(crc, 16) == zlib.crc32(manifests[1].encode())
 
 
 def test_a_snapshot_ends_as_the_text_says(tmp_path: Path) -> None:

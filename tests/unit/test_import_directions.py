@@ -34,7 +34,7 @@ CLIENT = (
 SIDECAR = (
     # what is configured, and what is below everything
     "exits", "host", "storeurl", "options", "configdoc", "config", "systemd", "logs", "clock", "metrics", "chore",
-    "process", "peers",
+    "files", "signals", "process", "peers",
     # sessions, without I/O
     "door", "instants", "head", "tails", "document", "records", "stores.base", "entry", "merging", "labelled",
     "index",

@@ -1,10 +1,10 @@
 """The local journal: what makes an acknowledgement mean something. docs/durability.md is its specification."""
 
+from callstate_sidecar.files import Files
 from callstate_sidecar.journal.checkpoint import Checkpointer
-from callstate_sidecar.journal.files import Files
 from callstate_sidecar.journal.gate import SyncGate
 from callstate_sidecar.journal.keeper import Keeper
-from callstate_sidecar.journal.layout import JournalDamagedError, JournalError, JournalFormatError
+from callstate_sidecar.journal.layout import JournalDamagedError, JournalError, JournalFormatError, journal_host
 from callstate_sidecar.journal.log import Journal
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "JournalFormatError",
     "Keeper",
     "SyncGate",
+    "journal_host",
 ]

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from callstate_sidecar.journal.files import Files
+from callstate_sidecar.chore import in_thread
+from callstate_sidecar.files import Files, naming
 from callstate_sidecar.journal.format import Kind, file_header, frame
 from callstate_sidecar.journal.layout import snapshot_path
 from callstate_sidecar.journal.log import Journal
@@ -54,7 +55,8 @@ class SnapshotFile:
     def write(self) -> None:
         """Write what was taken so far."""
         data = b"".join(self._pending)
-        self._files.write(self._fd, data, self.size)
+        with naming(self._draft):
+            self._files.write(self._fd, data, self.size)
         self.size += len(data)
         self._pending, self._pending_bytes = [], 0
 
@@ -62,17 +64,20 @@ class SnapshotFile:
         """Write the rest, and give the file its name once all of it is on disk."""
         self.add(None)
         self.write()
-        self._files.sync(self._fd)
-        self._files.close(self._fd)
-        self._fd = -1
+        with naming(self._draft):
+            self._files.sync(self._fd)
+        self._close()
         self._files.rename(self._draft, self._path)
 
     def abandon(self) -> None:
         """Remove what was written."""
-        if self._fd >= 0:
-            self._files.close(self._fd)
-            self._fd = -1
+        self._close()
         self._files.unlink(self._draft)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1  # also where that fails: the number may be another file's by then
+        if fd >= 0:
+            self._files.close(fd)
 
 
 class Checkpointer:
@@ -106,7 +111,7 @@ class Checkpointer:
         Raises:
             OSError: the disk refuses; what counted before still counts.
         """
-        loop = asyncio.get_running_loop()
+        await in_thread(self._journal.remove_leftovers)
         self._barrier()
         generation = self._journal.switch()
         snapshot = SnapshotFile(self._journal, self._files, generation)
@@ -117,17 +122,27 @@ class Checkpointer:
                 self._barrier()
                 more = _slice(snapshot, records, time.monotonic() + SLICE_S)
                 if snapshot.is_full:
-                    await loop.run_in_executor(None, snapshot.write)
+                    await in_thread(snapshot.write)
                 else:
                     await asyncio.sleep(0)
-            await loop.run_in_executor(None, self._settle, snapshot, generation)
+            await in_thread(self._settle, snapshot, generation)
         except BaseException:
             snapshot.abandon()
             raise
-        await loop.run_in_executor(None, self._journal.drop_before, generation)
+        self._journal.adopted(generation, snapshot.size)
+        await in_thread(self._journal.remove_before, generation)
 
     def run_now(self) -> None:
         """Write one and return when it counts: at a stop, when nobody is served any more.
+
+        Raises:
+            OSError: the disk refuses; what counted before still counts.
+        """
+        self._journal.remove_leftovers()
+        self._journal.remove_before(self.write())
+
+    def write(self) -> int:
+        """Let a snapshot count, and leave what it replaces; gives its generation.
 
         Raises:
             OSError: the disk refuses; what counted before still counts.
@@ -144,11 +159,12 @@ class Checkpointer:
         except BaseException:
             snapshot.abandon()
             raise
-        self._journal.drop_before(generation)
+        self._journal.adopted(generation, snapshot.size)
+        return generation
 
     def _settle(self, snapshot: SnapshotFile, generation: int) -> None:
         snapshot.finish()
-        self._journal.adopt(generation, snapshot.size)
+        self._journal.adopt(generation)
 
 
 def _slice(snapshot: SnapshotFile, records: Iterator[Record], until: float) -> bool:

@@ -21,35 +21,35 @@ class SyncGate:
     """
 
     def __init__(
-        self, unsynced: Callable[[], int], sync: Callable[[], Awaitable[None]], fatal: Callable[[OSError], None]
+        self, unsynced: Callable[[], int], sync: Callable[[], Awaitable[None]], fatal: Callable[[Exception], None]
     ) -> None:
         self._unsynced = unsynced
         self._sync = sync
         self._fatal = fatal
         self._held: list[tuple[Connection, bytes]] = []
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def hold(self, connections: Iterable[Connection]) -> None:
         """Take a turn's replies; they leave when they may."""
         self._held.extend((connection, connection.take()) for connection in connections)
-        if self._task is None:
+        if self._task is None and not self._closed:
             if self._unsynced():
                 self._task = asyncio.ensure_future(self._run())
             else:
                 self._release()
 
     async def _run(self) -> None:
-        while self._unsynced():
-            held, self._held = self._held, []
-            try:
+        try:
+            while self._unsynced():
+                held, self._held = self._held, []
                 await self._sync()
-            except OSError as error:
-                self._fatal(error)
-                return
-            for connection, data in held:
-                connection.release(data)
-        self._task = None
-        self._release()
+                for connection, data in held:
+                    connection.release(data)
+            self._task = None
+            self._release()
+        except Exception as error:  # noqa: BLE001 - whatever it was: nobody knows what is on disk
+            self._fatal(error)
 
     def _release(self) -> None:
         held, self._held = self._held, []
@@ -60,3 +60,8 @@ class SyncGate:
         """Wait until nothing is held."""
         if self._task is not None:
             await self._task
+
+    async def close(self) -> None:
+        """Wait for the sync under way, and begin no other: replies held from now on are never sent."""
+        self._closed = True
+        await self.drained()

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
+from callstate_sidecar.chore import cancelled, in_thread, supervise
 from callstate_sidecar.journal.checkpoint import Checkpointer
 from callstate_sidecar.journal.log import Journal
+from callstate_sidecar.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -23,44 +24,54 @@ class Keeper:
     Args:
         interval_s: seconds between syncs: what a power loss takes at most (durability `process`).
         fatal: told when a sync fails, for then nobody knows what is on disk.
+        metrics: counts checkpoints that failed.
     """
 
     def __init__(
-        self, journal: Journal, checkpointer: Checkpointer, interval_s: float, fatal: Callable[[OSError], None]
+        self,
+        journal: Journal,
+        checkpointer: Checkpointer,
+        interval_s: float,
+        fatal: Callable[[Exception], None],
+        metrics: Metrics,
     ) -> None:
         self._journal = journal
         self._checkpointer = checkpointer
         self._interval_s = interval_s
         self._fatal = fatal
+        self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
         self._busy = asyncio.Lock()
 
     def start(self) -> None:
         """Begin."""
-        self._tasks = [asyncio.ensure_future(work) for work in (self._sync(), self._checkpoints())]
+        work = {"sync": self._sync, "checkpoint": self._checkpoints}
+        self._tasks = [supervise(name, each, self._metrics) for name, each in work.items()]
 
     async def stop(self) -> None:
-        """End; a checkpoint under way is given up, and what counted before still counts."""
-        for task in self._tasks:
-            task.cancel()
-        for task in self._tasks:
-            with suppress(asyncio.CancelledError):
-                await task
-        self._tasks = []
+        """End. A checkpoint under way is given up, and what counted before still counts.
+
+        When this returns no thread works on the journal any more. May be called twice.
+        """
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            await cancelled(task)
+        async with self._busy:
+            pass  # a sync that somebody else has asked for
 
     async def sync(self) -> None:
         """Sync in a thread, one at a time."""
         async with self._busy:
             if self._journal.unsynced:
-                await asyncio.get_running_loop().run_in_executor(None, self._journal.sync)
+                await in_thread(self._journal.sync)
 
     async def _sync(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
             try:
                 await self.sync()
-            except OSError as error:
-                if self._journal.is_gone:
+            except Exception as error:  # noqa: BLE001 - of ours too: nobody knows what is on disk
+                if isinstance(error, OSError) and self._journal.is_gone:
                     continue  # removed, not failed: writes are refused, and the next checkpoint builds it anew
                 self._fatal(error)
                 return
@@ -72,8 +83,13 @@ class Keeper:
                 continue
             try:
                 await self._checkpointer.run()
-            except OSError as error:
-                log.error("the checkpoint failed: %s; the next is tried in %g s", error, RETRY_S)  # noqa: TRY400
+            except Exception as error:  # noqa: BLE001 - ours too: the log must not grow for ever for one of them
+                self._failed(error)
                 await asyncio.sleep(RETRY_S)
             else:
                 log.debug("checkpoint of %d bytes", self._journal.snapshot_bytes)
+
+    def _failed(self, error: Exception) -> None:
+        self._metrics.count("checkpoints_failed")
+        fault = None if isinstance(error, OSError) else error  # a fault of ours: with its traceback
+        log.error("the checkpoint failed: %s; the next is tried in %g s", error, RETRY_S, exc_info=fault)

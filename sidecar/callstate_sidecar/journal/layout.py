@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from callstate_sidecar.journal.files import Files
+from callstate_sidecar.files import Files
 from callstate_sidecar.journal.format import VERSION
 
 MANIFEST: Final = "MANIFEST"
@@ -57,6 +57,8 @@ class Manifest(Struct):
     snapshot: int | None
     log: int
     format: int = VERSION
+    host: str = ""
+    """Whose journal it is: under this id the store knows what is in it. Older ones don't say."""
 
 
 def log_path(directory: Path, generation: int) -> Path:
@@ -77,6 +79,11 @@ def generation_of(path: Path) -> int:
 def logs(directory: Path) -> dict[int, Path]:
     """The log segments that are there, by generation, in order."""
     return {generation_of(path): path for path in sorted(directory.glob("log-*.csj"))}
+
+
+def snapshots(directory: Path) -> dict[int, Path]:
+    """The snapshots that are there, by generation, in order."""
+    return {generation_of(path): path for path in sorted(directory.glob("snapshot-*.csj"))}
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -106,18 +113,20 @@ def read_manifest(directory: Path) -> Manifest | None:
     return manifest
 
 
+def journal_host(directory: Path) -> str:
+    """The id of the host whose journal this is; empty where there is none, or an older one that does not say.
+
+    Raises:
+        JournalError, OSError: the manifest can't be read.
+    """
+    manifest = read_manifest(directory)
+    return "" if manifest is None else manifest.host
+
+
 def write_manifest(files: Files, directory: Path, manifest: Manifest) -> None:
     """Put a manifest in place of the present one, on disk before this returns.
 
     Raises:
         OSError: the present one still counts.
     """
-    draft = directory / f"{MANIFEST}.tmp"
-    fd = files.create(draft)
-    try:
-        files.write(fd, encode_manifest(manifest), 0)
-        files.sync(fd)
-    finally:
-        files.close(fd)
-    files.rename(draft, directory / MANIFEST)
-    files.sync_directory(directory)
+    files.replace(directory / MANIFEST, encode_manifest(manifest))

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from callstate_sidecar.journal.files import Files
+from callstate_sidecar.files import Files, naming
 from callstate_sidecar.journal.format import (
     DATA_START,
     END_OF_LOG,
     RECORD_HEADER_BYTES,
     SYNCED_AT,
+    VERSION,
     Frame,
     Kind,
     file_header,
@@ -23,15 +24,17 @@ from callstate_sidecar.journal.format import (
     synced_mark,
 )
 from callstate_sidecar.journal.layout import (
+    REPAIR,
     JournalError,
     Manifest,
     log_path,
     logs,
     read_manifest,
-    snapshot_path,
+    snapshots,
     write_manifest,
 )
-from callstate_sidecar.journal.replay import cut, replay
+from callstate_sidecar.journal.replay import cut, has_records, replay
+from callstate_sidecar.journal.room import make_room, remove_before, remove_leftovers, spares
 from callstate_sidecar.records import Record, decode_record, encode_record
 
 log = logging.getLogger(__name__)
@@ -39,8 +42,8 @@ log = logging.getLogger(__name__)
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 """Room taken on disk at a time. Larger ones are rolled over seldom; smaller ones give room back sooner."""
 
-MAX_SPARES: Final = 4
-"""Segments kept to be written again: to overwrite is cheaper to sync than to grow, by half and more."""
+TRIM_SHARE: Final = 4
+"""A segment that is left with this part of its room unused, or more, gives it back: the others become spares."""
 
 MAX_SEGMENTS: Final = 64
 """Segments behind the present one at which a checkpoint is due, however little they hold: each start begins one."""
@@ -55,13 +58,14 @@ CHECKPOINT_GROWTH: Final = 4
 class Journal:
     """The journal of one directory.
 
-    `append`, `roll` and the checkpoint's calls belong to one thread; `sync` may run in another.
+    All calls belong to one thread, but for those that say that they may run in another.
 
     Args:
         directory: made if it is not there.
         checkpoint_min_bytes: a log smaller than this is not worth a checkpoint.
         segment_bytes: size of a segment.
         files: the file calls.
+        host_id: by which the store knows whose sessions these are; kept in the manifest.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Journal:
         checkpoint_min_bytes: int,
         segment_bytes: int = SEGMENT_BYTES,
         files: Files | None = None,
+        host_id: str = "",
     ) -> None:
         self.directory = directory
         self._files = files or Files()
@@ -81,7 +86,9 @@ class Journal:
         self._end = 0
         self._capacity = 0
         self._retired: list[int] = []
-        self._names_synced = True
+        self._host_id = host_id
+        self._counted: Manifest | None = None
+        self._named = self._names_synced = 0
         self._rebuilding = False
         self._checkpoint_sequence = self._switched_at = 0
         self._older: dict[int, int] = {}
@@ -103,8 +110,7 @@ class Journal:
         for draft in self.directory.glob("*.tmp"):
             self._files.unlink(draft)
         if manifest is None:
-            if logs(self.directory):
-                raise JournalError(f"{self.directory} has log segments, but no MANIFEST")
+            self._begin()
             return 0
 
         def decoded(found: Frame) -> None:
@@ -125,6 +131,17 @@ class Journal:
         self.snapshot_bytes = found.snapshot_bytes
         return found.records
 
+    def _begin(self) -> None:
+        """See that nothing is there yet, but for what a first start has left that did not get to its manifest."""
+        left = logs(self.directory)
+        if snapshots(self.directory) or any(has_records(path) for path in left.values()):
+            raise JournalError(
+                f"{self.directory} has segments or snapshots, and no MANIFEST that says which of them count. "
+                f"Take a copy of it, then run: {REPAIR} {self.directory}"
+            )
+        for path in left.values():
+            self._files.unlink(path)
+
     def start(self) -> None:
         """Begin to write, behind what was replayed. What that was may not be on disk: it is synced with the first.
 
@@ -138,8 +155,11 @@ class Journal:
             self._files.truncate(fd, DATA_START + self._older.get(generation, 0))
         self.synced = 0
         self.roll()
-        if read_manifest(self.directory) is None:
-            self._name(Manifest(None, self._generation))
+        self._counted = read_manifest(self.directory)
+        if self._counted is None:
+            self._name(None, self._generation)
+        elif self._counted.host != self._host_id:
+            self._name(self._counted.snapshot, self._counted.log)
 
     def forget(self) -> None:
         """Let nothing of what was replayed count any more: a crash from now on loses it (durability `memory`).
@@ -148,8 +168,9 @@ class Journal:
             OSError: it still counts.
         """
         self.roll()
-        self._name(Manifest(None, self._generation))
-        self.drop_before(self._generation)
+        self._name(None, self._generation)
+        self.remove_before(self._generation)
+        self._forget_before(self._generation)
 
     def resume(self, generation: int, sequence: int) -> None:
         """Go on behind this segment and record: a repair has read what it could by itself."""
@@ -178,7 +199,11 @@ class Journal:
     @property
     def is_gone(self) -> bool:
         """Whether somebody removed what we write to: a replay would not find it."""
-        return self._rebuilding or self._fd < 0 or not self._files.is_linked(self._fd)
+        return self._rebuilding or not self._is_linked
+
+    @property
+    def _is_linked(self) -> bool:
+        return self._fd >= 0 and self._files.is_linked(self._fd)
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -213,7 +238,8 @@ class Journal:
         data = framed(self._generation, before + 1, self.synced, bodies)
         try:
             # what lies behind is wiped with it, so that the log's end can be told in a recycled segment
-            self._files.write(self._fd, data + END_OF_LOG, self._end)
+            with naming(log_path(self.directory, self._generation)):
+                self._files.write(self._fd, data + END_OF_LOG, self._end)
         except OSError:
             self._wipe()
             raise
@@ -242,7 +268,8 @@ class Journal:
         try:
             fd = self._files.open(draft)
             header = file_header(Kind.LOG, generation, self.sequence + 1, time.time_ns() // 1000)
-            self._files.write(fd, header + END_OF_LOG, 0)
+            with naming(draft):
+                self._files.write(fd, header + END_OF_LOG, 0)
             self._files.rename(draft, log_path(self.directory, generation))
         except BaseException:
             if fd >= 0:
@@ -250,22 +277,27 @@ class Journal:
             with contextlib.suppress(OSError):
                 self._files.unlink(draft)
             raise
-        if self._fd >= 0:
-            self._older[self._generation] = self._end - DATA_START
-            self._retired.append(self._fd)
+        old, end, unused = self._fd, self._end, self._capacity - self._end
+        if old >= 0:
+            self._older[self._generation] = end - DATA_START
+            self._retired.append(old)
         self._fd, self._generation, self._end, self._capacity = fd, generation, DATA_START, capacity
-        self._names_synced = False
+        self._named = generation
+        if old >= 0 and unused >= self._segment_bytes // TRIM_SHARE:
+            with contextlib.suppress(OSError):  # it only takes room
+                self._files.truncate(old, end)
 
     def _draft(self, generation: int, capacity: int) -> Path:
         """A file to become the next segment: a spare one, or a new one with its room taken."""
         draft = self.directory / f"log-{generation:012d}.tmp"
         if capacity == self._segment_bytes:
-            for spare in self.directory.glob("spare-*.csj"):
+            for spare in spares(self.directory):
                 self._files.rename(spare, draft)
                 return draft
         fd = self._files.create(draft)
         try:
-            self._files.allocate(fd, capacity)
+            with naming(draft):
+                self._files.allocate(fd, capacity)
         except BaseException:
             with contextlib.suppress(OSError):
                 self._files.unlink(draft)
@@ -287,12 +319,14 @@ class Journal:
         """
         sequence, fd, generation = self.sequence, self._fd, self._generation
         retired = [*self._retired]
-        names_synced, self._names_synced = self._names_synced, True
-        for old in retired:
-            self._files.sync(old)
-        self._files.sync(fd)
-        if not names_synced:
+        named = self._named
+        with naming(self.directory):
+            for old in retired:
+                self._files.sync(old)
+            self._files.sync(fd)
+        if named != self._names_synced:
             self._files.sync_directory(self.directory)
+            self._names_synced = named
         self.synced = max(self.synced, sequence)
         # tells a replay what must be there; a mark that is lost, or can't be written, only makes it less strict
         with contextlib.suppress(OSError):
@@ -307,53 +341,63 @@ class Journal:
     def switch(self) -> int:
         """Begin a segment for what changes while a snapshot is written; gives its generation.
 
+        Where the present one is still empty, as after a checkpoint that failed, it will do.
+
         Raises:
-            OSError: nothing has changed.
+            OSError: there is no room for a checkpoint, or the disk refuses; nothing has changed.
         """
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_new = self._end == DATA_START and self._is_linked
+        make_room(self._files, self.directory, self.snapshot_bytes, 0 if is_new else self._segment_bytes)
         self._switched_at = self.sequence
         self._rebuilding = self.is_gone  # until the snapshot counts, nothing a group is written to would
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.roll()
+        if not is_new:
+            self.roll()
         return self._generation
 
-    def adopt(self, generation: int, snapshot_bytes: int) -> None:
+    def adopt(self, generation: int) -> None:
         """Let the snapshot of this generation, and the log from the segment of this generation on, count.
 
-        May run in a thread.
+        May run in a thread. `adopted` has to follow.
 
         Raises:
             OSError: the old ones still count.
         """
-        self._name(Manifest(generation, generation))
+        self._name(generation, generation)
+
+    def adopted(self, generation: int, snapshot_bytes: int) -> None:
+        """Go by the snapshot that counts now."""
         self.snapshot_bytes = snapshot_bytes
         self._checkpoint_sequence = self._switched_at
         self._rebuilding = False
+        self._forget_before(generation)
 
-    def _name(self, manifest: Manifest) -> None:
+    def _forget_before(self, generation: int) -> None:
+        self._older = {older: size for older, size in self._older.items() if older >= generation}
+
+    def _name(self, snapshot: int | None, first: int) -> None:
         """Write a manifest, the header of the first segment that it names being on disk before it."""
-        fd = self._files.open(log_path(self.directory, manifest.log))
+        path = log_path(self.directory, first)
+        fd = self._files.open(path)
         try:
-            self._files.sync(fd)
+            with naming(path):
+                self._files.sync(fd)
         finally:
             self._files.close(fd)
+        manifest = Manifest(snapshot, first, VERSION, self._host_id)
         write_manifest(self._files, self.directory, manifest)
+        self._counted = manifest
 
-    def drop_before(self, generation: int) -> None:
-        """Remove what no longer counts, keeping some segments to be written again. Failures do no harm."""
-        spares = sum(1 for _ in self.directory.glob("spare-*.csj"))
-        for older, path in logs(self.directory).items():
-            if older >= generation:
-                break
-            try:
-                if spares < MAX_SPARES and path.stat().st_size == self._segment_bytes:
-                    self._files.rename(path, self.directory / f"spare-{older:012d}.csj")
-                    spares += 1
-                else:
-                    self._files.unlink(path)
-            except OSError as error:
-                log.warning("%s is not needed any more, and can't be removed: %s", path, error)
-        for path in self.directory.glob("snapshot-*.csj"):
-            if path != snapshot_path(self.directory, generation):
-                with contextlib.suppress(OSError):
-                    self._files.unlink(path)
-        self._older = {older: size for older, size in self._older.items() if older >= generation}
+    def remove_before(self, generation: int) -> None:
+        """Remove what no longer counts. Failures do no harm. May run in a thread."""
+        remove_before(self._files, self.directory, generation, self._segment_bytes)
+
+    def remove_leftovers(self) -> None:
+        """Remove what checkpoints that failed have left. Failures do no harm. May run in a thread.
+
+        A manifest whose renaming failed halfway may have come to count: what it names stays too.
+        """
+        with contextlib.suppress(OSError, JournalError):
+            manifests = (self._counted, read_manifest(self.directory))
+            counted = {manifest.snapshot for manifest in manifests if manifest is not None}
+            remove_leftovers(self._files, self.directory, counted)

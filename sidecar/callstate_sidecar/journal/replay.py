@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from callstate_sidecar.journal.files import Files
+from callstate_sidecar.files import Files
 from callstate_sidecar.journal.format import (
     DATA_START,
     END_OF_LOG,
@@ -164,29 +164,30 @@ def _first_sequence(segments: list[Path], index: int) -> int | None:
     """With which sequence a segment begins; None where there is no such segment, or no telling."""
     if index >= len(segments):
         return None
-    with segments[index].open("rb") as file:
+    path = segments[index]
+    with path.open("rb") as file:
         try:
-            return read_header(file.read(DATA_START)).first_sequence
+            header = read_header(file.read(DATA_START))
         except FormatError:
             return None
+    # else it never began: it has its new name, and a power loss took the header written before it was renamed
+    return header.first_sequence if header.generation == generation_of(path) else None
+
+
+def has_records(path: Path) -> bool:
+    """Whether any whole record of this generation is in a file."""
+    return next(salvage(_mapped(path), generation_of(path)), None) is not None
 
 
 def _synced_behind(paths: list[Path], synced: int) -> int:
     """The highest sequence that these files know to be on disk."""
     for path in paths:
-        for header, data in _readable(path):
-            synced = max(synced, read_synced(data, header.generation))
-            for frame in salvage(data, header.generation):
-                synced = max(synced, frame.synced)
+        data, generation = _mapped(path), generation_of(path)
+        if len(data) >= DATA_START:
+            synced = max(synced, read_synced(data, generation))
+        for frame in salvage(data, generation):
+            synced = max(synced, frame.synced)
     return synced
-
-
-def _readable(path: Path) -> Iterator[tuple[Header, bytes | mmap.mmap]]:
-    data = _mapped(path)
-    try:
-        yield read_header(data), data
-    except FormatError:
-        return
 
 
 def _judge_end(found: Replayed, segment: Segment, end: int, behind: list[Path], synced: int) -> Replayed:
@@ -214,8 +215,12 @@ def cut(files: Files, tail: Tail) -> None:
         OSError: the disk refuses; nothing is lost, the next start tries again.
     """
     for path in reversed(tail.behind):
-        files.rename(path, _aside(path))
-        log.warning("%s is behind the end of the log: set aside", path.name)
+        if has_records(path):
+            files.rename(path, _aside(path))
+            log.warning("%s is behind the end of the log: set aside", path.name)
+        else:  # it never began; what an earlier use left in it may be of sessions deleted since
+            files.unlink(path)
+            log.info("%s never began: removed", path.name)
     if tail.segment is None:
         return
     path, rest = tail.segment.path, tail.segment.data[tail.offset :].rstrip(b"\0")

@@ -6,24 +6,23 @@ import argparse
 import fcntl
 import os
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
+
+import msgspec
 
 from callstate_client import stdio
 from callstate_sidecar.cache import Cache
 from callstate_sidecar.commands.reading import loaded
 from callstate_sidecar.exits import Exit
-from callstate_sidecar.journal.checkpoint import Checkpointer
-from callstate_sidecar.journal.files import Files
 from callstate_sidecar.journal.format import FormatError, Frame, Kind, read_header, read_synced, salvage
-from callstate_sidecar.journal.layout import MANIFEST, JournalError, generation_of, read_manifest
-from callstate_sidecar.journal.log import Journal
+from callstate_sidecar.journal.layout import MANIFEST, JournalError, generation_of, logs, read_manifest, snapshots
+from callstate_sidecar.journal.repair import repair
 from callstate_sidecar.journal.replay import replay
 from callstate_sidecar.records import decode_record
-from callstate_sidecar.statedir import LOCK_NAME
+from callstate_sidecar.statedir import JOURNAL_NAME, LOCK_NAME
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
             "directory", metavar="DIR", type=Path, help="the state directory, or the journal in it"
         )
     args = parser.parse_args(argv)
-    directory = args.directory if (args.directory / MANIFEST).exists() else args.directory / "journal"
+    directory = args.directory if _is_journal(args.directory) else args.directory / JOURNAL_NAME
     if not directory.is_dir():
         return _fail(f"{args.directory} holds no journal", Exit.USAGE)
     run = {"inspect": inspect, "verify": verify, "repair": repair, "export": export}[args.command]
@@ -54,6 +53,15 @@ def main(argv: Sequence[str]) -> int:
         return _fail(str(error), Exit.JOURNAL)
     except BlockingIOError:
         return _fail(f"a callstated uses {directory}: stop it first, or work on a copy", Exit.ALREADY_RUNNING)
+
+
+def _is_journal(directory: Path) -> bool:
+    """Whether it is one, also where it has lost its manifest."""
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except OSError:
+        return False
+    return any(name == MANIFEST or name.endswith(".csj") for name in names)
 
 
 class _Unused:
@@ -74,9 +82,10 @@ class _Unused:
 
 def inspect(directory: Path, out: IO[str]) -> int:
     """Say what each file holds, damaged or not."""
-    manifest = (directory / MANIFEST).read_text("utf-8", "replace").strip()
+    path = directory / MANIFEST
+    manifest = path.read_text("utf-8", "replace").strip() if path.exists() else "missing"
     print(f"{MANIFEST}: {manifest}", file=out)
-    for path in _files_of(directory):
+    for path in [*snapshots(directory).values(), *logs(directory).values()]:
         data = path.read_bytes()
         try:
             header = read_header(data)
@@ -85,16 +94,26 @@ def inspect(directory: Path, out: IO[str]) -> int:
             continue
         kinds: Counter[str] = Counter()
         first = last = end = 0
-        for found in salvage(data, header.generation):
+        generation = generation_of(path)
+        if header.generation != generation:
+            print(f"{path.name}: it never began, its header is of generation {header.generation}", file=out)
+        for found in salvage(data, generation):
             first, last, end = first or found.sequence, found.sequence, found.after
-            kinds[type(decode_record(found.body)).__name__ if found.body else "end"] += 1
+            kinds[_kind(found)] += 1
         print(
             f"{path.name}: {Kind(header.kind).name.lower()}, "
             f"records {first} to {last} in {end} of {len(data)} bytes, "
-            f"synced up to {read_synced(data, header.generation)}, {dict(kinds)}",
+            f"synced up to {read_synced(data, generation)}, {dict(kinds)}",
             file=out,
         )
     return Exit.OK
+
+
+def _kind(found: Frame) -> str:
+    try:
+        return type(decode_record(found.body)).__name__ if found.body else "end"
+    except msgspec.MsgspecError:
+        return "unknown"
 
 
 def verify(directory: Path, out: IO[str]) -> int:
@@ -120,77 +139,6 @@ def export(directory: Path, out: IO[str]) -> int:
     for entry in cache.entries.values():
         print(loaded(entry, entry.doc.to_json(entry.updated_us), 0).decode(), file=out)
     return Exit.OK
-
-
-def repair(directory: Path, out: IO[str]) -> int:
-    """Put every whole record into a new journal, and the old files aside."""
-    files, cache = Files(), Cache()
-    kept = lost = 0
-    after, holes, last_generation = 0, [], 0
-    paths = list(_files_of(directory))
-    counted = _counted(directory)
-    for path in paths:
-        last_generation = max(last_generation, generation_of(path))
-        if not counted(path):
-            continue  # what an earlier checkpoint replaced may bring back what was deleted since
-        for found in _salvaged(path, out):
-            if path.name.startswith("log-"):
-                if after and found.sequence > after + 1:
-                    holes.append(f"{after + 1} to {found.sequence - 1}")
-                    lost += found.sequence - after - 1
-                after = max(after, found.sequence)
-            if found.body:
-                cache.replay(decode_record(found.body))
-                kept += 1
-    aside = directory / time.strftime("damaged-%Y%m%dT%H%M%S")
-    aside.mkdir()
-    for path in [directory / MANIFEST, *paths]:
-        if path.exists():
-            files.rename(path, aside / path.name)
-    journal = Journal(directory, checkpoint_min_bytes=0, files=files)
-    journal.resume(last_generation, after)
-    Checkpointer(journal, files, cache.snapshot, lambda: None).run_now()
-    journal.close()
-    print(f"{kept} records saved, {len(cache.entries)} sessions; the damaged files are in {aside}", file=out)
-    if lost:
-        print(f"{lost} records are lost: {', '.join(holes)}; a session they were of may lack a change", file=out)
-    return Exit.OK
-
-
-def _salvaged(path: Path, out: IO[str]) -> Iterator[Frame]:
-    """The whole records of a file, and a line where something between them is none."""
-    data = path.read_bytes()
-    try:
-        generation = read_header(data).generation
-    except FormatError as error:
-        print(f"{path.name}: {error}; its name tells its generation", file=out)
-        generation = generation_of(path)
-    end = 0
-    for found in salvage(data, generation):
-        if end and found.at > end:
-            print(f"{path.name}: {found.at - end} bytes at {end} can't be read", file=out)
-        end = found.after
-        yield found
-
-
-def _counted(directory: Path) -> Callable[[Path], bool]:
-    """Whether a file counts, as the manifest says; where nobody can say, all do."""
-    try:
-        manifest = read_manifest(directory)
-    except JournalError:
-        manifest = None
-    if manifest is None:
-        return lambda _: True
-    snapshot, first = manifest.snapshot, manifest.log
-    return lambda path: (
-        generation_of(path) >= first if path.name.startswith("log-") else generation_of(path) == snapshot
-    )
-
-
-def _files_of(directory: Path) -> Iterator[Path]:
-    """Snapshots, then logs, each in order: the order in which they are to be read."""
-    yield from sorted(directory.glob("snapshot-*.csj"))
-    yield from sorted(directory.glob("log-*.csj"))
 
 
 def _fail(text: str, status: Exit) -> int:

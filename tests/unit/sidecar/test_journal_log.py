@@ -11,7 +11,19 @@ import pytest
 from callstate_sidecar.journal import JournalDamagedError, JournalError, JournalFormatError
 from callstate_sidecar.journal.format import DATA_START, END_OF_LOG, FILE_MAGIC, VERSION, frames, read_header
 from callstate_sidecar.journal.layout import MANIFEST, log_path, logs
-from support.journals import FaultyFiles, Keeping, done_then_eio, eio, enospc, erofs, recovered, turn
+from support.journals import (
+    FaultyFiles,
+    Keeping,
+    Killed,
+    done_then_eio,
+    done_then_killed,
+    eio,
+    enospc,
+    erofs,
+    killed,
+    recovered,
+    turn,
+)
 
 
 def grown(directory: Path, turns: int = 5, **options: object) -> Keeping:
@@ -175,6 +187,50 @@ def test_old_records_behind_a_recycled_segment_are_never_read(tmp_path: Path) ->
     assert data[whole[-1].after :].strip(b"\0"), "there is old stuff behind"
     keeping.journal.close()
     assert recovered(tmp_path) == keeping.state()
+
+
+def test_a_segment_that_kept_its_old_content_in_a_power_loss_never_began(tmp_path: Path) -> None:
+    """Renamed to be written again, and what was written to it is lost: nothing of the one before is."""
+    keeping = grown(tmp_path, turns=60)
+    keeping.checkpoint()
+    keeping.journal.sync()
+    keeping.add_turn("a", turn(1))
+    spare = min(tmp_path.glob("spare-*.csj"))
+    stale = spare.read_bytes()
+    keeping.journal.roll()
+    path = log_path(tmp_path, keeping.journal._generation)
+    path.write_bytes(stale)
+    keeping.journal.close()
+    assert recovered(tmp_path) == keeping.state()
+    assert not path.exists(), "it holds nothing but what was before, maybe of sessions deleted since"
+    assert not list(tmp_path.glob("*.aside-*"))
+
+
+def test_a_segment_that_lost_its_header_but_not_its_records_is_set_aside(tmp_path: Path) -> None:
+    keeping = grown(tmp_path)
+    before = keeping.state()
+    keeping.journal.roll()
+    keeping.add_turn("a", turn(1))
+    path = log_path(tmp_path, keeping.journal._generation)
+    data = path.read_bytes()
+    path.write_bytes(log_path(tmp_path, 1).read_bytes()[:DATA_START] + data[DATA_START:])
+    keeping.journal.close()
+    assert recovered(tmp_path) == before
+    assert path.with_suffix(".aside-1").exists()
+
+
+@pytest.mark.parametrize("failure", [killed, done_then_killed], ids=["before", "after"])
+def test_a_first_start_killed_at_any_step_keeps_no_other_from_starting(tmp_path: Path, failure: object) -> None:
+    counting = FaultyFiles(10**9, failure)  # type: ignore[arg-type]
+    Keeping(tmp_path / "counted", counting).journal.close()
+    assert counting.count > 8
+    for step in range(counting.count):
+        directory = tmp_path / f"step{step}"
+        with pytest.raises(Killed):
+            Keeping(directory, FaultyFiles(step, failure))  # type: ignore[arg-type]
+        keeping = grown(directory)
+        keeping.journal.close()
+        assert recovered(directory) == keeping.state(), f"step {step}"
 
 
 def test_a_missing_segment_and_a_missing_manifest_are_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from callstate_sidecar.config import ConfigError
 from callstate_sidecar.listener import Listener
 from callstate_sidecar.statedir import AlreadyRunningError
 
@@ -86,7 +87,7 @@ def test_of_two_that_start_at_once_one_waits_for_the_lock_in_vain(short_dir: Pat
 def test_a_file_that_is_no_socket_is_left_alone(short_dir: Path) -> None:
     path = short_dir / "s"
     path.write_text("precious")
-    with pytest.raises(OSError, match="in use"):
+    with pytest.raises(ConfigError, match=f"{path} is there and no socket"):
         Listener(path)
     assert path.read_text() == "precious"
     path.unlink()

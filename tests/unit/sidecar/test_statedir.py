@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,39 @@ def test_an_empty_id_file_is_written_anew(tmp_path: Path) -> None:
     fresh = state.host_id("")
     assert fresh
     assert (tmp_path / HOST_ID_NAME).read_text().strip() == fresh
+    state.close()
+
+
+@pytest.mark.parametrize("left", [b"", b"\0" * 17, b"3f2a", b"3f2a\n", b"\xff\xfe"])
+def test_what_a_power_loss_left_of_the_id_is_restored_from_the_journal(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / HOST_ID_NAME).write_bytes(left)
+    state = StateDir(tmp_path)
+    assert state.host_id("", "3f2a00112233aabb") == "3f2a00112233aabb"
+    assert (tmp_path / HOST_ID_NAME).read_text() == "3f2a00112233aabb\n"
+    state.close()
+
+
+def test_a_lost_id_is_restored_from_the_journal_and_a_whole_one_goes_first(tmp_path: Path) -> None:
+    state = StateDir(tmp_path)
+    assert state.host_id("", "pod-7") == "pod-7"
+    (tmp_path / HOST_ID_NAME).write_text("0123456789abcdef\n")
+    assert state.host_id("", "pod-7") == "0123456789abcdef"
+    state.close()
+
+
+def test_a_fresh_id_is_on_disk_before_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    for name in ("fsync", "fdatasync"):
+        real = getattr(os, name)
+
+        def noted(fd: int, real: Callable[[int], None] = real) -> None:
+            synced.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+            real(fd)
+
+        monkeypatch.setattr(os, name, noted)
+    state = StateDir(tmp_path)
+    state.host_id("")
+    assert synced == [f"{HOST_ID_NAME}.tmp", tmp_path.name]
     state.close()
 
 

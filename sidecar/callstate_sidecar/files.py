@@ -1,10 +1,23 @@
-"""The file calls of the journal, in one place: what a disk can refuse, and what tests let it refuse."""
+"""File calls of journal and state directory, in one place: what a disk can refuse, and tests let it refuse."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of calls that know a descriptor only say which file it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 class Files:
@@ -36,6 +49,11 @@ class Files:
         """Return when what was written is on disk."""
         os.fdatasync(fd)
 
+    def free_bytes(self, path: Path) -> int | None:
+        """Room on the file system of a path, for this user; None where it does not say."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize if found.f_blocks else None
+
     def is_linked(self, fd: int) -> bool:
         """Whether the open file still has a name."""
         return os.fstat(fd).st_nlink > 0
@@ -56,6 +74,20 @@ class Files:
         """Return when the names in a directory are on disk."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
+            with naming(path):
+                os.fsync(fd)
         finally:
             os.close(fd)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Put a file of this content in place of the present one, on disk before this returns."""
+        draft = path.with_name(f"{path.name}.tmp")
+        with naming(draft):
+            fd = self.create(draft)
+            try:
+                self.write(fd, data, 0)
+                self.sync(fd)
+            finally:
+                self.close(fd)
+        self.rename(draft, path)
+        self.sync_directory(path.parent)

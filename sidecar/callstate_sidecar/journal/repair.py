@@ -1,0 +1,170 @@
+"""`callstated journal repair`: every whole record on disk into a new journal, the old files aside.
+
+The newest whole snapshot has all that was before it, whether a manifest names it or not: it is read, and what is
+not older than it. Files older than that may bring back what was deleted since; they are read only where there is no
+whole snapshot. So is a snapshot that is not whole, for what it has. Oldest first, and a record of a version that a
+session already has is skipped, as in any replay.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from callstate_sidecar.cache import Cache
+from callstate_sidecar.exits import Exit
+from callstate_sidecar.files import Files
+from callstate_sidecar.journal.checkpoint import Checkpointer
+from callstate_sidecar.journal.format import FormatError, Frame, frames, read_header, salvage
+from callstate_sidecar.journal.layout import (
+    MANIFEST,
+    JournalDamagedError,
+    Manifest,
+    generation_of,
+    log_path,
+    logs,
+    read_manifest,
+    snapshots,
+)
+from callstate_sidecar.journal.log import Journal
+from callstate_sidecar.records import decode_record
+
+
+def repair(directory: Path, out: IO[str]) -> int:
+    """Put every whole record into a new journal, and the old files aside once that one counts.
+
+    Raises:
+        JournalFormatError: the manifest is of a newer format.
+        OSError: the disk refuses; the old files are where they were.
+    """
+    try:
+        manifest = read_manifest(directory)
+    except JournalDamagedError as error:
+        print(error.what, "of", MANIFEST, file=out)
+        manifest = None
+    old = [*snapshots(directory).values(), *logs(directory).values()]
+    salvaged = Salvaged(out)
+    for path in counted(directory, manifest):
+        salvaged.read(path)
+    aside = directory / time.strftime("damaged-%Y%m%dT%H%M%S")
+    aside.mkdir()
+    if (directory / MANIFEST).exists():
+        (aside / MANIFEST).write_bytes((directory / MANIFEST).read_bytes())
+    files = Files()
+    _write(directory, files, salvaged, max(map(generation_of, old), default=0), manifest)
+    for path in old:
+        files.rename(path, aside / path.name)
+    files.sync_directory(directory)
+    sessions = len(salvaged.cache.entries)
+    print(f"{salvaged.kept} records saved, {sessions} sessions; the damaged files are in {aside}", file=out)
+    if salvaged.lost:
+        holes = ", ".join(f"{first} to {last}" for first, last in salvaged.holes)
+        print(f"{salvaged.lost} records are lost: {holes}; a session they were of may lack a change", file=out)
+    return Exit.OK
+
+
+def _write(directory: Path, files: Files, salvaged: Salvaged, last: int, manifest: Manifest | None) -> None:
+    """Write what was salvaged behind the last generation there is. Where that fails, all is as it was."""
+    host_id = "" if manifest is None else manifest.host
+    journal = Journal(directory, checkpoint_min_bytes=0, files=files, host_id=host_id)
+    journal.resume(last, salvaged.sequence)
+    try:
+        Checkpointer(journal, files, salvaged.cache.snapshot, lambda: None).write()
+    except BaseException:
+        files.unlink(log_path(directory, last + 1))
+        raise
+    finally:
+        journal.close()
+
+
+def counted(directory: Path, manifest: Manifest | None) -> list[Path]:
+    """The files to read, in the order in which to read them."""
+    there, segments = snapshots(directory), logs(directory)
+    whole = {generation for generation, path in there.items() if is_whole(path)}
+    floor = max(whole, default=0)
+    if manifest is not None and (
+        manifest.snapshot in whole or (manifest.snapshot is None and manifest.log in segments)
+    ):
+        floor = max(floor, manifest.log)
+    by_age = sorted([*there.items(), *segments.items()], key=_age)
+    return [path for generation, path in by_age if generation >= floor]
+
+
+def _age(item: tuple[int, Path]) -> tuple[int, bool]:
+    generation, path = item
+    return generation, path.name.startswith("log-")
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a snapshot has all of its records and its end."""
+    data, last = path.read_bytes(), None
+    try:
+        if read_header(data).generation != generation_of(path):
+            return False
+    except FormatError:
+        return False
+    for last in frames(data, generation_of(path)):
+        if not last.body:
+            break
+    return last is not None and not last.body and last.after == len(data)
+
+
+class Salvaged:
+    """What was read so far.
+
+    Args:
+        out: told of what can't be read.
+    """
+
+    def __init__(self, out: IO[str]) -> None:
+        self._out = out
+        self.cache = Cache()
+        self.kept = 0
+        self.sequence = 0
+        """Of the last record of the log."""
+        self.holes: list[tuple[int, int]] = []
+        """First and last sequences of records that are lost."""
+
+    @property
+    def lost(self) -> int:
+        """How many records of the log are missing."""
+        return sum(last - first + 1 for first, last in self.holes)
+
+    def read(self, path: Path) -> None:
+        """Take every whole record of a file."""
+        is_log = path.name.startswith("log-")
+        if not is_log and not is_whole(path):
+            print(f"{path.name}: it is not whole; what was deleted before it may be back", file=self._out)
+        for found in self._whole_records(path):
+            if is_log:
+                if self.sequence and found.sequence > self.sequence + 1:
+                    self.holes.append((self.sequence + 1, found.sequence - 1))
+                self.sequence = max(self.sequence, found.sequence)
+            if found.body:
+                self._apply(path, found)
+
+    def _apply(self, path: Path, found: Frame) -> None:
+        try:
+            self.cache.replay(decode_record(found.body))
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one must not cost the others
+            print(f"{path.name}: record {found.sequence} makes no sense, and is left out: {error}", file=self._out)
+        else:
+            self.kept += 1
+
+    def _whole_records(self, path: Path) -> Iterator[Frame]:
+        data, generation = path.read_bytes(), generation_of(path)
+        try:
+            header = read_header(data)
+        except FormatError as error:
+            print(f"{path.name}: {error}; its name tells its generation", file=self._out)
+        else:
+            if header.generation != generation:
+                print(f"{path.name}: it never began, its header is of an earlier use", file=self._out)
+        end = 0
+        for found in salvage(data, generation):
+            if end and found.at > end:
+                print(f"{path.name}: {found.at - end} bytes at {end} can't be read", file=self._out)
+            end = found.after
+            yield found
