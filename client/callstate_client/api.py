@@ -163,10 +163,6 @@ class CallStore(Asking):
     async def default_heartbeat_timeout_s(self) -> float:
         """After how much silence a session without a timeout of its own is suspected, seconds."""
 
-    async def features(self) -> Collection[str]:
-        """The optional parts of the protocol that what answers has; see `features` of `server.info`."""
-        return frozenset((await self.info()).get("features", ()))
-
     @property
     def _known_features(self) -> Collection[str] | None:
         """The same as far as it is known without asking; None where it is not."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -98,6 +98,7 @@ class Asking(ABC):
         self,
         *,
         status: str | None = None,
+        state: str | None = None,
         provider: str | None = None,
         owner: str | None = None,
         call_id: str | None = None,
@@ -109,11 +110,16 @@ class Asking(ABC):
 
         Args:
             status, provider, owner, call_id: match where equal.
+            state: of those that have not ended, `"live"`, `"suspect"`, `"orphan"` (no owner now, had one) or
+                `"restored"` (from the journal, and no sign of life since the daemon started).
             ended_since: only those that ended then or later; with a timezone.
             labels: all of them must be there.
         """
+        if state is not None:
+            asks.check_listable(await self.features())
         ask: Ask[Page[Record]] | None = asks.sessions(
             status=status,
+            state=state,
             provider=provider,
             owner=owner,
             call_id=call_id,
@@ -125,6 +131,10 @@ class Asking(ABC):
             for record in page.items:
                 yield record
             ask = page.following
+
+    async def features(self) -> Collection[str]:
+        """The optional parts of the protocol that what answers has; see `features` of `server.info`."""
+        return frozenset((await self.info()).get("features", ()))
 
     # -- the store itself ---------------------------------------------------------------------------------
 

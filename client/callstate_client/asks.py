@@ -170,6 +170,7 @@ def list_active(scope: str, cursor: str | None = None) -> Ask[Page[str]]:
 def sessions(
     *,
     status: str | None,
+    state: str | None,
     provider: str | None,
     owner: str | None,
     call_id: str | None,
@@ -180,6 +181,7 @@ def sessions(
     return _listing(
         protocol.ListParams(
             status=status,
+            state=state,
             provider=provider,
             owner=owner,
             call_id=call_id,
@@ -187,6 +189,16 @@ def sessions(
             ended_since=None if ended_since is None else format_time(ended_since),
         )
     )
+
+
+def check_listable(features: Collection[str]) -> None:
+    """See that a daemon with these features lists by state.
+
+    Raises:
+        MethodNotFoundError: it does not.
+    """
+    if protocol.LIST_STATE not in features:
+        raise MethodNotFoundError("this daemon, of an earlier version, lists no sessions by their state")
 
 
 def _listing(params: protocol.ListParams) -> Ask[Page[Record]]:

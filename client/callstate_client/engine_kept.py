@@ -114,6 +114,14 @@ class Kept:
         """Whether its status is `ended`."""
         return self.state.status == Status.ENDED
 
+    def is_in(self, state: str) -> bool:
+        """Whether it is live, suspect or an orphan; restored is none of what is in memory alone."""
+        if self.ended:
+            return False
+        if state == "live":
+            return not (self.suspicion or self.orphan)
+        return bool({"suspect": self.suspicion, "orphan": self.orphan}.get(state))
+
     def ended_error(self) -> SessionEndedError:
         """Says when and why."""
         ended_at = None if self.ended_at is None else format_time(self.ended_at)

@@ -95,10 +95,14 @@ class Reads(Access):
         since = None if params.ended_since is None else parse_time(params.ended_since)
         labels = (params.labels or {}).items()
 
+        if params.state is not None and params.state not in p.SESSION_STATES:
+            raise wrong("$.params.state", f"one of {', '.join(p.SESSION_STATES)}")
+
         def wanted(kept: Kept) -> bool:
             state = kept.state
             return (
-                params.status in (None, state.status)
+                (params.state is None or kept.is_in(params.state))
+                and params.status in (None, state.status)
                 and params.provider in (None, state.provider)
                 and params.call_id in (None, state.call_id)
                 and params.owner in (None, kept.owner)

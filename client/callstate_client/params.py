@@ -22,6 +22,10 @@ Limit = Annotated[int, Meta(ge=1, le=10_000)]
 History = str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)]
 
 
+SESSION_STATES: Final = ("live", "suspect", "orphan", "restored")
+"""What one can list sessions by that have not ended; a restored one is one of the others too."""
+
+
 class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """Base of all params."""
 
@@ -72,9 +76,10 @@ class ListActiveParams(Params):
 
 
 class ListParams(Params):
-    """`session.list`. `ended_since` is RFC 3339 text; `labels` must all match."""
+    """`session.list`. `ended_since` is RFC 3339 text; `labels` must all match; `state`: one of SESSION_STATES."""
 
     status: str | None = None
+    state: str | None = None
     provider: str | None = None
     owner: str | None = None
     call_id: str | None = None

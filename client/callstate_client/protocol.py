@@ -24,6 +24,7 @@ from callstate_client.lines import LINE_BYTES, LineSplitter
 from callstate_client.params import (
     MAX_DEPTH,
     MAX_HISTORY_LIMIT,
+    SESSION_STATES,
     AddTurnParams,
     AmendTurnParams,
     ClaimNextParams,
@@ -74,9 +75,11 @@ __all__ = [
     "INT64_MAX",
     "INT64_MIN",
     "LINE_BYTES",
+    "LIST_STATE",
     "MAX_DEPTH",
     "MAX_HISTORY_LIMIT",
     "PROTOCOL_VERSION",
+    "SESSION_STATES",
     "AddTurnParams",
     "AmendTurnParams",
     "ClaimNextParams",
@@ -151,6 +154,9 @@ PROTOCOL_VERSION: Final = 1
 AMEND_INDEX: Final = "amend_index"
 """`session.amend_turn` takes `index` and `role`."""
 
+LIST_STATE: Final = "list_state"
+"""`session.list` takes `state`."""
+
 DELETE_OP: Final = "delete_op"
 """`session.delete` of what is not there is `not_found`, and takes `op`."""
 
@@ -160,7 +166,7 @@ CLAIM_TIMEOUTS: Final = "claim_timeouts"
 INSTANCE: Final = "instance"
 """`worker.register` takes `instance` and `process`."""
 
-FEATURES: Final = ("ownership", "events", "drain", AMEND_INDEX, DELETE_OP, CLAIM_TIMEOUTS, INSTANCE)
+FEATURES: Final = ("ownership", "events", "drain", AMEND_INDEX, DELETE_OP, LIST_STATE, CLAIM_TIMEOUTS, INSTANCE)
 """The optional parts of the protocol that there are; which of them a daemon has, `server.info` says."""
 
 # -- messages ------------------------------------------------------------------------------------------------

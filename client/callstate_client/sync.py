@@ -279,6 +279,7 @@ class Store:
         self,
         *,
         status: str | None = None,
+        state: str | None = None,
         provider: str | None = None,
         owner: str | None = None,
         call_id: str | None = None,
@@ -287,8 +288,11 @@ class Store:
         timeout_s: float | None = None,
     ) -> Iterator[Record]:
         """The hot sessions that match, without their histories, page by page as they are asked for."""
+        if state is not None:
+            asks.check_listable(self.features())
         ask: Ask[Page[Record]] | None = asks.sessions(
             status=status,
+            state=state,
             provider=provider,
             owner=owner,
             call_id=call_id,

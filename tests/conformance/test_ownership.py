@@ -633,6 +633,20 @@ async def test_a_live_call_is_not_replaced(ground: Ground, w1: CallStore, w2: Ca
         w2.hold("c1", replace_ended=True)
 
 
+async def test_sessions_are_listed_by_their_state(ground: Ground, w1: CallStore) -> None:
+    async def found(state: str) -> list[str]:
+        return [record.state.id async for record in w1.sessions(state=state)]
+
+    await w1.save(a_call())
+    await w1.save(a_call("c2"))
+    await w1.save(a_call("c3", status="ended"))
+    await release(w1, "c2", (await w1.get("c2")).epoch)
+    listed = {state: await found(state) for state in ("live", "orphan", "suspect", "restored")}
+    assert listed == {"live": ["c1"], "orphan": ["c2"], "suspect": [], "restored": []}
+    with pytest.raises(InvalidParamsError, match="live, suspect, orphan, restored"):
+        await found("ended")
+
+
 async def test_the_active_sessions_of_every_host(ground: Ground, w1: CallStore) -> None:
     await w1.save(a_call())
     await w1.save(a_call("c2", status="ended"))

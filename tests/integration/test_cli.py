@@ -165,6 +165,11 @@ class TestLs:
     def test_nothing_there(self, callstate):
         assert callstate("ls") == (0, "no calls\n", "")
         assert callstate("ls --status active") == (0, "no such calls\n", "")
+        assert callstate("ls --state orphan") == (0, "no such calls\n", "")
+        status, out, err = callstate("ls --call-id CA1")
+        assert (status, out) == (0, "no such calls\n")
+        assert "only calls in the daemon's memory" in err, "the store may have it"
+        assert callstate("ls --call-id CA1 --json") == (0, "[]\n", "")
         assert callstate("ls --json") == (0, "[]\n", "")
 
     @pytest.mark.parametrize(

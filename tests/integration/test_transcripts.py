@@ -74,7 +74,7 @@ RESULTS = {
 }
 OTHERS = {
     "session.load": {"heartbeat_timeout_s", "max_duration_s", "restored"},
-    "session.claim": {"ended_reason", "restored"},
+    "session.claim": {"ended_reason", "ended_detail", "restored"},
 }
 """Of what a client decodes: members that only the other methods with this result have."""
 

@@ -25,6 +25,8 @@ NO_DAEMON: Final = 3
 SHOWN_TURNS: Final = 20
 """Turns of a transcript shown without `--all`: what fits on a screen."""
 
+HOT_ONLY: Final = "only calls in the daemon's memory are listed, which ended ones leave after reaper.retention_s"
+
 Command = Callable[[CallStore, argparse.Namespace, Output], Awaitable[int]]
 
 
@@ -78,6 +80,7 @@ async def _ls(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     records = []
     matching = store.sessions(
         status=args.status,
+        state=args.state,
         provider=args.provider,
         owner=args.owner,
         call_id=args.call_id,
@@ -96,11 +99,18 @@ async def _ls(store: CallStore, args: argparse.Namespace, out: Output) -> int:
         out.text(render.sessions_table(records, now(), show_numbers=args.show_numbers))
     else:
         out.text("no such calls" if _filtered(args) else "no calls")
+    if _may_be_cold(args) and not out.as_json:
+        output.error(HOT_ONLY)
     return 0
 
 
+def _may_be_cold(args: argparse.Namespace) -> bool:
+    """Whether what is asked for may have ended so long ago that only the store has it."""
+    return bool(args.call_id or args.ended_since or args.status == Status.ENDED)
+
+
 def _filtered(args: argparse.Namespace) -> bool:
-    return any((args.status, args.provider, args.owner, args.call_id, args.labels, args.ended_since))
+    return any((args.status, args.state, args.provider, args.owner, args.call_id, args.labels, args.ended_since))
 
 
 async def _show(store: CallStore, args: argparse.Namespace, out: Output) -> int:

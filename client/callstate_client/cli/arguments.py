@@ -12,6 +12,7 @@ from typing import Final
 
 from callstate_client.events import DEFAULT_TYPES, TYPES, Cursor
 from callstate_client.ids import SESSION_ID_RULE, is_session_id
+from callstate_client.protocol import SESSION_STATES
 from callstate_client.simulate.scenario import MAX_TURNS
 from callstate_client.times import now, parse_time
 
@@ -50,7 +51,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     command("ping", "ask the daemon for a sign of life")
     command("info", "what the daemon is: version, store, durability")
     command("stats", "what the daemon does: sessions, store, journal, counters")
-    _add_ls(command("ls", "list calls"))
+    _add_ls(command("ls", "list the calls in the daemon's memory; what ended leaves it after reaper.retention_s"))
     _add_show(command("show", "show one call with its transcript"))
     _add_end(command("end", "end a call"))
     _add_id(command("rm", "delete a call and all that is kept of it"))
@@ -90,6 +91,9 @@ def _add_numbers(parser: argparse.ArgumentParser) -> None:
 
 def _add_ls(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--status", help="only calls with this status, such as active, on_hold, ended")
+    parser.add_argument(
+        "--state", choices=SESSION_STATES, help="only calls that have not ended and are in this state"
+    )
     parser.add_argument("--provider", help="only calls of this provider")
     parser.add_argument("--owner", help="only calls held by this worker")
     parser.add_argument("--call-id", help="only the call with this id at its provider")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import orjson
 
 from callstate_client.errors import InvalidParamsError, StoreUnavailableError
 from callstate_client.protocol import (
+    SESSION_STATES,
     FlushParams,
     ListActiveParams,
     ListParams,
@@ -142,9 +143,12 @@ def list_sessions(ctx: Context, p: ListParams) -> bytes:
     ended_since = None if p.ended_since is None else parse_us(p.ended_since)
     labels = checked_labels(p.labels or {}).items()
 
+    in_state = _state(p.state)
+
     def wanted(e: Entry) -> bool:
         return (
-            (p.status is None or e.doc.status == p.status)
+            in_state(e)
+            and (p.status is None or e.doc.status == p.status)
             and (p.provider is None or e.doc.provider == p.provider)
             and (p.owner is None or e.owner == p.owner)
             and (p.call_id is None or e.doc.call_id == p.call_id)
@@ -159,6 +163,23 @@ def list_sessions(ctx: Context, p: ListParams) -> bytes:
         for e in page.entries
     ]
     return orjson.dumps(_paged("sessions", sessions, page))
+
+
+_STATES: Final[Mapping[str, Callable[[Entry], bool]]] = {
+    "live": lambda e: not (e.ended or e.suspected or e.orphan),
+    "suspect": lambda e: not e.ended and bool(e.suspected),
+    "orphan": lambda e: not e.ended and bool(e.orphan),
+    "restored": lambda e: not e.ended and e.restored,
+}
+
+
+def _state(name: str | None) -> Callable[[Entry], bool]:
+    if name is None:
+        return lambda _: True
+    if name not in SESSION_STATES:
+        expected = f"one of {', '.join(SESSION_STATES)}"
+        raise InvalidParamsError(f"expected {expected} at $.params.state", path="$.params.state", expected=expected)
+    return _STATES[name]
 
 
 class _Page(NamedTuple):
