@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from callstate_client import Record, connect
+from callstate_client import Record, SessionState, UndeliveredError, connect
 from support.daemon import Daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_factories=["asyncio"]), pytest.mark.timeout(120)]
@@ -152,3 +152,35 @@ async def test_a_worker_that_is_told_to_stop_delivers_first(
     assert (record.state.status, record.owner) == ("on_hold", None), "released, and not ended"
     assert "not acknowledged" not in errors
     assert "destroyed" not in errors
+
+
+async def test_a_call_that_ends_in_an_outage_is_delivered_when_the_daemon_is_back(daemon: Daemon) -> None:
+    async with connect(daemon.socket, close_timeout_s=0.1) as store:
+        with pytest.raises(UndeliveredError) as caught:
+            async with store.hold(SessionState("c1")) as call:
+                await call.add_turn("user", "before")
+                await daemon.in_thread("kill")
+                for n in range(7):
+                    call.add_turn("user", str(n))
+        assert sum(caught.value.unsent.values()) + sum(caught.value.unknown.values()) == 8, (
+            "seven turns and the end"
+        )
+        assert caught.value.going_on
+        await daemon.in_thread("start")
+        await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "callstate-outbox-c1"])
+        record = await store.get("c1")
+    assert [turn.content for turn in record.state.history] == ["before", *map(str, range(7))]
+    assert record.ended_reason == "completed"
+
+
+async def test_a_store_that_is_closed_in_an_outage_says_what_is_lost(daemon: Daemon) -> None:
+    store = await connect(daemon.socket, close_timeout_s=0.1)
+    call = await store.hold(SessionState("c1")).__aenter__()
+    await daemon.in_thread("kill")
+    call.add_turn("user", "never sent")
+    with pytest.raises(UndeliveredError) as caught:
+        await store.close()
+    assert caught.value.unsent == {"c1": 1} or caught.value.unknown == {"c1": 1}
+    assert store.closed
+    await daemon.in_thread("start")
+    assert (await kept(daemon)).turn_count == 0
