@@ -221,6 +221,16 @@ def flush(session_ids: Sequence[str] | None, timeout_s: float) -> Ask[FlushResul
 # -- writes ---------------------------------------------------------------------------------------------------
 
 
+def with_epoch(params: protocol.Params | None, epoch: int) -> protocol.Params | None:
+    """A mutation's params with a fencing token, where they have none yet."""
+    if isinstance(params, protocol.Written):
+        *pieces, last = params.pieces
+        return protocol.Written((*pieces, bytes(last)[:-1], b',"epoch":%d}' % epoch))
+    if getattr(params, "epoch", epoch) is None:
+        params.epoch = epoch  # type: ignore[union-attr]
+    return params
+
+
 def heartbeat(session_id: str) -> Ask[None]:
     """A sign of life of one session."""
     checks.check_session_id(session_id)

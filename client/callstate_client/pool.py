@@ -10,20 +10,24 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from os import getpid
 from threading import Event, RLock
 from time import monotonic
 from typing import Final
 
-from callstate_client import forks
-from callstate_client.blocking import SHORTEST_S, Connection, NoReplyError
+from callstate_client import forks, protocol
+from callstate_client.blocking import REQUEST_ID, SHORTEST_S, Connection, NoReplyError
 from callstate_client.discovery import Candidate, Tried, describe, no_daemon, refusal
 from callstate_client.errors import (
+    CallstateError,
     ConnectionLostError,
+    MethodNotFoundError,
     NoDaemonError,
     RequestTimeoutError,
     StoreClosedError,
 )
+from callstate_client.identity import Identity
 from callstate_client.inflight import OPS_REMEMBERED
 from callstate_client.patience import Backoff
 
@@ -107,9 +111,13 @@ class Pool:
     Args:
         places: where to look for the socket; the first that answers is kept to from then on.
         timeout_s: how long a call waits for its reply, seconds.
+        identity: gives whom each connection is registered for before it is used; None: nobody.
     """
 
-    def __init__(self, places: Sequence[Candidate], timeout_s: float) -> None:
+    def __init__(
+        self, places: Sequence[Candidate], timeout_s: float, identity: Callable[[], Identity | None] = lambda: None
+    ) -> None:
+        self._identity = identity
         self._places = places
         self._timeout_s = timeout_s
         self._by_process: dict[int, Ours] = {}
@@ -241,11 +249,15 @@ class Pool:
                 connection = Connection(forks.unix_socket())
                 try:
                     connection.connect(place.path, timeout_s)
+                    self._introduce(connection, timeout_s)
                 except BaseException as error:
                     connection.close()
-                    if not isinstance(error, OSError):
+                    if isinstance(error, CallstateError) and error.retryable:
+                        refused = Tried(place.path, str(error), final=True)
+                    elif isinstance(error, OSError):
+                        refused = describe(place, error)
+                    else:
                         raise
-                    refused = describe(place, error)
                 else:
                     self._places = [place]
                     return connection, tried
@@ -253,6 +265,25 @@ class Pool:
             if refused.final:
                 break
         return None, tried
+
+    def _introduce(self, connection: Connection, timeout_s: float) -> None:
+        """Say whose a connection is, before anything else is said on it.
+
+        Raises:
+            ConflictError, InvalidParamsError, ForbiddenError: the daemon does not take this worker.
+            UnsupportedProtocolError: it speaks another version of the protocol.
+        """
+        identity = self._identity()
+        if identity is None:
+            return
+        until = monotonic() + timeout_s
+        line = protocol.encode_request(REQUEST_ID, "server.info", None)
+        info = protocol.check_protocol(protocol.decode_members(connection.exchange(line, timeout_s, until)))
+        introduction = identity.introduction(info.get("features", ()))
+        line = protocol.encode_request(REQUEST_ID, "worker.register", introduction)
+        reply = connection.exchange(line, until - monotonic(), until)
+        with suppress(MethodNotFoundError):  # an older daemon, which knows no workers
+            protocol.decode_register(reply)
 
 
 class _Trial:

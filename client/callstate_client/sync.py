@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, TypeVar, Unpack
 
-from callstate_client import asks, protocol
+from callstate_client import asks, checks, protocol
 from callstate_client.asks import Ask, Page
 from callstate_client.blocking import REQUEST_ID
 from callstate_client.discovery import candidates
@@ -52,14 +52,24 @@ class Store:
     the store's own. Mutations carry an `op`, so one that is sent twice happens once.
 
     Args:
-        socket, wait_s, timeout_s: see `connect()`.
+        socket, wait_s, timeout_s, worker_id: see `connect()`.
     """
 
-    def __init__(self, socket: str | os.PathLike[str] | None, wait_s: float, timeout_s: float) -> None:
-        self._pool = Pool(candidates(socket, os.environ, os.getuid()), timeout_s)
+    def __init__(
+        self,
+        socket: str | os.PathLike[str] | None,
+        wait_s: float,
+        timeout_s: float,
+        worker_id: str | None = None,
+    ) -> None:
+        self._registers = worker_id is not None
+        if worker_id is not None:
+            checks.check_worker_id(worker_id)
+        self._identities = {os.getpid(): Identity.of(worker_id)}
+        self._claimed: dict[int, dict[str, int]] = {}
+        self._pool = Pool(candidates(socket, os.environ, os.getuid()), timeout_s, self._registered)
         self._ops = asks.Ops()
         self._beats: dict[str, bytes] = {}
-        self._identities: dict[int, Identity] = {}
         self._pool.open(wait_s)
 
     @property
@@ -89,10 +99,27 @@ class Store:
 
     @property
     def worker_id(self) -> str:
-        """Whom sessions are claimed for. The store's connections are not registered: nothing is owned by being
-        created here, and an owner is known by its heartbeats alone. A forked child is another worker."""
-        pid = os.getpid()
-        return self._identities.setdefault(pid, Identity.of(None)).worker_id
+        """Whom sessions are claimed for. Where `connect()` was given none, the connections are not registered:
+        nothing is owned by being created here, and an owner is known by its heartbeats alone. A forked child is
+        another worker."""
+        return self._identity.worker_id
+
+    @property
+    def _identity(self) -> Identity:
+        pid = os.getpid()  # asked each time: a fork in C, as uWSGI's, runs no hook of ours
+        known = self._identities.get(pid)
+        if known is None:
+            parent = next(iter(self._identities.values()))
+            known = self._identities.setdefault(pid, parent.in_child())
+        return known
+
+    @property
+    def _epochs(self) -> dict[str, int]:
+        """Of the sessions that this process has claimed; not of its parent's."""
+        return self._claimed.setdefault(os.getpid(), {})
+
+    def _registered(self) -> Identity | None:
+        return self._identity if self._registers else None
 
     def new_op(self) -> str:
         """A name for one mutation, like no other's."""
@@ -115,6 +142,9 @@ class Store:
         return self._pool.exchange(line, timeout_s, lambda: method in REPEATABLE)
 
     def _ask(self, ask: Ask[ResultT], timeout_s: float | None) -> ResultT:
+        epoch = self._epochs.get(ask.op_of or "")
+        if epoch is not None:
+            ask.params = asks.with_epoch(ask.params, epoch)
         return ask.result(self.request(ask.method, ask.params, op_of=ask.op_of, timeout_s=timeout_s))
 
     # -- one call -----------------------------------------------------------------------------------------
@@ -170,6 +200,7 @@ class Store:
             StoreUnavailableError: it is not in memory, and the store that would know can't be asked.
         """
         self._ask(asks.delete(session_id, self.new_op(), self.features()), timeout_s)
+        self._epochs.pop(session_id, None)
 
     def add_turn(
         self,
@@ -253,7 +284,9 @@ class Store:
         self, session_id: str, reason: str | None = None, detail: Any = None, *, timeout_s: float | None = None
     ) -> int:
         """The call is over. Ending it again changes nothing. Gives the version."""
-        return self._ask(asks.end(session_id, reason, detail, self.new_op()), timeout_s)
+        version = self._ask(asks.end(session_id, reason, detail, self.new_op()), timeout_s)
+        self._epochs.pop(session_id, None)
+        return version
 
     # -- all sessions -------------------------------------------------------------------------------------
 
@@ -310,17 +343,24 @@ class Store:
         self, session_id: str, *, steal: bool = False, history: str | int = "all", timeout_s: float | None = None
     ) -> Record:
         """Hold this session from now on; to be beaten for."""
-        return self._ask(asks.claim(session_id, self.worker_id, history, steal=steal), timeout_s)
+        return self._held(self._ask(asks.claim(session_id, self.worker_id, history, steal=steal), timeout_s))
+
+    def _held(self, record: Record) -> Record:
+        """Remember the epoch of a claim: what another claims later takes nothing of ours."""
+        self._epochs[record.state.id] = record.epoch
+        return record
 
     def claim_next(
         self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
     ) -> Record | None:
         """Hold any session whose worker is gone; None where there is none."""
-        return self._ask(asks.claim_next(self.worker_id, labels, history), timeout_s)
+        record = self._ask(asks.claim_next(self.worker_id, labels, history), timeout_s)
+        return None if record is None else self._held(record)
 
     def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
         """Hold this session no more."""
         self._ask(asks.release(session_id, epoch), timeout_s)
+        self._epochs.pop(session_id, None)
 
     def drain(self, on: bool = True, *, timeout_s: float | None = None) -> DrainResult:
         """Let the host run out of calls, or take new ones again."""
@@ -348,7 +388,11 @@ class Store:
 
 
 def connect(
-    socket: str | os.PathLike[str] | None = None, wait_s: float = 5.0, *, timeout_s: float = TIMEOUT_S
+    socket: str | os.PathLike[str] | None = None,
+    wait_s: float = 5.0,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    worker_id: str | None = None,
 ) -> Store:
     """The store of the daemon on this host: `with connect() as store`, or `store = connect()` and `close()`.
 
@@ -358,8 +402,13 @@ def connect(
             `/tmp/callstate-<uid>/callstate.sock`.
         wait_s: how long to wait for a daemon that is not there yet, seconds; 0 tries once.
         timeout_s: how long each call waits for its reply, seconds.
+        worker_id: be this worker, which owns the calls that it creates and claims; 1 to 64 bytes of printable ASCII
+            without spaces. Its process is watched: when it dies, its calls are there to be recovered at once. None:
+            no worker, as an operator's tool or a simple script.
 
     Raises:
         NoDaemonError: none was found; the text lists each path tried and why not.
+        InvalidParamsError: this is no worker id, or none that the daemon takes. At once, as the next.
+        ConflictError: another process is known under this worker id, and lives.
     """
-    return Store(socket, wait_s, timeout_s)
+    return Store(socket, wait_s, timeout_s, worker_id)

@@ -17,6 +17,7 @@ from callstate_client import (
     CallstateError,
     CallStore,
     ConflictError,
+    FencedError,
     Record,
     RequestTimeoutError,
     SessionNotFoundError,
@@ -368,3 +369,60 @@ def test_two_stores_and_versions(daemon: Daemon, store: sync.Store) -> None:
         other.delete("c1")
         with pytest.raises(SessionNotFoundError):
             store.load("c1")
+
+
+# -- workers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("worker_id", ["w1", None])
+def test_what_was_stolen_takes_nothing_of_who_had_claimed_it(daemon: Daemon, worker_id: str | None) -> None:
+    with sync.connect(daemon.socket) as other, sync.connect(daemon.socket, worker_id=worker_id) as store:
+        other.save(a_call())
+        assert store.claim("c1").epoch == 1
+        store.add_turn("c1", "user", "hello")
+        assert other.claim("c1", steal=True).epoch == 2
+        late: list[Callable[[], object]] = [
+            lambda: store.add_turn("c1", "user", "late"),
+            lambda: store.update("c1", status="on_hold"),
+            lambda: store.record_interruption("c1"),
+            lambda: store.save(a_call()),
+            lambda: store.end("c1"),
+            lambda: store.delete("c1"),
+        ]
+        for mutation in late:
+            with pytest.raises(FencedError):
+                mutation()
+        if worker_id is not None:
+            with pytest.raises(FencedError):
+                store.update_heartbeat("c1")
+        other.add_turn("c1", "agent", "in time")
+        assert [turn.content for turn in other.load("c1").history] == ["hello", "in time"]
+
+
+WORKER = """
+import sys, time
+from callstate_client import SessionState, sync
+store = sync.connect(sys.argv[1], worker_id="w1")
+store.save(SessionState("c1", provider="sip", status="active"))
+print("saved", flush=True)
+time.sleep(3600)
+"""
+
+
+def test_a_blocking_workers_death_leaves_its_calls_to_be_recovered(daemon: Daemon) -> None:
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, str(daemon.socket)], stdout=subprocess.PIPE)
+    try:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"saved\n"
+        with sync.connect(daemon.socket, worker_id="w2") as store:
+            assert (store.get("c1").owner, store.claim_next()) == ("w1", None)
+            with pytest.raises(ConflictError):
+                sync.connect(daemon.socket, worker_id="w1")
+            worker.kill()
+            worker.wait()
+            while (record := store.claim_next()) is None:  # the daemon is told of it by the kernel
+                pass
+            assert (record.state.id, record.epoch) == ("c1", 1)
+    finally:
+        worker.kill()
+        worker.communicate()
