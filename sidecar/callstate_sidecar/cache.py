@@ -529,7 +529,8 @@ class Cache:
                 entry.base = structs.replace(entry.base, sent=version)
         for session_id, version in record.taken.items():
             entry = self.entries.get(session_id)
-            if entry is not None and entry.base is not None and 0 < entry.base.sent <= version:
+            base = None if entry is None else entry.base
+            if entry is not None and base is not None and 0 < (base.version or base.sent) <= version:
                 entry.base = None
 
     def all_dirty(self, now: float) -> None:

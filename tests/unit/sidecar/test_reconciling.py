@@ -482,3 +482,25 @@ async def test_a_restart_is_no_reason_to_merge_what_we_wrote_ourselves() -> None
     await core.turn("a", "four")
     await flush(core)
     assert contents(stored(core)) == ["one", "two", "three", "four"]
+
+
+async def test_what_the_store_took_while_a_change_was_made_needs_no_merge() -> None:
+    core = Core()
+    await core.save("a")
+    await flush(core)
+    core = restarted(core)
+    core.memory.hold()
+    written = asyncio.ensure_future(core.writer._round())
+    await core.memory.called.wait()
+    core.clock.advance(1.0)
+    await core.turn("a", "one")  # as replayed, it is on its way
+    core.memory.let_go()
+    await written
+    await flush(core)
+    core.clock.advance(1.0)
+    await core.turn("a", "two")
+    core = restarted(core)
+    core.clock.advance(5.0)
+    await core.turn("a", "three")
+    await flush(core)
+    assert contents(stored(core)) == ["one", "two", "three"]
