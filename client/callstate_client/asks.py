@@ -203,7 +203,7 @@ def check_listable(features: Collection[str]) -> None:
 
 def _listing(params: protocol.ListParams) -> Ask[Page[Record]]:
     def result(line: bytes) -> Page[Record]:
-        page = protocol.decode_list(line)
+        page = loads.decode_list(line)
         following = None
         if page.next_cursor:
             following = _listing(msgspec.structs.replace(params, cursor=page.next_cursor))

@@ -8,15 +8,18 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from callstate_client.errors import DocumentError
+from callstate_client import gojson
+from callstate_client.errors import DocumentError, InternalError
 from callstate_client.history import History
 from callstate_client.model import SessionState, from_wire
 from callstate_client.protocol import Reply, result_decoder, result_of
-from callstate_client.results import LoadResult
+from callstate_client.results import ListResult, LoadResult
 from callstate_client.statewire import StrictStateWire
 
 _decode_plain_load = msgspec.json.Decoder(Reply[LoadResult[StrictStateWire]]).decode
-decode_any_load = result_decoder(LoadResult[Raw])
+_decode_shallow_load = result_decoder(LoadResult[Raw])
+_load_of = msgspec.json.Decoder(LoadResult[Raw]).decode
+_decode_list = result_decoder(ListResult)
 
 
 _HISTORY: Final = b',"history":[{'
@@ -62,6 +65,47 @@ def _plain_load(line: bytes) -> tuple[LoadResult[StrictStateWire], History | Non
     return result_of(_decode_plain_load(line)), None
 
 
+def decode_any_load(line: bytes) -> LoadResult[Raw]:
+    """The result of a load or claim, its session as it came, however deep it is.
+
+    Raises:
+        WireError: the reply says so.
+    """
+    try:
+        return _decode_shallow_load(line)
+    except InternalError as error:
+        return _deep_load(_deep_result(line, error))
+
+
+def decode_list(line: bytes) -> ListResult:
+    """The result of a list, its sessions as they came.
+
+    Raises:
+        WireError: the reply says so.
+    """
+    try:
+        return _decode_list(line)
+    except InternalError as error:
+        result = gojson.raw_members(_deep_result(line, error))
+        cursor = gojson.decode_any(result.get("next_cursor", b"null"))
+        return ListResult([_deep_load(each) for each in gojson.raw_list(result["sessions"])], cursor)
+
+
+def _deep_result(line: bytes, error: InternalError) -> bytes:
+    """The result of a reply that nests deeper than a decoder follows; the error where it is another fault."""
+    if not isinstance(error.__cause__, RecursionError):
+        raise error
+    return gojson.raw_members(line)["result"]
+
+
+def _deep_load(result: bytes) -> LoadResult[Raw]:
+    beside = gojson.raw_members(result)
+    session = beside["session"]
+    load = _load_of(gojson.join_members({**beside, "session": b"0"}))
+    load.session = Raw(session)
+    return load
+
+
 _decode_claim_next: Callable[[bytes], LoadResult[Raw] | None] = result_decoder(LoadResult[Raw] | None)  # type: ignore[arg-type]
 
 
@@ -71,7 +115,10 @@ def decode_claim_next(line: bytes) -> LoadResult[SessionState] | None:
     Raises:
         WireError: the reply says so.
     """
-    result = _decode_claim_next(line)
+    try:
+        result = _decode_claim_next(line)
+    except InternalError as error:
+        result = _deep_load(_deep_result(line, error))
     return None if result is None else load_result(result)
 
 

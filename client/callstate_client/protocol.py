@@ -131,7 +131,6 @@ __all__ = [
     "decode_flush",
     "decode_heartbeat",
     "decode_incoming",
-    "decode_list",
     "decode_list_active",
     "decode_members",
     "decode_register",
@@ -310,7 +309,6 @@ decode_empty = result_decoder(Empty)
 decode_save = result_decoder(SaveResult)
 decode_version = result_decoder(VersionResult)
 decode_list_active = result_decoder(ListActiveResult)
-decode_list = result_decoder(ListResult)
 decode_heartbeat = result_decoder(HeartbeatResult)
 decode_flush = result_decoder(FlushResult)
 decode_register = result_decoder(RegisterResult)

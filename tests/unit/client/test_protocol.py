@@ -14,7 +14,7 @@ from callstate_client.errors import (
     InvalidParamsError,
     SessionNotFoundError,
 )
-from callstate_client.loads import decode_load
+from callstate_client.loads import decode_list, decode_load
 
 
 def test_a_request_line() -> None:
@@ -77,7 +77,7 @@ def test_members_of_a_newer_daemon_are_skipped() -> None:
     assert p.decode_version(line) == p.VersionResult(version=3)
 
 
-@pytest.mark.parametrize("decode", [p.decode_version, decode_load, p.decode_empty, p.decode_list])
+@pytest.mark.parametrize("decode", [p.decode_version, decode_load, p.decode_empty, decode_list])
 def test_an_error_reply_raises_its_class(decode: Callable[[bytes], object]) -> None:
     line = (
         b'{"jsonrpc":"2.0","id":1,"error":{"code":-32003,"message":"m",'
