@@ -11,10 +11,13 @@ from callstate_client import asks, protocol
 from callstate_client.asks import Ask, Page
 from callstate_client.model import SessionState
 from callstate_client.store import Record
+from callstate_client.uncopied import Uncopied
 
 
-class Asking(ABC):
+class Asking(Uncopied, ABC):
     """Reads. `timeout_s` is how long one call may take, seconds; None for the store's own."""
+
+    instead = "share this one within the process, and make one with connect() in another"
 
     # -- what answers -------------------------------------------------------------------------------------
 

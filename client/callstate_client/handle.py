@@ -26,6 +26,7 @@ from callstate_client.patches import Beside, Changes, find_last_turn, patched_tu
 from callstate_client.queued import AmendableTurn, QueuedMutation, TurnHandle, amendable, queued
 from callstate_client.saving import Saving, save_behind
 from callstate_client.times import now
+from callstate_client.uncopied import Uncopied
 from callstate_client.view import StateView
 from callstate_client.watchdog import Watchdog
 from callstate_client.wellformed import as_text, cleaned, turn_values
@@ -46,7 +47,7 @@ COMPLETED: Final = "completed"
 """Why a call ended whose block was left normally."""
 
 
-class CallHandle:
+class CallHandle(Uncopied):
     """One call, held. Its methods queue at once and give an awaitable: awaiting it means acknowledged.
 
     What is queued survives reconnects and restarts of the daemon, and is delivered in order, once. When too
@@ -54,6 +55,8 @@ class CallHandle:
 
     One that `recover()` gave is left as `async with call:`, by the rules of `hold()`.
     """
+
+    instead = "copy its `state`; another process or task claims the call with hold(id)"
 
     def __init__(
         self, store: CallStore, beater: Beats, state: SessionState, version: int, epoch: int | None = None

@@ -24,6 +24,7 @@ from callstate_client.losing import CancelOnLost
 from callstate_client.model import SessionState, Status
 from callstate_client.results import SaveResult
 from callstate_client.store import Record
+from callstate_client.uncopied import Uncopied
 
 if TYPE_CHECKING:
     from callstate_client.api import CallStore
@@ -35,13 +36,15 @@ _log = logging.getLogger("callstate")
 BeatMode = Literal["auto", "manual"]
 
 
-class Hold:
+class Hold(Uncopied):
     """What `store.hold()` gives: creates or claims the session on entering, ends or releases it on leaving.
 
     Entering is a task of its own, so that an entry which is cancelled while the daemon may be at it already is not
     left half done: it goes on in the background, and what it gets is released, for another worker to claim. The
     same Hold entered again joins it, or takes the call back; the creation's `op` makes it one creation.
     """
+
+    instead = "call hold() again"
 
     def __init__(
         self,

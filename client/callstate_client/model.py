@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import Any, Final, TypeVar
+from enum import EnumMeta, StrEnum
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,41 +18,48 @@ from callstate_client.errors import DocumentError
 from callstate_client.history import History, Piece
 from callstate_client.metrics import SessionMetrics, metrics_of
 from callstate_client.statewire import StrictStateWire
-from callstate_client.times import Instant, format_time, now, now_text
+from callstate_client.times import ZERO_TIME, Instant, format_time, now, now_text, parse_time
 from callstate_client.turns import Check, Turn, encode_members, refuse_shadows
 from callstate_client.wellformed import turn_values
 
 __all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn", "encode_members"]
 
 
-class Status:
+class _Words(EnumMeta):
+    def __contains__(cls, value: object) -> bool:  # as from Python 3.12 on
+        return isinstance(value, str) and value in cls._value2member_map_
+
+
+class Status(StrEnum, metaclass=_Words):
     """The named statuses. Not a closed set: any string up to 64 bytes is one; only `ended` is not active."""
 
-    PENDING: Final = "pending"
-    ACTIVE: Final = "active"
-    ON_HOLD: Final = "on_hold"
-    TRANSFERRING: Final = "transferring"
-    ENDED: Final = "ended"
+    PENDING = "pending"
+    ACTIVE = "active"
+    ON_HOLD = "on_hold"
+    TRANSFERRING = "transferring"
+    ENDED = "ended"
 
 
-class Direction:
+class Direction(StrEnum, metaclass=_Words):
     """The named directions; not a closed set."""
 
-    INBOUND: Final = "inbound"
-    OUTBOUND: Final = "outbound"
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
 
 
-class Role:
+class Role(StrEnum, metaclass=_Words):
     """The named roles of a turn; not a closed set (agents have `system` and `tool` turns too)."""
 
-    USER: Final = "user"
-    AGENT: Final = "agent"
+    USER = "user"
+    AGENT = "agent"
 
 
 RecoveryT = TypeVar("RecoveryT")
 
 _NO_OBJECTS = (str, bytes, bytearray, int, float, list, tuple, set, frozenset)
 """In Python, what JSON has as anything else."""
+
+_ZERO = parse_time(ZERO_TIME)
 
 _EMPTY: tuple[Any, ...] = (None, "", {}, [])
 """Recovery data that is left out."""
@@ -165,9 +173,9 @@ class SessionState:
         self._history.append(turn)
         self.metrics.turn_count += 1
         if turn.role == Role.USER:
-            self.metrics.user_speech_duration_ms += turn.duration_ms
+            self.metrics.user_speech_duration_ms += max(turn.duration_ms, 0)
         elif turn.role == Role.AGENT:
-            self.metrics.agent_speech_duration_ms += turn.duration_ms
+            self.metrics.agent_speech_duration_ms += max(turn.duration_ms, 0)
 
     def saved_at(self, text: str) -> None:
         """Set `updated_at` to what a store said, as text."""
@@ -204,9 +212,15 @@ class SessionState:
             raise DocumentError(f"recovery_data is no {as_type.__name__}: {error}") from error
 
     def duration(self, at: datetime | None = None) -> timedelta:
-        """How long the call lasted (once ended) or has lasted so far, at the present time or at `at`."""
+        """How long the call lasted (once ended) or has lasted so far, at the present time or at `at`.
+
+        Never negative, whatever the clocks of those who wrote the times said; none where nobody said when it began.
+        """
+        began = self.created_at
+        if began <= _ZERO:
+            return timedelta(0)
         until = self.updated_at if self.status == Status.ENDED else at or now()
-        return until - self.created_at
+        return max(until - began, timedelta(0))
 
     def copy(self) -> SessionState:
         """A deep copy: nothing of it is shared with this one."""

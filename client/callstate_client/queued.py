@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from callstate_client.entries import Acknowledgement
 from callstate_client.turns import Turn
+from callstate_client.uncopied import Uncopied
 
 __all__ = ["AmendableTurn", "Queued", "QueuedMutation", "TurnHandle"]
 
 
-class Queued:
+class Queued(Uncopied):
     """A mutation of a held call. Awaiting it gives the session's version once it is acknowledged, or raises why it
     was not taken. Nobody has to: it is delivered all the same, also when the waiting is given up.
     """
 
     __slots__ = ("_future",)
+
+    instead = "await it where it was made"
 
     def __init__(self, future: Acknowledgement) -> None:
         self._future = future

@@ -28,6 +28,7 @@ from callstate_client.patience import TIMEOUT_S
 from callstate_client.pool import Pool
 from callstate_client.results import DrainResult
 from callstate_client.store import Record
+from callstate_client.uncopied import Uncopied
 
 __all__ = ["Store", "connect"]
 
@@ -40,7 +41,7 @@ BEATS_KEPT: Final = 4096
 ResultT = TypeVar("ResultT")
 
 
-class Store:
+class Store(Uncopied):
     """Keeps the state of live calls in the daemon on this host. Made by `connect()`.
 
     Safe to use from many threads: each call has a connection to itself while it is under way, and takes one
@@ -54,6 +55,8 @@ class Store:
     Args:
         socket, wait_s, timeout_s, worker_id: see `connect()`.
     """
+
+    instead = "share this one within the process, and make one with connect() in another"
 
     def __init__(
         self,

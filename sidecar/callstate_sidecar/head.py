@@ -66,9 +66,9 @@ class Metrics(Struct, frozen=True, array_like=True):
         user, agent = self.user_speech_duration_ms, self.agent_speech_duration_ms
         for turn in turns:
             if turn.role == "user":
-                user += turn.duration_ms
+                user += max(turn.duration_ms, 0)  # a clock set back in between
             elif turn.role == "agent":
-                agent += turn.duration_ms
+                agent += max(turn.duration_ms, 0)
         count = self.turn_count + len(turns)
         if not (count <= INT64_MAX and INT64_MIN <= user <= INT64_MAX and INT64_MIN <= agent <= INT64_MAX):
             count, user, agent = _int64(count), _int64(user), _int64(agent)

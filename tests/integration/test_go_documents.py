@@ -41,8 +41,8 @@ TIMES = b'"created_at":"0000-03-01T00:00:00Z","updated_at":"2024-05-01T10:00:03.
 def document(session_id: str, recovery: bytes) -> bytes:
     return (
         b'{"id":"%b",%b,"provider":"%b","direction":"","from":"","to":"","status":"%b","history":[{"role":"%b",'
-        b'"content":"","timestamp":"0000-01-01T00:00:00Z","duration_ms":-3}],"metrics":{"turn_count":1,"interruption_count":0,"user_speech_duration_ms":0,'
-        b'"agent_speech_duration_ms":0},"recovery_data":%b}'
+        b'"content":"","timestamp":"0000-01-01T00:00:00Z","duration_ms":-3}],"metrics":{"turn_count":1,'
+        b'"interruption_count":0,"user_speech_duration_ms":0,"agent_speech_duration_ms":0},"recovery_data":%b}'
     ) % (session_id.encode(), TIMES, LONG.encode(), LONG.encode(), LONG.encode(), recovery)
 
 

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[2]
 # in it; inside of a package the same rule is not looked at. New modules have to be given their place here.
 CLIENT = (
     # values and the wire, without I/O
-    "stdio", "errors", "ids", "wellformed", "lines", "gojson", "times", "documents", "turns", "history", "metrics",
+    "stdio", "uncopied", "errors", "ids", "wellformed", "lines", "gojson", "times", "documents", "turns", "history",
+    "metrics",
     "statewire", "model", "params", "results", "protocol", "loads", "store",
     "merge", "checks", "patches",
     "events", "asks", "rules", "clock", "patience",

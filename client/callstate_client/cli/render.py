@@ -17,7 +17,7 @@ from callstate_client.model import SessionState, Status, Turn
 from callstate_client.store import Record
 from callstate_client.times import format_time
 
-_STATUS_STYLES = {
+_STATUS_STYLES: dict[str, str] = {
     Status.ACTIVE: "green",
     Status.PENDING: "cyan",
     Status.ON_HOLD: "yellow",

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple, NoReturn, Self, SupportsIndex
 
 import msgspec
 
@@ -149,6 +149,9 @@ class DocumentStore(ABC):
 
     def __init__(self) -> None:
         self._closed = False
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} can't be pickled or copied: make one from the same URL or path")
 
     # -- primitives --
 
