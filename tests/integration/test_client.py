@@ -282,7 +282,7 @@ async def test_pages(store: SidecarStore) -> None:
 
 
 async def test_two_clients_and_versions(daemon: Daemon, store: SidecarStore) -> None:
-    async with connect(daemon.socket) as other:
+    async with connect(daemon.socket, register=False) as other:
         version = await store.save(a_call())
         await other.update("c1", if_version=version, status="on_hold")
         with pytest.raises(ConflictError):
