@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import aclosing
 from threading import Event
 
 import pytest
@@ -338,3 +339,27 @@ async def test_a_process_forked_while_it_connects_leaves_no_connection_behind(da
         os.kill(child, 0)
         await victim.communicate(b"")  # the child reads to its end
         await calls.aclose()
+
+
+async def test_a_hung_threads_call_is_recovered_by_another_threads_store(daemon: Daemon) -> None:
+    hung, go_on, epochs = Event(), Event(), []
+
+    async def hang() -> None:
+        async with connect(daemon.socket, stall_timeout_s=0.1) as store:
+            with pytest.raises(FencedError):
+                async with store.hold(a_call("hung"), heartbeat_timeout_s=0.2) as call:
+                    hung.set()
+                    go_on.wait(30)
+                    await call.add_turn("user", "late")
+            epochs.append(call.epoch)
+
+    async with connect(daemon.socket) as store:
+        thread = asyncio.create_task(asyncio.to_thread(lambda: asyncio.run(hang())))
+        async with aclosing(store.recover(watch=True)) as calls, await anext(calls) as call:
+            assert hung.is_set()
+            assert call.epoch == 1
+            go_on.set()
+            await thread
+            await call.add_turn("agent", "I am here.")
+        record = await store.get("hung")
+        assert (epochs, [turn.content for turn in record.state.history]) == ([0], ["I am here."])
