@@ -438,6 +438,7 @@ class CallStore(Asking):
         cancel_on_lost: bool = False,
         watchdog_s: float | None = None,
         replace_ended: bool = False,
+        resume: bool = False,
     ) -> Hold:
         """Hold a call for as long as the block lasts: `async with store.hold(...) as call`.
 
@@ -464,6 +465,10 @@ class CallStore(Asking):
             replace_ended: where a call under this id has ended, begin it anew in its place: its history, counters,
                 labels and reason are gone, the epoch is the next. Of two who do so at once one gets it. For a
                 provider that gives a Call-ID twice.
+            resume: whichever fits: where a session of this state's id is there already, it is claimed as by its id,
+                and goes on with what is kept of it; the state and the labels given are for a new one. For a worker
+                that is told of a call and can't know whether another has begun it. With `replace_ended` an id whose
+                call has ended begins anew.
 
         Raises:
             ConflictError: on entering: a session of this id is there already (the error has its `status`, and where
@@ -483,6 +488,7 @@ class CallStore(Asking):
             cancel_on_lost=cancel_on_lost,
             watchdog_s=watchdog_s,
             replace_ended=replace_ended,
+            resume=resume,
         )
 
     async def open_call(
@@ -496,13 +502,15 @@ class CallStore(Asking):
         end_on: EndOn = (),
         steal: bool = False,
         watchdog_s: float | None = None,
+        replace_ended: bool = False,
+        resume: bool = False,
     ) -> CallHandle:
         """As `hold()`, for frameworks that tell by callbacks when a call begins and ends: `await call.close()` ends
         it, or `await call.close(error)`.
 
         Args:
-            call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, watchdog_s: see `hold()`, as for
-                the errors.
+            call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, watchdog_s, replace_ended, resume:
+                see `hold()`, as for the errors.
         """
         return await self.hold(
             call,
@@ -513,6 +521,8 @@ class CallStore(Asking):
             end_on=end_on,
             steal=steal,
             watchdog_s=watchdog_s,
+            replace_ended=replace_ended,
+            resume=resume,
         ).open()
 
     # -- in the background ----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from callstate_client.errors import (
     FencedError,
     MethodNotFoundError,
     SessionEndedError,
+    SessionNotFoundError,
     ShuttingDownError,
 )
 from callstate_client.handle import CallHandle
@@ -60,13 +61,18 @@ class Hold(Uncopied):
         cancel_on_lost: bool = False,
         watchdog_s: float | None = None,
         replace_ended: bool = False,
+        resume: bool = False,
     ) -> None:
+        if not isinstance(call, str | SessionState):
+            raise TypeError(f"hold() takes a SessionState or a session's id, not {type(call).__name__}")
         if isinstance(call, str) and labels is not None:
             raise ValueError("labels are for a new session; this one is there already")
-        if not isinstance(call, str) and steal:
+        if not isinstance(call, str) and steal and not resume:
             raise ValueError("only a session that is there already can be stolen")
-        if isinstance(call, str) and replace_ended:
-            raise ValueError("replace_ended is for a new session, given by its state")
+        if isinstance(call, str) and (replace_ended or resume):
+            raise ValueError(
+                f"{'replace_ended' if replace_ended else 'resume'} goes with a state; an id is claimed"
+            )
         if beat not in ("auto", "manual"):
             raise ValueError(f"beat is 'auto' or 'manual', not {beat!r}")
         if watchdog_s is not None and beat != "auto":
@@ -80,6 +86,7 @@ class Hold(Uncopied):
         self._end_on = end_classes(end_on)
         self._steal = steal
         self._replace_ended = replace_ended
+        self._resume = resume
         self._cancel_on_lost = cancel_on_lost
         self._guard: CancelOnLost | None = None
         self._watchdog_s = watchdog_s
@@ -135,7 +142,9 @@ class Hold(Uncopied):
             raise ShuttingDownError(f"this worker leaves: it takes no more calls, {self.id} neither")
         if isinstance(self._call, str):
             return await self._claim(self._call)
-        return await self._create(self._call, again)
+        if self._resume:
+            return await self._create_or_claim(self._call, again)
+        return await self._create(self._call, again, replace_ended=self._replace_ended)
 
     async def _give_up(self, entering: asyncio.Task[CallHandle]) -> None:
         """Release what an entry got that nobody waits for any more."""
@@ -150,13 +159,25 @@ class Hold(Uncopied):
             elif isinstance(error, CallstateError) and error.retryable:
                 await self._store._release_unheld(self.id)
 
-    async def _create(self, state: SessionState, again: bool) -> CallHandle:
+    async def _create_or_claim(self, state: SessionState, again: bool) -> CallHandle:
+        with suppress(ConflictError):
+            return await self._create(state, again, replace_ended=False)
+        try:
+            return await self._claim(state.id)
+        except SessionNotFoundError:  # deleted since: it is a new one after all
+            return await self._create(state, again, replace_ended=False)
+        except SessionEndedError:
+            if not self._replace_ended:
+                raise
+            return await self._create(state, again, replace_ended=True)
+
+    async def _create(self, state: SessionState, again: bool, *, replace_ended: bool) -> CallHandle:
         # A save does not say the epoch, which is not always 0: an id may have been used before. It is asked for
         # in the same write as the save, behind it, so it costs no time, and hardly anybody comes in between.
         # Needed by registered workers too: what was stolen from us and released again is nobody's, and would
         # take our late turns.
         saved, known = await self._save_and_get(state, 0, self._labels)
-        if isinstance(saved, ConflictError) and self._replace_ended and _has_ended(saved, known):
+        if isinstance(saved, ConflictError) and replace_ended and _has_ended(saved, known):
             # of the version that has ended: of two who do this one gets the id
             saved, known = await self._save_and_get(state, saved.version, self._labels or {})
         if isinstance(saved, ConflictError):
@@ -249,7 +270,7 @@ def _taken(error: ConflictError, session_id: str, known: Record | BaseException)
         return error
     if known.state.is_active:
         held = f"held by worker {known.owner}" if known.owner else "held by no worker"
-        text = f"{session_id} is there already: {known.state.status}, {held}; hold({session_id!r}) goes on with it"
+        text = f"{session_id} is there already: {known.state.status}, {held}; hold({session_id!r}) or hold(state, resume=True) goes on with it"
     else:
         when = f" at {error.ended_at}" if error.ended_at else ""
         why = error.reason or known.ended_reason or "no reason given"

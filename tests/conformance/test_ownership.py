@@ -633,6 +633,51 @@ async def test_a_live_call_is_not_replaced(ground: Ground, w1: CallStore, w2: Ca
         w2.hold("c1", replace_ended=True)
 
 
+async def test_a_hold_that_resumes_creates_what_is_not_there(ground: Ground, w1: CallStore) -> None:
+    async with w1.hold(a_call(provider="telnyx"), labels={"app": "sales"}, resume=True) as call:
+        record = await w1.get("c1")
+        assert (record.owner, record.epoch, record.labels) == ("w1", 0, {"app": "sales"})
+        assert call.state.provider == "telnyx"
+    assert (await w1.get("c1")).ended_reason == "completed"
+
+
+async def test_a_hold_that_resumes_claims_what_is_there(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+    async with w1.hold(a_call(provider="telnyx"), labels={"app": "sales"}) as first:
+        await first.add_turn("user", "hello", 90)
+        with pytest.raises(ConflictError):
+            async with w2.hold(a_call(), resume=True):
+                pytest.fail("it is w1's, which is alive")
+        await first.release()
+    async with w2.hold(a_call(provider="sip"), labels={"app": "other"}, resume=True) as call:
+        assert (call.state.provider, [turn.content for turn in call.state.history]) == ("telnyx", ["hello"])
+        record = await w2.get("c1")
+        assert (record.owner, record.epoch, record.labels) == ("w2", 1, {"app": "sales"})
+        await call.add_turn("agent", "again", 10)
+        async with w1.hold(a_call(), resume=True, steal=True) as stolen:
+            assert len(stolen.state.history) == 2
+            await stolen.end("transferred")
+        assert (await w1.get("c1")).ended_reason == "transferred"
+
+
+async def test_a_hold_that_resumes_takes_no_call_that_is_over(ground: Ground, w1: CallStore) -> None:
+    await w1.save(a_call())
+    await w1.end("c1", "caller_hangup")
+    with pytest.raises(SessionEndedError) as ended:
+        async with w1.hold(a_call(), resume=True):
+            pytest.fail("it is over")
+    assert ended.value.reason == "caller_hangup"
+    async with w1.hold(a_call(provider="sip"), resume=True, replace_ended=True) as call:
+        assert call.state.provider == "sip"
+        assert (await w1.get("c1")).ended_reason is None
+
+
+async def test_what_can_not_be_held(ground: Ground, w1: CallStore) -> None:
+    with pytest.raises(ValueError, match="resume"):
+        w1.hold("c1", resume=True)
+    with pytest.raises(TypeError, match="int"):
+        w1.hold(5)  # type: ignore[arg-type]
+
+
 async def test_sessions_are_listed_by_their_state(ground: Ground, w1: CallStore) -> None:
     async def found(state: str) -> list[str]:
         return [record.state.id async for record in w1.sessions(state=state)]
