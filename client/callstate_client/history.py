@@ -215,4 +215,4 @@ class History(MutableSequence[Turn]):
     __hash__ = None  # type: ignore[assignment]  # mutable, like any list
 
     def __repr__(self) -> str:
-        return f"History({len(self._items)} turns)"
+        return f"History({len(self)} turns)"

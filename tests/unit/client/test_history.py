@@ -213,3 +213,8 @@ def test_a_history_copies_and_pickles_as_it_is() -> None:
         assert other == history
         other[0].content = "y"
         assert other != history
+
+
+def test_a_history_that_nobody_has_looked_at_says_how_long_it_is() -> None:
+    assert repr(raw_history(RAW, RAW)) == "History(2 turns)"
+    assert repr(History()) == "History(0 turns)"
