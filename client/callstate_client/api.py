@@ -509,8 +509,9 @@ class CallStore(Asking):
         it, or `await call.close(error)`.
 
         Args:
-            call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, watchdog_s, replace_ended, resume:
-                see `hold()`, as for the errors.
+            call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, watchdog_s, replace_ended: see
+                `hold()`, as for the errors.
+            resume: likewise.
         """
         return await self.hold(
             call,

@@ -270,7 +270,10 @@ def _taken(error: ConflictError, session_id: str, known: Record | BaseException)
         return error
     if known.state.is_active:
         held = f"held by worker {known.owner}" if known.owner else "held by no worker"
-        text = f"{session_id} is there already: {known.state.status}, {held}; hold({session_id!r}) or hold(state, resume=True) goes on with it"
+        text = (
+            f"{session_id} is there already: {known.state.status}, {held};"
+            f" hold({session_id!r}), or hold(state, resume=True), goes on with it"
+        )
     else:
         when = f" at {error.ended_at}" if error.ended_at else ""
         why = error.reason or known.ended_reason or "no reason given"

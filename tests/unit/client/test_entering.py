@@ -179,7 +179,7 @@ async def test_what_is_said_of_an_id_that_is_taken(store: GatedStore, other: Mem
         await store.hold(a_call()).__aenter__()
     assert caught.value.version
     await other.end("c1", "transferred")
-    with pytest.raises(ConflictError, match=r"c1 was there already and has ended \(transferred\)"):
+    with pytest.raises(ConflictError, match=r"c1 was there already and has ended at \S+ \(transferred\)"):
         await store.hold(a_call()).__aenter__()
 
 
