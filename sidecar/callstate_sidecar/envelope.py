@@ -22,6 +22,7 @@ class _IdOnly(Struct):
 
 
 _decode_id = msgspec.json.Decoder(_IdOnly).decode
+_skip_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Asked(Struct, gc=False):
@@ -100,6 +101,10 @@ def _refused(line: bytes, error: Exception) -> Refused:
     if isinstance(error, UnicodeDecodeError):
         return Refused(NULL_ID, ParseError(f"not UTF-8: {error.reason} at byte {error.start}"))
     if isinstance(error, msgspec.ValidationError):
+        try:
+            _skip_json(line)  # the decoder stopped at what is no request; what comes behind may be no JSON at all
+        except (ValueError, RecursionError) as broken:
+            return _refused(line, broken)
         return Refused(_id_of(line), InvalidRequestError(f"not a JSON-RPC 2.0 request: {error}"))
     if isinstance(error, RecursionError):
         return Refused(NULL_ID, ParseError("nested too deep"))

@@ -86,6 +86,14 @@ def refused(wire: Wire, line: bytes, kind: str, *, request_id: Any = 7) -> dict[
         b"\x00" * 64,
         b"\x80\x81",
         b"GET / HTTP/1.1",
+        # what it begins with is no request either, but it is no JSON
+        b'[{"jsonrpc":"2.0","method":"server.ping","params":{},"id":"1"},{"jsonrpc":"2.0","method"',
+        b"[1,",
+        b"[}",
+        b"7x",
+        b'{"jsonrpc":"2.0","id":7,"method":5',
+        b'{"jsonrpc":"2.0","id":7,"method":5} 8',
+        b'{"jsonrpc":"2.0","id":{},"method":NaN}',
         b"*1",
     ],
 )

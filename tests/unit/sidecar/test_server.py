@@ -354,7 +354,7 @@ async def test_one_connection_too_many_is_told_so(tmp_path: Path) -> None:
         (b'{"jsonrpc":"2.0","id":7,"method":"server.ping","params":[]}', 7, "invalid_params"),
         (b'{"jsonrpc":"2.0","id":7,"method":"server.ping","params":{"x":1}}', 7, "invalid_params"),
         (b'{"jsonrpc":"2.0","id":7,"method":"session.load"}', 7, "invalid_params"),
-        (b"[" * 100_000, None, "invalid_request"),
+        (b"[" * 100_000, None, "parse_error"),
         (b'{"jsonrpc":"2.0","id":7,"method":"session.load","params":' + b"[" * 100_000, None, "parse_error"),
     ],
     ids=lambda value: repr(value[:50]) if isinstance(value, bytes) else None,
