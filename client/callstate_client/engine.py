@@ -267,7 +267,8 @@ class Engine(Owners):
         kept, done = self._repeatable(params)
         if done is not None:
             return done
-        if kept.ended:  # a repeat changes nothing
+        if kept.ended:  # a repeat changes nothing; one of an epoch before is no repeat
+            self._check_epoch(kept, params.epoch)
             return b'{"version":%d}' % kept.version
         self._check_held(kept, params.epoch)
         kept.state.status = Status.ENDED

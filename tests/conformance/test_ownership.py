@@ -576,6 +576,21 @@ async def test_a_killed_workers_calls_are_suspects_at_once(ground: Ground, w1: C
     assert (await event(events)).reason == "worker_exited"
 
 
+async def test_an_end_of_another_epoch_is_fenced_also_where_the_call_has_ended(
+    ground: Ground, w1: CallStore, w2: CallStore
+) -> None:
+    await w1.save(a_call())
+    await claim(w2, "c1", "w2", steal=True)
+    version = await w2.end("c1", "transferred")
+    for store in (w1, w2):
+        with pytest.raises(FencedError) as stale:
+            p.decode_version(await store.request("session.end", p.EndParams(session_id="c1", epoch=0)))
+        assert (stale.value.epoch, stale.value.owner) == (1, "w2")
+        repeat = p.EndParams(session_id="c1", reason="late", epoch=1)
+        assert p.decode_version(await store.request("session.end", repeat)).version == version
+    assert (await w2.get("c1")).ended_reason == "transferred"
+
+
 async def test_an_id_in_the_way_says_how_it_stands(ground: Ground, w1: CallStore) -> None:
     await w1.save(a_call())
     with pytest.raises(ConflictError) as live:

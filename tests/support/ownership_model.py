@@ -60,9 +60,16 @@ class Model(Fates):
 
     def allow(self, call: Call, ask: Ask, *, with_epoch: bool = True) -> None:
         """Who may do what."""
-        stale = with_epoch and self.epoch_for(ask) not in (None, call.epoch)
         anothers = call.owner != self.caller or self.held_elsewhere(call)
-        if stale or (call.owner and self.caller and anothers):
+        self.fence(call, (with_epoch and self.is_stale(call, ask)) or bool(call.owner and self.caller and anothers))
+
+    def is_stale(self, call: Call, ask: Ask) -> bool:
+        """Whether it gives an epoch, and not the session's."""
+        return self.epoch_for(ask) not in (None, call.epoch)
+
+    def fence(self, call: Call, fenced: bool) -> None:
+        """Refuse who acts on another's; the first of an epoch is an event."""
+        if fenced:
             if call.cold or call.fenced_epoch != call.epoch:
                 self.expect("fenced", call, worker_id=self.caller, optional=call.cold)
                 call.fenced_epoch = None if call.cold else call.epoch  # what the store alone has is not kept
@@ -162,6 +169,7 @@ class Model(Fates):
     def end(self, ask: Ask) -> dict[str, Any]:
         call = self.find(ask.session_id)
         if call.phase == "ended":
+            self.fence(call, self.is_stale(call, ask))
             return {}
         self.allow(call, ask)
         self.touch(call)

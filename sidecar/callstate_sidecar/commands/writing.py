@@ -134,7 +134,9 @@ def end(ctx: Context, p: EndParams) -> bytes:
     entry, done = _repeatable(ctx, p)
     if done is not None:
         return done
-    if entry.ended:  # a repeat changes nothing
+    if entry.ended:  # a repeat changes nothing; one of an epoch before is no repeat
+        if p.epoch is not None:
+            ctx.check_epoch(entry, p.epoch)
         return b'{"version":%d}' % entry.version
     ctx.check_authority(entry, p.epoch)
     result = end_session(ctx, entry, reason, detail=detail.decode(), op=p.op)

@@ -532,7 +532,8 @@ async def test_an_end_is_told_once(core: Core) -> None:
     core.clock.advance(5.0)
     ended = await core.call("session.end", session_id="a", reason="hangup", detail={"cause": 16})
     core.clock.advance(5.0)
-    assert await core.call("session.end", session_id="a", reason="other", epoch=99) == ended
+    assert await core.call("session.end", session_id="a", reason="other", epoch=0) == ended
+    await refused(FencedError, core, "session.end", session_id="a", reason="other", epoch=99)
     loaded = await core.call("session.load", session_id="a")
     assert (loaded["ended_reason"], loaded["ended_detail"]) == ("hangup", {"cause": 16})
     assert loaded["session"]["updated_at"] == "2026-01-01T00:00:05Z"
