@@ -127,10 +127,13 @@ class Engine(Owners):
             kept.state = state
         if params.labels is not None:
             kept.labels = params.labels
+        before_s = kept.heartbeat_timeout_s
         if params.heartbeat_timeout_s is not None:
             kept.heartbeat_timeout_s = params.heartbeat_timeout_s
         if params.max_duration_s is not None:
             kept.max_duration_s = params.max_duration_s
+        if not kept.ended:
+            self._note_retimed(kept, before_s)
         if created:
             self._shelf.events.note("created", self._shelf.clock.now(), kept)
         self._settle(kept, was_ended, life)

@@ -74,6 +74,15 @@ class Access:
             return True
         return self._caller.worker_id is None and not self._shelf.workers.is_connected(kept.owner)
 
+    def _note_retimed(self, kept: Kept, before_s: float) -> None:
+        """The caller has been told the timeout in force, and may have changed it: an owner that is another goes by
+        the one before until it is told."""
+        caller = self._caller
+        if not kept.owner or (kept.owner == caller.worker_id and kept.instance == caller.instance):
+            kept.known_timeout_s = None
+        elif kept.known_timeout_s is None and kept.heartbeat_timeout_s != before_s:
+            kept.known_timeout_s = before_s
+
     def _fenced(self, kept: Kept, text: str) -> FencedError:
         self._shelf.refused(kept, self._caller)
         return FencedError(text, epoch=kept.epoch, owner=kept.owner or None)

@@ -57,7 +57,7 @@ def next_fate(kept: Kept, spans: Spans) -> tuple[float, Fate]:
     if kept.suspicion:
         silence, fate = kept.suspect_at + spans.grace_s, Fate.REAP
     else:
-        silence, fate = kept.alive_at + kept.heartbeat_timeout_s, Fate.SUSPECT
+        silence, fate = kept.alive_at + kept.awaited_s, Fate.SUSPECT
     if kept.max_duration_s is not None and (overtime := kept.born_at + kept.max_duration_s) <= silence:
         return overtime, Fate.REAP_OVERTIME
     return silence, fate

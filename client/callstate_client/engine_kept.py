@@ -36,6 +36,7 @@ class Kept:
         alive_at: what its timeout is counted from, monotonic seconds.
         beat_at: last sign of life, wall clock.
         heartbeat_timeout_s: silence after which it is suspected, seconds.
+        known_timeout_s: the one before, while its owner has not been told that somebody else has changed it.
         version: of the last mutation.
         epoch: changes with the owner.
         owner: the worker that holds it; empty: none.
@@ -63,6 +64,7 @@ class Kept:
     alive_at: float
     beat_at: datetime
     heartbeat_timeout_s: float
+    known_timeout_s: float | None = None
     version: int = 0
     epoch: int = 0
     owner: str = ""
@@ -108,6 +110,11 @@ class Kept:
         else:
             self.handovers = self.crashes = 0
         self.claimed_at = None
+
+    @property
+    def awaited_s(self) -> float:
+        """After how much silence it is suspected: not before its owner could know that it shall be."""
+        return max(self.heartbeat_timeout_s, self.known_timeout_s or 0.0)
 
     @property
     def ended(self) -> bool:

@@ -88,8 +88,14 @@ class Owners(Reads):
             raise kept.ended_error()
         if claim is Claim.CONFLICT and not params.steal:
             raise ConflictError(f"the session is held by {kept.owner}", owner=kept.owner)
+        timeouts = params.heartbeat_timeout_s, params.max_duration_s
+        if claim is Claim.KEEP:
+            before_s = kept.heartbeat_timeout_s
+            self._shelf.retime(kept, *timeouts)
+            self._note_retimed(kept, before_s)
         self._give(kept, params.worker_id, stands)
-        self._shelf.retime(kept, params.heartbeat_timeout_s, params.max_duration_s)
+        if claim is not Claim.KEEP:
+            self._shelf.retime(kept, *timeouts)
         return self._loaded(kept, params.history, for_worker=True)
 
     def _instance(self) -> str | None:
@@ -97,6 +103,7 @@ class Owners(Reads):
 
     def _give(self, kept: Kept, worker_id: str, stands: Standing) -> None:
         if CLAIMS[stands] is Claim.KEEP:
+            self._note_retimed(kept, kept.heartbeat_timeout_s)
             self._shelf.beat(kept)
             return
         why = {

@@ -121,29 +121,38 @@ class Reads(Access):
         if (params.session_id is None) == (params.session_ids is None):
             raise wrong("$.params", "one of session_id and session_ids")
         if params.session_id is not None:
-            self._beat(self._shelf.find(params.session_id))
-            return b"{}"
+            timeout_s = self._beat(self._shelf.find(params.session_id))
+            return b"{}" if timeout_s is None else p.encode_json({"timeouts": {params.session_id: timeout_s}})
         result = p.HeartbeatResult(missing=[], ended=[], fenced=[])
+        timeouts: dict[str, float] = {}
         for session_id in params.session_ids or []:
             kept = self._shelf.get(session_id)
             if kept is None:
                 result.missing.append(session_id)
                 continue
             try:
-                self._beat(kept)
+                timeout_s = self._beat(kept)
+                if timeout_s is not None:
+                    timeouts[session_id] = timeout_s
             except FencedError:
                 result.fenced.append(session_id)
             except SessionEndedError:
                 result.ended.append(session_id)
         lists = {"missing": result.missing, "ended": result.ended, "fenced": result.fenced}
-        return p.encode_json(lists)  # nothing in memory is unreadable
+        return p.encode_json(
+            lists | {"timeouts": timeouts} if timeouts else lists
+        )  # nothing in memory is unreadable
 
-    def _beat(self, kept: Kept) -> None:
+    def _beat(self, kept: Kept) -> float | None:
+        """Gives the timeout in force, seconds, where the owner has not been told it yet."""
         self._check_held(kept, None)
         if kept.ended:
             raise kept.ended_error()
-        if self._speaks_for(kept):
-            self._shelf.beat(kept)
+        if not self._speaks_for(kept):
+            return None
+        is_news, kept.known_timeout_s = kept.known_timeout_s is not None, None
+        self._shelf.beat(kept)
+        return kept.heartbeat_timeout_s if is_news else None
 
     def _info(self, _: p.NoParams) -> bytes:
         return p.encode_json(

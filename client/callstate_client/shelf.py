@@ -209,7 +209,7 @@ class Shelf:
         kept.epoch += 1
         kept.hold_ended(at)
         kept.claimed_at = at.mono
-        kept.owner, kept.instance, kept.orphan = worker_id, instance, ""
+        kept.owner, kept.instance, kept.orphan, kept.known_timeout_s = worker_id, instance, "", None
         self._raise_version(kept, at)
         self._live(kept, at)
         self.events.note("claimed", at.wall, kept, reason=reason)
@@ -229,7 +229,7 @@ class Shelf:
             kept.max_duration_s = None
         kept.epoch += 1
         kept.owner, kept.instance, kept.orphan = creator.worker_id or "", creator.instance, ""
-        kept.reaped, kept.status_before = False, ""
+        kept.reaped, kept.status_before, kept.known_timeout_s = False, "", None
         kept.claimed_at, kept.handovers, kept.crashes = None, 0, 0
 
     def release(self, kept: Kept) -> None:
@@ -242,6 +242,7 @@ class Shelf:
     def _orphan(self, kept: Kept, why: str, at: Moment) -> None:
         kept.hold_ended(at)
         kept.owner, kept.instance, kept.orphan, kept.orphan_at = "", "", why, at.mono
+        kept.known_timeout_s = None
         kept.alive_at, kept.suspicion = at.mono, ""  # a full timeout, but nobody said that the call is alive
         self._raise_version(kept, at)
         self._plan(kept)

@@ -32,16 +32,15 @@ class Entry:
     __slots__ = (
         "base", "beat_us", "born", "born_of", "claimed_us", "counted", "crashes", "doc", "ended_detail",
         "ended_reason", "ended_us", "epoch", "fenced_epoch", "handovers", "heartbeat_timeout_s", "host", "id",
-        "instance", "journaled", "labels", "max_duration_s", "ops", "orphan", "owner", "owner_counted",
-        "quarantined", "raised", "reaped", "restored", "seq", "status_before", "stored_version", "suspected",
-        "unverified", "version",
+        "instance", "journaled", "known_timeout_s", "labels", "max_duration_s", "ops", "orphan", "owner",
+        "owner_counted", "quarantined", "raised", "reaped", "restored", "seq", "status_before",
+        "stored_version", "suspected", "unverified", "version",
     )  # fmt: skip
 
     def __init__(self, session_id: str, doc: Document) -> None:
         self.id = session_id
         self.doc = doc
-        self.version = 0
-        self.epoch = 0
+        self.version = self.epoch = self.ended_us = 0
         self.host: str | None = None
         """None: ours. Another host's id: theirs. Empty: nobody's, such as one that the Go package wrote."""
         self.owner = ""
@@ -64,6 +63,8 @@ class Entry:
         """The epoch in which somebody was told to be fenced off: once is enough for an event."""
         self.labels: dict[str, str] = {}
         self.heartbeat_timeout_s: float | None = None
+        self.known_timeout_s: float | None = None
+        """The one before, while its owner has not been told that somebody else has changed it."""
         self.max_duration_s: float | None = None
         self.beat_us = doc.updated_us
         self.born = 0.0
@@ -72,7 +73,6 @@ class Entry:
         self.ended_reason = ""
         self.ended_detail = ""
         """What the worker said beside the reason, as JSON."""
-        self.ended_us = 0
         self.reaped = False
         self.status_before = ""
         """What a reaped session's status was: it gets it back when somebody claims it in time."""
@@ -93,6 +93,12 @@ class Entry:
     def ended(self) -> bool:
         """Whether its status is `ended`."""
         return self.doc.status == "ended"
+
+    @property
+    def awaited_s(self) -> float | None:
+        """After how much silence it is suspected: not before its owner could know that it shall be."""
+        timeout_s, known_s = self.heartbeat_timeout_s, self.known_timeout_s
+        return timeout_s if timeout_s is None or known_s is None else max(timeout_s, known_s)
 
     @property
     def updated_us(self) -> int:

@@ -144,7 +144,7 @@ class Reconciler:
         elif was_ended:
             ctx.watch(entry)
         elif timeouts != (entry.heartbeat_timeout_s, entry.max_duration_s):
-            ctx.retime(entry)
+            ctx.retime(entry, timeouts[0])
 
 
 def _is_known(entry: Entry, base: MergeBase, theirs: Entry) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import Raw
+from msgspec import UNSET, Raw
 
 from callstate_client import (
     CallStore,
@@ -1016,6 +1016,43 @@ async def test_a_call_is_expected_to_beat_as_its_claim_says(ground: Ground, w1: 
     await ground.pass_time(1.5 * ground.timeout_s)
     await ground.pass_time(2 * ground.timeout_s)
     assert [(await event(events)).session_id for _ in range(2)] == ["c2", "c1"]
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_an_owner_is_told_by_its_beat_which_timeout_somebody_else_gave_its_call(
+    ground: Ground, w1: CallStore, operator: CallStore, many: bool
+) -> None:
+    """And is not suspected for not beating by it before."""
+    which: dict[str, Any] = {"session_ids": ["c1"]} if many else {"session_id": "c1"}
+    beat = p.HeartbeatParams(**which)
+
+    async def told() -> Any:
+        return p.decode_heartbeat(await w1.request("session.heartbeat", beat)).timeouts
+
+    events = await ground.watch("suspect", "recovered", "ended")
+    await w1.save(a_call(), heartbeat_timeout_s=4 * ground.timeout_s)
+    assert await told() is UNSET
+    await operator.save(a_call(), heartbeat_timeout_s=ground.timeout_s)
+    await w1.add_turn("c1", "user", "hello")
+    await ground.pass_time(1.5 * ground.timeout_s)
+    assert await told() == {"c1": ground.timeout_s}
+    assert await told() is UNSET
+    await ground.pass_time(1.25 * ground.timeout_s)
+    await w1.end("c1")
+    assert [(await event(events)).type for _ in range(2)] == ["suspect", "ended"], "not before it was told"
+
+
+async def test_who_changes_the_timeout_of_its_own_call_is_not_told_it_again(
+    w1: CallStore, operator: CallStore
+) -> None:
+    beat = p.HeartbeatParams(session_id="c1")
+    await w1.save(a_call())
+    await w1.save(a_call(), heartbeat_timeout_s=60.0)
+    assert p.decode_heartbeat(await w1.request("session.heartbeat", beat)).timeouts is UNSET
+    for learn in (w1.save(a_call()), claim(w1, "c1", "w1")):
+        await operator.save(a_call(), heartbeat_timeout_s=50.0)
+        await learn
+        assert p.decode_heartbeat(await w1.request("session.heartbeat", beat)).timeouts is UNSET
 
 
 # -- amending ----------------------------------------------------------------------------------------------

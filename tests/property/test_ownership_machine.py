@@ -109,9 +109,17 @@ def timeouts(machine: OwnershipMachine) -> None:
     machine.time_passes(ticks=4)
 
 
+def retimed(machine: OwnershipMachine) -> None:
+    """A call whose timeout somebody else makes shorter is not suspected before its owner was told, and then is."""
+    machine.hear([(OPERATOR, Ask("save", "b", timeout_s=0.75)), (OWNER, Ask("turn", "b"))])
+    machine.time_passes(ticks=4)
+    machine.hear([(OWNER, Ask("beats", "b")), (OWNER, Ask("beat", "b"))])
+    machine.time_passes(ticks=4)
+
+
 @pytest.mark.parametrize(
     "course",
-    [stall, stalls, outsider, outsider_changes, orphans, left, restarted, overtime, instances, timeouts],
+    [stall, stalls, outsider, outsider_changes, orphans, left, restarted, overtime, instances, timeouts, retimed],
     ids=lambda course: course.__name__,
 )
 def test_a_course(course: Callable[[OwnershipMachine], None]) -> None:

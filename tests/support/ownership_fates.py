@@ -53,6 +53,8 @@ class Call:
     status_before: str = ""
     ended_reason: str = ""
     timeout_s: float | None = None
+    known_s: float | None = None
+    """What its owner goes by, while somebody else has changed it and it was not told."""
     max_s: float | None = None
     to: str = ""
     turns: int = 0
@@ -63,10 +65,14 @@ class Call:
     touched: bool = True
     """Changed since the last look."""
 
+    def in_force_s(self) -> float:
+        """The timeout that it has."""
+        return SPANS.heartbeat_timeout_s if self.timeout_s is None else self.timeout_s
+
     def span_s(self) -> float:
         """How long it may be silent in its phase."""
         if self.phase == "live":
-            return SPANS.heartbeat_timeout_s if self.timeout_s is None else self.timeout_s
+            return max(self.in_force_s(), self.known_s or 0.0)
         return SPANS.grace_s if self.phase == "suspect" else SPANS.retention_s
 
 
@@ -127,7 +133,7 @@ class Fates:
 
     def forsake(self, call: Call, why: str) -> None:
         self.pending.pop(call.session_id, None)
-        call.owner, call.instance, call.orphan = "", "", why
+        call.owner, call.instance, call.orphan, call.known_s = "", "", why, None
         self.places += 1
         call.place = self.places
         self.alive(call)
@@ -186,7 +192,7 @@ class Fates:
         """Nobody is connected, everybody has a full timeout, and the dead are looked for."""
         self.workers, self.draining, self.pending = {}, False, {}
         for call in self.calls.values():
-            call.fenced_epoch = None
+            call.fenced_epoch = call.known_s = None
             if call.phase != "ended":
                 self.alive(call)
             call.heard = call.spoken = self.now

@@ -101,15 +101,25 @@ class Model(Fates):
             raise Refused("session_ended")
         if call.owner in ("", self.caller) or not (self.caller or self.connected(call.owner)):
             self.life(call)
+            known_s, call.known_s = call.known_s, None
+            if known_s is not None:
+                return {"timeouts": {call.session_id: call.in_force_s()}}
         return {}
+
+    def retimed(self, call: Call, before_s: float) -> None:
+        """The caller has read the timeout in force, and may have changed it."""
+        if not call.owner or (call.owner == self.caller and call.instance == self.instance):
+            call.known_s = None
+        elif call.known_s is None and call.in_force_s() != before_s:
+            call.known_s = before_s
 
     def beats(self, ask: Ask) -> dict[str, Any]:
         """For several, one of which is not there."""
-        lists: dict[str, list[str]] = {"missing": [], "ended": [], "fenced": []}
+        lists: dict[str, Any] = {"missing": [], "ended": [], "fenced": []}
         names = {"not_found": "missing", "session_ended": "ended", "fenced": "fenced"}
         for session_id in (ask.session_id, "nowhere"):
             try:
-                self.beat(Ask("beat", session_id))
+                lists |= self.beat(Ask("beat", session_id))
             except Refused as refused:
                 lists[names[str(refused)]].append(session_id)
         return lists
@@ -124,8 +134,11 @@ class Model(Fates):
             call.epoch += 1  # a claim: it may have been another's
             call.owner, call.instance, call.orphan = self.caller, self.instance, ""
         self.settle(call, ask)
+        before_s = call.in_force_s()
         call.timeout_s = call.timeout_s if ask.timeout_s is None else ask.timeout_s
         call.max_s = call.max_s if ask.max_s is None else ask.max_s
+        if call.phase != "ended":
+            self.retimed(call, before_s)
         return {}
 
     def create(self, ask: Ask) -> dict[str, Any]:
@@ -193,19 +206,22 @@ class Model(Fates):
         if call.phase == "ended" and (call.cold or not call.reaped):
             raise Refused("session_ended")
         anothers = call.owner not in ("", worker_id)
-        if self.is_own(call, worker_id):
+        own = self.is_own(call, worker_id)
+        if own:
             self.life(call)
         elif call.phase == "live" and anothers and not ask.steal and call.session_id not in self.pending:
             raise Refused("conflict")
         else:
             self.take(call, worker_id)
-        before = call.span_s(), call.max_s
+        before = call.in_force_s(), call.max_s
         call.timeout_s = call.timeout_s if ask.timeout_s is None else ask.timeout_s
         call.max_s = call.max_s if ask.max_s is None else ask.max_s
-        if before != (call.span_s(), call.max_s):
+        if own:
+            self.retimed(call, before[0])
+        if before != (call.in_force_s(), call.max_s):
             self.touch(call)
         limit = {} if call.max_s is None else {"max_duration_s": call.max_s}
-        return {"epoch": call.epoch, "owner": worker_id, "heartbeat_timeout_s": call.span_s()} | limit
+        return {"epoch": call.epoch, "owner": worker_id, "heartbeat_timeout_s": call.in_force_s()} | limit
 
     def claim_next(self, ask: Ask) -> dict[str, Any] | None:
         worker_id = self.claimer(ask)
@@ -216,6 +232,7 @@ class Model(Fates):
         for call in (*orphans, *suspects, *leaving):
             if self.is_own(call, worker_id):
                 self.life(call)
+                self.retimed(call, call.in_force_s())
             else:
                 self.take(call, worker_id)
             return {"epoch": call.epoch, "owner": worker_id, "id": call.session_id}
@@ -287,14 +304,14 @@ class Model(Fates):
             call.max_s = None if call.ended_reason == OVERTIME else call.max_s
             call.reaped, call.status, call.ended_reason = False, call.status_before, ""
         call.epoch += 1
-        call.owner, call.instance, call.orphan = worker_id, self.instance, ""
+        call.owner, call.instance, call.orphan, call.known_s = worker_id, self.instance, "", None
         self.alive(call)
         self.touch(call)
         self.expect("claimed", call, reason=reason)
 
     def forsake(self, call: Call, why: str) -> None:
         self.pending.pop(call.session_id, None)
-        call.owner, call.instance, call.orphan = "", "", why
+        call.owner, call.instance, call.orphan, call.known_s = "", "", why, None
         self.places += 1
         call.place = self.places
         self.alive(call)

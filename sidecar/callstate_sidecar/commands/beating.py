@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -31,7 +31,9 @@ def heartbeat(ctx: Context, p: HeartbeatParams) -> bytes | Later:
         if entry.ended:
             raise ended_error(entry)
         _beat(ctx, entry)
-        return b"{}"
+        if entry.known_timeout_s is None or not ctx.speaks_for(entry):
+            return b"{}"
+        return orjson.dumps({"timeouts": {entry.id: ctx.told(entry)}})
     many = _Many(ctx)
     for session_id in many.unusual(p.session_ids or []):
         many.beat(session_id)
@@ -57,6 +59,7 @@ class _Many:
         self._caller: Caller = ctx.caller
         self._lists: dict[str, list[str]] = {"missing": [], "ended": [], "fenced": []}
         self._unreadable: list[str] = []
+        self._timeouts: dict[str, float | None] = {}
         self._failure: Exception | None = None
         self.waiting: list[str] = []
 
@@ -81,6 +84,8 @@ class _Many:
             phase = alive(session_id, now, entry.heartbeat_timeout_s)
             if phase is not Phase.LIVE:
                 ctx.came_back(entry, phase, now_us)
+            if entry.known_timeout_s is not None:
+                self._timeouts[session_id] = ctx.told(entry)
         return others
 
     def beat(self, session_id: str) -> None:
@@ -105,6 +110,8 @@ class _Many:
                 self._lists["ended"].append(session_id)
             else:
                 _beat(ctx, entry)
+                if entry.known_timeout_s is not None and ctx.speaks_for(entry):
+                    self._timeouts[session_id] = ctx.told(entry)
 
     def start(self, done: Callable[[bytes | Exception], None]) -> None:
         """Wait for the store, and tell the result."""
@@ -127,6 +134,11 @@ class _Many:
 
     def result(self) -> bytes:
         """Which of them got no beat, and why."""
+        if not (self._timeouts or self._unreadable or any(self._lists.values())):
+            return _ALL_BEATEN
+        result: dict[str, Any] = {**self._lists}
         if self._unreadable:
-            self._lists["unreadable"] = self._unreadable
-        return orjson.dumps(self._lists) if any(self._lists.values()) else _ALL_BEATEN
+            result["unreadable"] = self._unreadable
+        if self._timeouts:
+            result["timeouts"] = self._timeouts
+        return orjson.dumps(result)

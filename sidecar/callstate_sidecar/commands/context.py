@@ -233,7 +233,7 @@ class Context:
         if entry.beat_us < now_us:  # noqa: PLR1730 - `max` is a call, and each turn comes through here
             entry.beat_us = now_us
         entry.restored = False
-        phase = self.liveness.beat(entry.id, now, entry.heartbeat_timeout_s)
+        phase = self.liveness.beat(entry.id, now, entry.awaited_s)
         if phase is not Phase.LIVE:
             self.came_back(entry, phase, now_us)
 
@@ -310,7 +310,7 @@ class Context:
         entry.suspected = ""
         if entry.heartbeat_timeout_s is None:
             entry.heartbeat_timeout_s = self._default_timeout_s()
-        self.liveness.watch(entry.id, self.clock.live(), entry.heartbeat_timeout_s)
+        self.liveness.watch(entry.id, self.clock.live(), entry.awaited_s)
         self._limit(entry)
 
     def _default_timeout_s(self) -> float:
@@ -319,10 +319,32 @@ class Context:
         told_s = 0.0 if self.caller.instance else self.caller.told_timeout_s
         return max(self.liveness.timeout_s, told_s)
 
-    def retime(self, entry: Entry) -> None:
-        """A live session was given another timeout or limit; that by itself is no sign of life."""
-        self.liveness.retime(entry.id, entry.heartbeat_timeout_s)
+    def retime(self, entry: Entry, before_s: float | None) -> None:
+        """A live session was given another timeout or limit; that by itself is no sign of life.
+
+        Where it was not its owner who did it, the longer one of both holds until the reply to a beat has told it:
+        till then it beats by the one before.
+
+        Args:
+            entry: the session.
+            before_s: the timeout that it had, seconds.
+        """
+        if not entry.owner or self.is_holder(entry):
+            entry.known_timeout_s = None
+        elif entry.known_timeout_s is None and entry.heartbeat_timeout_s != before_s:
+            entry.known_timeout_s = before_s
+        self.liveness.retime(entry.id, entry.awaited_s)
         self._limit(entry)
+
+    def is_holder(self, entry: Entry) -> bool:
+        """Whether the caller is who holds it, and beats for it."""
+        return entry.owner == self.caller.worker and entry.instance == self.caller.instance
+
+    def told(self, entry: Entry) -> float | None:
+        """The timeout in force, which the owner is told by this reply, and beats by from now on."""
+        entry.known_timeout_s = None
+        self.liveness.retime(entry.id, entry.heartbeat_timeout_s)
+        return entry.heartbeat_timeout_s
 
     def step_back(self) -> None:
         """A stall was noticed, and the clock has stepped back by it: what began since then begins now."""

@@ -55,6 +55,8 @@ def claim(ctx: Context, p: ClaimParams) -> bytes:
     if _is_own(ctx, entry, worker_id):
         ctx.beat(entry, ctx.now_us(), ctx.clock.live())  # again, the first reply being lost perhaps: same epoch
         _retime(ctx, entry, p)
+        if ctx.is_holder(entry):
+            ctx.told(entry)
         return load_entry(entry, p.history, for_worker=True)
     is_anothers = entry.owner not in ("", worker_id)
     if is_anothers and phase is Phase.LIVE and not p.steal and entry.id not in ctx.departing:
@@ -71,7 +73,7 @@ def _retime(ctx: Context, entry: Entry, p: ClaimParams) -> None:
     ctx.cache.change(entry)
     entry.heartbeat_timeout_s, entry.max_duration_s = _timeouts(entry, p)
     entry.next_version(ctx.now_us())
-    ctx.retime(entry)
+    ctx.retime(entry, before[0])
     ctx.cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
 
@@ -92,6 +94,8 @@ def claim_next(ctx: Context, p: ClaimNextParams) -> bytes:
         return b"null"
     if _is_own(ctx, entry, worker_id):  # the reply was lost perhaps, and it knows nothing of it
         ctx.beat(entry, ctx.now_us(), ctx.clock.live())
+        if ctx.is_holder(entry):
+            ctx.told(entry)
     else:
         _take(ctx, entry, worker_id)
     return load_entry(entry, p.history, for_worker=True)
@@ -176,7 +180,7 @@ def forsake(ctx: Context, entry: Entry, why: str) -> None:
 
 def _own(ctx: Context, entry: Entry, owner: str, orphan: str, now_us: int) -> None:
     ctx.lift(entry)
-    entry.owner, entry.orphan = owner, orphan
+    entry.owner, entry.orphan, entry.known_timeout_s = owner, orphan, None
     entry.instance = ctx.caller.instance if owner else ""
     entry.host = None
     entry.restored = False

@@ -183,6 +183,7 @@ def _saved(
     if labels is not None:
         entry.labels = labels
         ctx.liveness.relabel(entry.id, labels)
+    before_s = entry.heartbeat_timeout_s
     if p.heartbeat_timeout_s is not None:
         entry.heartbeat_timeout_s = p.heartbeat_timeout_s
     if p.max_duration_s is not None:
@@ -195,7 +196,9 @@ def _saved(
     if entry.ended and not was_ended:
         ctx.events.note("ended", now_us, entry, reason=entry.ended_reason)
     if not entry.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
-        ctx.retime(entry)
+        ctx.retime(entry, before_s)
+    elif entry.known_timeout_s is not None and not entry.ended and ctx.is_holder(entry):
+        ctx.told(entry)
     if created and entry.base is not None and p.heartbeat_timeout_s is None:
         entry.base = structs.replace(entry.base, heartbeat_timeout_s=entry.heartbeat_timeout_s)
     result = _result(entry, version, now_us)
@@ -210,7 +213,7 @@ def _begin_anew(ctx: Context, entry: Entry) -> None:
         entry.max_duration_s = None
     entry.epoch += 1
     entry.owner, entry.instance, entry.orphan = ctx.caller.worker, ctx.caller.instance, ""
-    entry.reaped, entry.status_before = False, ""
+    entry.reaped, entry.status_before, entry.known_timeout_s = False, "", None
     entry.claimed_us = entry.handovers = entry.crashes = 0
 
 
