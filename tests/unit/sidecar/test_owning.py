@@ -886,7 +886,8 @@ async def test_every_end_has_one_reason_and_one_event(floor: Floor, w1: Peer, ho
         await floor.kill(w1)
     elif how.startswith("delete"):
         for _ in range(2):
-            await floor.ask(w1, "session.delete", session_id="a")
+            await floor.ask(w1, "session.delete", session_id="a", op="deletion")
+        assert (await floor.refused(w1, "session.delete", session_id="a"))["kind"] == "not_found"
     for _ in range(5):
         await floor.pass_time(TIMEOUT_S)
     type_, reason, recorded = ENDINGS[how]
