@@ -95,7 +95,7 @@ class Asking(Uncopied, ABC):
             page = ask.result(await self._send(ask, timeout_s))
             ids += page.items
             ask = page.following
-        return ids
+        return [*dict.fromkeys(ids)]  # of the store's, some may come twice
 
     async def sessions(
         self,
@@ -107,9 +107,10 @@ class Asking(Uncopied, ABC):
         call_id: str | None = None,
         ended_since: datetime | None = None,
         labels: Mapping[str, str] | None = None,
+        scope: str = "host",
         timeout_s: float | None = None,
     ) -> AsyncIterator[Record]:
-        """The hot sessions that match, without their histories, page by page as they are asked for.
+        """The sessions that match, without their histories, page by page as they are asked for.
 
         Args:
             status, provider, owner, call_id: match where equal.
@@ -117,9 +118,16 @@ class Asking(Uncopied, ABC):
                 `"restored"` (from the journal, and no sign of life since the daemon started).
             ended_since: only those that ended then or later; with a timezone.
             labels: all of them must be there.
+            scope: `"host"`: what is in this host's memory, ended calls for `reaper.retention_s`; `"all"`: what the
+                store has of every host as well, for as long as it keeps ended calls. A session that leaves memory
+                meanwhile may come twice.
+
+        Raises:
+            StoreUnavailableError: `"all"`, and the store can't be asked.
+            MethodNotFoundError: an older daemon lists by no state, or of its own host alone.
         """
-        if state is not None:
-            asks.check_listable(await self.features())
+        if needed := asks.listing_features(state, scope):
+            asks.check_listable(await self.features(), needed)
         ask: Ask[Page[Record]] | None = asks.sessions(
             status=status,
             state=state,
@@ -128,6 +136,7 @@ class Asking(Uncopied, ABC):
             call_id=call_id,
             ended_since=ended_since,
             labels=labels,
+            scope=scope,
         )
         while ask is not None:
             page = ask.result(await self._send(ask, timeout_s))

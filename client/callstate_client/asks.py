@@ -176,8 +176,10 @@ def sessions(
     call_id: str | None,
     ended_since: datetime | None,
     labels: Mapping[str, str] | None,
+    scope: str,
 ) -> Ask[Page[Record]]:
-    """The hot sessions that match, without their histories, page by page."""
+    """The sessions that match, without their histories, page by page; `scope`: `"host"`, what is hot there, or
+    `"all"`, what the store has of every host as well."""
     return _listing(
         protocol.ListParams(
             status=status,
@@ -187,18 +189,25 @@ def sessions(
             call_id=call_id,
             labels=None if labels is None else dict(labels),
             ended_since=None if ended_since is None else format_time(ended_since),
+            scope=scope,
         )
     )
 
 
-def check_listable(features: Collection[str]) -> None:
-    """See that a daemon with these features lists by state.
+def listing_features(state: str | None, scope: str) -> frozenset[str]:
+    """What a daemon must have that lists by this state and scope."""
+    needed = {protocol.LIST_STATE} if state is not None else set()
+    return frozenset(needed if scope == "host" else needed | {protocol.LIST_SCOPE})
+
+
+def check_listable(features: Collection[str], needed: frozenset[str]) -> None:
+    """See that a daemon with these features lists what is asked for.
 
     Raises:
         MethodNotFoundError: it does not.
     """
-    if protocol.LIST_STATE not in features:
-        raise MethodNotFoundError("this daemon, of an earlier version, lists no sessions by their state")
+    if not needed <= frozenset(features):
+        raise MethodNotFoundError("this daemon, of an earlier version, lists no sessions by state or of every host")
 
 
 def _listing(params: protocol.ListParams) -> Ask[Page[Record]]:

@@ -85,8 +85,7 @@ class Reads(Access):
 
     def _list_active(self, params: p.ListActiveParams) -> bytes:
         limit = params.limit or PAGE
-        if params.scope not in ("host", "all"):
-            raise wrong("$.params.scope", "'host' or 'all'")
+        _check_scope(params.scope)
         page = list(islice((kept for kept in self._behind(params.cursor) if not kept.ended), limit + 1))
         return self._page("session_ids", page, [kept.state.id for kept in page[:limit]], limit)
 
@@ -94,7 +93,7 @@ class Reads(Access):
         limit = params.limit or PAGE
         since = None if params.ended_since is None else parse_time(params.ended_since)
         labels = (params.labels or {}).items()
-
+        _check_scope(params.scope)
         if params.state is not None and params.state not in p.SESSION_STATES:
             raise wrong("$.params.state", f"one of {', '.join(p.SESSION_STATES)}")
 
@@ -186,3 +185,8 @@ class Reads(Access):
     def _flush(self, params: p.FlushParams) -> bytes:
         count = len(self._shelf.all() if params.session_ids is None else params.session_ids)
         return p.encode_json(p.FlushResult(flushed=count, unflushed=0))
+
+
+def _check_scope(scope: str) -> None:
+    if scope not in ("host", "all"):
+        raise wrong("$.params.scope", "'host' or 'all'")

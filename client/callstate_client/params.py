@@ -76,7 +76,8 @@ class ListActiveParams(Params):
 
 
 class ListParams(Params):
-    """`session.list`. `ended_since` is RFC 3339 text; `labels` must all match; `state`: one of SESSION_STATES."""
+    """`session.list`. `ended_since` is RFC 3339 text; `labels` must all match; `state`: one of SESSION_STATES;
+    `scope`: `"host"` or `"all"`."""
 
     status: str | None = None
     state: str | None = None
@@ -87,6 +88,7 @@ class ListParams(Params):
     ended_since: str | None = None
     limit: Limit | None = None
     cursor: str | None = None
+    scope: str = "host"
 
 
 class HeartbeatParams(Params):

@@ -156,6 +156,9 @@ AMEND_INDEX: Final = "amend_index"
 LIST_STATE: Final = "list_state"
 """`session.list` takes `state`."""
 
+LIST_SCOPE: Final = "list_scope"
+"""`session.list` takes `scope`."""
+
 DELETE_OP: Final = "delete_op"
 """`session.delete` of what is not there is `not_found`, and takes `op`."""
 
@@ -165,7 +168,17 @@ CLAIM_TIMEOUTS: Final = "claim_timeouts"
 INSTANCE: Final = "instance"
 """`worker.register` takes `instance` and `process`."""
 
-FEATURES: Final = ("ownership", "events", "drain", AMEND_INDEX, DELETE_OP, LIST_STATE, CLAIM_TIMEOUTS, INSTANCE)
+FEATURES: Final = (
+    "ownership",
+    "events",
+    "drain",
+    AMEND_INDEX,
+    DELETE_OP,
+    LIST_STATE,
+    LIST_SCOPE,
+    CLAIM_TIMEOUTS,
+    INSTANCE,
+)
 """The optional parts of the protocol that there are; which of them a daemon has, `server.info` says."""
 
 # -- messages ------------------------------------------------------------------------------------------------

@@ -309,7 +309,7 @@ class Store(Uncopied):
             page = self._ask(ask, timeout_s)
             ids += page.items
             ask = page.following
-        return ids
+        return [*dict.fromkeys(ids)]  # of the store's, some may come twice
 
     def sessions(
         self,
@@ -321,11 +321,12 @@ class Store(Uncopied):
         call_id: str | None = None,
         ended_since: datetime | None = None,
         labels: Mapping[str, str] | None = None,
+        scope: str = "host",
         timeout_s: float | None = None,
     ) -> Iterator[Record]:
-        """The hot sessions that match, without their histories, page by page as they are asked for."""
-        if state is not None:
-            asks.check_listable(self.features())
+        """The sessions that match, without their histories, page by page; see `CallStore.sessions`."""
+        if needed := asks.listing_features(state, scope):
+            asks.check_listable(self.features(), needed)
         ask: Ask[Page[Record]] | None = asks.sessions(
             status=status,
             state=state,
@@ -334,6 +335,7 @@ class Store(Uncopied):
             call_id=call_id,
             ended_since=ended_since,
             labels=labels,
+            scope=scope,
         )
         while ask is not None:
             page = self._ask(ask, timeout_s)

@@ -256,7 +256,10 @@ class Entry:
         )  # fmt: skip
         document = self.doc.to_json(self.doc.updated_us)
         seen = None if self.base is None else self.base.version
-        return Write(self.id, document, meta, active=not self.ended, beat_ms=self.beat_us // 1000, seen=seen)
+        return Write(
+            self.id, document, meta, active=not self.ended, beat_ms=self.beat_us // 1000, seen=seen,
+            call_id=self.doc.call_id,
+        )  # fmt: skip
 
     @classmethod
     def of_stored(cls, session_id: str, stored: StoredSession, host_id: str) -> Entry | None:

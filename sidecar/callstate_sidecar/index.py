@@ -18,14 +18,15 @@ class Roll:
     show, not what lies before them."""
 
     def __init__(self) -> None:
-        self._last = 0
+        self.last = 0
+        """The number that was given last."""
         self._numbers: list[int] = []
         self._entries: dict[int, Entry] = {}
 
     def add(self, entry: Entry) -> None:
         """Give a session the next number."""
-        self._last += 1
-        entry.seq = self._last
+        self.last += 1
+        entry.seq = self.last
         self._numbers.append(entry.seq)
         self._entries[entry.seq] = entry
 

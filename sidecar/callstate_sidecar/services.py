@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from callstate_client.errors import UnreadableError
 from callstate_client.protocol import FEATURES, PROTOCOL_VERSION
 from callstate_sidecar import host
 from callstate_sidecar.attendance import Attendance
@@ -14,13 +16,14 @@ from callstate_sidecar.cache import Cache
 from callstate_sidecar.clock import Clock
 from callstate_sidecar.commands.context import Context
 from callstate_sidecar.commands.interfaces import Caller
+from callstate_sidecar.entry import Entry
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.options import Config
 from callstate_sidecar.readthrough import ReadThrough
 from callstate_sidecar.server import Server
-from callstate_sidecar.stores.base import Backend
+from callstate_sidecar.stores.base import Backend, Query
 from callstate_sidecar.writer import Writer
 
 
@@ -79,9 +82,20 @@ class Services:
         """Wait until the store has what is dirty now."""
         return self._writer.flush(session_ids, timeout_s)
 
-    def stored_active_ids(self) -> Awaitable[list[str]]:
-        """All active sessions in the store."""
-        return self._backend.active_ids()
+    def stored_active_ids(self, cursor: str) -> Awaitable[tuple[list[str], str]]:
+        """Some of the active sessions in the store."""
+        return self._backend.active_ids(cursor)
+
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[Entry], str]:
+        """Some of the sessions in the store; what can't be read is passed over."""
+        found, cursor = await self._backend.find(query, cursor, limit)
+        entries: list[Entry] = []
+        for session_id, stored in found:
+            with suppress(UnreadableError):
+                entry = Entry.of_stored(session_id, stored, self._host_id)
+                if entry is not None:
+                    entries.append(entry)
+        return entries, cursor
 
     def register(self, caller: Caller, worker_id: str, instance: str, process: str) -> None:
         """This connection is one of this worker's from now on."""

@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +28,7 @@ from callstate_sidecar.stores.redis import RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
 from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
-from support.wire import Wire
+from support.wire import Refused, Wire
 
 pytestmark = pytest.mark.system
 on_uvloop = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop of the test; the daemon's is uvloop anyway
@@ -419,3 +421,74 @@ async def test_a_journal_from_a_backup_does_not_overwrite_what_the_store_has_sin
             assert others == (["one", "two", "three"] if kind == "redis" else ["one", "two"])
     finally:
         daemon.close(expect=STORE_AWAY)
+
+
+@on_uvloop
+@pytest.mark.parametrize("behind", ["sqlite", "redis"])
+async def test_a_late_webhook_finds_its_call_when_it_has_left_memory(redis: RedisServer, behind: str) -> None:
+    quick = ("--set", "reaper.retention_s=0.1", "--set", "reaper.tick_s=0.02")
+    with Daemon(*quick, store=redis.url if behind == "redis" else None) as daemon:
+        async with connect(daemon.socket) as store:
+            for name in ("a", "b"):
+                await store.save(SessionState(name, call_id=f"CA-{name}", provider="twilio"), labels={"app": name})
+                await store.add_turn(name, "user", "hello")
+                await store.end(name, "caller_hangup")
+            await store.save(SessionState("live", call_id="CA-a"))
+            await store.flush()
+
+            async def forgotten() -> bool:
+                return [record.state.id async for record in store.sessions()] == ["live"]
+
+            await until(forgotten)
+
+            async def found(**conditions: Any) -> list[str]:
+                return sorted([record.state.id async for record in store.sessions(scope="all", **conditions)])
+
+            assert await found(call_id="CA-a") == ["a", "live"]
+            assert await found(call_id="CA-a", status="ended") == ["a"]
+            assert await found(labels={"app": "b"}) == ["b"]
+            assert await found(provider="twilio") == ["a", "b"]
+            assert await found(ended_since=datetime.now(UTC) - timedelta(hours=1)) == ["a", "b"]
+            assert await found(ended_since=datetime.now(UTC) + timedelta(hours=1)) == []
+            assert await found(state="live") == ["live"]
+            [record] = [record async for record in store.sessions(scope="all", call_id="CA-b")]
+            assert (record.ended_reason, record.state.history_from + len(record.state.history)) == (
+                "caller_hangup",
+                1,
+            )
+            await store.delete("a")
+            assert await found(call_id="CA-a") == ["live"], "also before the store has heard of it"
+
+
+@on_uvloop
+async def test_every_hosts_sessions_are_listed_once(redis: RedisServer) -> None:
+    with Daemon(store=redis.url) as ours, Daemon(store=redis.url) as theirs:
+        async with connect(ours.socket) as store, connect(theirs.socket) as other:
+            for number in range(30):
+                await (store if number % 2 else other).save(SessionState(f"s{number}"))
+            await store.flush()
+            await other.flush()
+            everything = sorted(f"s{number}" for number in range(30))
+            assert sorted([record.state.id async for record in store.sessions(scope="all")]) == everything
+            assert sorted(await store.list_active("all")) == everything
+            with Wire(ours.socket) as wire:
+                seen: list[str] = []
+                cursor: dict[str, str] = {}
+                while True:
+                    page = wire.call("session.list", scope="all", limit=4, **cursor)
+                    assert len(page["sessions"]) <= 4
+                    seen += [found["session"]["id"] for found in page["sessions"]]
+                    if "next_cursor" not in page:
+                        break
+                    cursor = {"cursor": page["next_cursor"]}
+                assert sorted(seen) == everything
+
+
+def test_sessions_of_every_host_are_not_listed_without_the_store() -> None:
+    with Daemon(store="redis://127.0.0.1:1") as daemon, Wire(daemon.socket) as wire:
+        wire.call("session.save", session={"id": "a"})
+        assert [found["session"]["id"] for found in wire.call("session.list")["sessions"]] == ["a"]
+        for method in ("session.list", "session.list_active"):
+            with pytest.raises(Refused) as refused:
+                wire.call(method, scope="all")
+            assert refused.value.kind == "store_unavailable"

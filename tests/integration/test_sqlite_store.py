@@ -34,6 +34,7 @@ from callstate_sidecar.stores.base import (
 )
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore, expiry
 from callstate_sidecar.stores.sqlite import backend as sqlite_backend
+from support.stores import all_active
 
 DOCUMENT = b'{"id":"call-1","status":"active"}'
 
@@ -256,7 +257,7 @@ async def test_a_session_lasts_its_ttl_from_the_last_save_or_beat(store: SqliteS
 async def test_expired_rows_are_removed_a_slice_at_a_time(backend: SqliteBackend, path: Path, clock: Clock) -> None:
     await backend.write([a_write(f"old-{i}") for i in range(250)])
     clock.now += 100
-    assert await backend.active_ids() == []
+    assert await all_active(backend) == []
     assert count(path) == 250  # reading removes nothing
     await backend.write([a_write("new-1")])
     assert count(path) == 151
@@ -290,7 +291,7 @@ async def test_a_row_sqlite_can_not_take_is_rejected_alone(backend: SqliteBacken
     results = await backend.write([a_write("call-1"), a_write("call-2", version=2**63), a_write("call-3")])
     assert [result.outcome for result in results] == [Outcome.WRITTEN, Outcome.REJECTED, Outcome.WRITTEN]
     assert "OverflowError" in results[1].detail
-    assert sorted(await backend.active_ids()) == ["call-1", "call-3"]
+    assert sorted(await all_active(backend)) == ["call-1", "call-3"]
 
 
 @pytest.mark.parametrize("name", ["active", "@heartbeats", ""])
@@ -330,7 +331,7 @@ async def test_a_full_disk_refuses_the_whole_batch_and_recovers(
     await backend._database.run(lambda connection, _: connection.execute("PRAGMA max_page_count = 1").fetchone())
     with pytest.raises(StoreRefusingError, match="full"):
         await backend.write([a_write("call-2"), a_write("call-3", document=b"x" * 100_000)])
-    assert await backend.active_ids() == ["call-1"]
+    assert await all_active(backend) == ["call-1"]
     await backend._database.run(
         lambda connection, _: connection.execute("PRAGMA max_page_count = 100000").fetchone()
     )
@@ -352,7 +353,7 @@ async def test_a_failing_write_to_the_disk_is_a_store_that_is_down_until_it_work
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (result,) = await backend.write([a_write("call-2", document=b"x" * 1_000_000)])
     assert result.outcome is Outcome.WRITTEN
-    assert sorted(await backend.active_ids()) == ["call-1", "call-2"]
+    assert sorted(await all_active(backend)) == ["call-1", "call-2"]
 
 
 async def test_a_directory_that_is_not_there_is_a_store_that_is_down(tmp_path: Path) -> None:
@@ -481,18 +482,18 @@ async def test_a_wall_clock_that_jumps_ahead_ends_no_sessions_time(
     monkeypatch.setattr(time, "time_ns", lambda: wall_ns + 10**18)
     monkeypatch.setattr(time, "time", lambda: wall_ns / 1e9 + 10**9)
     await before.write([a_write("call-2")])
-    assert len(await before.active_ids()) == 2
+    assert len(await all_active(before)) == 2
     await before.close()
     if boot == "another":
         monkeypatch.setattr(expiry, "boot_id", lambda: "boot-2")
         clock.now = 7.0
     after = opened()
     await after.write([a_write("call-3")])
-    assert len(await after.active_ids()) == 3
+    assert len(await all_active(after)) == 3
     clock.now += 99
-    assert len(await after.active_ids()) == 3
+    assert len(await all_active(after)) == 3
     clock.now += 1
-    assert await after.active_ids() == [], "time that goes by counts as ever"
+    assert await all_active(after) == [], "time that goes by counts as ever"
     await after.close()
 
 

@@ -12,12 +12,13 @@ import pytest
 from redis.asyncio import Redis
 
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.base import Backend, Outcome, StoredMeta, StoredSession, Write
+from callstate_sidecar.stores.base import Backend, Outcome, Query, StoredMeta, StoredSession, Write
 from callstate_sidecar.stores.common import DocumentStore
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
 from support.documents import GO_DOCUMENTS, go_document
 from support.redis_server import RedisServer
+from support.stores import all_active, all_found
 
 BIG = 2**63 - 1
 DOCUMENT = b'{"id":"call-1","status":"active"}'
@@ -153,7 +154,7 @@ async def test_who_may_overwrite_whom(
         assert result.outcome is Outcome.SUPERSEDED
         assert (stored.document, stored.meta.version) == (None if tombstone else b"1", held[2])
         assert f"version {held[2]} of host {held[0]}" in result.detail
-        assert await side.backend.active_ids() == ([] if tombstone else ["call-1"])
+        assert await all_active(side.backend) == ([] if tombstone else ["call-1"])
 
 
 async def test_all_of_meta_comes_back(side: Side) -> None:
@@ -197,7 +198,7 @@ async def test_meta_that_is_empty_comes_back_empty(side: Side) -> None:
 
 async def test_nothing_is_there_of_an_id_nobody_wrote(side: Side) -> None:
     assert await side.backend.read("nobody") is None
-    assert await side.backend.active_ids() == []
+    assert await all_active(side.backend) == []
     assert await side.backend.write([]) == []
     await side.backend.write_beats({})
 
@@ -208,7 +209,7 @@ async def test_a_deletion_leaves_a_tombstone_that_holds_off_the_past(side: Side)
     stored = await there(side)
     assert (stored.document, stored.beat_ms) == (None, 0)
     assert stored.meta == StoredMeta(host="here", epoch=1, version=6, deleted=True)
-    assert await side.backend.active_ids() == []
+    assert await all_active(side.backend) == []
     assert await outcome(side, a_write(version=5)) is Outcome.SUPERSEDED
     assert await outcome(side, a_write(document=None, version=6)) is Outcome.WRITTEN
     assert await outcome(side, a_write(version=7)) is Outcome.WRITTEN
@@ -218,7 +219,7 @@ async def test_a_deletion_leaves_a_tombstone_that_holds_off_the_past(side: Side)
 async def test_only_active_sessions_are_listed_and_have_beats(side: Side) -> None:
     await side.backend.write([a_write("call-1", beat_ms=5), a_write("call-2", beat_ms=5)])
     await side.backend.write([a_write("call-1", active=False, version=2, beat_ms=9)])
-    assert await side.backend.active_ids() == ["call-2"]
+    assert await all_active(side.backend) == ["call-2"]
     await side.backend.write_beats({"call-1": 20, "call-2": 30, "nobody": 40})
     assert (await there(side, "call-1")).beat_ms == 0
     assert (await there(side, "call-2")).beat_ms == 30
@@ -239,7 +240,7 @@ async def test_thousands_of_beats_go_in_one_call(side: Side) -> None:
     await side.backend.write([a_write(session_id) for session_id in ids])
     await side.backend.write_beats({session_id: 1000 + i for i, session_id in enumerate(ids)})
     assert (await there(side, "call-2499")).beat_ms == 3499
-    assert sorted(await side.backend.active_ids()) == sorted(ids)
+    assert sorted(await all_active(side.backend)) == sorted(ids)
 
 
 async def test_a_batch_has_one_result_each_in_order(side: Side) -> None:
@@ -261,7 +262,7 @@ async def test_what_go_wrote_is_read_and_taken(side: Side, name: str) -> None:
     document = go_document(name)
     await side.put_raw("go-1", document)
     assert await there(side, "go-1") == StoredSession(document, None, 0)
-    assert await side.backend.active_ids() == ["go-1"]
+    assert await all_active(side.backend) == ["go-1"]
     assert await side.store.load("go-1") == SessionState.from_json(document)
     assert await outcome(side, a_write("go-1", version=0, epoch=0)) is Outcome.WRITTEN
     assert (await there(side, "go-1")).document == DOCUMENT
@@ -292,7 +293,7 @@ async def test_a_document_put_over_a_tombstone_is_no_deleted_one(side: Side) -> 
     stored = await there(side)
     assert stored.meta == StoredMeta(host="here", epoch=1, version=5)
     assert stored.document is not None
-    assert await side.backend.active_ids() == ["call-1"]
+    assert await all_active(side.backend) == ["call-1"]
 
 
 async def test_the_store_knows_why_a_session_of_the_daemon_ended(side: Side) -> None:
@@ -310,7 +311,7 @@ async def test_the_store_knows_why_a_session_of_the_daemon_ended(side: Side) -> 
 async def test_what_has_expired_is_gone_with_its_meta(side: Side) -> None:
     await side.backend.write([a_write("call-1", version=9, owner="w", beat_ms=99), a_write("call-2")])
     await side.expire("call-1")
-    assert await side.backend.active_ids() == ["call-2"]
+    assert await all_active(side.backend) == ["call-2"]
     assert await side.backend.read("call-1") is None
     assert await outcome(side, a_write("call-1", version=1)) is Outcome.WRITTEN
     assert await there(side) == StoredSession(DOCUMENT, StoredMeta(host="here", epoch=1, version=1), 0)
@@ -320,7 +321,7 @@ async def test_deleting_through_the_store_leaves_no_trace(side: Side) -> None:
     await side.backend.write([a_write(beat_ms=7)])
     await side.store.delete("call-1")
     assert await side.backend.read("call-1") is None
-    assert await side.backend.active_ids() == []
+    assert await all_active(side.backend) == []
 
 
 async def test_a_closed_backend_says_it_is_down_and_closes_twice(side: Side) -> None:
@@ -378,3 +379,53 @@ async def test_what_its_maker_has_not_seen_is_not_written_over(
         assert (await there(side)).document == b"ours"
     else:
         assert await side.backend.read("call-1") == before
+
+
+# -- looking for sessions ------------------------------------------------------------------------------------------
+
+
+def a_document(session_id: str, status: str = "active", call_id: str = "") -> bytes:
+    return SessionState(session_id, status=status, call_id=call_id).to_json()
+
+
+async def put(side: Side, session_id: str, status: str = "active", call_id: str = "", **meta: object) -> None:
+    document = a_document(session_id, status, call_id)
+    write = a_write(session_id, document, active=status != "ended", **meta)
+    write.call_id = call_id
+    (result,) = await side.backend.write([write])
+    assert result.outcome is Outcome.WRITTEN
+
+
+async def test_sessions_are_found_by_the_id_of_their_call(side: Side) -> None:
+    await put(side, "a", "ended", "CA1")
+    await put(side, "b", "active", "CA1", host="there")
+    await put(side, "c", "active", "CA2")
+    await put(side, "d")
+    assert (await all_found(side.backend, Query(call_id="CA1"))).keys() == {"a", "b"}
+    assert await all_found(side.backend, Query(call_id="CA3")) == {}
+    await side.backend.write([a_write("a", None, version=2)])
+    assert (await all_found(side.backend, Query(call_id="CA1"))).keys() == {"b"}, "deleted"
+    await side.expire("b")
+    assert await all_found(side.backend, Query(call_id="CA1")) == {}, "expired"
+
+
+async def test_what_anybodys_store_saved_is_found_by_the_id_of_its_call(side: Side) -> None:
+    await side.store.save(SessionState("by-store", call_id="CA1"))
+    assert (await all_found(side.backend, Query(call_id="CA1"))).keys() == {"by-store"}
+
+
+async def test_a_search_gives_all_that_match_page_by_page(side: Side) -> None:
+    for number in range(7):
+        await put(side, f"live-{number}", owner="w1", labels={"app": "sales", "n": str(number)})
+        end = {"ended_at": f"2026-01-0{number + 1}T00:00:00Z", "ended_reason": "completed"}
+        await put(side, f"ended-{number}", "ended", owner="w2", labels={"app": "care"}, **end)
+    await side.backend.write([a_write("gone", None)])
+    live = {f"live-{number}" for number in range(7)}
+    ended = {f"ended-{number}" for number in range(7)}
+    assert (await all_found(side.backend, Query())).keys() == live | ended, "no tombstones"
+    assert (await all_found(side.backend, Query(status="active"))).keys() >= live
+    assert (await all_found(side.backend, Query(status="ended"))).keys() >= ended
+    assert (await all_found(side.backend, Query(owner="w1"))).keys() >= live
+    assert (await all_found(side.backend, Query(labels={"app": "sales", "n": "3"}))).keys() >= {"live-3"}
+    since = await all_found(side.backend, Query(ended_since="2026-01-06T00:00:00"))
+    assert since.keys() >= {"ended-5", "ended-6"}

@@ -7,7 +7,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from callstate_sidecar.stores.base import (
+    Backend,
     Outcome,
+    Query,
     StoredMeta,
     StoreDownError,
     StoredSession,
@@ -127,10 +129,16 @@ class MemoryBackend:
         await self._meet()
         self.beats.append(dict(beats))
 
-    async def active_ids(self) -> list[str]:
+    async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
         """All active sessions."""
         await self._meet()
-        return [*self.active]
+        return [*self.active], ""
+
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
+        """Any session, in the order of ids: whoever asks looks again."""
+        await self._meet()
+        ids = sorted(i for i, row in self.rows.items() if row.document is not None and i > cursor)[:limit]
+        return [(i, self.rows[i]) for i in ids], ids[-1] if len(ids) == limit else ""
 
     async def ping(self) -> None:
         """Return once the store has answered."""
@@ -146,3 +154,25 @@ class MemoryBackend:
     def versions(self) -> dict[str, int]:
         """Versions of the sessions that are there."""
         return {i: row.meta.version if row.meta else 0 for i, row in self.rows.items() if row.document is not None}
+
+
+async def all_active(backend: Backend) -> list[str]:
+    """The active sessions of a store, each once."""
+    found: dict[str, None] = {}
+    cursor = ""
+    while True:
+        ids, cursor = await backend.active_ids(cursor)
+        found.update(dict.fromkeys(ids))
+        if not cursor:
+            return [*found]
+
+
+async def all_found(backend: Backend, query: Query, limit: int = 2) -> dict[str, StoredSession]:
+    """The sessions that a store gives to a query, page by page."""
+    found: dict[str, StoredSession] = {}
+    cursor = ""
+    while True:
+        sessions, cursor = await backend.find(query, cursor, limit)
+        found.update(sessions)
+        if not cursor:
+            return found

@@ -25,7 +25,10 @@ NO_DAEMON: Final = 3
 SHOWN_TURNS: Final = 20
 """Turns of a transcript shown without `--all`: what fits on a screen."""
 
-HOT_ONLY: Final = "only calls in the daemon's memory are listed, which ended ones leave after reaper.retention_s"
+HOT_ONLY: Final = (
+    "only calls in the daemon's memory are listed, which ended ones leave after reaper.retention_s;"
+    " --scope all asks the store too"
+)
 
 Command = Callable[[CallStore, argparse.Namespace, Output], Awaitable[int]]
 
@@ -86,6 +89,7 @@ async def _ls(store: CallStore, args: argparse.Namespace, out: Output) -> int:
         call_id=args.call_id,
         labels=dict(args.labels) or None,
         ended_since=args.ended_since,
+        scope=args.scope,
     )
     async for record in matching:
         records.append(record)
@@ -106,7 +110,7 @@ async def _ls(store: CallStore, args: argparse.Namespace, out: Output) -> int:
 
 def _may_be_cold(args: argparse.Namespace) -> bool:
     """Whether what is asked for may have ended so long ago that only the store has it."""
-    return bool(args.call_id or args.ended_since or args.status == Status.ENDED)
+    return args.scope == "host" and bool(args.call_id or args.ended_since or args.status == Status.ENDED)
 
 
 def _filtered(args: argparse.Namespace) -> bool:

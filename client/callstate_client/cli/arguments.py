@@ -112,6 +112,12 @@ def _add_ls(parser: argparse.ArgumentParser) -> None:
         type=_since,
         help="only calls that ended since then: an RFC 3339 time, or an age such as 90s, 10m, 2h, 1d",
     )
+    parser.add_argument(
+        "--scope",
+        choices=("host", "all"),
+        default="host",
+        help="host: calls in this daemon's memory (default); all: those in the store, of every host, as well",
+    )
     parser.add_argument("--limit", metavar="N", type=_count, help="at most so many (default: all)")
     _add_numbers(parser)
 

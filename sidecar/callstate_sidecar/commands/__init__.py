@@ -10,7 +10,7 @@ from msgspec import Raw, UnsetType
 
 from callstate_client import protocol as p
 from callstate_client.protocol import Int64
-from callstate_sidecar.commands import beating, owning, reading, saving, watching, writing
+from callstate_sidecar.commands import beating, listing, owning, reading, saving, watching, writing
 from callstate_sidecar.commands.context import Context
 from callstate_sidecar.commands.interfaces import Later, Miss
 from callstate_sidecar.door import PlainHead, params_error, undecodable
@@ -62,8 +62,8 @@ _TABLE: Final = (
     _verb("session.save", p.SaveParams, saving.save, usual=PlainSaveParams),
     _verb("session.load", p.LoadParams, reading.load),
     _verb("session.delete", p.DeleteParams, writing.delete),
-    _verb("session.list_active", p.ListActiveParams, reading.list_active),
-    _verb("session.list", p.ListParams, reading.list_sessions),
+    _verb("session.list_active", p.ListActiveParams, listing.list_active),
+    _verb("session.list", p.ListParams, listing.list_sessions),
     _verb("session.heartbeat", p.HeartbeatParams, beating.heartbeat),
     _verb("session.add_turn", p.AddTurnParams, writing.add_turn),
     _verb("session.amend_turn", p.AmendTurnParams, writing.amend_turn),

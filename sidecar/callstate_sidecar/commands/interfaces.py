@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
+from callstate_sidecar.entry import Entry
+from callstate_sidecar.stores.base import Query
+
 
 class Miss(Exception):  # noqa: N818 - no error: a question to the store
     """The session is not hot and the store has not been asked: ask, then run the request again."""
@@ -81,8 +84,12 @@ class Services(Protocol):
         """The result of `server.flush`, once the store has it or the time is up."""
         ...
 
-    def stored_active_ids(self) -> Awaitable[list[str]]:
-        """All active sessions in the store, of every host."""
+    def stored_active_ids(self, cursor: str) -> Awaitable[tuple[list[str], str]]:
+        """Some of the active sessions in the store, of every host, and the next cursor; see Backend.active_ids."""
+        ...
+
+    def find(self, query: Query, cursor: str, limit: int) -> Awaitable[tuple[list[Entry], str]]:
+        """Some of the sessions in the store, of every host, and the next cursor; see Backend.find."""
         ...
 
     def register(self, caller: Caller, worker_id: str, instance: str, process: str) -> None:

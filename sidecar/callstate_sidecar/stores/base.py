@@ -55,6 +55,7 @@ class Write(Struct):
     """One session as it shall be in the store: `document` None deletes it.
 
     `seen`: only where the store has nothing of this host above this version; 0: only where it has nothing at all.
+    `call_id`: what the session can also be found by; empty for nothing.
     """
 
     session_id: str
@@ -63,6 +64,25 @@ class Write(Struct):
     active: bool
     beat_ms: int = 0
     seen: int | None = None
+    call_id: str = ""
+
+
+class Query(Struct, frozen=True):
+    """Which sessions are looked for. A store gives all that match, and may give others: whoever asks looks again.
+
+    Args:
+        call_id: of the call at its provider.
+        owner: the worker that holds it.
+        status: of the document.
+        labels: all of them must be there.
+        ended_since: only what ended then or later: RFC 3339 text in UTC, whole seconds.
+    """
+
+    call_id: str | None = None
+    owner: str | None = None
+    status: str | None = None
+    labels: Mapping[str, str] = {}
+    ended_since: str | None = None
 
 
 class Outcome(Enum):
@@ -127,8 +147,15 @@ class Backend(Protocol):
         """Note last heartbeats: session id to milliseconds since 1970."""
         ...
 
-    async def active_ids(self) -> list[str]:
-        """All active sessions in the store, of every host."""
+    async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
+        """Active sessions of every host, some of those behind a cursor, and the next cursor; empty: that is all.
+
+        What is there all the time is given, perhaps twice.
+        """
+        ...
+
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
+        """Sessions of every host, as `active_ids`, about `limit` of them at a time; tombstones are left out."""
         ...
 
     async def ping(self) -> None:

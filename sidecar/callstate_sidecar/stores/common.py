@@ -161,7 +161,7 @@ class DocumentStore(ABC):
         """What kind of store this is, for logs."""
 
     @abstractmethod
-    async def _put(self, session_id: str, document: bytes, *, active: bool) -> None: ...
+    async def _put(self, session_id: str, document: bytes, *, active: bool, call_id: str) -> None: ...
 
     @abstractmethod
     async def _get(self, session_id: str) -> tuple[bytes, int] | None:
@@ -211,7 +211,7 @@ class DocumentStore(ABC):
         state.check_names()
         document = b"".join(state.pieces(check_turn_names))
         with _unavailable():
-            await self._put(state.id, document, active=state.is_active)
+            await self._put(state.id, document, active=state.is_active, call_id=_plain(state.call_id))
 
     async def load(self, session_id: str) -> SessionState:
         """The state under this id, `updated_at` being the later of the last save and the last heartbeat.
@@ -326,3 +326,8 @@ def _unavailable() -> Iterator[None]:
 
 def _not_found(session_id: str) -> SessionNotFoundError:
     return SessionNotFoundError(f"no session {session_id!r}")
+
+
+def _plain(text: str) -> str:
+    """The text without lone surrogates, which are no UTF-8."""
+    return text.encode("utf-8", "replace").decode()

@@ -20,7 +20,7 @@ from callstate_client.errors import (
     TooLargeError,
     WireError,
 )
-from callstate_sidecar.commands import VERBS, reading
+from callstate_sidecar.commands import VERBS, listing
 from callstate_sidecar.envelope import Refused, read_request
 from callstate_sidecar.instants import parse_us
 from callstate_sidecar.liveness import Phase
@@ -314,7 +314,7 @@ async def test_a_page_that_holds_the_last_has_no_next(core: Core) -> None:
 async def test_a_page_looks_at_no_more_sessions_than_one_turn_has_time_for(
     core: Core, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "LOOKS_A_PAGE", 3)
+    monkeypatch.setattr(listing, "LOOKS_A_PAGE", 3)
     for number in range(8):
         await core.save(f"s{number}", session={"status": "on_hold" if number == 7 else "active"})
     pages: list[list[str]] = []
@@ -347,8 +347,8 @@ async def test_all_hosts_sessions_are_listed_from_the_store_and_our_own_as_they_
     await core.save("newest")
     assert core.memory.active == {"theirs", "gone", "ended", "new", "both"}
     page = await core.call("session.list_active", scope="all", limit=3)
-    assert page == {"session_ids": ["both", "new", "newest"], "next_cursor": "newest"}
-    page = await core.call("session.list_active", scope="all", limit=3, cursor="newest")
+    assert page["session_ids"] == ["new", "both", "newest"], "ours first, in the order in which they became hot"
+    page = await core.call("session.list_active", scope="all", limit=3, cursor=page["next_cursor"])
     assert page == {"session_ids": ["theirs"]}
     core.memory.failure = down
     await refused(StoreUnavailableError, core, "session.list_active", scope="all")

@@ -11,24 +11,26 @@ from redis.exceptions import ResponseError
 
 from callstate_sidecar.stores.base import (
     Outcome,
+    Query,
     StoreDownError,
     StoredSession,
     StoreRefusingError,
     Write,
     WriteResult,
 )
-from callstate_sidecar.stores.common import Stamp, superseded_by, ttl_ms
+from callstate_sidecar.stores.common import Stamp, is_layout_name, superseded_by, ttl_ms
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
     Layout,
     beat_ms,
     id_bytes,
+    id_text,
     meta_fields,
     parse_meta,
 )
 from callstate_sidecar.stores.redis.link import Link, connect, describe, is_refusal
 from callstate_sidecar.stores.redis.scripts import BEATS, READ, WRITE
-from callstate_sidecar.stores.redis.store import live_ids
+from callstate_sidecar.stores.redis.store import live_page
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ _BEATS_PER_CALL: Final = 1000
 
 CONFIRM_S: Final = 5.0
 """How long a batch may take to be on the server's disk: with `appendfsync everysec` it is a second or two."""
+
+SCANNED_KEYS: Final = 200
+"""Keys looked at in one step of a search: Redis serves others in between, and so does the loop."""
 
 _READ_CONNECTIONS: Final = 4
 """Reads are misses of the cache; a large document holds up no other."""
@@ -94,13 +99,7 @@ class RedisBackend:
 
     async def read(self, session_id: str) -> StoredSession | None:
         """Document, meta and last beat of one moment."""
-        document, fields, beat = await self._reading.run(READ, self._keys.session(session_id), id_bytes(session_id))
-        meta = parse_meta(dict(zip(fields[::2], fields[1::2], strict=True)))
-        if document is None and meta is None:
-            return None
-        if meta is not None and document is not None:
-            meta.deleted = False  # somebody who knows no meta put a document over the tombstone
-        return StoredSession(document, meta, beat_ms(beat))
+        return _stored(await self._reading.run(READ, self._keys.session(session_id), id_bytes(session_id)))
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
         """Write these in one round trip, each through the fencing script."""
@@ -127,11 +126,13 @@ class RedisBackend:
         meta = write.meta
         host = meta.host or self._host_id
         deleted = write.document is None
-        keys = [*self._keys.session(write.session_id), self._keys.host_sessions(host)]
+        keys = [
+            *self._keys.session(write.session_id), self._keys.host_sessions(host), self._keys.call(write.call_id)
+        ]  # fmt: skip
         return keys, [
             id_bytes(write.session_id), self._keys.prefix, host, meta.epoch, meta.version, self._ttl_ms,
             int(write.active and not deleted), write.beat_ms, int(deleted), write.document or b"",
-            "" if write.seen is None else write.seen,
+            "" if write.seen is None else write.seen, int(bool(write.call_id) and not deleted),
             *meta_fields(meta, deleted=deleted),
         ]  # fmt: skip
 
@@ -149,9 +150,37 @@ class RedisBackend:
             if isinstance(reply, ResponseError):
                 raise StoreRefusingError(describe(reply))
 
-    async def active_ids(self) -> list[str]:
-        """All active sessions, of every host, whose documents are there."""
-        return await live_ids(self._reading, self._keys)
+    async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
+        """Some of the active sessions, of every host, whose documents are there."""
+        return await live_page(self._reading, self._keys, cursor)
+
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
+        """Some of the sessions, of every host: those of the call by its set, active ones by theirs, else by a scan
+        of the keys. What the Go package wrote is in no set of a call."""
+        ids: list[bytes]
+        if query.call_id is not None:
+            ids, cursor = await self._scan(cursor, "SSCAN", self._keys.call(query.call_id), "COUNT", limit)
+        elif query.status not in (None, "ended"):
+            ids, cursor = await self._scan(cursor, "SSCAN", self._keys.active, "COUNT", limit)
+        else:
+            matching = ("MATCH", self._keys.documents, "COUNT", SCANNED_KEYS, "TYPE", "string")
+            keys, cursor = await self._scan(cursor, "SCAN", *matching)
+            ids = [key.removeprefix(self._keys.prefix) for key in keys]
+        names = [name for name in map(id_text, ids) if not is_layout_name(name)]
+        return await self._read_each(names), cursor
+
+    async def _scan(self, cursor: str, command: str, *args: str | int | bytes) -> tuple[list[bytes], str]:
+        """Keys or members, and where to go on; empty at the end. The cursor's place is behind the key, if any."""
+        words: list[str | int | bytes] = [*args]
+        words.insert(1 if command == "SSCAN" else 0, cursor or 0)
+        after, found = await self._reading.command(command, *words)
+        return found, "" if int(after) == 0 else str(int(after))
+
+    async def _read_each(self, names: list[str]) -> list[tuple[str, StoredSession]]:
+        calls = [(self._keys.session(name), (id_bytes(name),)) for name in names]
+        replies = await self._reading.run_each(READ, calls) if calls else []
+        found = [(n, _stored(reply)) for n, reply in zip(names, replies, strict=True) if isinstance(reply, list)]
+        return [(name, stored) for name, stored in found if stored is not None and stored.document is not None]
 
     async def ping(self) -> None:
         """Return once Redis has answered."""
@@ -161,6 +190,17 @@ class RedisBackend:
         """Give up both links; may be called twice."""
         await self._writing.close()
         await self._reading.close()
+
+
+def _stored(reply: Any) -> StoredSession | None:
+    """What READ gave."""
+    document, fields, beat = reply
+    meta = parse_meta(dict(zip(fields[::2], fields[1::2], strict=True)))
+    if document is None and meta is None:
+        return None
+    if meta is not None and document is not None:
+        meta.deleted = False  # somebody who knows no meta put a document over the tombstone
+    return StoredSession(document, meta, beat_ms(beat))
 
 
 def _confirms(timeout_s: float) -> list[tuple[Any, ...]]:

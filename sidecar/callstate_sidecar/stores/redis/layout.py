@@ -5,6 +5,7 @@
     {<prefix><id>}:meta               hash of what is kept beside a document     ours, from here on
     <prefix>@heartbeats               zset: id -> last beat, milliseconds
     <prefix>@host:<host>:sessions     set of the host's live ids; a hint, meta decides
+    <prefix>@call:<call_id>           set of the ids with this call id; a hint, the document decides
 
 The braces keep meta in the hash slot of its document.
 """
@@ -12,6 +13,7 @@ The braces keep meta in the hash slot of its document.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -58,6 +60,15 @@ class Layout:
         """The keys a session's scripts work on: document, meta, active set, heartbeats."""
         document = self.prefix + id_bytes(session_id)
         return [document, b"{%b}:meta" % document, self.active, self.beats]
+
+    @property
+    def documents(self) -> bytes:
+        """A pattern for the keys of all documents; the layout's own keys match it as well."""
+        return re.sub(rb"([*?\[\]\\])", rb"\\\1", self.prefix) + b"*"
+
+    def call(self, call_id: str) -> bytes:
+        """The key of the sessions of one call at its provider."""
+        return b"%b@call:%b" % (self.prefix, call_id.encode("utf-8", "replace"))
 
     def host_sessions(self, host: str) -> bytes:
         """The key of a host's set."""

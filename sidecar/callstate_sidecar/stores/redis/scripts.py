@@ -77,7 +77,7 @@ SAVE: Final = Script(
     _EXTEND
     + _IS_DOCUMENT
     + """
-local id, document, ttl, active = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local id, document, ttl, active, of_call = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[5] == '1'
 local kind = document_type()
 if kind ~= 'string' and kind ~= 'none' then return foreign_key() end
 local listed = redis.call('SISMEMBER', KEYS[3], id) == 1
@@ -89,10 +89,15 @@ else
   redis.call('SREM', KEYS[3], id)
   redis.call('ZREM', KEYS[4], id)
 end
+if of_call then
+  redis.call('SADD', KEYS[5], id)
+  collect(KEYS[5], ttl)
+end
 return 1
 """
 )
-"""ARGV: id, document, ttl in ms, whether it is active. Last write wins, as the Go package has it."""
+"""KEYS: the session's, then the set of its call. ARGV: id, document, ttl in ms, whether it is active, whether it
+has a call id. Last write wins, as the Go package has it."""
 
 BEAT: Final = Script(
     _EXTEND
@@ -174,7 +179,7 @@ WRITE: Final = Script(
     + """
 local id, prefix, host, epoch, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local ttl, active, beat = ARGV[6], ARGV[7] == '1', ARGV[8]
-local deleted, document, seen = ARGV[9] == '1', ARGV[10], ARGV[11]
+local deleted, document, seen, of_call = ARGV[9] == '1', ARGV[10], ARGV[11], ARGV[12] == '1'
 
 local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'version')
 local held_host, held_epoch, held_version = held[1] or '', digits(held[2]), digits(held[3])
@@ -187,6 +192,7 @@ if kind ~= 'string' and kind ~= 'none' then return foreign_key() end
 local listed = redis.call('SISMEMBER', KEYS[3], id) == 1
 local ours = redis.call('SISMEMBER', KEYS[5], id) == 1
 redis.call('ZSCORE', KEYS[4], id)
+redis.call('SISMEMBER', KEYS[6], id)
 
 local stamp = ''
 if deleted then
@@ -196,7 +202,7 @@ else
   stamp = #document .. ':' .. string.sub(document, 1, 512)
 end
 redis.call('HSET', KEYS[2], 'host', host, 'epoch', epoch, 'version', version, 'stamp', stamp,
-           unpack(ARGV, 12))
+           unpack(ARGV, 13))
 redis.call('PEXPIRE', KEYS[2], ttl)
 if active then
   if not listed then redis.call('SADD', KEYS[3], id) end
@@ -211,12 +217,17 @@ else
   redis.call('SREM', KEYS[5], id)
   redis.call('ZREM', KEYS[4], id)
 end
+if of_call then
+  redis.call('SADD', KEYS[6], id)
+  collect(KEYS[6], ttl)
+end
 if held_host ~= '' and held_host ~= host then
   redis.call('SREM', prefix .. '@host:' .. held_host .. ':sessions', id)
 end
 return {1}
 """
 )
-"""KEYS: the session's, then the host's set. ARGV: id, prefix, host, epoch, version, ttl in ms, whether it is
-active, last beat in ms or 0, whether it is a tombstone, document, `seen` or nothing, then meta's other fields.
+"""KEYS: the session's, then the host's set and that of the call. ARGV: id, prefix, host, epoch, version, ttl in ms,
+whether it is active, last beat in ms or 0, whether it is a tombstone, document, `seen` or nothing, whether it has a
+call id, then meta's other fields.
 `{1}` when taken, `{2}` where it is unseen, else `{0, host, epoch, version}` of what stays."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from redis.asyncio import Redis
 
@@ -74,9 +74,10 @@ class RedisStore(DocumentStore):
         """`redis`."""
         return "redis"
 
-    async def _put(self, session_id: str, document: bytes, *, active: bool) -> None:
-        keys = self._keys.session(session_id)
-        await self._link.run(SAVE, keys, id_bytes(session_id), document, self._ttl_ms, int(active))
+    async def _put(self, session_id: str, document: bytes, *, active: bool, call_id: str) -> None:
+        keys = [*self._keys.session(session_id), self._keys.call(call_id)]
+        args = (id_bytes(session_id), document, self._ttl_ms, int(active), int(bool(call_id)))
+        await self._link.run(SAVE, keys, *args)
 
     async def _get(self, session_id: str) -> tuple[bytes, int] | None:
         reply = await self._link.run(READ, self._keys.session(session_id), id_bytes(session_id))
@@ -91,7 +92,13 @@ class RedisStore(DocumentStore):
         return found > 0
 
     async def _active(self) -> list[str]:
-        return await live_ids(self._link, self._keys)
+        seen: dict[str, None] = {}
+        cursor = ""
+        while True:
+            ids, cursor = await live_page(self._link, self._keys, cursor)
+            seen.update(dict.fromkeys(ids))
+            if not cursor:
+                return [*seen]
 
     async def _beat(self, session_id: str, at_ms: int) -> Beat:
         keys, args = self._keys.session(session_id), (id_bytes(session_id), at_ms, self._ttl_ms)
@@ -112,14 +119,9 @@ class RedisStore(DocumentStore):
         await self._link.close()
 
 
-async def live_ids(link: Link, keys: Layout) -> list[str]:
-    """The active ids whose documents are there; the others are taken out of the set on the way."""
-    seen: dict[Any, None] = {}  # SSCAN may give an id twice
-    cursor: Any = 0
-    while True:
-        cursor, ids = await link.command("SSCAN", keys.active, cursor, "COUNT", _SCAN_COUNT)
-        if ids:
-            live = await link.run(LIVE, [keys.active, keys.beats], keys.prefix, *ids)
-            seen.update(dict.fromkeys(live))
-        if int(cursor) == 0:
-            return [id_text(session_id) for session_id in seen]
+async def live_page(link: Link, keys: Layout, cursor: str) -> tuple[list[str], str]:
+    """Some of the active ids whose documents are there, and where to go on, empty at the end; the others are taken
+    out of the set on the way. An id may be given twice."""
+    after, ids = await link.command("SSCAN", keys.active, cursor or 0, "COUNT", _SCAN_COUNT)
+    live = await link.run(LIVE, [keys.active, keys.beats], keys.prefix, *ids) if ids else []
+    return [id_text(session_id) for session_id in live], "" if int(after) == 0 else str(int(after))

@@ -53,9 +53,19 @@ _SCHEMA: Final = (
     "CREATE INDEX session_expires ON session (expires_ms)",
 )
 
-_ADDED_COLUMNS: Final = {"ops": "TEXT NOT NULL DEFAULT ''"}
+_ADDED_COLUMNS: Final = {"ops": "TEXT NOT NULL DEFAULT ''", "call_id": "TEXT NOT NULL DEFAULT ''"}
 """Columns of `session` that files made by an earlier callstate lack. An older one, which does not know them, leaves
 them alone, so they do not raise the schema's version."""
+
+_CALL_INDEX: Final = "CREATE INDEX session_call ON session (call_id) WHERE call_id != ''"
+
+# of files made by an earlier callstate, once: documents of theirs are JSON, but for what somebody else put there
+_FILL_CALL_IDS: Final = """
+    UPDATE session SET call_id = coalesce((
+        SELECT CAST(json_extract(CAST(body AS TEXT), '$.call_id') AS TEXT) FROM document
+        WHERE document.key = session.key AND json_valid(CAST(body AS TEXT))
+    ), '')
+"""
 
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 """What a burst may leave on disk once it is over."""
@@ -257,8 +267,12 @@ def _prepare(connection: sqlite3.Connection, *, synced: bool) -> None:
         )
     if _lacking(connection):
         with transaction(connection):
-            for name in _lacking(connection):
+            lacking = _lacking(connection)
+            for name in lacking:
                 connection.execute(f"ALTER TABLE session ADD COLUMN {name} {_ADDED_COLUMNS[name]}")
+            if "call_id" in lacking:
+                connection.execute(_FILL_CALL_IDS)
+                connection.execute(_CALL_INDEX)
     connection.execute(expiry.TABLE)
 
 

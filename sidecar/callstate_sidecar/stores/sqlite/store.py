@@ -45,8 +45,8 @@ class SqliteStore(DocumentStore):
         """`sqlite`."""
         return "sqlite"
 
-    async def _put(self, session_id: str, document: bytes, *, active: bool) -> None:
-        await self._database.run(_put, session_id, document, active=active, ttl=self._ttl_ms)
+    async def _put(self, session_id: str, document: bytes, *, active: bool, call_id: str) -> None:
+        await self._database.run(_put, session_id, document, active=active, call_id=call_id, ttl=self._ttl_ms)
 
     async def _get(self, session_id: str) -> tuple[bytes, int] | None:
         if not _is_text(session_id):
@@ -81,22 +81,24 @@ def _is_text(session_id: str) -> bool:
 
 
 def _put(
-    connection: sqlite3.Connection, now_ms: int, session_id: str, document: bytes, *, active: bool, ttl: int
-) -> None:
+    connection: sqlite3.Connection, now_ms: int, session_id: str, document: bytes, *,
+    active: bool, call_id: str, ttl: int,
+) -> None:  # fmt: skip
     with transaction(connection):
         purge(connection, now_ms)
         connection.execute("DELETE FROM session WHERE id = ? AND expires_ms <= ?", (session_id, now_ms))
         # meta stays: it is the daemon's, and says what may overwrite this
         connection.execute(
             """
-            INSERT INTO session (id, active, expires_ms) VALUES (:id, :active, :expires_ms)
+            INSERT INTO session (id, active, expires_ms, call_id) VALUES (:id, :active, :expires_ms, :call_id)
             ON CONFLICT (id) DO UPDATE SET
                 active = excluded.active,
+                call_id = excluded.call_id,
                 beat_ms = iif(excluded.active, beat_ms, 0),
                 expires_ms = excluded.expires_ms,
                 deleted = 0
             """,
-            {"id": session_id, "active": active, "expires_ms": now_ms + ttl},
+            {"id": session_id, "active": active, "expires_ms": now_ms + ttl, "call_id": call_id},
         )
         put_document(connection, session_id, document)
 
