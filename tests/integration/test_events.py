@@ -27,7 +27,7 @@ def running() -> Iterator[Daemon]:
 @pytest.fixture
 async def daemon(running: Daemon) -> Daemon:
     """A running daemon that holds no session."""
-    async with connect(running.socket) as store:
+    async with connect(running.socket, register=False) as store:
         for record in [record async for record in store.sessions()]:
             await store.delete(record.state.id)
     return running

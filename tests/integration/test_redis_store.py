@@ -230,7 +230,8 @@ async def test_keys_of_the_layout_are_no_sessions(
         await store.load(name)
     with pytest.raises(SessionNotFoundError):
         await store.update_heartbeat(name)
-    await store.delete(name)
+    with pytest.raises(SessionNotFoundError):
+        await store.delete(name)
     assert await keys_under(raw, prefix) == before
 
 

@@ -300,7 +300,8 @@ async def test_names_no_store_takes_are_no_sessions(store: SqliteStore, name: st
         await store.save(SessionState(name))
     with pytest.raises(SessionNotFoundError):
         await store.load(name)
-    await store.delete(name)
+    with pytest.raises(SessionNotFoundError):
+        await store.delete(name)
 
 
 async def test_an_id_that_is_no_text_is_never_there(store: SqliteStore) -> None:
@@ -308,7 +309,8 @@ async def test_an_id_that_is_no_text_is_never_there(store: SqliteStore) -> None:
         await store.load("\udcff")
     with pytest.raises(SessionNotFoundError):
         await store.update_heartbeat("\udcff")
-    await store.delete("\udcff")
+    with pytest.raises(SessionNotFoundError):
+        await store.delete("\udcff")
 
 
 async def test_a_locked_file_refuses_after_its_timeout_and_recovers(backend: SqliteBackend, path: Path) -> None:
