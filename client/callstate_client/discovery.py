@@ -45,12 +45,14 @@ class Tried(NamedTuple):
         why: it was no use.
         final: no later place may be used instead.
         hopeless: trying again will not help.
+        silent: something listens there, and did not answer in time.
     """
 
     path: str
     why: str
     final: bool
     hopeless: bool = False
+    silent: bool = False
 
 
 def candidates(socket: str | os.PathLike[str] | None, environ: Mapping[str, str], uid: int) -> list[Candidate]:
@@ -111,10 +113,11 @@ def describe(candidate: Candidate, error: OSError) -> Tried:
         return Tried(path, "permission denied: join group callstate", final=exists)
     if number == errno.ECONNREFUSED:
         return Tried(path, "nobody listens", final=True)
-    return Tried(path, error.strerror or str(error), final=True)
+    return Tried(path, error.strerror or str(error), final=True, silent=isinstance(error, TimeoutError))
 
 
 def no_daemon(tried: list[Tried]) -> NoDaemonError:
     """The error that lists each path tried and why not."""
     lines = "".join(f"\n  {attempt.path}: {attempt.why}" for attempt in tried)
-    return NoDaemonError(f"no callstated found; tried{lines}")
+    silent = any(attempt.silent for attempt in tried)
+    return NoDaemonError(f"no callstated found; tried{lines}", silent=silent)

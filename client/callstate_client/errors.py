@@ -264,9 +264,18 @@ class DocumentError(CallstateError, ValueError):
 
 
 class NoDaemonError(CallstateError, ConnectionError):
-    """No daemon was found. The text lists each path tried and why not."""
+    """No daemon was found. The text lists each path tried and why not.
+
+    Args:
+        message: one sentence for a person, and the paths.
+        silent: something listens at one of them, and did not answer in time.
+    """
 
     retryable = True
+
+    def __init__(self, message: str = "", *, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
 
 
 class UndeliveredError(CallstateError):

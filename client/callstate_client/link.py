@@ -204,7 +204,8 @@ class Link:
                         self._connected(wire, place)
                         return True
                     standing = unwelcome if isinstance(unwelcome, REFUSALS) else None
-                    refused = Tried(place.path, str(unwelcome) or "no answer in time", final=True)
+                    silent = isinstance(unwelcome, TimeoutError)
+                    refused = Tried(place.path, str(unwelcome) or "no answer in time", final=True, silent=silent)
             tried.append(refused)
             if refused.final:
                 break

@@ -1,7 +1,8 @@
 """`callstate`, the operator's tool: looks at the calls a daemon holds, ends one, plays simulated ones.
 
-Exit codes: 0 done; 1 it failed, or a simulation lost something; 2 wrong usage, or the extra `cli` is not
-installed; 3 no daemon found; 130 interrupted (Ctrl-C); 141 whoever read the output went away.
+Exit codes: 0 done; 1 it failed, as where a daemon does not answer in time, or a simulation lost something; 2 wrong
+usage, or the extra `cli` is not installed; 3 no daemon found; 130 interrupted (Ctrl-C); 141 whoever read the output
+went away.
 """
 
 from __future__ import annotations

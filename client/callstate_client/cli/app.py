@@ -40,7 +40,7 @@ def run(argv: Sequence[str]) -> int:
         return asyncio.run(_run(args))
     except NoDaemonError as error:
         output.error(str(error))
-        return NO_DAEMON
+        return FAILED if error.silent else NO_DAEMON
     except CallstateError as error:
         output.error(str(error))
         return FAILED
