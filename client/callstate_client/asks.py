@@ -443,7 +443,9 @@ def end(session_id: str, reason: str | None, detail: Any, op: str) -> Ask[int]:
     params = protocol.EndParams(session_id=session_id, reason=reason, op=op)
     if detail is not None:
         checks.check_free(detail, "detail")
-        params.detail = msgspec.Raw(encode_members(detail))
+        encoded = encode_members(detail)
+        checks.check_detail(encoded)
+        params.detail = msgspec.Raw(encoded)
     return _mutation("session.end", params)
 
 

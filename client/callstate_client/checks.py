@@ -12,11 +12,24 @@ import msgspec
 
 from callstate_client import documents
 from callstate_client.errors import DocumentError, InvalidParamsError
-from callstate_client.ids import MAX_NAME_BYTES, SESSION_ID_RULE, WORKER_ID_RULE, is_session_id, is_worker_id
+from callstate_client.ids import (
+    MAX_DETAIL_BYTES,
+    MAX_LABEL_VALUE_BYTES,
+    MAX_LABELS,
+    MAX_NAME_BYTES,
+    MAX_SECONDS,
+    SESSION_ID_RULE,
+    WORKER_ID_RULE,
+    is_session_id,
+    is_worker_id,
+)
 from callstate_client.model import SessionState
 from callstate_client.protocol import INT64_MAX, INT64_MIN, MAX_DEPTH
 from callstate_client.turns import Turn, check_turn_names
 from callstate_client.wellformed import check_names
+
+SURELY_A_WORD: Final = MAX_NAME_BYTES // 4
+"""Characters that are within the bounds of a word in any script."""
 
 FREE_DEPTH: Final = MAX_DEPTH - 8
 """Deepest nesting of a value that is passed through. The most that any message puts around one is seven
@@ -139,20 +152,61 @@ def struct_members(value: Any) -> dict[str, Any]:
     return members
 
 
-def check_reason(reason: str) -> None:
-    """Refuse what is no word.
+def wrong(path: str, expected: str) -> InvalidParamsError:
+    """The error for a param that is not what belongs there."""
+    return InvalidParamsError(f"expected {expected} at {path}", path=path, expected=expected)
+
+
+def check_word(text: str | None, path: str, least: int = 0) -> None:
+    """A word of at most 64 bytes.
 
     Raises:
-        InvalidParamsError: empty, or too long.
+        InvalidParamsError: it is longer, or empty where that is none.
     """
-    if not 0 < len(reason.encode()) <= MAX_NAME_BYTES:
-        raise InvalidParamsError(
-            f"not a reason: {reason!r:.80}", path="$.params.reason", expected=f"1 to {MAX_NAME_BYTES} bytes"
-        )
+    if text is not None and not least <= len(text.encode()) <= MAX_NAME_BYTES:
+        raise wrong(path, f"{least} to {MAX_NAME_BYTES} bytes")
+
+
+def check_labels(labels: dict[Any, Any]) -> None:
+    """Labels within their bounds.
+
+    Raises:
+        InvalidParamsError: they are not, or no texts.
+    """
+    if len(labels) > MAX_LABELS:
+        raise wrong("$.params.labels", f"at most {MAX_LABELS}")
+    for name, value in labels.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise wrong(f"$.params.labels.{name}", "str")
+        check_word(name, f"$.params.labels.{name}", least=1)
+        if len(value.encode()) > MAX_LABEL_VALUE_BYTES:
+            raise wrong(f"$.params.labels.{name}", f"at most {MAX_LABEL_VALUE_BYTES} bytes")
+
+
+def check_seconds(value: Any, path: str) -> None:
+    """A timeout, seconds.
+
+    Raises:
+        InvalidParamsError: no number, or none above 0 and up to ten years.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_SECONDS:
+        raise wrong(path, f"seconds above 0, at most {MAX_SECONDS}")
+
+
+def check_detail(detail: bytes) -> None:
+    """What is said beside the reason of an end.
+
+    Raises:
+        InvalidParamsError: it is too long.
+    """
+    if len(detail) > MAX_DETAIL_BYTES:
+        raise wrong("$.params.detail", f"at most {MAX_DETAIL_BYTES} bytes")
 
 
 def check_turn(turn: Turn) -> None:
     """Refuse a turn that can't be sent. The usual one has nothing to look at."""
+    if len(turn.role) > SURELY_A_WORD:
+        check_word(turn.role, "$.params.turn.role")
     if turn.has_extra:
         check_extra(turn.extra)
 

@@ -10,6 +10,7 @@ from msgspec import UNSET, Raw, UnsetType
 
 from callstate_client import patches
 from callstate_client import protocol as p
+from callstate_client.checks import check_detail, check_labels, check_word, wrong
 from callstate_client.engine_kept import Kept
 from callstate_client.engine_owners import Owners
 from callstate_client.engine_workers import Caller
@@ -25,13 +26,10 @@ from callstate_client.errors import (
 from callstate_client.history import Turn, decode_turn
 from callstate_client.model import SessionState, Status, encode_members
 from callstate_client.rules import (
-    check_labels,
     check_names,
     check_state,
     check_turn,
     check_turn_names,
-    check_word,
-    wrong,
     wrong_document,
     wrong_params,
 )
@@ -267,6 +265,8 @@ class Engine(Owners):
 
     def _end(self, params: p.EndParams) -> bytes:
         check_word(params.reason, "$.params.reason", least=1)
+        if not isinstance(params.detail, UnsetType):
+            check_detail(bytes(params.detail))
         kept, done = self._repeatable(params)
         if done is not None:
             return done

@@ -392,11 +392,13 @@ class CallHandle(Uncopied):
             detail: any JSON beside it.
         """
         reason = as_text(reason, "a reason")
-        checks.check_reason(reason)
+        checks.check_word(reason, "$.params.reason", least=1)
         params = protocol.EndParams(session_id=self.id, epoch=self.epoch, reason=reason, op=self._store.new_op())
         if detail is not None:
             checks.check_free(detail, "detail")
-            params.detail = msgspec.Raw(encode_members(detail))
+            encoded = encode_members(detail)
+            checks.check_detail(encoded)
+            params.detail = msgspec.Raw(encoded)
         return self._put("session.end", params, Switched(self._state, self._set_ended))
 
     async def _save(self, saving: Saving, timeout_s: float) -> int:

@@ -16,6 +16,12 @@ MAX_LABELS: Final = 16
 
 MAX_LABEL_VALUE_BYTES: Final = 256
 
+MAX_DETAIL_BYTES: Final = 1024
+"""What is said beside the reason of an end: a note, not a report."""
+
+MAX_SECONDS: Final = 10 * 365 * 86400
+"""Of a timeout: ten years."""
+
 SESSION_ID_RULE: Final = (
     "1 to 256 bytes of printable ASCII, no space, no braces, not starting with '@', not 'active'"
 )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from callstate_client.gojson import INT64_MAX, Int64
+from callstate_client.ids import MAX_SECONDS
 
 MAX_DEPTH: Final = 64
 """Deepest nesting of a message. Parsers of other languages start to fail around 128 (orjson writes 254)."""
@@ -17,7 +18,7 @@ MAX_DEPTH: Final = 64
 MAX_HISTORY_LIMIT: Final = 1_000_000_000
 
 Version = Annotated[int, Meta(ge=0, le=INT64_MAX)]
-PositiveSeconds = Annotated[float, Meta(gt=0, le=10 * 365 * 86400)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 Limit = Annotated[int, Meta(ge=1, le=10_000)]
 History = str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)]
 

@@ -50,6 +50,7 @@ class Beside(TypedDict, total=False):
     max_duration_s: float
 
 
+_WORDS: Final = frozenset({"status", "provider", "direction"})
 _BESIDE: Final = frozenset(Beside.__annotations__)
 _KNOWN: Final = frozenset(Changes.__annotations__)
 _MEMBERS: Final = (_KNOWN - _BESIDE - {"extra", "from_"}) | UNPATCHABLE | {"from"}
@@ -75,7 +76,7 @@ def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
                 raise InvalidParamsError(
                     f"`{name}` can't be taken away", path=f"$.params.{name}", expected="a value"
                 )
-            beside[name] = dict(value) if name == "labels" else value  # type: ignore[literal-required]
+            beside[name] = _checked_beside(name, value)  # type: ignore[literal-required]
         elif name == "extra":
             for other, inner in (value or {}).items():
                 if other in _MEMBERS:
@@ -89,7 +90,19 @@ def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
         else:
             raise _unchangeable(name)
     check_patch(patch, "$.params.set")
+    for name in _WORDS & patch.keys():
+        if isinstance(patch[name], str):
+            checks.check_word(patch[name], f"$.params.set.{name}")
     return patch, beside
+
+
+def _checked_beside(name: str, value: Any) -> Any:
+    if name != "labels":
+        checks.check_seconds(value, f"$.params.{name}")
+        return value
+    labels = dict(value)
+    checks.check_labels(labels)
+    return labels
 
 
 def check_patch(patch: Mapping[str, Any], path: str) -> None:

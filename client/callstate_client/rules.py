@@ -8,33 +8,13 @@ from typing import Any, Final
 import msgspec
 
 from callstate_client import documents, ids
+from callstate_client.checks import check_word, wrong
 from callstate_client.errors import DocumentError, InvalidParamsError
 from callstate_client.history import Turn
 from callstate_client.model import SessionState
 from callstate_client.times import YEAR_0, is_time
 
 _PLACE: Final = re.compile(r" - at `\$(.+)`")
-
-
-def wrong(path: str, expected: str) -> InvalidParamsError:
-    """The error for a param that is not what belongs there."""
-    return InvalidParamsError(f"expected {expected} at {path}", path=path, expected=expected)
-
-
-def check_word(text: str | None, path: str, least: int = 0) -> None:
-    """A word of at most 64 bytes."""
-    if text is not None and not least <= len(text.encode()) <= ids.MAX_NAME_BYTES:
-        raise wrong(path, f"{least} to {ids.MAX_NAME_BYTES} bytes")
-
-
-def check_labels(labels: dict[str, str]) -> None:
-    """Labels within their bounds."""
-    if len(labels) > ids.MAX_LABELS:
-        raise wrong("$.params.labels", f"at most {ids.MAX_LABELS}")
-    for name, value in labels.items():
-        check_word(name, f"$.params.labels.{name}", least=1)
-        if len(value.encode()) > ids.MAX_LABEL_VALUE_BYTES:
-            raise wrong(f"$.params.labels.{name}", f"at most {ids.MAX_LABEL_VALUE_BYTES} bytes")
 
 
 def wrong_params(error: msgspec.ValidationError) -> InvalidParamsError:

@@ -13,7 +13,7 @@ from callstate_client.errors import (
     SessionNotFoundError,
     UnreadableError,
 )
-from callstate_client.ids import MAX_NAME_BYTES
+from callstate_client.ids import MAX_DETAIL_BYTES, MAX_NAME_BYTES
 from callstate_client.protocol import (
     AddTurnParams,
     AmendTurnParams,
@@ -29,9 +29,6 @@ from callstate_sidecar.door import TurnDoor, check_json, check_turn, check_turns
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.instants import format_us
 from callstate_sidecar.records import HistoryMode, TurnsRecord
-
-MAX_DETAIL_BYTES = 1024
-"""`detail` of an end is kept beside the document, in memory and in the store's meta: a note, no report."""
 
 
 def add_turn(ctx: Context, p: AddTurnParams) -> bytes:
@@ -124,7 +121,7 @@ def end(ctx: Context, p: EndParams) -> bytes:
     """{"session_id":"c1","reason":"caller_hangup","detail":{"cause":16}}"""
     reason = checked_word(p.reason, "$.params.reason") or "completed"
     detail = b"" if isinstance(p.detail, msgspec.UnsetType) else bytes(p.detail)
-    if len(detail) > MAX_DETAIL_BYTES:
+    if len(detail) > MAX_DETAIL_BYTES:  # kept beside the document, in memory and in the store's meta
         raise InvalidParamsError(
             f"longer than {MAX_DETAIL_BYTES} bytes at $.params.detail",
             path="$.params.detail", expected=f"at most {MAX_DETAIL_BYTES} bytes",

@@ -262,7 +262,8 @@ async def test_what_may_mend_itself_is_tried_again_and_happens_once(store: Flaky
     assert state.metrics.interruption_count == 1
 
 
-async def test_a_bad_turn_does_not_take_others_with_it(store: FlakyStore) -> None:
+async def test_a_bad_turn_does_not_take_others_with_it(store: FlakyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callstate_client.checks.SURELY_A_WORD", 1000)  # less strict than its daemon
     async with store.hold(SessionState("c1")) as call:
         good, bad, also_good = (call.add_turn(role, "x") for role in ("user", "r" * 65, "agent"))
         await good
@@ -387,3 +388,42 @@ async def test_a_beat_that_may_mend_itself_is_tried_again(store: FlakyStore) -> 
         store.fail("session.heartbeat", OverloadedError("not now"), times=2)
         await store.when_asked("session.heartbeat", 4)
         assert call.lost is None
+
+
+# -- what can't be sent ---------------------------------------------------------------------------------------
+
+LONG = "x" * 65
+WIDE = "ä" * 33
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda call: call.add_turn(LONG, "hello"), "$.params.turn.role"),
+        (lambda call: call.add_turn(WIDE, "hello"), "$.params.turn.role"),
+        (lambda call: call.update(status=LONG), "$.params.set.status"),
+        (lambda call: call.update(provider=WIDE), "$.params.set.provider"),
+        (lambda call: call.update(direction=LONG), "$.params.set.direction"),
+        (lambda call: call.update(labels={"a": 1}), "$.params.labels.a"),
+        (lambda call: call.update(labels={LONG: "a"}), f"$.params.labels.{LONG}"),
+        (lambda call: call.update(labels={"a": "x" * 257}), "$.params.labels.a"),
+        (lambda call: call.update(labels={str(n): "" for n in range(17)}), "$.params.labels"),
+        (lambda call: call.update(heartbeat_timeout_s=0), "$.params.heartbeat_timeout_s"),
+        (lambda call: call.update(heartbeat_timeout_s=float("nan")), "$.params.heartbeat_timeout_s"),
+        (lambda call: call.update(max_duration_s=-1), "$.params.max_duration_s"),
+        (lambda call: call.update(max_duration_s="60"), "$.params.max_duration_s"),
+        (lambda call: call.end(LONG), "$.params.reason"),
+        (lambda call: call.end("hangup", "x" * 1023), "$.params.detail"),
+    ],
+)
+async def test_what_is_out_of_bounds_raises_at_the_call(store: FlakyStore, change: Any, path: str) -> None:
+    async with store.hold(SessionState("c1", provider="sip", created_at=START)) as call:
+        await call.add_turn("user", "hello")
+        before = call.state.to_json()
+        with pytest.raises(InvalidParamsError) as refused:
+            change(call)  # nobody awaits it
+        assert refused.value.data["path"] == path
+        assert call.state.to_json() == before
+        assert call.unacknowledged == 0
+        await call.end("hangup", "x" * 1022)
+    assert (await store.get("c1")).ended_detail == "x" * 1022
