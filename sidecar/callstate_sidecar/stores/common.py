@@ -161,7 +161,7 @@ class DocumentStore(ABC):
         """What kind of store this is, for logs."""
 
     @abstractmethod
-    async def _put(self, session_id: str, document: bytes, *, active: bool, call_id: str) -> None: ...
+    async def _put(self, session_id: str, document: bytes, *, active: bool, call_id: str = "") -> None: ...
 
     @abstractmethod
     async def _get(self, session_id: str) -> tuple[bytes, int] | None:

@@ -74,7 +74,7 @@ class RedisStore(DocumentStore):
         """`redis`."""
         return "redis"
 
-    async def _put(self, session_id: str, document: bytes, *, active: bool, call_id: str) -> None:
+    async def _put(self, session_id: str, document: bytes, *, active: bool, call_id: str = "") -> None:
         keys = [*self._keys.session(session_id), self._keys.call(call_id)]
         args = (id_bytes(session_id), document, self._ttl_ms, int(active), int(bool(call_id)))
         await self._link.run(SAVE, keys, *args)

@@ -45,7 +45,7 @@ class SqliteStore(DocumentStore):
         """`sqlite`."""
         return "sqlite"
 
-    async def _put(self, session_id: str, document: bytes, *, active: bool, call_id: str) -> None:
+    async def _put(self, session_id: str, document: bytes, *, active: bool, call_id: str = "") -> None:
         await self._database.run(_put, session_id, document, active=active, call_id=call_id, ttl=self._ttl_ms)
 
     async def _get(self, session_id: str) -> tuple[bytes, int] | None:
