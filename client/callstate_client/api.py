@@ -35,7 +35,8 @@ from callstate_client.errors import (
 from callstate_client.events import Cursor, Event
 from callstate_client.graceful import FINISH_S, Graceful, LeaveResult, leave
 from callstate_client.handle import CallHandle
-from callstate_client.hold import BeatMode, Hold
+from callstate_client.hold import Hold
+from callstate_client.holds import BeatMode
 from callstate_client.leaving import deliver_or_give_up
 from callstate_client.model import SessionState
 from callstate_client.outbox import Outbox

@@ -8,58 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from types import MethodType
-from typing import Any, Final, Protocol
-from weakref import WeakMethod
+from typing import Protocol
 
+from callstate_client.beat import EARLY, RETRY_S, Beat, LostCallback
 from callstate_client.errors import CallstateError
 
 _log = logging.getLogger("callstate")
-
-BEATS_A_TIMEOUT: Final = 3
-"""So many beats fall into one heartbeat timeout: two may be lost or late before a live call is suspected."""
-
-EARLY: Final = 1 / 8
-"""A beat may leave this part of its interval early, to go in one message with another: calls that started
-at different times soon beat together."""
-
-RETRY_S: Final = 1.0
-"""After a failure that may mend itself a beat is tried again this soon, seconds."""
-
-
-LostCallback = Callable[[CallstateError], None]
-
-
-class Beat:
-    """When a call's next heartbeat is due. Does not keep its holder: nobody beats for a call that nobody has.
-
-    Args:
-        timeout_s: the call's heartbeat timeout, seconds.
-        at: now, seconds of the beater's clock.
-        lost: whom to tell when the call takes no more beats; a method is known by its object as long as that lives.
-    """
-
-    __slots__ = ("_lost", "due", "interval_s")
-
-    def __init__(self, timeout_s: float, at: float, lost: LostCallback) -> None:
-        self.interval_s = timeout_s / BEATS_A_TIMEOUT
-        self.due = at + self.interval_s
-        self._lost: Callable[[], Any] = WeakMethod(lost) if isinstance(lost, MethodType) else lambda: lost
-
-    def is_of(self, lost: LostCallback | None) -> bool:
-        """Whether it was added with this callback; None: with one that is gone."""
-        return bool(self._lost() == lost)
-
-    def retime(self, timeout_s: float, at: float) -> None:
-        """The call has another timeout now."""
-        self.interval_s = timeout_s / BEATS_A_TIMEOUT
-        self.due = min(self.due, at + self.interval_s)
-
-    def tell(self, error: CallstateError) -> None:
-        """The call takes no more beats."""
-        lost = self._lost()
-        if lost is not None:
-            lost(error)
 
 
 class Beats(Protocol):

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from callstate_client import asks
 from callstate_client.endings import EndOn, end_classes
@@ -21,8 +21,9 @@ from callstate_client.errors import (
     ShuttingDownError,
 )
 from callstate_client.handle import CallHandle
+from callstate_client.holds import BeatMode, check_hold, has_ended, taken
 from callstate_client.losing import CancelOnLost
-from callstate_client.model import SessionState, Status
+from callstate_client.model import SessionState
 from callstate_client.results import SaveResult
 from callstate_client.store import Record
 from callstate_client.uncopied import Uncopied
@@ -30,11 +31,9 @@ from callstate_client.uncopied import Uncopied
 if TYPE_CHECKING:
     from callstate_client.api import CallStore
 
-__all__ = ["BeatMode", "Hold"]
+__all__ = ["Hold"]
 
 _log = logging.getLogger("callstate")
-
-BeatMode = Literal["auto", "manual"]
 
 
 class Hold(Uncopied):
@@ -63,18 +62,7 @@ class Hold(Uncopied):
         replace_ended: bool = False,
         resume: bool = False,
     ) -> None:
-        if not isinstance(call, str | SessionState):
-            raise TypeError(f"hold() takes a SessionState or a session's id, not {type(call).__name__}")
-        if isinstance(call, str) and labels is not None:
-            raise ValueError("labels are for a new session; this one is there already")
-        if not isinstance(call, str) and steal and not resume:
-            raise ValueError("only a session that is there already can be stolen")
-        if isinstance(call, str) and (replace_ended or resume):
-            raise ValueError(
-                f"{'replace_ended' if replace_ended else 'resume'} goes with a state; an id is claimed"
-            )
-        if beat not in ("auto", "manual"):
-            raise ValueError(f"beat is 'auto' or 'manual', not {beat!r}")
+        check_hold(call, labels, beat, steal=steal, replace_ended=replace_ended, resume=resume)
         if watchdog_s is not None and beat != "auto":
             raise ValueError("a watchdog stops heartbeats in the background, which beat='manual' has none of")
         self._store = store
@@ -177,11 +165,11 @@ class Hold(Uncopied):
         # Needed by registered workers too: what was stolen from us and released again is nobody's, and would
         # take our late turns.
         saved, known = await self._save_and_get(state, 0, self._labels)
-        if isinstance(saved, ConflictError) and replace_ended and _has_ended(saved, known):
+        if isinstance(saved, ConflictError) and replace_ended and has_ended(saved, known):
             # of the version that has ended: of two who do this one gets the id
             saved, known = await self._save_and_get(state, saved.version, self._labels or {})
         if isinstance(saved, ConflictError):
-            raise _taken(saved, state.id, known) from saved
+            raise taken(saved, state.id, known) from saved
         if isinstance(saved, BaseException):
             raise saved
         timeout_s = saved.heartbeat_timeout_s or self._heartbeat_timeout_s
@@ -255,30 +243,3 @@ def _is_of_no_use(entering: asyncio.Task[CallHandle]) -> bool:
     if not entering.done():
         return False
     return entering.cancelled() or entering.exception() is not None or entering.result().released
-
-
-def _has_ended(error: ConflictError, known: Record | BaseException) -> bool:
-    """Whether the session in the way has ended; a daemon of an earlier version does not say so in the error."""
-    if error.status is not None:
-        return error.status == Status.ENDED
-    return isinstance(known, Record) and not known.state.is_active
-
-
-def _taken(error: ConflictError, session_id: str, known: Record | BaseException) -> ConflictError:
-    """What is to be said of an id that is taken already: by what, and what one can do."""
-    if not isinstance(known, Record):
-        return error
-    if known.state.is_active:
-        held = f"held by worker {known.owner}" if known.owner else "held by no worker"
-        text = (
-            f"{session_id} is there already: {known.state.status}, {held};"
-            f" hold({session_id!r}), or hold(state, resume=True), goes on with it"
-        )
-    else:
-        when = f" at {error.ended_at}" if error.ended_at else ""
-        why = error.reason or known.ended_reason or "no reason given"
-        text = (
-            f"{session_id} was there already and has ended{when} ({why});"
-            " hold(state, replace_ended=True) begins it anew, and keeps nothing of it"
-        )
-    return ConflictError(text, **error.data)

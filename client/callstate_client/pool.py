@@ -129,6 +129,11 @@ class Pool:
         """The socket of the daemon."""
         return self._places[0].path
 
+    @property
+    def places(self) -> Sequence[Candidate]:
+        """Where the daemon is looked for."""
+        return self._places
+
     def open(self, wait_s: float) -> None:
         """Connect, trying for so long while the daemon is not there yet.
 

@@ -2,35 +2,40 @@
 
 from callstate_client.sync import connect
 
-with connect() as store:
-    store.save(SessionState("c1", provider="twilio", from_=caller, to=callee))
-    store.add_turn("c1", "user", "hello", duration_ms=900)
-    store.update_heartbeat("c1")
+with connect(worker_id="worker-1") as store:
+    with store.hold(SessionState("c1", provider="twilio", from_=caller, to=callee)) as call:
+        call.add_turn("user", "hello", duration_ms=900)
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from threading import Lock
 from typing import Any, Final, TypeVar, Unpack
 
 from callstate_client import asks, checks, protocol
 from callstate_client.asks import Ask, Page
+from callstate_client.beatthread import LEAVE_S, BeatThread
 from callstate_client.blocking import REQUEST_ID
 from callstate_client.discovery import candidates
+from callstate_client.endings import EndOn
 from callstate_client.errors import ConflictError, StoreClosedError
+from callstate_client.holding import HeldCall, Hold
+from callstate_client.holds import BeatMode
 from callstate_client.identity import Identity
 from callstate_client.inflight import REPEATABLE
 from callstate_client.model import SessionState
-from callstate_client.patches import Changes, split_changes
+from callstate_client.patches import Beside, Changes, split_changes
 from callstate_client.patience import TIMEOUT_S
 from callstate_client.pool import Pool
 from callstate_client.results import DrainResult
 from callstate_client.store import Record
 from callstate_client.uncopied import Uncopied
 
-__all__ = ["Store", "connect"]
+__all__ = ["HeldCall", "Hold", "Store", "connect"]
 
 BEAT_ANSWERED: Final = b'{"jsonrpc":"2.0","id":%d,"result":{}}\n' % REQUEST_ID
 """The reply to nearly every heartbeat, which so needs no parsing."""
@@ -41,6 +46,16 @@ BEATS_KEPT: Final = 4096
 ResultT = TypeVar("ResultT")
 
 
+class Holding:
+    """What one process holds by a store; a forked child holds nothing yet."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.calls: dict[str, HeldCall] = {}
+        self.entering: set[str] = set()
+        self.beats: BeatThread | None = None
+
+
 class Store(Uncopied):
     """Keeps the state of live calls in the daemon on this host. Made by `connect()`.
 
@@ -48,7 +63,7 @@ class Store(Uncopied):
     that is idle; there come to be as many as threads that asked at once. A forked child connects anew.
 
     The methods are those of the asyncio front's `CallStore`, which describes them, and raise what those raise;
-    `hold` is not among them, so heartbeats are the caller's to send, well within the session's
+    outside of `hold()` heartbeats are the caller's to send, well within the session's
     `heartbeat_timeout_s`. `timeout_s` is how long one call may take, reconnecting included, seconds; None for
     the store's own. Mutations carry an `op`, so one that is sent twice happens once.
 
@@ -70,7 +85,10 @@ class Store(Uncopied):
             checks.check_worker_id(worker_id)
         self._identities = {os.getpid(): Identity.of(worker_id)}
         self._claimed: dict[int, dict[str, int]] = {}
-        self._pool = Pool(candidates(socket, os.environ, os.getuid()), timeout_s, self._registered)
+        places = candidates(socket, os.environ, os.getuid())
+        self._pool = Pool(places, timeout_s, self._registered)
+        self._held_pool = self._pool if self._registers else Pool(places, timeout_s, lambda: self._identity)
+        self._holding: dict[int, Holding] = {}
         self._ops = asks.Ops()
         self._beats: dict[str, bytes] = {}
         self._pool.open(wait_s)
@@ -92,7 +110,12 @@ class Store(Uncopied):
 
     def close(self) -> None:
         """Give up the store. What other threads have under way fails. May be called twice."""
+        holding = self._holding.get(os.getpid())
+        thread = holding.beats.leave() if holding is not None and holding.beats is not None else None
         self._pool.close()
+        self._held_pool.close()
+        if thread is not None:
+            thread.join(LEAVE_S)
 
     def __enter__(self) -> Store:
         return self
@@ -140,9 +163,12 @@ class Store(Uncopied):
         if self.closed:
             raise StoreClosedError
         line = protocol.encode_request(REQUEST_ID, method, params)
+        return self._exchange(self._pool, line, method, op_of, timeout_s)
+
+    def _exchange(self, pool: Pool, line: bytes, method: str, op_of: str | None, timeout_s: float | None) -> bytes:
         if op_of is not None:
-            return self._pool.mutate(line, op_of, timeout_s)
-        return self._pool.exchange(line, timeout_s, lambda: method in REPEATABLE)
+            return pool.mutate(line, op_of, timeout_s)
+        return pool.exchange(line, timeout_s, lambda: method in REPEATABLE)
 
     def _ask(self, ask: Ask[ResultT], timeout_s: float | None) -> ResultT:
         epoch = self._epochs.get(ask.op_of or "")
@@ -272,12 +298,24 @@ class Store(Uncopied):
         patch, beside = split_changes(changes)
         if not beside:
             return self._ask(asks.update(session_id, if_version, patch, self.new_op()), timeout_s)
+        return self._rewrite_head(session_id, if_version, patch, beside, timeout_s=timeout_s)
+
+    def _rewrite_head(
+        self,
+        session_id: str,
+        if_version: int | None,
+        patch: dict[str, Any],
+        beside: Beside,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        send = self._ask if epoch is None else self._ask_held
         for left in reversed(range(asks.REWRITES)):
             record = self.get(session_id, "none", timeout_s=timeout_s)
+            ask = asks.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
             try:
-                return self._ask(
-                    asks.rewrite_head(record, if_version, patch, beside, None, self.new_op()), timeout_s
-                )
+                return send(ask, timeout_s)
             except ConflictError:
                 if if_version is not None or not left:
                     raise
@@ -341,6 +379,118 @@ class Store(Uncopied):
             page = self._ask(ask, timeout_s)
             yield from page.items
             ask = page.following
+
+    # -- held calls -------------------------------------------------------------------------------------------
+
+    def hold(
+        self,
+        call: SessionState | str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        heartbeat_timeout_s: float | None = None,
+        max_duration_s: float | None = None,
+        beat: BeatMode = "auto",
+        end_on: EndOn = (),
+        steal: bool = False,
+        replace_ended: bool = False,
+        resume: bool = False,
+    ) -> Hold:
+        """Hold a call for as long as the block lasts: `with store.hold(...) as call`.
+
+        A normal exit ends the session with reason `completed`; an exception in `end_on`, also within a group, ends
+        it with the exception's `reason`, or its name in snake case; any other releases it, for another worker to
+        claim. The exception goes on in each case.
+
+        Heartbeats are sent by a thread, one for all calls that the store holds, for as long as the block lasts:
+        also while it hangs. The call is this worker's, under a random id where the store was given none. An entry
+        that gets no answer may have created or claimed the session, which is then suspected when nobody beats for
+        it; entering the same Hold again takes up what was created.
+
+        Args:
+            call: a state, which is created, or the id of a session that is there, which is claimed.
+            labels: up to 16 short strings to select calls by; for a new session.
+            heartbeat_timeout_s: silence after which the call is suspected, seconds.
+            max_duration_s: how long the call may last, seconds.
+            beat: `"auto"`: heartbeats are sent in the background; `"manual"`: by `call.beat()`.
+            end_on: exceptions that mean the call is over: one class, or several.
+            steal: claim it also from a worker that is alive.
+            replace_ended: where a call under this id has ended, begin it anew in its place.
+            resume: where a session of this state's id is there already, claim it.
+
+        Raises:
+            ConflictError: on entering: a session of this id is there already; by id: another worker holds it, or
+                this store does.
+            SessionNotFoundError, SessionEndedError: on entering by id: there is none, or it is over.
+        """
+        return Hold(
+            self,
+            call,
+            labels=labels,
+            heartbeat_timeout_s=heartbeat_timeout_s,
+            max_duration_s=max_duration_s,
+            beat=beat,
+            end_on=end_on,
+            steal=steal,
+            replace_ended=replace_ended,
+            resume=resume,
+        )
+
+    @property
+    def _ours(self) -> Holding:
+        return self._holding.setdefault(os.getpid(), Holding())
+
+    @contextmanager
+    def _entering(self, session_id: str) -> Iterator[None]:
+        """A call is about to be held, by one block only.
+
+        Raises:
+            ConflictError: this store holds it.
+        """
+        ours = self._ours
+        with ours.lock:
+            held = ours.calls.get(session_id)
+            if session_id in ours.entering or (held is not None and held.lost is None):
+                raise ConflictError(f"{session_id} is held by this store already", owner=self.worker_id)
+            ours.entering.add(session_id)
+        try:
+            yield
+        finally:
+            ours.entering.discard(session_id)
+
+    def _hold(self, call: HeldCall) -> None:
+        self._ours.calls[call.id] = call
+        self._epochs[call.id] = call.epoch
+
+    def _let_go(self, call: HeldCall) -> None:
+        if self._ours.calls.get(call.id) is call:
+            del self._ours.calls[call.id]
+            self._epochs.pop(call.id, None)
+
+    def _ask_held(self, ask: Ask[ResultT], timeout_s: float | None) -> ResultT:
+        """Ask as the worker that holds the call, also where the store as such is none."""
+        if self.closed:
+            raise StoreClosedError
+        line = protocol.encode_request(REQUEST_ID, ask.method, ask.params)
+        return ask.result(self._exchange(self._held_pool, line, ask.method, ask.op_of, timeout_s))
+
+    def _beat_thread(self) -> BeatThread:
+        ours = self._ours
+        with ours.lock:
+            if ours.beats is None:
+                ours.beats = BeatThread(lambda: self._held_pool.places, self._introduction)
+            return ours.beats
+
+    def _introduction(self) -> protocol.RegisterParams:
+        return self._identity.introduction(self.features())
+
+    def _claim_timeouts(
+        self, heartbeat_timeout_s: float | None, max_duration_s: float | None
+    ) -> tuple[float | None, float | None]:
+        """Those that a claim may give: a daemon of an earlier version takes none."""
+        given = heartbeat_timeout_s, max_duration_s
+        if given != (None, None) and protocol.CLAIM_TIMEOUTS not in self.features():
+            return None, None
+        return given
 
     # -- who holds a call -----------------------------------------------------------------------------------
 

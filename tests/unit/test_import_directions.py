@@ -27,9 +27,10 @@ CLIENT = (
     "engine_stream", "engine_access", "engine_reads", "engine_owners", "engine",
     "loops", "identity", "forks", "discovery", "following", "inflight", "link", "blocking", "pool",
     # what workers hold
-    "pulse", "beats", "beating", "view", "changes", "entries", "queued", "endings", "losing", "watchdog", "backlog",
+    "pulse", "beat", "beats", "beatthread", "beating", "view", "changes", "entries", "queued", "endings", "holds",
+    "losing", "watchdog", "backlog",
     "outbox", "saving", "leaving", "handle", "hold", "recovering", "watching", "graceful",
-    "asking", "api", "memory", "client", "sync",
+    "asking", "api", "memory", "client", "holding", "sync",
     "simulate", "cli",
 )  # fmt: skip
 SIDECAR = (

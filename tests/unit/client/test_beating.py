@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from callstate_client import beating as module
+from callstate_client import beatthread as module
+from callstate_client.beat import LostCallback
 from callstate_client.beating import BeatingThread
 from callstate_client.discovery import Candidate
 from callstate_client.errors import (
@@ -60,7 +61,7 @@ class Calls:
         self.beating = BeatingThread(lambda: [Candidate(str(path), "the test")], lambda: params, STALL_S, self.hand)
         self.lost: asyncio.Queue[tuple[str, CallstateError]] = asyncio.Queue()
         self.loser = threading.get_ident()
-        self.callbacks: dict[str, module.LostCallback] = {}
+        self.callbacks: dict[str, LostCallback] = {}
 
     def add(self, session_id: str) -> None:
         def lost(error: CallstateError) -> None:

@@ -1,0 +1,267 @@
+"""`hold()` of the blocking front against a real daemon."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from callstate_client import (
+    ConflictError,
+    ConnectionLostError,
+    FencedError,
+    SessionEndedError,
+    SessionNotFoundError,
+    SessionState,
+    StoreClosedError,
+    sync,
+)
+from support.daemon import Daemon
+
+pytestmark = pytest.mark.system
+
+WITHIN_S = 30.0
+
+
+class HangupError(Exception):
+    reason = "caller_hangup"
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with Daemon() as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def store(daemon: Daemon) -> Iterator[sync.Store]:
+    with sync.connect(daemon.socket, worker_id="w1") as store:
+        yield store
+
+
+@pytest.fixture
+def other(daemon: Daemon) -> Iterator[sync.Store]:
+    with sync.connect(daemon.socket, worker_id="w2") as other:
+        yield other
+
+
+@pytest.fixture
+def operator(daemon: Daemon) -> Iterator[sync.Store]:
+    with sync.connect(daemon.socket) as operator:
+        yield operator
+
+
+def a_call(session_id: str = "c1") -> SessionState:
+    return SessionState(session_id, provider="sip", status="active")
+
+
+def test_a_call_is_made_changed_and_ended(store: sync.Store, operator: sync.Store) -> None:
+    with store.hold(a_call(), labels={"app": "sales"}, heartbeat_timeout_s=7.0, max_duration_s=600.0) as call:
+        assert call.add_turn("user", "Hello?", 900) == call.version
+        call.add_turn("agent", "Good morning", extra={"model": "x"})
+        call.amend_last_turn(content="Good mor", role="agent")
+        call.record_interruption()
+        call.update(status="on_hold", extra={"queue": 3})
+        call.update(labels={"app": "support"}, to="+15550100")
+        call.beat()
+        record = operator.get("c1")
+        assert (record.owner, record.epoch, record.version) == ("w1", call.epoch, call.version)
+        [listed] = operator.sessions()
+        assert (listed.labels, listed.heartbeat_timeout_s) == ({"app": "support"}, 7.0)
+        assert listed.max_duration_s == 600.0
+        seen, kept = call.state.copy(), record.state.copy()
+        seen.updated_at = kept.updated_at
+        assert seen == kept
+        assert [turn.content for turn in kept.history] == ["Hello?", "Good mor"]
+    record = operator.get("c1")
+    assert (record.state.status, record.ended_reason, call.ended, call.lost) == ("ended", "completed", True, None)
+    with pytest.raises(StoreClosedError):
+        call.add_turn("user", "late")
+
+
+def test_a_call_is_claimed_by_its_id(store: sync.Store, other: sync.Store) -> None:
+    with pytest.raises(SessionNotFoundError), store.hold("c1"):
+        pass
+    other.save(a_call())
+    with pytest.raises(ConflictError), store.hold("c1"):
+        pass
+    with store.hold("c1", steal=True, heartbeat_timeout_s=5.0) as call:
+        [record] = other.sessions()
+        assert (record.owner, record.epoch, record.heartbeat_timeout_s) == ("w1", call.epoch, 5.0)
+        with pytest.raises(FencedError):
+            other.add_turn("c1", "user", "late")
+        call.end("transferred", {"to": "desk"})
+    record = other.get("c1")
+    assert (record.ended_reason, record.ended_detail) == ("transferred", {"to": "desk"})
+    with pytest.raises(SessionEndedError), store.hold("c1"):
+        pass
+
+
+def test_an_id_that_is_taken(store: sync.Store, operator: sync.Store) -> None:
+    operator.save(a_call())
+    with pytest.raises(ConflictError, match="held by no worker"), store.hold(a_call()):
+        pass
+    with store.hold(a_call(), resume=True) as call:
+        assert operator.get("c1").owner == "w1"
+        assert call.epoch == 1
+    with pytest.raises(ConflictError, match="completed"), store.hold(a_call()):
+        pass
+    with store.hold(a_call(), replace_ended=True) as call:
+        assert call.epoch == 2
+        call.add_turn("user", "anew")
+
+
+def test_an_error_releases_it_and_one_of_end_on_ends_it(store: sync.Store, other: sync.Store) -> None:
+    with pytest.raises(ZeroDivisionError), store.hold(a_call(), end_on=HangupError):
+        raise ZeroDivisionError
+    record = other.claim_next()
+    assert record is not None
+    assert record.state.id == "c1"
+    for number, error in enumerate([HangupError(), ExceptionGroup("both", [ValueError(), HangupError()])]):
+        with pytest.raises(type(error)), store.hold(a_call(f"e{number}"), end_on=[HangupError]):
+            raise error
+        assert other.get(f"e{number}").ended_reason == "caller_hangup"
+
+
+@pytest.mark.parametrize("worker_id", ["w9", None])
+def test_what_is_stolen_is_lost_with_the_next_request(
+    daemon: Daemon, other: sync.Store, worker_id: str | None
+) -> None:
+    with sync.connect(daemon.socket, worker_id=worker_id) as store:
+        asked: list[Callable[[sync.HeldCall], object]] = [
+            lambda call: call.add_turn("user", "late"),
+            lambda call: call.update(to="+1"),
+            lambda call: call.update(labels={"a": "b"}),
+            lambda call: call.end(),
+            lambda call: call.beat(),
+        ]
+        for number, ask in enumerate(asked):
+            session_id = f"c{number}"
+            with pytest.raises(FencedError), store.hold(a_call(session_id), beat="manual") as call:
+                assert other.claim(session_id, steal=True).owner == "w2"
+                assert call.lost is None
+                with pytest.raises(FencedError):
+                    ask(call)
+                assert isinstance(call.lost, FencedError)
+            record = other.get(session_id)
+            assert (record.owner, record.state.status, record.turn_count) == ("w2", "active", 0)
+
+
+def test_a_thread_beats_for_all_calls_and_learns_that_one_is_lost(store: sync.Store, other: sync.Store) -> None:
+    with store.hold(a_call("c1"), heartbeat_timeout_s=0.3) as one:
+        with pytest.raises(FencedError), store.hold(a_call("c2"), heartbeat_timeout_s=0.3) as two:
+            threads = [thread.name for thread in threading.enumerate()]
+            assert threads.count("callstate-beats") == 1
+            other.claim("c2", steal=True)
+            before = other.get("c1").state.updated_at
+            while two.lost is None or other.get("c1").state.updated_at == before:
+                other.update_heartbeat("c2")
+        assert one.lost is None
+        assert other.get("c2").owner == "w2"
+    assert other.get("c1").ended_reason == "completed"
+
+
+def test_a_timeout_that_an_operator_gives_is_beaten_by(store: sync.Store, operator: sync.Store) -> None:
+    with store.hold(a_call(), heartbeat_timeout_s=1.0) as call:
+        operator.update("c1", heartbeat_timeout_s=0.3)
+        seen = {operator.get("c1").state.updated_at}
+        while len(seen) < 12:
+            seen.add(operator.get("c1").state.updated_at)
+        assert call.lost is None
+        assert not list(operator.sessions(state="suspect"))
+
+
+def test_a_second_hold_of_the_same_call(daemon: Daemon, store: sync.Store, other: sync.Store) -> None:
+    with store.hold(a_call()):
+        with pytest.raises(ConflictError), store.hold("c1", steal=True):
+            pass
+        with pytest.raises(ConflictError), other.hold("c1"):
+            pass
+    block = store.hold(a_call("c2"))
+    with block, pytest.raises(RuntimeError):
+        block.__enter__()
+    with pytest.raises(SessionEndedError), block:
+        pass
+
+
+def test_each_thread_holds_its_own(store: sync.Store, operator: sync.Store) -> None:
+    both = threading.Barrier(2, timeout=WITHIN_S)
+
+    def work(session_id: str) -> None:
+        with store.hold(a_call(session_id)) as call:
+            both.wait()
+            for number in range(20):
+                call.add_turn("user", f"{session_id} {number}")
+            both.wait()
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(work, ["c1", "c2"]))
+    for session_id in ("c1", "c2"):
+        record = operator.get(session_id)
+        assert (record.ended_reason, record.turn_count) == ("completed", 20)
+
+
+def test_a_held_call_outlives_a_restart_of_the_daemon(daemon: Daemon, store: sync.Store) -> None:
+    with store.hold(a_call()) as call:
+        call.add_turn("user", "before")
+        daemon.kill()
+        daemon.start()
+        call.add_turn("user", "after")
+        assert [turn.content for turn in store.load("c1").history] == ["before", "after"]
+
+
+WORKER = """
+import sys, time
+from callstate_client import SessionState, sync
+with sync.connect(sys.argv[1]) as store, store.hold(SessionState("c1", provider="sip", status="active")):
+    print("held", flush=True)
+    time.sleep(3600)
+"""
+
+
+def test_a_killed_process_leaves_its_calls_to_be_recovered_at_once(daemon: Daemon, other: sync.Store) -> None:
+    worker = subprocess.Popen([sys.executable, "-c", WORKER, str(daemon.socket)], stdout=subprocess.PIPE)
+    try:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == b"held\n"
+        assert other.claim_next() is None
+        worker.kill()
+        worker.wait()
+        while not (suspects := [*other.sessions(state="suspect")]):  # the daemon is told of it by the kernel
+            pass
+        assert suspects[0].state.id == "c1"
+        with other.hold("c1") as call:
+            assert call.epoch == 1
+    finally:
+        worker.kill()
+        worker.communicate()
+
+
+def test_in_a_forked_child_the_call_is_lost(store: sync.Store) -> None:
+    with store.hold(a_call()) as call:
+        pid = os.fork()
+        if not pid:
+            status = 1
+            try:
+                assert isinstance(call.lost, ConnectionLostError)
+                with pytest.raises(ConnectionLostError):
+                    call.add_turn("user", "x")
+                call.leave(None)
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(pid, 0)[1] == 0
+        call.add_turn("user", "still here")
+        assert call.lost is None
+
+
+def test_closing_the_store_ends_the_beats(daemon: Daemon) -> None:
+    store = sync.connect(daemon.socket, worker_id="w1")
+    with pytest.raises(StoreClosedError), store.hold(a_call()):
+        store.close()
+    assert "callstate-beats" not in [thread.name for thread in threading.enumerate()]
