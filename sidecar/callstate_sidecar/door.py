@@ -9,7 +9,6 @@ at value by value.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -34,6 +33,10 @@ class TurnDoor(Struct):
     content: str = ""
     timestamp: Time | UnsetType = UNSET
     duration_ms: Int64 = 0
+
+
+_ZEROS: Final = {"role": b'""', "content": b'""', "duration_ms": b"0"}
+_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class TurnTime(Struct):
@@ -239,14 +242,27 @@ def check_turn(data: bytes, path: str) -> TurnDoor:
         ) from error
 
 
-def stamped(turns: bytes, checked: Sequence[TurnDoor], now: str) -> bytes:
-    """The turns (comma-joined, no brackets), those without a timestamp given this one."""
+def is_whole(turn: TurnDoor) -> bool:
+    """Whether it surely has all of a turn's members; one that says a member's zero value is looked at closely."""
+    return bool(turn.role and turn.content and turn.duration_ms) and turn.timestamp is not UNSET
+
+
+def completed(turns: bytes, now: str) -> bytes:
+    """The turns (comma-joined, no brackets) with all of a turn's members, of which none is optional.
+
+    Args:
+        turns: found right.
+        now: the timestamp of those that have none.
+    """
     parts = []
-    for part, turn in zip(_raw_list(b"[%b]" % turns), checked, strict=True):
+    for part in _raw_list(b"[%b]" % turns):
+        names = _members(part)
+        missing = [b'"%b":%b' % (name.encode(), zero) for name, zero in _ZEROS.items() if name not in names]
+        if "timestamp" not in names:
+            missing.append(b'"timestamp":"%b"' % now.encode())
         text = bytes(part)
-        if turn.timestamp is UNSET:
-            inside = text[1:-1].strip()
-            text = b'{%b%b"timestamp":"%b"}' % (inside, b"," if inside else b"", now.encode())
+        if missing:
+            text = b"{%b}" % b",".join([inside for inside in (text[1:-1].strip(), *missing) if inside])
         parts.append(text)
     return b",".join(parts)
 

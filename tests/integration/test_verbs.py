@@ -246,13 +246,13 @@ def test_turns_are_counted_and_their_speech_added(wire: Wire, sid: str) -> None:
     }
 
 
-def test_a_turn_without_a_timestamp_gets_the_present_one(wire: Wire, sid: str) -> None:
+def test_a_turn_is_kept_with_all_its_members_and_the_present_time(wire: Wire, sid: str) -> None:
     turns: list[dict[str, Any]] = [{}, {"role": "user", "content": "x"}, turn("user", "y")]
     wire.call("session.add_turn", session_id=sid, turns=turns)
     after = session(wire, sid)
     first, second, third = after["history"][-3:]
-    assert first == {"timestamp": after["updated_at"]}
-    assert second == {"role": "user", "content": "x", "timestamp": after["updated_at"]}
+    assert first == {"role": "", "content": "", "timestamp": after["updated_at"], "duration_ms": 0}
+    assert second == {"role": "user", "content": "x", "timestamp": after["updated_at"], "duration_ms": 0}
     assert third == turns[2]
 
 

@@ -25,7 +25,7 @@ from callstate_client.protocol import (
 )
 from callstate_sidecar.commands.checks import checked_word
 from callstate_sidecar.commands.context import DELETED, Context, ended_error
-from callstate_sidecar.door import TurnDoor, check_json, check_turn, check_turns, stamped
+from callstate_sidecar.door import TurnDoor, check_json, check_turn, check_turns, completed, is_whole
 from callstate_sidecar.entry import Entry
 from callstate_sidecar.instants import format_us
 from callstate_sidecar.records import HistoryMode, TurnsRecord
@@ -53,7 +53,7 @@ def add_turn(ctx: Context, p: AddTurnParams) -> bytes:
 
 
 def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[TurnDoor]]:
-    """The turns of the request, checked, comma-joined, each with a time."""
+    """The turns of the request, checked, comma-joined, each with all of its members."""
     if not isinstance(p.turn, msgspec.UnsetType):
         turns = bytes(p.turn)
         checked: Sequence[TurnDoor] = (check_turn(turns, "$.params.turn"),)
@@ -62,9 +62,8 @@ def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[TurnDoor]]:
         if array[:1] != b"[":
             raise InvalidParamsError("Expected array at $.params.turns", path="$.params.turns", expected="array")
         turns, checked = array[1:-1].strip(), check_turns(array, "$.params.turns")
-    for turn in checked:
-        if turn.timestamp is UNSET:
-            return stamped(turns, checked, format_us(now_us)), checked
+    if not all(map(is_whole, checked)):
+        turns = completed(turns, format_us(now_us))
     return turns, checked
 
 

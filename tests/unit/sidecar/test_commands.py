@@ -358,7 +358,7 @@ async def test_all_hosts_sessions_are_listed_from_the_store_and_our_own_as_they_
 # -- mutations ---------------------------------------------------------------------------------------------------
 
 
-async def test_turns_are_counted_and_stamped(core: Core) -> None:
+async def test_turns_are_counted_and_completed(core: Core) -> None:
     await core.save("a")
     assert (await core.turn("a"))["turn_count"] == 1
     added = await core.call(
@@ -366,8 +366,8 @@ async def test_turns_are_counted_and_stamped(core: Core) -> None:
     )
     assert added["turn_count"] == 3
     session = (await core.call("session.load", session_id="a"))["session"]
-    assert session["history"][1] == {"role": "agent", "duration_ms": 7, "timestamp": TIME}
-    assert session["history"][2] == {"role": "tool", "x": 1, "timestamp": TIME}
+    assert session["history"][1] == {"role": "agent", "content": "", "duration_ms": 7, "timestamp": TIME}
+    assert session["history"][2] == {"role": "tool", "x": 1, "content": "", "duration_ms": 0, "timestamp": TIME}
     assert session["metrics"] == {
         "turn_count": 3, "interruption_count": 0, "user_speech_duration_ms": 100, "agent_speech_duration_ms": 7,
     }  # fmt: skip

@@ -6,7 +6,15 @@ import pytest
 
 from callstate_client.errors import InvalidParamsError, ParseError, WireError
 from callstate_client.protocol import MAX_DEPTH
-from callstate_sidecar.door import check_head, check_json, check_metrics, check_turn, check_turns, stamped
+from callstate_sidecar.door import (
+    check_head,
+    check_json,
+    check_metrics,
+    check_turn,
+    check_turns,
+    completed,
+    is_whole,
+)
 
 PATH = "$.params.turn"
 DEEPEST = MAX_DEPTH - 5  # a member's value lies five levels deep: message, params, turns, turn, member
@@ -192,14 +200,18 @@ def test_errors_of_a_list_name_the_turn() -> None:
     assert caught.value.path == "$.params.turns[1].timestamp"
 
 
-def test_turns_without_a_time_get_one() -> None:
-    turns = b'{"role":"user"} , {} , { "timestamp":"2020-01-01T00:00:00Z"}'
-    checked = check_turns(b"[%b]" % turns, PATH)
-    assert stamped(turns, checked, "NOW") == (
-        b'{"role":"user","timestamp":"NOW"},{"timestamp":"NOW"},{ "timestamp":"2020-01-01T00:00:00Z"}'
+def test_turns_are_completed() -> None:
+    turns = b'{"role":"user"} , {} , { "timestamp":"2020-01-01T00:00:00Z", "x":{"role":"nested"}}'
+    assert completed(turns, "NOW") == (
+        b'{"role":"user","content":"","duration_ms":0,"timestamp":"NOW"},'
+        b'{"role":"","content":"","duration_ms":0,"timestamp":"NOW"},'
+        b'{"timestamp":"2020-01-01T00:00:00Z", "x":{"role":"nested"},"role":"","content":"","duration_ms":0}'
     )
-    timed = b'{"timestamp":"2020-01-01T00:00:00Z" }'
-    assert stamped(timed, check_turns(b"[%b]" % timed, PATH), "NOW") == timed
+    whole = b'{ "role":"","content":"", "timestamp":"2020-01-01T00:00:00Z","duration_ms":0 }'
+    assert completed(whole, "NOW") == whole
+    assert not any(map(is_whole, check_turns(b"[%b]" % turns, PATH)))
+    said = b'[{"role":"user","content":"hi","timestamp":"2020-01-01T00:00:00Z","duration_ms":5}]'
+    assert all(map(is_whole, check_turns(said, PATH)))
 
 
 HEADS: dict[str, tuple[bytes, str, str]] = {
