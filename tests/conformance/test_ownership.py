@@ -668,10 +668,11 @@ async def test_a_hold_that_resumes_claims_what_is_there(ground: Ground, w1: Call
         record = await w2.get("c1")
         assert (record.owner, record.epoch, record.labels) == ("w2", 1, {"app": "sales"})
         await call.add_turn("agent", "again", 10)
-        async with w1.hold(a_call(), resume=True, steal=True) as stolen:
-            assert len(stolen.state.history) == 2
-            await stolen.end("transferred")
-        assert (await w1.get("c1")).ended_reason == "transferred"
+        await call.release()
+    async with w1.hold(a_call(), resume=True, steal=True) as stolen:
+        assert len(stolen.state.history) == 2
+        await stolen.end("transferred")
+    assert (await w1.get("c1")).ended_reason == "transferred"
 
 
 async def test_a_hold_that_resumes_takes_no_call_that_is_over(ground: Ground, w1: CallStore) -> None:
