@@ -31,8 +31,8 @@ SETTLE_S: Final = 0.5
 
 LOOK_EVERY_S: Final = 0.02
 
-IDS_A_LINE: Final = 10_000
-"""Heartbeats of one request, so that it fits into a line."""
+IDS_A_LINE: Final = 500
+"""Heartbeats of one request, as a worker with many calls sends them."""
 
 BEAT_INTERVAL_S: Final = 2.0
 GRACE_S: Final = 0.2
