@@ -98,6 +98,9 @@ class CallStore(Asking):
     Every method raises StoreClosedError after `close()`, a WireError where the daemon says no, NoDaemonError,
     ConnectionLostError or RequestTimeoutError where it says nothing. `timeout_s` is how long one call may take,
     seconds; None for the store's own. Mutations carry an `op`, so one that is sent twice happens once.
+
+    `epoch` of a mutation is a fencing token, as a claim gives it (`Record.epoch`): FencedError once the session has
+    another. Who gives it speaks for the session's owner. None: any; of a call that is held use the call's methods.
     """
 
     def __init__(self, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
@@ -242,6 +245,7 @@ class CallStore(Asking):
         heartbeat_timeout_s: float | None = None,
         max_duration_s: float | None = None,
         *,
+        epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int | None:
         """Keep this state, whole, under its id, and set its `updated_at`. None is a no-op.
@@ -269,14 +273,19 @@ class CallStore(Asking):
         if state is None:
             return None
         held = self._handles.get(state.id)
-        if held is not None and held.lost is None and (held.unacknowledged or not held.released):
+        if (
+            held is not None
+            and held.lost is None
+            and epoch in (None, held.epoch)
+            and (held.unacknowledged or not held.released)
+        ):
             beside = asks.beside_state(labels, heartbeat_timeout_s, max_duration_s, self.new_op())
             limit_s = TIMEOUT_S if timeout_s is None else timeout_s
             return await held._save(Saving(state, if_version, beside), limit_s)
         ask = asks.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
-        return ask.result(await self._send(ask, timeout_s)).version
+        return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s)).version
 
-    async def delete(self, session_id: str, *, timeout_s: float | None = None) -> None:
+    async def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
         """Forget this session and all that is kept of it.
 
         Raises:
@@ -285,7 +294,7 @@ class CallStore(Asking):
             StoreUnavailableError: it is not in memory, and the store that would know can't be asked.
         """
         ask = asks.delete(session_id, self.new_op(), await self.features())
-        ask.result(await self._send(ask, timeout_s))
+        ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
 
     # -- one call -------------------------------------------------------------------------------------------
 
@@ -298,6 +307,7 @@ class CallStore(Asking):
         *,
         at: datetime | None = None,
         extra: dict[str, Any] | None = None,
+        epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
         """Append a turn, count it, and add its speech time. Gives the new version.
@@ -311,7 +321,7 @@ class CallStore(Asking):
             extra: further members of the turn.
         """
         ask = asks.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
-        return ask.result(await self._send(ask, timeout_s))
+        return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
 
     async def amend_last_turn(
         self,
@@ -321,6 +331,7 @@ class CallStore(Asking):
         duration_ms: int | None = None,
         extra: dict[str, Any] | None = None,
         role: str | None = None,
+        epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
         """Change the last turn, or the last one of a role, say to what was spoken of it before the caller cut in.
@@ -328,7 +339,13 @@ class CallStore(Asking):
         As `amend_turn` without an index.
         """
         return await self.amend_turn(
-            session_id, content=content, duration_ms=duration_ms, extra=extra, role=role, timeout_s=timeout_s
+            session_id,
+            content=content,
+            duration_ms=duration_ms,
+            extra=extra,
+            role=role,
+            epoch=epoch,
+            timeout_s=timeout_s,
         )
 
     async def amend_turn(
@@ -340,6 +357,7 @@ class CallStore(Asking):
         duration_ms: int | None = None,
         extra: dict[str, Any] | None = None,
         role: str | None = None,
+        epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
         """Change a turn, say to what was spoken of it before the caller cut in. Gives the new version.
@@ -359,18 +377,21 @@ class CallStore(Asking):
         if index is not None or role is not None:
             asks.check_amendable(index, role, await self.features())
         ask = asks.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
-        return ask.result(await self._send(ask, timeout_s))
+        return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
 
-    async def record_interruption(self, session_id: str, *, timeout_s: float | None = None) -> int:
+    async def record_interruption(
+        self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None
+    ) -> int:
         """Count one interruption (barge-in). Gives the new version."""
         ask = asks.record_interruption(session_id, self.new_op())
-        return ask.result(await self._send(ask, timeout_s))
+        return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
 
     async def update(
         self,
         session_id: str,
         if_version: int | None = None,
         *,
+        epoch: int | None = None,
         timeout_s: float | None = None,
         **changes: Unpack[Changes],
     ) -> int:
@@ -390,8 +411,8 @@ class CallStore(Asking):
         patch, beside = split_changes(changes)
         if not beside:
             ask = asks.update(session_id, if_version, patch, self.new_op())
-            return ask.result(await self._send(ask, timeout_s))
-        return await self._rewrite_head(session_id, if_version, patch, beside, timeout_s=timeout_s)
+            return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
+        return await self._rewrite_head(session_id, if_version, patch, beside, epoch=epoch, timeout_s=timeout_s)
 
     async def _rewrite_head(
         self,
@@ -414,7 +435,13 @@ class CallStore(Asking):
         raise AssertionError("unreachable")
 
     async def end(
-        self, session_id: str, reason: str | None = None, detail: Any = None, *, timeout_s: float | None = None
+        self,
+        session_id: str,
+        reason: str | None = None,
+        detail: Any = None,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
     ) -> int:
         """The call is over. Ending it again changes nothing. Gives the version.
 
@@ -424,7 +451,7 @@ class CallStore(Asking):
             detail: any JSON beside it.
         """
         ask = asks.end(session_id, reason, detail, self.new_op())
-        return ask.result(await self._send(ask, timeout_s))
+        return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
 
     def hold(
         self,

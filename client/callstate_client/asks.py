@@ -240,6 +240,13 @@ def with_epoch(params: protocol.Params | None, epoch: int) -> protocol.Params | 
     return params
 
 
+def fenced(ask: Ask[ResultT], epoch: int | None) -> Ask[ResultT]:
+    """The mutation, for this epoch alone; None: as it is."""
+    if epoch is not None:
+        ask.params = with_epoch(ask.params, epoch)
+    return ask
+
+
 def heartbeat(session_id: str) -> Ask[None]:
     """A sign of life of one session."""
     checks.check_session_id(session_id)

@@ -183,7 +183,9 @@ class HeldCall(Uncopied):
             ask = asks.update(self.id, None, patch, self._store.new_op())
             return self._change(ask, HeadPatched(self._state, patch), timeout_s)
         self.version = self._asked(
-            lambda: self._store._rewrite_head(self.id, None, patch, beside, epoch=self.epoch, timeout_s=timeout_s)
+            lambda: self._store._rewrite_head(
+                self.id, None, patch, beside, self._store._ask_held, epoch=self.epoch, timeout_s=timeout_s
+            )
         )
         patch_state(self._state, patch)
         if self._beats is not None and "heartbeat_timeout_s" in beside:

@@ -10,7 +10,7 @@ with connect(worker_id="worker-1") as store:
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from threading import Lock
@@ -65,7 +65,8 @@ class Store(Uncopied):
     The methods are those of the asyncio front's `CallStore`, which describes them, and raise what those raise;
     outside of `hold()` heartbeats are the caller's to send, well within the session's
     `heartbeat_timeout_s`. `timeout_s` is how long one call may take, reconnecting included, seconds; None for
-    the store's own. Mutations carry an `op`, so one that is sent twice happens once.
+    the store's own. Mutations carry an `op`, so one that is sent twice happens once. `epoch` left out is that of
+    the claim by which this store holds the session, where it does.
 
     Args:
         socket, wait_s, timeout_s, worker_id: see `connect()`.
@@ -170,10 +171,8 @@ class Store(Uncopied):
             return pool.mutate(line, op_of, timeout_s)
         return pool.exchange(line, timeout_s, lambda: method in REPEATABLE)
 
-    def _ask(self, ask: Ask[ResultT], timeout_s: float | None) -> ResultT:
-        epoch = self._epochs.get(ask.op_of or "")
-        if epoch is not None:
-            ask.params = asks.with_epoch(ask.params, epoch)
+    def _ask(self, ask: Ask[ResultT], timeout_s: float | None, epoch: int | None = None) -> ResultT:
+        asks.fenced(ask, self._epochs.get(ask.op_of or "") if epoch is None else epoch)
         return ask.result(self.request(ask.method, ask.params, op_of=ask.op_of, timeout_s=timeout_s))
 
     # -- one call -----------------------------------------------------------------------------------------
@@ -202,6 +201,7 @@ class Store(Uncopied):
         heartbeat_timeout_s: float | None = None,
         max_duration_s: float | None = None,
         *,
+        epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int | None:
         """Keep this state, whole, under its id, and set its `updated_at`. Gives the new version."""
@@ -210,7 +210,7 @@ class Store(Uncopied):
         if state is None:
             return None
         ask = asks.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
-        return self._ask(ask, timeout_s).version
+        return self._ask(ask, timeout_s, epoch).version
 
     def load(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> SessionState:
         """The state under this id, with all its turns, none, or the last so many."""
@@ -220,7 +220,7 @@ class Store(Uncopied):
         """The session with what is known about it beside its document."""
         return self._ask(asks.get(session_id, history), timeout_s)
 
-    def delete(self, session_id: str, *, timeout_s: float | None = None) -> None:
+    def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
         """Forget this session and all that is kept of it.
 
         Raises:
@@ -228,7 +228,7 @@ class Store(Uncopied):
             FencedError: another worker holds it.
             StoreUnavailableError: it is not in memory, and the store that would know can't be asked.
         """
-        self._ask(asks.delete(session_id, self.new_op(), self.features()), timeout_s)
+        self._ask(asks.delete(session_id, self.new_op(), self.features()), timeout_s, epoch)
         self._epochs.pop(session_id, None)
 
     def add_turn(
@@ -240,11 +240,12 @@ class Store(Uncopied):
         *,
         at: datetime | None = None,
         extra: dict[str, Any] | None = None,
+        epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
         """Append a turn, count it, and add its speech time. Gives the new version."""
         ask = asks.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
-        return self._ask(ask, timeout_s)
+        return self._ask(ask, timeout_s, epoch)
 
     def amend_last_turn(
         self,
@@ -254,11 +255,18 @@ class Store(Uncopied):
         duration_ms: int | None = None,
         extra: dict[str, Any] | None = None,
         role: str | None = None,
+        epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
         """Change the last turn, or the last one of a role. Gives the new version."""
         return self.amend_turn(
-            session_id, content=content, duration_ms=duration_ms, extra=extra, role=role, timeout_s=timeout_s
+            session_id,
+            content=content,
+            duration_ms=duration_ms,
+            extra=extra,
+            role=role,
+            epoch=epoch,
+            timeout_s=timeout_s,
         )
 
     def amend_turn(
@@ -270,35 +278,41 @@ class Store(Uncopied):
         duration_ms: int | None = None,
         extra: dict[str, Any] | None = None,
         role: str | None = None,
+        epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
         """Change a turn. Gives the new version."""
         if index is not None or role is not None:
             asks.check_amendable(index, role, self.features())
         ask = asks.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
-        return self._ask(ask, timeout_s)
+        return self._ask(ask, timeout_s, epoch)
 
     def features(self) -> Collection[str]:
         """The optional parts of the protocol that the daemon has."""
         return frozenset(self.info().get("features", ()))
 
-    def record_interruption(self, session_id: str, *, timeout_s: float | None = None) -> int:
+    def record_interruption(
+        self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None
+    ) -> int:
         """Count one interruption (barge-in). Gives the new version."""
-        return self._ask(asks.record_interruption(session_id, self.new_op()), timeout_s)
+        return self._ask(asks.record_interruption(session_id, self.new_op()), timeout_s, epoch)
 
     def update(
         self,
         session_id: str,
         if_version: int | None = None,
         *,
+        epoch: int | None = None,
         timeout_s: float | None = None,
         **changes: Unpack[Changes],
     ) -> int:
         """Change members of the session, all but its history. Gives the new version."""
         patch, beside = split_changes(changes)
         if not beside:
-            return self._ask(asks.update(session_id, if_version, patch, self.new_op()), timeout_s)
-        return self._rewrite_head(session_id, if_version, patch, beside, timeout_s=timeout_s)
+            return self._ask(asks.update(session_id, if_version, patch, self.new_op()), timeout_s, epoch)
+        return self._rewrite_head(
+            session_id, if_version, patch, beside, self._ask, epoch=epoch, timeout_s=timeout_s
+        )
 
     def _rewrite_head(
         self,
@@ -306,11 +320,11 @@ class Store(Uncopied):
         if_version: int | None,
         patch: dict[str, Any],
         beside: Beside,
+        send: Callable[[Ask[int], float | None], int],
         *,
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        send = self._ask if epoch is None else self._ask_held
         for left in reversed(range(asks.REWRITES)):
             record = self.get(session_id, "none", timeout_s=timeout_s)
             ask = asks.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
@@ -322,10 +336,16 @@ class Store(Uncopied):
         raise AssertionError("unreachable")
 
     def end(
-        self, session_id: str, reason: str | None = None, detail: Any = None, *, timeout_s: float | None = None
+        self,
+        session_id: str,
+        reason: str | None = None,
+        detail: Any = None,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
     ) -> int:
         """The call is over. Ending it again changes nothing. Gives the version."""
-        version = self._ask(asks.end(session_id, reason, detail, self.new_op()), timeout_s)
+        version = self._ask(asks.end(session_id, reason, detail, self.new_op()), timeout_s, epoch)
         self._epochs.pop(session_id, None)
         return version
 

@@ -994,6 +994,30 @@ async def test_turns_are_told_to_who_asks_and_not_kept(ground: Ground, w1: CallS
     assert (await event(behind)).type == "ended"
 
 
+async def test_a_mutation_is_for_the_epoch_that_it_gives(
+    ground: Ground, w1: CallStore, operator: CallStore
+) -> None:
+    await w1.save(a_call())
+    epoch = (await claim(operator, "c1", "w1", steal=True)).epoch
+    for store in (w1, operator):
+        given: list[Callable[..., Awaitable[object]]] = [
+            functools.partial(store.add_turn, "c1", "user", "hello"),
+            functools.partial(store.amend_last_turn, "c1", content="hi"),
+            functools.partial(store.amend_turn, "c1", 0, content="hey"),
+            functools.partial(store.record_interruption, "c1"),
+            functools.partial(store.update, "c1", status="on_hold"),
+            functools.partial(store.update, "c1", labels={"a": "b"}),
+            functools.partial(store.save, a_call()),
+        ]
+        for mutation in given:
+            await fenced(mutation(epoch=epoch + 1))
+            await mutation(epoch=epoch)
+    await fenced(operator.end("c1", epoch=epoch + 1))
+    await operator.end("c1", epoch=epoch)
+    await fenced(operator.delete("c1", epoch=epoch + 1))
+    await operator.delete("c1", epoch=epoch)
+
+
 # -- timeouts ----------------------------------------------------------------------------------------------
 
 

@@ -399,6 +399,27 @@ def test_what_was_stolen_takes_nothing_of_who_had_claimed_it(daemon: Daemon, wor
         assert [turn.content for turn in other.load("c1").history] == ["hello", "in time"]
 
 
+def test_a_mutation_is_for_the_epoch_that_it_gives(daemon: Daemon) -> None:
+    with sync.connect(daemon.socket, worker_id="w1") as store:
+        store.save(a_call())
+        assert store.claim("c1").epoch == 0, "its own"
+        given: list[Callable[[int], object]] = [
+            lambda epoch: store.add_turn("c1", "user", "hello", epoch=epoch),
+            lambda epoch: store.amend_last_turn("c1", content="hi", epoch=epoch),
+            lambda epoch: store.amend_turn("c1", 0, content="hey", epoch=epoch),
+            lambda epoch: store.record_interruption("c1", epoch=epoch),
+            lambda epoch: store.update("c1", epoch=epoch, status="on_hold"),
+            lambda epoch: store.update("c1", epoch=epoch, labels={"a": "b"}),
+            lambda epoch: store.save(a_call(), epoch=epoch),
+            lambda epoch: store.end("c1", epoch=epoch),
+            lambda epoch: store.delete("c1", epoch=epoch),
+        ]
+        for mutation in given:
+            with pytest.raises(FencedError):
+                mutation(7)
+            mutation(0)
+
+
 WORKER = """
 import sys, time
 from callstate_client import SessionState, sync
