@@ -787,7 +787,8 @@ class CallStore(Asking):
             watch: go on for ever, waiting for more.
             concurrency: so many handlers run at once; what is beyond is left for other workers.
             max_attempts: a call whose handler raises, and which was claimed so often in a row by whatever worker,
-                each time for less than a minute, is ended with reason `recovery_failed`. None: tried for ever.
+                each time for less than a minute, is released and left alone from then on: another worker may take
+                it, and the daemon ends it when none does. None: tried for ever.
             end_on: exceptions of the handler that mean the call is over, see `hold()`.
         """
         if not callable(handler):

@@ -11,8 +11,15 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Final
 
+from callstate_client import protocol
 from callstate_client.endings import ended_by
-from callstate_client.errors import CallstateError, StoreClosedError
+from callstate_client.errors import (
+    CallstateError,
+    ConflictError,
+    SessionEndedError,
+    SessionNotFoundError,
+    StoreClosedError,
+)
 from callstate_client.events import GAP, Event
 from callstate_client.handle import CallHandle
 from callstate_client.patience import FIRST_DELAY_S, Backoff
@@ -21,7 +28,7 @@ from callstate_client.store import Record
 if TYPE_CHECKING:
     from callstate_client.api import CallStore, EventSource
 
-__all__ = ["CONCURRENCY", "MAX_ATTEMPTS", "RECOVERY_FAILED", "Handler", "Recovery"]
+__all__ = ["CONCURRENCY", "MAX_ATTEMPTS", "Handler", "Recovery"]
 
 _log = logging.getLogger("callstate")
 
@@ -32,11 +39,9 @@ CONCURRENCY: Final = 100
 """Handlers that run at once: a worker whose host has lost thousands of calls takes what it can serve."""
 
 MAX_ATTEMPTS: Final = 5
-"""Claims of one call in a row that came to nothing, after which it is ended: with the pauses between them a quarter
-of a minute, in which a dependency that was restarted is back, and longer than which nobody waits on the line."""
-
-RECOVERY_FAILED: Final = "recovery_failed"
-"""Why a call ended whose handler failed each time."""
+"""Claims of one call in a row that came to nothing, after which it is left to others: with the pauses between them
+a quarter of a minute, in which a dependency that was restarted is back, and longer than which nobody waits on the
+line."""
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
@@ -59,7 +64,10 @@ FORSAKEN: Final = ("suspect", "orphaned", "released")
 ANY: Final = ""
 """In place of an id: some calls may be to be claimed, nobody knows which."""
 
-TAKEN: Final = ("claimed", "recovered", "ended", "expired", "deleted")
+OVER: Final = ("ended", "expired", "deleted")
+"""Events after which nobody can."""
+
+TAKEN: Final = ("claimed", "recovered", *OVER)
 """Events after which nobody need."""
 
 
@@ -77,6 +85,7 @@ class Recovery:
         self._labels = labels
         self._watch = watch
         self._given: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._given_up: OrderedDict[str, None] = OrderedDict()
         self._held_back: list[tuple[float, int, CallHandle]] = []
         self._order = 0
         self._forsaken: set[str] = set()
@@ -138,7 +147,12 @@ class Recovery:
     def _give_up_if_hopeless(self, call: CallHandle, error: Exception, max_attempts: int | None) -> None:
         attempts = max(call.handovers + 1, self._given[call.id][0] if call.id in self._given else 1)
         if max_attempts is not None and attempts >= max_attempts and not (call.lost or call.ended):
-            call.end(RECOVERY_FAILED, {"attempts": attempts, "error": repr(error)})
+            self._given_up[call.id] = None
+            if len(self._given_up) > REMEMBERED:
+                self._given_up.popitem(last=False)
+            _log.error(
+                "%s is left to other workers: %d attempts in a row failed, with %r", call.id, attempts, error
+            )
 
     # -- one by one -----------------------------------------------------------------------------------------
 
@@ -209,13 +223,34 @@ class Recovery:
 
     async def _claim_next(self) -> Record | None:
         """As the store's, but a claim that nobody waits for any more is given back."""
-        claiming = self._store._in_background(self._store.claim_next(self._labels), "callstate-claim")
+        claiming = self._store._in_background(self._claim_any(), "callstate-claim")
         try:
             await asyncio.wait((claiming,))
         except BaseException:
             self._store._in_background(self._unclaim(claiming), "callstate-unclaim")
             raise
         return claiming.result()
+
+    async def _claim_any(self) -> Record | None:
+        if not self._given_up:
+            return await self._store.claim_next(self._labels)
+        if protocol.LIST_STATE not in await self._store.features():
+            return await self._claim_another()
+        for state in ("orphan", "suspect"):  # claim_next would give what was given up
+            async for found in self._store.sessions(state=state, labels=self._labels):
+                if found.state.id in self._given_up:
+                    continue
+                with suppress(ConflictError, SessionEndedError, SessionNotFoundError):  # others were quicker
+                    return await self._store.claim(found.state.id)
+        return None
+
+    async def _claim_another(self) -> Record | None:
+        """For a daemon of an earlier version: what was given up, and is given again, goes back at once."""
+        record = await self._store.claim_next(self._labels)
+        if record is not None and record.state.id in self._given_up:
+            await self._store.release(record.state.id, record.epoch)
+            return None
+        return record
 
     async def _unclaim(self, claiming: asyncio.Task[Record | None]) -> None:
         await asyncio.wait((claiming,))
@@ -290,6 +325,9 @@ class Recovery:
             self._forsaken.add(ANY)
         elif event.session_id is None:
             return
+        elif event.session_id in self._given_up:
+            if event.type in OVER:
+                del self._given_up[event.session_id]
         elif event.type in TAKEN:
             self._forsaken.discard(event.session_id)
         elif (self._labels or {}).items() <= event.labels.items():

@@ -335,19 +335,52 @@ async def test_a_call_whose_handler_raises_is_tried_seldom_and_not_for_ever(
     tried: list[float] = []
 
     async def handler(call: CallHandle) -> None:
-        tried.append(loop.time())
+        if call.id == "c1":
+            tried.append(loop.time())
         raise ZeroDivisionError
 
-    async with store.events("ended") as events:
+    async with store.events("claimed") as claimed, store.events("released") as released:
         task = asyncio.ensure_future(store.recover(handler, watch=True, max_attempts=4))
-        event = await anext(events)
+        assert [(await anext(released)).session_id for _ in range(4)] == ["c1"] * 4
+        assert "c1 is left to other workers: 4 attempts" in caplog.text
+        other = store.worker("other")
+        await save(other, "c2")  # is taken all the same, until that is left to others as well
+        await other.release("c2", 0)
+        assert [(await anext(released)).session_id for _ in range(5)] == ["c2"] * 5
+        assert [(await anext(claimed)).session_id for _ in range(8)] == ["c1"] * 4 + ["c2"] * 4
+        assert claimed.take() is None
     task.cancel()
     await asyncio.wait((task,))
-    assert (event.session_id, event.reason) == ("c1", "recovery_failed")
+    assert (await store.get("c1")).state.is_active
+    record = await other.claim_next()
+    assert record is not None
+    assert record.state.id == "c1"
     pauses = [later - before for before, later in pairwise(tried)]
     assert len(pauses) == 3
     assert all(pause >= least for pause, least in zip(pauses, (0.01, 0.02, 0.04), strict=True))
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_an_older_daemon_gets_back_what_was_given_up(
+    store: FlakyStore, gone: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def features() -> frozenset[str]:
+        return frozenset({"ownership"})
+
+    monkeypatch.setattr(store, "features", features)
+    await save(gone, "c1")
+    gone.kill_worker()
+    tried: list[str] = []
+
+    async def handler(call: CallHandle) -> None:
+        tried.append(call.id)
+        raise ZeroDivisionError
+
+    await store.recover(handler, max_attempts=1)
+    assert tried == ["c1"]
+    record = await store.worker("other").claim_next()
+    assert record is not None
+    assert record.state.is_active
 
 
 async def test_what_comes_back_is_not_given_twice_to_who_does_not_watch(
