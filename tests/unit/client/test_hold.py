@@ -231,14 +231,15 @@ async def test_of_two_entries_at_once_one_holds(store: FlakyStore, other: Memory
 
 async def test_another_store_of_the_same_worker_takes_it_only_by_stealing(store: FlakyStore) -> None:
     second = store.worker("w1")
-    async with store.hold(a_call(), beat="manual") as call:
-        with pytest.raises(ConflictError, match="held by this process already"):
-            await second.hold("c1").__aenter__()
-        async with second.hold("c1", steal=True) as taken:
-            assert taken.epoch == 1
-            with pytest.raises(FencedError):
-                await call.beat()
-        assert isinstance(call.lost, FencedError)
+    with pytest.raises(FencedError):  # the block's end is told that, too
+        async with store.hold(a_call(), beat="manual") as call:
+            with pytest.raises(ConflictError, match="held by this process already"):
+                await second.hold("c1").__aenter__()
+            async with second.hold("c1", steal=True) as taken:
+                assert taken.epoch == 1
+                with pytest.raises(FencedError):
+                    await call.beat()
+            assert isinstance(call.lost, FencedError)
 
 
 async def test_a_call_that_was_let_go_of_can_be_held_again(store: FlakyStore) -> None:
