@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -39,3 +40,10 @@ def own_redis_server() -> Iterator[RedisServer]:
     """A server to stop, starve or break."""
     with RedisServer(binaries()["valkey"]) as server:
         yield server
+
+
+def pytest_configure() -> None:
+    """Let the programs that tests start be interrupted: a shell starts its background jobs with SIGINT ignored, and
+    what is ignored is inherited."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
