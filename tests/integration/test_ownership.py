@@ -55,20 +55,21 @@ async def told(store: SidecarStore, *types: str) -> asyncio.Task[str | None]:
 
 async def test_a_call_is_its_workers_until_it_is_stolen(daemon: Daemon) -> None:
     async with connect(daemon.socket, "w1") as one, connect(daemon.socket, "w2") as two:
-        async with one.hold(a_call("stolen"), beat="manual") as call:
-            record = await two.get("stolen")
-            assert (record.owner, call.lost) == ("w1", None)
-            with pytest.raises(ConflictError):
-                async with two.hold("stolen"):
-                    pass
-            async with two.hold("stolen", steal=True) as taken:
-                assert taken.epoch == 1
-                with pytest.raises(FencedError):
-                    await call.beat()
-                assert isinstance(call.lost, FencedError)
-                with pytest.raises(FencedError):
-                    await call.add_turn("agent", "too late")
-                await taken.add_turn("agent", "in time")
+        with pytest.raises(FencedError):  # as is the end of its block
+            async with one.hold(a_call("stolen"), beat="manual") as call:
+                record = await two.get("stolen")
+                assert (record.owner, call.lost) == ("w1", None)
+                with pytest.raises(ConflictError):
+                    async with two.hold("stolen"):
+                        pass
+                async with two.hold("stolen", steal=True) as taken:
+                    assert taken.epoch == 1
+                    with pytest.raises(FencedError):
+                        await call.beat()
+                    assert isinstance(call.lost, FencedError)
+                    with pytest.raises(FencedError):
+                        await call.add_turn("agent", "too late")
+                    await taken.add_turn("agent", "in time")
         assert (await one.get("stolen")).turn_count == 1
 
 
