@@ -22,13 +22,12 @@ from bench.quick import Effort, Quick
 from bench.sampling import Spread, take
 from bench.scale import Costs, by_length, relative
 from bench.scaling import by_connections, by_sessions
-from bench.sides import ByHand, RedisStore, Side, Sidecar
+from bench.sides import ByHand, RedisStore, Side, Sidecar, connected
 from bench.starting import starts
 from bench.stress import Size, flushing, stress, told
 from bench.targets import Verdict, judge
 from bench.turns import longest_turns, turns_json
 from bench.turns import verdict as turns_verdict
-from callstate_client import connect
 
 OPERATIONS: Final = ("heartbeat", "add_turn", "save", "save_built", "load", "list_active")
 SPREAD_OVER: Final = ("add_turn", "save")
@@ -204,7 +203,7 @@ class Full:
         effort = self._effort
         other = await self._faster_client(redis)
         sides: list[Side] = [
-            Sidecar(await connect(str(daemon.path)), daemon),
+            Sidecar(await connected(daemon.path), daemon),
             RedisStore(RedisPy(redis.path), redis),
             ByHand(RedisPy(redis.path), redis),
             RedisStore(other, redis),

@@ -18,8 +18,7 @@ from bench.documents import documents
 from bench.processes import Rig
 from bench.raw import Raw, add_turn, beat, fill, line, save
 from bench.sampling import take
-from bench.sides import Sidecar
-from callstate_client import connect
+from bench.sides import Sidecar, connected
 
 VERBS: Final = ("heartbeat", "add_turn", "save", "load")
 TURNS: Final = 20
@@ -80,7 +79,7 @@ def _tool(name: str, advice: str) -> str:
 
 async def _by_part(rig: Rig, verb: str, seconds: float) -> dict[str, Any]:
     server = rig.daemon(f"profile-{verb}", None)
-    side = Sidecar(await connect(str(server.path)), server)
+    side = Sidecar(await connected(server.path), server)
     stacks = rig.root / f"{verb}.stacks"
     await keep_pools([side], {TURNS: PER_TASK * TASKS})
     watch = [

@@ -20,11 +20,10 @@ from bench.raw import fill
 from bench.reaping import ticks
 from bench.sampling import Spread
 from bench.scale import by_length, relative
-from bench.sides import ByHand, RedisStore, Sidecar
+from bench.sides import ByHand, RedisStore, Sidecar, connected
 from bench.starting import starts
 from bench.stress import Arena, Size, bear, flushing_verdict
 from bench.targets import Verdict, decided, judge
-from callstate_client import connect
 
 MATRIX: Final = (
     ("heartbeat", 20, 32), ("heartbeat", 200, 32), ("heartbeat", 20, 1),
@@ -132,7 +131,7 @@ class Quick:
 
     async def _compare(self, redis: Server, daemon: Server) -> None:
         effort = self._effort
-        ours = Sidecar(await connect(str(daemon.path)), daemon)
+        ours = Sidecar(await connected(daemon.path), daemon)
         theirs = RedisStore(RedisPy(redis.path), redis)
         by_hand = ByHand(RedisPy(redis.path), redis)
         try:

@@ -9,8 +9,7 @@ from bench.compare import pool
 from bench.documents import documents
 from bench.processes import Server
 from bench.sampling import Spread, take
-from bench.sides import Sidecar
-from callstate_client import connect
+from bench.sides import Sidecar, connected
 
 GROWTH_SESSIONS: Final = 32
 LEAST_ADDS: Final = 10
@@ -37,7 +36,7 @@ async def by_length(
     server: Server, lengths: Sequence[int], operations: Sequence[str], *, rounds: int
 ) -> dict[str, Costs]:
     """What each operation costs at each history length, 32 tasks; the lengths in turn, round by round."""
-    side = Sidecar(await connect(str(server.path)), server)
+    side = Sidecar(await connected(server.path), server)
     ids = {turns: pool(turns, GROWTH_SESSIONS) for turns in lengths}
     costs: dict[str, Costs] = {operation: {turns: [] for turns in ids} for operation in operations}
     try:

@@ -13,8 +13,7 @@ from bench.processes import Rig, Server
 from bench.raw import fill
 from bench.sampling import take
 from bench.scale import Costs
-from bench.sides import Operation, Sidecar
-from callstate_client import connect
+from bench.sides import Operation, Sidecar, connected
 
 ASKED: Final = 1000
 """So many sessions, spread over all there are, are asked for."""
@@ -48,7 +47,7 @@ async def by_sessions(
             fill(server, kept)
             memory[count] = (server.rss_bytes() - empty) / sum(map(len, kept.values()))
             asked[count] = ids[:: max(1, count // ASKED)]
-            sides[count] = Sidecar(await connect(str(server.path)), server)
+            sides[count] = Sidecar(await connected(server.path), server)
             await sides[count].keep({one: kept[one] for one in asked[count]})
         for _ in range(rounds):
             for operation in operations:
@@ -121,7 +120,7 @@ async def by_connections(
     ids = pool(SESSION_TURNS, 2 * tasks)
     costs: dict[str, Costs] = {operation: {count: [] for count in counts} for operation in operations}
     async with AsyncExitStack() as stack:
-        stores = [await stack.enter_async_context(connect(str(server.path))) for _ in range(tasks)]
+        stores = [await stack.enter_async_context(await connected(server.path)) for _ in range(tasks)]
         sides = [Sidecar(store, server) for store in stores]
         await sides[0].keep(documents(ids, SESSION_TURNS))
         for _ in range(rounds):

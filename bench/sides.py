@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import orjson
@@ -13,7 +15,7 @@ import orjson
 from bench.documents import CONTENT, DURATION_MS, ROLE
 from bench.drivers import Driver
 from bench.processes import Server
-from callstate_client import SessionState
+from callstate_client import SessionState, connect
 from callstate_client.client import SidecarStore
 
 Operation = Callable[[str], Awaitable[object]]
@@ -54,6 +56,11 @@ class Side(Protocol):
     async def close(self) -> None:
         """Give up the connections."""
         ...
+
+
+async def connected(path: Path) -> SidecarStore:
+    """One more store of this worker: what one of them keeps in the daemon, the next may save anew."""
+    return await connect(str(path), f"bench-{os.getpid()}")
 
 
 class Sidecar:
