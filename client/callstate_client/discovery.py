@@ -113,7 +113,9 @@ def describe(candidate: Candidate, error: OSError) -> Tried:
         return Tried(path, "permission denied: join group callstate", final=exists)
     if number == errno.ECONNREFUSED:
         return Tried(path, "nobody listens", final=True)
-    return Tried(path, error.strerror or str(error), final=True, silent=isinstance(error, TimeoutError))
+    silent = isinstance(error, TimeoutError)
+    why = error.strerror or str(error) or ("no answer in time" if silent else type(error).__name__)
+    return Tried(path, why, final=True, silent=silent)
 
 
 def no_daemon(tried: list[Tried]) -> NoDaemonError:

@@ -34,7 +34,7 @@ from callstate_client.errors import (
 from callstate_client.identity import Identity
 from callstate_client.inflight import Call, InFlight
 from callstate_client.lines import LineBuffer
-from callstate_client.patience import REPLY_BYTES, Backoff
+from callstate_client.patience import REPLY_BYTES, SHORTEST_GREETING_S, Backoff
 from callstate_client.protocol import (
     Params,
     check_protocol,
@@ -51,9 +51,6 @@ LONG_LINE_BYTES: Final = 2048
 WRITE_HIGH_BYTES: Final = 1024 * 1024
 WRITE_LOW_BYTES: Final = 256 * 1024
 """Unsent bytes at which writing pauses and resumes. Both set: uvloop's own low mark is 16 bytes."""
-
-SHORTEST_GREETING_S: Final = 1.0
-"""What a daemon that is there gets to answer a greeting at least, seconds, also where it is tried just once."""
 
 REFUSALS: Final = (ConflictError, ForbiddenError, InvalidParamsError, UnsupportedProtocolError)
 """What a daemon that is well says of a worker, or of itself, and says again to who asks again at once."""

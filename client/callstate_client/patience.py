@@ -15,6 +15,9 @@ two, and who stops a service sends SIGKILL after thirty (Kubernetes) or ninety (
 REPLY_BYTES: Final = 64 * 1024 * 1024
 """Longest reply line taken: eight sessions of the largest size. A peer that sends more is no callstated."""
 
+SHORTEST_GREETING_S: Final = 1.0
+"""What a daemon that is there gets to answer a greeting at least, seconds, also where it is tried just once."""
+
 FIRST_DELAY_S: Final = 0.01
 MAX_DELAY_S: Final = 0.5
 """Backoff between attempts to connect: a daemon restarts in tens of milliseconds, and a local connect that

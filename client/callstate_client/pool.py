@@ -26,10 +26,11 @@ from callstate_client.errors import (
     NoDaemonError,
     RequestTimeoutError,
     StoreClosedError,
+    UnsupportedProtocolError,
 )
 from callstate_client.identity import Identity
 from callstate_client.inflight import OPS_REMEMBERED
-from callstate_client.patience import Backoff
+from callstate_client.patience import SHORTEST_GREETING_S, Backoff
 
 _log = logging.getLogger("callstate")
 
@@ -139,9 +140,12 @@ class Pool:
 
         Raises:
             NoDaemonError: it never was.
+            ConflictError, InvalidParamsError, ForbiddenError: the daemon does not take this worker.
+            UnsupportedProtocolError: it speaks another version of the protocol.
         """
         ours = self._ours()
-        ours.idle.append(self.connect(ours, monotonic() + wait_s, Backoff()))
+        shortest_s = min(SHORTEST_GREETING_S, self._timeout_s)
+        ours.idle.append(self.connect(ours, monotonic() + wait_s, Backoff(), shortest_s))
 
     def forked(self) -> None:
         """In a child: leave the parent's connections to it now, also where the child never asks for anything."""
@@ -191,7 +195,8 @@ class Pool:
             may_repeat: asked when the connection was lost: whether the request may be sent again.
 
         Raises:
-            RequestTimeoutError: no reply in time.
+            RequestTimeoutError: no reply in time, or no answer to the greeting of a new connection.
+            UnsupportedProtocolError: the daemon that is there now speaks another version of the protocol.
             ConnectionLostError: the connection went, and the request may not be repeated, or not in time.
             NoDaemonError: there is no daemon, and was none to take the request.
             StoreClosedError: the pool was closed, before or meanwhile.
@@ -226,8 +231,14 @@ class Pool:
 
     # -- connecting ---------------------------------------------------------------------------------------
 
-    def connect(self, ours: Ours, until: float, backoff: Backoff) -> Connection:
+    def connect(self, ours: Ours, until: float, backoff: Backoff, shortest_s: float = SHORTEST_S) -> Connection:
         """A new connection, tried for until then.
+
+        Args:
+            ours: gets it.
+            until: an instant of the monotonic clock.
+            backoff: how long to pause between attempts.
+            shortest_s: what a daemon that is there gets to answer a greeting at least, seconds.
 
         Raises:
             NoDaemonError: there was no daemon.
@@ -236,7 +247,7 @@ class Pool:
         while True:
             if self.closed:
                 raise StoreClosedError
-            connection, tried = self._attempt(max(until - monotonic(), SHORTEST_S))
+            connection, tried = self._attempt(max(until - monotonic(), shortest_s))
             if connection is not None:
                 ours.add(connection)
                 return connection
@@ -257,6 +268,8 @@ class Pool:
                     self._introduce(connection, timeout_s)
                 except BaseException as error:
                     connection.close()
+                    if isinstance(error, UnsupportedProtocolError):
+                        raise
                     if isinstance(error, CallstateError) and error.retryable:
                         refused = Tried(place.path, str(error), final=True)
                     elif isinstance(error, OSError):
@@ -272,18 +285,18 @@ class Pool:
         return None, tried
 
     def _introduce(self, connection: Connection, timeout_s: float) -> None:
-        """Say whose a connection is, before anything else is said on it.
+        """Ask who answers, and say whose a connection is, before anything else is said on it.
 
         Raises:
             ConflictError, InvalidParamsError, ForbiddenError: the daemon does not take this worker.
             UnsupportedProtocolError: it speaks another version of the protocol.
         """
-        identity = self._identity()
-        if identity is None:
-            return
         until = monotonic() + timeout_s
         line = protocol.encode_request(REQUEST_ID, "server.info", None)
         info = protocol.check_protocol(protocol.decode_members(connection.exchange(line, timeout_s, until)))
+        identity = self._identity()
+        if identity is None:
+            return
         introduction = identity.introduction(info.get("features", ()))
         line = protocol.encode_request(REQUEST_ID, "worker.register", introduction)
         reply = connection.exchange(line, until - monotonic(), until)
@@ -307,6 +320,8 @@ class _Trial:
         try:
             connection = self._pool.connect(self._ours, self._until, self._backoff)
         except NoDaemonError as error:
+            if not self._sent and error.silent:
+                raise RequestTimeoutError("not sent: the daemon did not answer in time") from error
             if not self._sent:
                 raise
             raise ConnectionLostError(NOT_BACK) from error

@@ -585,5 +585,6 @@ def connect(
         NoDaemonError: none was found; the text lists each path tried and why not.
         InvalidParamsError: this is no worker id, or none that the daemon takes. At once, as the next.
         ConflictError: another process is known under this worker id, and lives.
+        UnsupportedProtocolError: the daemon speaks another version of the protocol.
     """
     return Store(socket, wait_s, timeout_s, worker_id)

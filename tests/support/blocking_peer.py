@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from queue import Empty, Queue
+from threading import Thread
 from typing import Any
 
 from callstate_client.errors import WireError
@@ -54,22 +57,50 @@ def compact(value: Any) -> bytes:
 
 
 class Peer:
-    """Listens where the test says; the test plays the daemon."""
+    """Listens where the test says; the test plays the daemon.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the socket.
+        says: what a thread answers to the question who it is, with which each connection of a pool begins; None
+            leaves that to the test.
+    """
+
+    def __init__(self, path: Path, says: Mapping[str, Any] | None = None) -> None:
         self.path = path
+        self.says = says
         self._sides: list[Side] = []
         self.start()
 
     def start(self) -> None:
         """Listen from now on."""
+        self._welcome: Queue[Side] = Queue()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.settimeout(WITHIN_S)
+        self.listener.settimeout(WITHIN_S if self.says is None else None)
         self.listener.bind(str(self.path))
         self.listener.listen(64)
+        if self.says is not None:
+            Thread(target=self._greet, args=(self.listener, self._welcome), daemon=True).start()
 
-    def accept(self) -> Side:
-        """The next connection."""
+    def _greet(self, listener: socket.socket, welcome: Queue[Side]) -> None:
+        with contextlib.suppress(OSError):  # stopped
+            while True:
+                side = Side(listener.accept()[0])
+                self._sides.append(side)
+                if b'"server.info"' in side.line():
+                    side.reply(self.says)
+                    welcome.put(side)
+
+    def accept(self, timeout_s: float = WITHIN_S) -> Side:
+        """The next connection.
+
+        Raises:
+            TimeoutError: there was none for so long.
+        """
+        if self.says is not None:
+            try:
+                return self._welcome.get(timeout=timeout_s)
+            except Empty:
+                raise TimeoutError from None
         side = Side(self.listener.accept()[0])
         self._sides.append(side)
         return side

@@ -235,12 +235,18 @@ class Worker:
                 pipe.close()
 
 
-def greeted(peer: Peer) -> Side:
-    """A connection that was welcome."""
+def known(peer: Peer) -> Side:
+    """A connection that was told who answers."""
     side = peer.accept()
     request = side.request()
     assert request["method"] == "server.info"
     side.reply({"protocol": 1}, request["id"])
+    return side
+
+
+def greeted(peer: Peer) -> Side:
+    """A worker's that was welcome."""
+    side = known(peer)
     request = side.request()
     assert request["method"] == "worker.register"
     side.reply({"worker_id": "w1", "drain": False}, request["id"])
@@ -281,7 +287,7 @@ def listens(peer: Peer) -> list[Side]:
 
 def asks_twice(peer: Peer) -> list[Side]:
     """The connections of two threads that wait for their replies."""
-    sides = [peer.accept(), peer.accept()]
+    sides = [known(peer), known(peer)]
     assert [side.request()["method"] for side in sides] == ["server.ping"] * 2
     return sides
 

@@ -29,6 +29,7 @@ from callstate_client import (
     SessionState,
     StoreClosedError,
     TooLargeError,
+    UnsupportedProtocolError,
     blocking,
     sync,
 )
@@ -40,7 +41,7 @@ VERSION = {"version": 7}
 
 @pytest.fixture
 def peer(short_dir: Path) -> Iterator[Peer]:
-    peer = Peer(short_dir / "s")
+    peer = Peer(short_dir / "s", {"protocol": 1})
     yield peer
     peer.stop()
 
@@ -560,10 +561,9 @@ def test_a_peer_that_hangs_up_at_once_is_not_stormed(
     side.close()
     ping = threads.submit(store.ping, timeout_s=0.4)
     count = 0
-    peer.listener.settimeout(0.05)
     while not ping.done():
         try:
-            hanging_up = peer.accept()
+            hanging_up = peer.accept(0.05)
         except TimeoutError:
             continue
         hanging_up.line()
@@ -577,7 +577,7 @@ def test_a_peer_that_hangs_up_at_once_is_not_stormed(
 
 def test_it_waits_for_a_daemon_that_is_not_there_yet(short_dir: Path, threads: ThreadPoolExecutor) -> None:
     connecting: Future[sync.Store] = threads.submit(sync.connect, short_dir / "s", WITHIN_S)
-    peer = Peer(short_dir / "s")
+    peer = Peer(short_dir / "s", {"protocol": 1})
     peer.accept()
     connecting.result(WITHIN_S).close()
     peer.stop()
@@ -590,6 +590,47 @@ def test_no_waiting_and_no_hope(short_dir: Path) -> None:
     with pytest.raises(NoDaemonError, match="at most"):
         sync.connect("/" + "x" * 200)
     assert time.monotonic() - start < 4  # less than the default wait
+
+
+def test_one_that_never_answers_gets_a_moment_and_no_more(short_dir: Path) -> None:
+    peer = Peer(short_dir / "s")
+    start = time.monotonic()
+    with pytest.raises(NoDaemonError, match="no answer in time") as caught:
+        sync.connect(peer.path, wait_s=0, timeout_s=0.1)
+    assert caught.value.silent
+    assert time.monotonic() - start >= 0.1
+    peer.stop()
+
+
+# -- which protocol is spoken -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("worker_id", ["w1", None])
+def test_a_protocol_of_another_version_is_said_at_once(
+    short_dir: Path, threads: ThreadPoolExecutor, worker_id: str | None
+) -> None:
+    peer = Peer(short_dir / "s")
+    connecting = threads.submit(sync.connect, peer.path, WITHIN_S, worker_id=worker_id)
+    side = peer.accept()
+    assert side.request()["method"] == "server.info"
+    side.reply({"protocol": 2, "version": "9.0"})
+    with pytest.raises(UnsupportedProtocolError, match=r"\(9\.0\) speaks protocol 2.* knows 1") as caught:
+        connecting.result(WITHIN_S)
+    assert caught.value.spoken == 2
+    assert not side.line(), "nothing else is said to it"
+    peer.stop()
+
+
+def test_a_daemon_of_another_protocol_in_the_place_of_ours_gets_nothing(
+    peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    peer.says = {"protocol": 2}
+    turn = threads.submit(store.add_turn, "c1", "user", "x")
+    side.line()
+    side.close()
+    with pytest.raises(UnsupportedProtocolError):
+        turn.result(WITHIN_S)
+    assert not peer.accept().line()
 
 
 # -- threads, signals, closing ----------------------------------------------------------------------------------
