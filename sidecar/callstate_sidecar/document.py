@@ -92,7 +92,7 @@ class Document:
         self.history_bytes = 0
         self.full = False
         """A turn had no room, which was told; until one is amended to something shorter."""
-        self.updated_text = "", 0
+        self.updated_text: tuple[str, int] = ("", 0)
         """How a store's document wrote `updated_at`, finer than we do perhaps, and the microseconds that are."""
         self.take_head(head, updated_us)
 
