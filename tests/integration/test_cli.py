@@ -20,6 +20,7 @@ import pytest
 
 from callstate_client import CallStore, SessionState, ShuttingDownError, connect
 from callstate_client.cli import main
+from callstate_sidecar.stores.sqlite import SqliteStore
 from support.daemon import Daemon
 
 T = TypeVar("T")
@@ -243,6 +244,20 @@ class TestShow:
         status, out, err = callstate("show nobody")
         assert (status, out) == (1, "")
         assert "nobody" in err
+
+
+class TestUnreadable:
+    def test_what_can_not_be_read_is_said_with_the_ways_out(self, daemon, callstate):
+        async def put() -> None:
+            async with SqliteStore(daemon.state_dir / "callstate.db") as store:
+                await store._put("notes", b"somebody's notes", active=True)
+
+        asyncio.run(put())
+        status, out, err = callstate("show notes")
+        assert (status, out) == (1, "")
+        assert re.search(r"`callstate rm` deletes it, or a save with if_version=\d+ replaces it", err)
+        assert callstate("rm notes")[0] == 0
+        assert callstate("show notes")[0] == 1
 
 
 class TestEndAndRm:

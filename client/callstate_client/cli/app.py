@@ -15,7 +15,7 @@ from callstate_client.cli.output import Output
 from callstate_client.cli.simulate import simulate
 from callstate_client.cli.tail import tail
 from callstate_client.client import connect
-from callstate_client.errors import CallstateError, NoDaemonError
+from callstate_client.errors import CallstateError, NoDaemonError, UnreadableError
 from callstate_client.model import Status
 from callstate_client.stdio import FAILED
 from callstate_client.times import now
@@ -30,6 +30,10 @@ HOT_ONLY: Final = (
     " --scope all asks the store too"
 )
 
+WAYS_OUT: Final = (
+    "; it is left as it is until `callstate rm` deletes it, or a save with if_version={version} replaces it"
+)
+
 Command = Callable[[CallStore, argparse.Namespace, Output], Awaitable[int]]
 
 
@@ -41,6 +45,9 @@ def run(argv: Sequence[str]) -> int:
     except NoDaemonError as error:
         output.error(str(error))
         return FAILED if error.silent else NO_DAEMON
+    except UnreadableError as error:
+        output.error(f"{error}{WAYS_OUT.format(version=error.version)}")
+        return FAILED
     except CallstateError as error:
         output.error(str(error))
         return FAILED
