@@ -73,7 +73,7 @@ class Peer:
 
     def start(self) -> None:
         """Listen from now on."""
-        self._welcome: Queue[Side] = Queue()
+        self._welcome: Queue[Side | None] = Queue()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.settimeout(WITHIN_S if self.says is None else None)
         self.listener.bind(str(self.path))
@@ -81,7 +81,7 @@ class Peer:
         if self.says is not None:
             Thread(target=self._greet, args=(self.listener, self._welcome), daemon=True).start()
 
-    def _greet(self, listener: socket.socket, welcome: Queue[Side]) -> None:
+    def _greet(self, listener: socket.socket, welcome: Queue[Side | None]) -> None:
         with contextlib.suppress(OSError):  # stopped
             while True:
                 side = Side(listener.accept()[0])
@@ -98,15 +98,19 @@ class Peer:
         """
         if self.says is not None:
             try:
-                return self._welcome.get(timeout=timeout_s)
+                welcome = self._welcome.get(timeout=timeout_s)
             except Empty:
                 raise TimeoutError from None
+            if welcome is None:
+                raise ConnectionAbortedError("stopped")
+            return welcome
         side = Side(self.listener.accept()[0])
         self._sides.append(side)
         return side
 
     def stop(self) -> None:
-        """Be gone, with all connections."""
+        """Be gone, with all connections; who waits for one is told."""
+        self._welcome.put(None)
         with contextlib.suppress(OSError):  # stopped already
             self.listener.shutdown(socket.SHUT_RDWR)  # close() alone does not wake who accepts
         self.listener.close()
