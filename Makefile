@@ -38,7 +38,7 @@ demo: $(RUN_STAMP) ## live calls, a kill -9, a restart, dead workers: everything
 test: $(DEV_STAMP) ## the whole test suite, some minutes
 	@$(BIN)/python -m pytest
 
-test-quick: $(DEV_STAMP) ## units and properties, under a minute
+test-quick: $(DEV_STAMP) ## units and properties, about two minutes
 	@$(BIN)/python -m pytest -q -m 'not system' --ignore=tests/unit/test_docs.py \
 		--ignore=tests/property/test_ownership_machine.py tests/unit tests/property
 
