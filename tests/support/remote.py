@@ -17,7 +17,7 @@ from msgspec import UNSET, Raw
 
 from callstate_client import protocol
 from callstate_client.api import CallStore, EventSource
-from callstate_client.errors import StoreClosedError
+from callstate_client.errors import MethodNotFoundError, StoreClosedError
 from callstate_client.events import Cursor
 from support.nursery import LINE_BYTES, READY, Done, Job, decode_done, encode
 
@@ -183,7 +183,7 @@ class RemoteStore(CallStore):
         return self._no_events()
 
     def _no_events(self) -> NoReturn:
-        raise NotImplementedError("events are listened to in the test's own process")
+        raise MethodNotFoundError("events are listened to in the test's own process")
 
     async def _close(self) -> None:
         if not self.closed:
