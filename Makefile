@@ -51,7 +51,7 @@ soak: $(DEV_STAMP) ## kill -9 under load, a thousand times (ROUNDS=1000), about 
 
 fuzz: $(DEV_STAMP) ## the state machines and bad input, at length (EXAMPLES=2000)
 	@CALLSTATE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --timeout 7200 \
-		tests/property tests/unit/sidecar/test_cache.py tests/integration/test_bad_input.py
+		tests/property tests/unit/engine/table/test_cache.py tests/integration/test_bad_input.py
 
 lint: $(DEV_STAMP) ## ruff, mypy and pyright
 	@$(BIN)/ruff check .
@@ -66,7 +66,7 @@ bench: $(BENCH_STAMP) ## all figures beside those of the peers, as JSON and plot
 	@$(BIN)/python -m bench full $(BENCH_ARGS)
 
 reference: $(RUN_STAMP) ## write systemd/callstate.toml anew from the code
-	@$(BIN)/python -m callstate_sidecar.configdoc > systemd/callstate.toml.new
+	@$(BIN)/python -m callstate_sidecar.config.reference > systemd/callstate.toml.new
 	@mv systemd/callstate.toml.new systemd/callstate.toml
 
 # Without network as long as pyproject.toml has not changed since.

@@ -28,13 +28,12 @@ RATE_HZ: Final = 500
 """Looks at the daemon's stack a second."""
 
 PARTS: Final = (
-    ("write-behind", ("writer.py", "stores/", "redis/", "hiredis", "sqlite")),
+    ("write-behind", ("write_behind.py", "stores/", "redis/", "hiredis", "sqlite")),
     ("journal", ("journal/", "records.py")),
     ("replies", ("Connection.release", "Connection.flush", "Connection.take", "Connection.send", "result_line")),
-    ("decoding and validating", ("envelope.py", "door.py", "extending.py", "callstate_client/")),
-    ("the verb", ("commands/", "cache.py", "entry.py", "document.py", "liveness.py", "head.py", "index.py",
-                  "events.py", "history.py", "instants.py", "context.py", "metrics.py", "clock.py")),
-    ("serving lines", ("server.py", "connection.py", "turn.py")),
+    ("decoding and validating", ("request.py", "validation.py", "save_delta.py", "protocol/", "documents.py")),
+    ("the verb", ("engine/", "model/", "metrics.py", "clock.py")),
+    ("serving lines", ("serving/",)),
 )  # fmt: skip
 """Parts, and what a frame of the stack has in it that is of that part; the innermost frame that is of any decides.
 What is of none is the loop itself: waiting for sockets, and reading from them."""

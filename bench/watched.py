@@ -18,7 +18,7 @@ from typing import Final
 
 from callstate_sidecar import launch
 from callstate_sidecar.daemon import Daemon
-from callstate_sidecar.exits import Exit
+from callstate_sidecar.system.exits import Exit
 
 LONGEST: Final = struct.Struct("dd")
 """The longest turn so far, seconds: on the wall, on a processor."""

@@ -6,6 +6,8 @@ async with connect() as store:
 """
 
 from callstate_client.api import CallStore
+from callstate_client.calls.handle import CallHandle
+from callstate_client.calls.queued import Queued, TurnHandle
 from callstate_client.client import SidecarStore, connect
 from callstate_client.clock import Clock
 from callstate_client.errors import (
@@ -35,12 +37,23 @@ from callstate_client.errors import (
     UnsupportedProtocolError,
     WireError,
 )
-from callstate_client.events import Cursor, Event
-from callstate_client.handle import CallHandle
 from callstate_client.memory import MemoryStore
-from callstate_client.model import Direction, History, Role, SessionMetrics, SessionState, Status, Turn
-from callstate_client.queued import Queued, TurnHandle
-from callstate_client.store import HealthChecker, Namer, Record, SessionStore
+from callstate_client.model.state import (
+    Direction,
+    History,
+    Role,
+    SessionMetrics,
+    SessionState,
+    Status,
+    Turn,
+)
+from callstate_client.protocol.events import Cursor, Event
+from callstate_client.store import (
+    HealthChecker,
+    Namer,
+    Record,
+    SessionStore,
+)
 
 __all__ = [
     "CallHandle",

@@ -18,10 +18,28 @@ from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar, Unpack, overload
 from weakref import WeakValueDictionary
 
-from callstate_client import asks, protocol
-from callstate_client.asking import Asking
-from callstate_client.beats import Beater, Beats
-from callstate_client.endings import EndOn, end_classes
+from callstate_client import protocol, requests
+from callstate_client.calls.end_reasons import EndOn, end_classes
+from callstate_client.calls.handle import CallHandle
+from callstate_client.calls.heartbeat import Beater, Beats
+from callstate_client.calls.hold import Hold
+from callstate_client.calls.hold_options import BeatMode
+from callstate_client.calls.loss_watch import Watch
+from callstate_client.calls.outbox.delivery import deliver_or_give_up
+from callstate_client.calls.outbox.queue import Outbox
+from callstate_client.calls.outbox.saving import Saving
+from callstate_client.calls.recovery import (
+    CONCURRENCY,
+    MAX_ATTEMPTS,
+    Handler,
+    Recovery,
+)
+from callstate_client.calls.shutdown import (
+    FINISH_S,
+    Graceful,
+    LeaveResult,
+    leave,
+)
 from callstate_client.errors import (
     CallstateError,
     ConflictError,
@@ -32,21 +50,13 @@ from callstate_client.errors import (
     StoreClosedError,
     UndeliveredError,
 )
-from callstate_client.events import Cursor, Event
-from callstate_client.graceful import FINISH_S, Graceful, LeaveResult, leave
-from callstate_client.handle import CallHandle
-from callstate_client.hold import Hold
-from callstate_client.holds import BeatMode
-from callstate_client.leaving import deliver_or_give_up
-from callstate_client.model import SessionState
-from callstate_client.outbox import Outbox
-from callstate_client.patches import Beside, Changes, split_changes
-from callstate_client.patience import CLOSE_TIMEOUT_S, TIMEOUT_S
-from callstate_client.recovering import CONCURRENCY, MAX_ATTEMPTS, Handler, Recovery
-from callstate_client.results import DrainResult
-from callstate_client.saving import Saving
+from callstate_client.model.state import SessionState
+from callstate_client.protocol.events import Cursor, Event
+from callstate_client.protocol.patches import Beside, Changes, split_changes
+from callstate_client.protocol.results import DrainResult
+from callstate_client.reads import Asking
 from callstate_client.store import Record
-from callstate_client.watching import Watch
+from callstate_client.transport.backoff import CLOSE_TIMEOUT_S, TIMEOUT_S
 
 __all__ = ["CallStore"]
 
@@ -108,7 +118,7 @@ class CallStore(Asking):
         """How long leaving a call, and `close()`, wait until what was queued is acknowledged, seconds."""
         self._undelivered: set[Outbox] = set()
         self._beater = self._new_beater()
-        self._ops = asks.Ops()
+        self._ops = requests.Ops()
         self._handles: WeakValueDictionary[str, CallHandle] = WeakValueDictionary()
         self._nameless = f"nobody-{secrets.token_hex(6)}"
         self._background: set[asyncio.Task[Any]] = set()
@@ -279,11 +289,11 @@ class CallStore(Asking):
             and epoch in (None, held.epoch)
             and (held.unacknowledged or not held.released)
         ):
-            beside = asks.beside_state(labels, heartbeat_timeout_s, max_duration_s, self.new_op())
+            beside = requests.beside_state(labels, heartbeat_timeout_s, max_duration_s, self.new_op())
             limit_s = TIMEOUT_S if timeout_s is None else timeout_s
             return await held._save(Saving(state, if_version, beside), limit_s)
-        ask = asks.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
-        return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s)).version
+        ask = requests.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
+        return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s)).version
 
     async def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
         """Forget this session and all that is kept of it.
@@ -293,8 +303,8 @@ class CallStore(Asking):
             FencedError: another worker holds it.
             StoreUnavailableError: it is not in memory, and the store that would know can't be asked.
         """
-        ask = asks.delete(session_id, self.new_op(), await self.features())
-        ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
+        ask = requests.delete(session_id, self.new_op(), await self.features())
+        ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
 
     # -- one call -------------------------------------------------------------------------------------------
 
@@ -320,8 +330,8 @@ class CallStore(Asking):
             at: when; default now.
             extra: further members of the turn.
         """
-        ask = asks.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
-        return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
+        ask = requests.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
+        return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
 
     async def amend_last_turn(
         self,
@@ -375,16 +385,16 @@ class CallStore(Asking):
             MethodNotFoundError: an index or a role was given, and the daemon is too old to know them.
         """
         if index is not None or role is not None:
-            asks.check_amendable(index, role, await self.features())
-        ask = asks.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
-        return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
+            requests.check_amendable(index, role, await self.features())
+        ask = requests.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
+        return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
 
     async def record_interruption(
         self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None
     ) -> int:
         """Count one interruption (barge-in). Gives the new version."""
-        ask = asks.record_interruption(session_id, self.new_op())
-        return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
+        ask = requests.record_interruption(session_id, self.new_op())
+        return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
 
     async def update(
         self,
@@ -410,8 +420,8 @@ class CallStore(Asking):
         """
         patch, beside = split_changes(changes)
         if not beside:
-            ask = asks.update(session_id, if_version, patch, self.new_op())
-            return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
+            ask = requests.update(session_id, if_version, patch, self.new_op())
+            return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
         return await self._rewrite_head(session_id, if_version, patch, beside, epoch=epoch, timeout_s=timeout_s)
 
     async def _rewrite_head(
@@ -424,9 +434,9 @@ class CallStore(Asking):
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        for left in reversed(range(asks.REWRITES)):
+        for left in reversed(range(requests.REWRITES)):
             record = await self.get(session_id, "none", timeout_s=timeout_s)
-            ask = asks.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
+            ask = requests.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
             try:
                 return ask.result(await self._send(ask, timeout_s))
             except ConflictError:
@@ -450,8 +460,8 @@ class CallStore(Asking):
             reason: a word of the worker's own, up to 64 bytes.
             detail: any JSON beside it.
         """
-        ask = asks.end(session_id, reason, detail, self.new_op())
-        return ask.result(await self._send(asks.fenced(ask, epoch), timeout_s))
+        ask = requests.end(session_id, reason, detail, self.new_op())
+        return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
 
     def hold(
         self,
@@ -601,14 +611,14 @@ class CallStore(Asking):
             ConflictError: another worker holds it, and is alive.
             SessionEndedError: it is over.
         """
-        ask = asks.claim(session_id, self._claimant, history, steal=steal)
+        ask = requests.claim(session_id, self._claimant, history, steal=steal)
         return ask.result(await self._send(ask, timeout_s))
 
     async def _claim(
         self, session_id: str, *, steal: bool, heartbeat_timeout_s: float | None, max_duration_s: float | None
     ) -> Record:
         """The same with timeouts, for daemons that take them."""
-        ask = asks.claim(
+        ask = requests.claim(
             session_id,
             self._claimant,
             "all",
@@ -627,7 +637,7 @@ class CallStore(Asking):
             labels: all of them must be there.
             history: `"all"`, `"none"`, or how many of the last turns.
         """
-        ask = asks.claim_next(self._claimant, labels, history)
+        ask = requests.claim_next(self._claimant, labels, history)
         return ask.result(await self._send(ask, timeout_s))
 
     async def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
@@ -640,7 +650,7 @@ class CallStore(Asking):
         Raises:
             FencedError: another has claimed it since.
         """
-        ask = asks.release(session_id, epoch)
+        ask = requests.release(session_id, epoch)
         ask.result(await self._send(ask, timeout_s))
 
     async def _give_up(self, session_id: str, epoch: int | None) -> None:
@@ -864,5 +874,5 @@ class CallStore(Asking):
         Returns:
             whether it drains now, and how many sessions have not ended.
         """
-        ask = asks.drain(on)
+        ask = requests.drain(on)
         return ask.result(await self._send(ask, timeout_s))

@@ -10,23 +10,25 @@ from types import TracebackType
 from typing import Final
 from weakref import WeakSet
 
-from callstate_client import asks, checks, forks, protocol
+from callstate_client import protocol, requests
 from callstate_client.api import CallStore
-from callstate_client.beating import BeatingThread
-from callstate_client.beats import Beats
-from callstate_client.discovery import Candidate, candidates
+from callstate_client.calls.heartbeat import Beats
+from callstate_client.calls.heartbeat_process import BeatingThread
 from callstate_client.errors import (
     CallstateError,
     ConnectionLostError,
     SessionNotFoundError,
     StoreClosedError,
 )
-from callstate_client.events import Cursor
-from callstate_client.following import EventStream
-from callstate_client.identity import Identity
-from callstate_client.link import Link
-from callstate_client.loops import check_loop
-from callstate_client.patience import CLOSE_TIMEOUT_S, TIMEOUT_S
+from callstate_client.protocol import validation
+from callstate_client.protocol.events import Cursor
+from callstate_client.transport import fork_safety
+from callstate_client.transport.backoff import CLOSE_TIMEOUT_S, TIMEOUT_S
+from callstate_client.transport.connection import Link
+from callstate_client.transport.discovery import Candidate, candidates
+from callstate_client.transport.event_stream import EventStream
+from callstate_client.transport.identity import Identity
+from callstate_client.transport.loop_affinity import check_loop
 
 __all__ = ["SidecarStore", "connect"]
 
@@ -69,7 +71,7 @@ class SidecarStore(CallStore):
         close_timeout_s: float = CLOSE_TIMEOUT_S,
     ) -> None:
         self._identity = Identity.of(worker_id)
-        checks.check_worker_id(self._identity.worker_id)
+        validation.check_worker_id(self._identity.worker_id)
         self._timeout_s = timeout_s
         self._register = register
         self._stall_timeout_s = stall_timeout_s
@@ -77,7 +79,7 @@ class SidecarStore(CallStore):
         self._streams: WeakSet[EventStream] = WeakSet()
         self._begin()
         super().__init__(close_timeout_s)
-        forks.watch(self)
+        fork_safety.watch(self)
 
     def _begin(self) -> None:
         """What belongs to one process and one loop."""
@@ -96,7 +98,7 @@ class SidecarStore(CallStore):
         return self._identity.introduction(self._link.info.get("features", ())) if self._register else None
 
     def forked(self) -> None:
-        """In a child: see forks.py. What is the parent's is left to it; the rest is made when it is asked for."""
+        """In a child (see fork_safety.py). What is the parent's is left to it; the rest is made when asked for."""
         self._places = self._link.places
         self._link.forked()
         for stream in [*self._streams]:
@@ -200,10 +202,10 @@ class SidecarStore(CallStore):
             self._begin_anew()
         check_loop(self._loop, "this store")
         if timeout_s is not None:
-            ask = asks.heartbeat(session_id)
+            ask = requests.heartbeat(session_id)
             ask.result(await self._send(ask, timeout_s))
             return
-        checks.check_session_id(session_id)
+        validation.check_session_id(session_id)
         future: asyncio.Future[None] = self._loop.create_future()
         self._beats.setdefault(session_id, []).append(future)
         self._link.wake()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from callstate_client import ids
 from callstate_client.engine_kept import Kept
 from callstate_client.engine_workers import Caller
 from callstate_client.errors import FencedError, ForbiddenError, InvalidParamsError
+from callstate_client.protocol import ids
 from callstate_client.shelf import Shelf
 
 

@@ -9,10 +9,18 @@ from datetime import datetime
 from typing import Any, Final
 from weakref import WeakSet
 
-from callstate_client.checks import wrong
 from callstate_client.engine_kept import Kept
 from callstate_client.errors import InvalidParamsError
-from callstate_client.events import DEFAULT_TYPES, GAP, TURN, TYPES, Cursor, Event, EventType
+from callstate_client.protocol.events import (
+    DEFAULT_TYPES,
+    GAP,
+    TURN,
+    TYPES,
+    Cursor,
+    Event,
+    EventType,
+)
+from callstate_client.protocol.validation import wrong
 
 EVENTS: Final = 10_000
 """`limits.events` of a daemon, by default: so many are kept, and so many may wait for who takes them."""

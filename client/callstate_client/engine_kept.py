@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from callstate_client.errors import SessionEndedError
-from callstate_client.model import SessionState, Status
-from callstate_client.times import ZERO_TIME, format_time, parse_time
+from callstate_client.model.state import SessionState, Status
+from callstate_client.model.times import ZERO_TIME, format_time, parse_time
 
 SHORT_S: Final = 60.0
 """Who holds a call for a minute has got over its start: what ends it then counts as no failure."""

@@ -7,13 +7,13 @@ from enum import Enum
 from typing import Final
 
 from callstate_client import protocol as p
-from callstate_client.checks import check_labels, check_word
 from callstate_client.engine_events import checked_types
 from callstate_client.engine_fates import EXITED
 from callstate_client.engine_kept import Kept
 from callstate_client.engine_reads import Reads
 from callstate_client.errors import ConflictError
-from callstate_client.events import Cursor
+from callstate_client.protocol.events import Cursor
+from callstate_client.protocol.validation import check_labels, check_word
 
 
 class Standing(Enum):

@@ -10,12 +10,12 @@ from typing import Any, Final
 from msgspec import Raw
 
 from callstate_client import protocol as p
-from callstate_client.checks import wrong
 from callstate_client.engine_access import Access
 from callstate_client.engine_kept import Kept
 from callstate_client.errors import FencedError, SessionEndedError
-from callstate_client.model import encode_members
-from callstate_client.times import format_time, parse_time
+from callstate_client.model.state import encode_members
+from callstate_client.model.times import format_time, parse_time
+from callstate_client.protocol.validation import wrong
 
 PAGE: Final = 1000
 """Sessions a page where the request does not say."""

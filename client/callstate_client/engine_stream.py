@@ -8,7 +8,7 @@ from contextlib import suppress
 from types import TracebackType
 
 from callstate_client.engine_events import checked_types
-from callstate_client.events import Cursor, Event
+from callstate_client.protocol.events import Cursor, Event
 from callstate_client.shelf import Shelf
 
 __all__ = ["MemoryEvents"]

@@ -5,16 +5,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection
 
-from callstate_client import asks, protocol
+from callstate_client import protocol, requests
 from callstate_client.api import CallStore
 from callstate_client.clock import Clock
-from callstate_client.engine import Engine
 from callstate_client.engine_events import EVENTS
 from callstate_client.engine_fates import Spans
 from callstate_client.engine_stream import MemoryEvents
 from callstate_client.engine_workers import Caller, Process
 from callstate_client.errors import StoreClosedError
-from callstate_client.events import Cursor
+from callstate_client.memory_engine import Engine
+from callstate_client.protocol.events import Cursor
 from callstate_client.shelf import Shelf
 
 __all__ = ["Clock", "MemoryStore"]
@@ -146,7 +146,7 @@ class MemoryStore(CallStore):
 
     async def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
         """Say that this call is alive; see CallStore."""
-        ask = asks.heartbeat(session_id)
+        ask = requests.heartbeat(session_id)
         ask.result(await self._send(ask, timeout_s))
 
     @property

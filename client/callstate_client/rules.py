@@ -7,12 +7,13 @@ from typing import Any, Final
 
 import msgspec
 
-from callstate_client import documents, ids
-from callstate_client.checks import check_word, wrong
 from callstate_client.errors import DocumentError, InvalidParamsError
-from callstate_client.history import Turn
-from callstate_client.model import SessionState
-from callstate_client.times import YEAR_0, is_time
+from callstate_client.model import documents
+from callstate_client.model.history import Turn
+from callstate_client.model.state import SessionState
+from callstate_client.model.times import YEAR_0, is_time
+from callstate_client.protocol import ids
+from callstate_client.protocol.validation import check_word, wrong
 
 _PLACE: Final = re.compile(r" - at `\$(.+)`")
 

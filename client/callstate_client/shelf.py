@@ -32,9 +32,14 @@ from callstate_client.engine_fates import (
     next_fate,
 )
 from callstate_client.engine_kept import Grave, Kept, Moment
-from callstate_client.engine_workers import Caller, Process, Worker, Workers
+from callstate_client.engine_workers import (
+    Caller,
+    Process,
+    Worker,
+    Workers,
+)
 from callstate_client.errors import SessionNotFoundError
-from callstate_client.model import SessionState, Status
+from callstate_client.model.state import SessionState, Status
 
 DELETED: Final = b"{}"
 """The result of a deletion, and of no other verb that takes an `op`."""

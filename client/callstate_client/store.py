@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from callstate_client.model import SessionState
+from callstate_client.model.state import SessionState
 
 __all__ = ["HealthChecker", "Namer", "Record", "SessionStore"]
 

@@ -16,24 +16,25 @@ from datetime import datetime
 from threading import Lock
 from typing import Any, Final, TypeVar, Unpack
 
-from callstate_client import asks, checks, protocol
-from callstate_client.asks import Ask, Page
-from callstate_client.beatthread import LEAVE_S, BeatThread
-from callstate_client.blocking import REQUEST_ID
-from callstate_client.discovery import candidates
-from callstate_client.endings import EndOn
+from callstate_client import protocol, requests
+from callstate_client.calls.blocking_hold import HeldCall, Hold
+from callstate_client.calls.end_reasons import EndOn
+from callstate_client.calls.heartbeat_thread import LEAVE_S, BeatThread
+from callstate_client.calls.hold_options import BeatMode
+from callstate_client.calls.uncopied import Uncopied
 from callstate_client.errors import ConflictError, StoreClosedError
-from callstate_client.holding import HeldCall, Hold
-from callstate_client.holds import BeatMode
-from callstate_client.identity import Identity
-from callstate_client.inflight import REPEATABLE
-from callstate_client.model import SessionState
-from callstate_client.patches import Beside, Changes, split_changes
-from callstate_client.patience import TIMEOUT_S
-from callstate_client.pool import Pool
-from callstate_client.results import DrainResult
+from callstate_client.model.state import SessionState
+from callstate_client.protocol import validation
+from callstate_client.protocol.patches import Beside, Changes, split_changes
+from callstate_client.protocol.results import DrainResult
+from callstate_client.requests import Ask, Page
 from callstate_client.store import Record
-from callstate_client.uncopied import Uncopied
+from callstate_client.transport.backoff import TIMEOUT_S
+from callstate_client.transport.blocking import REQUEST_ID
+from callstate_client.transport.discovery import candidates
+from callstate_client.transport.identity import Identity
+from callstate_client.transport.pending import REPEATABLE
+from callstate_client.transport.pool import Pool
 
 __all__ = ["HeldCall", "Hold", "Store", "connect"]
 
@@ -83,14 +84,14 @@ class Store(Uncopied):
     ) -> None:
         self._registers = worker_id is not None
         if worker_id is not None:
-            checks.check_worker_id(worker_id)
+            validation.check_worker_id(worker_id)
         self._identities = {os.getpid(): Identity.of(worker_id)}
         self._claimed: dict[int, dict[str, int]] = {}
         places = candidates(socket, os.environ, os.getuid())
         self._pool = Pool(places, timeout_s, self._registered)
         self._held_pool = self._pool if self._registers else Pool(places, timeout_s, lambda: self._identity)
         self._holding: dict[int, Holding] = {}
-        self._ops = asks.Ops()
+        self._ops = requests.Ops()
         self._beats: dict[str, bytes] = {}
         self._pool.open(wait_s)
 
@@ -172,7 +173,7 @@ class Store(Uncopied):
         return pool.exchange(line, timeout_s, lambda: method in REPEATABLE)
 
     def _ask(self, ask: Ask[ResultT], timeout_s: float | None, epoch: int | None = None) -> ResultT:
-        asks.fenced(ask, self._epochs.get(ask.op_of or "") if epoch is None else epoch)
+        requests.fenced(ask, self._epochs.get(ask.op_of or "") if epoch is None else epoch)
         return ask.result(self.request(ask.method, ask.params, op_of=ask.op_of, timeout_s=timeout_s))
 
     # -- one call -----------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ class Store(Uncopied):
     def _new_beat(self, session_id: str) -> bytes:
         if self.closed:
             raise StoreClosedError
-        ask = asks.heartbeat(session_id)
+        ask = requests.heartbeat(session_id)
         if len(self._beats) >= BEATS_KEPT:  # most of them of calls that are long over
             self._beats.clear()
         line = self._beats[session_id] = protocol.encode_request(REQUEST_ID, ask.method, ask.params)
@@ -209,16 +210,16 @@ class Store(Uncopied):
             raise StoreClosedError
         if state is None:
             return None
-        ask = asks.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
+        ask = requests.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
         return self._ask(ask, timeout_s, epoch).version
 
     def load(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> SessionState:
         """The state under this id, with all its turns, none, or the last so many."""
-        return self._ask(asks.load(session_id, history), timeout_s)
+        return self._ask(requests.load(session_id, history), timeout_s)
 
     def get(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> Record:
         """The session with what is known about it beside its document."""
-        return self._ask(asks.get(session_id, history), timeout_s)
+        return self._ask(requests.get(session_id, history), timeout_s)
 
     def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
         """Forget this session and all that is kept of it.
@@ -228,7 +229,7 @@ class Store(Uncopied):
             FencedError: another worker holds it.
             StoreUnavailableError: it is not in memory, and the store that would know can't be asked.
         """
-        self._ask(asks.delete(session_id, self.new_op(), self.features()), timeout_s, epoch)
+        self._ask(requests.delete(session_id, self.new_op(), self.features()), timeout_s, epoch)
         self._epochs.pop(session_id, None)
 
     def add_turn(
@@ -244,7 +245,7 @@ class Store(Uncopied):
         timeout_s: float | None = None,
     ) -> int:
         """Append a turn, count it, and add its speech time. Gives the new version."""
-        ask = asks.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
+        ask = requests.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
         return self._ask(ask, timeout_s, epoch)
 
     def amend_last_turn(
@@ -283,8 +284,8 @@ class Store(Uncopied):
     ) -> int:
         """Change a turn. Gives the new version."""
         if index is not None or role is not None:
-            asks.check_amendable(index, role, self.features())
-        ask = asks.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
+            requests.check_amendable(index, role, self.features())
+        ask = requests.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
         return self._ask(ask, timeout_s, epoch)
 
     def features(self) -> Collection[str]:
@@ -295,7 +296,7 @@ class Store(Uncopied):
         self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None
     ) -> int:
         """Count one interruption (barge-in). Gives the new version."""
-        return self._ask(asks.record_interruption(session_id, self.new_op()), timeout_s, epoch)
+        return self._ask(requests.record_interruption(session_id, self.new_op()), timeout_s, epoch)
 
     def update(
         self,
@@ -309,7 +310,7 @@ class Store(Uncopied):
         """Change members of the session, all but its history. Gives the new version."""
         patch, beside = split_changes(changes)
         if not beside:
-            return self._ask(asks.update(session_id, if_version, patch, self.new_op()), timeout_s, epoch)
+            return self._ask(requests.update(session_id, if_version, patch, self.new_op()), timeout_s, epoch)
         return self._rewrite_head(
             session_id, if_version, patch, beside, self._ask, epoch=epoch, timeout_s=timeout_s
         )
@@ -325,9 +326,9 @@ class Store(Uncopied):
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        for left in reversed(range(asks.REWRITES)):
+        for left in reversed(range(requests.REWRITES)):
             record = self.get(session_id, "none", timeout_s=timeout_s)
-            ask = asks.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
+            ask = requests.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
             try:
                 return send(ask, timeout_s)
             except ConflictError:
@@ -345,7 +346,7 @@ class Store(Uncopied):
         timeout_s: float | None = None,
     ) -> int:
         """The call is over. Ending it again changes nothing. Gives the version."""
-        version = self._ask(asks.end(session_id, reason, detail, self.new_op()), timeout_s, epoch)
+        version = self._ask(requests.end(session_id, reason, detail, self.new_op()), timeout_s, epoch)
         self._epochs.pop(session_id, None)
         return version
 
@@ -362,7 +363,7 @@ class Store(Uncopied):
             StoreUnavailableError: `"all"`, and the store can't be asked.
         """
         ids: list[str] = []
-        ask: Ask[Page[str]] | None = asks.list_active(scope)
+        ask: Ask[Page[str]] | None = requests.list_active(scope)
         while ask is not None:
             page = self._ask(ask, timeout_s)
             ids += page.items
@@ -383,9 +384,9 @@ class Store(Uncopied):
         timeout_s: float | None = None,
     ) -> Iterator[Record]:
         """The sessions that match, without their histories, page by page; see `CallStore.sessions`."""
-        if needed := asks.listing_features(state, scope):
-            asks.check_listable(self.features(), needed)
-        ask: Ask[Page[Record]] | None = asks.sessions(
+        if needed := requests.listing_features(state, scope):
+            requests.check_listable(self.features(), needed)
+        ask: Ask[Page[Record]] | None = requests.sessions(
             status=status,
             state=state,
             provider=provider,
@@ -518,7 +519,7 @@ class Store(Uncopied):
         self, session_id: str, *, steal: bool = False, history: str | int = "all", timeout_s: float | None = None
     ) -> Record:
         """Hold this session from now on; to be beaten for."""
-        return self._held(self._ask(asks.claim(session_id, self.worker_id, history, steal=steal), timeout_s))
+        return self._held(self._ask(requests.claim(session_id, self.worker_id, history, steal=steal), timeout_s))
 
     def _held(self, record: Record) -> Record:
         """Remember the epoch of a claim: what another claims later takes nothing of ours."""
@@ -529,37 +530,37 @@ class Store(Uncopied):
         self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
     ) -> Record | None:
         """Hold any session whose worker is gone; None where there is none."""
-        record = self._ask(asks.claim_next(self.worker_id, labels, history), timeout_s)
+        record = self._ask(requests.claim_next(self.worker_id, labels, history), timeout_s)
         return None if record is None else self._held(record)
 
     def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
         """Hold this session no more."""
-        self._ask(asks.release(session_id, epoch), timeout_s)
+        self._ask(requests.release(session_id, epoch), timeout_s)
         self._epochs.pop(session_id, None)
 
     def drain(self, on: bool = True, *, timeout_s: float | None = None) -> DrainResult:
         """Let the host run out of calls, or take new ones again."""
-        return self._ask(asks.drain(on), timeout_s)
+        return self._ask(requests.drain(on), timeout_s)
 
     # -- the store itself ---------------------------------------------------------------------------------
 
     def flush(
-        self, session_ids: Sequence[str] | None = None, timeout_s: float = asks.FLUSH_S
+        self, session_ids: Sequence[str] | None = None, timeout_s: float = requests.FLUSH_S
     ) -> protocol.FlushResult:
         """Return when the store behind has these sessions, or all: the barrier."""
-        return self._ask(asks.flush(session_ids, timeout_s), timeout_s + asks.FLUSH_MARGIN_S)
+        return self._ask(requests.flush(session_ids, timeout_s), timeout_s + requests.FLUSH_MARGIN_S)
 
     def stats(self, *, timeout_s: float | None = None) -> dict[str, Any]:
         """What the store counts, as `server.stats` gives it."""
-        return self._ask(asks.STATS, timeout_s)
+        return self._ask(requests.STATS, timeout_s)
 
     def info(self, *, timeout_s: float | None = None) -> dict[str, Any]:
         """What the store is, as `server.info` gives it."""
-        return self._ask(asks.INFO, timeout_s)
+        return self._ask(requests.INFO, timeout_s)
 
     def ping(self, *, timeout_s: float | None = None) -> None:
         """Return once the store has answered."""
-        self._ask(asks.PING, timeout_s)
+        self._ask(requests.PING, timeout_s)
 
 
 def connect(

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from callstate_sidecar import systemd
-from callstate_sidecar.attendance import Attendance
-from callstate_sidecar.cache import Cache
-from callstate_sidecar.chore import cancelled, supervise
-from callstate_sidecar.clock import Clock
-from callstate_sidecar.commands import Context
-from callstate_sidecar.config import (
+from callstate_client.engine.events import Events
+from callstate_client.engine.liveness import Liveness
+from callstate_client.engine.sessions.records import Record
+from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.verbs.table import Context
+from callstate_sidecar.background import cancelled, supervise
+from callstate_sidecar.config.load import (
     Config,
     ConfigError,
     check_store_files,
@@ -26,25 +26,34 @@ from callstate_sidecar.config import (
     resolve_socket,
     resolve_state_dir,
 )
-from callstate_sidecar.connection import Connection
-from callstate_sidecar.events import Events
-from callstate_sidecar.exits import Exit
-from callstate_sidecar.journal import Checkpointer, Files, Journal, Keeper, SyncGate, journal_host
-from callstate_sidecar.listener import Listener
-from callstate_sidecar.liveness import Liveness
-from callstate_sidecar.logs import configure_logging
+from callstate_sidecar.journal import (
+    Checkpointer,
+    Files,
+    Journal,
+    Keeper,
+    SyncGate,
+    journal_host,
+)
 from callstate_sidecar.metrics import Metrics
-from callstate_sidecar.peers import Peers
-from callstate_sidecar.readthrough import ReadThrough
+from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
-from callstate_sidecar.reconciling import Reconciler
-from callstate_sidecar.records import Record
-from callstate_sidecar.server import Server
+from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.services import Services
-from callstate_sidecar.signals import Signals, StoppedError
-from callstate_sidecar.statedir import JOURNAL_NAME, StateDir
-from callstate_sidecar.stores.base import Backend
-from callstate_sidecar.writer import Writer
+from callstate_sidecar.serving.connection import Connection
+from callstate_sidecar.serving.listener import Listener
+from callstate_sidecar.serving.server import Server
+from callstate_sidecar.stores.base import (
+    Backend,
+)
+from callstate_sidecar.system import systemd
+from callstate_sidecar.system.clock import Clock
+from callstate_sidecar.system.exits import Exit
+from callstate_sidecar.system.logs import configure_logging
+from callstate_sidecar.system.peers import Peers
+from callstate_sidecar.system.signals import Signals, StoppedError
+from callstate_sidecar.system.state_dir import JOURNAL_NAME, StateDir
+from callstate_sidecar.worker_monitor import Attendance
+from callstate_sidecar.write_behind import Writer
 
 log = logging.getLogger(__name__)
 
@@ -146,7 +155,7 @@ class Daemon:
             ctx,
             None if durability == "memory" else self._journal,
             self._metrics,
-            config.limits.connections,
+            config.limits,
             gate if durability == "power" else None,
         )
         self._checkpointer = Checkpointer(self._journal, files, self._cache.snapshot, server.turn.commit)
@@ -231,7 +240,7 @@ class Daemon:
             self._manager.extend_timeout(REPLAY_NOTICE_S, f"replaying the journal, {self._replayed} records so far")
 
     def _connection(self) -> Connection:
-        return Connection(self._server, self._ctx.limits.line_bytes)
+        return Connection(self._server, self._server.limits.line_bytes)
 
     # -- chores ---------------------------------------------------------------------------------------------
 
@@ -262,9 +271,7 @@ class Daemon:
         except ConfigError as error:
             log.error("not reloaded: %s", error)  # noqa: TRY400 - no traceback for a typing error
         else:
-            self._ctx.limits = config.limits
-            self._server.max_connections = config.limits.connections
-            self._ctx.events.limit = config.limits.events
+            self._server.limit(config.limits)
             self._liveness.timeout_s = config.reaper.heartbeat_timeout_s
             configure_logging(config.log, self._environ)
             log.info("reloaded: limits, reaper.heartbeat_timeout_s, log; the rest needs a restart")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import uvloop
 
 from callstate_client import stdio
-from callstate_sidecar.config import (
+from callstate_sidecar.config.load import (
     Config,
     ConfigError,
     check_store_files,
@@ -21,11 +21,11 @@ from callstate_sidecar.config import (
     resolve_state_dir,
 )
 from callstate_sidecar.daemon import Daemon
-from callstate_sidecar.exits import Exit
 from callstate_sidecar.journal import JournalError
-from callstate_sidecar.journal import tool as journal_tool
-from callstate_sidecar.logs import configure_logging
-from callstate_sidecar.statedir import AlreadyRunningError
+from callstate_sidecar.journal import cli as journal_tool
+from callstate_sidecar.system.exits import Exit
+from callstate_sidecar.system.logs import configure_logging
+from callstate_sidecar.system.state_dir import AlreadyRunningError
 
 log = logging.getLogger(__name__)
 

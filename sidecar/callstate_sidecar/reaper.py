@@ -8,15 +8,21 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
-from callstate_sidecar.chore import Chore
-from callstate_sidecar.commands.context import OVERTIME, Context
-from callstate_sidecar.commands.handovers import hold_ended, is_poison
-from callstate_sidecar.commands.owning import DISCONNECTED, EXITED, POISONED, SILENT, forsake
-from callstate_sidecar.commands.writing import end_session
-from callstate_sidecar.entry import Entry
-from callstate_sidecar.liveness import TRANSITIONS, Evidence, Phase
+from callstate_client.engine.context import OVERTIME, Context
+from callstate_client.engine.handovers import hold_ended, is_poison
+from callstate_client.engine.liveness import TRANSITIONS, Evidence, Phase
+from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.verbs.mutate import end_session
+from callstate_client.engine.verbs.ownership import (
+    DISCONNECTED,
+    EXITED,
+    POISONED,
+    SILENT,
+    forsake,
+)
+from callstate_client.engine.workers import Outcome
+from callstate_sidecar.background import Chore
 from callstate_sidecar.metrics import Metrics
-from callstate_sidecar.workers import Outcome
 
 log = logging.getLogger(__name__)
 

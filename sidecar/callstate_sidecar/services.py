@@ -8,23 +8,31 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from callstate_client.engine.context import Context
+from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.liveness import Liveness
+from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.stored import (
+    Query,
+)
+from callstate_client.engine.table.cache import Cache
 from callstate_client.errors import UnreadableError
-from callstate_client.protocol import FEATURES, PROTOCOL_VERSION
-from callstate_sidecar import host
-from callstate_sidecar.attendance import Attendance
-from callstate_sidecar.cache import Cache
-from callstate_sidecar.clock import Clock
-from callstate_sidecar.commands.context import Context
-from callstate_sidecar.commands.interfaces import Caller
-from callstate_sidecar.entry import Entry
+from callstate_client.protocol.messages import (
+    FEATURES,
+    PROTOCOL_VERSION,
+)
+from callstate_sidecar.config.schema import Config
 from callstate_sidecar.journal import Journal
-from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.metrics import Metrics
-from callstate_sidecar.options import Config
-from callstate_sidecar.readthrough import ReadThrough
-from callstate_sidecar.server import Server
-from callstate_sidecar.stores.base import Backend, Query
-from callstate_sidecar.writer import Writer
+from callstate_sidecar.read_through import ReadThrough
+from callstate_sidecar.serving.server import Server
+from callstate_sidecar.stores.base import (
+    Backend,
+)
+from callstate_sidecar.system import host
+from callstate_sidecar.system.clock import Clock
+from callstate_sidecar.worker_monitor import Attendance
+from callstate_sidecar.write_behind import Writer
 
 
 class Services:

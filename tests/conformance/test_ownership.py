@@ -25,8 +25,8 @@ from callstate_client import (
     Turn,
 )
 from callstate_client import protocol as p
-from callstate_client.events import Event
 from callstate_client.protocol import HeartbeatResult
+from callstate_client.protocol.events import Event
 from support.grounds import GROUNDS, Daemons, Surroundings
 from support.owners import (
     Events,

@@ -125,7 +125,7 @@ class TestOutputThatCannotBeWritten:
         check(callstated(line.format(stopped)), "callstated")
 
     def test_the_reference_file(self, check: Check) -> None:
-        check([sys.executable, "-m", "callstate_sidecar.configdoc"], "configdoc")
+        check([sys.executable, "-m", "callstate_sidecar.config.reference"], "configdoc")
 
 
 class TestMessagesThatCannotBeWritten:

@@ -22,7 +22,7 @@ from callstate_client import (
     StoreUnavailableError,
     connect,
 )
-from callstate_sidecar.config import load_config
+from callstate_sidecar.config.load import load_config
 from callstate_sidecar.daemon import _backend
 from callstate_sidecar.stores.redis import RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
@@ -193,7 +193,7 @@ def test_with_sqlite_behind_nothing_of_redis_is_imported() -> None:
         "import sys, tempfile\n"
         "from pathlib import Path\n"
         "import callstate_sidecar.launch\n"
-        "from callstate_sidecar.config import load_config\n"
+        "from callstate_sidecar.config.load import load_config\n"
         "from callstate_sidecar.daemon import _backend\n"
         "with tempfile.TemporaryDirectory() as d:\n"
         "    _backend(load_config([], {})[0], Path(d), 'h', {})\n"

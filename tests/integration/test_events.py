@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
-from callstate_client import CallStore, InvalidParamsError, SessionState, connect
-from callstate_client.events import Cursor, Event
+from callstate_client import (
+    CallStore,
+    InvalidParamsError,
+    SessionState,
+    connect,
+)
+from callstate_client.protocol.events import Cursor, Event
 from support.daemon import Daemon
 
 WITHIN_S = 20.0

@@ -1,6 +1,6 @@
 """What Go's encoding/json writes from the package's types, through the daemon, its journal, its store, and back.
 
-No Go runs here. What it makes of a text is written down in `callstate_client.gojson`, with its sources; here it is
+No Go runs here. What it makes of a text is written down in `model.go_json`, with its sources; here it is
 enough that what is passed through comes out as the very bytes that went in.
 """
 
@@ -14,9 +14,9 @@ import pytest
 from redis.asyncio import Redis
 
 from callstate_client.client import connect
-from callstate_client.documents import read_stored
 from callstate_client.errors import UnreadableError
 from callstate_client.model import SessionState
+from callstate_client.model.documents import read_stored
 from callstate_sidecar.stores.redis import RedisStore
 from callstate_sidecar.stores.sqlite import SqliteStore
 from support.daemon import Daemon

@@ -19,6 +19,13 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from callstate_client.engine.sessions.stored import (
+    StoredMeta,
+    StoreDownError,
+    StoredSession,
+    StoreRefusingError,
+    Write,
+)
 from callstate_client.errors import (
     InvalidParamsError,
     SessionEndedError,
@@ -29,11 +36,6 @@ from callstate_client.errors import (
 from callstate_client.model import SessionState
 from callstate_sidecar.stores.base import (
     Outcome,
-    StoredMeta,
-    StoreDownError,
-    StoredSession,
-    StoreRefusingError,
-    Write,
 )
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.redis import backend as redis_backend

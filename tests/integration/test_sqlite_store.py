@@ -18,19 +18,17 @@ from pathlib import Path
 
 import pytest
 
-from callstate_client.errors import (
-    InvalidParamsError,
-    SessionNotFoundError,
-    StoreUnavailableError,
-)
-from callstate_client.model import SessionState
-from callstate_sidecar.stores.base import (
-    Outcome,
+from callstate_client.engine.sessions.stored import (
     StoredMeta,
     StoreDownError,
     StoredSession,
     StoreRefusingError,
     Write,
+)
+from callstate_client.errors import InvalidParamsError, SessionNotFoundError, StoreUnavailableError
+from callstate_client.model import SessionState
+from callstate_sidecar.stores.base import (
+    Outcome,
 )
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore, expiry
 from callstate_sidecar.stores.sqlite import backend as sqlite_backend

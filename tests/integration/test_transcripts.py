@@ -17,10 +17,10 @@ import msgspec
 import pytest
 
 from callstate_client import protocol
+from callstate_client.engine.verbs.table import VERBS
 from callstate_client.errors import BY_CODE
-from callstate_client.events import GAP, TYPES
-from callstate_sidecar.commands import VERBS
-from callstate_sidecar.options import LimitsConfig
+from callstate_client.protocol.events import GAP, TYPES
+from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.stores.sqlite import SqliteStore
 from support.daemon import Daemon
 from support.transcripts import HANGS_UP, KINDS, MORE, Player, Transcript, parse

@@ -20,7 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from callstate_sidecar.cache import Cache
+from callstate_client.engine.table.cache import Cache
 from support.core import TIME, BadDisk, Core, Peer, open_journal
 from support.effort import examples
 from support.stores import down, refusing

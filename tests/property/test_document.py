@@ -11,11 +11,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from msgspec import Raw
 from msgspec import json as msgspec_json
 
-from callstate_client.merge import merge_patch
-from callstate_sidecar.document import FOLD_BYTES, HEAD_REST_BYTES, Document
-from callstate_sidecar.entry import Entry
-from callstate_sidecar.head import read_head
-from callstate_sidecar.instants import format_us, parse_us
+from callstate_client.engine.sessions.document import FOLD_BYTES, HEAD_REST_BYTES, Document
+from callstate_client.engine.sessions.head import read_head
+from callstate_client.engine.sessions.session import Entry
+from callstate_client.model.instants import format_us, parse_us
+from callstate_client.model.merge import merge_patch
 from support.documents import count_turns
 from support.effort import examples
 

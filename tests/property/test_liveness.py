@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from callstate_sidecar.liveness import Evidence, Liveness, Phase
+from callstate_client.engine.liveness import Evidence, Liveness, Phase
 from support.effort import examples
 
 IDS = st.sampled_from([f"s{i}" for i in range(8)])

@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from callstate_client.engine.process import Process
+from callstate_client.engine.workers import Outcome, State, Workers
 from callstate_client.errors import ConflictError, ForbiddenError
-from callstate_sidecar.process import Process
-from callstate_sidecar.workers import Outcome, State, Workers
 from support.effort import examples
 
 GRACE_S = 5.0

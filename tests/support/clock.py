@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from callstate_sidecar.clock import Clock
+from callstate_sidecar.system.clock import Clock
 
 START_US = 1_767_225_600_000_000
 """2026-01-01T00:00:00Z."""

@@ -13,28 +13,35 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
-from callstate_sidecar import peers as process_peers
-from callstate_sidecar.attendance import Attendance
-from callstate_sidecar.cache import Cache
-from callstate_sidecar.commands import VERBS, Context, Later, Miss
-from callstate_sidecar.commands.interfaces import Nobody
-from callstate_sidecar.connection import Connection
-from callstate_sidecar.entry import Entry
-from callstate_sidecar.events import Events
+from callstate_client.engine.events import Events
+from callstate_client.engine.interfaces import Nobody
+from callstate_client.engine.liveness import Liveness
+from callstate_client.engine.process import Process
+from callstate_client.engine.sessions.records import Record, decode_record, encode_record
+from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.verbs.table import (
+    VERBS,
+    Context,
+    Later,
+    Miss,
+)
+from callstate_sidecar.config.schema import Config
 from callstate_sidecar.journal import Files, Journal
-from callstate_sidecar.liveness import Liveness
 from callstate_sidecar.metrics import Metrics
-from callstate_sidecar.options import Config
-from callstate_sidecar.peers import Peers
-from callstate_sidecar.process import Process
-from callstate_sidecar.readthrough import ReadThrough
+from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
-from callstate_sidecar.reconciling import Reconciler
-from callstate_sidecar.records import Record, decode_record, encode_record
-from callstate_sidecar.server import Server
+from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.services import Services
-from callstate_sidecar.stores.base import Backend
-from callstate_sidecar.writer import Writer
+from callstate_sidecar.serving.connection import Connection
+from callstate_sidecar.serving.server import Server
+from callstate_sidecar.stores.base import (
+    Backend,
+)
+from callstate_sidecar.system import peers as process_peers
+from callstate_sidecar.system.peers import Peers
+from callstate_sidecar.worker_monitor import Attendance
+from callstate_sidecar.write_behind import Writer
 from support.clock import ManualClock
 from support.stores import MemoryBackend
 
@@ -133,7 +140,7 @@ class Core:
         self.events = Events(self.config.limits.events, "stream-1")
         about_calls = (self.cache, self.liveness, self.clock, self.config.limits, self.services, self.events)
         self.ctx = Context(*about_calls, reaper.max_handovers)
-        self.server = Server(self.ctx, journal, self.metrics, self.config.limits.connections)
+        self.server = Server(self.ctx, journal, self.metrics, self.config.limits)
         self.read_through = ReadThrough(self.ctx, self.backend, HOST)
         self.writer = Writer(
             self.cache,

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from callstate_sidecar.cache import Cache
-from callstate_sidecar.liveness import Phase
-from callstate_sidecar.peers import Gone
-from callstate_sidecar.peers import Peer as Found
-from callstate_sidecar.process import Process
+from callstate_client.engine.liveness import Phase
+from callstate_client.engine.process import Process
+from callstate_client.engine.table.cache import Cache
 from callstate_sidecar.reaper import ACTS_A_TICK
+from callstate_sidecar.system.peers import Gone
+from callstate_sidecar.system.peers import Peer as Found
 from support.core import BadDisk, Core, Peer, kept, open_journal
 
 BOOT = "boot-1"

@@ -11,8 +11,14 @@ from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
 
-from callstate_client import CallStore, Clock, MemoryStore, SidecarStore, connect
-from callstate_client.events import Cursor, Event
+from callstate_client import (
+    CallStore,
+    Clock,
+    MemoryStore,
+    SidecarStore,
+    connect,
+)
+from callstate_client.protocol.events import Cursor, Event
 from support.daemon import Daemon
 from support.nursery import LOOPS
 from support.owners import START, Events, Ground, a_call

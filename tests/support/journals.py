@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from callstate_sidecar.cache import Cache
-from callstate_sidecar.document import Document
-from callstate_sidecar.entry import Entry
-from callstate_sidecar.head import read_head
+from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.head import read_head
+from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
+from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.table.cache import Cache
 from callstate_sidecar.journal import Checkpointer, Files, Journal
-from callstate_sidecar.records import HistoryMode, TurnsRecord
 
 
 def turn(number: int) -> bytes:

@@ -20,7 +20,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from callstate_client import SidecarStore, connect
 from callstate_client.errors import CallstateError, WireError
-from callstate_client.params import Written
+from callstate_client.protocol.params import Written
 
 LINE_BYTES = 16 * 1024 * 1024
 """Longest line either way: no test has more to say."""

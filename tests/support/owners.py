@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from callstate_client import CallStore, SessionState, loads
+from callstate_client import CallStore, SessionState
 from callstate_client import protocol as p
-from callstate_client.events import Event
+from callstate_client.protocol import load_reply
+from callstate_client.protocol.events import Event
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -38,7 +39,7 @@ async def claim(store: CallStore, session_id: str, worker_id: str, **more: Any) 
 async def claim_next(store: CallStore, worker_id: str, **more: Any) -> str | None:
     """Take the next orphan over; gives its id."""
     line = await store.request("session.claim_next", p.ClaimNextParams(worker_id=worker_id, **more))
-    result = loads.decode_claim_next(line)
+    result = load_reply.decode_claim_next(line)
     return None if result is None else result.session.id
 
 

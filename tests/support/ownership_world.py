@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from callstate_sidecar.options import ReaperConfig
+from callstate_sidecar.config.schema import ReaperConfig
 from support.clock import ManualClock
 from support.core import Peer
 from support.floor import Floor, Program

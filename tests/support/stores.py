@@ -6,18 +6,25 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
-from callstate_sidecar.stores.base import (
-    Backend,
-    Outcome,
+from callstate_client.engine.sessions.stored import (
     Query,
     StoredMeta,
     StoreDownError,
     StoredSession,
     StoreRefusingError,
     Write,
+)
+from callstate_sidecar.stores.base import (
+    Backend,
+    Outcome,
     WriteResult,
 )
-from callstate_sidecar.stores.common import Stamp, superseded_by, takes, unseen
+from callstate_sidecar.stores.common import (
+    Stamp,
+    superseded_by,
+    takes,
+    unseen,
+)
 
 
 def down() -> StoreDownError:

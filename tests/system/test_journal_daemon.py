@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from callstate_sidecar.exits import Exit
 from callstate_sidecar.journal.format import frames
 from callstate_sidecar.journal.layout import generation_of
+from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
 from support.journals import Keeping, turn
 from support.service_manager import ServiceManager

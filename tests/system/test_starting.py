@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from callstate_sidecar.exits import Exit
+from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
 from support.journals import Keeping, turn
 

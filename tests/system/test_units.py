@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from callstate_sidecar.config import CREDENTIAL_NAME, Config, load_config
-from callstate_sidecar.configdoc import reference_toml
-from callstate_sidecar.exits import Exit
+from callstate_sidecar.config.load import CREDENTIAL_NAME, Config, load_config
+from callstate_sidecar.config.reference import reference_toml
+from callstate_sidecar.system.exits import Exit
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICE = UNITS / "callstate.service"

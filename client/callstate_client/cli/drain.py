@@ -15,7 +15,7 @@ from rich.console import Console
 from callstate_client.api import CallStore
 from callstate_client.cli import output
 from callstate_client.cli.output import Output
-from callstate_client.model import Status
+from callstate_client.model.state import Status
 
 LOOK_EVERY_S: Final = 0.25
 """How often the calls are counted: nobody sees the difference, and it costs the daemon nothing."""

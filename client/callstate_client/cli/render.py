@@ -12,10 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from callstate_client.cli.output import printable
-from callstate_client.events import GAP, Event
-from callstate_client.model import SessionState, Status, Turn
+from callstate_client.model.state import SessionState, Status, Turn
+from callstate_client.model.times import format_time
+from callstate_client.protocol.events import GAP, Event
 from callstate_client.store import Record
-from callstate_client.times import format_time
 
 _STATUS_STYLES: dict[str, str] = {
     Status.ACTIVE: "green",

@@ -8,7 +8,7 @@ import asyncio
 from callstate_client.api import CallStore
 from callstate_client.cli import output, render
 from callstate_client.cli.output import Output
-from callstate_client.events import Cursor
+from callstate_client.protocol.events import Cursor
 
 
 async def tail(store: CallStore, args: argparse.Namespace, out: Output) -> int:

@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from callstate_sidecar.chore import in_thread
-from callstate_sidecar.files import Files, naming
+from callstate_client.engine.sessions.records import Record, encode_record
+from callstate_sidecar.background import in_thread
 from callstate_sidecar.journal.format import Kind, file_header, frame
 from callstate_sidecar.journal.layout import snapshot_path
 from callstate_sidecar.journal.log import Journal
-from callstate_sidecar.records import Record, encode_record
+from callstate_sidecar.system.files import Files, naming
 
 SLICE_S: Final = 0.001
 """The loop is held this long at most for a slice: other work of the same turn comes on top of it."""

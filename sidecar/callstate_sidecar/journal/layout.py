@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from callstate_sidecar.files import Files
 from callstate_sidecar.journal.format import VERSION
+from callstate_sidecar.system.files import Files
 
 MANIFEST: Final = "MANIFEST"
 REPAIR: Final = "callstated journal repair"

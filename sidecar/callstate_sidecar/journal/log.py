@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from callstate_sidecar.files import Files, naming
+from callstate_client.engine.sessions.records import Record, decode_record, encode_record
 from callstate_sidecar.journal.format import (
     DATA_START,
     END_OF_LOG,
@@ -34,8 +34,13 @@ from callstate_sidecar.journal.layout import (
     write_manifest,
 )
 from callstate_sidecar.journal.replay import cut, has_records, replay
-from callstate_sidecar.journal.room import make_room, remove_before, remove_leftovers, spares
-from callstate_sidecar.records import Record, decode_record, encode_record
+from callstate_sidecar.journal.room import (
+    make_room,
+    remove_before,
+    remove_leftovers,
+    spares,
+)
+from callstate_sidecar.system.files import Files, naming
 
 log = logging.getLogger(__name__)
 

@@ -13,11 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from callstate_sidecar.cache import Cache
-from callstate_sidecar.exits import Exit
-from callstate_sidecar.files import Files
+from callstate_client.engine.sessions.records import decode_record
+from callstate_client.engine.table.cache import Cache
 from callstate_sidecar.journal.checkpoint import Checkpointer
-from callstate_sidecar.journal.format import FormatError, Frame, frames, read_header, salvage
+from callstate_sidecar.journal.format import (
+    FormatError,
+    Frame,
+    frames,
+    read_header,
+    salvage,
+)
 from callstate_sidecar.journal.layout import (
     MANIFEST,
     JournalDamagedError,
@@ -29,7 +34,8 @@ from callstate_sidecar.journal.layout import (
     snapshots,
 )
 from callstate_sidecar.journal.log import Journal
-from callstate_sidecar.records import decode_record
+from callstate_sidecar.system.exits import Exit
+from callstate_sidecar.system.files import Files
 
 
 def repair(directory: Path, out: IO[str]) -> int:

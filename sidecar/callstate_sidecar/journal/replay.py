@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from callstate_sidecar.files import Files
 from callstate_sidecar.journal.format import (
     DATA_START,
     END_OF_LOG,
@@ -30,6 +29,7 @@ from callstate_sidecar.journal.layout import (
     logs,
     snapshot_path,
 )
+from callstate_sidecar.system.files import Files
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,13 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from callstate_sidecar.files import Files
-from callstate_sidecar.journal.layout import MANIFEST, logs, snapshot_path, snapshots
+from callstate_sidecar.journal.layout import (
+    MANIFEST,
+    logs,
+    snapshot_path,
+    snapshots,
+)
+from callstate_sidecar.system.files import Files
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,10 @@ from typing import Final, NamedTuple, NoReturn, Self, SupportsIndex
 
 import msgspec
 
-from callstate_client import documents
-from callstate_client.documents import Parts
+from callstate_client.engine.sessions.stored import (
+    StoreDownError,
+    StoreRefusingError,
+)
 from callstate_client.errors import (
     DocumentError,
     InvalidParamsError,
@@ -24,11 +26,12 @@ from callstate_client.errors import (
     StoreUnavailableError,
     UnreadableError,
 )
-from callstate_client.history import check_turn_names
-from callstate_client.ids import SESSION_ID_RULE
-from callstate_client.model import SessionState
-from callstate_client.times import now
-from callstate_sidecar.stores.base import StoreDownError, StoreRefusingError
+from callstate_client.model import documents
+from callstate_client.model.documents import Parts
+from callstate_client.model.history import check_turn_names
+from callstate_client.model.state import SessionState
+from callstate_client.model.times import now
+from callstate_client.protocol.ids import SESSION_ID_RULE
 
 DEFAULT_TTL_S: Final = 86400
 """A day: longer than any call, short enough that what nobody ended does not stay for ever."""

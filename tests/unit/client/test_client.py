@@ -29,7 +29,7 @@ from callstate_client import (
     connect,
 )
 from callstate_client.errors import FencedError, OverloadedError, WireError
-from callstate_client.inflight import OPS_REMEMBERED
+from callstate_client.transport.pending import OPS_REMEMBERED
 from support.scripted import ScriptedPeer
 
 VERSION = {"version": 7}

@@ -9,7 +9,7 @@ import pytest
 from callstate_client import Clock, MemoryStore, SessionState
 from callstate_client.engine_fates import Fate, Spans, next_fate
 from callstate_client.engine_kept import Kept, Moment
-from callstate_client.times import ZERO_TIME, parse_time
+from callstate_client.model.times import ZERO_TIME, parse_time
 from support.owners import START, a_call
 
 SPANS = Spans(heartbeat_timeout_s=30, grace_s=20, retention_s=300)

@@ -11,7 +11,7 @@ import pytest
 from callstate_client import Clock, InvalidParamsError, MemoryStore
 from callstate_client import protocol as p
 from callstate_client.engine_stream import MemoryEvents
-from callstate_client.events import Cursor, Event
+from callstate_client.protocol.events import Cursor, Event
 from support.owners import START, a_call
 
 

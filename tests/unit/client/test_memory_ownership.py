@@ -17,7 +17,12 @@ from callstate_client import (
     SessionState,
     StoreClosedError,
 )
-from callstate_client.engine_owners import CLAIMS, Claim, Standing, standing
+from callstate_client.engine_owners import (
+    CLAIMS,
+    Claim,
+    Standing,
+    standing,
+)
 from support.owners import START, a_call, beats, claim, claim_next, interrupted, register, release
 
 

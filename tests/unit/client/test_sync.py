@@ -30,10 +30,10 @@ from callstate_client import (
     StoreClosedError,
     TooLargeError,
     UnsupportedProtocolError,
-    blocking,
     sync,
 )
-from callstate_client.inflight import OPS_REMEMBERED
+from callstate_client.transport import blocking
+from callstate_client.transport.pending import OPS_REMEMBERED
 from support.blocking_peer import WITHIN_S, Peer, Side
 
 VERSION = {"version": 7}
@@ -117,7 +117,7 @@ def test_it_needs_neither_asyncio_nor_the_asyncio_front() -> None:
         if name in seen:
             continue
         seen.add(name)
-        path = folder / (name.removeprefix("callstate_client.") + ".py")
+        path = folder / (name.removeprefix("callstate_client.").replace(".", "/") + ".py")
         if not name.startswith("callstate_client.") or not path.exists():
             continue
         for node in ast.walk(ast.parse(path.read_text())):
@@ -125,9 +125,14 @@ def test_it_needs_neither_asyncio_nor_the_asyncio_front() -> None:
                 todo += [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module is not None:
                 todo += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    assert "callstate_client.pool" in seen
+    assert "callstate_client.transport.pool" in seen
     assert "socket" in seen
-    assert not seen & {"asyncio", "callstate_client.client", "callstate_client.link", "callstate_client.api"}
+    assert not seen & {
+        "asyncio",
+        "callstate_client.client",
+        "callstate_client.transport.connection",
+        "callstate_client.api",
+    }
 
 
 # -- requests and replies ---------------------------------------------------------------------------------------

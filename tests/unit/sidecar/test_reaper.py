@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from callstate_client.engine.liveness import Phase
 from callstate_client.errors import SessionEndedError
 from callstate_sidecar import reaper as reaper_module
-from callstate_sidecar.liveness import Phase
-from callstate_sidecar.options import ReaperConfig
+from callstate_sidecar.config.schema import ReaperConfig
 from callstate_sidecar.reaper import ACTS_A_TICK, STALL_S
 from support.core import BadDisk, Core, open_journal
 from support.stores import down

@@ -9,16 +9,23 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from callstate_sidecar.stores.base import (
-    Outcome,
+from callstate_client.engine.sessions.stored import (
     Query,
     StoreDownError,
     StoredSession,
     StoreRefusingError,
     Write,
+)
+from callstate_sidecar.stores.base import (
+    Outcome,
     WriteResult,
 )
-from callstate_sidecar.stores.common import Stamp, is_layout_name, superseded_by, ttl_ms
+from callstate_sidecar.stores.common import (
+    Stamp,
+    is_layout_name,
+    superseded_by,
+    ttl_ms,
+)
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
     Layout,
@@ -28,7 +35,12 @@ from callstate_sidecar.stores.redis.layout import (
     meta_fields,
     parse_meta,
 )
-from callstate_sidecar.stores.redis.link import Link, connect, describe, is_refusal
+from callstate_sidecar.stores.redis.link import (
+    Link,
+    connect,
+    describe,
+    is_refusal,
+)
 from callstate_sidecar.stores.redis.scripts import BEATS, READ, WRITE
 from callstate_sidecar.stores.redis.store import live_page
 

@@ -19,7 +19,9 @@ from typing import Any, Final
 
 import msgspec
 
-from callstate_sidecar.stores.base import StoredMeta
+from callstate_client.engine.sessions.stored import (
+    StoredMeta,
+)
 from callstate_sidecar.stores.common import ops_text, parse_ops
 
 DEFAULT_PREFIX: Final = "voicesession:"

@@ -30,7 +30,10 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from callstate_sidecar.stores.base import StoreDownError, StoreRefusingError
+from callstate_client.engine.sessions.stored import (
+    StoreDownError,
+    StoreRefusingError,
+)
 from callstate_sidecar.stores.redis.scripts import Script
 
 _SCHEMES: Final = ("redis", "rediss", "unix")

@@ -7,11 +7,30 @@ from typing import Final, Self
 
 from redis.asyncio import Redis
 
-from callstate_client.model import Status
-from callstate_sidecar.stores.common import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore, read_document, ttl_ms
-from callstate_sidecar.stores.redis.layout import DEFAULT_PREFIX, Layout, beat_ms, id_bytes, id_text
+from callstate_client.model.state import Status
+from callstate_sidecar.stores.common import (
+    DEFAULT_TTL_S,
+    Beat,
+    BeatResult,
+    DocumentStore,
+    read_document,
+    ttl_ms,
+)
+from callstate_sidecar.stores.redis.layout import (
+    DEFAULT_PREFIX,
+    Layout,
+    beat_ms,
+    id_bytes,
+    id_text,
+)
 from callstate_sidecar.stores.redis.link import Link, connect
-from callstate_sidecar.stores.redis.scripts import BEAT, DELETE, LIVE, READ, SAVE
+from callstate_sidecar.stores.redis.scripts import (
+    BEAT,
+    DELETE,
+    LIVE,
+    READ,
+    SAVE,
+)
 
 _SCAN_COUNT: Final = 500
 """Ids looked at in one step: Redis serves others in between."""

@@ -9,9 +9,32 @@ from typing import Any, Final
 
 import msgspec
 
-from callstate_sidecar.stores.base import Outcome, Query, StoredMeta, StoredSession, Write, WriteResult
-from callstate_sidecar.stores.common import Stamp, ops_text, parse_ops, superseded_by, takes, ttl_ms, unseen
-from callstate_sidecar.stores.sqlite.database import ROW_ERRORS, Database, purge, put_document, transaction
+from callstate_client.engine.sessions.stored import (
+    Query,
+    StoredMeta,
+    StoredSession,
+    Write,
+)
+from callstate_sidecar.stores.base import (
+    Outcome,
+    WriteResult,
+)
+from callstate_sidecar.stores.common import (
+    Stamp,
+    ops_text,
+    parse_ops,
+    superseded_by,
+    takes,
+    ttl_ms,
+    unseen,
+)
+from callstate_sidecar.stores.sqlite.database import (
+    ROW_ERRORS,
+    Database,
+    purge,
+    put_document,
+    transaction,
+)
 from callstate_sidecar.stores.sqlite.expiry import since_boot
 from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, ping
 

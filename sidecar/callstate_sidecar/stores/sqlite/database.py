@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
-from callstate_sidecar.stores.base import StoreDownError, StoreRefusingError
+from callstate_client.engine.sessions.stored import (
+    StoreDownError,
+    StoreRefusingError,
+)
 from callstate_sidecar.stores.sqlite import expiry
 
 P = ParamSpec("P")

@@ -12,7 +12,7 @@ import sqlite3
 import time
 from typing import Final
 
-from callstate_sidecar.host import boot_id
+from callstate_sidecar.system.host import boot_id
 
 TABLE: Final = """
     CREATE TABLE IF NOT EXISTS expiry_clock (

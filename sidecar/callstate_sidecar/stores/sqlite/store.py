@@ -8,8 +8,19 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from callstate_sidecar.stores.common import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore, ttl_ms
-from callstate_sidecar.stores.sqlite.database import Database, purge, put_document, transaction
+from callstate_sidecar.stores.common import (
+    DEFAULT_TTL_S,
+    Beat,
+    BeatResult,
+    DocumentStore,
+    ttl_ms,
+)
+from callstate_sidecar.stores.sqlite.database import (
+    Database,
+    purge,
+    put_document,
+    transaction,
+)
 from callstate_sidecar.stores.sqlite.expiry import since_boot
 
 DEFAULT_TIMEOUT_S: Final = 5.0

@@ -1,0 +1,1 @@
+"""What a worker holds: calls, their outboxes and heartbeats."""

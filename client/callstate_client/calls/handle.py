@@ -1,0 +1,527 @@
+"""A held call: what a worker talks to while the call lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
+
+import msgspec
+
+from callstate_client import protocol, requests
+from callstate_client.calls.call_watchdog import Watchdog
+from callstate_client.calls.end_reasons import end_reason, ended_by
+from callstate_client.calls.heartbeat import Beats
+from callstate_client.calls.loss import CancelOnLost, Signal
+from callstate_client.calls.outbox.delivery import deliver_or_tell
+from callstate_client.calls.outbox.local_changes import (
+    Change,
+    HeadPatched,
+    Interrupted,
+    Switched,
+    TurnAdded,
+    TurnAmended,
+)
+from callstate_client.calls.outbox.queue import Outbox
+from callstate_client.calls.outbox.saving import Saving, save_behind
+from callstate_client.calls.queued import (
+    AmendableTurn,
+    QueuedMutation,
+    TurnHandle,
+    amendable,
+    queued,
+)
+from callstate_client.calls.uncopied import Uncopied
+from callstate_client.calls.view import StateView
+from callstate_client.errors import CallstateError, StoreClosedError, UndeliveredError
+from callstate_client.model.history import Turn
+from callstate_client.model.state import SessionState, encode_members
+from callstate_client.model.times import now
+from callstate_client.model.wellformed import as_text, cleaned, turn_values
+from callstate_client.protocol import validation
+from callstate_client.protocol.patches import (
+    Beside,
+    Changes,
+    find_last_turn,
+    patched_turn,
+    split_changes,
+    turn_patch,
+)
+
+if TYPE_CHECKING:
+    from callstate_client.api import CallStore
+
+__all__ = ["CallHandle"]
+
+RecoveryT = TypeVar("RecoveryT")
+
+_log = logging.getLogger("callstate")
+
+HEAD: Final = object()
+"""What updates are of: those that wait become one."""
+
+COMPLETED: Final = "completed"
+"""Why a call ended whose block was left normally."""
+
+
+class CallHandle(Uncopied):
+    """One call, held. Its methods queue at once and give an awaitable: awaiting it means acknowledged.
+
+    What is queued survives reconnects and restarts of the daemon, and is delivered in order, once. When too
+    much is unacknowledged, methods raise OverloadedError at once.
+
+    One that `recover()` gave is left as `async with call:`, by the rules of `hold()`.
+    """
+
+    instead = "copy its `state`; another process or task claims the call with hold(id)"
+
+    def __init__(
+        self, store: CallStore, beater: Beats, state: SessionState, version: int, epoch: int | None = None
+    ) -> None:
+        self._state = state
+        self._view = StateView(state)
+        self.version = version
+        """Of the last acknowledged mutation."""
+        self.epoch = epoch
+        """A fencing token: what another has claimed since takes nothing of ours. None: we made the session, and
+        could not learn it."""
+        self._gone = Signal()
+        self._lost: CallstateError | None = None
+        self.ended = False
+        """Whether `end()` was called."""
+        self._released = False
+        self._watchdog: Watchdog | None = None
+        self._timeout_s: float | None = None
+        self.end_on: tuple[type[BaseException], ...] = ()
+        """Exceptions that mean the call is over, should they leave its block."""
+        self.handovers = 0
+        """How often in a row it was claimed before and not held for a minute, by whatever worker."""
+        self._loop = asyncio.get_running_loop()
+        self._store = store
+        self._beater = beater
+        self._outbox = Outbox(store, state.id, self._acknowledged, self.lose, self._delivered, epoch)
+
+    def __repr__(self) -> str:
+        return f"CallHandle({self.id!r}, status={self._state.status!r}, unacknowledged={self.unacknowledged})"
+
+    def __del__(self) -> None:
+        # whoever had it has forgotten it; wherever the garbage collector runs
+        if not (self.released or self.ended or self.lost):
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._forgotten)
+
+    def _forgotten(self) -> None:
+        """Nobody has this handle any more, and it was never left."""
+        self._beater.discard(self.id, None)
+        if not (self._store.closed or self._store._holds(self.id)):
+            _log.warning("%s is released: its handle was dropped, and never left or closed", self.id)
+            self._take_no_more()
+            self.released = True
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self._state.id
+
+    @property
+    def state(self) -> SessionState:
+        """The call as this worker sees it: what is queued is in it already. To look at: it changes by the methods
+        of the call, and setting a member says by which."""
+        return self._view
+
+    @property
+    def lost(self) -> CallstateError | None:
+        """Why the session takes no more beats or mutations of ours; None while it does."""
+        return self._lost
+
+    @lost.setter
+    def lost(self, error: CallstateError | None) -> None:
+        self._lost = error
+        if error is not None:
+            self._watch_no_more()
+            self._gone.give()
+
+    @property
+    def released(self) -> bool:
+        """Whether it was let go of, or its block left."""
+        return self._released
+
+    @released.setter
+    def released(self, released: bool) -> None:
+        self._released = released
+        if released:
+            self._watch_no_more()
+            self._gone.give(cancel=False)
+
+    def lose_for_good(self, error: CallstateError) -> None:
+        """The same, of one that was let go of for its block: which is cancelled, if it wants to be."""
+        if self._lost is None and not self.ended:
+            self.lost = error
+
+    # -- a task that hangs ----------------------------------------------------------------------------------
+
+    def start_beats(self, timeout_s: float) -> None:
+        """Have it beaten for.
+
+        Args:
+            timeout_s: the call's heartbeat timeout, seconds.
+        """
+        self._timeout_s = timeout_s
+        self._beater.add(self.id, timeout_s, self.lose)
+
+    def watch_task(self, watchdog_s: float) -> None:
+        """What `hold(watchdog_s=…)` does: beat only while `alive()` is called at least so often.
+
+        Args:
+            watchdog_s: how often, seconds.
+        """
+
+        def silent() -> None:
+            _log.warning("%s: not alive() for %g s, so no more heartbeats", self.id, watchdog_s)
+            self._beater.discard(self.id, self.lose)
+
+        def back() -> None:
+            _log.warning("%s: alive() again, so heartbeats go on", self.id)
+            if self._timeout_s is not None:
+                self.start_beats(self._timeout_s)
+            self._store._in_background(self._beat_quietly(), f"callstate-beat-{self.id}")
+
+        self._watchdog = Watchdog(watchdog_s, silent, back)
+
+    def alive(self) -> None:
+        """This call's task lives: for `hold(watchdog_s=…)`. Without a watchdog it does nothing."""
+        if self._watchdog is not None:
+            self._watchdog.alive()
+
+    def _watch_no_more(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
+
+    async def _beat_quietly(self) -> None:
+        with suppress(CallstateError):  # what it says of the call is in `lost`; else the next one is due soon
+            await self.beat()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is ours still: not lost, let go of, or ended by us."""
+        return not (self.ended or self._released or self._lost)
+
+    async def wait_lost(self) -> CallstateError:
+        """Return once the call is lost, with what `lost` is then: claimed by another worker, ended by somebody else
+        or by its `max_duration_s`, reaped, deleted. The daemon tells at once.
+
+        Raises:
+            StoreClosedError: it was left or released by ourselves.
+        """
+        await self._gone.wait()
+        if self._lost is None:
+            raise StoreClosedError(f"{self.id} is not held any more")
+        return self._lost
+
+    def cancel_on_lost(self) -> CancelOnLost:
+        """Cancel the present task as soon as the call is lost. What `hold(cancel_on_lost=True)` does."""
+        return self._gone.guard()
+
+    def recovery(self, as_type: type[RecoveryT]) -> RecoveryT | None:
+        """What it takes to resume the call, as a type of the caller's; see `SessionState.recovery`."""
+        return self._state.recovery(as_type)
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many mutations are queued or under way."""
+        return len(self._outbox)
+
+    @property
+    def full(self) -> CallstateError | None:
+        """Why the session takes no more turns: it has `limits.session_bytes`. None while there is room.
+
+        Turns that are too large for what is left are refused without being sent; what makes room (a turn amended
+        to something shorter, an update) is taken, and then turns are again.
+        """
+        return self._outbox.full
+
+    def _acknowledged(self, version: int) -> None:
+        self.version = version
+
+    def _delivered(self) -> None:
+        """Nothing is left to deliver: a call that was let go of needs no more beats."""
+        if self.released:
+            self._beater.discard(self.id, self.lose)
+
+    def _set_ended(self, ended: bool) -> None:
+        self.ended = ended
+
+    def lose(self, error: CallstateError) -> None:
+        """The session takes no more of ours. Called by what beats and delivers for this call."""
+        self._beater.discard(self.id, self.lose)
+        if not (self.ended or self.released) and self.lost is None:
+            self.lost = error
+            _log.warning("%s is lost: %s", self.id, error)
+
+    def go_on(self, epoch: int) -> None:
+        """We have claimed it again, having been away for so long that it was an orphan. Ours in this epoch."""
+        self.epoch = self._outbox.epoch = epoch
+
+    def abandon(self, error: CallstateError) -> None:
+        """In a forked child: the call is its parent's, and so is what is queued for it."""
+        self.lost = self.lost or error
+        self.released = True
+        self._outbox.abandon()
+
+    def add_turn(
+        self,
+        role: str,
+        content: str,
+        duration_ms: int = 0,
+        *,
+        at: datetime | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> AmendableTurn:
+        """Something was said. Also taken after `end()`, for late transcripts.
+
+        Args:
+            role: see `Role`.
+            content: what was said.
+            duration_ms: how long it took to say, milliseconds; any real number, rounded.
+            at: when; default now.
+            extra: further members of the turn.
+
+        Returns:
+            the turn, to be awaited, amended by `amend()`, or left alone.
+
+        Raises:
+            DocumentError: this can't be sent; nothing has changed.
+            OverloadedError: too much is unacknowledged; same.
+        """
+        role, content, duration_ms = turn_values(role, content, duration_ms)
+        extra = cleaned(extra)
+        turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
+        validation.check_turn(turn)
+        encoded = encode_members(turn.to_dict())
+        self._outbox.check_room(len(encoded))
+        entry = self._outbox.add_turn(encoded, TurnAdded(self._state, turn))
+        self._state.updated_at = now()
+        return amendable(self, turn, entry, entry.future)
+
+    def amend(
+        self,
+        turn: TurnHandle,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> QueuedMutation:
+        """What `turn.amend()` does."""
+        if turn.place.refusal is not None:
+            return queued(turn.place.future)
+        patch = turn_patch(content, duration_ms, extra)
+        encoded = encode_members(patch)
+        # with another duration it would be counted by that one, and is by the one it was said with
+        if duration_ms is None and self._outbox.is_waiting(turn.place):
+            amended = patched_turn(turn.turn, patch)
+            text = encode_members(amended.to_dict())
+            self._outbox.check_room(max(0, len(text) - turn.place.size))
+            self._outbox.rewrite(turn.place, text)
+            turn.turn.become(amended)
+            entry = turn.place
+        else:
+            requests.check_amendable(0, None, self._store._known_features or protocol.FEATURES)
+            self._outbox.check_room(len(encoded))
+            # with its role: should others have put a shorter history in the place of this one, it is a conflict
+            params = self._amendment(encoded, turn.turn.role)
+            entry = self._outbox.amend(turn.place, params, TurnAmended(turn.turn, patch), turn.turn)
+        self._state.updated_at = now()
+        return queued(entry.future)
+
+    def amend_last_turn(
+        self,
+        *,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+        role: str | None = None,
+    ) -> QueuedMutation:
+        """Change the last turn, or the last one of a role, say to what was spoken of it before the caller cut in.
+
+        Args:
+            content: what was said; None leaves it.
+            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted anew.
+            extra: members to put beside; None as a value takes one away.
+            role: the last turn of this role, whatever has been said since.
+
+        Raises:
+            ConflictError: there is no such turn.
+            MethodNotFoundError: `role` was given, and the daemon is too old to know it.
+        """
+        requests.check_amendable(None, role, self._store._known_features or protocol.FEATURES)
+        turn = find_last_turn(self._state, role)
+        patch = turn_patch(content, duration_ms, extra)
+        encoded = encode_members(patch)
+        self._outbox.check_room(len(encoded))
+        params, change = self._amendment(encoded, role), TurnAmended(turn, patch)
+        return self._put("session.amend_turn", params, change, key=turn, follows=turn)
+
+    def _amendment(self, patch: bytes, role: str | None) -> protocol.AmendTurnParams:
+        return protocol.AmendTurnParams(
+            session_id=self.id, epoch=self.epoch, set=msgspec.Raw(patch), role=role, op=self._store.new_op()
+        )
+
+    def _put(
+        self, method: str, params: protocol.Mutation, change: Change, key: object = None, follows: object = None
+    ) -> QueuedMutation:
+        entry = self._outbox.put(method, params, change, key, follows)
+        self._state.updated_at = now()
+        return queued(entry.future)
+
+    def record_interruption(self) -> QueuedMutation:
+        """The caller spoke over the agent."""
+        self._outbox.check_room(0)
+        params = protocol.RecordInterruptionParams(session_id=self.id, epoch=self.epoch, op=self._store.new_op())
+        return self._put("session.record_interruption", params, Interrupted(self._state))
+
+    def update(self, **changes: Unpack[Changes]) -> QueuedMutation:
+        """Change members of the session, all but its history; see `CallStore.update`."""
+        patch, beside = split_changes(changes)
+        encoded = encode_members(patch)
+        self._outbox.check_room(len(encoded))
+        if beside:
+            entry = self._outbox.put_ask(
+                "session.update", partial(self._rewrite_head, patch, beside), HeadPatched(self._state, patch)
+            )
+            self._state.updated_at = now()
+            return queued(entry.future)
+        params = protocol.UpdateParams(
+            session_id=self.id, epoch=self.epoch, set=msgspec.Raw(encoded), op=self._store.new_op()
+        )
+        return self._put("session.update", params, HeadPatched(self._state, patch), key=HEAD)
+
+    async def _rewrite_head(self, patch: dict[str, Any], beside: Beside) -> int:
+        version = await self._store._rewrite_head(self.id, None, patch, beside, epoch=self.epoch)
+        if "heartbeat_timeout_s" in beside and self._timeout_s is not None and self.is_held:
+            self.start_beats(beside["heartbeat_timeout_s"])
+        return version
+
+    def end(self, reason: str = COMPLETED, detail: Any = None) -> QueuedMutation:
+        """The call is over. Leaving the block does not end it a second time.
+
+        Args:
+            reason: a word of the worker's own, up to 64 bytes.
+            detail: any JSON beside it.
+        """
+        reason = as_text(reason, "a reason")
+        validation.check_word(reason, "$.params.reason", least=1)
+        params = protocol.EndParams(session_id=self.id, epoch=self.epoch, reason=reason, op=self._store.new_op())
+        if detail is not None:
+            validation.check_free(detail, "detail")
+            encoded = encode_members(detail)
+            validation.check_detail(encoded)
+            params.detail = msgspec.Raw(encoded)
+        return self._put("session.end", params, Switched(self._state, self._set_ended))
+
+    async def _save(self, saving: Saving, timeout_s: float) -> int:
+        """Save a state of this call behind what is queued: `store.save()` of a call that is held."""
+        return await save_behind(saving, self, self._store, self._outbox, timeout_s)
+
+    async def beat(self) -> None:
+        """Say that the call is alive: for `beat="manual"`.
+
+        Raises:
+            SessionNotFoundError, SessionEndedError, FencedError: it is not, or not ours; see `lost`.
+        """
+        try:
+            await self._store.update_heartbeat(self.id)
+        except CallstateError as error:
+            if not error.retryable:
+                self.lose(error)
+            raise
+
+    async def release(self) -> None:
+        """Let go of the call without ending it: deliver what is queued, then let another worker claim it at once.
+
+        Raises:
+            UndeliveredError: not all was acknowledged within the store's `close_timeout_s`. Delivery goes on for as
+                long as the store is open, and the call is released behind it.
+        """
+        if not self.released:
+            await self._let_go()
+
+    def _take_no_more(self) -> None:
+        """Take nothing more, and be let go of once all is delivered."""
+        if not (self.ended or self.lost or self.released):
+            self._outbox.put_ask("session.release", self._give_up)
+        self._outbox.close()
+
+    async def _give_up(self) -> None:
+        await self._store._give_up(self.id, self.epoch)
+
+    async def _let_go(self) -> None:
+        """Deliver what is queued, take no more, and release what has not ended."""
+        self._take_no_more()
+        self.released = True
+        if not len(self._outbox):
+            self._delivered()
+        await deliver_or_tell(self._outbox, self._store.close_timeout_s)
+
+    def _store_closes(self) -> None:
+        """The store is being closed, and this call is still held: nobody will hold it any more."""
+        if not self.released:
+            self._take_no_more()
+            self.lost = self.lost or StoreClosedError()  # its block shall say that it could not end the call
+
+    # -- as a block -----------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> CallHandle:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.leave(error)
+
+    async def close(self, error: BaseException | None = None) -> None:
+        """Leave a call that `open_call()` gave, as a block is left: without an exception it ends with `completed`.
+
+        Args:
+            error: what ended it instead: one in `end_on` ends the call by its reason, any other releases it.
+
+        Raises:
+            CallstateError: what kept the end from being acknowledged.
+        """
+        await self._leave(error)
+
+    async def leave(self, error: BaseException | None) -> None:
+        """What leaving its block means for the call: normally it ends, by an exception in `end_on`, or a group with
+        one, as well; by any other it is released.
+
+        Raises:
+            CallstateError: what kept the end from being acknowledged, unless another exception is under way.
+            UndeliveredError: not all was acknowledged within the store's `close_timeout_s`; same.
+            asyncio.CancelledError: cancelled while it delivered, which it did first, unless cancelled twice.
+        """
+        try:
+            await self._leave(error)
+        except CallstateError as failure:
+            if error is None:
+                raise
+            if not isinstance(failure, UndeliveredError):  # which was logged; the block's own error goes on
+                _log.warning("%s was not left cleanly: %s", self.id, failure)
+
+    async def _leave(self, error: BaseException | None) -> None:
+        if self.released:
+            return
+        acknowledged: QueuedMutation | None = None
+        if not self.ended:
+            if error is None:
+                acknowledged = self.end(COMPLETED)
+            elif (cause := ended_by(error, self.end_on)) is not None:
+                acknowledged = self.end(end_reason(cause))
+            else:
+                await self.release()
+                return
+        await self._let_go()
+        if acknowledged is not None:
+            await acknowledged

@@ -1,0 +1,252 @@
+"""`store.hold()`: a call for as long as a block lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from callstate_client import requests
+from callstate_client.calls.end_reasons import EndOn, end_classes
+from callstate_client.calls.handle import CallHandle
+from callstate_client.calls.hold_options import (
+    BeatMode,
+    check_hold,
+    has_ended,
+    taken,
+)
+from callstate_client.calls.loss import CancelOnLost
+from callstate_client.calls.uncopied import Uncopied
+from callstate_client.errors import (
+    CallstateError,
+    ConflictError,
+    FencedError,
+    MethodNotFoundError,
+    SessionEndedError,
+    SessionNotFoundError,
+    ShuttingDownError,
+)
+from callstate_client.model.state import SessionState
+from callstate_client.protocol.results import SaveResult
+from callstate_client.store import Record
+
+if TYPE_CHECKING:
+    from callstate_client.api import CallStore
+
+__all__ = ["Hold"]
+
+_log = logging.getLogger("callstate")
+
+
+class Hold(Uncopied):
+    """What `store.hold()` gives: creates or claims the session on entering, ends or releases it on leaving.
+
+    Entering is a task of its own, so that an entry which is cancelled while the daemon may be at it already is not
+    left half done: it goes on in the background, and what it gets is released, for another worker to claim. The
+    same Hold entered again joins it, or takes the call back; the creation's `op` makes it one creation.
+    """
+
+    instead = "call hold() again"
+
+    def __init__(
+        self,
+        store: CallStore,
+        call: SessionState | str,
+        *,
+        labels: Mapping[str, str] | None,
+        heartbeat_timeout_s: float | None,
+        max_duration_s: float | None,
+        beat: BeatMode,
+        end_on: EndOn,
+        steal: bool,
+        cancel_on_lost: bool = False,
+        watchdog_s: float | None = None,
+        replace_ended: bool = False,
+        resume: bool = False,
+    ) -> None:
+        check_hold(call, labels, beat, steal=steal, replace_ended=replace_ended, resume=resume)
+        if watchdog_s is not None and beat != "auto":
+            raise ValueError("a watchdog stops heartbeats in the background, which beat='manual' has none of")
+        self._store = store
+        self._call = call
+        self._labels = labels
+        self._heartbeat_timeout_s = heartbeat_timeout_s
+        self._max_duration_s = max_duration_s
+        self._beat: BeatMode = beat
+        self._end_on = end_classes(end_on)
+        self._steal = steal
+        self._replace_ended = replace_ended
+        self._resume = resume
+        self._cancel_on_lost = cancel_on_lost
+        self._guard: CancelOnLost | None = None
+        self._watchdog_s = watchdog_s
+        self._op = store.new_op()
+        self._tried = False
+        self._entering: asyncio.Task[CallHandle] | None = None
+        self._giving_up: asyncio.Task[None] | None = None
+        self._handle: CallHandle | None = None
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self._call if isinstance(self._call, str) else self._call.id
+
+    # -- entering -------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> CallHandle:
+        if self._handle is not None:
+            raise RuntimeError(f"{self.id} is held by this block already")
+        self._handle = await self.open()
+        if self._cancel_on_lost:
+            self._guard = self._handle.cancel_on_lost()
+        return self._handle
+
+    async def open(self) -> CallHandle:
+        """What entering does: the call, held."""
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            await asyncio.wait((self._giving_up,))
+            self._giving_up = None
+        if self._entering is None or _is_of_no_use(self._entering):
+            self._entering = self._store._in_background(self._enter(), f"callstate-hold-{self.id}")
+        entering = self._entering
+        try:
+            await asyncio.wait((entering,))
+            handle = entering.result()
+        except asyncio.CancelledError:
+            self._giving_up = self._store._in_background(self._give_up(entering), f"callstate-leave-{self.id}")
+            raise
+        except CallstateError as error:
+            if error.retryable:  # such as no answer in time: it may have been done all the same
+                self._giving_up = self._store._in_background(self._give_up(entering), f"callstate-leave-{self.id}")
+            raise
+        self._entering = None
+        handle.end_on = self._end_on
+        if self._watchdog_s is not None:
+            handle.watch_task(self._watchdog_s)
+        return handle
+
+    async def _enter(self) -> CallHandle:
+        again, self._tried = self._tried, True
+        if self._store._leaving:
+            raise ShuttingDownError(f"this worker leaves: it takes no more calls, {self.id} neither")
+        if isinstance(self._call, str):
+            return await self._claim(self._call)
+        if self._resume:
+            return await self._create_or_claim(self._call, again)
+        return await self._create(self._call, again, replace_ended=self._replace_ended)
+
+    async def _give_up(self, entering: asyncio.Task[CallHandle]) -> None:
+        """Release what an entry got that nobody waits for any more."""
+        await asyncio.wait((entering,))
+        if entering.cancelled():
+            return
+        error = entering.exception()
+        with suppress(CallstateError):
+            if error is None:
+                _log.info("%s is released: whoever entered it was cancelled", self.id)
+                await entering.result().release()
+            elif isinstance(error, CallstateError) and error.retryable:
+                await self._store._release_unheld(self.id)
+
+    async def _create_or_claim(self, state: SessionState, again: bool) -> CallHandle:
+        with suppress(ConflictError):
+            return await self._create(state, again, replace_ended=False)
+        try:
+            return await self._claim(state.id)
+        except SessionNotFoundError:  # deleted since: it is a new one after all
+            return await self._create(state, again, replace_ended=False)
+        except SessionEndedError:
+            if not self._replace_ended:
+                raise
+            return await self._create(state, again, replace_ended=True)
+
+    async def _create(self, state: SessionState, again: bool, *, replace_ended: bool) -> CallHandle:
+        # A save does not say the epoch, which is not always 0: an id may have been used before. It is asked for
+        # in the same write as the save, behind it, so it costs no time, and hardly anybody comes in between.
+        # Needed by registered workers too: what was stolen from us and released again is nobody's, and would
+        # take our late turns.
+        saved, known = await self._save_and_get(state, 0, self._labels)
+        if isinstance(saved, ConflictError) and replace_ended and has_ended(saved, known):
+            # of the version that has ended: of two who do this one gets the id
+            saved, known = await self._save_and_get(state, saved.version, self._labels or {})
+        if isinstance(saved, ConflictError):
+            raise taken(saved, state.id, known) from saved
+        if isinstance(saved, BaseException):
+            raise saved
+        timeout_s = saved.heartbeat_timeout_s or self._heartbeat_timeout_s
+        record = Record(state, saved.version, heartbeat_timeout_s=timeout_s)
+        if again:  # it may be the session of the entry before, which has been released since
+            with suppress(MethodNotFoundError):
+                known = await self._store.claim(state.id, history="none")
+                record.version = known.version
+        epoch = self._epoch(known, saved.epoch)
+        return await self._store._handle(record, beat=self._beat, epoch=epoch)
+
+    async def _save_and_get(
+        self, state: SessionState, if_version: int | None, labels: Mapping[str, str] | None
+    ) -> tuple[SaveResult | BaseException, Record | BaseException]:
+        async def save() -> SaveResult:
+            ask = requests.save(
+                state, if_version, labels, self._heartbeat_timeout_s, self._max_duration_s, self._op
+            )
+            return ask.result(await self._store._send(ask, None))
+
+        return await asyncio.gather(save(), self._store.get(state.id, "none"), return_exceptions=True)
+
+    def _epoch(self, known: Record | BaseException, saved: int | None) -> int | None:
+        """The epoch of the session just made; None where it could not be learned, which does not undo the session.
+
+        Raises:
+            FencedError: somebody has claimed it in that very moment.
+        """
+        if isinstance(known, CallstateError):
+            return saved
+        if isinstance(known, BaseException):
+            raise known
+        if known.owner not in (None, self._store._claimant):
+            text = f"{known.state.id} was claimed by {known.owner} as it was created"
+            raise FencedError(text, epoch=known.epoch, owner=known.owner)
+        return known.epoch
+
+    async def _claim(self, session_id: str) -> CallHandle:
+        if not (self._steal and await self._store._holds_no_more(session_id)):
+            self._store._check_unheld(session_id, steal=self._steal)
+        heartbeat_timeout_s, max_duration_s = await self._store._timeouts(
+            self._heartbeat_timeout_s, self._max_duration_s
+        )
+        try:
+            record = await self._store._claim(
+                session_id,
+                steal=self._steal,
+                heartbeat_timeout_s=heartbeat_timeout_s,
+                max_duration_s=max_duration_s,
+            )
+        except MethodNotFoundError:  # an older daemon, which knows no owners
+            record = await self._store.get(session_id)
+            if not record.state.is_active:
+                raise SessionEndedError(f"{session_id} has ended", reason=record.ended_reason) from None
+        return await self._store._handle(record, beat=self._beat, epoch=record.epoch)
+
+    # -- leaving --------------------------------------------------------------------------------------------
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        handle, self._handle = self._handle, None
+        guard, self._guard = self._guard, None
+        assert handle is not None  # noqa: S101 - entered before it is left
+        lost = guard is not None and await guard.leave(error)
+        await handle.leave(error)
+        if lost and handle.lost is not None:
+            raise handle.lost from None
+
+
+def _is_of_no_use(entering: asyncio.Task[CallHandle]) -> bool:
+    """Whether this entry has brought nothing, or what has been released since."""
+    if not entering.done():
+        return False
+    return entering.cancelled() or entering.exception() is not None or entering.result().released

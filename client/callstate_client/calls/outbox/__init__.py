@@ -1,0 +1,1 @@
+"""What a call has to say until it is acknowledged."""

@@ -1,0 +1,167 @@
+"""What a held call's worker has changed in its own view of the call, kept until the daemon has taken it.
+
+A view runs ahead of the daemon. What the daemon refuses is taken back, so that the view is what is kept: the later
+changes are undone, newest first, then the refused one; the later ones are then made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from callstate_client.model.state import Role, SessionState
+from callstate_client.model.turn import Turn
+from callstate_client.protocol.patches import patch_state, patched_turn, replace_head
+
+__all__ = ["Change", "HeadPatched", "Interrupted", "Patched", "Replaced", "Switched", "TurnAdded", "TurnAmended"]
+
+
+class Change:
+    """One change of a view. Made, undone, made again."""
+
+    __slots__ = ()
+
+    def make(self) -> None:
+        """Change the view.
+
+        Raises:
+            CallstateError: the view can't be changed so; it is as it was.
+        """
+        raise NotImplementedError
+
+    def undo(self) -> None:
+        """Take it back. What was made after it has been taken back before."""
+        raise NotImplementedError
+
+
+class TurnAdded(Change):
+    """A turn behind all others."""
+
+    __slots__ = ("_state", "turn")
+
+    def __init__(self, state: SessionState, turn: Turn) -> None:
+        self._state = state
+        self.turn = turn
+
+    def make(self) -> None:
+        self._state.append_turn(self.turn)
+
+    def undo(self) -> None:
+        history, metrics = self._state.history, self._state.metrics
+        for place in reversed(range(len(history))):
+            if history[place] is self.turn:
+                del history[place]
+                metrics.turn_count -= 1
+                if self.turn.role == Role.USER:
+                    metrics.user_speech_duration_ms -= self.turn.duration_ms
+                elif self.turn.role == Role.AGENT:
+                    metrics.agent_speech_duration_ms -= self.turn.duration_ms
+                return
+
+
+class Patched(Change):
+    """What a merge patch says. `patch` may come to say more, which has been made already."""
+
+    __slots__ = ("patch",)
+
+    def __init__(self, patch: dict[str, Any]) -> None:
+        self.patch = patch
+
+
+class TurnAmended(Patched):
+    """Other words, or another duration, for a turn; speech time stays what it was counted as."""
+
+    __slots__ = ("_before", "turn")
+
+    def __init__(self, turn: Turn, patch: dict[str, Any]) -> None:
+        super().__init__(patch)
+        self.turn = turn
+        self._before: Turn | None = None
+
+    def make(self) -> None:
+        after, self._before = patched_turn(self.turn, self.patch), patched_turn(self.turn, {})
+        self.turn.become(after)
+
+    def undo(self) -> None:
+        if self._before is not None:
+            self.turn.become(self._before)
+
+
+class HeadPatched(Patched):
+    """Other members of the head."""
+
+    __slots__ = ("_before", "_state")
+
+    def __init__(self, state: SessionState, patch: dict[str, Any]) -> None:
+        super().__init__(patch)
+        self._state = state
+        self._before: dict[str, Any] = {}
+
+    def make(self) -> None:
+        before = self._state.to_members(with_history=False)
+        patch_state(self._state, self.patch)
+        self._before = before
+
+    def undo(self) -> None:
+        members = self._state.to_members(with_history=False)
+        for name in self.patch:
+            if name in self._before:
+                members[name] = self._before[name]
+            else:
+                members.pop(name, None)
+        replace_head(self._state, members)
+
+
+class Interrupted(Change):
+    """One interruption more."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: SessionState) -> None:
+        self._state = state
+
+    def make(self) -> None:
+        self._state.record_interruption()
+
+    def undo(self) -> None:
+        self._state.metrics.interruption_count -= 1
+
+
+class Replaced(Change):
+    """Another state as a whole, as it was when it was saved."""
+
+    __slots__ = ("_after", "_before", "_state")
+
+    def __init__(self, state: SessionState, after: bytes) -> None:
+        self._state = state
+        self._after = after
+        self._before: SessionState | None = None
+
+    def make(self) -> None:
+        after, before = SessionState.from_json(self._after), SessionState()
+        before.take_over(self._state)  # the very same turns, by which those who added them know them
+        self._state.take_over(after)
+        self._before = before
+
+    def undo(self) -> None:
+        if self._before is not None:
+            self._state.take_over(self._before)
+
+
+class Switched(Change):
+    """The call is over, or not, as far as its worker knows."""
+
+    __slots__ = ("_before", "_set_ended", "_state")
+
+    def __init__(self, state: SessionState, set_ended: Callable[[bool], None]) -> None:
+        self._state = state
+        self._set_ended = set_ended
+        self._before = ""
+
+    def make(self) -> None:
+        self._before, self._state.status = self._state.status, "ended"
+        self._set_ended(True)
+
+    def undo(self) -> None:
+        self._state.status = self._before
+        self._set_ended(False)

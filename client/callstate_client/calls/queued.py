@@ -1,0 +1,138 @@
+"""What a call's methods give at once: a mutation that is queued, and a turn that can still be amended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
+
+from callstate_client.calls.outbox.entries import Acknowledgement
+from callstate_client.calls.uncopied import Uncopied
+from callstate_client.model.turn import Turn
+
+__all__ = ["AmendableTurn", "Queued", "QueuedMutation", "TurnHandle"]
+
+
+class Queued(Uncopied):
+    """A mutation of a held call. Awaiting it gives the session's version once it is acknowledged, or raises why it
+    was not taken. Nobody has to: it is delivered all the same, also when the waiting is given up.
+    """
+
+    __slots__ = ("_future",)
+
+    instead = "await it where it was made"
+
+    def __init__(self, future: Acknowledgement) -> None:
+        self._future = future
+
+    def __await__(self) -> Generator[Any, None, int]:
+        return self._outcome().__await__()
+
+    async def _outcome(self) -> int:
+        if not self._future.done():
+            self._future.waiters += 1
+            try:
+                await asyncio.wait((self._future,))  # which, cancelled, leaves the future as it is
+            finally:
+                self._future.waiters -= 1
+        return self._future.result()
+
+    def done(self) -> bool:
+        """Whether it is acknowledged or refused."""
+        return self._future.done()
+
+    def result(self) -> int:
+        """The version; raises why it was not taken, or asyncio.InvalidStateError while that is not known."""
+        return self._future.result()
+
+    def exception(self) -> BaseException | None:
+        """Why it was not taken; None for an acknowledged one. Raises as `result()` while that is not known."""
+        return self._future.exception()
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        """Call this, with something that has `result()` and `exception()`, once the outcome is known."""
+        self._future.add_done_callback(callback)
+
+    def remove_done_callback(self, callback: Callable[[Any], object]) -> int:
+        """Don't. Gives how often it would have been called."""
+        return self._future.remove_done_callback(callback)
+
+
+class Amender(Protocol):
+    """What amends a call's turns."""
+
+    def amend(
+        self,
+        turn: TurnHandle,
+        content: str | None,
+        duration_ms: int | None,
+        extra: dict[str, Any] | None,
+    ) -> QueuedMutation:
+        """Queue an amendment of just this turn."""
+        ...
+
+
+class TurnHandle(Queued):
+    """A turn of a held call, as `call.add_turn()` gives it; awaitable as any queued mutation.
+
+    It is this turn that `amend()` changes, whatever has been said since and by whom: the store says at which
+    index it was put, and the amendment goes there.
+    """
+
+    __slots__ = ("_amender", "place", "turn")
+
+    def __init__(self, amender: Amender, turn: Turn, place: Any, future: Acknowledgement) -> None:
+        super().__init__(future)
+        self._amender = amender
+        self.turn = turn
+        """The turn, as this worker sees it. To look at: what is set on it is not sent."""
+        self.place = place
+        """Where the outbox has, or had, it. Internal."""
+
+    def __repr__(self) -> str:
+        return f"TurnHandle({self.turn!r}, {'done' if self.done() else 'queued'})"
+
+    def amend(
+        self, *, content: str | None = None, duration_ms: int | None = None, extra: dict[str, Any] | None = None
+    ) -> QueuedMutation:
+        """Change this turn, say to what was spoken of it before the caller cut in, or to what a tool gave.
+
+        Args:
+            content: what was said; None leaves it.
+            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted anew.
+            extra: members to put beside; None as a value takes one away.
+
+        Raises:
+            MethodNotFoundError: the daemon is too old to amend any turn but the last.
+            StoreClosedError: the call is not held any more.
+        """
+        return self._amender.amend(self, content, duration_ms, extra)
+
+
+# mypy's `unused-awaitable` complains of every class that can be awaited where an expression of its type stands
+# alone, as `call.add_turn(...)` is meant to. Of a union it does not, if none of it is another's subclass.
+if TYPE_CHECKING:
+
+    class _Queued(Queued): ...
+
+    class _OrQueued(Queued): ...
+
+    class _Turn(TurnHandle): ...
+
+    class _OrTurn(TurnHandle): ...
+
+    QueuedMutation: TypeAlias = _Queued | _OrQueued
+    AmendableTurn: TypeAlias = _Turn | _OrTurn
+else:
+    QueuedMutation = Queued
+    AmendableTurn = TurnHandle
+
+
+def queued(future: Acknowledgement) -> QueuedMutation:
+    """What is queued, to be awaited or not."""
+    return cast("QueuedMutation", Queued(future))
+
+
+def amendable(amender: Amender, turn: Turn, place: Any, future: Acknowledgement) -> AmendableTurn:
+    """A turn that is queued."""
+    return cast("AmendableTurn", TurnHandle(amender, turn, place, future))

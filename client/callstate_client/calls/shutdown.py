@@ -1,0 +1,126 @@
+"""Leaving without losing a call: when a worker is deployed anew."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from callstate_client.calls.handle import CallHandle
+from callstate_client.errors import CallstateError, ShuttingDownError
+
+if TYPE_CHECKING:
+    from callstate_client.api import CallStore
+
+__all__ = ["FINISH_S", "Graceful", "LeaveResult", "leave"]
+
+_log = logging.getLogger("callstate")
+
+FINISH_S: Final = 30.0
+"""How long the calls that are held may take to end, seconds: most supervisors kill after 30 (Kubernetes) or 90
+(systemd), so a longer time has to be told to them, too."""
+
+
+class LeaveResult(NamedTuple):
+    """How many calls came to their end, and how many were released for other workers."""
+
+    finished: int
+    released: int
+
+
+async def leave(store: CallStore, finish_s: float, hurry: asyncio.Event) -> LeaveResult:
+    """Wait for the calls that a store holds, and release those that are left.
+
+    Args:
+        store: whose; it takes no more.
+        finish_s: how long to wait, seconds.
+        hurry: wait no more once it is set.
+    """
+    calls = [call for call in store._handles.values() if not call.released and call.lost is None]
+    waiting = [asyncio.ensure_future(call._gone.wait()) for call in calls]
+    hurried = asyncio.ensure_future(hurry.wait())
+    try:
+        async with asyncio.timeout(finish_s):
+            while not (hurried.done() or all(task.done() for task in waiting)):
+                pending = [task for task in (hurried, *waiting) if not task.done()]
+                await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+    except TimeoutError:
+        pass
+    finally:
+        for task in (hurried, *waiting):
+            task.cancel()
+    left = [call for call in calls if not call.released and call.lost is None]
+    if left:
+        _log.info("%d calls are released, for this worker leaves", len(left))
+    await asyncio.gather(*(_release(call) for call in left))
+    return LeaveResult(len(calls) - len(left), len(left))
+
+
+async def _release(call: CallHandle) -> None:
+    try:
+        await call.release()
+    except CallstateError as error:
+        _log.warning("%s was not released cleanly: %s", call.id, error)
+    call.lose_for_good(ShuttingDownError(f"{call.id} was released: this worker leaves"))
+
+
+class Graceful:
+    """What `store.graceful()` gives: leaves when a signal comes, or when its block does.
+
+    Args:
+        store: whose calls.
+        finish_s: how long they may take to end, seconds.
+        signals: which ask to leave; a second one waits for no call any more.
+    """
+
+    def __init__(self, store: CallStore, finish_s: float, signals: Iterable[int]) -> None:
+        self._store = store
+        self._finish_s = finish_s
+        self._signals = tuple(signals)
+        self._began = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self.result: LeaveResult | None = None
+        """What became of the calls; None until the block was left."""
+
+    @property
+    def began(self) -> bool:
+        """Whether it leaves."""
+        return self._began.is_set()
+
+    def begin(self) -> None:
+        """Take no more calls, as at the first signal; once more: wait for none any more, as at the second."""
+        if self.began:
+            self._hurry.set()
+        self._began.set()
+        self._store._take_no_more()
+
+    async def wait(self) -> None:
+        """Return when it is asked to leave."""
+        await self._began.wait()
+
+    async def __aenter__(self) -> Graceful:
+        loop = asyncio.get_running_loop()
+        for number in self._signals:
+            loop.add_signal_handler(number, self._signalled, number)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not self.began:
+                self.begin()
+            self.result = await leave(self._store, self._finish_s, self._hurry)
+        finally:
+            loop = asyncio.get_running_loop()
+            for number in self._signals:
+                loop.remove_signal_handler(number)
+
+    def _signalled(self, number: int) -> None:
+        _log.info(
+            "%s: %s", signal.Signals(number).name, "leaving at once" if self.began else "taking no more calls"
+        )
+        self.begin()

@@ -1,0 +1,54 @@
+"""A held call's state, to look at: what is set on it would be sent to nobody."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NoReturn
+
+from callstate_client.model.state import SessionState
+
+__all__ = ["StateView", "shown"]
+
+INSTEAD: Final = {
+    "add_turn": "call.add_turn(…)",
+    "append_turn": "call.add_turn(…)",
+    "history": "call.add_turn(…), or turn.amend(…) of what that gave",
+    "record_interruption": "call.record_interruption()",
+}
+"""What is sent, for what is done to a state."""
+
+
+class StateView(SessionState):
+    """A SessionState that shows another one, as it is at each look, and can't be changed.
+
+    What lies deeper (`metrics`, `recovery_data`, `history`) is the other's own: to look at, too.
+    """
+
+    __slots__ = ("_shown",)
+
+    _shown: SessionState
+
+    def __init__(self, shown: SessionState) -> None:
+        object.__setattr__(self, "_shown", shown)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("add_turn", "append_turn", "record_interruption"):
+            return lambda *_, **__: _refuse(name)
+        if name == "__class__":
+            return StateView
+        return getattr(object.__getattribute__(self, "_shown"), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        _refuse(name)
+
+    def __delattr__(self, name: str) -> None:
+        _refuse(name)
+
+
+def shown(state: SessionState) -> SessionState:
+    """The state itself, where this is a view of it."""
+    return object.__getattribute__(state, "_shown") if type(state) is StateView else state
+
+
+def _refuse(name: str) -> NoReturn:
+    instead = INSTEAD.get(name, f"call.update({name}=…)")
+    raise AttributeError(f"call.state is to look at: {name} changes by {instead}")

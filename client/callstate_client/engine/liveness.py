@@ -1,0 +1,271 @@
+"""Which sessions are alive, which may be dead, which have ended: deadlines, and the transitions as data.
+
+Pure: `now` is passed in, seconds of a clock that stands still while the daemon does (see reaper.py).
+
+    phase     what may be in it                                   what is done when its span runs out
+    LIVE      a session that has not ended, with an owner,        suspected
+              without one yet, or an orphan
+    SUSPECT   one that was silent for its timeout, or whose       reaped
+              owner's process has exited
+    ENDED     one that has ended, still hot                       evicted, once the store has it
+
+A queue holds the sessions of one phase and one span in the order of their last evidence, so a beat moves one
+session to the end and a tick looks at the front only: it costs what expires, not what lives.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping
+from enum import Enum
+from itertools import takewhile
+from typing import Final
+
+from callstate_client.engine.table.labelled import Labelled
+
+
+class Phase(Enum):
+    """Where a session stands."""
+
+    LIVE = "live"
+    SUSPECT = "suspect"
+    ENDED = "ended"
+
+
+class Evidence(Enum):
+    """What is learned of a session."""
+
+    LIFE = "life"
+    """A beat or a mutation of somebody whose word counts."""
+    SILENCE = "silence"
+    """Nothing for the span of its phase."""
+    OVERTIME = "overtime"
+    """Its maximal duration is reached."""
+    EXIT = "process_exited"
+    """Its owner's process runs no more."""
+    OWNER = "owner"
+    """Somebody claimed it; or its owner released it, or left it and may live: an orphan."""
+    END = "end"
+    """Somebody ended it."""
+    REVIVAL = "revival"
+    """Somebody gave it another status again, or claimed what was reaped."""
+
+
+TRANSITIONS: Final[Mapping[tuple[Phase, Evidence], Phase | None]] = {
+    (Phase.LIVE, Evidence.LIFE): Phase.LIVE,
+    (Phase.LIVE, Evidence.OWNER): Phase.LIVE,
+    (Phase.LIVE, Evidence.SILENCE): Phase.SUSPECT,
+    (Phase.LIVE, Evidence.EXIT): Phase.SUSPECT,
+    (Phase.LIVE, Evidence.OVERTIME): Phase.ENDED,
+    (Phase.LIVE, Evidence.END): Phase.ENDED,
+    (Phase.SUSPECT, Evidence.LIFE): Phase.LIVE,
+    (Phase.SUSPECT, Evidence.OWNER): Phase.LIVE,
+    (Phase.SUSPECT, Evidence.SILENCE): Phase.ENDED,
+    (Phase.SUSPECT, Evidence.OVERTIME): Phase.ENDED,
+    (Phase.SUSPECT, Evidence.END): Phase.ENDED,
+    (Phase.ENDED, Evidence.LIFE): Phase.ENDED,  # a late turn; a late beat was refused before
+    (Phase.ENDED, Evidence.END): Phase.ENDED,
+    (Phase.ENDED, Evidence.REVIVAL): Phase.LIVE,
+    (Phase.ENDED, Evidence.SILENCE): None,  # evicted: kept by the store alone
+}
+"""(phase, evidence) to the next phase; None leaves the hot map. What is not listed can't happen."""
+
+
+class _Queue:
+    """Sessions of one phase and one span, ordered by last evidence."""
+
+    __slots__ = ("order", "phase", "span_s")
+
+    def __init__(self, phase: Phase, span_s: float) -> None:
+        self.phase = phase
+        self.span_s = span_s
+        self.order: OrderedDict[str, float] = OrderedDict()
+
+
+class Liveness:
+    """The deadlines of all hot sessions.
+
+    Args:
+        timeout_s: silence after which a session without a timeout of its own is suspected.
+        grace_s: how long a suspect may still come back.
+        retention_s: how long an ended session stays hot.
+    """
+
+    def __init__(self, timeout_s: float, grace_s: float, retention_s: float) -> None:
+        self.timeout_s = timeout_s
+        self._suspects = _Queue(Phase.SUSPECT, grace_s)
+        self._labelled = Labelled()
+        """The suspects once more, by their labels."""
+        self._ended = _Queue(Phase.ENDED, retention_s)
+        self._live: dict[float, _Queue] = {}
+        self._of: dict[str, _Queue] = {}
+        self._limits: list[tuple[float, str]] = []
+        self._limit_of: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def phase(self, session_id: str) -> Phase | None:
+        """Where it stands; None where it is not watched."""
+        queue = self._of.get(session_id)
+        return queue.phase if queue else None
+
+    @property
+    def suspects(self) -> Collection[str]:
+        """The sessions that are suspected, longest first."""
+        return self._suspects.order.keys()
+
+    def suspects_having(self, labels: Mapping[str, str]) -> Iterator[str]:
+        """Those of them with all of these labels, longest first."""
+        return self._labelled.having(labels)
+
+    def relabel(self, session_id: str, labels: Mapping[str, str]) -> None:
+        """A session has other labels."""
+        if session_id in self._labelled:
+            self._labelled.put(session_id, labels)
+
+    # -- what is learned ----------------------------------------------------------------------------------
+
+    def watch(self, session_id: str, now: float, timeout_s: float | None = None) -> None:
+        """Begin to watch a live session, or give it another timeout, with a full span from now on."""
+        self._put(session_id, self._live_queue(timeout_s), now)
+
+    def keep(self, session_id: str, now: float) -> None:
+        """Watch an ended session: it stays hot for the retention from now on."""
+        self._limit_of.pop(session_id, None)
+        self._put(session_id, self._ended, now)
+
+    def beat(self, session_id: str, now: float, timeout_s: float | None = None) -> Phase | None:
+        """Life, the most frequent evidence. Gives the phase it was in until now; None: it is not watched."""
+        queue = self._of.get(session_id)
+        if queue is None:
+            return None
+        phase = queue.phase
+        if phase is Phase.LIVE:
+            order = queue.order
+            order[session_id] = now
+            order.move_to_end(session_id)
+        else:
+            self.learn(session_id, Evidence.LIFE, now, timeout_s)
+        return phase
+
+    def learn(
+        self,
+        session_id: str,
+        evidence: Evidence,
+        now: float,
+        timeout_s: float | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Phase | None:
+        """Move a watched session on, as TRANSITIONS says. Gives its new phase; None: it is watched no more.
+
+        Args:
+            session_id: which.
+            evidence: what is learned of it.
+            now: seconds.
+            timeout_s: its own, where it becomes live by this.
+            labels: to find it by, where it becomes a suspect by this.
+        """
+        after = TRANSITIONS[self._of[session_id].phase, evidence]
+        if after is Phase.LIVE:
+            self.watch(session_id, now, timeout_s)
+        elif after is Phase.SUSPECT:
+            self._put(session_id, self._suspects, now)
+            self._labelled.put(session_id, labels or {})
+        elif after is Phase.ENDED:
+            self.keep(session_id, now)
+        else:
+            self.forget(session_id)
+        return after
+
+    def forget(self, session_id: str) -> None:
+        """It is not hot any more."""
+        self._limit_of.pop(session_id, None)
+        queue = self._of.pop(session_id, None)
+        if queue is not None:
+            del queue.order[session_id]
+            self._labelled.discard(session_id)
+            if queue.phase is Phase.LIVE and not queue.order:
+                self._live.pop(queue.span_s, None)
+
+    def retime(self, session_id: str, timeout_s: float | None) -> None:
+        """Give a session that is live another timeout, which counts from its last evidence."""
+        before = self._of.get(session_id)
+        if before is None or before.phase is not Phase.LIVE:
+            return
+        after = self._live_queue(timeout_s)
+        if after is before:
+            return
+        since, order = before.order[session_id], after.order
+        later = [*takewhile(lambda other: order[other] > since, reversed(order))]
+        self._put(session_id, after, since)
+        for other in reversed(later):  # few: who is given a timeout has most often just been heard of
+            order.move_to_end(other)
+
+    def deadline(self, session_id: str) -> float:
+        """When the phase of a watched session runs out."""
+        queue = self._of[session_id]
+        return queue.order[session_id] + queue.span_s
+
+    def step_back(self, now: float) -> None:
+        """The clock has stepped back to this, a stall having been noticed: what was learned since is of now."""
+        for queue in (*self._live.values(), self._suspects, self._ended):
+            order = queue.order
+            late = list(takewhile(lambda session_id, order=order: order[session_id] > now, reversed(order)))  # type: ignore[misc]
+            order.update(dict.fromkeys(late, now))
+
+    @property
+    def limited(self) -> Collection[str]:
+        """The sessions that have a limit."""
+        return self._limit_of.keys()
+
+    def limit(self, session_id: str, deadline: float | None) -> None:
+        """Let it live no longer than this, or, with None, as long as it beats."""
+        if deadline is None:
+            self._limit_of.pop(session_id, None)
+        elif self._limit_of.get(session_id) != deadline:
+            self._limit_of[session_id] = deadline
+            heapq.heappush(self._limits, (deadline, session_id))
+
+    # -- what is due --------------------------------------------------------------------------------------
+
+    def due(self, now: float) -> Iterator[tuple[str, Phase, Evidence]]:
+        """What has run out by now, one at a time: session, the phase it is in, and what is learned of it.
+
+        The caller passes the evidence to `learn`, or keeps the session with `watch` or `keep`, before it asks
+        for the next.
+        """
+        while self._limits and self._limits[0][0] <= now:
+            deadline, session_id = heapq.heappop(self._limits)
+            if self._limit_of.get(session_id) == deadline:
+                del self._limit_of[session_id]
+                yield session_id, self._of[session_id].phase, Evidence.OVERTIME
+        for queue in (*self._live.values(), self._suspects, self._ended):
+            order = queue.order
+            while order:
+                session_id = next(iter(order))
+                if order[session_id] + queue.span_s > now:
+                    break
+                yield session_id, queue.phase, Evidence.SILENCE
+
+    # -- queues -------------------------------------------------------------------------------------------
+
+    def _live_queue(self, timeout_s: float | None) -> _Queue:
+        span_s = self.timeout_s if timeout_s is None else timeout_s
+        queue = self._live.get(span_s)
+        if queue is None:
+            queue = self._live[span_s] = _Queue(Phase.LIVE, span_s)
+        return queue
+
+    def _put(self, session_id: str, queue: _Queue, now: float) -> None:
+        before = self._of.get(session_id)
+        if before is not None and before is not queue:
+            del before.order[session_id]
+            if before is self._suspects:
+                self._labelled.discard(session_id)
+            if before.phase is Phase.LIVE and not before.order:
+                self._live.pop(before.span_s, None)
+        self._of[session_id] = queue
+        queue.order[session_id] = now
+        queue.order.move_to_end(session_id)

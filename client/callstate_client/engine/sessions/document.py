@@ -1,0 +1,338 @@
+"""One session as bytes: a head that rarely changes, counters that do, and the history as chunks.
+
+Nothing is kept as a tree of dicts: 20 turns of JSON would take ten times their size that way. A load joins
+the parts; a turn is appended without looking at the turns before it. Pure: no clock, no I/O.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, Struct
+
+from callstate_client.engine.sessions.head import Head, head_of
+from callstate_client.engine.sessions.tail import last_turns
+from callstate_client.engine.sessions.validation import (
+    check_head,
+    check_json,
+    check_metrics,
+    check_turn,
+)
+from callstate_client.errors import ConflictError, InvalidParamsError
+from callstate_client.model import documents, go_json
+from callstate_client.model.instants import format_us
+from callstate_client.model.merge import merge_text
+
+FOLD_CHUNKS: Final = 32
+"""So many small chunks are folded: a chunk a turn costs 41 bytes each, and a join walks them all."""
+
+HEAD_REST_BYTES: Final = 320
+"""About what a document has beside `fields` and turns: status, `updated_at`, metrics, names, brackets."""
+
+FOLD_BYTES: Final = 64 * 1024
+"""Chunks are folded up to this size: folding copies them, and a big copy would be felt in the loop."""
+
+
+ROLES_AT_FIRST: Final = 32
+"""Among so many turns at the end one of the role that is asked for is looked for first."""
+
+
+class _Created(Struct):
+    created_at: str
+
+
+class _Role(Struct):
+    role: Any = ""
+
+
+class Place(Struct, frozen=True):
+    """Where a turn lies."""
+
+    index: int
+    """In the history, from 0."""
+    chunk: int
+    start: int
+    """Where `parts` begin in the chunk, bytes."""
+    parts: list[bytes]
+    """The turns of the chunk from there on."""
+    at: int
+    """Among these, from 0."""
+
+
+_encode = msgspec.json.encode
+_decode = msgspec.json.decode
+_created = msgspec.json.Decoder(_Created).decode
+_parts = go_json.raw_list
+_role_list = msgspec.json.Decoder(list[_Role]).decode
+
+_CHECKED: Final = documents.HEAD_NAMES | {"metrics"}
+"""The members of a head that have types of their own."""
+
+
+class Document:
+    """One session's document, in parts.
+
+    Everything a mutation replaces is an object of its own, and `chunks` only ever grows at its end, so that an undo
+    (Entry.mark) takes constant time.
+    """
+
+    __slots__ = (
+        "call_id",
+        "chunks",
+        "fields",
+        "full",
+        "history_bytes",
+        "metrics",
+        "provider",
+        "status",
+        "turn_count",
+        "updated_text",
+        "updated_us",
+    )
+
+    def __init__(self, head: Head, updated_us: int) -> None:
+        self.chunks: list[bytes] = []
+        self.turn_count = 0
+        self.history_bytes = 0
+        self.full = False
+        """A turn had no room, which was told; until one is amended to something shorter."""
+        self.updated_text: tuple[str, int] = ("", 0)
+        """How a store's document wrote `updated_at`, finer than we do perhaps, and the microseconds that are."""
+        self.take_head(head, updated_us)
+
+    def take_head(self, head: Head, updated_us: int) -> None:
+        """Replace all but the history."""
+        self.fields = head.fields
+        self.provider = head.provider
+        self.call_id = head.call_id
+        self.status = head.status
+        self.metrics = head.metrics
+        self.updated_us = updated_us
+
+    # -- history ------------------------------------------------------------------------------------------
+
+    def append(self, turns: bytes, count: int) -> None:
+        """Put turns (comma-joined, no brackets) behind the history."""
+        if not count:
+            return
+        if len(self.chunks) >= FOLD_CHUNKS and len(self.chunks[-FOLD_CHUNKS]) < FOLD_BYTES // 2:
+            self.chunks = _fold(self.chunks)  # a new list: a mark of the old one stays good
+        self.history_bytes += len(turns) + (1 if self.chunks else 0)
+        self.chunks.append(turns)
+        self.turn_count += count
+
+    def replace_history(self, turns: bytes, count: int) -> None:
+        """Put turns in place of the history."""
+        self.chunks = [turns] if count else []
+        self.turn_count = count
+        self.history_bytes = len(turns)
+
+    def repeated(self, text: bytes, at: int) -> int:
+        """Up to where a text, from a place on, is the kept history; `at` itself where it is not."""
+        end = at
+        for chunk in self.chunks:
+            if end != at:
+                if not text.startswith(b",", end):
+                    return at
+                end += 1
+            if not text.startswith(chunk, end):
+                return at
+            end += len(chunk)
+        return end
+
+    def extension(self, history: bytes) -> bytes | None:
+        """What a history has behind the kept one, or None where it does not begin with it."""
+        end = self.repeated(history, 0)
+        if not end and self.chunks:
+            return None
+        rest = history[end:].lstrip()
+        if not end or not rest:
+            return rest
+        # `{"a":1}` is also how `{"a":1}2` begins: what follows a whole turn is a comma
+        return rest[1:].lstrip() if rest[:1] == b"," else None
+
+    def last_turns(self, count: int) -> bytes:
+        """The last turns, comma-joined; only the chunks that hold them are looked at."""
+        if count >= self.turn_count:
+            return b",".join(self.chunks)
+        found: list[bytes] = []
+        index = len(self.chunks)
+        while len(found) < count:
+            index -= 1
+            found = last_turns(self.chunks[index], count - len(found))[1] + found
+        return b",".join(found[len(found) - count :])
+
+    def find_turn(self, index: int | None, role: str | None = None) -> Place:
+        """The turn that is meant.
+
+        Args:
+            index: from 0, or negative from the end; None: the last.
+            role: without an index the last turn of this role is meant; with one that turn must have it.
+
+        Raises:
+            ConflictError: there is no such turn.
+        """
+        if index is None and role is not None:
+            return self._last_of(role)
+        asked = -1 if index is None else index
+        index = asked if asked >= 0 else asked + self.turn_count
+        if not 0 <= index < self.turn_count:
+            raise ConflictError(f"there is no turn {asked} to amend: the session has {self.turn_count}")
+        place = self._place(index)
+        if role is not None and _roles(b"[%b]" % place.parts[place.at])[0] != role:
+            raise ConflictError(f"turn {asked} is another role's")
+        return place
+
+    def _place(self, index: int) -> Place:
+        """Where a turn lies that is there; looked for from the nearer end."""
+        if index < self.turn_count // 2:
+            before = 0
+            for chunk, turns in enumerate(self.chunks):
+                parts = _parts(b"[%b]" % turns)
+                if index < before + len(parts):
+                    return Place(index, chunk, 0, parts, index - before)
+                before += len(parts)
+        behind = self.turn_count
+        for chunk in reversed(range(len(self.chunks))):
+            start, parts = last_turns(self.chunks[chunk], behind - index)
+            if index >= behind - len(parts):
+                return Place(index, chunk, start, parts, index - behind + len(parts))
+            behind -= len(parts)
+        raise AssertionError("turn_count is not that of the chunks")
+
+    def _last_of(self, role: str) -> Place:
+        behind = self.turn_count
+        for chunk in reversed(range(len(self.chunks))):
+            turns = self.chunks[chunk]
+            start, parts = last_turns(turns, ROLES_AT_FIRST)
+            at = _last_role(turns[start:], role)
+            if at is None and start:
+                start, parts = last_turns(turns, self.turn_count)
+                at = _last_role(turns, role)
+            if at is not None:
+                return Place(behind - len(parts) + at, chunk, start, parts, at)
+            behind -= len(parts)
+        raise ConflictError("the session has no turn of this role to amend")
+
+    def amended(self, place: Place, patch: Raw, path: str) -> bytes:
+        """The turn there with a merge patch on it, checked."""
+        changes = check_json(patch, path, 4)  # as deep as the turn lies in a save
+        if not isinstance(changes, dict):
+            raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")
+        documents.refuse_shadows(changes, documents.TURN_NAMES, path)
+        turn = merge_text(place.parts[place.at], changes)
+        members = go_json.raw_members(turn)
+        touched = {name: members[name] for name in documents.TURN_NAMES if changes.get(name) is not None}
+        check_turn(go_json.join_members(touched), path)
+        return turn
+
+    def replace_turn(self, place: Place, turn: bytes) -> None:
+        """Put a turn in place of this one; in a chunk of its own, for it may be amended again.
+
+        What lies before the parts stays a chunk, too: it may be long, and the next change is most often near.
+        """
+        chunk, end = self.chunks[place.chunk], place.start
+        while end and chunk[end - 1] in b" \t\r\n,":
+            end -= 1
+        before, after = place.parts[: place.at], place.parts[place.at + 1 :]
+        pieces = [chunk[:end], b",".join(before), turn, b",".join(after)]
+        kept = [piece for piece in pieces if piece]
+        self.history_bytes += sum(map(len, kept)) + len(kept) - 1 - len(self.chunks[place.chunk])
+        self.chunks = [*self.chunks[: place.chunk], *kept, *self.chunks[place.chunk + 1 :]]
+
+    # -- whole --------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the document has as JSON."""
+        return len(self.fields) + self.history_bytes + HEAD_REST_BYTES
+
+    def head_json(self, updated_us: int) -> bytes:
+        """The document without `history`."""
+        return b"{%b}" % self._head(updated_us)
+
+    def to_json(self, updated_us: int, history: bytes | None = None) -> bytes:
+        """The document, with all of the history or with what is given in its place."""
+        before = b'{%b,"history":[' % self._head(updated_us)
+        if history is not None:
+            return b"%b%b]}" % (before, history)
+        if not self.chunks:
+            return before + b"]}"
+        first, *others = self.chunks  # joined in one go: of eight megabytes each copy takes milliseconds
+        if not others:
+            return b"%b%b]}" % (before, first)
+        *others, last = others
+        return b",".join([before + first, *others, last + b"]}"])
+
+    def _head(self, updated_us: int) -> bytes:
+        text, text_us = self.updated_text
+        return b'%b,"updated_at":"%b","status":%b,"metrics":%b' % (
+            self.fields,
+            (text if text and updated_us == text_us else format_us(updated_us)).encode(),
+            _encode(self.status),
+            self.metrics.to_json(),
+        )
+
+    @property
+    def created_at(self) -> str:
+        """When the session was created, as its document says it."""
+        head = b"{%b}" % self.fields
+        try:
+            return _created(head).created_at
+        except RecursionError:
+            return str(_decode(go_json.raw_members(head)["created_at"]))
+
+    def patched(self, patch: Raw, path: str) -> Head:
+        """The head with a merge patch (RFC 7396) on it, checked; history is not the head's.
+
+        Raises:
+            InvalidParamsError: it touches what no patch may, or the outcome is no session.
+        """
+        changes = check_json(patch, path, 2)
+        if not isinstance(changes, dict):
+            raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")
+        for name in ("id", "history", "updated_at"):
+            if name in changes:
+                raise InvalidParamsError(
+                    f"`{name}` can't be patched at {path}.{name}", path=f"{path}.{name}", expected="nothing"
+                )
+        documents.refuse_shadows(changes, documents.SESSION_NAMES, path)
+        patched = go_json.raw_members(merge_text(self.head_json(self.updated_us), changes))
+        # what is touched has to be as a client may send it; what is not stays, and may be more than that
+        touched = {name: value for name, value in patched.items() if name in changes and name in _CHECKED}
+        counters = changes.get("metrics")
+        if isinstance(counters, dict):
+            documents.refuse_shadows(counters, documents.METRICS_NAMES, f"{path}.metrics")
+            known = go_json.raw_members(touched["metrics"])
+            touched["metrics"] = go_json.join_members({n: known[n] for n in documents.METRICS_NAMES & {*known}})
+        head, _ = check_head(go_json.join_members({"id": b'""', **touched}), path)
+        check_metrics(head.metrics, f"{path}.metrics")
+        if patched.get("recovery_data", b"{")[:1] != b"{":
+            raise documents.not_object(f"{path}.recovery_data")
+        patched.setdefault("created_at", _encode(self.created_at))
+        patched.setdefault("status", b'"pending"')
+        return head_of(documents.read(go_json.join_members(patched)))
+
+
+def _last_role(turns: bytes, role: str) -> int | None:
+    """Which of these turns is the last of a role."""
+    roles = _roles(b"[%b]" % turns)
+    return next((at for at in reversed(range(len(roles))) if roles[at] == role), None)
+
+
+def _roles(turns: bytes) -> list[str]:
+    try:
+        return [str(turn.role) for turn in _role_list(turns)]
+    except RecursionError:
+        return [str(_decode(go_json.raw_members(turn).get("role", b'""'))) for turn in go_json.raw_list(turns)]
+
+
+def _fold(chunks: list[bytes]) -> list[bytes]:
+    """The same history in fewer chunks: the last ones joined, as many as stay small. A big one is left as it is:
+    copied again and again, a long history would cost its length a turn."""
+    start, size = len(chunks), 0
+    while start and size + len(chunks[start - 1]) <= FOLD_BYTES:
+        start -= 1
+        size += len(chunks[start])
+    return chunks if start >= len(chunks) - 1 else [*chunks[:start], b",".join(chunks[start:])]

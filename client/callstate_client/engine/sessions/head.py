@@ -1,0 +1,208 @@
+"""A session without its history: the counters, and the members that only a save or an update changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from callstate_client.engine.sessions.validation import (
+    HeadFields,
+    PlainHead,
+    TurnDoor,
+    check_fields,
+    check_head,
+    check_metrics,
+)
+from callstate_client.errors import InvalidParamsError
+from callstate_client.model import documents
+from callstate_client.model.documents import MetricsDoc
+from callstate_client.model.go_json import (
+    INT64_MAX,
+    INT64_MIN,
+)
+from callstate_client.model.instants import parse_us
+
+_encode = msgspec.json.encode
+_NO_METRICS: Final = MetricsDoc()
+_NOTHING: Final = (b"null", b'""', b"{}", b"[]")
+"""What Go leaves out for being empty."""
+
+_METRICS_JSON: Final = (
+    b'{"turn_count":%d,"interruption_count":%d,"user_speech_duration_ms":%d,"agent_speech_duration_ms":%d%b%b%b}'
+)
+
+
+def _int64(count: int) -> int:
+    """A counter that stays at its bound: one beyond it could be written neither to the journal nor for Go."""
+    return max(INT64_MIN, min(count, INT64_MAX))
+
+
+class Metrics(Struct, frozen=True, array_like=True):
+    """A session's counters. Replaced, never changed, so that an undo only has to put the old ones back."""
+
+    turn_count: int = 0
+    interruption_count: int = 0
+    user_speech_duration_ms: int = 0
+    agent_speech_duration_ms: int = 0
+    first_response_ms: int = 0
+    average_response_ms: int = 0
+    extra: bytes = b""
+    """Members we don't know, as `,"name":value …`."""
+
+    def to_json(self) -> bytes:
+        """As Go writes it: the two response times are left out when zero."""
+        return _METRICS_JSON % (
+            self.turn_count,
+            self.interruption_count,
+            self.user_speech_duration_ms,
+            self.agent_speech_duration_ms,
+            b',"first_response_ms":%d' % self.first_response_ms if self.first_response_ms else b"",
+            b',"average_response_ms":%d' % self.average_response_ms if self.average_response_ms else b"",
+            self.extra,
+        )  # fmt: skip
+
+    def with_turns(self, turns: Sequence[TurnDoor]) -> Metrics:
+        """After these turns: counted, speech time added for `user` and `agent`."""
+        user, agent = self.user_speech_duration_ms, self.agent_speech_duration_ms
+        for turn in turns:
+            if turn.role == "user":
+                user += max(turn.duration_ms, 0)  # a clock set back in between
+            elif turn.role == "agent":
+                agent += max(turn.duration_ms, 0)
+        count = self.turn_count + len(turns)
+        if not (count <= INT64_MAX and INT64_MIN <= user <= INT64_MAX and INT64_MIN <= agent <= INT64_MAX):
+            count, user, agent = _int64(count), _int64(user), _int64(agent)
+        return Metrics(
+            count, self.interruption_count, user, agent,
+            self.first_response_ms, self.average_response_ms, self.extra,
+        )  # fmt: skip
+
+    def with_interruption(self) -> Metrics:
+        """After one interruption."""
+        return Metrics(
+            self.turn_count, _int64(self.interruption_count + 1),
+            self.user_speech_duration_ms, self.agent_speech_duration_ms,
+            self.first_response_ms, self.average_response_ms, self.extra,
+        )  # fmt: skip
+
+
+class Head(Struct):
+    """A checked head, ready to be taken over by a document.
+
+    `fields` are the members that only a save or an update changes, as JSON without the braces: id, created_at,
+    call_id, provider, direction, from, to, recovery_data, and the ones we don't know.
+    """
+
+    session_id: str
+    fields: bytes
+    provider: str
+    call_id: str
+    status: str
+    metrics: Metrics
+    history: bytes | None
+    """The inside of the history's brackets; empty for null and `[]`; None where it was left out."""
+    updated_at: str | None = None
+    """What the document itself says."""
+
+    @property
+    def updated_us(self) -> int:
+        """That in microseconds since 1970; 0 where it says nothing."""
+        return parse_us(self.updated_at) if self.updated_at else 0
+
+
+def _members(extra: Mapping[str, Raw | bytes]) -> bytes:
+    return b"".join(b",%b:%b" % (_encode(name), bytes(value)) for name, value in extra.items())
+
+
+class _Fields(Struct, omit_defaults=True):
+    """What `Head.fields` has of the members that we know, in Go's order."""
+
+    id: str
+    created_at: str
+    provider: str
+    direction: str
+    from_: str = msgspec.field(name="from")
+    to: str
+    call_id: str = ""
+    recovery_data: Raw | UnsetType = UNSET
+
+
+def _fields(door: HeadFields, extra: Mapping[str, Raw | bytes], created_at: str) -> bytes:
+    recovery = door.recovery_data
+    if recovery is not UNSET and bytes(recovery) in _NOTHING:
+        recovery = UNSET
+    known = _Fields(door.id, created_at, door.provider, door.direction, door.from_, door.to, door.call_id, recovery)
+    return _encode(known)[1:-1] + _members(extra) if extra else _encode(known)[1:-1]
+
+
+def _metrics_of(counters: MetricsDoc, extra: bytes) -> Metrics:
+    return Metrics(
+        counters.turn_count, counters.interruption_count,
+        counters.user_speech_duration_ms, counters.agent_speech_duration_ms,
+        counters.first_response_ms, counters.average_response_ms, extra,
+    )  # fmt: skip
+
+
+def head_of(parts: documents.Parts) -> Head:
+    """The head of a document that was read from a store."""
+    known = parts.head
+    recovery = UNSET if parts.recovery_data is None else Raw(parts.recovery_data)
+    fields = _Fields(
+        known.id, known.created_at, known.provider, known.direction, known.from_, known.to, known.call_id, recovery
+    )
+    return Head(
+        session_id=known.id,
+        fields=_encode(fields)[1:-1] + _members(parts.extra),
+        provider=known.provider,
+        call_id=known.call_id,
+        status=known.status,
+        metrics=_metrics_of(parts.metrics, _members(parts.metrics_extra)),
+        history=parts.history,
+        updated_at=known.updated_at,
+    )
+
+
+def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[str], str]) -> Head:
+    """A document's head, checked; its turns are not, see `check_turns`.
+
+    Args:
+        data: the document.
+        path: its place in the message, for errors.
+        created_at: asked, with the session's id, where the document does not say.
+
+    Raises:
+        InvalidParamsError, ParseError: something in it can't be kept.
+    """
+    door: HeadFields
+    extra: dict[str, Raw] = {}
+    metrics_extra: dict[str, Raw] = {}
+    if isinstance(data, PlainHead):
+        check_fields(data, path)
+        door = data
+        metrics: MetricsDoc = data.metrics or _NO_METRICS
+    else:
+        door, extra = check_head(data, path)
+        metrics, metrics_extra = check_metrics(door.metrics, f"{path}.metrics")
+    history = None if door.history is UNSET else bytes(door.history)
+    if history is not None:
+        if history == b"null":
+            history = b""
+        elif history[:1] != b"[":
+            raise InvalidParamsError(
+                f"Expected array or null at {path}.history", path=f"{path}.history", expected="array or null"
+            )
+        else:
+            history = history[1:-1].strip()
+    return Head(
+        session_id=door.id,
+        fields=_fields(door, extra, door.created_at or created_at(door.id)),
+        provider=door.provider,
+        call_id=door.call_id,
+        status=door.status,
+        metrics=_metrics_of(metrics, _members(metrics_extra) if metrics_extra else b""),
+        history=history,
+        updated_at=door.updated_at,
+    )

@@ -1,0 +1,355 @@
+"""What is checked before anything is kept: types, bounds and encodings of documents and turns.
+
+What was accepted must be writable: nesting over 64, integers beyond signed 64 bits, lone surrogates and
+times that Go can't read are refused here, also inside members we pass through unread. The usual turn has
+no such member and costs one typed decode, one with further words and numbers two; only what nests is looked
+at value by value.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from callstate_client.errors import InvalidParamsError, ParseError
+from callstate_client.model import documents
+from callstate_client.model.documents import MetricsDoc, OnlyMetrics
+from callstate_client.model.go_json import (
+    INT64_MAX,
+    INT64_MIN,
+    Int64,
+)
+from callstate_client.model.times import YEAR_0, is_time, parse_time
+from callstate_client.protocol.ids import MAX_NAME_BYTES
+from callstate_client.protocol.params import (
+    MAX_DEPTH,
+)
+
+Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES)]
+Time = Annotated[datetime, Meta(tz=True)]
+
+
+class TurnDoor(Struct):
+    """A turn as it may come in. A member left out is Go's zero value."""
+
+    role: Name = ""
+    content: str = ""
+    timestamp: Time | UnsetType = UNSET
+    duration_ms: Int64 = 0
+
+
+_ZEROS: Final = {"role": b'""', "content": b'""', "duration_ms": b"0"}
+_members = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+class TurnTime(Struct):
+    """A turn's timestamp as it is written."""
+
+    timestamp: str | None = None
+
+
+class StrictTurnDoor(TurnDoor, forbid_unknown_fields=True):
+    """The usual turn: nothing in it that we don't know."""
+
+
+class HeadFields(Struct, kw_only=True):
+    """A session as it may come in, history and pass-through members still bytes."""
+
+    id: str
+    created_at: str | None = None
+    updated_at: str | None = None
+    call_id: str = ""
+    provider: Name = ""
+    direction: Name = ""
+    from_: str = msgspec.field(name="from", default="")
+    to: str = ""
+    status: Name = "pending"
+    history: Raw | UnsetType = UNSET
+    recovery_data: Raw | UnsetType = UNSET
+
+
+class HeadDoor(HeadFields, kw_only=True):
+    """Any session."""
+
+    metrics: Raw | UnsetType = UNSET
+
+
+class PlainHead(HeadFields, kw_only=True, forbid_unknown_fields=True):
+    """The usual session: nothing in it that we don't know, so one pass over the line is enough."""
+
+    metrics: OnlyMetrics | UnsetType | None = UNSET
+
+
+HEAD_MEMBERS: Final = frozenset(HeadDoor.__struct_encode_fields__)
+
+# msgspec reads more forms than Go does ("2026-01-01 00:00:00z", "+0530"): a turn's time is looked at as text too.
+# Inside a JSON string the quotes would be escaped, so only members match; and a name that is to go unseen must
+# escape a letter that nobody need escape.
+_TIMESTAMP: Final = b'"timestamp"'
+_STRICT_MEMBER: Final = re.compile(
+    rb'"timestamp":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)"'
+)
+_strict_members = _STRICT_MEMBER.findall
+
+# The same for one turn, in half the time: what stands between `"timestamp"` and the closing quote, each digit a 0.
+_DIGITS_TO_0: Final = bytes.maketrans(b"123456789", b"000000000")
+_STRICT_TIMES: Final = frozenset(
+    b':"0000-00-00T00:00:00%b%b' % (b"." + b"0" * digits if digits else b"", zone)
+    for digits in range(10)
+    for zone in (b"Z", b"+00:00", b"-00:00")
+)
+
+_LONG: Final = b"0" * 19
+"""As many digits as an integer beyond 64 bits has at least."""
+
+_BACKSLASH: Final = ord("\\")
+"""Looked for before an escape is: one byte is found ten times as fast as two and more, and few turns have any."""
+
+_strict_turn = msgspec.json.Decoder(StrictTurnDoor).decode
+_strict_turns = msgspec.json.Decoder(list[StrictTurnDoor]).decode
+_lenient_turns = msgspec.json.Decoder(list[TurnDoor]).decode
+_plain_turns = msgspec.json.Decoder(list[dict[str, Int64 | float | str | bool | None]]).decode
+_raw_list = msgspec.json.Decoder(list[Raw]).decode
+_times = msgspec.json.Decoder(list[TurnTime]).decode
+_raw_members = msgspec.json.Decoder(dict[str, Raw]).decode
+_head = msgspec.json.Decoder(HeadDoor).decode
+_metrics = msgspec.json.Decoder(MetricsDoc | None).decode
+_any = msgspec.json.decode
+
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<place>.*)`)?$", re.DOTALL)
+_UNKNOWN = re.compile(r"unknown field `(?P<name>.*)`")
+_MISSING = re.compile(r"missing required field `(?P<name>.*)`")
+_WANTED = re.compile(r"Expected (?P<expected>.*?)(?:, got .*)?$", re.DOTALL)
+
+
+def params_error(error: msgspec.ValidationError, path: str = "$.params") -> InvalidParamsError:
+    """The wire's form of a failed decode: the place from the message's root on, and what was expected."""
+    match = _PLACE.match(str(error))
+    what, place = (match["what"], match["place"]) if match else (str(error), None)
+    where = path + place[1:] if place else path
+    wanted = _WANTED.search(what)
+    expected = wanted["expected"].replace("`", "") if wanted else None
+    unknown = _UNKNOWN.search(what)
+    if unknown:  # named by its place, like every other fault
+        where, expected = f"{where}.{unknown['name']}", "no such member"
+    missing = _MISSING.search(what)
+    if missing:
+        where, expected = f"{where}.{missing['name']}", "this member"
+    if expected is None:
+        expected = "RFC 3339 time" if "RFC3339" in what else "a number of at most 64 bits"
+    return InvalidParamsError(f"{what} at {where}", path=where, expected=expected)
+
+
+def undecodable(error: Exception, path: str) -> ParseError:
+    """The wire's form of JSON that can't be decoded: broken, or nested deeper than a decoder follows."""
+    what = f"nested deeper than {MAX_DEPTH}" if isinstance(error, RecursionError) else str(error)
+    return ParseError(f"{what} at {path}", path=path)
+
+
+def check_json(data: bytes | Raw, path: str, depth: int) -> Any:
+    """Look at every value of a member that is passed through.
+
+    Args:
+        data: the member's JSON.
+        path: its place, for the error.
+        depth: how deep in the message it lies.
+
+    Returns:
+        the value, decoded.
+    """
+    try:
+        value = _any(data)
+    except msgspec.ValidationError as error:  # a number out of range
+        raise params_error(error, path) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise undecodable(error, path) from error
+    text = bytes(data)
+    if text.count(b"{") + text.count(b"[") <= MAX_DEPTH - depth and _LONG not in text.translate(_DIGITS_TO_0):
+        return value  # too little in it to be nested too deep, and no number so long
+    todo: list[tuple[Any, int]] = [(value, depth)]
+    while todo:
+        node, level = todo.pop()
+        if isinstance(node, int):
+            if not INT64_MIN <= node <= INT64_MAX:
+                raise InvalidParamsError(f"an integer beyond 64 bits at {path}", path=path, expected="int64")
+        elif isinstance(node, dict | list):
+            if level >= MAX_DEPTH:
+                raise ParseError(f"nested deeper than {MAX_DEPTH} at {path}", path=path)
+            todo.extend((child, level + 1) for child in (node.values() if isinstance(node, dict) else node))
+    return value
+
+
+def check_turns(array: bytes, path: str, depth: int = 3) -> list[TurnDoor]:
+    """The turns of a JSON array, each found right.
+
+    Raises:
+        InvalidParamsError, ParseError: one is not, with its place.
+    """
+    turns: list[TurnDoor]
+    members: list[dict[str, Any]]
+    try:
+        turns = _strict_turns(array)  # type: ignore[assignment]  # lists are invariant; nobody adds to this one
+    except (msgspec.MsgspecError, RecursionError):
+        try:
+            turns = _lenient_turns(array)
+        except msgspec.ValidationError as error:
+            raise params_error(error, path) from error
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise undecodable(error, path) from error
+        try:
+            members = _plain_turns(array)
+        except (msgspec.MsgspecError, RecursionError):  # something nested, or something wrong: looked at closely
+            members = check_json(array, path, depth)
+        for index, names in enumerate(members):
+            documents.refuse_shadows(names, documents.TURN_NAMES, f"{path}[{index}]")
+    if not _times_are_strict(array):
+        for index, turn_time in enumerate(_times(array)):
+            check_time(turn_time.timestamp, f"{path}[{index}].timestamp")
+    if not array.isascii() or _has_escape(array, b"\\u"):  # a role's bytes may be more than its characters
+        for index, turn in enumerate(turns):
+            check_name(turn.role, f"{path}[{index}].role")
+    return turns
+
+
+def _times_are_strict(turns: bytes) -> bool:
+    """Whether every `timestamp` in this JSON is beyond doubt as Go reads it."""
+    return not _has_escape(turns, b"\\u00") and len(_strict_members(turns)) == turns.count(_TIMESTAMP)
+
+
+def _time_is_strict(turn: bytes) -> bool:
+    """The same of one turn without `\\u` in it."""
+    at = turn.find(_TIMESTAMP)
+    if at < 0:
+        return True
+    value = turn[at + len(_TIMESTAMP) : turn.find(b'"', at + len(_TIMESTAMP) + 2)]
+    return value.translate(_DIGITS_TO_0) in _STRICT_TIMES and turn.rfind(_TIMESTAMP) == at
+
+
+def _has_escape(data: bytes, escape: bytes) -> bool:
+    return _BACKSLASH in data and escape in data
+
+
+def check_turn(data: bytes, path: str) -> TurnDoor:
+    """One turn, found right; errors name its place without an index."""
+    if data.isascii() and not _has_escape(data, b"\\u") and _time_is_strict(data):
+        try:
+            return _strict_turn(data)
+        except (msgspec.MsgspecError, RecursionError):
+            pass  # an unusual one: looked at closely below
+    try:
+        return check_turns(b"[%b]" % data, path)[0]
+    except (InvalidParamsError, ParseError) as error:
+        place = str(error.data.get("path", path)).replace(f"{path}[0]", path)
+        raise type(error)(
+            error.message.replace(f"{path}[0]", path), path=place, expected=error.data.get("expected")
+        ) from error
+
+
+def is_whole(turn: TurnDoor) -> bool:
+    """Whether it surely has all of a turn's members; one that says a member's zero value is looked at closely."""
+    return bool(turn.role and turn.content and turn.duration_ms) and turn.timestamp is not UNSET
+
+
+def completed(turns: bytes, now: str) -> bytes:
+    """The turns (comma-joined, no brackets) with all of a turn's members, of which none is optional.
+
+    Args:
+        turns: found right.
+        now: the timestamp of those that have none.
+    """
+    parts = []
+    for part in _raw_list(b"[%b]" % turns):
+        names = _members(part)
+        missing = [b'"%b":%b' % (name.encode(), zero) for name, zero in _ZEROS.items() if name not in names]
+        if "timestamp" not in names:
+            missing.append(b'"timestamp":"%b"' % now.encode())
+        text = bytes(part)
+        if missing:
+            text = b"{%b}" % b",".join([inside for inside in (text[1:-1].strip(), *missing) if inside])
+        parts.append(text)
+    return b",".join(parts)
+
+
+def check_name(text: str, path: str) -> None:
+    """A word of at most 64 bytes, its type having seen to at most 64 characters."""
+    if not text.isascii() and len(text.encode()) > MAX_NAME_BYTES:
+        raise InvalidParamsError(
+            f"longer than {MAX_NAME_BYTES} bytes at {path}",
+            path=path,
+            expected=f"at most {MAX_NAME_BYTES} bytes",
+        )
+
+
+def check_time(text: str | None, path: str) -> None:
+    """An RFC 3339 time, or nothing."""
+    if text is not None:
+        try:
+            if text.startswith(YEAR_0):
+                raise ValueError("year 0")
+            parse_time(text)
+        except ValueError as error:
+            raise InvalidParamsError(f"{error} at {path}", path=path, expected="RFC 3339 time") from error
+
+
+def check_head(data: bytes | Raw, path: str) -> tuple[HeadDoor, dict[str, Raw]]:
+    """A session's head, and the members of it that we don't know, each found right; the history unread.
+
+    Raises:
+        InvalidParamsError, ParseError: something is not, with its place.
+    """
+    try:
+        head = _head(data)
+        members = _raw_members(data)
+    except msgspec.ValidationError as error:
+        raise params_error(error, path) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise undecodable(error, path) from error
+    check_fields(head, path)
+    documents.refuse_shadows(members, HEAD_MEMBERS, path)
+    extra = {name: value for name, value in members.items() if name not in HEAD_MEMBERS}
+    for name, value in extra.items():
+        check_json(value, f"{path}.{name}", 3)
+    return head, extra
+
+
+def check_fields(head: HeadFields, path: str) -> None:
+    """What of a head its types don't say.
+
+    Raises:
+        InvalidParamsError, ParseError: something is not right, with its place.
+    """
+    for name, at in (("created_at", head.created_at), ("updated_at", head.updated_at)):
+        if at is not None and (at.startswith(YEAR_0) or not is_time(at)):
+            check_time(at, f"{path}.{name}")
+    if not (head.provider.isascii() and head.direction.isascii() and head.status.isascii()):
+        check_name(head.provider, f"{path}.provider")
+        check_name(head.direction, f"{path}.direction")
+        check_name(head.status, f"{path}.status")
+    if head.recovery_data is not UNSET:
+        value = check_json(head.recovery_data, f"{path}.recovery_data", 3)
+        if not (value is None or isinstance(value, dict)):
+            raise documents.not_object(f"{path}.recovery_data")
+
+
+def check_metrics(data: Raw | UnsetType, path: str) -> tuple[MetricsDoc, dict[str, Raw]]:
+    """Metrics and their unknown members; left out or null are all zero."""
+    if data is UNSET:
+        return MetricsDoc(), {}
+    try:
+        metrics = _metrics(data)
+        if metrics is None:
+            return MetricsDoc(), {}
+        members = _raw_members(data)
+    except msgspec.ValidationError as error:
+        raise params_error(error, path) from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise undecodable(error, path) from error
+    documents.refuse_shadows(members, documents.METRICS_NAMES, path)
+    extra = {name: value for name, value in members.items() if name not in documents.METRICS_NAMES}
+    for name, value in extra.items():
+        check_json(value, f"{path}.{name}", 4)
+    return metrics, extra

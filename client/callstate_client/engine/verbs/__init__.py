@@ -1,0 +1,1 @@
+"""The verbs of the protocol, a module per kind; `table` lists them all."""

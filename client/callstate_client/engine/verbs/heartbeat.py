@@ -1,0 +1,151 @@
+"""The heartbeat, of one session or of many: the most frequent request, so what is usual is done without a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import orjson
+
+from callstate_client.engine.context import Context, ended_error
+from callstate_client.engine.interfaces import Caller, Later, Miss
+from callstate_client.engine.liveness import Phase
+from callstate_client.engine.sessions.session import Entry
+from callstate_client.errors import (
+    FencedError,
+    InvalidParamsError,
+    StoreUnavailableError,
+    UnreadableError,
+)
+from callstate_client.protocol.params import (
+    HeartbeatParams,
+)
+
+_ALL_BEATEN: Final = b'{"missing":[],"ended":[],"fenced":[]}'
+
+
+def heartbeat(ctx: Context, p: HeartbeatParams) -> bytes | Later:
+    """{"session_ids":["c1","c2"]}"""
+    if (p.session_id is None) == (p.session_ids is None):
+        raise InvalidParamsError(
+            "one of `session_id` and `session_ids` at $.params", path="$.params",
+            expected="one of session_id and session_ids",
+        )  # fmt: skip
+    if p.session_id is not None:
+        entry = ctx.find(p.session_id)
+        ctx.check_authority(entry, None)
+        if entry.ended:
+            raise ended_error(entry)
+        _beat(ctx, entry)
+        if entry.known_timeout_s is None or not ctx.speaks_for(entry):
+            return b"{}"
+        return orjson.dumps({"timeouts": {entry.id: ctx.told(entry)}})
+    many = _Many(ctx)
+    for session_id in many.unusual(p.session_ids or []):
+        many.beat(session_id)
+    return Later(many.start) if many.waiting else many.result()
+
+
+def _beat(ctx: Context, entry: Entry) -> None:
+    if not ctx.speaks_for(entry):
+        return  # taken, as an operator's word is; but the owner is here, and its own beats count
+    now_us = ctx.clock.wall_us()
+    ctx.cache.beaten[entry.id] = now_us
+    if entry.host is None:
+        ctx.beat(entry, now_us, ctx.clock.live())
+    else:  # what nobody of this host has written yet is nobody's to reap
+        entry.beat_us = now_us
+
+
+class _Many:
+    """Beats of many: each takes effect by itself, those that wait for the store when that has answered."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._caller: Caller = ctx.caller
+        self._lists: dict[str, list[str]] = {"missing": [], "ended": [], "fenced": []}
+        self._unreadable: list[str] = []
+        self._timeouts: dict[str, float | None] = {}
+        self._failure: Exception | None = None
+        self.waiting: list[str] = []
+
+    def unusual(self, session_ids: list[str]) -> list[str]:
+        """Beat for all that are hot, live and simply the caller's (as `_beat` does); gives the others."""
+        ctx, worker, instance = self._ctx, self._caller.worker, self._caller.instance
+        entries, beaten, alive = ctx.cache.entries, ctx.cache.beaten, ctx.liveness.beat
+        now_us, now = ctx.clock.wall_us(), ctx.clock.live()
+        others: list[str] = []
+        for session_id in session_ids:
+            entry = entries.get(session_id)
+            if (
+                entry is None or entry.owner != worker or entry.instance != instance
+                or entry.host is not None or entry.doc.status == "ended"
+            ):  # fmt: skip
+                others.append(session_id)
+                continue
+            beaten[session_id] = now_us
+            if entry.beat_us < now_us:  # noqa: PLR1730 - `max` is a call
+                entry.beat_us = now_us
+            entry.restored = False
+            phase = alive(session_id, now, entry.heartbeat_timeout_s)
+            if phase is not Phase.LIVE:
+                ctx.came_back(entry, phase, now_us)
+            if entry.known_timeout_s is not None:
+                self._timeouts[session_id] = ctx.told(entry)
+        return others
+
+    def beat(self, session_id: str) -> None:
+        """Beat for one that may be anything."""
+        ctx = self._ctx
+        try:
+            entry = ctx.lookup(session_id)
+            if entry is None:
+                self._lists["missing"].append(session_id)
+                return
+            ctx.check_authority(entry, None)
+        except Miss:
+            self.waiting.append(session_id)
+        except InvalidParamsError:  # no id that a session could have
+            self._lists["missing"].append(session_id)
+        except FencedError:
+            self._lists["fenced"].append(session_id)
+        except UnreadableError:
+            self._unreadable.append(session_id)
+        else:
+            if entry.ended:
+                self._lists["ended"].append(session_id)
+            else:
+                _beat(ctx, entry)
+                if entry.known_timeout_s is not None and ctx.speaks_for(entry):
+                    self._timeouts[session_id] = ctx.told(entry)
+
+    def start(self, done: Callable[[bytes | Exception], None]) -> None:
+        """Wait for the store, and tell the result."""
+        waiting, self.waiting = self.waiting, []
+        left = len(waiting)
+
+        def known(session_id: str) -> None:
+            nonlocal left
+            self._ctx.caller = self._caller
+            try:
+                self.beat(session_id)
+            except StoreUnavailableError as error:
+                self._failure = error
+            left -= 1
+            if not left:
+                done(self._failure or self.result())
+
+        for session_id in waiting:
+            self._ctx.services.when_known(session_id, partial(known, session_id))
+
+    def result(self) -> bytes:
+        """Which of them got no beat, and why."""
+        if not (self._timeouts or self._unreadable or any(self._lists.values())):
+            return _ALL_BEATEN
+        result: dict[str, Any] = {**self._lists}
+        if self._unreadable:
+            result["unreadable"] = self._unreadable
+        if self._timeouts:
+            result["timeouts"] = self._timeouts
+        return orjson.dumps(result)

@@ -1,0 +1,274 @@
+"""The verbs that list: what is hot on this host, and with `scope: "all"` what the store has of all hosts as well.
+
+A listing of all goes over what is hot here first, in the order in which it became hot, and then over what the store
+has, in the store's own order; what is hot here is told as it is here. A cursor says how far either has come, so a
+session that is there all the time is listed however long one takes over the pages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from callstate_client.engine.context import Context
+from callstate_client.engine.interfaces import Later
+from callstate_client.engine.names import checked_labels
+from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.stored import (
+    Query,
+    StoreDownError,
+    StoreRefusingError,
+)
+from callstate_client.engine.sessions.validation import check_time
+from callstate_client.engine.verbs.read import loaded
+from callstate_client.errors import InvalidParamsError, StoreUnavailableError
+from callstate_client.model.instants import format_us, parse_us
+from callstate_client.protocol.params import (
+    SESSION_STATES,
+    ListActiveParams,
+    ListParams,
+)
+
+DEFAULT_LIMIT: Final = 1000
+"""Ids a page, where the request does not say."""
+
+HEADS_A_PAGE: Final = 300
+"""Sessions without their histories a page at the most: two or three milliseconds, and some 200 kB."""
+
+LOOKS_A_PAGE: Final = 3000
+"""Hot sessions looked at for one page of a listing, a millisecond or two: of those that are not wanted there may be
+many. Whoever wants more follows the cursor."""
+
+READS_A_PAGE: Final = 50
+"""Reads of the store for one page: where hardly any session is wanted, whoever asks is told from time to time."""
+
+SESSIONS_A_READ: Final = 50
+"""Sessions asked of the store at a time: to decode them takes the loop a millisecond or two."""
+
+_CURSOR: Final = re.compile(r"([0-9]{1,19})(?::([0-9]{0,20}):(.*))?")
+"""A place as text."""
+
+
+class _Place(NamedTuple):
+    """How far a listing has come."""
+
+    seq: int
+    """Of the last hot session looked at."""
+    stored: str | None = None
+    """The store's cursor; None: hot sessions come first."""
+    after: str = ""
+    """The last id shown of what the store gives behind its cursor: it may give more than a page takes."""
+
+    def text(self) -> str:
+        """As `next_cursor` says it."""
+        return str(self.seq) if self.stored is None else f"{self.seq}:{self.stored}:{self.after}"
+
+
+def _place(cursor: str | None, *, everywhere: bool) -> _Place:
+    """What a cursor says.
+
+    Raises:
+        InvalidParamsError: it is none.
+    """
+    if cursor is None:
+        return _Place(0)
+    known = _CURSOR.fullmatch(cursor)
+    if known is None or (known[2] is not None and not everywhere):
+        raise InvalidParamsError(
+            "not a cursor of this verb at $.params.cursor", path="$.params.cursor", expected="a next_cursor"
+        )
+    return _Place(int(known[1]), known[2], known[3] or "")
+
+
+def _is_everywhere(scope: str) -> bool:
+    if scope not in ("host", "all"):
+        raise InvalidParamsError(
+            "expected 'host' or 'all' at $.params.scope", path="$.params.scope", expected="'host' or 'all'"
+        )
+    return scope == "all"
+
+
+# -- hot sessions ---------------------------------------------------------------------------------------------
+
+
+def _hot(
+    ctx: Context, place: _Place, limit: int, wanted: Callable[[Entry], bool]
+) -> tuple[list[Entry], _Place | None]:
+    """Hot sessions behind a place, as many as one turn may look at, and where to go on; None: there are no more."""
+    entries: list[Entry] = []
+    last = place.seq
+    for looked, entry in enumerate(ctx.cache.roll.behind(last)):
+        found = wanted(entry)
+        if looked == LOOKS_A_PAGE or (found and len(entries) == limit):
+            return entries, _Place(last)
+        last = entry.seq
+        if found:
+            entries.append(entry)
+    return entries, None
+
+
+def _paged(name: str, values: list[Any], place: _Place | None) -> bytes:
+    result: dict[str, Any] = {name: values}
+    if place is not None:
+        result["next_cursor"] = place.text()
+    return orjson.dumps(result)
+
+
+async def _everywhere(
+    ctx: Context,
+    name: str,
+    place: _Place,
+    limit: int,
+    hot: Callable[[_Place, int], tuple[list[Any], _Place | None]],
+    read: Callable[[int, str], Awaitable[tuple[dict[str, Any], str]]],
+) -> bytes:
+    """A page of what is hot, and of what the store has besides.
+
+    Args:
+        ctx: the sessions.
+        name: of the result's member.
+        place: where to go on.
+        limit: how many there may be in a page.
+        hot: shows hot sessions behind a place.
+        read: shows sessions of the store that were not hot up to a number, behind a cursor, and gives the next one.
+    """
+    values: list[Any] = []
+    if place.stored is None:
+        values, following = hot(place, limit)
+        if following is not None:
+            return _paged(name, values, following)
+        place = _Place(ctx.cache.roll.last, "")
+    for _ in range(READS_A_PAGE):
+        found, cursor = await read(place.seq, place.stored or "")
+        ids = sorted(session_id for session_id in found if session_id > place.after)
+        shown = ids[: limit - len(values)]
+        values += [found[session_id] for session_id in shown]
+        if len(shown) < len(ids):
+            return _paged(name, values, place._replace(after=shown[-1] if shown else place.after))
+        if not cursor:
+            return _paged(name, values, None)
+        place = _Place(place.seq, cursor)
+    return _paged(name, values, place)
+
+
+def _later(ctx: Context, work: Awaitable[bytes]) -> Later:
+    def start(done: Callable[[bytes | Exception], None]) -> None:
+        def arrived(result: bytes | Exception) -> None:
+            down = isinstance(result, StoreDownError | StoreRefusingError)
+            done(StoreUnavailableError(str(result)) if down else result)
+
+        ctx.services.after(work, arrived)
+
+    return Later(start)
+
+
+# -- the verbs ------------------------------------------------------------------------------------------------
+
+
+def list_active(ctx: Context, p: ListActiveParams) -> bytes | Later:
+    """{"limit":1000,"scope":"host"}"""
+    limit = p.limit or DEFAULT_LIMIT
+    everywhere = _is_everywhere(p.scope)
+    place = _place(p.cursor, everywhere=everywhere)
+
+    def hot(behind: _Place, most: int) -> tuple[list[str], _Place | None]:
+        entries, following = _hot(ctx, behind, most, lambda entry: not entry.ended)
+        return [entry.id for entry in entries], following
+
+    async def read(seq: int, cursor: str) -> tuple[dict[str, str], str]:
+        ids, cursor = await ctx.services.stored_active_ids(cursor)
+        return {i: i for i in ids if _is_new(ctx, i, seq)}, cursor
+
+    if everywhere:
+        return _later(ctx, _everywhere(ctx, "session_ids", place, limit, hot, read))
+    return _paged("session_ids", *hot(place, limit))
+
+
+def _is_new(ctx: Context, session_id: str, seq: int) -> bool:
+    """Whether an active session of the store is to be listed: not one that is deleted here, that has ended here, or
+    that was hot when hot ones were listed."""
+    entry = ctx.cache.entries.get(session_id)
+    if entry is None:
+        return session_id not in ctx.cache.graves
+    return entry.seq > seq and not entry.ended
+
+
+def list_sessions(ctx: Context, p: ListParams) -> bytes | Later:
+    """{"status":"active","labels":{"app":"sales"},"limit":100}"""
+    limit = min(p.limit or DEFAULT_LIMIT, HEADS_A_PAGE)
+    everywhere = _is_everywhere(p.scope)
+    place = _place(p.cursor, everywhere=everywhere)
+    wanted = _wanted(p)
+
+    def show(entry: Entry) -> orjson.Fragment:
+        head = entry.doc.head_json(entry.updated_us)
+        timeout_s = ctx.liveness.timeout_s
+        return orjson.Fragment(loaded(entry, head, 0, for_worker=True, default_timeout_s=timeout_s))
+
+    def hot(behind: _Place, most: int) -> tuple[list[Any], _Place | None]:
+        entries, following = _hot(ctx, behind, most, wanted)
+        return [show(entry) for entry in entries], following
+
+    async def read(seq: int, cursor: str) -> tuple[dict[str, Any], str]:
+        stored, cursor = await ctx.services.find(_query(p), cursor, min(limit, SESSIONS_A_READ))
+        found = [_as_it_is(ctx, entry, seq) for entry in stored]
+        return {entry.id: show(entry) for entry in found if entry is not None and wanted(entry)}, cursor
+
+    if everywhere:
+        return _later(ctx, _everywhere(ctx, "sessions", place, limit, hot, read))
+    return _paged("sessions", *hot(place, limit))
+
+
+def _as_it_is(ctx: Context, stored: Entry, seq: int) -> Entry | None:
+    """The session of the store, or as it is here by now; None where it was listed already, or is deleted here."""
+    entry = ctx.cache.entries.get(stored.id)
+    if entry is None:
+        return None if stored.id in ctx.cache.graves else stored
+    return entry if entry.seq > seq else None
+
+
+def _query(p: ListParams) -> Query:
+    """What the store is asked for: it may give more."""
+    since = None if p.ended_since is None else format_us(parse_us(p.ended_since))[: len("2026-01-01T00:00:00")]
+    return Query(p.call_id, p.owner, p.status, p.labels or {}, since)
+
+
+def _wanted(p: ListParams) -> Callable[[Entry], bool]:
+    check_time(p.ended_since, "$.params.ended_since")
+    ended_since = None if p.ended_since is None else parse_us(p.ended_since)
+    labels = checked_labels(p.labels or {}).items()
+    in_state = _state(p.state)
+
+    def wanted(e: Entry) -> bool:
+        return (
+            in_state(e)
+            and (p.status is None or e.doc.status == p.status)
+            and (p.provider is None or e.doc.provider == p.provider)
+            and (p.owner is None or e.owner == p.owner)
+            and (p.call_id is None or e.doc.call_id == p.call_id)
+            and (ended_since is None or (e.ended and e.ended_us >= ended_since))
+            and labels <= e.labels.items()
+        )
+
+    return wanted
+
+
+_STATES: Final[Mapping[str, Callable[[Entry], bool]]] = {
+    "live": lambda e: not (e.ended or e.suspected or e.orphan),
+    "suspect": lambda e: not e.ended and bool(e.suspected),
+    "orphan": lambda e: not e.ended and bool(e.orphan),
+    "restored": lambda e: not e.ended and e.restored,
+}
+"""What a host knows of its own: of another's, that it has not ended."""
+
+
+def _state(name: str | None) -> Callable[[Entry], bool]:
+    if name is None:
+        return lambda _: True
+    if name not in SESSION_STATES:
+        expected = f"one of {', '.join(SESSION_STATES)}"
+        raise InvalidParamsError(f"expected {expected} at $.params.state", path="$.params.state", expected=expected)
+    return _STATES[name]

@@ -1,0 +1,119 @@
+"""The verbs that read. Each is headed by a sample of its params."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+from callstate_client.engine.context import Context
+from callstate_client.engine.interfaces import Later
+from callstate_client.engine.sessions.session import Entry
+from callstate_client.errors import InvalidParamsError
+from callstate_client.protocol.params import (
+    FlushParams,
+    LoadParams,
+    NoParams,
+)
+
+
+def load(ctx: Context, p: LoadParams) -> bytes:
+    """{"session_id":"c1","history":20}"""
+    checked_history(p.history)
+    return load_entry(ctx.find(p.session_id), p.history)
+
+
+def checked_history(history: str | int) -> None:
+    """What is asked for of a history.
+
+    Raises:
+        InvalidParamsError: no such part.
+    """
+    if isinstance(history, str) and history not in ("all", "none"):
+        raise InvalidParamsError(
+            "expected 'all', 'none' or a number at $.params.history",
+            path="$.params.history", expected="'all', 'none' or a number",
+        )  # fmt: skip
+
+
+def load_entry(entry: Entry, history: str | int, *, for_worker: bool = False) -> bytes:
+    """The result of a load or (`for_worker`) a claim, with as much of the history as was asked for."""
+    doc = entry.doc
+    if history == "none":
+        return loaded(entry, doc.head_json(entry.updated_us), 0, for_worker=for_worker)
+    if history == "all" or history >= doc.turn_count:  # type: ignore[operator]  # not a str: checked above
+        return loaded(entry, doc.to_json(entry.updated_us), 0, for_worker=for_worker)
+    count = int(history)
+    document = doc.to_json(entry.updated_us, doc.last_turns(count))
+    return loaded(entry, document, doc.turn_count - count, for_worker=for_worker)
+
+
+def loaded(
+    entry: Entry,
+    session: bytes,
+    history_from: int,
+    *,
+    for_worker: bool = False,
+    default_timeout_s: float | None = None,
+) -> bytes:
+    """The result of a load: the document spliced in, and what is known beside it.
+
+    Args:
+        entry: the session.
+        session: its document, as far as it was asked for.
+        history_from: the first turn in it.
+        for_worker: also what one needs to know who takes it over.
+        default_timeout_s: a timeout that goes without saying, in a listing that of the daemon.
+    """
+    beside: dict[str, Any] = {"labels": entry.labels}
+    if entry.owner:
+        beside["owner"] = entry.owner
+    if for_worker and entry.heartbeat_timeout_s not in (None, default_timeout_s):
+        beside["heartbeat_timeout_s"] = entry.heartbeat_timeout_s
+    if for_worker and entry.max_duration_s is not None:
+        beside["max_duration_s"] = entry.max_duration_s
+    if for_worker and entry.restored:
+        beside["restored"] = True
+    if entry.handovers:
+        beside["handovers"] = entry.handovers
+    if entry.ended:
+        beside["ended_reason"] = entry.ended_reason
+        if entry.ended_detail:
+            beside["ended_detail"] = orjson.Fragment(entry.ended_detail)
+    return b'{"session":%b,"history_from":%d,"turn_count":%d,"version":%d,"epoch":%d,%b' % (
+        session,
+        history_from,
+        entry.doc.turn_count,
+        entry.version,
+        entry.epoch,
+        orjson.dumps(beside)[1:],
+    )
+
+
+def ping(ctx: Context, p: NoParams) -> bytes:
+    """{}"""
+    return b"{}"
+
+
+def info(ctx: Context, p: NoParams) -> bytes:
+    """{}"""
+    ctx.caller.told_timeout_s = ctx.liveness.timeout_s
+    return orjson.dumps(ctx.services.info())
+
+
+def stats(ctx: Context, p: NoParams) -> bytes:
+    """{}"""
+    return orjson.dumps(ctx.services.stats())
+
+
+def flush(ctx: Context, p: FlushParams) -> Later:
+    """{"session_ids":["c1"],"timeout_s":5}"""
+
+    def start(done: Callable[[bytes | Exception], None]) -> None:
+        def flushed(result: dict[str, int] | Exception) -> None:
+            done(result if isinstance(result, Exception) else orjson.dumps(result))
+
+        ctx.services.after(ctx.services.flush(p.session_ids, p.timeout_s), flushed)
+
+    return Later(start)

@@ -1,0 +1,75 @@
+"""Saves that repeat what is kept, the usual ones: the turns they repeat are compared, and not parsed again.
+
+To pass over 40 kB of JSON takes 45 µs, to compare them with the kept bytes takes two. So the kept turns are cut out
+of the line before it is decoded, with a mark in their place:
+
+    {…"session":{"id":"c1",…,"history":[{kept},{kept},{new}],…}}   comes to
+    {…"session":{"id":"c1",…,"history":[0,{new}],…}}
+
+Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from callstate_client.engine.table.cache import Cache
+from callstate_client.protocol.params import (
+    SaveParams,
+)
+
+MIN_BYTES: Final = 1024
+"""Shorter lines are as quickly decoded whole."""
+
+MARK: Final = b"0"
+"""Stands for the kept turns. No turn is a number, so no other history that is taken begins with one."""
+
+_SAVE: Final = b'"session.save","params":{"session":{"id":"'
+_SAVE_WITHIN: Final = 100
+"""How far into a line its id, method and session are looked for."""
+
+_HISTORY: Final = b'"history":['
+"""In a text its quotes would be escaped, so this is a member, of the session or of something in it."""
+
+
+class Extending(Struct, gc=False):
+    """The params of a save without the turns that it repeats.
+
+    Args:
+        params: with MARK in the history in their place.
+        line: the whole request, for once the session may have changed.
+    """
+
+    params: SaveParams
+    line: bytes
+
+
+def cut(cache: Cache, line: bytes) -> bytes | None:
+    """The line without the turns that are kept, the mark in their place; None where it repeats none."""
+    found = line.find(_SAVE, 0, _SAVE_WITHIN)
+    if found < 0:
+        return None
+    start = found + len(_SAVE)
+    entry = cache.entries.get(line[start : line.find(b'"', start)].decode("ascii", "replace"))
+    at = line.find(_HISTORY, start) + len(_HISTORY)
+    if entry is None or at < len(_HISTORY):
+        return None
+    end = entry.doc.repeated(line, at)
+    if end == at or line[end : end + 1] not in (b",", b"]"):
+        return None
+    before, behind = line[:at], line[end:]
+    # Is it the session's own history? Nothing else here may bear that name, however it is written.
+    if _HISTORY in behind or b"\\u" in before or b"\\u" in behind:
+        return None
+    return b"%b%b%b" % (before, MARK, behind)
+
+
+def extending(params: Any, line: bytes) -> Extending | None:
+    """What a line that was cut says, decoded; None where the cut was not in the session's history."""
+    session = params.session
+    if session.history is msgspec.UNSET or bytes(session.history)[1 : 1 + len(MARK)] != MARK:
+        return None
+    return Extending(params, line)

@@ -1,0 +1,42 @@
+"""The verb that listens: events of sessions, workers and the daemon. Headed by a sample of its params."""
+
+from __future__ import annotations
+
+import orjson
+
+from callstate_client.engine.context import Context
+from callstate_client.errors import InvalidParamsError
+from callstate_client.protocol.events import (
+    DEFAULT_TYPES,
+    GAP,
+    TYPES,
+    Cursor,
+)
+from callstate_client.protocol.params import (
+    SubscribeParams,
+)
+
+_KNOWN = TYPES | {GAP}
+
+
+def subscribe(ctx: Context, p: SubscribeParams) -> bytes:
+    """{"types":["suspect","orphaned"],"since":{"stream":"9f2c61d07a3be458","seq":17}}"""
+    types = DEFAULT_TYPES if p.types is None else _checked_types(p.types)
+    since = None if p.since is None else Cursor(p.since.stream, p.since.seq)
+    seq = ctx.events.subscribe(ctx.caller, types, since, ctx.now_us())
+    return orjson.dumps({"stream": ctx.events.stream, "seq": seq})
+
+
+def _checked_types(types: list[str]) -> frozenset[str]:
+    """Those that there are.
+
+    Raises:
+        InvalidParamsError: one is none.
+    """
+    for place, name in enumerate(types):
+        if name not in _KNOWN:
+            path, expected = f"$.params.types[{place}]", f"one of {', '.join(sorted(TYPES))}"
+            raise InvalidParamsError(
+                f"no type of event at {path}: expected {expected}", path=path, expected=expected
+            )
+    return frozenset(types)

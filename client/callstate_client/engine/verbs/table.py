@@ -1,0 +1,112 @@
+"""The verb table: what each method of the wire protocol takes, and what answers it. No I/O in here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, NamedTuple, Union
+
+import msgspec
+from msgspec import Raw, UnsetType
+
+from callstate_client import protocol as p
+from callstate_client.engine.context import Context
+from callstate_client.engine.interfaces import Later, Miss
+from callstate_client.engine.sessions.validation import PlainHead, params_error, undecodable
+from callstate_client.engine.verbs import (
+    heartbeat,
+    listing,
+    mutate,
+    ownership,
+    read,
+    save,
+    subscribe,
+)
+from callstate_client.model.go_json import (
+    Int64,
+)
+
+__all__ = ["VERBS", "Context", "Later", "Miss", "Verb", "decode_usual"]
+
+_NO_PARAMS: Final = b"{}"
+
+
+class PlainSaveParams(p.SaveParams):
+    """A save of a usual session, decoded as far as it goes in the same pass."""
+
+    session: PlainHead  # type: ignore[assignment]  # what `read_head` takes besides bytes
+
+
+class Verb(NamedTuple):
+    """One method."""
+
+    method: str
+    decode: Callable[[bytes | Raw], Any]
+    run: Callable[[Context, Any], bytes | Later]
+    usual: type[p.Params]
+    """What its params are in nearly every request, decoded together with the envelope."""
+
+    def params(self, raw: Raw | UnsetType) -> Any:
+        """The request's params, typed.
+
+        Raises:
+            InvalidParamsError: one is missing, unknown or wrong.
+        """
+        try:
+            return self.decode(raw if isinstance(raw, Raw) else _NO_PARAMS)
+        except msgspec.ValidationError as error:
+            raise params_error(error) from error
+        except (msgspec.DecodeError, RecursionError) as error:  # a lone surrogate in a string; a deep nest
+            raise undecodable(error, "$.params") from error
+
+
+def _verb(
+    method: str,
+    params: type[p.Params],
+    run: Callable[[Context, Any], bytes | Later],
+    usual: type[p.Params] | None = None,
+) -> Verb:
+    return Verb(method, msgspec.json.Decoder(params).decode, run, usual or params)
+
+
+_TABLE: Final = (
+    _verb("session.save", p.SaveParams, save.save, usual=PlainSaveParams),
+    _verb("session.load", p.LoadParams, read.load),
+    _verb("session.delete", p.DeleteParams, mutate.delete),
+    _verb("session.list_active", p.ListActiveParams, listing.list_active),
+    _verb("session.list", p.ListParams, listing.list_sessions),
+    _verb("session.heartbeat", p.HeartbeatParams, heartbeat.heartbeat),
+    _verb("session.add_turn", p.AddTurnParams, mutate.add_turn),
+    _verb("session.amend_turn", p.AmendTurnParams, mutate.amend_turn),
+    _verb("session.record_interruption", p.RecordInterruptionParams, mutate.record_interruption),
+    _verb("session.update", p.UpdateParams, mutate.update),
+    _verb("session.end", p.EndParams, mutate.end),
+    _verb("session.claim", p.ClaimParams, ownership.claim),
+    _verb("session.claim_next", p.ClaimNextParams, ownership.claim_next),
+    _verb("session.release", p.ReleaseParams, ownership.release),
+    _verb("worker.register", p.RegisterParams, ownership.register),
+    _verb("events.subscribe", p.SubscribeParams, subscribe.subscribe),
+    _verb("server.ping", p.NoParams, read.ping),
+    _verb("server.info", p.NoParams, read.info),
+    _verb("server.stats", p.NoParams, read.stats),
+    _verb("server.flush", p.FlushParams, read.flush),
+    _verb("server.drain", p.DrainParams, ownership.drain),
+)
+
+VERBS: Final[Mapping[str, Verb]] = {verb.method: verb for verb in _TABLE}
+
+
+def _usual_request(verb: Verb) -> Any:
+    """A request of one verb as a type, told from the others by its method."""
+    fields = [("id", Int64), ("params", verb.usual), ("jsonrpc", Literal["2.0"])]
+    return msgspec.defstruct(
+        "Usual", fields, tag_field="method", tag=verb.method, namespace={"verb": verb}, gc=False
+    )
+
+
+decode_usual: Final[Callable[[bytes], Any]] = msgspec.json.Decoder(
+    Union[tuple(_usual_request(verb) for verb in _TABLE)]  # noqa: UP007 - made at run time
+).decode
+"""A request as most clients write it, in one pass: with `id`, `verb` and typed `params`.
+
+Raises msgspec.MsgspecError for any other, good or bad. Members that it hands on as bytes are not UTF-8 for sure.
+"""

@@ -1,0 +1,355 @@
+"""Which workers there are, and when one has left: connections and processes as evidence, the transitions as data.
+
+Pure: `now` is passed in, seconds of the reaper's clock, which stands still while the daemon does and may step back
+by the length of a stall once that is noticed.
+
+    state       what may be in it                                           how it ends by itself
+    CONNECTED   a worker with a connection                                  -
+    EXITED      its process has exited, a connection is open: a child       -
+                inherited it, or what it sent last is still being read
+    AWAY        no connection, its process alive or unknown                 left, after the reconnect grace
+    RESTORED    known from the journal, not seen since the daemon started   - (its sessions' deadlines decide)
+    GONE        every id not kept here: nothing is remembered of it         -
+
+What a worker's leaving means for its sessions (suspect, or orphans) is for the caller: the outcome says which.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, NamedTuple
+
+from callstate_client.engine.process import Process
+from callstate_client.errors import ConflictError, ForbiddenError
+
+
+class State(Enum):
+    """Where a worker stands."""
+
+    CONNECTED = "connected"
+    EXITED = "exited"
+    AWAY = "away"
+    RESTORED = "restored"
+    GONE = "gone"
+
+
+class Evidence(Enum):
+    """What is learned of a worker."""
+
+    REGISTERED = "registered"
+    """A connection of it, or one that may be its."""
+    SUPERSEDED = "superseded"
+    """Another process registered under its id, and nothing says that it lives itself."""
+    DISCONNECTED = "disconnected"
+    """Its last connection closed."""
+    PROCESS_EXITED = "process_exited"
+    """Its process runs no more."""
+    GRACE_OVER = "grace_over"
+    """It did not reconnect in time."""
+    IDLE = "idle"
+    """No session is its."""
+
+
+class Outcome(Enum):
+    """What has to be done about a worker."""
+
+    NOTHING = "nothing"
+    JOINED = "joined"
+    """Event `worker.joined`."""
+    LEFT_EXITED = "exited"
+    """Event `worker.left` with this for a reason; its live sessions are suspects."""
+    LEFT_DISCONNECTED = "disconnected"
+    """Event `worker.left` with this for a reason; its sessions are orphans."""
+
+
+TRANSITIONS: Final[Mapping[tuple[State, Evidence], tuple[State, Outcome]]] = {
+    (State.CONNECTED, Evidence.REGISTERED): (State.CONNECTED, Outcome.NOTHING),
+    (State.CONNECTED, Evidence.DISCONNECTED): (State.AWAY, Outcome.NOTHING),
+    (State.CONNECTED, Evidence.PROCESS_EXITED): (State.EXITED, Outcome.NOTHING),
+    (State.CONNECTED, Evidence.IDLE): (State.CONNECTED, Outcome.NOTHING),
+    (State.EXITED, Evidence.REGISTERED): (State.EXITED, Outcome.NOTHING),  # its own line, read late
+    (State.EXITED, Evidence.SUPERSEDED): (State.GONE, Outcome.LEFT_EXITED),
+    (State.EXITED, Evidence.DISCONNECTED): (State.GONE, Outcome.LEFT_EXITED),
+    (State.EXITED, Evidence.PROCESS_EXITED): (State.EXITED, Outcome.NOTHING),
+    (State.EXITED, Evidence.IDLE): (State.EXITED, Outcome.NOTHING),
+    (State.AWAY, Evidence.REGISTERED): (State.CONNECTED, Outcome.NOTHING),
+    (State.AWAY, Evidence.SUPERSEDED): (State.GONE, Outcome.LEFT_DISCONNECTED),
+    (State.AWAY, Evidence.PROCESS_EXITED): (State.GONE, Outcome.LEFT_EXITED),
+    (State.AWAY, Evidence.GRACE_OVER): (State.GONE, Outcome.LEFT_DISCONNECTED),
+    (State.AWAY, Evidence.IDLE): (State.AWAY, Outcome.NOTHING),
+    (State.RESTORED, Evidence.REGISTERED): (State.CONNECTED, Outcome.JOINED),
+    (State.RESTORED, Evidence.SUPERSEDED): (State.GONE, Outcome.LEFT_DISCONNECTED),
+    (State.RESTORED, Evidence.PROCESS_EXITED): (State.GONE, Outcome.LEFT_EXITED),
+    (State.RESTORED, Evidence.IDLE): (State.GONE, Outcome.NOTHING),
+    (State.GONE, Evidence.REGISTERED): (State.CONNECTED, Outcome.JOINED),
+    (State.GONE, Evidence.PROCESS_EXITED): (State.GONE, Outcome.NOTHING),  # told after it had left
+    (State.GONE, Evidence.IDLE): (State.GONE, Outcome.NOTHING),
+}
+"""(state, evidence) to the next state and what has to be done. What is not listed can't happen: only AWAY has a
+grace, only CONNECTED and EXITED have connections, and who takes the id of a CONNECTED one is refused."""
+
+
+class Registration(NamedTuple):
+    """What a registration did, to be acted on in this order."""
+
+    replaced: Outcome
+    """How the worker that had the id until now left, if one did; else NOTHING."""
+    joined: bool
+    """The first connection of a worker."""
+    watch: bool
+    """Its process has to be watched from now on, in place of any watch there was: `exited` is told by it."""
+
+
+AGAIN: Final = Registration(Outcome.NOTHING, joined=False, watch=False)
+
+
+@dataclass(slots=True, eq=False)
+class _Program:
+    """A process that workers are registered from."""
+
+    process: Process
+    workers: set[str] = field(default_factory=set)
+    own_names: set[str] = field(default_factory=set)
+    """What its workers call the process they are in; empty: one that did not say."""
+    shared: bool = False
+    """It had several worker ids, and they are not all of one process: a proxy. Its exit says nothing of them."""
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    worker_id: str
+    state: State = State.GONE
+    program: _Program | None = None
+    pidfd: bool = False
+    own_name: str = ""
+    connections: set[Hashable] = field(default_factory=set)
+
+    @property
+    def process(self) -> Process | None:
+        """The process whose exit is its own; None: not known."""
+        return None if self.program is None or self.program.shared else self.program.process
+
+    @property
+    def watched(self) -> bool:
+        return self.pidfd and self.process is not None
+
+
+class Workers:
+    """All workers that are connected, may come back soon, or are remembered from before a restart.
+
+    Its size is bounded by connections, by those closed within the last grace, and by the workers restored.
+
+    Args:
+        reconnect_grace_s: how long a worker whose process may live can be without a connection.
+    """
+
+    def __init__(self, reconnect_grace_s: float) -> None:
+        self.reconnect_grace_s = reconnect_grace_s
+        self._workers: dict[str, _Worker] = {}
+        self._of: dict[Hashable, str] = {}
+        self._programs: dict[int, _Program] = {}
+        self._away: OrderedDict[str, float] = OrderedDict()
+        self._now = float("-inf")
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    @property
+    def unwatched(self) -> int:
+        """How many of them are known by connections and beats alone."""
+        return sum(not worker.watched for worker in self._workers.values())
+
+    def state(self, worker_id: str) -> State:
+        """Where it stands; GONE for every id that is not known."""
+        worker = self._workers.get(worker_id)
+        return State.GONE if worker is None else worker.state
+
+    def is_connected(self, worker_id: str) -> bool:
+        """Whether a registered connection is open under this id."""
+        return self.state(worker_id) in (State.CONNECTED, State.EXITED)
+
+    def worker_of(self, connection: Hashable) -> str | None:
+        """The id it is registered under; None also for one whose worker was superseded."""
+        return self._of.get(connection)
+
+    def process_of(self, worker_id: str) -> Process | None:
+        """The process whose exit is this worker's, for the journal; None: not known."""
+        worker = self._workers.get(worker_id)
+        return None if worker is None else worker.process
+
+    def own_name_of(self, worker_id: str) -> str:
+        """What this worker calls its process, for the journal; empty: it did not say."""
+        worker = self._workers.get(worker_id)
+        return "" if worker is None else worker.own_name
+
+    # -- what is learned --------------------------------------------------------------------------------------
+
+    def register(
+        self, worker_id: str, connection: Hashable, process: Process | None, *, pidfd: bool, own_name: str = ""
+    ) -> Registration:
+        """A connection says which worker it is of.
+
+        Args:
+            connection: whatever tells connections apart.
+            process: who is at its other end; None: not known.
+            pidfd: whether the exit of that process will be told.
+            own_name: what the worker calls its process. Several workers of one pid and name are all of that
+                process, and it is no proxy.
+
+        Raises:
+            ForbiddenError: the connection is registered under another id.
+            ConflictError: another process has the id, and lives.
+        """
+        registered = self._of.get(connection)
+        if registered is not None:
+            if registered != worker_id:
+                raise ForbiddenError("this connection is registered under another worker_id")
+            return AGAIN
+        program = self._program(worker_id, process)
+        worker = self._workers.get(worker_id)
+        replaced = Outcome.NOTHING
+        if worker is not None and _is_other(worker, program):
+            replaced = self._supersede(worker, program)
+            worker = None
+        if worker is None:
+            worker = self._workers[worker_id] = _Worker(worker_id)
+        watch = self._adopt(worker, program, pidfd=pidfd, own_name=own_name)
+        worker.connections.add(connection)
+        self._of[connection] = worker_id
+        outcome = self._learn(worker, Evidence.REGISTERED)
+        return Registration(replaced, outcome is Outcome.JOINED, watch)
+
+    def closed(self, connection: Hashable, now: float) -> Outcome:
+        """A connection closed, registered or not."""
+        worker_id = self._of.pop(connection, None)
+        if worker_id is None:
+            return Outcome.NOTHING
+        worker = self._workers[worker_id]
+        worker.connections.discard(connection)
+        if worker.connections:
+            return Outcome.NOTHING
+        self._settle(now)
+        outcome = self._learn(worker, Evidence.DISCONNECTED)
+        if worker.state is State.AWAY:
+            self._away[worker_id] = now
+        return outcome
+
+    def exited(self, worker_id: str, process: Process) -> Outcome:
+        """This process, watched for this worker, runs no more."""
+        worker = self._workers.get(worker_id)
+        ours = None if worker is None else worker.process
+        if worker is None or ours is None or ours.is_same(process) is False:
+            return Outcome.NOTHING  # it left before, or its process is a proxy's
+        return self._learn(worker, Evidence.PROCESS_EXITED)
+
+    def due(self, now: float) -> list[str]:
+        """The workers that did not come back in time: LEFT_DISCONNECTED, each told once."""
+        self._settle(now)
+        left = []
+        while self._away:
+            worker_id = next(iter(self._away))
+            if self._away[worker_id] + self.reconnect_grace_s > now:
+                break
+            left.append(worker_id)
+            self._learn(self._workers[worker_id], Evidence.GRACE_OVER)
+        return left
+
+    def restored(self, worker_id: str, process: Process | None, *, pidfd: bool, own_name: str = "") -> bool:
+        """A worker that the journal remembers and that may live: told once each, before any registers.
+
+        True where its process has to be watched, as with `Registration.watch`.
+        """
+        worker = self._workers[worker_id] = _Worker(worker_id, State.RESTORED)
+        return self._adopt(worker, self._program(worker_id, process), pidfd=pidfd, own_name=own_name)
+
+    def idle(self, worker_id: str) -> bool:
+        """No session is this worker's. True where it is forgotten by that: one restored has nothing to wait for."""
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return False
+        self._learn(worker, Evidence.IDLE)
+        return worker.state is State.GONE
+
+    # -- transitions ------------------------------------------------------------------------------------------
+
+    def _learn(self, worker: _Worker, evidence: Evidence) -> Outcome:
+        worker.state, outcome = TRANSITIONS[worker.state, evidence]
+        if worker.state is not State.AWAY:
+            self._away.pop(worker.worker_id, None)
+        if worker.state is State.GONE:
+            del self._workers[worker.worker_id]
+            for connection in worker.connections:
+                del self._of[connection]
+            self._leave(worker)
+        return outcome
+
+    def _supersede(self, worker: _Worker, program: _Program | None) -> Outcome:
+        """Another process has come under its id: give the old one up, unless it lives."""
+        ours = worker.process
+        recycled = ours is not None and program is not None and ours.key == program.process.key
+        if recycled:  # so the old one has exited, and we are about to be told
+            outcome = self._learn(worker, Evidence.PROCESS_EXITED)
+            if worker.state is State.GONE:
+                return outcome
+        elif worker.state is State.CONNECTED or (worker.watched and worker.state is not State.EXITED):
+            raise ConflictError(
+                f"another process is registered as {worker.worker_id!r}, and lives", owner=worker.worker_id
+            )
+        return self._learn(worker, Evidence.SUPERSEDED)
+
+    def _settle(self, now: float) -> None:
+        """Keep `_away` in order, and its spans as they are, when the clock has stepped back."""
+        if now < self._now:
+            for worker_id, since in self._away.items():
+                self._away[worker_id] = min(since, now)
+        self._now = now
+
+    # -- processes --------------------------------------------------------------------------------------------
+
+    def _program(self, worker_id: str, process: Process | None) -> _Program | None:
+        """What is known of a process, or something new of it that `_adopt` enters; None: nothing to go by."""
+        if process is None:
+            return None
+        known = self._programs.get(process.key)
+        if known is None or known.process.is_same(process) is False:
+            return _Program(process)
+        if any(self.state(other) is State.EXITED for other in known.workers):
+            # without marks to compare: its pid is another's by now, unless it is what the dead one sent last
+            return known if worker_id in known.workers else _Program(process)
+        if not (known.process.start_ticks or known.process.pidfs_inode):
+            known.process = process  # it may have marks: the first time there was no descriptor left to read them
+        return known
+
+    def _adopt(self, worker: _Worker, program: _Program | None, *, pidfd: bool, own_name: str) -> bool:
+        """Enter which process a worker is; True where it has to be watched for that, and was not."""
+        if program is None:
+            return False
+        if worker.program is not program:
+            self._leave(worker)
+            worker.program, worker.pidfd, worker.own_name = program, False, own_name
+            self._programs[program.process.key] = program
+            program.workers.add(worker.worker_id)
+            program.own_names.add(own_name)
+            if len(program.workers) > 1 and (len(program.own_names) > 1 or not own_name):
+                program.shared = True  # and stays so while anybody is left of them
+        watch = pidfd and not worker.pidfd and not program.shared
+        worker.pidfd = worker.pidfd or watch
+        return watch
+
+    def _leave(self, worker: _Worker) -> None:
+        program = worker.program
+        if program is None:
+            return
+        program.workers.discard(worker.worker_id)
+        if not program.workers and self._programs.get(program.process.key) is program:
+            del self._programs[program.process.key]
+
+
+def _is_other(worker: _Worker, program: _Program | None) -> bool:
+    """Whether a newcomer under a worker's id is certainly another process than the worker's."""
+    if program is None:
+        return worker.state is State.EXITED  # whoever it is, it runs
+    return worker.process is not None and program is not worker.program

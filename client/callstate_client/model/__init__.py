@@ -1,0 +1,8 @@
+"""Sessions as workers see them: SessionState and its parts, their JSON, and what Go makes of it."""
+
+from callstate_client.model.history import History
+from callstate_client.model.metrics import SessionMetrics
+from callstate_client.model.state import Direction, Role, SessionState, Status
+from callstate_client.model.turn import Turn, encode_members
+
+__all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn", "encode_members"]

@@ -1,0 +1,281 @@
+"""Documents as a store has them: whatever Go's encoding/json writes from the package's types, read as Go reads it.
+
+One reader for everything that reads a store: the daemon, RedisStore, SqliteStore. What it can't read, none of ours
+can. Values that are passed through stay the bytes they are: integers of any size, floats as they are spelled, depth
+up to Go's. What clients send is another matter: the daemon's door takes less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from callstate_client.errors import DocumentError, InvalidParamsError
+from callstate_client.model import go_json
+from callstate_client.model.go_json import Int64, fold
+from callstate_client.model.times import ZERO_TIME, is_time
+
+
+class TurnDoc(Struct, gc=False):
+    """The members of a turn that we know. One left out is Go's zero value."""
+
+    role: str = ""
+    content: str = ""
+    timestamp: str = ZERO_TIME
+    duration_ms: Int64 = 0
+
+
+class _OnlyTurn(TurnDoc, forbid_unknown_fields=True, gc=False):
+    """The usual turn: nothing in it that we don't know."""
+
+
+class MetricsDoc(Struct):
+    """The members of metrics that we know."""
+
+    turn_count: Int64 = 0
+    interruption_count: Int64 = 0
+    user_speech_duration_ms: Int64 = 0
+    agent_speech_duration_ms: Int64 = 0
+    first_response_ms: Int64 = 0
+    average_response_ms: Int64 = 0
+
+
+class OnlyMetrics(MetricsDoc, forbid_unknown_fields=True):
+    """The usual metrics."""
+
+
+class HeadDoc(Struct):
+    """The members of a session that have types of their own."""
+
+    id: str = ""
+    created_at: str = ZERO_TIME
+    updated_at: str = ZERO_TIME
+    call_id: str = ""
+    provider: str = ""
+    direction: str = ""
+    from_: str = msgspec.field(name="from", default="")
+    to: str = ""
+    status: str = ""
+
+
+class _OnlyHead(HeadDoc, forbid_unknown_fields=True):
+    """The usual session, its history and recovery data still bytes."""
+
+    history: Raw = Raw(b"null")
+    metrics: OnlyMetrics | None = None
+    recovery_data: Raw | UnsetType = UNSET
+
+
+class Parts(Struct):
+    """A document, read.
+
+    Args:
+        head: what is neither history nor metrics nor passed through.
+        history: the turns, comma-joined, no brackets.
+        turn_count: how many these are.
+        metrics: the counters.
+        metrics_extra: members of the metrics that we don't know, each as it is written.
+        recovery_data: as it is written; None where there is none, or nothing in it.
+        extra: members of the session that we don't know, each as it is written.
+    """
+
+    head: HeadDoc
+    history: bytes
+    turn_count: int
+    metrics: MetricsDoc
+    metrics_extra: dict[str, bytes]
+    recovery_data: bytes | None
+    extra: dict[str, bytes]
+
+
+SESSION_NAMES: Final = frozenset(_OnlyHead.__struct_encode_fields__)
+TURN_NAMES: Final = frozenset(TurnDoc.__struct_encode_fields__)
+METRICS_NAMES: Final = frozenset(MetricsDoc.__struct_encode_fields__)
+
+HEAD_NAMES: Final = frozenset(HeadDoc.__struct_encode_fields__)
+_NULL: Final = b"null"
+
+_only_head = msgspec.json.Decoder(_OnlyHead).decode
+_head = msgspec.json.Decoder(HeadDoc).decode
+_metrics = msgspec.json.Decoder(MetricsDoc).decode
+_only_turn = msgspec.json.Decoder(_OnlyTurn).decode
+_only_turns = msgspec.json.Decoder(list[_OnlyTurn]).decode
+_turn = msgspec.json.Decoder(TurnDoc).decode
+_raw_members = msgspec.json.Decoder(dict[str, Raw]).decode
+
+
+def shadowed(names: Iterable[str], known: frozenset[str]) -> str | None:
+    """The first of these names that Go takes for one of ours though it is spelled otherwise, or None."""
+    return next((name for name in names if name not in known and fold(name) in known), None)
+
+
+def refuse_shadows(names: Iterable[str], known: frozenset[str], path: str) -> None:
+    """Refuse members that Go, which matches names without case, would take for ours.
+
+    Raises:
+        InvalidParamsError: there is one.
+    """
+    name = shadowed(names, known)
+    if name is not None:
+        place, ours = f"{path}.{name}", go_json.fold(name)
+        raise InvalidParamsError(f"`{name}` at {place} is another spelling of `{ours}`", path=place, expected=ours)
+
+
+def not_object(path: str) -> InvalidParamsError:
+    """The error for recovery data that is no JSON object, as Go has it."""
+    return InvalidParamsError(f"Expected object or null at {path}", path=path, expected="object or null")
+
+
+def read_stored(document: bytes, session_id: str) -> Parts:
+    """The parts of a document that a store has.
+
+    Args:
+        document: as the store has it.
+        session_id: the id that it lies under.
+
+    Raises:
+        DocumentError: it can't be read, or is another's.
+    """
+    parts = read(document)
+    if parts.head.id != go_json.coerced(session_id):
+        raise DocumentError(f"the document under {session_id!r} is another session's: {parts.head.id!r:.80}")
+    if parts.recovery_data is not None and parts.recovery_data[:1] != b"{":
+        raise DocumentError("not a session document: Expected `object | null` - at `$.recovery_data`")
+    return parts
+
+
+def read(document: bytes) -> Parts:
+    """A document's parts, from wherever it came: what older versions took as recovery data, too.
+
+    Raises:
+        DocumentError: it can't be read.
+    """
+    try:
+        document.decode()  # what is passed over unread may be no UTF-8
+        try:
+            only = _only_head(document)
+        except (msgspec.MsgspecError, RecursionError):
+            parts = _unusual(document)
+        else:
+            parts = _usual(only)
+        _check_times(parts.head)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DocumentError(f"not a session document: {error}") from error
+    return parts
+
+
+def _usual(only: _OnlyHead) -> Parts:
+    history, count = _history(bytes(only.history))
+    recovery = None if isinstance(only.recovery_data, UnsetType) else _recovery(bytes(only.recovery_data))
+    return Parts(only, history, count, only.metrics or MetricsDoc(), {}, recovery, {})
+
+
+def _unusual(document: bytes) -> Parts:
+    """A document with members that we don't know, or that Go takes for ours, or that nests deep."""
+    members, extra = _members(document, SESSION_NAMES, "$")
+    head = _typed(_head, {name: value for name, value in members.items() if name in HEAD_NAMES}, "$")
+    metrics = MetricsDoc()
+    metrics_extra: dict[str, bytes] = {}
+    if members.get("metrics", _NULL) != _NULL:
+        counters, metrics_extra = _members(members["metrics"], METRICS_NAMES, "$.metrics")
+        metrics = _typed(_metrics, counters, "$.metrics")
+    history, count = _history(members.get("history", _NULL))
+    recovery = _recovery(members.get("recovery_data", _NULL))
+    return Parts(head, history, count, metrics, metrics_extra, recovery, extra)
+
+
+def _members(text: bytes, known: frozenset[str], place: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The members that Go takes for ours, the last of each, and the others, which are found good."""
+    if text[:1] != b"{":
+        text = text.lstrip()
+    if text[:1] != b"{":
+        raise ValueError(f"Expected `object` - at `{place}`")
+    try:
+        pairs: Iterable[tuple[str, Raw | bytes]] = _raw_members(text).items()
+        if shadowed((name for name, _ in pairs), known) is not None:
+            pairs = go_json.members(text)  # in their order: the last one counts
+    except RecursionError:
+        go_json.decode(text)
+        pairs = go_json.members(text)
+    ours: dict[str, bytes] = {}
+    extra: dict[str, bytes] = {}
+    for name, value in pairs:
+        if name in known:
+            ours[name] = bytes(value)
+        elif fold(name) in known:
+            ours[fold(name)] = bytes(value)
+        else:
+            extra[name] = bytes(value)
+            _check_value(extra[name], f"{place}.{name}")
+    return ours, extra
+
+
+def _check_value(value: bytes, place: str) -> None:
+    """A value that is passed through is JSON that Go can read."""
+    try:
+        go_json.decode_any(value)
+    except ValueError as error:
+        raise ValueError(f"{error} - at `{place}`") from error
+
+
+def _typed(decode: Any, members: dict[str, bytes], place: str) -> Any:
+    try:
+        return decode(go_json.join_members(members))
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error).replace("at `$", f"at `{place}")) from error
+
+
+def _recovery(value: bytes) -> bytes | None:
+    """Go's map[string]any: left out when empty."""
+    if value == _NULL:
+        return None
+    _check_value(value, "$.recovery_data")
+    return None if value[:1] == b"{" and not value[1:-1].strip() else value
+
+
+def _history(array: bytes) -> tuple[bytes, int]:
+    """The inside of a history's brackets, and how many turns are in it."""
+    if array == _NULL:
+        return b"", 0
+    if array[:1] != b"[":
+        raise ValueError("Expected `array | null` - at `$.history`")
+    inside = array[1:-1].strip()
+    try:
+        turns: list[_OnlyTurn] = _only_turns(array)
+    except (msgspec.MsgspecError, RecursionError):
+        return _unusual_history(array, inside)
+    for index, turn in enumerate(turns):
+        if not is_time(turn.timestamp):
+            raise ValueError(f"not an RFC 3339 time: {turn.timestamp!r:.40} - at `$.history[{index}].timestamp`")
+    return inside, len(turns)
+
+
+def _unusual_history(array: bytes, inside: bytes) -> tuple[bytes, int]:
+    parts = go_json.raw_list(array)
+    turns = [_read_turn(part, f"$.history[{index}]") for index, part in enumerate(parts)]
+    return (inside if turns == parts else b",".join(turns)), len(turns)
+
+
+def _read_turn(part: bytes, place: str) -> bytes:
+    """A turn as it is written, or with our names where Go takes others for ours."""
+    members: dict[str, bytes] | None = None
+    extra: dict[str, bytes] = {}
+    try:
+        turn: TurnDoc = _only_turn(part)
+    except (msgspec.MsgspecError, RecursionError):
+        members, extra = _members(part, TURN_NAMES, place)
+        turn = _typed(_turn, members, place)
+    if not is_time(turn.timestamp):
+        raise ValueError(f"not an RFC 3339 time: {turn.timestamp!r:.40} - at `{place}.timestamp`")
+    if members is None or shadowed(go_json.raw_members(part), TURN_NAMES) is None:
+        return part
+    return go_json.join_members({**members, **extra})
+
+
+def _check_times(head: HeadDoc) -> None:
+    for name, text in (("created_at", head.created_at), ("updated_at", head.updated_at)):
+        if not is_time(text):
+            raise ValueError(f"not an RFC 3339 time: {text!r:.40} - at `$.{name}`")

@@ -1,0 +1,59 @@
+"""RFC 7396, JSON Merge Patch. Shared with the daemon: both sides must make the same of a patch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from callstate_client.model import go_json
+
+
+def merge_patch(target: Any, patch: Any) -> Any:
+    """The target with the patch on it: members replace, null removes, objects are patched in turn."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_patch(merged.get(name), value)
+    return merged
+
+
+def compose_patches(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any] | None:
+    """The patch that does what two do one after the other; None where no patch does.
+
+    One that replaces a member by an object, whatever was there, can't be said: an object patches.
+    """
+    both = dict(first)
+    for name, value in then.items():
+        before = both.get(name)
+        if not isinstance(value, dict) or name not in both:
+            both[name] = value
+        elif not isinstance(before, dict):
+            return None
+        else:
+            inner = compose_patches(before, value)
+            if inner is None:
+                return None
+            both[name] = inner
+    return both
+
+
+def merge_text(target: bytes, patch: Any) -> bytes:
+    """The same of a target that is JSON text: what the patch does not touch stays as it is written.
+
+    Raises:
+        ValueError: the target is no JSON.
+    """
+    if not isinstance(patch, dict):
+        return msgspec.json.encode(patch)
+    merged = go_json.raw_members(target) if target[:1] == b"{" else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge_text(merged.get(name, b"null"), value)
+    return go_json.join_members(merged)

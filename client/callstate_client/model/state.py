@@ -1,0 +1,397 @@
+"""One call's state: the types of the Go package `storage`, their JSON, and nothing else.
+
+Field names, JSON names and named values are the Go package's. What we don't know is kept in `extra` and
+written back inline. A document is decoded as far as it is read: turns stay bytes until somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from enum import EnumMeta, StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+from callstate_client.errors import DocumentError
+from callstate_client.model import documents, go_json
+from callstate_client.model.history import History, Piece
+from callstate_client.model.metrics import SessionMetrics, metrics_of
+from callstate_client.model.statewire import StrictStateWire
+from callstate_client.model.times import (
+    ZERO_TIME,
+    Instant,
+    format_time,
+    now,
+    now_text,
+    parse_time,
+)
+from callstate_client.model.turn import (
+    Check,
+    Turn,
+    encode_members,
+    refuse_shadows,
+)
+from callstate_client.model.wellformed import turn_values
+
+__all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn", "encode_members"]
+
+
+class _Words(EnumMeta):
+    def __contains__(cls, value: object) -> bool:  # as from Python 3.12 on
+        return isinstance(value, str) and value in cls._value2member_map_
+
+
+class Status(StrEnum, metaclass=_Words):
+    """The named statuses. Not a closed set: any string up to 64 bytes is one; only `ended` is not active."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    ON_HOLD = "on_hold"
+    TRANSFERRING = "transferring"
+    ENDED = "ended"
+
+
+class Direction(StrEnum, metaclass=_Words):
+    """The named directions; not a closed set."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+
+
+class Role(StrEnum, metaclass=_Words):
+    """The named roles of a turn; not a closed set (agents have `system` and `tool` turns too)."""
+
+    USER = "user"
+    AGENT = "agent"
+
+
+RecoveryT = TypeVar("RecoveryT")
+
+_NO_OBJECTS = (str, bytes, bytearray, int, float, list, tuple, set, frozenset)
+"""In Python, what JSON has as anything else."""
+
+_ZERO = parse_time(ZERO_TIME)
+
+_EMPTY: tuple[Any, ...] = (None, "", {}, [])
+"""Recovery data that is left out."""
+
+_STRICT = msgspec.json.Decoder(StrictStateWire)
+
+
+class SessionState:
+    """One call's state, as a worker holds it.
+
+    Args:
+        id: 1 to 256 bytes of printable ASCII, no space, no braces, not starting with `@`, not `active`.
+        provider: who carries the call (`twilio`, `sip` …), up to 64 bytes.
+        direction: see `Direction`.
+        from_: the calling party; `from` in JSON.
+        to: the called party.
+        status: see `Status`.
+        call_id: the provider's id of the call; left out of the JSON when empty.
+        history: the turns so far.
+        metrics: what was counted so far.
+        recovery_data: what it takes to resume the call, any JSON value; left out when empty.
+        created_at, updated_at: with a timezone; default now.
+        extra: members we don't know, written back inline.
+
+    `history_from` is the index of the first turn held: over 0 in a state that was loaded in part, which no
+    client saves, for that would drop the turns before. It is no member of the document.
+    """
+
+    __slots__ = (
+        "_created_at", "_history", "_updated_at", "call_id", "direction", "extra", "from_", "history_from",
+        "id", "metrics", "provider", "recovery_data", "status", "to",
+    )  # fmt: skip
+
+    _created_at: str
+    _updated_at: str
+    created_at = Instant()
+    updated_at = Instant()
+
+    def __init__(
+        self,
+        id: str = "",  # noqa: A002 - the field's name in the contract
+        *,
+        provider: str = "",
+        direction: str = "",
+        from_: str = "",
+        to: str = "",
+        status: str = Status.PENDING,
+        call_id: str = "",
+        history: Iterable[Turn] | None = None,
+        metrics: SessionMetrics | None = None,
+        recovery_data: Any = None,
+        created_at: datetime | None = None,
+        updated_at: datetime | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self.id = id
+        self.provider = provider
+        self.direction = direction
+        self.from_ = from_
+        self.to = to
+        self.status = status
+        self.call_id = call_id
+        self._history = History(history or ())
+        self.metrics = SessionMetrics() if metrics is None else metrics
+        self.recovery_data = recovery_data
+        self._created_at = now_text() if created_at is None else format_time(created_at)
+        self._updated_at = self._created_at if updated_at is None else format_time(updated_at)
+        self.extra: dict[str, Any] = {} if extra is None else extra
+        self.history_from = 0
+
+    @property
+    def history(self) -> History:
+        """The turns, oldest first: a list of `Turn`, each decoded when it is looked at."""
+        return self._history
+
+    @history.setter
+    def history(self, turns: Iterable[Turn] | None) -> None:
+        self._history = turns if isinstance(turns, History) else History(turns or ())
+
+    @property
+    def is_active(self) -> bool:
+        """Every status but `ended` is active."""
+        return self.status != Status.ENDED
+
+    def add_turn(
+        self,
+        role: str,
+        content: str,
+        duration_ms: int = 0,
+        *,
+        at: datetime | None = None,
+        extra: dict[str, Any] | None = None,
+    ) -> Turn:
+        """Append a turn with the present time, count it, and add its speech time for `user` and `agent`.
+
+        Args:
+            role: see `Role`.
+            content: what was said.
+            duration_ms: how long it took to say, milliseconds.
+            at: when; default now.
+            extra: further members of the turn.
+        """
+        role, content, duration_ms = turn_values(role, content, duration_ms)
+        turn = Turn(role, content, timestamp=at, duration_ms=duration_ms, extra=dict(extra) if extra else None)
+        turn.own_extra()
+        self.append_turn(turn)
+        return turn
+
+    def append_turn(self, turn: Turn) -> None:
+        """Append a turn, count it, and add its speech time for `user` and `agent`."""
+        self._history.append(turn)
+        self.metrics.turn_count += 1
+        if turn.role == Role.USER:
+            self.metrics.user_speech_duration_ms += max(turn.duration_ms, 0)
+        elif turn.role == Role.AGENT:
+            self.metrics.agent_speech_duration_ms += max(turn.duration_ms, 0)
+
+    def saved_at(self, text: str) -> None:
+        """Set `updated_at` to what a store said, as text."""
+        self._updated_at = text
+
+    def take_over(self, other: SessionState, *, history: bool = True) -> None:
+        """Become another state, which nobody else holds; `history`: with its turns."""
+        for name in self.__slots__:
+            if history or name not in ("_history", "history_from"):
+                setattr(self, name, getattr(other, name))
+
+    def record_interruption(self) -> None:
+        """Count one interruption (barge-in)."""
+        self.metrics.interruption_count += 1
+
+    def recovery(self, as_type: type[RecoveryT]) -> RecoveryT | None:
+        """`recovery_data` as a type of the caller's: a Struct of msgspec, a dataclass, a TypedDict …; or None.
+
+        What `update(recovery_data=…)` was given comes back equal. Fields that may be None need a default, for a
+        member that is null is none.
+
+        Args:
+            as_type: which.
+
+        Raises:
+            DocumentError: it is something else.
+        """
+        if self.recovery_data in (None, "", {}, []):
+            return None
+        data = self.recovery_data
+        try:
+            return msgspec.convert(msgspec.to_builtins(data), as_type)
+        except msgspec.ValidationError as error:
+            raise DocumentError(f"recovery_data is no {as_type.__name__}: {error}") from error
+
+    def duration(self, at: datetime | None = None) -> timedelta:
+        """How long the call lasted (once ended) or has lasted so far, at the present time or at `at`.
+
+        Never negative, whatever the clocks of those who wrote the times said; none where nobody said when it began.
+        """
+        began = self.created_at
+        if began <= _ZERO:
+            return timedelta(0)
+        until = self.updated_at if self.status == Status.ENDED else at or now()
+        return max(until - began, timedelta(0))
+
+    def copy(self) -> SessionState:
+        """A deep copy: nothing of it is shared with this one."""
+        return _restored(self.to_json(), self.history_from)
+
+    def to_json(self) -> bytes:
+        """The document, as Go's encoding/json would write it.
+
+        Raises:
+            DocumentError: a field holds what JSON can't say.
+        """
+        return b"".join(self.pieces())
+
+    def pieces(self, check: Check | None = None) -> list[Piece]:
+        """The document in pieces, to be joined: the long history, much of it written before, is copied once.
+
+        Args:
+            check: applied to each turn's `extra` before it is written, unless it was before.
+
+        Raises:
+            DocumentError: a field holds what JSON can't say, or `check` refuses a turn.
+        """
+        if self.extra and not documents.SESSION_NAMES.isdisjoint(self.extra):  # which then stand in their places
+            return [encode_members(self.to_members(check=check))]
+        head = encode_members(self._head())
+        tail = encode_members(self._tail())
+        return [head[:-1], b',"history":', *self._history.pieces(check), b",", tail[1:]]
+
+    def to_members(self, *, with_history: bool = True, check: Check | None = None) -> dict[str, Any]:
+        """The JSON members, in the Go package's order, the history already encoded; `check` as for `pieces`."""
+        members = self._head()
+        if with_history:
+            members["history"] = msgspec.Raw(b"".join(self._history.pieces(check)))
+        return members | self._tail()
+
+    def _head(self) -> dict[str, Any]:
+        members: dict[str, Any] = {
+            "id": self.id,
+            "created_at": self._created_at,
+            "updated_at": self._updated_at,
+        }
+        if self.call_id:
+            members["call_id"] = self.call_id
+        members["provider"] = self.provider
+        members["direction"] = self.direction
+        members["from"] = self.from_
+        members["to"] = self.to
+        members["status"] = self.status
+        return members
+
+    def _tail(self) -> dict[str, Any]:
+        members: dict[str, Any] = {"metrics": self.metrics.to_dict()}
+        if self.recovery_data not in _EMPTY:
+            members["recovery_data"] = self.recovery_data
+        return members | self.extra if self.extra else members
+
+    def check_names(self) -> None:
+        """Refuse what Go would not read back as it is; its turns are seen to by `check_turn_names`.
+
+        Raises:
+            DocumentError: recovery data that is no object, or a member that Go would take for one of ours.
+        """
+        if isinstance(self.recovery_data, _NO_OBJECTS) and self.recovery_data not in _EMPTY:
+            raise DocumentError(f"recovery_data is an object, a dict, not a {type(self.recovery_data).__name__}")
+        if self.extra:
+            refuse_shadows(self.extra, documents.SESSION_NAMES, "the session")
+        if self.metrics.extra:
+            refuse_shadows(self.metrics.extra, documents.METRICS_NAMES, "the metrics")
+
+    @classmethod
+    def from_json(cls, document: bytes | str | msgspec.Raw) -> SessionState:
+        """The state of a document, whether Go wrote it or we: as Go reads it, names without case.
+
+        Turns are checked when they are looked at, where nothing else in the document is unusual.
+
+        Raises:
+            DocumentError: it is no session document.
+        """
+        try:
+            return from_wire(_STRICT.decode(document))
+        except (msgspec.MsgspecError, ValueError, RecursionError):  # something unusual, or something wrong
+            return cls.of_parts(documents.read(document.encode() if isinstance(document, str) else bytes(document)))
+
+    @classmethod
+    def of_parts(cls, parts: documents.Parts) -> SessionState:
+        """The state of a document that was read."""
+        head = parts.head
+        state = cls.__new__(cls)
+        state.id = head.id
+        state._created_at = head.created_at
+        state._updated_at = head.updated_at
+        state.call_id = head.call_id
+        state.provider = head.provider
+        state.direction = head.direction
+        state.from_ = head.from_
+        state.to = head.to
+        state.status = head.status
+        state._history = History.of_json(msgspec.Raw(b"[%b]" % parts.history))
+        state.metrics = metrics_of(parts.metrics, _values(parts.metrics_extra))
+        state.recovery_data = None if parts.recovery_data is None else go_json.decode_any(parts.recovery_data)
+        state.history_from = 0
+        state.extra = _values(parts.extra)
+        return state
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SessionState):
+            return NotImplemented
+        if self.created_at != other.created_at or self.updated_at != other.updated_at:
+            return False
+        skip = ("created_at", "updated_at", "history")
+        mine, theirs = self.to_members(with_history=False), other.to_members(with_history=False)
+        same_head = {k: v for k, v in mine.items() if k not in skip} == {
+            k: v for k, v in theirs.items() if k not in skip
+        }
+        return same_head and self._history == other._history
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, like any container
+
+    def __repr__(self) -> str:
+        # no numbers, no transcript: reprs end up in logs
+        return f"SessionState(id={self.id!r}, status={self.status!r}, turns={len(self._history)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (self.to_json(), self.history_from)
+
+
+def _values(members: dict[str, bytes]) -> dict[str, Any]:
+    return {name: go_json.decode_any(value) for name, value in members.items()}
+
+
+def _restored(document: bytes, history_from: int) -> SessionState:
+    state = SessionState.from_json(document)
+    state.history_from = history_from
+    return state
+
+
+def from_wire(wire: StrictStateWire, history: History | None = None) -> SessionState:
+    """The state a decoded document stands for.
+
+    Args:
+        wire: the document, one pass decoded.
+        history: where it is known already.
+
+    Raises:
+        DocumentError: its history or its metrics are none.
+    """
+    state = SessionState.__new__(SessionState)
+    state.id = wire.id
+    state._created_at = wire.created_at
+    state._updated_at = wire.updated_at
+    state.call_id = wire.call_id
+    state.provider = wire.provider
+    state.direction = wire.direction
+    state.from_ = wire.from_
+    state.to = wire.to
+    state.status = wire.status
+    state._history = History.of_json(wire.history) if history is None else history
+    state.metrics = metrics_of(wire.metrics)
+    state.recovery_data = wire.recovery_data
+    state.history_from = 0
+    state.extra = {}
+    return state

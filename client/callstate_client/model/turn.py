@@ -1,0 +1,322 @@
+"""One thing said, and its JSON, which is kept for as long as nothing of the turn can have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, Final, Generic, TypeVar, cast
+
+import msgspec
+
+from callstate_client.errors import DocumentError
+from callstate_client.model import documents, go_json
+from callstate_client.model.times import (
+    ZERO_TIME,
+    Instant,
+    format_time,
+    now_text,
+)
+from callstate_client.model.wellformed import cleaned
+
+ValueT = TypeVar("ValueT")
+
+Check = Callable[[dict[str, Any]], None]
+"""Refuses, with a DocumentError, an `extra` that can't be kept."""
+
+_PLAIN: Final = frozenset({str, int, float, bool, type(None)})
+"""What can't change by itself."""
+
+
+def _moment(timestamp: object) -> datetime:
+    if not isinstance(timestamp, datetime):
+        hint = f"; for how long it took: duration_ms={timestamp!r}" if isinstance(timestamp, int | float) else ""
+        raise TypeError(f"a turn's third argument is its timestamp, a datetime, not {timestamp!r:.80}{hint}")
+    return timestamp
+
+
+class Joined:
+    """The JSON of a history's first turns, commas between, and what tells whether it still holds.
+
+    A turn tells the one it was written into last, and that one only, when it changes. What says that this one
+    does not hold any more is never taken back: then there comes a new one. So nothing is lost where one thread
+    saves what another one changes.
+    """
+
+    __slots__ = ("done", "lent", "once", "stale")
+
+    def __init__(self) -> None:
+        self.done: tuple[bytes, int] = b"", 0
+        """The JSON, and of how many turns it is; one value, so that they always belong together."""
+        self.lent: list[Turn] = []
+        """Turns without extra members whose `extra` others hold: they may fill it without anybody's notice."""
+        self.once = False
+        """A turn in it may change without notice, or was not checked."""
+        self.stale = False
+        """A turn in it has changed."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is still what the turns are."""
+        return not (self.stale or self.once or any(turn.has_extra for turn in self.lent))
+
+
+class _Member(Generic[ValueT]):
+    """What a type checker sees of a member that tells when it is changed."""
+
+    def __get__(self, instance: Turn, owner: type) -> ValueT:
+        raise NotImplementedError
+
+    def __set__(self, instance: Turn, value: ValueT) -> None:
+        raise NotImplementedError
+
+
+def _member(slot: str, _: type[ValueT]) -> _Member[ValueT]:
+    def write(turn: Turn, value: ValueT) -> None:
+        setattr(turn, slot, value)
+        turn.changed()
+
+    return cast("_Member[ValueT]", property(attrgetter(slot), write))  # which is read faster than a class of ours
+
+
+class _Moment(Instant):
+    def __set__(self, instance: Turn, value: datetime) -> None:
+        super().__set__(instance, value)
+        instance.changed()
+
+
+class Turn:
+    """One thing said.
+
+    Args:
+        role: who said it: `user`, `agent`, `system`, `tool` … up to 64 bytes.
+        content: what was said.
+        timestamp: when, with a timezone; default now.
+        duration_ms: how long it took to say, milliseconds.
+        extra: members we don't know, written back inline.
+    """
+
+    __slots__ = ("_content", "_duration_ms", "_extra", "_json", "_lent", "_role", "_timestamp", "_told")
+
+    _timestamp: str
+    _json: bytes | None
+    """What it was written as, unless it has changed since."""
+    _lent: bool
+    """Whether somebody else may hold `extra`, or what is in it."""
+    _told: Joined | None
+    """Who is told of a change."""
+
+    role = _member("_role", str)
+    content = _member("_content", str)
+    timestamp = _Moment()
+    duration_ms = _member("_duration_ms", int)
+
+    def __init__(
+        self,
+        role: str = "",
+        content: str = "",
+        timestamp: datetime | None = None,
+        duration_ms: int = 0,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self._role = role
+        self._content = content
+        self._timestamp = now_text() if timestamp is None else format_time(_moment(timestamp))
+        self._duration_ms = duration_ms
+        self._extra = extra
+        self._lent = extra is not None
+        self._json = self._told = None
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Members we don't know, written back inline. May be changed in place."""
+        if not self._lent:
+            self._lent = True
+            self.changed()
+        if self._extra is None:
+            self._extra = {}
+        return self._extra
+
+    @extra.setter
+    def extra(self, extra: dict[str, Any]) -> None:
+        self._extra = extra
+        self._lent = True
+        self.changed()
+
+    @property
+    def has_extra(self) -> bool:
+        """Whether `extra` holds any; unlike a look at it, this hands it to nobody."""
+        return bool(self._extra)
+
+    def become(self, other: Turn) -> None:
+        """Take over what another turn says, which nobody else holds."""
+        self._role, self._content, self._timestamp = other._role, other._content, other._timestamp
+        self._duration_ms, self._extra, self._lent = other._duration_ms, other._extra, other._lent
+        self.changed()
+
+    def own_extra(self) -> None:
+        """Take note that nobody else holds `extra`, if nobody can hold what is in it."""
+        self._lent = not (self._extra and _PLAIN.issuperset(map(type, self._extra.values())))
+
+    def changed(self) -> None:
+        """Forget what it was written as."""
+        # in this order: one who writes it now looks at the first behind having set the second
+        if self._told is not None:
+            self._told.stale = True
+        self._json = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON members, as Go writes them."""
+        return {
+            "role": self._role,
+            "content": self._content,
+            "timestamp": self._timestamp,
+            "duration_ms": self._duration_ms,
+            **(self._extra or {}),
+        }
+
+    def encodable(self) -> Any:
+        """The same as something that is quickly encoded."""
+        if self._extra:
+            return self.to_dict()
+        return TurnWire(self._role, self._content, self._timestamp, self._duration_ms)
+
+    def written_into(self, joined: Joined, check: Check | None) -> bytes:
+        """Its JSON, made anew only if it can have changed; from now on `joined` is told when it changes.
+
+        Args:
+            joined: what it becomes a part of.
+            check: applied to `extra` before it is made; where left out, what had to be checked is kept nowhere.
+
+        Raises:
+            DocumentError: it holds what JSON can't say, or `check` refuses it.
+        """
+        if self._told is not joined:
+            if self._told is not None:
+                self._told.stale = True
+            self._told = joined
+        extra = self._extra
+        if self._lent:
+            if extra:
+                joined.once = True
+                return self._written(extra, check)
+            joined.lent.append(self)
+        if self._json is not None:
+            return self._json
+        if extra and check is None:
+            joined.once = True
+            return self._written(extra, None)
+        written = self._json = self._written(extra, check)
+        if joined.stale:  # by another thread perhaps, which changed this turn
+            self._json = None
+        return written
+
+    def _written(self, extra: dict[str, Any] | None, check: Check | None) -> bytes:
+        if not extra:
+            return encode_members(TurnWire(self._role, self._content, self._timestamp, self._duration_ms))
+        if check is not None:
+            check(extra)
+        return encode_members(self.to_dict())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Turn):
+            return NotImplemented
+        return (
+            self._role == other._role
+            and self._content == other._content
+            and self._duration_ms == other._duration_ms
+            and (self._timestamp == other._timestamp or self.timestamp == other.timestamp)
+            and (self._extra or {}) == (other._extra or {})
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, like any container
+
+    def __repr__(self) -> str:
+        # no transcript: reprs end up in logs
+        return f"Turn(role={self._role!r}, {len(self._content)} characters, duration_ms={self._duration_ms!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return decode_turn, (msgspec.json.encode(self.to_dict()),)
+
+
+def refuse_shadows(extra: Iterable[str], known: frozenset[str], holder: str) -> None:
+    """Refuse further members that Go, which matches names without case, would take for ours.
+
+    Raises:
+        DocumentError: there is one.
+    """
+    name = documents.shadowed(extra, known)
+    if name is not None:
+        raise DocumentError(
+            f"{name!r}, a further member of {holder}, is another spelling of {go_json.fold(name)!r}"
+        )
+
+
+def check_turn_names(extra: dict[str, Any]) -> None:
+    """The same of a turn's further members."""
+    refuse_shadows(extra, documents.TURN_NAMES, "a turn")
+
+
+class TurnWire(msgspec.Struct, gc=False):
+    """A turn without extra members as it lies on the wire. Internal to the client."""
+
+    role: str = ""
+    content: str = ""
+    timestamp: str = ZERO_TIME
+    duration_ms: int = 0
+
+
+_TYPED = msgspec.json.Decoder(TurnWire)
+_decode_members = msgspec.json.Decoder(dict[str, Any]).decode
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def encode_members(members: Any) -> bytes:
+    """JSON of what `to_members` or `to_dict` gave, or of a part of it.
+
+    Raises:
+        DocumentError: a value is not JSON's.
+    """
+    try:
+        try:
+            return _encode(members)
+        except RecursionError:
+            return go_json.encode(members)
+        except UnicodeEncodeError:
+            # by way of what msgspec makes of structs, in which Raw stays what it is
+            return _encode(cleaned(msgspec.to_builtins(members, builtin_types=(bytes, msgspec.Raw))))
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise DocumentError(f"the state can't be written as JSON: {error}") from error
+
+
+def _turn_members(data: bytes | msgspec.Raw) -> dict[str, Any]:
+    try:
+        return _decode_members(data)
+    except RecursionError:
+        return {name: go_json.decode_any(value) for name, value in go_json.raw_members(bytes(data)).items()}
+
+
+def decode_turn(data: bytes | msgspec.Raw) -> Turn:
+    """The turn that these bytes are.
+
+    Raises:
+        DocumentError: they are no turn.
+    """
+    turn = Turn.__new__(Turn)
+    try:
+        members = _turn_members(data)
+        role, content = members.pop("role", ""), members.pop("content", "")
+        timestamp, duration_ms = members.pop("timestamp", ZERO_TIME), members.pop("duration_ms", 0)
+        if not (type(role) is type(content) is type(timestamp) is str and type(duration_ms) is int):
+            wire = _TYPED.decode(data)  # which says what is wrong, and where
+            role, content, timestamp, duration_ms = wire.role, wire.content, wire.timestamp, wire.duration_ms
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DocumentError(f"not a turn: {error}") from error
+    turn._role = role
+    turn._content = content
+    turn._timestamp = timestamp
+    turn._duration_ms = duration_ms
+    turn._extra = members or None  # what is left
+    turn._lent = False
+    turn._json = turn._told = None
+    return turn

@@ -1,0 +1,141 @@
+"""Reading the replies of loads and claims, whose turns are handed on as they came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from callstate_client.errors import DocumentError, InternalError
+from callstate_client.model import go_json
+from callstate_client.model.history import History
+from callstate_client.model.state import SessionState, from_wire
+from callstate_client.model.statewire import StrictStateWire
+from callstate_client.protocol.messages import (
+    Reply,
+    result_decoder,
+    result_of,
+)
+from callstate_client.protocol.results import ListResult, LoadResult
+
+_decode_plain_load = msgspec.json.Decoder(Reply[LoadResult[StrictStateWire]]).decode
+_decode_shallow_load = result_decoder(LoadResult[Raw])
+_load_of = msgspec.json.Decoder(LoadResult[Raw]).decode
+_decode_list = result_decoder(ListResult)
+
+
+_HISTORY: Final = b',"history":[{'
+_BEHIND_HISTORY: Final = b'}]},"history_from":'
+_MARK: Final = b"0"
+_BESIDE_BYTES: Final = 4096
+"""How far from the end of a load's reply the end of its history is looked for; little is beside a session."""
+
+
+def decode_load(line: bytes) -> LoadResult[SessionState]:
+    """The result of a load or claim, from its whole reply line in one pass where nothing in it is unknown.
+
+    Raises:
+        WireError: the reply says so.
+        DocumentError: the session in it is no session document.
+    """
+    try:
+        plain, history = _plain_load(line)
+        return _with_state(plain, from_wire(plain.session, history=history))
+    except (msgspec.MsgspecError, ValueError, RecursionError, DocumentError):
+        # a member that this version does not know, or a wrong one
+        return load_result(decode_any_load(line))
+
+
+def _plain_load(line: bytes) -> tuple[LoadResult[StrictStateWire], History | None]:
+    """A load's reply; its turns are passed over, not scanned, where it has the form that daemons give it.
+
+    A quote behind a comma opens a name (behind a closing one there would be punctuation), so what is found here
+    is no part of a text; where the two don't belong together, the brackets of what is left don't match; where
+    both belong to something nested, the mark does not come out as the session's history.
+    """
+    start = line.find(_HISTORY) + len(_HISTORY) - 2
+    end = line.rfind(_BEHIND_HISTORY, max(0, len(line) - _BESIDE_BYTES)) + 2
+    if len(_HISTORY) - 2 <= start < end:
+        try:
+            result = result_of(_decode_plain_load(b"%b%b%b" % (line[:start], _MARK, line[end:])))
+            if bytes(result.session.history) == _MARK:
+                return result, History.of_objects(Raw(memoryview(line)[start:end]))
+        except msgspec.ValidationError:
+            raise
+        except msgspec.DecodeError:
+            pass  # the two don't belong together
+    return result_of(_decode_plain_load(line)), None
+
+
+def decode_any_load(line: bytes) -> LoadResult[Raw]:
+    """The result of a load or claim, its session as it came, however deep it is.
+
+    Raises:
+        WireError: the reply says so.
+    """
+    try:
+        return _decode_shallow_load(line)
+    except InternalError as error:
+        return _deep_load(_deep_result(line, error))
+
+
+def decode_list(line: bytes) -> ListResult:
+    """The result of a list, its sessions as they came.
+
+    Raises:
+        WireError: the reply says so.
+    """
+    try:
+        return _decode_list(line)
+    except InternalError as error:
+        result = go_json.raw_members(_deep_result(line, error))
+        cursor = go_json.decode_any(result.get("next_cursor", b"null"))
+        return ListResult([_deep_load(each) for each in go_json.raw_list(result["sessions"])], cursor)
+
+
+def _deep_result(line: bytes, error: InternalError) -> bytes:
+    """The result of a reply that nests deeper than a decoder follows; the error where it is another fault."""
+    if not isinstance(error.__cause__, RecursionError):
+        raise error
+    return go_json.raw_members(line)["result"]
+
+
+def _deep_load(result: bytes) -> LoadResult[Raw]:
+    beside = go_json.raw_members(result)
+    session = beside["session"]
+    load = _load_of(go_json.join_members({**beside, "session": b"0"}))
+    load.session = Raw(session)
+    return load
+
+
+_decode_claim_next: Callable[[bytes], LoadResult[Raw] | None] = result_decoder(LoadResult[Raw] | None)  # type: ignore[arg-type]
+
+
+def decode_claim_next(line: bytes) -> LoadResult[SessionState] | None:
+    """The result of a claim of any orphan: None where there is none.
+
+    Raises:
+        WireError: the reply says so.
+    """
+    try:
+        result = _decode_claim_next(line)
+    except InternalError as error:
+        result = _deep_load(_deep_result(line, error))
+    return None if result is None else load_result(result)
+
+
+def load_result(result: LoadResult[Raw]) -> LoadResult[SessionState]:
+    """The same result with its session decoded."""
+    return _with_state(result, SessionState.from_json(result.session))
+
+
+def _with_state(result: LoadResult[Any], state: SessionState) -> LoadResult[SessionState]:
+    # by what came, not by what was asked: `history: "none"` is a part too
+    if result.history_from is not None and state.history:
+        state.history_from = result.history_from
+    else:
+        state.history_from = max(0, result.turn_count - len(state.history))
+    result.session = state
+    return result

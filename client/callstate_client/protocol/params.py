@@ -1,0 +1,223 @@
+"""The params of each verb: one class a verb.
+
+Unknown members are refused, for a mistyped `if_version` must not pass.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from callstate_client.model.go_json import INT64_MAX, Int64
+from callstate_client.protocol.ids import MAX_SECONDS
+
+MAX_DEPTH: Final = 64
+"""Deepest nesting of a message. Parsers of other languages start to fail around 128 (orjson writes 254)."""
+
+MAX_HISTORY_LIMIT: Final = 1_000_000_000
+
+Version = Annotated[int, Meta(ge=0, le=INT64_MAX)]
+PositiveSeconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
+Limit = Annotated[int, Meta(ge=1, le=10_000)]
+History = str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)]
+
+
+SESSION_STATES: Final = ("live", "suspect", "orphan", "restored")
+"""What one can list sessions by that have not ended; a restored one is one of the others too."""
+
+
+class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Base of all params."""
+
+
+class Written(Params):
+    """Any verb's, as JSON already: the pieces that it is made of, joined."""
+
+    pieces: tuple[Any, ...]
+
+
+class NoParams(Params):
+    """`server.ping`, `server.info`, `server.stats`."""
+
+
+class SaveParams(Params):
+    """`session.save`. `labels`, `heartbeat_timeout_s` and `max_duration_s` are kept where left out."""
+
+    session: Raw
+    if_version: Version | None = None
+    labels: dict[str, str] | None = None
+    heartbeat_timeout_s: PositiveSeconds | None = None
+    max_duration_s: PositiveSeconds | None = None
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class LoadParams(Params):
+    """`session.load`. `history`: `"all"`, `"none"`, or how many of the last turns."""
+
+    session_id: str
+    history: History = "all"
+
+
+class DeleteParams(Params):
+    """`session.delete`."""
+
+    session_id: str
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class ListActiveParams(Params):
+    """`session.list_active`. `scope`: `"host"` or `"all"`."""
+
+    limit: Limit | None = None
+    cursor: str | None = None
+    scope: str = "host"
+
+
+class ListParams(Params):
+    """`session.list`. `ended_since` is RFC 3339 text; `labels` must all match; `state`: one of SESSION_STATES;
+    `scope`: `"host"` or `"all"`."""
+
+    status: str | None = None
+    state: str | None = None
+    provider: str | None = None
+    owner: str | None = None
+    call_id: str | None = None
+    labels: dict[str, str] | None = None
+    ended_since: str | None = None
+    limit: Limit | None = None
+    cursor: str | None = None
+    scope: str = "host"
+
+
+class HeartbeatParams(Params):
+    """`session.heartbeat`: one of the two."""
+
+    session_id: str | None = None
+    session_ids: Annotated[list[str], Meta(max_length=100_000)] | None = None
+
+
+class AddTurnParams(Params):
+    """`session.add_turn`: one of `turn` and `turns`."""
+
+    session_id: str
+    turn: Raw | UnsetType = UNSET
+    turns: Raw | UnsetType = UNSET
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class AmendTurnParams(Params):
+    """`session.amend_turn`: `set` is a merge patch (RFC 7396) of a turn, the last one where nothing says which.
+
+    `index`: from 0, or negative from the end. `role`: the last turn of that role; with `index` a check.
+    """
+
+    session_id: str
+    set: Raw
+    index: Int64 | None = None
+    role: str | None = None
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class RecordInterruptionParams(Params):
+    """`session.record_interruption`."""
+
+    session_id: str
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class UpdateParams(Params):
+    """`session.update`: `set` is a merge patch (RFC 7396) of the head."""
+
+    session_id: str
+    set: Raw
+    if_version: Version | None = None
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+class EndParams(Params):
+    """`session.end`. `reason` is a word of the worker's own, `detail` any JSON beside it."""
+
+    session_id: str
+    reason: str | None = None
+    detail: Raw | UnsetType = UNSET
+    epoch: Int64 | None = None
+    op: str | None = None
+
+
+Mutation = AddTurnParams | AmendTurnParams | RecordInterruptionParams | UpdateParams | EndParams
+"""Of one session, with an `op`."""
+
+
+class ClaimParams(Params):
+    """`session.claim`. `steal`: also from an owner that is alive. `history` as for a load.
+
+    `heartbeat_timeout_s` and `max_duration_s` are kept where left out.
+    """
+
+    session_id: str
+    worker_id: str
+    steal: bool = False
+    history: History = "all"
+    heartbeat_timeout_s: PositiveSeconds | None = None
+    max_duration_s: PositiveSeconds | None = None
+
+
+class ClaimNextParams(Params):
+    """`session.claim_next`: an orphan that has all of these labels."""
+
+    worker_id: str
+    labels: dict[str, str] | None = None
+    history: History = "all"
+
+
+class ReleaseParams(Params):
+    """`session.release`: give it up; `epoch` is the claim's."""
+
+    session_id: str
+    epoch: Int64
+
+
+class RegisterParams(Params):
+    """`worker.register`: this connection is one of this worker's from now on.
+
+    `instance`: of the store that registers, the same on all of its connections and no other's. `process`: likewise
+    of the process it is in. Both are words made up at random.
+    """
+
+    worker_id: str
+    instance: str | None = None
+    process: str | None = None
+
+
+class Since(Params):
+    """A place in the stream of events: what came behind it is wanted."""
+
+    stream: str
+    seq: Version
+
+
+class SubscribeParams(Params):
+    """`events.subscribe`: events of these types, all but `turn` where left out, from now or from a place on."""
+
+    types: Annotated[list[str], Meta(max_length=64)] | None = None
+    since: Since | None = None
+
+
+class DrainParams(Params):
+    """`server.drain`: take no new sessions, or take them again."""
+
+    on: bool
+
+
+class FlushParams(Params):
+    """`server.flush`: these sessions, or all."""
+
+    session_ids: Annotated[list[str], Meta(max_length=100_000)] | None = None
+    timeout_s: PositiveSeconds | None = None

@@ -1,0 +1,228 @@
+"""Merge patches (RFC 7396) of a session's head and of a turn, and what they make of a local view."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from difflib import get_close_matches
+from typing import Any, Final, TypedDict
+
+from callstate_client.errors import ConflictError, InvalidParamsError
+from callstate_client.model import documents
+from callstate_client.model.history import Turn, decode_turn
+from callstate_client.model.merge import merge_patch
+from callstate_client.model.state import SessionMetrics, SessionState, encode_members
+from callstate_client.model.times import format_time
+from callstate_client.model.wellformed import as_text, cleaned, whole_ms
+from callstate_client.protocol import validation
+
+UNPATCHABLE: Final = frozenset({"id", "history", "updated_at"})
+"""The id is the session's name, turns have verbs of their own, and `updated_at` is the store's to set."""
+
+
+class Changes(TypedDict, total=False):
+    """What `update()` takes, by SessionState's names; None takes a member away, a dict patches what is there.
+
+    `extra` holds members that SessionState does not name; a Struct of msgspec or a dataclass as `recovery_data`
+    takes the place of what is there. `labels` replace those of before; they and the timeouts, seconds, are the
+    session's and no part of its document.
+    """
+
+    status: str
+    call_id: str | None
+    provider: str
+    direction: str
+    from_: str
+    to: str
+    created_at: datetime
+    metrics: SessionMetrics | Mapping[str, Any]
+    recovery_data: Any
+    labels: Mapping[str, str]
+    heartbeat_timeout_s: float
+    max_duration_s: float
+    extra: Mapping[str, Any]
+
+
+class Beside(TypedDict, total=False):
+    """What of the changes is no part of the document."""
+
+    labels: dict[str, str]
+    heartbeat_timeout_s: float
+    max_duration_s: float
+
+
+_WORDS: Final = frozenset({"status", "provider", "direction"})
+_BESIDE: Final = frozenset(Beside.__annotations__)
+_KNOWN: Final = frozenset(Changes.__annotations__)
+_MEMBERS: Final = (_KNOWN - _BESIDE - {"extra", "from_"}) | UNPATCHABLE | {"from"}
+
+
+class UnknownMemberError(InvalidParamsError, TypeError):
+    """`update()` has no such member. A TypeError too, as for any unknown keyword."""
+
+
+def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
+    """The patch that changes by SessionState's names stand for, and what is beside the document.
+
+    Raises:
+        UnknownMemberError: nothing is named so.
+        InvalidParamsError: one of them can't be changed, or not to that.
+        DocumentError: a value can't be kept.
+    """
+    patch: dict[str, Any] = {}
+    beside: Beside = {}
+    for name, value in changes.items():
+        if name in _BESIDE:
+            if value is None:
+                raise InvalidParamsError(
+                    f"`{name}` can't be taken away", path=f"$.params.{name}", expected="a value"
+                )
+            beside[name] = _checked_beside(name, value)  # type: ignore[literal-required]
+        elif name == "extra":
+            for other, inner in (value or {}).items():
+                if other in _MEMBERS:
+                    raise InvalidParamsError(
+                        f"`{other}` is no further member: it is given by its own name", path=f"$.params.set.{other}"
+                    )
+                patch[other] = _patched(other, inner)
+        elif name in _KNOWN:
+            member = "from" if name == "from_" else name
+            patch[member] = _patched(member, value)
+        else:
+            raise _unchangeable(name)
+    check_patch(patch, "$.params.set")
+    for name in _WORDS & patch.keys():
+        if isinstance(patch[name], str):
+            validation.check_word(patch[name], f"$.params.set.{name}")
+    return patch, beside
+
+
+def _checked_beside(name: str, value: Any) -> Any:
+    if name != "labels":
+        validation.check_seconds(value, f"$.params.{name}")
+        return value
+    labels = dict(value)
+    validation.check_labels(labels)
+    return labels
+
+
+def check_patch(patch: Mapping[str, Any], path: str) -> None:
+    """A head's patch names no member that Go takes for one of ours, and leaves recovery data an object.
+
+    Raises:
+        InvalidParamsError: it does not.
+    """
+    documents.refuse_shadows(patch, documents.SESSION_NAMES, path)
+    if isinstance(patch.get("metrics"), Mapping):
+        documents.refuse_shadows(patch["metrics"], documents.METRICS_NAMES, f"{path}.metrics")
+    if not isinstance(patch.get("recovery_data"), Mapping | None):
+        raise documents.not_object(f"{path}.recovery_data")
+
+
+def _patched(member: str, value: Any) -> Any:
+    if isinstance(value, datetime) and member == "created_at":
+        return format_time(value)
+    if isinstance(value, SessionMetrics):
+        return value.to_dict()
+    validation.check_free(value, member)
+    return cleaned(validation.struct_members(value) if validation.is_struct(value) else value)
+
+
+def _unchangeable(name: str) -> InvalidParamsError:
+    place = f"$.params.set.{name}"
+    if name in UNPATCHABLE:
+        return InvalidParamsError(f"`{name}` can't be patched", path=place, expected="nothing")
+    close = get_close_matches(name, sorted(_KNOWN), 1)
+    meant = f"did you mean `{close[0]}`? " if close else ""
+    return UnknownMemberError(f"no member `{name}`: {meant}Further members go into extra={{…}}", path=place)
+
+
+def turn_patch(content: str | None, duration_ms: int | None, extra: dict[str, Any] | None) -> dict[str, Any]:
+    """The patch of a turn. Members of `extra` stand beside the others, as in the turn itself."""
+    patch: dict[str, Any] = {}
+    if content is not None:
+        patch["content"] = as_text(content, "a turn's content")
+    if duration_ms is not None:
+        patch["duration_ms"] = whole_ms(duration_ms)
+    if extra:
+        validation.check_extra(extra)
+        patch |= cleaned(extra)
+    return patch
+
+
+def patch_state(state: SessionState, patch: dict[str, Any]) -> None:
+    """Change a state in place as the patch says; its history stays the object it is.
+
+    Raises:
+        DocumentError: the outcome is no session.
+    """
+    replace_head(state, merge_patch(state.to_members(with_history=False), patch))
+
+
+def replace_head(state: SessionState, members: dict[str, Any]) -> None:
+    """Give a state these members in place; its history stays the object it is.
+
+    Raises:
+        DocumentError: they are no session's.
+    """
+    state.take_over(SessionState.from_json(encode_members(members)), history=False)
+
+
+def find_turn(state: SessionState, index: int | None, role: str | None) -> int:
+    """Which turn is meant, from 0.
+
+    Args:
+        state: whose history, which is there as a whole.
+        index: from 0, or negative from the end; None: the last.
+        role: without an index the last turn of this role is meant; with one that turn must have it.
+
+    Raises:
+        ConflictError: there is no such turn.
+    """
+    history = state.history
+    if index is None and role is not None:
+        for place in reversed(range(len(history))):
+            if history[place].role == role:
+                return place
+        raise ConflictError("the session has no turn of this role to amend")
+    asked = -1 if index is None else index
+    place = asked if asked >= 0 else asked + len(history)
+    if not 0 <= place < len(history):
+        raise ConflictError(f"there is no turn {asked} to amend: the session has {len(history)}")
+    if role is not None and history[place].role != role:
+        raise ConflictError(f"turn {asked} is another role's")
+    return place
+
+
+def find_last_turn(state: SessionState, role: str | None) -> Turn:
+    """The last turn, or the last one of a role.
+
+    Raises:
+        ConflictError: there is no such turn.
+    """
+    # not by `find_turn`: to count the turns of a long history takes longer than to look at its end
+    if role is not None:
+        return state.history[find_turn(state, None, role)]
+    if not state.history:
+        raise ConflictError("the session has no turn to amend")
+    return state.history[-1]
+
+
+def patched_turn(turn: Turn, patch: dict[str, Any]) -> Turn:
+    """What the patch makes of a turn, as a new one.
+
+    Raises:
+        DocumentError: the outcome is no turn.
+    """
+    return decode_turn(encode_members(merge_patch(turn.to_dict(), patch)))
+
+
+def patch_turn(state: SessionState, index: int, patch: dict[str, Any]) -> Turn:
+    """Put what the patch makes of a turn in its place.
+
+    Raises:
+        IndexError: there is none.
+        DocumentError: the outcome is no turn.
+    """
+    turn = state.history[index] = patched_turn(state.history[index], patch)
+    return turn

@@ -1,0 +1,178 @@
+"""What can be asked of a store without changing anything; the half of the worker's view that operators share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from callstate_client import protocol, requests
+from callstate_client.calls.uncopied import Uncopied
+from callstate_client.model.state import SessionState
+from callstate_client.requests import Ask, Page
+from callstate_client.store import Record
+
+
+class Asking(Uncopied, ABC):
+    """Reads. `timeout_s` is how long one call may take, seconds; None for the store's own."""
+
+    instead = "share this one within the process, and make one with connect() in another"
+
+    # -- what answers -------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+
+    @abstractmethod
+    def request(
+        self,
+        method: str,
+        params: protocol.Params | None = None,
+        *,
+        op_of: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Awaitable[bytes]:
+        """Ask for a verb of the protocol; gives the reply's line, for one of protocol's decoders.
+
+        Args:
+            method: the verb.
+            params: of the verb's class.
+            op_of: for a mutation with an `op`, the session that remembers it: it may be sent twice.
+            timeout_s: seconds; None for the store's own.
+        """
+
+    def _send(self, ask: Ask[Any], timeout_s: float | None) -> Awaitable[bytes]:
+        return self.request(ask.method, ask.params, op_of=ask.op_of, timeout_s=timeout_s)
+
+    # -- one session --------------------------------------------------------------------------------------
+
+    async def load(
+        self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None
+    ) -> SessionState:
+        """The state under this id, `updated_at` being the later of the last change and the last heartbeat.
+
+        Args:
+            session_id: of the call.
+            history: `"all"`, `"none"`, or how many of the last turns.
+
+        Raises:
+            SessionNotFoundError: there is none.
+        """
+        ask = requests.load(session_id, history)
+        return ask.result(await self._send(ask, timeout_s))
+
+    async def get(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> Record:
+        """The session with what is known about it beside its document.
+
+        Args:
+            session_id: of the call.
+            history: `"all"`, `"none"`, or how many of the last turns.
+
+        Raises:
+            SessionNotFoundError: there is none.
+        """
+        ask = requests.get(session_id, history)
+        return ask.result(await self._send(ask, timeout_s))
+
+    # -- all sessions -------------------------------------------------------------------------------------
+
+    async def list_active(self, scope: str = "host", *, timeout_s: float | None = None) -> list[str]:
+        """The ids of all sessions that are there and have not ended.
+
+        Args:
+            scope: `"host"`: of this host; `"all"`: of every host, the store is asked too.
+            timeout_s: for each page of the answer.
+
+        Raises:
+            StoreUnavailableError: `"all"`, and the store can't be asked.
+        """
+        ids: list[str] = []
+        ask: Ask[Page[str]] | None = requests.list_active(scope)
+        while ask is not None:
+            page = ask.result(await self._send(ask, timeout_s))
+            ids += page.items
+            ask = page.following
+        return [*dict.fromkeys(ids)]  # of the store's, some may come twice
+
+    async def sessions(
+        self,
+        *,
+        status: str | None = None,
+        state: str | None = None,
+        provider: str | None = None,
+        owner: str | None = None,
+        call_id: str | None = None,
+        ended_since: datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+        scope: str = "host",
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Record]:
+        """The sessions that match, without their histories, page by page as they are asked for.
+
+        Args:
+            status, provider, owner, call_id: match where equal.
+            state: of those that have not ended, `"live"`, `"suspect"`, `"orphan"` (no owner now, had one) or
+                `"restored"` (from the journal, and no sign of life since the daemon started).
+            ended_since: only those that ended then or later; with a timezone.
+            labels: all of them must be there.
+            scope: `"host"`: what is in this host's memory, ended calls for `reaper.retention_s`; `"all"`: what the
+                store has of every host as well, for as long as it keeps ended calls. A session that leaves memory
+                meanwhile may come twice.
+
+        Raises:
+            StoreUnavailableError: `"all"`, and the store can't be asked.
+            MethodNotFoundError: an older daemon lists by no state, or of its own host alone.
+        """
+        if needed := requests.listing_features(state, scope):
+            requests.check_listable(await self.features(), needed)
+        ask: Ask[Page[Record]] | None = requests.sessions(
+            status=status,
+            state=state,
+            provider=provider,
+            owner=owner,
+            call_id=call_id,
+            ended_since=ended_since,
+            labels=labels,
+            scope=scope,
+        )
+        while ask is not None:
+            page = ask.result(await self._send(ask, timeout_s))
+            for record in page.items:
+                yield record
+            ask = page.following
+
+    async def features(self) -> Collection[str]:
+        """The optional parts of the protocol that what answers has; see `features` of `server.info`."""
+        return frozenset((await self.info()).get("features", ()))
+
+    # -- the store itself ---------------------------------------------------------------------------------
+
+    async def flush(
+        self, session_ids: Sequence[str] | None = None, timeout_s: float = requests.FLUSH_S
+    ) -> protocol.FlushResult:
+        """Return when the store behind has these sessions, or all: the barrier.
+
+        Args:
+            session_ids: which; None for all.
+            timeout_s: how long the daemon tries, seconds.
+
+        Returns:
+            how many sessions the store has, and how many it does not have yet.
+        """
+        ask = requests.flush(session_ids, timeout_s)
+        return ask.result(await self._send(ask, timeout_s + requests.FLUSH_MARGIN_S))
+
+    async def stats(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """What the store counts, as `server.stats` gives it."""
+        return requests.STATS.result(await self._send(requests.STATS, timeout_s))
+
+    async def info(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """What the store is, as `server.info` gives it."""
+        return requests.INFO.result(await self._send(requests.INFO, timeout_s))
+
+    async def ping(self, *, timeout_s: float | None = None) -> None:
+        """Return once the store has answered."""
+        requests.PING.result(await self._send(requests.PING, timeout_s))

@@ -1,0 +1,1 @@
+"""Ways to the daemon: finding its socket, connections for asyncio and for blocking programs, retries, forks."""

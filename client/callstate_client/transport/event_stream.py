@@ -1,0 +1,317 @@
+"""Events as they come: a connection of their own, which comes back by itself to where it was.
+
+Nothing runs in the background. Who takes an event reads for it, and who takes none for long is not read for:
+the daemon then cuts this connection off, and what was missed is asked for again, or told as a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, cast
+
+import msgspec
+from msgspec import Raw
+
+from callstate_client.errors import CallstateError, ConnectionLostError, InternalError
+from callstate_client.protocol.events import Cursor, Event
+from callstate_client.protocol.framing import (
+    LineSplitter,
+)
+from callstate_client.protocol.messages import (
+    decode_event,
+    decode_incoming,
+    decode_subscribe,
+    encode_request,
+    reply_id,
+)
+from callstate_client.protocol.params import (
+    SubscribeParams,
+)
+from callstate_client.transport import fork_safety
+from callstate_client.transport.backoff import REPLY_BYTES, TIMEOUT_S, Backoff
+from callstate_client.transport.discovery import Candidate, describe, refusal
+
+__all__ = ["EventStream"]
+
+_log = logging.getLogger("callstate")
+
+FULL_LINES: Final = 1000
+"""So many events may wait for who takes them; then the socket is not read from."""
+
+SUBSCRIBE_ID: Final = 1
+"""Of the only request on the connection."""
+
+
+class _Wire(asyncio.Protocol):
+    """The lines of one connection, in the order they came; the last are still there when it is gone."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._splitter = LineSplitter(REPLY_BYTES)
+        self._lines: deque[bytes | None] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._paused = False
+        self._lost = False
+        self.transport: asyncio.Transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._lines.extend(self._splitter.feed(data))
+        if not self._paused and len(self._lines) > FULL_LINES and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def line(self) -> bytes:
+        """The next line.
+
+        Raises:
+            ConnectionLostError: there are no more.
+            InternalError: it is longer than any daemon's.
+        """
+        while not self._lines:
+            if self._lost:
+                raise ConnectionLostError("the connection was lost")
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        line = self.pop()
+        if line is None:
+            raise InternalError(f"a line over {REPLY_BYTES} bytes")
+        return line
+
+    @property
+    def has_line(self) -> bool:
+        """Whether a line has come."""
+        return bool(self._lines) and self._lines[0] is not None
+
+    def pop(self) -> bytes | None:
+        """The line that has come; None for one that is longer than any daemon's."""
+        line = self._lines.popleft()
+        if self._paused and len(self._lines) < FULL_LINES // 2 and not self.transport.is_closing():
+            self._paused = False
+            self.transport.resume_reading()
+        return line
+
+    def leave(self) -> None:
+        """Hang up, which wakes whoever waits for a line."""
+        self.transport.abort()
+
+    def leave_soon(self) -> None:
+        """The same from wherever the garbage collector runs."""
+        with suppress(RuntimeError):  # the loop is closed, and all of its connections are
+            self._loop.call_soon_threadsafe(self.transport.abort)
+
+
+async def _dial(places: Sequence[Candidate]) -> _Wire | None:
+    """A connection to the first place that answers; None where none does."""
+    uid = os.getuid()
+    for place in places:
+        refused = refusal(place, uid)
+        if refused is None:
+            try:
+                loop = asyncio.get_running_loop()
+                _, wire = await loop.create_unix_connection(_Wire, sock=fork_safety.connected(place.path))
+            except OSError as error:
+                refused = describe(place, error)
+            else:
+                return wire
+        if refused.final:
+            break
+    return None
+
+
+class EventStream:
+    """Events as they come: `async for event in stream`. For one task at a time.
+
+    From `async with stream` on, or else from the first event that is waited for, nothing is missed: a connection
+    that is lost is made again and goes on behind the last event taken. What could not be kept for us, because the
+    daemon restarted or we were away or too slow for too long, is an event of type `gap`. It ends when it is closed.
+
+    Args:
+        places: where to look for the daemon's socket.
+        types: which events; none: all but `turn`.
+        since: the last event one has; what came behind it and is kept comes first.
+        timeout_s: how long the daemon may take to answer before another connection is tried, seconds.
+    """
+
+    def __init__(
+        self,
+        places: Sequence[Candidate],
+        types: Sequence[str] = (),
+        since: Cursor | None = None,
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self._places = places
+        self._types = [*types] or None
+        self._timeout_s = timeout_s
+        self._backoff = Backoff()
+        self._closing = asyncio.Event()
+        self._wire: _Wire | None = None
+        self._subscribed = False
+        self.cursor = since
+        """The last event taken, or the place from which on they come; None before there is any."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._closing.is_set()
+
+    # -- from beginning to end ------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Return when the daemon tells us of what happens from now on, however long there is no daemon.
+
+        Raises:
+            InvalidParamsError: there is no such type, or `since` is a place that is yet to come.
+            MethodNotFoundError: the daemon is too old to tell events.
+            InternalError: what listens there is no callstated.
+        """
+        while not (self._subscribed or self.closed):
+            delay_s = self._backoff.pause_s()
+            if delay_s:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(delay_s):
+                        await self._closing.wait()
+            if not self.closed:
+                await self._attempt()
+
+    def close(self) -> None:
+        """Hang up; whoever waits for an event gets no more. May be called twice."""
+        self._closing.set()
+        self._hang_up()
+
+    async def aclose(self) -> None:
+        """As `close()`; for `contextlib.aclosing`."""
+        self.close()
+
+    async def __aenter__(self) -> EventStream:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # left in the middle of an `async for`: nobody closes an iterator then
+        if self._wire is not None:
+            self._wire.leave_soon()
+
+    def forked(self) -> None:
+        """In a child: the connection is the parent's."""
+        self._wire = None
+        self._closing.set()
+
+    def _hang_up(self) -> None:
+        wire, self._wire = self._wire, None
+        self._subscribed = False
+        if wire is not None:
+            wire.leave()
+
+    # -- subscribing ----------------------------------------------------------------------------------------
+
+    async def _attempt(self) -> None:
+        """Connect and subscribe; where that fails and may yet work, there is just no connection."""
+        wire = self._wire = await _dial(self._places)
+        if wire is None or self.closed:  # closed meanwhile
+            self._hang_up()
+            return
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._subscribe(wire)
+        except BaseException as error:
+            self._hang_up()
+            if not isinstance(error, TimeoutError) and not (isinstance(error, CallstateError) and error.retryable):
+                raise
+            _log.debug("no events yet: %s", str(error) or "no answer in time")
+
+    async def _subscribe(self, wire: _Wire) -> None:
+        since = None if self.cursor is None else self.cursor.since()
+        params = SubscribeParams(types=self._types, since=since)
+        wire.transport.write(encode_request(SUBSCRIBE_ID, "events.subscribe", params))
+        while reply_id(line := await wire.line()) != SUBSCRIBE_ID:
+            _read(line)
+        result = decode_subscribe(line)
+        if self.cursor is None:
+            self.cursor = Cursor(result.stream, result.seq)
+        self._subscribed = True
+
+    # -- taking ---------------------------------------------------------------------------------------------
+
+    def __aiter__(self) -> EventStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        """The next event, however long it takes.
+
+        Raises:
+            StopAsyncIteration: it is closed.
+            InvalidParamsError, MethodNotFoundError, InternalError: see `open()`.
+        """
+        while True:
+            await self.open()
+            wire = self._wire
+            if wire is None:
+                raise StopAsyncIteration
+            try:
+                event = _read(await wire.line())
+            except ConnectionLostError:
+                self._hang_up()
+            except InternalError:
+                self._hang_up()
+                raise
+            else:
+                if event is not None:
+                    return self._taken(event)
+
+    def take(self) -> Event | None:
+        """The next event, if it has come already.
+
+        Raises:
+            InternalError: what came is no event.
+        """
+        while self._subscribed and self._wire is not None and self._wire.has_line:
+            event = _read(self._wire.pop() or b"")
+            if event is not None:
+                return self._taken(event)
+        return None
+
+    def _taken(self, event: Event) -> Event:
+        self.cursor = event.cursor
+        self._backoff.reset()
+        return event
+
+
+def _read(line: bytes) -> Event | None:
+    """The event a line tells of, if it does.
+
+    Raises:
+        InternalError: no callstated would send that.
+    """
+    try:
+        incoming = decode_incoming(line)
+        if incoming.method == "event" and isinstance(incoming.params, Raw):
+            return Event.of(decode_event(incoming.params))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InternalError(f"an event that can't be read: {error}") from error
+    if incoming.error is not None:  # such as that we did not read; then it hangs up
+        _log.warning("the daemon: %s", incoming.error.message)
+    return None

@@ -1,0 +1,1 @@
+"""The configuration: every key described once, loaded from flags, variables and a file."""

@@ -1,0 +1,76 @@
+"""The configuration's documentation: `--help` and systemd/callstate.toml, both made from schema.py.
+
+`python -m callstate_sidecar.config.reference` prints the reference file.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from typing import Final
+
+from callstate_client import stdio
+from callstate_sidecar.config.schema import (
+    GIB,
+    KIB,
+    MIB,
+    OPTIONS,
+    SECTIONS,
+    Option,
+)
+
+_WIDTH: Final = 100
+
+_TOML_HEAD: Final = """\
+# callstate.toml: every key of callstated, with its default, unit, range and meaning.
+# Uncomment what you change. Flags and CALLSTATE_SECTION_KEY variables go before this file.
+# `callstated --check --config FILE` says whether a file is good.
+"""
+
+
+def help_epilog() -> str:
+    """All keys, for the end of `--help`."""
+    lines = [
+        "keys, for --set, the TOML file ([section] key = value) and CALLSTATE_SECTION_KEY variables; "
+        "flags go first,",
+        "then variables, then the file:",
+    ]
+    for option in OPTIONS.values():
+        lines += ["", f"  {option.key} = {_toml(option.default)}", *_described(option, "      ")]
+    lines += ["", "exit status: 0 stopped as asked, 1 failed, 2 wrong usage or configuration,"]
+    lines += ["3 another daemon holds socket or journal, 4 journal damaged or of a newer version"]
+    return "\n".join(lines)
+
+
+def reference_toml() -> str:
+    """A TOML file with every key commented out at its default."""
+    lines = [_TOML_HEAD]
+    for section, struct in SECTIONS.items():
+        lines += [f"# {struct.__doc__}", f"[{section}]"]
+        for option in OPTIONS.values():
+            if option.section == section:
+                lines += [*_described(option, "# "), f"#{option.name} = {_toml(option.default)}", ""]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _described(option: Option, indent: str) -> list[str]:
+    size = _size(option.default) if option.name.endswith("_bytes") else ""
+    text = f"{option.meta.description} ({option.expected}{size})"
+    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent)
+
+
+def _size(value: object) -> str:
+    if isinstance(value, int):
+        for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+            if value % unit == 0:
+                return f"; {value // unit} {name}"
+    return ""
+
+
+def _toml(value: str | float) -> str:
+    return json.dumps(value)
+
+
+if __name__ == "__main__":
+    sys.exit(stdio.run("configdoc", lambda: sys.stdout.write(reference_toml()) and 0))

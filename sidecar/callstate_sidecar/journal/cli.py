@@ -1,0 +1,160 @@
+"""`callstated journal inspect|verify|repair|export DIR`: for a journal that is stopped, or a copy of one."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from callstate_client import stdio
+from callstate_client.engine.sessions.records import decode_record
+from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.verbs.read import loaded
+from callstate_sidecar.journal.format import (
+    FormatError,
+    Frame,
+    Kind,
+    read_header,
+    read_synced,
+    salvage,
+)
+from callstate_sidecar.journal.layout import (
+    MANIFEST,
+    JournalError,
+    generation_of,
+    logs,
+    read_manifest,
+    snapshots,
+)
+from callstate_sidecar.journal.repair import repair
+from callstate_sidecar.journal.replay import replay
+from callstate_sidecar.system.exits import Exit
+from callstate_sidecar.system.state_dir import JOURNAL_NAME, LOCK_NAME
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the commands; gives the exit status: 0, 2 usage, 3 a daemon is running, 4 damaged."""
+    parser = argparse.ArgumentParser(
+        prog="callstated journal", description="Look into, check, mend or export a stopped daemon's journal."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("inspect", "say what each file of the journal holds"),
+        ("verify", "read all of it as a start would; exit status 4 where that fails"),
+        ("repair", "save every whole record of a damaged journal; the damaged files are kept beside"),
+        ("export", "print every session as a line of JSON"),
+    ):
+        command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        command.add_argument(
+            "directory", metavar="DIR", type=Path, help="the state directory, or the journal in it"
+        )
+    args = parser.parse_args(argv)
+    directory = args.directory if _is_journal(args.directory) else args.directory / JOURNAL_NAME
+    if not directory.is_dir():
+        return _fail(f"{args.directory} holds no journal", Exit.USAGE)
+    run = {"inspect": inspect, "verify": verify, "repair": repair, "export": export}[args.command]
+    try:
+        with _Unused(directory, needed=args.command == "repair"):
+            return run(directory, sys.stdout)
+    except JournalError as error:
+        return _fail(str(error), Exit.JOURNAL)
+    except BlockingIOError:
+        return _fail(f"a callstated uses {directory}: stop it first, or work on a copy", Exit.ALREADY_RUNNING)
+
+
+def _is_journal(directory: Path) -> bool:
+    """Whether it is one, also where it has lost its manifest."""
+    try:
+        names = [path.name for path in directory.iterdir()]
+    except OSError:
+        return False
+    return any(name == MANIFEST or name.endswith(".csj") for name in names)
+
+
+class _Unused:
+    """Holds the state directory's lock, so that no daemon starts upon files that are being mended."""
+
+    def __init__(self, directory: Path, *, needed: bool) -> None:
+        lock = directory.parent / LOCK_NAME
+        self._fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC) if needed and lock.exists() else -1
+
+    def __enter__(self) -> None:
+        if self._fd >= 0:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+
+def inspect(directory: Path, out: IO[str]) -> int:
+    """Say what each file holds, damaged or not."""
+    path = directory / MANIFEST
+    manifest = path.read_text("utf-8", "replace").strip() if path.exists() else "missing"
+    print(f"{MANIFEST}: {manifest}", file=out)
+    for path in [*snapshots(directory).values(), *logs(directory).values()]:
+        data = path.read_bytes()
+        try:
+            header = read_header(data)
+        except FormatError as error:
+            print(f"{path.name}: {len(data)} bytes, {error}", file=out)
+            continue
+        kinds: Counter[str] = Counter()
+        first = last = end = 0
+        generation = generation_of(path)
+        if header.generation != generation:
+            print(f"{path.name}: it never began, its header is of generation {header.generation}", file=out)
+        for found in salvage(data, generation):
+            first, last, end = first or found.sequence, found.sequence, found.after
+            kinds[_kind(found)] += 1
+        print(
+            f"{path.name}: {Kind(header.kind).name.lower()}, "
+            f"records {first} to {last} in {end} of {len(data)} bytes, "
+            f"synced up to {read_synced(data, generation)}, {dict(kinds)}",
+            file=out,
+        )
+    return Exit.OK
+
+
+def _kind(found: Frame) -> str:
+    try:
+        return type(decode_record(found.body)).__name__ if found.body else "end"
+    except msgspec.MsgspecError:
+        return "unknown"
+
+
+def verify(directory: Path, out: IO[str]) -> int:
+    """Read all of it as a start would, changing nothing."""
+    cache = Cache()
+    manifest = read_manifest(directory)
+    if manifest is None:
+        print("the journal has not begun", file=out)
+        return Exit.OK
+    found = replay(directory, manifest, lambda frame: cache.replay(decode_record(frame.body)))
+    print(f"good: {found.records} records, {len(cache.entries)} sessions, last record {found.sequence}", file=out)
+    if found.tail is not None:
+        print("it ends in an unfinished tail, which the next start cuts off and sets aside", file=out)
+    return Exit.OK
+
+
+def export(directory: Path, out: IO[str]) -> int:
+    """Print every session, as `session.load` would show it, one a line."""
+    cache = Cache()
+    manifest = read_manifest(directory)
+    if manifest is not None:
+        replay(directory, manifest, lambda frame: cache.replay(decode_record(frame.body)))
+    for entry in cache.entries.values():
+        print(loaded(entry, entry.doc.to_json(entry.updated_us), 0).decode(), file=out)
+    return Exit.OK
+
+
+def _fail(text: str, status: Exit) -> int:
+    stdio.complain("callstated journal", text)
+    return status

@@ -1,0 +1,88 @@
+"""The socket we listen on: systemd's, or our own, made so that nobody's live socket is ever taken away."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+from pathlib import Path
+
+from callstate_sidecar.config.load import ConfigError
+from callstate_sidecar.system.files import naming
+from callstate_sidecar.system.state_dir import AlreadyRunningError
+
+BACKLOG = 512
+"""Connections that may wait to be accepted: all workers of a host at once, after a restart."""
+
+
+class Listener:
+    """A listening Unix socket, and what has to be tidied up behind it.
+
+    A path can be bound only when it does not exist, and a socket file outlives its daemon. So: under a lock
+    beside the socket, see whether somebody answers there, and only then replace the file.
+
+    Args:
+        path: where to listen.
+
+    Raises:
+        AlreadyRunningError: somebody listens there.
+        ConfigError: something that is no socket is in its place.
+        OSError: the socket can't be made; names the path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o700, parents=True)
+        self._check_private(path.parent)
+        self._lock_fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with naming(path):
+                fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.socket = self._bind(path)
+        except BlockingIOError:
+            os.close(self._lock_fd)
+            raise AlreadyRunningError(f"another callstated listens on {path}") from None
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+
+    @staticmethod
+    def _check_private(directory: Path) -> None:
+        """In /tmp, anybody could have made our directory first."""
+        if directory.parent == Path("/tmp") and directory.name == f"callstate-{os.getuid()}":  # noqa: S108
+            found = directory.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+                raise PermissionError(f"{directory} is not a directory of ours with mode 0700")
+
+    @staticmethod
+    def _bind(path: Path) -> socket.socket:
+        if path.is_socket():
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                probe.settimeout(1.0)
+                try:
+                    probe.connect(str(path))
+                except (ConnectionRefusedError, FileNotFoundError):
+                    path.unlink(missing_ok=True)  # nobody listens there any more
+                else:
+                    raise AlreadyRunningError(f"somebody listens on {path}")
+        elif os.path.lexists(path):
+            raise ConfigError(f"server.socket: {path} is there and no socket: move it away, or name another path")
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)  # 0600 from the start: no moment at which others could connect
+        try:
+            listening.bind(str(path))
+        except BaseException:
+            listening.close()
+            raise
+        finally:
+            os.umask(before)
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
+        return listening
+
+    def close(self) -> None:
+        """Remove the socket's file. The lock's stays: whoever waits for it must wait for the same one."""
+        self.path.unlink(missing_ok=True)
+        os.close(self._lock_fd)

@@ -1,0 +1,137 @@
+"""A line as a request, and errors as reply lines: JSON-RPC 2.0 without any I/O."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.verbs.save_delta import cut, extending
+from callstate_client.engine.verbs.table import VERBS, Verb, decode_usual
+from callstate_client.errors import (
+    InvalidRequestError,
+    MethodNotFoundError,
+    ParseError,
+    WireError,
+)
+from callstate_client.protocol.messages import (
+    Request,
+    encode_json,
+)
+
+NULL_ID: Final = b"null"
+_decode_request = msgspec.json.Decoder(Request).decode
+
+
+class _IdOnly(Struct):
+    id: str | int | float | None = None
+
+
+_decode_id = msgspec.json.Decoder(_IdOnly).decode
+_skip_json = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+class Asked(Struct, gc=False):
+    """A good request. `request_id` is JSON, or None: a notification."""
+
+    request_id: bytes | None
+    verb: Verb
+    params: Any
+
+
+class Refused(Exception):  # noqa: N818 - carries an error
+    """A line that is answered with an error, or (`request_id` None) with nothing."""
+
+    def __init__(self, request_id: bytes | None, error: WireError) -> None:
+        super().__init__(error)
+        self.request_id = request_id
+        self.error = error
+
+
+def read_request(line: bytes) -> Asked | None:
+    """The request a line is; None for a blank one.
+
+    A request written as most clients write it is decoded in one pass; any other one, and whatever is wrong,
+    goes the long way, which also tells what is wrong.
+
+    Raises:
+        Refused: it is no good request.
+    """
+    try:
+        if not line.isascii():
+            line.decode()  # what is passed through is not looked at again
+        usual = decode_usual(line)
+    except (ValueError, RecursionError):
+        return _read_any(line)
+    return Asked(b"%d" % usual.id, usual.verb, usual.params)
+
+
+def read_long_request(line: bytes, cache: Cache) -> Asked | None:
+    """As `read_request`; of a save only what it does not repeat of the kept history is decoded."""
+    shorter = cut(cache, line)
+    if shorter is not None:
+        try:
+            if not shorter.isascii():
+                shorter.decode()
+            usual = decode_usual(shorter)
+            params = extending(usual.params, line)
+            if params is not None:
+                return Asked(b"%d" % usual.id, usual.verb, params)
+        except (ValueError, RecursionError):
+            pass  # what is wrong is told of the whole line
+    return read_request(line)
+
+
+def _read_any(line: bytes) -> Asked | None:
+    try:
+        if not line.isascii():
+            line.decode()  # what is passed through is not looked at again
+        request = _decode_request(line)
+    except (ValueError, RecursionError) as error:
+        if not line or line.isspace():
+            return None
+        raise _refused(line, error) from error
+    if request.jsonrpc != "2.0":
+        raise Refused(_id_of(line), InvalidRequestError('expected "jsonrpc":"2.0"'))
+    request_id = None if request.id is UNSET else encode_json(request.id)
+    verb = VERBS.get(request.method)
+    if verb is None:
+        raise Refused(request_id, MethodNotFoundError(f"no method {request.method[:64]}"))
+    try:
+        return Asked(request_id, verb, verb.params(request.params))
+    except WireError as error:
+        raise Refused(request_id, error) from error
+
+
+def _refused(line: bytes, error: Exception) -> Refused:
+    if isinstance(error, UnicodeDecodeError):
+        return Refused(NULL_ID, ParseError(f"not UTF-8: {error.reason} at byte {error.start}"))
+    if isinstance(error, msgspec.ValidationError):
+        try:
+            _skip_json(line)  # the decoder stopped at what is no request; what comes behind may be no JSON at all
+        except (ValueError, RecursionError) as broken:
+            return _refused(line, broken)
+        return Refused(_id_of(line), InvalidRequestError(f"not a JSON-RPC 2.0 request: {error}"))
+    if isinstance(error, RecursionError):
+        return Refused(NULL_ID, ParseError("nested too deep"))
+    return Refused(NULL_ID, ParseError(str(error)))
+
+
+def _id_of(line: bytes) -> bytes:
+    """The id to answer a bad request with: null unless the line is an object that has a usable one."""
+    try:
+        return encode_json(_decode_id(line).id)
+    except (ValueError, RecursionError):
+        return NULL_ID
+
+
+def result_line(request_id: bytes, result: bytes) -> bytes:
+    """A reply. Its head is as the client's `reply_id` expects it."""
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (request_id, result)
+
+
+def error_line(request_id: bytes, error: WireError) -> bytes:
+    """An error reply."""
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}\n' % (request_id, encode_json(error.to_wire()))

@@ -1,0 +1,1 @@
+"""What the daemon asks of the operating system and of systemd."""

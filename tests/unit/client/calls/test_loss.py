@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from callstate_client.calls.loss import Signal
+
+
+async def test_who_waits_is_told_once_and_for_all() -> None:
+    signal = Signal()
+    waiting = asyncio.create_task(signal.wait())
+    await asyncio.sleep(0)
+    assert not signal.is_given
+    signal.give()
+    await waiting
+    await signal.wait()
+    early = Signal()
+    early.give()
+    await early.wait()
+
+
+async def test_a_block_is_cancelled_and_the_task_goes_on() -> None:
+    signal = Signal()
+    guard = signal.guard()
+    asyncio.get_running_loop().call_soon(signal.give)
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await asyncio.sleep(3600)
+    assert await guard.leave(caught.value)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await asyncio.sleep(0)
+
+
+async def test_it_may_have_happened_already() -> None:
+    signal = Signal()
+    signal.give()
+    guard = signal.guard()
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await asyncio.sleep(3600)
+    assert await guard.leave(caught.value)
+
+
+async def test_what_is_cancelled_by_others_too_stays_cancelled() -> None:
+    signal = Signal()
+    began = asyncio.Event()
+
+    async def block() -> bool:
+        guard = signal.guard()
+        began.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError as error:
+            ours = await guard.leave(error)
+            if not ours:
+                raise
+        return True
+
+    task = asyncio.create_task(block())
+    await began.wait()
+    signal.give()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_block_that_was_left_is_not_cancelled() -> None:
+    signal = Signal()
+    guard = signal.guard()
+    assert not await guard.leave(None)
+    signal.give()
+    await asyncio.sleep(0)
+
+
+async def test_another_error_goes_before() -> None:
+    signal = Signal()
+    guard = signal.guard()
+    signal.give()
+    assert not await guard.leave(OSError())
+    await asyncio.sleep(0)
+
+
+def test_only_a_task_can_be_cancelled() -> None:
+    loop = asyncio.new_event_loop()
+    failures: list[Exception] = []
+
+    def enter() -> None:
+        try:
+            Signal().guard()
+        except RuntimeError as error:
+            failures.append(error)
+        loop.stop()
+
+    loop.call_soon(enter)
+    loop.run_forever()
+    loop.close()
+    assert len(failures) == 1

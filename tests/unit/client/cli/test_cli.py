@@ -1,0 +1,410 @@
+"""The command line without a daemon: arguments, what is shown and how, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from callstate_client.cli import (
+    arguments,
+    main,
+    output,
+    render,
+)
+from callstate_client.model import (
+    SessionMetrics,
+    SessionState,
+    Status,
+    Turn,
+)
+from callstate_client.protocol.events import Cursor, Event
+from callstate_client.store import Record
+
+NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
+
+
+def rendered(table) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(table)
+    return console.file.getvalue()
+
+
+@pytest.fixture
+def record() -> Record:
+    state = SessionState(
+        "call-1",
+        provider="twilio",
+        direction="inbound",
+        from_="+442079460123",
+        to="+15550100",
+        status=Status.ACTIVE,
+        call_id="CA77",
+        history=[Turn("agent", f"words {n}", timestamp=NOW, duration_ms=1500) for n in range(3)],
+        metrics=SessionMetrics(turn_count=3, interruption_count=2),
+        recovery_data={"step": 4},
+        created_at=NOW - timedelta(minutes=3, seconds=20),
+        updated_at=NOW - timedelta(seconds=7),
+        extra={"tenant": "north"},
+    )
+    return Record(state, version=12, owner="w1", labels={"app": "sales"}, turn_count=3)
+
+
+class TestArguments:
+    def test_common_options_before_and_after_the_command(self):
+        for argv in (
+            ["--socket", "/s", "--json", "--timeout", "2", "ping"],
+            ["ping", "--socket", "/s", "--json", "--timeout", "2"],
+            ["--socket", "/s", "ping", "--json", "--timeout", "2"],
+        ):
+            args = arguments.parse(argv)
+            assert (args.command, args.socket, args.json, args.timeout) == ("ping", "/s", True, 2.0)
+
+    def test_defaults(self):
+        args = arguments.parse(["ping"])
+        assert (args.socket, args.json, args.timeout) == (None, False, arguments.DEFAULT_TIMEOUT_S)
+        args = arguments.parse(["simulate"])
+        assert (args.die, args.turns, args.seed) == (0.0, (6, 16), None)
+        assert arguments.parse(["end", "a"]).reason == "operator"
+
+    def test_ls_takes_every_filter(self):
+        line = (
+            "ls --status active --provider sip --owner w --call-id C --label a=1 --label b=x=y"
+            " --limit 5 --ended-since 2026-05-01T10:00:00Z --show-numbers"
+        )
+        args = arguments.parse(line.split())
+        assert args.labels == [("a", "1"), ("b", "x=y")]
+        assert args.ended_since == datetime(2026, 5, 1, 10, tzinfo=UTC)
+        assert (args.status, args.provider, args.owner, args.call_id) == ("active", "sip", "w", "C")
+        assert args.limit == 5
+        assert args.show_numbers
+
+    @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("1.5m", 90), ("2h", 7200), ("1d", 86400)])
+    def test_an_age_is_a_time_that_long_ago(self, text, seconds):
+        before = datetime.now(UTC)
+        since = arguments.parse(["ls", "--ended-since", text]).ended_since
+        assert before <= since + timedelta(seconds=seconds) <= datetime.now(UTC)
+
+    @pytest.mark.parametrize(("text", "turns"), [("4:9", (4, 9)), ("7", (7, 7))])
+    def test_turns(self, text, turns):
+        assert arguments.parse(["simulate", "--turns", text]).turns == turns
+
+    def test_tail(self):
+        args = arguments.parse(["tail"])
+        assert (args.types, args.since) == ([], None)
+        line = "tail --type ended --type worker.left --type turn --since 9f2c:17"
+        args = arguments.parse(line.split())
+        assert args.types == ["ended", "worker.left", "turn"]
+        assert args.since == Cursor("9f2c", 17)
+
+    def test_drain(self):
+        args = arguments.parse(["drain"])
+        assert (args.off, args.wait) == (False, None)
+        assert arguments.parse(["drain", "--off"]).off
+        assert arguments.parse(["drain", "--wait", "90"]).wait == 90.0
+
+    @pytest.mark.parametrize(
+        "argv",
+        [
+            "",
+            "unknown",
+            "tail --type nothing",
+            "tail --type gap",
+            "tail --since 17",
+            "tail --since :17",
+            "tail --since 9f2c:",
+            "tail --since 9f2c:-1",
+            "tail --since 9f2c:\u0661",
+            "tail --since 9f2c:9999999999999999999",
+            "drain --wait 0",
+            "drain --wait soon",
+            "drain --off --wait 5",
+            "show",
+            "show a b",
+            "show active",
+            "show @a",
+            "rm a{b}",
+            "end",
+            "--timeout 0 ping",
+            "--timeout nan ping",
+            "--timeout inf ping",
+            "--timeout soon ping",
+            "ls --label novalue",
+            "ls --label =v",
+            "ls --limit 0",
+            "ls --limit -1",
+            "ls --ended-since yesterday",
+            "ls --ended-since 99999999999d",
+            "ls --stat active",
+            "simulate --calls 0",
+            "simulate --calls 1.5",
+            "simulate --rate 0",
+            "simulate --rate -3",
+            "simulate --speed 0",
+            "simulate --die 1.5",
+            "simulate --die -0.1",
+            "simulate --turns 4:",
+            "simulate --turns 9:4",
+            "simulate --turns 0:4",
+            "simulate --turns 1:100001",
+            "simulate --seed x",
+        ],
+    )
+    def test_wrong_usage_is_status_2_and_said_on_stderr(self, argv, capsys):
+        with pytest.raises(SystemExit) as stopped:
+            main(argv.split())
+        assert stopped.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "usage: callstate" in err
+
+    def test_a_wrong_value_is_quoted(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["simulate", "--die", "2"])
+        assert "argument --die: a fraction from 0 to 1, not '2'" in capsys.readouterr().err
+
+    def test_version(self, capsys):
+        with pytest.raises(SystemExit) as stopped:
+            main(["--version"])
+        assert stopped.value.code == 0
+        assert capsys.readouterr().out.startswith("callstate 0.")
+
+
+class TestWithoutItsExtra:
+    @pytest.mark.parametrize("argv", ["", "ping", "ls --json", "--version", "simulate --calls 1"])
+    def test_each_command_names_the_pip_line(self, argv, capsys, monkeypatch):
+        monkeypatch.setitem(sys.modules, "rich", None)
+        assert main(argv.split()) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "pip install 'callstate[cli]'" in err
+
+
+class TestWithoutADaemon:
+    @pytest.mark.parametrize(
+        "argv", ["ping", "info", "stats", "ls", "show a", "end a", "rm a", "simulate", "tail", "drain"]
+    )
+    def test_every_command_is_status_3_and_names_the_path_tried(self, argv, capsys, tmp_path):
+        path = str(tmp_path / "absent.sock")
+        assert main(["--socket", path, *argv.split()]) == 3
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith("callstate: ")
+        assert path in err
+
+    def test_each_path_tried_is_on_a_line(self, capsys, tmp_path, monkeypatch):
+        monkeypatch.delenv("CALLSTATE_SOCKET", raising=False)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        assert main(["ping"]) == 3
+        err = capsys.readouterr().err
+        assert str(tmp_path / "callstate.sock") in err
+        assert "/run/callstate/callstate.sock" in err
+        assert len(err.splitlines()) > 2
+
+
+class TestNumbers:
+    @pytest.mark.parametrize(
+        ("number", "shown"),
+        [
+            ("", ""),
+            ("+442079460123", "***23"),
+            ("+44 20 7946 01-23", "***23"),
+            ("12", "***"),
+            ("123", "***23"),
+            ("sip:alice@example.com", "***"),
+            ("sip:1001@example.com", "***01"),
+        ],
+    )
+    def test_only_the_last_two_digits_are_left(self, number, shown):
+        assert render.masked(number) == shown
+
+    def test_tables_mask_unless_told_otherwise(self, record):
+        for table in (render.sessions_table, render.head_table):
+            args = ([record] if table is render.sessions_table else record, NOW)
+            hidden, shown = (rendered(table(*args, show_numbers=flag)) for flag in (False, True))
+            assert "4420794601" not in hidden
+            assert "***23" in hidden
+            assert "+442079460123" in shown
+            assert "+15550100" in shown
+
+
+class TestTables:
+    @pytest.mark.parametrize(
+        ("seconds", "text"),
+        [
+            (-5, "0s"),
+            (0.9, "0s"),
+            (59, "59s"),
+            (60, "1m00s"),
+            (3599, "59m59s"),
+            (3600, "1h00m"),
+            (86399, "23h59m"),
+            (86400, "1d00h"),
+            (273600, "3d04h"),
+        ],
+    )
+    def test_lengths_of_time(self, seconds, text):
+        assert render.ago(timedelta(seconds=seconds)) == text
+
+    def test_a_session_is_a_line(self, record):
+        head, line = rendered(render.sessions_table([record], NOW, show_numbers=False)).splitlines()
+        assert " ".join(head.split()) == "ID STATUS PROVIDER DIRECTION FROM TO TURNS AGE LAST SIGN"
+        assert " ".join(line.split()) == "call-1 active twilio inbound ***23 ***00 3 3m20s 7s"
+
+    def test_an_ended_one_says_why(self, record):
+        record.state.status, record.ended_reason = Status.ENDED, "heartbeat_timeout"
+        text = rendered(render.sessions_table([record], NOW, show_numbers=False))
+        assert "ended (heartbeat_timeout)" in text
+
+    def test_the_head_of_a_session(self, record):
+        lines = rendered(render.head_table(record, NOW, show_numbers=False)).splitlines()
+        rows = dict(line.rstrip().split(maxsplit=1) for line in lines)
+        assert rows["owner"] == "w1"
+        assert rows["labels"] == "app=sales"
+        assert rows["interruption_count"] == "2"
+        assert rows["recovery_data"] == '{"step":4}'
+        assert rows["tenant"] == '"north"'
+        assert rows["updated_at"] == "2026-05-01T11:59:53Z (7s ago)"
+        assert "average_response_ms" not in rows
+
+    def test_a_transcript_counts_from_the_first_turn_of_the_call(self, record):
+        lines = rendered(render.transcript_table(list(record.state.history), 17)).splitlines()
+        assert lines[0].split() == ["18", "12:00:00", "agent", "1.5s", "words", "0"]
+        assert lines[2].split()[0] == "20"
+
+    def test_figures_are_flattened(self):
+        lines = rendered(render.figures_table({"a": {"b": 1, "c": {"d": "x"}}, "e": None, "f": {}})).splitlines()
+        assert [line.split() for line in lines] == [
+            ["a.b", "1"],
+            ["a.c.d", "x"],
+            ["e", "null"],
+            ["f", "{}"],
+        ]
+
+    def test_text_from_outside_drives_no_terminal_and_no_markup(self, record):
+        record.state.history[0].content = "\x1b[2Jgone\x07 [bold]not bold[/] \u202eright"
+        record.state.provider = "\x1b]0;title\x07"
+        text = rendered(render.transcript_table(list(record.state.history), 0))
+        text += rendered(render.sessions_table([record], NOW, show_numbers=True))
+        assert "\x1b" not in text
+        assert "\x07" not in text
+        assert "\u202e" not in text
+        assert "[bold]not bold[/]" in text
+
+
+class TestEvents:
+    def line(self, type_: str, **more) -> str:
+        event = Event(cursor=Cursor("9f2c", 3), type=type_, at=NOW + timedelta(milliseconds=61_250), **more)
+        return rendered(render.event_line(event))
+
+    def test_all_that_is_known_of_a_session_is_a_line(self):
+        line = self.line(
+            "suspect",
+            session_id="call-1",
+            owner="w1",
+            epoch=2,
+            reason="worker_exited",
+            evidence="process_exited",
+            deadline=NOW + timedelta(seconds=90),
+        )
+        assert line == (
+            "12:01:01.250  suspect         session=call-1  owner=w1  epoch=2  reason=worker_exited"
+            "  evidence=process_exited  until=12:01:30\n"
+        )
+
+    @pytest.mark.parametrize(
+        ("type_", "more", "shown"),
+        [
+            ("created", {"session_id": "c", "epoch": 0}, "session=c"),
+            ("turn", {"session_id": "c", "turn_count": 4}, "session=c  turns=4"),
+            ("worker.left", {"worker_id": "w1", "reason": "exited"}, "worker=w1  reason=exited"),
+            ("store.down", {"error": "refused"}, "error=refused"),
+            ("server.drain", {"drain": True}, "drain=on"),
+            ("server.drain", {"drain": False}, "drain=off"),
+            ("journal.ok", {}, ""),
+        ],
+    )
+    def test_what_is_not_known_is_not_there(self, type_, more, shown):
+        assert self.line(type_, **more).split(None, 2)[1:] == [type_, *([f"{shown}\n"] if shown else [])]
+
+    @pytest.mark.parametrize(
+        ("reason", "shown"),
+        [
+            ("restart", "the daemon was started anew"),
+            ("overrun", "more happened than"),
+            ("other", "missing: other"),
+        ],
+    )
+    def test_a_gap_is_said_in_words(self, reason, shown):
+        line = self.line("gap", reason=reason)
+        assert "events are missing" in line
+        assert shown in line
+        assert "callstate ls" in line
+
+    def test_neither_numbers_nor_labels_nor_control_characters(self):
+        line = self.line(
+            "ended", session_id="c", call_id="+442079460123", labels={"caller": "+15550100"}, reason="\x1b[2J\nx"
+        )
+        assert "0100" not in line
+        assert "0123" not in line
+        assert "\x1b" not in line
+        assert len(line.splitlines()) == 1
+
+
+class TestPrintable:
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("Zoë, 18 €", "Zoë, 18 €"),
+            ("two\nlines\tand", "two lines and"),
+            ("no\u00a0break", "no break"),
+            ("\x1b[31m", "\\x1b[31m"),
+            ("\u202e", "\\u202e"),
+            ("क्\u200dष", "क्\u200dष"),
+        ],
+    )
+    def test_one_line_without_controls(self, text, shown):
+        assert output.printable(text) == shown
+
+
+class TestJson:
+    def test_a_session_whole_is_its_exact_document(self, record):
+        document = render.record_document(record, history=True)
+        out = json.loads(render.msgspec.json.encode(document))
+        assert out["session"] == json.loads(record.state.to_json())
+        assert (out["version"], out["owner"], out["labels"]) == (12, "w1", {"app": "sales"})
+        assert "ended_reason" not in out
+
+    def test_in_lists_it_has_no_history_and_masked_numbers(self, record):
+        record.ended_reason = "operator"
+        document = render.record_document(record, history=False, show_numbers=False)
+        assert "history" not in document["session"]
+        assert (document["session"]["from"], document["session"]["to"]) == ("***23", "***00")
+        assert document["ended_reason"] == "operator"
+        shown = render.record_document(record, history=False, show_numbers=True)
+        assert shown["session"]["from"] == "+442079460123"
+
+    def test_on_a_pipe_it_is_one_line_of_utf_8(self, capfd):
+        output.Output(as_json=True).document({"name": "Zoë"})
+        assert capfd.readouterr().out == '{"name":"Zoë"}\n'
+
+    def test_each_of_many_is_one_line_also_on_a_terminal(self, capfd, monkeypatch):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+        out = output.Output(as_json=True)
+        out.line({"a": {"b": 1}})
+        out.line({"c": "Zoë"})
+        assert capfd.readouterr().out == '{"a":{"b":1}}\n{"c":"Zoë"}\n'
+
+    def test_text_on_a_pipe_has_neither_colours_nor_a_width(self, capfd, record, monkeypatch):
+        for name in ("FORCE_COLOR", "COLUMNS"):
+            monkeypatch.delenv(name, raising=False)
+        record.state.history[0].content = "long " * 100
+        output.Output(as_json=False).text(render.transcript_table(list(record.state.history), 0))
+        lines = capfd.readouterr().out.splitlines()
+        assert len(lines) == 3
+        assert "long " * 99 in lines[0]
+        assert "\x1b" not in lines[0]

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+import pytest
+
+from callstate_client.errors import DocumentError, InvalidParamsError
+from callstate_client.protocol.validation import (
+    FREE_DEPTH,
+    check_free,
+    check_session_id,
+    struct_members,
+)
+
+
+class Color(StrEnum):
+    RED = "red"
+
+
+def nested(depth: int) -> Any:
+    value: Any = "x"
+    for n in range(depth):
+        value = [value, 1] if n % 2 else {"a": value, "b": None}
+    return value
+
+
+def endless() -> Any:
+    value: list[Any] = []
+    value += [value, value]
+    return value
+
+
+@pytest.mark.parametrize("value", [None, "x", 0, True, 1.5, [], {}, (1,), 2**63 - 1, -(2**63), nested(FREE_DEPTH)])
+def test_what_can_be_kept(value: Any) -> None:
+    check_free(value, "it")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (float("nan"), r"^it.* is nan"),
+        (float("-inf"), "is -inf"),
+        (2**63, "beyond 64 bits"),
+        (-(2**63) - 1, "beyond 64 bits"),
+        (nested(FREE_DEPTH + 1), "nested deeper"),
+        (endless(), "nested deeper"),
+    ],
+)
+def test_what_can_not(value: Any, says: str) -> None:
+    for wrapped in (value, [0, value, "x"], {"a": {}, "b": {"c": (value,)}}):
+        with pytest.raises(DocumentError, match=says):
+            check_free(wrapped, "it")
+
+
+class Step(msgspec.Struct, omit_defaults=True):
+    node: str = "menu"
+    since: datetime | None = None
+
+
+@dataclass
+class Path:
+    steps: list[Step]
+
+
+@pytest.mark.parametrize("value", [Step(), Path([Step("x", datetime(2026, 1, 2, tzinfo=UTC))]), Color.RED])
+def test_types_that_are_read_again_as_what_they_are(value: Any) -> None:
+    check_free({"a": [value]}, "it")
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (b"x", r"^recovery_data\.a\[1\] is of type bytes"),
+        ({1}, r"^recovery_data\.a\[1\] is of type set"),
+        (datetime(2026, 1, 2, tzinfo=UTC), r"^recovery_data\.a\[1\] is of type datetime"),
+        (Decimal("1.5"), r"^recovery_data\.a\[1\] is of type Decimal"),
+        (uuid.UUID(int=1), r"^recovery_data\.a\[1\] is of type UUID"),
+        (object(), r"^recovery_data\.a\[1\] is of type object"),
+        (Step, r"^recovery_data\.a\[1\] is of type StructMeta"),
+        ({"b": {7: "x"}}, r"^recovery_data\.a\[1\]\.b has a key that is no string"),
+        (float("nan"), r"^recovery_data\.a\[1\] is nan"),
+        (2**63, r"^recovery_data\.a\[1\] is an integer beyond"),
+    ],
+)
+def test_what_would_come_back_as_something_else_is_refused_by_its_place(value: Any, says: str) -> None:
+    with pytest.raises(DocumentError, match=says):
+        check_free({"x": 1, "a": ["x", value]}, "recovery_data")
+
+
+def test_a_structs_members_are_all_there() -> None:
+    assert struct_members(Step()) == {"node": "menu", "since": None}
+    assert struct_members(Path([Step()])) == {"steps": [{}]}
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "@a", "active", "a\n", "x" * 257, None, 7, ["a"], b"a"])
+def test_what_is_no_session_id(bad: Any) -> None:
+    for _ in range(2):  # known to be bad the second time
+        with pytest.raises(InvalidParamsError):
+            check_session_id(bad)
+    check_session_id("a")

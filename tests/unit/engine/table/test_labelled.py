@@ -1,0 +1,66 @@
+"""Ids found by their labels, compared with a search through all of them."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callstate_client.engine.table.labelled import Labelled
+
+LABELS = st.dictionaries(st.sampled_from(["app", "lang"]), st.sampled_from("xy"))
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.none() | LABELS), max_size=30), LABELS)
+def test_those_with_all_labels_are_found(
+    steps: list[tuple[str, dict[str, str] | None]], wanted: dict[str, str]
+) -> None:
+    labelled, plain = Labelled(), {}
+    for session_id, labels in steps:
+        if labels is None:
+            labelled.discard(session_id)
+            plain.pop(session_id, None)
+        else:
+            labelled.put(session_id, labels)
+            plain[session_id] = labels
+    assert [*labelled] == [*plain]
+    assert len(labelled) == len(plain)
+    assert all(session_id in labelled for session_id in plain)
+    found = [*labelled.having(wanted)]
+    assert sorted(found) == sorted(i for i, labels in plain.items() if wanted.items() <= labels.items())
+    if not wanted:
+        assert found == [*plain]
+    for session_id in [*plain]:
+        labelled.discard(session_id)
+    assert not labelled._having, "nothing is kept of what is gone"
+
+
+def test_they_come_in_the_order_in_which_they_were_put_in() -> None:
+    labelled = Labelled()
+    for number in (3, 1, 2):
+        labelled.put(f"s{number}", {"app": "x", "n": str(number)})
+    labelled.put("s3", {"app": "x", "n": "3"})  # again: it stays where it was
+    assert [*labelled.having({"app": "x"})] == ["s3", "s1", "s2"]
+    assert [*labelled.having({"app": "x", "n": "1"})] == ["s1"]
+    assert not [*labelled.having({"app": "x", "n": "4"})]
+
+
+class Seen(str):
+    """An id that counts how often it is looked at."""
+
+    __slots__ = ()
+    count = 0
+
+    def __hash__(self) -> int:
+        Seen.count += 1
+        return super().__hash__()
+
+
+def test_what_has_other_labels_is_not_looked_at() -> None:
+    labelled = Labelled()
+    for number in range(1000):
+        labelled.put(Seen(f"s{number}"), {"app": "x", "n": str(number)})
+    Seen.count = 0
+    assert not [*labelled.having({"app": "y"})]
+    assert Seen.count == 0
+    assert [*labelled.having({"app": "x", "n": "7"})] == ["s7"]
+    assert Seen.count <= 2

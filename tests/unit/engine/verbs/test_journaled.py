@@ -1,0 +1,76 @@
+"""What the journal hears: of a save that extends the history what it adds, of a deletion that it has arrived."""
+
+from __future__ import annotations
+
+from callstate_client.engine.sessions.records import HistoryMode, StateRecord
+from support.core import Core
+
+
+def turns(count: int) -> list[dict[str, object]]:
+    return [
+        {"role": "user", "content": f"turn {n} " + "x" * 100, "timestamp": "2026-01-01T00:00:00Z", "duration_ms": 9}
+        for n in range(count)
+    ]
+
+
+async def saved(core: Core, history: list[dict[str, object]]) -> StateRecord:
+    await core.call("session.save", session={"id": "c1", "history": history})
+    record = core.logged[-1]
+    assert isinstance(record, StateRecord)
+    return record
+
+
+async def test_only_what_is_new_goes_to_the_journal() -> None:
+    core = Core()
+    first = await saved(core, turns(200))
+    assert (HistoryMode(first.mode), first.count) == (HistoryMode.REPLACE, 200)
+    more = await saved(core, turns(203))
+    assert (HistoryMode(more.mode), more.count) == (HistoryMode.APPEND, 3)
+    assert len(more.turns) < len(first.turns) / 50
+    same = await saved(core, turns(203))
+    assert (HistoryMode(same.mode), same.turns) == (HistoryMode.KEEP, b"")
+    fewer = await saved(core, turns(5))
+    assert (HistoryMode(fewer.mode), fewer.count) == (HistoryMode.REPLACE, 5)
+    assert core.replayed().entries["c1"].doc.to_json(0) == core.cache.entries["c1"].doc.to_json(0)
+
+
+async def test_what_is_kept_is_not_looked_at_again(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    core = Core()
+    await saved(core, turns(200))
+    looked_at: list[int] = []
+    from callstate_client.engine.verbs import save
+
+    check = save.check_turns
+
+    def counting(array: bytes, path: str) -> object:
+        found = check(array, path)
+        looked_at.append(len(found))
+        return found
+
+    monkeypatch.setattr(save, "check_turns", counting)
+    await saved(core, turns(202))
+    assert looked_at == [2]
+
+
+async def test_turns_added_one_by_one_are_a_prefix_of_the_save_that_follows() -> None:
+    core = Core()
+    await saved(core, [])
+    for turn in turns(40):
+        await core.call("session.add_turn", session_id="c1", turn=turn)
+    record = await saved(core, turns(41))
+    assert (HistoryMode(record.mode), record.count) == (HistoryMode.APPEND, 1)
+
+
+async def test_a_deletion_the_store_has_heard_of_is_not_written_again_after_a_crash() -> None:
+    """Somebody else may have begun a session under that id meanwhile."""
+    core = Core()
+    await saved(core, turns(1))
+    for write, _ in core.cache.take_dirty("host-1", 10, 1 << 20):
+        core.cache.landed(write)
+    await core.call("session.delete", session_id="c1")
+    assert list(core.replayed().graves) == ["c1"]
+    for write, _ in core.cache.take_dirty("host-1", 10, 1 << 20):
+        core.cache.landed(write)
+    core.commit()
+    assert not core.replayed().graves
+    assert not core.replayed().entries

@@ -1,0 +1,163 @@
+"""`callstated journal repair`: whatever is whole on disk is saved, and what was deleted stays deleted."""
+
+from __future__ import annotations
+
+import errno
+import io
+import shutil
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from callstate_sidecar.journal import JournalError, cli
+from callstate_sidecar.journal import repair as repairing
+from callstate_sidecar.journal.checkpoint import Checkpointer
+from callstate_sidecar.journal.layout import (
+    MANIFEST,
+    Manifest,
+    encode_manifest,
+    journal_host,
+    log_path,
+    logs,
+    read_manifest,
+    snapshot_path,
+    snapshots,
+)
+from callstate_sidecar.journal.repair import repair
+from callstate_sidecar.system.exits import Exit
+from callstate_sidecar.system.files import Files
+from support.journals import Keeping, recovered, turn
+
+
+def filled(directory: Path) -> Keeping:
+    keeping = Keeping(directory, host_id="host-1")
+    for number in range(10):
+        keeping.create(f"s{number}")
+        keeping.add_turn(f"s{number}", turn(number))
+    return keeping
+
+
+def repaired(directory: Path) -> str:
+    out = io.StringIO()
+    assert repair(directory, out) == Exit.OK
+    return out.getvalue()
+
+
+def test_a_whole_snapshot_that_no_manifest_names_is_saved(tmp_path: Path) -> None:
+    keeping = filled(tmp_path)
+    keeping.checkpoint()
+    keeping.journal.close()
+    present = read_manifest(tmp_path)
+    assert present is not None
+    gone = present.log + 1
+    (tmp_path / MANIFEST).write_bytes(encode_manifest(Manifest(gone, gone, host="host-1")))
+    with pytest.raises(JournalError, match="callstated journal repair"):
+        recovered(tmp_path)
+    assert "10 sessions" in repaired(tmp_path)
+    assert recovered(tmp_path) == keeping.state()
+    assert journal_host(tmp_path) == "host-1"
+
+
+def test_without_a_manifest_the_newest_whole_snapshot_counts_and_the_log_from_there(tmp_path: Path) -> None:
+    directory = tmp_path / "journal"
+    keeping = filled(directory)
+    old = tmp_path / "old"
+    shutil.copytree(directory, old)
+    keeping.delete("s3")
+    keeping.checkpoint()
+    keeping.add_turn("s1", turn(11))
+    keeping.journal.close()
+    for path in logs(old).values():
+        shutil.copy(path, directory)  # a segment that the checkpoint replaced, which could not be removed
+    (directory / MANIFEST).unlink()
+    with pytest.raises(JournalError, match=f"callstated journal repair {directory}"):
+        recovered(directory)
+    # by the command as the message gives it
+    assert cli.main(["repair", str(directory)]) == Exit.OK
+    assert recovered(directory) == keeping.state()
+    assert "s3" not in recovered(directory)
+
+
+def test_where_the_named_snapshot_is_not_whole_an_older_one_and_the_rest_of_it_are_saved(tmp_path: Path) -> None:
+    keeping = filled(tmp_path)
+    Checkpointer(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None).write()
+    keeping.create("late")
+    keeping.add_turn("s1", turn(12))
+    Checkpointer(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None).write()
+    keeping.add_turn("s2", turn(13))
+    keeping.journal.close()
+    newest = max(snapshots(tmp_path).values())
+    data = newest.read_bytes()
+    newest.write_bytes(data[: len(data) // 2])
+    assert "is not whole" in repaired(tmp_path)
+    assert recovered(tmp_path) == keeping.state()
+
+
+def test_a_segment_that_never_began_raises_nobody_from_the_dead(tmp_path: Path) -> None:
+    keeping = filled(tmp_path)
+    stale = logs(tmp_path)[keeping.journal._generation].read_bytes()
+    keeping.delete("s3")
+    keeping.checkpoint()
+    keeping.add_turn("s1", turn(14))
+    keeping.journal.roll()
+    log_path(tmp_path, keeping.journal._generation).write_bytes(stale)  # its new name, and its old content
+    keeping.journal.close()
+    (tmp_path / MANIFEST).unlink()
+    assert "never began" in repaired(tmp_path)
+    assert recovered(tmp_path) == keeping.state()
+
+
+def test_a_record_that_makes_no_sense_is_left_out_and_said(tmp_path: Path) -> None:
+    keeping = filled(tmp_path)
+    from callstate_sidecar.journal.format import END_OF_LOG, frame
+
+    path = log_path(tmp_path, keeping.journal._generation)
+    strange = frame(keeping.journal._generation, keeping.journal.sequence + 1, 0, msgspec.msgpack.encode([99]))
+    with path.open("r+b") as file:
+        file.seek(keeping.journal._end)
+        file.write(strange + END_OF_LOG)
+    keeping.journal.close()
+    assert "makes no sense, and is left out" in repaired(tmp_path)
+    assert recovered(tmp_path) == keeping.state()
+
+
+@pytest.mark.parametrize("call", ["allocate", "write", "sync", "rename"])
+def test_on_a_full_disk_the_old_files_are_where_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    keeping = filled(tmp_path)
+    keeping.journal.close()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+
+    class Full(Files):
+        pass
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    setattr(Full, call, refuse)
+    monkeypatch.setattr(repairing, "Files", Full)
+    with pytest.raises(OSError, match="No space left on device"):
+        repair(tmp_path, io.StringIO())
+    left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    assert {name: data for name, data in left.items() if not name.endswith(".tmp")} == before
+    assert recovered(tmp_path) == keeping.state()
+
+
+def test_a_snapshot_whose_manifest_was_never_written_has_what_a_damaged_log_lacks(tmp_path: Path) -> None:
+    keeping = filled(tmp_path)
+    keeping.journal.sync()
+    first = log_path(tmp_path, keeping.journal._generation)
+    manifest = (tmp_path / MANIFEST).read_bytes()
+    Checkpointer(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None).write()
+    keeping.journal.close()
+    (tmp_path / MANIFEST).write_bytes(manifest)  # killed before it was renamed
+    data = bytearray(first.read_bytes())
+    data[300] ^= 1
+    first.write_bytes(data)
+    with pytest.raises(JournalError):
+        recovered(tmp_path)
+    repaired(tmp_path)
+    assert recovered(tmp_path) == keeping.state()
+    assert snapshot_path(tmp_path, max(snapshots(tmp_path))).exists()

@@ -1,0 +1,375 @@
+"""Misses: one read an id, whoever waits is served in order, and nothing late replaces what is hot."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from callstate_client.engine.liveness import Phase
+from callstate_client.engine.sessions.stored import (
+    StoredMeta,
+)
+from callstate_client.engine.table.cache import Grave
+from callstate_client.errors import (
+    ConflictError,
+    FencedError,
+    SessionEndedError,
+    SessionNotFoundError,
+    StoreUnavailableError,
+    UnreadableError,
+)
+from callstate_sidecar import read_through as read_through_module
+from support.core import HOST, Core
+from support.documents import UNREADABLE, go_document
+from support.stores import down, refusing
+
+LIVE = b'{"id":"a","status":"active","created_at":"2025-01-01T00:00:00Z","history":[{"role":"user"}]}'
+ENDED = LIVE.replace(b"active", b"ended")
+
+
+def meta(**beside: Any) -> StoredMeta:
+    return StoredMeta(**({"host": HOST, "version": 5, "epoch": 1} | beside))
+
+
+async def test_of_many_that_ask_one_reads() -> None:
+    core = Core()
+    core.memory.put("a", LIVE, meta())
+    core.memory.hold()
+    asked = [core.begin("session.load", b'{"session_id":"a"}') for _ in range(5)]
+    await core.memory.called.wait()
+    core.memory.let_go()
+    answers = await asyncio.gather(*asked)
+    assert core.memory.reads == ["a"]
+    assert len(set(answers)) == 1
+
+
+async def test_they_are_served_in_the_order_of_asking() -> None:
+    core = Core()
+    core.memory.put("a", LIVE, meta())
+    core.memory.hold()
+    turns = [core.begin("session.add_turn", b'{"session_id":"a","turn":{"content":"%d"}}' % i) for i in range(5)]
+    ended = core.begin("session.end", b'{"session_id":"a"}')
+    late = core.begin("session.heartbeat", b'{"session_id":"a"}')
+    core.memory.let_go()
+    assert [json.loads(reply)["turn_count"] for reply in await asyncio.gather(*turns)] == [2, 3, 4, 5, 6]
+    await ended
+    with pytest.raises(SessionEndedError):
+        await late
+
+
+async def test_a_live_session_of_ours_becomes_hot() -> None:
+    core = Core()
+    core.memory.put("a", LIVE, meta(heartbeat_timeout_s=2.5, labels={"app": "x"}), 1)
+    loaded = await core.call("session.load", session_id="a")
+    assert (loaded["version"], loaded["epoch"], loaded["labels"], loaded["turn_count"]) == (5, 1, {"app": "x"}, 1)
+    assert core.liveness.phase("a") is Phase.LIVE
+    await core.call("session.heartbeat", session_id="a")
+    assert core.memory.reads == ["a"]
+    assert not core.cache.dirty, "the store has it"
+    assert core.replayed().entries.keys() == {"a"}, "and the journal now has it too"
+
+
+async def test_what_is_made_anew_behind_a_deletion_is_as_old_as_that() -> None:
+    """All three waited for the same read, which still shows the session that was deleted."""
+    core = Core()
+    core.memory.put("a", ENDED, meta())
+    core.memory.hold()
+    deleted = core.begin("session.delete", b'{"session_id":"a"}')
+    saved = core.begin("session.save", b'{"session":{"id":"a","status":"active"}}')
+    loaded = core.begin("session.load", b'{"session_id":"a"}')
+    core.memory.let_go()
+    await asyncio.gather(deleted, saved)
+    assert json.loads(await loaded)["session"]["created_at"] == json.loads(await saved)["updated_at"]
+
+
+@pytest.mark.parametrize(
+    ("document", "stored"),
+    [(ENDED, meta()), (LIVE, meta(host="other")), (LIVE, None)],
+    ids=["ended", "another host's", "Go's"],
+)
+async def test_what_is_not_ours_to_keep_hot_is_read_each_time(document: bytes, stored: StoredMeta | None) -> None:
+    core = Core()
+    core.memory.put("a", document, stored)
+    for _ in range(2):
+        await core.call("session.load", session_id="a")
+    assert core.memory.reads == ["a", "a"]
+    assert not core.cache.entries
+    assert core.liveness.phase("a") is None
+    assert not core.ctx.read_through, "shown to those who waited, then forgotten"
+
+
+async def test_a_miss_is_asked_once_a_moment() -> None:
+    core = Core()
+    for _ in range(3):
+        with pytest.raises(SessionNotFoundError):
+            await core.call("session.load", session_id="a")
+    assert core.memory.reads == ["a"]
+    core.clock.advance(1.0)
+    with pytest.raises(SessionNotFoundError):
+        await core.call("session.load", session_id="a")
+    assert core.memory.reads == ["a", "a"]
+
+
+async def test_a_tombstone_is_a_miss_and_a_floor() -> None:
+    core = Core()
+    later = core.clock.at_us + 10**9
+    core.memory.put("a", None, meta(deleted=True, version=later, epoch=4))
+    with pytest.raises(SessionNotFoundError):
+        await core.call("session.load", session_id="a")
+    assert core.cache.floor("a") == Grave(later, 4)
+    saved = await core.save("a")
+    assert saved["version"] > later
+    await core.writer._round()
+    assert core.memory.versions() == {"a": saved["version"]}
+
+
+async def test_above_another_hosts_tombstone_only_an_epoch_is_taken() -> None:
+    core = Core()
+    core.memory.put("a", None, meta(deleted=True, host="other", epoch=4))
+    await core.save("a")
+    await core.writer._round()
+    assert not core.entry("a").quarantined
+    assert core.memory.versions() == {"a": core.entry("a").version}
+
+
+async def test_a_repeat_after_the_session_has_left_memory_gets_the_first_result() -> None:
+    core = Core()
+    await core.save("a")
+    first = await core.turn("a", op="op-1")
+    ended = await core.call("session.end", session_id="a", reason="done", op="op-2")
+    await core.writer._round()
+    core.cache.evict(core.entry("a"))
+    core.commit()
+    assert await core.turn("a", op="op-1") == first
+    assert await core.call("session.end", session_id="a", reason="done", op="op-2") == ended
+    assert "a" not in core.cache.entries, "nothing was changed"
+
+
+async def test_a_tombstone_brings_back_what_may_be_repeated() -> None:
+    core = Core()
+    core.memory.put("a", None, meta(deleted=True, ops={"op-1": b"{}"}))
+    with pytest.raises(SessionNotFoundError):
+        await core.call("session.load", session_id="a")
+    assert core.cache.done_before("a", "op-1") == b"{}"
+
+
+@pytest.mark.parametrize("how", [down, refusing])
+async def test_a_store_that_is_away_makes_no_session_missing(how: Any) -> None:
+    core = Core()
+    core.memory.failure = how
+    for method in ("session.load", "session.heartbeat", "session.delete", "session.end"):
+        with pytest.raises(StoreUnavailableError):
+            await core.call(method, session_id="a")
+    core.memory.failure = None
+    core.memory.put("a", LIVE, meta())
+    assert (await core.call("session.load", session_id="a"))["version"] == 5, "nothing wrong is remembered"
+
+
+@pytest.mark.parametrize("document", UNREADABLE.values(), ids=UNREADABLE)
+async def test_what_can_not_be_read_is_neither_missing_nor_away_nor_created_over(document: bytes) -> None:
+    core = Core()
+    core.memory.put("a", document, None)
+    turn = {"role": "user"}
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("session.load", {}),
+        ("session.claim", {"worker_id": "w1"}),
+        ("session.add_turn", {"turn": turn}),
+        ("session.amend_turn", {"set": turn}),
+        ("session.record_interruption", {}),
+        ("session.update", {"set": {"status": "on_hold"}}),
+        ("session.end", {}),
+        ("session.release", {"epoch": 0}),
+        ("session.heartbeat", {}),
+    ]
+    versions = set()
+    for method, params in asked:
+        with pytest.raises(UnreadableError) as caught:
+            await core.call(method, session_id="a", **params)
+        versions.add(caught.value.version)
+    assert len(versions) == 1
+    assert (versions.pop() or 0) > 0
+    for params in ({}, {"if_version": 0}):
+        with pytest.raises(UnreadableError):
+            await core.call("session.save", session={"id": "a"}, **params)
+    beats = await core.call("session.heartbeat", session_ids=["a"])
+    assert beats == {"missing": [], "ended": [], "fenced": [], "unreadable": ["a"]}
+    assert core.cache.entries == {}, "nothing of it is kept"
+
+
+async def test_who_has_seen_what_can_not_be_read_may_replace_it() -> None:
+    core = Core()
+    core.memory.put("a", b"{", meta(version=7, epoch=3, labels={"app": "sales"}))
+    with pytest.raises(UnreadableError) as caught:
+        await core.call("session.load", session_id="a")
+    assert caught.value.version == 7
+    with pytest.raises(ConflictError) as conflict:
+        await core.call("session.save", session={"id": "a"}, if_version=8)
+    assert conflict.value.version == 7
+    with pytest.raises(FencedError):
+        await core.call("session.save", session={"id": "a"}, if_version=7, epoch=2)
+    saved = await core.call("session.save", session={"id": "a", "status": "active"}, if_version=7)
+    assert saved["version"] > 7
+    loaded = await core.call("session.load", session_id="a")
+    assert loaded["session"]["status"] == "active"
+    assert (loaded["epoch"], loaded["labels"]) == (3, {"app": "sales"}), "what is beside the document stays"
+
+
+async def test_another_unreadable_document_has_another_version() -> None:
+    core = Core()
+    versions = set()
+    for document in (b"{", b"[", b"{"):
+        core.memory.put("a", document, None)
+        with pytest.raises(UnreadableError) as caught:
+            await core.call("session.load", session_id="a")
+        versions.add(caught.value.version)
+    assert len(versions) == 2
+
+
+async def test_what_can_not_be_read_can_be_deleted() -> None:
+    core = Core()
+    core.memory.put("a", b"{", meta(version=7, epoch=3))
+    with pytest.raises(FencedError):
+        await core.call("session.delete", session_id="a", epoch=2)
+    await core.call("session.delete", session_id="a")
+    with pytest.raises(SessionNotFoundError):
+        await core.call("session.load", session_id="a")
+    grave = core.cache.graves["a"]
+    assert grave.version > 7
+    assert grave.epoch == 3
+
+
+async def test_what_another_host_keeps_unreadable_is_that_hosts_to_replace() -> None:
+    core = Core()
+    core.memory.put("a", b"{", meta(version=7, host="other"))
+    for method, params in (
+        ("session.save", {"session": {"id": "a"}, "if_version": 7}), ("session.delete", {"session_id": "a"})
+    ):  # fmt: skip
+        with pytest.raises(FencedError):
+            await core.call(method, **params)
+
+
+async def test_a_store_that_never_answers_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read_through_module, "READ_DEADLINE_S", 0.001)
+    core = Core()
+    core.memory.hold()
+    with pytest.raises(StoreUnavailableError, match="no answer"):
+        await core.call("session.load", session_id="a")
+    core.memory.let_go()
+
+
+async def test_a_fault_of_ours_is_told_and_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+    core = Core()
+    core.memory.failure = lambda: ZeroDivisionError("oops")
+    with pytest.raises(StoreUnavailableError):
+        await core.call("session.load", session_id="a")
+    assert "reading session a from the store failed" in caplog.text
+    core.memory.failure = None
+    with pytest.raises(SessionNotFoundError):
+        await core.call("session.load", session_id="a")
+
+
+async def test_a_late_read_never_replaces_what_is_hot() -> None:
+    """An undone deletion can bring a session back while the store is being asked for it."""
+    core = Core()
+    core.memory.put("a", LIVE, meta())
+    core.memory.hold()
+    load = core.begin("session.load", b'{"session_id":"a"}')
+    await core.memory.called.wait()
+    later = Core()
+    await later.save("a")
+    await later.turn("a", "newer")
+    entry = later.cache.entries.pop("a")
+    core.cache.create(entry)
+    core.ctx.watch(entry)
+    core.memory.let_go()
+    assert json.loads(await load)["session"]["history"][-1]["content"] == "newer"
+    assert core.entry("a") is entry
+
+
+async def test_another_hosts_session_can_only_be_read() -> None:
+    core = Core()
+    core.memory.put("a", LIVE, meta(host="other"))
+    changes: list[tuple[str, dict[str, Any]]] = [
+        ("session.save", {"session": {"id": "a"}}),
+        ("session.add_turn", {"session_id": "a", "turn": {}}),
+        ("session.amend_turn", {"session_id": "a", "set": {}}),
+        ("session.record_interruption", {"session_id": "a"}),
+        ("session.update", {"session_id": "a", "set": {}}),
+        ("session.end", {"session_id": "a"}),
+        ("session.delete", {"session_id": "a"}),
+        ("session.heartbeat", {"session_id": "a"}),
+    ]
+    for method, params in changes:
+        with pytest.raises(FencedError) as caught:
+            await core.call(method, **params)
+        assert caught.value.host == "other"
+    beats = await core.call("session.heartbeat", session_ids=["a"])
+    assert beats == {"missing": [], "ended": [], "fenced": ["a"]}
+    assert not core.cache.entries
+    assert not core.cache.dirty
+
+
+async def test_what_go_wrote_is_taken_over_by_the_first_change() -> None:
+    core = Core()
+    core.memory.put("go-1", go_document("plain"), None)
+    await core.call("session.heartbeat", session_id="go-1")
+    assert core.cache.beaten.keys() == {"go-1"}, "the beat counts"
+    assert not core.cache.entries, "but nobody of ours reaps it"
+    before = (await core.call("session.load", session_id="go-1"))["version"]
+    added = await core.turn("go-1", "ours")
+    assert added["turn_count"] == 2
+    assert added["version"] > before
+    assert core.liveness.phase("go-1") is Phase.LIVE
+    await core.writer._round()
+    row = core.memory.rows["go-1"]
+    assert row.meta is not None
+    assert row.meta.host == HOST
+    assert json.loads(row.document or b"")["history"][0]["timestamp"] == "2024-05-01T10:00:01.987654321Z"
+
+
+async def test_a_creation_does_not_overwrite_what_go_wrote() -> None:
+    core = Core()
+    core.memory.put("go-1", go_document("plain"), None)
+    with pytest.raises(Exception, match="the session has version") as caught:
+        await core.save("go-1", if_version=0)
+    assert type(caught.value).__name__ == "ConflictError"
+    loaded = await core.call("session.load", session_id="go-1")
+    await core.call("session.update", session_id="go-1", set={"x": 1}, if_version=loaded["version"])
+
+
+async def test_a_save_without_a_beginning_keeps_the_stored_one() -> None:
+    core = Core()
+    core.memory.put("a", ENDED, meta())
+    await core.save("a")
+    assert core.entry("a").doc.created_at == "2025-01-01T00:00:00Z"
+    assert core.entry("a").doc.turn_count == 1, "a save without a history keeps it"
+
+
+async def test_beats_of_many_wait_for_those_nobody_knows() -> None:
+    core = Core()
+    await core.save("hot")
+    core.memory.put("a", LIVE, meta())
+    core.memory.put("b", ENDED.replace(b'"a"', b'"b"'), meta())
+    beats = await core.call("session.heartbeat", session_ids=["hot", "a", "b", "c", "no id"])
+    assert beats == {"missing": ["no id", "c"], "ended": ["b"], "fenced": []}
+    assert core.cache.beaten.keys() == {"hot", "a"}
+    core.memory.failure = down
+    with pytest.raises(StoreUnavailableError):
+        await core.call("session.heartbeat", session_ids=["hot", "x", "y"])
+
+
+async def test_closing_waits_for_what_is_under_way() -> None:
+    core = Core()
+    core.memory.hold()
+    load = core.begin("session.load", b'{"session_id":"a"}')
+    closing = asyncio.ensure_future(core.read_through.close())
+    await core.memory.called.wait()
+    assert not closing.done()
+    core.memory.let_go()
+    await closing
+    with pytest.raises(SessionNotFoundError):
+        await load
+    await core.read_through.close()

@@ -1,0 +1,508 @@
+"""What was saved while the store could not be asked, and a journal older than the store: nothing gets lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from callstate_client.engine.liveness import Phase
+from callstate_client.engine.sessions.stored import (
+    StoredMeta,
+)
+from callstate_client.errors import FencedError, SessionNotFoundError, StoreUnavailableError
+from support.core import HOST, Core, Peer, kept
+from support.stores import MemoryBackend, down
+
+THEIRS = {
+    "id": "a", "status": "active", "provider": "sip", "from": "+1", "created_at": "2025-01-01T00:00:00Z",
+    "campaign": 7, "recovery_data": {"node": "menu"},
+    "history": [{"role": "agent", "content": "before"}],
+    "metrics": {"turn_count": 1, "interruption_count": 2, "quality": "good"},
+}  # fmt: skip
+
+
+def meta(**beside: Any) -> StoredMeta:
+    return StoredMeta(**({"host": HOST, "version": 5, "epoch": 3, "labels": {"app": "sales"}} | beside))
+
+
+def put(core: Core, about: StoredMeta | None, **members: Any) -> None:
+    core.memory.put("a", json.dumps(THEIRS | members).encode(), about)
+
+
+async def blind(core: Core, **beside: Any) -> Any:
+    """A save while the store is down."""
+    core.memory.failure = down
+    saved = await core.call("session.save", session={"id": "a", **beside.pop("session", {})}, **beside)
+    assert saved["unverified"] is True
+    return saved
+
+
+async def flush(core: Core) -> None:
+    """The store is up again and takes what there is."""
+    core.memory.failure = None
+    for _ in range(3):
+        await core.writer._round()
+    await asyncio.sleep(0)  # what is queued leaves at the turn's end
+
+
+def stored(core: Core) -> dict[str, Any]:
+    document = core.memory.rows["a"].document
+    assert document is not None
+    loaded: dict[str, Any] = json.loads(document)
+    return loaded
+
+
+def contents(document: dict[str, Any]) -> list[str]:
+    return [turn["content"] for turn in document["history"]]
+
+
+def reasons(peer: Peer, type_: str) -> list[str | None]:
+    return [event.get("reason") for event in peer.events if event["type"] == type_]
+
+
+async def listening(core: Core) -> Peer:
+    peer = Peer(core)
+    peer.send(("events.subscribe", {}))
+    core.commit()
+    return peer
+
+
+@pytest.fixture(params=["as it is", "restarted", "restarted twice"])
+async def core(request: pytest.FixtureRequest) -> Core:
+    core = Core()
+    core.restarts = {"as it is": 0, "restarted": 1, "restarted twice": 2}[request.param]  # type: ignore[attr-defined]
+    return core
+
+
+def again(core: Core) -> Core:
+    """The daemon after as many kills and restarts as the test is about, its store being what it was."""
+    for _ in range(core.restarts):  # type: ignore[attr-defined]
+        core = restarted(core)
+    return core
+
+
+def restarted(core: Core) -> Core:
+    cache = core.replayed()
+    cache.all_dirty(0.0)
+    successor = Core(cache=cache)
+    successor.memory = successor.backend = core.memory
+    successor.writer._backend = successor.read_through._backend = core.memory
+    successor.logged = [*core.logged]
+    successor.restarts = getattr(core, "restarts", 0)  # type: ignore[attr-defined]
+    for entry in cache.entries.values():
+        if entry.ended:
+            successor.liveness.keep(entry.id, 0.0)
+        else:
+            successor.ctx.watch(entry)
+    return successor
+
+
+# -- saved while the store was down -------------------------------------------------------------------------------
+
+
+async def test_what_a_save_left_out_is_the_stores(core: Core) -> None:
+    put(core, meta(max_duration_s=7200.0, ops={"op-0": b'{"version":5}'}))
+    await blind(core, session={"status": "on_hold"})
+    await core.turn("a", "after", op="op-1")
+    core = again(core)
+    await flush(core)
+    document = stored(core)
+    assert contents(document) == ["before", "after"]
+    assert (document["status"], document["provider"], document["from"]) == ("on_hold", "sip", "+1")
+    assert (document["campaign"], document["recovery_data"]) == (7, {"node": "menu"})
+    assert document["created_at"] == "2025-01-01T00:00:00Z"
+    assert document["metrics"]["turn_count"] == 2
+    assert (document["metrics"]["interruption_count"], document["metrics"]["quality"]) == (2, "good")
+    loaded = await core.call("session.load", session_id="a")
+    assert loaded["labels"] == {"app": "sales"}
+    assert contents(loaded["session"]) == ["before", "after"]
+    assert core.entry("a").max_duration_s == 7200.0
+    assert core.entry("a").ops.keys() >= {"op-0", "op-1"}
+    assert loaded["epoch"] > 3
+    assert core.cache.is_stored(core.entry("a"))
+    assert not core.cache.quarantined
+    assert kept(core.replayed().entries["a"]) == kept(core.entry("a")), "the journal has it as it is"
+
+
+async def test_what_a_save_gave_is_ours(core: Core) -> None:
+    put(core, meta())
+    session = {
+        "status": "active", "provider": "twilio", "history": [{"role": "user", "content": "whole"}],
+        "metrics": {"turn_count": 1}, "recovery_data": {"node": "end"}, "campaign": 8,
+    }  # fmt: skip
+    await blind(core, session=session, labels={"app": "care"}, heartbeat_timeout_s=60, max_duration_s=60)
+    core = again(core)
+    await flush(core)
+    document = stored(core)
+    assert contents(document) == ["whole"]
+    assert (document["provider"], document["campaign"], document["recovery_data"]) == ("twilio", 8, {"node": "end"})
+    assert document["metrics"]["turn_count"] == 1
+    entry = core.entry("a")
+    assert (entry.labels, entry.heartbeat_timeout_s, entry.max_duration_s) == ({"app": "care"}, 60.0, 60.0)
+
+
+@pytest.mark.parametrize("history", [[], None])
+async def test_a_history_that_was_emptied_is_empty(core: Core, history: Any) -> None:
+    put(core, meta())
+    await blind(core, session={"status": "active", "history": history, "recovery_data": None})
+    await core.turn("a", "new")
+    core = again(core)
+    await flush(core)
+    assert contents(stored(core)) == ["new"]
+    assert "recovery_data" not in stored(core)
+
+
+async def test_what_was_changed_after_the_save_is_ours(core: Core) -> None:
+    put(core, meta())
+    await blind(core, session={"status": "active"})
+    await core.call("session.update", session_id="a", set={"recovery_data": {"node": "late"}, "provider": "sip-2"})
+    await core.turn("a", "one")
+    await core.call("session.amend_turn", session_id="a", set={"content": "one, amended"})
+    core = again(core)
+    await flush(core)
+    assert contents(stored(core)) == ["before", "one, amended"]
+    assert (stored(core)["recovery_data"], stored(core)["provider"]) == ({"node": "late"}, "sip-2")
+
+
+async def test_of_a_new_call_nothing_is_read(core: Core) -> None:
+    await blind(core, if_version=0, session={"status": "active"})
+    await core.turn("a", "hello")
+    version, epoch = core.entry("a").version, core.entry("a").epoch
+    core = again(core)
+    core.memory.reads.clear()
+    await flush(core)
+    assert core.memory.reads == [], "one write that the store takes only if there is none"
+    assert contents(stored(core)) == ["hello"]
+    assert (core.entry("a").version, core.entry("a").epoch) == (version, epoch)
+    assert not core.entry("a").is_blind
+    assert not core.replayed().entries["a"].is_blind
+
+
+async def test_an_owner_goes_on_with_the_epoch_it_was_given(core: Core) -> None:
+    put(core, meta())
+    saved = await blind(core, session={"status": "active"})
+    core = again(core)
+    await flush(core)
+    assert core.entry("a").epoch != saved["epoch"]
+    await core.turn("a", "mine", epoch=saved["epoch"])
+    with pytest.raises(FencedError):
+        await core.turn("a", "not mine", epoch=3)
+    claimed = await core.call("session.claim", session_id="a", worker_id="w2")
+    with pytest.raises(FencedError):
+        await core.turn("a", "no more", epoch=saved["epoch"])
+    await core.turn("a", "w2's", epoch=claimed["epoch"])
+
+
+async def test_who_holds_it_in_the_store_keeps_it_where_nobody_took_it(core: Core) -> None:
+    put(core, meta(owner="w1"))
+    await blind(core, session={"status": "active"})
+    core = again(core)
+    await flush(core)
+    assert core.entry("a").owner == "w1"
+    await core.turn("a", "w1's", epoch=3)
+
+
+async def test_the_merge_is_told(core: Core) -> None:
+    put(core, meta())
+    await blind(core)
+    core = again(core)
+    peer = await listening(core)
+    await flush(core)
+    assert reasons(peer, "recovered") == ["merged"]
+
+
+async def test_another_live_owners_wins_and_ours_is_quarantined(core: Core) -> None:
+    put(core, meta(host="other", owner="w9"))
+    before = core.memory.rows["a"]
+    await blind(core, session={"status": "active"})
+    await core.turn("a", "ours")
+    core = again(core)
+    peer = await listening(core)
+    await flush(core)
+    await core.turn("a", "more")
+    await flush(core)
+    assert core.memory.rows["a"] == before
+    assert core.cache.quarantined.keys() == {"a"}
+    assert core.replayed().entries["a"].doc.turn_count == 2, "the journal keeps it"
+    assert reasons(peer, "fenced") == ["superseded"], "told once"
+    assert await core.writer.flush(None, 0.01) == {"flushed": 0, "unflushed": 1}
+
+
+async def test_a_newer_document_of_nobodys_wins(core: Core) -> None:
+    await blind(core, session={"status": "active"})
+    core = again(core)
+    put(core, None, updated_at="2027-01-01T00:00:00Z")
+    await flush(core)
+    assert contents(stored(core)) == ["before"]
+    assert core.cache.quarantined.keys() == {"a"}
+
+
+async def test_an_older_document_of_nobodys_is_merged(core: Core) -> None:
+    put(core, None, updated_at="2025-01-01T00:00:00Z")
+    await blind(core, session={"status": "active"})
+    await core.turn("a", "after")
+    core = again(core)
+    await flush(core)
+    assert contents(stored(core)) == ["before", "after"]
+
+
+async def test_created_over_one_that_has_ended_both_are_kept(core: Core) -> None:
+    """Neither call's turns are lost: the new one goes on under the id, behind what was said before."""
+    put(core, meta(ended_reason="hangup", max_duration_s=1.0), status="ended")
+    await blind(
+        core, if_version=0, session={"status": "pending", "history": [], "metrics": {}, "provider": "twilio"}
+    )
+    await core.turn("a", "after")
+    core = again(core)
+    await flush(core)
+    document = stored(core)
+    assert (document["status"], document["provider"]) == ("pending", "twilio")
+    assert contents(document) == ["before", "after"]
+    assert document["metrics"]["turn_count"] == 2
+    assert core.liveness.phase("a") is Phase.LIVE
+    assert core.entry("a").max_duration_s is None, "the limit of a call that is over ends no other"
+    assert core.memory.active == {"a"}
+
+
+@pytest.mark.parametrize("host", [HOST, "other"])
+async def test_above_a_tombstone_it_is_taken(core: Core, host: str) -> None:
+    core.memory.put("a", None, meta(host=host, deleted=True))
+    await blind(core, if_version=0, session={"status": "active"})
+    core = again(core)
+    await flush(core)
+    assert stored(core)["status"] == "active"
+    assert not core.cache.quarantined
+
+
+async def test_what_nobody_can_read_is_not_written_over(core: Core) -> None:
+    core.memory.put("a", b"[]", meta())
+    await blind(core, session={"status": "active"})
+    core = again(core)
+    await flush(core)
+    assert core.memory.rows["a"].document == b"[]"
+    assert core.cache.quarantined.keys() == {"a"}
+
+
+async def test_a_first_write_whose_reply_is_lost_is_no_one_elses(core: Core) -> None:
+    await blind(core, session={"status": "active"})
+    await core.turn("a", "one")
+    core.memory.failure, core.memory.cut = None, True
+    await core.writer._round()
+    assert core.memory.versions()
+    await core.turn("a", "two")
+    core.memory.cut = False
+    core = again(core)
+    await flush(core)
+    assert contents(stored(core)) == ["one", "two"]
+
+
+async def test_a_store_that_goes_while_it_is_read_is_asked_again(core: Core) -> None:
+    put(core, meta())
+    await blind(core, session={"status": "active"})
+    core.memory.failure = None
+    real = core.memory.read
+
+    async def read(session_id: str) -> Any:
+        raise down()
+
+    core.memory.read = read  # type: ignore[method-assign]
+    await core.writer._round()
+    assert core.writer.state == "down"
+    assert core.cache.dirty.keys() == {"a"}
+    assert not core.cache.flying
+    core.memory.read = real  # type: ignore[method-assign]
+    await flush(core)
+    assert contents(stored(core)) == ["before"]
+
+
+async def test_a_deletion_of_what_was_saved_unverified_is_above_what_the_store_has(core: Core) -> None:
+    put(core, meta())
+    await blind(core, session={"status": "active"})
+    await core.call("session.delete", session_id="a")
+    core = again(core)
+    await flush(core)
+    assert core.memory.rows["a"].document is None
+    assert not core.cache.graves
+    core.clock.advance(5.0)
+    with pytest.raises(SessionNotFoundError):
+        await core.call("session.load", session_id="a")
+
+
+async def test_superseded_by_our_own_host_is_not_for_good() -> None:
+    """Claimed, ended and evicted; then the store is down and the session is saved again."""
+    core = Core()
+    await core.save("a", session={"history": [{"role": "user", "content": "first life"}]})
+    await core.call("session.claim", session_id="a", worker_id="w1")
+    await core.call("session.end", session_id="a")
+    await flush(core)
+    core.cache.evict(core.entry("a"))
+    core.commit()
+    await blind(core, session={"status": "active"})
+    assert core.entry("a").epoch == 0
+    await flush(core)
+    assert stored(core)["status"] == "active"
+    assert contents(stored(core)) == ["first life"]
+    assert not core.cache.quarantined
+    assert await core.writer.flush(None, 0.01) == {"flushed": 0, "unflushed": 0}
+
+
+async def test_an_epoch_of_our_own_host_is_risen_above() -> None:
+    core = Core()
+    await core.save("a")
+    await core.writer._round()
+    row = core.memory.rows["a"]
+    assert row.meta is not None
+    row.meta.epoch = 9
+    await core.turn("a", "more")
+    await flush(core)
+    assert contents(stored(core)) == ["more"]
+    assert core.entry("a").epoch == 10
+
+
+async def test_other_verbs_on_what_is_not_hot_wait_for_the_store(core: Core) -> None:
+    put(core, meta())
+    core.memory.failure = down
+    with pytest.raises(StoreUnavailableError):
+        await core.turn("a", "lost?")
+    await blind(core)
+    await core.turn("a", "kept")
+    await flush(core)
+    assert contents(stored(core)) == ["before", "kept"]
+
+
+# -- a journal older than the store -------------------------------------------------------------------------------
+
+
+async def with_old_journal(*, status: str = "active") -> tuple[Core, MemoryBackend]:
+    """A daemon whose journal lacks the last things its store has."""
+    core = Core()
+    await core.save(
+        "a", session={"campaign": 7, "history": [{"role": "agent", "content": "one"}]}, labels={"x": "1"}
+    )
+    await core.save("b")
+    old = [*core.logged]
+    core.clock.advance(1.0)
+    await core.turn("a", "two")
+    await core.call("session.update", session_id="a", set={"status": status, "recovery_data": {"node": "menu"}})
+    await flush(core)
+    core.logged = old
+    successor = restarted(core)
+    successor.clock.at_us = core.clock.at_us + 10**7
+    assert successor.entry("a").doc.turn_count == 1
+    return successor, core.memory
+
+
+async def test_a_journal_older_than_the_store_takes_the_stores() -> None:
+    core, memory = await with_old_journal()
+    newest = memory.rows["a"].document
+    peer = await listening(core)
+    memory.reads.clear()
+    await flush(core)
+    assert memory.reads == ["a"], "of the others nothing is read"
+    loaded = await core.call("session.load", session_id="a")
+    assert contents(loaded["session"]) == ["one", "two"]
+    assert loaded["session"]["recovery_data"] == {"node": "menu"}
+    assert json.loads(newest or b"") | {"updated_at": ""} == stored(core) | {"updated_at": ""}
+    assert reasons(peer, "recovered") == ["store_newer"]
+    assert kept(core.replayed().entries["a"]) == kept(core.entry("a"))
+
+
+@pytest.mark.parametrize("restarts", [0, 1, 2])
+async def test_what_is_changed_here_before_the_store_is_seen_is_merged(restarts: int) -> None:
+    core, memory = await with_old_journal()
+    memory.failure = down
+    await core.turn("a", "three")
+    await core.writer._round()
+    for _ in range(restarts):
+        core = restarted(core)
+        core.clock.advance(60.0)
+    await core.call("session.amend_turn", session_id="a", index=0, set={"content": "one, amended"})
+    await core.call("session.update", session_id="a", set={"campaign": 8})
+    await core.writer._round()
+    await flush(core)
+    assert contents(stored(core)) == ["one, amended", "two", "three"]
+    assert (stored(core)["campaign"], stored(core)["recovery_data"]) == (8, {"node": "menu"})
+    assert stored(core)["metrics"]["turn_count"] == 2
+
+
+async def test_one_that_had_ended_since_ends() -> None:
+    core, memory = await with_old_journal(status="ended")
+    await flush(core)
+    assert core.liveness.phase("a") is Phase.ENDED
+    assert core.entry("a").ended_reason == "completed"
+    assert "a" not in memory.active
+
+
+async def test_one_that_was_deleted_since_is_gone() -> None:
+    core, memory = await with_old_journal()
+    about = memory.rows["a"].meta
+    assert about is not None
+    about.deleted = True
+    memory.rows["a"].document = None
+    peer = await listening(core)
+    await flush(core)
+    assert "a" not in core.cache.entries
+    assert core.liveness.phase("a") is None
+    assert memory.rows["a"].document is None
+    assert reasons(peer, "deleted") == ["store_newer"]
+    assert "a" not in core.replayed().entries
+
+
+async def test_one_that_was_deleted_since_lives_where_it_is_in_use() -> None:
+    core, memory = await with_old_journal()
+    about = memory.rows["a"].meta
+    assert about is not None
+    about.deleted = True
+    memory.rows["a"].document = None
+    await core.turn("a", "I am here")
+    await flush(core)
+    assert contents(stored(core)) == ["one", "I am here"]
+
+
+async def test_a_restart_is_no_reason_to_merge_what_we_wrote_ourselves() -> None:
+    """The daemon is killed at every step of a first write after a restart."""
+    core = Core()
+    await core.save("a")
+    await flush(core)
+    core = restarted(core)
+    core.clock.advance(1.0)
+    await core.turn("a", "one")
+    core.memory.cut = True
+    await core.writer._round()  # written, and nobody knows
+    core.clock.advance(1.0)
+    await core.turn("a", "two")
+    core.memory.cut = False
+    core = restarted(core)
+    core.clock.advance(5.0)
+    await core.turn("a", "three")
+    await flush(core)
+    core = restarted(core)
+    core.clock.advance(5.0)
+    await core.turn("a", "four")
+    await flush(core)
+    assert contents(stored(core)) == ["one", "two", "three", "four"]
+
+
+async def test_what_the_store_took_while_a_change_was_made_needs_no_merge() -> None:
+    core = Core()
+    await core.save("a")
+    await flush(core)
+    core = restarted(core)
+    core.memory.hold()
+    written = asyncio.ensure_future(core.writer._round())
+    await core.memory.called.wait()
+    core.clock.advance(1.0)
+    await core.turn("a", "one")  # as replayed, it is on its way
+    core.memory.let_go()
+    await written
+    await flush(core)
+    core.clock.advance(1.0)
+    await core.turn("a", "two")
+    core = restarted(core)
+    core.clock.advance(5.0)
+    await core.turn("a", "three")
+    await flush(core)
+    assert contents(stored(core)) == ["one", "two", "three"]
