@@ -1,6 +1,6 @@
 """The store as a worker sees it: every public method, once, whoever answers.
 
-SidecarStore sends what these methods ask to the daemon, MemoryStore answers by itself; neither has a say in
+SidecarStore sends what these methods ask for to the daemon, MemoryStore answers by itself; neither has a say in
 names, parameters, checks or decoding, so they can't drift apart.
 """
 
@@ -292,8 +292,8 @@ class CallStore(Asking):
             beside = requests.beside_state(labels, heartbeat_timeout_s, max_duration_s, self.new_op())
             limit_s = TIMEOUT_S if timeout_s is None else timeout_s
             return await held._save(Saving(state, if_version, beside), limit_s)
-        ask = requests.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
-        return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s)).version
+        request = requests.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
+        return request.result(await self._send(requests.fenced(request, epoch), timeout_s)).version
 
     async def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
         """Forget this session and all that is kept of it.
@@ -303,8 +303,8 @@ class CallStore(Asking):
             FencedError: another worker holds it.
             StoreUnavailableError: it is not in memory, and the store that would know can't be asked.
         """
-        ask = requests.delete(session_id, self.new_op(), await self.features())
-        ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
+        request = requests.delete(session_id, self.new_op(), await self.features())
+        request.result(await self._send(requests.fenced(request, epoch), timeout_s))
 
     # -- one call -------------------------------------------------------------------------------------------
 
@@ -330,8 +330,8 @@ class CallStore(Asking):
             at: when; default now.
             extra: further members of the turn.
         """
-        ask = requests.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
-        return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
+        request = requests.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
+        return request.result(await self._send(requests.fenced(request, epoch), timeout_s))
 
     async def amend_last_turn(
         self,
@@ -386,15 +386,15 @@ class CallStore(Asking):
         """
         if index is not None or role is not None:
             requests.check_amendable(index, role, await self.features())
-        ask = requests.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
-        return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
+        request = requests.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
+        return request.result(await self._send(requests.fenced(request, epoch), timeout_s))
 
     async def record_interruption(
         self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None
     ) -> int:
         """Count one interruption (barge-in). Gives the new version."""
-        ask = requests.record_interruption(session_id, self.new_op())
-        return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
+        request = requests.record_interruption(session_id, self.new_op())
+        return request.result(await self._send(requests.fenced(request, epoch), timeout_s))
 
     async def update(
         self,
@@ -420,8 +420,8 @@ class CallStore(Asking):
         """
         patch, beside = split_changes(changes)
         if not beside:
-            ask = requests.update(session_id, if_version, patch, self.new_op())
-            return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
+            request = requests.update(session_id, if_version, patch, self.new_op())
+            return request.result(await self._send(requests.fenced(request, epoch), timeout_s))
         return await self._rewrite_head(session_id, if_version, patch, beside, epoch=epoch, timeout_s=timeout_s)
 
     async def _rewrite_head(
@@ -436,9 +436,9 @@ class CallStore(Asking):
     ) -> int:
         for left in reversed(range(requests.REWRITES)):
             record = await self.get(session_id, "none", timeout_s=timeout_s)
-            ask = requests.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
+            request = requests.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
             try:
-                return ask.result(await self._send(ask, timeout_s))
+                return request.result(await self._send(request, timeout_s))
             except ConflictError:
                 if if_version is not None or not left:
                     raise
@@ -460,8 +460,8 @@ class CallStore(Asking):
             reason: a word of the worker's own, up to 64 bytes.
             detail: any JSON beside it.
         """
-        ask = requests.end(session_id, reason, detail, self.new_op())
-        return ask.result(await self._send(requests.fenced(ask, epoch), timeout_s))
+        request = requests.end(session_id, reason, detail, self.new_op())
+        return request.result(await self._send(requests.fenced(request, epoch), timeout_s))
 
     def hold(
         self,
@@ -611,14 +611,14 @@ class CallStore(Asking):
             ConflictError: another worker holds it, and is alive.
             SessionEndedError: it is over.
         """
-        ask = requests.claim(session_id, self._claimant, history, steal=steal)
-        return ask.result(await self._send(ask, timeout_s))
+        request = requests.claim(session_id, self._claimant, history, steal=steal)
+        return request.result(await self._send(request, timeout_s))
 
     async def _claim(
         self, session_id: str, *, steal: bool, heartbeat_timeout_s: float | None, max_duration_s: float | None
     ) -> Record:
         """The same with timeouts, for daemons that take them."""
-        ask = requests.claim(
+        request = requests.claim(
             session_id,
             self._claimant,
             "all",
@@ -626,7 +626,7 @@ class CallStore(Asking):
             heartbeat_timeout_s=heartbeat_timeout_s,
             max_duration_s=max_duration_s,
         )
-        return ask.result(await self._send(ask, None))
+        return request.result(await self._send(request, None))
 
     async def claim_next(
         self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
@@ -637,8 +637,8 @@ class CallStore(Asking):
             labels: all of them must be there.
             history: `"all"`, `"none"`, or how many of the last turns.
         """
-        ask = requests.claim_next(self._claimant, labels, history)
-        return ask.result(await self._send(ask, timeout_s))
+        request = requests.claim_next(self._claimant, labels, history)
+        return request.result(await self._send(request, timeout_s))
 
     async def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
         """Hold this session no more: another worker may claim it at once, and has its full timeout to do so.
@@ -650,8 +650,8 @@ class CallStore(Asking):
         Raises:
             FencedError: another has claimed it since.
         """
-        ask = requests.release(session_id, epoch)
-        ask.result(await self._send(ask, timeout_s))
+        request = requests.release(session_id, epoch)
+        request.result(await self._send(request, timeout_s))
 
     async def _give_up(self, session_id: str, epoch: int | None) -> None:
         """As `release`, of a session we made whose epoch could perhaps not be learned. By then it may be over."""
@@ -874,5 +874,5 @@ class CallStore(Asking):
         Returns:
             whether it drains now, and how many sessions have not ended.
         """
-        ask = requests.drain(on)
-        return ask.result(await self._send(ask, timeout_s))
+        request = requests.drain(on)
+        return request.result(await self._send(request, timeout_s))

@@ -202,8 +202,8 @@ class SidecarStore(CallStore):
             self._begin_anew()
         check_loop(self._loop, "this store")
         if timeout_s is not None:
-            ask = requests.heartbeat(session_id)
-            ask.result(await self._send(ask, timeout_s))
+            request = requests.heartbeat(session_id)
+            request.result(await self._send(request, timeout_s))
             return
         validation.check_session_id(session_id)
         future: asyncio.Future[None] = self._loop.create_future()

@@ -146,8 +146,8 @@ class MemoryStore(CallStore):
 
     async def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
         """Say that this call is alive; see CallStore."""
-        ask = requests.heartbeat(session_id)
-        ask.result(await self._send(ask, timeout_s))
+        request = requests.heartbeat(session_id)
+        request.result(await self._send(request, timeout_s))
 
     @property
     def draining(self) -> bool:

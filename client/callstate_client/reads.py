@@ -10,7 +10,7 @@ from typing import Any
 from callstate_client import protocol, requests
 from callstate_client.calls.uncopied import Uncopied
 from callstate_client.model.state import SessionState
-from callstate_client.requests import Ask, Page
+from callstate_client.requests import Page, PreparedRequest
 from callstate_client.store import Record
 
 
@@ -35,7 +35,7 @@ class Asking(Uncopied, ABC):
         op_of: str | None = None,
         timeout_s: float | None = None,
     ) -> Awaitable[bytes]:
-        """Ask for a verb of the protocol; gives the reply's line, for one of protocol's decoders.
+        """PreparedRequest for a verb of the protocol; gives the reply's line, for one of protocol's decoders.
 
         Args:
             method: the verb.
@@ -44,8 +44,8 @@ class Asking(Uncopied, ABC):
             timeout_s: seconds; None for the store's own.
         """
 
-    def _send(self, ask: Ask[Any], timeout_s: float | None) -> Awaitable[bytes]:
-        return self.request(ask.method, ask.params, op_of=ask.op_of, timeout_s=timeout_s)
+    def _send(self, request: PreparedRequest[Any], timeout_s: float | None) -> Awaitable[bytes]:
+        return self.request(request.method, request.params, op_of=request.op_of, timeout_s=timeout_s)
 
     # -- one session --------------------------------------------------------------------------------------
 
@@ -61,8 +61,8 @@ class Asking(Uncopied, ABC):
         Raises:
             SessionNotFoundError: there is none.
         """
-        ask = requests.load(session_id, history)
-        return ask.result(await self._send(ask, timeout_s))
+        request = requests.load(session_id, history)
+        return request.result(await self._send(request, timeout_s))
 
     async def get(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> Record:
         """The session with what is known about it beside its document.
@@ -74,8 +74,8 @@ class Asking(Uncopied, ABC):
         Raises:
             SessionNotFoundError: there is none.
         """
-        ask = requests.get(session_id, history)
-        return ask.result(await self._send(ask, timeout_s))
+        request = requests.get(session_id, history)
+        return request.result(await self._send(request, timeout_s))
 
     # -- all sessions -------------------------------------------------------------------------------------
 
@@ -90,11 +90,11 @@ class Asking(Uncopied, ABC):
             StoreUnavailableError: `"all"`, and the store can't be asked.
         """
         ids: list[str] = []
-        ask: Ask[Page[str]] | None = requests.list_active(scope)
-        while ask is not None:
-            page = ask.result(await self._send(ask, timeout_s))
+        request: PreparedRequest[Page[str]] | None = requests.list_active(scope)
+        while request is not None:
+            page = request.result(await self._send(request, timeout_s))
             ids += page.items
-            ask = page.following
+            request = page.next_page
         return [*dict.fromkeys(ids)]  # of the store's, some may come twice
 
     async def sessions(
@@ -128,7 +128,7 @@ class Asking(Uncopied, ABC):
         """
         if needed := requests.listing_features(state, scope):
             requests.check_listable(await self.features(), needed)
-        ask: Ask[Page[Record]] | None = requests.sessions(
+        request: PreparedRequest[Page[Record]] | None = requests.sessions(
             status=status,
             state=state,
             provider=provider,
@@ -138,11 +138,11 @@ class Asking(Uncopied, ABC):
             labels=labels,
             scope=scope,
         )
-        while ask is not None:
-            page = ask.result(await self._send(ask, timeout_s))
+        while request is not None:
+            page = request.result(await self._send(request, timeout_s))
             for record in page.items:
                 yield record
-            ask = page.following
+            request = page.next_page
 
     async def features(self) -> Collection[str]:
         """The optional parts of the protocol that what answers has; see `features` of `server.info`."""
@@ -162,8 +162,8 @@ class Asking(Uncopied, ABC):
         Returns:
             how many sessions the store has, and how many it does not have yet.
         """
-        ask = requests.flush(session_ids, timeout_s)
-        return ask.result(await self._send(ask, timeout_s + requests.FLUSH_MARGIN_S))
+        request = requests.flush(session_ids, timeout_s)
+        return request.result(await self._send(request, timeout_s + requests.FLUSH_MARGIN_S))
 
     async def stats(self, *, timeout_s: float | None = None) -> dict[str, Any]:
         """What the store counts, as `server.stats` gives it."""

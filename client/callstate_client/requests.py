@@ -43,7 +43,7 @@ ResultT = TypeVar("ResultT")
 ItemT = TypeVar("ItemT")
 
 
-class Ask(Struct, Generic[ResultT], gc=False):
+class PreparedRequest(Struct, Generic[ResultT], gc=False):
     """One request, and what its reply means.
 
     Args:
@@ -64,11 +64,11 @@ class Page(Struct, Generic[ItemT]):
 
     Args:
         items: decoded as they are taken.
-        following: asks for the next page; None after the last one.
+        next_page: asks for the next page; None after the last one.
     """
 
     items: Iterable[ItemT]
-    following: Ask[Page[ItemT]] | None
+    next_page: PreparedRequest[Page[ItemT]] | None
 
 
 class Ops:
@@ -139,19 +139,19 @@ def _to_record(result: LoadResult[SessionState]) -> Record:
 
 # -- reads ----------------------------------------------------------------------------------------------------
 
-PING: Final = Ask("server.ping", None, _nothing)
-INFO: Final = Ask("server.info", None, protocol.decode_members)
-STATS: Final = Ask("server.stats", None, protocol.decode_members)
+PING: Final = PreparedRequest("server.ping", None, _nothing)
+INFO: Final = PreparedRequest("server.info", None, protocol.decode_members)
+STATS: Final = PreparedRequest("server.stats", None, protocol.decode_members)
 
 
-def load(session_id: str, history: str | int) -> Ask[SessionState]:
+def load(session_id: str, history: str | int) -> PreparedRequest[SessionState]:
     """One session's state, with all its turns, none, or the last so many."""
-    return Ask("session.load", _load_params(session_id, history), _state)
+    return PreparedRequest("session.load", _load_params(session_id, history), _state)
 
 
-def get(session_id: str, history: str | int) -> Ask[Record]:
+def get(session_id: str, history: str | int) -> PreparedRequest[Record]:
     """The same, with what is known beside the document."""
-    return Ask("session.load", _load_params(session_id, history), _record)
+    return PreparedRequest("session.load", _load_params(session_id, history), _record)
 
 
 def _load_params(session_id: str, history: str | int) -> protocol.Params:
@@ -161,14 +161,14 @@ def _load_params(session_id: str, history: str | int) -> protocol.Params:
     return protocol.LoadParams(session_id=session_id, history=history)
 
 
-def list_active(scope: str, cursor: str | None = None) -> Ask[Page[str]]:
+def list_active(scope: str, cursor: str | None = None) -> PreparedRequest[Page[str]]:
     """The ids of all sessions that have not ended, page by page; `scope`: `"host"`, or `"all"` of every host."""
 
     def result(line: bytes) -> Page[str]:
         page = protocol.decode_list_active(line)
         return Page(page.session_ids, list_active(scope, page.next_cursor) if page.next_cursor else None)
 
-    return Ask("session.list_active", protocol.ListActiveParams(cursor=cursor, scope=scope), result)
+    return PreparedRequest("session.list_active", protocol.ListActiveParams(cursor=cursor, scope=scope), result)
 
 
 def sessions(
@@ -181,7 +181,7 @@ def sessions(
     ended_since: datetime | None,
     labels: Mapping[str, str] | None,
     scope: str,
-) -> Ask[Page[Record]]:
+) -> PreparedRequest[Page[Record]]:
     """The sessions that match, without their histories, page by page; `scope`: `"host"`, what is hot there, or
     `"all"`, what the store has of every host as well."""
     return _listing(
@@ -214,21 +214,23 @@ def check_listable(features: Collection[str], needed: frozenset[str]) -> None:
         raise MethodNotFoundError("this daemon, of an earlier version, lists no sessions by state or of every host")
 
 
-def _listing(params: protocol.ListParams) -> Ask[Page[Record]]:
+def _listing(params: protocol.ListParams) -> PreparedRequest[Page[Record]]:
     def result(line: bytes) -> Page[Record]:
         page = load_reply.decode_list(line)
-        following = None
+        next_page = None
         if page.next_cursor:
-            following = _listing(msgspec.structs.replace(params, cursor=page.next_cursor))
-        return Page(map(_listed, page.sessions), following)
+            next_page = _listing(msgspec.structs.replace(params, cursor=page.next_cursor))
+        return Page(map(_listed, page.sessions), next_page)
 
-    return Ask("session.list", params, result)
+    return PreparedRequest("session.list", params, result)
 
 
-def flush(session_ids: Sequence[str] | None, timeout_s: float) -> Ask[FlushResult]:
+def flush(session_ids: Sequence[str] | None, timeout_s: float) -> PreparedRequest[FlushResult]:
     """The barrier; the daemon tries for so long, so the reply may take FLUSH_MARGIN_S more."""
     ids = None if session_ids is None else list(session_ids)
-    return Ask("server.flush", protocol.FlushParams(session_ids=ids, timeout_s=timeout_s), protocol.decode_flush)
+    return PreparedRequest(
+        "server.flush", protocol.FlushParams(session_ids=ids, timeout_s=timeout_s), protocol.decode_flush
+    )
 
 
 # -- writes ---------------------------------------------------------------------------------------------------
@@ -244,17 +246,17 @@ def with_epoch(params: protocol.Params | None, epoch: int) -> protocol.Params | 
     return params
 
 
-def fenced(ask: Ask[ResultT], epoch: int | None) -> Ask[ResultT]:
+def fenced(request: PreparedRequest[ResultT], epoch: int | None) -> PreparedRequest[ResultT]:
     """The mutation, for this epoch alone; None: as it is."""
     if epoch is not None:
-        ask.params = with_epoch(ask.params, epoch)
-    return ask
+        request.params = with_epoch(request.params, epoch)
+    return request
 
 
-def heartbeat(session_id: str) -> Ask[None]:
+def heartbeat(session_id: str) -> PreparedRequest[None]:
     """A sign of life of one session."""
     validation.check_session_id(session_id)
-    return Ask("session.heartbeat", protocol.HeartbeatParams(session_id=session_id), _nothing)
+    return PreparedRequest("session.heartbeat", protocol.HeartbeatParams(session_id=session_id), _nothing)
 
 
 def save(
@@ -264,7 +266,7 @@ def save(
     heartbeat_timeout_s: float | None,
     max_duration_s: float | None,
     op: str,
-) -> Ask[protocol.SaveResult]:
+) -> PreparedRequest[protocol.SaveResult]:
     """A state to keep, whole; its `updated_at` is set when the reply is read."""
     beside = beside_state(labels, heartbeat_timeout_s, max_duration_s, op)
     return save_document(state, document(state), beside, if_version, None)
@@ -301,7 +303,7 @@ def save_document(
     beside: Mapping[str, Any],
     if_version: int | None,
     epoch: int | None,
-) -> Ask[protocol.SaveResult]:
+) -> PreparedRequest[protocol.SaveResult]:
     """A state to keep as it was when `document` was made of it."""
     given = {"if_version": if_version, "epoch": epoch}
     members = {name: value for name, value in given.items() if value is not None} | dict(beside)
@@ -312,7 +314,7 @@ def save_document(
         state.saved_at(saved.updated_at)
         return saved
 
-    return Ask("session.save", params, result, state.id)
+    return PreparedRequest("session.save", params, result, state.id)
 
 
 def claim(
@@ -323,7 +325,7 @@ def claim(
     steal: bool,
     heartbeat_timeout_s: float | None = None,
     max_duration_s: float | None = None,
-) -> Ask[Record]:
+) -> PreparedRequest[Record]:
     """A session to hold from now on; the timeouts are for daemons that list CLAIM_TIMEOUTS."""
     validation.check_session_id(session_id)
     params = protocol.ClaimParams(
@@ -334,33 +336,37 @@ def claim(
         heartbeat_timeout_s=heartbeat_timeout_s,
         max_duration_s=max_duration_s,
     )
-    return Ask("session.claim", params, _record)
+    return PreparedRequest("session.claim", params, _record)
 
 
-def claim_next(worker_id: str, labels: Mapping[str, str] | None, history: str | int) -> Ask[Record | None]:
+def claim_next(
+    worker_id: str, labels: Mapping[str, str] | None, history: str | int
+) -> PreparedRequest[Record | None]:
     """Any session that nobody holds any more."""
     wanted = None if labels is None else dict(labels)
     params = protocol.ClaimNextParams(worker_id=worker_id, labels=wanted, history=history)
-    return Ask("session.claim_next", params, _any_record)
+    return PreparedRequest("session.claim_next", params, _any_record)
 
 
-def release(session_id: str, epoch: int) -> Ask[None]:
+def release(session_id: str, epoch: int) -> PreparedRequest[None]:
     """A session to hold no more."""
     validation.check_session_id(session_id)
-    return Ask("session.release", protocol.ReleaseParams(session_id=session_id, epoch=epoch), _nothing)
+    return PreparedRequest("session.release", protocol.ReleaseParams(session_id=session_id, epoch=epoch), _nothing)
 
 
-def drain(on: bool) -> Ask[protocol.DrainResult]:
+def drain(on: bool) -> PreparedRequest[protocol.DrainResult]:
     """No new sessions, or new ones again."""
-    return Ask("server.drain", protocol.DrainParams(on=on), protocol.decode_drain)
+    return PreparedRequest("server.drain", protocol.DrainParams(on=on), protocol.decode_drain)
 
 
-def delete(session_id: str, op: str, features: Collection[str]) -> Ask[None]:
+def delete(session_id: str, op: str, features: Collection[str]) -> PreparedRequest[None]:
     """A session to forget. A daemon without DELETE_OP among its features says nothing where there is none."""
     validation.check_session_id(session_id)
     if protocol.DELETE_OP not in features:
-        return Ask("session.delete", protocol.DeleteParams(session_id=session_id), _nothing)
-    return Ask("session.delete", protocol.DeleteParams(session_id=session_id, op=op), _nothing, session_id)
+        return PreparedRequest("session.delete", protocol.DeleteParams(session_id=session_id), _nothing)
+    return PreparedRequest(
+        "session.delete", protocol.DeleteParams(session_id=session_id, op=op), _nothing, session_id
+    )
 
 
 def add_turn(
@@ -371,7 +377,7 @@ def add_turn(
     at: datetime | None,
     extra: dict[str, Any] | None,
     op: str,
-) -> Ask[int]:
+) -> PreparedRequest[int]:
     """A turn to append."""
     validation.check_session_id(session_id)
     role, content, duration_ms = turn_values(role, content, duration_ms)
@@ -380,7 +386,7 @@ def add_turn(
         validation.check_extra(extra)
         turn = msgspec.structs.asdict(turn) | extra
     params = protocol.Written((encode_members(_AddTurn(session_id, turn, op)),))
-    return Ask("session.add_turn", params, _version, session_id)
+    return PreparedRequest("session.add_turn", params, _version, session_id)
 
 
 class _AddTurn(Struct, gc=False):
@@ -399,7 +405,7 @@ def amend_turn(
     duration_ms: int | None,
     extra: dict[str, Any] | None,
     op: str,
-) -> Ask[int]:
+) -> PreparedRequest[int]:
     """A change of a turn: the last one where neither index nor role say which."""
     patch = msgspec.Raw(encode_members(turn_patch(content, duration_ms, extra)))
     params = protocol.AmendTurnParams(session_id=session_id, set=patch, index=index, role=role, op=op)
@@ -416,13 +422,13 @@ def check_amendable(index: int | None, role: str | None, features: Collection[st
         raise MethodNotFoundError(NO_AMEND_INDEX)
 
 
-def record_interruption(session_id: str, op: str) -> Ask[int]:
+def record_interruption(session_id: str, op: str) -> PreparedRequest[int]:
     """An interruption to count."""
     params = protocol.RecordInterruptionParams(session_id=session_id, op=op)
     return _mutation("session.record_interruption", params)
 
 
-def update(session_id: str, if_version: int | None, patch: dict[str, Any], op: str) -> Ask[int]:
+def update(session_id: str, if_version: int | None, patch: dict[str, Any], op: str) -> PreparedRequest[int]:
     """A change of the session's head by a patch, which `split_changes` gives."""
     encoded = msgspec.Raw(encode_members(patch))
     params = protocol.UpdateParams(session_id=session_id, set=encoded, if_version=if_version, op=op)
@@ -435,7 +441,7 @@ REWRITES: Final = 10
 
 def rewrite_head(
     record: Record, if_version: int | None, patch: dict[str, Any], beside: Beside, epoch: int | None, op: str
-) -> Ask[int]:
+) -> PreparedRequest[int]:
     """The same where something beside the document changes too, which only a save can: the head as it was read,
     patched, without its history, and only if nothing has changed since."""
     members = merge_patch(record.state.to_members(with_history=False), patch)
@@ -446,10 +452,10 @@ def rewrite_head(
         op=op,
         **beside,
     )
-    return Ask("session.save", params, _version, record.state.id)
+    return PreparedRequest("session.save", params, _version, record.state.id)
 
 
-def end(session_id: str, reason: str | None, detail: Any, op: str) -> Ask[int]:
+def end(session_id: str, reason: str | None, detail: Any, op: str) -> PreparedRequest[int]:
     """A call that is over."""
     params = protocol.EndParams(session_id=session_id, reason=reason, op=op)
     if detail is not None:
@@ -460,6 +466,6 @@ def end(session_id: str, reason: str | None, detail: Any, op: str) -> Ask[int]:
     return _mutation("session.end", params)
 
 
-def _mutation(method: str, params: protocol.Mutation) -> Ask[int]:
+def _mutation(method: str, params: protocol.Mutation) -> PreparedRequest[int]:
     validation.check_session_id(params.session_id)
-    return Ask(method, params, _version, params.session_id)
+    return PreparedRequest(method, params, _version, params.session_id)

@@ -27,7 +27,7 @@ from callstate_client.model.state import SessionState
 from callstate_client.protocol import validation
 from callstate_client.protocol.patches import Beside, Changes, split_changes
 from callstate_client.protocol.results import DrainResult
-from callstate_client.requests import Ask, Page
+from callstate_client.requests import Page, PreparedRequest
 from callstate_client.store import Record
 from callstate_client.transport.backoff import TIMEOUT_S
 from callstate_client.transport.blocking import REQUEST_ID
@@ -161,7 +161,7 @@ class Store(Uncopied):
         op_of: str | None = None,
         timeout_s: float | None = None,
     ) -> bytes:
-        """Ask for a verb of the protocol; gives the reply's line, for one of protocol's decoders."""
+        """PreparedRequest for a verb of the protocol; gives the reply's line, for one of protocol's decoders."""
         if self.closed:
             raise StoreClosedError
         line = protocol.encode_request(REQUEST_ID, method, params)
@@ -172,7 +172,7 @@ class Store(Uncopied):
             return pool.mutate(line, op_of, timeout_s)
         return pool.exchange(line, timeout_s, lambda: method in REPEATABLE)
 
-    def _ask(self, ask: Ask[ResultT], timeout_s: float | None, epoch: int | None = None) -> ResultT:
+    def _ask(self, ask: PreparedRequest[ResultT], timeout_s: float | None, epoch: int | None = None) -> ResultT:
         requests.fenced(ask, self._epochs.get(ask.op_of or "") if epoch is None else epoch)
         return ask.result(self.request(ask.method, ask.params, op_of=ask.op_of, timeout_s=timeout_s))
 
@@ -321,7 +321,7 @@ class Store(Uncopied):
         if_version: int | None,
         patch: dict[str, Any],
         beside: Beside,
-        send: Callable[[Ask[int], float | None], int],
+        send: Callable[[PreparedRequest[int], float | None], int],
         *,
         epoch: int | None = None,
         timeout_s: float | None = None,
@@ -363,11 +363,11 @@ class Store(Uncopied):
             StoreUnavailableError: `"all"`, and the store can't be asked.
         """
         ids: list[str] = []
-        ask: Ask[Page[str]] | None = requests.list_active(scope)
+        ask: PreparedRequest[Page[str]] | None = requests.list_active(scope)
         while ask is not None:
             page = self._ask(ask, timeout_s)
             ids += page.items
-            ask = page.following
+            ask = page.next_page
         return [*dict.fromkeys(ids)]  # of the store's, some may come twice
 
     def sessions(
@@ -386,7 +386,7 @@ class Store(Uncopied):
         """The sessions that match, without their histories, page by page; see `CallStore.sessions`."""
         if needed := requests.listing_features(state, scope):
             requests.check_listable(self.features(), needed)
-        ask: Ask[Page[Record]] | None = requests.sessions(
+        ask: PreparedRequest[Page[Record]] | None = requests.sessions(
             status=status,
             state=state,
             provider=provider,
@@ -399,7 +399,7 @@ class Store(Uncopied):
         while ask is not None:
             page = self._ask(ask, timeout_s)
             yield from page.items
-            ask = page.following
+            ask = page.next_page
 
     # -- held calls -------------------------------------------------------------------------------------------
 
@@ -487,8 +487,8 @@ class Store(Uncopied):
             del self._ours.calls[call.id]
             self._epochs.pop(call.id, None)
 
-    def _ask_held(self, ask: Ask[ResultT], timeout_s: float | None) -> ResultT:
-        """Ask as the worker that holds the call, also where the store as such is none."""
+    def _ask_held(self, ask: PreparedRequest[ResultT], timeout_s: float | None) -> ResultT:
+        """PreparedRequest as the worker that holds the call, also where the store as such is none."""
         if self.closed:
             raise StoreClosedError
         line = protocol.encode_request(REQUEST_ID, ask.method, ask.params)

@@ -54,7 +54,7 @@ from callstate_client.protocol.patches import (
     split_changes,
     turn_patch,
 )
-from callstate_client.requests import Ask
+from callstate_client.requests import PreparedRequest
 from callstate_client.store import Record
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class HeldCall(Uncopied):
             self._lose(error)
             raise
 
-    def _change(self, ask: Ask[int], change: Change | None, timeout_s: float | None = None) -> int:
+    def _change(self, ask: PreparedRequest[int], change: Change | None, timeout_s: float | None = None) -> int:
         ask.params = requests.with_epoch(ask.params, self.epoch)
         self.version = self._asked(lambda: self._store._ask_held(ask, timeout_s))
         if change is not None:

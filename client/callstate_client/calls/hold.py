@@ -190,10 +190,10 @@ class Hold(Uncopied):
         self, state: SessionState, if_version: int | None, labels: Mapping[str, str] | None
     ) -> tuple[SaveResult | BaseException, Record | BaseException]:
         async def save() -> SaveResult:
-            ask = requests.save(
+            request = requests.save(
                 state, if_version, labels, self._heartbeat_timeout_s, self._max_duration_s, self._op
             )
-            return ask.result(await self._store._send(ask, None))
+            return request.result(await self._store._send(request, None))
 
         return await asyncio.gather(save(), self._store.get(state.id, "none"), return_exceptions=True)
 
