@@ -14,8 +14,8 @@ from msgspec import json as msgspec_json
 from callstate_client.engine.sessions.document import FOLD_BYTES, HEAD_REST_BYTES, Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Entry
-from callstate_client.model.instants import format_us, parse_us
 from callstate_client.model.merge import merge_patch
+from callstate_client.model.times import format_us, parse_us
 from support.documents import count_turns
 from support.effort import examples
 

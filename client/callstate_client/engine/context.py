@@ -27,8 +27,7 @@ from callstate_client.errors import (
     StoreUnavailableError,
     TooLargeError,
 )
-from callstate_client.model.instants import format_us, parse_us
-from callstate_client.model.times import ZERO_TIME
+from callstate_client.model.times import ZERO_TIME, format_us, parse_us
 
 OVERTIME: Final = "max_duration"
 """Why a session ended that lasted too long."""

@@ -13,7 +13,7 @@ import orjson
 
 from callstate_client.engine.sessions.session import Entry
 from callstate_client.errors import InvalidParamsError, OverloadedError
-from callstate_client.model.instants import format_us
+from callstate_client.model.times import format_us
 from callstate_client.protocol.events import (
     GAP,
     TURN,

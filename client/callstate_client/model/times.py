@@ -1,4 +1,8 @@
-"""Points in time as RFC 3339 text, the way Go's encoding/json and we write them."""
+"""Points in time: RFC 3339 text as Go's encoding/json and callstate write it, datetimes, and integer microseconds.
+
+Documents carry text, which may be finer than a datetime (Go writes nanoseconds) and earlier (Go has a year 0). Code
+that computes with times uses microseconds since 1970 (`format_us`, `parse_us`); workers see datetimes.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,14 @@ ZERO_TIME: Final = "0001-01-01T00:00:00Z"
 YEAR_0: Final = "0000-"
 """Go's calendar has it, datetimes don't: taken from a store, not from clients."""
 
+MIN_US: Final = -62_135_596_800_000_000
+"""0001-01-01T00:00:00Z in microseconds since 1970: the earliest moment a datetime can express."""
+
+MAX_US: Final = 253_402_300_799_999_999
+"""9999-12-31T23:59:59.999999Z, the latest."""
+
 _FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 # Go's time.Time.UnmarshalJSON takes just this, so just this may be written where Go reads (RFC 3339, 5.6).
 _STRICT = re.compile(
@@ -28,15 +39,23 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)
 def _second(at_s: int) -> str:
     return datetime.fromtimestamp(at_s, UTC).isoformat()[:19]
 
 
-def now_text() -> str:
-    """The present time as RFC 3339 text: what `format_time(now())` gives. Times of one second share most of it."""
-    seconds, fraction = divmod(time_ns() // 1000, 1_000_000)
+def format_us(at_us: int) -> str:
+    """RFC 3339 text of microseconds since 1970.
+
+    The text of the whole second is cached, since most calls are for the present second.
+    """
+    seconds, fraction = divmod(at_us, 1_000_000)
     return f"{_second(seconds)}.{fraction:06d}Z" if fraction else f"{_second(seconds)}Z"
+
+
+def now_text() -> str:
+    """The present time as RFC 3339 text, as `format_time(now())`."""
+    return format_us(time_ns() // 1000)
 
 
 def format_time(at: datetime) -> str:
@@ -69,6 +88,19 @@ def parse_time(text: str) -> datetime:
         datetime.fromisoformat("0004" + text[4:])  # a leap year too: says whether there is such a day
         return _FIRST
     return datetime.fromisoformat(text)
+
+
+def parse_us(text: str) -> int:
+    """Microseconds since 1970 of RFC 3339 text; negative before 1970.
+
+    Text whose offset leads out of the years 1 to 9999 is clamped to `MIN_US` or `MAX_US`.
+
+    Raises:
+        ValueError: not RFC 3339 as Go reads it.
+    """
+    delta = parse_time(text) - _EPOCH
+    at_us = (delta.days * 86400 + delta.seconds) * 1_000_000 + delta.microseconds
+    return max(MIN_US, min(at_us, MAX_US))
 
 
 @lru_cache(maxsize=4096)  # a save comes with the times of the load before it

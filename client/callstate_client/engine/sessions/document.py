@@ -21,8 +21,8 @@ from callstate_client.engine.sessions.validation import (
 )
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.model import documents, go_json
-from callstate_client.model.instants import format_us
 from callstate_client.model.merge import merge_text
+from callstate_client.model.times import format_us
 
 FOLD_CHUNKS: Final = 32
 """So many small chunks are folded: a chunk a turn costs 41 bytes each, and a join walks them all."""

@@ -23,7 +23,7 @@ from callstate_client.model.go_json import (
     INT64_MAX,
     INT64_MIN,
 )
-from callstate_client.model.instants import parse_us
+from callstate_client.model.times import parse_us
 
 _encode = msgspec.json.encode
 _NO_METRICS: Final = MetricsDoc()

@@ -21,8 +21,7 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_client.errors import DocumentError, UnreadableError
 from callstate_client.model import documents
-from callstate_client.model.instants import MAX_US, format_us, parse_us
-from callstate_client.model.times import is_time
+from callstate_client.model.times import MAX_US, format_us, is_time, parse_us
 
 KEPT_OPS: Final = 16
 """Results of the last so many repeatable mutations of a session are kept for a repeat (the wire contract)."""

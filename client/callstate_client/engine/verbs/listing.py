@@ -25,7 +25,7 @@ from callstate_client.engine.sessions.stored import (
 from callstate_client.engine.sessions.validation import check_time
 from callstate_client.engine.verbs.read import loaded
 from callstate_client.errors import InvalidParamsError, StoreUnavailableError
-from callstate_client.model.instants import format_us, parse_us
+from callstate_client.model.times import format_us, parse_us
 from callstate_client.protocol.params import (
     SESSION_STATES,
     ListActiveParams,

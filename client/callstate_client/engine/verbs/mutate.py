@@ -25,7 +25,7 @@ from callstate_client.errors import (
     SessionNotFoundError,
     UnreadableError,
 )
-from callstate_client.model.instants import format_us
+from callstate_client.model.times import format_us
 from callstate_client.protocol.ids import MAX_DETAIL_BYTES, MAX_NAME_BYTES
 from callstate_client.protocol.params import (
     AddTurnParams,

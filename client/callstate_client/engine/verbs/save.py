@@ -27,7 +27,7 @@ from callstate_client.errors import (
     StoreUnavailableError,
     UnreadableError,
 )
-from callstate_client.model.instants import format_us
+from callstate_client.model.times import format_us
 from callstate_client.protocol.params import (
     SaveParams,
 )

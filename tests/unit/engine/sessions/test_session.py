@@ -21,7 +21,7 @@ from callstate_client.engine.sessions.stored import (
     StoredSession,
 )
 from callstate_client.errors import UnreadableError
-from callstate_client.model.instants import MAX_US
+from callstate_client.model.times import MAX_US
 from support.clock import START_US
 from support.core import HOST, TIME, kept
 from support.documents import GO_DOCUMENTS, count_turns, go_document

@@ -23,7 +23,7 @@ from callstate_client.errors import (
     TooLargeError,
     WireError,
 )
-from callstate_client.model.instants import parse_us
+from callstate_client.model.times import parse_us
 from callstate_sidecar.config.schema import LimitsConfig, ReaperConfig, StoreConfig
 from callstate_sidecar.serving.request import Refused, read_request
 from support.clock import START_US
