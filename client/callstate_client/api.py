@@ -282,6 +282,17 @@ class CallStore(Asking):
             raise StoreClosedError
         if state is None:
             return None
+        beside = requests.beside_state(labels, heartbeat_timeout_s, max_duration_s, self.new_op())
+        return await self._save(state, if_version, beside, epoch, timeout_s)
+
+    async def _save(
+        self,
+        state: SessionState,
+        if_version: int | None,
+        beside: Mapping[str, Any],
+        epoch: int | None,
+        timeout_s: float | None,
+    ) -> int:
         held = self._handles.get(state.id)
         if (
             held is not None
@@ -289,11 +300,10 @@ class CallStore(Asking):
             and epoch in (None, held.epoch)
             and (held.unacknowledged or not held.released)
         ):
-            beside = requests.beside_state(labels, heartbeat_timeout_s, max_duration_s, self.new_op())
             limit_s = TIMEOUT_S if timeout_s is None else timeout_s
             return await held._save(Saving(state, if_version, beside), limit_s)
-        request = requests.save(state, if_version, labels, heartbeat_timeout_s, max_duration_s, self.new_op())
-        return request.result(await self._send(requests.fenced(request, epoch), timeout_s)).version
+        request = requests.save_document(state, requests.document(state), beside, if_version, epoch)
+        return (await self._execute(request, timeout_s)).version
 
     async def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
         """Forget this session and all that is kept of it.
@@ -303,8 +313,7 @@ class CallStore(Asking):
             FencedError: another worker holds it.
             StoreUnavailableError: it is not in memory, and the store that would know can't be asked.
         """
-        request = requests.delete(session_id, self.new_op(), await self.features())
-        request.result(await self._send(requests.fenced(request, epoch), timeout_s))
+        await self._execute(requests.delete(session_id, self.new_op(), await self.features()), timeout_s, epoch)
 
     # -- one call -------------------------------------------------------------------------------------------
 
@@ -331,7 +340,7 @@ class CallStore(Asking):
             extra: further members of the turn.
         """
         request = requests.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
-        return request.result(await self._send(requests.fenced(request, epoch), timeout_s))
+        return await self._execute(request, timeout_s, epoch)
 
     async def amend_last_turn(
         self,
@@ -387,14 +396,13 @@ class CallStore(Asking):
         if index is not None or role is not None:
             requests.check_amendable(index, role, await self.features())
         request = requests.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
-        return request.result(await self._send(requests.fenced(request, epoch), timeout_s))
+        return await self._execute(request, timeout_s, epoch)
 
     async def record_interruption(
         self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None
     ) -> int:
         """Count one interruption (barge-in). Gives the new version."""
-        request = requests.record_interruption(session_id, self.new_op())
-        return request.result(await self._send(requests.fenced(request, epoch), timeout_s))
+        return await self._execute(requests.record_interruption(session_id, self.new_op()), timeout_s, epoch)
 
     async def update(
         self,
@@ -421,7 +429,7 @@ class CallStore(Asking):
         patch, beside = split_changes(changes)
         if not beside:
             request = requests.update(session_id, if_version, patch, self.new_op())
-            return request.result(await self._send(requests.fenced(request, epoch), timeout_s))
+            return await self._execute(request, timeout_s, epoch)
         return await self._rewrite_head(session_id, if_version, patch, beside, epoch=epoch, timeout_s=timeout_s)
 
     async def _rewrite_head(
@@ -438,7 +446,7 @@ class CallStore(Asking):
             record = await self.get(session_id, "none", timeout_s=timeout_s)
             request = requests.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
             try:
-                return request.result(await self._send(request, timeout_s))
+                return await self._execute(request, timeout_s)
             except ConflictError:
                 if if_version is not None or not left:
                     raise
@@ -460,8 +468,7 @@ class CallStore(Asking):
             reason: a word of the worker's own, up to 64 bytes.
             detail: any JSON beside it.
         """
-        request = requests.end(session_id, reason, detail, self.new_op())
-        return request.result(await self._send(requests.fenced(request, epoch), timeout_s))
+        return await self._execute(requests.end(session_id, reason, detail, self.new_op()), timeout_s, epoch)
 
     def hold(
         self,
@@ -611,8 +618,7 @@ class CallStore(Asking):
             ConflictError: another worker holds it, and is alive.
             SessionEndedError: it is over.
         """
-        request = requests.claim(session_id, self._claimant, history, steal=steal)
-        return request.result(await self._send(request, timeout_s))
+        return await self._execute(requests.claim(session_id, self._claimant, history, steal=steal), timeout_s)
 
     async def _claim(
         self, session_id: str, *, steal: bool, heartbeat_timeout_s: float | None, max_duration_s: float | None
@@ -626,7 +632,7 @@ class CallStore(Asking):
             heartbeat_timeout_s=heartbeat_timeout_s,
             max_duration_s=max_duration_s,
         )
-        return request.result(await self._send(request, None))
+        return await self._execute(request, None)
 
     async def claim_next(
         self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
@@ -637,8 +643,7 @@ class CallStore(Asking):
             labels: all of them must be there.
             history: `"all"`, `"none"`, or how many of the last turns.
         """
-        request = requests.claim_next(self._claimant, labels, history)
-        return request.result(await self._send(request, timeout_s))
+        return await self._execute(requests.claim_next(self._claimant, labels, history), timeout_s)
 
     async def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
         """Hold this session no more: another worker may claim it at once, and has its full timeout to do so.
@@ -650,8 +655,7 @@ class CallStore(Asking):
         Raises:
             FencedError: another has claimed it since.
         """
-        request = requests.release(session_id, epoch)
-        request.result(await self._send(request, timeout_s))
+        await self._execute(requests.release(session_id, epoch), timeout_s)
 
     async def _give_up(self, session_id: str, epoch: int | None) -> None:
         """As `release`, of a session we made whose epoch could perhaps not be learned. By then it may be over."""
@@ -874,5 +878,4 @@ class CallStore(Asking):
         Returns:
             whether it drains now, and how many sessions have not ended.
         """
-        request = requests.drain(on)
-        return request.result(await self._send(request, timeout_s))
+        return await self._execute(requests.drain(on), timeout_s)

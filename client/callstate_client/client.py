@@ -203,7 +203,7 @@ class SidecarStore(CallStore):
         check_loop(self._loop, "this store")
         if timeout_s is not None:
             request = requests.heartbeat(session_id)
-            request.result(await self._send(request, timeout_s))
+            await self._execute(request, timeout_s)
             return
         validation.check_session_id(session_id)
         future: asyncio.Future[None] = self._loop.create_future()

@@ -146,8 +146,7 @@ class MemoryStore(CallStore):
 
     async def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
         """Say that this call is alive; see CallStore."""
-        request = requests.heartbeat(session_id)
-        request.result(await self._send(request, timeout_s))
+        await self._execute(requests.heartbeat(session_id), timeout_s)
 
     @property
     def draining(self) -> bool:

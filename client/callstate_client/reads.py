@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from callstate_client import protocol, requests
 from callstate_client.calls.uncopied import Uncopied
 from callstate_client.model.state import SessionState
 from callstate_client.requests import Page, PreparedRequest
 from callstate_client.store import Record
+
+ResultT = TypeVar("ResultT")
 
 
 class Asking(Uncopied, ABC):
@@ -44,8 +46,19 @@ class Asking(Uncopied, ABC):
             timeout_s: seconds; None for the store's own.
         """
 
-    def _send(self, request: PreparedRequest[Any], timeout_s: float | None) -> Awaitable[bytes]:
-        return self.request(request.method, request.params, op_of=request.op_of, timeout_s=timeout_s)
+    async def _execute(
+        self, request: PreparedRequest[ResultT], timeout_s: float | None, epoch: int | None = None
+    ) -> ResultT:
+        """Send a request and decode its reply.
+
+        Args:
+            request: what to send.
+            timeout_s: seconds; None for the store's own.
+            epoch: the fencing token of a mutation; None for none.
+        """
+        requests.fenced(request, epoch)
+        reply = await self.request(request.method, request.params, op_of=request.op_of, timeout_s=timeout_s)
+        return request.result(reply)
 
     # -- one session --------------------------------------------------------------------------------------
 
@@ -61,8 +74,7 @@ class Asking(Uncopied, ABC):
         Raises:
             SessionNotFoundError: there is none.
         """
-        request = requests.load(session_id, history)
-        return request.result(await self._send(request, timeout_s))
+        return await self._execute(requests.load(session_id, history), timeout_s)
 
     async def get(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> Record:
         """The session with what is known about it beside its document.
@@ -74,8 +86,7 @@ class Asking(Uncopied, ABC):
         Raises:
             SessionNotFoundError: there is none.
         """
-        request = requests.get(session_id, history)
-        return request.result(await self._send(request, timeout_s))
+        return await self._execute(requests.get(session_id, history), timeout_s)
 
     # -- all sessions -------------------------------------------------------------------------------------
 
@@ -92,7 +103,7 @@ class Asking(Uncopied, ABC):
         ids: list[str] = []
         request: PreparedRequest[Page[str]] | None = requests.list_active(scope)
         while request is not None:
-            page = request.result(await self._send(request, timeout_s))
+            page = await self._execute(request, timeout_s)
             ids += page.items
             request = page.next_page
         return [*dict.fromkeys(ids)]  # of the store's, some may come twice
@@ -139,7 +150,7 @@ class Asking(Uncopied, ABC):
             scope=scope,
         )
         while request is not None:
-            page = request.result(await self._send(request, timeout_s))
+            page = await self._execute(request, timeout_s)
             for record in page.items:
                 yield record
             request = page.next_page
@@ -162,17 +173,16 @@ class Asking(Uncopied, ABC):
         Returns:
             how many sessions the store has, and how many it does not have yet.
         """
-        request = requests.flush(session_ids, timeout_s)
-        return request.result(await self._send(request, timeout_s + requests.FLUSH_MARGIN_S))
+        return await self._execute(requests.flush(session_ids, timeout_s), timeout_s + requests.FLUSH_MARGIN_S)
 
     async def stats(self, *, timeout_s: float | None = None) -> dict[str, Any]:
         """What the store counts, as `server.stats` gives it."""
-        return requests.STATS.result(await self._send(requests.STATS, timeout_s))
+        return await self._execute(requests.STATS, timeout_s)
 
     async def info(self, *, timeout_s: float | None = None) -> dict[str, Any]:
         """What the store is, as `server.info` gives it."""
-        return requests.INFO.result(await self._send(requests.INFO, timeout_s))
+        return await self._execute(requests.INFO, timeout_s)
 
     async def ping(self, *, timeout_s: float | None = None) -> None:
         """Return once the store has answered."""
-        requests.PING.result(await self._send(requests.PING, timeout_s))
+        await self._execute(requests.PING, timeout_s)

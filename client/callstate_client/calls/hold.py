@@ -193,7 +193,7 @@ class Hold(Uncopied):
             request = requests.save(
                 state, if_version, labels, self._heartbeat_timeout_s, self._max_duration_s, self._op
             )
-            return request.result(await self._store._send(request, None))
+            return await self._store._execute(request, None)
 
         return await asyncio.gather(save(), self._store.get(state.id, "none"), return_exceptions=True)
 

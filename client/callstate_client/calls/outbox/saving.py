@@ -66,7 +66,7 @@ async def save_behind(saving: Saving, call: Held, store: CallStore, outbox: Outb
     async def send() -> int:
         if_version = call.version if is_current else saving.if_version
         request = requests.save_document(saving.state, (document,), saving.beside, if_version, call.epoch)
-        return request.result(await store._send(request, None)).version
+        return (await store._execute(request, None)).version
 
     seen = shown(call.state)
     change = None if shown(saving.state) is seen else Replaced(seen, document)
