@@ -142,13 +142,13 @@ async def expiring(request: pytest.FixtureRequest, surroundings: Surroundings) -
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The daemon's ground has its clients in processes of their own, of both loops in each test: once is enough."""
+    """The daemon's target has its clients in processes of their own, of both loops in each test: once is enough."""
     twice = [
         item
         for item in items
         if isinstance(item, pytest.Function)
         and hasattr(item, "callspec")
-        and item.callspec.params.get("ground") == "daemon"
+        and item.callspec.params.get("target") == "daemon"
         and "uvloop" in item.callspec.id.split("-")
     ]
     if twice:

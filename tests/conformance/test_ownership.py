@@ -27,10 +27,9 @@ from callstate_client import (
 from callstate_client import protocol as p
 from callstate_client.protocol import HeartbeatResult
 from callstate_client.protocol.events import Event
-from support.grounds import GROUNDS, Daemons, Surroundings
 from support.owners import (
     Events,
-    Ground,
+    Target,
     a_call,
     amended,
     beats,
@@ -41,42 +40,43 @@ from support.owners import (
     register,
     release,
 )
-from support.remote import nursery
+from support.remote import forker
+from support.targets import TARGETS, Daemons, TargetResources
 
 
 @pytest.fixture(scope="module")
-def surroundings() -> Iterator[Callable[[], Surroundings]]:
-    """What the daemon's ground needs, made when it is first asked for."""
+def resources() -> Iterator[Callable[[], TargetResources]]:
+    """What the daemon's target needs, made when it is first asked for."""
     with contextlib.ExitStack() as stack:
 
         @functools.cache
-        def make() -> Surroundings:
+        def make() -> TargetResources:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cs-")))
             daemons = stack.enter_context(contextlib.closing(Daemons()))
-            return Surroundings(daemons, stack.enter_context(nursery(directory)))
+            return TargetResources(daemons, stack.enter_context(forker(directory)))
 
         yield make
 
 
-@pytest.fixture(params=GROUNDS)
-async def ground(request: pytest.FixtureRequest, surroundings: Callable[[], Surroundings]) -> AsyncIterator[Ground]:
-    async with GROUNDS[request.param](surroundings) as ground:
-        yield ground
+@pytest.fixture(params=TARGETS)
+async def target(request: pytest.FixtureRequest, resources: Callable[[], TargetResources]) -> AsyncIterator[Target]:
+    async with TARGETS[request.param](resources) as target:
+        yield target
 
 
 @pytest.fixture
-async def w1(ground: Ground) -> CallStore:
-    return await ground.make_worker("w1")
+async def w1(target: Target) -> CallStore:
+    return await target.make_worker("w1")
 
 
 @pytest.fixture
-async def w2(ground: Ground) -> CallStore:
-    return await ground.make_worker("w2")
+async def w2(target: Target) -> CallStore:
+    return await target.make_worker("w2")
 
 
 @pytest.fixture
-async def operator(ground: Ground) -> CallStore:
-    return await ground.make_worker(None)
+async def operator(target: Target) -> CallStore:
+    return await target.make_worker(None)
 
 
 async def event(events: Events) -> Event:
@@ -157,56 +157,56 @@ async def test_an_operator_changes_everything(w1: CallStore, operator: CallStore
 
 
 async def test_an_operators_changes_are_life_only_with_the_epoch(
-    ground: Ground, w1: CallStore, operator: CallStore
+    target: Target, w1: CallStore, operator: CallStore
 ) -> None:
-    events = await ground.watch("suspect", "recovered")
+    events = await target.watch("suspect", "recovered")
     for session_id in ("with", "without"):
         await w1.save(a_call(session_id))
-    await ground.pass_time(ground.timeout_s / 2)
+    await target.pass_time(target.timeout_s / 2)
     await interrupted(operator, "with", epoch=0)
     await interrupted(operator, "without")
-    await ground.pass_time(ground.timeout_s * 0.75)
+    await target.pass_time(target.timeout_s * 0.75)
     suspect = await event(events)
     assert (suspect.type, suspect.session_id) == ("suspect", "without")
     await interrupted(operator, "without")
     await w1.update_heartbeat("with")
-    await ground.pass_time(ground.timeout_s * 0.1)
+    await target.pass_time(target.timeout_s * 0.1)
     await interrupted(operator, "without", epoch=0)
     recovered = await event(events)
     assert (recovered.type, recovered.session_id) == ("recovered", "without")
 
 
 async def test_an_operators_beat_is_taken_and_counts_while_the_owner_is_away(
-    ground: Ground, w1: CallStore, operator: CallStore
+    target: Target, w1: CallStore, operator: CallStore
 ) -> None:
-    events = await ground.watch("worker.left", "recovered")
+    events = await target.watch("worker.left", "recovered")
     await w1.save(a_call())
-    await ground.pass_time(ground.timeout_s * 1.25)
+    await target.pass_time(target.timeout_s * 1.25)
     await operator.update_heartbeat("c1")
     assert await beats(operator, "c1") == beaten()
-    await ground.kill(w1)
+    await target.kill(w1)
     assert (await event(events)).type == "worker.left"  # not recovered: its owner was here to beat itself
     await operator.update_heartbeat("c1")
     assert (await event(events)).type == "recovered"
 
 
 async def test_a_timeout_that_an_operator_gives_is_no_sign_of_life(
-    ground: Ground, w1: CallStore, operator: CallStore
+    target: Target, w1: CallStore, operator: CallStore
 ) -> None:
-    events = await ground.watch("suspect", "recovered", "expired")
+    events = await target.watch("suspect", "recovered", "expired")
     await w1.save(a_call())
-    await ground.pass_time(ground.timeout_s * 1.25)
+    await target.pass_time(target.timeout_s * 1.25)
     assert (await event(events)).type == "suspect"
-    await operator.save(a_call(), heartbeat_timeout_s=ground.timeout_s / 2)
-    await ground.pass_time(ground.grace_s)
+    await operator.save(a_call(), heartbeat_timeout_s=target.timeout_s / 2)
+    await target.pass_time(target.grace_s)
     assert (await event(events)).type == "expired"
 
 
-async def test_beats_are_all_that_one_has_who_never_connects(ground: Ground, operator: CallStore) -> None:
-    events = await ground.watch("suspect", "recovered")
+async def test_beats_are_all_that_one_has_who_never_connects(target: Target, operator: CallStore) -> None:
+    events = await target.watch("suspect", "recovered")
     await operator.save(a_call())
     await claim(operator, "c1", "script")
-    await ground.pass_time(ground.timeout_s * 1.25)
+    await target.pass_time(target.timeout_s * 1.25)
     assert (await event(events)).owner == "script"
     assert await beats(operator, "c1") == beaten()
     assert (await event(events)).type == "recovered"
@@ -232,12 +232,12 @@ async def test_a_new_session_of_an_old_id_is_its_creators(w1: CallStore, w2: Cal
 
 
 async def test_whoever_held_an_old_session_stays_out_of_the_new_one_of_its_id(
-    ground: Ground, w1: CallStore, w2: CallStore
+    target: Target, w1: CallStore, w2: CallStore
 ) -> None:
     await w1.save(a_call())
     await claim(w2, "c1", "w2", steal=True)
     await w2.delete("c1")
-    await ground.pass_time(ground.timeout_s * 1.25)
+    await target.pass_time(target.timeout_s * 1.25)
     await w2.save(a_call())
     assert await held(w2) == ("w2", 1)
     assert await fenced(interrupted(w1, "c1", epoch=0)) == (1, "w2")
@@ -256,7 +256,7 @@ MUTATIONS: dict[str, p.Params] = {
 """All that changes a session, with the epoch of the first claim."""
 
 
-async def test_an_epoch_fences_off_who_is_no_worker_too(ground: Ground, operator: CallStore) -> None:
+async def test_an_epoch_fences_off_who_is_no_worker_too(target: Target, operator: CallStore) -> None:
     """As a blocking program that claimed the call, hung, and goes on."""
     await operator.save(a_call(history=[Turn("user", "x")]))
     assert (await claim(operator, "c1", "a")).epoch == 1
@@ -285,13 +285,13 @@ async def test_who_revives_by_a_save_what_has_no_owner_owns_it(
 @pytest.mark.parametrize("how", ["ended", "reaped"])
 @pytest.mark.parametrize("who", ["another", "the same", "an operator"])
 async def test_an_id_is_used_again_by_who_knows_that_its_call_is_over(
-    ground: Ground, w1: CallStore, w2: CallStore, operator: CallStore, how: str, who: str
+    target: Target, w1: CallStore, w2: CallStore, operator: CallStore, how: str, who: str
 ) -> None:
     await w1.save(a_call(history=[Turn("user", "x")]), max_duration_s=None if how == "ended" else 0.001)
     if how == "ended":
         await w1.end("c1", "caller_hangup")
     else:
-        await ground.pass_time(0.1)
+        await target.pass_time(0.1)
     store = {"another": w2, "the same": w1, "an operator": operator}[who]
     with pytest.raises(ConflictError) as caught:
         await store.save(a_call(), if_version=0)
@@ -334,8 +334,8 @@ async def test_an_update_revives_nothing(w1: CallStore, operator: CallStore) -> 
 # -- claiming ----------------------------------------------------------------------------------------------
 
 
-async def test_a_live_call_is_its_owners_until_stolen(ground: Ground, w1: CallStore, w2: CallStore) -> None:
-    events = await ground.watch("claimed", "fenced")
+async def test_a_live_call_is_its_owners_until_stolen(target: Target, w1: CallStore, w2: CallStore) -> None:
+    events = await target.watch("claimed", "fenced")
     await w1.save(a_call(history=[Turn("user", "x"), Turn("agent", "y")]))
     before = (await w1.get("c1")).version
     with pytest.raises(ConflictError) as caught:
@@ -358,8 +358,8 @@ async def test_a_live_call_is_its_owners_until_stolen(ground: Ground, w1: CallSt
     assert (await event(events)).type == "claimed"  # the second and third refusal were told by the first
 
 
-async def test_a_repeated_claim_is_the_same_claim(ground: Ground, w1: CallStore, operator: CallStore) -> None:
-    events = await ground.watch("claimed")
+async def test_a_repeated_claim_is_the_same_claim(target: Target, w1: CallStore, operator: CallStore) -> None:
+    events = await target.watch("claimed")
     await operator.save(a_call())
     first, second = await claim(w1, "c1", "w1"), await claim(w1, "c1", "w1")
     assert (first.epoch, first.version) == (second.epoch, second.version)
@@ -395,19 +395,19 @@ async def test_bad_worker_ids(operator: CallStore, bad: str) -> None:
         assert caught.value.path == "$.params.worker_id"
 
 
-async def test_of_two_claims_one_is_taken(ground: Ground, operator: CallStore) -> None:
+async def test_of_two_claims_one_is_taken(target: Target, operator: CallStore) -> None:
     await operator.save(a_call())
-    workers = [await ground.make_worker(f"w{n}") for n in range(5)]
+    workers = [await target.make_worker(f"w{n}") for n in range(5)]
     claims = [claim(worker, "c1", f"w{n}") for n, worker in enumerate(workers)]
     outcomes = await asyncio.gather(*claims, return_exceptions=True)
     assert sum(isinstance(each, ConflictError) for each in outcomes) == 4
 
 
 async def test_of_thieves_at_once_each_has_an_epoch_and_the_last_one_the_call(
-    ground: Ground, operator: CallStore
+    target: Target, operator: CallStore
 ) -> None:
     await operator.save(a_call())
-    workers = [await ground.make_worker(f"w{n}") for n in range(3)]
+    workers = [await target.make_worker(f"w{n}") for n in range(3)]
     claims = [claim(worker, "c1", f"w{n}", steal=True) for n, worker in enumerate(workers)]
     epochs = {done.owner: done.epoch for done in await asyncio.gather(*claims)}
     assert sorted(epochs.values()) == [1, 2, 3]
@@ -418,8 +418,8 @@ async def test_of_thieves_at_once_each_has_an_epoch_and_the_last_one_the_call(
 # -- releasing ---------------------------------------------------------------------------------------------
 
 
-async def test_a_released_call_goes_to_the_next(ground: Ground, w1: CallStore, w2: CallStore) -> None:
-    events = await ground.watch("released", "claimed")
+async def test_a_released_call_goes_to_the_next(target: Target, w1: CallStore, w2: CallStore) -> None:
+    events = await target.watch("released", "claimed")
     await w1.save(a_call())
     assert await fenced(release(w1, "c1", 7)) == (0, "w1")
     assert await fenced(release(w2, "c1", 0)) == (0, "w1")
@@ -443,16 +443,16 @@ async def test_what_has_ended_is_not_released(w1: CallStore) -> None:
         await release(w1, "c1", 0)
 
 
-async def test_a_released_call_has_a_full_timeout(ground: Ground, w1: CallStore, w2: CallStore) -> None:
-    events = await ground.watch("suspect", "expired")
+async def test_a_released_call_has_a_full_timeout(target: Target, w1: CallStore, w2: CallStore) -> None:
+    events = await target.watch("suspect", "expired")
     await w1.save(a_call())
-    await ground.pass_time(ground.timeout_s * 0.75)
+    await target.pass_time(target.timeout_s * 0.75)
     await release(w1, "c1", 0)
     await w1.save(a_call("c2"))
-    await ground.pass_time(ground.timeout_s * 0.75)
+    await target.pass_time(target.timeout_s * 0.75)
     assert await w2.list_active() == ["c1", "c2"]
     await w1.update_heartbeat("c2")
-    await ground.pass_time(ground.timeout_s * 0.5)
+    await target.pass_time(target.timeout_s * 0.5)
     suspect = await event(events)
     assert (suspect.session_id, suspect.reason) == ("c1", "heartbeat_timeout")
 
@@ -461,50 +461,50 @@ async def test_a_released_call_has_a_full_timeout(ground: Ground, w1: CallStore,
 
 
 async def test_claim_next_takes_orphans_oldest_first_then_suspects(
-    ground: Ground, w1: CallStore, w2: CallStore, operator: CallStore
+    target: Target, w1: CallStore, w2: CallStore, operator: CallStore
 ) -> None:
-    dying = await ground.make_worker("dying")
+    dying = await target.make_worker("dying")
     await dying.save(a_call("suspect"))
     await operator.save(a_call("never-owned"))
     for session_id in ("a", "b", "kept"):
         await w1.save(a_call(session_id))
-    await ground.kill(dying)
+    await target.kill(dying)
     await release(w1, "b", 0)
-    await ground.pass_time(ground.timeout_s / 10)
+    await target.pass_time(target.timeout_s / 10)
     await release(w1, "a", 0)
     assert [await claim_next(w2, "w2") for _ in range(4)] == ["b", "a", "suspect", None]
 
 
-async def test_claim_next_takes_first_who_was_suspected_first(ground: Ground, w1: CallStore, w2: CallStore) -> None:
-    early = await ground.make_worker("early")
+async def test_claim_next_takes_first_who_was_suspected_first(target: Target, w1: CallStore, w2: CallStore) -> None:
+    early = await target.make_worker("early")
     await w1.save(a_call("a"))
     await early.save(a_call("b"))
-    await ground.kill(early)
-    await ground.pass_time(ground.grace_s / 10)
-    await ground.kill(w1)
+    await target.kill(early)
+    await target.pass_time(target.grace_s / 10)
+    await target.kill(w1)
     assert [await claim_next(w2, "w2") for _ in range(3)] == ["b", "a", None]
 
 
 async def test_claim_next_takes_suspects_that_nobody_owns(
-    ground: Ground, w1: CallStore, operator: CallStore
+    target: Target, w1: CallStore, operator: CallStore
 ) -> None:
-    events = await ground.watch("suspect")
+    events = await target.watch("suspect")
     await operator.save(a_call("a"))
     assert await claim_next(w1, "w1") is None
-    await ground.pass_time(ground.timeout_s)
+    await target.pass_time(target.timeout_s)
     assert (await event(events)).session_id == "a"
     assert await claim_next(w1, "w1") == "a"
     assert await held(operator, "a") == ("w1", 1)
 
 
-async def test_a_call_that_kills_who_claims_it_is_ended(ground: Ground, operator: CallStore) -> None:
-    events = await ground.watch("expired")
-    await (await ground.make_worker("w0")).save(a_call(), labels={"app": "sales"})
+async def test_a_call_that_kills_who_claims_it_is_ended(target: Target, operator: CallStore) -> None:
+    events = await target.watch("expired")
+    await (await target.make_worker("w0")).save(a_call(), labels={"app": "sales"})
     for number in range(3):
         assert (await operator.get("c1")).handovers == number
-        worker = await ground.make_worker(f"v{number}")
+        worker = await target.make_worker(f"v{number}")
         assert (await claim(worker, "c1", f"v{number}", steal=True)).handovers == number
-        await ground.kill(worker)
+        await target.kill(worker)
     told = await event(events)
     assert (told.session_id, told.reason, told.labels) == ("c1", "poisoned", {"app": "sales"})
     assert (await operator.get("c1")).ended_reason == "poisoned"
@@ -532,11 +532,11 @@ async def test_claim_next_by_labels(w1: CallStore, w2: CallStore) -> None:
     assert [await claim_next(w2, "w2", labels={}) for _ in range(3)] == ["a", "c", None]
 
 
-async def test_two_recovering_workers_never_get_the_same_call(ground: Ground, w1: CallStore) -> None:
+async def test_two_recovering_workers_never_get_the_same_call(target: Target, w1: CallStore) -> None:
     for n in range(20):
         await w1.save(a_call(f"c{n}"))
-    await ground.kill(w1)
-    workers = {f"r{n}": await ground.make_worker(f"r{n}") for n in range(2)}
+    await target.kill(w1)
+    workers = {f"r{n}": await target.make_worker(f"r{n}") for n in range(2)}
 
     async def recover(worker_id: str) -> list[str]:
         mine: list[str] = []
@@ -561,23 +561,23 @@ async def test_the_history_asked_for_comes_with_the_claim(w1: CallStore, w2: Cal
 # -- the end of a worker -----------------------------------------------------------------------------------
 
 
-async def test_a_killed_workers_calls_are_suspects_at_once(ground: Ground, w1: CallStore, w2: CallStore) -> None:
-    events = await ground.watch("worker.left", "suspect", "claimed")
+async def test_a_killed_workers_calls_are_suspects_at_once(target: Target, w1: CallStore, w2: CallStore) -> None:
+    events = await target.watch("worker.left", "suspect", "claimed")
     await w1.save(a_call())
-    await ground.kill(w1)
+    await target.kill(w1)
     left, suspect = await event(events), await event(events)
     assert (left.type, left.worker_id, left.reason) == ("worker.left", "w1", "exited")
     assert (suspect.type, suspect.reason, suspect.evidence, suspect.owner) == (
         "suspect", "worker_exited", "process_exited", "w1",
     )  # fmt: skip
     assert suspect.deadline is not None
-    assert (suspect.deadline - suspect.at).total_seconds() == pytest.approx(ground.grace_s)
+    assert (suspect.deadline - suspect.at).total_seconds() == pytest.approx(target.grace_s)
     assert (await claim(w2, "c1", "w2")).epoch == 1
     assert (await event(events)).reason == "worker_exited"
 
 
 async def test_an_end_of_another_epoch_is_fenced_also_where_the_call_has_ended(
-    ground: Ground, w1: CallStore, w2: CallStore
+    target: Target, w1: CallStore, w2: CallStore
 ) -> None:
     await w1.save(a_call())
     await claim(w2, "c1", "w2", steal=True)
@@ -591,7 +591,7 @@ async def test_an_end_of_another_epoch_is_fenced_also_where_the_call_has_ended(
     assert (await w2.get("c1")).ended_reason == "transferred"
 
 
-async def test_an_id_in_the_way_says_how_it_stands(ground: Ground, w1: CallStore) -> None:
+async def test_an_id_in_the_way_says_how_it_stands(target: Target, w1: CallStore) -> None:
     await w1.save(a_call())
     with pytest.raises(ConflictError) as live:
         await w1.save(a_call(), if_version=0)
@@ -605,7 +605,7 @@ async def test_an_id_in_the_way_says_how_it_stands(ground: Ground, w1: CallStore
     assert ended.value.version == (await w1.get("c1")).version
 
 
-async def test_an_ended_call_is_replaced_whole(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+async def test_an_ended_call_is_replaced_whole(target: Target, w1: CallStore, w2: CallStore) -> None:
     before = a_call(recovery_data={"node": "menu"}, call_id="CA1")
     before.add_turn("user", "of the call before", 100)
     before.record_interruption()
@@ -627,7 +627,7 @@ async def test_an_ended_call_is_replaced_whole(ground: Ground, w1: CallStore, w2
             pytest.fail("it has ended, and nobody said that it may be replaced")
 
 
-async def test_of_two_who_replace_an_ended_call_one_gets_it(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+async def test_of_two_who_replace_an_ended_call_one_gets_it(target: Target, w1: CallStore, w2: CallStore) -> None:
     await w1.save(a_call())
     await w1.end("c1", "caller_hangup")
     holds = [store.hold(a_call(), replace_ended=True) for store in (w1, w2)]
@@ -639,7 +639,7 @@ async def test_of_two_who_replace_an_ended_call_one_gets_it(ground: Ground, w1: 
             await hold.__aexit__(None, None, None)
 
 
-async def test_a_live_call_is_not_replaced(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+async def test_a_live_call_is_not_replaced(target: Target, w1: CallStore, w2: CallStore) -> None:
     await w1.save(a_call())
     with pytest.raises(ConflictError, match="held by worker w1"):
         async with w2.hold(a_call(), replace_ended=True):
@@ -648,7 +648,7 @@ async def test_a_live_call_is_not_replaced(ground: Ground, w1: CallStore, w2: Ca
         w2.hold("c1", replace_ended=True)
 
 
-async def test_a_hold_that_resumes_creates_what_is_not_there(ground: Ground, w1: CallStore) -> None:
+async def test_a_hold_that_resumes_creates_what_is_not_there(target: Target, w1: CallStore) -> None:
     async with w1.hold(a_call(provider="telnyx"), labels={"app": "sales"}, resume=True) as call:
         record = await w1.get("c1")
         assert (record.owner, record.epoch, record.labels) == ("w1", 0, {"app": "sales"})
@@ -656,7 +656,7 @@ async def test_a_hold_that_resumes_creates_what_is_not_there(ground: Ground, w1:
     assert (await w1.get("c1")).ended_reason == "completed"
 
 
-async def test_a_hold_that_resumes_claims_what_is_there(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+async def test_a_hold_that_resumes_claims_what_is_there(target: Target, w1: CallStore, w2: CallStore) -> None:
     async with w1.hold(a_call(provider="telnyx"), labels={"app": "sales"}) as first:
         await first.add_turn("user", "hello", 90)
         with pytest.raises(ConflictError):
@@ -675,7 +675,7 @@ async def test_a_hold_that_resumes_claims_what_is_there(ground: Ground, w1: Call
     assert (await w1.get("c1")).ended_reason == "transferred"
 
 
-async def test_a_hold_that_resumes_takes_no_call_that_is_over(ground: Ground, w1: CallStore) -> None:
+async def test_a_hold_that_resumes_takes_no_call_that_is_over(target: Target, w1: CallStore) -> None:
     await w1.save(a_call())
     await w1.end("c1", "caller_hangup")
     with pytest.raises(SessionEndedError) as ended:
@@ -687,14 +687,14 @@ async def test_a_hold_that_resumes_takes_no_call_that_is_over(ground: Ground, w1
         assert (await w1.get("c1")).ended_reason is None
 
 
-async def test_what_can_not_be_held(ground: Ground, w1: CallStore) -> None:
+async def test_what_can_not_be_held(target: Target, w1: CallStore) -> None:
     with pytest.raises(ValueError, match="resume"):
         w1.hold("c1", resume=True)
     with pytest.raises(TypeError, match="int"):
         w1.hold(5)  # type: ignore[arg-type]
 
 
-async def test_sessions_are_listed_by_their_state(ground: Ground, w1: CallStore) -> None:
+async def test_sessions_are_listed_by_their_state(target: Target, w1: CallStore) -> None:
     async def found(state: str) -> list[str]:
         return [record.state.id async for record in w1.sessions(state=state)]
 
@@ -708,7 +708,7 @@ async def test_sessions_are_listed_by_their_state(ground: Ground, w1: CallStore)
         await found("ended")
 
 
-async def test_the_active_sessions_of_every_host(ground: Ground, w1: CallStore) -> None:
+async def test_the_active_sessions_of_every_host(target: Target, w1: CallStore) -> None:
     await w1.save(a_call())
     await w1.save(a_call("c2", status="ended"))
     assert await w1.list_active(scope="all") == await w1.list_active() == ["c1"]
@@ -716,46 +716,46 @@ async def test_the_active_sessions_of_every_host(ground: Ground, w1: CallStore) 
         await w1.list_active("nowhere")
 
 
-async def test_a_worker_that_starts_again_claims_its_own_calls_anew(ground: Ground, w1: CallStore) -> None:
+async def test_a_worker_that_starts_again_claims_its_own_calls_anew(target: Target, w1: CallStore) -> None:
     await w1.save(a_call("a"))
     await w1.save(a_call("b"))
-    await ground.kill(w1)
-    again = await ground.make_worker("w1")
+    await target.kill(w1)
+    again = await target.make_worker("w1")
     assert (await claim(again, "a", "w1")).epoch == 1
     assert await claim_next(again, "w1") == "b"
 
 
-async def test_calls_of_a_dead_worker_that_nobody_claims_are_reaped(ground: Ground, w1: CallStore) -> None:
-    events = await ground.watch("expired")
-    other = await ground.make_worker("other")
+async def test_calls_of_a_dead_worker_that_nobody_claims_are_reaped(target: Target, w1: CallStore) -> None:
+    events = await target.watch("expired")
+    other = await target.make_worker("other")
     await w1.save(a_call())
-    await ground.kill(w1)
-    await ground.pass_time(ground.grace_s * 1.25)
+    await target.kill(w1)
+    await target.pass_time(target.grace_s * 1.25)
     expired = await event(events)
     assert (expired.session_id, expired.reason, expired.owner) == ("c1", "worker_exited", "w1")
     assert (await other.get("c1")).ended_reason == "worker_exited"
     assert await claim_next(other, "other") is None
 
 
-async def test_a_worker_that_lost_its_connection_may_come_back(ground: Ground, w1: CallStore) -> None:
-    events = await ground.watch("worker.left", "orphaned", "worker.joined")
+async def test_a_worker_that_lost_its_connection_may_come_back(target: Target, w1: CallStore) -> None:
+    events = await target.watch("worker.left", "orphaned", "worker.joined")
     await w1.save(a_call())
     await w1.close()
-    await ground.pass_time(ground.reconnect_grace_s / 2)
-    again = await ground.make_worker("w1")
-    await ground.pass_time(ground.reconnect_grace_s * 1.25)
+    await target.pass_time(target.reconnect_grace_s / 2)
+    again = await target.make_worker("w1")
+    await target.pass_time(target.reconnect_grace_s * 1.25)
     await again.add_turn("c1", "user", "x")
     assert await held(again) == ("w1", 0)
-    await ground.make_worker("w3")
+    await target.make_worker("w3")
     joined = await event(events)
     assert (joined.type, joined.worker_id) == ("worker.joined", "w3")
 
 
-async def test_the_calls_of_one_that_does_not_are_orphans(ground: Ground, w1: CallStore, w2: CallStore) -> None:
-    events = await ground.watch("worker.left", "orphaned", "claimed")
+async def test_the_calls_of_one_that_does_not_are_orphans(target: Target, w1: CallStore, w2: CallStore) -> None:
+    events = await target.watch("worker.left", "orphaned", "claimed")
     await w1.save(a_call())
     await w1.close()
-    await ground.pass_time(ground.reconnect_grace_s * 1.25)
+    await target.pass_time(target.reconnect_grace_s * 1.25)
     left, orphaned = await event(events), await event(events)
     assert (left.type, left.worker_id, left.reason) == ("worker.left", "w1", "disconnected")
     assert (orphaned.type, orphaned.reason, orphaned.owner) == ("orphaned", "disconnected", "w1")
@@ -764,50 +764,50 @@ async def test_the_calls_of_one_that_does_not_are_orphans(ground: Ground, w1: Ca
     assert await claim_next(w2, "w2") == "c1"
     assert (await w2.stats())["orphans"] == 0
     assert (await event(events)).reason == "disconnected"
-    late = await ground.make_worker("w1")
+    late = await target.make_worker("w1")
     assert await fenced(late.update_heartbeat("c1")) == (1, "w2")
 
 
-async def test_one_that_is_late_finds_what_nobody_claimed_to_be_everybodys(ground: Ground, w1: CallStore) -> None:
+async def test_one_that_is_late_finds_what_nobody_claimed_to_be_everybodys(target: Target, w1: CallStore) -> None:
     await w1.save(a_call())
     await w1.close()
-    await ground.pass_time(ground.reconnect_grace_s * 1.25)
-    late = await ground.make_worker("w1")
+    await target.pass_time(target.reconnect_grace_s * 1.25)
+    late = await target.make_worker("w1")
     await interrupted(late, "c1", epoch=0)
     assert await held(late) == (None, 0)
     assert (await claim(late, "c1", "w1")).epoch == 1
 
 
-async def test_one_that_dies_while_it_is_away_has_died(ground: Ground, w1: CallStore) -> None:
-    events = await ground.watch("worker.left", "orphaned", "suspect")
+async def test_one_that_dies_while_it_is_away_has_died(target: Target, w1: CallStore) -> None:
+    events = await target.watch("worker.left", "orphaned", "suspect")
     await w1.save(a_call())
     await w1.close()
-    await ground.kill(w1)
+    await target.kill(w1)
     left, suspect = await event(events), await event(events)
     assert (left.type, left.reason) == ("worker.left", "exited")
     assert (suspect.type, suspect.reason, suspect.owner) == ("suspect", "worker_exited", "w1")
-    again = await ground.make_worker("w1")
+    again = await target.make_worker("w1")
     assert (await claim(again, "c1", "w1")).epoch == 1
 
 
-async def test_a_worker_is_there_while_it_has_a_connection(ground: Ground, w1: CallStore, w2: CallStore) -> None:
-    events = await ground.watch("worker.left", "orphaned")
-    second = await ground.make_worker("w1")
-    await w1.save(a_call(), heartbeat_timeout_s=ground.timeout_s * 2)
+async def test_a_worker_is_there_while_it_has_a_connection(target: Target, w1: CallStore, w2: CallStore) -> None:
+    events = await target.watch("worker.left", "orphaned")
+    second = await target.make_worker("w1")
+    await w1.save(a_call(), heartbeat_timeout_s=target.timeout_s * 2)
     await w1.close()
-    await ground.pass_time(ground.reconnect_grace_s * 1.25)
+    await target.pass_time(target.reconnect_grace_s * 1.25)
     assert await held(second) == ("w1", 0)
     with pytest.raises(ConflictError):
         await claim(w2, "c1", "w2")
     await second.close()
-    await ground.pass_time(ground.reconnect_grace_s * 1.25)
+    await target.pass_time(target.reconnect_grace_s * 1.25)
     assert [(await event(events)).type for _ in range(2)] == ["worker.left", "orphaned"]
 
 
-async def test_ended_calls_of_a_worker_that_left_stay_ended(ground: Ground, w1: CallStore, w2: CallStore) -> None:
+async def test_ended_calls_of_a_worker_that_left_stay_ended(target: Target, w1: CallStore, w2: CallStore) -> None:
     await w1.save(a_call())
     await w1.end("c1", "hangup")
-    await ground.kill(w1)
+    await target.kill(w1)
     record = await w2.get("c1")
     assert (record.owner, record.ended_reason) == ("w1", "hangup")
 
@@ -815,11 +815,11 @@ async def test_ended_calls_of_a_worker_that_left_stay_ended(ground: Ground, w1: 
 # -- silence -----------------------------------------------------------------------------------------------
 
 
-async def test_a_silent_worker_comes_back_in_its_own_epoch(ground: Ground, w1: CallStore) -> None:
-    events = await ground.watch("suspect", "recovered", "claimed")
+async def test_a_silent_worker_comes_back_in_its_own_epoch(target: Target, w1: CallStore) -> None:
+    events = await target.watch("suspect", "recovered", "claimed")
     await w1.save(a_call("a"))
     await w1.save(a_call("b"))
-    await ground.pass_time(ground.timeout_s * 1.25)
+    await target.pass_time(target.timeout_s * 1.25)
     suspects = [await event(events), await event(events)]
     assert {(each.session_id, each.reason, each.evidence) for each in suspects} == {
         ("a", "heartbeat_timeout", "silence"),
@@ -834,51 +834,51 @@ async def test_a_silent_worker_comes_back_in_its_own_epoch(ground: Ground, w1: C
 
 
 async def test_a_silent_worker_that_then_dies_leaves_its_calls_to_its_successor(
-    ground: Ground, w1: CallStore
+    target: Target, w1: CallStore
 ) -> None:
     await w1.save(a_call())
-    await ground.pass_time(ground.timeout_s * 1.25)
-    await ground.kill(w1)
-    again = await ground.make_worker("w1")
+    await target.pass_time(target.timeout_s * 1.25)
+    await target.kill(w1)
+    again = await target.make_worker("w1")
     assert await claim_next(again, "w1") == "c1"
     assert await held(again) == ("w1", 1)
     await again.update_heartbeat("c1")
 
 
 async def test_a_silent_call_whose_worker_then_dies_ends_when_it_would_have_and_for_that(
-    ground: Ground, w1: CallStore
+    target: Target, w1: CallStore
 ) -> None:
-    events = await ground.watch("suspect", "expired")
+    events = await target.watch("suspect", "expired")
     await w1.save(a_call())
-    await ground.pass_time(ground.timeout_s * 1.25)
-    await ground.kill(w1)
-    await ground.pass_time(ground.grace_s)
+    await target.pass_time(target.timeout_s * 1.25)
+    await target.kill(w1)
+    await target.pass_time(target.grace_s)
     silent, dead = await event(events), await event(events)
     assert (silent.type, silent.reason) == ("suspect", "heartbeat_timeout")
     assert (dead.type, dead.reason) == ("suspect", "worker_exited")
     moved = abs((dead.deadline - silent.deadline).total_seconds())
-    assert moved < ground.timeout_s / 20, "reckoned anew by the wall clock, and the same"
+    assert moved < target.timeout_s / 20, "reckoned anew by the wall clock, and the same"
     expired = await event(events)
     assert (expired.type, expired.reason) == ("expired", "worker_exited")
 
 
-async def test_a_deletion_is_the_one_end_of_a_suspect(ground: Ground, w1: CallStore) -> None:
-    events = await ground.watch("deleted", "expired", "ended")
+async def test_a_deletion_is_the_one_end_of_a_suspect(target: Target, w1: CallStore) -> None:
+    events = await target.watch("deleted", "expired", "ended")
     await w1.save(a_call())
-    await ground.pass_time(ground.timeout_s * 1.25)
+    await target.pass_time(target.timeout_s * 1.25)
     await w1.delete("c1")
-    await ground.pass_time(ground.grace_s)
+    await target.pass_time(target.grace_s)
     await w1.save(a_call("c2", status="ended"))
     told = [await event(events), await event(events)]
     assert [(each.session_id, each.type) for each in told] == [("c1", "deleted"), ("c2", "ended")]
 
 
 async def test_a_worker_thought_dead_can_not_overwrite_its_successor(
-    ground: Ground, w1: CallStore, w2: CallStore
+    target: Target, w1: CallStore, w2: CallStore
 ) -> None:
-    events = await ground.watch("claimed")
+    events = await target.watch("claimed")
     await w1.save(a_call())
-    await ground.pass_time(ground.timeout_s * 1.25)
+    await target.pass_time(target.timeout_s * 1.25)
     assert await claim_next(w2, "w2") == "c1"
     assert (await event(events)).reason == "heartbeat_timeout"
     await w2.update("c1", recovery_data={"by": "w2"})
@@ -887,11 +887,11 @@ async def test_a_worker_thought_dead_can_not_overwrite_its_successor(
     assert (await w2.load("c1")).recovery_data == {"by": "w2"}
 
 
-async def test_a_reaped_call_is_revived_by_a_claim_alone(ground: Ground, w1: CallStore, w2: CallStore) -> None:
-    events = await ground.watch("expired", "claimed")
+async def test_a_reaped_call_is_revived_by_a_claim_alone(target: Target, w1: CallStore, w2: CallStore) -> None:
+    events = await target.watch("expired", "claimed")
     await w1.save(a_call(status="on_hold"))
     await w1.save(a_call("wordless", status=""))
-    await ground.pass_time(ground.timeout_s + ground.grace_s * 1.25)
+    await target.pass_time(target.timeout_s + target.grace_s * 1.25)
     assert [(await event(events)).reason for _ in range(2)] == ["heartbeat_timeout"] * 2
     for late in (w1.update_heartbeat("c1"), w1.save(a_call()), w1.add_turn("c1", "user", "x")):
         with pytest.raises(SessionEndedError):
@@ -906,12 +906,12 @@ async def test_a_reaped_call_is_revived_by_a_claim_alone(ground: Ground, w1: Cal
     assert (await w2.load("wordless")).status == ""
 
 
-async def test_a_call_over_time_that_is_claimed_goes_on(ground: Ground, w1: CallStore, w2: CallStore) -> None:
-    await w1.save(a_call(created_at=ground.now()), max_duration_s=ground.timeout_s / 2)
-    await ground.pass_time(ground.timeout_s * 0.75)
+async def test_a_call_over_time_that_is_claimed_goes_on(target: Target, w1: CallStore, w2: CallStore) -> None:
+    await w1.save(a_call(created_at=target.now()), max_duration_s=target.timeout_s / 2)
+    await target.pass_time(target.timeout_s * 0.75)
     assert (await w1.get("c1")).ended_reason == "max_duration"
     await claim(w2, "c1", "w2")
-    await ground.pass_time(ground.timeout_s / 2)
+    await target.pass_time(target.timeout_s / 2)
     await w2.update_heartbeat("c1")
 
 
@@ -928,17 +928,17 @@ async def test_a_connection_is_one_workers(operator: CallStore) -> None:
 
 
 async def test_a_second_process_under_one_id_is_a_conflict(
-    ground: Ground, w1: CallStore, operator: CallStore
+    target: Target, w1: CallStore, operator: CallStore
 ) -> None:
     with pytest.raises(ConflictError) as caught:
         await register(operator, "w1")
     assert caught.value.owner == "w1"
-    await ground.kill(w1)
+    await target.kill(w1)
     await register(operator, "w1")
 
 
-async def test_while_it_drains_it_takes_no_new_calls(ground: Ground, w1: CallStore, operator: CallStore) -> None:
-    events = await ground.watch("server.drain")
+async def test_while_it_drains_it_takes_no_new_calls(target: Target, w1: CallStore, operator: CallStore) -> None:
+    events = await target.watch("server.drain")
     await w1.save(a_call("a"))
     await w1.save(a_call("b"))
     await w1.end("b")
@@ -959,8 +959,8 @@ async def test_while_it_drains_it_takes_no_new_calls(ground: Ground, w1: CallSto
 # -- events ------------------------------------------------------------------------------------------------
 
 
-async def test_the_life_of_a_call_is_told(ground: Ground, w1: CallStore) -> None:
-    events = await ground.watch()
+async def test_the_life_of_a_call_is_told(target: Target, w1: CallStore) -> None:
+    events = await target.watch()
     await w1.save(a_call(call_id="CA1"), labels={"app": "sales"})
     await w1.add_turn("c1", "user", "x")  # turns are told to those who ask for them
     await w1.end("c1", "hangup")
@@ -978,24 +978,24 @@ async def test_the_life_of_a_call_is_told(ground: Ground, w1: CallStore) -> None
     assert (created.labels, created.owner, created.epoch) == ({"app": "sales"}, "w1", 0)
     seqs = [each.cursor.seq for each in told]
     assert seqs == [*range(seqs[0], seqs[0] + 4)]
-    behind = await ground.watch("deleted", "ended", since=created.cursor)
+    behind = await target.watch("deleted", "ended", since=created.cursor)
     assert [(await event(behind)).cursor.seq for _ in range(2)] == [seqs[1], seqs[3]]
 
 
-async def test_turns_are_told_to_who_asks_and_not_kept(ground: Ground, w1: CallStore) -> None:
-    events = await ground.watch("turn", "ended")
+async def test_turns_are_told_to_who_asks_and_not_kept(target: Target, w1: CallStore) -> None:
+    events = await target.watch("turn", "ended")
     await w1.save(a_call())
     await w1.add_turn("c1", "user", "x")
     await w1.add_turn("c1", "agent", "y")
     await w1.end("c1")
     told = [await event(events) for _ in range(3)]
     assert [(each.type, each.turn_count) for each in told] == [("turn", 1), ("turn", 2), ("ended", None)]
-    behind = await ground.watch("turn", "ended", since=told[0].cursor)
+    behind = await target.watch("turn", "ended", since=told[0].cursor)
     assert (await event(behind)).type == "ended"
 
 
 async def test_a_mutation_is_for_the_epoch_that_it_gives(
-    ground: Ground, w1: CallStore, operator: CallStore
+    target: Target, w1: CallStore, operator: CallStore
 ) -> None:
     await w1.save(a_call())
     epoch = (await claim(operator, "c1", "w1", steal=True)).epoch
@@ -1021,10 +1021,10 @@ async def test_a_mutation_is_for_the_epoch_that_it_gives(
 # -- timeouts ----------------------------------------------------------------------------------------------
 
 
-async def test_a_claim_says_which_timeouts_are_in_force(ground: Ground, operator: CallStore, w1: CallStore) -> None:
+async def test_a_claim_says_which_timeouts_are_in_force(target: Target, operator: CallStore, w1: CallStore) -> None:
     await operator.save(a_call())
     claimed = await claim(w1, "c1", "w1")
-    assert (claimed.heartbeat_timeout_s, claimed.max_duration_s) == (ground.timeout_s, None)
+    assert (claimed.heartbeat_timeout_s, claimed.max_duration_s) == (target.timeout_s, None)
     again = await claim(w1, "c1", "w1", heartbeat_timeout_s=60.0, max_duration_s=300000000.0)
     assert (again.heartbeat_timeout_s, again.max_duration_s, again.epoch) == (60.0, 300000000.0, claimed.epoch)
     assert again.version > claimed.version
@@ -1033,19 +1033,19 @@ async def test_a_claim_says_which_timeouts_are_in_force(ground: Ground, operator
     assert (listed.heartbeat_timeout_s, listed.max_duration_s) == (60.0, 300000000.0)
 
 
-async def test_a_call_is_expected_to_beat_as_its_claim_says(ground: Ground, w1: CallStore, w2: CallStore) -> None:
-    events = await ground.watch("suspect")
+async def test_a_call_is_expected_to_beat_as_its_claim_says(target: Target, w1: CallStore, w2: CallStore) -> None:
+    events = await target.watch("suspect")
     await w1.save(a_call())
     await w1.save(a_call("c2"))
-    await claim(w2, "c1", "w2", steal=True, heartbeat_timeout_s=3 * ground.timeout_s)
-    await ground.pass_time(1.5 * ground.timeout_s)
-    await ground.pass_time(2 * ground.timeout_s)
+    await claim(w2, "c1", "w2", steal=True, heartbeat_timeout_s=3 * target.timeout_s)
+    await target.pass_time(1.5 * target.timeout_s)
+    await target.pass_time(2 * target.timeout_s)
     assert [(await event(events)).session_id for _ in range(2)] == ["c2", "c1"]
 
 
 @pytest.mark.parametrize("many", [False, True])
 async def test_an_owner_is_told_by_its_beat_which_timeout_somebody_else_gave_its_call(
-    ground: Ground, w1: CallStore, operator: CallStore, many: bool
+    target: Target, w1: CallStore, operator: CallStore, many: bool
 ) -> None:
     """And is not suspected for not beating by it before."""
     which: dict[str, Any] = {"session_ids": ["c1"]} if many else {"session_id": "c1"}
@@ -1054,15 +1054,15 @@ async def test_an_owner_is_told_by_its_beat_which_timeout_somebody_else_gave_its
     async def told() -> Any:
         return p.decode_heartbeat(await w1.request("session.heartbeat", beat)).timeouts
 
-    events = await ground.watch("suspect", "recovered", "ended")
-    await w1.save(a_call(), heartbeat_timeout_s=4 * ground.timeout_s)
+    events = await target.watch("suspect", "recovered", "ended")
+    await w1.save(a_call(), heartbeat_timeout_s=4 * target.timeout_s)
     assert await told() is UNSET
-    await operator.save(a_call(), heartbeat_timeout_s=ground.timeout_s)
+    await operator.save(a_call(), heartbeat_timeout_s=target.timeout_s)
     await w1.add_turn("c1", "user", "hello")
-    await ground.pass_time(1.5 * ground.timeout_s)
-    assert await told() == {"c1": ground.timeout_s}
+    await target.pass_time(1.5 * target.timeout_s)
+    assert await told() == {"c1": target.timeout_s}
     assert await told() is UNSET
-    await ground.pass_time(1.25 * ground.timeout_s)
+    await target.pass_time(1.25 * target.timeout_s)
     await w1.end("c1")
     assert [(await event(events)).type for _ in range(2)] == ["suspect", "ended"], "not before it was told"
 
@@ -1083,7 +1083,7 @@ async def test_who_changes_the_timeout_of_its_own_call_is_not_told_it_again(
 # -- amending ----------------------------------------------------------------------------------------------
 
 
-async def test_the_turn_that_is_meant_is_amended_whoever_spoke_since(ground: Ground, w1: CallStore) -> None:
+async def test_the_turn_that_is_meant_is_amended_whoever_spoke_since(target: Target, w1: CallStore) -> None:
     await w1.save(a_call())
     for role, content in (("agent", "Our opening hours are"), ("user", "Wait."), ("user", "Please.")):
         await w1.add_turn("c1", role, content)
@@ -1097,7 +1097,7 @@ async def test_the_turn_that_is_meant_is_amended_whoever_spoke_since(ground: Gro
 
 
 @pytest.mark.parametrize("which", [{"index": 1}, {"index": -2}, {"role": "agent"}, {"index": 0, "role": "agent"}])
-async def test_there_must_be_the_turn_that_is_meant(ground: Ground, w1: CallStore, which: dict[str, Any]) -> None:
+async def test_there_must_be_the_turn_that_is_meant(target: Target, w1: CallStore, which: dict[str, Any]) -> None:
     await w1.save(a_call())
     with pytest.raises(ConflictError):
         await amended(w1, "c1", {"content": "x"})

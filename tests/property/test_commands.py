@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from callstate_client.engine.table.cache import Cache
-from support.core import TIME, BadDisk, Core, Peer, open_journal
-from support.effort import examples
+from support.budget import examples
+from support.core import TIME, BadDisk, Core, FakeClient, open_journal
 from support.stores import down, refusing
 
 IDS = ["a", "b"]
@@ -102,7 +102,7 @@ class CoreMachine(RuleBasedStateMachine):
         core.cache.all_dirty(core.clock.mono())
         for entry in core.cache.entries.values():
             (core.liveness.keep if entry.ended else core.liveness.watch)(entry.id, core.clock.live())
-        self.core, self.peer = core, Peer(core)
+        self.core, self.peer = core, FakeClient(core)
 
     @rule()
     def killed(self) -> None:

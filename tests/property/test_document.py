@@ -16,8 +16,8 @@ from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Entry
 from callstate_client.model.merge import merge_patch
 from callstate_client.model.times import format_us, parse_us
+from support.budget import examples
 from support.documents import count_turns
-from support.effort import examples
 
 EDGES = st.sampled_from([0, 1, 900, 2**62, 2**63 - 1, -(2**63)])
 STAMPS = ["2026-01-01T00:00:00.123456789Z", "0001-01-01T00:00:00Z", "2026-01-01T00:00:00+05:30"]

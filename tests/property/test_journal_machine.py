@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from support.effort import examples
+from support.budget import examples
 from support.journals import FaultyFiles, Keeping, Killed, done_then_killed, eio, killed, turn
 
 SESSIONS = st.sampled_from([f"s{number}" for number in range(6)])

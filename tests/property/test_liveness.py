@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from callstate_client.engine.liveness import Evidence, Liveness, Phase
-from support.effort import examples
+from support.budget import examples
 
 IDS = st.sampled_from([f"s{i}" for i in range(8)])
 TIMEOUTS = st.sampled_from([None, 2.0, 5.0, 30.0])

@@ -1,7 +1,7 @@
 """Who holds a call, and who is dead: the whole core, its reaper running, does what the contract says.
 
-What happens is in `support.ownership_machine`, what the contract says in `support.ownership_fates` and
-`ownership_model`. Courses that only a long search would find each time are run besides, in a few steps.
+What happens is in `support.ownership.machine`, what the contract says in `support.ownership.expiry_model` and
+`support.ownership.model`. Courses that only a long search would find each time are run besides, in a few steps.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Callable
 import pytest
 from hypothesis import Phase, settings
 
-from support.effort import examples
-from support.ownership_asks import OPERATOR, OWNER
-from support.ownership_machine import OwnershipMachine
-from support.ownership_model import Ask
+from support.budget import examples
+from support.ownership.machine import OwnershipMachine
+from support.ownership.model import Ask
+from support.ownership.request_strategies import OPERATOR, OWNER
 
 FUZZ = "CALLSTATE_FUZZ_EXAMPLES" in os.environ
 SHORT = (Phase.explicit, Phase.reuse, Phase.generate)

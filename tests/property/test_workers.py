@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from callstate_client.engine.process import Process
 from callstate_client.engine.workers import Outcome, State, Workers
 from callstate_client.errors import ConflictError, ForbiddenError
-from support.effort import examples
+from support.budget import examples
 
 GRACE_S = 5.0
 WORKERS = st.sampled_from(["v", "w", "x"])

@@ -102,7 +102,7 @@ def open_journal(directory: Path, disk: Files, cache: Cache | None, *, start: bo
 
 
 class KnownPeers(Peers):
-    """Whose connection is whose as the tests say it: the other end is `Peer`, which is in this process."""
+    """Whose connection is whose as the tests say it: the other end is `FakeClient`, which is in this process."""
 
     def identify(self, sock: Any) -> process_peers.Peer:
         """The process the test gave to this connection, watched by a pipe in place of a pidfd."""
@@ -272,7 +272,7 @@ def kept(entry: Entry) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class Peer(asyncio.Transport):
+class FakeClient(asyncio.Transport):
     """A client joined to the core in memory: its requests are lines, and so are the replies.
 
     It is the transport of the daemon's end: `writes` is what each single write held.

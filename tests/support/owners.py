@@ -1,6 +1,6 @@
 """What changes the owner of a session, asked of any store in the words of the protocol; and where to ask it.
 
-The places themselves are in grounds.py.
+The places themselves are in targets.py.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Events(Protocol):
 
 
 @dataclass
-class Ground:
+class Target:
     """Where workers of one backend meet.
 
     Args:

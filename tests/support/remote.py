@@ -19,22 +19,22 @@ from callstate_client import protocol
 from callstate_client.api import CallStore, EventSource
 from callstate_client.errors import MethodNotFoundError, StoreClosedError
 from callstate_client.protocol.events import Cursor
-from support.nursery import LINE_BYTES, READY, Done, Job, decode_done, encode
+from support.worker_forker import LINE_BYTES, READY, Done, Job, decode_done, encode
 
 TESTS = Path(__file__).parents[1]
 
 
 @contextlib.contextmanager
-def nursery(directory: Path) -> Iterator[Path]:
+def forker(directory: Path) -> Iterator[Path]:
     """A process that forks others; gives the path of its socket.
 
     Args:
         directory: for that, with a short name.
     """
-    path = directory / "nursery"
+    path = directory / "forker"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CALLSTATE_")}
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-m", "support.nursery", str(path)],
+        [sys.executable, "-W", "error", "-m", "support.worker_forker", str(path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         env=environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])},
     )  # fmt: skip
@@ -107,14 +107,14 @@ class Remote:
 
 
 @contextlib.asynccontextmanager
-async def remote(nursery: Path, loop_name: str) -> AsyncIterator[Remote]:
-    """A new process of a nursery.
+async def remote(forker: Path, loop_name: str) -> AsyncIterator[Remote]:
+    """A new process of a forker.
 
     Args:
-        nursery: the path of its socket.
+        forker: the path of its socket.
         loop_name: which loop it has.
     """
-    reader, writer = await asyncio.open_unix_connection(str(nursery), limit=LINE_BYTES)
+    reader, writer = await asyncio.open_unix_connection(str(forker), limit=LINE_BYTES)
     writer.write(loop_name.encode() + b"\n")
     process = Remote(reader, writer, decode_done(await reader.readline()).pid)
     try:

@@ -162,7 +162,7 @@ class Watcher:
         self.socket.close()
 
 
-class Ground:
+class LivenessSetup:
     """A daemon, its workers and who watches."""
 
     def __init__(self, daemon: Daemon) -> None:
@@ -183,23 +183,23 @@ class Ground:
 
 
 @pytest.fixture
-def ground() -> Iterator[Ground]:
+def setup() -> Iterator[LivenessSetup]:
     keys = {
         "heartbeat_timeout_s": TIMEOUT_S, "grace_s": 60.0, "reconnect_grace_s": 60.0, "tick_s": TICK_S,
     }  # fmt: skip
     settings = [part for key, value in keys.items() for part in ("--set", f"reaper.{key}={value}")]
     with Daemon(*settings) as daemon:
-        ground = Ground(daemon)
-        yield ground
-        ground.ends.close()
+        setup = LivenessSetup(daemon)
+        yield setup
+        setup.ends.close()
 
 
-def test_a_killed_worker_is_known_at_once_and_its_call_goes_on_elsewhere(ground: Ground) -> None:
-    worker = ground.worker("a")
-    assert ground.watcher.ask("server.info")["liveness"] == "process"
+def test_a_killed_worker_is_known_at_once_and_its_call_goes_on_elsewhere(setup: LivenessSetup) -> None:
+    worker = setup.worker("a")
+    assert setup.watcher.ask("server.info")["liveness"] == "process"
     began = time.monotonic()
     worker.kill()
-    left, suspect = ground.watcher.until("worker.left"), ground.watcher.until("suspect")
+    left, suspect = setup.watcher.until("worker.left"), setup.watcher.until("suspect")
     took_s = time.monotonic() - began
     assert (left["worker_id"], left["reason"]) == ("of-a", "exited")
     assert (suspect["session_id"], suspect["reason"], suspect["evidence"]) == (
@@ -208,77 +208,77 @@ def test_a_killed_worker_is_known_at_once_and_its_call_goes_on_elsewhere(ground:
         "process_exited",
     )
     assert took_s < TIMEOUT_S / 2, "not by silence"
-    claimed = ground.watcher.ask("session.claim", session_id="a", worker_id="next")
+    claimed = setup.watcher.ask("session.claim", session_id="a", worker_id="next")
     assert (claimed["epoch"], claimed["owner"]) == (1, "next")
-    assert ground.watcher.until("claimed")["reason"] == "worker_exited"
+    assert setup.watcher.until("claimed")["reason"] == "worker_exited"
 
 
-def test_a_worker_that_hangs_is_suspected_by_silence_and_recovers(ground: Ground) -> None:
-    worker = ground.worker("a")
+def test_a_worker_that_hangs_is_suspected_by_silence_and_recovers(setup: LivenessSetup) -> None:
+    worker = setup.worker("a")
     worker.signal(signal.SIGSTOP)
-    suspect = ground.watcher.until("suspect")
+    suspect = setup.watcher.until("suspect")
     assert (suspect["reason"], suspect["evidence"], suspect["owner"]) == ("heartbeat_timeout", "silence", "of-a")
     worker.signal(signal.SIGCONT)
-    assert ground.watcher.until("recovered")["session_id"] == "a"
-    assert ground.watcher.held("a") == ("of-a", "active", False)
-    assert not [event for event in ground.watcher.seen if event["type"] == "worker.left"]
+    assert setup.watcher.until("recovered")["session_id"] == "a"
+    assert setup.watcher.held("a") == ("of-a", "active", False)
+    assert not [event for event in setup.watcher.seen if event["type"] == "worker.left"]
 
 
-def test_a_worker_killed_while_it_hung_is_known_as_dead(ground: Ground) -> None:
-    worker = ground.worker("a")
+def test_a_worker_killed_while_it_hung_is_known_as_dead(setup: LivenessSetup) -> None:
+    worker = setup.worker("a")
     worker.signal(signal.SIGSTOP)
-    ground.watcher.until("suspect")
+    setup.watcher.until("suspect")
     worker.kill()
-    assert ground.watcher.until("worker.left")["reason"] == "exited"
-    again = ground.watcher.ask("session.claim", session_id="a", worker_id="of-a")
+    assert setup.watcher.until("worker.left")["reason"] == "exited"
+    again = setup.watcher.ask("session.claim", session_id="a", worker_id="of-a")
     assert again["epoch"] == 1, "a new process of the same name"
 
 
-def test_the_daemons_own_sleep_is_nobodys_death(ground: Ground) -> None:
+def test_the_daemons_own_sleep_is_nobodys_death(setup: LivenessSetup) -> None:
     """Stopped for twice the timeout: beats sent meanwhile are read first, and the silent have their time again."""
-    ground.worker("beats")
-    ground.watcher.ask(
+    setup.worker("beats")
+    setup.watcher.ask(
         "session.save", session={"id": "silent", "status": "active"}, heartbeat_timeout_s=3 * TIMEOUT_S
     )
-    ground.daemon.signal(signal.SIGSTOP)
+    setup.daemon.signal(signal.SIGSTOP)
     # nothing can be waited for while nobody answers but time itself
     time.sleep(4 * TIMEOUT_S)
-    ground.daemon.signal(signal.SIGCONT)
-    ground.watcher.until_so(lambda: ground.watcher.ask("server.stats")["stalled_s"] > 3 * TIMEOUT_S)
-    assert ground.watcher.ask("server.stats")["suspects"] == 0
-    assert not [event for event in ground.watcher.seen if event["type"] in ("suspect", "worker.left", "expired")]
-    assert ground.watcher.until("suspect")["session_id"] == "silent", "from now on it counts again"
+    setup.daemon.signal(signal.SIGCONT)
+    setup.watcher.until_so(lambda: setup.watcher.ask("server.stats")["stalled_s"] > 3 * TIMEOUT_S)
+    assert setup.watcher.ask("server.stats")["suspects"] == 0
+    assert not [event for event in setup.watcher.seen if event["type"] in ("suspect", "worker.left", "expired")]
+    assert setup.watcher.until("suspect")["session_id"] == "silent", "from now on it counts again"
 
 
-def test_who_died_while_the_daemon_was_down_is_a_suspect_at_its_start(ground: Ground) -> None:
-    dead, living = ground.worker("dead"), ground.worker("living")
-    ground.daemon.kill()
+def test_who_died_while_the_daemon_was_down_is_a_suspect_at_its_start(setup: LivenessSetup) -> None:
+    dead, living = setup.worker("dead"), setup.worker("living")
+    setup.daemon.kill()
     dead.kill()
     living.signal(signal.SIGSTOP)  # so that it says nothing before it was looked at
-    ground.daemon.start()
-    watcher = ground.watch()
+    setup.daemon.start()
+    watcher = setup.watch()
     assert watcher.held("living") == ("of-living", "active", True)
-    events = _since_start(ground)
+    events = _since_start(setup)
     suspects = [(event["session_id"], event["reason"]) for event in events if event["type"] == "suspect"]
     assert suspects[:1] == [("dead", "worker_exited")]
     living.signal(signal.SIGCONT)
     watcher.until_so(lambda: watcher.held("living") == ("of-living", "active", False))
 
 
-def _since_start(ground: Ground) -> list[dict[str, Any]]:
+def _since_start(setup: LivenessSetup) -> list[dict[str, Any]]:
     """All events that this daemon has told."""
-    stream = ground.watcher.ask("events.subscribe")["stream"]
-    ground.watcher.unread.clear()
-    ground.watcher.ask("events.subscribe", since={"stream": stream, "seq": 0})
-    ground.watcher.ask("server.ping")
-    return ground.watcher.unread
+    stream = setup.watcher.ask("events.subscribe")["stream"]
+    setup.watcher.unread.clear()
+    setup.watcher.ask("events.subscribe", since={"stream": stream, "seq": 0})
+    setup.watcher.ask("server.ping")
+    return setup.watcher.unread
 
 
-def test_who_lived_on_while_the_daemon_was_down_keeps_its_call(ground: Ground) -> None:
-    ground.worker("a")
-    ground.daemon.kill()
-    ground.daemon.start()
-    watcher = ground.watch()
+def test_who_lived_on_while_the_daemon_was_down_keeps_its_call(setup: LivenessSetup) -> None:
+    setup.worker("a")
+    setup.daemon.kill()
+    setup.daemon.start()
+    watcher = setup.watch()
     watcher.until_so(lambda: watcher.held("a") == ("of-a", "active", False))
     claim = {"session_id": "a", "worker_id": "thief"}
     watcher.socket.sendall(
@@ -287,29 +287,29 @@ def test_who_lived_on_while_the_daemon_was_down_keeps_its_call(ground: Ground) -
     while "id" not in (reply := watcher.read()):
         pass
     assert reply["error"]["data"]["owner"] == "of-a"
-    assert not [event for event in _since_start(ground) if event["type"] in ("suspect", "orphaned", "worker.left")]
+    assert not [event for event in _since_start(setup) if event["type"] in ("suspect", "orphaned", "worker.left")]
 
 
-def test_a_restored_worker_that_dies_later_is_known_at_once(ground: Ground) -> None:
+def test_a_restored_worker_that_dies_later_is_known_at_once(setup: LivenessSetup) -> None:
     """By its pidfd, opened anew: it has not come back to the new daemon yet."""
-    worker = ground.worker("a")
+    worker = setup.worker("a")
     worker.signal(signal.SIGSTOP)
-    ground.daemon.kill()
-    ground.daemon.start()
-    watcher = ground.watch()
+    setup.daemon.kill()
+    setup.daemon.start()
+    watcher = setup.watch()
     worker.kill()
     suspect = watcher.until("suspect")
     assert (suspect["reason"], suspect["evidence"]) == ("worker_exited", "process_exited")
 
 
 def test_a_child_that_holds_the_connection_keeps_its_parent_from_being_missed_only_until_it_is_silent(
-    ground: Ground,
+    setup: LivenessSetup,
 ) -> None:
-    worker = ground.worker("a", fork="fork")
+    worker = setup.worker("a", fork="fork")
     worker.kill()
-    suspect = ground.watcher.until("suspect")
+    suspect = setup.watcher.until("suspect")
     assert (suspect["reason"], suspect["evidence"]) == ("heartbeat_timeout", "silence")
     os.kill(worker.child, signal.SIGKILL)
-    assert ground.watcher.until("worker.left")["reason"] == "exited"
-    again = ground.watcher.ask("session.claim", session_id="a", worker_id="of-a")
+    assert setup.watcher.until("worker.left")["reason"] == "exited"
+    again = setup.watcher.ask("session.claim", session_id="a", worker_id="of-a")
     assert again["epoch"] == 1

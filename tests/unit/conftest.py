@@ -7,22 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from support.core import Peer
-from support.floor import Floor
+from support.core import FakeClient
+from support.core_harness import CoreHarness
 
 
 @pytest.fixture
-async def floor(tmp_path: Path) -> AsyncIterator[Floor]:
+async def harness(tmp_path: Path) -> AsyncIterator[CoreHarness]:
     """A core whose processes are pipes, looked through in the end."""
-    floor = Floor(tmp_path)
-    yield floor
-    floor.check()
-    floor.check_replay()
-    await floor.close()
+    harness = CoreHarness(tmp_path)
+    yield harness
+    harness.check_consistency()
+    harness.check_replay()
+    await harness.close()
 
 
 @pytest.fixture
-async def w2(floor: Floor) -> Peer:
-    peer = await floor.worker("w2")
-    floor.told()
+async def w2(harness: CoreHarness) -> FakeClient:
+    peer = await harness.worker("w2")
+    harness.new_events()
     return peer

@@ -26,8 +26,8 @@ from callstate_client.protocol.events import (
     Event,
 )
 from callstate_client.protocol.params import Since
+from support.budget import examples
 from support.clock import START_US
-from support.effort import examples
 
 STREAM = "9f2c61d07a3be458"
 MAX_UNSENT = 1000

@@ -13,7 +13,7 @@ from callstate_client.engine.sessions.stored import (
     StoredMeta,
 )
 from callstate_client.errors import FencedError, SessionNotFoundError, StoreUnavailableError
-from support.core import HOST, Core, Peer, kept
+from support.core import HOST, Core, FakeClient, kept
 from support.stores import MemoryBackend, down
 
 THEIRS = {
@@ -59,12 +59,12 @@ def contents(document: dict[str, Any]) -> list[str]:
     return [turn["content"] for turn in document["history"]]
 
 
-def reasons(peer: Peer, type_: str) -> list[str | None]:
+def reasons(peer: FakeClient, type_: str) -> list[str | None]:
     return [event.get("reason") for event in peer.events if event["type"] == type_]
 
 
-async def listening(core: Core) -> Peer:
-    peer = Peer(core)
+async def listening(core: Core) -> FakeClient:
+    peer = FakeClient(core)
     peer.send(("events.subscribe", {}))
     core.commit()
     return peer

@@ -33,9 +33,9 @@ from callstate_client.engine.table.cache import (
     Cache,
     Grave,
 )
+from support.budget import examples
 from support.clock import START_US
 from support.core import HOST, TIME, kept
-from support.effort import examples
 
 TURN = b'{"role":"user"}'
 

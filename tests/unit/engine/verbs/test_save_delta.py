@@ -18,7 +18,7 @@ from callstate_sidecar.serving.request import (
     read_long_request,
     read_request,
 )
-from support.core import BadDisk, Core, Peer, kept, off_loop, open_journal
+from support.core import BadDisk, Core, FakeClient, kept, off_loop, open_journal
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # no I/O in here: one loop is as good as another
 
@@ -144,7 +144,7 @@ async def test_a_save_that_saw_what_was_undone_is_read_anew(tmp_path: Path) -> N
     disk = BadDisk()
     journal = open_journal(tmp_path, disk, None, start=True)
     core = Core(journal=journal)
-    peer = Peer(core)
+    peer = FakeClient(core)
     # as long as what the daemon cuts
     session = {"id": "a", "history": [{"role": "user", "content": "x" * 2000, "timestamp": "2026-01-01T00:00:00Z"}]}
     first = peer.send(("session.save", {"session": session}))

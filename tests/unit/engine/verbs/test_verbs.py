@@ -28,7 +28,7 @@ from callstate_sidecar.config.schema import LimitsConfig, ReaperConfig, StoreCon
 from callstate_sidecar.serving.request import Refused, read_request
 from support.clock import START_US
 from support.core import TIME, Core, kept
-from support.floor import Floor
+from support.core_harness import CoreHarness
 from support.stores import down, refusing
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # no I/O in here: one loop is as good as another
@@ -181,18 +181,20 @@ async def test_a_session_may_not_grow_without_bound() -> None:
 
 
 async def test_a_session_without_room_for_a_turn_is_told_of_once(tmp_path: Path) -> None:
-    floor = Floor(tmp_path, limits=LimitsConfig(session_bytes=2000))
-    worker = await floor.worker("w1")
-    await floor.save(worker, "a")
-    await floor.ask(worker, "session.add_turn", session_id="a", turn={"content": "x" * 1000})
-    floor.told()
+    harness = CoreHarness(tmp_path, limits=LimitsConfig(session_bytes=2000))
+    worker = await harness.worker("w1")
+    await harness.save(worker, "a")
+    await harness.request(worker, "session.add_turn", session_id="a", turn={"content": "x" * 1000})
+    harness.new_events()
     for again in range(2):
         for _ in range(3):
-            await floor.refused(worker, "session.add_turn", session_id="a", turn={"content": "x" * 1000})
-        assert [event["type"] for event in floor.told()] == ["session.full"]
-        await floor.turn(worker, "a")
-        await floor.ask(worker, "session.amend_turn", session_id="a", index=0, set={"content": "x" * (990 - again)})
-    await floor.close()
+            await harness.refused(worker, "session.add_turn", session_id="a", turn={"content": "x" * 1000})
+        assert [event["type"] for event in harness.new_events()] == ["session.full"]
+        await harness.add_turn(worker, "a")
+        await harness.request(
+            worker, "session.amend_turn", session_id="a", index=0, set={"content": "x" * (990 - again)}
+        )
+    await harness.close()
 
 
 SAVES = {

@@ -13,7 +13,7 @@ import pytest
 
 from callstate_sidecar.config.schema import KIB, LimitsConfig
 from callstate_sidecar.serving.connection import LINES_A_TURN, LOW_WATER_SHARE, MAX_WAITING
-from support.core import Core, Peer
+from support.core import Core, FakeClient
 
 PING = b'{"jsonrpc":"2.0","id":%d,"method":"server.ping"}\n'
 
@@ -125,7 +125,7 @@ async def test_who_says_so_while_the_store_is_asked_still_gets_the_reply(wired: 
 
 async def test_one_that_sends_much_leaves_the_others_their_turn() -> None:
     core = Core()
-    greedy, modest = Peer(core), Peer(core)
+    greedy, modest = FakeClient(core), FakeClient(core)
     ids = greedy.send(*[("server.ping", {})] * (3 * LINES_A_TURN))
     assert not greedy.reading, "what is not served yet is not added to"
     [late] = modest.send(("server.ping", {}))
@@ -140,7 +140,7 @@ async def test_one_that_sends_much_leaves_the_others_their_turn() -> None:
 
 async def test_a_turn_serves_so_many_lines_and_no_more() -> None:
     core = Core()
-    peer = Peer(core)
+    peer = FakeClient(core)
     peer.send(*[("server.ping", {})] * (2 * LINES_A_TURN + 1))
     assert len(peer.connection.out) == LINES_A_TURN
 
@@ -179,7 +179,7 @@ async def test_who_does_not_read_is_not_read_from_until_it_reads(wired: Wired) -
 async def test_replies_of_one_turn_are_bounded_too() -> None:
     core = Core(limits=LimitsConfig(pending_reply_bytes=64 * KIB))
     await core.save("a", session={"x": "y" * 20_000})
-    peer = Peer(core)
+    peer = FakeClient(core)
     ids = peer.send(*[("session.load", {"session_id": "a"})] * 50)
     assert peer.connection.out_bytes <= 64 * KIB + 21_000
     while not peer.answered(ids):
@@ -190,7 +190,7 @@ async def test_replies_of_one_turn_are_bounded_too() -> None:
 async def test_so_many_may_wait_for_the_store_and_no_more() -> None:
     core = Core()
     core.memory.hold()
-    peer = Peer(core)
+    peer = FakeClient(core)
     ids = peer.send(*[("session.load", {"session_id": f"s{number}"}) for number in range(MAX_WAITING + 50)])
     while core.server.waiting < MAX_WAITING:
         await asyncio.sleep(0)
@@ -219,7 +219,7 @@ async def test_the_water_marks_are_set(wired: Wired) -> None:
 
 async def test_what_is_queued_for_one_that_left_is_let_go() -> None:
     core = Core()
-    peer = Peer(core)
+    peer = FakeClient(core)
     peer.send(("server.ping", {}))
     peer.connection.connection_lost(None)
     await asyncio.sleep(0)

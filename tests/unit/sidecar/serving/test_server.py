@@ -13,7 +13,7 @@ import pytest
 
 from callstate_client.engine.table.cache import Cache
 from callstate_sidecar.config.schema import LimitsConfig
-from support.core import BadDisk, Core, Peer, kept, open_journal
+from support.core import BadDisk, Core, FakeClient, kept, open_journal
 from support.stores import down
 
 ENOSPC = OSError(errno.ENOSPC, "No space left on device")
@@ -27,7 +27,7 @@ class Served:
         self.disk = BadDisk()
         self.journal = open_journal(directory, self.disk, None, start=True)
         self.core = Core(journal=self.journal, **options)
-        self.peer = Peer(self.core)
+        self.peer = FakeClient(self.core)
 
     def replayed(self) -> Cache:
         """What a start would find on disk now."""
@@ -35,7 +35,9 @@ class Served:
         open_journal(self.directory, self.disk, cache, start=False)
         return cache
 
-    async def ask(self, *requests: tuple[str, dict[str, Any]], peer: Peer | None = None) -> list[dict[str, Any]]:
+    async def ask(
+        self, *requests: tuple[str, dict[str, Any]], peer: FakeClient | None = None
+    ) -> list[dict[str, Any]]:
         """All of these in one turn of the loop; their replies."""
         client = peer or self.peer
         ids = client.send(*requests)
@@ -74,7 +76,7 @@ LOAD = ("session.load", {"session_id": "a"})
 
 
 async def test_a_turn_is_one_append_and_one_write_a_connection(served: Served) -> None:
-    other = Peer(served.core)
+    other = FakeClient(served.core)
     await served.ask(save("a"), save("b"))
     appends = served.disk.appends
     served.peer.writes.clear()
@@ -116,7 +118,7 @@ async def test_reading_appends_nothing(served: Served) -> None:
 @pytest.mark.parametrize("error", [ENOSPC, OSError(errno.EIO, "Input/output error"), ZeroDivisionError("ours")])
 async def test_what_is_not_down_has_not_happened(served: Served, error: Exception) -> None:
     """Changes are refused and undone; what had read them is answered again; the rest goes on."""
-    other = Peer(served.core)
+    other = FakeClient(served.core)
     await served.ask(save("a"), save("b"))
     before = kept(served.core.entry("a"))
     served.disk.error = error
@@ -183,7 +185,7 @@ async def test_one_after_the_other_is_refused_while_the_disk_takes_nothing(serve
 
 
 async def test_a_client_that_left_in_the_same_turn_harms_no_other(served: Served) -> None:
-    other = Peer(served.core)
+    other = FakeClient(served.core)
     await served.ask(save("a"))
     served.disk.error = ENOSPC
     other.send(turn("a"), LOAD)
@@ -215,7 +217,7 @@ async def test_reads_of_cold_sessions_are_answered_while_the_disk_takes_nothing(
     await served.ask(save("a"))
     await served.core.writer._round()
     again = Core(journal=served.journal, backend=served.core.memory)
-    served.core, served.peer = again, Peer(again)
+    served.core, served.peer = again, FakeClient(again)
     served.disk.error = ENOSPC
     replies = await served.ask(LOAD, ("session.heartbeat", {"session_id": "a"}), turn("a"))
     assert kinds(replies) == ["ok", "ok", "not_durable"]
@@ -301,7 +303,7 @@ async def test_a_stop_answers_what_is_under_way_and_refuses_what_comes(served: S
     await answering
     assert kinds([served.peer.replies[i] for i in waiting + late]) == ["ok", "shutting_down", "shutting_down"]
     assert served.replayed().entries.keys() == {"a"}
-    newcomer = Peer(served.core)
+    newcomer = FakeClient(served.core)
     while not newcomer.closed:
         await asyncio.sleep(0)
     assert newcomer.replies[None]["error"]["data"]["kind"] == "shutting_down"  # type: ignore[index]
@@ -318,14 +320,14 @@ async def test_a_stop_does_not_wait_for_ever(served: Served) -> None:
 
 async def test_one_connection_too_many_is_told_so(tmp_path: Path) -> None:
     served = Served(tmp_path, limits=LimitsConfig(connections=2))
-    second, third = Peer(served.core), Peer(served.core)
+    second, third = FakeClient(served.core), FakeClient(served.core)
     while not third.closed:
         await asyncio.sleep(0)
     assert third.replies[None]["error"]["data"]["kind"] == "overloaded"  # type: ignore[index]
     third.connection.connection_lost(None)
     assert len(served.core.server.connections) == 2
     second.connection.connection_lost(None)
-    assert not Peer(served.core).closed
+    assert not FakeClient(served.core).closed
     served.journal.close()
 
 

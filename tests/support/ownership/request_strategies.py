@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from support.core import Peer
-from support.ownership_model import Ask
+from support.core import FakeClient
+from support.ownership.model import Ask
 
 OPERATOR, OWNER = 0, -1
 """Who asks: an unregistered connection, the owner of the call. Above 0: one of the workers' connections."""
@@ -32,14 +32,14 @@ asks = st.builds(
     steal=st.booleans(),
     stray=st.sampled_from([False] * 5 + [True]),
 )
-SPEAKERS = st.sampled_from([OPERATOR, OPERATOR, OWNER, OWNER, 1, 2, 3])
-asked = st.tuples(SPEAKERS, asks)
+CALLERS = st.sampled_from([OPERATOR, OPERATOR, OWNER, OWNER, 1, 2, 3])
+asked = st.tuples(CALLERS, asks)
 beaten = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(
     lambda ids: [(OWNER, Ask("beat", session_id)) for session_id in ids]
 )
 
 
-class Heard(NamedTuple):
+class ExpectedReply(NamedTuple):
     """A request that was read, and what its answer has to be: an error of this kind, or this result at least."""
 
     ask: Ask
@@ -47,7 +47,7 @@ class Heard(NamedTuple):
     result: dict[str, Any] | None
     undone: bool
     """It came with what a full disk has undone: it may have been part of that."""
-    peer: Peer
+    peer: FakeClient
     request_id: int
 
     def check(self, reply: dict[str, Any]) -> None:

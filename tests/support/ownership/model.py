@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from support.ownership_fates import EXITED, OVERTIME, Call, Fates, key
+from support.ownership.expiry_model import EXITED, OVERTIME, Call, ExpiryModel, key
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Refused(Exception):  # noqa: N818 - an answer
     """The kind of error that a request must get."""
 
 
-class Model(Fates):
+class Model(ExpiryModel):
     """All that the contract says of one daemon's calls."""
 
     # -- requests ------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ class Model(Fates):
         if self.draining:
             raise Refused("shutting_down")
         call = Call(
-            ask.session_id, self.caller, self.graves.pop(ask.session_id, 0), self.now, self.gained, self.lost,
+            ask.session_id, self.caller, self.tombstones.pop(ask.session_id, 0), self.now, self.gained, self.lost,
             self.now, self.now, status=ask.status, timeout_s=ask.timeout_s, max_s=ask.max_s, to=f"+{ask.number}",
             instance=self.instance,
         )  # fmt: skip
@@ -195,7 +195,7 @@ class Model(Fates):
         self.allow(call, ask)
         self.changed = True
         self.expect("deleted", call, reason="deleted")
-        self.graves[call.session_id] = call.epoch
+        self.tombstones[call.session_id] = call.epoch
         del self.calls[call.session_id]
         self.pending.pop(call.session_id, None)
         return {}

@@ -20,9 +20,9 @@ from callstate_client import (
 )
 from callstate_client.protocol.events import Cursor, Event
 from support.daemon import Daemon
-from support.nursery import LOOPS
-from support.owners import START, Events, Ground, a_call
+from support.owners import START, Events, Target, a_call
 from support.remote import Remote, RemoteStore, remote
+from support.worker_forker import LOOPS
 
 SPANS = {"heartbeat_timeout_s": 1.0, "grace_s": 0.8, "retention_s": 60.0, "reconnect_grace_s": 0.4, "tick_s": 0.02}
 """Of the daemon: real seconds, which tests wait for, so no more than a busy machine needs."""
@@ -63,20 +63,20 @@ class Daemons:
 
 
 @dataclass
-class Surroundings:
-    """What a ground may use.
+class TargetResources:
+    """What a target may use.
 
     Args:
         daemons: one for each.
-        nursery: the path of the socket of what forks workers.
+        forker: the path of the socket of what forks workers.
     """
 
     daemons: Daemons
-    nursery: Path
+    forker: Path
 
 
 @asynccontextmanager
-async def memory(_: Callable[[], Surroundings]) -> AsyncIterator[Ground]:
+async def memory(_: Callable[[], TargetResources]) -> AsyncIterator[Target]:
     """MemoryStores of one shelf, and a clock that stands still."""
     first = MemoryStore(Clock(START), worker_id=None)
     made: list[MemoryStore] = [first]
@@ -95,7 +95,7 @@ async def memory(_: Callable[[], Surroundings]) -> AsyncIterator[Ground]:
     async def pass_time(seconds: float) -> None:
         first.clock.advance(seconds)
 
-    yield Ground(make_worker, kill, watch, pass_time, first.clock.now, 30.0, 30.0, 300.0, 5.0)
+    yield Target(make_worker, kill, watch, pass_time, first.clock.now, 30.0, 30.0, 300.0, 5.0)
     for store in made:
         await store.close()
 
@@ -114,19 +114,19 @@ class Told:
                 return event
 
 
-class Outside:
+class DaemonTarget:
     """A daemon and the processes around it.
 
     Args:
         daemon: it serves.
-        nursery: forks workers.
+        forker: forks workers.
         store: to look and listen with, unregistered.
         stack: ends what is begun here.
     """
 
-    def __init__(self, daemon: Daemon, nursery: Path, store: SidecarStore, stack: AsyncExitStack) -> None:
+    def __init__(self, daemon: Daemon, forker: Path, store: SidecarStore, stack: AsyncExitStack) -> None:
         self._daemon = daemon
-        self._nursery = nursery
+        self._forker = forker
         self._store = store
         self._stack = stack
         self._loops = cycle(LOOPS)  # in turn, so that clients on both take part in each test
@@ -136,18 +136,18 @@ class Outside:
     async def _process(self, worker_id: str | None) -> Remote:
         process = None if worker_id is None else self._workers.get(worker_id)
         if process is None or not process.alive:
-            process = await self._stack.enter_async_context(remote(self._nursery, next(self._loops)))
+            process = await self._stack.enter_async_context(remote(self._forker, next(self._loops)))
         if worker_id is not None:
             self._workers[worker_id] = process
         return process
 
     async def make_worker(self, worker_id: str | None) -> RemoteStore:
-        """See Ground."""
+        """See Target."""
         process = await self._process(worker_id)
         return await process.open(self._daemon.socket, worker_id)
 
     async def kill(self, store: CallStore) -> None:
-        """See Ground. A worker's leaving is told when its first calls are suspects already."""
+        """See Target. A worker's leaving is told when its first calls are suspects already."""
         assert isinstance(store, RemoteStore)
         async with asyncio.timeout(WITHIN_S), self._store.events("worker.left") as left:
             await store.process.kill()
@@ -155,13 +155,13 @@ class Outside:
                 pass
 
     async def watch(self, *types: str, since: Cursor | None = None) -> Events:
-        """See Ground."""
+        """See Target."""
         events = self._store.events(*types, since=since)
         await self._stack.enter_async_context(events)
         return Told(events)
 
     async def pass_time(self, seconds: float) -> None:
-        """See Ground. By the daemon's own time: when a session with this timeout is suspected, what else was due by
+        """See Target. By the daemon's own time: when a session with this timeout is suspected, what else was due by
         then has been seen to."""
         self._hourglasses += 1
         hourglass = f"{HOURGLASS}{self._hourglasses}"
@@ -173,21 +173,21 @@ class Outside:
 
 
 @asynccontextmanager
-async def daemon(surroundings: Callable[[], Surroundings]) -> AsyncIterator[Ground]:
+async def daemon(resources: Callable[[], TargetResources]) -> AsyncIterator[Target]:
     """A daemon with short spans, and a process for each worker."""
-    around = surroundings()
+    around = resources()
     running = around.daemons.take()
     with contextlib.closing(running):
         async with connect(running.socket, register=False) as store, AsyncExitStack() as stack:
-            outside = Outside(running, around.nursery, store, stack)
-            yield Ground(
+            outside = DaemonTarget(running, around.forker, store, stack)
+            yield Target(
                 outside.make_worker, outside.kill, outside.watch, outside.pass_time, lambda: datetime.now(UTC),
                 SPANS["heartbeat_timeout_s"], SPANS["grace_s"], SPANS["retention_s"], SPANS["reconnect_grace_s"],
             )  # fmt: skip
 
 
-GROUNDS: dict[str, Callable[[Callable[[], Surroundings]], AbstractAsyncContextManager[Ground]]] = {
+TARGETS: dict[str, Callable[[Callable[[], TargetResources]], AbstractAsyncContextManager[Target]]] = {
     "memory": memory,
     "daemon": daemon,
 }
-"""By name. The surroundings are asked for where they are needed: MemoryStore needs none."""
+"""By name. The resources are asked for where they are needed: MemoryStore needs none."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from callstate_sidecar.config.schema import ReaperConfig
 from support.clock import ManualClock
-from support.core import Peer
-from support.floor import Floor, Program
+from support.core import FakeClient
+from support.core_harness import CoreHarness, FakeProcess
 
 TICK_S = 0.25
 SPANS = ReaperConfig(
@@ -22,7 +22,7 @@ SPANS = ReaperConfig(
 Workers die at every turn here, so no call is to blame."""
 
 
-class Impatient(selectors.DefaultSelector):
+class NeverWaitingSelector(selectors.DefaultSelector):
     """Finds what is ready now. To wait is a fault: the clock stands still meanwhile, so it would be for ever."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -33,13 +33,13 @@ class Impatient(selectors.DefaultSelector):
         return ready
 
 
-class WorldLoop(asyncio.SelectorEventLoop):
+class VirtualLoop(asyncio.SelectorEventLoop):
     """A loop whose timers run by a daemon's clock; it never waits, for something is always ready while it runs."""
 
     clock: ManualClock | None = None
 
     def __init__(self) -> None:
-        super().__init__(Impatient())
+        super().__init__(NeverWaitingSelector())
         self.faults: list[str] = []
         self.set_exception_handler(lambda _, context: self.faults.append(f"{context}"))
 
@@ -48,7 +48,7 @@ class WorldLoop(asyncio.SelectorEventLoop):
         return super().time() if self.clock is None else self.clock.mono()
 
 
-class Client(Peer):
+class Client(FakeClient):
     """A peer on which the daemon may hang up for good."""
 
     def abort(self) -> None:
@@ -56,16 +56,16 @@ class Client(Peer):
 
 
 @dataclass(eq=False)
-class Line:
+class WorkerConnection:
     """A connection of a worker, and the number of the process that made it."""
 
-    peer: Peer
+    peer: FakeClient
     program: int
     worker_id: str
     instance: str
 
 
-class World(Floor):
+class VirtualHarness(CoreHarness):
     """Workers around a core whose reaper runs, and a store that outlives the daemon.
 
     Args:
@@ -73,9 +73,9 @@ class World(Floor):
         loop: the one that all of this runs in.
     """
 
-    def __init__(self, directory: Path, loop: WorldLoop) -> None:
+    def __init__(self, directory: Path, loop: VirtualLoop) -> None:
         self._loop = loop
-        self.lines: list[Line] = []
+        self.lines: list[WorkerConnection] = []
         self._heard = 0
         super().__init__(directory, reaper=SPANS)
         self.core.reaper.start()
@@ -96,22 +96,22 @@ class World(Floor):
 
     # -- workers --------------------------------------------------------------------------------------------
 
-    def connect(self, program: Program) -> Peer:
+    def connect(self, program: FakeProcess) -> FakeClient:
         """A connection that this process made."""
         peer = Client(self.core, program.process)
         peer.pidfd = program.pidfd
         return peer
 
-    async def line(self, worker_id: str, program: Program, instance: str) -> Line:
+    async def line(self, worker_id: str, program: FakeProcess, instance: str) -> WorkerConnection:
         """A connection that this process made, and has not registered yet."""
-        return Line(self.connect(program), self.programs.index(program), worker_id, instance)
+        return WorkerConnection(self.connect(program), self.processes.index(program), worker_id, instance)
 
     def drop_closed(self) -> None:
         """Connections on which the daemon has hung up are gone."""
         for line in [*self.lines]:
             if line.peer.closed:
                 self.lines.remove(line)
-                self.hang_up(line.peer)
+                self.drop_connection(line.peer)
 
     # -- time -----------------------------------------------------------------------------------------------
 
@@ -121,14 +121,14 @@ class World(Floor):
 
     # -- asking ---------------------------------------------------------------------------------------------
 
-    async def answers(self, sent: Sequence[tuple[Peer, int]]) -> list[dict[str, Any]]:
+    async def answers(self, sent: Sequence[tuple[FakeClient, int]]) -> list[dict[str, Any]]:
         """The replies to what was sent."""
         await self.settle()
         return [peer.replies.pop(request_id) for peer, request_id in sent]
 
     async def listed(self) -> dict[str, dict[str, Any]]:
         """What the daemon says of all that is in its memory."""
-        page = await self.ask(self.operator, "session.list")
+        page = await self.request(self.operator, "session.list")
         return {row["session"]["id"]: row for row in page["sessions"]}
 
     def news(self) -> list[dict[str, Any]]:

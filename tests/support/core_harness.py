@@ -14,7 +14,7 @@ from callstate_client.engine.table.cache import Cache
 from callstate_sidecar.reaper import ACTS_A_TICK
 from callstate_sidecar.system.peers import Gone
 from callstate_sidecar.system.peers import Peer as Found
-from support.core import BadDisk, Core, Peer, kept, open_journal
+from support.core import BadDisk, Core, FakeClient, kept, open_journal
 
 BOOT = "boot-1"
 TURNS_OF_THE_LOOP = 40
@@ -26,7 +26,7 @@ TIMEOUT_S, GRACE_S, RETENTION_S, RECONNECT_S, TICK_S = 30.0, 30.0, 300.0, 5.0, 0
 """A core's spans: the defaults of `reaper.*`."""
 
 
-class Program:
+class FakeProcess:
     """A process: its exit is told by a pipe in place of a pidfd.
 
     Args:
@@ -60,7 +60,7 @@ class Program:
             self.pidfd = None
 
 
-class Refused(Exception):  # noqa: N818 - an answer
+class ErrorReply(Exception):  # noqa: N818 - an answer
     """A request's error reply."""
 
     def __init__(self, error: dict[str, Any]) -> None:
@@ -69,7 +69,7 @@ class Refused(Exception):  # noqa: N818 - an answer
         self.data: dict[str, Any] = error["data"]
 
 
-class Floor:
+class CoreHarness:
     """One core on a journal, an operator, somebody who listens to all events, and workers.
 
     Args:
@@ -80,8 +80,8 @@ class Floor:
     def __init__(self, directory: Path, **options: Any) -> None:
         self.directory = directory
         self.options = options
-        self.programs: list[Program] = []
-        self.living: dict[Process, Program] = {}
+        self.processes: list[FakeProcess] = []
+        self.living: dict[Process, FakeProcess] = {}
         self.history: list[dict[str, Any]] = []
         """All events of all starts."""
         self._read = 0
@@ -96,8 +96,8 @@ class Floor:
         # the parts were given this clock: it is the time that goes on, and not the object
         self.core.clock.at_us, self.core.clock.at_s = clock.at_us, clock.at_s
         self.core.peers.find = self.find  # type: ignore[method-assign]
-        self.operator = Peer(self.core)
-        self.watcher = Peer(self.core)
+        self.operator = FakeClient(self.core)
+        self.watcher = FakeClient(self.core)
         self.watcher.events = self.history
         self.watcher.send(("events.subscribe", {}))
 
@@ -134,57 +134,57 @@ class Floor:
         await self.core.reaper.stop()
         await self.core.read_through.close()
         self.journal.close()
-        for program in self.programs:
+        for program in self.processes:
             program.close()
 
     # -- workers --------------------------------------------------------------------------------------------
 
-    def program(self, number: int | None = None, *, watchable: bool = True, visible: bool = True) -> Program:
+    def process(self, number: int | None = None, *, watchable: bool = True, visible: bool = True) -> FakeProcess:
         """A new process; `number`: its pid, else one that nobody had."""
-        mark = len(self.programs) + 1
+        mark = len(self.processes) + 1
         process = Process(number or 100 + mark, mark, BOOT, mark) if visible else None
-        program = Program(process, watchable=watchable)
-        self.programs.append(program)
+        program = FakeProcess(process, watchable=watchable)
+        self.processes.append(program)
         if process is not None:
             self.living[process] = program
         return program
 
-    def connect(self, program: Program) -> Peer:
+    def connect(self, program: FakeProcess) -> FakeClient:
         """A connection that this process made."""
-        peer = Peer(self.core, program.process)
+        peer = FakeClient(self.core, program.process)
         peer.pidfd = program.pidfd
         return peer
 
-    async def worker(self, worker_id: str, program: Program | None = None, **more: str) -> Peer:
+    async def worker(self, worker_id: str, program: FakeProcess | None = None, **more: str) -> FakeClient:
         """A registered connection, of a new process where none is given."""
-        peer = self.connect(program or self.program())
-        await self.ask(peer, "worker.register", worker_id=worker_id, **more)
+        peer = self.connect(program or self.process())
+        await self.request(peer, "worker.register", worker_id=worker_id, **more)
         return peer
 
-    def program_of(self, peer: Peer) -> Program:
+    def process_of(self, peer: FakeClient) -> FakeProcess:
         """The process that made this connection."""
-        return next(p for p in self.programs if p.process is not None and p.process == peer.process)
+        return next(p for p in self.processes if p.process is not None and p.process == peer.process)
 
-    def exit(self, program: Program) -> None:
-        """The process runs no more; what it was connected with is closed by `hang_up`."""
+    def exit(self, program: FakeProcess) -> None:
+        """The process runs no more; what it was connected with is closed by `drop_connection`."""
         if program.process is not None:
             self.living.pop(program.process, None)
         program.exit()
 
-    def hang_up(self, peer: Peer) -> None:
+    def drop_connection(self, peer: FakeClient) -> None:
         """The connection is gone."""
         if peer.connection.transport is not None:
             peer.connection.connection_lost(None)
 
-    async def hung_up(self, peer: Peer) -> None:
+    async def disconnect(self, peer: FakeClient) -> None:
         """The connection is gone, and what follows from it is done."""
-        self.hang_up(peer)
+        self.drop_connection(peer)
         await self.settle()
 
-    async def kill(self, peer: Peer) -> None:
+    async def kill(self, peer: FakeClient) -> None:
         """kill -9 of a worker with one connection."""
-        self.exit(self.program_of(peer))
-        await self.hung_up(peer)
+        self.exit(self.process_of(peer))
+        await self.disconnect(peer)
 
     # -- asking ---------------------------------------------------------------------------------------------
 
@@ -193,52 +193,52 @@ class Floor:
         for _ in range(TURNS_OF_THE_LOOP):
             await asyncio.sleep(0)
 
-    async def replies(self, peer: Peer, *requests: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    async def replies(self, peer: FakeClient, *requests: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
         """All of these in one turn of the loop; their replies."""
         ids = peer.send(*requests)
         await self.settle()
         assert peer.answered(ids)
         return [peer.replies[request_id] for request_id in ids]
 
-    async def ask(self, peer: Peer, method: str, **params: Any) -> Any:
+    async def request(self, peer: FakeClient, method: str, **params: Any) -> Any:
         """The result of one request.
 
         Raises:
-            Refused: it has none.
+            ErrorReply: it has none.
         """
         [reply] = await self.replies(peer, (method, params))
         if "error" in reply:
-            raise Refused(reply["error"])
+            raise ErrorReply(reply["error"])
         return reply["result"]
 
-    async def refused(self, peer: Peer, method: str, **params: Any) -> dict[str, Any]:
+    async def refused(self, peer: FakeClient, method: str, **params: Any) -> dict[str, Any]:
         """The error's data of a request that must fail, and must change nothing."""
-        before = self.kept()
+        before = self.durable_state()
         [reply] = await self.replies(peer, (method, params))
         assert "error" in reply, reply
-        assert self.kept() == before
+        assert self.durable_state() == before
         data: dict[str, Any] = reply["error"]["data"]
         return data
 
-    async def save(self, peer: Peer, session_id: str, status: str = "active", **beside: Any) -> Any:
+    async def save(self, peer: FakeClient, session_id: str, status: str = "active", **beside: Any) -> Any:
         """Save a session."""
-        return await self.ask(peer, "session.save", session={"id": session_id, "status": status}, **beside)
+        return await self.request(peer, "session.save", session={"id": session_id, "status": status}, **beside)
 
-    async def beat(self, peer: Peer, session_id: str) -> Any:
+    async def heartbeat(self, peer: FakeClient, session_id: str) -> Any:
         """Beat for a session."""
-        return await self.ask(peer, "session.heartbeat", session_id=session_id)
+        return await self.request(peer, "session.heartbeat", session_id=session_id)
 
-    async def turn(self, peer: Peer, session_id: str, **beside: Any) -> Any:
+    async def add_turn(self, peer: FakeClient, session_id: str, **beside: Any) -> Any:
         """Add a turn."""
-        return await self.ask(peer, "session.add_turn", session_id=session_id, turn={"content": "x"}, **beside)
+        return await self.request(peer, "session.add_turn", session_id=session_id, turn={"content": "x"}, **beside)
 
-    async def claim(self, peer: Peer, session_id: str, worker_id: str, **beside: Any) -> Any:
+    async def claim(self, peer: FakeClient, session_id: str, worker_id: str, **beside: Any) -> Any:
         """Claim a session."""
-        return await self.ask(peer, "session.claim", session_id=session_id, worker_id=worker_id, **beside)
+        return await self.request(peer, "session.claim", session_id=session_id, worker_id=worker_id, **beside)
 
     # -- time -----------------------------------------------------------------------------------------------
 
-    async def pass_time(self, seconds: float) -> None:
+    async def advance(self, seconds: float) -> None:
         """Let time pass, and all happen that is due then."""
         self.core.clock.advance(seconds)
         while self.core.reaper.tick(self.core.clock.live()) >= ACTS_A_TICK:
@@ -247,7 +247,7 @@ class Floor:
 
     # -- looking --------------------------------------------------------------------------------------------
 
-    def told(self, *types: str) -> list[dict[str, Any]]:
+    def new_events(self, *types: str) -> list[dict[str, Any]]:
         """The events since the last look (of these types), without what numbers and dates them."""
         news, self._read = self.history[self._read :], len(self.history)
         return [
@@ -260,16 +260,16 @@ class Floor:
         """Where a session stands."""
         return self.core.liveness.phase(session_id)
 
-    def held(self, session_id: str) -> tuple[str, int, str]:
+    def ownership(self, session_id: str) -> tuple[str, int, str]:
         """Owner, epoch, and why it has no owner any more."""
         entry = self.core.entry(session_id)
         return entry.owner, entry.epoch, entry.orphan
 
-    def kept(self) -> dict[str, Any]:
+    def durable_state(self) -> dict[str, Any]:
         """All that an undo or a replay has to bring back."""
         return {session_id: kept(entry) for session_id, entry in self.core.cache.entries.items()}
 
-    def check(self) -> None:
+    def check_consistency(self) -> None:
         """What holds at any time: index, phases and suspicions are what the entries say."""
         cache, liveness = self.core.cache, self.core.liveness
         entries = cache.entries.values()
@@ -302,4 +302,4 @@ class Floor:
         """The journal alone brings all of it back."""
         cache = Cache()
         open_journal(self.directory, self.disk, cache, start=False)
-        assert {session_id: kept(entry) for session_id, entry in cache.entries.items()} == self.kept()
+        assert {session_id: kept(entry) for session_id, entry in cache.entries.items()} == self.durable_state()

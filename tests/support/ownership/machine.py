@@ -20,13 +20,23 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from support.core import Peer
-from support.floor import Program
-from support.ownership_asks import METHODS, OPERATOR, OWNER, SPEAKERS, Heard, asked, beaten, kind_of, params
-from support.ownership_fates import OPEN
-from support.ownership_ledger import Ledger, listed, shown
-from support.ownership_model import Ask, Model
-from support.ownership_world import SPANS, TICK_S, World, WorldLoop
+from support.core import FakeClient
+from support.core_harness import FakeProcess
+from support.ownership.expiry_model import OPEN
+from support.ownership.invariants import Invariants, listed, shown
+from support.ownership.model import Ask, Model
+from support.ownership.request_strategies import (
+    CALLERS,
+    METHODS,
+    OPERATOR,
+    OWNER,
+    ExpectedReply,
+    asked,
+    beaten,
+    kind_of,
+    params,
+)
+from support.ownership.virtual_loop import SPANS, TICK_S, VirtualHarness, VirtualLoop
 
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
 WHICH = st.integers(0, 5)
@@ -40,29 +50,29 @@ class OwnershipMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         logging.getLogger("callstate_sidecar").setLevel(logging.CRITICAL)  # stalls and full disks are told of
-        self.loop = WorldLoop()
+        self.loop = VirtualLoop()
         self.directory = Path(tempfile.mkdtemp(prefix="cs-"))
-        self.world: World | None = None
+        self.harness: VirtualHarness | None = None
         self.model = Model()
-        self.ledger = Ledger()
+        self.checks = Invariants()
         self.number = 0
 
     def teardown(self) -> None:
         logging.getLogger("callstate_sidecar").setLevel(logging.NOTSET)
-        if self.world is not None:
-            self.world.check_replay()
-            self.run(self.world.close())
+        if self.harness is not None:
+            self.harness.check_replay()
+            self.run(self.harness.close())
         self.loop.close()
         shutil.rmtree(self.directory)
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)
 
-    @initialize(workers=st.lists(WORKERS, max_size=3, unique=True), first=st.lists(SPEAKERS, max_size=3))
+    @initialize(workers=st.lists(WORKERS, max_size=3, unique=True), first=st.lists(CALLERS, max_size=3))
     def begin(self, workers: list[str], first: list[int]) -> None:
         async def start() -> None:
-            self.world = World(self.directory, self.loop)
-            await self.world.settle()
+            self.harness = VirtualHarness(self.directory, self.loop)
+            await self.harness.settle()
 
         self.run(start())
         for worker_id in workers:
@@ -75,29 +85,29 @@ class OwnershipMachine(RuleBasedStateMachine):
     @rule(worker_id=WORKERS, same=st.booleans(), instance=st.sampled_from(["", "i1", "i2"]))
     def join(self, worker_id: str, same: bool, instance: str = "") -> None:
         """A connection of a new process, or of the one that has this id, is registered."""
-        world = self.world
+        harness = self.harness
         number = self.model.known.get(worker_id)
         if not same or number is None or number in self.model.dead:
-            world.program()
-            number = len(world.programs) - 1
-        line = self.run(world.line(worker_id, world.programs[number], instance))
+            harness.process()
+            number = len(harness.processes) - 1
+        line = self.run(harness.line(worker_id, harness.processes[number], instance))
         kind = self.model.register(id(line), worker_id, number, instance)
         about = {"worker_id": worker_id} | ({"instance": instance} if instance else {})
-        [reply] = self.run(world.replies(line.peer, ("worker.register", about)))
+        [reply] = self.run(harness.replies(line.peer, ("worker.register", about)))
         assert kind_of(reply) == kind, (reply, kind)
         if kind:
-            self.run(world.hung_up(line.peer))
+            self.run(harness.disconnect(line.peer))
         else:
-            world.lines.append(line)
-        world.drop_closed()
+            harness.lines.append(line)
+        harness.drop_closed()
         self.look()
 
-    @precondition(lambda self: self.world.lines)
+    @precondition(lambda self: self.harness.lines)
     @rule(which=WHICH)
     def hang_up(self, which: int) -> None:
-        line = self.world.lines.pop(which % len(self.world.lines))
+        line = self.harness.lines.pop(which % len(self.harness.lines))
         self.model.hung_up(id(line), line.worker_id)
-        self.run(self.world.hung_up(line.peer))
+        self.run(self.harness.disconnect(line.peer))
         self.look()
 
     @precondition(lambda self: self.living)
@@ -105,20 +115,20 @@ class OwnershipMachine(RuleBasedStateMachine):
     def exit(self, which: int, closes: str) -> None:
         """A process exits; a child may hold its connections, or what it sent last is still unread."""
         number = self.living[which % len(self.living)]
-        program: Program = self.world.programs[number]
-        self.world.exit(program)
+        program: FakeProcess = self.harness.processes[number]
+        self.harness.exit(program)
         self.model.exited(number)
-        self.run(self.world.settle())
+        self.run(self.harness.settle())
         if closes == "all":
-            for line in [line for line in self.world.lines if line.program == number]:
-                self.world.lines.remove(line)
+            for line in [line for line in self.harness.lines if line.program == number]:
+                self.harness.lines.remove(line)
                 self.model.hung_up(id(line), line.worker_id)
-                self.run(self.world.hung_up(line.peer))
+                self.run(self.harness.disconnect(line.peer))
         self.look()
 
     @property
     def living(self) -> list[int]:
-        return [number for number in range(len(self.world.programs)) if number not in self.model.dead]
+        return [number for number in range(len(self.harness.processes)) if number not in self.model.dead]
 
     # -- requests ------------------------------------------------------------------------------------------
 
@@ -163,28 +173,28 @@ class OwnershipMachine(RuleBasedStateMachine):
             full: the disk is full.
             hot_only: leave out what has to ask the store first, and so is not done at once.
         """
-        heard: list[Heard] = []
+        heard: list[ExpectedReply] = []
 
         async def read() -> list[dict[str, Any]]:
             for which, drawn in said:
                 ask = self.meant(drawn)
                 if self.may_ask(ask, hot_only) and not (full and self.is_enough(heard)):
                     heard.append(self.read(which, ask, full, any(one.undone for one in heard)))
-            return await self.world.answers([(one.peer, one.request_id) for one in heard])
+            return await self.harness.answers([(one.peer, one.request_id) for one in heard])
 
-        self.world.disk.error = ENOSPC if full else None
+        self.harness.disk.error = ENOSPC if full else None
         replies = self.run(read())
-        self.world.disk.error = None
+        self.harness.disk.error = None
         for one, reply in zip(heard, replies, strict=True):
             if not (one.undone and kind_of(reply) == "not_durable"):
                 one.check(reply)
         if full:
             self.model.blur()
             if "undone-order" in OPEN:
-                core = self.world.core
+                core = self.harness.core
                 self.model.reorder([*core.cache.index.orphans, *core.liveness.suspects])
 
-    def read(self, which: int, drawn: Ask, full: bool, undone: bool) -> Heard:
+    def read(self, which: int, drawn: Ask, full: bool, undone: bool) -> ExpectedReply:
         """One line arrives; what its answer has to be."""
         self.number += 1
         peer, caller, instance = self.speaker(which, drawn)
@@ -194,12 +204,12 @@ class OwnershipMachine(RuleBasedStateMachine):
         kind, result = trial.ask(ask, caller, instance)
         if full and trial.changed:
             self.model.undone(trial, ask)
-            return Heard(ask, "not_durable", None, True, peer, request_id)
+            return ExpectedReply(ask, "not_durable", None, True, peer, request_id)
         if full:
             kind, result = self.model.ask(ask, caller, instance)
-        return Heard(ask, kind, result, undone and "beat" not in ask.kind, peer, request_id)
+        return ExpectedReply(ask, kind, result, undone and "beat" not in ask.kind, peer, request_id)
 
-    def is_enough(self, heard: list[Heard]) -> bool:
+    def is_enough(self, heard: list[ExpectedReply]) -> bool:
         """With the disk full: behind a change that is undone nothing else is asked."""
         return "behind-undone" in OPEN and any(one.undone for one in heard)
 
@@ -215,14 +225,14 @@ class OwnershipMachine(RuleBasedStateMachine):
             return drawn
         return replace(drawn, session_id=min(calls))
 
-    def speaker(self, which: int, ask: Ask) -> tuple[Peer, str, str]:
+    def speaker(self, which: int, ask: Ask) -> tuple[FakeClient, str, str]:
         """A connection, the worker it is of, and which instance of that."""
-        lines = self.world.lines
+        lines = self.harness.lines
         if which == OWNER:
             call = self.model.calls.get(ask.session_id)
             lines = [line for line in lines if call is not None and line.worker_id == call.owner]
         if not lines or which == OPERATOR:
-            return self.world.operator, "", ""
+            return self.harness.operator, "", ""
         line = lines[which % len(lines)]
         return line.peer, line.worker_id, line.instance
 
@@ -244,7 +254,7 @@ class OwnershipMachine(RuleBasedStateMachine):
 
     def tick(self, before: list[tuple[int, Ask]], *, late_s: float = 0.0, full: bool = False) -> None:
         """The reaper looks, with the disk full perhaps."""
-        self.world.core.clock.advance(TICK_S + late_s)
+        self.harness.core.clock.advance(TICK_S + late_s)
         self.model.now += TICK_S + late_s
         self.hear(before, full=full, hot_only=True)
         self.look()
@@ -262,7 +272,7 @@ class OwnershipMachine(RuleBasedStateMachine):
         self, seconds: float, waiting: list[tuple[int, Ask]], after: list[tuple[int, Ask]], silent_ticks: int
     ) -> None:
         """The daemon stands still, and reads what has come in before the reaper is back, or behind that."""
-        self.world.core.clock.advance(TICK_S + seconds)
+        self.harness.core.clock.advance(TICK_S + seconds)
         self.model.now += TICK_S
         self.model.gained += seconds
         self.hear(waiting, hot_only=True)
@@ -273,7 +283,7 @@ class OwnershipMachine(RuleBasedStateMachine):
 
     @rule(hours=st.sampled_from([-3, -1, 1, 3]))
     def set_the_wall_clock(self, hours: int) -> None:
-        self.world.step_wall(hours)
+        self.harness.step_wall(hours)
         if hours > 0:
             self.model.gained += hours * 3600
         else:
@@ -285,19 +295,19 @@ class OwnershipMachine(RuleBasedStateMachine):
         for which in meanwhile:
             if self.living:
                 number = self.living[which % len(self.living)]
-                self.world.exit(self.world.programs[number])
+                self.harness.exit(self.harness.processes[number])
                 self.model.dead.add(number)
-        self.world.core.clock.advance(down_s)
+        self.harness.core.clock.advance(down_s)
         self.model.gained += down_s
         self.model.restart()
-        self.run(self.world.restart())
-        self.ledger.restarted()
+        self.run(self.harness.restart())
+        self.checks.restarted()
         self.look()
 
     @rule(ticks=st.sampled_from([0, 26]))
     def write_behind(self, ticks: int) -> None:
         """The store has all of it, so what has ended may leave the memory in time."""
-        self.run(self.world.core.writer._round())
+        self.run(self.harness.core.writer._round())
         self.look()
         for _ in range(ticks):
             self.tick([])
@@ -307,21 +317,21 @@ class OwnershipMachine(RuleBasedStateMachine):
     def look(self) -> None:
         """What was told and what is there is what was foretold, or what time has done."""
         assert not self.loop.faults
-        for event in self.world.news():
-            self.ledger.told(event)
+        for event in self.harness.news():
+            self.checks.told(event)
             self.model.told(event)
         assert not [event for event in self.model.expected if not event.get("optional")], self.model.expected
         self.model.expected.clear()
         self.model.may_recover.clear()
-        rows = self.run(self.world.listed())
-        self.ledger.listed(rows)
+        rows = self.run(self.harness.listed())
+        self.checks.listed(rows)
         self.cool(rows)
         assert {call.session_id: shown(call) for call in self.model.calls.values() if not call.cold} == {
             session_id: listed(row) for session_id, row in rows.items()
         }
         for session_id, row in rows.items():
             call = self.model.calls[session_id]
-            self.ledger.version(session_id, row["version"], changed=call.touched)
+            self.checks.version(session_id, row["version"], changed=call.touched)
             call.touched = False
 
     def cool(self, rows: dict[str, Any]) -> None:
@@ -335,7 +345,7 @@ class OwnershipMachine(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_recounts(self) -> None:
-        if self.world is not None:
-            self.world.check()
+        if self.harness is not None:
+            self.harness.check_consistency()
             suspects = {call.session_id for call in self.model.calls.values() if call.phase == "suspect"}
-            assert {*self.world.core.liveness.suspects} == suspects
+            assert {*self.harness.core.liveness.suspects} == suspects

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from support.ownership_fates import Call
+from support.ownership.expiry_model import Call
 
 
-class Ledger:
+class Invariants:
     """Who was seen to hold what in which epoch, what has ended, and how often that was told."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from support.ownership_world import SPANS
+from support.ownership.virtual_loop import SPANS
 
 SILENT, EXITED, OVERTIME = "heartbeat_timeout", "worker_exited", "max_duration"
 EPSILON_S = 1e-6
@@ -86,7 +86,7 @@ class Worker:
     restored: bool = False
 
 
-class Fates:
+class ExpiryModel:
     """What becomes of calls and workers; `now` is the daemon's own running time."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class Fates:
         self.lost = 0.0
         """And fewer: steps back."""
         self.calls: dict[str, Call] = {}
-        self.graves: dict[str, int] = {}
+        self.tombstones: dict[str, int] = {}
         self.workers: dict[str, Worker] = {}
         self.known: dict[str, int] = {}
         self.dead: set[int] = set()
