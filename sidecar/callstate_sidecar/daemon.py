@@ -13,6 +13,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from callstate_client.engine.events import Events
+from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.sessions.records import Record
 from callstate_client.engine.table.cache import Cache
@@ -219,7 +220,7 @@ class Daemon:
             if entry.ended:
                 self._liveness.keep(entry.id, now)
             else:
-                self._ctx.watch(entry)
+                self._ctx.watch(INTERNAL, entry)
                 entry.restored = True
         self._cache.all_dirty(self._clock.mono())
         self._journal.start()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from callstate_client.engine.context import Context
+from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.sessions.session import Entry, FoundUnreadableError
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
@@ -94,7 +95,7 @@ class ReadThrough:
             pass
         elif isinstance(found, Entry) and found.host is None and not found.ended:
             ctx.cache.admit(found)
-            ctx.watch(found)
+            ctx.watch(INTERNAL, found)
         elif found is not None:
             ctx.read_through[session_id] = found
         waiting = self._flights[session_id]

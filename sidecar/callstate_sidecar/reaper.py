@@ -10,6 +10,7 @@ from typing import Final
 
 from callstate_client.engine.context import OVERTIME, Context
 from callstate_client.engine.handovers import hold_ended, is_poison
+from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import TRANSITIONS, Evidence, Phase
 from callstate_client.engine.sessions.session import Entry
 from callstate_client.engine.verbs.mutate import end_session
@@ -164,7 +165,7 @@ class Reaper(Chore):
         if entry is None or not entry.owner or entry.ended:
             return
         if why == DISCONNECTED:
-            forsake(ctx, entry, DISCONNECTED)
+            forsake(ctx, INTERNAL, entry, DISCONNECTED)
             return
         poisoned = is_poison(entry, ctx.now_us(), ctx.max_handovers)
         hold_ended(entry, ctx.now_us(), crashed=True)
@@ -192,7 +193,7 @@ class Reaper(Chore):
             ctx.cache.evict(entry)
 
     def _reap(self, entry: Entry, reason: str) -> None:
-        end_session(self._ctx, entry, reason, reaped=True)
+        end_session(self._ctx, INTERNAL, entry, reason, reaped=True)
         self._ctx.events.note("expired", entry.ended_us, entry, reason=reason)
         self._metrics.count("reaped")
         log.info("session %s reaped: %s", entry.id, reason)

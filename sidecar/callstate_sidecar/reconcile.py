@@ -6,6 +6,7 @@ import logging
 
 from callstate_client.engine.context import Context
 from callstate_client.engine.events import MERGED, NEWER
+from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.sessions.merging import merge
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase
 from callstate_client.engine.sessions.session import Entry
@@ -146,9 +147,9 @@ class Reconciler:
             ctx.lift(entry)
             ctx.liveness.keep(entry.id, ctx.clock.live())
         elif was_ended:
-            ctx.watch(entry)
+            ctx.watch(INTERNAL, entry)
         elif timeouts != (entry.heartbeat_timeout_s, entry.max_duration_s):
-            ctx.retime(entry, timeouts[0])
+            ctx.retime(INTERNAL, entry, timeouts[0])
 
 
 def _is_known(entry: Entry, base: MergeBase, theirs: Entry) -> bool:

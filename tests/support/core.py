@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from callstate_client.engine.events import Events
-from callstate_client.engine.interfaces import Nobody
+from callstate_client.engine.interfaces import InternalCaller
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
@@ -23,8 +23,8 @@ from callstate_client.engine.table.cache import Cache
 from callstate_client.engine.verbs.table import (
     VERBS,
     Context,
-    Later,
-    Miss,
+    Deferred,
+    NotCached,
 )
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.journal import Files, Journal
@@ -216,15 +216,14 @@ class Core:
                 done.set_result(result)
 
         def run() -> None:
-            self.ctx.caller = Nobody()  # an operator, say
             try:
-                outcome = verb.run(self.ctx, typed)
-            except Miss as miss:
+                outcome = verb.run(self.ctx, InternalCaller(), typed)  # an operator, say
+            except NotCached as miss:
                 self.services.when_known(miss.session_id, run)
             except Exception as error:  # noqa: BLE001 - it is the request's answer
                 finish(error)
             else:
-                if isinstance(outcome, Later):
+                if isinstance(outcome, Deferred):
                     outcome.start(finish)
                 else:
                     finish(outcome)

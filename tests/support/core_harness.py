@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
+from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.process import Process
 from callstate_client.engine.table.cache import Cache
@@ -122,7 +123,7 @@ class CoreHarness:
             if entry.ended:
                 core.liveness.keep(entry.id, core.clock.live())
             else:
-                core.ctx.watch(entry)
+                core.ctx.watch(INTERNAL, entry)
                 entry.restored = True
         core.cache.all_dirty(core.clock.mono())
         core.attendance.restore()

@@ -8,9 +8,9 @@ from typing import Final
 from callstate_client.engine.clock import Clock
 from callstate_client.engine.events import REVIVED, Events
 from callstate_client.engine.interfaces import (
+    INTERNAL,
     Caller,
-    Miss,
-    Nobody,
+    NotCached,
     Services,
 )
 from callstate_client.engine.limits import Limits
@@ -57,8 +57,6 @@ class Context:
         self.events = events
         self.max_handovers = max_handovers
         """So many claimers a call may kill, each within a minute of its claim; 0: any number."""
-        self.caller: Caller = Nobody()
-        """Who asks for what is being done now."""
         self.draining = False
         """No new sessions are taken."""
         self.departing: dict[str, str] = {}
@@ -84,7 +82,7 @@ class Context:
         """The session, or None where there is none.
 
         Raises:
-            Miss: nobody knows yet.
+            NotCached: nobody knows yet.
             StoreUnavailableError: nobody can know now.
             UnreadableError: the store has something there that is no session.
         """
@@ -96,7 +94,7 @@ class Context:
             return None
         found = self.read_through.get(session_id)
         if found is None:
-            raise Miss(session_id)
+            raise NotCached(session_id)
         if isinstance(found, FoundUnreadableError):
             raise found.error
         if isinstance(found, Exception):
@@ -121,7 +119,7 @@ class Context:
 
     # -- rules --------------------------------------------------------------------------------------------
 
-    def check_epoch(self, entry: Entry, epoch: int | None) -> None:
+    def check_epoch(self, caller: Caller, entry: Entry, epoch: int | None) -> None:
         """Nobody changes a session of another host, or with an epoch that is not the session's.
 
         Raises:
@@ -130,52 +128,52 @@ class Context:
         if entry.host:
             raise FencedError("the session belongs to another host", epoch=entry.epoch, host=entry.host)
         if epoch is not None and not entry.is_epoch(epoch):
-            raise self.fenced(entry, f"the session's epoch is {entry.epoch}")
+            raise self.fenced(caller, entry, f"the session's epoch is {entry.epoch}")
 
-    def check_authority(self, entry: Entry, epoch: int | None) -> None:
+    def check_authority(self, caller: Caller, entry: Entry, epoch: int | None) -> None:
         """Nobody changes a session of another host, or with an epoch that is not the session's; no worker changes
         another one's, nor what another instance of it holds that is there as well.
 
         Raises:
             FencedError: that is the case.
         """
-        self.check_epoch(entry, epoch)
-        worker = self.caller.worker
+        self.check_epoch(caller, entry, epoch)
+        worker = caller.worker
         if entry.owner and worker:
             if entry.owner != worker:
-                raise self.fenced(entry, f"the session is {entry.owner}'s")
-            if self._is_held_elsewhere(entry):
-                raise self.fenced(entry, f"the session is held by another instance of {worker}")
+                raise self.fenced(caller, entry, f"the session is {entry.owner}'s")
+            if self._is_held_elsewhere(caller, entry):
+                raise self.fenced(caller, entry, f"the session is held by another instance of {worker}")
 
-    def _is_held_elsewhere(self, entry: Entry) -> bool:
+    def _is_held_elsewhere(self, caller: Caller, entry: Entry) -> bool:
         """Whether another instance of the worker that asks holds its session, and is there itself."""
-        ours, holder = self.caller.instance, entry.instance
+        ours, holder = caller.instance, entry.instance
         return bool(ours and holder) and ours != holder and self.services.is_connected(entry.owner, holder)
 
-    def fenced(self, entry: Entry, why: str) -> FencedError:
+    def fenced(self, caller: Caller, entry: Entry, why: str) -> FencedError:
         """The error for who acts on what is another's by now; the first of an epoch is an event."""
         if entry.fenced_epoch != entry.epoch:
             entry.fenced_epoch = entry.epoch
-            self.events.note("fenced", self.now_us(), entry, worker_id=self.caller.worker)
+            self.events.note("fenced", self.now_us(), entry, worker_id=caller.worker)
         return FencedError(why, epoch=entry.epoch, owner=entry.owner or None)
 
-    def check_writable(self, entry: Entry, epoch: int | None) -> None:
+    def check_writable(self, caller: Caller, entry: Entry, epoch: int | None) -> None:
         """As `check_authority`; and what was reaped takes nothing more, while what a worker ended still does.
 
         Raises:
             FencedError, SessionEndedError: it can't be changed.
         """
-        self.check_authority(entry, epoch)
+        self.check_authority(caller, entry, epoch)
         if entry.reaped:
             raise ended_error(entry)
 
-    def speaks_for(self, entry: Entry) -> bool:
+    def speaks_for(self, caller: Caller, entry: Entry) -> bool:
         """Whether a beat of the caller says that the session is alive.
 
         It does for nobody's session, its own, and one whose owner is not here to say so itself, as one that was
         claimed for by an unregistered connection. Authority is another matter.
         """
-        owner, worker = entry.owner, self.caller.worker
+        owner, worker = entry.owner, caller.worker
         return owner in ("", worker) or (not worker and not self.services.is_connected(owner))
 
     def check_room(self) -> None:
@@ -217,48 +215,55 @@ class Context:
         """The present wall time."""
         return self.clock.wall_us()
 
-    def sign_of_life(self, entry: Entry, now_us: int, epoch: int | None) -> None:
+    def sign_of_life(self, caller: Caller, entry: Entry, now_us: int, epoch: int | None) -> None:
         """After a change that left the status alone: whoever made it is alive, an ended session stays hot.
 
         Args:
+            caller: who changed it.
             entry: what was changed.
             now_us: when, microseconds since 1970.
             epoch: that the request gave: whoever knows it speaks for the owner, also over another connection.
         """
         if entry.doc.status == "ended":
             self.liveness.keep(entry.id, self.clock.live())
-        elif not entry.owner or entry.owner == self.caller.worker or epoch is not None:
-            self.beat(entry, now_us, self.clock.live())
+        elif not entry.owner or entry.owner == caller.worker or epoch is not None:
+            self.beat(caller, entry, now_us, self.clock.live())
         elif self.liveness.phase(entry.id) is None:
-            self.watch(entry)
+            self.watch(caller, entry)
 
-    def beat(self, entry: Entry, now_us: int, now: float) -> None:
+    def beat(self, caller: Caller, entry: Entry, now_us: int, now: float) -> None:
         """A live session shows that it lives."""
         if entry.beat_us < now_us:  # noqa: PLR1730 - `max` is a call, and each turn comes through here
             entry.beat_us = now_us
         entry.restored = False
         phase = self.liveness.beat(entry.id, now, entry.awaited_s)
         if phase is not Phase.LIVE:
-            self.came_back(entry, phase, now_us)
+            self.came_back(caller, entry, phase, now_us)
 
-    def came_back(self, entry: Entry, phase: Phase | None, now_us: int) -> None:
+    def came_back(self, caller: Caller, entry: Entry, phase: Phase | None, now_us: int) -> None:
         """A session that was in this phase has shown that it lives."""
         if phase is Phase.SUSPECT:
             entry.suspected = ""
             self.events.note("recovered", now_us, entry)
         elif phase is None:
-            self.watch(entry)
+            self.watch(caller, entry)
 
     def settle(
-        self, entry: Entry, was_ended: bool, now_us: int, epoch: int | None, reason: str = "completed"
+        self,
+        caller: Caller,
+        entry: Entry,
+        was_ended: bool,
+        now_us: int,
+        epoch: int | None,
+        reason: str = "completed",
     ) -> None:
         """After a change: end or revive where the status says so, and take it as a sign of life."""
         if entry.ended == was_ended:
-            self.sign_of_life(entry, now_us, epoch)
+            self.sign_of_life(caller, entry, now_us, epoch)
         elif was_ended:
             entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0
             entry.beat_us = max(entry.beat_us, now_us)
-            self.watch(entry)
+            self.watch(caller, entry)
             self.events.note("recovered", now_us, entry, reason=REVIVED)
         else:
             entry.ended_reason = reason
@@ -300,12 +305,12 @@ class Context:
     def _watch_again(self, entry: Entry) -> None:
         """As `watch`, after a change was undone; but a suspect is one again: its worker is as dead as before."""
         suspected = entry.suspected or self.lifted.get(entry.id, "")
-        self.watch(entry)
+        self.watch(INTERNAL, entry)
         if suspected:
             entry.suspected = suspected
             self.liveness.learn(entry.id, Evidence.SILENCE, self.clock.live(), labels=entry.labels)
 
-    def watch(self, entry: Entry) -> None:
+    def watch(self, caller: Caller, entry: Entry) -> None:
         """Give a live session its full timeout, and its limit where it has one.
 
         One without a timeout of its own keeps the default of now for good: whoever beats for it goes by that, and
@@ -313,36 +318,37 @@ class Context:
         """
         entry.suspected = ""
         if entry.heartbeat_timeout_s is None:
-            entry.heartbeat_timeout_s = self._default_timeout_s()
+            entry.heartbeat_timeout_s = self._default_timeout_s(caller)
         self.liveness.watch(entry.id, self.clock.live(), entry.awaited_s)
         self._limit(entry)
 
-    def _default_timeout_s(self) -> float:
+    def _default_timeout_s(self, caller: Caller) -> float:
         """For a session that was given none: not below what the caller was told, for it may go by that. Who has
         given an instance goes by the replies to its saves and claims."""
-        told_s = 0.0 if self.caller.instance else self.caller.told_timeout_s
+        told_s = 0.0 if caller.instance else caller.told_timeout_s
         return max(self.liveness.timeout_s, told_s)
 
-    def retime(self, entry: Entry, before_s: float | None) -> None:
+    def retime(self, caller: Caller, entry: Entry, before_s: float | None) -> None:
         """A live session was given another timeout or limit; that by itself is no sign of life.
 
         Where it was not its owner who did it, the longer one of both holds until the reply to a beat has told it:
         till then it beats by the one before.
 
         Args:
+            caller: who gave it.
             entry: the session.
             before_s: the timeout that it had, seconds.
         """
-        if not entry.owner or self.is_holder(entry):
+        if not entry.owner or self.is_holder(caller, entry):
             entry.known_timeout_s = None
         elif entry.known_timeout_s is None and entry.heartbeat_timeout_s != before_s:
             entry.known_timeout_s = before_s
         self.liveness.retime(entry.id, entry.awaited_s)
         self._limit(entry)
 
-    def is_holder(self, entry: Entry) -> bool:
+    def is_holder(self, caller: Caller, entry: Entry) -> bool:
         """Whether the caller is who holds it, and beats for it."""
-        return entry.owner == self.caller.worker and entry.instance == self.caller.instance
+        return entry.owner == caller.worker and entry.instance == caller.instance
 
     def told(self, entry: Entry) -> float | None:
         """The timeout in force, which the owner is told by this reply, and beats by from now on."""

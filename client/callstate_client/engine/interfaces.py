@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from callstate_client.engine.sessions.session import Entry
 from callstate_client.engine.sessions.stored import (
@@ -11,7 +11,7 @@ from callstate_client.engine.sessions.stored import (
 )
 
 
-class Miss(Exception):  # noqa: N818 - no error: a question to the store
+class NotCached(Exception):  # noqa: N818 - no error: a question to the store
     """The session is not hot and the store has not been asked: ask, then run the request again."""
 
     def __init__(self, session_id: str) -> None:
@@ -19,7 +19,7 @@ class Miss(Exception):  # noqa: N818 - no error: a question to the store
         self.session_id = session_id
 
 
-class Later:
+class Deferred:
     """The answer of a verb that has to wait: `start` is given what to call with the result, or an error."""
 
     __slots__ = ("start",)
@@ -52,8 +52,8 @@ class Caller(Protocol):
         ...
 
 
-class Nobody:
-    """Who asks where no connection does: the daemon itself."""
+class InternalCaller:
+    """The engine itself as a caller: no worker, and nobody who could read a reply."""
 
     worker = ""
     instance = ""
@@ -65,6 +65,9 @@ class Nobody:
 
     def close(self) -> None:
         """There is nothing to close."""
+
+
+INTERNAL: Final = InternalCaller()
 
 
 class Services(Protocol):

@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 
 from callstate_client.engine.verbs.save_delta import MIN_BYTES, Extending
-from callstate_client.engine.verbs.table import Context, Later, Miss
+from callstate_client.engine.verbs.table import Context, Deferred, NotCached
 from callstate_client.errors import (
     InternalError,
     OverloadedError,
@@ -124,16 +124,15 @@ class Server:
         ctx = self._ctx
         group = ctx.cache.group
         before = len(group)
-        ctx.caller = connection
         result: bytes | Exception
         try:
-            outcome = asked.verb.run(ctx, asked.params)
-            if isinstance(outcome, Later):
+            outcome = asked.verb.run(ctx, connection, asked.params)
+            if isinstance(outcome, Deferred):
                 self._wait(connection)
                 outcome.start(lambda done: self._waited(connection, asked, done))
                 return
             result = outcome
-        except Miss as miss:
+        except NotCached as miss:
             self._wait(connection)
             ctx.services.when_known(miss.session_id, lambda: self._known(connection, asked))
             return

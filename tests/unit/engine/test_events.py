@@ -410,8 +410,9 @@ class TestSlowOnes:
 
 class TestTheVerb:
     def subscribe(self, events: Events, ear: Ear, **params: Any) -> Any:
-        ctx: Any = SimpleNamespace(events=events, caller=ear, now_us=lambda: START_US)
-        return json.loads(subscribe.subscribe(ctx, SubscribeParams(**params)))
+        ctx: Any = SimpleNamespace(events=events, now_us=lambda: START_US)
+        caller: Any = ear
+        return json.loads(subscribe.subscribe(ctx, caller, SubscribeParams(**params)))
 
     def test_without_params_all_but_turns_are_told_from_now_on(self, events):
         ear = Ear()

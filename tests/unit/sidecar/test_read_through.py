@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
@@ -283,7 +284,7 @@ async def test_a_late_read_never_replaces_what_is_hot() -> None:
     await later.turn("a", "newer")
     entry = later.cache.entries.pop("a")
     core.cache.create(entry)
-    core.ctx.watch(entry)
+    core.ctx.watch(INTERNAL, entry)
     core.memory.let_go()
     assert json.loads(await load)["session"]["history"][-1]["content"] == "newer"
     assert core.entry("a") is entry

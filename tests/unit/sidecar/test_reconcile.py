@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
@@ -96,7 +97,7 @@ def restarted(core: Core) -> Core:
         if entry.ended:
             successor.liveness.keep(entry.id, 0.0)
         else:
-            successor.ctx.watch(entry)
+            successor.ctx.watch(INTERNAL, entry)
     return successor
 
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from callstate_client.engine.context import Context, ended_error
-from callstate_client.engine.interfaces import Caller, Later, Miss
+from callstate_client.engine.interfaces import Caller, Deferred, NotCached
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.sessions.session import Entry
 from callstate_client.errors import (
@@ -25,7 +25,7 @@ from callstate_client.protocol.params import (
 _ALL_BEATEN: Final = b'{"missing":[],"ended":[],"fenced":[]}'
 
 
-def heartbeat(ctx: Context, p: HeartbeatParams) -> bytes | Later:
+def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Deferred:
     """{"session_ids":["c1","c2"]}"""
     if (p.session_id is None) == (p.session_ids is None):
         raise InvalidParamsError(
@@ -34,26 +34,26 @@ def heartbeat(ctx: Context, p: HeartbeatParams) -> bytes | Later:
         )  # fmt: skip
     if p.session_id is not None:
         entry = ctx.find(p.session_id)
-        ctx.check_authority(entry, None)
+        ctx.check_authority(caller, entry, None)
         if entry.ended:
             raise ended_error(entry)
-        _beat(ctx, entry)
-        if entry.known_timeout_s is None or not ctx.speaks_for(entry):
+        _beat(ctx, caller, entry)
+        if entry.known_timeout_s is None or not ctx.speaks_for(caller, entry):
             return b"{}"
         return orjson.dumps({"timeouts": {entry.id: ctx.told(entry)}})
-    many = _Many(ctx)
+    many = _Many(ctx, caller)
     for session_id in many.unusual(p.session_ids or []):
         many.beat(session_id)
-    return Later(many.start) if many.waiting else many.result()
+    return Deferred(many.start) if many.waiting else many.result()
 
 
-def _beat(ctx: Context, entry: Entry) -> None:
-    if not ctx.speaks_for(entry):
+def _beat(ctx: Context, caller: Caller, entry: Entry) -> None:
+    if not ctx.speaks_for(caller, entry):
         return  # taken, as an operator's word is; but the owner is here, and its own beats count
     now_us = ctx.clock.wall_us()
     ctx.cache.beaten[entry.id] = now_us
     if entry.host is None:
-        ctx.beat(entry, now_us, ctx.clock.live())
+        ctx.beat(caller, entry, now_us, ctx.clock.live())
     else:  # what nobody of this host has written yet is nobody's to reap
         entry.beat_us = now_us
 
@@ -61,9 +61,9 @@ def _beat(ctx: Context, entry: Entry) -> None:
 class _Many:
     """Beats of many: each takes effect by itself, those that wait for the store when that has answered."""
 
-    def __init__(self, ctx: Context) -> None:
+    def __init__(self, ctx: Context, caller: Caller) -> None:
         self._ctx = ctx
-        self._caller: Caller = ctx.caller
+        self._caller = caller
         self._lists: dict[str, list[str]] = {"missing": [], "ended": [], "fenced": []}
         self._unreadable: list[str] = []
         self._timeouts: dict[str, float | None] = {}
@@ -72,7 +72,8 @@ class _Many:
 
     def unusual(self, session_ids: list[str]) -> list[str]:
         """Beat for all that are hot, live and simply the caller's (as `_beat` does); gives the others."""
-        ctx, worker, instance = self._ctx, self._caller.worker, self._caller.instance
+        ctx, caller = self._ctx, self._caller
+        worker, instance = caller.worker, caller.instance
         entries, beaten, alive = ctx.cache.entries, ctx.cache.beaten, ctx.liveness.beat
         now_us, now = ctx.clock.wall_us(), ctx.clock.live()
         others: list[str] = []
@@ -90,21 +91,21 @@ class _Many:
             entry.restored = False
             phase = alive(session_id, now, entry.heartbeat_timeout_s)
             if phase is not Phase.LIVE:
-                ctx.came_back(entry, phase, now_us)
+                ctx.came_back(caller, entry, phase, now_us)
             if entry.known_timeout_s is not None:
                 self._timeouts[session_id] = ctx.told(entry)
         return others
 
     def beat(self, session_id: str) -> None:
         """Beat for one that may be anything."""
-        ctx = self._ctx
+        ctx, caller = self._ctx, self._caller
         try:
             entry = ctx.lookup(session_id)
             if entry is None:
                 self._lists["missing"].append(session_id)
                 return
-            ctx.check_authority(entry, None)
-        except Miss:
+            ctx.check_authority(caller, entry, None)
+        except NotCached:
             self.waiting.append(session_id)
         except InvalidParamsError:  # no id that a session could have
             self._lists["missing"].append(session_id)
@@ -116,8 +117,8 @@ class _Many:
             if entry.ended:
                 self._lists["ended"].append(session_id)
             else:
-                _beat(ctx, entry)
-                if entry.known_timeout_s is not None and ctx.speaks_for(entry):
+                _beat(ctx, caller, entry)
+                if entry.known_timeout_s is not None and ctx.speaks_for(caller, entry):
                     self._timeouts[session_id] = ctx.told(entry)
 
     def start(self, done: Callable[[bytes | Exception], None]) -> None:
@@ -127,7 +128,6 @@ class _Many:
 
         def known(session_id: str) -> None:
             nonlocal left
-            self._ctx.caller = self._caller
             try:
                 self.beat(session_id)
             except StoreUnavailableError as error:

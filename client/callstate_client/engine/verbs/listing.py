@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from callstate_client.engine.context import Context
-from callstate_client.engine.interfaces import Later
+from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.names import checked_labels
 from callstate_client.engine.sessions.session import Entry
 from callstate_client.engine.sessions.stored import (
@@ -154,7 +154,7 @@ async def _everywhere(
     return _paged(name, values, place)
 
 
-def _later(ctx: Context, work: Awaitable[bytes]) -> Later:
+def _deferred(ctx: Context, work: Awaitable[bytes]) -> Deferred:
     def start(done: Callable[[bytes | Exception], None]) -> None:
         def arrived(result: bytes | Exception) -> None:
             down = isinstance(result, StoreDownError | StoreRefusingError)
@@ -162,13 +162,13 @@ def _later(ctx: Context, work: Awaitable[bytes]) -> Later:
 
         ctx.services.after(work, arrived)
 
-    return Later(start)
+    return Deferred(start)
 
 
 # -- the verbs ------------------------------------------------------------------------------------------------
 
 
-def list_active(ctx: Context, p: ListActiveParams) -> bytes | Later:
+def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> bytes | Deferred:
     """{"limit":1000,"scope":"host"}"""
     limit = p.limit or DEFAULT_LIMIT
     everywhere = _is_everywhere(p.scope)
@@ -183,7 +183,7 @@ def list_active(ctx: Context, p: ListActiveParams) -> bytes | Later:
         return {i: i for i in ids if _is_new(ctx, i, seq)}, cursor
 
     if everywhere:
-        return _later(ctx, _everywhere(ctx, "session_ids", place, limit, hot, read))
+        return _deferred(ctx, _everywhere(ctx, "session_ids", place, limit, hot, read))
     return _paged("session_ids", *hot(place, limit))
 
 
@@ -196,7 +196,7 @@ def _is_new(ctx: Context, session_id: str, seq: int) -> bool:
     return entry.seq > seq and not entry.ended
 
 
-def list_sessions(ctx: Context, p: ListParams) -> bytes | Later:
+def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> bytes | Deferred:
     """{"status":"active","labels":{"app":"sales"},"limit":100}"""
     limit = min(p.limit or DEFAULT_LIMIT, HEADS_A_PAGE)
     everywhere = _is_everywhere(p.scope)
@@ -218,7 +218,7 @@ def list_sessions(ctx: Context, p: ListParams) -> bytes | Later:
         return {entry.id: show(entry) for entry in found if entry is not None and wanted(entry)}, cursor
 
     if everywhere:
-        return _later(ctx, _everywhere(ctx, "sessions", place, limit, hot, read))
+        return _deferred(ctx, _everywhere(ctx, "sessions", place, limit, hot, read))
     return _paged("sessions", *hot(place, limit))
 
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from callstate_client.engine.context import DELETED, Context, ended_error
+from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.names import checked_word
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Entry
@@ -38,13 +39,13 @@ from callstate_client.protocol.params import (
 )
 
 
-def add_turn(ctx: Context, p: AddTurnParams) -> bytes:
+def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes:
     """{"session_id":"c1","turn":{"role":"user","content":"hello","duration_ms":900},"op":"w7-31"}"""
     if (p.turn is UNSET) == (p.turns is UNSET):
         raise InvalidParamsError(
             "one of `turn` and `turns` at $.params", path="$.params", expected="one of turn and turns"
         )
-    entry, done = _changeable(ctx, p)
+    entry, done = _changeable(ctx, caller, p)
     if done is not None:
         return done
     now_us = ctx.clock.wall_us()
@@ -56,7 +57,7 @@ def add_turn(ctx: Context, p: AddTurnParams) -> bytes:
     doc.append(turns, len(checked))
     if ctx.events.wants_turns:
         ctx.events.note("turn", now_us, entry, turn_count=doc.turn_count)
-    return _turned(ctx, entry, now_us, p, HistoryMode.APPEND, turns, len(checked), with_count=True)
+    return _turned(ctx, caller, entry, now_us, p, HistoryMode.APPEND, turns, len(checked), with_count=True)
 
 
 def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[TurnDoor]]:
@@ -74,9 +75,9 @@ def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[TurnDoor]]:
     return turns, checked
 
 
-def amend_turn(ctx: Context, p: AmendTurnParams) -> bytes:
+def amend_turn(ctx: Context, caller: Caller, p: AmendTurnParams) -> bytes:
     """{"session_id":"c1","set":{"content":"as far as it was spoken","interrupted":true},"role":"agent"}"""
-    entry, done = _changeable(ctx, p)
+    entry, done = _changeable(ctx, caller, p)
     if done is not None:
         return done
     doc = entry.doc
@@ -89,22 +90,22 @@ def amend_turn(ctx: Context, p: AmendTurnParams) -> bytes:
         doc.full = False
     ctx.cache.change(entry)
     doc.replace_turn(place, turn)
-    return _turned(ctx, entry, ctx.now_us(), p, HistoryMode.AMEND, turn, 1, index=place.index)
+    return _turned(ctx, caller, entry, ctx.now_us(), p, HistoryMode.AMEND, turn, 1, index=place.index)
 
 
-def record_interruption(ctx: Context, p: RecordInterruptionParams) -> bytes:
+def record_interruption(ctx: Context, caller: Caller, p: RecordInterruptionParams) -> bytes:
     """{"session_id":"c1"}"""
-    entry, done = _changeable(ctx, p)
+    entry, done = _changeable(ctx, caller, p)
     if done is not None:
         return done
     ctx.cache.change(entry)
     entry.doc.metrics = entry.doc.metrics.with_interruption()
-    return _turned(ctx, entry, ctx.now_us(), p, HistoryMode.KEEP, b"", 0)
+    return _turned(ctx, caller, entry, ctx.now_us(), p, HistoryMode.KEEP, b"", 0)
 
 
-def update(ctx: Context, p: UpdateParams) -> bytes:
+def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes:
     """{"session_id":"c1","set":{"status":"on_hold","recovery_data":{"node":"menu"},"campaign":null}}"""
-    entry, done = _changeable(ctx, p)
+    entry, done = _changeable(ctx, caller, p)
     if done is not None:
         return done
     if p.if_version is not None and p.if_version != entry.version:
@@ -117,13 +118,13 @@ def update(ctx: Context, p: UpdateParams) -> bytes:
     was_ended = entry.ended
     ctx.cache.change(entry)
     entry.doc.take_head(head, now_us)
-    result = _head_changed(ctx, entry, was_ended, now_us, p.op, p.epoch)
+    result = _head_changed(ctx, caller, entry, was_ended, now_us, p.op, p.epoch)
     if entry.ended and not was_ended:
         ctx.events.note("ended", now_us, entry, reason=entry.ended_reason)
     return result
 
 
-def end(ctx: Context, p: EndParams) -> bytes:
+def end(ctx: Context, caller: Caller, p: EndParams) -> bytes:
     """{"session_id":"c1","reason":"caller_hangup","detail":{"cause":16}}"""
     reason = checked_word(p.reason, "$.params.reason") or "completed"
     detail = b"" if isinstance(p.detail, msgspec.UnsetType) else bytes(p.detail)
@@ -139,16 +140,23 @@ def end(ctx: Context, p: EndParams) -> bytes:
         return done
     if entry.ended:  # a repeat changes nothing; one of an epoch before is no repeat
         if p.epoch is not None:
-            ctx.check_epoch(entry, p.epoch)
+            ctx.check_epoch(caller, entry, p.epoch)
         return b'{"version":%d}' % entry.version
-    ctx.check_authority(entry, p.epoch)
-    result = end_session(ctx, entry, reason, detail=detail.decode(), op=p.op)
+    ctx.check_authority(caller, entry, p.epoch)
+    result = end_session(ctx, caller, entry, reason, detail=detail.decode(), op=p.op)
     ctx.events.note("ended", entry.ended_us, entry, reason=reason)
     return result
 
 
 def end_session(
-    ctx: Context, entry: Entry, reason: str, *, detail: str = "", reaped: bool = False, op: str | None = None
+    ctx: Context,
+    caller: Caller,
+    entry: Entry,
+    reason: str,
+    *,
+    detail: str = "",
+    reaped: bool = False,
+    op: str | None = None,
 ) -> bytes:
     """End a live session: by its worker, an operator, or (`reaped`) by the daemon itself.
 
@@ -162,10 +170,10 @@ def end_session(
     entry.doc.updated_us = updated_us
     entry.reaped = reaped
     entry.ended_detail = detail
-    return _head_changed(ctx, entry, False, now_us, op, None, reason)
+    return _head_changed(ctx, caller, entry, False, now_us, op, None, reason)
 
 
-def delete(ctx: Context, p: DeleteParams) -> bytes:
+def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
     """{"session_id":"c1","op":"w7-32"}"""
     checked_word(p.op, "$.params.op")
     done = ctx.cache.done_before(p.session_id, p.op)
@@ -179,7 +187,7 @@ def delete(ctx: Context, p: DeleteParams) -> bytes:
         raise SessionNotFoundError(f"no session {p.session_id}")
     if p.op in entry.ops:
         return entry.ops[p.op]
-    ctx.check_authority(entry, p.epoch)
+    ctx.check_authority(caller, entry, p.epoch)
     now_us = ctx.now_us()
     ctx.events.note("deleted", now_us, entry, reason="deleted")
     ctx.cache.remove(entry, max(entry.version + 1, now_us), ctx.clock.mono(), p.op, DELETED)
@@ -202,21 +210,20 @@ def _repeatable(ctx: Context, p: Mutation) -> tuple[Entry, bytes | None]:
     return entry, entry.ops.get(op)
 
 
-def _changeable(ctx: Context, p: Mutation) -> tuple[Entry, bytes | None]:
+def _changeable(ctx: Context, caller: Caller, p: Mutation) -> tuple[Entry, bytes | None]:
     """As `_repeatable`, and whoever asks may change it.
 
     Raises:
         FencedError, SessionEndedError: no.
     """
     entry, done = _repeatable(ctx, p)
-    if done is None and (entry.host or entry.reaped or _is_doubtful(ctx, entry, p.epoch)):
-        ctx.check_writable(entry, p.epoch)
+    if done is None and (entry.host or entry.reaped or _is_doubtful(caller, entry, p.epoch)):
+        ctx.check_writable(caller, entry, p.epoch)
     return entry, done
 
 
-def _is_doubtful(ctx: Context, entry: Entry, epoch: int | None) -> bool:
+def _is_doubtful(caller: Caller, entry: Entry, epoch: int | None) -> bool:
     """Whether the owner's own word is not all there is to see."""
-    caller = ctx.caller
     return (
         (epoch is not None and epoch != entry.epoch)
         or entry.owner not in ("", caller.worker)
@@ -225,15 +232,15 @@ def _is_doubtful(ctx: Context, entry: Entry, epoch: int | None) -> bool:
 
 
 def _turned(
-    ctx: Context, entry: Entry, now_us: int, p: Mutation, mode: HistoryMode, turns: bytes, count: int,
-    *, with_count: bool = False, index: int = -1,
+    ctx: Context, caller: Caller, entry: Entry, now_us: int, p: Mutation, mode: HistoryMode, turns: bytes,
+    count: int, *, with_count: bool = False, index: int = -1,
 ) -> bytes:  # fmt: skip
     """After a change of history or counters: version, sign of life, journal."""
     doc = entry.doc
     entry.host = None
     entry.version = version = max(entry.version + 1, now_us)
     doc.updated_us = now_us
-    ctx.sign_of_life(entry, now_us, p.epoch)
+    ctx.sign_of_life(caller, entry, now_us, p.epoch)
     if with_count:
         result = b'{"version":%d,"turn_count":%d}' % (version, doc.turn_count)
     elif index >= 0:
@@ -248,6 +255,7 @@ def _turned(
 
 def _head_changed(
     ctx: Context,
+    caller: Caller,
     entry: Entry,
     was_ended: bool,
     now_us: int,
@@ -258,7 +266,7 @@ def _head_changed(
     """After a change of the head: version, end or revival, journal."""
     entry.host = None
     version = entry.next_version(now_us)
-    ctx.settle(entry, was_ended, now_us, epoch, reason)
+    ctx.settle(caller, entry, was_ended, now_us, epoch, reason)
     result = b'{"version":%d}' % version
     record = entry.record(HistoryMode.KEEP, b"", 0, entry.keep_op(op, result))
     ctx.cache.log(entry, record, ctx.clock.mono())

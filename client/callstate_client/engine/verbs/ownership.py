@@ -10,6 +10,7 @@ import orjson
 
 from callstate_client.engine.context import OVERTIME, Context, ended_error
 from callstate_client.engine.handovers import hold_ended, is_poison
+from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.names import checked_labels, checked_word, checked_worker
 from callstate_client.engine.sessions.records import HistoryMode
@@ -40,38 +41,39 @@ DISCONNECTED: Final = "disconnected"
 """Why a session is an orphan."""
 
 
-def register(ctx: Context, p: RegisterParams) -> bytes:
+def register(ctx: Context, caller: Caller, p: RegisterParams) -> bytes:
     """{"worker_id":"web-1-4711-9f2c61","instance":"6d1f0c5b","process":"9f2c61aa"}"""
     instance = checked_word(p.instance, "$.params.instance") or ""
     process = checked_word(p.process, "$.params.process") or ""
-    ctx.services.register(ctx.caller, checked_worker(p.worker_id), instance, process)
+    ctx.services.register(caller, checked_worker(p.worker_id), instance, process)
     return orjson.dumps({"worker_id": p.worker_id, "drain": ctx.draining})
 
 
-def claim(ctx: Context, p: ClaimParams) -> bytes:
+def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
     """{"session_id":"c1","worker_id":"web-1-4711-9f2c61","steal":false,"history":20,"heartbeat_timeout_s":60}"""
-    worker_id = _own_id(ctx, p.worker_id)
+    worker_id = _own_id(caller, p.worker_id)
     checked_history(p.history)
     entry = ctx.find(p.session_id)
     if entry.host:
-        ctx.check_authority(entry, None)  # another host's: says so
+        ctx.check_authority(caller, entry, None)  # another host's: says so
     if entry.ended and not (entry.reaped and p.session_id in ctx.cache.entries):
         raise ended_error(entry)
     phase = ctx.liveness.phase(entry.id)
-    if _is_own(ctx, entry, worker_id):
-        ctx.beat(entry, ctx.now_us(), ctx.clock.live())  # again, the first reply being lost perhaps: same epoch
-        _retime(ctx, entry, p)
-        if ctx.is_holder(entry):
+    if _is_own(ctx, caller, entry, worker_id):
+        # again, the first reply being lost perhaps: same epoch
+        ctx.beat(caller, entry, ctx.now_us(), ctx.clock.live())
+        _retime(ctx, caller, entry, p)
+        if ctx.is_holder(caller, entry):
             ctx.told(entry)
         return load_entry(entry, p.history, for_worker=True)
     is_anothers = entry.owner not in ("", worker_id)
     if is_anothers and phase is Phase.LIVE and not p.steal and entry.id not in ctx.departing:
         raise ConflictError(f"the session is {entry.owner}'s, which is alive", owner=entry.owner)
-    _take(ctx, entry, worker_id, p)
+    _take(ctx, caller, entry, worker_id, p)
     return load_entry(entry, p.history, for_worker=True)
 
 
-def _retime(ctx: Context, entry: Entry, p: ClaimParams) -> None:
+def _retime(ctx: Context, caller: Caller, entry: Entry, p: ClaimParams) -> None:
     """The owner claims with other timeouts than are in force."""
     before = entry.heartbeat_timeout_s, entry.max_duration_s
     if _timeouts(entry, p) == before:
@@ -79,7 +81,7 @@ def _retime(ctx: Context, entry: Entry, p: ClaimParams) -> None:
     ctx.cache.change(entry)
     entry.heartbeat_timeout_s, entry.max_duration_s = _timeouts(entry, p)
     entry.next_version(ctx.now_us())
-    ctx.retime(entry, before[0])
+    ctx.retime(caller, entry, before[0])
     ctx.cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
 
@@ -91,27 +93,27 @@ def _timeouts(entry: Entry, p: ClaimParams) -> tuple[float | None, float | None]
     )
 
 
-def claim_next(ctx: Context, p: ClaimNextParams) -> bytes:
+def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes:
     """{"worker_id":"web-1-4711-9f2c61","labels":{"app":"sales"}}"""
-    worker_id = _own_id(ctx, p.worker_id)
+    worker_id = _own_id(caller, p.worker_id)
     checked_history(p.history)
     entry = next(_forsaken(ctx, checked_labels(p.labels or {})), None)
     if entry is None:
         return b"null"
-    if _is_own(ctx, entry, worker_id):  # the reply was lost perhaps, and it knows nothing of it
-        ctx.beat(entry, ctx.now_us(), ctx.clock.live())
-        if ctx.is_holder(entry):
+    if _is_own(ctx, caller, entry, worker_id):  # the reply was lost perhaps, and it knows nothing of it
+        ctx.beat(caller, entry, ctx.now_us(), ctx.clock.live())
+        if ctx.is_holder(caller, entry):
             ctx.told(entry)
     else:
-        _take(ctx, entry, worker_id)
+        _take(ctx, caller, entry, worker_id)
     return load_entry(entry, p.history, for_worker=True)
 
 
-def _is_own(ctx: Context, entry: Entry, worker_id: str) -> bool:
+def _is_own(ctx: Context, caller: Caller, entry: Entry, worker_id: str) -> bool:
     """Whether a live session is this very worker's, and not that of a process before it or of another instance."""
     if entry.owner != worker_id or entry.ended:
         return False
-    if ctx.caller.worker and entry.instance != ctx.caller.instance:
+    if caller.worker and entry.instance != caller.instance:
         return False
     return entry.suspected != EXITED and entry.id not in ctx.departing
 
@@ -133,7 +135,7 @@ def _forsaken(ctx: Context, labels: dict[str, str]) -> Iterator[Entry]:
             yield entry
 
 
-def _take(ctx: Context, entry: Entry, worker_id: str, p: ClaimParams | None = None) -> None:
+def _take(ctx: Context, caller: Caller, entry: Entry, worker_id: str, p: ClaimParams | None = None) -> None:
     """Give a session a new owner, and whoever had it nothing more to say."""
     now_us = ctx.now_us()
     reason = _claimable(ctx, entry)
@@ -149,7 +151,7 @@ def _take(ctx: Context, entry: Entry, worker_id: str, p: ClaimParams | None = No
     if p is not None:
         entry.heartbeat_timeout_s, entry.max_duration_s = _timeouts(entry, p)
     entry.epoch += 1
-    _own(ctx, entry, worker_id, "", now_us)
+    _own(ctx, caller, entry, worker_id, "", now_us)
     ctx.events.note("claimed", now_us, entry, reason=reason)
 
 
@@ -163,41 +165,41 @@ def _claimable(ctx: Context, entry: Entry) -> str:
     return "stolen" if entry.owner else "unowned"
 
 
-def release(ctx: Context, p: ReleaseParams) -> bytes:
+def release(ctx: Context, caller: Caller, p: ReleaseParams) -> bytes:
     """{"session_id":"c1","epoch":3}"""
     entry = ctx.find(p.session_id)
-    ctx.check_authority(entry, p.epoch)
+    ctx.check_authority(caller, entry, p.epoch)
     if entry.ended:
         raise ended_error(entry)
     if entry.owner:
-        forsake(ctx, entry, RELEASED)
+        forsake(ctx, caller, entry, RELEASED)
     return b"{}"
 
 
-def forsake(ctx: Context, entry: Entry, why: str) -> None:
+def forsake(ctx: Context, caller: Caller, entry: Entry, why: str) -> None:
     """Take a live session's owner from it: an orphan, with its full time to be claimed."""
     now_us = ctx.now_us()
     owner = entry.owner
     ctx.cache.change(entry)
     hold_ended(entry, now_us)
-    _own(ctx, entry, "", why, now_us)
+    _own(ctx, caller, entry, "", why, now_us)
     ctx.events.note("released" if why == RELEASED else "orphaned", now_us, entry, reason=why, owner=owner)
 
 
-def _own(ctx: Context, entry: Entry, owner: str, orphan: str, now_us: int) -> None:
+def _own(ctx: Context, caller: Caller, entry: Entry, owner: str, orphan: str, now_us: int) -> None:
     ctx.lift(entry)
     entry.owner, entry.orphan, entry.known_timeout_s = owner, orphan, None
-    entry.instance = ctx.caller.instance if owner else ""
+    entry.instance = caller.instance if owner else ""
     entry.host = None
     entry.restored = False
     if owner:
         entry.beat_us = max(entry.beat_us, now_us)
     entry.next_version(now_us)
-    ctx.watch(entry)
+    ctx.watch(caller, entry)
     ctx.cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
 
-def drain(ctx: Context, p: DrainParams) -> bytes:
+def drain(ctx: Context, caller: Caller, p: DrainParams) -> bytes:
     """{"on":true}"""
     if p.on is not ctx.draining:
         ctx.draining = p.on
@@ -205,12 +207,12 @@ def drain(ctx: Context, p: DrainParams) -> bytes:
     return orjson.dumps({"drain": p.on, "sessions": ctx.cache.index.live})
 
 
-def _own_id(ctx: Context, worker_id: str) -> str:
+def _own_id(caller: Caller, worker_id: str) -> str:
     """The id a claim is for: a registered connection's own.
 
     Raises:
         ForbiddenError: it is another's.
     """
-    if ctx.caller.worker and worker_id != ctx.caller.worker:
-        raise ForbiddenError(f"this connection is {ctx.caller.worker}'s and can't claim for another")
+    if caller.worker and worker_id != caller.worker:
+        raise ForbiddenError(f"this connection is {caller.worker}'s and can't claim for another")
     return checked_worker(worker_id)

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from callstate_client.engine.context import Context
-from callstate_client.engine.interfaces import Later
+from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.sessions.session import Entry
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol.params import (
@@ -18,7 +18,7 @@ from callstate_client.protocol.params import (
 )
 
 
-def load(ctx: Context, p: LoadParams) -> bytes:
+def load(ctx: Context, caller: Caller, p: LoadParams) -> bytes:
     """{"session_id":"c1","history":20}"""
     checked_history(p.history)
     return load_entry(ctx.find(p.session_id), p.history)
@@ -91,23 +91,23 @@ def loaded(
     )
 
 
-def ping(ctx: Context, p: NoParams) -> bytes:
+def ping(ctx: Context, caller: Caller, p: NoParams) -> bytes:
     """{}"""
     return b"{}"
 
 
-def info(ctx: Context, p: NoParams) -> bytes:
+def info(ctx: Context, caller: Caller, p: NoParams) -> bytes:
     """{}"""
-    ctx.caller.told_timeout_s = ctx.liveness.timeout_s
+    caller.told_timeout_s = ctx.liveness.timeout_s
     return orjson.dumps(ctx.services.info())
 
 
-def stats(ctx: Context, p: NoParams) -> bytes:
+def stats(ctx: Context, caller: Caller, p: NoParams) -> bytes:
     """{}"""
     return orjson.dumps(ctx.services.stats())
 
 
-def flush(ctx: Context, p: FlushParams) -> Later:
+def flush(ctx: Context, caller: Caller, p: FlushParams) -> Deferred:
     """{"session_ids":["c1"],"timeout_s":5}"""
 
     def start(done: Callable[[bytes | Exception], None]) -> None:
@@ -116,4 +116,4 @@ def flush(ctx: Context, p: FlushParams) -> Later:
 
         ctx.services.after(ctx.services.flush(p.session_ids, p.timeout_s), flushed)
 
-    return Later(start)
+    return Deferred(start)

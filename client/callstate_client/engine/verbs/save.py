@@ -12,6 +12,7 @@ from callstate_client.engine.context import (
     Context,
     ended_error,
 )
+from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.names import checked_id, checked_labels, checked_word
 from callstate_client.engine.sessions.document import HEAD_REST_BYTES, Document
 from callstate_client.engine.sessions.head import Head, read_head
@@ -35,7 +36,7 @@ from callstate_client.protocol.params import (
 _members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def save(ctx: Context, p: SaveParams | Extending) -> bytes:
+def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes:
     """{"session":{"id":"c1","provider":"twilio","history":[…],…},"if_version":0,"labels":{"app":"sales"}}"""
     extends = isinstance(p, Extending)
     p = p.params if isinstance(p, Extending) else p
@@ -52,22 +53,22 @@ def save(ctx: Context, p: SaveParams | Extending) -> bytes:
     if entry is None:
         entry, unverified = _asked_for(ctx, p, head.session_id)
         if entry is None:
-            entry = _new(ctx, p, head, unverified)
+            entry = _new(ctx, caller, p, head, unverified)
             mode, turns, count = _history(ctx, entry, head, created=True)
-            return _saved(ctx, entry, p, labels, head, mode, turns, count, was_ended=False, created=True)
+            return _saved(ctx, caller, entry, p, labels, head, mode, turns, count, was_ended=False, created=True)
     if p.op in entry.ops:
         return entry.ops[p.op]
     if p.if_version is not None and p.if_version != entry.version:
         raise _conflict(entry, p.if_version)
     if _is_anew(entry, p, head):
-        ctx.check_epoch(entry, p.epoch)
+        ctx.check_epoch(caller, entry, p.epoch)
     else:
-        ctx.check_writable(entry, p.epoch)
+        ctx.check_writable(caller, entry, p.epoch)
     if not extends:
         mode, turns, count = _history(ctx, entry, head, created=False)
     else:
         mode, turns, count = _extension(ctx, entry, head)
-    return _saved(ctx, entry, p, labels, head, mode, turns, count, was_ended=entry.ended, created=False)
+    return _saved(ctx, caller, entry, p, labels, head, mode, turns, count, was_ended=entry.ended, created=False)
 
 
 def _conflict(entry: Entry, if_version: int) -> ConflictError:
@@ -107,7 +108,7 @@ def _asked_for(ctx: Context, p: SaveParams, session_id: str) -> tuple[Entry | No
         return entry, False
 
 
-def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
+def _new(ctx: Context, caller: Caller, p: SaveParams, head: Head, unverified: bool) -> Entry:
     if p.if_version:
         raise ConflictError("there is no such session", version=0)
     if p.epoch is not None:
@@ -118,7 +119,7 @@ def _new(ctx: Context, p: SaveParams, head: Head, unverified: bool) -> Entry:
     entry.version, entry.epoch = grave.version, grave.epoch
     # a late repeat of a deletion meant the one before: it must not delete this one
     entry.ops = {op: result for op, result in grave.ops.items() if result == DELETED}
-    entry.owner, entry.instance = ctx.caller.worker, ctx.caller.instance
+    entry.owner, entry.instance = caller.worker, caller.instance
     entry.unverified = unverified
     if unverified:
         given = _given(p.session)
@@ -170,7 +171,7 @@ def _extension(ctx: Context, entry: Entry, head: Head) -> tuple[HistoryMode, byt
 
 
 def _saved(
-    ctx: Context, entry: Entry, p: SaveParams, labels: dict[str, str] | None, head: Head,
+    ctx: Context, caller: Caller, entry: Entry, p: SaveParams, labels: dict[str, str] | None, head: Head,
     mode: HistoryMode, turns: bytes, count: int, *, was_ended: bool, created: bool,
 ) -> bytes:  # fmt: skip
     now_us = ctx.now_us()
@@ -181,10 +182,10 @@ def _saved(
         anew = _is_anew(entry, p, head)
         entry.doc.take_head(head, now_us)
         if anew:
-            _begin_anew(ctx, entry)
-        elif was_ended and not entry.ended and not entry.owner and ctx.caller.worker:
+            _begin_anew(caller, entry)
+        elif was_ended and not entry.ended and not entry.owner and caller.worker:
             entry.epoch += 1  # whoever revives nobody's claims it: it may have been another's
-            entry.owner, entry.instance, entry.orphan = ctx.caller.worker, ctx.caller.instance, ""
+            entry.owner, entry.instance, entry.orphan = caller.worker, caller.instance, ""
     entry.host = None
     entry.apply_turns(mode, turns, count, [])
     if labels is not None:
@@ -199,12 +200,12 @@ def _saved(
     entry.doc.updated_us = now_us
     if created:
         ctx.events.note("created", now_us, entry)
-    ctx.settle(entry, was_ended, now_us, p.epoch)
+    ctx.settle(caller, entry, was_ended, now_us, p.epoch)
     if entry.ended and not was_ended:
         ctx.events.note("ended", now_us, entry, reason=entry.ended_reason)
     if not entry.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
-        ctx.retime(entry, before_s)
-    elif entry.known_timeout_s is not None and not entry.ended and ctx.is_holder(entry):
+        ctx.retime(caller, entry, before_s)
+    elif entry.known_timeout_s is not None and not entry.ended and ctx.is_holder(caller, entry):
         ctx.told(entry)
     if created and entry.base is not None and p.heartbeat_timeout_s is None:
         entry.base = structs.replace(entry.base, heartbeat_timeout_s=entry.heartbeat_timeout_s)
@@ -214,12 +215,12 @@ def _saved(
     return result
 
 
-def _begin_anew(ctx: Context, entry: Entry) -> None:
+def _begin_anew(caller: Caller, entry: Entry) -> None:
     """Another call under the same id: whoever had the one before has nothing more to say."""
     if entry.ended_reason == OVERTIME:  # else it would be ended again at once
         entry.max_duration_s = None
     entry.epoch += 1
-    entry.owner, entry.instance, entry.orphan = ctx.caller.worker, ctx.caller.instance, ""
+    entry.owner, entry.instance, entry.orphan = caller.worker, caller.instance, ""
     entry.reaped, entry.status_before, entry.known_timeout_s = False, "", None
     entry.claimed_us = entry.handovers = entry.crashes = 0
 

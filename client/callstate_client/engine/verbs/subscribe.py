@@ -5,6 +5,7 @@ from __future__ import annotations
 import orjson
 
 from callstate_client.engine.context import Context
+from callstate_client.engine.interfaces import Caller
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol.events import (
     DEFAULT_TYPES,
@@ -19,11 +20,11 @@ from callstate_client.protocol.params import (
 _KNOWN = TYPES | {GAP}
 
 
-def subscribe(ctx: Context, p: SubscribeParams) -> bytes:
+def subscribe(ctx: Context, caller: Caller, p: SubscribeParams) -> bytes:
     """{"types":["suspect","orphaned"],"since":{"stream":"9f2c61d07a3be458","seq":17}}"""
     types = DEFAULT_TYPES if p.types is None else _checked_types(p.types)
     since = None if p.since is None else Cursor(p.since.stream, p.since.seq)
-    seq = ctx.events.subscribe(ctx.caller, types, since, ctx.now_us())
+    seq = ctx.events.subscribe(caller, types, since, ctx.now_us())
     return orjson.dumps({"stream": ctx.events.stream, "seq": seq})
 
 

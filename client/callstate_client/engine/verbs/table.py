@@ -10,7 +10,7 @@ from msgspec import Raw, UnsetType
 
 from callstate_client import protocol as p
 from callstate_client.engine.context import Context
-from callstate_client.engine.interfaces import Later, Miss
+from callstate_client.engine.interfaces import Caller, Deferred, NotCached
 from callstate_client.engine.sessions.validation import PlainHead, params_error, undecodable
 from callstate_client.engine.verbs import (
     heartbeat,
@@ -25,7 +25,7 @@ from callstate_client.model.go_json import (
     Int64,
 )
 
-__all__ = ["VERBS", "Context", "Later", "Miss", "Verb", "decode_usual"]
+__all__ = ["VERBS", "Context", "Deferred", "NotCached", "Verb", "decode_usual"]
 
 _NO_PARAMS: Final = b"{}"
 
@@ -41,7 +41,7 @@ class Verb(NamedTuple):
 
     method: str
     decode: Callable[[bytes | Raw], Any]
-    run: Callable[[Context, Any], bytes | Later]
+    run: Callable[[Context, Caller, Any], bytes | Deferred]
     usual: type[p.Params]
     """What its params are in nearly every request, decoded together with the envelope."""
 
@@ -62,7 +62,7 @@ class Verb(NamedTuple):
 def _verb(
     method: str,
     params: type[p.Params],
-    run: Callable[[Context, Any], bytes | Later],
+    run: Callable[[Context, Caller, Any], bytes | Deferred],
     usual: type[p.Params] | None = None,
 ) -> Verb:
     return Verb(method, msgspec.json.Decoder(params).decode, run, usual or params)

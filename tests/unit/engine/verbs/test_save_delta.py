@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.verbs.save_delta import Extending
-from callstate_client.engine.verbs.table import Miss
+from callstate_client.engine.verbs.table import NotCached
 from callstate_client.errors import WireError
 from callstate_sidecar.serving.request import (
     Asked,
@@ -53,10 +54,10 @@ def outcome(core: Core, asked: Asked | None) -> Any:
     """What a request gives, and what it leaves behind."""
     assert asked is not None
     try:
-        result: Any = asked.verb.run(core.ctx, asked.params)
+        result: Any = asked.verb.run(core.ctx, INTERNAL, asked.params)
     except WireError as error:
         result = (error.kind, error.message, error.data)
-    except Miss as miss:
+    except NotCached as miss:
         result = miss.session_id
     left = kept(core.entry("a"))
     records = [(record.mode, record.turns, record.count) for record in core.cache.group]  # type: ignore[union-attr]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.verbs import listing
 from callstate_client.engine.verbs.table import VERBS
@@ -234,7 +235,7 @@ async def test_a_save_in_one_pass_is_judged_as_one_read_the_long_way(session: di
         try:
             asked = read_request(line.encode())
             assert asked is not None
-            outcomes.append((asked.verb.run(core.ctx, asked.params), kept(core.entry("a"))))
+            outcomes.append((asked.verb.run(core.ctx, INTERNAL, asked.params), kept(core.entry("a"))))
         except Refused as gone:
             outcomes.append((gone.request_id, gone.error.to_wire()))  # type: ignore[arg-type]
         except WireError as error:
