@@ -16,6 +16,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from callstate_client.errors import DocumentError, InvalidParamsError
 from callstate_client.model import go_json
 from callstate_client.model.go_json import Int64, fold
+from callstate_client.model.metrics import Counters, StrictCounters
 from callstate_client.model.times import ZERO_TIME, is_time
 
 
@@ -30,21 +31,6 @@ class TurnDoc(Struct, gc=False):
 
 class _OnlyTurn(TurnDoc, forbid_unknown_fields=True, gc=False):
     """The usual turn: nothing in it that we don't know."""
-
-
-class MetricsDoc(Struct):
-    """The members of metrics that we know."""
-
-    turn_count: Int64 = 0
-    interruption_count: Int64 = 0
-    user_speech_duration_ms: Int64 = 0
-    agent_speech_duration_ms: Int64 = 0
-    first_response_ms: Int64 = 0
-    average_response_ms: Int64 = 0
-
-
-class OnlyMetrics(MetricsDoc, forbid_unknown_fields=True):
-    """The usual metrics."""
 
 
 class HeadDoc(Struct):
@@ -65,8 +51,16 @@ class _OnlyHead(HeadDoc, forbid_unknown_fields=True):
     """The usual session, its history and recovery data still bytes."""
 
     history: Raw = Raw(b"null")
-    metrics: OnlyMetrics | None = None
+    metrics: StrictCounters | None = None
     recovery_data: Raw | UnsetType = UNSET
+
+
+class PlainDocument(HeadDoc, forbid_unknown_fields=True):
+    """The usual session as a client decodes it in one pass: its history still bytes, its recovery data a value."""
+
+    history: Raw = Raw(b"null")
+    metrics: StrictCounters | None = None
+    recovery_data: Any = None
 
 
 class Parts(Struct):
@@ -85,7 +79,7 @@ class Parts(Struct):
     head: HeadDoc
     history: bytes
     turn_count: int
-    metrics: MetricsDoc
+    metrics: Counters
     metrics_extra: dict[str, bytes]
     recovery_data: bytes | None
     extra: dict[str, bytes]
@@ -93,14 +87,14 @@ class Parts(Struct):
 
 SESSION_NAMES: Final = frozenset(_OnlyHead.__struct_encode_fields__)
 TURN_NAMES: Final = frozenset(TurnDoc.__struct_encode_fields__)
-METRICS_NAMES: Final = frozenset(MetricsDoc.__struct_encode_fields__)
+METRICS_NAMES: Final = frozenset(Counters.__struct_encode_fields__)
 
 HEAD_NAMES: Final = frozenset(HeadDoc.__struct_encode_fields__)
 _NULL: Final = b"null"
 
 _only_head = msgspec.json.Decoder(_OnlyHead).decode
 _head = msgspec.json.Decoder(HeadDoc).decode
-_metrics = msgspec.json.Decoder(MetricsDoc).decode
+_metrics = msgspec.json.Decoder(Counters).decode
 _only_turn = msgspec.json.Decoder(_OnlyTurn).decode
 _only_turns = msgspec.json.Decoder(list[_OnlyTurn]).decode
 _turn = msgspec.json.Decoder(TurnDoc).decode
@@ -170,14 +164,14 @@ def read(document: bytes) -> Parts:
 def _usual(only: _OnlyHead) -> Parts:
     history, count = _history(bytes(only.history))
     recovery = None if isinstance(only.recovery_data, UnsetType) else _recovery(bytes(only.recovery_data))
-    return Parts(only, history, count, only.metrics or MetricsDoc(), {}, recovery, {})
+    return Parts(only, history, count, only.metrics or Counters(), {}, recovery, {})
 
 
 def _unusual(document: bytes) -> Parts:
     """A document with members that we don't know, or that Go takes for ours, or that nests deep."""
     members, extra = _members(document, SESSION_NAMES, "$")
     head = _typed(_head, {name: value for name, value in members.items() if name in HEAD_NAMES}, "$")
-    metrics = MetricsDoc()
+    metrics = Counters()
     metrics_extra: dict[str, bytes] = {}
     if members.get("metrics", _NULL) != _NULL:
         counters, metrics_extra = _members(members["metrics"], METRICS_NAMES, "$.metrics")

@@ -1,4 +1,8 @@
-"""What was counted in one call, and how it is decoded."""
+"""A call's counters: the members that are defined, once, and the types built on them.
+
+`Counters` is what a document's `metrics` decode into; `StrictCounters` refuses members that it does not name, so a
+single pass tells whether a document has any. `SessionMetrics` is what workers see: the same with `extra`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,25 @@ from typing import Any
 
 import msgspec
 
-from callstate_client.model.documents import MetricsDoc
+from callstate_client.model.go_json import Int64
 
 
-class SessionMetrics(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Counters(msgspec.Struct):
+    """The defined members of metrics, in the Go package's order. One that a document leaves out is zero."""
+
+    turn_count: Int64 = 0
+    interruption_count: Int64 = 0
+    user_speech_duration_ms: Int64 = 0
+    agent_speech_duration_ms: Int64 = 0
+    first_response_ms: Int64 = 0
+    average_response_ms: Int64 = 0
+
+
+class StrictCounters(Counters, forbid_unknown_fields=True):
+    """The same, without any other member."""
+
+
+class SessionMetrics(Counters, omit_defaults=True, kw_only=True):
     """What was counted in one call.
 
     Args:
@@ -19,15 +38,9 @@ class SessionMetrics(msgspec.Struct, omit_defaults=True, kw_only=True):
         agent_speech_duration_ms: speech of `agent` turns, milliseconds.
         first_response_ms: from answer to the agent's first word, milliseconds; 0 is unknown and left out.
         average_response_ms: mean time to respond, milliseconds; 0 is unknown and left out.
-        extra: members we don't know, written back inline.
+        extra: members that callstate does not define, written back inline.
     """
 
-    turn_count: int = 0
-    interruption_count: int = 0
-    user_speech_duration_ms: int = 0
-    agent_speech_duration_ms: int = 0
-    first_response_ms: int = 0
-    average_response_ms: int = 0
     extra: dict[str, Any] = msgspec.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -45,21 +58,21 @@ class SessionMetrics(msgspec.Struct, omit_defaults=True, kw_only=True):
         return members | self.extra if self.extra else members
 
 
-def metrics_of(found: MetricsDoc | None, extra: dict[str, Any] | None = None) -> SessionMetrics:
-    """The metrics that were decoded.
+def metrics_of(found: Counters | None, extra: dict[str, Any] | None = None) -> SessionMetrics:
+    """The metrics of a decoded document.
 
     Args:
-        found: the members that we know; None: there were none.
-        extra: those that we don't.
+        found: the counters; None where the document has none.
+        extra: the other members.
     """
     if found is None:
         return SessionMetrics()
     return SessionMetrics(
-        turn_count=found.turn_count,
-        interruption_count=found.interruption_count,
-        user_speech_duration_ms=found.user_speech_duration_ms,
-        agent_speech_duration_ms=found.agent_speech_duration_ms,
-        first_response_ms=found.first_response_ms,
-        average_response_ms=found.average_response_ms,
+        found.turn_count,
+        found.interruption_count,
+        found.user_speech_duration_ms,
+        found.agent_speech_duration_ms,
+        found.first_response_ms,
+        found.average_response_ms,
         extra={} if extra is None else extra,
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from enum import EnumMeta, StrEnum
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,7 +16,6 @@ from callstate_client.errors import DocumentError
 from callstate_client.model import documents, go_json
 from callstate_client.model.history import History, Piece
 from callstate_client.model.metrics import SessionMetrics, metrics_of
-from callstate_client.model.statewire import StrictStateWire
 from callstate_client.model.times import (
     ZERO_TIME,
     Instant,
@@ -33,37 +31,9 @@ from callstate_client.model.turn import (
     refuse_shadows,
 )
 from callstate_client.model.wellformed import turn_values
+from callstate_client.model.words import Direction, Role, Status
 
 __all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn", "encode_members"]
-
-
-class _Words(EnumMeta):
-    def __contains__(cls, value: object) -> bool:  # as from Python 3.12 on
-        return isinstance(value, str) and value in cls._value2member_map_
-
-
-class Status(StrEnum, metaclass=_Words):
-    """The named statuses. Not a closed set: any string up to 64 bytes is one; only `ended` is not active."""
-
-    PENDING = "pending"
-    ACTIVE = "active"
-    ON_HOLD = "on_hold"
-    TRANSFERRING = "transferring"
-    ENDED = "ended"
-
-
-class Direction(StrEnum, metaclass=_Words):
-    """The named directions; not a closed set."""
-
-    INBOUND = "inbound"
-    OUTBOUND = "outbound"
-
-
-class Role(StrEnum, metaclass=_Words):
-    """The named roles of a turn; not a closed set (agents have `system` and `tool` turns too)."""
-
-    USER = "user"
-    AGENT = "agent"
 
 
 RecoveryT = TypeVar("RecoveryT")
@@ -76,7 +46,7 @@ _ZERO = parse_time(ZERO_TIME)
 _EMPTY: tuple[Any, ...] = (None, "", {}, [])
 """Recovery data that is left out."""
 
-_STRICT = msgspec.json.Decoder(StrictStateWire)
+_STRICT = msgspec.json.Decoder(documents.PlainDocument)
 
 
 class SessionState:
@@ -312,7 +282,7 @@ class SessionState:
             DocumentError: it is no session document.
         """
         try:
-            return from_wire(_STRICT.decode(document))
+            return of_plain(_STRICT.decode(document))
         except (msgspec.MsgspecError, ValueError, RecursionError):  # something unusual, or something wrong
             return cls.of_parts(documents.read(document.encode() if isinstance(document, str) else bytes(document)))
 
@@ -369,29 +339,29 @@ def _restored(document: bytes, history_from: int) -> SessionState:
     return state
 
 
-def from_wire(wire: StrictStateWire, history: History | None = None) -> SessionState:
+def of_plain(document: documents.PlainDocument, history: History | None = None) -> SessionState:
     """The state a decoded document stands for.
 
     Args:
-        wire: the document, one pass decoded.
-        history: where it is known already.
+        document: decoded in one pass.
+        history: where it is decoded already.
 
     Raises:
         DocumentError: its history or its metrics are none.
     """
     state = SessionState.__new__(SessionState)
-    state.id = wire.id
-    state._created_at = wire.created_at
-    state._updated_at = wire.updated_at
-    state.call_id = wire.call_id
-    state.provider = wire.provider
-    state.direction = wire.direction
-    state.from_ = wire.from_
-    state.to = wire.to
-    state.status = wire.status
-    state._history = History.of_json(wire.history) if history is None else history
-    state.metrics = metrics_of(wire.metrics)
-    state.recovery_data = wire.recovery_data
+    state.id = document.id
+    state._created_at = document.created_at
+    state._updated_at = document.updated_at
+    state.call_id = document.call_id
+    state.provider = document.provider
+    state.direction = document.direction
+    state.from_ = document.from_
+    state.to = document.to
+    state.status = document.status
+    state._history = History.of_json(document.history) if history is None else history
+    state.metrics = metrics_of(document.metrics)
+    state.recovery_data = document.recovery_data
     state.history_from = 0
     state.extra = {}
     return state

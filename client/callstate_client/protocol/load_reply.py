@@ -10,9 +10,9 @@ from msgspec import Raw
 
 from callstate_client.errors import DocumentError, InternalError
 from callstate_client.model import go_json
+from callstate_client.model.documents import PlainDocument
 from callstate_client.model.history import History
-from callstate_client.model.state import SessionState, from_wire
-from callstate_client.model.statewire import StrictStateWire
+from callstate_client.model.state import SessionState, of_plain
 from callstate_client.protocol.messages import (
     Reply,
     result_decoder,
@@ -20,7 +20,7 @@ from callstate_client.protocol.messages import (
 )
 from callstate_client.protocol.results import ListResult, LoadResult
 
-_decode_plain_load = msgspec.json.Decoder(Reply[LoadResult[StrictStateWire]]).decode
+_decode_plain_load = msgspec.json.Decoder(Reply[LoadResult[PlainDocument]]).decode
 _decode_shallow_load = result_decoder(LoadResult[Raw])
 _load_of = msgspec.json.Decoder(LoadResult[Raw]).decode
 _decode_list = result_decoder(ListResult)
@@ -42,13 +42,13 @@ def decode_load(line: bytes) -> LoadResult[SessionState]:
     """
     try:
         plain, history = _plain_load(line)
-        return _with_state(plain, from_wire(plain.session, history=history))
+        return _with_state(plain, of_plain(plain.session, history=history))
     except (msgspec.MsgspecError, ValueError, RecursionError, DocumentError):
         # a member that this version does not know, or a wrong one
         return load_result(decode_any_load(line))
 
 
-def _plain_load(line: bytes) -> tuple[LoadResult[StrictStateWire], History | None]:
+def _plain_load(line: bytes) -> tuple[LoadResult[PlainDocument], History | None]:
     """A load's reply; its turns are passed over, not scanned, where it has the form that daemons give it.
 
     A quote behind a comma opens a name (behind a closing one there would be punctuation), so what is found here

@@ -18,15 +18,15 @@ from callstate_client.engine.sessions.validation import (
 )
 from callstate_client.errors import InvalidParamsError
 from callstate_client.model import documents
-from callstate_client.model.documents import MetricsDoc
 from callstate_client.model.go_json import (
     INT64_MAX,
     INT64_MIN,
 )
+from callstate_client.model.metrics import Counters
 from callstate_client.model.times import parse_us
 
 _encode = msgspec.json.encode
-_NO_METRICS: Final = MetricsDoc()
+_NO_METRICS: Final = Counters()
 _NOTHING: Final = (b"null", b'""', b"{}", b"[]")
 """What Go leaves out for being empty."""
 
@@ -138,7 +138,7 @@ def _fields(door: HeadFields, extra: Mapping[str, Raw | bytes], created_at: str)
     return _encode(known)[1:-1] + _members(extra) if extra else _encode(known)[1:-1]
 
 
-def _metrics_of(counters: MetricsDoc, extra: bytes) -> Metrics:
+def _metrics_of(counters: Counters, extra: bytes) -> Metrics:
     return Metrics(
         counters.turn_count, counters.interruption_count,
         counters.user_speech_duration_ms, counters.agent_speech_duration_ms,
@@ -182,7 +182,7 @@ def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[st
     if isinstance(data, PlainHead):
         check_fields(data, path)
         door = data
-        metrics: MetricsDoc = data.metrics or _NO_METRICS
+        metrics: Counters = data.metrics or _NO_METRICS
     else:
         door, extra = check_head(data, path)
         metrics, metrics_extra = check_metrics(door.metrics, f"{path}.metrics")

@@ -17,12 +17,12 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from callstate_client.errors import InvalidParamsError, ParseError
 from callstate_client.model import documents
-from callstate_client.model.documents import MetricsDoc, OnlyMetrics
 from callstate_client.model.go_json import (
     INT64_MAX,
     INT64_MIN,
     Int64,
 )
+from callstate_client.model.metrics import Counters, StrictCounters
 from callstate_client.model.times import YEAR_0, is_time, parse_time
 from callstate_client.protocol.ids import MAX_NAME_BYTES
 from callstate_client.protocol.params import (
@@ -81,7 +81,7 @@ class HeadDoor(HeadFields, kw_only=True):
 class PlainHead(HeadFields, kw_only=True, forbid_unknown_fields=True):
     """The usual session: nothing in it that we don't know, so one pass over the line is enough."""
 
-    metrics: OnlyMetrics | UnsetType | None = UNSET
+    metrics: StrictCounters | UnsetType | None = UNSET
 
 
 HEAD_MEMBERS: Final = frozenset(HeadDoor.__struct_encode_fields__)
@@ -117,7 +117,7 @@ _raw_list = msgspec.json.Decoder(list[Raw]).decode
 _times = msgspec.json.Decoder(list[TurnTime]).decode
 _raw_members = msgspec.json.Decoder(dict[str, Raw]).decode
 _head = msgspec.json.Decoder(HeadDoor).decode
-_metrics = msgspec.json.Decoder(MetricsDoc | None).decode
+_metrics = msgspec.json.Decoder(Counters | None).decode
 _any = msgspec.json.decode
 
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `(?P<place>.*)`)?$", re.DOTALL)
@@ -335,14 +335,14 @@ def check_fields(head: HeadFields, path: str) -> None:
             raise documents.not_object(f"{path}.recovery_data")
 
 
-def check_metrics(data: Raw | UnsetType, path: str) -> tuple[MetricsDoc, dict[str, Raw]]:
+def check_metrics(data: Raw | UnsetType, path: str) -> tuple[Counters, dict[str, Raw]]:
     """Metrics and their unknown members; left out or null are all zero."""
     if data is UNSET:
-        return MetricsDoc(), {}
+        return Counters(), {}
     try:
         metrics = _metrics(data)
         if metrics is None:
-            return MetricsDoc(), {}
+            return Counters(), {}
         members = _raw_members(data)
     except msgspec.ValidationError as error:
         raise params_error(error, path) from error

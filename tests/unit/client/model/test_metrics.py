@@ -5,8 +5,7 @@ import pytest
 
 from callstate_client.errors import DocumentError
 from callstate_client.model import SessionState
-from callstate_client.model.documents import OnlyMetrics
-from callstate_client.model.metrics import SessionMetrics, metrics_of
+from callstate_client.model.metrics import SessionMetrics, StrictCounters, metrics_of
 
 COUNTS = {
     "turn_count": 1,
@@ -23,7 +22,7 @@ def read(metrics: object) -> SessionMetrics:
 
 
 def test_typed_and_untyped_are_read_alike() -> None:
-    typed = msgspec.convert(COUNTS, OnlyMetrics)
+    typed = msgspec.convert(COUNTS, StrictCounters)
     assert metrics_of(typed) == read(COUNTS) == SessionMetrics(**COUNTS)
     assert metrics_of(typed).to_dict() == COUNTS
 
