@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from callstate_client import stdio
+from callstate_sidecar.system import stdio
 
 MISSING_EXTRA_STATUS = 2
 

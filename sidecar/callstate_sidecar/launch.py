@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import uvloop
 
-from callstate_client import stdio
 from callstate_sidecar.config.load import (
     Config,
     ConfigError,
@@ -23,6 +22,7 @@ from callstate_sidecar.config.load import (
 from callstate_sidecar.daemon import Daemon
 from callstate_sidecar.journal import JournalError
 from callstate_sidecar.journal import cli as journal_tool
+from callstate_sidecar.system import stdio
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.logs import configure_logging
 from callstate_sidecar.system.state_dir import AlreadyRunningError

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from callstate_client import stdio
+from callstate_client.cli import stdio
 
 USAGE_STATUS = 2
 

@@ -13,12 +13,12 @@ from callstate_client.cli import arguments, output, render
 from callstate_client.cli.drain import drain
 from callstate_client.cli.output import Output
 from callstate_client.cli.simulate.command import simulate
+from callstate_client.cli.stdio import FAILED
 from callstate_client.cli.tail import tail
 from callstate_client.client import connect
 from callstate_client.errors import CallstateError, NoDaemonError, UnreadableError
 from callstate_client.model.state import Status
 from callstate_client.model.times import now
-from callstate_client.stdio import FAILED
 
 NO_DAEMON: Final = 3
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 from rich.console import Console, RenderableType
 
-from callstate_client.stdio import complain
+from callstate_client.cli.stdio import complain
 
 PIPE_COLUMNS: Final = 10_000
 """Width where nobody looks: a table that is piped into grep must not be cut to 80 columns."""

@@ -10,7 +10,6 @@ import sys
 import textwrap
 from typing import Final
 
-from callstate_client import stdio
 from callstate_sidecar.config.schema import (
     GIB,
     KIB,
@@ -19,6 +18,7 @@ from callstate_sidecar.config.schema import (
     SECTIONS,
     Option,
 )
+from callstate_sidecar.system import stdio
 
 _WIDTH: Final = 100
 

@@ -13,7 +13,6 @@ from typing import IO
 
 import msgspec
 
-from callstate_client import stdio
 from callstate_client.engine.sessions.records import decode_record
 from callstate_client.engine.table.cache import Cache
 from callstate_client.engine.verbs.read import loaded
@@ -35,6 +34,7 @@ from callstate_sidecar.journal.layout import (
 )
 from callstate_sidecar.journal.repair import repair
 from callstate_sidecar.journal.replay import replay
+from callstate_sidecar.system import stdio
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.state_dir import JOURNAL_NAME, LOCK_NAME
 
