@@ -16,7 +16,6 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        import orjson  # noqa: F401, PLC0415
         import uvloop  # noqa: F401, PLC0415
     except ImportError as error:
         stdio.complain("callstated", f"needs {error.name}: pip install 'callstate[sidecar]'")

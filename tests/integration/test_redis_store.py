@@ -598,12 +598,12 @@ def test_arguments_that_are_refused() -> None:
 
 
 def test_the_bare_form_connects_over_tcp_with_nothing_but_redis_installed() -> None:
-    """From a process of its own, in which neither uvloop nor orjson can be imported."""
+    """From a process of its own, in which uvloop can't be imported."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     code = f"""
 import asyncio, sys
-sys.modules.update(uvloop=None, orjson=None)
+sys.modules.update(uvloop=None)
 from callstate_client.model import SessionState
 from callstate_sidecar.stores.redis import RedisStore
 

@@ -133,10 +133,10 @@ asyncio.run(main())
         assert (await store.load("call-1")).provider == "sip"
 
 
-def test_neither_redis_nor_uvloop_nor_orjson_is_imported(path: Path) -> None:
+def test_neither_redis_nor_uvloop_is_imported(path: Path) -> None:
     code = f"""
 import asyncio, sys
-sys.modules.update(redis=None, uvloop=None, orjson=None)
+sys.modules.update(redis=None, uvloop=None)
 from callstate_client.model import SessionState
 from callstate_sidecar.stores.sqlite import SqliteStore
 

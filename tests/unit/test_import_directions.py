@@ -120,7 +120,6 @@ IO_MODULES = ("asyncio", "socket", "selectors", "select", "threading", "uvloop",
 THIRD_PARTY = {
     "msgspec": ("callstate_client", "callstate_sidecar"),
     "rich": ("callstate_client.cli",),
-    "orjson": ("callstate_sidecar", "callstate_client.engine"),
     "uvloop": ("callstate_sidecar.__main__", "callstate_sidecar.launch"),
     "redis": ("callstate_sidecar.stores.redis",),
     "hiredis": ("callstate_sidecar.stores.redis.link",),

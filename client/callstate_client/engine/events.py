@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Protocol
 
-import orjson
+from msgspec import UNSET, Struct, UnsetType
 
 from callstate_client.engine.sessions.session import Entry
 from callstate_client.errors import InvalidParamsError, OverloadedError
@@ -20,6 +20,7 @@ from callstate_client.protocol.events import (
     Cursor,
     EventType,
 )
+from callstate_client.protocol.messages import encode_json
 
 EVENT_BYTES: Final = 2048
 """What an event is reckoned with where the ring's size in bytes is bounded: five times the usual. A call id
@@ -41,7 +42,7 @@ NEWER: Final = "store_newer"
 SUPERSEDED: Final = "superseded"
 """Why a session of this daemon is fenced off from the store: what that has counts."""
 
-CUT_OFF: Final = b'{"jsonrpc":"2.0","id":null,"error":%b}\n' % orjson.dumps(
+CUT_OFF: Final = b'{"jsonrpc":"2.0","id":null,"error":%b}\n' % encode_json(
     OverloadedError("events were not read").to_wire()
 )
 """The last line of a subscriber that does not keep up."""
@@ -122,6 +123,7 @@ class Events:
         reason: str = "",
         evidence: str = "",
         deadline_us: int = 0,
+        owner: str = "",
         **more: str | int | bool,
     ) -> None:
         """Something happened; told when the open group is down.
@@ -133,15 +135,15 @@ class Events:
             reason: why.
             evidence: what a suspicion rests on.
             deadline_us: when a suspect is given up, microseconds since 1970.
-            more: further members (`worker_id`, `error`, `drain`, `turn_count`); `owner` in place of the session's
-                own, where that has just been taken from it.
+            owner: in place of the session's own, which it has just lost.
+            more: further members: `worker_id`, `error`, `drain`, `turn_count`.
         """
         if type_ == TURN and not self.wants_turns:
             return
         session = None
         if entry is not None:
             doc = entry.doc  # its labels are replaced, never changed, so they need no copy
-            session = (entry.id, doc.provider, doc.call_id, entry.labels, entry.owner, entry.epoch)
+            session = (entry.id, doc.provider, doc.call_id, entry.labels, owner or entry.owner, entry.epoch)
         self._open.append(_Noted(type_, now_us, session, reason, evidence, deadline_us, more))
 
     def drop(self, fenced: Mapping[str, int]) -> None:
@@ -274,27 +276,39 @@ def _is_undone(noted: _Noted, fenced: Mapping[str, int]) -> bool:
     return noted.type in CHANGES or noted.reason in (REVIVED, MERGED, NEWER)
 
 
+_NO_SESSION: Final = (UNSET, "", "", UNSET, "", UNSET)
+
+
+class _Params(Struct, omit_defaults=True, gc=False):
+    """What the notification says of an event; members that say nothing are left out."""
+
+    stream: str
+    seq: int
+    type: str
+    at: str
+    session_id: str | UnsetType = UNSET
+    provider: str = ""
+    call_id: str = ""
+    labels: dict[str, str] | UnsetType = UNSET
+    owner: str = ""
+    epoch: int | UnsetType = UNSET
+    reason: str = ""
+    evidence: str = ""
+    deadline: str = ""
+    worker_id: str = ""
+    error: str = ""
+    drain: bool | UnsetType = UNSET
+    turn_count: int | UnsetType = UNSET
+
+
 def _line(stream: str, seq: int, noted: _Noted) -> bytes:
-    """An event as its notification; members that say nothing are left out."""
+    """An event as its notification."""
     type_, at_us, session, reason, evidence, deadline_us, more = noted
-    params: dict[str, Any] = {"stream": stream, "seq": seq, "type": type_, "at": format_us(at_us)}
-    if session is not None:  # written out: when thousands expire, each comes through here
-        params["session_id"], provider, call_id, labels, owner, epoch = session
-        if provider:
-            params["provider"] = provider
-        if call_id:
-            params["call_id"] = call_id
-        if labels:
-            params["labels"] = labels
-        if owner:
-            params["owner"] = owner
-        params["epoch"] = epoch
-    if reason:
-        params["reason"] = reason
-    if evidence:
-        params["evidence"] = evidence
-    if deadline_us:
-        params["deadline"] = format_us(deadline_us)
-    if more:
-        params |= {name: value for name, value in more.items() if value != ""}
-    return b'{"jsonrpc":"2.0","method":"event","params":%b}\n' % orjson.dumps(params)
+    session_id, provider, call_id, labels, owner, epoch = session or _NO_SESSION
+    params = _Params(  # by position: when thousands expire, each comes through here
+        stream, seq, type_, format_us(at_us), session_id, provider, call_id, labels or UNSET, owner, epoch,
+        reason, evidence, format_us(deadline_us) if deadline_us else "",
+    )  # fmt: skip
+    for name, value in more.items():
+        setattr(params, name, value)
+    return b'{"jsonrpc":"2.0","method":"event","params":%b}\n' % encode_json(params)

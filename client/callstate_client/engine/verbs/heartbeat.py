@@ -6,8 +6,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-import orjson
-
 from callstate_client.engine.context import Context, ended_error
 from callstate_client.engine.interfaces import Caller, Deferred, NotCached
 from callstate_client.engine.liveness import Phase
@@ -18,6 +16,7 @@ from callstate_client.errors import (
     StoreUnavailableError,
     UnreadableError,
 )
+from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import (
     HeartbeatParams,
 )
@@ -40,7 +39,7 @@ def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Defer
         _beat(ctx, caller, entry)
         if entry.known_timeout_s is None or not ctx.speaks_for(caller, entry):
             return b"{}"
-        return orjson.dumps({"timeouts": {entry.id: ctx.told(entry)}})
+        return encode_json({"timeouts": {entry.id: ctx.told(entry)}})
     many = _Many(ctx, caller)
     for session_id in many.unusual(p.session_ids or []):
         many.beat(session_id)
@@ -148,4 +147,4 @@ class _Many:
             result["unreadable"] = self._unreadable
         if self._timeouts:
             result["timeouts"] = self._timeouts
-        return orjson.dumps(result)
+        return encode_json(result)

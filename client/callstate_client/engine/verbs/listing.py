@@ -11,7 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-import orjson
+from msgspec import Raw
 
 from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import Caller, Deferred
@@ -26,6 +26,7 @@ from callstate_client.engine.sessions.validation import check_time
 from callstate_client.engine.verbs.read import loaded
 from callstate_client.errors import InvalidParamsError, StoreUnavailableError
 from callstate_client.model.times import format_us, parse_us
+from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import (
     SESSION_STATES,
     ListActiveParams,
@@ -114,7 +115,7 @@ def _paged(name: str, values: list[Any], place: _Place | None) -> bytes:
     result: dict[str, Any] = {name: values}
     if place is not None:
         result["next_cursor"] = place.text()
-    return orjson.dumps(result)
+    return encode_json(result)
 
 
 async def _everywhere(
@@ -203,10 +204,10 @@ def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> bytes | Deferr
     place = _place(p.cursor, everywhere=everywhere)
     wanted = _wanted(p)
 
-    def show(entry: Entry) -> orjson.Fragment:
+    def show(entry: Entry) -> Raw:
         head = entry.doc.head_json(entry.updated_us)
         timeout_s = ctx.liveness.timeout_s
-        return orjson.Fragment(loaded(entry, head, 0, for_worker=True, default_timeout_s=timeout_s))
+        return Raw(loaded(entry, head, 0, for_worker=True, default_timeout_s=timeout_s))
 
     def hot(behind: _Place, most: int) -> tuple[list[Any], _Place | None]:
         entries, following = _hot(ctx, behind, most, wanted)

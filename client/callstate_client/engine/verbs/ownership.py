@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-import orjson
-
 from callstate_client.engine.context import OVERTIME, Context, ended_error
 from callstate_client.engine.handovers import hold_ended, is_poison
 from callstate_client.engine.interfaces import Caller
@@ -17,6 +15,7 @@ from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Entry
 from callstate_client.engine.verbs.read import checked_history, load_entry
 from callstate_client.errors import ConflictError, ForbiddenError
+from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import (
     ClaimNextParams,
     ClaimParams,
@@ -46,7 +45,7 @@ def register(ctx: Context, caller: Caller, p: RegisterParams) -> bytes:
     instance = checked_word(p.instance, "$.params.instance") or ""
     process = checked_word(p.process, "$.params.process") or ""
     ctx.services.register(caller, checked_worker(p.worker_id), instance, process)
-    return orjson.dumps({"worker_id": p.worker_id, "drain": ctx.draining})
+    return encode_json({"worker_id": p.worker_id, "drain": ctx.draining})
 
 
 def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
@@ -204,7 +203,7 @@ def drain(ctx: Context, caller: Caller, p: DrainParams) -> bytes:
     if p.on is not ctx.draining:
         ctx.draining = p.on
         ctx.events.note("server.drain", ctx.now_us(), drain=p.on)
-    return orjson.dumps({"drain": p.on, "sessions": ctx.cache.index.live})
+    return encode_json({"drain": p.on, "sessions": ctx.cache.index.live})
 
 
 def _own_id(caller: Caller, worker_id: str) -> str:

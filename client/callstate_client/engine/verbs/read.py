@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-import orjson
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.sessions.session import Entry
 from callstate_client.errors import InvalidParamsError
+from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import (
     FlushParams,
     LoadParams,
@@ -49,6 +49,19 @@ def load_entry(entry: Entry, history: str | int, *, for_worker: bool = False) ->
     return loaded(entry, document, doc.turn_count - count, for_worker=for_worker)
 
 
+class _Beside(Struct, omit_defaults=True, gc=False):
+    """What a load says beside the document; members at their default are left out."""
+
+    labels: dict[str, str]
+    owner: str = ""
+    heartbeat_timeout_s: float | None = None
+    max_duration_s: float | None = None
+    restored: bool = False
+    handovers: int = 0
+    ended_reason: str | UnsetType = UNSET
+    ended_detail: Raw | UnsetType = UNSET
+
+
 def loaded(
     entry: Entry,
     session: bytes,
@@ -66,28 +79,25 @@ def loaded(
         for_worker: also what one needs to know who takes it over.
         default_timeout_s: a timeout that goes without saying, in a listing that of the daemon.
     """
-    beside: dict[str, Any] = {"labels": entry.labels}
-    if entry.owner:
-        beside["owner"] = entry.owner
+    beside = _Beside(entry.labels, entry.owner)
     if for_worker and entry.heartbeat_timeout_s not in (None, default_timeout_s):
-        beside["heartbeat_timeout_s"] = entry.heartbeat_timeout_s
-    if for_worker and entry.max_duration_s is not None:
-        beside["max_duration_s"] = entry.max_duration_s
-    if for_worker and entry.restored:
-        beside["restored"] = True
+        beside.heartbeat_timeout_s = entry.heartbeat_timeout_s
+    if for_worker:
+        beside.max_duration_s = entry.max_duration_s
+        beside.restored = entry.restored
     if entry.handovers:
-        beside["handovers"] = entry.handovers
+        beside.handovers = entry.handovers
     if entry.ended:
-        beside["ended_reason"] = entry.ended_reason
+        beside.ended_reason = entry.ended_reason
         if entry.ended_detail:
-            beside["ended_detail"] = orjson.Fragment(entry.ended_detail)
+            beside.ended_detail = Raw(entry.ended_detail)
     return b'{"session":%b,"history_from":%d,"turn_count":%d,"version":%d,"epoch":%d,%b' % (
         session,
         history_from,
         entry.doc.turn_count,
         entry.version,
         entry.epoch,
-        orjson.dumps(beside)[1:],
+        encode_json(beside)[1:],
     )
 
 
@@ -99,12 +109,12 @@ def ping(ctx: Context, caller: Caller, p: NoParams) -> bytes:
 def info(ctx: Context, caller: Caller, p: NoParams) -> bytes:
     """{}"""
     caller.told_timeout_s = ctx.liveness.timeout_s
-    return orjson.dumps(ctx.services.info())
+    return encode_json(ctx.services.info())
 
 
 def stats(ctx: Context, caller: Caller, p: NoParams) -> bytes:
     """{}"""
-    return orjson.dumps(ctx.services.stats())
+    return encode_json(ctx.services.stats())
 
 
 def flush(ctx: Context, caller: Caller, p: FlushParams) -> Deferred:
@@ -112,7 +122,7 @@ def flush(ctx: Context, caller: Caller, p: FlushParams) -> Deferred:
 
     def start(done: Callable[[bytes | Exception], None]) -> None:
         def flushed(result: dict[str, int] | Exception) -> None:
-            done(result if isinstance(result, Exception) else orjson.dumps(result))
+            done(result if isinstance(result, Exception) else encode_json(result))
 
         ctx.services.after(ctx.services.flush(p.session_ids, p.timeout_s), flushed)
 

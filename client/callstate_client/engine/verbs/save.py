@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import msgspec
-import orjson
 from msgspec import Raw, structs
 
 from callstate_client.engine.context import (
@@ -29,6 +28,7 @@ from callstate_client.errors import (
     UnreadableError,
 )
 from callstate_client.model.times import format_us
+from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import (
     SaveParams,
 )
@@ -231,4 +231,4 @@ def _result(entry: Entry, version: int, now_us: int) -> bytes:
         result += b',"unverified":true'
     if entry.heartbeat_timeout_s is None:  # ended from its first moment, so nobody waits for a beat
         return result + b"}"
-    return result + b',"heartbeat_timeout_s":%b}' % orjson.dumps(entry.heartbeat_timeout_s)
+    return result + b',"heartbeat_timeout_s":%b}' % encode_json(entry.heartbeat_timeout_s)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import orjson
-
 from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import Caller
 from callstate_client.errors import InvalidParamsError
@@ -13,6 +11,7 @@ from callstate_client.protocol.events import (
     TYPES,
     Cursor,
 )
+from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import (
     SubscribeParams,
 )
@@ -25,7 +24,7 @@ def subscribe(ctx: Context, caller: Caller, p: SubscribeParams) -> bytes:
     types = DEFAULT_TYPES if p.types is None else _checked_types(p.types)
     since = None if p.since is None else Cursor(p.since.stream, p.since.seq)
     seq = ctx.events.subscribe(caller, types, since, ctx.now_us())
-    return orjson.dumps({"stream": ctx.events.stream, "seq": seq})
+    return encode_json({"stream": ctx.events.stream, "seq": seq})
 
 
 def _checked_types(types: list[str]) -> frozenset[str]:
