@@ -1,6 +1,7 @@
 """The wire protocol without any I/O: JSON-RPC 2.0, one message a line. `docs/protocol.md` is the specification."""
 
 from callstate_client.model.go_json import INT64_MAX, INT64_MIN, Int64
+from callstate_client.protocol.events import decode_event
 from callstate_client.protocol.framing import LINE_BYTES, LineSplitter
 from callstate_client.protocol.messages import (
     AMEND_INDEX,
@@ -19,7 +20,6 @@ from callstate_client.protocol.messages import (
     check_protocol,
     decode_drain,
     decode_empty,
-    decode_event,
     decode_flush,
     decode_heartbeat,
     decode_incoming,
@@ -69,7 +69,6 @@ from callstate_client.protocol.params import (
 )
 from callstate_client.protocol.results import (
     DrainResult,
-    EventNote,
     FlushResult,
     HeartbeatResult,
     ListActiveResult,
@@ -106,7 +105,6 @@ __all__ = [
     "Empty",
     "EndParams",
     "ErrorBody",
-    "EventNote",
     "FlushParams",
     "FlushResult",
     "HeartbeatParams",

@@ -26,7 +26,6 @@ from callstate_client.protocol.params import (
 )
 from callstate_client.protocol.results import (
     DrainResult,
-    EventNote,
     FlushResult,
     HeartbeatResult,
     ListActiveResult,
@@ -218,8 +217,6 @@ decode_flush = result_decoder(FlushResult)
 decode_register = result_decoder(RegisterResult)
 decode_subscribe = result_decoder(SubscribeResult)
 decode_drain = result_decoder(DrainResult)
-decode_event = msgspec.json.Decoder(EventNote).decode
-"""An event, from a notification's params."""
 decode_members = result_decoder(dict[str, Any])
 
 

@@ -99,25 +99,3 @@ class SubscribeResult(Struct):
 
     stream: str
     seq: int
-
-
-class EventNote(Struct, kw_only=True):
-    """The params of an `event` notification."""
-
-    stream: str
-    seq: int
-    type: str
-    at: str
-    session_id: str | None = None
-    provider: str | None = None
-    call_id: str | None = None
-    labels: dict[str, str] = {}
-    owner: str | None = None
-    epoch: int | None = None
-    reason: str | None = None
-    evidence: str | None = None
-    deadline: str | None = None
-    worker_id: str | None = None
-    turn_count: int | None = None
-    drain: bool | None = None
-    error: str | None = None

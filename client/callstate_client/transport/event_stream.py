@@ -19,12 +19,11 @@ import msgspec
 from msgspec import Raw
 
 from callstate_client.errors import CallstateError, ConnectionLostError, InternalError
-from callstate_client.protocol.events import Cursor, Event
+from callstate_client.protocol.events import Cursor, Event, decode_event
 from callstate_client.protocol.framing import (
     LineSplitter,
 )
 from callstate_client.protocol.messages import (
-    decode_event,
     decode_incoming,
     decode_subscribe,
     encode_request,
@@ -309,7 +308,7 @@ def _read(line: bytes) -> Event | None:
     try:
         incoming = decode_incoming(line)
         if incoming.method == "event" and isinstance(incoming.params, Raw):
-            return Event.of(decode_event(incoming.params))
+            return decode_event(incoming.params)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InternalError(f"an event that can't be read: {error}") from error
     if incoming.error is not None:  # such as that we did not read; then it hangs up

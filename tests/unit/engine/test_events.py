@@ -23,7 +23,6 @@ from callstate_client.protocol.events import (
     GAP,
     TYPES,
     Cursor,
-    Event,
 )
 from callstate_client.protocol.params import Since
 from support.budget import examples
@@ -143,7 +142,7 @@ class TestLines:
         events.note(type_, START_US, entry, reason="why", turn_count=4)
         events.publish(MAX_UNSENT)
         params = decode_incoming(ear.lines[0]).params
-        event = Event.of(decode_event(params))
+        event = decode_event(params)
         assert (event.cursor, event.type, event.session_id) == (Cursor(STREAM, 1), type_, "c1")
         assert (event.owner, event.epoch, event.reason, event.turn_count) == ("w1", 2, "why", 4)
         assert event.to_members() == ear.heard()[0]
