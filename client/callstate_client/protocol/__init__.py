@@ -1,6 +1,5 @@
 """The wire protocol without any I/O: JSON-RPC 2.0, one message a line. `docs/protocol.md` is the specification."""
 
-from callstate_client.model.go_json import INT64_MAX, INT64_MIN, Int64
 from callstate_client.protocol.events import decode_event
 from callstate_client.protocol.framing import LINE_BYTES, LineSplitter
 from callstate_client.protocol.messages import (
@@ -12,9 +11,6 @@ from callstate_client.protocol.messages import (
     LIST_SCOPE,
     LIST_STATE,
     PROTOCOL_VERSION,
-    Empty,
-    ErrorBody,
-    Incoming,
     Reply,
     Request,
     check_protocol,
@@ -34,11 +30,9 @@ from callstate_client.protocol.messages import (
     encode_request,
     reply_id,
     result_decoder,
-    result_of,
 )
 from callstate_client.protocol.params import (
     MAX_DEPTH,
-    MAX_HISTORY_LIMIT,
     SESSION_STATES,
     AddTurnParams,
     AmendTurnParams,
@@ -49,14 +43,12 @@ from callstate_client.protocol.params import (
     EndParams,
     FlushParams,
     HeartbeatParams,
-    Limit,
     ListActiveParams,
     ListParams,
     LoadParams,
     Mutation,
     NoParams,
     Params,
-    PositiveSeconds,
     RecordInterruptionParams,
     RegisterParams,
     ReleaseParams,
@@ -64,7 +56,6 @@ from callstate_client.protocol.params import (
     Since,
     SubscribeParams,
     UpdateParams,
-    Version,
     Written,
 )
 from callstate_client.protocol.results import (
@@ -86,13 +77,10 @@ __all__ = [
     "DELETE_OP",
     "FEATURES",
     "INSTANCE",
-    "INT64_MAX",
-    "INT64_MIN",
     "LINE_BYTES",
     "LIST_SCOPE",
     "LIST_STATE",
     "MAX_DEPTH",
-    "MAX_HISTORY_LIMIT",
     "PROTOCOL_VERSION",
     "SESSION_STATES",
     "AddTurnParams",
@@ -102,16 +90,11 @@ __all__ = [
     "DeleteParams",
     "DrainParams",
     "DrainResult",
-    "Empty",
     "EndParams",
-    "ErrorBody",
     "FlushParams",
     "FlushResult",
     "HeartbeatParams",
     "HeartbeatResult",
-    "Incoming",
-    "Int64",
-    "Limit",
     "LineSplitter",
     "ListActiveParams",
     "ListActiveResult",
@@ -122,7 +105,6 @@ __all__ = [
     "Mutation",
     "NoParams",
     "Params",
-    "PositiveSeconds",
     "RecordInterruptionParams",
     "RegisterParams",
     "RegisterResult",
@@ -135,7 +117,6 @@ __all__ = [
     "SubscribeParams",
     "SubscribeResult",
     "UpdateParams",
-    "Version",
     "VersionResult",
     "Written",
     "check_protocol",
@@ -156,5 +137,4 @@ __all__ = [
     "encode_request",
     "reply_id",
     "result_decoder",
-    "result_of",
 ]
