@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Final
 from weakref import WeakSet
 
-from callstate_client import protocol, requests
+from callstate_client import protocol
 from callstate_client.api import CallStore
 from callstate_client.calls.heartbeat import Beats
 from callstate_client.calls.heartbeat_process import BeatingThread
@@ -110,7 +110,7 @@ class SidecarStore(CallStore):
 
     def _begin_anew(self) -> None:
         self._begin()
-        self._beater = self._new_beater()
+        self._held.heartbeats = self._new_beater()
         self._link.come_back()
 
     @property
@@ -202,8 +202,7 @@ class SidecarStore(CallStore):
             self._begin_anew()
         check_loop(self._loop, "this store")
         if timeout_s is not None:
-            request = requests.heartbeat(session_id)
-            await self._execute(request, timeout_s)
+            await super().update_heartbeat(session_id, timeout_s=timeout_s)
             return
         validation.check_session_id(session_id)
         future: asyncio.Future[None] = self._loop.create_future()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection
 
-from callstate_client import protocol, requests
+from callstate_client import protocol
 from callstate_client.api import CallStore
 from callstate_client.clock import Clock
 from callstate_client.engine_events import EVENTS
@@ -143,10 +143,6 @@ class MemoryStore(CallStore):
         if self.closed:
             raise StoreClosedError
         return MemoryEvents(self._shelf, types, since, lambda: self.closed)
-
-    async def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
-        """Say that this call is alive; see CallStore."""
-        await self._execute(requests.heartbeat(session_id), timeout_s)
 
     @property
     def draining(self) -> bool:

@@ -21,7 +21,6 @@ from callstate_client.calls.blocking_hold import HeldCall, Hold
 from callstate_client.calls.end_reasons import EndOn
 from callstate_client.calls.heartbeat_thread import LEAVE_S, BeatThread
 from callstate_client.calls.hold_options import BeatMode
-from callstate_client.calls.uncopied import Uncopied
 from callstate_client.errors import ConflictError, StoreClosedError
 from callstate_client.model.state import SessionState
 from callstate_client.protocol import validation
@@ -35,6 +34,7 @@ from callstate_client.transport.discovery import candidates
 from callstate_client.transport.identity import Identity
 from callstate_client.transport.pending import REPEATABLE
 from callstate_client.transport.pool import Pool
+from callstate_client.uncopied import Uncopied
 
 __all__ = ["HeldCall", "Hold", "Store", "connect"]
 

@@ -16,9 +16,10 @@ from typing import Any, NoReturn
 from msgspec import UNSET, Raw
 
 from callstate_client import protocol
-from callstate_client.api import CallStore, EventSource
+from callstate_client.api import CallStore
 from callstate_client.errors import MethodNotFoundError, StoreClosedError
 from callstate_client.protocol.events import Cursor
+from callstate_client.session_api import EventSource
 from support.worker_forker import LINE_BYTES, READY, Done, Job, decode_done, encode
 
 TESTS = Path(__file__).parents[1]

@@ -32,7 +32,6 @@ from callstate_client.calls.outbox.local_changes import (
     TurnAdded,
     TurnAmended,
 )
-from callstate_client.calls.uncopied import Uncopied
 from callstate_client.calls.view import StateView
 from callstate_client.errors import (
     CallstateError,
@@ -56,6 +55,7 @@ from callstate_client.protocol.patches import (
 )
 from callstate_client.requests import PreparedRequest
 from callstate_client.store import Record
+from callstate_client.uncopied import Uncopied
 
 if TYPE_CHECKING:
     from callstate_client.sync import Store

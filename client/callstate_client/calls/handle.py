@@ -8,11 +8,12 @@ from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, TypeVar, Unpack
+from typing import Any, Final, Protocol, TypeVar, Unpack
 
 import msgspec
 
 from callstate_client import protocol, requests
+from callstate_client.calls.background import BackgroundTasks
 from callstate_client.calls.call_watchdog import Watchdog
 from callstate_client.calls.end_reasons import end_reason, ended_by
 from callstate_client.calls.heartbeat import Beats
@@ -35,7 +36,6 @@ from callstate_client.calls.queued import (
     amendable,
     queued,
 )
-from callstate_client.calls.uncopied import Uncopied
 from callstate_client.calls.view import StateView
 from callstate_client.errors import CallstateError, StoreClosedError, UndeliveredError
 from callstate_client.model.history import Turn
@@ -51,9 +51,8 @@ from callstate_client.protocol.patches import (
     split_changes,
     turn_patch,
 )
-
-if TYPE_CHECKING:
-    from callstate_client.api import CallStore
+from callstate_client.session_api import SessionApi
+from callstate_client.uncopied import Uncopied
 
 __all__ = ["CallHandle"]
 
@@ -68,6 +67,23 @@ COMPLETED: Final = "completed"
 """Why a call ended whose block was left normally."""
 
 
+class Holder(Protocol):
+    """What holds the calls of a store (held.py), as far as one of its calls uses it."""
+
+    store: SessionApi
+    heartbeats: Beats
+    background: BackgroundTasks
+    undelivered: set[Outbox]
+
+    def holds(self, session_id: str) -> bool:
+        """Whether a handle of the store holds the session."""
+        ...
+
+    async def give_up(self, session_id: str, epoch: int | None) -> None:
+        """Release a session, where it can still be released."""
+        ...
+
+
 class CallHandle(Uncopied):
     """One call, held. Its methods queue at once and give an awaitable: awaiting it means acknowledged.
 
@@ -80,7 +96,7 @@ class CallHandle(Uncopied):
     instead = "copy its `state`; another process or task claims the call with hold(id)"
 
     def __init__(
-        self, store: CallStore, beater: Beats, state: SessionState, version: int, epoch: int | None = None
+        self, holder: Holder, state: SessionState, version: int, epoch: int | None = None, handovers: int = 0
     ) -> None:
         self._state = state
         self._view = StateView(state)
@@ -98,12 +114,14 @@ class CallHandle(Uncopied):
         self._timeout_s: float | None = None
         self.end_on: tuple[type[BaseException], ...] = ()
         """Exceptions that mean the call is over, should they leave its block."""
-        self.handovers = 0
+        self.handovers = handovers
         """How often in a row it was claimed before and not held for a minute, by whatever worker."""
         self._loop = asyncio.get_running_loop()
-        self._store = store
-        self._beater = beater
-        self._outbox = Outbox(store, state.id, self._acknowledged, self.lose, self._delivered, epoch)
+        self._holder = holder
+        self._store = holder.store
+        self._outbox = Outbox(
+            holder.store, holder.undelivered, state.id, self._acknowledged, self.lose, self._delivered, epoch
+        )
 
     def __repr__(self) -> str:
         return f"CallHandle({self.id!r}, status={self._state.status!r}, unacknowledged={self.unacknowledged})"
@@ -116,8 +134,8 @@ class CallHandle(Uncopied):
 
     def _forgotten(self) -> None:
         """Nobody has this handle any more, and it was never left."""
-        self._beater.discard(self.id, None)
-        if not (self._store.closed or self._store._holds(self.id)):
+        self._holder.heartbeats.discard(self.id, None)
+        if not (self._store.closed or self._holder.holds(self.id)):
             _log.warning("%s is released: its handle was dropped, and never left or closed", self.id)
             self._take_no_more()
             self.released = True
@@ -164,14 +182,14 @@ class CallHandle(Uncopied):
 
     # -- a task that hangs ----------------------------------------------------------------------------------
 
-    def start_beats(self, timeout_s: float) -> None:
+    def start_heartbeats(self, timeout_s: float) -> None:
         """Have it beaten for.
 
         Args:
             timeout_s: the call's heartbeat timeout, seconds.
         """
         self._timeout_s = timeout_s
-        self._beater.add(self.id, timeout_s, self.lose)
+        self._holder.heartbeats.add(self.id, timeout_s, self.lose)
 
     def watch_task(self, watchdog_s: float) -> None:
         """What `hold(watchdog_s=…)` does: beat only while `alive()` is called at least so often.
@@ -182,13 +200,13 @@ class CallHandle(Uncopied):
 
         def silent() -> None:
             _log.warning("%s: not alive() for %g s, so no more heartbeats", self.id, watchdog_s)
-            self._beater.discard(self.id, self.lose)
+            self._holder.heartbeats.discard(self.id, self.lose)
 
         def back() -> None:
             _log.warning("%s: alive() again, so heartbeats go on", self.id)
             if self._timeout_s is not None:
-                self.start_beats(self._timeout_s)
-            self._store._in_background(self._beat_quietly(), f"callstate-beat-{self.id}")
+                self.start_heartbeats(self._timeout_s)
+            self._holder.background.start(self._beat_quietly(), f"callstate-beat-{self.id}")
 
         self._watchdog = Watchdog(watchdog_s, silent, back)
 
@@ -251,14 +269,14 @@ class CallHandle(Uncopied):
     def _delivered(self) -> None:
         """Nothing is left to deliver: a call that was let go of needs no more beats."""
         if self.released:
-            self._beater.discard(self.id, self.lose)
+            self._holder.heartbeats.discard(self.id, self.lose)
 
     def _set_ended(self, ended: bool) -> None:
         self.ended = ended
 
     def lose(self, error: CallstateError) -> None:
         """The session takes no more of ours. Called by what beats and delivers for this call."""
-        self._beater.discard(self.id, self.lose)
+        self._holder.heartbeats.discard(self.id, self.lose)
         if not (self.ended or self.released) and self.lost is None:
             self.lost = error
             _log.warning("%s is lost: %s", self.id, error)
@@ -402,7 +420,7 @@ class CallHandle(Uncopied):
     async def _rewrite_head(self, patch: dict[str, Any], beside: Beside) -> int:
         version = await self._store._rewrite_head(self.id, None, patch, beside, epoch=self.epoch)
         if "heartbeat_timeout_s" in beside and self._timeout_s is not None and self.is_held:
-            self.start_beats(beside["heartbeat_timeout_s"])
+            self.start_heartbeats(beside["heartbeat_timeout_s"])
         return version
 
     def end(self, reason: str = COMPLETED, detail: Any = None) -> QueuedMutation:
@@ -456,7 +474,7 @@ class CallHandle(Uncopied):
         self._outbox.close()
 
     async def _give_up(self) -> None:
-        await self._store._give_up(self.id, self.epoch)
+        await self._holder.give_up(self.id, self.epoch)
 
     async def _let_go(self) -> None:
         """Deliver what is queued, take no more, and release what has not ended."""
@@ -466,7 +484,7 @@ class CallHandle(Uncopied):
             self._delivered()
         await deliver_or_tell(self._outbox, self._store.close_timeout_s)
 
-    def _store_closes(self) -> None:
+    def store_closes(self) -> None:
         """The store is being closed, and this call is still held: nobody will hold it any more."""
         if not self.released:
             self._take_no_more()

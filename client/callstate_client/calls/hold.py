@@ -7,11 +7,11 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-from callstate_client import requests
+from callstate_client import protocol, requests
 from callstate_client.calls.end_reasons import EndOn, end_classes
 from callstate_client.calls.handle import CallHandle
+from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold_options import (
     BeatMode,
     check_hold,
@@ -19,7 +19,6 @@ from callstate_client.calls.hold_options import (
     taken,
 )
 from callstate_client.calls.loss import CancelOnLost
-from callstate_client.calls.uncopied import Uncopied
 from callstate_client.errors import (
     CallstateError,
     ConflictError,
@@ -32,9 +31,7 @@ from callstate_client.errors import (
 from callstate_client.model.state import SessionState
 from callstate_client.protocol.results import SaveResult
 from callstate_client.store import Record
-
-if TYPE_CHECKING:
-    from callstate_client.api import CallStore
+from callstate_client.uncopied import Uncopied
 
 __all__ = ["Hold"]
 
@@ -53,7 +50,7 @@ class Hold(Uncopied):
 
     def __init__(
         self,
-        store: CallStore,
+        held: HeldCalls,
         call: SessionState | str,
         *,
         labels: Mapping[str, str] | None,
@@ -70,7 +67,8 @@ class Hold(Uncopied):
         check_hold(call, labels, beat, steal=steal, replace_ended=replace_ended, resume=resume)
         if watchdog_s is not None and beat != "auto":
             raise ValueError("a watchdog stops heartbeats in the background, which beat='manual' has none of")
-        self._store = store
+        self._held = held
+        self._store = held.store
         self._call = call
         self._labels = labels
         self._heartbeat_timeout_s = heartbeat_timeout_s
@@ -83,7 +81,7 @@ class Hold(Uncopied):
         self._cancel_on_lost = cancel_on_lost
         self._guard: CancelOnLost | None = None
         self._watchdog_s = watchdog_s
-        self._op = store.new_op()
+        self._op = held.store.new_op()
         self._tried = False
         self._entering: asyncio.Task[CallHandle] | None = None
         self._giving_up: asyncio.Task[None] | None = None
@@ -111,17 +109,17 @@ class Hold(Uncopied):
             await asyncio.wait((self._giving_up,))
             self._giving_up = None
         if self._entering is None or _is_of_no_use(self._entering):
-            self._entering = self._store._in_background(self._enter(), f"callstate-hold-{self.id}")
+            self._entering = self._held.background.start(self._enter(), f"callstate-hold-{self.id}")
         entering = self._entering
         try:
             await asyncio.wait((entering,))
             handle = entering.result()
         except asyncio.CancelledError:
-            self._giving_up = self._store._in_background(self._give_up(entering), f"callstate-leave-{self.id}")
+            self._giving_up = self._held.background.start(self._give_up(entering), f"callstate-leave-{self.id}")
             raise
         except CallstateError as error:
             if error.retryable:  # such as no answer in time: it may have been done all the same
-                self._giving_up = self._store._in_background(self._give_up(entering), f"callstate-leave-{self.id}")
+                self._giving_up = self._held.background.start(self._give_up(entering), f"callstate-leave-{self.id}")
             raise
         self._entering = None
         handle.end_on = self._end_on
@@ -131,7 +129,7 @@ class Hold(Uncopied):
 
     async def _enter(self) -> CallHandle:
         again, self._tried = self._tried, True
-        if self._store._leaving:
+        if self._held.leaving:
             raise ShuttingDownError(f"this worker leaves: it takes no more calls, {self.id} neither")
         if isinstance(self._call, str):
             return await self._claim(self._call)
@@ -150,7 +148,7 @@ class Hold(Uncopied):
                 _log.info("%s is released: whoever entered it was cancelled", self.id)
                 await entering.result().release()
             elif isinstance(error, CallstateError) and error.retryable:
-                await self._store._release_unheld(self.id)
+                await self._held.give_up_if_ours(self.id)
 
     async def _create_or_claim(self, state: SessionState, again: bool) -> CallHandle:
         with suppress(ConflictError):
@@ -184,7 +182,7 @@ class Hold(Uncopied):
                 known = await self._store.claim(state.id, history="none")
                 record.version = known.version
         epoch = self._epoch(known, saved.epoch)
-        return await self._store._handle(record, beat=self._beat, epoch=epoch)
+        return await self._held.add(record, beat=self._beat, epoch=epoch)
 
     async def _save_and_get(
         self, state: SessionState, if_version: int | None, labels: Mapping[str, str] | None
@@ -213,23 +211,38 @@ class Hold(Uncopied):
         return known.epoch
 
     async def _claim(self, session_id: str) -> CallHandle:
-        if not (self._steal and await self._store._holds_no_more(session_id)):
-            self._store._check_unheld(session_id, steal=self._steal)
-        heartbeat_timeout_s, max_duration_s = await self._store._timeouts(
-            self._heartbeat_timeout_s, self._max_duration_s
+        if not (self._steal and await self._held.was_claimed_since(session_id)):
+            self._held.check_unheld(session_id, steal=self._steal)
+        heartbeat_timeout_s, max_duration_s = await self._claim_timeouts()
+        request = requests.claim(
+            session_id,
+            self._store._claimant,
+            "all",
+            steal=self._steal,
+            heartbeat_timeout_s=heartbeat_timeout_s,
+            max_duration_s=max_duration_s,
         )
         try:
-            record = await self._store._claim(
-                session_id,
-                steal=self._steal,
-                heartbeat_timeout_s=heartbeat_timeout_s,
-                max_duration_s=max_duration_s,
-            )
+            record = await self._store._execute(request, None)
         except MethodNotFoundError:  # an older daemon, which knows no owners
             record = await self._store.get(session_id)
             if not record.state.is_active:
                 raise SessionEndedError(f"{session_id} has ended", reason=record.ended_reason) from None
-        return await self._store._handle(record, beat=self._beat, epoch=record.epoch)
+        return await self._held.add(record, beat=self._beat, epoch=record.epoch)
+
+    async def _claim_timeouts(self) -> tuple[float | None, float | None]:
+        """The timeouts that can be set with a claim. An older daemon takes none: then those in force stay, and
+        heartbeats follow them.
+
+        Raises:
+            MethodNotFoundError: the call was to be limited, and can't be.
+        """
+        timeouts = self._heartbeat_timeout_s, self._max_duration_s
+        if timeouts == (None, None) or protocol.CLAIM_TIMEOUTS in await self._store.features():
+            return timeouts
+        if self._max_duration_s is not None:
+            raise MethodNotFoundError("this daemon is too old to take max_duration_s with a claim")
+        return None, None
 
     # -- leaving --------------------------------------------------------------------------------------------
 

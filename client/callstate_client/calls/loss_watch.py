@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from typing import Final
 
+from callstate_client.calls.background import BackgroundTasks
 from callstate_client.calls.handle import CallHandle
 from callstate_client.errors import (
     CallstateError,
@@ -18,12 +20,10 @@ from callstate_client.errors import (
     SessionNotFoundError,
 )
 from callstate_client.protocol.events import GAP, Event
+from callstate_client.session_api import SessionApi
 from callstate_client.store import Record
 
-if TYPE_CHECKING:
-    from callstate_client.api import CallStore
-
-__all__ = ["Watch"]
+__all__ = ["LossWatch"]
 
 _log = logging.getLogger("callstate")
 
@@ -32,15 +32,27 @@ OF_CALLS: Final = ("claimed", "fenced", "expired", "ended", "deleted")
 """After one of these a call may be nobody's or another's."""
 
 
-class Watch:
+class LossWatch:
     """Watches over the calls of a store, from the first one on until the store is closed.
 
     Args:
         store: whose.
+        handles: its calls, by session id.
+        background: runs the look-ups.
+        told_draining: called with whether the host drains, each time that is heard of.
     """
 
-    def __init__(self, store: CallStore) -> None:
+    def __init__(
+        self,
+        store: SessionApi,
+        handles: Mapping[str, CallHandle],
+        background: BackgroundTasks,
+        told_draining: Callable[[bool], None],
+    ) -> None:
         self._store = store
+        self._handles = handles
+        self._background = background
+        self._told_draining = told_draining
         self._task: asyncio.Task[None] | None = None
         self._too_old = False
 
@@ -71,25 +83,25 @@ class Watch:
         if event.type == GAP:
             await self._reconcile()
         elif event.type == DRAIN:
-            self._store._told_draining(bool(event.drain))
+            self._told_draining(bool(event.drain))
         elif event.session_id is not None:
-            call = self._store._handles.get(event.session_id)
+            call = self._handles.get(event.session_id)
             ours = event.type == "claimed" and event.owner == self._store._claimant
             if call is not None and call.is_held and not ours:
                 self._look_soon(call)
 
     async def _reconcile(self) -> None:
-        for call in [*self._store._handles.values()]:
+        for call in [*self._handles.values()]:
             if call.is_held:
                 self._look_soon(call)
         try:
-            self._store._told_draining(bool((await self._store.stats()).get("draining")))
+            self._told_draining(bool((await self._store.stats()).get("draining")))
         except CallstateError as error:
             _log.debug("whether the host drains is not known: %s", error)
 
     def _look_soon(self, call: CallHandle) -> None:
         # not here: a daemon that answers late shall not hold up what is told of other calls
-        self._store._in_background(self._look(call), f"callstate-look-{call.id}")
+        self._background.start(self._look(call), f"callstate-look-{call.id}")
 
     async def _look(self, call: CallHandle) -> None:
         try:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from callstate_client.calls.outbox.entries import Acknowledgement
-from callstate_client.calls.uncopied import Uncopied
 from callstate_client.model.turn import Turn
+from callstate_client.uncopied import Uncopied
 
 __all__ = ["AmendableTurn", "Queued", "QueuedMutation", "TurnHandle"]
 

@@ -9,11 +9,12 @@ import random
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from callstate_client import protocol
 from callstate_client.calls.end_reasons import ended_by
 from callstate_client.calls.handle import CallHandle
+from callstate_client.calls.held import HeldCalls
 from callstate_client.errors import (
     CallstateError,
     ConflictError,
@@ -22,11 +23,9 @@ from callstate_client.errors import (
     StoreClosedError,
 )
 from callstate_client.protocol.events import GAP, Event
+from callstate_client.session_api import EventSource
 from callstate_client.store import Record
 from callstate_client.transport.backoff import FIRST_DELAY_S, Backoff
-
-if TYPE_CHECKING:
-    from callstate_client.api import CallStore, EventSource
 
 __all__ = ["CONCURRENCY", "MAX_ATTEMPTS", "Handler", "Recovery"]
 
@@ -75,13 +74,14 @@ class Recovery:
     """One run of `recover()`.
 
     Args:
-        store: claims, and holds.
+        held: the calls of the store, among which those come that are claimed.
         labels: only calls that have all of these.
         watch: go on for ever.
     """
 
-    def __init__(self, store: CallStore, labels: Mapping[str, str] | None, *, watch: bool) -> None:
-        self._store = store
+    def __init__(self, held: HeldCalls, labels: Mapping[str, str] | None, *, watch: bool) -> None:
+        self._held = held
+        self._store = held.store
         self._labels = labels
         self._watch = watch
         self._given: OrderedDict[str, tuple[int, float]] = OrderedDict()
@@ -165,19 +165,19 @@ class Recovery:
                         yield call
                 return
             async with self._store.events(*FORSAKEN, *TAKEN) as events, aclosing(self._watched(events)) as calls:
-                self._store._recovering.add(events)
+                self._held.recoveries.add(events)
                 try:
                     async for call in calls:
                         yield call
                 finally:
-                    self._store._recovering.discard(events)
+                    self._held.recoveries.discard(events)
         finally:
             await self._give_back()
 
     async def _watched(self, events: EventSource) -> AsyncGenerator[CallHandle, None]:
         backoff = Backoff()
         self._forsaken.add(ANY)
-        while not self._store._leaving:
+        while not self._held.leaving:
             try:
                 while self._forsaken:  # else all that was told has been taken by others
                     async with aclosing(self._forsaken_calls(events)) as calls:
@@ -205,7 +205,7 @@ class Recovery:
 
     async def _forsaken_calls(self, events: EventSource | None = None) -> AsyncGenerator[CallHandle, None]:
         """Those that are to be had at this moment."""
-        while not self._store._leaving:
+        while not self._held.leaving:
             if events is not None:
                 self._take_news(events)
             self._forsaken.clear()  # the next claim finds them, or nobody need
@@ -213,21 +213,21 @@ class Recovery:
             if record is None:
                 return
             self._forsaken.add(ANY)
-            held = self._store._handles.get(record.state.id)
-            if held is not None and self._store._holds(record.state.id):
+            held = self._held.handles.get(record.state.id)
+            if held is not None and self._held.holds(record.state.id):
                 held.go_on(record.epoch)
                 continue
-            call = await self._store._handle(record, epoch=record.epoch)
+            call = await self._held.add(record, epoch=record.epoch)
             if not self._hold_back(call):
                 yield call
 
     async def _claim_next(self) -> Record | None:
         """As the store's, but a claim that nobody waits for any more is given back."""
-        claiming = self._store._in_background(self._claim_any(), "callstate-claim")
+        claiming = self._held.background.start(self._claim_any(), "callstate-claim")
         try:
             await asyncio.wait((claiming,))
         except BaseException:
-            self._store._in_background(self._unclaim(claiming), "callstate-unclaim")
+            self._held.background.start(self._unclaim(claiming), "callstate-unclaim")
             raise
         return claiming.result()
 
@@ -257,9 +257,9 @@ class Recovery:
         if claiming.cancelled() or claiming.exception() is not None:
             return
         record = claiming.result()
-        if record is not None and not self._store._holds(record.state.id):
+        if record is not None and not self._held.holds(record.state.id):
             with suppress(CallstateError):
-                await self._store._give_up(record.state.id, record.epoch)
+                await self._held.give_up(record.state.id, record.epoch)
 
     # -- what comes back --------------------------------------------------------------------------------------
 

@@ -7,13 +7,11 @@ import logging
 import signal
 from collections.abc import Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from callstate_client.calls.handle import CallHandle
+from callstate_client.calls.held import HeldCalls
 from callstate_client.errors import CallstateError, ShuttingDownError
-
-if TYPE_CHECKING:
-    from callstate_client.api import CallStore
 
 __all__ = ["FINISH_S", "Graceful", "LeaveResult", "leave"]
 
@@ -31,15 +29,15 @@ class LeaveResult(NamedTuple):
     released: int
 
 
-async def leave(store: CallStore, finish_s: float, hurry: asyncio.Event) -> LeaveResult:
-    """Wait for the calls that a store holds, and release those that are left.
+async def leave(held: HeldCalls, finish_s: float, hurry: asyncio.Event) -> LeaveResult:
+    """Wait for the calls that are held, and release those that are left.
 
     Args:
-        store: whose; it takes no more.
+        held: which; it takes no more.
         finish_s: how long to wait, seconds.
         hurry: wait no more once it is set.
     """
-    calls = [call for call in store._handles.values() if not call.released and call.lost is None]
+    calls = [call for call in held.handles.values() if not call.released and call.lost is None]
     waiting = [asyncio.ensure_future(call._gone.wait()) for call in calls]
     hurried = asyncio.ensure_future(hurry.wait())
     try:
@@ -71,13 +69,13 @@ class Graceful:
     """What `store.graceful()` gives: leaves when a signal comes, or when its block does.
 
     Args:
-        store: whose calls.
+        held: the calls.
         finish_s: how long they may take to end, seconds.
         signals: which ask to leave; a second one waits for no call any more.
     """
 
-    def __init__(self, store: CallStore, finish_s: float, signals: Iterable[int]) -> None:
-        self._store = store
+    def __init__(self, held: HeldCalls, finish_s: float, signals: Iterable[int]) -> None:
+        self._held = held
         self._finish_s = finish_s
         self._signals = tuple(signals)
         self._began = asyncio.Event()
@@ -95,7 +93,7 @@ class Graceful:
         if self.began:
             self._hurry.set()
         self._began.set()
-        self._store._take_no_more()
+        self._held.take_no_more()
 
     async def wait(self) -> None:
         """Return when it is asked to leave."""
@@ -113,7 +111,7 @@ class Graceful:
         try:
             if not self.began:
                 self.begin()
-            self.result = await leave(self._store, self._finish_s, self._hurry)
+            self.result = await leave(self._held, self._finish_s, self._hurry)
         finally:
             loop = asyncio.get_running_loop()
             for number in self._signals:

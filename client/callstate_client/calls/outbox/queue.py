@@ -15,7 +15,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -36,10 +36,8 @@ from callstate_client.errors import (
     UndeliveredError,
     WireError,
 )
+from callstate_client.session_api import SessionApi
 from callstate_client.transport.loop_affinity import check_loop
-
-if TYPE_CHECKING:
-    from callstate_client.api import CallStore
 
 _log = logging.getLogger("callstate")
 
@@ -74,7 +72,8 @@ class Outbox:
     """The queue of one call.
 
     Args:
-        store: delivers, and keeps the outbox while it is not empty.
+        store: delivers.
+        undelivered: has the outbox in it while it is not empty.
         session_id: of the call.
         acknowledged: called with the version after each request.
         lost: called when the session takes no more of anything.
@@ -84,7 +83,8 @@ class Outbox:
 
     def __init__(
         self,
-        store: CallStore,
+        store: SessionApi,
+        undelivered: set[Outbox],
         session_id: str,
         acknowledged: Callable[[int], None],
         lost: Callable[[CallstateError], None],
@@ -93,6 +93,7 @@ class Outbox:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._store = store
+        self._undelivered = undelivered
         self._session_id = session_id
         self._acknowledged = acknowledged
         self._lost = lost
@@ -194,7 +195,7 @@ class Outbox:
         if entry.change is not None:
             entry.change.make()
         entry = self._backlog.put(entry)
-        self._store._undelivered.add(self)
+        self._undelivered.add(self)
         self.resume()
         return entry
 
@@ -223,7 +224,7 @@ class Outbox:
                 self._refused(InternalError(f"{type(error).__name__}: {error}"))
             else:
                 self._settle(result)
-        self._store._undelivered.discard(self)
+        self._undelivered.discard(self)
         self._emptied()
 
     def _next(self) -> _Request:
@@ -378,6 +379,6 @@ class Outbox:
         self.close()
         for entry in self._backlog.take(len(self._backlog)):
             entry.failed(error or UndeliveredError())
-        self._store._undelivered.discard(self)
+        self._undelivered.discard(self)
         self._emptied()
         return error

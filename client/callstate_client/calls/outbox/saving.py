@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from callstate_client import requests
 from callstate_client.calls.outbox.backlog import MAX_ENTRY_BYTES
@@ -15,9 +15,7 @@ from callstate_client.calls.view import shown
 from callstate_client.errors import CallstateError, RequestTimeoutError, TooLargeError
 from callstate_client.model.history import Piece
 from callstate_client.model.state import SessionState
-
-if TYPE_CHECKING:
-    from callstate_client.api import CallStore
+from callstate_client.session_api import SessionApi
 
 
 class Held(Protocol):
@@ -48,7 +46,7 @@ class Saving:
         self.pieces: Sequence[Piece] = requests.document(state)
 
 
-async def save_behind(saving: Saving, call: Held, store: CallStore, outbox: Outbox, timeout_s: float) -> int:
+async def save_behind(saving: Saving, call: Held, store: SessionApi, outbox: Outbox, timeout_s: float) -> int:
     """Save when all that was queued before is acknowledged, and before what is queued from now on.
 
     An `if_version` that is the call's is the one that the call has by then: what was queued before is in the state.

@@ -148,7 +148,7 @@ async def test_a_call_that_is_held_here_is_not_let_go_of_for_anothers_entry(stor
     async with store.hold(a_call()) as call:
         with pytest.raises(ConflictError, match="held by this process already"):
             await store.hold("c1").__aenter__()
-        await store._settle_background()
+        await store._held.background.settle()
         await call.add_turn("user", "hello")
         assert (await store.get("c1")).owner == "w1"
 
@@ -156,7 +156,7 @@ async def test_a_call_that_is_held_here_is_not_let_go_of_for_anothers_entry(stor
 async def test_closing_the_store_ends_what_goes_on_in_the_background(
     store: GatedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("callstate_client.api.SETTLE_S", 0)
+    monkeypatch.setattr("callstate_client.calls.background.SETTLE_S", 0)
     await cancelled_entry(store, store.hold(a_call()))
     await store.close()
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("callstate-")]

@@ -146,7 +146,7 @@ async def test_what_a_call_left_with_is_delivered_in_the_background(
     await asyncio.wait(delivering())
     record = await store.get("c1")
     assert (said(record.state), record.ended_reason) == (["1", "2"], "completed")
-    assert not store._undelivered
+    assert not store._held.undelivered
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,188 @@
+"""The calls that one store holds: which they are, how one is added, and who else in this process has it.
+
+Invariants: a session is held by at most one handle of a store at a time, and, unless it is stolen or the other
+loop stands still, by one store of the process: a second block would end the call while the first one still talks.
+Handles are kept by weak references, so a handle that its user drops can be released; what it has queued keeps it
+alive (`undelivered`) until that is delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from weakref import WeakValueDictionary
+
+from callstate_client.calls.background import BackgroundTasks
+from callstate_client.calls.handle import CallHandle
+from callstate_client.calls.heartbeat import Beats
+from callstate_client.calls.hold_options import BeatMode
+from callstate_client.calls.loss_watch import LossWatch
+from callstate_client.calls.outbox.delivery import deliver_or_give_up
+from callstate_client.calls.outbox.queue import Outbox
+from callstate_client.errors import (
+    CallstateError,
+    ConflictError,
+    FencedError,
+    MethodNotFoundError,
+    SessionEndedError,
+    SessionNotFoundError,
+    UndeliveredError,
+)
+from callstate_client.session_api import EventSource, SessionApi
+from callstate_client.store import Record
+
+__all__ = ["HeldCalls"]
+
+_of_process: WeakValueDictionary[int, HeldCalls] = WeakValueDictionary()
+"""Those of all stores of this process, whatever thread they are in. Without a lock: a fork could leave it locked in
+the child, with nobody to unlock it."""
+
+
+class HeldCalls:
+    """The calls of one store.
+
+    Args:
+        store: sends what is asked for the calls.
+        heartbeats: sends their heartbeats in the background.
+        told_draining: called with whether the host drains, each time that is heard of.
+    """
+
+    def __init__(self, store: SessionApi, heartbeats: Beats, told_draining: Callable[[bool], None]) -> None:
+        self.store = store
+        self.heartbeats = heartbeats
+        self._told_draining = told_draining
+        self.background = BackgroundTasks(store)
+        self.undelivered: set[Outbox] = set()
+        """Outboxes that are not empty, also of calls that were left."""
+        self.handles: WeakValueDictionary[str, CallHandle] = WeakValueDictionary()
+        self.watch = self._new_watch()
+        self.leaving = False
+        """Whether this worker takes no more calls."""
+        self.recoveries: set[EventSource] = set()
+        """What runs of `recover(watch=True)` wait for; closed when the worker leaves."""
+        _of_process[id(self)] = self
+
+    def _new_watch(self) -> LossWatch:
+        return LossWatch(self.store, self.handles, self.background, self._told_draining)
+
+    # -- which calls are held -----------------------------------------------------------------------------
+
+    def holds(self, session_id: str) -> bool:
+        """Whether a handle of this store holds the session."""
+        held = self.handles.get(session_id)
+        return held is not None and not (held.released or held.lost)
+
+    async def was_claimed_since(self, session_id: str) -> bool:
+        """Whether a session held here has been claimed by another worker, and the block has not noticed yet."""
+        held = self.handles.get(session_id)
+        return held is not None and (await self.store.get(session_id, "none")).epoch != held.epoch
+
+    def check_unheld(self, session_id: str, *, steal: bool) -> None:
+        """See that this process does not hold the session. Another store of the same worker id whose loop stands
+        still does not count.
+
+        Args:
+            session_id: of the call.
+            steal: it may be held by another store.
+
+        Raises:
+            ConflictError: it does.
+        """
+        others = [] if steal else [calls for calls in self._of_same_worker() if not calls.heartbeats.stalled]
+        if any(calls.holds(session_id) for calls in (self, *others)):
+            text = f"{session_id} is held by this process already, by a block that has not been left"
+            raise ConflictError(text, owner=self.store._claimant)
+
+    def _of_same_worker(self) -> list[HeldCalls]:
+        """Those of this process's other stores that the daemon can't tell from this one."""
+        mine = self.store._place, self.store.worker_id
+        all_calls = [reference() for reference in _of_process.valuerefs()]
+        return [
+            calls
+            for calls in all_calls
+            if calls is not None and calls is not self and (calls.store._place, calls.store.worker_id) == mine
+        ]
+
+    # -- holding and giving up ----------------------------------------------------------------------------
+
+    async def add(self, record: Record, *, beat: BeatMode = "auto", epoch: int | None) -> CallHandle:
+        """Hold a session that this worker has just created or claimed; heartbeats start.
+
+        Args:
+            record: what is known of it.
+            beat: see `CallStore.hold`.
+            epoch: the session's; None: it was created here, and its epoch could not be learned.
+
+        Raises:
+            ConflictError: it came to be held here meanwhile.
+        """
+        timeout_s = record.heartbeat_timeout_s
+        if timeout_s is None:  # an older daemon, which does not say it for each session
+            timeout_s = await self.store.default_heartbeat_timeout_s()
+        held = self.handles.get(record.state.id)
+        if held is not None and held.epoch == epoch:
+            self.check_unheld(record.state.id, steal=True)
+        elif held is not None and self.holds(held.id):
+            held.lose(FencedError(f"{held.id} was claimed by another, and anew by this worker", epoch=epoch))
+        handle = CallHandle(self, record.state, record.version, epoch, record.handovers)
+        self.handles[handle.id] = handle
+        self.watch.start()
+        if beat == "auto":
+            handle.start_heartbeats(timeout_s)
+        return handle
+
+    async def give_up(self, session_id: str, epoch: int | None) -> None:
+        """Release a session, where it can still be released.
+
+        Args:
+            session_id: of the call.
+            epoch: of the claim; None: it was created here, and its epoch could not be learned.
+        """
+        with suppress(SessionEndedError, SessionNotFoundError, FencedError, MethodNotFoundError):
+            if epoch is None:
+                epoch = (await self.store.get(session_id, "none")).epoch
+            await self.store.release(session_id, epoch)
+
+    async def give_up_if_ours(self, session_id: str) -> None:
+        """Release a session that this worker owns and no handle holds: an entry without a reply may have got it."""
+        record = await self.store.get(session_id, "none")
+        if record.owner == self.store._claimant and not self.holds(session_id):
+            await self.give_up(session_id, record.epoch)
+
+    def take_no_more(self) -> None:
+        """From now on no call is taken; runs of `recover()` end."""
+        self.leaving = True
+        for events in self.recoveries:
+            events.close()
+
+    # -- the end of the store -----------------------------------------------------------------------------
+
+    async def deliver_all(self) -> UndeliveredError | None:
+        """The store is being closed: release what is held, and deliver what is queued, within `close_timeout_s`.
+
+        Returns:
+            what was not acknowledged; logged for each call.
+        """
+        for handle in [*self.handles.values()]:
+            handle.store_closes()
+        return await deliver_or_give_up([*self.undelivered], self.store.close_timeout_s)
+
+    async def close(self) -> None:
+        """End heartbeats and the subscription for lost calls."""
+        await self.watch.close()
+        await self.heartbeats.close()
+
+    def abandon(self, error: CallstateError) -> None:
+        """In a forked child: the calls, and what they have queued, are the parent's.
+
+        Args:
+            error: why the handles are lost here.
+        """
+        for handle in [*self.handles.values()]:
+            handle.abandon(error)
+        self.handles = WeakValueDictionary()
+        self.background.forget()
+        self.watch = self._new_watch()
+        for outbox in self.undelivered:  # also of calls that were left
+            outbox.abandon()
+        self.undelivered = set()

@@ -1,0 +1,569 @@
+"""One method for each verb of the protocol, as coroutines: what every store can do with sessions.
+
+A method makes its request (requests.py), sends it through `request()`, which each store implements, and decodes the
+reply. So names, parameters, checks and decoding exist once, and SidecarStore and MemoryStore can't drift apart. The
+blocking front has the same methods. Nothing here knows of calls that are held: the calls that a worker holds, their
+outboxes and heartbeats, are built on this class (calls/), and CallStore (api.py) puts the two together.
+"""
+
+from __future__ import annotations
+
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Protocol, TypeVar, Unpack
+
+from callstate_client import protocol, requests
+from callstate_client.errors import ConflictError, StoreClosedError
+from callstate_client.model.state import SessionState
+from callstate_client.protocol.events import Cursor, Event
+from callstate_client.protocol.patches import Beside, Changes, split_changes
+from callstate_client.protocol.results import DrainResult
+from callstate_client.requests import Page, PreparedRequest
+from callstate_client.store import Record
+from callstate_client.uncopied import Uncopied
+
+__all__ = ["EventSource", "SessionApi"]
+
+ResultT = TypeVar("ResultT")
+
+
+class EventSource(Protocol):
+    """What `events()` gives: an async iterator, and a context manager that subscribes on entering."""
+
+    def __aiter__(self) -> EventSource:
+        """The events, as they come."""
+        ...
+
+    async def __anext__(self) -> Event:
+        """The next event, however long it takes."""
+        ...
+
+    async def __aenter__(self) -> EventSource:
+        """Subscribe: from now on no event is missed."""
+        ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Unsubscribe."""
+        ...
+
+    def take(self) -> Event | None:
+        """The next event if it has arrived already, else None."""
+        ...
+
+    def close(self) -> None:
+        """Unsubscribe. Iterations that are waiting for an event end."""
+        ...
+
+
+class SessionApi(Uncopied, ABC):
+    """The verbs of the protocol. `timeout_s` is how long one call may take, seconds; None for the store's own.
+
+    Mutations carry an `op`, so one that is sent twice happens once. Their `epoch` is a fencing token, as a claim
+    returns it (`Record.epoch`): FencedError once the session has another one. Passing it is speaking for the
+    session's owner. None: whatever epoch the session has.
+    """
+
+    instead = "share this one within the process, and make one with connect() in another"
+
+    def __init__(self, close_timeout_s: float) -> None:
+        self.close_timeout_s = close_timeout_s
+        """How long leaving a call, and `close()`, wait until what was queued is acknowledged, seconds."""
+        self._ops = requests.Ops()
+        self._unnamed_worker = f"nobody-{secrets.token_hex(6)}"
+
+    # -- what each kind of store implements ---------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+
+    @property
+    @abstractmethod
+    def worker_id(self) -> str | None:
+        """The worker id that this store acts under; None: it is no worker's."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What kind of store it is, for logs."""
+
+    @abstractmethod
+    def request(
+        self,
+        method: str,
+        params: protocol.Params | None = None,
+        *,
+        op_of: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Awaitable[bytes]:
+        """Send one request of the protocol; gives the reply's line, for one of protocol's decoders.
+
+        Args:
+            method: the verb.
+            params: of the verb's class.
+            op_of: for a mutation with an `op`, the session that remembers it: it may be sent twice.
+            timeout_s: seconds; None for the store's own.
+        """
+
+    @abstractmethod
+    def events(self, *types: str, since: Cursor | None = None) -> EventSource:
+        """What happens to sessions, workers and the store behind: `async for event in store.events()`.
+
+        From `async with store.events() as events` on, or else from the first event that is awaited, no event is
+        missed. Events that could not be kept are reported by one of type `gap`: reconcile by `sessions()` then.
+
+        Args:
+            types: which, see `EventType`; none: all but `turn`.
+            since: the last event seen (`event.cursor`): later ones that are still kept come first.
+        """
+
+    @abstractmethod
+    async def default_heartbeat_timeout_s(self) -> float:
+        """After how much silence a session without a timeout of its own is suspected, seconds."""
+
+    @property
+    def _known_features(self) -> Collection[str] | None:
+        """`features()` as far as they are known without a request; None where they are not."""
+        return None
+
+    @property
+    def _place(self) -> object:
+        """Where the sessions are: equal for all stores that share them."""
+        return self
+
+    def _may_have_left(self, reply: Awaitable[bytes]) -> bool:
+        """Whether a request whose reply is no longer awaited may have reached the daemon."""
+        return True
+
+    # -- what they share ----------------------------------------------------------------------------------
+
+    @property
+    def _claimant(self) -> str:
+        """The worker id that sessions are claimed for, also where this store is no worker's."""
+        return self.worker_id or self._unnamed_worker
+
+    def new_op(self) -> str:
+        """A name for one mutation, like no other's."""
+        return self._ops.new()
+
+    async def _execute(
+        self, request: PreparedRequest[ResultT], timeout_s: float | None, epoch: int | None = None
+    ) -> ResultT:
+        """Send a request and decode its reply.
+
+        Args:
+            request: what to send.
+            timeout_s: seconds; None for the store's own.
+            epoch: the fencing token of a mutation; None for none.
+        """
+        requests.fenced(request, epoch)
+        reply = await self.request(request.method, request.params, op_of=request.op_of, timeout_s=timeout_s)
+        return request.result(reply)
+
+    # -- one session, read --------------------------------------------------------------------------------
+
+    async def load(
+        self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None
+    ) -> SessionState:
+        """The state under this id, `updated_at` being the later of the last change and the last heartbeat.
+
+        Args:
+            session_id: of the call.
+            history: `"all"`, `"none"`, or how many of the last turns.
+
+        Raises:
+            SessionNotFoundError: there is none.
+        """
+        return await self._execute(requests.load(session_id, history), timeout_s)
+
+    async def get(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> Record:
+        """The session with what is known about it beside its document.
+
+        Args:
+            session_id: of the call.
+            history: `"all"`, `"none"`, or how many of the last turns.
+
+        Raises:
+            SessionNotFoundError: there is none.
+        """
+        return await self._execute(requests.get(session_id, history), timeout_s)
+
+    # -- one session, changed -----------------------------------------------------------------------------
+
+    async def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
+        """Say that this call is alive, touching nothing else of its state.
+
+        Raises:
+            SessionNotFoundError, SessionEndedError, FencedError: it is not, or another worker's.
+        """
+        await self._execute(requests.heartbeat(session_id), timeout_s)
+
+    async def save(
+        self,
+        state: SessionState | None,
+        if_version: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        heartbeat_timeout_s: float | None = None,
+        max_duration_s: float | None = None,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int | None:
+        """Keep this state, whole, under its id, and set its `updated_at`. None is a no-op.
+
+        The state of a call that this store holds is saved after all that the call has queued, whose turns are in
+        `call.state` already; and `if_version=call.version` then means the version that the call has by that time.
+
+        Args:
+            state: what to keep.
+            if_version: only if the session has this version; 0: only if there is none yet.
+            labels: up to 16 short strings to select calls by; left as they are where not given.
+            heartbeat_timeout_s: silence after which this call is suspected, seconds; same.
+            max_duration_s: how long this call may last, seconds; same.
+
+        Returns:
+            the new version; None for no state.
+
+        Raises:
+            ConflictError: the session has another version.
+            SessionEndedError: it was reaped.
+            DocumentError: the state was loaded in part, or can't be written as JSON.
+        """
+        if self.closed:
+            raise StoreClosedError
+        if state is None:
+            return None
+        beside = requests.beside_state(labels, heartbeat_timeout_s, max_duration_s, self.new_op())
+        return await self._save(state, if_version, beside, epoch, timeout_s)
+
+    async def _save(
+        self,
+        state: SessionState,
+        if_version: int | None,
+        beside: Mapping[str, Any],
+        epoch: int | None,
+        timeout_s: float | None,
+    ) -> int:
+        request = requests.save_document(state, requests.document(state), beside, if_version, epoch)
+        return (await self._execute(request, timeout_s)).version
+
+    async def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
+        """Forget this session and all that is kept of it.
+
+        Raises:
+            SessionNotFoundError: there is none.
+            FencedError: another worker holds it.
+            StoreUnavailableError: it is not in memory, and the store that would know can't be reached.
+        """
+        await self._execute(requests.delete(session_id, self.new_op(), await self.features()), timeout_s, epoch)
+
+    async def add_turn(
+        self,
+        session_id: str,
+        role: str,
+        content: str,
+        duration_ms: int = 0,
+        *,
+        at: datetime | None = None,
+        extra: dict[str, Any] | None = None,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Append a turn, count it, and add its speech time. Gives the new version.
+
+        Args:
+            session_id: of the call.
+            role: see `Role`.
+            content: what was said.
+            duration_ms: how long it took to say, milliseconds.
+            at: when; default now.
+            extra: further members of the turn.
+        """
+        request = requests.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
+        return await self._execute(request, timeout_s, epoch)
+
+    async def amend_last_turn(
+        self,
+        session_id: str,
+        *,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+        role: str | None = None,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Change the last turn, or the last one of a role, say to what was spoken of it before the caller cut in.
+
+        As `amend_turn` without an index.
+        """
+        return await self.amend_turn(
+            session_id,
+            content=content,
+            duration_ms=duration_ms,
+            extra=extra,
+            role=role,
+            epoch=epoch,
+            timeout_s=timeout_s,
+        )
+
+    async def amend_turn(
+        self,
+        session_id: str,
+        index: int | None = None,
+        *,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+        role: str | None = None,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Change a turn, say to what was spoken of it before the caller cut in. Gives the new version.
+
+        Args:
+            session_id: of the call.
+            index: which turn: from 0, or negative from the end; None for the last.
+            content: what was said; None leaves it.
+            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted again.
+            extra: members to add or replace; None as a value removes one.
+            role: without an index the last turn of this role; with one, the role that the turn must have.
+
+        Raises:
+            ConflictError: there is no such turn.
+            MethodNotFoundError: an index or a role was given, and the daemon is too old to know them.
+        """
+        if index is not None or role is not None:
+            requests.check_amendable(index, role, await self.features())
+        request = requests.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
+        return await self._execute(request, timeout_s, epoch)
+
+    async def record_interruption(
+        self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None
+    ) -> int:
+        """Count one interruption (barge-in). Gives the new version."""
+        return await self._execute(requests.record_interruption(session_id, self.new_op()), timeout_s, epoch)
+
+    async def update(
+        self,
+        session_id: str,
+        if_version: int | None = None,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+        **changes: Unpack[Changes],
+    ) -> int:
+        """Change members of the session, all but its history (a merge patch, RFC 7396). Gives the new version.
+
+        Args:
+            session_id: of the call.
+            if_version: only if the session has this version.
+            changes: members by the names SessionState has (`status`, `from_`, `metrics` …); None removes one; a
+                dict patches what is there; further members as `extra={…}`. Also `labels`, which replace the present
+                ones, `heartbeat_timeout_s` and `max_duration_s`, seconds.
+
+        Raises:
+            ConflictError: the session has another version.
+            InvalidParamsError: there is no such member (a TypeError too), or it can't be changed.
+        """
+        patch, beside = split_changes(changes)
+        if not beside:
+            request = requests.update(session_id, if_version, patch, self.new_op())
+            return await self._execute(request, timeout_s, epoch)
+        return await self._rewrite_head(session_id, if_version, patch, beside, epoch=epoch, timeout_s=timeout_s)
+
+    async def _rewrite_head(
+        self,
+        session_id: str,
+        if_version: int | None,
+        patch: dict[str, Any],
+        beside: Beside,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """An update of what is kept beside the document too: read, patch, save if nothing has changed since."""
+        for left in reversed(range(requests.REWRITES)):
+            record = await self.get(session_id, "none", timeout_s=timeout_s)
+            request = requests.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
+            try:
+                return await self._execute(request, timeout_s)
+            except ConflictError:
+                if if_version is not None or not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def end(
+        self,
+        session_id: str,
+        reason: str | None = None,
+        detail: Any = None,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """The call is over. Ending it again changes nothing. Gives the version.
+
+        Args:
+            session_id: of the call.
+            reason: a word of the worker's own, up to 64 bytes.
+            detail: any JSON beside it.
+        """
+        return await self._execute(requests.end(session_id, reason, detail, self.new_op()), timeout_s, epoch)
+
+    # -- ownership ----------------------------------------------------------------------------------------
+
+    async def claim(
+        self, session_id: str, *, steal: bool = False, history: str | int = "all", timeout_s: float | None = None
+    ) -> Record:
+        """Own this session from now on, which takes heartbeats: `hold(id)` does both. Again, it changes nothing.
+
+        Args:
+            session_id: of the call.
+            steal: also from a worker that is alive.
+            history: `"all"`, `"none"`, or how many of the last turns.
+
+        Raises:
+            ConflictError: another worker holds it, and is alive.
+            SessionEndedError: it is over.
+        """
+        return await self._execute(requests.claim(session_id, self._claimant, history, steal=steal), timeout_s)
+
+    async def claim_next(
+        self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
+    ) -> Record | None:
+        """Own any session that has lost its worker; None where there is none. No two workers get the same.
+
+        Args:
+            labels: all of them must be there.
+            history: `"all"`, `"none"`, or how many of the last turns.
+        """
+        return await self._execute(requests.claim_next(self._claimant, labels, history), timeout_s)
+
+    async def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
+        """Give this session up: another worker may claim it at once, and has its full timeout to do so.
+
+        Args:
+            session_id: of the call.
+            epoch: of the claim.
+
+        Raises:
+            FencedError: another worker has claimed it since.
+        """
+        await self._execute(requests.release(session_id, epoch), timeout_s)
+
+    # -- all sessions -------------------------------------------------------------------------------------
+
+    async def list_active(self, scope: str = "host", *, timeout_s: float | None = None) -> list[str]:
+        """The ids of all sessions that have not ended.
+
+        Args:
+            scope: `"host"`: of this host; `"all"`: of every host, which asks the store too.
+            timeout_s: for each page of the answer.
+
+        Raises:
+            StoreUnavailableError: `"all"`, and the store can't be reached.
+        """
+        ids: list[str] = []
+        request: PreparedRequest[Page[str]] | None = requests.list_active(scope)
+        while request is not None:
+            page = await self._execute(request, timeout_s)
+            ids += page.items
+            request = page.next_page
+        return [*dict.fromkeys(ids)]  # the store's pages may overlap
+
+    async def sessions(
+        self,
+        *,
+        status: str | None = None,
+        state: str | None = None,
+        provider: str | None = None,
+        owner: str | None = None,
+        call_id: str | None = None,
+        ended_since: datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+        scope: str = "host",
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[Record]:
+        """The sessions that match, without their histories; pages are requested as the iteration reaches them.
+
+        Args:
+            status, provider, owner, call_id: match where equal.
+            state: of those that have not ended, `"live"`, `"suspect"`, `"orphan"` (no owner now, had one) or
+                `"restored"` (from the journal, and no sign of life since the daemon started).
+            ended_since: only those that ended then or later; with a timezone.
+            labels: all of them must be there.
+            scope: `"host"`: what is in this host's memory, ended calls for `reaper.retention_s`; `"all"`: what the
+                store has of every host as well, for as long as it keeps ended calls. A session that leaves memory
+                meanwhile may come twice.
+
+        Raises:
+            StoreUnavailableError: `"all"`, and the store can't be reached.
+            MethodNotFoundError: an older daemon lists by no state, or of its own host alone.
+        """
+        if needed := requests.listing_features(state, scope):
+            requests.check_listable(await self.features(), needed)
+        request: PreparedRequest[Page[Record]] | None = requests.sessions(
+            status=status,
+            state=state,
+            provider=provider,
+            owner=owner,
+            call_id=call_id,
+            ended_since=ended_since,
+            labels=labels,
+            scope=scope,
+        )
+        while request is not None:
+            page = await self._execute(request, timeout_s)
+            for record in page.items:
+                yield record
+            request = page.next_page
+
+    # -- the store itself ---------------------------------------------------------------------------------
+
+    async def features(self) -> Collection[str]:
+        """The optional parts of the protocol that the daemon supports; see `features` of `server.info`."""
+        return frozenset((await self.info()).get("features", ()))
+
+    async def flush(
+        self, session_ids: Sequence[str] | None = None, timeout_s: float = requests.FLUSH_S
+    ) -> protocol.FlushResult:
+        """Return when the store behind has these sessions, or all: the barrier.
+
+        Args:
+            session_ids: which; None for all.
+            timeout_s: how long the daemon tries, seconds.
+
+        Returns:
+            how many sessions the store has, and how many it does not have yet.
+        """
+        return await self._execute(requests.flush(session_ids, timeout_s), timeout_s + requests.FLUSH_MARGIN_S)
+
+    async def drain(self, on: bool = True, *, timeout_s: float | None = None) -> DrainResult:
+        """Let the host run out of calls: no new sessions are taken, those that exist go on.
+
+        Args:
+            on: False: take new ones again.
+
+        Returns:
+            whether it drains now, and how many sessions have not ended.
+        """
+        return await self._execute(requests.drain(on), timeout_s)
+
+    async def stats(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """What the store counts, as `server.stats` gives it."""
+        return await self._execute(requests.STATS, timeout_s)
+
+    async def info(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """What the store is, as `server.info` gives it."""
+        return await self._execute(requests.INFO, timeout_s)
+
+    async def ping(self, *, timeout_s: float | None = None) -> None:
+        """Return once the store has answered."""
+        await self._execute(requests.PING, timeout_s)
