@@ -29,7 +29,7 @@ from callstate_sidecar.system.clock import Clock
 from callstate_sidecar.system.logs import TextFormatter
 from callstate_sidecar.system.peers import Peers
 from callstate_sidecar.worker_monitor import Attendance
-from callstate_sidecar.write_behind import Writer
+from callstate_sidecar.write_behind import WriteBehind
 
 HOST: Final = "bench"
 FAR_S: Final = 1e6
@@ -69,7 +69,7 @@ class Reapable:
             self._reaper.settle,
             turn.schedule,
         )
-        writer = Writer(
+        writer = WriteBehind(
             cache, backend, self._clock, config.store, metrics, HOST, events, turn.commit, Reconciler(ctx, HOST)
         )
         services.join(server, self.journal, ReadThrough(ctx, backend, HOST), writer, attendance, ctx)

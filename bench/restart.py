@@ -74,7 +74,7 @@ class Builder:
         journal = self._open()
         entries = [*self.cache.entries.values()]
         for entry in cycle(entries):
-            if journal.wants_checkpoint:
+            if journal.checkpoint_due:
                 break
             self._play(journal, entry, saves=self._saves)
         self._commit(journal)

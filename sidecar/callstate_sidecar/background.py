@@ -43,7 +43,7 @@ def supervise(name: str, work: Callable[[], Awaitable[None]], metrics: Metrics) 
     return asyncio.get_running_loop().create_task(run(), name=f"callstated-{name}")
 
 
-async def cancelled(task: asyncio.Task[None]) -> None:
+async def cancel_and_wait(task: asyncio.Task[None]) -> None:
     """Cancel a task, and return when it has ended, however that was."""
     task.cancel()
     await asyncio.wait([task])
@@ -71,7 +71,7 @@ async def in_thread(call: Callable[..., T], *args: object) -> T:
     return future.result()
 
 
-class Chore(ABC):
+class BackgroundTask(ABC):
     """One task with a beginning and an end.
 
     Args:
@@ -84,13 +84,13 @@ class Chore(ABC):
 
     def start(self) -> None:
         """Begin."""
-        self._task = supervise(type(self).__name__.lower(), self._run, self._metrics)
+        self._task = supervise(type(self).__name__, self._run, self._metrics)
 
     async def stop(self) -> None:
         """End; what is under way is given up. May be called twice, and before a start."""
         task, self._task = self._task, None
         if task is not None:
-            await cancelled(task)
+            await cancel_and_wait(task)
 
     @abstractmethod
     async def _run(self) -> None:

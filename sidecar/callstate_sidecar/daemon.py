@@ -18,7 +18,7 @@ from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.sessions.records import Record
 from callstate_client.engine.table.cache import Cache
 from callstate_client.engine.verbs.table import Context
-from callstate_sidecar.background import cancelled, supervise
+from callstate_sidecar.background import cancel_and_wait, supervise
 from callstate_sidecar.config.load import (
     Config,
     ConfigError,
@@ -31,7 +31,7 @@ from callstate_sidecar.journal import (
     Checkpointer,
     Files,
     Journal,
-    Keeper,
+    Maintenance,
     SyncGate,
     journal_host,
 )
@@ -43,7 +43,7 @@ from callstate_sidecar.services import Services
 from callstate_sidecar.serving.connection import Connection
 from callstate_sidecar.serving.listener import Listener
 from callstate_sidecar.serving.server import Server
-from callstate_sidecar.stores.base import (
+from callstate_sidecar.stores.backend import (
     Backend,
 )
 from callstate_sidecar.system import systemd
@@ -54,7 +54,7 @@ from callstate_sidecar.system.peers import Peers
 from callstate_sidecar.system.signals import Signals, StoppedError
 from callstate_sidecar.system.state_dir import JOURNAL_NAME, StateDir
 from callstate_sidecar.worker_monitor import Attendance
-from callstate_sidecar.write_behind import Writer
+from callstate_sidecar.write_behind import WriteBehind
 
 log = logging.getLogger(__name__)
 
@@ -160,11 +160,11 @@ class Daemon:
             gate if durability == "power" else None,
         )
         self._checkpointer = Checkpointer(self._journal, files, self._cache.snapshot, server.turn.commit)
-        self._keeper = Keeper(
+        self._maintenance = Maintenance(
             self._journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed, self._metrics
         )
         self._read_through = ReadThrough(ctx, self._backend, self._host_id)
-        self._writer = Writer(
+        self._write_behind = WriteBehind(
             self._cache,
             self._backend,
             self._clock,
@@ -184,19 +184,19 @@ class Daemon:
             self._reaper.settle,
             server.turn.schedule,
         )
-        services.join(server, self._journal, self._read_through, self._writer, self._attendance, ctx)
+        services.join(server, self._journal, self._read_through, self._write_behind, self._attendance, ctx)
         self._restore()
         try:
             await self._run_until_stopped(sockets)
         finally:
             # also where the stop itself failed: once the lock is given up, no thread of ours may touch the journal
-            await self._keeper.stop()
+            await self._maintenance.stop()
 
     async def _run_until_stopped(self, sockets: list[Any]) -> None:
         """Serve, and stop when told to."""
-        self._writer.start()
+        self._write_behind.start()
         self._reaper.start()
-        self._keeper.start()
+        self._maintenance.start()
         loop = asyncio.get_running_loop()
         servers = [await _start_server(loop, self._connection, sock) for sock in sockets]
         self._signals.serve(self._stop.set, self._reload)
@@ -209,7 +209,7 @@ class Daemon:
         self._manager.ready()
         await self._stop.wait()
         await self._shut_down(servers)
-        await cancelled(watchdog)
+        await cancel_and_wait(watchdog)
 
     def _restore(self) -> None:
         """What the journal knows becomes hot; then a new segment begins, with all of it."""
@@ -226,7 +226,7 @@ class Daemon:
         self._journal.start()
         self._attendance.restore()
         if self._config.journal.durability == "memory":
-            self._journal.forget()
+            self._journal.discard_replayed()
         if replayed:
             log.info("%d journal records replayed", replayed)
         gc.freeze()  # what is restored lives long: no collection need ever look at it again
@@ -246,7 +246,7 @@ class Daemon:
     # -- chores ---------------------------------------------------------------------------------------------
 
     async def _sync(self) -> None:
-        await self._keeper.sync()
+        await self._maintenance.sync()
 
     def _sync_failed(self, error: Exception) -> None:
         """What the kernel could not write it may have dropped: a second try would say nothing."""
@@ -290,13 +290,13 @@ class Daemon:
         await self._reaper.stop()
         self._attendance.close()
         await server.answered(DRAIN_S)
-        left = await self._writer.flush(None, self._config.server.shutdown_flush_s)
-        await self._writer.stop()
+        left = await self._write_behind.flush(None, self._config.server.shutdown_flush_s)
+        await self._write_behind.stop()
         await self._read_through.close()
         await server.turn.close()
         if left["unflushed"]:
             log.warning("%d sessions not yet in the store; the journal has them", left["unflushed"])
-        await self._keeper.stop()
+        await self._maintenance.stop()
         if self._exit is Exit.OK:
             self._checkpoint_at_stop()
         self._journal.close()

@@ -21,7 +21,7 @@ from callstate_sidecar.config.load import (
 )
 from callstate_sidecar.daemon import Daemon
 from callstate_sidecar.journal import JournalError
-from callstate_sidecar.journal import cli as journal_tool
+from callstate_sidecar.journal import cli as journal_cli
 from callstate_sidecar.system import stdio
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.logs import configure_logging
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["journal"]:
-        return journal_tool.main(arguments[1:])
+        return journal_cli.main(arguments[1:])
     try:
         config, args = load_config(arguments, os.environ)
     except ConfigError as error:

@@ -19,7 +19,7 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_client.engine.table.cache import NO_GRAVE, Grave
 from callstate_client.errors import UnreadableError
-from callstate_sidecar.stores.base import (
+from callstate_sidecar.stores.backend import (
     Backend,
 )
 

@@ -22,7 +22,7 @@ from callstate_client.engine.verbs.ownership import (
     forsake,
 )
 from callstate_client.engine.workers import Outcome
-from callstate_sidecar.background import Chore
+from callstate_sidecar.background import BackgroundTask
 from callstate_sidecar.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ AGAIN_S: Final = 0.002
 _REASONS: Final = {Evidence.SILENCE: SILENT, Evidence.EXIT: EXITED}
 
 
-class Reaper(Chore):
+class Reaper(BackgroundTask):
     """Ends the sessions of dead calls.
 
     Args:
@@ -153,7 +153,7 @@ class Reaper(Chore):
         return len(some)
 
     async def stop(self) -> None:
-        """End; see Chore."""
+        """End; see BackgroundTask."""
         if self._departing is not None:
             self._departing.cancel()
         await super().stop()

@@ -26,13 +26,13 @@ from callstate_sidecar.journal import Journal
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.serving.server import Server
-from callstate_sidecar.stores.base import (
+from callstate_sidecar.stores.backend import (
     Backend,
 )
 from callstate_sidecar.system import host
 from callstate_sidecar.system.clock import Clock
 from callstate_sidecar.worker_monitor import Attendance
-from callstate_sidecar.write_behind import Writer
+from callstate_sidecar.write_behind import WriteBehind
 
 
 class Services:
@@ -65,7 +65,7 @@ class Services:
         server: Server,
         journal: Journal,
         read_through: ReadThrough,
-        writer: Writer,
+        writer: WriteBehind,
         attendance: Attendance,
         ctx: Context,
     ) -> None:
@@ -73,14 +73,14 @@ class Services:
         self._server = server
         self._journal = journal
         self._read_through = read_through
-        self._writer = writer
+        self._write_behind = writer
         self._attendance = attendance
         self._ctx = ctx
 
     @property
     def accepts_new(self) -> bool:
         """Whether what the store does not have yet is within its bound."""
-        return self._writer.state == "up" or self._cache.dirty_bytes < self._config.store.max_dirty_bytes
+        return self._write_behind.state == "up" or self._cache.dirty_bytes < self._config.store.max_dirty_bytes
 
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
         """Call `then` once the store was asked for this session."""
@@ -88,7 +88,7 @@ class Services:
 
     def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> Awaitable[dict[str, int]]:
         """Wait until the store has what is dirty now."""
-        return self._writer.flush(session_ids, timeout_s)
+        return self._write_behind.flush(session_ids, timeout_s)
 
     def stored_active_ids(self, cursor: str) -> Awaitable[tuple[list[str], str]]:
         """Some of the active sessions in the store."""
@@ -166,8 +166,8 @@ class Services:
             "dirty_bytes": cache.dirty_bytes,
             "oldest_dirty_s": round(now - oldest[0], 3) if oldest else 0.0,
             "quarantined": len(cache.quarantined),
-            "store": self._writer.state,
-            **({"store_error": self._writer.error} if self._writer.error else {}),
+            "store": self._write_behind.state,
+            **({"store_error": self._write_behind.error} if self._write_behind.error else {}),
             "journal": self._server.turn.journal_state,
             "journal_bytes": self._journal.log_bytes + self._journal.snapshot_bytes,
             "journal_disk_bytes": self._journal.disk_bytes(),

@@ -20,11 +20,11 @@ from callstate_client.engine.sessions.stored import (
     Write,
 )
 from callstate_client.engine.table.cache import Cache
-from callstate_sidecar.background import Chore
+from callstate_sidecar.background import BackgroundTask
 from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.stores.base import (
+from callstate_sidecar.stores.backend import (
     Backend,
     Outcome,
     WriteResult,
@@ -54,7 +54,7 @@ RENEW_BATCH: Final = 200
 """Sessions marked for renewal in one round: a slice, so that 100,000 due at once don't hold the loop."""
 
 
-class Writer(Chore):
+class WriteBehind(BackgroundTask):
     """Copies the cache to the store.
 
     Args:
@@ -89,7 +89,7 @@ class Writer(Chore):
         self._failures = 0
         self._next_beats = clock.mono() + config.beat_interval_s
         self._written_at: OrderedDict[str, float] = OrderedDict()
-        self._losses = backend.losses
+        self._losses = backend.data_losses
         self._looking = asyncio.Lock()
         self._next_look = clock.mono() + LOOK_EVERY_S
         self.state = "up"
@@ -131,7 +131,7 @@ class Writer(Chore):
             await self._write_beats()
         elif self._failures:
             await self._attempt(self._backend.ping())
-        if self._clock.mono() >= self._next_look or self._backend.losses != self._losses:
+        if self._clock.mono() >= self._next_look or self._backend.data_losses != self._losses:
             await self._look()
 
     async def _write_batch(self) -> int:
@@ -278,11 +278,11 @@ class Writer(Chore):
         async with self._looking:
             self._next_look = self._clock.mono() + LOOK_EVERY_S
             try:
-                await self._backend.look()
+                await self._backend.check_for_loss()
             except (StoreDownError, StoreRefusingError) as error:
                 self._failed(error)
                 return
-            losses = self._backend.losses
+            losses = self._backend.data_losses
             if losses == self._losses:
                 return
             self._cache.repairing = True

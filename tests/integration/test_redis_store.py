@@ -34,12 +34,12 @@ from callstate_client.errors import (
     UnreadableError,
 )
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.base import (
+from callstate_sidecar.stores.backend import (
     Outcome,
 )
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.redis import backend as redis_backend
-from callstate_sidecar.stores.redis.link import is_refusal, normal_url
+from callstate_sidecar.stores.redis.client import is_refusal, normal_url
 from support.documents import go_document
 from support.redis_server import RedisServer, binaries
 from support.stores import all_active

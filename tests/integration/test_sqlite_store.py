@@ -27,7 +27,7 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_client.errors import InvalidParamsError, SessionNotFoundError, StoreUnavailableError
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.base import (
+from callstate_sidecar.stores.backend import (
     Outcome,
 )
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore, expiry
@@ -427,7 +427,7 @@ def test_arguments_that_are_refused(path: Path) -> None:
 @pytest.mark.parametrize("how", ["removed", "replaced", "all of it"])
 async def test_a_file_that_is_gone_is_made_anew_and_told_of(backend: SqliteBackend, path: Path, how: str) -> None:
     await backend.write([a_write("call-1")])
-    assert backend.losses == 0
+    assert backend.data_losses == 0
     if how == "replaced":
         path.with_name("empty").touch()
         path.with_name("empty").rename(path)
@@ -436,14 +436,14 @@ async def test_a_file_that_is_gone_is_made_anew_and_told_of(backend: SqliteBacke
     if how == "all of it":
         path.with_name("sessions.db-wal").unlink()
         path.with_name("sessions.db-shm").unlink()
-    await backend.look()
-    assert backend.losses == 1
+    await backend.check_for_loss()
+    assert backend.data_losses == 1
     (result,) = await backend.write([a_write("call-2")])
     assert result.outcome is Outcome.WRITTEN
     async with SqliteStore(path) as other:
         assert await other.list_active() == ["call-2"]
-    await backend.look()
-    assert backend.losses == 1
+    await backend.check_for_loss()
+    assert backend.data_losses == 1
 
 
 async def test_what_a_file_took_that_went_meanwhile_is_written_to_the_next(
@@ -461,7 +461,7 @@ async def test_what_a_file_took_that_went_meanwhile_is_written_to_the_next(
 
     monkeypatch.setattr(sqlite_backend, "purge", purge)
     await backend.write([a_write("call-2")])
-    assert (calls, backend.losses) == (2, 1)
+    assert (calls, backend.data_losses) == (2, 1)
     async with SqliteStore(path) as other:
         assert await other.list_active() == ["call-2"]
 

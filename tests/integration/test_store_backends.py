@@ -18,7 +18,7 @@ from callstate_client.engine.sessions.stored import (
     Write,
 )
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.base import (
+from callstate_sidecar.stores.backend import (
     Backend,
     Outcome,
 )

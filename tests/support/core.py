@@ -35,13 +35,13 @@ from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.services import Services
 from callstate_sidecar.serving.connection import Connection
 from callstate_sidecar.serving.server import Server
-from callstate_sidecar.stores.base import (
+from callstate_sidecar.stores.backend import (
     Backend,
 )
 from callstate_sidecar.system import peers as process_peers
 from callstate_sidecar.system.peers import Peers
 from callstate_sidecar.worker_monitor import Attendance
-from callstate_sidecar.write_behind import Writer
+from callstate_sidecar.write_behind import WriteBehind
 from support.clock import ManualClock
 from support.stores import MemoryBackend
 
@@ -142,7 +142,7 @@ class Core:
         self.ctx = Context(*about_calls, reaper.max_handovers)
         self.server = Server(self.ctx, journal, self.metrics, self.config.limits)
         self.read_through = ReadThrough(self.ctx, self.backend, HOST)
-        self.writer = Writer(
+        self.writer = WriteBehind(
             self.cache,
             self.backend,
             self.clock,

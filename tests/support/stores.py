@@ -14,7 +14,7 @@ from callstate_client.engine.sessions.stored import (
     StoreRefusingError,
     Write,
 )
-from callstate_sidecar.stores.base import (
+from callstate_sidecar.stores.backend import (
     Backend,
     Outcome,
     WriteResult,
@@ -58,7 +58,7 @@ class MemoryBackend:
         self.attempts = 0
         self.pings = 0
         self.closed = False
-        self.losses = 0
+        self.data_losses = 0
         self.called = asyncio.Event()
         self._gate = asyncio.Event()
         self._gate.set()
@@ -93,8 +93,8 @@ class MemoryBackend:
 
     # -- Backend ------------------------------------------------------------------------------------------
 
-    async def look(self) -> None:
-        """A test sets `losses`."""
+    async def check_for_loss(self) -> None:
+        """A test sets `data_losses`."""
 
     async def read(self, session_id: str) -> StoredSession | None:
         """What is there as of the call, however late the answer."""

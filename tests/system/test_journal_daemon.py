@@ -238,7 +238,7 @@ def test_failing_checkpoints_do_not_eat_a_small_disk(small_disk: Path) -> None:
     daemon.store = f"sqlite:{daemon.root}/store.db"
     ballast = small_disk / "ballast"
     # retries follow at once, and the second segment and the snapshot find no room
-    patched(daemon, "from callstate_sidecar.journal import keeper\nkeeper.RETRY_S = 0\n")
+    patched(daemon, "from callstate_sidecar.journal import maintenance\nmaintenance.RETRY_S = 0\n")
     try:
         daemon.start()
         free = os.statvfs(small_disk)

@@ -28,7 +28,7 @@ from callstate_client.protocol.events import TYPES
 from callstate_sidecar.config.load import load_config
 from callstate_sidecar.config.schema import OPTIONS, SECTIONS
 from callstate_sidecar.journal import Checkpointer, Files, Journal
-from callstate_sidecar.journal import cli as journal_tool
+from callstate_sidecar.journal import cli as journal_cli
 from callstate_sidecar.journal.format import VERSION
 from callstate_sidecar.journal.layout import MANIFEST, encode_manifest, read_manifest
 from callstate_sidecar.system.exits import Exit
@@ -331,9 +331,9 @@ def test_commands_are_taken(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif argv[0] == "journal":
         asked = []
         for name in ("inspect", "verify", "repair", "export"):
-            monkeypatch.setattr(journal_tool, name, lambda directory, out, name=name: asked.append(name) or 0)
+            monkeypatch.setattr(journal_cli, name, lambda directory, out, name=name: asked.append(name) or 0)
         monkeypatch.setattr(Path, "is_dir", lambda _: True)
-        assert journal_tool.main(argv[1:]) == 0
+        assert journal_cli.main(argv[1:]) == 0
         assert asked == [argv[1]]
     else:
         config = argv.index("--config") + 1 if "--config" in argv else 0

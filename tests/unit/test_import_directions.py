@@ -114,7 +114,7 @@ THIRD_PARTY = {
     "rich": ("callstate_client.cli",),
     "uvloop": ("callstate_sidecar.__main__", "callstate_sidecar.launch"),
     "redis": ("callstate_sidecar.stores.redis",),
-    "hiredis": ("callstate_sidecar.stores.redis.link",),
+    "hiredis": ("callstate_sidecar.stores.redis.client",),
 }
 
 

@@ -8,7 +8,7 @@ from callstate_sidecar.journal.layout import (
     journal_host,
 )
 from callstate_sidecar.journal.log import Journal
-from callstate_sidecar.journal.maintenance import Keeper
+from callstate_sidecar.journal.maintenance import Maintenance
 from callstate_sidecar.journal.sync_gate import SyncGate
 from callstate_sidecar.system.files import Files
 
@@ -19,7 +19,7 @@ __all__ = [
     "JournalDamagedError",
     "JournalError",
     "JournalFormatError",
-    "Keeper",
+    "Maintenance",
     "SyncGate",
     "journal_host",
 ]

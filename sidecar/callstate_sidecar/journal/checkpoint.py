@@ -113,7 +113,7 @@ class Checkpointer:
         """
         await in_thread(self._journal.remove_leftovers)
         self._barrier()
-        generation = self._journal.switch()
+        generation = self._journal.begin_checkpoint()
         snapshot = SnapshotFile(self._journal, self._files, generation)
         try:
             records = self._records()
@@ -129,7 +129,7 @@ class Checkpointer:
         except BaseException:
             snapshot.abandon()
             raise
-        self._journal.adopted(generation, snapshot.size)
+        self._journal.snapshot_installed(generation, snapshot.size)
         await in_thread(self._journal.remove_before, generation)
 
     def run_now(self) -> None:
@@ -148,7 +148,7 @@ class Checkpointer:
             OSError: the disk refuses; what counted before still counts.
         """
         self._barrier()
-        generation = self._journal.switch()
+        generation = self._journal.begin_checkpoint()
         snapshot = SnapshotFile(self._journal, self._files, generation)
         try:
             for record in self._records():
@@ -159,12 +159,12 @@ class Checkpointer:
         except BaseException:
             snapshot.abandon()
             raise
-        self._journal.adopted(generation, snapshot.size)
+        self._journal.snapshot_installed(generation, snapshot.size)
         return generation
 
     def _settle(self, snapshot: SnapshotFile, generation: int) -> None:
         snapshot.finish()
-        self._journal.adopt(generation)
+        self._journal.install_snapshot(generation)
 
 
 def _slice(snapshot: SnapshotFile, records: Iterator[Record], until: float) -> bool:

@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import Final
 
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
+from callstate_sidecar.journal.disk_space import (
+    ensure_space,
+    remove_before,
+    remove_leftovers,
+    spares,
+)
 from callstate_sidecar.journal.format import (
     DATA_START,
     END_OF_LOG,
@@ -34,12 +40,6 @@ from callstate_sidecar.journal.layout import (
     write_manifest,
 )
 from callstate_sidecar.journal.replay import cut, has_records, replay
-from callstate_sidecar.journal.room import (
-    make_room,
-    remove_before,
-    remove_leftovers,
-    spares,
-)
 from callstate_sidecar.system.files import Files, naming
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class Journal:
         elif self._counted.host != self._host_id:
             self._name(self._counted.snapshot, self._counted.log)
 
-    def forget(self) -> None:
+    def discard_replayed(self) -> None:
         """Let nothing of what was replayed count any more: a crash from now on loses it (durability `memory`).
 
         Raises:
@@ -202,7 +202,7 @@ class Journal:
         return self.sequence - self.synced
 
     @property
-    def is_gone(self) -> bool:
+    def is_removed(self) -> bool:
         """Whether somebody removed what we write to: a replay would not find it."""
         return self._rebuilding or not self._is_linked
 
@@ -211,7 +211,7 @@ class Journal:
         return self._fd >= 0 and self._files.is_linked(self._fd)
 
     @property
-    def wants_checkpoint(self) -> bool:
+    def checkpoint_due(self) -> bool:
         """Whether the log has outgrown what is alive, would take too long to replay, or lies in too many files."""
         outgrown = self.log_bytes > max(CHECKPOINT_GROWTH * self.snapshot_bytes, self._checkpoint_min_bytes)
         records = self.sequence - self._checkpoint_sequence
@@ -233,7 +233,7 @@ class Journal:
         Raises:
             OSError: it is not there, not even in part, as far as the disk still lets us say so.
         """
-        if self.is_gone:
+        if self.is_removed:
             raise OSError(errno.ENOENT, "the journal's files are gone")
         bodies = [encode_record(record) for record in records]
         size = sum(map(len, bodies)) + RECORD_HEADER_BYTES * len(bodies)
@@ -343,7 +343,7 @@ class Journal:
 
     # -- checkpoint: switch, write the snapshot, make it count, drop the old ----------------------------------
 
-    def switch(self) -> int:
+    def begin_checkpoint(self) -> int:
         """Begin a segment for what changes while a snapshot is written; gives its generation.
 
         Where the present one is still empty, as after a checkpoint that failed, it will do.
@@ -353,24 +353,24 @@ class Journal:
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = self._end == DATA_START and self._is_linked
-        make_room(self._files, self.directory, self.snapshot_bytes, 0 if is_new else self._segment_bytes)
+        ensure_space(self._files, self.directory, self.snapshot_bytes, 0 if is_new else self._segment_bytes)
         self._switched_at = self.sequence
-        self._rebuilding = self.is_gone  # until the snapshot counts, nothing a group is written to would
+        self._rebuilding = self.is_removed  # until the snapshot counts, nothing a group is written to would
         if not is_new:
             self.roll()
         return self._generation
 
-    def adopt(self, generation: int) -> None:
+    def install_snapshot(self, generation: int) -> None:
         """Let the snapshot of this generation, and the log from the segment of this generation on, count.
 
-        May run in a thread. `adopted` has to follow.
+        May run in a thread. `snapshot_installed` has to follow.
 
         Raises:
             OSError: the old ones still count.
         """
         self._name(generation, generation)
 
-    def adopted(self, generation: int, snapshot_bytes: int) -> None:
+    def snapshot_installed(self, generation: int, snapshot_bytes: int) -> None:
         """Go by the snapshot that counts now."""
         self.snapshot_bytes = snapshot_bytes
         self._checkpoint_sequence = self._switched_at

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from callstate_sidecar.background import cancelled, in_thread, supervise
+from callstate_sidecar.background import cancel_and_wait, in_thread, supervise
 from callstate_sidecar.journal.checkpoint import Checkpointer
 from callstate_sidecar.journal.log import Journal
 from callstate_sidecar.metrics import Metrics
@@ -18,7 +18,7 @@ RETRY_S: Final = 10.0
 """After a checkpoint that failed, the next is tried so much later: on a full disk it would only fill it again."""
 
 
-class Keeper:
+class Maintenance:
     """Looks after a journal while the daemon serves.
 
     Args:
@@ -55,7 +55,7 @@ class Keeper:
         """
         tasks, self._tasks = self._tasks, []
         for task in tasks:
-            await cancelled(task)
+            await cancel_and_wait(task)
         async with self._busy:
             pass  # a sync that somebody else has asked for
 
@@ -71,7 +71,7 @@ class Keeper:
             try:
                 await self.sync()
             except Exception as error:  # noqa: BLE001 - of ours too: nobody knows what is on disk
-                if isinstance(error, OSError) and self._journal.is_gone:
+                if isinstance(error, OSError) and self._journal.is_removed:
                     continue  # removed, not failed: writes are refused, and the next checkpoint builds it anew
                 self._fatal(error)
                 return
@@ -79,7 +79,7 @@ class Keeper:
     async def _checkpoints(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
-            if not self._journal.is_gone and not self._journal.wants_checkpoint:
+            if not self._journal.is_removed and not self._journal.checkpoint_due:
                 continue
             try:
                 await self._checkpointer.run()

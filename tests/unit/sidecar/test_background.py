@@ -9,8 +9,8 @@ import pytest
 
 from callstate_sidecar import background
 from callstate_sidecar.background import (
-    Chore,
-    cancelled,
+    BackgroundTask,
+    cancel_and_wait,
     in_thread,
     supervise,
 )
@@ -40,7 +40,7 @@ async def test_a_chore_goes_on_after_a_fault_and_stops_twice(monkeypatch: pytest
     monkeypatch.setattr(background, "RESTART_S", 0)
     again = asyncio.Event()
 
-    class Flaky(Chore):
+    class Flaky(BackgroundTask):
         runs = 0
 
         async def _run(self) -> None:
@@ -78,7 +78,7 @@ async def test_a_cancelled_caller_waits_until_its_thread_is_done() -> None:
         task.cancel()
         assert (await asyncio.wait([task], timeout=0.01))[1] == {task}
     allowed.set()
-    await cancelled(task)
+    await cancel_and_wait(task)
     assert task.cancelled()
     assert done.is_set()
 

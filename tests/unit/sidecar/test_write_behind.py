@@ -434,7 +434,7 @@ async def test_the_rests_of_a_store_that_is_away_grow_and_differ(monkeypatch: py
 
 def test_the_store_of_these_tests_is_one() -> None:
     """It has every call of the contract, by its name."""
-    from callstate_sidecar.stores.base import (
+    from callstate_sidecar.stores.backend import (
         Backend,
     )
 
@@ -447,7 +447,7 @@ async def test_a_store_that_lost_everything_is_given_everything_hot_again() -> N
     await core.call("session.end", session_id="s2")
     await core.writer._round()
     core.memory.rows.clear()
-    core.memory.losses += 1
+    core.memory.data_losses += 1
     entry = core.entry("s2")
     assert core.cache.is_stored(entry)
     await core.writer._round()
@@ -464,7 +464,7 @@ async def test_a_flush_looks_whether_the_store_is_there() -> None:
     core = await busy(2)
     await core.writer._round()
     core.memory.rows.clear()
-    core.memory.losses += 1
+    core.memory.data_losses += 1
     core.writer.start()
     assert await core.writer.flush(None, 5.0) == {"flushed": 2, "unflushed": 0}
     await core.writer.stop()

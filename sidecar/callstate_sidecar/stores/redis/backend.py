@@ -16,7 +16,7 @@ from callstate_client.engine.sessions.stored import (
     StoreRefusingError,
     Write,
 )
-from callstate_sidecar.stores.base import (
+from callstate_sidecar.stores.backend import (
     Outcome,
     WriteResult,
 )
@@ -26,6 +26,12 @@ from callstate_sidecar.stores.common import (
     superseded_by,
     ttl_ms,
 )
+from callstate_sidecar.stores.redis.client import (
+    ScriptClient,
+    connect,
+    describe,
+    is_refusal,
+)
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
     Layout,
@@ -34,12 +40,6 @@ from callstate_sidecar.stores.redis.layout import (
     id_text,
     meta_fields,
     parse_meta,
-)
-from callstate_sidecar.stores.redis.link import (
-    Link,
-    connect,
-    describe,
-    is_refusal,
 )
 from callstate_sidecar.stores.redis.scripts import BEATS, READ, WRITE
 from callstate_sidecar.stores.redis.store import live_page
@@ -88,8 +88,8 @@ class RedisBackend:
     ) -> None:
         writing = connect(url, connections=1, timeout_s=timeout_s, password=password)
         reading = connect(url, connections=_READ_CONNECTIONS, timeout_s=timeout_s, password=password)
-        self._writing = Link(writing, owned=True)
-        self._reading = Link(reading, owned=True, limit_s=timeout_s)
+        self._writing = ScriptClient(writing, owned=True)
+        self._reading = ScriptClient(reading, owned=True, limit_s=timeout_s)
         self._keys = Layout(prefix)
         self._ttl_ms = ttl_ms(ttl_s)
         self._host_id = host_id
@@ -102,11 +102,11 @@ class RedisBackend:
         return "redis"
 
     @property
-    def losses(self) -> int:
+    def data_losses(self) -> int:
         """None is noticed."""
         return 0
 
-    async def look(self) -> None:
+    async def check_for_loss(self) -> None:
         """There is nothing to notice."""
 
     async def read(self, session_id: str) -> StoredSession | None:

@@ -16,6 +16,7 @@ from callstate_sidecar.stores.common import (
     read_document,
     ttl_ms,
 )
+from callstate_sidecar.stores.redis.client import ScriptClient, connect
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
     Layout,
@@ -23,7 +24,6 @@ from callstate_sidecar.stores.redis.layout import (
     id_bytes,
     id_text,
 )
-from callstate_sidecar.stores.redis.link import Link, connect
 from callstate_sidecar.stores.redis.scripts import (
     BEAT,
     DELETE,
@@ -47,9 +47,9 @@ class RedisStore(DocumentStore):
     expired. Make one with `from_url` or `from_client`; it connects when first used.
     """
 
-    def __init__(self, link: Link, *, prefix: str, ttl: float | timedelta) -> None:
+    def __init__(self, client: ScriptClient, *, prefix: str, ttl: float | timedelta) -> None:
         super().__init__()
-        self._link = link
+        self._client = client
         self._keys = Layout(prefix)
         self._ttl_ms = ttl_ms(ttl)
 
@@ -74,7 +74,7 @@ class RedisStore(DocumentStore):
             ValueError: one of these is not as described.
         """
         client = connect(url, connections=DEFAULT_CONNECTIONS, timeout_s=timeout_s)
-        return cls(Link(client, owned=True, limit_s=timeout_s), prefix=prefix, ttl=ttl)
+        return cls(ScriptClient(client, owned=True, limit_s=timeout_s), prefix=prefix, ttl=ttl)
 
     @classmethod
     def from_client(
@@ -86,7 +86,7 @@ class RedisStore(DocumentStore):
             client: a `redis.asyncio.Redis`, decoding replies or not.
             prefix, ttl: as for `from_url`.
         """
-        return cls(Link(client, owned=False), prefix=prefix, ttl=ttl)
+        return cls(ScriptClient(client, owned=False), prefix=prefix, ttl=ttl)
 
     @property
     def name(self) -> str:
@@ -96,10 +96,10 @@ class RedisStore(DocumentStore):
     async def _put(self, session_id: str, document: bytes, *, active: bool, call_id: str = "") -> None:
         keys = [*self._keys.session(session_id), self._keys.call(call_id)]
         args = (id_bytes(session_id), document, self._ttl_ms, int(active), int(bool(call_id)))
-        await self._link.run(SAVE, keys, *args)
+        await self._client.run(SAVE, keys, *args)
 
     async def _get(self, session_id: str) -> tuple[bytes, int] | None:
-        reply = await self._link.run(READ, self._keys.session(session_id), id_bytes(session_id))
+        reply = await self._client.run(READ, self._keys.session(session_id), id_bytes(session_id))
         document: bytes | str | None = reply[0]
         if document is None:
             return None
@@ -107,14 +107,14 @@ class RedisStore(DocumentStore):
 
     async def _remove(self, session_id: str) -> bool:
         keys = self._keys.session(session_id)
-        found: int = await self._link.run(DELETE, keys, id_bytes(session_id), self._keys.prefix)
+        found: int = await self._client.run(DELETE, keys, id_bytes(session_id), self._keys.prefix)
         return found > 0
 
     async def _active(self) -> list[str]:
         seen: dict[str, None] = {}
         cursor = ""
         while True:
-            ids, cursor = await live_page(self._link, self._keys, cursor)
+            ids, cursor = await live_page(self._client, self._keys, cursor)
             seen.update(dict.fromkeys(ids))
             if not cursor:
                 return [*seen]
@@ -123,7 +123,7 @@ class RedisStore(DocumentStore):
         keys, args = self._keys.session(session_id), (id_bytes(session_id), at_ms, self._ttl_ms)
         document = b""
         while True:
-            result, *detail = await self._link.run(BEAT, keys, *args, document)
+            result, *detail = await self._client.run(BEAT, keys, *args, document)
             if id_text(result) != "unlisted":
                 return Beat(BeatResult(id_text(result)))
             document, *ended = detail
@@ -132,15 +132,15 @@ class RedisStore(DocumentStore):
                 return Beat(BeatResult.ENDED, *map(id_text, ended))
 
     async def _ping(self) -> None:
-        await self._link.command("PING")
+        await self._client.command("PING")
 
     async def _release(self) -> None:
-        await self._link.close()
+        await self._client.close()
 
 
-async def live_page(link: Link, keys: Layout, cursor: str) -> tuple[list[str], str]:
+async def live_page(client: ScriptClient, keys: Layout, cursor: str) -> tuple[list[str], str]:
     """Some of the active ids whose documents are there, and where to go on, empty at the end; the others are taken
     out of the set on the way. An id may be given twice."""
-    after, ids = await link.command("SSCAN", keys.active, cursor or 0, "COUNT", _SCAN_COUNT)
-    live = await link.run(LIVE, [keys.active, keys.beats], keys.prefix, *ids) if ids else []
+    after, ids = await client.command("SSCAN", keys.active, cursor or 0, "COUNT", _SCAN_COUNT)
+    live = await client.run(LIVE, [keys.active, keys.beats], keys.prefix, *ids) if ids else []
     return [id_text(session_id) for session_id in live], "" if int(after) == 0 else str(int(after))

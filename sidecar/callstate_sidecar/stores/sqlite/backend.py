@@ -15,7 +15,7 @@ from callstate_client.engine.sessions.stored import (
     StoredSession,
     Write,
 )
-from callstate_sidecar.stores.base import (
+from callstate_sidecar.stores.backend import (
     Outcome,
     WriteResult,
 )
@@ -97,11 +97,11 @@ class SqliteBackend:
         return "sqlite"
 
     @property
-    def losses(self) -> int:
+    def data_losses(self) -> int:
         """How often the file was gone, or another, when it was looked at."""
         return self._database.replaced
 
-    async def look(self) -> None:
+    async def check_for_loss(self) -> None:
         """Make the file anew where it is gone."""
         await self._database.run(ping)
 

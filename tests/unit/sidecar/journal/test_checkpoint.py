@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from callstate_sidecar.journal import Checkpointer, JournalDamagedError, Keeper
+from callstate_sidecar.journal import Checkpointer, JournalDamagedError, Maintenance
 from callstate_sidecar.journal.layout import logs, read_manifest, snapshot_path
 from callstate_sidecar.metrics import Metrics
 from support.journals import (
@@ -159,7 +159,7 @@ async def test_slices_let_the_loop_go_on(tmp_path: Path) -> None:
     keeping.journal.close()
 
 
-async def test_the_keeper_checkpoints_when_the_log_has_outgrown_what_lives(tmp_path: Path) -> None:
+async def test_maintenance_checkpoints_when_the_log_has_outgrown_what_lives(tmp_path: Path) -> None:
     keeping = Keeping(tmp_path, checkpoint_min_bytes=20_000)
     keeping.create("a")
     done = asyncio.Event()
@@ -171,16 +171,16 @@ async def test_the_keeper_checkpoints_when_the_log_has_outgrown_what_lives(tmp_p
 
     fatal: list[OSError] = []
     told = Told(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None)
-    keeper = Keeper(keeping.journal, told, 0.001, fatal.append, Metrics())
-    keeper.start()
-    assert not keeping.journal.wants_checkpoint
+    maintenance = Maintenance(keeping.journal, told, 0.001, fatal.append, Metrics())
+    maintenance.start()
+    assert not keeping.journal.checkpoint_due
     number = 0
-    while not keeping.journal.wants_checkpoint:
+    while not keeping.journal.checkpoint_due:
         keeping.add_turn("a", turn(number % 10))
         number += 1
     await asyncio.wait_for(done.wait(), 10)
     assert keeping.journal.log_bytes < 20_000
-    await keeper.stop()
+    await maintenance.stop()
     assert not fatal
     keeping.journal.close()
     assert recovered(tmp_path) == keeping.state()
@@ -196,7 +196,7 @@ async def test_the_log_stays_bounded_by_what_lives_however_much_is_written(tmp_p
             keeping.delete("a")
             keeping.create("a")
         keeping.add_turn("a", turn(number))
-        if keeping.journal.wants_checkpoint:
+        if keeping.journal.checkpoint_due:
             await checkpointer.run()
         most = max(most, keeping.journal.log_bytes)
     assert most < 2 * 30_000 + 4096
@@ -204,7 +204,7 @@ async def test_the_log_stays_bounded_by_what_lives_however_much_is_written(tmp_p
     keeping.journal.close()
 
 
-async def test_the_keeper_comes_back_when_the_directory_does(tmp_path: Path) -> None:
+async def test_maintenance_comes_back_when_the_directory_does(tmp_path: Path) -> None:
     directory = tmp_path / "journal"
     keeping = filled(directory)
     shutil.rmtree(directory)
@@ -217,16 +217,16 @@ async def test_the_keeper_comes_back_when_the_directory_does(tmp_path: Path) -> 
             await super().run()
             done.set()
 
-    keeper = Keeper(
+    maintenance = Maintenance(
         keeping.journal,
         Told(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None),
         0.001,
         pytest.fail,
         Metrics(),
     )
-    keeper.start()
+    maintenance.start()
     await asyncio.wait_for(done.wait(), 10)
-    await keeper.stop()
+    await maintenance.stop()
     keeping.add_turn("s1", turn(2))
     keeping.journal.close()
     assert recovered(directory) == keeping.state()
@@ -237,7 +237,7 @@ def test_memory_forgets_what_was_replayed_but_for_a_clean_stop(tmp_path: Path) -
     keeping.checkpoint()
     keeping.journal.close()
     again = Keeping(tmp_path)
-    again.journal.forget()
+    again.journal.discard_replayed()
     assert recovered(tmp_path) == {}  # killed now: all is lost, and nothing old comes back
     again.checkpoint()
     again.journal.close()
@@ -270,7 +270,7 @@ def test_a_power_loss_takes_what_was_not_synced_and_never_the_start(tmp_path: Pa
         synced = keeping.state()
         keeping.add_turn("s1", turn(round_))
         lose(synced)
-    keeping.journal.forget()
+    keeping.journal.discard_replayed()
     lose({})
     keeping.journal.close()
 
@@ -281,12 +281,12 @@ def test_a_checkpoint_is_due_when_a_replay_would_take_long(tmp_path: Path, monke
     keeping.create("a")
     for number in range(49):
         keeping.add_turn("a", turn(number))
-    assert not keeping.journal.wants_checkpoint
+    assert not keeping.journal.checkpoint_due
     keeping.add_turn("a", turn(50))
-    assert keeping.journal.wants_checkpoint
+    assert keeping.journal.checkpoint_due
     keeping.journal.close()
     again = Keeping(tmp_path)
-    assert again.journal.wants_checkpoint
+    assert again.journal.checkpoint_due
     again.checkpoint()
-    assert not again.journal.wants_checkpoint
+    assert not again.journal.checkpoint_due
     again.journal.close()

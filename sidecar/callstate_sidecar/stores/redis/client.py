@@ -123,12 +123,12 @@ def _pack_uncopied(command: Sequence[Any]) -> Iterator[bytes]:
         yield b"\r\n"
 
 
-class Link:
+class ScriptClient:
     """Runs scripts through a client.
 
     Args:
         client: from `connect`, or the caller's own.
-        owned: close the client with the link.
+        owned: close the client with this object.
         limit_s: bound of a whole `run`, seconds; None leaves it to the client's own timeouts.
     """
 

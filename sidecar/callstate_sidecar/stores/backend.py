@@ -39,12 +39,12 @@ class Backend(Protocol):
         ...
 
     @property
-    def losses(self) -> int:
+    def data_losses(self) -> int:
         """How often all that had been written turned out to be gone: a file removed or replaced."""
         ...
 
-    async def look(self) -> None:
-        """Notice what there is of `losses` now, where that costs little."""
+    async def check_for_loss(self) -> None:
+        """Notice what there is of `data_losses` now, where that costs little."""
         ...
 
     async def read(self, session_id: str) -> StoredSession | None:

@@ -27,7 +27,7 @@ def spares(directory: Path) -> list[Path]:
     return sorted(directory.glob("spare-*.csj"))
 
 
-def make_room(files: Files, directory: Path, snapshot_bytes: int, segment_bytes: int) -> None:
+def ensure_space(files: Files, directory: Path, snapshot_bytes: int, segment_bytes: int) -> None:
     """See to it that a checkpoint fits, giving up spares for it: one that fails halfway fills the disk for others.
 
     Args:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from callstate_sidecar.journal import Checkpointer, Keeper, maintenance
+from callstate_sidecar.journal import Checkpointer, Maintenance, maintenance
+from callstate_sidecar.journal.disk_space import spares
 from callstate_sidecar.journal.layout import logs, snapshots
-from callstate_sidecar.journal.room import spares
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.system.files import Files
 from support.journals import Keeping, recovered, turn
@@ -150,11 +150,11 @@ async def test_a_stop_waits_for_the_thread_that_settles_a_checkpoint(tmp_path: P
     keeping.journal._checkpoint_min_bytes = 0
     checkpointer = Checkpointer(keeping.journal, files, keeping.cache.snapshot, lambda: None)
     files.slow = True
-    looked_after = Keeper(keeping.journal, checkpointer, 0.001, pytest.fail, Metrics())
-    looked_after.start()
+    upkeep = Maintenance(keeping.journal, checkpointer, 0.001, pytest.fail, Metrics())
+    upkeep.start()
     while not settling.is_set():
         await asyncio.sleep(0)
-    stopping = asyncio.get_running_loop().create_task(looked_after.stop())
+    stopping = asyncio.get_running_loop().create_task(upkeep.stop())
     assert not (await asyncio.wait([stopping], timeout=0.05))[0]
     allowed.set()
     await stopping
@@ -183,10 +183,10 @@ async def test_a_fault_of_ours_in_a_checkpoint_is_logged_and_the_next_one_works(
 
     metrics = Metrics()
     checkpointer = Faulty(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None)
-    looked_after = Keeper(keeping.journal, checkpointer, 0.001, pytest.fail, metrics)
-    looked_after.start()
+    upkeep = Maintenance(keeping.journal, checkpointer, 0.001, pytest.fail, metrics)
+    upkeep.start()
     await asyncio.wait_for(done.wait(), 10)
-    await looked_after.stop()
+    await upkeep.stop()
     assert metrics.counters == {"checkpoints_failed": 1}
     assert "the checkpoint failed: can't serialize ints" in caplog.text
     assert "Traceback" in caplog.text
