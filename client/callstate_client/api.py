@@ -13,12 +13,11 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, overload
 
-from callstate_client.calls.end_reasons import EndOn, end_classes
 from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.heartbeat import Beater, Beats
 from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold import Hold
-from callstate_client.calls.hold_options import BeatMode
+from callstate_client.calls.hold_rules import BeatMode, EndOn, end_classes
 from callstate_client.calls.outbox.saving import Saving
 from callstate_client.calls.recovery import CONCURRENCY, MAX_ATTEMPTS, Handler, Recovery
 from callstate_client.calls.shutdown import FINISH_S, Graceful, LeaveResult, leave

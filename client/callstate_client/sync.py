@@ -18,9 +18,8 @@ from typing import Any, Final, TypeVar, Unpack
 
 from callstate_client import protocol, requests
 from callstate_client.calls.blocking_hold import HeldCall, Hold
-from callstate_client.calls.end_reasons import EndOn
 from callstate_client.calls.heartbeat_thread import LEAVE_S, BeatThread
-from callstate_client.calls.hold_options import BeatMode
+from callstate_client.calls.hold_rules import BeatMode, EndOn
 from callstate_client.errors import ConflictError, StoreClosedError
 from callstate_client.model.state import SessionState
 from callstate_client.protocol import validation

@@ -11,16 +11,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from callstate_client import requests
-from callstate_client.calls.end_reasons import (
+from callstate_client.calls.heartbeat_thread import BeatThread
+from callstate_client.calls.hold_rules import (
+    BeatMode,
     EndOn,
+    check_hold,
     end_classes,
     end_reason,
     ended_by,
-)
-from callstate_client.calls.heartbeat_thread import BeatThread
-from callstate_client.calls.hold_options import (
-    BeatMode,
-    check_hold,
     has_ended,
     taken,
 )

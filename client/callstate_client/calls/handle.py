@@ -15,8 +15,8 @@ import msgspec
 from callstate_client import protocol, requests
 from callstate_client.calls.background import BackgroundTasks
 from callstate_client.calls.call_watchdog import Watchdog
-from callstate_client.calls.end_reasons import end_reason, ended_by
 from callstate_client.calls.heartbeat import Beats
+from callstate_client.calls.hold_rules import end_reason, ended_by
 from callstate_client.calls.loss import CancelOnLost, Signal
 from callstate_client.calls.outbox.delivery import deliver_or_tell
 from callstate_client.calls.outbox.local_changes import (

@@ -9,12 +9,13 @@ from contextlib import suppress
 from types import TracebackType
 
 from callstate_client import protocol, requests
-from callstate_client.calls.end_reasons import EndOn, end_classes
 from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.held import HeldCalls
-from callstate_client.calls.hold_options import (
+from callstate_client.calls.hold_rules import (
     BeatMode,
+    EndOn,
     check_hold,
+    end_classes,
     has_ended,
     taken,
 )

@@ -12,9 +12,9 @@ from contextlib import aclosing, suppress
 from typing import Final
 
 from callstate_client import protocol
-from callstate_client.calls.end_reasons import ended_by
 from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.held import HeldCalls
+from callstate_client.calls.hold_rules import ended_by
 from callstate_client.errors import (
     CallstateError,
     ConflictError,

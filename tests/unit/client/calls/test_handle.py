@@ -22,7 +22,7 @@ from callstate_client import (
     StoreClosedError,
     TooLargeError,
 )
-from callstate_client.calls.end_reasons import end_reason
+from callstate_client.calls.hold_rules import end_reason
 from support.flaky import FlakyStore
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from callstate_client import MemoryStore, SessionState
-from callstate_client.calls.end_reasons import end_classes, end_reason, ended_by
+from callstate_client.calls.hold_rules import end_classes, end_reason, ended_by
 
 
 class Hangup(Exception):  # noqa: N818 - a worker's own

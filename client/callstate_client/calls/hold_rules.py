@@ -1,0 +1,163 @@
+"""The rules of holding a call, for both fronts: which options go together, what an id that is taken means, and how
+the block may be left.
+
+A block that is left normally ends its call with COMPLETED. One that is left by an exception in `end_on`, or by a
+group with such an exception in it, ends it too; by any other exception, a cancellation included, the call is
+released, for another worker to claim.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
+
+from callstate_client.errors import ConflictError
+from callstate_client.model.state import SessionState, Status
+from callstate_client.protocol.ids import MAX_NAME_BYTES
+from callstate_client.store import Record
+
+__all__ = [
+    "COMPLETED",
+    "BeatMode",
+    "EndOn",
+    "check_hold",
+    "end_classes",
+    "end_reason",
+    "ended_by",
+    "has_ended",
+    "reason_to_end",
+    "taken",
+]
+
+BeatMode = Literal["auto", "manual"]
+"""Who sends a call's heartbeats: a background task, or the worker by `call.beat()`."""
+
+EndOn = type[BaseException] | Iterable[type[BaseException]]
+"""Exceptions that mean the call is over: one class, or several."""
+
+COMPLETED: Final = "completed"
+"""The reason of a call whose block was left normally."""
+
+_WORD_START: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+# -- entering -------------------------------------------------------------------------------------------------
+
+
+def check_hold(
+    call: SessionState | str,
+    labels: Mapping[str, str] | None,
+    beat: BeatMode,
+    *,
+    steal: bool,
+    replace_ended: bool,
+    resume: bool,
+) -> None:
+    """See that the arguments of `hold()` make sense together.
+
+    Raises:
+        TypeError, ValueError: they do not.
+    """
+    if not isinstance(call, str | SessionState):
+        raise TypeError(f"hold() takes a SessionState or a session's id, not {type(call).__name__}")
+    if isinstance(call, str) and labels is not None:
+        raise ValueError("labels are for a new session; this one is there already")
+    if not isinstance(call, str) and steal and not resume:
+        raise ValueError("only a session that is there already can be stolen")
+    if isinstance(call, str) and (replace_ended or resume):
+        raise ValueError(f"{'replace_ended' if replace_ended else 'resume'} goes with a state; an id is claimed")
+    if beat not in ("auto", "manual"):
+        raise ValueError(f"beat is 'auto' or 'manual', not {beat!r}")
+
+
+def has_ended(error: ConflictError, known: Record | BaseException) -> bool:
+    """Whether the session that has the id has ended. A daemon of an earlier version does not say so in the error.
+
+    Args:
+        error: of the attempt to create a session.
+        known: what a `get` of the id gave.
+    """
+    if error.status is not None:
+        return error.status == Status.ENDED
+    return isinstance(known, Record) and not known.state.is_active
+
+
+def taken(error: ConflictError, session_id: str, known: Record | BaseException) -> ConflictError:
+    """The error for an id that is taken: it says what has the id, and what can be done.
+
+    Args:
+        error: of the attempt to create a session.
+        session_id: the id.
+        known: what a `get` of it gave.
+    """
+    if not isinstance(known, Record):
+        return error
+    if known.state.is_active:
+        held = f"held by worker {known.owner}" if known.owner else "held by no worker"
+        text = (
+            f"{session_id} is there already: {known.state.status}, {held};"
+            f" hold({session_id!r}), or hold(state, resume=True), goes on with it"
+        )
+    else:
+        when = f" at {error.ended_at}" if error.ended_at else ""
+        why = error.reason or known.ended_reason or "no reason given"
+        text = (
+            f"{session_id} was there already and has ended{when} ({why});"
+            " hold(state, replace_ended=True) begins it anew, and keeps nothing of it"
+        )
+    return ConflictError(text, **error.data)
+
+
+# -- leaving --------------------------------------------------------------------------------------------------
+
+
+def end_classes(end_on: EndOn) -> tuple[type[BaseException], ...]:
+    """The classes as one tuple.
+
+    Raises:
+        TypeError: one of them is no exception class.
+    """
+    classes = (end_on,) if isinstance(end_on, type) else tuple(end_on)
+    for cls in classes:
+        given: object = cls  # of callers that no type checker has seen
+        if not (isinstance(given, type) and issubclass(given, BaseException)):
+            raise TypeError(f"end_on takes exception classes, not {cls!r}")
+    return classes
+
+
+def reason_to_end(error: BaseException | None, classes: tuple[type[BaseException], ...]) -> str | None:
+    """The reason that a call ends with when its block is left; None: it is released.
+
+    Args:
+        error: the exception that the block is left by; None for none.
+        classes: see `end_classes`.
+    """
+    if error is None:
+        return COMPLETED
+    cause = ended_by(error, classes)
+    return None if cause is None else end_reason(cause)
+
+
+def ended_by(error: BaseException, classes: tuple[type[BaseException], ...]) -> BaseException | None:
+    """The exception that means the call is over: this one, or one within the group that it is; None for none.
+
+    One of a group is enough, whatever else is in it: a caller who has hung up does not come back, and usually
+    other tasks of the group fail because of it.
+    """
+    if isinstance(error, classes):
+        return error
+    if not isinstance(error, BaseExceptionGroup):
+        return None
+    for inner in error.exceptions:
+        found = ended_by(inner, classes)
+        if found is not None:
+            return found
+    return None
+
+
+def end_reason(error: BaseException) -> str:
+    """The reason for a call that an exception ended: its `reason`, else its class's name in snake case, cut to the
+    bytes that a reason may have."""
+    reason = getattr(error, "reason", None)
+    word = reason if isinstance(reason, str) and reason else _WORD_START.sub("_", type(error).__name__).lower()
+    return word.encode(errors="replace")[:MAX_NAME_BYTES].decode(errors="ignore")
