@@ -5,11 +5,12 @@ async with connect() as store:
         call.add_turn("user", "hello", duration_ms=900)
 """
 
+from typing import TYPE_CHECKING, Any
+
 from callstate_client.api import CallStore
 from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.queued import Queued, TurnHandle
 from callstate_client.client import SidecarStore, connect
-from callstate_client.clock import Clock
 from callstate_client.errors import (
     CallstateError,
     ConflictError,
@@ -37,7 +38,6 @@ from callstate_client.errors import (
     UnsupportedProtocolError,
     WireError,
 )
-from callstate_client.memory import MemoryStore
 from callstate_client.model.state import (
     Direction,
     History,
@@ -54,6 +54,10 @@ from callstate_client.store import (
     Record,
     SessionStore,
 )
+
+if TYPE_CHECKING:
+    from callstate_client.clock import Clock
+    from callstate_client.memory import MemoryStore
 
 __all__ = [
     "CallHandle",
@@ -103,3 +107,19 @@ __all__ = [
     "WireError",
     "connect",
 ]
+
+_IN_MEMORY = ("Clock", "MemoryStore")
+"""Names that are loaded when they are first used: a worker that talks to a daemon needs no engine of its own."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _IN_MEMORY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from callstate_client import memory  # noqa: PLC0415 - see _IN_MEMORY
+
+    globals().update({each: getattr(memory, each) for each in _IN_MEMORY})
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

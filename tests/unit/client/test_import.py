@@ -1,0 +1,38 @@
+"""What importing the client loads, in a fresh process each: what a worker does not use costs it nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import callstate_client
+
+LAZY = {"engine", "memory", "clock", "cli"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The modules that a fresh process has after this."""
+    script = f"import sys; {code}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.split())
+
+
+def test_importing_the_client_loads_neither_the_engine_nor_memory_store() -> None:
+    modules = loaded_by("import callstate_client")
+    assert "callstate_client.client" in modules
+    rooms = {name.split(".")[1] for name in modules if name.startswith("callstate_client.")}
+    assert rooms & LAZY == set()
+
+
+def test_memory_store_is_loaded_when_it_is_first_named() -> None:
+    modules = loaded_by("from callstate_client import Clock, MemoryStore; MemoryStore(Clock())")
+    assert {"callstate_client.memory", "callstate_client.clock"} <= modules
+
+
+def test_every_public_name_is_there_and_listed() -> None:
+    assert set(callstate_client.__all__) <= set(dir(callstate_client))
+    assert [name for name in callstate_client.__all__ if not hasattr(callstate_client, name)] == []
+
+
+def test_no_other_name_is_there() -> None:
+    assert not hasattr(callstate_client, "Engine")
