@@ -12,11 +12,11 @@ from typing import Protocol
 
 from callstate_client.calls.heartbeat_schedule import (
     EARLY,
-    RETRY_S,
     Beat,
     LostCallback,
 )
 from callstate_client.errors import CallstateError
+from callstate_client.transport.backoff import HEARTBEAT
 
 _log = logging.getLogger("callstate")
 
@@ -115,7 +115,7 @@ class Beater:
         except CallstateError as error:
             if error.retryable:
                 _log.warning("no heartbeat of %s: %s", session_id, error)
-                beat.due = loop.time() + min(RETRY_S, beat.interval_s)
+                beat.due = loop.time() + min(HEARTBEAT.longest_s, beat.interval_s)
             elif self._beats.get(session_id) is beat:
                 del self._beats[session_id]
                 beat.tell(error)

@@ -9,7 +9,7 @@ from weakref import WeakMethod
 
 from callstate_client.errors import CallstateError
 
-__all__ = ["EARLY", "RETRY_S", "Beat", "LostCallback"]
+__all__ = ["EARLY", "Beat", "LostCallback"]
 
 BEATS_A_TIMEOUT: Final = 3
 """So many beats fall into one heartbeat timeout: two may be lost or late before a live call is suspected."""
@@ -17,10 +17,6 @@ BEATS_A_TIMEOUT: Final = 3
 EARLY: Final = 1 / 8
 """A beat may leave this part of its interval early, to go in one message with another: calls that started
 at different times soon beat together."""
-
-RETRY_S: Final = 1.0
-"""After a failure that may mend itself a beat is tried again this soon, seconds."""
-
 
 LostCallback = Callable[[CallstateError], None]
 

@@ -13,7 +13,6 @@ from typing import Final
 from callstate_client import protocol
 from callstate_client.calls.heartbeat_schedule import (
     EARLY,
-    RETRY_S,
     Beat,
     LostCallback,
 )
@@ -28,7 +27,7 @@ from callstate_client.errors import (
     UnreadableError,
 )
 from callstate_client.transport import fork_safety
-from callstate_client.transport.backoff import Backoff
+from callstate_client.transport.backoff import HEARTBEAT, Backoff
 from callstate_client.transport.blocking import REQUEST_ID, Connection
 from callstate_client.transport.discovery import Candidate, refusal
 
@@ -122,7 +121,7 @@ class BeatThread:
     # -- in the thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(HEARTBEAT)
         while True:
             due = self._wait_for_due()
             if due is None:
@@ -170,7 +169,7 @@ class BeatThread:
             _log.warning("no heartbeat of %d calls: %s", len(due), error, exc_info=ours)
         with self._changed:
             for beat in due.values():
-                beat.due = self._clock() + min(max(pause_s, RETRY_S / 10), RETRY_S, beat.interval_s)
+                beat.due = self._clock() + min(pause_s, beat.interval_s)
 
     def _send(self, beats: dict[str, Beat]) -> None:
         connection = self._connection or self._connect()

@@ -25,7 +25,7 @@ from callstate_client.errors import (
 from callstate_client.protocol.events import GAP, Event
 from callstate_client.session_api import EventSource
 from callstate_client.store import Record
-from callstate_client.transport.backoff import FIRST_DELAY_S, Backoff
+from callstate_client.transport.backoff import RECOVER, Backoff, Delays
 
 __all__ = ["CONCURRENCY", "MAX_ATTEMPTS", "Handler", "Recovery"]
 
@@ -42,9 +42,8 @@ MAX_ATTEMPTS: Final = 5
 a quarter of a minute, in which a dependency that was restarted is back, and longer than which nobody waits on the
 line."""
 
-FIRST_PAUSE_S: Final = 1.0
-LONGEST_PAUSE_S: Final = 30.0
-"""How long a call that comes back is held before it is given again, seconds; doubled each time. Below a minute, so
+HOLD_BACK: Final = Delays(1.0, 30.0)
+"""How long a call that comes back is held before it is given again, seconds. Below a minute, so
 that the daemon counts the claim among those in a row."""
 
 SHORT_S: Final = 60.0
@@ -175,7 +174,7 @@ class Recovery:
             await self._give_back()
 
     async def _watched(self, events: EventSource) -> AsyncGenerator[CallHandle, None]:
-        backoff = Backoff()
+        backoff = Backoff(RECOVER)
         self._forsaken.add(ANY)
         while not self._held.leaving:
             try:
@@ -189,7 +188,7 @@ class Recovery:
             except CallstateError as error:
                 if not error.retryable:
                     raise
-                await asyncio.sleep(max(backoff.pause_s(), FIRST_DELAY_S))
+                await asyncio.sleep(backoff.pause_s())
                 self._forsaken.add(ANY)
                 continue
             while not (self._forsaken or self._is_due()):
@@ -271,7 +270,7 @@ class Recovery:
             before = 0
         failures = max(before, call.handovers - 1)  # once is no failure: its worker may have been restarted
         held_back = failures > 0 if self._watch else before > 0
-        pause_s = min(FIRST_PAUSE_S * 2 ** min(failures - 1, 10), LONGEST_PAUSE_S) if held_back else 0.0
+        pause_s = HOLD_BACK.after_s(failures) if held_back else 0.0
         self._given[call.id] = (before + 1, now + pause_s)
         if len(self._given) > REMEMBERED:
             self._given.popitem(last=False)

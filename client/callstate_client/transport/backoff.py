@@ -1,41 +1,69 @@
-"""How long the client waits and how much it takes, whichever its front."""
+"""How long the client waits: for replies, between attempts, and when it closes. Also how much it reads."""
 
 from __future__ import annotations
 
 import random
-from typing import Final
+from typing import Final, NamedTuple
 
 TIMEOUT_S: Final = 5.0
-"""How long a call waits for its reply; the daemon answers in well under a millisecond unless it restarts."""
+"""How long a call waits for its reply, seconds. The daemon answers within a millisecond unless it restarts."""
 
 CLOSE_TIMEOUT_S: Final = 10.0
-"""How long leaving a call, or closing a store, waits for its last acknowledgements, seconds: a restart takes one or
-two, and who stops a service sends SIGKILL after thirty (Kubernetes) or ninety (systemd)."""
+"""How long leaving a call, or closing a store, waits for outstanding acknowledgements, seconds: a restart of the
+daemon takes one or two, and service managers send SIGKILL after thirty (Kubernetes) or ninety (systemd)."""
+
+SHORTEST_HANDSHAKE_S: Final = 1.0
+"""The least time a daemon that listens gets for a handshake, seconds, even where connecting is tried only once."""
 
 REPLY_BYTES: Final = 64 * 1024 * 1024
 """Longest reply line taken: eight sessions of the largest size. A peer that sends more is no callstated."""
 
-SHORTEST_GREETING_S: Final = 1.0
-"""What a daemon that is there gets to answer a greeting at least, seconds, also where it is tried just once."""
 
-FIRST_DELAY_S: Final = 0.01
-MAX_DELAY_S: Final = 0.5
-"""Backoff between attempts to connect: a daemon restarts in tens of milliseconds, and a local connect that
-fails costs microseconds, so there is no reason to wait long."""
+class Delays(NamedTuple):
+    """Exponential delays: each twice the one before.
+
+    Args:
+        first_s: the first delay, seconds.
+        longest_s: the upper bound, seconds.
+        at_once: the first retry follows without a delay.
+    """
+
+    first_s: float
+    longest_s: float
+    at_once: bool = False
+
+    def after_s(self, failures: int) -> float:
+        """The delay after so many failures in a row, 1 or more, without jitter; seconds."""
+        return min(self.first_s * 2.0 ** min(failures - 1, 60), self.longest_s)
+
+
+CONNECT: Final = Delays(0.01, 0.5, at_once=True)
+"""Between attempts to connect: a daemon restarts in tens of milliseconds, and a failed local connect costs
+microseconds, so there is no reason to wait long."""
+
+DELIVER: Final = Delays(0.05, 2.0)
+"""Between attempts to deliver a queued change to a daemon that answers with a retryable error."""
+
+HEARTBEAT: Final = Delays(0.1, 1.0)
+"""Between attempts to send a heartbeat: short against the third of a timeout that passes between two."""
+
+RECOVER: Final = Delays(0.01, 0.5)
+"""Between attempts to look for orphans while the daemon answers with a retryable error."""
 
 
 class Backoff:
-    """Pauses between attempts: none before the first, then ever longer ones, jittered."""
+    """The delays between consecutive failures, jittered so that clients of one daemon don't retry in step."""
 
-    def __init__(self) -> None:
-        self._delay_s = 0.0
+    def __init__(self, delays: Delays) -> None:
+        self._delays = delays
+        self._failures = 0
 
     def reset(self) -> None:
-        """It worked: the next failure is a first one."""
-        self._delay_s = 0.0
+        """After a success: the next failure is a first one."""
+        self._failures = 0
 
     def pause_s(self) -> float:
-        """How long to wait before the next attempt, seconds."""
-        delay_s = self._delay_s
-        self._delay_s = min(max(2 * delay_s, FIRST_DELAY_S), MAX_DELAY_S)
-        return delay_s * random.uniform(0.5, 1.0)
+        """How long to wait before the next attempt, seconds: half to all of the delay."""
+        number = self._failures + (not self._delays.at_once)
+        self._failures += 1
+        return self._delays.after_s(number) * random.uniform(0.5, 1.0) if number else 0.0

@@ -40,7 +40,7 @@ from callstate_client.protocol.params import (
     Params,
 )
 from callstate_client.transport import fork_safety
-from callstate_client.transport.backoff import REPLY_BYTES, SHORTEST_GREETING_S, Backoff
+from callstate_client.transport.backoff import CONNECT, REPLY_BYTES, SHORTEST_HANDSHAKE_S, Backoff
 from callstate_client.transport.discovery import (
     Candidate,
     Tried,
@@ -149,7 +149,7 @@ class Link:
         self._wire: _Wire | None = None
         self._gone = asyncio.Event()
         self._reconnecting: asyncio.Task[None] | None = None
-        self._backoff = Backoff()
+        self._backoff = Backoff(CONNECT)
         self._tried: list[Tried] = []
         self._calls: InFlight[Waiter] = InFlight(_fail)
         self._unsent: list[Call[Waiter]] = []
@@ -183,7 +183,7 @@ class Link:
         """
         until = self._loop.time() + wait_s
         # one that listens and never answers takes no longer than one that is not there
-        while not await self._attempt(max(until - self._loop.time(), SHORTEST_GREETING_S)):
+        while not await self._attempt(max(until - self._loop.time(), SHORTEST_HANDSHAKE_S)):
             if self._refused is not None:
                 raise self._refused
             left = until - self._loop.time()

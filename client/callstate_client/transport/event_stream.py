@@ -33,7 +33,7 @@ from callstate_client.protocol.params import (
     SubscribeParams,
 )
 from callstate_client.transport import fork_safety
-from callstate_client.transport.backoff import REPLY_BYTES, TIMEOUT_S, Backoff
+from callstate_client.transport.backoff import CONNECT, REPLY_BYTES, TIMEOUT_S, Backoff
 from callstate_client.transport.discovery import Candidate, describe, refusal
 
 __all__ = ["EventStream"]
@@ -160,7 +160,7 @@ class EventStream:
         self._places = places
         self._types = [*types] or None
         self._timeout_s = timeout_s
-        self._backoff = Backoff()
+        self._backoff = Backoff(CONNECT)
         self._closing = asyncio.Event()
         self._wire: _Wire | None = None
         self._subscribed = False

@@ -27,7 +27,7 @@ from callstate_client.errors import (
     UnsupportedProtocolError,
 )
 from callstate_client.transport import fork_safety
-from callstate_client.transport.backoff import SHORTEST_GREETING_S, Backoff
+from callstate_client.transport.backoff import CONNECT, SHORTEST_HANDSHAKE_S, Backoff
 from callstate_client.transport.blocking import (
     REQUEST_ID,
     SHORTEST_S,
@@ -156,8 +156,8 @@ class Pool:
             UnsupportedProtocolError: it speaks another version of the protocol.
         """
         ours = self._ours()
-        shortest_s = min(SHORTEST_GREETING_S, self._timeout_s)
-        ours.idle.append(self.connect(ours, monotonic() + wait_s, Backoff(), shortest_s))
+        shortest_s = min(SHORTEST_HANDSHAKE_S, self._timeout_s)
+        ours.idle.append(self.connect(ours, monotonic() + wait_s, Backoff(CONNECT), shortest_s))
 
     def forked(self) -> None:
         """In a child: leave the parent's connections to it now, also where the child never asks for anything."""
@@ -324,7 +324,7 @@ class _Trial:
         self._ours = ours
         self._until = until
         self._may_repeat = may_repeat
-        self._backoff = Backoff()
+        self._backoff = Backoff(CONNECT)
         self._sent = False
 
     def connect(self) -> Connection:

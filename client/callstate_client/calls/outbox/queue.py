@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import Final
@@ -37,13 +36,10 @@ from callstate_client.errors import (
     WireError,
 )
 from callstate_client.session_api import SessionApi
+from callstate_client.transport.backoff import DELIVER, Backoff
 from callstate_client.transport.loop_affinity import check_loop
 
 _log = logging.getLogger("callstate")
-
-FIRST_DELAY_S: Final = 0.05
-MAX_DELAY_S: Final = 2.0
-"""Backoff, seconds. Waiting for the connection is the link's; this is for a daemon that answers with an error."""
 
 MAKES_ROOM: Final = ("session.amend_turn", "session.update", "session.save")
 """After one of these a turn that had no room may have some."""
@@ -240,7 +236,7 @@ class Outbox:
 
     async def _deliver(self, first: Entry, request: _Request) -> protocol.VersionResult:
         """Ask until there is an answer that repeating would not change."""
-        delay_s = FIRST_DELAY_S
+        backoff = Backoff(DELIVER)
         while True:
             epoch = self.epoch
             try:
@@ -265,8 +261,7 @@ class Outbox:
             else:
                 self._trouble = None
                 return result
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
-            delay_s = min(2 * delay_s, MAX_DELAY_S)
+            await asyncio.sleep(backoff.pause_s())
 
     async def _ask(self, first: Entry, request: _Request) -> protocol.VersionResult:
         request.reply = None

@@ -24,8 +24,7 @@ from callstate_client.errors import (
 )
 from callstate_client.protocol.events import Cursor, Event, decode_event
 from callstate_client.protocol.params import Since
-from callstate_client.transport import backoff
-from callstate_client.transport.backoff import Backoff
+from callstate_client.transport.backoff import Backoff, Delays
 from callstate_client.transport.discovery import Candidate
 from callstate_client.transport.event_stream import FULL_LINES, EventStream
 from support.scripted import ScriptedPeer
@@ -327,8 +326,7 @@ class TestComingBack:
         assert (await taking).type == "gap"
 
     async def test_at_once_where_the_last_connection_brought_something(self, peer, events, monkeypatch):
-        monkeypatch.setattr(backoff, "FIRST_DELAY_S", 3600.0)
-        monkeypatch.setattr(backoff, "MAX_DELAY_S", 3600.0)
+        monkeypatch.setattr(events._backoff, "_delays", Delays(3600.0, 3600.0, at_once=True))
         for seq in range(1, 5):
             taking = asyncio.ensure_future(seqs(events, 1))
             await subscribed(peer)
