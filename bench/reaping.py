@@ -12,7 +12,7 @@ from callstate_client.engine.events import Events
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.cache import Cache
 from callstate_client.engine.verbs.table import Context
 from callstate_sidecar.config.schema import Config
@@ -75,11 +75,11 @@ class Reapable:
         services.join(server, self.journal, ReadThrough(ctx, backend, HOST), writer, attendance, ctx)
         self._began = self._clock.live()
         for number in range(live):
-            entry = _entry(number)
-            cache.create(entry)
-            entry.next_version(self._clock.wall_us())
-            entry.journaled = True
-            liveness.watch(entry.id, self._began + (FAR_S if number >= due else 0.0))
+            session = _session(number)
+            cache.create(session)
+            session.next_version(self._clock.wall_us())
+            session.journaled = True
+            liveness.watch(session.id, self._began + (FAR_S if number >= due else 0.0))
         cache.commit()  # else how to undo all this would be forgotten in the first tick that changes something
 
     def idle_tick_s(self, ticks: int) -> float:
@@ -102,14 +102,14 @@ class Reapable:
         return time.perf_counter() - began, acts
 
 
-def _entry(number: int) -> Entry:
+def _session(number: int) -> Session:
     head = read_head(
         b'{"id":"call-%08d","provider":"twilio","direction":"inbound","from":"+442079460123","to":"+15550100",'
         b'"status":"active"}' % number,
         "$",
         lambda _: "2026-01-01T00:00:00Z",
     )
-    return Entry(head.session_id, Document(head, 1_767_225_600_000_000))
+    return Session(head.session_id, Document(head, 1_767_225_600_000_000))
 
 
 async def ticks(directory: Path, *, live: int, due: int) -> tuple[float, float]:

@@ -28,7 +28,7 @@ from typing import Any
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.cache import Cache
 from callstate_sidecar.journal import Checkpointer, Files, Journal
 
@@ -63,20 +63,20 @@ class Builder:
                 "$",
                 lambda _: "2026-01-01T00:00:00Z",
             )
-            entry = Entry(head.session_id, Document(head, self._us))
-            self.cache.create(entry)
-            self._play(journal, entry, saves=True)  # only the snapshot stays
+            session = Session(head.session_id, Document(head, self._us))
+            self.cache.create(session)
+            self._play(journal, session, saves=True)  # only the snapshot stays
         Checkpointer(journal, Files(), self.cache.snapshot, lambda: None).run_now()
         journal.close()
 
     def outgrow(self) -> tuple[int, int]:
         """The same calls anew until a checkpoint is due; gives the snapshot's and the log's bytes."""
         journal = self._open()
-        entries = [*self.cache.entries.values()]
-        for entry in cycle(entries):
+        sessions = [*self.cache.sessions.values()]
+        for session in cycle(sessions):
             if journal.checkpoint_due:
                 break
-            self._play(journal, entry, saves=self._saves)
+            self._play(journal, session, saves=self._saves)
         self._commit(journal)
         journal.close()
         return journal.snapshot_bytes, journal.log_bytes
@@ -87,31 +87,31 @@ class Builder:
         journal.start()
         return journal
 
-    def _play(self, journal: Journal, entry: Entry, *, saves: bool) -> None:
+    def _play(self, journal: Journal, session: Session, *, saves: bool) -> None:
         turns = [TURN % (b"agent" if n % 2 else b"user", n, n % 60) for n in range(self._turns)]
-        self.cache.change(entry)
-        self._save(entry, turns if saves else [])
+        self.cache.change(session)
+        self._save(session, turns if saves else [])
         if not saves:
             for turn in turns:
-                self._say(entry, turn)
+                self._say(session, turn)
         if len(self.cache.group) >= GROUP_RECORDS:
             self._commit(journal)
 
-    def _save(self, entry: Entry, turns: list[bytes]) -> None:
+    def _save(self, session: Session, turns: list[bytes]) -> None:
         self._us += 1000
         history = b",".join(turns)
-        entry.doc.replace_history(history, len(turns))
-        entry.next_version(self._us)
-        entry.journaled = True
-        self.cache.log(entry, entry.record(HistoryMode.REPLACE, history, len(turns), []), 0.0)
+        session.doc.replace_history(history, len(turns))
+        session.next_version(self._us)
+        session.journaled = True
+        self.cache.log(session, session.record(HistoryMode.REPLACE, history, len(turns), []), 0.0)
 
-    def _say(self, entry: Entry, turn: bytes) -> None:
+    def _say(self, session: Session, turn: bytes) -> None:
         self._us += 1000
-        entry.doc.append(turn, 1)
-        entry.doc.updated_us = self._us
-        version = entry.next_version(self._us)
-        record = TurnsRecord(entry.id, version, self._us, entry.doc.metrics, HistoryMode.APPEND, turn, 1)
-        self.cache.log(entry, record, 0.0)
+        session.doc.append(turn, 1)
+        session.doc.updated_us = self._us
+        version = session.next_version(self._us)
+        record = TurnsRecord(session.id, version, self._us, session.doc.metrics, HistoryMode.APPEND, turn, 1)
+        self.cache.log(session, record, 0.0)
 
     def _commit(self, journal: Journal) -> None:
         journal.append(self.cache.group)
@@ -200,7 +200,7 @@ def measure(root: Path, sessions: int, turns: int, *, saves: bool) -> None:
     """Build, start, watch, tell."""
     builder = Builder(root / "state" / "journal", turns, saves=saves)
     builder.create(sessions)
-    documents = sum(len(entry.doc.to_json(0)) for entry in builder.cache.entries.values())
+    documents = sum(len(session.doc.to_json(0)) for session in builder.cache.sessions.values())
     row("sessions", f"{sessions:,} of {turns} turns, {megabytes(documents)} of JSON")
     daemon = Daemon(root)
     resident = daemon.memory_bytes("VmRSS")

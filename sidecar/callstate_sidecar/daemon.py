@@ -204,7 +204,7 @@ class Daemon:
         log.info(
             "serving on %s, host %s, store %s, durability %s, %d sessions restored",
             ", ".join(self._addresses), self._host_id, self._backend.name, self._config.journal.durability,
-            len(self._cache.entries),
+            len(self._cache.sessions),
         )  # fmt: skip
         self._manager.ready()
         await self._stop.wait()
@@ -216,12 +216,12 @@ class Daemon:
         gc.disable()  # nothing of what is made here is garbage
         replayed = self._journal.replay(self._replay_record)
         now = self._clock.live()
-        for entry in self._cache.entries.values():
-            if entry.ended:
-                self._liveness.keep(entry.id, now)
+        for session in self._cache.sessions.values():
+            if session.ended:
+                self._liveness.keep(session.id, now)
             else:
-                self._ctx.watch(INTERNAL, entry)
-                entry.restored = True
+                self._ctx.watch(INTERNAL, session)
+                session.restored = True
         self._cache.all_dirty(self._clock.mono())
         self._journal.start()
         self._attendance.restore()
@@ -303,7 +303,7 @@ class Daemon:
         for connection in [*server.connections]:
             connection.close()
         await self._backend.close()
-        log.info("stopped, %d sessions in the journal", len(self._cache.entries))
+        log.info("stopped, %d sessions in the journal", len(self._cache.sessions))
 
     def _checkpoint_at_stop(self) -> None:
         """Leave a snapshot for a quick start; where that fails, the log says the same at more length."""

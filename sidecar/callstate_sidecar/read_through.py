@@ -10,7 +10,7 @@ from typing import Final
 
 from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import INTERNAL
-from callstate_client.engine.sessions.session import Entry, FoundUnreadableError
+from callstate_client.engine.sessions.session import FoundUnreadableError, Session
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
     StoreDownError,
@@ -56,10 +56,10 @@ class ReadThrough:
         task.add_done_callback(self._tasks.discard)
 
     async def _fly(self, session_id: str) -> None:
-        found: Entry | Exception | None
+        found: Session | Exception | None
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
-                found = self._entry(session_id, await self._backend.read(session_id))
+                found = self._session(session_id, await self._backend.read(session_id))
         except (StoreDownError, StoreRefusingError, FoundUnreadableError) as error:
             found = error
         except TimeoutError:
@@ -69,18 +69,18 @@ class ReadThrough:
             found = error
         self._land(session_id, found)
 
-    def _entry(self, session_id: str, stored: StoredSession | None) -> Entry | None:
+    def _session(self, session_id: str, stored: StoredSession | None) -> Session | None:
         ctx = self._ctx
         if stored is None:
             ctx.cache.note_miss(session_id, ctx.clock.mono())
             return None
         try:
-            entry = Entry.of_stored(session_id, stored, self._host_id)
+            session = Session.of_stored(session_id, stored, self._host_id)
         except UnreadableError as error:
-            raise FoundUnreadableError(error, Entry.unreadable(session_id, stored, self._host_id)) from error
-        if entry is None:
+            raise FoundUnreadableError(error, Session.unreadable(session_id, stored, self._host_id)) from error
+        if session is None:
             ctx.cache.note_miss(session_id, ctx.clock.mono(), self._grave(stored.meta))
-        return entry
+        return session
 
     def _grave(self, meta: StoredMeta | None) -> Grave:
         """What a new session must be above for the store to take it; above another host's, only by its epoch."""
@@ -88,12 +88,12 @@ class ReadThrough:
             return NO_GRAVE
         return Grave(meta.version, meta.epoch if meta.host == self._host_id else meta.epoch + 1, meta.ops)
 
-    def _land(self, session_id: str, found: Entry | Exception | None) -> None:
+    def _land(self, session_id: str, found: Session | Exception | None) -> None:
         """Run whoever waited, in order; a late read never replaces a hot session."""
         ctx = self._ctx
-        if session_id in ctx.cache.entries:
+        if session_id in ctx.cache.sessions:
             pass
-        elif isinstance(found, Entry) and found.host is None and not found.ended:
+        elif isinstance(found, Session) and found.host is None and not found.ended:
             ctx.cache.admit(found)
             ctx.watch(INTERNAL, found)
         elif found is not None:

@@ -12,7 +12,7 @@ from callstate_client.engine.context import OVERTIME, Context
 from callstate_client.engine.handovers import hold_ended, is_poison
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import TRANSITIONS, Evidence, Phase
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.mutate import end_session
 from callstate_client.engine.verbs.ownership import (
     DISCONNECTED,
@@ -115,11 +115,11 @@ class Reaper(BackgroundTask):
     def _gather(self, worker_id: str, most: int | None) -> None:
         """Note some of the sessions that a worker has left, or all of them."""
         why, sessions = self._leaving[worker_id]
-        entries, looked = self._ctx.cache.entries, 0
+        hot, looked = self._ctx.cache.sessions, 0
         for session_id in islice(sessions, most):
             looked += 1
-            entry = entries.get(session_id)
-            if entry is not None and entry.owner == worker_id and not entry.ended:
+            session = hot.get(session_id)
+            if session is not None and session.owner == worker_id and not session.ended:
                 self._ctx.departing[session_id] = why
         if most is None or looked < most:
             del self._leaving[worker_id]
@@ -161,55 +161,55 @@ class Reaper(BackgroundTask):
     def _depart_one(self, session_id: str, why: str, now: float) -> None:
         """What its owner's leaving means for one session."""
         ctx = self._ctx
-        entry = ctx.cache.entries.get(session_id)
-        if entry is None or not entry.owner or entry.ended:
+        session = ctx.cache.sessions.get(session_id)
+        if session is None or not session.owner or session.ended:
             return
         if why == DISCONNECTED:
-            forsake(ctx, INTERNAL, entry, DISCONNECTED)
+            forsake(ctx, INTERNAL, session, DISCONNECTED)
             return
-        poisoned = is_poison(entry, ctx.now_us(), ctx.max_handovers)
-        hold_ended(entry, ctx.now_us(), crashed=True)
+        poisoned = is_poison(session, ctx.now_us(), ctx.max_handovers)
+        hold_ended(session, ctx.now_us(), crashed=True)
         if poisoned:
-            self._reap(entry, POISONED)
+            self._reap(session, POISONED)
         elif ctx.liveness.phase(session_id) is Phase.LIVE:
             self._act(session_id, Phase.LIVE, Evidence.EXIT, now)
-        elif entry.suspected != EXITED:  # silent before; another process of this name will get another epoch
-            self._tell_suspect(entry, Evidence.EXIT, now)
+        elif session.suspected != EXITED:  # silent before; another process of this name will get another epoch
+            self._tell_suspect(session, Evidence.EXIT, now)
 
     # -- one session --------------------------------------------------------------------------------------------
 
     def _act(self, session_id: str, phase: Phase, evidence: Evidence, now: float) -> None:
         ctx = self._ctx
         after = TRANSITIONS[phase, evidence]
-        entry = ctx.cache.entries[session_id]
+        session = ctx.cache.sessions[session_id]
         if after is Phase.SUSPECT:
             self._suspect(session_id, evidence, now)
         elif after is Phase.ENDED:
-            self._reap(entry, OVERTIME if evidence is Evidence.OVERTIME else entry.suspected or SILENT)
-        elif not ctx.cache.is_stored(entry):
+            self._reap(session, OVERTIME if evidence is Evidence.OVERTIME else session.suspected or SILENT)
+        elif not ctx.cache.is_stored(session):
             ctx.liveness.keep(session_id, now)  # it stays hot
         else:
             ctx.liveness.forget(session_id)
-            ctx.cache.evict(entry)
+            ctx.cache.evict(session)
 
-    def _reap(self, entry: Entry, reason: str) -> None:
-        end_session(self._ctx, INTERNAL, entry, reason, reaped=True)
-        self._ctx.events.note("expired", entry.ended_us, entry, reason=reason)
+    def _reap(self, session: Session, reason: str) -> None:
+        end_session(self._ctx, INTERNAL, session, reason, reaped=True)
+        self._ctx.events.note("expired", session.ended_us, session, reason=reason)
         self._metrics.count("reaped")
-        log.info("session %s reaped: %s", entry.id, reason)
+        log.info("session %s reaped: %s", session.id, reason)
 
     def _suspect(self, session_id: str, evidence: Evidence, now: float) -> None:
-        entry = self._ctx.cache.entries[session_id]
-        self._ctx.liveness.learn(session_id, evidence, now, labels=entry.labels)
-        self._tell_suspect(entry, evidence, now)
+        session = self._ctx.cache.sessions[session_id]
+        self._ctx.liveness.learn(session_id, evidence, now, labels=session.labels)
+        self._tell_suspect(session, evidence, now)
         self._metrics.count("suspected")
 
-    def _tell_suspect(self, entry: Entry, evidence: Evidence, now: float) -> None:
+    def _tell_suspect(self, session: Session, evidence: Evidence, now: float) -> None:
         """Why it is suspected: for the first time, or by better evidence, its deadline being what it was."""
         ctx = self._ctx
-        entry.suspected = _REASONS[evidence]
+        session.suspected = _REASONS[evidence]
         now_us = ctx.now_us()
         ctx.events.note(
-            "suspect", now_us, entry, reason=entry.suspected, evidence=evidence.value,
-            deadline_us=now_us + round((ctx.liveness.deadline(entry.id) - now) * 1e6),
+            "suspect", now_us, session, reason=session.suspected, evidence=evidence.value,
+            deadline_us=now_us + round((ctx.liveness.deadline(session.id) - now) * 1e6),
         )  # fmt: skip

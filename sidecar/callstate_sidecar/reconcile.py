@@ -9,7 +9,7 @@ from callstate_client.engine.events import MERGED, NEWER
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.sessions.merging import merge
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
     StoredSession,
@@ -38,22 +38,22 @@ class Reconciler:
         Returns:
             whether to write it again; else what the store has counts, and ours is quarantined.
         """
-        entry = self._ctx.cache.entries.get(write.session_id)
+        session = self._ctx.cache.sessions.get(write.session_id)
         meta = None if stored is None else stored.meta
-        if entry is None:
+        if session is None:
             return self._settle_deletion(write.session_id, meta)
         try:
-            theirs = None if stored is None else Entry.of_stored(write.session_id, stored, self._host_id)
+            theirs = None if stored is None else Session.of_stored(write.session_id, stored, self._host_id)
         except UnreadableError:
             return False  # nobody can read it, so nothing can be made of it
         if theirs is None:
-            self._settle_absent(entry, meta)
-        elif self._is_anothers(entry, theirs):
+            self._settle_absent(session, meta)
+        elif self._is_anothers(session, theirs):
             return False
-        elif entry.base is None or _is_known(entry, entry.base, theirs):
-            self._rise(entry, theirs.version, -1 if theirs.epoch == entry.epoch else theirs.epoch)
+        elif session.base is None or _is_known(session, session.base, theirs):
+            self._rise(session, theirs.version, -1 if theirs.epoch == session.epoch else theirs.epoch)
         else:
-            self._merge(entry, entry.base, theirs)
+            self._merge(session, session.base, theirs)
         return True
 
     # -- deletions ----------------------------------------------------------------------------------------------
@@ -71,89 +71,91 @@ class Reconciler:
             cache.raise_grave(session_id, Grave(version, epoch, grave.ops))
         return True
 
-    def _settle_absent(self, entry: Entry, meta: StoredMeta | None) -> None:
+    def _settle_absent(self, session: Session, meta: StoredMeta | None) -> None:
         """The store has nothing, or a tombstone: of a deletion the journal does not know, or of an earlier life."""
-        base = entry.base
+        base = session.base
         if meta is None:
-            self._rise(entry, 0, -1)
+            self._rise(session, 0, -1)
         elif (
             base is not None and 0 < base.version < meta.version
-            and base.version == entry.version and meta.host == self._host_id
+            and base.version == session.version and meta.host == self._host_id
         ):  # fmt: skip
             ctx = self._ctx
-            log.warning("session %s was deleted after what the journal knows: it is gone", entry.id)
-            ctx.events.note("deleted", ctx.now_us(), entry, reason=NEWER)
-            ctx.cache.forget(entry, meta.version)
-            ctx.liveness.forget(entry.id)
+            log.warning("session %s was deleted after what the journal knows: it is gone", session.id)
+            ctx.events.note("deleted", ctx.now_us(), session, reason=NEWER)
+            ctx.cache.forget(session, meta.version)
+            ctx.liveness.forget(session.id)
         else:
-            is_ours = meta.host == self._host_id and meta.epoch == entry.epoch
-            self._rise(entry, meta.version, -1 if is_ours else meta.epoch)
+            is_ours = meta.host == self._host_id and meta.epoch == session.epoch
+            self._rise(session, meta.version, -1 if is_ours else meta.epoch)
 
     # -- sessions -----------------------------------------------------------------------------------------------
 
-    def _is_anothers(self, entry: Entry, theirs: Entry) -> bool:
+    def _is_anothers(self, session: Session, theirs: Session) -> bool:
         """Whether it is another's: of a host that has it live, or that had it later; or newer than ours without
         being anybody's, as what the Go package writes."""
         if theirs.host is None:
             return False
         if theirs.host == "":
-            return entry.is_blind and theirs.version > entry.doc.updated_us
-        return not entry.is_blind or not theirs.ended or theirs.version > entry.version
+            return session.is_blind and theirs.version > session.doc.updated_us
+        return not session.is_blind or not theirs.ended or theirs.version > session.version
 
-    def _rise(self, entry: Entry, version: int, epoch: int) -> None:
+    def _rise(self, session: Session, version: int, epoch: int) -> None:
         """What the store has is of before ours: be above it."""
         ctx = self._ctx
-        ctx.cache.change(entry)
-        entry.base = None
-        entry.rise_above(version, epoch, ctx.now_us())
-        ctx.cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
+        ctx.cache.change(session)
+        session.base = None
+        session.rise_above(version, epoch, ctx.now_us())
+        ctx.cache.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
-    def _merge(self, entry: Entry, base: MergeBase, theirs: Entry) -> None:
+    def _merge(self, session: Session, base: MergeBase, theirs: Session) -> None:
         ctx = self._ctx
         now_us = ctx.now_us()
-        was_ended, timeouts = entry.ended, (entry.heartbeat_timeout_s, entry.max_duration_s)
-        is_untouched = entry.version == base.version
-        ctx.cache.change(entry)
-        merge(entry, base, theirs)
-        self._own(entry, base, theirs)
-        entry.rise_above(theirs.version, -1, now_us)
-        entry.host, entry.base = None, None
-        self._see_to_its_time(entry, was_ended, timeouts)
+        was_ended, timeouts = session.ended, (session.heartbeat_timeout_s, session.max_duration_s)
+        is_untouched = session.version == base.version
+        ctx.cache.change(session)
+        merge(session, base, theirs)
+        self._own(session, base, theirs)
+        session.rise_above(theirs.version, -1, now_us)
+        session.host, session.base = None, None
+        self._see_to_its_time(session, was_ended, timeouts)
         reason = MERGED if base.version == 0 else NEWER
-        ctx.events.note("recovered", now_us, entry, reason=reason)
+        ctx.events.note("recovered", now_us, session, reason=reason)
         log.warning(
-            "session %s: the store had %s; %s", entry.id,
+            "session %s: the store had %s; %s", session.id,
             "what its save left out" if base.version == 0 else "a newer state than the journal",
             "taken" if is_untouched else "merged",
         )  # fmt: skip
-        ctx.cache.log(entry, entry.snapshot(), ctx.clock.mono())
+        ctx.cache.log(session, session.snapshot(), ctx.clock.mono())
 
-    def _own(self, entry: Entry, base: MergeBase, theirs: Entry) -> None:
+    def _own(self, session: Session, base: MergeBase, theirs: Session) -> None:
         """Whose it is: who has it here, if somebody took or left it since, else whose the store says."""
-        if (entry.epoch, entry.owner) != (base.epoch, base.owner):
-            entry.rise_above(theirs.version, theirs.epoch, self._ctx.now_us())
-            if base.version == 0 and not entry.owner and theirs.owner and not theirs.ended:
-                entry.owner, entry.raised = theirs.owner, (entry.epoch, theirs.epoch)
+        if (session.epoch, session.owner) != (base.epoch, base.owner):
+            session.rise_above(theirs.version, theirs.epoch, self._ctx.now_us())
+            if base.version == 0 and not session.owner and theirs.owner and not theirs.ended:
+                session.owner, session.raised = theirs.owner, (session.epoch, theirs.epoch)
             return
-        if entry.owner != theirs.owner or entry.epoch != theirs.epoch:
-            entry.instance = ""
-        entry.owner, entry.epoch = theirs.owner, max(entry.epoch, theirs.epoch)
-        if entry.owner:
-            entry.orphan = ""
+        if session.owner != theirs.owner or session.epoch != theirs.epoch:
+            session.instance = ""
+        session.owner, session.epoch = theirs.owner, max(session.epoch, theirs.epoch)
+        if session.owner:
+            session.orphan = ""
 
-    def _see_to_its_time(self, entry: Entry, was_ended: bool, timeouts: tuple[float | None, float | None]) -> None:
+    def _see_to_its_time(
+        self, session: Session, was_ended: bool, timeouts: tuple[float | None, float | None]
+    ) -> None:
         ctx = self._ctx
-        if entry.ended:
-            ctx.lift(entry)
-            ctx.liveness.keep(entry.id, ctx.clock.live())
+        if session.ended:
+            ctx.lift(session)
+            ctx.liveness.keep(session.id, ctx.clock.live())
         elif was_ended:
-            ctx.watch(INTERNAL, entry)
-        elif timeouts != (entry.heartbeat_timeout_s, entry.max_duration_s):
-            ctx.retime(INTERNAL, entry, timeouts[0])
+            ctx.watch(INTERNAL, session)
+        elif timeouts != (session.heartbeat_timeout_s, session.max_duration_s):
+            ctx.retime(INTERNAL, session, timeouts[0])
 
 
-def _is_known(entry: Entry, base: MergeBase, theirs: Entry) -> bool:
+def _is_known(session: Session, base: MergeBase, theirs: Session) -> bool:
     """Whether the store has what it got from us, at or since the base: the reply was lost, or the daemon died."""
-    if theirs.version <= base.version or theirs.version == entry.version:
+    if theirs.version <= base.version or theirs.version == session.version:
         return True
-    return bool(base.sent) and base.sent <= theirs.version <= entry.version
+    return bool(base.sent) and base.sent <= theirs.version <= session.version

@@ -11,7 +11,7 @@ from typing import Any
 from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.liveness import Liveness
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import (
     Query,
 )
@@ -94,16 +94,16 @@ class Services:
         """Some of the active sessions in the store."""
         return self._backend.active_ids(cursor)
 
-    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[Entry], str]:
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[Session], str]:
         """Some of the sessions in the store; what can't be read is passed over."""
         found, cursor = await self._backend.find(query, cursor, limit)
-        entries: list[Entry] = []
+        sessions: list[Session] = []
         for session_id, stored in found:
             with suppress(UnreadableError):
-                entry = Entry.of_stored(session_id, stored, self._host_id)
-                if entry is not None:
-                    entries.append(entry)
-        return entries, cursor
+                session = Session.of_stored(session_id, stored, self._host_id)
+                if session is not None:
+                    sessions.append(session)
+        return sessions, cursor
 
     def register(self, caller: Caller, worker_id: str, instance: str, process: str) -> None:
         """This connection is one of this worker's from now on."""

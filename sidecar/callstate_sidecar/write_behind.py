@@ -206,19 +206,19 @@ class WriteBehind(BackgroundTask):
 
     def _superseded(self, write: Write, result: WriteResult, stored: StoredSession | None) -> None:
         """What the store has counts: ours stays here, and whoever listens is told, once."""
-        entry = self._cache.entries.get(write.session_id)
+        session = self._cache.sessions.get(write.session_id)
         if not result.detail and stored is not None and stored.meta is not None:
             meta = stored.meta
             result.detail = superseded_by(Stamp(meta.host, meta.epoch, meta.version))
-        if entry is not None and not entry.quarantined:
-            self._events.note("fenced", self._clock.wall_us(), entry, reason=SUPERSEDED)
+        if session is not None and not session.quarantined:
+            self._events.note("fenced", self._clock.wall_us(), session, reason=SUPERSEDED)
         self._refused(write, WriteResult(Outcome.SUPERSEDED, result.detail))
         self._barrier()
 
     def _refused(self, write: Write, result: WriteResult) -> None:
         outcome, detail = result.outcome, result.detail
-        entry = self._cache.entries.get(write.session_id)
-        known = entry is not None and entry.quarantined
+        session = self._cache.sessions.get(write.session_id)
+        known = session is not None and session.quarantined
         self._cache.refused(write, f"{outcome.value}: {detail}")
         self._metrics.count("store_refused")
         if known:  # said before, and each turn of the call is refused again
@@ -249,9 +249,9 @@ class WriteBehind(BackgroundTask):
             if self._written_at[session_id] > due:
                 return
             del self._written_at[session_id]
-            entry = self._cache.entries.get(session_id)
-            if entry is not None and not entry.ended:
-                self._cache.mark_stale(session_id, self._clock.mono(), entry.doc.size)
+            session = self._cache.sessions.get(session_id)
+            if session is not None and not session.ended:
+                self._cache.mark_stale(session_id, self._clock.mono(), session.doc.size)
 
     # -- the store's state --------------------------------------------------------------------------------
 
@@ -286,7 +286,7 @@ class WriteBehind(BackgroundTask):
             if losses == self._losses:
                 return
             self._cache.repairing = True
-            session_ids = [*self._cache.entries]
+            session_ids = [*self._cache.sessions]
             async for session_id in _in_slices(session_ids):
                 self._cache.not_stored(session_id, self._clock.mono())
             self._losses, self._cache.repairing = losses, False

@@ -100,7 +100,7 @@ class CoreMachine(RuleBasedStateMachine):
             core.clock.at_us, core.clock.at_s = before.clock.at_us, before.clock.at_s
             core.memory.rows, core.memory.active = before.memory.rows, before.memory.active
         core.cache.all_dirty(core.clock.mono())
-        for entry in core.cache.entries.values():
+        for entry in core.cache.sessions.values():
             (core.liveness.keep if entry.ended else core.liveness.watch)(entry.id, core.clock.live())
         self.core, self.peer = core, FakeClient(core)
 
@@ -299,7 +299,7 @@ class CoreMachine(RuleBasedStateMachine):
         memory.failure = {"down": down, "refusing": refusing}.get(how)
         memory.cut = how == "cut"
         for session_id, known in self.model.items():
-            known["hot"] = session_id in self.core.cache.entries
+            known["hot"] = session_id in self.core.cache.sessions
 
     @precondition(lambda self: self.round is None)
     @rule()
@@ -339,7 +339,7 @@ class CoreMachine(RuleBasedStateMachine):
             core.reaper.tick(core.clock.live())
             self.disk.error = None
             for session_id, known in self.model.items():
-                entry = core.cache.entries.get(session_id)
+                entry = core.cache.sessions.get(session_id)
                 if entry is not None and entry.reaped and not known["reaped"]:
                     known |= {"status": "ended", "reaped": True, "version": entry.version}
                 known["hot"] = entry is not None
@@ -353,14 +353,14 @@ class CoreMachine(RuleBasedStateMachine):
         if self.core is None:
             return
         cache = self.core.cache
-        assert cache.entries.keys() <= self.model.keys()
+        assert cache.sessions.keys() <= self.model.keys()
         assert not cache.group, "every group is down or undone"
-        for session_id, entry in cache.entries.items():
+        for session_id, entry in cache.sessions.items():
             doc = entry.doc.to_json(entry.doc.updated_us)
             loaded = {"session": msgspec.json.decode(doc), "turn_count": entry.doc.turn_count}
             self.same(loaded | {"version": entry.version}, self.model[session_id])
             assert self.core.liveness.phase(session_id) is not None
-        assert len(self.core.liveness) == len(cache.entries)
+        assert len(self.core.liveness) == len(cache.sessions)
 
     @invariant()
     def what_the_store_lacks_is_dirty(self) -> None:
@@ -368,16 +368,16 @@ class CoreMachine(RuleBasedStateMachine):
         if self.core is None:
             return
         cache = self.core.cache
-        for session_id, entry in cache.entries.items():
+        for session_id, entry in cache.sessions.items():
             assert entry.stored_version >= entry.version or session_id in cache.dirty or session_id in cache.flying
         for session_id in cache.graves:
             assert session_id in cache.dirty or session_id in cache.flying
         assert cache.dirty_bytes == sum(size for _, size, _ in cache.dirty.values())
         ages = [since for since, _, _ in cache.dirty.values()]
-        assert all(session_id in cache.entries or session_id in cache.graves for session_id in cache.dirty)
+        assert all(session_id in cache.sessions or session_id in cache.graves for session_id in cache.dirty)
         assert not ages or min(ages) >= 1000.0
         counts: dict[str, int] = {}
-        for entry in cache.entries.values():
+        for entry in cache.sessions.values():
             counts[entry.doc.status] = counts.get(entry.doc.status, 0) + 1
         assert cache.index.by_status == counts
 

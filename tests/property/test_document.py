@@ -13,7 +13,7 @@ from msgspec import json as msgspec_json
 
 from callstate_client.engine.sessions.document import FOLD_BYTES, HEAD_REST_BYTES, Document
 from callstate_client.engine.sessions.head import read_head
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.model.merge import merge_patch
 from callstate_client.model.times import format_us, parse_us
 from support.budget import examples
@@ -72,7 +72,7 @@ class DocumentMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.doc = new_document()
-        self.entry = Entry("a", self.doc)
+        self.session = Session("a", self.doc)
         self.turns: list[bytes] = []
         self.marked: tuple[Any, list[bytes]] | None = None
 
@@ -137,13 +137,13 @@ class DocumentMachine(RuleBasedStateMachine):
 
     @rule()
     def mark(self) -> None:
-        self.marked = (self.entry.mark(), [*self.turns])
+        self.marked = (self.session.mark(), [*self.turns])
 
     @precondition(lambda self: self.marked)
     @rule()
     def undo(self) -> None:
         assert self.marked is not None
-        self.entry.restore(self.marked[0])
+        self.session.restore(self.marked[0])
         self.turns = [*self.marked[1]]
 
     @invariant()

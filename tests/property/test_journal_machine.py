@@ -106,10 +106,10 @@ class JournalMachine(RuleBasedStateMachine):
     @invariant()
     def all_that_was_acknowledged_and_nothing_else(self) -> None:
         cache = self.keeping.cache
-        assert set(cache.entries) == set(self.model)
+        assert set(cache.sessions) == set(self.model)
         for session, numbers in self.model.items():
             expected = b",".join(turn(number) for number in numbers)
-            assert b",".join(cache.entries[session].doc.chunks) == expected
+            assert b",".join(cache.sessions[session].doc.chunks) == expected
 
 
 TestJournalMachine = JournalMachine.TestCase

@@ -18,7 +18,7 @@ from callstate_client.engine.interfaces import InternalCaller
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.cache import Cache
 from callstate_client.engine.verbs.table import (
     VERBS,
@@ -243,16 +243,16 @@ class Core:
 
     # -- looking ------------------------------------------------------------------------------------------
 
-    def entry(self, session_id: str) -> Entry:
+    def session(self, session_id: str) -> Session:
         """A hot session."""
-        return self.cache.entries[session_id]
+        return self.cache.sessions[session_id]
 
     def connection(self) -> Connection:
         """The daemon's end of a new connection."""
         return Connection(self.server, self.config.limits.line_bytes)
 
 
-def kept(entry: Entry) -> dict[str, Any]:
+def kept(entry: Session) -> dict[str, Any]:
     """All of a session that an undo or a replay has to bring back."""
     doc = entry.doc
     return {

@@ -119,7 +119,7 @@ class CoreHarness:
         self.journal.close()
         self._open(self.core.clock)
         core = self.core
-        for entry in core.cache.entries.values():
+        for entry in core.cache.sessions.values():
             if entry.ended:
                 core.liveness.keep(entry.id, core.clock.live())
             else:
@@ -263,17 +263,17 @@ class CoreHarness:
 
     def ownership(self, session_id: str) -> tuple[str, int, str]:
         """Owner, epoch, and why it has no owner any more."""
-        entry = self.core.entry(session_id)
+        entry = self.core.session(session_id)
         return entry.owner, entry.epoch, entry.orphan
 
     def durable_state(self) -> dict[str, Any]:
         """All that an undo or a replay has to bring back."""
-        return {session_id: kept(entry) for session_id, entry in self.core.cache.entries.items()}
+        return {session_id: kept(entry) for session_id, entry in self.core.cache.sessions.items()}
 
     def check_consistency(self) -> None:
         """What holds at any time: index, phases and suspicions are what the entries say."""
         cache, liveness = self.core.cache, self.core.liveness
-        entries = cache.entries.values()
+        entries = cache.sessions.values()
         owned: dict[str, set[str]] = {}
         statuses: dict[str, int] = {}
         for entry in entries:
@@ -294,13 +294,13 @@ class CoreHarness:
             assert {*liveness.suspects_having({name: value})} == having & {*liveness.suspects}
             assert {*cache.index.orphans.having({name: value})} == having & {*cache.index.orphans}
         assert cache.index.by_status == statuses
-        assert len(liveness) == len(cache.entries)
+        assert len(liveness) == len(cache.sessions)
         queued = [*(i for queue in liveness._live.values() for i in queue.order)]
         queued += [*liveness._suspects.order, *liveness._ended.order]
-        assert sorted(queued) == sorted(cache.entries), "in two phases, or in none"
+        assert sorted(queued) == sorted(cache.sessions), "in two phases, or in none"
 
     def check_replay(self) -> None:
         """The journal alone brings all of it back."""
         cache = Cache()
         open_journal(self.directory, self.disk, cache, start=False)
-        assert {session_id: kept(entry) for session_id, entry in cache.entries.items()} == self.durable_state()
+        assert {session_id: kept(entry) for session_id, entry in cache.sessions.items()} == self.durable_state()

@@ -11,7 +11,7 @@ from typing import Any
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.cache import Cache
 from callstate_sidecar.journal import Checkpointer, Files, Journal
 
@@ -37,31 +37,31 @@ class Keeping:
         """A new session without turns."""
         self.clock_us += 1
         head = read_head(b'{"id":"%b"}' % session_id.encode(), "$", lambda _: "2026-01-01T00:00:00Z")
-        entry = Entry(session_id, Document(head, self.clock_us))
-        self.cache.create(entry)
-        entry.next_version(self.clock_us)
-        self.cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), 0.0)
+        session = Session(session_id, Document(head, self.clock_us))
+        self.cache.create(session)
+        session.next_version(self.clock_us)
+        self.cache.log(session, session.record(HistoryMode.KEEP, b"", 0, []), 0.0)
         self.commit()
 
     def add_turn(self, session_id: str, content: bytes) -> None:
         """One turn more."""
         self.clock_us += 1
-        entry = self.cache.entries[session_id]
-        self.cache.change(entry)
-        entry.doc.append(content, 1)
-        entry.doc.updated_us = self.clock_us
-        version = entry.next_version(self.clock_us)
+        session = self.cache.sessions[session_id]
+        self.cache.change(session)
+        session.doc.append(content, 1)
+        session.doc.updated_us = self.clock_us
+        version = session.next_version(self.clock_us)
         record = TurnsRecord(
-            session_id, version, self.clock_us, entry.doc.metrics, HistoryMode.APPEND, content, 1, []
+            session_id, version, self.clock_us, session.doc.metrics, HistoryMode.APPEND, content, 1, []
         )
-        self.cache.log(entry, record, 0.0)
+        self.cache.log(session, record, 0.0)
         self.commit()
 
     def delete(self, session_id: str) -> None:
         """The session is gone."""
         self.clock_us += 1
-        entry = self.cache.entries[session_id]
-        self.cache.remove(entry, entry.next_version(self.clock_us), 0.0)
+        session = self.cache.sessions[session_id]
+        self.cache.remove(session, session.next_version(self.clock_us), 0.0)
         self.commit()
 
     def commit(self) -> None:
@@ -84,7 +84,7 @@ class Keeping:
 
 def documents(cache: Cache) -> dict[str, bytes]:
     """Every session's document, as a load would give it."""
-    return {entry.id: entry.doc.to_json(entry.doc.updated_us) for entry in cache.entries.values()}
+    return {session.id: session.doc.to_json(session.doc.updated_us) for session in cache.sessions.values()}
 
 
 def recovered(directory: Path) -> dict[str, bytes]:

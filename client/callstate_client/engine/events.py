@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from msgspec import UNSET, Struct, UnsetType
 
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import InvalidParamsError, OverloadedError
 from callstate_client.model.times import format_us
 from callstate_client.protocol.events import (
@@ -118,7 +118,7 @@ class Events:
         self,
         type_: EventType,
         now_us: int,
-        entry: Entry | None = None,
+        session: Session | None = None,
         *,
         reason: str = "",
         evidence: str = "",
@@ -131,7 +131,7 @@ class Events:
         Args:
             type_: what.
             now_us: when, microseconds since 1970.
-            entry: the session it happened to, as it is now.
+            session: the session it happened to, as it is now.
             reason: why.
             evidence: what a suspicion rests on.
             deadline_us: when a suspect is given up, microseconds since 1970.
@@ -140,11 +140,11 @@ class Events:
         """
         if type_ == TURN and not self.wants_turns:
             return
-        session = None
-        if entry is not None:
-            doc = entry.doc  # its labels are replaced, never changed, so they need no copy
-            session = (entry.id, doc.provider, doc.call_id, entry.labels, owner or entry.owner, entry.epoch)
-        self._open.append(_Noted(type_, now_us, session, reason, evidence, deadline_us, more))
+        about = None
+        if session is not None:
+            doc = session.doc  # its labels are replaced, never changed, so they need no copy
+            about = (session.id, doc.provider, doc.call_id, session.labels, owner or session.owner, session.epoch)
+        self._open.append(_Noted(type_, now_us, about, reason, evidence, deadline_us, more))
 
     def drop(self, fenced: Mapping[str, int]) -> None:
         """The group is undone, and with it what it changed.

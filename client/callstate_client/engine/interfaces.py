@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import (
     Query,
 )
@@ -93,7 +93,7 @@ class Services(Protocol):
         """Some of the active sessions in the store, of every host, and the next cursor; see Backend.active_ids."""
         ...
 
-    def find(self, query: Query, cursor: str, limit: int) -> Awaitable[tuple[list[Entry], str]]:
+    def find(self, query: Query, cursor: str, limit: int) -> Awaitable[tuple[list[Session], str]]:
         """Some of the sessions in the store, of every host, and the next cursor; see Backend.find."""
         ...
 

@@ -138,7 +138,7 @@ def verify(directory: Path, out: IO[str]) -> int:
         print("the journal has not begun", file=out)
         return Exit.OK
     found = replay(directory, manifest, lambda frame: cache.replay(decode_record(frame.body)))
-    print(f"good: {found.records} records, {len(cache.entries)} sessions, last record {found.sequence}", file=out)
+    print(f"good: {found.records} records, {len(cache.sessions)} sessions, last record {found.sequence}", file=out)
     if found.tail is not None:
         print("it ends in an unfinished tail, which the next start cuts off and sets aside", file=out)
     return Exit.OK
@@ -150,8 +150,8 @@ def export(directory: Path, out: IO[str]) -> int:
     manifest = read_manifest(directory)
     if manifest is not None:
         replay(directory, manifest, lambda frame: cache.replay(decode_record(frame.body)))
-    for entry in cache.entries.values():
-        print(loaded(entry, entry.doc.to_json(entry.updated_us), 0).decode(), file=out)
+    for session in cache.sessions.values():
+        print(loaded(session, session.doc.to_json(session.updated_us), 0).decode(), file=out)
     return Exit.OK
 
 

@@ -63,7 +63,7 @@ def repair(directory: Path, out: IO[str]) -> int:
     for path in old:
         files.rename(path, aside / path.name)
     files.sync_directory(directory)
-    sessions = len(salvaged.cache.entries)
+    sessions = len(salvaged.cache.sessions)
     print(f"{salvaged.kept} records saved, {sessions} sessions; the damaged files are in {aside}", file=out)
     if salvaged.lost:
         holes = ", ".join(f"{first} to {last}" for first, last in salvaged.holes)

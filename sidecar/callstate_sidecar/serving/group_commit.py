@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.table import Context
 from callstate_client.errors import NotDurableError
 from callstate_sidecar.config.schema import LimitsConfig
@@ -162,7 +162,9 @@ class Turn:
         """The group is not down: take it back, say so, and answer again what had seen it."""
         self._metrics.count("groups_not_durable")
         undone = self._ctx.cache.rollback()
-        self._ctx.events.drop({entry.id: entry.fenced_epoch for entry in undone if isinstance(entry, Entry)})
+        self._ctx.events.drop(
+            {session.id: session.fenced_epoch for session in undone if isinstance(session, Session)}
+        )
         self._refuse(error)
         calls, self._since_change = self._since_change, []
         self._ctx.is_undone(undone)

@@ -48,11 +48,11 @@ async def test_a_beat_for_a_reaped_session(harness: CoreHarness, w1: FakeClient)
     await harness.advance(TIMEOUT_S)
     await harness.advance(GRACE_S)
     assert await beats(harness, w1, "a") == ("session_ended", {"ended": ["a"]})
-    assert harness.core.entry("a").reaped
-    before = harness.core.entry("a").updated_us
+    assert harness.core.session("a").reaped
+    before = harness.core.session("a").updated_us
     await harness.advance(1.0)
     await beats(harness, w1, "a")
-    assert harness.core.entry("a").updated_us == before, "no sign of life of what is over"
+    assert harness.core.session("a").updated_us == before, "no sign of life of what is over"
 
 
 async def test_a_beat_for_a_session_that_another_claimed(
@@ -97,7 +97,7 @@ async def test_a_beat_and_the_end_in_one_tick(harness: CoreHarness, w1: FakeClie
     first, second = (w1.replies[one] for one in ids)
     assert first["result"] == {}
     assert second["error"]["data"]["kind"] == "session_ended"
-    assert (harness.phase("a"), harness.core.entry("b").reaped) == (Phase.LIVE, True)
+    assert (harness.phase("a"), harness.core.session("b").reaped) == (Phase.LIVE, True)
     assert [(e["type"], e["session_id"]) for e in harness.new_events()][-2:] == [
         ("recovered", "a"),
         ("expired", "b"),
@@ -202,7 +202,7 @@ async def test_a_pid_that_is_another_process_at_a_restart(harness: CoreHarness, 
     harness.exit(old)
     harness.process(old.process.pid)
     await harness.restart()
-    assert harness.core.entry("a").suspected == "worker_exited"
+    assert harness.core.session("a").suspected == "worker_exited"
 
 
 async def test_a_worker_that_reconnects_with_its_old_id_in_time(harness: CoreHarness, w1: FakeClient) -> None:
@@ -262,7 +262,7 @@ async def test_a_peer_with_pid_0(harness: CoreHarness) -> None:
     assert harness.ownership("a") == ("", 0, "disconnected")
     await harness.restart()
     await harness.advance(TIMEOUT_S)
-    assert harness.core.entry("a").suspected == "heartbeat_timeout"
+    assert harness.core.session("a").suspected == "heartbeat_timeout"
 
 
 async def test_a_fork_that_holds_its_parents_connection(harness: CoreHarness, w1: FakeClient) -> None:
@@ -280,7 +280,7 @@ async def test_a_fork_that_holds_its_parents_connection(harness: CoreHarness, w1
         "worker_exited",
         "process_exited",
     )
-    assert harness.core.entry("a").suspected == "worker_exited"
+    assert harness.core.session("a").suspected == "worker_exited"
 
 
 async def test_a_fork_under_its_parents_id_is_another_process(harness: CoreHarness, w1: FakeClient) -> None:
@@ -296,20 +296,20 @@ async def test_a_restored_session_that_never_beats(harness: CoreHarness, w1: Fak
     await harness.advance(TIMEOUT_S - 1)
     await harness.restart()
     await harness.advance(TIMEOUT_S - 0.001)
-    assert (harness.phase("a"), harness.core.entry("a").restored) == (Phase.LIVE, True)
+    assert (harness.phase("a"), harness.core.session("a").restored) == (Phase.LIVE, True)
     await harness.advance(0.001)
     assert harness.phase("a") is Phase.SUSPECT
     await harness.advance(GRACE_S)
-    assert harness.core.entry("a").ended_reason == "heartbeat_timeout"
+    assert harness.core.session("a").ended_reason == "heartbeat_timeout"
 
 
 async def test_a_clock_that_goes_back_an_hour(harness: CoreHarness, w1: FakeClient, w2: FakeClient) -> None:
     """Deadlines are of the steady clock; versions only rise; `updated_at` does not go back for a beat."""
-    version = harness.core.entry("a").version
-    updated = harness.core.entry("a").updated_us
+    version = harness.core.session("a").version
+    updated = harness.core.session("a").updated_us
     harness.core.clock.at_us -= HOUR_US
     await harness.heartbeat(w1, "a")
-    assert harness.core.entry("a").updated_us == updated
+    assert harness.core.session("a").updated_us == updated
     assert (await harness.add_turn(w1, "a"))["version"] == version + 1
     await harness.advance(TIMEOUT_S - 0.001)
     assert harness.phase("a") is Phase.LIVE
@@ -342,7 +342,7 @@ async def test_a_call_with_a_limit_and_a_clock_that_is_set(
     await harness.advance(TIMEOUT_S / 2)
     assert harness.phase("a") is Phase.LIVE
     await harness.advance(1.0)
-    assert harness.core.entry("a").ended_reason == "max_duration"
+    assert harness.core.session("a").ended_reason == "max_duration"
 
 
 # -- a full disk, operators, old ids -------------------------------------------------------------------------------

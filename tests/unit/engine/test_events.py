@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from callstate_client.engine.events import CHANGES, EVENT_BYTES, Events
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs import subscribe
 from callstate_client.errors import InvalidParamsError, OverloadedError
 from callstate_client.protocol import SubscribeParams, decode_event, decode_incoming
@@ -60,9 +60,9 @@ class Ear:
         return [(each["seq"], each["type"]) for each in self.heard()]
 
 
-def session(document: bytes = b'{"id":"c1","provider":"twilio","call_id":"CA1"}', **beside: Any) -> Entry:
+def session(document: bytes = b'{"id":"c1","provider":"twilio","call_id":"CA1"}', **beside: Any) -> Session:
     head = read_head(document, "$", lambda _: "2026-01-01T00:00:00Z")
-    entry = Entry("c1", Document(head, START_US))
+    entry = Session("c1", Document(head, START_US))
     for name, value in beside.items():
         setattr(entry, name, value)
     return entry

@@ -33,8 +33,8 @@ async def killed(harness: CoreHarness, number: int, *, after_s: float = 1.0) -> 
 
 
 def count(harness: CoreHarness) -> tuple[int, int]:
-    entry = harness.core.entry("a")
-    return entry.handovers, entry.crashes
+    session = harness.core.session("a")
+    return session.handovers, session.crashes
 
 
 async def loaded(harness: CoreHarness) -> Any:
@@ -125,7 +125,7 @@ async def test_an_end_that_was_not_journaled_comes_when_it_can(harness: CoreHarn
     await harness.claim(peer, "a", "v3")
     harness.disk.error = FULL
     await harness.kill(peer)
-    assert harness.core.entry("a").doc.status == "active"
+    assert harness.core.session("a").doc.status == "active"
     w4 = await harness.worker("w4")
     assert await harness.request(w4, "session.claim_next", worker_id="w4") is None, "it is about to be ended"
     harness.disk.error = None
@@ -141,7 +141,7 @@ async def test_a_silent_claimer_that_dies_has_died_of_it_too(harness: CoreHarnes
     peer = await harness.worker("v3")
     await harness.claim(peer, "a", "v3", heartbeat_timeout_s=5)
     await harness.advance(6)
-    assert harness.core.entry("a").suspected == "heartbeat_timeout"
+    assert harness.core.session("a").suspected == "heartbeat_timeout"
     await harness.kill(peer)
     assert (await loaded(harness))["ended_reason"] == "poisoned"
 
@@ -157,6 +157,6 @@ async def test_the_limit_is_configured(tmp_path: Any, limit: int, deaths: int) -
             peer = await harness.worker(f"v{number}")
             await harness.claim(peer, "a", f"v{number}", steal=True)
             await harness.kill(peer)
-        assert harness.core.entry("a").ended is bool(limit)
+        assert harness.core.session("a").ended is bool(limit)
     finally:
         await harness.close()

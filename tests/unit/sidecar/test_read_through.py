@@ -70,7 +70,7 @@ async def test_a_live_session_of_ours_becomes_hot() -> None:
     await core.call("session.heartbeat", session_id="a")
     assert core.memory.reads == ["a"]
     assert not core.cache.dirty, "the store has it"
-    assert core.replayed().entries.keys() == {"a"}, "and the journal now has it too"
+    assert core.replayed().sessions.keys() == {"a"}, "and the journal now has it too"
 
 
 async def test_what_is_made_anew_behind_a_deletion_is_as_old_as_that() -> None:
@@ -97,7 +97,7 @@ async def test_what_is_not_ours_to_keep_hot_is_read_each_time(document: bytes, s
     for _ in range(2):
         await core.call("session.load", session_id="a")
     assert core.memory.reads == ["a", "a"]
-    assert not core.cache.entries
+    assert not core.cache.sessions
     assert core.liveness.phase("a") is None
     assert not core.ctx.read_through, "shown to those who waited, then forgotten"
 
@@ -132,8 +132,8 @@ async def test_above_another_hosts_tombstone_only_an_epoch_is_taken() -> None:
     core.memory.put("a", None, meta(deleted=True, host="other", epoch=4))
     await core.save("a")
     await core.writer._round()
-    assert not core.entry("a").quarantined
-    assert core.memory.versions() == {"a": core.entry("a").version}
+    assert not core.session("a").quarantined
+    assert core.memory.versions() == {"a": core.session("a").version}
 
 
 async def test_a_repeat_after_the_session_has_left_memory_gets_the_first_result() -> None:
@@ -142,11 +142,11 @@ async def test_a_repeat_after_the_session_has_left_memory_gets_the_first_result(
     first = await core.turn("a", op="op-1")
     ended = await core.call("session.end", session_id="a", reason="done", op="op-2")
     await core.writer._round()
-    core.cache.evict(core.entry("a"))
+    core.cache.evict(core.session("a"))
     core.commit()
     assert await core.turn("a", op="op-1") == first
     assert await core.call("session.end", session_id="a", reason="done", op="op-2") == ended
-    assert "a" not in core.cache.entries, "nothing was changed"
+    assert "a" not in core.cache.sessions, "nothing was changed"
 
 
 async def test_a_tombstone_brings_back_what_may_be_repeated() -> None:
@@ -197,7 +197,7 @@ async def test_what_can_not_be_read_is_neither_missing_nor_away_nor_created_over
             await core.call("session.save", session={"id": "a"}, **params)
     beats = await core.call("session.heartbeat", session_ids=["a"])
     assert beats == {"missing": [], "ended": [], "fenced": [], "unreadable": ["a"]}
-    assert core.cache.entries == {}, "nothing of it is kept"
+    assert core.cache.sessions == {}, "nothing of it is kept"
 
 
 async def test_who_has_seen_what_can_not_be_read_may_replace_it() -> None:
@@ -282,12 +282,12 @@ async def test_a_late_read_never_replaces_what_is_hot() -> None:
     later = Core()
     await later.save("a")
     await later.turn("a", "newer")
-    entry = later.cache.entries.pop("a")
+    entry = later.cache.sessions.pop("a")
     core.cache.create(entry)
     core.ctx.watch(INTERNAL, entry)
     core.memory.let_go()
     assert json.loads(await load)["session"]["history"][-1]["content"] == "newer"
-    assert core.entry("a") is entry
+    assert core.session("a") is entry
 
 
 async def test_another_hosts_session_can_only_be_read() -> None:
@@ -309,7 +309,7 @@ async def test_another_hosts_session_can_only_be_read() -> None:
         assert caught.value.host == "other"
     beats = await core.call("session.heartbeat", session_ids=["a"])
     assert beats == {"missing": [], "ended": [], "fenced": ["a"]}
-    assert not core.cache.entries
+    assert not core.cache.sessions
     assert not core.cache.dirty
 
 
@@ -318,7 +318,7 @@ async def test_what_go_wrote_is_taken_over_by_the_first_change() -> None:
     core.memory.put("go-1", go_document("plain"), None)
     await core.call("session.heartbeat", session_id="go-1")
     assert core.cache.beaten.keys() == {"go-1"}, "the beat counts"
-    assert not core.cache.entries, "but nobody of ours reaps it"
+    assert not core.cache.sessions, "but nobody of ours reaps it"
     before = (await core.call("session.load", session_id="go-1"))["version"]
     added = await core.turn("go-1", "ours")
     assert added["turn_count"] == 2
@@ -345,8 +345,8 @@ async def test_a_save_without_a_beginning_keeps_the_stored_one() -> None:
     core = Core()
     core.memory.put("a", ENDED, meta())
     await core.save("a")
-    assert core.entry("a").doc.created_at == "2025-01-01T00:00:00Z"
-    assert core.entry("a").doc.turn_count == 1, "a save without a history keeps it"
+    assert core.session("a").doc.created_at == "2025-01-01T00:00:00Z"
+    assert core.session("a").doc.turn_count == 1, "a save without a history keeps it"
 
 
 async def test_beats_of_many_wait_for_those_nobody_knows() -> None:

@@ -38,7 +38,7 @@ async def test_silence_makes_suspect_and_more_of_it_ends() -> None:
     assert pass_time(core, TIMEOUT_S - 0.001) == 0
     assert pass_time(core, 0.001) == 1
     assert core.liveness.phase("a") is Phase.SUSPECT
-    assert not core.entry("a").ended
+    assert not core.session("a").ended
     assert pass_time(core, GRACE_S - 0.001) == 0
     assert pass_time(core, 0.001) == 1
     loaded = await core.call("session.load", session_id="a")
@@ -68,7 +68,7 @@ async def test_a_reaped_session_reaches_store_and_journal_with_all_it_has() -> N
     assert row.meta is not None
     assert (row.meta.ended_reason, row.meta.reaped) == ("heartbeat_timeout", True)
     assert core.memory.active == set()
-    replayed = core.replayed().entries["a"]
+    replayed = core.replayed().sessions["a"]
     assert (replayed.ended, replayed.reaped, replayed.doc.turn_count) == (True, True, 1)
 
 
@@ -90,11 +90,11 @@ async def test_what_ended_leaves_after_a_while_and_is_read_from_the_store() -> N
     await core.call("session.end", session_id="a", reason="hangup")
     await core.writer._round()
     pass_time(core, RETENTION_S - 0.001)
-    assert "a" in core.cache.entries
+    assert "a" in core.cache.sessions
     pass_time(core, 0.001)
-    assert not core.cache.entries
+    assert not core.cache.sessions
     assert len(core.liveness) == 0
-    assert not core.replayed().entries, "after a restart too"
+    assert not core.replayed().sessions, "after a restart too"
     loaded = await core.call("session.load", session_id="a")
     assert loaded["ended_reason"] == "hangup"
     assert core.memory.reads == ["a", "a"], "once before it was created, and now"
@@ -123,7 +123,7 @@ async def test_what_the_store_may_not_have_stays_hot(why: str) -> None:
         core.cache.mark_stale("a", 0.0, 10)
     for _ in range(3):
         pass_time(core, RETENTION_S)
-        assert "a" in core.cache.entries
+        assert "a" in core.cache.sessions
     memory.failure, memory.cut, memory.rejected = None, False, set()
     memory.let_go()
     if task is not None:
@@ -132,7 +132,7 @@ async def test_what_the_store_may_not_have_stays_hot(why: str) -> None:
         await core.turn("a")  # tried again with the next change
     await core.writer._round()
     pass_time(core, RETENTION_S)
-    assert not core.cache.entries
+    assert not core.cache.sessions
 
 
 async def test_many_that_are_due_at_once_are_ended_in_slices() -> None:
@@ -158,8 +158,8 @@ async def test_an_undone_end_gives_the_call_its_time_again(tmp_path: Path) -> No
     pass_time(core, TIMEOUT_S)
     disk.error = OSError(errno.ENOSPC, "No space left on device")
     pass_time(core, GRACE_S)
-    entry = core.entry("a")
-    assert (entry.ended, entry.reaped, entry.ended_reason) == (False, False, "")
+    session = core.session("a")
+    assert (session.ended, session.reaped, session.ended_reason) == (False, False, "")
     assert core.liveness.phase("a") is Phase.SUSPECT, "it has its grace again"
     assert "a" in core.cache.dirty
     await core.call("session.heartbeat", session_id="a")
@@ -167,7 +167,7 @@ async def test_an_undone_end_gives_the_call_its_time_again(tmp_path: Path) -> No
     disk.error = None
     pass_time(core, TIMEOUT_S)
     pass_time(core, GRACE_S)
-    assert entry.reaped
+    assert session.reaped
     journal.close()
 
 
@@ -179,7 +179,7 @@ async def test_an_undone_limit_limits_nothing(tmp_path: Path) -> None:
     disk.error = OSError(errno.ENOSPC, "No space left on device")
     await core.save("a", max_duration_s=5.0, heartbeat_timeout_s=1.0)
     disk.error = None
-    assert core.entry("a").max_duration_s is None
+    assert core.session("a").max_duration_s is None
     pass_time(core, 10.0)
     assert core.liveness.phase("a") is Phase.LIVE
     journal.close()

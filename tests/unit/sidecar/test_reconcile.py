@@ -93,7 +93,7 @@ def restarted(core: Core) -> Core:
     successor.writer._backend = successor.read_through._backend = core.memory
     successor.logged = [*core.logged]
     successor.restarts = getattr(core, "restarts", 0)  # type: ignore[attr-defined]
-    for entry in cache.entries.values():
+    for entry in cache.sessions.values():
         if entry.ended:
             successor.liveness.keep(entry.id, 0.0)
         else:
@@ -120,12 +120,12 @@ async def test_what_a_save_left_out_is_the_stores(core: Core) -> None:
     loaded = await core.call("session.load", session_id="a")
     assert loaded["labels"] == {"app": "sales"}
     assert contents(loaded["session"]) == ["before", "after"]
-    assert core.entry("a").max_duration_s == 7200.0
-    assert core.entry("a").ops.keys() >= {"op-0", "op-1"}
+    assert core.session("a").max_duration_s == 7200.0
+    assert core.session("a").ops.keys() >= {"op-0", "op-1"}
     assert loaded["epoch"] > 3
-    assert core.cache.is_stored(core.entry("a"))
+    assert core.cache.is_stored(core.session("a"))
     assert not core.cache.quarantined
-    assert kept(core.replayed().entries["a"]) == kept(core.entry("a")), "the journal has it as it is"
+    assert kept(core.replayed().sessions["a"]) == kept(core.session("a")), "the journal has it as it is"
 
 
 async def test_what_a_save_gave_is_ours(core: Core) -> None:
@@ -141,7 +141,7 @@ async def test_what_a_save_gave_is_ours(core: Core) -> None:
     assert contents(document) == ["whole"]
     assert (document["provider"], document["campaign"], document["recovery_data"]) == ("twilio", 8, {"node": "end"})
     assert document["metrics"]["turn_count"] == 1
-    entry = core.entry("a")
+    entry = core.session("a")
     assert (entry.labels, entry.heartbeat_timeout_s, entry.max_duration_s) == ({"app": "care"}, 60.0, 60.0)
 
 
@@ -171,15 +171,15 @@ async def test_what_was_changed_after_the_save_is_ours(core: Core) -> None:
 async def test_of_a_new_call_nothing_is_read(core: Core) -> None:
     await blind(core, if_version=0, session={"status": "active"})
     await core.turn("a", "hello")
-    version, epoch = core.entry("a").version, core.entry("a").epoch
+    version, epoch = core.session("a").version, core.session("a").epoch
     core = again(core)
     core.memory.reads.clear()
     await flush(core)
     assert core.memory.reads == [], "one write that the store takes only if there is none"
     assert contents(stored(core)) == ["hello"]
-    assert (core.entry("a").version, core.entry("a").epoch) == (version, epoch)
-    assert not core.entry("a").is_blind
-    assert not core.replayed().entries["a"].is_blind
+    assert (core.session("a").version, core.session("a").epoch) == (version, epoch)
+    assert not core.session("a").is_blind
+    assert not core.replayed().sessions["a"].is_blind
 
 
 async def test_an_owner_goes_on_with_the_epoch_it_was_given(core: Core) -> None:
@@ -187,7 +187,7 @@ async def test_an_owner_goes_on_with_the_epoch_it_was_given(core: Core) -> None:
     saved = await blind(core, session={"status": "active"})
     core = again(core)
     await flush(core)
-    assert core.entry("a").epoch != saved["epoch"]
+    assert core.session("a").epoch != saved["epoch"]
     await core.turn("a", "mine", epoch=saved["epoch"])
     with pytest.raises(FencedError):
         await core.turn("a", "not mine", epoch=3)
@@ -202,7 +202,7 @@ async def test_who_holds_it_in_the_store_keeps_it_where_nobody_took_it(core: Cor
     await blind(core, session={"status": "active"})
     core = again(core)
     await flush(core)
-    assert core.entry("a").owner == "w1"
+    assert core.session("a").owner == "w1"
     await core.turn("a", "w1's", epoch=3)
 
 
@@ -227,7 +227,7 @@ async def test_another_live_owners_wins_and_ours_is_quarantined(core: Core) -> N
     await flush(core)
     assert core.memory.rows["a"] == before
     assert core.cache.quarantined.keys() == {"a"}
-    assert core.replayed().entries["a"].doc.turn_count == 2, "the journal keeps it"
+    assert core.replayed().sessions["a"].doc.turn_count == 2, "the journal keeps it"
     assert reasons(peer, "fenced") == ["superseded"], "told once"
     assert await core.writer.flush(None, 0.01) == {"flushed": 0, "unflushed": 1}
 
@@ -264,7 +264,7 @@ async def test_created_over_one_that_has_ended_both_are_kept(core: Core) -> None
     assert contents(document) == ["before", "after"]
     assert document["metrics"]["turn_count"] == 2
     assert core.liveness.phase("a") is Phase.LIVE
-    assert core.entry("a").max_duration_s is None, "the limit of a call that is over ends no other"
+    assert core.session("a").max_duration_s is None, "the limit of a call that is over ends no other"
     assert core.memory.active == {"a"}
 
 
@@ -339,10 +339,10 @@ async def test_superseded_by_our_own_host_is_not_for_good() -> None:
     await core.call("session.claim", session_id="a", worker_id="w1")
     await core.call("session.end", session_id="a")
     await flush(core)
-    core.cache.evict(core.entry("a"))
+    core.cache.evict(core.session("a"))
     core.commit()
     await blind(core, session={"status": "active"})
-    assert core.entry("a").epoch == 0
+    assert core.session("a").epoch == 0
     await flush(core)
     assert stored(core)["status"] == "active"
     assert contents(stored(core)) == ["first life"]
@@ -360,7 +360,7 @@ async def test_an_epoch_of_our_own_host_is_risen_above() -> None:
     await core.turn("a", "more")
     await flush(core)
     assert contents(stored(core)) == ["more"]
-    assert core.entry("a").epoch == 10
+    assert core.session("a").epoch == 10
 
 
 async def test_other_verbs_on_what_is_not_hot_wait_for_the_store(core: Core) -> None:
@@ -392,7 +392,7 @@ async def with_old_journal(*, status: str = "active") -> tuple[Core, MemoryBacke
     core.logged = old
     successor = restarted(core)
     successor.clock.at_us = core.clock.at_us + 10**7
-    assert successor.entry("a").doc.turn_count == 1
+    assert successor.session("a").doc.turn_count == 1
     return successor, core.memory
 
 
@@ -408,7 +408,7 @@ async def test_a_journal_older_than_the_store_takes_the_stores() -> None:
     assert loaded["session"]["recovery_data"] == {"node": "menu"}
     assert json.loads(newest or b"") | {"updated_at": ""} == stored(core) | {"updated_at": ""}
     assert reasons(peer, "recovered") == ["store_newer"]
-    assert kept(core.replayed().entries["a"]) == kept(core.entry("a"))
+    assert kept(core.replayed().sessions["a"]) == kept(core.session("a"))
 
 
 @pytest.mark.parametrize("restarts", [0, 1, 2])
@@ -433,7 +433,7 @@ async def test_one_that_had_ended_since_ends() -> None:
     core, memory = await with_old_journal(status="ended")
     await flush(core)
     assert core.liveness.phase("a") is Phase.ENDED
-    assert core.entry("a").ended_reason == "completed"
+    assert core.session("a").ended_reason == "completed"
     assert "a" not in memory.active
 
 
@@ -445,11 +445,11 @@ async def test_one_that_was_deleted_since_is_gone() -> None:
     memory.rows["a"].document = None
     peer = await listening(core)
     await flush(core)
-    assert "a" not in core.cache.entries
+    assert "a" not in core.cache.sessions
     assert core.liveness.phase("a") is None
     assert memory.rows["a"].document is None
     assert reasons(peer, "deleted") == ["store_newer"]
-    assert "a" not in core.replayed().entries
+    assert "a" not in core.replayed().sessions
 
 
 async def test_one_that_was_deleted_since_lives_where_it_is_in_use() -> None:

@@ -75,7 +75,7 @@ async def test_a_silent_suspect_whose_process_exits_is_one_for_that(harness: Cor
     await harness.advance(TIMEOUT_S)
     harness.new_events()
     await harness.kill(w1)
-    assert harness.core.entry("a").suspected == "worker_exited"
+    assert harness.core.session("a").suspected == "worker_exited"
     assert harness.phase("a") is Phase.SUSPECT
     await harness.advance(GRACE_S)
     assert harness.new_events("expired")[0]["reason"] == "worker_exited", "no later than it was going to be"
@@ -86,7 +86,7 @@ async def test_what_has_ended_is_left_alone(harness: CoreHarness, w1: FakeClient
     harness.new_events()
     await harness.kill(w1)
     assert harness.new_events() == [LEFT | {"reason": "exited"}]
-    assert harness.core.entry("a").ended_reason == "hangup"
+    assert harness.core.session("a").ended_reason == "hangup"
     assert harness.ownership("a") == ("w1", 0, "")
 
 
@@ -265,7 +265,7 @@ async def test_who_died_meanwhile_is_gone_at_once(harness: CoreHarness, w1: Fake
 async def test_who_lives_keeps_its_calls_and_is_watched(harness: CoreHarness, w1: FakeClient) -> None:
     await harness.restart()
     assert (harness.ownership("a"), state(harness)) == (("w1", 0, ""), State.RESTORED)
-    assert harness.core.entry("a").restored
+    assert harness.core.session("a").restored
     await harness.advance(2 * RECONNECT_S)
     assert harness.new_events() == [], "no grace is counted"
     harness.exit(harness.process_of(w1))
@@ -280,7 +280,7 @@ async def test_who_lives_and_comes_back_goes_on(harness: CoreHarness, w1: FakeCl
     listed = (await harness.request(again, "session.list"))["sessions"]
     assert (listed[0]["owner"], listed[0]["restored"]) == ("w1", True)
     await harness.heartbeat(again, "a")
-    assert not harness.core.entry("a").restored
+    assert not harness.core.session("a").restored
     assert (await harness.claim(again, "a", "w1"))["epoch"] == 0
     await harness.kill(again)
     assert harness.phase("a") is Phase.SUSPECT
@@ -300,14 +300,14 @@ async def test_of_whom_nothing_is_known_the_beats_decide(harness: CoreHarness) -
     await harness.restart()
     assert state(harness) is State.RESTORED
     await harness.advance(TIMEOUT_S)
-    assert harness.core.entry("a").suspected == "heartbeat_timeout"
+    assert harness.core.session("a").suspected == "heartbeat_timeout"
 
 
 async def test_a_second_restart_knows_as_much_as_the_first(harness: CoreHarness, w1: FakeClient) -> None:
     await harness.restart()
     harness.exit(harness.process_of(w1))
     await harness.restart()
-    assert harness.core.entry("a").suspected == "worker_exited"
+    assert harness.core.session("a").suspected == "worker_exited"
 
 
 async def test_a_registration_that_was_not_journaled_is_told_with_the_next(harness: CoreHarness) -> None:
@@ -322,7 +322,7 @@ async def test_a_registration_that_was_not_journaled_is_told_with_the_next(harne
     await harness.save(peer, "a")
     harness.exit(program)
     await harness.restart()
-    assert harness.core.entry("a").suspected == "worker_exited"
+    assert harness.core.session("a").suspected == "worker_exited"
 
 
 # -- many ----------------------------------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ async def test_a_thousand_calls_of_one_worker_are_seen_to_in_slices(harness: Cor
     w1 = await harness.worker("w1")
     for number in range(1000):
         w1.send(("session.save", {"session": {"id": f"s{number}", "status": "active"}}))
-    while len(harness.core.cache.entries) < 1000:
+    while len(harness.core.cache.sessions) < 1000:
         await harness.settle()
     await harness.settle()
     harness.new_events()

@@ -36,7 +36,7 @@ async def test_of_many_changes_the_last_state_is_written_once() -> None:
     row = core.memory.rows["s0"]
     assert len(json.loads(row.document or b"")["history"]) == 10
     assert row.meta is not None
-    assert row.meta.version == core.entry("s0").version == core.entry("s0").stored_version
+    assert row.meta.version == core.session("s0").version == core.session("s0").stored_version
     assert row.beat_ms == core.clock.wall_us() // 1000
     assert core.memory.active == {"s0"}
 
@@ -116,7 +116,7 @@ async def test_a_batch_applied_without_a_reply_is_written_again() -> None:
     await core.turn("s0")
     await core.writer._round()
     assert not core.cache.dirty
-    assert core.memory.versions() == {name: core.entry(name).version for name in ("s0", "s1")}
+    assert core.memory.versions() == {name: core.session(name).version for name in ("s0", "s1")}
 
 
 async def test_a_batch_that_is_called_off_is_dirty_again() -> None:
@@ -137,17 +137,17 @@ async def test_one_that_the_store_can_not_take_holds_up_no_other(caplog: pytest.
     core.memory.rejected = {"s1"}
     await core.writer._round()
     assert core.memory.versions().keys() == {"s0", "s2"}
-    assert core.entry("s1").quarantined == "rejected: too big for this store"
+    assert core.session("s1").quarantined == "rejected: too big for this store"
     for _ in range(5):
         await core.turn("s1")
         await core.writer._round()
     assert caplog.text.count("does not take session s1") == 1, "said once"
-    assert "s1" in core.replayed().entries, "and the journal has it"
+    assert "s1" in core.replayed().sessions, "and the journal has it"
     core.memory.rejected = set()
     await core.turn("s1")
     await core.writer._round()
-    assert core.memory.versions()["s1"] == core.entry("s1").version
-    assert core.entry("s1").quarantined == ""
+    assert core.memory.versions()["s1"] == core.session("s1").version
+    assert core.session("s1").quarantined == ""
 
 
 async def test_one_that_somebody_else_has_taken_over_stays_here() -> None:
@@ -158,8 +158,8 @@ async def test_one_that_somebody_else_has_taken_over_stays_here() -> None:
     row.meta.host, row.meta.epoch = "other", 1 << 20
     await core.turn("s0")
     await core.writer._round()
-    assert core.entry("s0").quarantined.startswith("superseded: the store has epoch 1048576")
-    assert core.entry("s0").doc.turn_count == 1
+    assert core.session("s0").quarantined.startswith("superseded: the store has epoch 1048576")
+    assert core.session("s0").doc.turn_count == 1
     assert row.meta.host == "other"
 
 
@@ -448,7 +448,7 @@ async def test_a_store_that_lost_everything_is_given_everything_hot_again() -> N
     await core.writer._round()
     core.memory.rows.clear()
     core.memory.data_losses += 1
-    entry = core.entry("s2")
+    entry = core.session("s2")
     assert core.cache.is_stored(entry)
     await core.writer._round()
     assert not core.cache.is_stored(entry), "it stays hot until the store has it again"

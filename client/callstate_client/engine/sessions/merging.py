@@ -16,7 +16,7 @@ from msgspec import Raw, structs
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import Head, Metrics
 from callstate_client.engine.sessions.records import MergeBase
-from callstate_client.engine.sessions.session import KEPT_OPS, Entry
+from callstate_client.engine.sessions.session import KEPT_OPS, Session
 
 T = TypeVar("T")
 
@@ -24,63 +24,63 @@ _members = msgspec.json.Decoder(dict[str, Raw]).decode
 _COUNTS = ("turn_count", "interruption_count", "user_speech_duration_ms", "agent_speech_duration_ms")
 
 
-def blind_base(entry: Entry, given: frozenset[str], *, labels: bool, create: bool) -> MergeBase:
+def blind_base(session: Session, given: frozenset[str], *, labels: bool, create: bool) -> MergeBase:
     """The base of a session saved while the store can't be asked: nothing, but that what was given is ours.
 
     Args:
-        entry: as it was made of the save.
+        session: as it was made of the save.
         given: the members of the document that the save named.
         labels: whether it gave any.
         create: it meant to create (`if_version: 0`). Should there be one all the same, nothing of that is replaced:
             turns go behind its turns, counts are added to its counts.
     """
-    ours = _members(b"{%b}" % entry.doc.fields)
+    ours = _members(b"{%b}" % session.doc.fields)
     left_out = {name: value for name, value in ours.items() if name not in given and name != "id"}
     emptied = {name: Raw(b"0") for name in given & {"recovery_data", "call_id"} if name not in ours}
     return MergeBase(
         fields=_joined(left_out | emptied),
-        status=None if "status" in given else entry.doc.status,
+        status=None if "status" in given else session.doc.status,
         labels=None if labels else {},
         metrics=None if "metrics" in given and not create else Metrics(),
         turns=-1 if "history" in given and not create else 0,
     )
 
 
-def merge(entry: Entry, base: MergeBase, theirs: Entry) -> None:
+def merge(session: Session, base: MergeBase, theirs: Session) -> None:
     """Make a session what it is together with the store's state of it; epochs and versions are the caller's."""
-    history = _history(entry, base, theirs)
-    metrics = _metrics(entry.doc.metrics, base.metrics, theirs.doc.metrics)
-    _merge_head(entry, base, theirs, metrics)
+    history = _history(session, base, theirs)
+    metrics = _metrics(session.doc.metrics, base.metrics, theirs.doc.metrics)
+    _merge_head(session, base, theirs, metrics)
     if history is not None:
-        entry.doc.replace_history(b",".join(history.chunks), history.turn_count)
-    entry.labels = _either(entry.labels, base.labels, theirs.labels)
-    _merge_timeouts(entry, base, theirs)
-    entry.ops = dict([*(theirs.ops | entry.ops).items()][-KEPT_OPS:])
-    entry.beat_us = max(entry.beat_us, theirs.beat_us)
+        session.doc.replace_history(b",".join(history.chunks), history.turn_count)
+    session.labels = _either(session.labels, base.labels, theirs.labels)
+    _merge_timeouts(session, base, theirs)
+    session.ops = dict([*(theirs.ops | session.ops).items()][-KEPT_OPS:])
+    session.beat_us = max(session.beat_us, theirs.beat_us)
 
 
 def _either(ours: T, base: T | None, theirs: T) -> T:
     return theirs if ours == base else ours
 
 
-def _merge_head(entry: Entry, base: MergeBase, theirs: Entry, metrics: Metrics) -> None:
-    was_ended, before = entry.ended, entry.doc.status
+def _merge_head(session: Session, base: MergeBase, theirs: Session, metrics: Metrics) -> None:
+    was_ended, before = session.ended, session.doc.status
     status = _either(before, base.status, theirs.doc.status)
     if base.version == 0 and theirs.ended and not was_ended:
         status = before  # a new call under an id used before: it lives
-    fields = _fields(entry, base, theirs)
-    head = Head(entry.id, fields, _text(fields, "provider"), _text(fields, "call_id"), status, metrics, None)
-    entry.doc.take_head(head, max(entry.doc.updated_us, theirs.doc.updated_us))
-    if entry.ended and not was_ended:
-        entry.status_before = before
-        entry.ended_reason, entry.ended_detail = theirs.ended_reason, theirs.ended_detail
-        entry.ended_us, entry.reaped = theirs.ended_us, theirs.reaped
-    elif was_ended and not entry.ended:
-        entry.ended_reason, entry.ended_detail, entry.ended_us, entry.reaped = "", "", 0, False
+    fields = _fields(session, base, theirs)
+    head = Head(session.id, fields, _text(fields, "provider"), _text(fields, "call_id"), status, metrics, None)
+    session.doc.take_head(head, max(session.doc.updated_us, theirs.doc.updated_us))
+    if session.ended and not was_ended:
+        session.status_before = before
+        session.ended_reason, session.ended_detail = theirs.ended_reason, theirs.ended_detail
+        session.ended_us, session.reaped = theirs.ended_us, theirs.reaped
+    elif was_ended and not session.ended:
+        session.ended_reason, session.ended_detail, session.ended_us, session.reaped = "", "", 0, False
 
 
-def _fields(entry: Entry, base: MergeBase, theirs: Entry) -> bytes:
-    mine, known, other = (_members(b"{%b}" % each) for each in (entry.doc.fields, base.fields, theirs.doc.fields))
+def _fields(session: Session, base: MergeBase, theirs: Session) -> bytes:
+    mine, known, other = (_members(b"{%b}" % each) for each in (session.doc.fields, base.fields, theirs.doc.fields))
     merged: dict[str, Raw] = {}
     for name in other | mine:
         value = other.get(name) if name != "id" and _same(mine.get(name), known.get(name)) else mine.get(name)
@@ -115,24 +115,24 @@ def _metrics(ours: Metrics, base: Metrics | None, theirs: Metrics) -> Metrics:
     return structs.replace(theirs, **counted, **rest)
 
 
-def _history(entry: Entry, base: MergeBase, theirs: Entry) -> Document | None:
+def _history(session: Session, base: MergeBase, theirs: Session) -> Document | None:
     """The store's turns, with those amended here that both have, then ours since the base; None: ours alone."""
     if base.turns < 0:
         return None
     merged = theirs.doc
     for index in base.amended:
         if index < merged.turn_count:
-            place = entry.doc.find_turn(index)
+            place = session.doc.find_turn(index)
             merged.replace_turn(merged.find_turn(index), bytes(place.parts[place.at]))
-    since = entry.doc.turn_count - base.turns
-    merged.append(entry.doc.last_turns(since), since)
+    since = session.doc.turn_count - base.turns
+    merged.append(session.doc.last_turns(since), since)
     return merged
 
 
-def _merge_timeouts(entry: Entry, base: MergeBase, theirs: Entry) -> None:
-    timeout_s = _either(entry.heartbeat_timeout_s, base.heartbeat_timeout_s, theirs.heartbeat_timeout_s)
-    if base.version == 0 and entry.heartbeat_timeout_s is not None:
-        timeout_s = max(timeout_s or 0.0, entry.heartbeat_timeout_s)  # its worker was told this, and beats by it
-    entry.heartbeat_timeout_s = timeout_s
-    if not theirs.ended or entry.ended:  # else the limit of a call that is over would end the new one
-        entry.max_duration_s = _either(entry.max_duration_s, base.max_duration_s, theirs.max_duration_s)
+def _merge_timeouts(session: Session, base: MergeBase, theirs: Session) -> None:
+    timeout_s = _either(session.heartbeat_timeout_s, base.heartbeat_timeout_s, theirs.heartbeat_timeout_s)
+    if base.version == 0 and session.heartbeat_timeout_s is not None:
+        timeout_s = max(timeout_s or 0.0, session.heartbeat_timeout_s)  # its worker was told this, and beats by it
+    session.heartbeat_timeout_s = timeout_s
+    if not theirs.ended or session.ended:  # else the limit of a call that is over would end the new one
+        session.max_duration_s = _either(session.max_duration_s, base.max_duration_s, theirs.max_duration_s)

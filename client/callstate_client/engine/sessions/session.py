@@ -27,7 +27,7 @@ KEPT_OPS: Final = 16
 """Results of the last so many repeatable mutations of a session are kept for a repeat (the wire contract)."""
 
 
-class Entry:
+class Session:
     """One hot session.
 
     `beat_us` is the last sign of life, wall clock; `stored_version` what the store is known to have;
@@ -208,7 +208,7 @@ class Entry:
         )
 
     @classmethod
-    def of_record(cls, record: StateRecord, before: Entry | None) -> Entry:
+    def of_record(cls, record: StateRecord, before: Session | None) -> Session:
         """The session after a record, built on what the log said of it so far."""
         head = Head(
             record.session_id,
@@ -220,26 +220,30 @@ class Entry:
             None,
         )
         if before is None:
-            entry = cls(record.session_id, Document(head, record.updated_us))
+            session = cls(record.session_id, Document(head, record.updated_us))
         else:
-            entry = before
-            entry.doc.take_head(head, record.updated_us)
-        entry.apply_turns(record.mode, record.turns, record.count, record.ops)
-        entry.version, entry.epoch, entry.owner, entry.labels = (
+            session = before
+            session.doc.take_head(head, record.updated_us)
+        session.apply_turns(record.mode, record.turns, record.count, record.ops)
+        session.version, session.epoch, session.owner, session.labels = (
             record.version,
             record.epoch,
             record.owner,
             record.labels,
         )
-        entry.heartbeat_timeout_s, entry.max_duration_s = record.heartbeat_timeout_s, record.max_duration_s
-        entry.ended_reason, entry.ended_detail = record.ended_reason, record.ended_detail
-        entry.ended_us, entry.reaped = record.ended_us, record.reaped
-        entry.orphan, entry.status_before, entry.instance = record.orphan, record.status_before, record.instance
-        entry.claimed_us, entry.handovers, entry.crashes = record.claimed_us, record.handovers, record.crashes
-        entry.unverified, entry.base, entry.raised = record.unverified, record.base, record.raised
-        entry.journaled = True
-        entry.beat_us = max(entry.beat_us, record.beat_us)
-        return entry
+        session.heartbeat_timeout_s, session.max_duration_s = record.heartbeat_timeout_s, record.max_duration_s
+        session.ended_reason, session.ended_detail = record.ended_reason, record.ended_detail
+        session.ended_us, session.reaped = record.ended_us, record.reaped
+        session.orphan, session.status_before, session.instance = (
+            record.orphan,
+            record.status_before,
+            record.instance,
+        )
+        session.claimed_us, session.handovers, session.crashes = record.claimed_us, record.handovers, record.crashes
+        session.unverified, session.base, session.raised = record.unverified, record.base, record.raised
+        session.journaled = True
+        session.beat_us = max(session.beat_us, record.beat_us)
+        return session
 
     def apply_turns(self, mode: int, turns: bytes, count: int, ops: list[OpResult], index: int = -1) -> None:
         """What a record says of history and ops."""
@@ -270,7 +274,7 @@ class Entry:
         )  # fmt: skip
 
     @classmethod
-    def of_stored(cls, session_id: str, stored: StoredSession, host_id: str) -> Entry | None:
+    def of_stored(cls, session_id: str, stored: StoredSession, host_id: str) -> Session | None:
         """The session a store has; None where that is a tombstone.
 
         Raises:
@@ -283,22 +287,22 @@ class Entry:
         except DocumentError as error:
             raise UnreadableError(str(error), version=_seen_version(stored)) from error
         head = head_of(parts)
-        entry = cls(session_id, Document(head, head.updated_us))
-        entry.doc.updated_text = parts.head.updated_at, head.updated_us
-        entry.doc.replace_history(parts.history, parts.turn_count)
-        entry.beat_us = max(entry.doc.updated_us, min(stored.beat_ms * 1000, MAX_US))
-        entry._take_meta(stored.meta, host_id)
-        return entry
+        session = cls(session_id, Document(head, head.updated_us))
+        session.doc.updated_text = parts.head.updated_at, head.updated_us
+        session.doc.replace_history(parts.history, parts.turn_count)
+        session.beat_us = max(session.doc.updated_us, min(stored.beat_ms * 1000, MAX_US))
+        session._take_meta(stored.meta, host_id)
+        return session
 
     @classmethod
-    def unreadable(cls, session_id: str, stored: StoredSession, host_id: str) -> Entry:
+    def unreadable(cls, session_id: str, stored: StoredSession, host_id: str) -> Session:
         """What stands for a session whose document can't be read, while it is replaced or deleted: what is kept
         beside the document, and an empty one."""
-        entry = cls(session_id, Document(head_of(documents.read(b'{"id":""}')), 0))
-        entry._take_meta(stored.meta, host_id)
-        entry.version = entry.stored_version = _seen_version(stored)
-        entry.reaped, entry.ended_reason, entry.ended_detail, entry.ended_us = False, "", "", 0
-        return entry
+        session = cls(session_id, Document(head_of(documents.read(b'{"id":""}')), 0))
+        session._take_meta(stored.meta, host_id)
+        session.version = session.stored_version = _seen_version(stored)
+        session.reaped, session.ended_reason, session.ended_detail, session.ended_us = False, "", "", 0
+        return session
 
     def _take_meta(self, meta: StoredMeta | None, host_id: str) -> None:
         """What is kept beside the document."""
@@ -330,13 +334,13 @@ class FoundUnreadableError(Exception):
 
     Args:
         error: for whoever asks for it.
-        entry: what stands for it.
+        session: what stands for it.
     """
 
-    def __init__(self, error: UnreadableError, entry: Entry) -> None:
+    def __init__(self, error: UnreadableError, session: Session) -> None:
         super().__init__(error.message)
         self.error = error
-        self.entry = entry
+        self.session = session
 
 
 def _seen_version(stored: StoredSession) -> int:

@@ -24,7 +24,7 @@ from callstate_client.engine.sessions.records import (
     TurnsRecord,
     WorkerRecord,
 )
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
     Write,
@@ -65,7 +65,7 @@ class Flight(NamedTuple):
 class _Before(Struct, gc=False):
     """How things were under one id before the group."""
 
-    entry: Entry | None
+    session: Session | None
     mark: tuple[Any, ...] | None
     grave: Grave | None
     dirty: Mark | None
@@ -75,7 +75,7 @@ class Cache:
     """All hot sessions of this host."""
 
     def __init__(self) -> None:
-        self.entries: dict[str, Entry] = {}
+        self.sessions: dict[str, Session] = {}
         self.graves: dict[str, Grave] = {}
         self.dirty: OrderedDict[str, Mark] = OrderedDict()
         """Ids of which the store has an older state, oldest first."""
@@ -101,7 +101,7 @@ class Cache:
         self._spared: OrderedDict[str, Grave] = OrderedDict()
         """Deletions that the store is not told of and that may be repeated, oldest first."""
         self._before: dict[str, _Before] = {}
-        self._admitted: list[Entry] = []
+        self._admitted: list[Session] = []
 
     # -- looking ------------------------------------------------------------------------------------------
 
@@ -140,47 +140,49 @@ class Cache:
 
     def _note(self, session_id: str) -> None:
         if session_id not in self._before:
-            entry = self.entries.get(session_id)
-            mark = None if entry is None else entry.mark()
-            self._before[session_id] = _Before(entry, mark, self.graves.get(session_id), self.dirty.get(session_id))
+            session = self.sessions.get(session_id)
+            mark = None if session is None else session.mark()
+            self._before[session_id] = _Before(
+                session, mark, self.graves.get(session_id), self.dirty.get(session_id)
+            )
 
-    def change(self, entry: Entry) -> None:
+    def change(self, session: Session) -> None:
         """About to change this session; one that was only read through becomes hot."""
-        self._note(entry.id)
-        if entry.id not in self.entries:
-            self._insert(entry)
+        self._note(session.id)
+        if session.id not in self.sessions:
+            self._insert(session)
 
-    def create(self, entry: Entry) -> None:
+    def create(self, session: Session) -> None:
         """A new session."""
-        self._note(entry.id)
-        if self.graves.pop(entry.id, None) is not None:
-            entry.unverified = True  # the store still has the one before
-        self._insert(entry)
+        self._note(session.id)
+        if self.graves.pop(session.id, None) is not None:
+            session.unverified = True  # the store still has the one before
+        self._insert(session)
 
-    def admit(self, entry: Entry) -> None:
+    def admit(self, session: Session) -> None:
         """A session of ours that the store had becomes hot; the journal is told, so that replay knows it too.
 
         No change, so nothing to undo: where the journal does not take it, it is told at the first change.
         """
-        self._insert(entry)
-        self.group.append(entry.snapshot())
-        entry.journaled = True
-        self._admitted.append(entry)
+        self._insert(session)
+        self.group.append(session.snapshot())
+        session.journaled = True
+        self._admitted.append(session)
 
-    def _insert(self, entry: Entry) -> None:
-        self.roll.add(entry)
-        self.entries[entry.id] = entry
-        self._misses.pop(entry.id, None)
-        self._spared.pop(entry.id, None)
-        self.index.update(entry)
-        if entry.quarantined:
-            self.quarantined[entry.id] = None
+    def _insert(self, session: Session) -> None:
+        self.roll.add(session)
+        self.sessions[session.id] = session
+        self._misses.pop(session.id, None)
+        self._spared.pop(session.id, None)
+        self.index.update(session)
+        if session.quarantined:
+            self.quarantined[session.id] = None
 
     def _drop(self, session_id: str) -> None:
-        entry = self.entries.pop(session_id, None)
-        if entry is not None:
-            self.index.drop(entry)
-            self.roll.drop(entry)
+        session = self.sessions.pop(session_id, None)
+        if session is not None:
+            self.index.drop(session)
+            self.roll.drop(session)
             self.quarantined.pop(session_id, None)
 
     def worker(self, record: WorkerRecord) -> None:
@@ -193,32 +195,39 @@ class Cache:
         if self.processes.pop(worker_id, None) is not None:
             self.facts.append(WorkerRecord(worker_id, 0, 0, "", 0))
 
-    def remove(self, entry: Entry, version: int, now: float, op: str | None = None, result: bytes = b"{}") -> None:
+    def remove(
+        self, session: Session, version: int, now: float, op: str | None = None, result: bytes = b"{}"
+    ) -> None:
         """Delete a session. The store is told only where it may have heard of it, or where it has changed hands.
 
         Args:
-            entry: which.
+            session: which.
             version: of the deletion.
             now: monotonic time.
             op: under which the deletion may be repeated.
             result: what a repeat is answered with.
         """
-        self._note(entry.id)
-        entry.keep_op(op, result)
-        known = entry.stored_version > 0 or entry.unverified or entry.host is not None or entry.id in self.flying
+        self._note(session.id)
+        session.keep_op(op, result)
+        known = (
+            session.stored_version > 0
+            or session.unverified
+            or session.host is not None
+            or session.id in self.flying
+        )
         # whoever held it stays fenced off from one that is made anew under its id, however late
-        known = known or entry.epoch > 0
-        self._drop(entry.id)
-        self.beaten.pop(entry.id, None)
-        self._mark_clean(entry.id)
-        grave = Grave(version, entry.epoch, entry.ops)
+        known = known or session.epoch > 0
+        self._drop(session.id)
+        self.beaten.pop(session.id, None)
+        self._mark_clean(session.id)
+        grave = Grave(version, session.epoch, session.ops)
         if known:
-            self.graves[entry.id] = grave
-            self.mark_dirty(entry.id, now, 0)
+            self.graves[session.id] = grave
+            self.mark_dirty(session.id, now, 0)
         else:
-            self.note_miss(entry.id, now, grave)
-            self._spare(entry.id, grave)
-        self.group.append(_gone(entry.id, grave, known))
+            self.note_miss(session.id, now, grave)
+            self._spare(session.id, grave)
+        self.group.append(_gone(session.id, grave, known))
 
     def _spare(self, session_id: str, grave: Grave) -> None:
         if grave.ops:
@@ -226,31 +235,33 @@ class Cache:
             if len(self._spared) > MAX_MISSES:
                 self._spared.popitem(last=False)
 
-    def log(self, entry: Entry, record: StateRecord | TurnsRecord, now: float) -> None:
+    def log(self, session: Session, record: StateRecord | TurnsRecord, now: float) -> None:
         """The journal must hear of this change, and the store in time.
 
         A session that the journal does not know yet, new or just taken over, is told to it whole; so is the first
         change after a restart until the store has taken it, with what it was changed from.
         """
-        if entry.base is not None and (entry.base.version or entry.journaled):  # what creates it changes nothing
-            entry.base = entry.base.after(record.mode, getattr(record, "index", -1))
+        if session.base is not None and (
+            session.base.version or session.journaled
+        ):  # what creates it changes nothing
+            session.base = session.base.after(record.mode, getattr(record, "index", -1))
         if isinstance(record, StateRecord):
-            record.base = entry.journaled_base
-        if entry.journaled:
+            record.base = session.journaled_base
+        if session.journaled:
             self.group.append(record)
         else:
-            self.group.append(entry.snapshot())
-            entry.journaled = True
-        doc = entry.doc
-        if entry.counted != doc.status or entry.owner_counted != entry.owner or entry.orphan:
-            self.index.update(entry)
-        self.mark_dirty(entry.id, now, doc.size)
+            self.group.append(session.snapshot())
+            session.journaled = True
+        doc = session.doc
+        if session.counted != doc.status or session.owner_counted != session.owner or session.orphan:
+            self.index.update(session)
+        self.mark_dirty(session.id, now, doc.size)
 
-    def evict(self, entry: Entry) -> None:
+    def evict(self, session: Session) -> None:
         """Keep it hot no longer; the store has it. Told to the journal, so that replay keeps it cold too."""
-        self._note(entry.id)
-        self._drop(entry.id)
-        self.group.append(GoneRecord(entry.id, entry.version + 1, entry.epoch, False))
+        self._note(session.id)
+        self._drop(session.id)
+        self.group.append(GoneRecord(session.id, session.version + 1, session.epoch, False))
 
     # -- the group ----------------------------------------------------------------------------------------
 
@@ -260,13 +271,13 @@ class Cache:
         self._before.clear()
         self._admitted.clear()
 
-    def rollback(self) -> list[Entry | str]:
+    def rollback(self) -> list[Session | str]:
         """Undo the group, last change first.
 
         Returns:
             per id changed: the session as it was before, or the id where there was none.
         """
-        undone: list[Entry | str] = []
+        undone: list[Session | str] = []
         for session_id, before in reversed(self._before.items()):
             self._mark_clean(session_id)
             if before.dirty is not None:
@@ -275,18 +286,18 @@ class Cache:
                 self.graves[session_id] = before.grave
             else:
                 self.graves.pop(session_id, None)
-            if before.entry is None:
+            if before.session is None:
                 self._drop(session_id)
                 undone.append(session_id)
             else:
-                before.entry.restore(before.mark or ())
-                if self.entries.get(session_id) is not before.entry:  # gone, or another one made in its place
+                before.session.restore(before.mark or ())
+                if self.sessions.get(session_id) is not before.session:  # gone, or another one made in its place
                     self._drop(session_id)
-                    self._insert(before.entry)
-                self.index.update(before.entry)
-                undone.append(before.entry)
-        for entry in self._admitted:
-            entry.journaled = False
+                    self._insert(before.session)
+                self.index.update(before.session)
+                undone.append(before.session)
+        for session in self._admitted:
+            session.journaled = False
         self._misses.clear()
         self.commit()
         return undone
@@ -352,12 +363,12 @@ class Cache:
         for session_id in self.dirty:
             if len(batch) >= max_sessions or size >= max_bytes:
                 break
-            entry = self.entries.get(session_id)
-            if entry is not None:
-                write = entry.write(host_id)
-                if entry.base is not None and not entry.base.sent and entry.journaled_base is not None:
-                    entry.base = structs.replace(entry.base, sent=entry.version)
-                    sent[session_id] = entry.version
+            session = self.sessions.get(session_id)
+            if session is not None:
+                write = session.write(host_id)
+                if session.base is not None and not session.base.sent and session.journaled_base is not None:
+                    session.base = structs.replace(session.base, sent=session.version)
+                    sent[session_id] = session.version
                 size += len(write.document or b"")
             else:
                 grave = self.graves[session_id]
@@ -403,39 +414,39 @@ class Cache:
         before = self._before.get(session_id)
         if before is not None and before.grave is not None and before.grave.version <= version:
             before.grave = None  # an undo must not bring it back
-        for entry in self._in_play(session_id):
-            entry.stored_version = max(entry.stored_version, version)
-            entry.unverified = False
-            entry.quarantined = ""
-            self._base_taken(entry, version)
-        if session_id not in self.entries and session_id not in self.dirty:
+        for session in self._in_play(session_id):
+            session.stored_version = max(session.stored_version, version)
+            session.unverified = False
+            session.quarantined = ""
+            self._base_taken(session, version)
+        if session_id not in self.sessions and session_id not in self.dirty:
             grave = self.graves.pop(session_id, None)
             if grave is not None:  # told to the journal: written anew after a crash, it could hit a successor
                 self.group.append(GoneRecord(session_id, version, grave.epoch, False))
 
-    def _base_taken(self, entry: Entry, version: int) -> None:
+    def _base_taken(self, session: Session, version: int) -> None:
         """The store has taken this version: it had none that is not in it."""
-        if entry.journaled_base is not None:
-            self.group.append(StoreRecord({}, {entry.id: version}))
-        elif entry.base is not None:
-            entry.journaled = True  # as replayed, and nothing since
-        entry.base = None
+        if session.journaled_base is not None:
+            self.group.append(StoreRecord({}, {session.id: version}))
+        elif session.base is not None:
+            session.journaled = True  # as replayed, and nothing since
+        session.base = None
 
-    def _in_play(self, session_id: str) -> Iterator[Entry]:
+    def _in_play(self, session_id: str) -> Iterator[Session]:
         """The session as it is, and as it is again if the open group, which deleted it, is undone."""
-        entry, before = self.entries.get(session_id), self._before.get(session_id)
-        if entry is not None:
-            yield entry
-        if before is not None and before.entry is not None and before.entry is not entry:
-            yield before.entry
+        session, before = self.sessions.get(session_id), self._before.get(session_id)
+        if session is not None:
+            yield session
+        if before is not None and before.session is not None and before.session is not session:
+            yield before.session
 
     def bounced(self, write: Write, since: float) -> None:
         """Nobody knows whether the store has this write: dirty again, as old as it was."""
         session_id = write.session_id
         era = self._end_flight(session_id)
-        for entry in self._in_play(session_id):
-            entry.unverified = True
-        if session_id not in self.entries and session_id not in self.graves:
+        for session in self._in_play(session_id):
+            session.unverified = True
+        if session_id not in self.sessions and session_id not in self.graves:
             return
         size = len(write.document or b"")
         self.mark_stale(session_id, since, size)
@@ -449,28 +460,32 @@ class Cache:
         self.graves[session_id] = grave
         self.group.append(_gone(session_id, grave, True))
 
-    def forget(self, entry: Entry, version: int) -> None:
+    def forget(self, session: Session, version: int) -> None:
         """The store has had it deleted, by this version."""
-        self._note(entry.id)
-        self._drop(entry.id)
-        self.beaten.pop(entry.id, None)
-        self._mark_clean(entry.id)
-        self.group.append(GoneRecord(entry.id, max(version, entry.version + 1), entry.epoch, False))
+        self._note(session.id)
+        self._drop(session.id)
+        self.beaten.pop(session.id, None)
+        self._mark_clean(session.id)
+        self.group.append(GoneRecord(session.id, max(version, session.version + 1), session.epoch, False))
 
-    def is_stored(self, entry: Entry) -> bool:
+    def is_stored(self, session: Session) -> bool:
         """Whether the store is known to have it as it is, and nothing of it is on its way there."""
         if self.repairing:
             return False
-        return entry.stored_version >= entry.version and entry.id not in self.dirty and entry.id not in self.flying
+        return (
+            session.stored_version >= session.version
+            and session.id not in self.dirty
+            and session.id not in self.flying
+        )
 
     def refused(self, write: Write, why: str) -> None:
         """The store will not take this one; it stays hot and in the journal."""
         self._end_flight(write.session_id)
-        for entry in self._in_play(write.session_id):
-            entry.quarantined = why
-        if write.session_id in self.entries:
+        for session in self._in_play(write.session_id):
+            session.quarantined = why
+        if write.session_id in self.sessions:
             self.quarantined[write.session_id] = None
-        if write.session_id not in self.entries and write.session_id not in self.dirty:
+        if write.session_id not in self.sessions and write.session_id not in self.dirty:
             self.graves.pop(write.session_id, None)
 
     # -- replay -------------------------------------------------------------------------------------------
@@ -485,7 +500,7 @@ class Cache:
         """Apply a record of the journal; one a session already has is skipped."""
         if isinstance(record, BeatsRecord):
             for session_id, beat_us in record.beats.items():
-                beaten = self.entries.get(session_id)
+                beaten = self.sessions.get(session_id)
                 if beaten is not None:
                     beaten.beat_us = max(beaten.beat_us, beat_us)
             return
@@ -495,26 +510,26 @@ class Cache:
         if isinstance(record, StoreRecord):
             self._replay_store(record)
             return
-        entry = self.entries.get(record.session_id)
-        if entry is not None and record.version <= entry.version:
+        session = self.sessions.get(record.session_id)
+        if session is not None and record.version <= session.version:
             return
         if isinstance(record, GoneRecord):
             self._replay_gone(record)
             return
         if isinstance(record, StateRecord):
-            after = Entry.of_record(record, entry)
-            if entry is None:
+            after = Session.of_record(record, session)
+            if session is None:
                 self._insert(after)
             self.index.update(after)
             self.graves.pop(record.session_id, None)
-        elif entry is not None:
-            entry.doc.metrics = record.metrics
-            entry.doc.updated_us = record.updated_us
-            entry.beat_us = max(entry.beat_us, record.updated_us)
-            entry.apply_turns(record.mode, record.turns, record.count, record.ops, record.index)
-            entry.version = record.version
-            if entry.base is not None:
-                entry.base = entry.base.after(record.mode, record.index)
+        elif session is not None:
+            session.doc.metrics = record.metrics
+            session.doc.updated_us = record.updated_us
+            session.beat_us = max(session.beat_us, record.updated_us)
+            session.apply_turns(record.mode, record.turns, record.count, record.ops, record.index)
+            session.version = record.version
+            if session.base is not None:
+                session.base = session.base.after(record.mode, record.index)
 
     def _replay_gone(self, record: GoneRecord) -> None:
         self._drop(record.session_id)
@@ -527,32 +542,32 @@ class Cache:
 
     def _replay_store(self, record: StoreRecord) -> None:
         for session_id, version in record.sent.items():
-            entry = self.entries.get(session_id)
-            if entry is not None and entry.base is not None and not entry.base.sent:
-                entry.base = structs.replace(entry.base, sent=version)
+            session = self.sessions.get(session_id)
+            if session is not None and session.base is not None and not session.base.sent:
+                session.base = structs.replace(session.base, sent=version)
         for session_id, version in record.taken.items():
-            entry = self.entries.get(session_id)
-            base = None if entry is None else entry.base
-            if entry is not None and base is not None and 0 < (base.version or base.sent) <= version:
-                entry.base = None
+            session = self.sessions.get(session_id)
+            base = None if session is None else session.base
+            if session is not None and base is not None and 0 < (base.version or base.sent) <= version:
+                session.base = None
 
     def all_dirty(self, now: float) -> None:
         """After a replay: nobody knows what the store has."""
-        for entry in self.entries.values():
-            entry.unverified = True
-            if entry.base is None:
-                entry.base = entry.based_on_this()
-                entry.journaled = False  # the first change is told with what it was changed from
-            self.mark_dirty(entry.id, now, entry.doc.size)
+        for session in self.sessions.values():
+            session.unverified = True
+            if session.base is None:
+                session.base = session.based_on_this()
+                session.journaled = False  # the first change is told with what it was changed from
+            self.mark_dirty(session.id, now, session.doc.size)
         for session_id in self.graves:
             self.mark_dirty(session_id, now, 0)
 
     def not_stored(self, session_id: str, now: float) -> None:
         """The store has lost what it had of this."""
-        entry = self.entries.get(session_id)
-        if entry is not None:
-            entry.stored_version = 0
-            self.mark_stale(session_id, now, entry.doc.size)
+        session = self.sessions.get(session_id)
+        if session is not None:
+            session.stored_version = 0
+            self.mark_stale(session_id, now, session.doc.size)
 
     def snapshot(self) -> Iterator[Record]:
         """Everything hot, and every deletion the store has not heard of, as records.
@@ -561,10 +576,10 @@ class Cache:
         for, and what came or went since the start is the log's to tell.
         """
         yield from [*self.processes.values()]
-        for session_id in [*self.entries]:
-            entry = self.entries.get(session_id)
-            if entry is not None:
-                yield entry.snapshot()
+        for session_id in [*self.sessions]:
+            session = self.sessions.get(session_id)
+            if session is not None:
+                yield session.snapshot()
         for session_id, grave in [*self.graves.items()]:
             yield _gone(session_id, grave, True)
         for session_id, grave in [*self._spared.items()]:

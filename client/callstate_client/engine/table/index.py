@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final
 
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.labelled import Labelled
 
 MIN_HOLES: Final = 1000
@@ -21,28 +21,28 @@ class Roll:
         self.last = 0
         """The number that was given last."""
         self._numbers: list[int] = []
-        self._entries: dict[int, Entry] = {}
+        self._entries: dict[int, Session] = {}
 
-    def add(self, entry: Entry) -> None:
+    def add(self, session: Session) -> None:
         """Give a session the next number."""
         self.last += 1
-        entry.seq = self.last
-        self._numbers.append(entry.seq)
-        self._entries[entry.seq] = entry
+        session.seq = self.last
+        self._numbers.append(session.seq)
+        self._entries[session.seq] = session
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, session: Session) -> None:
         """The session is hot no longer."""
-        del self._entries[entry.seq]
+        del self._entries[session.seq]
         if len(self._numbers) > 2 * len(self._entries) + MIN_HOLES:
             self._numbers = [*self._entries]
 
-    def behind(self, number: int) -> Iterator[Entry]:
+    def behind(self, number: int) -> Iterator[Session]:
         """The sessions behind this number; none may become hot or cold while they are being taken."""
-        numbers, entries = self._numbers, self._entries
+        numbers, sessions = self._numbers, self._entries
         for place in range(bisect_right(numbers, number), len(numbers)):
-            entry = entries.get(numbers[place])
-            if entry is not None:
-                yield entry
+            session = sessions.get(numbers[place])
+            if session is not None:
+                yield session
 
 
 class Index:
@@ -61,40 +61,40 @@ class Index:
         """How many have not ended."""
         return sum(count for status, count in self.by_status.items() if status != "ended")
 
-    def update(self, entry: Entry) -> None:
+    def update(self, session: Session) -> None:
         """The session is hot, and has perhaps another status or owner than it was entered under."""
-        status, owner = entry.doc.status, entry.owner
-        if entry.counted != status:
-            self._count(entry, status)
-        if entry.owner_counted != owner:
-            self._own(entry, owner)
-        if entry.orphan and status != "ended":
-            self.orphans.put(entry.id, entry.labels)
+        status, owner = session.doc.status, session.owner
+        if session.counted != status:
+            self._count(session, status)
+        if session.owner_counted != owner:
+            self._own(session, owner)
+        if session.orphan and status != "ended":
+            self.orphans.put(session.id, session.labels)
         elif self.orphans:
-            self.orphans.discard(entry.id)
+            self.orphans.discard(session.id)
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, session: Session) -> None:
         """The session is hot no longer."""
-        self._count(entry, None)
-        self._own(entry, "")
-        self.orphans.discard(entry.id)
+        self._count(session, None)
+        self._own(session, "")
+        self.orphans.discard(session.id)
 
-    def _count(self, entry: Entry, status: str | None) -> None:
+    def _count(self, session: Session, status: str | None) -> None:
         counts = self.by_status
-        if entry.counted is not None:
-            counts[entry.counted] -= 1
-            if not counts[entry.counted]:
-                del counts[entry.counted]
+        if session.counted is not None:
+            counts[session.counted] -= 1
+            if not counts[session.counted]:
+                del counts[session.counted]
         if status is not None:
             counts[status] = counts.get(status, 0) + 1
-        entry.counted = status
+        session.counted = status
 
-    def _own(self, entry: Entry, owner: str) -> None:
-        if entry.owner_counted:
-            sessions = self.owned[entry.owner_counted]
-            del sessions[entry.id]
+    def _own(self, session: Session, owner: str) -> None:
+        if session.owner_counted:
+            sessions = self.owned[session.owner_counted]
+            del sessions[session.id]
             if not sessions:
-                del self.owned[entry.owner_counted]
+                del self.owned[session.owner_counted]
         if owner:
-            self.owned.setdefault(owner, {})[entry.id] = None
-        entry.owner_counted = owner
+            self.owned.setdefault(owner, {})[session.id] = None
+        session.owner_counted = owner

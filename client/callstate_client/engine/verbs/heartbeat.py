@@ -9,7 +9,7 @@ from typing import Any, Final
 from callstate_client.engine.context import Context, ended_error
 from callstate_client.engine.interfaces import Caller, Deferred, NotCached
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import (
     FencedError,
     InvalidParamsError,
@@ -32,29 +32,29 @@ def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Defer
             expected="one of session_id and session_ids",
         )  # fmt: skip
     if p.session_id is not None:
-        entry = ctx.find(p.session_id)
-        ctx.check_authority(caller, entry, None)
-        if entry.ended:
-            raise ended_error(entry)
-        _beat(ctx, caller, entry)
-        if entry.known_timeout_s is None or not ctx.speaks_for(caller, entry):
+        session = ctx.find(p.session_id)
+        ctx.check_authority(caller, session, None)
+        if session.ended:
+            raise ended_error(session)
+        _beat(ctx, caller, session)
+        if session.known_timeout_s is None or not ctx.speaks_for(caller, session):
             return b"{}"
-        return encode_json({"timeouts": {entry.id: ctx.told(entry)}})
+        return encode_json({"timeouts": {session.id: ctx.told(session)}})
     many = _Many(ctx, caller)
     for session_id in many.unusual(p.session_ids or []):
         many.beat(session_id)
     return Deferred(many.start) if many.waiting else many.result()
 
 
-def _beat(ctx: Context, caller: Caller, entry: Entry) -> None:
-    if not ctx.speaks_for(caller, entry):
+def _beat(ctx: Context, caller: Caller, session: Session) -> None:
+    if not ctx.speaks_for(caller, session):
         return  # taken, as an operator's word is; but the owner is here, and its own beats count
     now_us = ctx.clock.wall_us()
-    ctx.cache.beaten[entry.id] = now_us
-    if entry.host is None:
-        ctx.beat(caller, entry, now_us, ctx.clock.live())
+    ctx.cache.beaten[session.id] = now_us
+    if session.host is None:
+        ctx.beat(caller, session, now_us, ctx.clock.live())
     else:  # what nobody of this host has written yet is nobody's to reap
-        entry.beat_us = now_us
+        session.beat_us = now_us
 
 
 class _Many:
@@ -73,37 +73,37 @@ class _Many:
         """Beat for all that are hot, live and simply the caller's (as `_beat` does); gives the others."""
         ctx, caller = self._ctx, self._caller
         worker, instance = caller.worker, caller.instance
-        entries, beaten, alive = ctx.cache.entries, ctx.cache.beaten, ctx.liveness.beat
+        sessions, beaten, alive = ctx.cache.sessions, ctx.cache.beaten, ctx.liveness.beat
         now_us, now = ctx.clock.wall_us(), ctx.clock.live()
         others: list[str] = []
         for session_id in session_ids:
-            entry = entries.get(session_id)
+            session = sessions.get(session_id)
             if (
-                entry is None or entry.owner != worker or entry.instance != instance
-                or entry.host is not None or entry.doc.status == "ended"
+                session is None or session.owner != worker or session.instance != instance
+                or session.host is not None or session.doc.status == "ended"
             ):  # fmt: skip
                 others.append(session_id)
                 continue
             beaten[session_id] = now_us
-            if entry.beat_us < now_us:  # noqa: PLR1730 - `max` is a call
-                entry.beat_us = now_us
-            entry.restored = False
-            phase = alive(session_id, now, entry.heartbeat_timeout_s)
+            if session.beat_us < now_us:  # noqa: PLR1730 - `max` is a call
+                session.beat_us = now_us
+            session.restored = False
+            phase = alive(session_id, now, session.heartbeat_timeout_s)
             if phase is not Phase.LIVE:
-                ctx.came_back(caller, entry, phase, now_us)
-            if entry.known_timeout_s is not None:
-                self._timeouts[session_id] = ctx.told(entry)
+                ctx.came_back(caller, session, phase, now_us)
+            if session.known_timeout_s is not None:
+                self._timeouts[session_id] = ctx.told(session)
         return others
 
     def beat(self, session_id: str) -> None:
         """Beat for one that may be anything."""
         ctx, caller = self._ctx, self._caller
         try:
-            entry = ctx.lookup(session_id)
-            if entry is None:
+            session = ctx.lookup(session_id)
+            if session is None:
                 self._lists["missing"].append(session_id)
                 return
-            ctx.check_authority(caller, entry, None)
+            ctx.check_authority(caller, session, None)
         except NotCached:
             self.waiting.append(session_id)
         except InvalidParamsError:  # no id that a session could have
@@ -113,12 +113,12 @@ class _Many:
         except UnreadableError:
             self._unreadable.append(session_id)
         else:
-            if entry.ended:
+            if session.ended:
                 self._lists["ended"].append(session_id)
             else:
-                _beat(ctx, caller, entry)
-                if entry.known_timeout_s is not None and ctx.speaks_for(caller, entry):
-                    self._timeouts[session_id] = ctx.told(entry)
+                _beat(ctx, caller, session)
+                if session.known_timeout_s is not None and ctx.speaks_for(caller, session):
+                    self._timeouts[session_id] = ctx.told(session)
 
     def start(self, done: Callable[[bytes | Exception], None]) -> None:
         """Wait for the store, and tell the result."""

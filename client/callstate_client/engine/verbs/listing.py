@@ -16,7 +16,7 @@ from msgspec import Raw
 from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.names import checked_labels
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import (
     Query,
     StoreDownError,
@@ -96,19 +96,19 @@ def _is_everywhere(scope: str) -> bool:
 
 
 def _hot(
-    ctx: Context, place: _Place, limit: int, wanted: Callable[[Entry], bool]
-) -> tuple[list[Entry], _Place | None]:
+    ctx: Context, place: _Place, limit: int, wanted: Callable[[Session], bool]
+) -> tuple[list[Session], _Place | None]:
     """Hot sessions behind a place, as many as one turn may look at, and where to go on; None: there are no more."""
-    entries: list[Entry] = []
+    sessions: list[Session] = []
     last = place.seq
-    for looked, entry in enumerate(ctx.cache.roll.behind(last)):
-        found = wanted(entry)
-        if looked == LOOKS_A_PAGE or (found and len(entries) == limit):
-            return entries, _Place(last)
-        last = entry.seq
+    for looked, session in enumerate(ctx.cache.roll.behind(last)):
+        found = wanted(session)
+        if looked == LOOKS_A_PAGE or (found and len(sessions) == limit):
+            return sessions, _Place(last)
+        last = session.seq
         if found:
-            entries.append(entry)
-    return entries, None
+            sessions.append(session)
+    return sessions, None
 
 
 def _paged(name: str, values: list[Any], place: _Place | None) -> bytes:
@@ -176,8 +176,8 @@ def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> bytes | De
     place = _place(p.cursor, everywhere=everywhere)
 
     def hot(behind: _Place, most: int) -> tuple[list[str], _Place | None]:
-        entries, following = _hot(ctx, behind, most, lambda entry: not entry.ended)
-        return [entry.id for entry in entries], following
+        sessions, following = _hot(ctx, behind, most, lambda session: not session.ended)
+        return [session.id for session in sessions], following
 
     async def read(seq: int, cursor: str) -> tuple[dict[str, str], str]:
         ids, cursor = await ctx.services.stored_active_ids(cursor)
@@ -191,10 +191,10 @@ def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> bytes | De
 def _is_new(ctx: Context, session_id: str, seq: int) -> bool:
     """Whether an active session of the store is to be listed: not one that is deleted here, that has ended here, or
     that was hot when hot ones were listed."""
-    entry = ctx.cache.entries.get(session_id)
-    if entry is None:
+    session = ctx.cache.sessions.get(session_id)
+    if session is None:
         return session_id not in ctx.cache.graves
-    return entry.seq > seq and not entry.ended
+    return session.seq > seq and not session.ended
 
 
 def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> bytes | Deferred:
@@ -204,31 +204,31 @@ def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> bytes | Deferr
     place = _place(p.cursor, everywhere=everywhere)
     wanted = _wanted(p)
 
-    def show(entry: Entry) -> Raw:
-        head = entry.doc.head_json(entry.updated_us)
+    def show(session: Session) -> Raw:
+        head = session.doc.head_json(session.updated_us)
         timeout_s = ctx.liveness.timeout_s
-        return Raw(loaded(entry, head, 0, for_worker=True, default_timeout_s=timeout_s))
+        return Raw(loaded(session, head, 0, for_worker=True, default_timeout_s=timeout_s))
 
     def hot(behind: _Place, most: int) -> tuple[list[Any], _Place | None]:
-        entries, following = _hot(ctx, behind, most, wanted)
-        return [show(entry) for entry in entries], following
+        sessions, following = _hot(ctx, behind, most, wanted)
+        return [show(session) for session in sessions], following
 
     async def read(seq: int, cursor: str) -> tuple[dict[str, Any], str]:
         stored, cursor = await ctx.services.find(_query(p), cursor, min(limit, SESSIONS_A_READ))
-        found = [_as_it_is(ctx, entry, seq) for entry in stored]
-        return {entry.id: show(entry) for entry in found if entry is not None and wanted(entry)}, cursor
+        found = [_as_it_is(ctx, session, seq) for session in stored]
+        return {session.id: show(session) for session in found if session is not None and wanted(session)}, cursor
 
     if everywhere:
         return _deferred(ctx, _everywhere(ctx, "sessions", place, limit, hot, read))
     return _paged("sessions", *hot(place, limit))
 
 
-def _as_it_is(ctx: Context, stored: Entry, seq: int) -> Entry | None:
+def _as_it_is(ctx: Context, stored: Session, seq: int) -> Session | None:
     """The session of the store, or as it is here by now; None where it was listed already, or is deleted here."""
-    entry = ctx.cache.entries.get(stored.id)
-    if entry is None:
+    session = ctx.cache.sessions.get(stored.id)
+    if session is None:
         return None if stored.id in ctx.cache.graves else stored
-    return entry if entry.seq > seq else None
+    return session if session.seq > seq else None
 
 
 def _query(p: ListParams) -> Query:
@@ -237,13 +237,13 @@ def _query(p: ListParams) -> Query:
     return Query(p.call_id, p.owner, p.status, p.labels or {}, since)
 
 
-def _wanted(p: ListParams) -> Callable[[Entry], bool]:
+def _wanted(p: ListParams) -> Callable[[Session], bool]:
     check_time(p.ended_since, "$.params.ended_since")
     ended_since = None if p.ended_since is None else parse_us(p.ended_since)
     labels = checked_labels(p.labels or {}).items()
     in_state = _state(p.state)
 
-    def wanted(e: Entry) -> bool:
+    def wanted(e: Session) -> bool:
         return (
             in_state(e)
             and (p.status is None or e.doc.status == p.status)
@@ -257,7 +257,7 @@ def _wanted(p: ListParams) -> Callable[[Entry], bool]:
     return wanted
 
 
-_STATES: Final[Mapping[str, Callable[[Entry], bool]]] = {
+_STATES: Final[Mapping[str, Callable[[Session], bool]]] = {
     "live": lambda e: not (e.ended or e.suspected or e.orphan),
     "suspect": lambda e: not e.ended and bool(e.suspected),
     "orphan": lambda e: not e.ended and bool(e.orphan),
@@ -266,7 +266,7 @@ _STATES: Final[Mapping[str, Callable[[Entry], bool]]] = {
 """What a host knows of its own: of another's, that it has not ended."""
 
 
-def _state(name: str | None) -> Callable[[Entry], bool]:
+def _state(name: str | None) -> Callable[[Session], bool]:
     if name is None:
         return lambda _: True
     if name not in SESSION_STATES:

@@ -12,8 +12,8 @@ from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.names import checked_labels, checked_word, checked_worker
 from callstate_client.engine.sessions.records import HistoryMode
-from callstate_client.engine.sessions.session import Entry
-from callstate_client.engine.verbs.read import checked_history, load_entry
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.verbs.read import checked_history, load_session
 from callstate_client.errors import ConflictError, ForbiddenError
 from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import (
@@ -52,43 +52,43 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
     """{"session_id":"c1","worker_id":"web-1-4711-9f2c61","steal":false,"history":20,"heartbeat_timeout_s":60}"""
     worker_id = _own_id(caller, p.worker_id)
     checked_history(p.history)
-    entry = ctx.find(p.session_id)
-    if entry.host:
-        ctx.check_authority(caller, entry, None)  # another host's: says so
-    if entry.ended and not (entry.reaped and p.session_id in ctx.cache.entries):
-        raise ended_error(entry)
-    phase = ctx.liveness.phase(entry.id)
-    if _is_own(ctx, caller, entry, worker_id):
+    session = ctx.find(p.session_id)
+    if session.host:
+        ctx.check_authority(caller, session, None)  # another host's: says so
+    if session.ended and not (session.reaped and p.session_id in ctx.cache.sessions):
+        raise ended_error(session)
+    phase = ctx.liveness.phase(session.id)
+    if _is_own(ctx, caller, session, worker_id):
         # again, the first reply being lost perhaps: same epoch
-        ctx.beat(caller, entry, ctx.now_us(), ctx.clock.live())
-        _retime(ctx, caller, entry, p)
-        if ctx.is_holder(caller, entry):
-            ctx.told(entry)
-        return load_entry(entry, p.history, for_worker=True)
-    is_anothers = entry.owner not in ("", worker_id)
-    if is_anothers and phase is Phase.LIVE and not p.steal and entry.id not in ctx.departing:
-        raise ConflictError(f"the session is {entry.owner}'s, which is alive", owner=entry.owner)
-    _take(ctx, caller, entry, worker_id, p)
-    return load_entry(entry, p.history, for_worker=True)
+        ctx.beat(caller, session, ctx.now_us(), ctx.clock.live())
+        _retime(ctx, caller, session, p)
+        if ctx.is_holder(caller, session):
+            ctx.told(session)
+        return load_session(session, p.history, for_worker=True)
+    is_anothers = session.owner not in ("", worker_id)
+    if is_anothers and phase is Phase.LIVE and not p.steal and session.id not in ctx.departing:
+        raise ConflictError(f"the session is {session.owner}'s, which is alive", owner=session.owner)
+    _take(ctx, caller, session, worker_id, p)
+    return load_session(session, p.history, for_worker=True)
 
 
-def _retime(ctx: Context, caller: Caller, entry: Entry, p: ClaimParams) -> None:
+def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> None:
     """The owner claims with other timeouts than are in force."""
-    before = entry.heartbeat_timeout_s, entry.max_duration_s
-    if _timeouts(entry, p) == before:
+    before = session.heartbeat_timeout_s, session.max_duration_s
+    if _timeouts(session, p) == before:
         return
-    ctx.cache.change(entry)
-    entry.heartbeat_timeout_s, entry.max_duration_s = _timeouts(entry, p)
-    entry.next_version(ctx.now_us())
-    ctx.retime(caller, entry, before[0])
-    ctx.cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
+    ctx.cache.change(session)
+    session.heartbeat_timeout_s, session.max_duration_s = _timeouts(session, p)
+    session.next_version(ctx.now_us())
+    ctx.retime(caller, session, before[0])
+    ctx.cache.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
 
-def _timeouts(entry: Entry, p: ClaimParams) -> tuple[float | None, float | None]:
+def _timeouts(session: Session, p: ClaimParams) -> tuple[float | None, float | None]:
     """The session's timeouts with those of a claim in their place, where it gives any."""
     return (
-        entry.heartbeat_timeout_s if p.heartbeat_timeout_s is None else p.heartbeat_timeout_s,
-        entry.max_duration_s if p.max_duration_s is None else p.max_duration_s,
+        session.heartbeat_timeout_s if p.heartbeat_timeout_s is None else p.heartbeat_timeout_s,
+        session.max_duration_s if p.max_duration_s is None else p.max_duration_s,
     )
 
 
@@ -96,106 +96,106 @@ def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes:
     """{"worker_id":"web-1-4711-9f2c61","labels":{"app":"sales"}}"""
     worker_id = _own_id(caller, p.worker_id)
     checked_history(p.history)
-    entry = next(_forsaken(ctx, checked_labels(p.labels or {})), None)
-    if entry is None:
+    session = next(_forsaken(ctx, checked_labels(p.labels or {})), None)
+    if session is None:
         return b"null"
-    if _is_own(ctx, caller, entry, worker_id):  # the reply was lost perhaps, and it knows nothing of it
-        ctx.beat(caller, entry, ctx.now_us(), ctx.clock.live())
-        if ctx.is_holder(caller, entry):
-            ctx.told(entry)
+    if _is_own(ctx, caller, session, worker_id):  # the reply was lost perhaps, and it knows nothing of it
+        ctx.beat(caller, session, ctx.now_us(), ctx.clock.live())
+        if ctx.is_holder(caller, session):
+            ctx.told(session)
     else:
-        _take(ctx, caller, entry, worker_id)
-    return load_entry(entry, p.history, for_worker=True)
+        _take(ctx, caller, session, worker_id)
+    return load_session(session, p.history, for_worker=True)
 
 
-def _is_own(ctx: Context, caller: Caller, entry: Entry, worker_id: str) -> bool:
+def _is_own(ctx: Context, caller: Caller, session: Session, worker_id: str) -> bool:
     """Whether a live session is this very worker's, and not that of a process before it or of another instance."""
-    if entry.owner != worker_id or entry.ended:
+    if session.owner != worker_id or session.ended:
         return False
-    if caller.worker and entry.instance != caller.instance:
+    if caller.worker and session.instance != caller.instance:
         return False
-    return entry.suspected != EXITED and entry.id not in ctx.departing
+    return session.suspected != EXITED and session.id not in ctx.departing
 
 
-def _forsaken(ctx: Context, labels: dict[str, str]) -> Iterator[Entry]:
+def _forsaken(ctx: Context, labels: dict[str, str]) -> Iterator[Session]:
     """Orphans first, for they wait for this; then suspects, before they are given up; then those that are about to
     be the one or the other. Oldest first."""
-    entries = ctx.cache.entries
+    sessions = ctx.cache.sessions
     for session_id in ctx.cache.index.orphans.having(labels):
-        yield entries[session_id]
+        yield sessions[session_id]
     for session_id in ctx.liveness.suspects_having(labels):
-        yield entries[session_id]
+        yield sessions[session_id]
     now_us = ctx.now_us()
     for session_id, why in islice(ctx.departing.items(), LOOKS_AT_DEPARTING):
-        entry = entries.get(session_id)
-        if entry is None or entry.ended or not labels.items() <= entry.labels.items():
+        session = sessions.get(session_id)
+        if session is None or session.ended or not labels.items() <= session.labels.items():
             continue
-        if why != EXITED or not is_poison(entry, now_us, ctx.max_handovers):  # else it is about to be ended
-            yield entry
+        if why != EXITED or not is_poison(session, now_us, ctx.max_handovers):  # else it is about to be ended
+            yield session
 
 
-def _take(ctx: Context, caller: Caller, entry: Entry, worker_id: str, p: ClaimParams | None = None) -> None:
+def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: ClaimParams | None = None) -> None:
     """Give a session a new owner, and whoever had it nothing more to say."""
     now_us = ctx.now_us()
-    reason = _claimable(ctx, entry)
-    ctx.cache.change(entry)
-    hold_ended(entry, now_us, crashed=reason == EXITED)
-    entry.claimed_us = now_us
-    if entry.reaped:
-        if entry.ended_reason == OVERTIME:  # else it would be ended again at once
-            entry.max_duration_s = None
-        entry.doc.status = entry.status_before
-        entry.reaped, entry.status_before = False, ""
-        entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0
+    reason = _claimable(ctx, session)
+    ctx.cache.change(session)
+    hold_ended(session, now_us, crashed=reason == EXITED)
+    session.claimed_us = now_us
+    if session.reaped:
+        if session.ended_reason == OVERTIME:  # else it would be ended again at once
+            session.max_duration_s = None
+        session.doc.status = session.status_before
+        session.reaped, session.status_before = False, ""
+        session.ended_reason, session.ended_detail, session.ended_us = "", "", 0
     if p is not None:
-        entry.heartbeat_timeout_s, entry.max_duration_s = _timeouts(entry, p)
-    entry.epoch += 1
-    _own(ctx, caller, entry, worker_id, "", now_us)
-    ctx.events.note("claimed", now_us, entry, reason=reason)
+        session.heartbeat_timeout_s, session.max_duration_s = _timeouts(session, p)
+    session.epoch += 1
+    _own(ctx, caller, session, worker_id, "", now_us)
+    ctx.events.note("claimed", now_us, session, reason=reason)
 
 
-def _claimable(ctx: Context, entry: Entry) -> str:
-    if entry.reaped:
+def _claimable(ctx: Context, session: Session) -> str:
+    if session.reaped:
         return "reaped"
-    if entry.id in ctx.departing:
-        return ctx.departing[entry.id]
-    if entry.suspected or entry.orphan:
-        return entry.suspected or entry.orphan
-    return "stolen" if entry.owner else "unowned"
+    if session.id in ctx.departing:
+        return ctx.departing[session.id]
+    if session.suspected or session.orphan:
+        return session.suspected or session.orphan
+    return "stolen" if session.owner else "unowned"
 
 
 def release(ctx: Context, caller: Caller, p: ReleaseParams) -> bytes:
     """{"session_id":"c1","epoch":3}"""
-    entry = ctx.find(p.session_id)
-    ctx.check_authority(caller, entry, p.epoch)
-    if entry.ended:
-        raise ended_error(entry)
-    if entry.owner:
-        forsake(ctx, caller, entry, RELEASED)
+    session = ctx.find(p.session_id)
+    ctx.check_authority(caller, session, p.epoch)
+    if session.ended:
+        raise ended_error(session)
+    if session.owner:
+        forsake(ctx, caller, session, RELEASED)
     return b"{}"
 
 
-def forsake(ctx: Context, caller: Caller, entry: Entry, why: str) -> None:
+def forsake(ctx: Context, caller: Caller, session: Session, why: str) -> None:
     """Take a live session's owner from it: an orphan, with its full time to be claimed."""
     now_us = ctx.now_us()
-    owner = entry.owner
-    ctx.cache.change(entry)
-    hold_ended(entry, now_us)
-    _own(ctx, caller, entry, "", why, now_us)
-    ctx.events.note("released" if why == RELEASED else "orphaned", now_us, entry, reason=why, owner=owner)
+    owner = session.owner
+    ctx.cache.change(session)
+    hold_ended(session, now_us)
+    _own(ctx, caller, session, "", why, now_us)
+    ctx.events.note("released" if why == RELEASED else "orphaned", now_us, session, reason=why, owner=owner)
 
 
-def _own(ctx: Context, caller: Caller, entry: Entry, owner: str, orphan: str, now_us: int) -> None:
-    ctx.lift(entry)
-    entry.owner, entry.orphan, entry.known_timeout_s = owner, orphan, None
-    entry.instance = caller.instance if owner else ""
-    entry.host = None
-    entry.restored = False
+def _own(ctx: Context, caller: Caller, session: Session, owner: str, orphan: str, now_us: int) -> None:
+    ctx.lift(session)
+    session.owner, session.orphan, session.known_timeout_s = owner, orphan, None
+    session.instance = caller.instance if owner else ""
+    session.host = None
+    session.restored = False
     if owner:
-        entry.beat_us = max(entry.beat_us, now_us)
-    entry.next_version(now_us)
-    ctx.watch(caller, entry)
-    ctx.cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
+        session.beat_us = max(session.beat_us, now_us)
+    session.next_version(now_us)
+    ctx.watch(caller, session)
+    ctx.cache.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
 
 def drain(ctx: Context, caller: Caller, p: DrainParams) -> bytes:

@@ -8,7 +8,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import Caller, Deferred
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import (
@@ -21,7 +21,7 @@ from callstate_client.protocol.params import (
 def load(ctx: Context, caller: Caller, p: LoadParams) -> bytes:
     """{"session_id":"c1","history":20}"""
     checked_history(p.history)
-    return load_entry(ctx.find(p.session_id), p.history)
+    return load_session(ctx.find(p.session_id), p.history)
 
 
 def checked_history(history: str | int) -> None:
@@ -37,16 +37,16 @@ def checked_history(history: str | int) -> None:
         )  # fmt: skip
 
 
-def load_entry(entry: Entry, history: str | int, *, for_worker: bool = False) -> bytes:
+def load_session(session: Session, history: str | int, *, for_worker: bool = False) -> bytes:
     """The result of a load or (`for_worker`) a claim, with as much of the history as was asked for."""
-    doc = entry.doc
+    doc = session.doc
     if history == "none":
-        return loaded(entry, doc.head_json(entry.updated_us), 0, for_worker=for_worker)
+        return loaded(session, doc.head_json(session.updated_us), 0, for_worker=for_worker)
     if history == "all" or history >= doc.turn_count:  # type: ignore[operator]  # not a str: checked above
-        return loaded(entry, doc.to_json(entry.updated_us), 0, for_worker=for_worker)
+        return loaded(session, doc.to_json(session.updated_us), 0, for_worker=for_worker)
     count = int(history)
-    document = doc.to_json(entry.updated_us, doc.last_turns(count))
-    return loaded(entry, document, doc.turn_count - count, for_worker=for_worker)
+    document = doc.to_json(session.updated_us, doc.last_turns(count))
+    return loaded(session, document, doc.turn_count - count, for_worker=for_worker)
 
 
 class _Beside(Struct, omit_defaults=True, gc=False):
@@ -63,8 +63,8 @@ class _Beside(Struct, omit_defaults=True, gc=False):
 
 
 def loaded(
-    entry: Entry,
-    session: bytes,
+    session: Session,
+    document: bytes,
     history_from: int,
     *,
     for_worker: bool = False,
@@ -73,30 +73,30 @@ def loaded(
     """The result of a load: the document spliced in, and what is known beside it.
 
     Args:
-        entry: the session.
-        session: its document, as far as it was asked for.
+        session: the session.
+        document: its document, as far as it was asked for.
         history_from: the first turn in it.
         for_worker: also what one needs to know who takes it over.
         default_timeout_s: a timeout that goes without saying, in a listing that of the daemon.
     """
-    beside = _Beside(entry.labels, entry.owner)
-    if for_worker and entry.heartbeat_timeout_s not in (None, default_timeout_s):
-        beside.heartbeat_timeout_s = entry.heartbeat_timeout_s
+    beside = _Beside(session.labels, session.owner)
+    if for_worker and session.heartbeat_timeout_s not in (None, default_timeout_s):
+        beside.heartbeat_timeout_s = session.heartbeat_timeout_s
     if for_worker:
-        beside.max_duration_s = entry.max_duration_s
-        beside.restored = entry.restored
-    if entry.handovers:
-        beside.handovers = entry.handovers
-    if entry.ended:
-        beside.ended_reason = entry.ended_reason
-        if entry.ended_detail:
-            beside.ended_detail = Raw(entry.ended_detail)
+        beside.max_duration_s = session.max_duration_s
+        beside.restored = session.restored
+    if session.handovers:
+        beside.handovers = session.handovers
+    if session.ended:
+        beside.ended_reason = session.ended_reason
+        if session.ended_detail:
+            beside.ended_detail = Raw(session.ended_detail)
     return b'{"session":%b,"history_from":%d,"turn_count":%d,"version":%d,"epoch":%d,%b' % (
-        session,
+        document,
         history_from,
-        entry.doc.turn_count,
-        entry.version,
-        entry.epoch,
+        session.doc.turn_count,
+        session.version,
+        session.epoch,
         encode_json(beside)[1:],
     )
 

@@ -53,11 +53,11 @@ def cut(cache: Cache, line: bytes) -> bytes | None:
     if found < 0:
         return None
     start = found + len(_SAVE)
-    entry = cache.entries.get(line[start : line.find(b'"', start)].decode("ascii", "replace"))
+    session = cache.sessions.get(line[start : line.find(b'"', start)].decode("ascii", "replace"))
     at = line.find(_HISTORY, start) + len(_HISTORY)
-    if entry is None or at < len(_HISTORY):
+    if session is None or at < len(_HISTORY):
         return None
-    end = entry.doc.repeated(line, at)
+    end = session.doc.repeated(line, at)
     if end == at or line[end : end + 1] not in (b",", b"]"):
         return None
     before, behind = line[:at], line[end:]

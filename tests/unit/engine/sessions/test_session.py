@@ -15,7 +15,7 @@ from callstate_client.engine.sessions.records import (
     decode_record,
     encode_record,
 )
-from callstate_client.engine.sessions.session import KEPT_OPS, Entry
+from callstate_client.engine.sessions.session import KEPT_OPS, Session
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
     StoredSession,
@@ -29,7 +29,7 @@ from support.documents import GO_DOCUMENTS, count_turns, go_document
 TURN = b'{"role":"user","content":"hi","timestamp":"2026-01-01T00:00:00.123456789Z"}'
 
 
-def full_entry() -> Entry:
+def full_entry() -> Session:
     """A session in which nothing is as it begins."""
     head = read_head(
         b'{"id":"a","provider":"sip","call_id":"CA1","status":"ended","created_at":"2025-12-31T00:00:00Z","x":[1],'
@@ -37,14 +37,19 @@ def full_entry() -> Entry:
         "$",
         lambda _: "",
     )
-    entry = Entry("a", Document(head, START_US + 5))
-    entry.doc.replace_history(TURN + b"," + TURN, 2)
-    entry.version, entry.epoch, entry.owner = 17, 3, "w1"
-    entry.labels, entry.heartbeat_timeout_s, entry.max_duration_s = {"app": "sales"}, 2.5, 60.0
-    entry.ended_reason, entry.ended_detail, entry.ended_us, entry.reaped = "gone", '{"cause":16}', START_US, True
-    entry.ops = {"op-1": b'{"version":17}'}
-    entry.beat_us = START_US + 9
-    return entry
+    session = Session("a", Document(head, START_US + 5))
+    session.doc.replace_history(TURN + b"," + TURN, 2)
+    session.version, session.epoch, session.owner = 17, 3, "w1"
+    session.labels, session.heartbeat_timeout_s, session.max_duration_s = {"app": "sales"}, 2.5, 60.0
+    session.ended_reason, session.ended_detail, session.ended_us, session.reaped = (
+        "gone",
+        '{"cause":16}',
+        START_US,
+        True,
+    )
+    session.ops = {"op-1": b'{"version":17}'}
+    session.beat_us = START_US + 9
+    return session
 
 
 def through_bytes(record: StateRecord) -> StateRecord:
@@ -55,42 +60,42 @@ def through_bytes(record: StateRecord) -> StateRecord:
 
 
 def test_a_snapshot_brings_back_everything() -> None:
-    entry = full_entry()
-    back = Entry.of_record(through_bytes(entry.snapshot()), None)
-    assert kept(back) == kept(entry)
-    assert back.beat_us == entry.beat_us
+    session = full_entry()
+    back = Session.of_record(through_bytes(session.snapshot()), None)
+    assert kept(back) == kept(session)
+    assert back.beat_us == session.beat_us
     assert back.journaled
 
 
 def test_a_snapshot_replaces_what_the_log_said_before() -> None:
-    entry = full_entry()
-    before = Entry("a", Document(read_head(b'{"id":"a","provider":"old"}', "$", lambda _: TIME), 1))
+    session = full_entry()
+    before = Session("a", Document(read_head(b'{"id":"a","provider":"old"}', "$", lambda _: TIME), 1))
     before.doc.append(b"{}", 1)
-    back = Entry.of_record(through_bytes(entry.snapshot()), before)
-    assert kept(back) == kept(entry)
+    back = Session.of_record(through_bytes(session.snapshot()), before)
+    assert kept(back) == kept(session)
 
 
 def test_the_store_brings_back_what_it_is_given() -> None:
-    entry = full_entry()
-    write = entry.write(HOST)
-    back = Entry.of_stored("a", StoredSession(write.document, write.meta, write.beat_ms), HOST)
+    session = full_entry()
+    write = session.write(HOST)
+    back = Session.of_stored("a", StoredSession(write.document, write.meta, write.beat_ms), HOST)
     assert back is not None
-    assert kept(back) == kept(entry)
-    assert back.stored_version == entry.version
+    assert kept(back) == kept(session)
+    assert back.stored_version == session.version
     assert back.host is None
     assert not back.journaled
 
 
 def test_an_ended_session_is_not_active_in_the_store() -> None:
-    entry = full_entry()
-    assert entry.write(HOST).active is False
-    entry.doc.status = "on_hold"
-    assert entry.write(HOST).active is True
+    session = full_entry()
+    assert session.write(HOST).active is False
+    session.doc.status = "on_hold"
+    assert session.write(HOST).active is True
 
 
 def test_another_hosts_session_is_known_as_theirs() -> None:
     write = full_entry().write("other")
-    back = Entry.of_stored("a", StoredSession(write.document, write.meta), HOST)
+    back = Session.of_stored("a", StoredSession(write.document, write.meta), HOST)
     assert back is not None
     assert back.host == "other"
 
@@ -98,7 +103,7 @@ def test_another_hosts_session_is_known_as_theirs() -> None:
 @pytest.mark.parametrize("name", GO_DOCUMENTS)
 def test_what_go_wrote_is_nobodys_and_has_a_version(name: str) -> None:
     data = go_document(name)
-    back = Entry.of_stored("go-1", StoredSession(data, None, 0), HOST)
+    back = Session.of_stored("go-1", StoredSession(data, None, 0), HOST)
     assert back is not None
     assert back.host == ""
     # 0 would say that there is none: a save that is only to create would overwrite it
@@ -111,69 +116,69 @@ def test_what_go_wrote_is_nobodys_and_has_a_version(name: str) -> None:
 def test_go_writing_again_makes_another_version() -> None:
     data = go_document("plain")
     later = data.replace(b"10:00:03.5Z", b"10:00:03.500001Z")
-    versions = [Entry.of_stored("go-1", StoredSession(text, None), HOST) for text in (data, later)]
+    versions = [Session.of_stored("go-1", StoredSession(text, None), HOST) for text in (data, later)]
     assert versions[0] is not None
     assert versions[1] is not None
     assert versions[1].version > versions[0].version
 
 
 def test_a_tombstone_is_no_session() -> None:
-    assert Entry.of_stored("a", StoredSession(None, StoredMeta(host=HOST, deleted=True)), HOST) is None
+    assert Session.of_stored("a", StoredSession(None, StoredMeta(host=HOST, deleted=True)), HOST) is None
 
 
 def test_what_is_no_session_document_is_refused() -> None:
     with pytest.raises(UnreadableError):
-        Entry.of_stored("a", StoredSession(b"[]", None), HOST)
+        Session.of_stored("a", StoredSession(b"[]", None), HOST)
 
 
 def test_a_beat_beyond_all_time_does_no_harm() -> None:
-    back = Entry.of_stored("a", StoredSession(b'{"id":"a"}', None, 10**18), HOST)
+    back = Session.of_stored("a", StoredSession(b'{"id":"a"}', None, 10**18), HOST)
     assert back is not None
     assert back.beat_us == MAX_US
     json.loads(back.doc.to_json(back.updated_us))
 
 
 def test_a_mark_restores_all_but_beats_and_what_the_store_has() -> None:
-    entry = full_entry()
-    before, mark = kept(entry), entry.mark()
-    entry.doc.take_head(read_head(b'{"id":"a","status":"active","provider":"z"}', "$", lambda _: TIME), 99)
-    entry.doc.append(TURN, 1)
-    entry.doc.metrics = Metrics()
-    entry.next_version(START_US + 50)
-    entry.epoch, entry.owner, entry.labels, entry.reaped = 9, "w9", {}, False
-    entry.heartbeat_timeout_s = entry.max_duration_s = None
-    entry.ended_reason, entry.ended_detail, entry.ended_us = "", "", 0
-    entry.keep_op("op-2", b"{}")
-    entry.host, entry.journaled = "other", True
-    entry.beat_us, entry.stored_version, entry.unverified = START_US + 99, 12, True
-    entry.restore(mark)
-    assert kept(entry) == before
-    assert (entry.host, entry.journaled) == (None, False)
-    assert (entry.beat_us, entry.stored_version, entry.unverified) == (START_US + 99, 12, True)
+    session = full_entry()
+    before, mark = kept(session), session.mark()
+    session.doc.take_head(read_head(b'{"id":"a","status":"active","provider":"z"}', "$", lambda _: TIME), 99)
+    session.doc.append(TURN, 1)
+    session.doc.metrics = Metrics()
+    session.next_version(START_US + 50)
+    session.epoch, session.owner, session.labels, session.reaped = 9, "w9", {}, False
+    session.heartbeat_timeout_s = session.max_duration_s = None
+    session.ended_reason, session.ended_detail, session.ended_us = "", "", 0
+    session.keep_op("op-2", b"{}")
+    session.host, session.journaled = "other", True
+    session.beat_us, session.stored_version, session.unverified = START_US + 99, 12, True
+    session.restore(mark)
+    assert kept(session) == before
+    assert (session.host, session.journaled) == (None, False)
+    assert (session.beat_us, session.stored_version, session.unverified) == (START_US + 99, 12, True)
 
 
 def test_versions_grow_also_when_the_clock_goes_back() -> None:
-    entry = full_entry()
-    assert entry.next_version(START_US) == START_US
-    assert entry.next_version(START_US - 3_600_000_000) == START_US + 1
-    assert entry.next_version(START_US + 5) == START_US + 5
+    session = full_entry()
+    assert session.next_version(START_US) == START_US
+    assert session.next_version(START_US - 3_600_000_000) == START_US + 1
+    assert session.next_version(START_US + 5) == START_US + 5
 
 
 def test_updated_is_the_later_of_change_and_beat_while_it_lives() -> None:
-    entry = full_entry()
-    assert entry.updated_us == entry.doc.updated_us, "ended: its last change"
-    entry.doc.status = "active"
-    assert entry.updated_us == entry.beat_us
+    session = full_entry()
+    assert session.updated_us == session.doc.updated_us, "ended: its last change"
+    session.doc.status = "active"
+    assert session.updated_us == session.beat_us
 
 
 def test_the_last_sixteen_ops_are_kept() -> None:
-    entry = full_entry()
-    entry.ops = {}
-    assert entry.keep_op(None, b"{}") == []
+    session = full_entry()
+    session.ops = {}
+    assert session.keep_op(None, b"{}") == []
     for number in range(KEPT_OPS + 3):
-        assert entry.keep_op(f"op-{number}", b"%d" % number) == [OpResult(f"op-{number}", b"%d" % number)]
-    assert len(entry.ops) == KEPT_OPS == 16
-    assert entry.ops == {f"op-{number}": b"%d" % number for number in range(3, KEPT_OPS + 3)}
+        assert session.keep_op(f"op-{number}", b"%d" % number) == [OpResult(f"op-{number}", b"%d" % number)]
+    assert len(session.ops) == KEPT_OPS == 16
+    assert session.ops == {f"op-{number}": b"%d" % number for number in range(3, KEPT_OPS + 3)}
 
 
 @pytest.mark.parametrize(
@@ -190,7 +195,7 @@ def test_the_last_sixteen_ops_are_kept() -> None:
 def test_what_a_record_does_to_the_history(
     mode: HistoryMode, turns: bytes, count: int, index: int, history: bytes
 ) -> None:
-    entry = full_entry()
-    entry.apply_turns(mode, turns, count, [], index)
-    assert b",".join(entry.doc.chunks) == history
-    assert entry.doc.turn_count == count_turns(history)
+    session = full_entry()
+    session.apply_turns(mode, turns, count, [], index)
+    assert b",".join(session.doc.chunks) == history
+    assert session.doc.turn_count == count_turns(history)

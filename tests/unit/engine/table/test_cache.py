@@ -20,7 +20,7 @@ from callstate_client.engine.sessions.records import (
     decode_record,
     encode_record,
 )
-from callstate_client.engine.sessions.session import Entry
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
     StoredSession,
@@ -40,12 +40,12 @@ from support.core import HOST, TIME, kept
 TURN = b'{"role":"user"}'
 
 
-def make(session_id: str, status: str = "active") -> Entry:
+def make(session_id: str, status: str = "active") -> Session:
     head = read_head(b'{"id":"%b","status":"%b"}' % (session_id.encode(), status.encode()), "$", lambda _: TIME)
-    return Entry(session_id, Document(head, START_US))
+    return Session(session_id, Document(head, START_US))
 
 
-def create(cache: Cache, session_id: str, now: float = 0.0, status: str = "active") -> Entry:
+def create(cache: Cache, session_id: str, now: float = 0.0, status: str = "active") -> Session:
     entry = make(session_id, status)
     grave = cache.floor(session_id)
     entry.version, entry.epoch = grave.version, grave.epoch
@@ -55,7 +55,7 @@ def create(cache: Cache, session_id: str, now: float = 0.0, status: str = "activ
     return entry
 
 
-def add_turn(cache: Cache, entry: Entry, now: float = 0.0, op: str | None = None) -> None:
+def add_turn(cache: Cache, entry: Session, now: float = 0.0, op: str | None = None) -> None:
     cache.change(entry)
     entry.doc.append(TURN, 1)
     version = entry.next_version(START_US)
@@ -64,7 +64,7 @@ def add_turn(cache: Cache, entry: Entry, now: float = 0.0, op: str | None = None
     cache.log(entry, record, now)
 
 
-def remove(cache: Cache, entry: Entry, now: float = 0.0) -> None:
+def remove(cache: Cache, entry: Session, now: float = 0.0) -> None:
     cache.remove(entry, entry.version + 1, now)
 
 
@@ -84,7 +84,7 @@ def land(cache: Cache) -> list[Write]:
 def state(cache: Cache) -> dict[str, Any]:
     """All that an undo has to bring back."""
     return {
-        "entries": {i: kept(entry) | {"host": entry.host} for i, entry in cache.entries.items()},
+        "entries": {i: kept(entry) | {"host": entry.host} for i, entry in cache.sessions.items()},
         "graves": dict(cache.graves),
         "dirty": dict(cache.dirty),
         "dirty_bytes": cache.dirty_bytes,
@@ -124,7 +124,7 @@ def test_a_deletion_right_after_a_replay_is_told() -> None:
     for record in before.group:
         after.replay(record)
     after.all_dirty(0.0)
-    remove(after, after.entries["a"])
+    remove(after, after.sessions["a"])
     assert [write.meta.deleted for write, _ in take(after)] == [True]
 
 
@@ -158,7 +158,7 @@ def test_deleted_created_and_deleted_again_is_told() -> None:
 
 def test_deleting_what_go_wrote_is_told_also_after_a_change() -> None:
     cache = Cache()
-    entry = Entry.of_stored("a", StoredSession(b'{"id":"a"}', None), HOST)
+    entry = Session.of_stored("a", StoredSession(b'{"id":"a"}', None), HOST)
     assert entry is not None
     entry.host = None
     add_turn(cache, entry)
@@ -260,7 +260,7 @@ def test_what_bounced_goes_first_again() -> None:
         create(cache, name, 1.0)
     batch = take(cache)
     create(cache, "d", 5.0)
-    add_turn(cache, cache.entries["b"], 6.0)
+    add_turn(cache, cache.sessions["b"], 6.0)
     for write, since in reversed(batch):
         cache.bounced(write, since)
     assert list(cache.dirty) == ["a", "b", "c", "d"]
@@ -383,7 +383,7 @@ def test_deleted_and_created_in_one_group_comes_back_as_the_first() -> None:
     remove(cache, entry)
     create(cache, "a", status="on_hold")
     assert cache.rollback() == [entry]
-    assert cache.entries == {"a": entry}
+    assert cache.sessions == {"a": entry}
     assert cache.index.by_status == {"active": 1}
 
 
@@ -395,7 +395,7 @@ def test_an_admission_that_the_journal_did_not_take_stays_and_is_told_later() ->
     add_turn(cache, entry)
     assert [type(record) for record in cache.group] == [StateRecord, TurnsRecord]
     cache.rollback()
-    assert cache.entries == {"a": entry}
+    assert cache.sessions == {"a": entry}
     assert entry.doc.turn_count == 0
     add_turn(cache, entry)
     assert [type(record) for record in cache.group] == [StateRecord], "whole: the journal does not know it"
@@ -407,9 +407,9 @@ def test_an_undone_eviction_leaves_it_hot() -> None:
     entry = create(cache, "a")
     land(cache)
     cache.evict(entry)
-    assert not cache.entries
+    assert not cache.sessions
     assert cache.rollback() == [entry]
-    assert cache.entries == {"a": entry}
+    assert cache.sessions == {"a": entry}
     assert cache.index.by_status == {"active": 1}
 
 
@@ -418,7 +418,7 @@ def test_what_was_read_through_and_changed_is_cold_again() -> None:
     entry = make("a", "ended")
     add_turn(cache, entry)
     assert cache.rollback() == ["a"]
-    assert not cache.entries
+    assert not cache.sessions
     assert cache.index.by_status == {}
 
 
@@ -441,7 +441,7 @@ def test_records_a_session_already_has_are_skipped() -> None:
     add_turn(cache, entry)
     for record in [*cache.snapshot(), *cache.group]:
         after.replay(record)
-    assert kept(after.entries["a"]) == kept(entry)
+    assert kept(after.sessions["a"]) == kept(entry)
 
 
 def test_a_snapshot_is_the_state() -> None:
@@ -449,13 +449,13 @@ def test_a_snapshot_is_the_state() -> None:
     for name in "abc":
         create(cache, name)
     land(cache)
-    add_turn(cache, cache.entries["a"], op="x")
-    remove(cache, cache.entries["b"])
+    add_turn(cache, cache.sessions["a"], op="x")
+    remove(cache, cache.sessions["b"])
     after = Cache()
     for record in cache.snapshot():
         after.replay(record)
-    assert {i: kept(entry) for i, entry in after.entries.items()} == {
-        i: kept(entry) for i, entry in cache.entries.items()
+    assert {i: kept(entry) for i, entry in after.sessions.items()} == {
+        i: kept(entry) for i, entry in cache.sessions.items()
     }
     assert after.graves == cache.graves
     assert after.index.by_status == cache.index.by_status
@@ -471,7 +471,7 @@ def test_what_left_is_kept_cold_by_a_replay() -> None:
     cache.evict(entry)
     for record in [*records, *cache.group]:
         after.replay(record)
-    assert not after.entries
+    assert not after.sessions
     assert not after.graves
     assert isinstance(cache.group[0], GoneRecord)
 
@@ -496,19 +496,19 @@ class CacheMachine(RuleBasedStateMachine):
         self.truth_before = dict(self.truth)
         self.ended_meanwhile = False
 
-    def told(self, entry: Entry) -> None:
+    def told(self, entry: Session) -> None:
         self.truth[entry.id] = entry.version
 
     @rule(session_id=ids, status=st.sampled_from(["active", "ended"]))
     def create(self, session_id: str, status: str) -> None:
         self.now += 1
-        if session_id not in self.cache.entries:
+        if session_id not in self.cache.sessions:
             self.told(create(self.cache, session_id, self.now, status))
 
     @rule(session_id=ids, op=st.sampled_from([None, "x", "y"]))
     def change(self, session_id: str, op: str | None) -> None:
         self.now += 1
-        entry = self.cache.entries.get(session_id)
+        entry = self.cache.sessions.get(session_id)
         if entry is not None:
             add_turn(self.cache, entry, self.now, op)
             self.told(entry)
@@ -516,7 +516,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(session_id=ids)
     def remove(self, session_id: str) -> None:
         self.now += 1
-        entry = self.cache.entries.get(session_id)
+        entry = self.cache.sessions.get(session_id)
         if entry is not None:
             remove(self.cache, entry, self.now)
             self.truth.pop(session_id)
@@ -524,7 +524,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(session_id=ids)
     def leave_and_come_back(self, session_id: str) -> None:
         """Evicted, which only happens to what the store has; read again when somebody asks."""
-        entry = self.cache.entries.get(session_id)
+        entry = self.cache.sessions.get(session_id)
         if entry is not None and self.cache.is_stored(entry) and not self.cache.group:
             self.cache.evict(entry)
             self.commit()
@@ -532,7 +532,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     def read_again(self, session_id: str) -> None:
         write = self.store[session_id]
-        back = Entry.of_stored(session_id, StoredSession(write.document, write.meta), HOST)
+        back = Session.of_stored(session_id, StoredSession(write.document, write.meta), HOST)
         assert back is not None
         assert back.version == self.truth[session_id]
         self.cache.admit(back)
@@ -550,7 +550,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.truth = self.truth_before
         if not self.ended_meanwhile and not admitted:
             assert state(self.cache) == self.before
-        assert len(touched) == len({entry.id if isinstance(entry, Entry) else entry for entry in touched})
+        assert len(touched) == len({entry.id if isinstance(entry, Session) else entry for entry in touched})
         self.open_group()
 
     @precondition(lambda self: not self.flight)
@@ -582,7 +582,7 @@ class CacheMachine(RuleBasedStateMachine):
             self.cache.replay(record)
         self.cache.all_dirty(self.now)
         self.flight, self.truth = [], self.truth_before
-        for session_id in self.truth.keys() - self.cache.entries.keys():
+        for session_id in self.truth.keys() - self.cache.sessions.keys():
             self.read_again(session_id)  # only what the store has can have left
         self.open_group()
 
@@ -602,26 +602,26 @@ class CacheMachine(RuleBasedStateMachine):
         assert not self.cache.graves
         found = {i: write.meta.version for i, write in self.store.items() if write.document is not None}
         assert found == self.truth
-        assert all(self.cache.is_stored(entry) for entry in self.cache.entries.values())
+        assert all(self.cache.is_stored(entry) for entry in self.cache.sessions.values())
         self.open_group()
 
     @invariant()
     def hot_is_the_truth(self) -> None:
-        assert {i: entry.version for i, entry in self.cache.entries.items()} == self.truth
+        assert {i: entry.version for i, entry in self.cache.sessions.items()} == self.truth
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
         cache = self.cache
-        for session_id, entry in cache.entries.items():
+        for session_id, entry in cache.sessions.items():
             stored = self.store.get(session_id)
             reached = stored is not None and stored.meta.version == entry.version
             assert reached or session_id in cache.dirty or session_id in cache.flying
         for session_id, write in self.store.items():
-            gone = session_id not in cache.entries and write.document is not None
+            gone = session_id not in cache.sessions and write.document is not None
             assert not gone or session_id in cache.graves, "the store would give it back"
         for session_id in cache.graves:
             assert session_id in cache.dirty or session_id in cache.flying
-        assert all(session_id in cache.entries or session_id in cache.graves for session_id in cache.dirty)
+        assert all(session_id in cache.sessions or session_id in cache.graves for session_id in cache.dirty)
 
     @invariant()
     def sums_are_right(self) -> None:
@@ -629,10 +629,10 @@ class CacheMachine(RuleBasedStateMachine):
         assert cache.dirty_bytes == sum(size for _, size, _ in cache.dirty.values())
         eras = [era for _, _, era in cache.dirty.values()] + [flight.era for flight in cache.flying.values()]
         assert all(cache.unwritten(era) == sum(each <= era for each in eras) for era in eras)
-        assert all(session_id in cache.entries for session_id in cache.quarantined)
-        statuses = [entry.doc.status for entry in cache.entries.values()]
+        assert all(session_id in cache.sessions for session_id in cache.quarantined)
+        statuses = [entry.doc.status for entry in cache.sessions.values()]
         assert cache.index.by_status == {status: statuses.count(status) for status in statuses}
-        assert list(cache.entries) == [e.id for e in sorted(cache.entries.values(), key=lambda e: e.seq)]
+        assert list(cache.sessions) == [e.id for e in sorted(cache.sessions.values(), key=lambda e: e.seq)]
 
 
 TestCache = CacheMachine.TestCase
@@ -649,7 +649,7 @@ def test_a_deletion_that_is_undone_is_remembered_by_no_checkpoint() -> None:
     replayed = Cache()
     for record in cache.snapshot():
         replayed.replay(record)
-    assert replayed.entries.keys() == {"a"}
+    assert replayed.sessions.keys() == {"a"}
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -31,7 +31,7 @@ async def test_only_what_is_new_goes_to_the_journal() -> None:
     assert (HistoryMode(same.mode), same.turns) == (HistoryMode.KEEP, b"")
     fewer = await saved(core, turns(5))
     assert (HistoryMode(fewer.mode), fewer.count) == (HistoryMode.REPLACE, 5)
-    assert core.replayed().entries["c1"].doc.to_json(0) == core.cache.entries["c1"].doc.to_json(0)
+    assert core.replayed().sessions["c1"].doc.to_json(0) == core.cache.sessions["c1"].doc.to_json(0)
 
 
 async def test_what_is_kept_is_not_looked_at_again(monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -73,4 +73,4 @@ async def test_a_deletion_the_store_has_heard_of_is_not_written_again_after_a_cr
         core.cache.landed(write)
     core.commit()
     assert not core.replayed().graves
-    assert not core.replayed().entries
+    assert not core.replayed().sessions

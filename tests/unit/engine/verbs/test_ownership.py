@@ -132,9 +132,9 @@ async def test_an_operators_change_is_taken_and_is_life_only_with_the_epoch(
     await harness.add_turn(w1, "a")
     await harness.advance(TIMEOUT_S)
     method, params = MUTATIONS[name]
-    version = harness.core.entry("a").version
+    version = harness.core.session("a").version
     await harness.request(harness.operator, method, **params)
-    assert harness.core.entry("a").version > version
+    assert harness.core.session("a").version > version
     assert harness.phase("a") is Phase.SUSPECT
     data = await harness.refused(harness.operator, method, **params, epoch=1)
     assert (data["kind"], data["epoch"]) == ("fenced", 0)
@@ -212,7 +212,7 @@ CLAIMABLE = ["released", "disconnected", "heartbeat_timeout", "worker_exited", "
 @pytest.mark.parametrize("how", CLAIMABLE)
 async def test_a_claim_says_why_it_could_be(harness: CoreHarness, w1: FakeClient, w2: FakeClient, how: str) -> None:
     await make(harness, w1, how)
-    version = harness.core.entry("a").version
+    version = harness.core.session("a").version
     await harness.advance(1.0)
     claimed = await harness.claim(w2, "a", "w2", steal=how == "stolen")
     assert (claimed["owner"], claimed["epoch"]) == ("w2", 1)
@@ -234,12 +234,12 @@ async def test_a_claim_that_was_not_journaled_has_not_been(
 ) -> None:
     """As it was: also a suspect is a suspect, for its process is as dead as before."""
     await make(harness, w1, how)
-    phase, suspected = harness.phase("a"), harness.core.entry("a").suspected
+    phase, suspected = harness.phase("a"), harness.core.session("a").suspected
     harness.disk.error = FULL
     data = await harness.refused(w2, "session.claim", session_id="a", worker_id="w2", steal=True)
     assert data["kind"] == "not_durable"
     harness.disk.error = None
-    assert (harness.phase("a"), harness.core.entry("a").suspected) == (phase, suspected)
+    assert (harness.phase("a"), harness.core.session("a").suspected) == (phase, suspected)
     assert harness.new_events() == [{"type": "journal.full"}]
     harness.check_consistency()
     assert (await harness.claim(w2, "a", "w2", steal=True))["epoch"] == 1
@@ -378,7 +378,7 @@ async def test_a_claim_by_another_gives_its_own_timeouts(
     await harness.advance(49)
     assert harness.phase("a") is Phase.LIVE
     await harness.advance(2)
-    assert harness.core.entry("a").ended_reason == "max_duration"
+    assert harness.core.session("a").ended_reason == "max_duration"
     harness.check_replay()
 
 
@@ -389,7 +389,7 @@ async def test_what_was_over_time_gets_the_limit_that_its_claim_gives(
     await harness.advance(6)
     assert (await harness.claim(w2, "a", "w2", max_duration_s=20))["max_duration_s"] == 20.0
     await harness.advance(15)
-    assert harness.core.entry("a").ended_reason == "max_duration"
+    assert harness.core.session("a").ended_reason == "max_duration"
 
 
 @pytest.mark.parametrize("bad", [0, -1, "60"])
@@ -497,7 +497,7 @@ async def test_what_was_reaped_is_claimed_within_the_retention_only(
     await make(harness, w1, "reaped")
     await harness.core.writer._round()
     await harness.advance(RETENTION_S)
-    assert not harness.core.cache.entries
+    assert not harness.core.cache.sessions
     data = await harness.refused(w2, "session.claim", session_id="a", worker_id="w2")
     assert (data["kind"], data["reason"]) == ("session_ended", "heartbeat_timeout")
 
@@ -511,7 +511,7 @@ async def test_a_revived_call_has_the_status_it_had(
     await harness.advance(GRACE_S)
     claimed = await harness.claim(w2, "a", "w2")
     assert claimed["session"]["status"] == status
-    entry = harness.core.entry("a")
+    entry = harness.core.session("a")
     assert (entry.reaped, entry.ended_reason, entry.ended_us, entry.status_before) == (False, "", 0, "")
 
 
@@ -522,7 +522,7 @@ async def test_what_was_over_time_goes_on_without_the_limit(
         w1, "session.save", session={"id": "a", "status": "active", "created_at": TIME}, max_duration_s=10.0
     )
     await harness.advance(10.0)
-    assert harness.core.entry("a").ended_reason == "max_duration"
+    assert harness.core.session("a").ended_reason == "max_duration"
     await harness.claim(w2, "a", "w2")
     await harness.advance(TIMEOUT_S - 1)
     assert harness.phase("a") is Phase.LIVE
@@ -537,7 +537,7 @@ async def test_a_claim_of_a_call_with_a_limit_leaves_the_limit(
     await harness.advance(15.0)
     await harness.claim(w2, "a", "w2", steal=True)
     await harness.advance(5.0)
-    assert harness.core.entry("a").ended_reason == "max_duration"
+    assert harness.core.session("a").ended_reason == "max_duration"
 
 
 async def test_a_worker_claims_for_itself_and_an_operator_for_anybody(harness: CoreHarness, w1: FakeClient) -> None:
@@ -674,7 +674,7 @@ async def test_what_is_no_candidate(harness: CoreHarness, w1: FakeClient, w2: Fa
     await harness.heartbeat(w1, "live")
     await harness.heartbeat(w1, "never-owned")
     await harness.advance(2.0)
-    assert harness.core.entry("reaped").reaped
+    assert harness.core.session("reaped").reaped
     assert harness.phase("never-owned") is Phase.LIVE
     assert await harness.request(w2, "session.claim_next", worker_id="w2") is None
 
@@ -729,10 +729,10 @@ async def test_a_released_call_is_an_orphan_with_a_full_timeout(harness: CoreHar
     await harness.save(w1, "a")
     await harness.advance(TIMEOUT_S - 1)
     harness.new_events()
-    version = harness.core.entry("a").version
+    version = harness.core.session("a").version
     assert await harness.request(w1, "session.release", session_id="a", epoch=0) == {}
     assert harness.ownership("a") == ("", 0, "released")
-    assert harness.core.entry("a").version > version
+    assert harness.core.session("a").version > version
     assert harness.new_events() == [event("released", "a", owner="w1", reason="released")]
     await harness.advance(TIMEOUT_S - 0.001)
     assert harness.phase("a") is Phase.LIVE

@@ -44,7 +44,7 @@ async def core_with_turns(chunks: list[bytes]) -> Core:
     """A core that keeps the three turns, in these chunks."""
     core = Core()
     await core.save("a", session={"history": []})
-    entry = core.entry("a")
+    entry = core.session("a")
     for chunk in chunks:
         entry.doc.append(chunk, chunk.count(b'"role"'))
     return core
@@ -59,7 +59,7 @@ def outcome(core: Core, asked: Asked | None) -> Any:
         result = (error.kind, error.message, error.data)
     except NotCached as miss:
         result = miss.session_id
-    left = kept(core.entry("a"))
+    left = kept(core.session("a"))
     records = [(record.mode, record.turns, record.count) for record in core.cache.group]  # type: ignore[union-attr]
     core.commit()
     return result, left, records
@@ -162,5 +162,5 @@ async def test_a_save_that_saw_what_was_undone_is_read_anew(tmp_path: Path) -> N
         await asyncio.sleep(0)
     kinds = [peer.replies[request_id]["error"]["data"]["kind"] for request_id in ids]
     assert kinds == ["not_durable", "conflict"]
-    assert core.entry("a").doc.turn_count == 1
+    assert core.session("a").doc.turn_count == 1
     off_loop(journal.close)

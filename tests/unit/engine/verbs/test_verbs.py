@@ -40,17 +40,17 @@ async def core() -> Any:
     core = Core()
     yield core
     # whatever a test did: the log alone brings it all back
-    assert {i: kept(e) for i, e in core.replayed().entries.items()} == {
-        i: kept(e) for i, e in core.cache.entries.items()
+    assert {i: kept(e) for i, e in core.replayed().sessions.items()} == {
+        i: kept(e) for i, e in core.cache.sessions.items()
     }
 
 
 async def refused(error: type[WireError], core: Core, method: str, **params: Any) -> WireError:
     """The error of a request that must fail, and must change nothing."""
-    before = {i: kept(entry) for i, entry in core.cache.entries.items()}
+    before = {i: kept(entry) for i, entry in core.cache.sessions.items()}
     with pytest.raises(error) as caught:
         await core.call(method, **params)
-    assert {i: kept(entry) for i, entry in core.cache.entries.items()} == before
+    assert {i: kept(entry) for i, entry in core.cache.sessions.items()} == before
     assert caught.value.kind
     return caught.value
 
@@ -128,10 +128,10 @@ async def test_if_version(core: Core) -> None:
 async def test_what_stands_beside_the_document_stays_where_a_save_leaves_it_out(core: Core) -> None:
     await core.save("a", labels={"app": "x"}, heartbeat_timeout_s=2.0, max_duration_s=60.0)
     await core.save("a")
-    entry = core.entry("a")
+    entry = core.session("a")
     assert (entry.labels, entry.heartbeat_timeout_s, entry.max_duration_s) == ({"app": "x"}, 2.0, 60.0)
     await core.save("a", labels={})
-    assert core.entry("a").labels == {}
+    assert core.session("a").labels == {}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ async def test_a_save_in_one_pass_is_judged_as_one_read_the_long_way(session: di
         try:
             asked = read_request(line.encode())
             assert asked is not None
-            outcomes.append((asked.verb.run(core.ctx, INTERNAL, asked.params), kept(core.entry("a"))))
+            outcomes.append((asked.verb.run(core.ctx, INTERNAL, asked.params), kept(core.session("a"))))
         except Refused as gone:
             outcomes.append((gone.request_id, gone.error.to_wire()))  # type: ignore[arg-type]
         except WireError as error:
@@ -408,7 +408,7 @@ async def test_counters_at_their_bound_take_the_turn_all_the_same(core: Core) ->
         1,
     )
     await core.writer._round()
-    assert core.memory.versions() == {"a": core.entry("a").version}
+    assert core.memory.versions() == {"a": core.session("a").version}
 
 
 async def test_an_amendment_keeps_the_rest_of_the_turn(core: Core) -> None:
@@ -435,12 +435,12 @@ async def test_a_repeat_gets_the_first_result_and_does_nothing(core: Core) -> No
     ]
     first = [await core.raw(method, session_id="a", **params) for method, params in mutations]
     saved = await core.raw("session.save", session={"id": "a", "status": "active"}, op="6")
-    before = kept(core.entry("a"))
+    before = kept(core.session("a"))
     core.clock.advance(1.0)
     assert [await core.raw(method, session_id="a", **params) for method, params in mutations] == first
     assert await core.raw("session.save", session={"id": "a", "status": "ended"}, op="6", if_version=1) == saved
-    assert kept(core.entry("a")) == before
-    assert core.replayed().entries["a"].ops["1"] == first[0], "also after a restart"
+    assert kept(core.session("a")) == before
+    assert core.replayed().sessions["a"].ops["1"] == first[0], "also after a restart"
 
 
 async def test_the_last_sixteen_can_be_repeated(core: Core) -> None:
@@ -453,9 +453,9 @@ async def test_the_last_sixteen_can_be_repeated(core: Core) -> None:
 
 async def test_an_epoch_that_is_not_the_sessions_is_fenced(core: Core) -> None:
     await core.save("a")
-    core.entry("a").epoch = 3
+    core.session("a").epoch = 3
     core.logged += core.cache.snapshot()
-    core.entry("a").version += 1  # the log has it with this epoch from here on
+    core.session("a").version += 1  # the log has it with this epoch from here on
     core.logged += core.cache.snapshot()
     for method, params in (
         ("session.save", {"session": {"id": "a"}}),
@@ -516,9 +516,9 @@ async def test_a_late_repeat_of_a_deletion_spares_the_session_made_since(core: C
     await core.call("session.delete", session_id="a", op="op-1")
     await core.save("a")
     assert await core.call("session.delete", session_id="a", op="op-1") == {}
-    assert "a" in core.cache.entries
+    assert "a" in core.cache.sessions
     assert await core.call("session.delete", session_id="a", op="op-2") == {}
-    assert "a" not in core.cache.entries
+    assert "a" not in core.cache.sessions
 
 
 async def test_params_that_are_no_json_are_a_parse_error(core: Core) -> None:
@@ -592,7 +592,7 @@ async def test_a_save_that_ends_ends(core: Core) -> None:
     await core.save("a")
     await core.save("a", session={"status": "ended"})
     assert core.liveness.phase("a") is Phase.ENDED
-    assert core.entry("a").ended_reason == "completed"
+    assert core.session("a").ended_reason == "completed"
     await core.save("b", session={"status": "ended"})
     assert core.liveness.phase("b") is Phase.ENDED
 
@@ -643,7 +643,7 @@ async def test_whatever_a_worker_does_is_a_sign_of_life(core: Core, sign: str) -
             await core.call("session.amend_turn", session_id="a", set={"x": 1})
         core.reaper.tick(core.clock.live())
         assert core.liveness.phase("a") is Phase.LIVE
-    assert core.entry("a").beat_us == core.clock.wall_us()
+    assert core.session("a").beat_us == core.clock.wall_us()
 
 
 async def test_reading_is_no_sign_of_life(core: Core) -> None:
@@ -678,7 +678,7 @@ async def test_a_maximal_duration_counts_from_the_beginning_of_the_call(core: Co
     await core.call("session.heartbeat", session_ids=["a", "zero"])
     core.clock.advance(0.2)
     core.reaper.tick(core.clock.live())
-    assert core.entry("a").ended_reason == "max_duration"
+    assert core.session("a").ended_reason == "max_duration"
     assert core.liveness.phase("zero") is Phase.LIVE, "a zero time is no beginning"
 
 
@@ -718,17 +718,17 @@ async def test_with_the_store_away_a_save_is_taken_unverified(core: Core) -> Non
     assert (await core.save("a"))["unverified"] is True
     assert (await core.save("c", if_version=0))["unverified"] is True
     assert (await core.save("c"))["unverified"] is True, "and so is what is added to it"
-    assert core.entry("a").is_blind
-    assert core.replayed().entries["a"].is_blind
+    assert core.session("a").is_blind
+    assert core.replayed().sessions["a"].is_blind
     await core.call("session.delete", session_id="a")
     assert "a" in core.cache.graves, "nobody knows whether the store has one"
     core.memory.failure = None
     await core.save("b")
     await core.writer._round()
     assert not core.cache.graves
-    assert not core.entry("b").is_blind
+    assert not core.session("b").is_blind
     assert "unverified" not in await core.save("b")
-    assert not core.replayed().entries["b"].is_blind
+    assert not core.replayed().sessions["b"].is_blind
 
 
 async def test_a_deletion_is_final(core: Core) -> None:
@@ -755,7 +755,7 @@ async def test_a_new_session_under_a_deleted_id_is_stored_also_when_the_clock_wa
     assert saved["version"] > START_US
     await core.writer._round()
     assert core.memory.versions() == {"a": saved["version"]}
-    assert not core.entry("a").quarantined
+    assert not core.session("a").quarantined
 
 
 async def test_versions_grow_over_a_deletion_the_store_never_heard_of(core: Core) -> None:

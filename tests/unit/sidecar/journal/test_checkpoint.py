@@ -260,7 +260,7 @@ def test_a_power_loss_takes_what_was_not_synced_and_never_the_start(tmp_path: Pa
     lose({})
     for round_ in range(3):
         for number in range(30):
-            if f"s{number}" not in keeping.cache.entries:
+            if f"s{number}" not in keeping.cache.sessions:
                 keeping.create(f"s{number}")
             keeping.add_turn(f"s{number}", turn(number))
         keeping.journal.sync()

@@ -283,7 +283,7 @@ def script(keeping: Keeping) -> list[str]:
     for number in range(60):
         session = f"s{number % 7}"
         try:
-            if session not in keeping.cache.entries:
+            if session not in keeping.cache.sessions:
                 keeping.create(session)
             elif number % 11 == 10:
                 keeping.delete(session)
@@ -317,7 +317,7 @@ def test_a_call_that_fails_loses_nothing_acknowledged_and_leaves_nothing_refused
         keeping = Keeping(directory, files)
         script(keeping)
         assert files.failed
-        keeping.add_turn("s0", turn(10_000)) if "s0" in keeping.cache.entries else keeping.create("s0")
+        keeping.add_turn("s0", turn(10_000)) if "s0" in keeping.cache.sessions else keeping.create("s0")
         keeping.journal.close()
         assert recovered(directory) == keeping.state(), f"call {number}: {files.failed}"
         shutil.rmtree(directory)

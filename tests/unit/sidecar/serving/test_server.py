@@ -96,7 +96,7 @@ async def test_what_was_acknowledged_is_on_disk_before_it_is_told(served: Served
     write = served.peer.write
 
     def look_first(data: Any) -> None:
-        found.append(served.replayed().entries["a"].doc.turn_count)
+        found.append(served.replayed().sessions["a"].doc.turn_count)
         write(data)
 
     served.peer.write = look_first  # type: ignore[method-assign]
@@ -120,7 +120,7 @@ async def test_what_is_not_down_has_not_happened(served: Served, error: Exceptio
     """Changes are refused and undone; what had read them is answered again; the rest goes on."""
     other = FakeClient(served.core)
     await served.ask(save("a"), save("b"))
-    before = kept(served.core.entry("a"))
+    before = kept(served.core.session("a"))
     served.disk.error = error
     both = await asyncio.gather(
         served.ask(turn("a"), LOAD, ("session.end", {"session_id": "b"}), save("new"), ("server.ping", {})),
@@ -134,22 +134,22 @@ async def test_what_is_not_down_has_not_happened(served: Served, error: Exceptio
     refusal = both[0][0]["error"]
     assert refusal["code"] == -32010
     assert refusal["data"]["retryable"] is True
-    assert kept(served.core.entry("a")) == before
+    assert kept(served.core.session("a")) == before
     assert not served.core.cache.group
     served.disk.error = None
     assert kinds(await served.ask(turn("a"), save("new"))) == ["ok", "ok"]
     replayed = served.replayed()
-    assert replayed.entries.keys() == {"a", "b", "new"}
-    assert replayed.entries["a"].doc.turn_count == 1
+    assert replayed.sessions.keys() == {"a", "b", "new"}
+    assert replayed.sessions["a"].doc.turn_count == 1
 
 
 @pytest.mark.parametrize("change", ["session.delete", "session.end", "session.record_interruption"])
 async def test_an_undone_change_leaves_even_the_version(served: Served, change: str) -> None:
     await served.ask(save("a"))
-    before = kept(served.core.entry("a"))
+    before = kept(served.core.session("a"))
     served.disk.error = ENOSPC
     assert kinds(await served.ask((change, {"session_id": "a"}))) == ["not_durable"]
-    assert kept(served.core.entry("a")) == before
+    assert kept(served.core.session("a")) == before
 
 
 async def test_what_would_have_been_refused_for_the_undone_is_done_now(served: Served) -> None:
@@ -160,7 +160,7 @@ async def test_what_would_have_been_refused_for_the_undone_is_done_now(served: S
     write = served.peer.write
 
     def look_first(data: Any) -> None:
-        on_disk.append(served.replayed().entries["a"].version)
+        on_disk.append(served.replayed().sessions["a"].version)
         write(data)
 
     served.peer.write = look_first  # type: ignore[method-assign]
@@ -174,14 +174,14 @@ async def test_of_several_creations_the_first_durable_one_counts(served: Served)
     served.disk.error, served.disk.once = ENOSPC, 1
     replies = await served.ask(*[save("a", if_version=0)] * 3)
     assert kinds(replies) == ["not_durable", "ok", "conflict"]
-    assert served.replayed().entries["a"].version == replies[1]["result"]["version"]
+    assert served.replayed().sessions["a"].version == replies[1]["result"]["version"]
 
 
 async def test_one_after_the_other_is_refused_while_the_disk_takes_nothing(served: Served) -> None:
     served.disk.error = ENOSPC
     replies = await served.ask(*[save("a", if_version=0)] * 5, LOAD)
     assert kinds(replies) == ["not_durable"] * 5 + ["not_found"]
-    assert not served.core.cache.entries
+    assert not served.core.cache.sessions
 
 
 async def test_a_client_that_left_in_the_same_turn_harms_no_other(served: Served) -> None:
@@ -209,7 +209,7 @@ async def test_a_notification_is_undone_silently(served: Served) -> None:
     served.peer.connection.data_received(line)
     [reply] = await served.ask(LOAD)
     assert reply["result"]["turn_count"] == 1
-    assert served.replayed().entries["a"].doc.turn_count == 1, "also without a reply to wait for"
+    assert served.replayed().sessions["a"].doc.turn_count == 1, "also without a reply to wait for"
 
 
 async def test_reads_of_cold_sessions_are_answered_while_the_disk_takes_nothing(served: Served) -> None:
@@ -223,8 +223,8 @@ async def test_reads_of_cold_sessions_are_answered_while_the_disk_takes_nothing(
     assert kinds(replies) == ["ok", "ok", "not_durable"]
     served.disk.error = None
     assert kinds(await served.ask(turn("a"))) == ["ok"]
-    replayed = served.replayed().entries["a"]
-    assert (replayed.doc.turn_count, replayed.version) == (1, again.entry("a").version)
+    replayed = served.replayed().sessions["a"]
+    assert (replayed.doc.turn_count, replayed.version) == (1, again.session("a").version)
 
 
 async def test_a_bad_hour_is_one_line_in_the_log(served: Served, caplog: pytest.LogCaptureFixture) -> None:
@@ -275,7 +275,7 @@ async def test_who_left_while_waiting_is_not_missed(served: Served) -> None:
     served.core.memory.let_go()
     await served.core.server.answered(20.0)
     await served.core.read_through.close()
-    assert "a" in served.core.cache.entries, "it was sent, so it is done"
+    assert "a" in served.core.cache.sessions, "it was sent, so it is done"
     assert served.core.server.waiting == 0
 
 
@@ -302,7 +302,7 @@ async def test_a_stop_answers_what_is_under_way_and_refuses_what_comes(served: S
     served.core.memory.let_go()
     await answering
     assert kinds([served.peer.replies[i] for i in waiting + late]) == ["ok", "shutting_down", "shutting_down"]
-    assert served.replayed().entries.keys() == {"a"}
+    assert served.replayed().sessions.keys() == {"a"}
     newcomer = FakeClient(served.core)
     while not newcomer.closed:
         await asyncio.sleep(0)
