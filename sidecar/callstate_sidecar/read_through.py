@@ -15,7 +15,7 @@ from callstate_client.engine.sessions.stored import (
     StoredMeta,
     StoreDownError,
     StoredSession,
-    StoreRefusingError,
+    StoreError,
 )
 from callstate_client.engine.table.cache import NO_GRAVE, Grave
 from callstate_client.errors import UnreadableError
@@ -60,7 +60,7 @@ class ReadThrough:
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
                 found = self._session(session_id, await self._backend.read(session_id))
-        except (StoreDownError, StoreRefusingError, FoundUnreadableError) as error:
+        except (StoreError, FoundUnreadableError) as error:
             found = error
         except TimeoutError:
             found = StoreDownError(f"no answer within {READ_DEADLINE_S:g} s")

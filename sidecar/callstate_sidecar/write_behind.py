@@ -14,8 +14,8 @@ from typing import Final, Literal
 
 from callstate_client.engine.events import SUPERSEDED, Events
 from callstate_client.engine.sessions.stored import (
-    StoreDownError,
     StoredSession,
+    StoreError,
     StoreRefusingError,
     Write,
 )
@@ -29,7 +29,7 @@ from callstate_sidecar.stores.backend import (
     Outcome,
     WriteResult,
 )
-from callstate_sidecar.stores.common import Stamp, superseded_by
+from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.system.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class WriteBehind(BackgroundTask):
             await asyncio.sleep(0)  # a turn of its own for what makes the batch, and one for what sends it
             results = await self._backend.write([write for write, _ in batch])
             landed = True
-        except (StoreDownError, StoreRefusingError) as error:
+        except StoreError as error:
             self._failed(error)
             return 0
         finally:
@@ -195,7 +195,7 @@ class WriteBehind(BackgroundTask):
                     self._cache.bounced(write, since)
                 else:
                     self._superseded(write, result, stored)
-        except (StoreDownError, StoreRefusingError) as error:
+        except StoreError as error:
             self._failed(error)
             return False
         finally:
@@ -258,7 +258,7 @@ class WriteBehind(BackgroundTask):
     async def _attempt(self, work: object) -> bool:
         try:
             await work  # type: ignore[misc]
-        except (StoreDownError, StoreRefusingError) as error:
+        except StoreError as error:
             self._failed(error)
             return False
         self._up()
@@ -279,7 +279,7 @@ class WriteBehind(BackgroundTask):
             self._next_look = self._clock.mono() + LOOK_EVERY_S
             try:
                 await self._backend.check_for_loss()
-            except (StoreDownError, StoreRefusingError) as error:
+            except StoreError as error:
                 self._failed(error)
                 return
             losses = self._backend.data_losses

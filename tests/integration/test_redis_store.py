@@ -671,4 +671,4 @@ async def test_a_server_that_can_not_tell_is_believed_and_that_is_said_once(
             for version in (1, 2, 3):
                 (result,) = await backend.write([a_write(version=version)])
                 assert result.outcome is Outcome.WRITTEN
-    assert caplog.text.count("Redis can't say what is on its disk") == 1
+    assert caplog.text.count("Redis can't confirm what is on its disk") == 1

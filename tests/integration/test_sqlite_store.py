@@ -198,7 +198,7 @@ async def test_a_newer_file_is_refused_in_plain_words(
 ) -> None:
     with by_hand(path) as connection:
         connection.execute("PRAGMA user_version = 2")
-    with pytest.raises(StoreUnavailableError, match=r"schema 2, made by a newer callstate; this one knows 1"):
+    with pytest.raises(StoreUnavailableError, match=r"schema 2, made by a newer callstate; this one supports 1"):
         await store.list_active()
     with pytest.raises(StoreRefusingError, match="newer"):
         await backend.ping()

@@ -22,7 +22,7 @@ from callstate_sidecar.stores.backend import (
     Backend,
     Outcome,
 )
-from callstate_sidecar.stores.common import DocumentStore
+from callstate_sidecar.stores.document_store import DocumentStore
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
 from support.documents import GO_DOCUMENTS, go_document

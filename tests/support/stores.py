@@ -19,12 +19,7 @@ from callstate_sidecar.stores.backend import (
     Outcome,
     WriteResult,
 )
-from callstate_sidecar.stores.common import (
-    Stamp,
-    superseded_by,
-    takes,
-    unseen,
-)
+from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
 
 
 def down() -> StoreDownError:

@@ -1,1 +1,1 @@
-"""The stores behind: each a SessionStore of its own, and what the daemon's writer writes to."""
+"""The stores that sessions are written to: Redis and SQLite, each also usable by itself, without a daemon."""

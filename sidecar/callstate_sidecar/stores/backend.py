@@ -1,4 +1,14 @@
-"""What the daemon asks of a store behind it. Every write is absolute and may be repeated."""
+"""The interface between the daemon and its store.
+
+Write-behind writes through it, read-through and listings read through it. Three rules hold for every
+implementation:
+
+- A write is absolute: it carries the whole session, its meta and its stamp. So it may be repeated, and a batch
+  whose reply was lost is simply written again.
+- A write is fenced: the store compares stamps (fencing.py) atomically with the write.
+- A session the store can't take (`REJECTED`) fails alone; everything that concerns the whole store raises
+  StoreError.
+"""
 
 from __future__ import annotations
 
@@ -12,68 +22,69 @@ from callstate_client.engine.sessions.stored import Query, StoredSession, Write
 
 
 class Outcome(Enum):
-    """What became of one write."""
+    """The result of one write of a batch."""
 
     WRITTEN = "written"
     SUPERSEDED = "superseded"
-    """The store has a higher epoch, or the same epoch with a version as high from elsewhere: refused."""
+    """Refused by the fencing rule: the store has a higher epoch, or this epoch from another host or with a higher
+    version."""
     UNSEEN = "unseen"
-    """The store has what the write's maker has not seen (`Write.seen`): refused, to be read first."""
+    """Refused because the store has a state that the session is not based on (`Write.seen`): read it first."""
     REJECTED = "rejected"
-    """The store can't take this one, whatever happens; it holds up no other."""
+    """The store can't take this session, however often it is tried."""
 
 
 class WriteResult(Struct):
-    """An outcome, and in words why where it is not WRITTEN."""
+    """An outcome, and the reason in words unless it is WRITTEN."""
 
     outcome: Outcome
     detail: str = ""
 
 
 class Backend(Protocol):
-    """A store as the daemon uses it. Methods raise StoreDownError or StoreRefusingError, nothing else."""
+    """A store as the daemon uses it. Methods raise StoreError, nothing else."""
 
     @property
     def name(self) -> str:
-        """`sqlite`, `redis`."""
+        """`sqlite` or `redis`."""
         ...
 
     @property
     def data_losses(self) -> int:
-        """How often all that had been written turned out to be gone: a file removed or replaced."""
+        """How often everything written so far was found to be lost, because the file was removed or replaced."""
         ...
 
     async def check_for_loss(self) -> None:
-        """Notice what there is of `data_losses` now, where that costs little."""
+        """Bring `data_losses` up to date, where that is cheap."""
         ...
 
     async def read(self, session_id: str) -> StoredSession | None:
-        """What is there; None when nothing is, not even a tombstone."""
+        """Read one session; None if the store has nothing under this id, not even a tombstone."""
         ...
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
-        """Write these, in one round trip where the store can; one result each, in order."""
+        """Write a batch, in one round trip if the store can; one result each, in order."""
         ...
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
-        """Note last heartbeats: session id to milliseconds since 1970."""
+        """Write last heartbeats: session id to milliseconds since 1970."""
         ...
 
     async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
-        """Active sessions of every host, some of those behind a cursor, and the next cursor; empty: that is all.
+        """A page of the active sessions of all hosts, and the cursor of the next page, empty after the last.
 
-        What is there all the time is given, perhaps twice.
+        A session that is active throughout the listing is returned at least once, perhaps twice.
         """
         ...
 
     async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
-        """Sessions of every host, as `active_ids`, about `limit` of them at a time; tombstones are left out."""
+        """A page of about `limit` sessions of all hosts, without tombstones; cursors are as in `active_ids`."""
         ...
 
     async def ping(self) -> None:
-        """Return once the store has answered."""
+        """Check that the store answers."""
         ...
 
     async def close(self) -> None:
-        """Give up connections and files; may be called twice."""
+        """Close connections and files; may be called twice."""
         ...

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 
-class StoreDownError(Exception):
-    """The store can't be reached, or went away: what was under way may or may not be there."""
+class StoreError(Exception):
+    """The store as a whole failed, not just one session in it; a later attempt may succeed."""
 
 
-class StoreRefusingError(Exception):
-    """The store answers, but takes nothing now (out of memory, read-only, loading, no authority)."""
+class StoreDownError(StoreError):
+    """The store can't be reached, or the connection broke: pending writes may or may not have been applied."""
+
+
+class StoreRefusingError(StoreError):
+    """The store answers, but takes no writes at present (out of memory, read-only, loading, no permission)."""
 
 
 class StoredMeta(Struct, kw_only=True):

@@ -19,8 +19,7 @@ from callstate_client.engine.names import checked_labels
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import (
     Query,
-    StoreDownError,
-    StoreRefusingError,
+    StoreError,
 )
 from callstate_client.engine.sessions.validation import check_time
 from callstate_client.engine.verbs.read import loaded
@@ -158,7 +157,7 @@ async def _everywhere(
 def _deferred(ctx: Context, work: Awaitable[bytes]) -> Deferred:
     def start(done: Callable[[bytes | Exception], None]) -> None:
         def arrived(result: bytes | Exception) -> None:
-            down = isinstance(result, StoreDownError | StoreRefusingError)
+            down = isinstance(result, StoreError)
             done(StoreUnavailableError(str(result)) if down else result)
 
         ctx.services.after(work, arrived)

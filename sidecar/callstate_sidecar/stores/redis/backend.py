@@ -1,4 +1,4 @@
-"""RedisBackend: Redis as the daemon's writer uses it."""
+"""RedisBackend: the daemon's interface to Redis. Each write runs the fencing script."""
 
 from __future__ import annotations
 
@@ -20,12 +20,8 @@ from callstate_sidecar.stores.backend import (
     Outcome,
     WriteResult,
 )
-from callstate_sidecar.stores.common import (
-    Stamp,
-    is_layout_name,
-    superseded_by,
-    ttl_ms,
-)
+from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
+from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.stores.redis.client import (
     ScriptClient,
     connect,
@@ -47,29 +43,29 @@ from callstate_sidecar.stores.redis.store import live_page
 log = logging.getLogger(__name__)
 
 _BEATS_PER_CALL: Final = 1000
-"""A script holds up everybody else on the server: about a millisecond each."""
+"""A running script blocks all other clients of the server, this one for about a millisecond."""
 
 CONFIRM_S: Final = 5.0
-"""How long a batch may take to be on the server's disk: with `appendfsync everysec` it is a second or two."""
+"""How long a batch may take to reach the server's disk: with `appendfsync everysec` it takes a second or two."""
 
 SCANNED_KEYS: Final = 200
-"""Keys looked at in one step of a search: Redis serves others in between, and so does the loop."""
+"""Keys scanned in one step of a search: between steps Redis serves other clients, and the loop other work."""
 
 _READ_CONNECTIONS: Final = 4
-"""Reads are misses of the cache; a large document holds up no other."""
+"""Reads are cache misses; more than one connection keeps a large document from delaying others."""
 
 
 class RedisBackend:
-    """Writes through one connection of its own, reads through others: neither waits for the other.
+    """Writes over one dedicated connection and reads over others, so that neither waits for the other.
 
     Args:
         url: `redis://`, `rediss://`, `unix:///path` or `host:port`.
         prefix: before every key; no braces.
         ttl_s: how long a session stays after its last write, seconds.
         timeout_s: longest wait for a read, and for each reply to a batch, seconds.
-        host_id: for whom sessions are written whose meta names no host.
-        password: where the URL has none.
-        synced: a write counts once the server's append-only file is on disk.
+        host_id: the host to write where a session's meta names none.
+        password: used if the URL has none.
+        synced: a write counts only once it is in the server's append-only file on disk.
 
     Raises:
         ValueError: one of these is not as described.
@@ -103,18 +99,18 @@ class RedisBackend:
 
     @property
     def data_losses(self) -> int:
-        """None is noticed."""
+        """Always 0: not detected yet."""
         return 0
 
     async def check_for_loss(self) -> None:
-        """There is nothing to notice."""
+        """Do nothing: data loss is not detected yet."""
 
     async def read(self, session_id: str) -> StoredSession | None:
-        """Document, meta and last beat of one moment."""
+        """Read document, meta and last beat atomically."""
         return _stored(await self._reading.run(READ, self._keys.session(session_id), id_bytes(session_id)))
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
-        """Write these in one round trip, each through the fencing script."""
+        """Write a batch in one round trip, each session through the fencing script."""
         if not batch:
             return []
         calls = [self._call(write) for write in batch]
@@ -125,11 +121,11 @@ class RedisBackend:
         return results
 
     def _check_confirmed(self, reply: Any) -> None:
-        """Whether the batch is on the server's disk; one that can't tell is believed, and that is said once."""
+        """See that the batch is on the server's disk. A server that can't tell is trusted, with one warning."""
         if isinstance(reply, ResponseError):
             why = describe(reply)
             if why != self._unconfirmed:
-                log.warning("Redis can't say what is on its disk (%s): its replies are taken for it", why)
+                log.warning("Redis can't confirm what is on its disk (%s): a reply counts as confirmation", why)
             self._unconfirmed = why
         elif not reply[0]:
             raise StoreDownError(f"not on the server's disk within {CONFIRM_S:g} s")
@@ -149,7 +145,7 @@ class RedisBackend:
         ]  # fmt: skip
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
-        """Note last heartbeats of active sessions; one never goes back."""
+        """Write last heartbeats of active sessions; an older one never replaces a newer one."""
         items = list(beats.items())
         keys = [self._keys.active, self._keys.beats]
         calls: list[tuple[list[bytes], list[Any]]] = []
@@ -163,12 +159,15 @@ class RedisBackend:
                 raise StoreRefusingError(describe(reply))
 
     async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
-        """Some of the active sessions, of every host, whose documents are there."""
+        """A page of the active sessions of all hosts whose documents exist."""
         return await live_page(self._reading, self._keys, cursor)
 
     async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
-        """Some of the sessions, of every host: those of the call by its set, active ones by theirs, else by a scan
-        of the keys. What the Go package wrote is in no set of a call."""
+        """A page of matching sessions of all hosts: from the call's set, from the active set, or by scanning the
+        keys.
+
+        Sessions that the Go package wrote are not in a call's set.
+        """
         ids: list[bytes]
         if query.call_id is not None:
             ids, cursor = await self._scan(cursor, "SSCAN", self._keys.call(query.call_id), "COUNT", limit)
@@ -182,7 +181,7 @@ class RedisBackend:
         return await self._read_each(names), cursor
 
     async def _scan(self, cursor: str, command: str, *args: str | int | bytes) -> tuple[list[bytes], str]:
-        """Keys or members, and where to go on; empty at the end. The cursor's place is behind the key, if any."""
+        """One SCAN or SSCAN step: keys or members, and the next cursor, empty at the end."""
         words: list[str | int | bytes] = [*args]
         words.insert(1 if command == "SSCAN" else 0, cursor or 0)
         after, found = await self._reading.command(command, *words)
@@ -199,25 +198,28 @@ class RedisBackend:
         await self._reading.command("PING")
 
     async def close(self) -> None:
-        """Give up both links; may be called twice."""
+        """Close all connections; may be called twice."""
         await self._writing.close()
         await self._reading.close()
 
 
 def _stored(reply: Any) -> StoredSession | None:
-    """What READ gave."""
+    """Parse the reply of READ."""
     document, fields, beat = reply
     meta = parse_meta(dict(zip(fields[::2], fields[1::2], strict=True)))
     if document is None and meta is None:
         return None
     if meta is not None and document is not None:
-        meta.deleted = False  # somebody who knows no meta put a document over the tombstone
+        meta.deleted = False  # written over the tombstone by software that knows no meta
     return StoredSession(document, meta, beat_ms(beat))
 
 
 def _confirms(timeout_s: float) -> list[tuple[Any, ...]]:
-    """WAITAOF as often as it takes to wait for CONFIRM_S: each answers well within the time that a reply may take,
-    and all are asked on the connection that wrote, for WAITAOF speaks of the writes of its own connection alone."""
+    """The WAITAOF commands to append to a batch.
+
+    As many as it takes to wait for CONFIRM_S, each short enough to answer within the reply timeout. They have to
+    run on the connection that wrote: WAITAOF covers the writes of its own connection only.
+    """
     wait_s = timeout_s / 2
     return [("WAITAOF", 1, 0, max(1, round(wait_s * 1000)))] * math.ceil(CONFIRM_S / wait_s)
 

@@ -1,7 +1,8 @@
-"""A redis-py client as we want it: no replays, a bound on every wait, and two kinds of error.
+"""A redis-py client without automatic retries, with a bound on every wait, and with two kinds of error.
 
-redis-py's defaults don't suit a store of live calls: its retries replay writes, a call against a stopped
-server takes a minute, and RESP3 reuses dead idle connections.
+redis-py's defaults don't suit a store of live calls: retries replay writes, a call to a stopped server takes a
+minute, and RESP3 reuses dead idle connections. Any failure, including exceptions that leak through redis-py,
+becomes StoreDownError (no answer) or StoreRefusingError (the answer is an error that concerns the whole server).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from redis.exceptions import (
 
 from callstate_client.engine.sessions.stored import (
     StoreDownError,
+    StoreError,
     StoreRefusingError,
 )
 from callstate_sidecar.stores.redis.scripts import Script
@@ -42,9 +44,9 @@ _BARE: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}(?:/\d+)?")
 _DETAIL_CHARS: Final = 200
 
 BIG_BYTES: Final = 256 * 1024
-"""Words of a command above this are not copied to be sent: hiredis takes a millisecond for each megabyte."""
+"""Arguments above this size are sent without being copied: hiredis takes a millisecond for each megabyte."""
 
-# Redis before 7 says what went wrong inside a script in the middle of a sentence, after a dash.
+# Redis before 7 puts the error code of a failed command in a script into the middle of a sentence, after a dash.
 _REFUSING: Final = re.compile(
     r"(?:^|-)(?:OOM|READONLY|LOADING|NOAUTH|WRONGPASS|NOPERM|MISCONF|NOREPLICAS|MASTERDOWN|BUSY|CLUSTERDOWN)\b"
     r"|unknown command"
@@ -57,11 +59,11 @@ _REFUSING_CLASSES: Final = (
 
 
 def normal_url(url: str) -> str:
-    """A URL redis-py takes; `host:port` becomes `redis://host:port`.
+    """The URL in the form redis-py takes; `host:port` becomes `redis://host:port`.
 
     Raises:
-        ValueError: it is none of `redis:// rediss:// unix://` or `host:port`. Sentinel and cluster URLs are
-            not served by this store. The text never quotes the URL, which may hold a password.
+        ValueError: it is none of `redis:// rediss:// unix://` or `host:port`. Sentinel and cluster
+            URLs are not supported. The message never quotes the URL, which may contain a password.
     """
     scheme, separator, _ = url.partition("://")
     if not separator:
@@ -79,10 +81,10 @@ def connect(url: str, *, connections: int, timeout_s: float, password: str | Non
     """A client that connects at its first command.
 
     Args:
-        url: as `normal_url` takes it; what its query says wins.
-        connections: most connections at a time; who finds none free waits.
+        url: as for `normal_url`; parameters in its query take precedence.
+        connections: at most so many at a time; further commands wait for a free one.
         timeout_s: longest wait for a connection, for connecting, and for each reply, seconds.
-        password: where the URL has none.
+        password: used if the URL has none.
     """
     pool = BlockingConnectionPool.from_url(
         normal_url(url),
@@ -99,11 +101,12 @@ def connect(url: str, *, connections: int, timeout_s: float, password: str | Non
 
 
 class _Packing:
-    """Packs a pipeline in C. redis-py's asynchronous connections do it in Python, argument by argument, though
-    hiredis is there: half of what short sessions cost the loop. Single commands are left to redis-py."""
+    """A connection mixin that packs pipelines in C. redis-py's asynchronous connections pack in Python, argument by
+    argument, even with hiredis installed, which is half the cost of short sessions. Single commands are left to
+    it."""
 
     def pack_commands(self, commands: Iterable[Sequence[Any]]) -> list[bytes]:
-        """Each command as it goes over the wire."""
+        """The commands encoded for the wire."""
         packed: list[bytes] = []
         for command in commands:
             if any(isinstance(word, bytes) and len(word) > BIG_BYTES for word in command):
@@ -114,7 +117,7 @@ class _Packing:
 
 
 def _pack_uncopied(command: Sequence[Any]) -> Iterator[bytes]:
-    """A command in pieces, by the Redis protocol (RESP) an array of bulk strings, its big words as they are."""
+    """Encode a command in pieces, as a RESP array of bulk strings, without copying its arguments."""
     yield b"*%d\r\n" % len(command)
     for word in command:
         data = word if isinstance(word, bytes) else str(word).encode()
@@ -124,12 +127,12 @@ def _pack_uncopied(command: Sequence[Any]) -> Iterator[bytes]:
 
 
 class ScriptClient:
-    """Runs scripts through a client.
+    """Runs scripts and commands, and translates errors.
 
     Args:
         client: from `connect`, or the caller's own.
         owned: close the client with this object.
-        limit_s: bound of a whole `run`, seconds; None leaves it to the client's own timeouts.
+        limit_s: timeout of a whole `run`, seconds; None leaves it to the client's own timeouts.
     """
 
     def __init__(self, client: Redis, *, owned: bool, limit_s: float | None = None) -> None:
@@ -139,7 +142,7 @@ class ScriptClient:
         self._closed = False
 
     async def run(self, script: Script, keys: Sequence[bytes], *args: Any) -> Any:
-        """The script's reply.
+        """Run a script; returns its reply.
 
         Raises:
             StoreDownError: no answer.
@@ -147,11 +150,11 @@ class ScriptClient:
         """
         try:
             return await self.command("EVALSHA", script.sha, len(keys), *keys, *args)
-        except NoScriptError:  # a server that was restarted or never seen; EVAL also keeps the script
+        except NoScriptError:  # restarted, or a new server; EVAL also caches the script
             return await self.command("EVAL", script.text, len(keys), *keys, *args)
 
     async def command(self, *command: Any) -> Any:
-        """One command's reply; raises as `run`, and NoScriptError."""
+        """Run one command; returns its reply. Raises as `run`, and NoScriptError."""
         self._check_open()
         try:
             async with asyncio.timeout(self._limit_s):
@@ -169,13 +172,17 @@ class ScriptClient:
         calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]],
         behind: Sequence[tuple[Any, ...]] = (),
     ) -> list[Any]:
-        """Each call's reply, or the ResponseError it met, in one round trip; then those of the commands behind.
+        """Run a script several times, then the commands `behind`, in one round trip.
 
-        The wait for each reply is bounded, not that for all: a slow server may take its time over many.
+        The timeout applies to each reply rather than to all of them, so a slow server may work through a large
+        batch.
+
+        Returns:
+            one reply each, or the ResponseError that it failed with.
 
         Raises:
-            StoreDownError: the connection failed; some of the calls may have been done.
-            StoreRefusingError: the connection was refused.
+            StoreDownError: the connection failed; some of the calls may have been executed.
+            StoreRefusingError: the server refused the connection.
         """
         replies = await self._pipeline(script, calls, behind)
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
@@ -205,7 +212,7 @@ class ScriptClient:
             raise translate(error) from error
 
     async def close(self) -> None:
-        """Give up the connections; may be called twice."""
+        """Close the connections; may be called twice."""
         self._closed = True
         if self._owned:
             await self._disconnect(in_use=True)
@@ -215,18 +222,18 @@ class ScriptClient:
             raise StoreDownError("the store is closed")
 
     async def _drop_broken(self, error: Exception) -> None:
-        """Part with connections that failed in a way redis-py does not know, such as uvloop's RuntimeError of
-        a closed transport: the pool would give them out again and again."""
+        """Drop connections that failed with an error unknown to redis-py, such as uvloop's RuntimeError for a
+        closed transport: the pool would hand them out again and again."""
         if self._owned and not isinstance(error, RedisError | OSError):
             await self._disconnect(in_use=False)
 
     async def _disconnect(self, *, in_use: bool) -> None:
-        with suppress(Exception):  # the peer is gone; there is nobody to part with properly
+        with suppress(Exception):  # the peer is gone; there is nobody to say goodbye to
             await self._client.connection_pool.disconnect(inuse_connections=in_use)
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the server takes nothing from anybody now, rather than just this one."""
+    """Whether the error concerns the whole server, and not just one command."""
     return isinstance(error, _REFUSING_CLASSES) or (
         isinstance(error, ResponseError) and _REFUSING.search(str(error)) is not None
     )
@@ -237,9 +244,9 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error) or 'no answer'}"[:_DETAIL_CHARS]
 
 
-def translate(error: Exception) -> StoreDownError | StoreRefusingError:
-    """One of our two errors for any of redis-py's, and for what leaks through it from a reset peer."""
-    if isinstance(error.__cause__, RedisError):  # over a Unix socket, a refused AUTH comes as ConnectionError
+def translate(error: Exception) -> StoreError:
+    """The StoreError for an error of redis-py, or for one that leaked through it from a reset connection."""
+    if isinstance(error.__cause__, RedisError):  # over a Unix socket, a refused AUTH arrives as ConnectionError
         return translate(error.__cause__)
     if isinstance(error, ResponseError) or is_refusal(error):
         return StoreRefusingError(describe(error))

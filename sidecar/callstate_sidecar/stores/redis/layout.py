@@ -1,13 +1,13 @@
-"""Which key holds what, and the form of what lies there.
+"""The Redis layout: keys, and the encoding of their values.
 
     <prefix><id>                      the document: JSON, a string with TTL      the Go package's
-    <prefix>active                    set of the ids that have not ended         the Go package's
-    {<prefix><id>}:meta               hash of what is kept beside a document     ours, from here on
+    <prefix>active                    set of the ids of active sessions          the Go package's
+    {<prefix><id>}:meta               hash: version, epoch, owner, labels …      ours, as all that follow
     <prefix>@heartbeats               zset: id -> last beat, milliseconds
-    <prefix>@host:<host>:sessions     set of the host's live ids; a hint, meta decides
-    <prefix>@call:<call_id>           set of the ids with this call id; a hint, the document decides
+    <prefix>@host:<host>:sessions     set of the host's live ids; a hint, meta is decisive
+    <prefix>@call:<call_id>           set of the ids with this call id; a hint, the document is decisive
 
-The braces keep meta in the hash slot of its document.
+The braces put meta into the hash slot of its document, which a cluster requires of keys used in one script.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import msgspec
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
 )
-from callstate_sidecar.stores.common import ops_text, parse_ops
+from callstate_sidecar.stores.encoding import ops_text, parse_ops
 
 DEFAULT_PREFIX: Final = "voicesession:"
 
@@ -30,12 +30,13 @@ _decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 
 
 def id_bytes(session_id: str) -> bytes:
-    """An id as Redis has it. Go strings need not be UTF-8; what `list_active` gave can be asked for again."""
+    """Encode an id for Redis. Ids written by Go need not be UTF-8; those that `id_text` decoded come out
+    unchanged."""
     return session_id.encode("utf-8", "surrogateescape")
 
 
 def id_text(raw: bytes | str) -> str:
-    """An id as we have it; text where the caller's client decodes replies."""
+    """Decode an id from Redis; it is text already if the caller's client decodes replies."""
     return raw if isinstance(raw, str) else raw.decode("utf-8", "surrogateescape")
 
 
@@ -59,26 +60,26 @@ class Layout:
         self.beats = self.prefix + b"@heartbeats"
 
     def session(self, session_id: str) -> list[bytes]:
-        """The keys a session's scripts work on: document, meta, active set, heartbeats."""
+        """The first keys of every script on a session: document, meta, active set, heartbeats."""
         document = self.prefix + id_bytes(session_id)
         return [document, b"{%b}:meta" % document, self.active, self.beats]
 
     @property
     def documents(self) -> bytes:
-        """A pattern for the keys of all documents; the layout's own keys match it as well."""
+        """A pattern that all documents' keys match, and the layout's other keys too."""
         return re.sub(rb"([*?\[\]\\])", rb"\\\1", self.prefix) + b"*"
 
     def call(self, call_id: str) -> bytes:
-        """The key of the sessions of one call at its provider."""
+        """The key of the set of sessions with this call id."""
         return b"%b@call:%b" % (self.prefix, call_id.encode("utf-8", "replace"))
 
     def host_sessions(self, host: str) -> bytes:
-        """The key of a host's set."""
+        """The key of the set of a host's live sessions."""
         return b"%b@host:%b:sessions" % (self.prefix, host.encode())
 
 
 def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
-    """The descriptive fields of meta, name and value in turn; the script adds what it compares itself."""
+    """The fields of meta as alternating names and values, without the stamp, which the script adds."""
     return [
         "owner", meta.owner,
         "ended_reason", meta.ended_reason,
@@ -94,7 +95,7 @@ def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
 
 
 def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
-    """The meta of a hash, or None where no daemon wrote any. A field that can't be read counts as absent."""
+    """Parse a meta hash; None if no daemon wrote it. An unreadable field counts as absent."""
     version = _integer(fields.get(b"version", b""))
     if version is None:
         return None
@@ -120,7 +121,7 @@ def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
 
 
 def beat_ms(score: Any) -> int:
-    """A zset score as milliseconds; 0 where there is none, or nobody could have meant it."""
+    """A zset score as milliseconds; 0 if there is none or it is not a plausible time."""
     try:
         value = float(score) if score else 0.0
     except ValueError:

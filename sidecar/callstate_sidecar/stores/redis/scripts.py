@@ -1,8 +1,8 @@
-"""The Lua that runs in Redis: each change to a session is one script, so nobody sees half of it.
+"""The Lua scripts that run in Redis. Each change to a session is one script, so that it is atomic.
 
-Every script looks first and writes afterwards. A script that fails in the middle is not undone; so what can
-fail (a key of another type) is read before anything is changed. The first change is one that Redis refuses
-when it is out of memory, for only the first one is.
+Every script reads first and writes afterwards. Redis does not roll back a script that fails halfway, so anything
+that can fail (a key of another type) is checked before the first change. The first change is always a command that
+Redis refuses when it is out of memory, because it does not refuse later ones.
 
 KEYS of a session are always document, meta, active set, heartbeats (`Layout.session`).
 """
@@ -14,18 +14,19 @@ from typing import Final
 
 
 class Script:
-    """A script and the name Redis calls it by."""
+    """A script and the SHA-1 that Redis knows it by."""
 
     __slots__ = ("sha", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
-        # EVALSHA's name for it; nothing is kept secret by it
+        # the identifier for EVALSHA; not used for security
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-# TTLs only grow: another store may have set a longer one. `collect` gives one to a key of many ids, which
-# must live as long as its youngest; `extend` leaves a key alone that has none, for its writer wanted it so.
+# TTLs only grow, because another writer may have set a longer one. `collect` is for keys of many ids, which must
+# live as long as their youngest; `extend` does not touch a key without a TTL, which its writer chose to keep for
+# ever.
 _EXTEND = """
 local function extend(key, ttl)
   local left = redis.call('PTTL', key)
@@ -37,7 +38,7 @@ local function collect(key, ttl)
 end
 """
 
-# SET would replace a list or a hash without a word.
+# SET would silently replace a list or a hash.
 _IS_DOCUMENT = """
 local function document_type() return redis.call('TYPE', KEYS[1]).ok end
 local function foreign_key() return redis.error_reply('WRONGTYPE the document key holds another type') end
@@ -71,7 +72,7 @@ if document_type() == 'string' then document = redis.call('GET', KEYS[1]) end
 return {document, redis.call('HGETALL', KEYS[2]), redis.call('ZSCORE', KEYS[4], ARGV[1])}
 """
 )
-"""ARGV: id. Document or nil, meta as a flat list, last beat or nil: all of one moment."""
+"""ARGV: id. Returns document or nil, meta as a flat list, last beat or nil."""
 
 SAVE: Final = Script(
     _EXTEND
@@ -97,7 +98,7 @@ return 1
 """
 )
 """KEYS: the session's, then the set of its call. ARGV: id, document, ttl in ms, whether it is active, whether it
-has a call id. Last write wins, as the Go package has it."""
+has a call id. Last write wins, as in the Go package."""
 
 BEAT: Final = Script(
     _EXTEND
@@ -121,9 +122,9 @@ extend(KEYS[2], ttl)
 return {'noted'}
 """
 )
-"""ARGV: id, time in ms, ttl in ms, a document that says it has not ended. The document is not touched: a concurrent
-turn can't be lost. `unlisted`: it is not in the active set, and this is its document; to be read by who called, for
-cjson can't read all that Go writes."""
+"""ARGV: id, time in ms, ttl in ms, a document known not to have ended. The document is not rewritten, so a
+concurrent turn can't be lost. Returns `unlisted` with the document if the session is not in the active set: the
+caller has to parse it, because cjson can't parse everything that Go writes."""
 
 DELETE: Final = Script(
     """
@@ -138,7 +139,7 @@ if host then redis.call('SREM', prefix .. '@host:' .. host .. ':sessions', id) e
 return 1
 """
 )
-"""ARGV: id, prefix. No trace is left, not even a tombstone."""
+"""ARGV: id, prefix. Leaves nothing behind, not even a tombstone."""
 
 LIVE: Final = Script(
     """
@@ -155,7 +156,7 @@ end
 return live
 """
 )
-"""KEYS: active set, heartbeats. ARGV: prefix, ids. Those whose document is there; the others are removed."""
+"""KEYS: active set, heartbeats. ARGV: prefix, ids. Returns those whose documents exist and removes the others."""
 
 BEATS: Final = Script(
     _EXTEND
@@ -169,8 +170,8 @@ collect(KEYS[2], ARGV[1])
 return 1
 """
 )
-"""KEYS: active set, heartbeats. ARGV: ttl in ms, then id and time in turn. Only of active sessions: a beat
-that comes after its session's end would stay for ever."""
+"""KEYS: active set, heartbeats. ARGV: ttl in ms, then alternating ids and times. Skips sessions that are not
+active: a beat written after its session's end would never be removed."""
 
 WRITE: Final = Script(
     _EXTEND
@@ -228,6 +229,6 @@ return {1}
 """
 )
 """KEYS: the session's, then the host's set and that of the call. ARGV: id, prefix, host, epoch, version, ttl in ms,
-whether it is active, last beat in ms or 0, whether it is a tombstone, document, `seen` or nothing, whether it has a
-call id, then meta's other fields.
-`{1}` when taken, `{2}` where it is unseen, else `{0, host, epoch, version}` of what stays."""
+whether it is active, last beat in ms or 0, whether it is a tombstone, document, `seen` or empty, whether it has a
+call id, then meta's other fields. Returns `{1}` if written, `{2}` if the store has an unseen state, else `{0, host,
+epoch, version}` of what it has."""

@@ -1,4 +1,4 @@
-"""RedisStore: the Go package's store, by itself, from any process."""
+"""RedisStore: the Go package's store in Python, for use without a daemon."""
 
 from __future__ import annotations
 
@@ -8,14 +8,8 @@ from typing import Final, Self
 from redis.asyncio import Redis
 
 from callstate_client.model.state import Status
-from callstate_sidecar.stores.common import (
-    DEFAULT_TTL_S,
-    Beat,
-    BeatResult,
-    DocumentStore,
-    read_document,
-    ttl_ms,
-)
+from callstate_sidecar.stores.document_store import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore, read_document
+from callstate_sidecar.stores.encoding import ttl_ms
 from callstate_sidecar.stores.redis.client import ScriptClient, connect
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
@@ -33,7 +27,7 @@ from callstate_sidecar.stores.redis.scripts import (
 )
 
 _SCAN_COUNT: Final = 500
-"""Ids looked at in one step: Redis serves others in between."""
+"""Ids scanned in one step; Redis serves other clients in between."""
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 
@@ -43,8 +37,8 @@ DEFAULT_CONNECTIONS: Final = 32
 class RedisStore(DocumentStore):
     """Sessions in one Redis, in the layout of the Go package `storage`, which may use it at the same time.
 
-    Unlike there, a heartbeat leaves the document alone, and `list_active` knows no session whose key has
-    expired. Make one with `from_url` or `from_client`; it connects when first used.
+    Unlike there, a heartbeat does not rewrite the document, and `list_active` leaves out sessions whose keys have
+    expired. Make one with `from_url` or `from_client`; it connects on first use.
     """
 
     def __init__(self, client: ScriptClient, *, prefix: str, ttl: float | timedelta) -> None:
@@ -62,16 +56,16 @@ class RedisStore(DocumentStore):
         ttl: float | timedelta = DEFAULT_TTL_S,
         timeout_s: float = DEFAULT_TIMEOUT_S,
     ) -> Self:
-        """A store with connections of its own.
+        """Make a store with connections of its own.
 
         Args:
             url: `redis://`, `rediss://`, `unix:///path` or `host:port`.
-            prefix: before every key; no braces.
+            prefix: prefix of every key; no braces.
             ttl: how long a session stays after its last save or heartbeat, seconds or a timedelta.
-            timeout_s: bound of every operation, seconds.
+            timeout_s: timeout of every operation, seconds.
 
         Raises:
-            ValueError: one of these is not as described.
+            ValueError: an argument is not as described.
         """
         client = connect(url, connections=DEFAULT_CONNECTIONS, timeout_s=timeout_s)
         return cls(ScriptClient(client, owned=True, limit_s=timeout_s), prefix=prefix, ttl=ttl)
@@ -80,7 +74,7 @@ class RedisStore(DocumentStore):
     def from_client(
         cls, client: Redis, *, prefix: str = DEFAULT_PREFIX, ttl: float | timedelta = DEFAULT_TTL_S
     ) -> Self:
-        """A store over a client of the caller's, who also closes it; its timeouts and retries apply.
+        """Make a store over the caller's client, with its timeouts and retries; the caller closes it.
 
         Args:
             client: a `redis.asyncio.Redis`, decoding replies or not.
@@ -139,8 +133,10 @@ class RedisStore(DocumentStore):
 
 
 async def live_page(client: ScriptClient, keys: Layout, cursor: str) -> tuple[list[str], str]:
-    """Some of the active ids whose documents are there, and where to go on, empty at the end; the others are taken
-    out of the set on the way. An id may be given twice."""
+    """A page of the active ids whose documents exist, and the next cursor, empty at the end.
+
+    Ids without a document are removed from the set on the way. An id may be returned twice.
+    """
     after, ids = await client.command("SSCAN", keys.active, cursor or 0, "COUNT", _SCAN_COUNT)
     live = await client.run(LIVE, [keys.active, keys.beats], keys.prefix, *ids) if ids else []
     return [id_text(session_id) for session_id in live], "" if int(after) == 0 else str(int(after))

@@ -1,4 +1,4 @@
-"""SqliteBackend: the file as the daemon's writer uses it."""
+"""SqliteBackend: the daemon's interface to a SQLite file. A batch is one transaction."""
 
 from __future__ import annotations
 
@@ -19,15 +19,8 @@ from callstate_sidecar.stores.backend import (
     Outcome,
     WriteResult,
 )
-from callstate_sidecar.stores.common import (
-    Stamp,
-    ops_text,
-    parse_ops,
-    superseded_by,
-    takes,
-    ttl_ms,
-    unseen,
-)
+from callstate_sidecar.stores.encoding import ops_text, parse_ops, ttl_ms
+from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
 from callstate_sidecar.stores.sqlite.database import (
     ROW_ERRORS,
     Database,
@@ -39,14 +32,14 @@ from callstate_sidecar.stores.sqlite.expiry import since_boot
 from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, ping
 
 IDS_A_PAGE: Final = 1000
-"""Ids read in one call: less than a millisecond of the loop to look through."""
+"""Ids in one page: the loop takes less than a millisecond to go through them."""
 
 _META: Final = StoredMeta.__struct_fields__
-"""Each field of meta has a column of its name."""
+"""Each field of meta has a column of the same name."""
 
 _COLUMNS: Final = ("id", "active", "beat_ms", "expires_ms", "call_id", *_META)
 
-# Nothing here comes from outside: S608 suspects any statement that is put together.
+# S608 suspects every composed statement; these are composed of constants only.
 _WRITE: Final = f"""
     INSERT INTO session ({", ".join(_COLUMNS)}) VALUES ({", ".join(f":{name}" for name in _COLUMNS)})
     ON CONFLICT (id) DO UPDATE SET
@@ -62,15 +55,15 @@ _READ: Final = f"""
 
 
 class SqliteBackend:
-    """Sessions in one SQLite file, written by the daemon: a batch is one transaction.
+    """Sessions in one SQLite file, as the daemon reads and writes them.
 
     Args:
-        path: the file; created if absent, in a directory that is there.
+        path: the file; created if absent, in an existing directory.
         ttl_s: how long a session stays after its last write, seconds.
-        host_id: for whom sessions are written whose meta names no host.
-        timeout_s: how long to wait while another process writes, seconds.
-        clock: what expiry goes by: seconds that go on steadily, whatever the wall clock does.
-        synced: a write counts once it is on disk.
+        host_id: the host to write where a session's meta names none.
+        timeout_s: how long to wait for another process's lock, seconds.
+        clock: a steady clock for expiry, seconds; unaffected by changes of the wall clock.
+        synced: a write counts only once it is on disk.
 
     Raises:
         ValueError: the ttl is not between a millisecond and ten years.
@@ -98,39 +91,39 @@ class SqliteBackend:
 
     @property
     def data_losses(self) -> int:
-        """How often the file was gone, or another, when it was looked at."""
+        """How often the file was found to be removed or replaced."""
         return self._database.replaced
 
     async def check_for_loss(self) -> None:
-        """Make the file anew where it is gone."""
+        """Check that the file is still in place, and recreate it if not."""
         await self._database.run(ping)
 
     async def read(self, session_id: str) -> StoredSession | None:
-        """Document, meta and last beat."""
+        """Read document, meta and last beat."""
         return await self._database.run(_read, session_id)
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
-        """Write these in one transaction, each by the fencing rule."""
+        """Write a batch in one transaction, each session by the fencing rule."""
         if not batch:
             return []
         return await self._database.run(_write, batch, self._host_id, self._ttl_ms)
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
-        """Note last heartbeats of active sessions; one never goes back."""
+        """Write last heartbeats of active sessions; an older one never replaces a newer one."""
         if beats:
             await self._database.run(_write_beats, dict(beats))
 
     async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
-        """Some of the active sessions in the file, behind a cursor."""
+        """A page of the active sessions."""
         return await self._database.run(_active_ids, cursor)
 
     async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
-        """Some of the sessions that match, behind a cursor: by an index where the call's id is given, else by
-        looking at what is kept beside each document."""
+        """A page of matching sessions: by an index if the query has a call id, else by scanning the meta
+        columns."""
         return await self._database.run(_find, query, cursor, limit)
 
     async def ping(self) -> None:
-        """Return once the file has been read."""
+        """Read from the file."""
         await self._database.run(ping)
 
     async def close(self) -> None:
@@ -144,7 +137,7 @@ def _read(connection: sqlite3.Connection, now_ms: int, session_id: str) -> Store
 
 
 def _active_ids(connection: sqlite3.Connection, now_ms: int, cursor: str) -> tuple[list[str], str]:
-    # the order of keys never changes: what is there all the time is found once
+    # keys never change their order, so a session active throughout is returned exactly once
     rows = connection.execute(
         "SELECT key, id FROM session WHERE key > ? AND active = 1 AND expires_ms > ? ORDER BY key LIMIT ?",
         (_key(cursor), now_ms, IDS_A_PAGE),
@@ -166,7 +159,7 @@ def _find(
 
 
 def _key(cursor: str) -> int:
-    """The key behind which a page begins; what nobody gave out is behind all of them."""
+    """The key after which a page begins; a cursor that we never issued is past the end."""
     return min(int(cursor or 0), 2**63 - 1)
 
 
@@ -207,7 +200,7 @@ def _write(
         for write in batch:
             try:
                 results.append(_write_one(connection, write, host_id, now_ms, now_ms + ttl))
-            except ROW_ERRORS as error:  # the statement is undone, the transaction goes on
+            except ROW_ERRORS as error:  # only the statement is rolled back; the transaction continues
                 results.append(WriteResult(Outcome.REJECTED, f"{type(error).__name__}: {error}"))
     return results
 

@@ -1,4 +1,9 @@
-"""The file, its schema, and the one thread that talks to it."""
+"""The SQLite file: its schema, and the one thread that uses the connection.
+
+A session is a row of `session` (meta, expiry, last beat) and a row of `document`, so that a heartbeat does not
+rewrite the transcript. The file may be removed or replaced while it is open: SQLite would go on writing to the
+unlinked inode, so every operation checks the inode afterwards, and is repeated on a new file if it changed.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from callstate_client.engine.sessions.stored import (
     StoreDownError,
+    StoreError,
     StoreRefusingError,
 )
 from callstate_sidecar.stores.sqlite import expiry
@@ -21,10 +27,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 SCHEMA_VERSION: Final = 1
-"""Raised when an older callstate would misread the file."""
+"""Increased when an older callstate would misread the file."""
 
 _SCHEMA: Final = (
-    # `version` is NULL where no daemon wrote the session; a deleted one is a tombstone
+    # `version` is NULL if no daemon wrote the session; a row with `deleted` is a tombstone
     """
     CREATE TABLE session (
         key INTEGER PRIMARY KEY,
@@ -46,7 +52,7 @@ _SCHEMA: Final = (
         deleted INTEGER NOT NULL DEFAULT 0
     )
     """,
-    # apart, for SQLite writes a row whole: a heartbeat must not copy the transcript
+    # a table of its own: SQLite writes whole rows, and a heartbeat must not copy the transcript
     "CREATE TABLE document (key INTEGER PRIMARY KEY, body BLOB NOT NULL)",
     """
     CREATE TRIGGER session_gone AFTER DELETE ON session
@@ -57,12 +63,12 @@ _SCHEMA: Final = (
 )
 
 _ADDED_COLUMNS: Final = {"ops": "TEXT NOT NULL DEFAULT ''", "call_id": "TEXT NOT NULL DEFAULT ''"}
-"""Columns of `session` that files made by an earlier callstate lack. An older one, which does not know them, leaves
-them alone, so they do not raise the schema's version."""
+"""Columns of `session` missing from files of earlier versions. An older callstate ignores them, so they don't
+increase the schema version."""
 
 _CALL_INDEX: Final = "CREATE INDEX session_call ON session (call_id) WHERE call_id != ''"
 
-# of files made by an earlier callstate, once: documents of theirs are JSON, but for what somebody else put there
+# once, for files of earlier versions; their documents are JSON unless other software wrote them
 _FILL_CALL_IDS: Final = """
     UPDATE session SET call_id = coalesce((
         SELECT CAST(json_extract(CAST(body AS TEXT), '$.call_id') AS TEXT) FROM document
@@ -71,12 +77,12 @@ _FILL_CALL_IDS: Final = """
 """
 
 _WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
-"""What a burst may leave on disk once it is over."""
+"""Size to which the write-ahead log is truncated after a burst."""
 
 _NOWHERE: Final = (-1, -1)
 
 _PURGE_ROWS: Final = 100
-"""Expired rows removed with each change: more than a change can add, and too few to be felt."""
+"""Expired rows removed with each write: more than a write can add, and few enough not to delay it."""
 
 _REFUSING: Final = frozenset(
     (
@@ -90,7 +96,7 @@ _REFUSING: Final = frozenset(
     )
 )
 
-# What one row alone can be guilty of.
+# Errors that concern one row, not the whole file.
 ROW_ERRORS: Final = (
     sqlite3.DataError,
     sqlite3.IntegrityError,
@@ -101,13 +107,14 @@ ROW_ERRORS: Final = (
 
 
 class Database:
-    """One connection in one thread; opened by the first call, again after it failed, and when the file is another.
+    """One connection in one thread; opened by the first call, and again after a failure or when the file is
+    replaced.
 
     Args:
-        path: the file; its directory must be there. It is created for this user alone.
-        timeout_s: how long to wait while another process writes, seconds.
-        clock: seconds that go on steadily, which expiry goes by.
-        synced: what is committed is on disk.
+        path: the file, in an existing directory. It is created with mode 0600.
+        timeout_s: how long to wait for another process's lock, seconds.
+        clock: a steady clock for expiry, seconds.
+        synced: sync every commit to disk.
     """
 
     def __init__(
@@ -120,7 +127,7 @@ class Database:
         self._offset_ms = 0
         self._place: tuple[int, int] | None = None
         self.replaced = 0
-        """How often the file was found to be gone or another: what had been written was in the one before."""
+        """How often the file was found to be removed or replaced, with everything written before."""
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="callstate-sqlite")
         self._connection: sqlite3.Connection | None = None
         self._closed = False
@@ -131,12 +138,13 @@ class Database:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """What `work` returns, called in the thread with the connection and the time that expiry goes by, ms.
+        """Call `work` in the thread, with the connection and the expiry clock's time in ms; returns its result.
 
-        It must be one transaction at most, and may be called again: what it did to a file that is gone is nothing.
+        `work` may use one transaction at most. It is called again if the file was replaced meanwhile, for then the
+        first call changed a file that nobody can open any more.
 
         Raises:
-            StoreDownError: the file can't be read or written, or is no database.
+            StoreDownError: the file can't be read or written, or is not a database.
             StoreRefusingError: it is locked, full or read-only, or a newer callstate made it.
         """
         if self._closed:
@@ -154,7 +162,7 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     async def close(self) -> None:
-        """Close the file, after the calls under way; may be called twice."""
+        """Close the file once pending calls have finished; may be called twice."""
         if self._closed:
             return
         self._closed = True
@@ -168,7 +176,7 @@ class Database:
     def _open(self) -> sqlite3.Connection:
         if self._connection is not None and not self._is_in_place():
             self._drop()
-            self._place = _NOWHERE  # the next file may well get the same inode
+            self._place = _NOWHERE  # not a real inode: the next file may get the old one's
         if self._connection is None:
             place = self._make_file()
             connection = sqlite3.connect(self._path, timeout=self._timeout_s, isolation_level=None)
@@ -184,14 +192,14 @@ class Database:
         return self._connection
 
     def _make_file(self) -> tuple[int, int]:
-        """Create the file where there is none; gives its device and inode."""
-        # transcripts are nobody else's to read; SQLite gives its -wal and -shm files the same mode
+        """Create the file if absent; returns its device and inode."""
+        # transcripts are private; SQLite gives its -wal and -shm files the same mode
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             found = os.fstat(fd)
         finally:
             os.close(fd)
-        if self._synced and not found.st_size:  # the name, too, is to be there after a loss of power
+        if self._synced and not found.st_size:  # the name has to survive a power loss too
             directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
             try:
                 os.fsync(directory)
@@ -200,7 +208,7 @@ class Database:
         return found.st_dev, found.st_ino
 
     def _is_in_place(self) -> bool:
-        """Whether the file that is open is the one that others find by the path."""
+        """Whether the open file is still the one at the path."""
         try:
             found = self._path.stat()
         except FileNotFoundError:
@@ -212,10 +220,10 @@ class Database:
         if connection is not None:
             connection.close()
 
-    def _translate(self, error: Exception) -> StoreDownError | StoreRefusingError:
+    def _translate(self, error: Exception) -> StoreError:
         code = getattr(error, "sqlite_errorcode", None)
         text = f"{self._path}: {error}"
-        # the low byte is the primary code; the rest says which kind of it
+        # the low byte is the primary code, the rest the extended code
         if code is not None and code & 0xFF in _REFUSING:
             return StoreRefusingError(text)
         self._drop()
@@ -224,19 +232,19 @@ class Database:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All or nothing. The write lock is taken at once, for a reader that turns writer can't wait for it."""
+    """A write transaction. It takes the write lock at once, because SQLite can't wait when a reader upgrades."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # after some errors, as of a full disk, SQLite has done it already
+        if connection.in_transaction:  # some errors, such as a full disk, roll back by themselves
             connection.rollback()
         raise
 
 
 def purge(connection: sqlite3.Connection, now_ms: int) -> None:
-    """Remove some of what has expired, and note the time."""
+    """Delete some of the expired sessions, and note the time."""
     expiry.note(connection, now_ms)
     connection.execute(
         "DELETE FROM session WHERE key IN (SELECT key FROM session WHERE expires_ms <= ? LIMIT ?)",
@@ -245,7 +253,7 @@ def purge(connection: sqlite3.Connection, now_ms: int) -> None:
 
 
 def put_document(connection: sqlite3.Connection, session_id: str, document: bytes) -> None:
-    """Give a session that is there this document."""
+    """Write the document of an existing session."""
     connection.execute(
         "INSERT OR REPLACE INTO document (key, body) SELECT key, ? FROM session WHERE id = ?",
         (document, session_id),
@@ -266,7 +274,7 @@ def _prepare(connection: sqlite3.Connection, *, synced: bool) -> None:
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     if (version := _version(connection)) > SCHEMA_VERSION:
         raise StoreRefusingError(
-            f"the database is of schema {version}, made by a newer callstate; this one knows {SCHEMA_VERSION}"
+            f"the database is of schema {version}, made by a newer callstate; this one supports {SCHEMA_VERSION}"
         )
     if _lacking(connection):
         with transaction(connection):

@@ -1,9 +1,9 @@
-"""The clock that sessions expire by: it counts the time in which the machine was seen to go on, and nothing else.
+"""The clock that sessions expire by: it advances only while the machine is known to be running.
 
-The wall clock may be set ahead by years, by hand or by a bad clock chip at boot, and every ended call would be gone
-at once. So expiry has a clock of its own, which begins at the wall clock of the file's first use and goes on with
-the time since boot. After another boot it goes on from where it was last seen: time in which nobody could look does
-not make a session older.
+The wall clock may be set ahead by years, by hand or by a bad clock chip at boot, and every ended call would expire
+at once. So expiry has a clock of its own, which starts at the wall clock of the file's first use and advances with
+the time since boot. After a reboot it continues from the last time noted in the file: a session does not age while
+the machine is off.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ TABLE: Final = """
 """
 
 SEEN_EVERY_MS: Final = 10_000
-"""How often the time is noted: what expiry may lag by after a boot, and a page written seldom enough to be free."""
+"""How often the time is noted in the file: how far expiry may lag after a reboot; rare enough to cost nothing."""
 
 
 def since_boot() -> float:
-    """Seconds since boot, those of sleep included; nobody can set them."""
+    """Seconds since boot, including suspend; not affected by clock changes."""
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     return time.monotonic()
 
 
 def offset(connection: sqlite3.Connection, steady_ms: int) -> int | None:
-    """What to add to the steady clock for this file's time; None where it does not go on from this boot.
+    """What to add to the steady clock to get this file's time; None if the file was last used in another boot.
 
     Args:
-        connection: of a file that has the table.
+        connection: to a file that has the table.
         steady_ms: the present time of the steady clock.
     """
     boot = boot_id()
@@ -49,7 +49,7 @@ def offset(connection: sqlite3.Connection, steady_ms: int) -> int | None:
 
 
 def begin(connection: sqlite3.Connection, steady_ms: int) -> int:
-    """Let the file's time go on from where it was last seen; gives the offset. To be called in a transaction."""
+    """Continue the file's time from where it was last noted; returns the offset. Call it in a transaction."""
     row = connection.execute("SELECT seen_ms FROM expiry_clock").fetchone()
     seen_ms = time.time_ns() // 1_000_000 if row is None else row[0]
     connection.execute(
@@ -59,5 +59,5 @@ def begin(connection: sqlite3.Connection, steady_ms: int) -> int:
 
 
 def note(connection: sqlite3.Connection, now_ms: int) -> None:
-    """The file was in use at this time."""
+    """Note in the file that it was in use at this time."""
     connection.execute("UPDATE expiry_clock SET seen_ms = ? WHERE seen_ms < ?", (now_ms, now_ms - SEEN_EVERY_MS))

@@ -1,4 +1,4 @@
-"""SqliteStore: sessions in a file, by itself, from any process; several may use one file."""
+"""SqliteStore: sessions in a file, for use without a daemon; several processes may share one file."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from callstate_sidecar.stores.common import (
-    DEFAULT_TTL_S,
-    Beat,
-    BeatResult,
-    DocumentStore,
-    ttl_ms,
-)
+from callstate_sidecar.stores.document_store import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore
+from callstate_sidecar.stores.encoding import ttl_ms
 from callstate_sidecar.stores.sqlite.database import (
     Database,
     purge,
@@ -27,13 +22,13 @@ DEFAULT_TIMEOUT_S: Final = 5.0
 
 
 class SqliteStore(DocumentStore):
-    """Sessions in one SQLite file, opened when first used.
+    """Sessions in one SQLite file, opened on first use.
 
     Args:
-        path: the file; created if absent, in a directory that is there.
+        path: the file; created if absent, in an existing directory.
         ttl: how long a session stays after its last save or heartbeat, seconds or a timedelta.
-        timeout_s: how long to wait while another process writes, seconds.
-        clock: what expiry goes by: seconds that go on steadily, whatever the wall clock does.
+        timeout_s: how long to wait for another process's lock, seconds.
+        clock: a steady clock for expiry, seconds; unaffected by changes of the wall clock.
 
     Raises:
         ValueError: the ttl is not between a millisecond and ten years.
@@ -83,7 +78,7 @@ class SqliteStore(DocumentStore):
 
 
 def _is_text(session_id: str) -> bool:
-    """SQLite keeps text; what has a lone surrogate was never kept."""
+    """Whether SQLite can store this id: one with a lone surrogate can't be there."""
     try:
         session_id.encode()
     except UnicodeEncodeError:
@@ -98,7 +93,7 @@ def _put(
     with transaction(connection):
         purge(connection, now_ms)
         connection.execute("DELETE FROM session WHERE id = ? AND expires_ms <= ?", (session_id, now_ms))
-        # meta stays: it is the daemon's, and says what may overwrite this
+        # meta stays: it belongs to the daemon, and fences what may overwrite this
         connection.execute(
             """
             INSERT INTO session (id, active, expires_ms, call_id) VALUES (:id, :active, :expires_ms, :call_id)
@@ -147,11 +142,11 @@ def _beat(connection: sqlite3.Connection, now_ms: int, session_id: str, at_ms: i
 
 
 def active_ids(connection: sqlite3.Connection, now_ms: int) -> list[str]:
-    """The ids of all that have neither ended nor expired."""
+    """The ids of all sessions that have neither ended nor expired."""
     rows = connection.execute("SELECT id FROM session WHERE active = 1 AND expires_ms > ?", (now_ms,))
     return [session_id for (session_id,) in rows]
 
 
 def ping(connection: sqlite3.Connection, _now_ms: int) -> None:
-    """Read the file, so that one which is gone or no database is noticed."""
+    """Read from the file, which fails if it is missing or not a database."""
     connection.execute("SELECT 1 FROM session LIMIT 1").fetchone()

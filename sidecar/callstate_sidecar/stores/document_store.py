@@ -1,22 +1,21 @@
-"""What RedisStore and SqliteStore share, and the one rule about who may overwrite whom."""
+"""The SessionStore interface over a few primitives: what RedisStore and SqliteStore have in common.
+
+These are stores that a program opens by itself, without a daemon, and that behave as the Go package does: a save
+replaces what is there (last write wins), a heartbeat renews the TTL. The daemon does not use them; it writes to a
+`Backend`, which has versions, epochs and fencing.
+"""
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from types import TracebackType
 from typing import Final, NamedTuple, NoReturn, Self, SupportsIndex
 
-import msgspec
-
-from callstate_client.engine.sessions.stored import (
-    StoreDownError,
-    StoreRefusingError,
-)
+from callstate_client.engine.sessions.stored import StoreError
 from callstate_client.errors import (
     DocumentError,
     InvalidParamsError,
@@ -32,99 +31,23 @@ from callstate_client.model.history import check_turn_names
 from callstate_client.model.state import SessionState
 from callstate_client.model.times import now
 from callstate_client.protocol.ids import SESSION_ID_RULE
+from callstate_sidecar.stores.encoding import is_layout_name
 
 DEFAULT_TTL_S: Final = 86400
-"""A day: longer than any call, short enough that what nobody ended does not stay for ever."""
-
-MAX_TTL_S: Final = 10 * 365 * 86400
-
-_decode_ops = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+"""A day: longer than any call, short enough that sessions nobody ended don't stay for ever."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MAX_BEAT_MS: Final = 253_402_300_799_999  # the last millisecond a datetime can say
-
-
-class Stamp(NamedTuple):
-    """Who wrote a session, and how far it had come: what fencing compares."""
-
-    host: str
-    epoch: int
-    version: int
-
-
-def takes(held: Stamp | None, new: Stamp) -> bool:
-    """The fencing rule: whether a write replaces what is held.
-
-    A higher epoch does, and so does a version at least as high of the same epoch and host: the same version
-    is a repeat, whose first reply may have been lost. What nobody of ours wrote is taken. `redis/scripts.py`
-    says the same in Lua, and one table of cases tests both.
-    """
-    if held is None or new.epoch > held.epoch:
-        return True
-    return new.epoch == held.epoch and new.host == held.host and new.version >= held.version
-
-
-def unseen(held: Stamp | None, new: Stamp, seen: int | None, *, there: bool) -> bool:
-    """Whether the store has what a write's maker has not seen (`Write.seen`); in Lua as well.
-
-    Args:
-        held: the stamp of what it has; None for none.
-        new: the write's.
-        seen: the write's.
-        there: whether it has a document, stamped or not.
-    """
-    if seen is None:
-        return False
-    if seen == 0:
-        return there or held is not None
-    return held is not None and held.host == new.host and held.version > seen and held.version != new.version
-
-
-def superseded_by(held: Stamp) -> str:
-    """In words, what a refused write ran into."""
-    return f"the store has epoch {held.epoch}, version {held.version} of host {held.host or '(none)'}"
-
-
-def ops_text(ops: Mapping[str, bytes]) -> bytes:
-    """Results of repeatable mutations as one JSON object; empty for none."""
-    if not ops:
-        return b""
-    return b"{%b}" % b",".join([b"%b:%b" % (msgspec.json.encode(op), result) for op, result in ops.items()])
-
-
-def parse_ops(text: bytes | str) -> dict[str, bytes]:
-    """What `ops_text` made; what can't be read counts as none."""
-    try:
-        return {op: bytes(result) for op, result in _decode_ops(text or b"{}").items()}
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return {}
-
-
-def ttl_ms(ttl: float | timedelta) -> int:
-    """A time to live in milliseconds.
-
-    Raises:
-        ValueError: it is not between a millisecond and ten years.
-    """
-    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else float(ttl)
-    if not (math.isfinite(seconds) and 0.001 <= seconds <= MAX_TTL_S):
-        raise ValueError(f"ttl must be 0.001 to {MAX_TTL_S} seconds, not {seconds}")
-    return round(seconds * 1000)
-
-
-def is_layout_name(session_id: str) -> bool:
-    """Whether a key of the layout itself lies where this session's document would."""
-    return not session_id or session_id == "active" or session_id.startswith("@")
+_MAX_BEAT_MS: Final = 253_402_300_799_999  # the last millisecond of year 9999, where datetime ends
 
 
 def with_beat(state: SessionState, beat_ms: int) -> SessionState:
-    """The state with the later of its `updated_at` and the last beat."""
+    """Set the state's `updated_at` to the last beat if that is later; returns the state."""
     if not 0 < beat_ms <= _MAX_BEAT_MS:
         return state
     beat = _EPOCH + timedelta(milliseconds=beat_ms)
     try:
         later = beat > state.updated_at
-    except ValueError:  # somebody wrote a time that is none; the beat is one
+    except ValueError:  # another writer's `updated_at` is not a time; the beat's is
         later = True
     if later:
         state.updated_at = beat
@@ -132,7 +55,7 @@ def with_beat(state: SessionState, beat_ms: int) -> SessionState:
 
 
 class BeatResult(Enum):
-    """What became of a heartbeat."""
+    """What a store did with a heartbeat."""
 
     NOTED = "noted"
     MISSING = "missing"
@@ -140,7 +63,7 @@ class BeatResult(Enum):
 
 
 class Beat(NamedTuple):
-    """The answer to a heartbeat; time and reason where the session has ended and they are known."""
+    """The result of a heartbeat; for an ended session with the time and reason of its end, if known."""
 
     result: BeatResult
     ended_at: str = ""
@@ -148,7 +71,7 @@ class Beat(NamedTuple):
 
 
 class DocumentStore(ABC):
-    """A SessionStore over a few primitives, which raise StoreDownError or StoreRefusingError."""
+    """A SessionStore; its subclasses implement the primitives, which raise StoreError."""
 
     def __init__(self) -> None:
         self._closed = False
@@ -161,18 +84,18 @@ class DocumentStore(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """What kind of store this is, for logs."""
+        """The kind of store, for logs."""
 
     @abstractmethod
     async def _put(self, session_id: str, document: bytes, *, active: bool, call_id: str = "") -> None: ...
 
     @abstractmethod
     async def _get(self, session_id: str) -> tuple[bytes, int] | None:
-        """Document and last beat in milliseconds."""
+        """The document and the time of the last beat in milliseconds, or None if there is no such session."""
 
     @abstractmethod
     async def _remove(self, session_id: str) -> bool:
-        """Whether it was there."""
+        """Remove a session; False if there was none."""
 
     @abstractmethod
     async def _active(self) -> list[str]: ...
@@ -185,19 +108,19 @@ class DocumentStore(ABC):
 
     @abstractmethod
     async def _release(self) -> None:
-        """Give up connections, files and threads; called once."""
+        """Close connections, files and threads; called once."""
 
     # -- SessionStore --
 
     async def save(self, state: SessionState | None) -> None:
-        """Keep this state, whole, under its id for the ttl; sets its `updated_at`. None is a no-op.
+        """Save the whole state under its id and start a new TTL; sets its `updated_at`. None is a no-op.
 
-        Whatever was there is replaced, as the Go package does it.
+        Whatever was there is replaced, as in the Go package.
 
         Raises:
-            InvalidParamsError: the id is empty, starts with `@` or is `active`: a key of the store's own.
+            InvalidParamsError: the id is empty, starts with `@` or is `active`, which are the store's own keys.
             DocumentError: the state was loaded in part, or can't be written as JSON.
-            StoreUnavailableError: the store can't be reached, or takes nothing now.
+            StoreUnavailableError: the store can't be reached, or refuses writes at present.
             StoreClosedError: after `close()`.
         """
         self._check_open()
@@ -217,11 +140,11 @@ class DocumentStore(ABC):
             await self._put(state.id, document, active=state.is_active, call_id=_plain(state.call_id))
 
     async def load(self, session_id: str) -> SessionState:
-        """The state under this id, `updated_at` being the later of the last save and the last heartbeat.
+        """Load a session; its `updated_at` is the later of the last save and the last heartbeat.
 
         Raises:
             SessionNotFoundError: there is none.
-            UnreadableError: what is there is no session document, or another session's.
+            UnreadableError: the stored document is not a session's, or is another session's.
             StoreUnavailableError, StoreClosedError: as `save`.
         """
         self._check_open()
@@ -233,7 +156,7 @@ class DocumentStore(ABC):
         return with_beat(SessionState.of_parts(read_document(document, session_id)), beat_ms)
 
     async def delete(self, session_id: str) -> None:
-        """Forget this session and all that is kept beside it.
+        """Delete a session and everything kept beside it.
 
         Raises:
             SessionNotFoundError: there is none.
@@ -246,7 +169,7 @@ class DocumentStore(ABC):
             raise _not_found(session_id)
 
     async def list_active(self) -> list[str]:
-        """The ids of all sessions that are there and have not ended, in no particular order.
+        """The ids of all sessions that have not ended, in no particular order.
 
         Raises:
             StoreUnavailableError, StoreClosedError: as `save`.
@@ -256,7 +179,7 @@ class DocumentStore(ABC):
             return await self._active()
 
     async def update_heartbeat(self, session_id: str) -> None:
-        """Say that this call is alive, and renew its ttl, without touching its document.
+        """Record that this call is alive and renew its TTL, without touching its document.
 
         Raises:
             SessionNotFoundError: there is no such session.
@@ -279,7 +202,7 @@ class DocumentStore(ABC):
             )
 
     async def ping(self) -> None:
-        """Return once the store has answered.
+        """Check that the store answers.
 
         Raises:
             StoreUnavailableError, StoreClosedError: as `save`.
@@ -289,7 +212,7 @@ class DocumentStore(ABC):
             await self._ping()
 
     async def close(self) -> None:
-        """Give up what the store holds. May be called twice; every other operation then raises."""
+        """Close the store. May be called twice; every other operation then raises StoreClosedError."""
         if not self._closed:
             self._closed = True
             await self._release()
@@ -308,10 +231,10 @@ class DocumentStore(ABC):
 
 
 def read_document(document: bytes, session_id: str) -> Parts:
-    """A document that lies under this id.
+    """Parse the document stored under this id.
 
     Raises:
-        UnreadableError: it is none, or another session's.
+        UnreadableError: it is not a session's, or is another session's.
     """
     try:
         return documents.read_stored(document, session_id)
@@ -323,7 +246,7 @@ def read_document(document: bytes, session_id: str) -> Parts:
 def _unavailable() -> Iterator[None]:
     try:
         yield
-    except (StoreDownError, StoreRefusingError) as error:
+    except StoreError as error:
         raise StoreUnavailableError(str(error)) from error
 
 
@@ -332,5 +255,5 @@ def _not_found(session_id: str) -> SessionNotFoundError:
 
 
 def _plain(text: str) -> str:
-    """The text without lone surrogates, which are no UTF-8."""
+    """The text without lone surrogates, which UTF-8 can't encode."""
     return text.encode("utf-8", "replace").decode()
