@@ -24,7 +24,7 @@ from callstate_client.protocol import validation
 from callstate_client.protocol.events import Cursor
 from callstate_client.transport import fork_safety
 from callstate_client.transport.backoff import CLOSE_TIMEOUT_S, TIMEOUT_S
-from callstate_client.transport.connection import Link
+from callstate_client.transport.connection import Connection
 from callstate_client.transport.discovery import Candidate, candidates
 from callstate_client.transport.event_stream import EventStream
 from callstate_client.transport.identity import Identity
@@ -85,33 +85,33 @@ class SidecarStore(CallStore):
         """What belongs to one process and one loop."""
         registered = self._identity if self._register else None
         self._loop = asyncio.get_running_loop()
-        self._link = Link(self._places, self._timeout_s, self._send_beats, registered)
-        self._link.told_draining = self._told_draining
+        self._connection = Connection(self._places, self._timeout_s, self._send_beats, registered)
+        self._connection.told_draining = self._told_draining
         self._beats: dict[str, Beaten] = {}
         self._is_forked = False
 
     def _new_beater(self) -> Beats:
-        return BeatingThread(lambda: self._link.places, self._introduction, self._stall_timeout_s)
+        return BeatingThread(lambda: self._connection.places, self._introduction, self._stall_timeout_s)
 
     def _introduction(self) -> protocol.RegisterParams | None:
         """What a further connection registers with; None: with nothing."""
-        return self._identity.introduction(self._link.info.get("features", ())) if self._register else None
+        return self._identity.introduction(self._connection.info.get("features", ())) if self._register else None
 
     def forked(self) -> None:
         """In a child (see fork_safety.py). What is the parent's is left to it; the rest is made when asked for."""
-        self._places = self._link.places
-        self._link.forked()
+        self._places = self._connection.places
+        self._connection.forked()
         for stream in [*self._streams]:
             stream.forked()
         self._streams = WeakSet()
         self._lose_all(ConnectionLostError("this is a forked child: the call is held by its parent"))
         self._identity = self._identity.in_child()
-        self._is_forked = not self._link.closed
+        self._is_forked = not self._connection.closed
 
     def _begin_anew(self) -> None:
         self._begin()
         self._held.heartbeats = self._new_beater()
-        self._link.come_back()
+        self._connection.reconnect()
 
     @property
     def worker_id(self) -> str:
@@ -126,7 +126,7 @@ class SidecarStore(CallStore):
     @property
     def path(self) -> str:
         """The socket of the daemon."""
-        return self._link.path
+        return self._connection.path
 
     @property
     def _place(self) -> object:
@@ -135,11 +135,11 @@ class SidecarStore(CallStore):
     @property
     def closed(self) -> bool:
         """Whether `close()` was called."""
-        return self._link.closed
+        return self._connection.closed
 
     async def open(self, wait_s: float) -> None:
         """Connect; see `connect()`."""
-        await self._link.open(wait_s)
+        await self._connection.open(wait_s)
 
     async def _close(self) -> None:
         beats, self._beats = self._beats, {}
@@ -148,13 +148,13 @@ class SidecarStore(CallStore):
                 future.set_exception(StoreClosedError())
         for stream in [*self._streams]:
             stream.close()
-        await self._link.close()
+        await self._connection.close()
 
     def events(self, *types: str, since: Cursor | None = None) -> EventStream:
         """What happens to calls, workers and the store behind; see CallStore."""
         if self.closed:
             raise StoreClosedError
-        stream = EventStream(self._link.places, types, since, timeout_s=self._timeout_s)
+        stream = EventStream(self._connection.places, types, since, timeout_s=self._timeout_s)
         self._streams.add(stream)
         return stream
 
@@ -171,12 +171,12 @@ class SidecarStore(CallStore):
             self._begin_anew()
         check_loop(self._loop, "this store")
         reply: asyncio.Future[bytes] = self._loop.create_future()
-        self._link.ask(method, params, reply, op_of, timeout_s)
+        self._connection.ask(method, params, reply, op_of, timeout_s)
         return reply
 
     def _may_have_left(self, reply: Awaitable[bytes]) -> bool:
         assert isinstance(reply, asyncio.Future)  # noqa: S101 - as `request` makes them
-        return (reply.done() and not reply.cancelled()) or self._link.was_sent(reply)
+        return (reply.done() and not reply.cancelled()) or self._connection.was_sent(reply)
 
     async def default_heartbeat_timeout_s(self) -> float:
         """What the daemon's `server.info` says now: a reload may change it."""
@@ -190,7 +190,7 @@ class SidecarStore(CallStore):
     @property
     def _known_features(self) -> Collection[str] | None:
         """The same; None before there is a connection."""
-        return frozenset(self._link.info.get("features", ())) if self._link.info else None
+        return frozenset(self._connection.info.get("features", ())) if self._connection.info else None
 
     # -- heartbeats: those of one turn of the loop leave as one message -----------------------------------
 
@@ -207,7 +207,7 @@ class SidecarStore(CallStore):
         validation.check_session_id(session_id)
         future: asyncio.Future[None] = self._loop.create_future()
         self._beats.setdefault(session_id, []).append(future)
-        self._link.wake()
+        self._connection.wake()
         await future
 
     def _send_beats(self) -> None:
@@ -226,16 +226,16 @@ class SidecarStore(CallStore):
         params = protocol.HeartbeatParams(session_ids=ids)
         if len(ids) == 1:
             params = protocol.HeartbeatParams(session_id=ids[0])
-        self._link.ask("session.heartbeat", params, _Beats(self._link, beats))
+        self._connection.ask("session.heartbeat", params, _Beats(self._connection, beats))
 
 
 class _Beats:
     """The heartbeats of one message; each gets its own outcome as soon as the reply is there."""
 
-    __slots__ = ("_beats", "_link")
+    __slots__ = ("_beats", "_connection")
 
-    def __init__(self, link: Link, beats: dict[str, Beaten]) -> None:
-        self._link = link
+    def __init__(self, connection: Connection, beats: dict[str, Beaten]) -> None:
+        self._connection = connection
         self._beats = beats
 
     def done(self) -> bool:
@@ -268,8 +268,8 @@ class _Beats:
         for session_id in (*result.ended, *result.fenced, *result.unreadable):
             # the lists don't say when and why it ended, or whose it is: seldom enough to ask once more
             params = protocol.HeartbeatParams(session_id=session_id)
-            again = _Beats(self._link, {session_id: self._beats.pop(session_id, [])})
-            self._link.ask("session.heartbeat", params, again)
+            again = _Beats(self._connection, {session_id: self._beats.pop(session_id, [])})
+            self._connection.ask("session.heartbeat", params, again)
 
 
 def _fail(futures: Beaten, error: Exception) -> None:

@@ -294,12 +294,12 @@ async def test_an_id_that_another_process_has_is_refused_at_once_and_named(daemo
 async def test_an_id_taken_while_we_were_away_is_ours_again_when_the_other_has_gone(daemon: Daemon) -> None:
     async with connect(daemon.socket, "w1") as store:
         await daemon.in_thread("kill")
-        while (reconnecting := store._link._reconnecting) is None:
+        while (reconnecting := store._connection._reconnecting) is None:
             await asyncio.sleep(0)
         reconnecting.cancel()  # who comes first has the id: let that be the other
         await daemon.in_thread("start")
         namesake = await a_namesake(daemon)
-        store._link.come_back()
+        store._connection.reconnect()
         with pytest.raises(NoDaemonError, match="'w1'"):
             await store.ping(timeout_s=0.3)
         pinging = asyncio.create_task(store.ping(timeout_s=20))

@@ -28,7 +28,7 @@ from callstate_client.errors import (
 )
 from callstate_client.transport import fork_safety
 from callstate_client.transport.backoff import HEARTBEAT, Backoff
-from callstate_client.transport.blocking import REQUEST_ID, Connection
+from callstate_client.transport.blocking import REQUEST_ID, BlockingConnection
 from callstate_client.transport.discovery import Candidate, refusal
 
 __all__ = ["LEAVE_S", "REPLY_S", "BeatThread"]
@@ -65,7 +65,7 @@ class BeatThread:
         self._clock = clock
         self._changed = Condition()
         self._beats: dict[str, Beat] = {}
-        self._connection: Connection | None = None
+        self._connection: BlockingConnection | None = None
         self._thread: Thread | None = None
         self._closing = False
         self._told = ""
@@ -182,7 +182,7 @@ class BeatThread:
             for session_id, timeout_s in (result.timeouts or {}).items():
                 beats[session_id].retime(timeout_s, self._clock())
 
-    def _ask_why(self, connection: Connection, session_id: str, beat: Beat) -> None:
+    def _ask_why(self, connection: BlockingConnection, session_id: str, beat: Beat) -> None:
         """The lists don't say when and why it ended, or whose it is: seldom enough to ask once more."""
         params = protocol.HeartbeatParams(session_id=session_id)
         line = protocol.encode_request(REQUEST_ID, "session.heartbeat", params)
@@ -198,7 +198,7 @@ class BeatThread:
             del self._beats[session_id]
         self._tell(beat, error)
 
-    def _connect(self) -> Connection:
+    def _connect(self) -> BlockingConnection:
         """A connection to the first place that answers.
 
         Raises:
@@ -210,7 +210,7 @@ class BeatThread:
             if refused is not None:
                 failure = ConnectionRefusedError(refused.why)
                 continue
-            connection = Connection(fork_safety.unix_socket())
+            connection = BlockingConnection(fork_safety.unix_socket())
             with self._changed:
                 if self._closing:
                     connection.close()
@@ -226,7 +226,7 @@ class BeatThread:
                 return connection
         raise failure
 
-    def _register(self, connection: Connection) -> None:
+    def _register(self, connection: BlockingConnection) -> None:
         params = self._introduction()
         if params is None:
             return

@@ -34,7 +34,7 @@ class NoReplyError(ConnectionError):
     """What came is no reply; the peer is no callstated."""
 
 
-class Connection:
+class BlockingConnection:
     """One connection, for one request at a time.
 
     The time limit is the kernel's (SO_RCVTIMEO, SO_SNDTIMEO; socket(7)): with Python's own, each call is

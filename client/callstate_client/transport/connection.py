@@ -49,7 +49,7 @@ from callstate_client.transport.discovery import (
     refusal,
 )
 from callstate_client.transport.identity import Identity
-from callstate_client.transport.pending import Call, InFlight
+from callstate_client.transport.pending import PendingRequest, PendingRequests
 
 _log = logging.getLogger("callstate")
 
@@ -86,10 +86,10 @@ def _fail(waiter: Waiter, error: Exception) -> None:
 
 
 class _Wire(asyncio.BufferedProtocol):
-    """One connection's callbacks; the link ignores those of a connection that is no longer its own."""
+    """One connection's callbacks; those of a connection that has been replaced are ignored."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._buffer = LineBuffer(REPLY_BYTES)
         self.transport: asyncio.Transport
         self.may_write = True
@@ -109,22 +109,22 @@ class _Wire(asyncio.BufferedProtocol):
             if lines:
                 self.greeted.set_result(lines[0] or b"")
             return
-        self._link._received(self, lines)
+        self._connection._received(self, lines)
 
     def pause_writing(self) -> None:
         self.may_write = False
 
     def resume_writing(self) -> None:
         self.may_write = True
-        self._link.wake()
+        self._connection.wake()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.greeted is not None and not self.greeted.done():
             self.greeted.set_exception(ConnectionLostError("the connection was lost"))
-        self._link._lost(self, exc)
+        self._connection._lost(self, exc)
 
 
-class Link:
+class Connection:
     """The way to the daemon. Belongs to the loop it is made in.
 
     Args:
@@ -151,8 +151,8 @@ class Link:
         self._reconnecting: asyncio.Task[None] | None = None
         self._backoff = Backoff(CONNECT)
         self._tried: list[Tried] = []
-        self._calls: InFlight[Waiter] = InFlight(_fail)
-        self._unsent: list[Call[Waiter]] = []
+        self._calls: PendingRequests[Waiter] = PendingRequests(_fail)
+        self._unsent: list[PendingRequest[Waiter]] = []
         self._flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -248,7 +248,7 @@ class Link:
 
     def _connected(self, wire: _Wire, place: Candidate) -> None:
         if wire.transport.is_closing():
-            # already lost: its connection_lost came, or comes, before the link knew it
+            # already lost: its connection_lost came, or comes, before it is ours
             self._begin_reconnect()
             return
         self.places = [place]
@@ -296,7 +296,7 @@ class Link:
                 self._wire.transport.abort()  # close() would wait for a daemon that does not read
         await self._gone.wait()
 
-    def come_back(self) -> None:
+    def reconnect(self) -> None:
         """Connect in the background, as after a connection was lost."""
         self._begin_reconnect()
 
@@ -321,7 +321,7 @@ class Link:
             params: of the verb's class.
             waiter: gets the reply's line.
             op_of: for a mutation with an `op`, the session that remembers it.
-            timeout_s: how long to wait; None for the link's own.
+            timeout_s: how long to wait; None for the connection's own.
         """
         if self.closed:
             raise StoreClosedError
@@ -386,7 +386,7 @@ class Link:
         if deadline is not None:
             self._watch(deadline)
 
-    def _too_late(self, call: Call[Waiter]) -> Exception:
+    def _too_late(self, call: PendingRequest[Waiter]) -> Exception:
         if self._wire is not None and call.connection in (0, self.generation):
             return RequestTimeoutError("the daemon did not answer in time; outcome unknown")
         if call.connection == 0:

@@ -42,7 +42,7 @@ class Waiting(Protocol):
 WaiterT = TypeVar("WaiterT", bound=Waiting)
 
 
-class Call(Struct, Generic[WaiterT], eq=False):
+class PendingRequest(Struct, Generic[WaiterT], eq=False):
     """A request under way.
 
     Args:
@@ -64,7 +64,7 @@ class Call(Struct, Generic[WaiterT], eq=False):
     connection: int = 0
 
 
-class InFlight(Generic[WaiterT]):
+class PendingRequests(Generic[WaiterT]):
     """All requests under way, in the order in which they were made.
 
     Args:
@@ -74,18 +74,18 @@ class InFlight(Generic[WaiterT]):
     def __init__(self, fail: Callable[[WaiterT, Exception], None]) -> None:
         self._fail = fail
         self._last_id = 0
-        self._calls: dict[int, Call[WaiterT]] = {}
+        self._calls: dict[int, PendingRequest[WaiterT]] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
 
     def add(
         self, method: str, params: Params | None, waiter: WaiterT, *, deadline: float, op_of: str | None
-    ) -> Call[WaiterT]:
+    ) -> PendingRequest[WaiterT]:
         """A new request."""
         request_id = self._last_id = self._last_id + 1
         line = encode_request(request_id, method, params)
-        call = Call(request_id, line, waiter, deadline, op_of is not None or method in REPEATABLE, op_of)
+        call = PendingRequest(request_id, line, waiter, deadline, op_of is not None or method in REPEATABLE, op_of)
         self._calls[request_id] = call
         return call
 
@@ -98,7 +98,7 @@ class InFlight(Generic[WaiterT]):
         """Whether the request that this one waits for has left on some connection. Looks through all of them."""
         return any(call.connection and call.waiter is waiter for call in self._calls.values())
 
-    def drop(self, call: Call[WaiterT]) -> None:
+    def drop(self, call: PendingRequest[WaiterT]) -> None:
         """Nobody waits for it any more."""
         self._calls.pop(call.request_id, None)
 
@@ -127,7 +127,7 @@ class InFlight(Generic[WaiterT]):
         self._fail(longest.waiter, error)
         return None
 
-    def late(self, now: float) -> list[Call[WaiterT]]:
+    def late(self, now: float) -> list[PendingRequest[WaiterT]]:
         """Take out what is late."""
         calls = [call for call in self._calls.values() if call.deadline <= now]
         for call in calls:
@@ -139,7 +139,7 @@ class InFlight(Generic[WaiterT]):
         """When the next request is late."""
         return min((call.deadline for call in self._calls.values()), default=None)
 
-    def connection_lost(self) -> list[Call[WaiterT]]:
+    def connection_lost(self) -> list[PendingRequest[WaiterT]]:
         """Fail what may not be repeated; gives what is to be sent on the next connection, in order.
 
         In the order they were made in, because what is for one session takes effect in the order sent.

@@ -31,7 +31,7 @@ from callstate_client.transport.backoff import CONNECT, SHORTEST_HANDSHAKE_S, Ba
 from callstate_client.transport.blocking import (
     REQUEST_ID,
     SHORTEST_S,
-    Connection,
+    BlockingConnection,
     NoReplyError,
 )
 from callstate_client.transport.discovery import (
@@ -54,22 +54,22 @@ class Ours:
     """What one process has of a pool; a forked child gets one of its own."""
 
     def __init__(self) -> None:
-        self.idle: list[Connection] = []
+        self.idle: list[BlockingConnection] = []
         """The newest last: as few as will do are used, and they stay warm. Its pop and append are atomic."""
         self.closing = Event()
-        self._all: set[Connection] = set()
+        self._all: set[BlockingConnection] = set()
         self._mutations: dict[str, list[int]] = {}
         # a signal's handler may ask too, in the middle of this
         self._lock = RLock()
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: BlockingConnection) -> None:
         """One more; interrupted at once if the pool was closed meanwhile."""
         with self._lock:
             self._all.add(connection)
             if self.closing.is_set():
                 connection.interrupt()
 
-    def drop(self, connection: Connection) -> None:
+    def drop(self, connection: BlockingConnection) -> None:
         """Leave one that is in nobody's hands but the caller's."""
         with self._lock:
             self._all.discard(connection)
@@ -243,7 +243,9 @@ class Pool:
 
     # -- connecting ---------------------------------------------------------------------------------------
 
-    def connect(self, ours: Ours, until: float, backoff: Backoff, shortest_s: float = SHORTEST_S) -> Connection:
+    def connect(
+        self, ours: Ours, until: float, backoff: Backoff, shortest_s: float = SHORTEST_S
+    ) -> BlockingConnection:
         """A new connection, tried for until then.
 
         Args:
@@ -268,13 +270,13 @@ class Pool:
                 raise no_daemon(tried)
             ours.closing.wait(min(left, backoff.pause_s()))
 
-    def _attempt(self, timeout_s: float) -> tuple[Connection | None, list[Tried]]:
+    def _attempt(self, timeout_s: float) -> tuple[BlockingConnection | None, list[Tried]]:
         uid = os.getuid()
         tried: list[Tried] = []
         for place in self._places:
             refused = refusal(place, uid)
             if refused is None:
-                connection = Connection(fork_safety.unix_socket())
+                connection = BlockingConnection(fork_safety.unix_socket())
                 try:
                     connection.connect(place.path, timeout_s)
                     self._introduce(connection, timeout_s)
@@ -296,7 +298,7 @@ class Pool:
                 break
         return None, tried
 
-    def _introduce(self, connection: Connection, timeout_s: float) -> None:
+    def _introduce(self, connection: BlockingConnection, timeout_s: float) -> None:
         """Ask who answers, and say whose a connection is, before anything else is said on it.
 
         Raises:
@@ -327,7 +329,7 @@ class _Trial:
         self._backoff = Backoff(CONNECT)
         self._sent = False
 
-    def connect(self) -> Connection:
+    def connect(self) -> BlockingConnection:
         """A new connection to send it on."""
         try:
             connection = self._pool.connect(self._ours, self._until, self._backoff)
@@ -342,7 +344,7 @@ class _Trial:
             raise ConnectionLostError(LOST)
         return connection
 
-    def again(self, lost: OSError) -> Connection:
+    def again(self, lost: OSError) -> BlockingConnection:
         """The same, after this."""
         if self._pool.closed:
             raise StoreClosedError

@@ -8,8 +8,8 @@ from callstate_client.errors import ConnectionLostError, ParseError, TooLargeErr
 from callstate_client.transport.pending import (
     OPS_REMEMBERED,
     REPEATABLE,
-    Call,
-    InFlight,
+    PendingRequest,
+    PendingRequests,
 )
 
 PARAMS = p.RecordInterruptionParams(session_id="c1", op="x")
@@ -20,14 +20,16 @@ class Bench:
 
     def __init__(self) -> None:
         self.failed: list[tuple[str, Exception]] = []
-        self.calls: InFlight[str] = InFlight(lambda waiter, error: self.failed.append((waiter, error)))
+        self.calls: PendingRequests[str] = PendingRequests(
+            lambda waiter, error: self.failed.append((waiter, error))
+        )
 
     def add(
         self, name: str, *, method: str = "server.ping", op_of: str | None = None, at: float = 1.0
-    ) -> Call[str]:
+    ) -> PendingRequest[str]:
         return self.calls.add(method, None, name, deadline=at, op_of=op_of)
 
-    def sent(self, name: str, *, method: str = "server.ping", op_of: str | None = None) -> Call[str]:
+    def sent(self, name: str, *, method: str = "server.ping", op_of: str | None = None) -> PendingRequest[str]:
         call = self.add(name, method=method, op_of=op_of)
         call.connection = 1
         return call
