@@ -60,6 +60,7 @@ ENGINE = {
     "handovers": "sessions",
     "context": "sessions table clock limits names interfaces events liveness",
     "verbs": "sessions table clock limits names interfaces events liveness context handovers",
+    "request": "table verbs",
 }
 SIDECAR = {
     "system": "config",

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from callstate_client.engine.request import NULL_ID, Asked, error_line
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.table import Context
 from callstate_client.errors import NotDurableError
@@ -13,7 +14,6 @@ from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.connection import Connection
-from callstate_sidecar.serving.request import NULL_ID, Asked, error_line
 
 log = logging.getLogger(__name__)
 

@@ -6,6 +6,15 @@ import asyncio
 import logging
 from contextlib import suppress
 
+from callstate_client.engine.request import (
+    NULL_ID,
+    Asked,
+    Refused,
+    error_line,
+    read_long_request,
+    read_request,
+    result_line,
+)
 from callstate_client.engine.verbs.save_delta import MIN_BYTES, Extending
 from callstate_client.engine.verbs.table import Context, Deferred, NotCached
 from callstate_client.errors import (
@@ -20,15 +29,6 @@ from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.connection import Connection
 from callstate_sidecar.serving.group_commit import Turn
-from callstate_sidecar.serving.request import (
-    NULL_ID,
-    Asked,
-    Refused,
-    error_line,
-    read_long_request,
-    read_request,
-    result_line,
-)
 
 log = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
-from callstate_client.engine.verbs.save_delta import Extending
-from callstate_client.engine.verbs.table import NotCached
-from callstate_client.errors import WireError
-from callstate_sidecar.serving.request import (
+from callstate_client.engine.request import (
     Asked,
     Refused,
     read_long_request,
     read_request,
 )
+from callstate_client.engine.verbs.save_delta import Extending
+from callstate_client.engine.verbs.table import NotCached
+from callstate_client.errors import WireError
 from support.core import BadDisk, Core, FakeClient, kept, off_loop, open_journal
 
 pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # no I/O in here: one loop is as good as another

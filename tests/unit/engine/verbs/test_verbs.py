@@ -10,6 +10,7 @@ import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
+from callstate_client.engine.request import Refused, read_request
 from callstate_client.engine.verbs import listing
 from callstate_client.engine.verbs.table import VERBS
 from callstate_client.errors import (
@@ -26,7 +27,6 @@ from callstate_client.errors import (
 )
 from callstate_client.model.times import parse_us
 from callstate_sidecar.config.schema import LimitsConfig, ReaperConfig, StoreConfig
-from callstate_sidecar.serving.request import Refused, read_request
 from support.clock import START_US
 from support.core import TIME, Core, kept
 from support.core_harness import CoreHarness

@@ -1,4 +1,8 @@
-"""A line as a request, and errors as reply lines: JSON-RPC 2.0 without any I/O."""
+"""A line as a request, and results and errors as reply lines: JSON-RPC 2.0, without any I/O.
+
+What is accepted here can be written again, so a line that is not UTF-8, is nested too deep or holds a number out of
+range is refused, with the id of the request where one can be read.
+"""
 
 from __future__ import annotations
 
