@@ -15,7 +15,7 @@ CALLSTATE := $(BIN)/callstate --socket $(RUN_SOCKET)
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help run demo test test-quick soak fuzz lint reference bench bench-quick
+.PHONY: help run demo test test-quick soak fuzz lint sync-front reference bench bench-quick
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -53,17 +53,21 @@ fuzz: $(DEV_STAMP) ## the state machines and bad input, at length (EXAMPLES=2000
 	@CALLSTATE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --timeout 7200 \
 		tests/property tests/unit/engine/table/test_cache.py tests/integration/test_bad_input.py
 
-lint: $(DEV_STAMP) ## ruff, mypy and pyright
+lint: $(DEV_STAMP) ## ruff, mypy, pyright, and whether the blocking front is current
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/pyright
+	@$(BIN)/python scripts/blocking_front.py --check
 
 bench-quick: $(DEV_STAMP) ## one line a speed target: figure, target, met or not; under a minute
 	@$(BIN)/python -m bench quick $(BENCH_ARGS)
 
 bench: $(BENCH_STAMP) ## all figures beside those of the peers, as JSON and plots in docs/; some minutes
 	@$(BIN)/python -m bench full $(BENCH_ARGS)
+
+sync-front: $(DEV_STAMP) ## write the methods of the blocking client anew from the asyncio client's
+	@$(BIN)/python scripts/blocking_front.py
 
 reference: $(RUN_STAMP) ## write systemd/callstate.toml anew from the code
 	@$(BIN)/python -m callstate_sidecar.config.reference > systemd/callstate.toml.new

@@ -250,8 +250,8 @@ class SessionApi(Uncopied, ABC):
         epoch: int | None,
         timeout_s: float | None,
     ) -> int:
-        request = requests.save_document(state, requests.document(state), beside, if_version, epoch)
-        return (await self._execute(request, timeout_s)).version
+        request = requests.save_document(state, requests.document(state), beside, if_version, None)
+        return (await self._execute(request, timeout_s, epoch)).version
 
     async def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
         """Forget this session and all that is kept of it.

@@ -88,8 +88,6 @@ SHARED = ("errors", "model", "protocol", "store", "engine")
 
 # Modules that still import each other in a circle. Nothing may be added.
 CIRCLES = {
-    "callstate_client.calls.blocking_hold",
-    "callstate_client.sync",
     "callstate_sidecar.journal",
     "callstate_sidecar.journal.sync_gate",
     "callstate_sidecar.serving.connection",

@@ -19,6 +19,7 @@ import pytest
 
 import callstate_client
 from callstate_client import (
+    CallHandle,
     CallStore,
     ConnectionLostError,
     InternalError,
@@ -32,6 +33,7 @@ from callstate_client import (
     UnsupportedProtocolError,
     sync,
 )
+from callstate_client.sync import requester
 from callstate_client.transport import blocking
 from callstate_client.transport.pending import OPS_REMEMBERED
 from support.blocking_peer import WITHIN_S, Peer, Side
@@ -99,6 +101,25 @@ def test_signatures_are_the_same(name: str) -> None:
     assert ours.return_annotation == BLOCKING.get(theirs.return_annotation, theirs.return_annotation)
 
 
+def parameters_of(method: Any, without: set[str]) -> dict[str, inspect.Parameter]:
+    parameters = inspect.signature(method).parameters
+    assert without <= parameters.keys()
+    return {name: parameter for name, parameter in parameters.items() if name not in without}
+
+
+def test_holding_takes_the_same_but_for_what_watches_a_task() -> None:
+    theirs = parameters_of(CallStore.hold, {"cancel_on_lost", "watchdog_s"})
+    assert parameters_of(sync.Store.hold, set()) == theirs
+
+
+@pytest.mark.parametrize(
+    "name", ["add_turn", "amend_last_turn", "record_interruption", "update", "end", "beat", "release"]
+)
+def test_held_calls_have_the_same_methods(name: str) -> None:
+    theirs = parameters_of(getattr(CallHandle, name), set())
+    assert parameters_of(getattr(sync.HeldCall, name), {"timeout_s"}) == theirs
+
+
 def test_connecting_is_the_same_without_a_worker() -> None:
     theirs = dict(inspect.signature(callstate_client.connect).parameters)
     for name in ("worker_id", "register", "stall_timeout_s", "close_timeout_s"):
@@ -111,7 +132,7 @@ def test_connecting_is_the_same_without_a_worker() -> None:
 def test_it_needs_neither_asyncio_nor_the_asyncio_front() -> None:
     folder = Path(callstate_client.__file__).parent
     seen: set[str] = set()
-    todo = ["callstate_client.sync"]
+    todo = ["callstate_client.sync.__init__"]
     while todo:
         name = todo.pop()
         if name in seen:
@@ -132,6 +153,7 @@ def test_it_needs_neither_asyncio_nor_the_asyncio_front() -> None:
         "callstate_client.client",
         "callstate_client.transport.connection",
         "callstate_client.api",
+        "callstate_client.session_api",
     }
 
 
@@ -160,13 +182,13 @@ def test_every_id_is_written_as_json(
 def test_more_sessions_than_lines_are_kept_for(
     store: sync.Store, side: Side, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "BEATS_KEPT", 2)
+    monkeypatch.setattr(requester, "HEARTBEAT_LINES", 2)
     for session_id in ("a", "b", "c", "a", "b", "c"):
         beat = threads.submit(store.update_heartbeat, session_id)
         assert side.request()["params"] == {"session_id": session_id}
         side.reply({})
         beat.result(WITHIN_S)
-        assert len(store._beats) <= 2
+        assert len(store._heartbeat_lines) <= 2
 
 
 @pytest.mark.parametrize(
@@ -244,6 +266,37 @@ def test_an_error_without_id_is_the_requests(store: sync.Store, side: Side, thre
     side.send(b'{"jsonrpc":"2.0","id":null,"error":{"code":-32008,"message":"too large"}}\n')
     with pytest.raises(TooLargeError):
         save.result(WITHIN_S)
+
+
+def test_a_mutation_has_the_epoch_of_the_claim_or_the_one_given(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    claim = threads.submit(store.claim, "c1")
+    side.line()
+    side.reply(
+        {"session": {"id": "c1"}, "version": 1, "epoch": 5, "labels": {}, "history_from": 0, "turn_count": 0}
+    )
+    claim.result(WITHIN_S)
+    for mutate in (
+        lambda **given: store.save(SessionState("c1"), **given),
+        lambda **given: store.add_turn("c1", "user", "hello", **given),
+        lambda **given: store.update("c1", status="active", **given),
+        lambda **given: store.record_interruption("c1", **given),
+    ):
+        for given, expected in (({}, 5), ({"epoch": 7}, 7)):
+            mutation = threads.submit(mutate, **given)
+            line = side.line()
+            assert line.count(b'"epoch":') == line.count(b'"epoch":%d' % expected) == 1
+            side.reply({"version": 2, "updated_at": "2026-05-01T12:00:00Z"})
+            mutation.result(WITHIN_S)
+    release = threads.submit(store.release, "c1", 5)
+    side.line()
+    side.reply({})
+    release.result(WITHIN_S)
+    mutation = threads.submit(store.record_interruption, "c1")
+    assert b'"epoch":' not in side.line()
+    side.reply({"version": 3})
+    mutation.result(WITHIN_S)
 
 
 OTHERS = b'{"jsonrpc":"2.0","id":2,"result":{}}\n'
@@ -385,13 +438,13 @@ def test_a_descriptor_that_somebody_made_non_blocking(blocks: bool, threads: Thr
         assert theirs.recv(10) == b"2\n"
         theirs.sendall(b'{"jsonrpc":"2.0","id":1,')
         theirs.sendall(b'"result":{}}\n')
-        assert asked.result(WITHIN_S) == sync.BEAT_ANSWERED
+        assert asked.result(WITHIN_S) == requester.HEARTBEAT_REPLY
         long = b"x" * 1_000_000 + b"\n"  # more than a socket holds, so it goes in parts
         asked = threads.submit(connection.exchange, long, WITHIN_S, until)
         with theirs.makefile("rb") as lines:
             assert lines.readline() == long
-        theirs.sendall(sync.BEAT_ANSWERED)
-        assert asked.result(WITHIN_S) == sync.BEAT_ANSWERED
+        theirs.sendall(requester.HEARTBEAT_REPLY)
+        assert asked.result(WITHIN_S) == requester.HEARTBEAT_REPLY
 
 
 # -- connections that go ----------------------------------------------------------------------------------------

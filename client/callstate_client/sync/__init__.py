@@ -1,0 +1,195 @@
+"""The blocking front, for programs without asyncio: WSGI applications, scripts, threads.
+
+    from callstate_client.sync import connect
+
+    with connect(worker_id="worker-1") as store:
+        with store.hold(SessionState("c1", provider="twilio", from_=caller, to=callee)) as call:
+            call.add_turn("user", "hello", duration_ms=900)
+
+The methods of a store are in `session_api`, which is generated from the asyncio front. What differs by nature is
+written by hand: `requester` sends a request and waits for the reply, `hold` and `held_call` hold calls.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+from callstate_client.calls.heartbeat_thread import LEAVE_S
+from callstate_client.calls.hold_rules import BeatMode, EndOn
+from callstate_client.model.state import SessionState
+from callstate_client.protocol import validation
+from callstate_client.requests import PreparedRequest
+from callstate_client.store import Record
+from callstate_client.sync.held_call import HeldCall
+from callstate_client.sync.hold import HeldCalls, Hold
+from callstate_client.sync.requester import PerProcess
+from callstate_client.sync.session_api import SessionApi
+from callstate_client.transport.backoff import TIMEOUT_S
+from callstate_client.transport.discovery import candidates
+from callstate_client.transport.identity import Identity
+from callstate_client.transport.pool import Pool
+
+__all__ = ["HeldCall", "Hold", "Store", "connect"]
+
+CLAIM_CHANGES: Final = frozenset(
+    ("session.claim", "session.claim_next", "session.release", "session.end", "session.delete")
+)
+"""SessionApi after which this process holds a session, or no longer does."""
+
+ResultT = TypeVar("ResultT")
+
+
+class Store(SessionApi):
+    """Keeps the state of live calls in the daemon on this host. Made by `connect()`.
+
+    Safe to use from many threads: each request has a connection to itself, an idle one or a new one, so there are
+    as many connections as threads that send at once. A forked child connects anew.
+
+    The methods are those of the asyncio front's `CallStore`, and raise the same errors. Outside of `hold()` the
+    caller sends the heartbeats, well within the session's `heartbeat_timeout_s`. `timeout_s` is how long one method
+    may take, reconnecting included, seconds; None for the store's own. Mutations carry an `op`, so one that is sent
+    twice happens once. `epoch` left out is that of the claim by which this process holds the session, if it does.
+
+    Args:
+        socket, wait_s, timeout_s, worker_id: see `connect()`.
+    """
+
+    def __init__(
+        self,
+        socket: str | os.PathLike[str] | None,
+        wait_s: float,
+        timeout_s: float,
+        worker_id: str | None = None,
+    ) -> None:
+        if worker_id is not None:
+            validation.check_worker_id(worker_id)
+        own = Identity.of(worker_id)
+        identity = PerProcess(own, own.in_child)
+        places = candidates(socket, os.environ, os.getuid())
+        workers_pool = Pool(places, timeout_s, identity.get)
+        super().__init__(Pool(places, timeout_s) if worker_id is None else workers_pool, identity)
+        self._epochs: PerProcess[dict[str, int]] = PerProcess({}, dict)
+        self._workers_pool = workers_pool
+        self._held_calls = HeldCalls(SessionApi(workers_pool, identity), workers_pool, identity, self._epochs)
+        self._pool.open(wait_s)
+
+    @property
+    def name(self) -> str:
+        """`sidecar`."""
+        return "sidecar"
+
+    @property
+    def path(self) -> str:
+        """The socket of the daemon."""
+        return self._pool.path
+
+    def close(self) -> None:
+        """Close all connections; requests of other threads fail with StoreClosedError. May be called twice."""
+        heartbeats = self._held_calls.stop_heartbeats()
+        self._pool.close()
+        self._workers_pool.close()
+        if heartbeats is not None:
+            heartbeats.join(LEAVE_S)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _execute(
+        self, request: PreparedRequest[ResultT], timeout_s: float | None, epoch: int | None = None
+    ) -> ResultT:
+        epochs = self._epochs.get()
+        if epoch is None and request.op_of is not None:
+            epoch = epochs.get(request.op_of)
+        result = super()._execute(request, timeout_s, epoch)
+        if request.method in CLAIM_CHANGES:
+            if isinstance(result, Record):
+                epochs[result.state.id] = result.epoch
+            else:  # a `claim_next` that found nothing names no session
+                epochs.pop(getattr(request.params, "session_id", ""), None)
+        return result
+
+    def hold(
+        self,
+        call: SessionState | str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        heartbeat_timeout_s: float | None = None,
+        max_duration_s: float | None = None,
+        beat: BeatMode = "auto",
+        end_on: EndOn = (),
+        steal: bool = False,
+        replace_ended: bool = False,
+        resume: bool = False,
+    ) -> Hold:
+        """Hold a call for as long as the block lasts: `with store.hold(...) as call`.
+
+        Without an exception the session ends with reason `completed`; an exception in `end_on`, also within a
+        group, ends it with the exception's `reason`, or its name in snake case; any other releases it, for another
+        worker to claim. The exception propagates in each case.
+
+        Heartbeats are sent by one thread for all calls that the store holds, for as long as the block lasts, also
+        while it hangs. The call is held as this store's worker, under a random id where `connect()` was given none.
+        An entry that gets no answer may have created or claimed the session, which is suspected when no heartbeat
+        follows; entering the same Hold again takes over what was created.
+
+        Args:
+            call: a state, which is created, or the id of a session that is there, which is claimed.
+            labels: up to 16 short strings to select calls by; for a new session.
+            heartbeat_timeout_s: silence after which the call is suspected, seconds.
+            max_duration_s: how long the call may last, seconds.
+            beat: `"auto"`: heartbeats are sent by the thread; `"manual"`: by the caller, with `call.beat()`.
+            end_on: exceptions that mean the call is over: one class, or several.
+            steal: claim it even from a worker that is alive.
+            replace_ended: where a call under this id has ended, start it anew in its place.
+            resume: where a session of this state's id is there already, claim it.
+
+        Raises:
+            ConflictError: on entering: a session of this id is there already; by id: another worker holds it, or
+                this store does.
+            SessionNotFoundError, SessionEndedError: on entering by id: there is no such session, or it has ended.
+        """
+        return Hold(
+            self._held_calls,
+            call,
+            labels=labels,
+            heartbeat_timeout_s=heartbeat_timeout_s,
+            max_duration_s=max_duration_s,
+            beat=beat,
+            end_on=end_on,
+            steal=steal,
+            replace_ended=replace_ended,
+            resume=resume,
+        )
+
+
+def connect(
+    socket: str | os.PathLike[str] | None = None,
+    wait_s: float = 5.0,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    worker_id: str | None = None,
+) -> Store:
+    """The store of the daemon on this host: `with connect() as store`, or `store = connect()` and `close()`.
+
+    Args:
+        socket: the daemon's; default `CALLSTATE_SOCKET`, else the first that exists of
+            `$XDG_RUNTIME_DIR/callstate.sock`, `/run/callstate/callstate.sock` and
+            `/tmp/callstate-<uid>/callstate.sock`.
+        wait_s: how long to wait for a daemon that is not there yet, seconds; 0 tries once.
+        timeout_s: how long each call waits for its reply, seconds.
+        worker_id: be this worker, which owns the calls that it creates and claims; 1 to 64 bytes of printable ASCII
+            without spaces. Its process is watched: when it dies, its calls are there to be recovered at once. None:
+            no worker, as an operator's tool or a simple script.
+
+    Raises:
+        NoDaemonError: none was found; the text lists each path tried and why not.
+        InvalidParamsError: this is no worker id, or none that the daemon takes. At once, as the next.
+        ConflictError: another process is known under this worker id, and lives.
+        UnsupportedProtocolError: the daemon speaks another version of the protocol.
+    """
+    return Store(socket, wait_s, timeout_s, worker_id)

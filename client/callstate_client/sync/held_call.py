@@ -1,0 +1,315 @@
+"""A call while a block of a program without asyncio holds it.
+
+Unlike the asyncio front's `CallHandle` it has no outbox: each method sends its request in the epoch of the call,
+waits for the acknowledgement and only then changes the local state, which so never runs ahead of the daemon.
+Sent again over a new connection after one was lost, each mutation still happens once, by its `op`.
+
+A call is *lost* when a heartbeat or a request learns that it has been claimed by another worker, has ended or is
+missing. A forked child does not hold the calls of its parent: they are lost there, and leaving their blocks does
+nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final, TypeVar, Unpack
+
+from callstate_client.calls.heartbeat_thread import BeatThread
+from callstate_client.calls.hold_rules import EndOn, end_classes, end_reason, ended_by
+from callstate_client.calls.outbox.local_changes import (
+    Change,
+    HeadPatched,
+    Interrupted,
+    Switched,
+    TurnAdded,
+    TurnAmended,
+)
+from callstate_client.calls.view import StateView
+from callstate_client.errors import (
+    CallstateError,
+    ConnectionLostError,
+    FencedError,
+    SessionEndedError,
+    SessionNotFoundError,
+    StoreClosedError,
+)
+from callstate_client.model.state import SessionState
+from callstate_client.model.times import now
+from callstate_client.model.turn import Turn
+from callstate_client.model.wellformed import cleaned, turn_values
+from callstate_client.protocol.patches import Changes, find_last_turn, split_changes, turn_patch
+from callstate_client.store import Record
+from callstate_client.sync.session_api import SessionApi
+from callstate_client.uncopied import Uncopied
+
+_log = logging.getLogger("callstate")
+
+COMPLETED: Final = "completed"
+"""Why a call ended whose block was left without an exception."""
+
+ResultT = TypeVar("ResultT")
+
+
+class HeldCall(Uncopied):
+    """A call that is held. Each method returns once the daemon has acknowledged it, else raises.
+
+    Safe to use from several threads. A method that fails because another worker has claimed the call, or because it
+    is over, also makes it `lost`.
+
+    Args:
+        api: sends requests as the worker that holds the call.
+        record: the session as it was created or claimed; its `state` is updated from now on.
+        heartbeats: sends heartbeats for the call from now on; None: the caller does, by `beat()`.
+        end_on: exceptions that end the call when they leave its block.
+        on_release: called once, when the call is no longer held.
+    """
+
+    instead = "copy its `state`; another process claims the call with hold(id)"
+
+    def __init__(
+        self,
+        api: SessionApi,
+        record: Record,
+        heartbeats: BeatThread | None,
+        end_on: EndOn,
+        on_release: Callable[[HeldCall], None],
+    ) -> None:
+        self._api = api
+        self._state = record.state
+        self._view = StateView(record.state)
+        self._heartbeats = heartbeats
+        self._end_on = end_classes(end_on)
+        self._on_release = on_release
+        self._lost: CallstateError | None = None
+        self._pid = os.getpid()
+        self.version = record.version
+        """Of the last acknowledged mutation."""
+        self.epoch = record.epoch
+        """The fencing token of this hold: mutations fail once another worker has claimed the call."""
+        self.ended = False
+        """Whether `end()` was acknowledged."""
+        self.released = False
+        """Whether the call is no longer held: it was released, or its block was left."""
+        if heartbeats is not None and record.heartbeat_timeout_s is not None:
+            heartbeats.add(self.id, record.heartbeat_timeout_s, self._lose)
+
+    def __repr__(self) -> str:
+        return f"HeldCall({self.id!r}, status={self._state.status!r})"
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self._state.id
+
+    @property
+    def state(self) -> SessionState:
+        """The call as of the last acknowledged mutation. Read only: the methods of the call change it."""
+        return self._view
+
+    @property
+    def lost(self) -> CallstateError | None:
+        """Why the session takes no more heartbeats or mutations from here, as learnt from the last one; None while
+        it does."""
+        if self._lost is None and os.getpid() != self._pid:
+            self._lost = ConnectionLostError("this is a forked child: the call is held by its parent")
+        return self._lost
+
+    def _lose(self, error: CallstateError) -> None:
+        self._stop_heartbeats()
+        if self._lost is None and not (self.ended or self.released):
+            self._lost = error
+            _log.warning("%s is lost: %s", self.id, error)
+
+    def _stop_heartbeats(self) -> None:
+        if self._heartbeats is not None:
+            self._heartbeats.discard(self.id, self._lose)
+
+    def _while_held(self, send: Callable[[], ResultT]) -> ResultT:
+        """Send something for the call; the call is lost if the daemon says so.
+
+        Raises:
+            StoreClosedError: the call is no longer held.
+            ConnectionLostError: this is a forked child.
+        """
+        if self.released:
+            raise StoreClosedError(f"{self.id} is not held any more")
+        if os.getpid() != self._pid and self.lost is not None:
+            raise self.lost
+        try:
+            return send()
+        except (FencedError, SessionEndedError, SessionNotFoundError) as error:
+            self._lose(error)
+            raise
+
+    def _mutate(self, send: Callable[[], int], change: Change) -> int:
+        """Send a mutation and make the same change to the local state once it is acknowledged."""
+        self.version = self._while_held(send)
+        change.make()
+        self._state.updated_at = now()
+        return self.version
+
+    # -- what happens in the call -----------------------------------------------------------------------------
+
+    def add_turn(
+        self,
+        role: str,
+        content: str,
+        duration_ms: int = 0,
+        *,
+        at: datetime | None = None,
+        extra: dict[str, Any] | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Append a turn: something was said. Gives the new version.
+
+        Args:
+            role: see `Role`.
+            content: what was said.
+            duration_ms: how long it took to say, milliseconds; any real number, rounded.
+            at: when; default now.
+            extra: further members of the turn.
+            timeout_s: how long this may take, seconds; None for the store's own. Likewise below.
+
+        Raises:
+            DocumentError: this can't be sent; nothing has changed.
+        """
+        at = at or now()
+        role, content, duration_ms = turn_values(role, content, duration_ms)
+        turn = Turn(role, content, timestamp=at, duration_ms=duration_ms, extra=cleaned(extra))
+        return self._mutate(
+            lambda: self._api.add_turn(
+                self.id, role, content, duration_ms, at=at, extra=extra, epoch=self.epoch, timeout_s=timeout_s
+            ),
+            TurnAdded(self._state, turn),
+        )
+
+    def amend_last_turn(
+        self,
+        *,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+        role: str | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Change the last turn, or the last one of a role, for example to the part of it that was spoken before the
+        caller cut in. Gives the new version.
+
+        Args:
+            content: what was said; None leaves it.
+            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted anew.
+            extra: members to put beside; None as a value takes one away.
+            role: the last turn of this role, whatever has been said since.
+
+        Raises:
+            ConflictError: there is no such turn.
+            MethodNotFoundError: `role` was given, and the daemon is too old to know it.
+        """
+        turn = find_last_turn(self._state, role)
+        return self._mutate(
+            lambda: self._api.amend_last_turn(
+                self.id,
+                content=content,
+                duration_ms=duration_ms,
+                extra=extra,
+                role=role,
+                epoch=self.epoch,
+                timeout_s=timeout_s,
+            ),
+            TurnAmended(turn, turn_patch(content, duration_ms, extra)),
+        )
+
+    def record_interruption(self, *, timeout_s: float | None = None) -> int:
+        """Count an interruption: the caller spoke over the agent. Gives the new version."""
+        return self._mutate(
+            lambda: self._api.record_interruption(self.id, epoch=self.epoch, timeout_s=timeout_s),
+            Interrupted(self._state),
+        )
+
+    def update(self, *, timeout_s: float | None = None, **changes: Unpack[Changes]) -> int:
+        """Change members of the session, all but its history; see `Store.update`. Gives the new version."""
+        patch, beside = split_changes(changes)
+        version = self._mutate(
+            lambda: self._api.update(self.id, epoch=self.epoch, timeout_s=timeout_s, **changes),
+            HeadPatched(self._state, patch),
+        )
+        if self._heartbeats is not None and "heartbeat_timeout_s" in beside:
+            self._heartbeats.add(self.id, beside["heartbeat_timeout_s"], self._lose)
+        return version
+
+    def end(self, reason: str = COMPLETED, detail: Any = None, *, timeout_s: float | None = None) -> int:
+        """The call is over. Leaving the block does not end it a second time. Gives the version.
+
+        Args:
+            reason: a word of the worker's own, up to 64 bytes.
+            detail: any JSON beside it.
+        """
+        version = self._mutate(
+            lambda: self._api.end(self.id, reason, detail, epoch=self.epoch, timeout_s=timeout_s),
+            Switched(self._state, self._set_ended),
+        )
+        self._stop_heartbeats()
+        return version
+
+    def _set_ended(self, ended: bool) -> None:
+        self.ended = ended
+
+    def beat(self, *, timeout_s: float | None = None) -> None:
+        """Send a heartbeat: for `hold(beat="manual")`.
+
+        Raises:
+            SessionNotFoundError, SessionEndedError, FencedError: the call is over, or belongs to another worker;
+                see `lost`.
+        """
+        self._while_held(lambda: self._api.update_heartbeat(self.id, timeout_s=timeout_s))
+
+    # -- leaving ----------------------------------------------------------------------------------------------
+
+    def release(self, *, timeout_s: float | None = None) -> None:
+        """Release the call without ending it, for another worker to claim at once. Again, it changes nothing."""
+        if self.released or os.getpid() != self._pid:
+            return
+        try:
+            if not (self.ended or self.lost):
+                self._while_held(lambda: self._api.release(self.id, self.epoch, timeout_s=timeout_s))
+        finally:
+            self._set_released()
+
+    def _set_released(self) -> None:
+        self._stop_heartbeats()
+        self.released = True
+        self._on_release(self)
+
+    def leave(self, error: BaseException | None) -> None:
+        """Leave the call's block: without an exception the call ends, also with one in `end_on` or a group that
+        contains such a one; any other releases it.
+
+        Args:
+            error: the exception that leaves the block.
+
+        Raises:
+            CallstateError: why the end was not acknowledged, unless the block raised an exception itself.
+        """
+        if os.getpid() != self._pid:  # a forked child leaves the block: the call is its parent's
+            return
+        try:
+            self._end_or_release(error)
+        except CallstateError as failure:
+            if error is None:
+                raise
+            _log.warning("%s was not left cleanly: %s", self.id, failure)
+        finally:
+            if not self.released:
+                self._set_released()
+
+    def _end_or_release(self, error: BaseException | None) -> None:
+        cause = None if error is None else ended_by(error, self._end_on)
+        if error is not None and cause is None:
+            self.release()
+        elif self.lost is not None and not self.ended:
+            raise self.lost
+        elif not (self.ended or self.released):
+            self.end(COMPLETED if cause is None else end_reason(cause))

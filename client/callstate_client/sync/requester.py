@@ -1,0 +1,142 @@
+"""How the blocking front sends a request and waits for its reply; the verbs are built on it.
+
+Safe to use from many threads. A forked child is another worker, with connections of its own: what belongs to one
+process only is a `PerProcess`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from callstate_client import protocol, requests
+from callstate_client.errors import StoreClosedError
+from callstate_client.requests import PreparedRequest
+from callstate_client.transport.blocking import REQUEST_ID
+from callstate_client.transport.identity import Identity
+from callstate_client.transport.pending import REPEATABLE
+from callstate_client.transport.pool import Pool
+from callstate_client.uncopied import Uncopied
+
+HEARTBEAT_REPLY: Final = b'{"jsonrpc":"2.0","id":%d,"result":{}}\n' % REQUEST_ID
+"""The reply to nearly every heartbeat; compared, not parsed."""
+
+HEARTBEAT_LINES: Final = 4096
+"""Sessions whose encoded heartbeat is cached: more than a worker holds; with the longest ids it takes 1.5 MiB."""
+
+ResultT = TypeVar("ResultT")
+ValueT = TypeVar("ValueT")
+
+
+class PerProcess(Generic[ValueT]):
+    """A value that a forked child does not share with its parent.
+
+    The pid is read at each access: a fork in C, such as uWSGI's, runs no hook of ours.
+
+    Args:
+        value: of this process.
+        in_child: makes a child's, at its first access there.
+    """
+
+    def __init__(self, value: ValueT, in_child: Callable[[], ValueT]) -> None:
+        self._values = {os.getpid(): value}
+        self._in_child = in_child
+
+    def get(self) -> ValueT:
+        """The value of the process that asks; all of its threads get the same one."""
+        pid = os.getpid()
+        if pid not in self._values:
+            self._values.setdefault(pid, self._in_child())
+        return self._values[pid]
+
+
+class Requester(Uncopied):
+    """Sends requests, each over a connection that it has to itself meanwhile, and waits for the reply.
+
+    Args:
+        pool: the connections.
+        identity: the worker that sessions are claimed for, whether or not the connections are registered for it.
+    """
+
+    instead = "share this one within the process, and make one with connect() in another"
+
+    def __init__(self, pool: Pool, identity: PerProcess[Identity]) -> None:
+        self._pool = pool
+        self._identity = identity
+        self._ops = requests.Ops()
+        self._heartbeat_lines: dict[str, bytes] = {}
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close()` was called."""
+        return self._pool.closed
+
+    @property
+    def worker_id(self) -> str:
+        """The worker that sessions are claimed for. Where `connect()` was given none, it is a random one, and the
+        connections are not registered: nothing is owned by being created here, and an owner is known by its
+        heartbeats alone. A forked child is another worker."""
+        return self._identity.get().worker_id
+
+    def new_op(self) -> str:
+        """A name for one mutation, like no other's."""
+        return self._ops.new()
+
+    def request(
+        self,
+        method: str,
+        params: protocol.Params | None = None,
+        *,
+        op_of: str | None = None,
+        timeout_s: float | None = None,
+    ) -> bytes:
+        """Send a request of the protocol; gives the reply's line, for one of protocol's decoders.
+
+        Args:
+            method: the verb.
+            params: of the verb's class.
+            op_of: for a mutation with an `op`, the session that remembers it: it may be sent twice.
+            timeout_s: seconds; None for the store's own.
+        """
+        if self.closed:
+            raise StoreClosedError
+        line = protocol.encode_request(REQUEST_ID, method, params)
+        if op_of is not None:
+            return self._pool.mutate(line, op_of, timeout_s)
+        return self._pool.exchange(line, timeout_s, lambda: method in REPEATABLE)
+
+    def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
+        """Say that this call is alive, without touching anything else of its state.
+
+        Raises:
+            SessionNotFoundError, SessionEndedError, FencedError: it is not, or belongs to another worker.
+        """
+        line = self._heartbeat_lines.get(session_id) or self._new_heartbeat_line(session_id)
+        reply = self._pool.exchange(line, timeout_s)
+        if reply != HEARTBEAT_REPLY:
+            protocol.decode_empty(reply)
+
+    def _new_heartbeat_line(self, session_id: str) -> bytes:
+        if self.closed:
+            raise StoreClosedError
+        request = requests.heartbeat(session_id)
+        if len(self._heartbeat_lines) >= HEARTBEAT_LINES:  # most belong to calls that are long over
+            self._heartbeat_lines.clear()
+        line = protocol.encode_request(REQUEST_ID, request.method, request.params)
+        self._heartbeat_lines[session_id] = line
+        return line
+
+    def _execute(
+        self, request: PreparedRequest[ResultT], timeout_s: float | None, epoch: int | None = None
+    ) -> ResultT:
+        """Send a request and decode its reply.
+
+        Args:
+            request: what to send.
+            timeout_s: seconds; None for the store's own.
+            epoch: the fencing token of a mutation; None for none.
+        """
+        requests.fenced(request, epoch)
+        reply = self.request(request.method, request.params, op_of=request.op_of, timeout_s=timeout_s)
+        return request.result(reply)

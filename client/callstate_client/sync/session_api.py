@@ -1,0 +1,414 @@
+"""One method for each verb of the protocol, blocking.
+
+Generated from callstate_client/session_api.py by scripts/blocking_front.py: change that, then `make sync-front`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Unpack
+
+from callstate_client import protocol, requests
+from callstate_client.errors import ConflictError, StoreClosedError
+from callstate_client.model.state import SessionState
+from callstate_client.protocol.patches import Beside, Changes, split_changes
+from callstate_client.protocol.results import DrainResult
+from callstate_client.requests import Page, PreparedRequest
+from callstate_client.store import Record
+from callstate_client.sync.requester import Requester
+
+__all__ = ["SessionApi"]
+
+
+class SessionApi(Requester):
+    """The verbs of the protocol; each returns when the daemon has answered.
+
+    Those of the asyncio front's `SessionApi`, with the same parameters and errors.
+    """
+
+    # -- one session, read --------------------------------------------------------------------------------
+
+    def load(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> SessionState:
+        """The state under this id, `updated_at` being the later of the last change and the last heartbeat.
+
+        Args:
+            session_id: of the call.
+            history: `"all"`, `"none"`, or how many of the last turns.
+
+        Raises:
+            SessionNotFoundError: there is none.
+        """
+        return self._execute(requests.load(session_id, history), timeout_s)
+
+    def get(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> Record:
+        """The session with what is known about it beside its document.
+
+        Args:
+            session_id: of the call.
+            history: `"all"`, `"none"`, or how many of the last turns.
+
+        Raises:
+            SessionNotFoundError: there is none.
+        """
+        return self._execute(requests.get(session_id, history), timeout_s)
+
+    def save(
+        self,
+        state: SessionState | None,
+        if_version: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        heartbeat_timeout_s: float | None = None,
+        max_duration_s: float | None = None,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int | None:
+        """Keep this state, whole, under its id, and set its `updated_at`. None is a no-op.
+
+        Args:
+            state: what to keep.
+            if_version: only if the session has this version; 0: only if there is none yet.
+            labels: up to 16 short strings to select calls by; left as they are where not given.
+            heartbeat_timeout_s: silence after which this call is suspected, seconds; same.
+            max_duration_s: how long this call may last, seconds; same.
+
+        Returns:
+            the new version; None for no state.
+
+        Raises:
+            ConflictError: the session has another version.
+            SessionEndedError: it was reaped.
+            DocumentError: the state was loaded in part, or can't be written as JSON.
+        """
+        if self.closed:
+            raise StoreClosedError
+        if state is None:
+            return None
+        beside = requests.beside_state(labels, heartbeat_timeout_s, max_duration_s, self.new_op())
+        return self._save(state, if_version, beside, epoch, timeout_s)
+
+    def _save(
+        self,
+        state: SessionState,
+        if_version: int | None,
+        beside: Mapping[str, Any],
+        epoch: int | None,
+        timeout_s: float | None,
+    ) -> int:
+        request = requests.save_document(state, requests.document(state), beside, if_version, None)
+        return self._execute(request, timeout_s, epoch).version
+
+    def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
+        """Forget this session and all that is kept of it.
+
+        Raises:
+            SessionNotFoundError: there is none.
+            FencedError: another worker holds it.
+            StoreUnavailableError: it is not in memory, and the store that would know can't be reached.
+        """
+        self._execute(requests.delete(session_id, self.new_op(), self.features()), timeout_s, epoch)
+
+    def add_turn(
+        self,
+        session_id: str,
+        role: str,
+        content: str,
+        duration_ms: int = 0,
+        *,
+        at: datetime | None = None,
+        extra: dict[str, Any] | None = None,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Append a turn, count it, and add its speech time. Gives the new version.
+
+        Args:
+            session_id: of the call.
+            role: see `Role`.
+            content: what was said.
+            duration_ms: how long it took to say, milliseconds.
+            at: when; default now.
+            extra: further members of the turn.
+        """
+        request = requests.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
+        return self._execute(request, timeout_s, epoch)
+
+    def amend_last_turn(
+        self,
+        session_id: str,
+        *,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+        role: str | None = None,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Change the last turn, or the last one of a role, say to what was spoken of it before the caller cut in.
+
+        As `amend_turn` without an index.
+        """
+        return self.amend_turn(
+            session_id,
+            content=content,
+            duration_ms=duration_ms,
+            extra=extra,
+            role=role,
+            epoch=epoch,
+            timeout_s=timeout_s,
+        )
+
+    def amend_turn(
+        self,
+        session_id: str,
+        index: int | None = None,
+        *,
+        content: str | None = None,
+        duration_ms: int | None = None,
+        extra: dict[str, Any] | None = None,
+        role: str | None = None,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Change a turn, say to what was spoken of it before the caller cut in. Gives the new version.
+
+        Args:
+            session_id: of the call.
+            index: which turn: from 0, or negative from the end; None for the last.
+            content: what was said; None leaves it.
+            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted again.
+            extra: members to add or replace; None as a value removes one.
+            role: without an index the last turn of this role; with one, the role that the turn must have.
+
+        Raises:
+            ConflictError: there is no such turn.
+            MethodNotFoundError: an index or a role was given, and the daemon is too old to know them.
+        """
+        if index is not None or role is not None:
+            requests.check_amendable(index, role, self.features())
+        request = requests.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
+        return self._execute(request, timeout_s, epoch)
+
+    def record_interruption(
+        self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None
+    ) -> int:
+        """Count one interruption (barge-in). Gives the new version."""
+        return self._execute(requests.record_interruption(session_id, self.new_op()), timeout_s, epoch)
+
+    def update(
+        self,
+        session_id: str,
+        if_version: int | None = None,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+        **changes: Unpack[Changes],
+    ) -> int:
+        """Change members of the session, all but its history (a merge patch, RFC 7396). Gives the new version.
+
+        Args:
+            session_id: of the call.
+            if_version: only if the session has this version.
+            changes: members by the names SessionState has (`status`, `from_`, `metrics` …); None removes one; a
+                dict patches what is there; further members as `extra={…}`. Also `labels`, which replace the present
+                ones, `heartbeat_timeout_s` and `max_duration_s`, seconds.
+
+        Raises:
+            ConflictError: the session has another version.
+            InvalidParamsError: there is no such member (a TypeError too), or it can't be changed.
+        """
+        patch, beside = split_changes(changes)
+        if not beside:
+            request = requests.update(session_id, if_version, patch, self.new_op())
+            return self._execute(request, timeout_s, epoch)
+        return self._rewrite_head(session_id, if_version, patch, beside, epoch=epoch, timeout_s=timeout_s)
+
+    def _rewrite_head(
+        self,
+        session_id: str,
+        if_version: int | None,
+        patch: dict[str, Any],
+        beside: Beside,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """An update of what is kept beside the document too: read, patch, save if nothing has changed since."""
+        for left in reversed(range(requests.REWRITES)):
+            record = self.get(session_id, "none", timeout_s=timeout_s)
+            request = requests.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
+            try:
+                return self._execute(request, timeout_s)
+            except ConflictError:
+                if if_version is not None or not left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def end(
+        self,
+        session_id: str,
+        reason: str | None = None,
+        detail: Any = None,
+        *,
+        epoch: int | None = None,
+        timeout_s: float | None = None,
+    ) -> int:
+        """The call is over. Ending it again changes nothing. Gives the version.
+
+        Args:
+            session_id: of the call.
+            reason: a word of the worker's own, up to 64 bytes.
+            detail: any JSON beside it.
+        """
+        return self._execute(requests.end(session_id, reason, detail, self.new_op()), timeout_s, epoch)
+
+    # -- ownership ----------------------------------------------------------------------------------------
+
+    def claim(
+        self, session_id: str, *, steal: bool = False, history: str | int = "all", timeout_s: float | None = None
+    ) -> Record:
+        """Own this session from now on, which takes heartbeats: `hold(id)` does both. Again, it changes nothing.
+
+        Args:
+            session_id: of the call.
+            steal: also from a worker that is alive.
+            history: `"all"`, `"none"`, or how many of the last turns.
+
+        Raises:
+            ConflictError: another worker holds it, and is alive.
+            SessionEndedError: it is over.
+        """
+        return self._execute(requests.claim(session_id, self.worker_id, history, steal=steal), timeout_s)
+
+    def claim_next(
+        self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
+    ) -> Record | None:
+        """Own any session that has lost its worker; None where there is none. No two workers get the same.
+
+        Args:
+            labels: all of them must be there.
+            history: `"all"`, `"none"`, or how many of the last turns.
+        """
+        return self._execute(requests.claim_next(self.worker_id, labels, history), timeout_s)
+
+    def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
+        """Give this session up: another worker may claim it at once, and has its full timeout to do so.
+
+        Args:
+            session_id: of the call.
+            epoch: of the claim.
+
+        Raises:
+            FencedError: another worker has claimed it since.
+        """
+        self._execute(requests.release(session_id, epoch), timeout_s)
+
+    # -- all sessions -------------------------------------------------------------------------------------
+
+    def list_active(self, scope: str = "host", *, timeout_s: float | None = None) -> list[str]:
+        """The ids of all sessions that have not ended.
+
+        Args:
+            scope: `"host"`: of this host; `"all"`: of every host, which asks the store too.
+            timeout_s: for each page of the answer.
+
+        Raises:
+            StoreUnavailableError: `"all"`, and the store can't be reached.
+        """
+        ids: list[str] = []
+        request: PreparedRequest[Page[str]] | None = requests.list_active(scope)
+        while request is not None:
+            page = self._execute(request, timeout_s)
+            ids += page.items
+            request = page.next_page
+        return [*dict.fromkeys(ids)]  # the store's pages may overlap
+
+    def sessions(
+        self,
+        *,
+        status: str | None = None,
+        state: str | None = None,
+        provider: str | None = None,
+        owner: str | None = None,
+        call_id: str | None = None,
+        ended_since: datetime | None = None,
+        labels: Mapping[str, str] | None = None,
+        scope: str = "host",
+        timeout_s: float | None = None,
+    ) -> Iterator[Record]:
+        """The sessions that match, without their histories; pages are requested as the iteration reaches them.
+
+        Args:
+            status, provider, owner, call_id: match where equal.
+            state: of those that have not ended, `"live"`, `"suspect"`, `"orphan"` (no owner now, had one) or
+                `"restored"` (from the journal, and no sign of life since the daemon started).
+            ended_since: only those that ended then or later; with a timezone.
+            labels: all of them must be there.
+            scope: `"host"`: what is in this host's memory, ended calls for `reaper.retention_s`; `"all"`: what the
+                store has of every host as well, for as long as it keeps ended calls. A session that leaves memory
+                meanwhile may come twice.
+
+        Raises:
+            StoreUnavailableError: `"all"`, and the store can't be reached.
+            MethodNotFoundError: an older daemon lists by no state, or of its own host alone.
+        """
+        if needed := requests.listing_features(state, scope):
+            requests.check_listable(self.features(), needed)
+        request: PreparedRequest[Page[Record]] | None = requests.sessions(
+            status=status,
+            state=state,
+            provider=provider,
+            owner=owner,
+            call_id=call_id,
+            ended_since=ended_since,
+            labels=labels,
+            scope=scope,
+        )
+        while request is not None:
+            page = self._execute(request, timeout_s)
+            yield from page.items
+            request = page.next_page
+
+    # -- the store itself ---------------------------------------------------------------------------------
+
+    def features(self) -> Collection[str]:
+        """The optional parts of the protocol that the daemon supports; see `features` of `server.info`."""
+        return frozenset(self.info().get("features", ()))
+
+    def flush(
+        self, session_ids: Sequence[str] | None = None, timeout_s: float = requests.FLUSH_S
+    ) -> protocol.FlushResult:
+        """Return when the store behind has these sessions, or all: the barrier.
+
+        Args:
+            session_ids: which; None for all.
+            timeout_s: how long the daemon tries, seconds.
+
+        Returns:
+            how many sessions the store has, and how many it does not have yet.
+        """
+        return self._execute(requests.flush(session_ids, timeout_s), timeout_s + requests.FLUSH_MARGIN_S)
+
+    def drain(self, on: bool = True, *, timeout_s: float | None = None) -> DrainResult:
+        """Let the host run out of calls: no new sessions are taken, those that exist go on.
+
+        Args:
+            on: False: take new ones again.
+
+        Returns:
+            whether it drains now, and how many sessions have not ended.
+        """
+        return self._execute(requests.drain(on), timeout_s)
+
+    def stats(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """What the store counts, as `server.stats` gives it."""
+        return self._execute(requests.STATS, timeout_s)
+
+    def info(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """What the store is, as `server.info` gives it."""
+        return self._execute(requests.INFO, timeout_s)
+
+    def ping(self, *, timeout_s: float | None = None) -> None:
+        """Return once the store has answered."""
+        self._execute(requests.PING, timeout_s)
