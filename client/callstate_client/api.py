@@ -18,7 +18,7 @@ from callstate_client.calls.heartbeat import Beater, Beats
 from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold import Hold
 from callstate_client.calls.hold_rules import BeatMode, EndOn, end_classes
-from callstate_client.calls.outbox.saving import Saving
+from callstate_client.calls.outbox.ordered_save import OrderedSave
 from callstate_client.calls.recovery import CONCURRENCY, MAX_ATTEMPTS, Handler, Recovery
 from callstate_client.calls.shutdown import FINISH_S, Graceful, LeaveResult, leave
 from callstate_client.errors import CallstateError, StoreClosedError, UndeliveredError
@@ -121,7 +121,7 @@ class CallStore(SessionApi):
             and (call.unacknowledged or not call.released)
         ):
             limit_s = TIMEOUT_S if timeout_s is None else timeout_s
-            return await call._save(Saving(state, if_version, beside), limit_s)
+            return await call._save(OrderedSave(state, if_version, beside), limit_s)
         return await super()._save(state, if_version, beside, epoch, timeout_s)
 
     def hold(

@@ -1,4 +1,13 @@
-"""A held call: what a worker talks to while the call lasts."""
+"""CallHandle: a call that a worker holds, and what the worker does with it.
+
+A handle begins held, with heartbeats running. It stops being held in one of three ways, and only the first is final
+for the session: `ended` (this worker has ended it; late turns are still taken), `released` (its block was left, or
+`release()` called), or `lost` (the session takes nothing more of this worker: another has claimed it, it has ended
+or was deleted). Released and lost set the same event, which `wait_lost()` and `cancel_on_lost` wait for.
+
+Every mutation changes the view (`state`) and goes into the outbox, whose rules are in calls/outbox. What can't be
+sent raises before anything has changed.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +23,10 @@ import msgspec
 
 from callstate_client import protocol, requests
 from callstate_client.calls.background import BackgroundTasks
-from callstate_client.calls.call_watchdog import Watchdog
+from callstate_client.calls.call_heartbeats import CallHeartbeats
 from callstate_client.calls.heartbeat import Beats
-from callstate_client.calls.hold_rules import end_reason, ended_by
-from callstate_client.calls.loss import CancelOnLost, Signal
-from callstate_client.calls.outbox.delivery import deliver_or_tell
+from callstate_client.calls.hold_rules import COMPLETED, reason_to_end
+from callstate_client.calls.outbox.delivery import deliver_or_raise
 from callstate_client.calls.outbox.local_changes import (
     Change,
     HeadPatched,
@@ -27,15 +35,10 @@ from callstate_client.calls.outbox.local_changes import (
     TurnAdded,
     TurnAmended,
 )
-from callstate_client.calls.outbox.queue import Outbox
-from callstate_client.calls.outbox.saving import Saving, save_behind
-from callstate_client.calls.queued import (
-    AmendableTurn,
-    QueuedMutation,
-    TurnHandle,
-    amendable,
-    queued,
-)
+from callstate_client.calls.outbox.ordered_save import OrderedSave
+from callstate_client.calls.outbox.outbox import Outbox
+from callstate_client.calls.queued import AmendableTurn, QueuedMutation, TurnHandle, amendable, queued
+from callstate_client.calls.task import CancelOnLost, OneShotEvent
 from callstate_client.calls.view import StateView
 from callstate_client.errors import CallstateError, StoreClosedError, UndeliveredError
 from callstate_client.model.history import Turn
@@ -61,10 +64,7 @@ RecoveryT = TypeVar("RecoveryT")
 _log = logging.getLogger("callstate")
 
 HEAD: Final = object()
-"""What updates are of: those that wait become one."""
-
-COMPLETED: Final = "completed"
-"""Why a call ended whose block was left normally."""
+"""The key of updates: those that wait become one."""
 
 
 class Holder(Protocol):
@@ -98,47 +98,50 @@ class CallHandle(Uncopied):
     def __init__(
         self, holder: Holder, state: SessionState, version: int, epoch: int | None = None, handovers: int = 0
     ) -> None:
+        self._holder = holder
+        self._store = holder.store
+        self._loop = asyncio.get_running_loop()
         self._state = state
         self._view = StateView(state)
         self.version = version
         """Of the last acknowledged mutation."""
-        self.epoch = epoch
-        """A fencing token: what another has claimed since takes nothing of ours. None: we made the session, and
-        could not learn it."""
-        self._gone = Signal()
-        self._lost: CallstateError | None = None
         self.ended = False
         """Whether `end()` was called."""
-        self._released = False
-        self._watchdog: Watchdog | None = None
-        self._timeout_s: float | None = None
         self.end_on: tuple[type[BaseException], ...] = ()
         """Exceptions that mean the call is over, should they leave its block."""
         self.handovers = handovers
         """How often in a row it was claimed before and not held for a minute, by whatever worker."""
-        self._loop = asyncio.get_running_loop()
-        self._holder = holder
-        self._store = holder.store
+        self._lost: CallstateError | None = None
+        self._released = False
+        self._not_held = OneShotEvent()  # set once it is lost or released
+        self._heartbeats = CallHeartbeats(holder.heartbeats, state.id, self.lose)
         self._outbox = Outbox(
-            holder.store, holder.undelivered, state.id, self._acknowledged, self.lose, self._delivered, epoch
+            holder.store,
+            holder.undelivered,
+            state.id,
+            epoch,
+            on_version=self._set_version,
+            on_lost=self.lose,
+            on_empty=self._delivered,
         )
 
     def __repr__(self) -> str:
         return f"CallHandle({self.id!r}, status={self._state.status!r}, unacknowledged={self.unacknowledged})"
 
     def __del__(self) -> None:
-        # whoever had it has forgotten it; wherever the garbage collector runs
+        # its user has dropped it; in whatever thread the garbage collector runs
         if not (self.released or self.ended or self.lost):
             with suppress(RuntimeError):  # the loop is closed
-                self._loop.call_soon_threadsafe(self._forgotten)
+                self._loop.call_soon_threadsafe(self._release_dropped)
 
-    def _forgotten(self) -> None:
-        """Nobody has this handle any more, and it was never left."""
+    def _release_dropped(self) -> None:
         self._holder.heartbeats.discard(self.id, None)
         if not (self._store.closed or self._holder.holds(self.id)):
             _log.warning("%s is released: its handle was dropped, and never left or closed", self.id)
-            self._take_no_more()
+            self._queue_release()
             self.released = True
+
+    # -- what it is -----------------------------------------------------------------------------------------
 
     @property
     def id(self) -> str:
@@ -147,111 +150,48 @@ class CallHandle(Uncopied):
 
     @property
     def state(self) -> SessionState:
-        """The call as this worker sees it: what is queued is in it already. To look at: it changes by the methods
-        of the call, and setting a member says by which."""
+        """The call as this worker sees it, including what is queued. Read-only: it changes by the methods of the
+        call, and setting a member says by which."""
         return self._view
 
     @property
+    def epoch(self) -> int | None:
+        """The fencing token of this claim: another worker's claim makes it worthless.
+        None: the session was created here, and its epoch could not be learned."""
+        return self._outbox.epoch
+
+    @property
     def lost(self) -> CallstateError | None:
-        """Why the session takes no more beats or mutations of ours; None while it does."""
+        """Why the session takes no more heartbeats or mutations of this worker; None while it does."""
         return self._lost
 
     @lost.setter
     def lost(self, error: CallstateError | None) -> None:
         self._lost = error
         if error is not None:
-            self._watch_no_more()
-            self._gone.give()
+            self._heartbeats.unwatch()
+            self._not_held.set()
 
     @property
     def released(self) -> bool:
-        """Whether it was let go of, or its block left."""
+        """Whether it was released, or its block left."""
         return self._released
 
     @released.setter
     def released(self, released: bool) -> None:
         self._released = released
         if released:
-            self._watch_no_more()
-            self._gone.give(cancel=False)
-
-    def lose_for_good(self, error: CallstateError) -> None:
-        """The same, of one that was let go of for its block: which is cancelled, if it wants to be."""
-        if self._lost is None and not self.ended:
-            self.lost = error
-
-    # -- a task that hangs ----------------------------------------------------------------------------------
-
-    def start_heartbeats(self, timeout_s: float) -> None:
-        """Have it beaten for.
-
-        Args:
-            timeout_s: the call's heartbeat timeout, seconds.
-        """
-        self._timeout_s = timeout_s
-        self._holder.heartbeats.add(self.id, timeout_s, self.lose)
-
-    def watch_task(self, watchdog_s: float) -> None:
-        """What `hold(watchdog_s=…)` does: beat only while `alive()` is called at least so often.
-
-        Args:
-            watchdog_s: how often, seconds.
-        """
-
-        def silent() -> None:
-            _log.warning("%s: not alive() for %g s, so no more heartbeats", self.id, watchdog_s)
-            self._holder.heartbeats.discard(self.id, self.lose)
-
-        def back() -> None:
-            _log.warning("%s: alive() again, so heartbeats go on", self.id)
-            if self._timeout_s is not None:
-                self.start_heartbeats(self._timeout_s)
-            self._holder.background.start(self._beat_quietly(), f"callstate-beat-{self.id}")
-
-        self._watchdog = Watchdog(watchdog_s, silent, back)
-
-    def alive(self) -> None:
-        """This call's task lives: for `hold(watchdog_s=…)`. Without a watchdog it does nothing."""
-        if self._watchdog is not None:
-            self._watchdog.alive()
-
-    def _watch_no_more(self) -> None:
-        if self._watchdog is not None:
-            self._watchdog.stop()
-            self._watchdog = None
-
-    async def _beat_quietly(self) -> None:
-        with suppress(CallstateError):  # what it says of the call is in `lost`; else the next one is due soon
-            await self.beat()
+            self._heartbeats.unwatch()
+            self._not_held.set(cancel=False)
 
     @property
     def is_held(self) -> bool:
-        """Whether it is ours still: not lost, let go of, or ended by us."""
+        """Whether it is this worker's still: not lost, released, or ended by it."""
         return not (self.ended or self._released or self._lost)
-
-    async def wait_lost(self) -> CallstateError:
-        """Return once the call is lost, with what `lost` is then: claimed by another worker, ended by somebody else
-        or by its `max_duration_s`, reaped, deleted. The daemon tells at once.
-
-        Raises:
-            StoreClosedError: it was left or released by ourselves.
-        """
-        await self._gone.wait()
-        if self._lost is None:
-            raise StoreClosedError(f"{self.id} is not held any more")
-        return self._lost
-
-    def cancel_on_lost(self) -> CancelOnLost:
-        """Cancel the present task as soon as the call is lost. What `hold(cancel_on_lost=True)` does."""
-        return self._gone.guard()
-
-    def recovery(self, as_type: type[RecoveryT]) -> RecoveryT | None:
-        """What it takes to resume the call, as a type of the caller's; see `SessionState.recovery`."""
-        return self._state.recovery(as_type)
 
     @property
     def unacknowledged(self) -> int:
-        """How many mutations are queued or under way."""
+        """How many mutations are queued or in flight."""
         return len(self._outbox)
 
     @property
@@ -263,33 +203,100 @@ class CallHandle(Uncopied):
         """
         return self._outbox.full
 
-    def _acknowledged(self, version: int) -> None:
-        self.version = version
+    def recovery(self, as_type: type[RecoveryT]) -> RecoveryT | None:
+        """What it takes to resume the call, as a type of the caller's; see `SessionState.recovery`."""
+        return self._state.recovery(as_type)
 
-    def _delivered(self) -> None:
-        """Nothing is left to deliver: a call that was let go of needs no more beats."""
-        if self.released:
-            self._holder.heartbeats.discard(self.id, self.lose)
+    # -- losing it ------------------------------------------------------------------------------------------
 
-    def _set_ended(self, ended: bool) -> None:
-        self.ended = ended
+    async def wait_lost(self) -> CallstateError:
+        """Return once the call is lost, with what `lost` is then: claimed by another worker, ended by somebody else
+        or by its `max_duration_s`, reaped, deleted. The daemon reports it at once.
+
+        Raises:
+            StoreClosedError: this worker has left or released it.
+        """
+        await self._not_held.wait()
+        if self._lost is None:
+            raise StoreClosedError(f"{self.id} is not held any more")
+        return self._lost
+
+    async def wait_not_held(self) -> None:
+        """Return once the call is lost or released."""
+        await self._not_held.wait()
+
+    def cancel_on_lost(self) -> CancelOnLost:
+        """Cancel the current task as soon as the call is lost. What `hold(cancel_on_lost=True)` does."""
+        return self._not_held.cancel_current_task()
 
     def lose(self, error: CallstateError) -> None:
-        """The session takes no more of ours. Called by what beats and delivers for this call."""
-        self._holder.heartbeats.discard(self.id, self.lose)
+        """The session takes nothing more of this worker. Called by what sends heartbeats and mutations."""
+        self._heartbeats.stop()
         if not (self.ended or self.released) and self.lost is None:
             self.lost = error
             _log.warning("%s is lost: %s", self.id, error)
 
-    def go_on(self, epoch: int) -> None:
-        """We have claimed it again, having been away for so long that it was an orphan. Ours in this epoch."""
-        self.epoch = self._outbox.epoch = epoch
+    def lose_released(self, error: CallstateError) -> None:
+        """The call was released while its block runs, which finds it lost, and is cancelled if it wants to be."""
+        if self._lost is None and not self.ended:
+            self.lost = error
 
     def abandon(self, error: CallstateError) -> None:
         """In a forked child: the call is its parent's, and so is what is queued for it."""
         self.lost = self.lost or error
         self.released = True
         self._outbox.abandon()
+
+    def reclaimed(self, epoch: int) -> None:
+        """This worker has claimed the session again, which had become an orphan: it has this epoch now."""
+        self._outbox.epoch = epoch
+
+    # -- heartbeats -----------------------------------------------------------------------------------------
+
+    def start_heartbeats(self, timeout_s: float) -> None:
+        """Send heartbeats in the background.
+
+        Args:
+            timeout_s: the call's heartbeat timeout, seconds.
+        """
+        self._heartbeats.start(timeout_s)
+
+    def start_watchdog(self, watchdog_s: float) -> None:
+        """What `hold(watchdog_s=…)` does: send heartbeats only while `alive()` is called at least so often.
+
+        Args:
+            watchdog_s: how often, seconds.
+        """
+        self._heartbeats.watch(
+            watchdog_s,
+            self._beat_soon,
+        )
+
+    def alive(self) -> None:
+        """This call's task lives: for `hold(watchdog_s=…)`. Without a watchdog it does nothing."""
+        self._heartbeats.alive()
+
+    async def beat(self) -> None:
+        """Say that the call is alive: for `beat="manual"`.
+
+        Raises:
+            SessionNotFoundError, SessionEndedError, FencedError: it is not, or another worker's; see `lost`.
+        """
+        try:
+            await self._store.update_heartbeat(self.id)
+        except CallstateError as error:
+            if not error.retryable:
+                self.lose(error)
+            raise
+
+    def _beat_soon(self) -> None:
+        self._holder.background.start(self._beat_quietly(), f"callstate-beat-{self.id}")
+
+    async def _beat_quietly(self) -> None:
+        with suppress(CallstateError):  # it is in `lost`, where it concerns the call; else the next one is due soon
+            await self.beat()
+
+    # -- what happens in the call ---------------------------------------------------------------------------
 
     def add_turn(
         self,
@@ -338,7 +345,7 @@ class CallHandle(Uncopied):
             return queued(turn.place.future)
         patch = turn_patch(content, duration_ms, extra)
         encoded = encode_members(patch)
-        # with another duration it would be counted by that one, and is by the one it was said with
+        # with another duration the turn would be counted by that one, instead of by the one it was said with
         if duration_ms is None and self._outbox.is_waiting(turn.place):
             amended = patched_turn(turn.turn, patch)
             text = encode_members(amended.to_dict())
@@ -349,7 +356,7 @@ class CallHandle(Uncopied):
         else:
             requests.check_amendable(0, None, self._store._known_features or protocol.FEATURES)
             self._outbox.check_room(len(encoded))
-            # with its role: should others have put a shorter history in the place of this one, it is a conflict
+            # with its role: if the history has been replaced by a shorter one, it is a conflict, not another turn
             params = self._amendment(encoded, turn.turn.role)
             entry = self._outbox.amend(turn.place, params, TurnAmended(turn.turn, patch), turn.turn)
         self._state.updated_at = now()
@@ -367,8 +374,8 @@ class CallHandle(Uncopied):
 
         Args:
             content: what was said; None leaves it.
-            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted anew.
-            extra: members to put beside; None as a value takes one away.
+            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted again.
+            extra: members to add or replace; None as a value removes one.
             role: the last turn of this role, whatever has been said since.
 
         Raises:
@@ -406,21 +413,20 @@ class CallHandle(Uncopied):
         patch, beside = split_changes(changes)
         encoded = encode_members(patch)
         self._outbox.check_room(len(encoded))
+        change = HeadPatched(self._state, patch)
         if beside:
-            entry = self._outbox.put_ask(
-                "session.update", partial(self._rewrite_head, patch, beside), HeadPatched(self._state, patch)
-            )
+            entry = self._outbox.put_action("session.update", partial(self._rewrite_head, patch, beside), change)
             self._state.updated_at = now()
             return queued(entry.future)
         params = protocol.UpdateParams(
             session_id=self.id, epoch=self.epoch, set=msgspec.Raw(encoded), op=self._store.new_op()
         )
-        return self._put("session.update", params, HeadPatched(self._state, patch), key=HEAD)
+        return self._put("session.update", params, change, key=HEAD)
 
     async def _rewrite_head(self, patch: dict[str, Any], beside: Beside) -> int:
         version = await self._store._rewrite_head(self.id, None, patch, beside, epoch=self.epoch)
-        if "heartbeat_timeout_s" in beside and self._timeout_s is not None and self.is_held:
-            self.start_heartbeats(beside["heartbeat_timeout_s"])
+        if "heartbeat_timeout_s" in beside and self.is_held:
+            self._heartbeats.retime(beside["heartbeat_timeout_s"])
         return version
 
     def end(self, reason: str = COMPLETED, detail: Any = None) -> QueuedMutation:
@@ -432,65 +438,57 @@ class CallHandle(Uncopied):
         """
         reason = as_text(reason, "a reason")
         validation.check_word(reason, "$.params.reason", least=1)
-        params = protocol.EndParams(session_id=self.id, epoch=self.epoch, reason=reason, op=self._store.new_op())
-        if detail is not None:
-            validation.check_free(detail, "detail")
-            encoded = encode_members(detail)
-            validation.check_detail(encoded)
-            params.detail = msgspec.Raw(encoded)
-        return self._put("session.end", params, Switched(self._state, self._set_ended))
+        request = requests.end(self.id, reason, detail, self._store.new_op())
+        assert isinstance(request.params, protocol.EndParams)  # noqa: S101 - for the type checkers
+        return self._put(request.method, request.params, Switched(self._state, self._set_ended))
 
-    async def _save(self, saving: Saving, timeout_s: float) -> int:
+    async def _save(self, save: OrderedSave, timeout_s: float) -> int:
         """Save a state of this call behind what is queued: `store.save()` of a call that is held."""
-        return await save_behind(saving, self, self._store, self._outbox, timeout_s)
+        return await save.through(self._outbox, self, self._store, timeout_s)
 
-    async def beat(self) -> None:
-        """Say that the call is alive: for `beat="manual"`.
+    # -- what the outbox reports ----------------------------------------------------------------------------
 
-        Raises:
-            SessionNotFoundError, SessionEndedError, FencedError: it is not, or not ours; see `lost`.
-        """
-        try:
-            await self._store.update_heartbeat(self.id)
-        except CallstateError as error:
-            if not error.retryable:
-                self.lose(error)
-            raise
+    def _set_version(self, version: int) -> None:
+        self.version = version
+
+    def _set_ended(self, ended: bool) -> None:
+        self.ended = ended
+
+    def _delivered(self) -> None:
+        """Heartbeats of a call that was left go on until all that it has queued is delivered."""
+        if self.released:
+            self._heartbeats.stop()
+
+    # -- leaving it -----------------------------------------------------------------------------------------
 
     async def release(self) -> None:
-        """Let go of the call without ending it: deliver what is queued, then let another worker claim it at once.
+        """Give the call up without ending it: deliver what is queued, then let another worker claim it at once.
 
         Raises:
             UndeliveredError: not all was acknowledged within the store's `close_timeout_s`. Delivery goes on for as
-                long as the store is open, and the call is released behind it.
+                long as the store is open, and the call is released after it.
         """
         if not self.released:
-            await self._let_go()
+            await self._deliver_and_release()
 
-    def _take_no_more(self) -> None:
-        """Take nothing more, and be let go of once all is delivered."""
+    def _queue_release(self) -> None:
+        """Take nothing more, and release the session, unless it has ended, when all is delivered."""
         if not (self.ended or self.lost or self.released):
-            self._outbox.put_ask("session.release", self._give_up)
+            self._outbox.put_action("session.release", lambda: self._holder.give_up(self.id, self.epoch))
         self._outbox.close()
 
-    async def _give_up(self) -> None:
-        await self._holder.give_up(self.id, self.epoch)
-
-    async def _let_go(self) -> None:
-        """Deliver what is queued, take no more, and release what has not ended."""
-        self._take_no_more()
+    async def _deliver_and_release(self) -> None:
+        self._queue_release()
         self.released = True
         if not len(self._outbox):
             self._delivered()
-        await deliver_or_tell(self._outbox, self._store.close_timeout_s)
+        await deliver_or_raise(self._outbox, self._store.close_timeout_s)
 
     def store_closes(self) -> None:
-        """The store is being closed, and this call is still held: nobody will hold it any more."""
+        """The store is being closed while this call is held: release it. Its block gets StoreClosedError."""
         if not self.released:
-            self._take_no_more()
-            self.lost = self.lost or StoreClosedError()  # its block shall say that it could not end the call
-
-    # -- as a block -----------------------------------------------------------------------------------------
+            self._queue_release()
+            self.lost = self.lost or StoreClosedError()
 
     async def __aenter__(self) -> CallHandle:
         return self
@@ -509,37 +507,34 @@ class CallHandle(Uncopied):
         Raises:
             CallstateError: what kept the end from being acknowledged.
         """
-        await self._leave(error)
-
-    async def leave(self, error: BaseException | None) -> None:
-        """What leaving its block means for the call: normally it ends, by an exception in `end_on`, or a group with
-        one, as well; by any other it is released.
-
-        Raises:
-            CallstateError: what kept the end from being acknowledged, unless another exception is under way.
-            UndeliveredError: not all was acknowledged within the store's `close_timeout_s`; same.
-            asyncio.CancelledError: cancelled while it delivered, which it did first, unless cancelled twice.
-        """
-        try:
-            await self._leave(error)
-        except CallstateError as failure:
-            if error is None:
-                raise
-            if not isinstance(failure, UndeliveredError):  # which was logged; the block's own error goes on
-                _log.warning("%s was not left cleanly: %s", self.id, failure)
-
-    async def _leave(self, error: BaseException | None) -> None:
         if self.released:
             return
         acknowledged: QueuedMutation | None = None
         if not self.ended:
-            if error is None:
-                acknowledged = self.end(COMPLETED)
-            elif (cause := ended_by(error, self.end_on)) is not None:
-                acknowledged = self.end(end_reason(cause))
-            else:
+            reason = reason_to_end(error, self.end_on)
+            if reason is None:
                 await self.release()
                 return
-        await self._let_go()
+            acknowledged = self.end(reason)
+        await self._deliver_and_release()
         if acknowledged is not None:
             await acknowledged
+
+    async def leave(self, error: BaseException | None) -> None:
+        """What leaving its block does with the call: it ends, or is released; see hold_rules.py.
+
+        Args:
+            error: the exception that leaves the block, which goes on afterwards; None for none.
+
+        Raises:
+            CallstateError: what kept the end from being acknowledged, unless there is an `error`.
+            UndeliveredError: not all was acknowledged within the store's `close_timeout_s`; same.
+            asyncio.CancelledError: cancelled while it delivered, which it did first, unless cancelled twice.
+        """
+        try:
+            await self.close(error)
+        except CallstateError as failure:
+            if error is None:
+                raise
+            if not isinstance(failure, UndeliveredError):  # which was logged
+                _log.warning("%s was not left cleanly: %s", self.id, failure)

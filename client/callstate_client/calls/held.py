@@ -18,7 +18,7 @@ from callstate_client.calls.heartbeat import Beats
 from callstate_client.calls.hold_rules import BeatMode
 from callstate_client.calls.loss_watch import LossWatch
 from callstate_client.calls.outbox.delivery import deliver_or_give_up
-from callstate_client.calls.outbox.queue import Outbox
+from callstate_client.calls.outbox.outbox import Outbox
 from callstate_client.errors import (
     CallstateError,
     ConflictError,

@@ -19,7 +19,7 @@ from callstate_client.calls.hold_rules import (
     has_ended,
     taken,
 )
-from callstate_client.calls.loss import CancelOnLost
+from callstate_client.calls.task import CancelOnLost
 from callstate_client.errors import (
     CallstateError,
     ConflictError,
@@ -125,7 +125,7 @@ class Hold(Uncopied):
         self._entering = None
         handle.end_on = self._end_on
         if self._watchdog_s is not None:
-            handle.watch_task(self._watchdog_s)
+            handle.start_watchdog(self._watchdog_s)
         return handle
 
     async def _enter(self) -> CallHandle:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
-from callstate_client.calls.outbox.entries import Acknowledgement
+from callstate_client.calls.outbox.backlog import Acknowledgement
 from callstate_client.model.turn import Turn
 from callstate_client.uncopied import Uncopied
 

@@ -214,7 +214,7 @@ class Recovery:
             self._forsaken.add(ANY)
             held = self._held.handles.get(record.state.id)
             if held is not None and self._held.holds(record.state.id):
-                held.go_on(record.epoch)
+                held.reclaimed(record.epoch)
                 continue
             call = await self._held.add(record, epoch=record.epoch)
             if not self._hold_back(call):

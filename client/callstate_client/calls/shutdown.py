@@ -38,7 +38,7 @@ async def leave(held: HeldCalls, finish_s: float, hurry: asyncio.Event) -> Leave
         hurry: wait no more once it is set.
     """
     calls = [call for call in held.handles.values() if not call.released and call.lost is None]
-    waiting = [asyncio.ensure_future(call._gone.wait()) for call in calls]
+    waiting = [asyncio.ensure_future(call.wait_not_held()) for call in calls]
     hurried = asyncio.ensure_future(hurry.wait())
     try:
         async with asyncio.timeout(finish_s):
@@ -62,7 +62,7 @@ async def _release(call: CallHandle) -> None:
         await call.release()
     except CallstateError as error:
         _log.warning("%s was not released cleanly: %s", call.id, error)
-    call.lose_for_good(ShuttingDownError(f"{call.id} was released: this worker leaves"))
+    call.lose_released(ShuttingDownError(f"{call.id} was released: this worker leaves"))
 
 
 class Graceful:

@@ -1,23 +1,25 @@
-"""Waiting until what calls have queued is delivered, also while all tasks of the loop are being cancelled."""
+"""Waiting until outboxes are empty, also while all tasks of the loop are being cancelled."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
 
-from callstate_client.calls.outbox.queue import Outbox
+from callstate_client.calls.outbox.outbox import Outbox
 from callstate_client.errors import UndeliveredError
 
+__all__ = ["deliver_or_give_up", "deliver_or_raise"]
 
-async def flush(outboxes: Collection[Outbox], timeout_s: float) -> None:
-    """Return when these are empty, or after so long.
 
-    The first cancellation of the waiting is kept until then: at the end of `asyncio.run`, or of a server that is
-    told to stop, whoever leaves a call is cancelled while it does, and the tasks that deliver along with it. They
-    are started anew. The second one is for somebody who means it.
+async def _wait_empty(outboxes: Collection[Outbox], timeout_s: float) -> None:
+    """Return when these are empty, or after this many seconds.
+
+    A first cancellation is raised only then. At the end of `asyncio.run`, or of a server that is told to stop, a
+    task that leaves a call is cancelled while it does, along with the tasks that send: those are started again. A
+    second cancellation is raised at once: somebody means it.
 
     Raises:
-        asyncio.CancelledError: cancelled; the first time, after all is done.
+        asyncio.CancelledError: see above.
     """
     loop = asyncio.get_running_loop()
     until = loop.time() + timeout_s
@@ -37,32 +39,43 @@ async def flush(outboxes: Collection[Outbox], timeout_s: float) -> None:
         raise cancelled
 
 
-async def deliver_or_tell(outbox: Outbox, timeout_s: float) -> None:
-    """Deliver what a call that is left has queued; what remains goes on in the background.
+async def deliver_or_raise(outbox: Outbox, timeout_s: float) -> None:
+    """Deliver what a call that is left has queued; the remainder is delivered in the background.
+
+    Args:
+        outbox: the call's.
+        timeout_s: how long to wait for it, seconds.
 
     Raises:
-        UndeliveredError: there is something that remains. Logged, too.
-        asyncio.CancelledError: as `flush`.
+        UndeliveredError: there is a remainder. Logged, too.
+        asyncio.CancelledError: a first cancellation, when the waiting is over; a second one, at once.
     """
     failure: UndeliveredError | None = None
     try:
-        await flush((outbox,), timeout_s)
+        await _wait_empty((outbox,), timeout_s)
     finally:
         if len(outbox):
-            failure = outbox.what_is_left(going_on=True)
+            failure = outbox.undelivered(going_on=True)
     if failure is not None:
         raise failure
 
 
 async def deliver_or_give_up(outboxes: Collection[Outbox], timeout_s: float) -> UndeliveredError | None:
-    """Deliver what all calls of a store have queued, and no more after that; gives what was left, logged a call.
+    """Deliver what all calls of a store have queued, and nothing after that.
+
+    Args:
+        outboxes: of all calls that have anything queued.
+        timeout_s: how long to wait for them together, seconds.
+
+    Returns:
+        what was not acknowledged; logged for each call.
 
     Raises:
-        asyncio.CancelledError: as `flush`.
+        asyncio.CancelledError: as `deliver_or_raise`.
     """
     failures: list[UndeliveredError] = []
     try:
-        await flush(outboxes, timeout_s)
+        await _wait_empty(outboxes, timeout_s)
     finally:
         failures = [error for outbox in outboxes if len(outbox) and (error := outbox.give_up()) is not None]
     if len(failures) < 2:

@@ -1,7 +1,7 @@
-"""What a held call's worker has changed in its own view of the call, kept until the daemon has taken it.
+"""Changes of a held call's state in its worker's memory that can be undone.
 
-A view runs ahead of the daemon. What the daemon refuses is taken back, so that the view is what is kept: the later
-changes are undone, newest first, then the refused one; the later ones are then made again.
+The worker's view runs ahead of the daemon. When the daemon refuses a mutation, the view must become what the daemon
+has: later changes are undone, newest first, then the refused one; the later ones are then made again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Change", "HeadPatched", "Interrupted", "Patched", "Replaced", "Switc
 
 
 class Change:
-    """One change of a view. Made, undone, made again."""
+    """One change of a view. It can be made, undone and made again."""
 
     __slots__ = ()
 
@@ -25,17 +25,17 @@ class Change:
         """Change the view.
 
         Raises:
-            CallstateError: the view can't be changed so; it is as it was.
+            CallstateError: it makes no sense for this view, which is unchanged.
         """
         raise NotImplementedError
 
     def undo(self) -> None:
-        """Take it back. What was made after it has been taken back before."""
+        """Undo it. All that was made after it has been undone before."""
         raise NotImplementedError
 
 
 class TurnAdded(Change):
-    """A turn behind all others."""
+    """A turn was appended."""
 
     __slots__ = ("_state", "turn")
 
@@ -60,7 +60,7 @@ class TurnAdded(Change):
 
 
 class Patched(Change):
-    """What a merge patch says. `patch` may come to say more, which has been made already."""
+    """A merge patch was applied. `patch` may grow by a later one, whose own change has been made already."""
 
     __slots__ = ("patch",)
 
@@ -69,7 +69,7 @@ class Patched(Change):
 
 
 class TurnAmended(Patched):
-    """Other words, or another duration, for a turn; speech time stays what it was counted as."""
+    """A turn was patched; its speech time stays as it was counted."""
 
     __slots__ = ("_before", "turn")
 
@@ -88,7 +88,7 @@ class TurnAmended(Patched):
 
 
 class HeadPatched(Patched):
-    """Other members of the head."""
+    """Members of the head were patched."""
 
     __slots__ = ("_before", "_state")
 
@@ -113,7 +113,7 @@ class HeadPatched(Patched):
 
 
 class Interrupted(Change):
-    """One interruption more."""
+    """An interruption was counted."""
 
     __slots__ = ("_state",)
 
@@ -128,7 +128,7 @@ class Interrupted(Change):
 
 
 class Replaced(Change):
-    """Another state as a whole, as it was when it was saved."""
+    """The state was replaced as a whole, by one as it was when it was saved."""
 
     __slots__ = ("_after", "_before", "_state")
 
@@ -139,7 +139,7 @@ class Replaced(Change):
 
     def make(self) -> None:
         after, before = SessionState.from_json(self._after), SessionState()
-        before.take_over(self._state)  # the very same turns, by which those who added them know them
+        before.take_over(self._state)  # the very same turns: their handles know them by identity
         self._state.take_over(after)
         self._before = before
 
@@ -149,7 +149,7 @@ class Replaced(Change):
 
 
 class Switched(Change):
-    """The call is over, or not, as far as its worker knows."""
+    """The call has ended, as far as its worker knows."""
 
     __slots__ = ("_before", "_set_ended", "_state")
 

@@ -4,26 +4,26 @@ import asyncio
 
 import pytest
 
-from callstate_client.calls.loss import Signal
+from callstate_client.calls.task import OneShotEvent
 
 
 async def test_who_waits_is_told_once_and_for_all() -> None:
-    signal = Signal()
-    waiting = asyncio.create_task(signal.wait())
+    event = OneShotEvent()
+    waiting = asyncio.create_task(event.wait())
     await asyncio.sleep(0)
-    assert not signal.is_given
-    signal.give()
+    assert not event.is_set
+    event.set()
     await waiting
-    await signal.wait()
-    early = Signal()
-    early.give()
+    await event.wait()
+    early = OneShotEvent()
+    early.set()
     await early.wait()
 
 
 async def test_a_block_is_cancelled_and_the_task_goes_on() -> None:
-    signal = Signal()
-    guard = signal.guard()
-    asyncio.get_running_loop().call_soon(signal.give)
+    event = OneShotEvent()
+    guard = event.cancel_current_task()
+    asyncio.get_running_loop().call_soon(event.set)
     with pytest.raises(asyncio.CancelledError) as caught:
         await asyncio.sleep(3600)
     assert await guard.leave(caught.value)
@@ -34,20 +34,20 @@ async def test_a_block_is_cancelled_and_the_task_goes_on() -> None:
 
 
 async def test_it_may_have_happened_already() -> None:
-    signal = Signal()
-    signal.give()
-    guard = signal.guard()
+    event = OneShotEvent()
+    event.set()
+    guard = event.cancel_current_task()
     with pytest.raises(asyncio.CancelledError) as caught:
         await asyncio.sleep(3600)
     assert await guard.leave(caught.value)
 
 
 async def test_what_is_cancelled_by_others_too_stays_cancelled() -> None:
-    signal = Signal()
+    event = OneShotEvent()
     began = asyncio.Event()
 
     async def block() -> bool:
-        guard = signal.guard()
+        guard = event.cancel_current_task()
         began.set()
         try:
             await asyncio.sleep(3600)
@@ -59,24 +59,24 @@ async def test_what_is_cancelled_by_others_too_stays_cancelled() -> None:
 
     task = asyncio.create_task(block())
     await began.wait()
-    signal.give()
+    event.set()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
 async def test_a_block_that_was_left_is_not_cancelled() -> None:
-    signal = Signal()
-    guard = signal.guard()
+    event = OneShotEvent()
+    guard = event.cancel_current_task()
     assert not await guard.leave(None)
-    signal.give()
+    event.set()
     await asyncio.sleep(0)
 
 
 async def test_another_error_goes_before() -> None:
-    signal = Signal()
-    guard = signal.guard()
-    signal.give()
+    event = OneShotEvent()
+    guard = event.cancel_current_task()
+    event.set()
     assert not await guard.leave(OSError())
     await asyncio.sleep(0)
 
@@ -87,7 +87,7 @@ def test_only_a_task_can_be_cancelled() -> None:
 
     def enter() -> None:
         try:
-            Signal().guard()
+            OneShotEvent().cancel_current_task()
         except RuntimeError as error:
             failures.append(error)
         loop.stop()

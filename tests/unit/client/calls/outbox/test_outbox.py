@@ -167,7 +167,7 @@ async def test_what_is_sent_and_not_answered_is_not_said_to_be_refused(
         await store.close()
     assert caught.value.unsent == {"c1": unsent}
     assert caught.value.unknown == ({"c1": unknown} if unknown else {})
-    assert "not taken" not in caplog.text
+    assert "refused" not in caplog.text
     assert ("outcome unknown" in caplog.text) is bool(unknown)
     for queued in (first, second):
         with pytest.raises(UndeliveredError):
@@ -295,7 +295,7 @@ async def test_what_a_lost_call_had_queued_is_taken_back_and_said_once(
                 for n in range(1000):
                     call.add_turn("user", str(n))
                     call.amend_last_turn(content="x")
-            assert len(caplog.records) == 2, "what was not taken, and that the call is lost"
+            assert len(caplog.records) == 2, "what was refused, and that the call is lost"
             assert isinstance(call.lost, FencedError)
             assert said(call.state) == ["mine"]
             assert call.unacknowledged == 0

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from callstate_client import Clock, MemoryStore, SessionState
-from callstate_client.calls.call_watchdog import Watchdog
+from callstate_client.calls.task import Watchdog
 
 WITHIN_S = 10
 

@@ -1,0 +1,80 @@
+"""Heartbeats of one call: in the background while it is held, and with a watchdog only while its task reports."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from callstate_client.calls.heartbeat import Beats
+from callstate_client.calls.heartbeat_schedule import LostCallback
+from callstate_client.calls.task import Watchdog
+
+__all__ = ["CallHeartbeats"]
+
+_log = logging.getLogger("callstate")
+
+
+class CallHeartbeats:
+    """Those of one call; none until `start()`.
+
+    Args:
+        sender: sends the heartbeats of all calls of the store.
+        session_id: of the call.
+        on_lost: called when the call takes no more heartbeats.
+    """
+
+    def __init__(self, sender: Beats, session_id: str, on_lost: LostCallback) -> None:
+        self._sender = sender
+        self._session_id = session_id
+        self._on_lost = on_lost
+        self._timeout_s: float | None = None
+        self._watchdog: Watchdog | None = None
+
+    def start(self, timeout_s: float) -> None:
+        """Send them from now on.
+
+        Args:
+            timeout_s: the call's heartbeat timeout, seconds.
+        """
+        self._timeout_s = timeout_s
+        self._sender.add(self._session_id, timeout_s, self._on_lost)
+
+    def stop(self) -> None:
+        """Send no more of them."""
+        self._sender.discard(self._session_id, self._on_lost)
+
+    def retime(self, timeout_s: float) -> None:
+        """The call has another heartbeat timeout, seconds. Where the worker sends them itself, nothing changes."""
+        if self._timeout_s is not None:
+            self.start(timeout_s)
+
+    def watch(self, watchdog_s: float, on_return: Callable[[], None]) -> None:
+        """Send them only while the call's task reports.
+
+        Args:
+            watchdog_s: how often at least, seconds.
+            on_return: called when the task reports again after it was silent for so long.
+        """
+
+        def pause() -> None:
+            _log.warning("%s: not alive() for %g s, so no more heartbeats", self._session_id, watchdog_s)
+            self.stop()
+
+        def go_on() -> None:
+            _log.warning("%s: alive() again, so heartbeats go on", self._session_id)
+            if self._timeout_s is not None:
+                self.start(self._timeout_s)
+            on_return()
+
+        self._watchdog = Watchdog(watchdog_s, pause, go_on)
+
+    def alive(self) -> None:
+        """The call's task reports."""
+        if self._watchdog is not None:
+            self._watchdog.alive()
+
+    def unwatch(self) -> None:
+        """The task need not report any more."""
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None

@@ -1,0 +1,388 @@
+"""The outbox of one call: queueing, sending, and what an answer does to the call. For the idea see the package.
+
+The request in flight, the last error and the backlog are the outbox's, none is the sending task's: the task can be
+cancelled at any await, and another one goes on, from the next mutation that is queued or from `resume()`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from callstate_client import protocol, requests
+from callstate_client.calls.outbox.backlog import Acknowledgement, Action, Backlog, OutboxEntry
+from callstate_client.calls.outbox.local_changes import Change, TurnAdded
+from callstate_client.errors import (
+    CallstateError,
+    FencedError,
+    InternalError,
+    InvalidParamsError,
+    NoDaemonError,
+    SessionEndedError,
+    SessionNotFoundError,
+    StoreClosedError,
+    TooLargeError,
+    UndeliveredError,
+    WireError,
+)
+from callstate_client.session_api import SessionApi
+from callstate_client.transport.backoff import DELIVER, Backoff
+from callstate_client.transport.loop_affinity import check_loop
+
+__all__ = ["Outbox"]
+
+_log = logging.getLogger("callstate")
+
+MAKES_ROOM: Final = ("session.amend_turn", "session.update", "session.save")
+"""After one of these a turn that had no room may have some."""
+
+SETS_STATUS: Final = ("session.update", "session.save")
+"""An ended session refuses these for the status that they set, and still takes late turns."""
+
+FATAL: Final = (SessionEndedError, SessionNotFoundError, FencedError, StoreClosedError)
+"""After one of these the session takes nothing of this call any more."""
+
+
+class _InFlight:
+    """The request in flight, repeated unchanged until it is answered."""
+
+    __slots__ = ("params", "reply", "unknown")
+
+    def __init__(self, params: protocol.Mutation | None) -> None:
+        self.params = params
+        self.unknown = False
+        """Whether an earlier attempt was sent and not answered: it may have been applied."""
+        self.reply: Awaitable[bytes] | None = None
+        """Of the present attempt."""
+
+
+class Outbox:
+    """The outbox of one call. Belongs to the loop it is made in.
+
+    Args:
+        store: sends the requests.
+        undelivered: has this outbox in it while it is not empty.
+        session_id: of the call.
+        epoch: the session's, the fencing token of all requests; None where it is not known.
+        on_version: called with the version after each request.
+        on_lost: called when the session takes nothing more.
+        on_empty: called when nothing is left to deliver.
+    """
+
+    def __init__(
+        self,
+        store: SessionApi,
+        undelivered: set[Outbox],
+        session_id: str,
+        epoch: int | None,
+        *,
+        on_version: Callable[[int], None],
+        on_lost: Callable[[CallstateError], None],
+        on_empty: Callable[[], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._store = store
+        self._undelivered = undelivered
+        self._session_id = session_id
+        self._on_version = on_version
+        self._on_lost = on_lost
+        self._on_empty = on_empty
+        self.epoch = epoch
+        """Sent with each request from now on."""
+        self._backlog = Backlog()
+        self._in_flight: _InFlight | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._last_error: CallstateError | None = None  # of the request in flight
+        self._fatal: CallstateError | None = None
+        self._full: tuple[int, CallstateError] | None = None  # the smallest turn that had no room, and the error
+        self._closed = False
+
+    @property
+    def full(self) -> CallstateError | None:
+        """Why the session had no room for a turn, unless something has made room since."""
+        return None if self._full is None else self._full[1]
+
+    def __len__(self) -> int:
+        return len(self._backlog)
+
+    # -- queueing -------------------------------------------------------------------------------------------
+
+    def check_room(self, size: int) -> None:
+        """See that an entry of this size would be taken.
+
+        Args:
+            size: of its JSON, bytes.
+
+        Raises:
+            StoreClosedError: the call is not held any more.
+            TooLargeError: no request has room for it.
+            OverloadedError: the outbox is full.
+            RuntimeError: this is not the call's loop.
+        """
+        check_loop(self._loop, self._session_id)
+        if self._closed:
+            raise StoreClosedError(f"{self._session_id} is not held any more")
+        reason = f": {self._last_error}" if self._last_error else ""
+        self._backlog.check_room(size, f" of {self._session_id}{reason}")
+
+    def add_turn(self, turn: bytes, change: TurnAdded) -> OutboxEntry:
+        """Queue a turn's JSON; `check_room` comes first."""
+        entry = OutboxEntry(self._new_future(), "session.add_turn", turn=turn, change=change, key=change.turn)
+        if self._full is not None and entry.size >= self._full[0]:
+            entry.fail(self._full[1])
+            return entry
+        return self._put(entry)
+
+    def is_waiting(self, turn: OutboxEntry) -> bool:
+        """Whether this turn is queued, and in no request that may have reached the daemon."""
+        return self._backlog.is_waiting(turn)
+
+    def rewrite(self, turn: OutboxEntry, text: bytes) -> None:
+        """Send other JSON for a waiting turn; `check_room` comes first."""
+        self._backlog.rewrite(turn, text)
+
+    def amend(
+        self, turn: OutboxEntry, params: protocol.AmendTurnParams, change: Change, key: object
+    ) -> OutboxEntry:
+        """Queue an amendment of a turn that was queued here before; as `put`."""
+        entry = OutboxEntry(self._new_future(), "session.amend_turn", params, change=change, key=key)
+        entry.amends = entry.follows = turn
+        return self._put(entry)
+
+    def put(
+        self, method: str, params: protocol.Mutation, change: Change, key: object = None, follows: object = None
+    ) -> OutboxEntry:
+        """Queue another mutation. `check_room` is the caller's to call, or not: an end is always queued.
+
+        Args:
+            method: the verb.
+            params: of the verb's class, with an `op`.
+            change: of the worker's own view.
+            key: what a patch is of. A waiting patch of the same thing may absorb this one, and is returned then.
+            follows: the key of a turn; if that turn is queued, and refused, this mutation is refused as well.
+        """
+        entry = OutboxEntry(self._new_future(), method, params, change=change, key=key)
+        if follows is not None:
+            entry.follows = self._backlog.turn_of(follows)
+        return self._put(entry)
+
+    def put_action(self, method: str, action: Action, change: Change | None = None) -> OutboxEntry:
+        """Queue something to be done in its place among the requests. Also taken after `close()`."""
+        return self._put(OutboxEntry(self._new_future(always=True), method, action=action, change=change))
+
+    def withdraw(self, entry: OutboxEntry) -> bool:
+        """Remove an entry that is still waiting; False where it is not."""
+        if not self._backlog.is_waiting(entry):
+            return False
+        self._backlog.withdraw(entry)
+        return True
+
+    def _new_future(self, *, always: bool = False) -> Acknowledgement:
+        check_loop(self._loop, self._session_id)
+        if self._closed and not always:
+            raise StoreClosedError(f"{self._session_id} is not held any more")
+        return Acknowledgement(loop=self._loop)
+
+    def _put(self, entry: OutboxEntry) -> OutboxEntry:
+        if self._fatal is not None and entry.method != "session.end":
+            entry.fail(self._fatal)
+            return entry
+        if entry.change is not None:
+            entry.change.make()
+        entry = self._backlog.put(entry)
+        self._undelivered.add(self)
+        self.resume()
+        return entry
+
+    # -- sending --------------------------------------------------------------------------------------------
+
+    def resume(self) -> asyncio.Task[None] | None:
+        """The task that sends, started if there is none; None where nothing is queued."""
+        if self._backlog and (self._task is None or self._task.done()):
+            self._task = self._loop.create_task(self._send_all(), name=f"callstate-outbox-{self._session_id}")
+            self._task.add_done_callback(self._task_ended)
+        return self._task if self._backlog else None
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() and any(entry.future.waiters for entry in self._backlog):
+            self.resume()  # all tasks were cancelled, and some of them are waiting for this one
+
+    async def _send_all(self) -> None:
+        while self._backlog:
+            request = self._in_flight = self._in_flight or self._next_request()
+            try:
+                result = await self._repeat(self._backlog.first, request)
+            except CallstateError as error:
+                self._refused(error)
+            except Exception as error:  # noqa: BLE001 - a bug of ours must not hold up the rest for ever
+                _log.exception("delivering for %s failed", self._session_id)
+                self._refused(InternalError(f"{type(error).__name__}: {error}"))
+            else:
+                self._acknowledged(result)
+        self._undelivered.discard(self)
+        self._on_empty()
+
+    def _next_request(self) -> _InFlight:
+        batch = self._backlog.next_batch()
+        if not batch[0].is_turn:
+            return _InFlight(batch[0].params)
+        turns = b",".join([entry.turn for entry in batch])
+        return _InFlight(
+            protocol.AddTurnParams(
+                session_id=self._session_id, turns=msgspec.Raw(b"[%b]" % turns), op=self._store.new_op()
+            )
+        )
+
+    async def _repeat(self, first: OutboxEntry, request: _InFlight) -> protocol.VersionResult:
+        """Send the request until it gets an answer that a repeat would not change; raises the error that it is."""
+        backoff = Backoff(DELIVER)
+        while True:
+            epoch = self.epoch
+            try:
+                result = await self._send(first, request)
+            except CallstateError as error:
+                request.reply = None
+                if isinstance(error, WireError):  # an answer: neither this attempt nor an earlier one was applied
+                    request.unknown = False
+                elif not isinstance(error, NoDaemonError):
+                    request.unknown = True
+                if isinstance(error, FencedError) and epoch != self.epoch:
+                    continue  # this worker itself has claimed the session again meanwhile
+                if not error.retryable:
+                    raise
+                if self._last_error is None:
+                    _log.warning("%s of %s is kept for later: %s", first.method, self._session_id, error)
+                self._last_error = error
+            except asyncio.CancelledError:
+                request.unknown = first.action is not None or self._may_be_applied(request)
+                request.reply = None
+                raise
+            else:
+                self._last_error = None
+                return result
+            await asyncio.sleep(backoff.pause_s())
+
+    async def _send(self, first: OutboxEntry, request: _InFlight) -> protocol.VersionResult:
+        request.reply = None
+        refusal = None if first.follows is None else first.follows.refusal
+        if isinstance(refusal, CallstateError):
+            raise refusal
+        if first.action is not None:
+            return protocol.VersionResult(await first.action() or 0)
+        if (
+            self._full is not None
+            and self._backlog.in_flight == 1
+            and first.is_turn
+            and first.size >= self._full[0]
+        ):
+            raise self._full[1]
+        params = request.params
+        assert params is not None  # noqa: S101 - all but an action have them
+        if first.amends is not None:
+            await self._set_index(first.amends, params)
+        params.epoch = self.epoch
+        request.reply = self._store.request(first.method, params, op_of=self._session_id)
+        return protocol.decode_version(await request.reply)
+
+    async def _set_index(self, turn: OutboxEntry, params: protocol.Mutation) -> None:
+        """Say which turn an amendment is of.
+
+        Raises:
+            MethodNotFoundError: this daemon only amends the last turn.
+        """
+        assert isinstance(params, protocol.AmendTurnParams)  # noqa: S101 - put in by `amend`
+        # asked for now: an older daemon may have replaced the one that was there when this was queued
+        features = await self._store.features() if turn.index is not None else ()
+        requests.check_amendable(turn.index, params.role, features)
+        params.index = turn.index
+
+    # -- answers --------------------------------------------------------------------------------------------
+
+    def _acknowledged(self, result: protocol.VersionResult) -> None:
+        if result.version:
+            self._on_version(result.version)
+        if self._backlog.first.method in MAKES_ROOM:
+            self._full = None
+        count, self._in_flight = self._backlog.in_flight, None
+        for offset, entry in enumerate(self._backlog.take(count)):
+            if result.turn_count is not None:
+                entry.index = result.turn_count - count + offset
+            entry.acknowledge(result.version)
+
+    def _refused(self, error: CallstateError) -> None:
+        count, self._in_flight = self._backlog.in_flight, None
+        if count > 1 and isinstance(error, InvalidParamsError | TooLargeError):
+            self._backlog.split_batch()  # none of the turns was taken: one bad turn must not take others with it
+            return
+        of_status = isinstance(error, SessionEndedError) and self._backlog.first.method in SETS_STATUS
+        fatal = isinstance(error, FATAL) and not of_status
+        if fatal:
+            count, self._fatal = len(self._backlog), error
+        refused = self._backlog.drop(count)
+        is_full = isinstance(error, TooLargeError) and refused[0].is_turn
+        if not (is_full and self._full):  # which was logged
+            _log.warning("%d mutations of %s were refused: %s", count, self._session_id, error)
+        if is_full:
+            self._full = (min(refused[0].size, self._full[0] if self._full else refused[0].size), error)
+        for entry in refused:
+            entry.fail(error)
+        if fatal:
+            self._on_lost(error)
+
+    # -- leaving --------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Take nothing more. What is queued is delivered all the same."""
+        self._closed = True
+
+    def abandon(self) -> None:
+        """In a forked child: what is queued is the parent's to deliver, and its tasks do not exist here."""
+        self._closed = True
+        self._task = self._in_flight = None
+        self._backlog.take(len(self._backlog))
+
+    def give_up(self) -> UndeliveredError | None:
+        """Deliver no more; gives what was left, as `undelivered`."""
+        error = self.undelivered(going_on=False)
+        self._in_flight = None
+        if self._task is not None:
+            self._task.cancel()
+        self.close()
+        for entry in self._backlog.take(len(self._backlog)):
+            entry.fail(error or UndeliveredError())
+        self._undelivered.discard(self)
+        self._on_empty()
+        return error
+
+    def undelivered(self, *, going_on: bool) -> UndeliveredError | None:
+        """An error that tells what is not acknowledged, logged; None where nothing could be lost.
+
+        Args:
+            going_on: whether delivery goes on.
+        """
+        request = self._in_flight
+        sent = self._backlog.in_flight if request is not None and self._may_be_applied(request) else 0
+        is_loss = [entry.method != "session.release" for entry in self._backlog]
+        unknown, unsent = sum(is_loss[:sent]), sum(is_loss[sent:])
+        if not unknown + unsent:
+            return None
+        parts = [f"{unknown} sent and not answered, outcome unknown"] if unknown else []
+        parts += [f"{unsent} never sent"] if unsent else []
+        why = f" ({self._last_error})" if self._last_error else ""
+        after = "; delivery goes on while the store is open" if going_on else ""
+        error = UndeliveredError(
+            f"mutations of {self._session_id} not acknowledged: {', '.join(parts)}{why}{after}",
+            {self._session_id: unsent} if unsent else {},
+            {self._session_id: unknown} if unknown else {},
+            going_on=going_on,
+        )
+        error.__cause__ = self._last_error
+        _log.warning("%s", error)
+        return error
+
+    def _may_be_applied(self, request: _InFlight) -> bool:
+        return request.unknown or (request.reply is not None and self._store._may_have_left(request.reply))
