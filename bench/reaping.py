@@ -8,30 +8,19 @@ import time
 from pathlib import Path
 from typing import Final
 
-from callstate_client.engine.events import Events
-from callstate_client.engine.liveness import Liveness
+from callstate_client.engine.engine import Engine
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.table.cache import Cache
-from callstate_client.engine.verbs.table import Context
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.daemon import GC_THRESHOLDS
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.metrics import Metrics
-from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
-from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.services import Services
 from callstate_sidecar.serving.server import Server
-from callstate_sidecar.stores.sqlite import SqliteBackend
 from callstate_sidecar.system.clock import Clock
 from callstate_sidecar.system.logs import TextFormatter
-from callstate_sidecar.system.peers import Peers
-from callstate_sidecar.worker_monitor import Attendance
-from callstate_sidecar.write_behind import WriteBehind
 
-HOST: Final = "bench"
 FAR_S: Final = 1e6
 """Evidence of life from so far in the future never runs out here."""
 
@@ -47,32 +36,16 @@ class Reapable:
 
     def __init__(self, directory: Path, live: int, due: int) -> None:
         config = Config()
-        self._reaper_config = reaper = config.reaper
+        self._reaper_config = config.reaper
         self._clock = Clock()
-        cache, metrics = Cache(), Metrics()
-        liveness = Liveness(reaper.heartbeat_timeout_s, reaper.grace_s, reaper.retention_s)
-        backend = SqliteBackend(directory / "unused.db", ttl_s=60.0, host_id=HOST, timeout_s=1.0)
-        services = Services(backend, config, cache, liveness, self._clock, metrics, HOST)
-        events = Events(config.limits.events, "stream")
-        ctx = Context(cache, liveness, self._clock, config.limits, services, events, config.reaper.max_handovers)
+        metrics = Metrics()
+        engine = Engine(config.limits, config.reaper, self._clock, "stream")
+        cache, liveness = engine.table, engine.liveness
         self.journal = Journal(directory, checkpoint_min_bytes=config.journal.checkpoint_min_bytes)
         self.journal.replay(lambda _: None)
         self.journal.start()
-        server = Server(ctx, self.journal, metrics, config.limits.connections)
-        turn = server.turn
-        self._reaper = Reaper(ctx, metrics, reaper.tick_s, turn.commit)
-        attendance = Attendance(
-            ctx,
-            Peers(services.boot_id),
-            reaper.reconnect_grace_s,
-            self._reaper.depart,
-            self._reaper.settle,
-            turn.schedule,
-        )
-        writer = WriteBehind(
-            cache, backend, self._clock, config.store, metrics, HOST, events, turn.commit, Reconciler(ctx, HOST)
-        )
-        services.join(server, self.journal, ReadThrough(ctx, backend, HOST), writer, attendance, ctx)
+        server = Server(engine, self.journal, metrics, config.limits)
+        self._reaper = Reaper(engine, self._clock, metrics, config.reaper.tick_s, server.turn.commit)
         self._began = self._clock.live()
         for number in range(live):
             session = _session(number)

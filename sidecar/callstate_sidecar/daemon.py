@@ -12,12 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from callstate_client.engine.events import Events
-from callstate_client.engine.interfaces import INTERNAL
-from callstate_client.engine.liveness import Liveness
+from callstate_client.engine.engine import Engine
 from callstate_client.engine.sessions.records import Record
-from callstate_client.engine.table.cache import Cache
-from callstate_client.engine.verbs.table import Context
 from callstate_sidecar.background import cancel_and_wait, supervise
 from callstate_sidecar.config.load import (
     Config,
@@ -27,6 +23,7 @@ from callstate_sidecar.config.load import (
     resolve_socket,
     resolve_state_dir,
 )
+from callstate_sidecar.engine_host import DaemonHost
 from callstate_sidecar.journal import (
     Checkpointer,
     Files,
@@ -39,21 +36,19 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.services import Services
 from callstate_sidecar.serving.connection import Connection
 from callstate_sidecar.serving.listener import Listener
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.stores.backend import (
     Backend,
 )
-from callstate_sidecar.system import systemd
+from callstate_sidecar.system import host, systemd
 from callstate_sidecar.system.clock import Clock
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.logs import configure_logging
 from callstate_sidecar.system.peers import Peers
 from callstate_sidecar.system.signals import Signals, StoppedError
 from callstate_sidecar.system.state_dir import JOURNAL_NAME, StateDir
-from callstate_sidecar.worker_monitor import Attendance
 from callstate_sidecar.write_behind import WriteBehind
 
 log = logging.getLogger(__name__)
@@ -88,10 +83,7 @@ class Daemon:
         self._reload_config = reload
         self._clock = Clock()
         self._metrics = Metrics()
-        self._cache = Cache()
-        self._liveness = Liveness(
-            config.reaper.heartbeat_timeout_s, config.reaper.grace_s, config.reaper.retention_s
-        )
+        self._engine = Engine(config.limits, config.reaper, self._clock, secrets.token_hex(8))
         self._stop = asyncio.Event()
         self._exit = Exit.OK
         self._replayed = 0
@@ -143,48 +135,52 @@ class Daemon:
             files=files,
             host_id=self._host_id,
         )
-        services = Services(
-            self._backend, config, self._cache, self._liveness, self._clock, self._metrics, self._host_id
-        )
-        events = Events(config.limits.events, secrets.token_hex(8))
-        ctx = self._ctx = Context(
-            self._cache, self._liveness, self._clock, config.limits, services, events, config.reaper.max_handovers
-        )
+        engine, ctx, table = self._engine, self._engine.ctx, self._engine.table
         durability = config.journal.durability
         gate = SyncGate(lambda: self._journal.unsynced, self._sync, self._sync_failed)
         server = self._server = Server(
-            ctx,
+            engine,
             None if durability == "memory" else self._journal,
             self._metrics,
             config.limits,
             gate if durability == "power" else None,
         )
-        self._checkpointer = Checkpointer(self._journal, files, self._cache.snapshot, server.turn.commit)
+        commit = server.turn.commit
+        self._checkpointer = Checkpointer(self._journal, files, table.snapshot, commit)
         self._maintenance = Maintenance(
             self._journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed, self._metrics
         )
         self._read_through = ReadThrough(ctx, self._backend, self._host_id)
         self._write_behind = WriteBehind(
-            self._cache,
+            table,
             self._backend,
             self._clock,
             config.store,
             self._metrics,
             self._host_id,
-            events,
-            server.turn.commit,
+            engine.events,
+            commit,
             Reconciler(ctx, self._host_id),
         )
-        self._reaper = Reaper(ctx, self._metrics, config.reaper.tick_s, server.turn.commit)
-        self._attendance = Attendance(
-            ctx,
-            Peers(services.boot_id),
-            config.reaper.reconnect_grace_s,
-            self._reaper.depart,
-            self._reaper.settle,
-            server.turn.schedule,
+        self._reaper = Reaper(engine, self._clock, self._metrics, config.reaper.tick_s, commit)
+        boot_id = host.boot_id()
+        self._peers = Peers(boot_id)
+        engine.attach(
+            DaemonHost(
+                identity=host.HostIdentity(self._host_id, boot_id, host.own_version()),
+                config=config,
+                clock=self._clock,
+                metrics=self._metrics,
+                engine=engine,
+                backend=self._backend,
+                journal=self._journal,
+                peers=self._peers,
+                server=server,
+                read_through=self._read_through,
+                write_behind=self._write_behind,
+                reaper=self._reaper,
+            )
         )
-        services.join(server, self._journal, self._read_through, self._write_behind, self._attendance, ctx)
         self._restore()
         try:
             await self._run_until_stopped(sockets)
@@ -204,7 +200,7 @@ class Daemon:
         log.info(
             "serving on %s, host %s, store %s, durability %s, %d sessions restored",
             ", ".join(self._addresses), self._host_id, self._backend.name, self._config.journal.durability,
-            len(self._cache.sessions),
+            len(self._engine.table.sessions),
         )  # fmt: skip
         self._manager.ready()
         await self._stop.wait()
@@ -215,16 +211,8 @@ class Daemon:
         """What the journal knows becomes hot; then a new segment begins, with all of it."""
         gc.disable()  # nothing of what is made here is garbage
         replayed = self._journal.replay(self._replay_record)
-        now = self._clock.live()
-        for session in self._cache.sessions.values():
-            if session.ended:
-                self._liveness.keep(session.id, now)
-            else:
-                self._ctx.watch(INTERNAL, session)
-                session.restored = True
-        self._cache.all_dirty(self._clock.mono())
+        self._engine.restore(self._peers.find)
         self._journal.start()
-        self._attendance.restore()
         if self._config.journal.durability == "memory":
             self._journal.discard_replayed()
         if replayed:
@@ -234,7 +222,7 @@ class Daemon:
         gc.enable()
 
     def _replay_record(self, record: Record) -> None:
-        self._cache.replay(record)
+        self._engine.table.replay(record)
         self._replayed += 1
         if self._replayed % REPLAY_NOTICE_RECORDS == 0:
             self._signals.check()
@@ -273,7 +261,7 @@ class Daemon:
             log.error("not reloaded: %s", error)  # noqa: TRY400 - no traceback for a typing error
         else:
             self._server.limit(config.limits)
-            self._liveness.timeout_s = config.reaper.heartbeat_timeout_s
+            self._engine.liveness.timeout_s = config.reaper.heartbeat_timeout_s
             configure_logging(config.log, self._environ)
             log.info("reloaded: limits, reaper.heartbeat_timeout_s, log; the rest needs a restart")
         self._manager.ready()
@@ -288,7 +276,7 @@ class Daemon:
             listening.close()
         server.stopping = True
         await self._reaper.stop()
-        self._attendance.close()
+        self._engine.close()
         await server.answered(DRAIN_S)
         left = await self._write_behind.flush(None, self._config.server.shutdown_flush_s)
         await self._write_behind.stop()
@@ -303,7 +291,7 @@ class Daemon:
         for connection in [*server.connections]:
             connection.close()
         await self._backend.close()
-        log.info("stopped, %d sessions in the journal", len(self._cache.sessions))
+        log.info("stopped, %d sessions in the journal", len(self._engine.table.sessions))
 
     def _checkpoint_at_stop(self) -> None:
         """Leave a snapshot for a quick start; where that fails, the log says the same at more length."""

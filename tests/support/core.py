@@ -13,34 +13,32 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
-from callstate_client.engine.events import Events
+from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import InternalCaller
-from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.cache import Cache
 from callstate_client.engine.verbs.table import (
     VERBS,
-    Context,
     Deferred,
     NotCached,
 )
 from callstate_sidecar.config.schema import Config
+from callstate_sidecar.engine_host import DaemonHost
 from callstate_sidecar.journal import Files, Journal
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.services import Services
 from callstate_sidecar.serving.connection import Connection
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.stores.backend import (
     Backend,
 )
 from callstate_sidecar.system import peers as process_peers
+from callstate_sidecar.system.host import HostIdentity
 from callstate_sidecar.system.peers import Peers
-from callstate_sidecar.worker_monitor import Attendance
 from callstate_sidecar.write_behind import WriteBehind
 from support.clock import ManualClock
 from support.stores import MemoryBackend
@@ -131,16 +129,10 @@ class Core:
         self.clock = ManualClock()
         self.memory = MemoryBackend()
         self.backend: Backend = backend or self.memory
-        self.cache = cache or Cache()
         self.metrics = Metrics()
-        reaper = self.config.reaper
-        self.liveness = Liveness(reaper.heartbeat_timeout_s, reaper.grace_s, reaper.retention_s)
-        about = (self.backend, self.config, self.cache, self.liveness, self.clock, self.metrics, HOST)
-        self.services = off_loop(lambda: Services(*about))
-        self.events = Events(self.config.limits.events, "stream-1")
-        about_calls = (self.cache, self.liveness, self.clock, self.config.limits, self.services, self.events)
-        self.ctx = Context(*about_calls, reaper.max_handovers)
-        self.server = Server(self.ctx, journal, self.metrics, self.config.limits)
+        self.engine = Engine(self.config.limits, self.config.reaper, self.clock, "stream-1", cache)
+        self.cache, self.ctx = self.engine.table, self.engine.ctx
+        self.liveness, self.events = self.engine.liveness, self.engine.events
         self.read_through = ReadThrough(self.ctx, self.backend, HOST)
         self.writer = WriteBehind(
             self.cache,
@@ -153,26 +145,29 @@ class Core:
             self.commit,
             Reconciler(self.ctx, HOST),
         )
-        self.reaper = Reaper(self.ctx, self.metrics, self.config.reaper.tick_s, self.commit)
+        self.reaper = Reaper(self.engine, self.clock, self.metrics, self.config.reaper.tick_s, self.commit)
         self.peers = KnownPeers("boot-1")
-        self.attendance = Attendance(
-            self.ctx,
-            self.peers,
-            reaper.reconnect_grace_s,
-            self.reaper.depart,
-            self.reaper.settle,
-            self.server.turn.schedule,
-        )
-        # of the journal `server.stats` alone asks
-        self.services.join(
-            self.server,
-            journal,
-            self.read_through,
-            self.writer,
-            self.attendance,
-            self.ctx,  # type: ignore[arg-type]
-        )
+        self.serve(Server(self.engine, journal, self.metrics, self.config.limits), journal)
         self.logged: list[Record] = []
+
+    def serve(self, server: Server, journal: Journal | None) -> None:
+        """Let this server commit what is done from now on."""
+        self.server = server
+        self.host = DaemonHost(
+            identity=HostIdentity(HOST, "boot-1", "0"),
+            config=self.config,
+            clock=self.clock,  # type: ignore[arg-type]
+            metrics=self.metrics,
+            engine=self.engine,
+            backend=self.backend,
+            journal=journal,  # type: ignore[arg-type]  # `server.stats` alone asks it
+            peers=self.peers,
+            server=server,
+            read_through=self.read_through,
+            write_behind=self.writer,
+            reaper=self.reaper,
+        )
+        self.engine.attach(self.host)
 
     # -- groups -------------------------------------------------------------------------------------------
 
@@ -217,9 +212,9 @@ class Core:
 
         def run() -> None:
             try:
-                outcome = verb.run(self.ctx, InternalCaller(), typed)  # an operator, say
+                outcome = self.engine.run(InternalCaller(), verb, typed)  # an operator, say
             except NotCached as miss:
-                self.services.when_known(miss.session_id, run)
+                self.host.when_known(miss.session_id, run)
             except Exception as error:  # noqa: BLE001 - it is the request's answer
                 finish(error)
             else:

@@ -8,12 +8,10 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.process import Process
+from callstate_client.engine.process import Gone, Process
 from callstate_client.engine.table.cache import Cache
-from callstate_sidecar.reaper import ACTS_A_TICK
-from callstate_sidecar.system.peers import Gone
+from callstate_sidecar.reaper import SESSIONS_A_SLICE
 from callstate_sidecar.system.peers import Peer as Found
 from support.core import BadDisk, Core, FakeClient, kept, open_journal
 
@@ -113,25 +111,18 @@ class CoreHarness:
 
     async def restart(self) -> None:
         """kill -9 of the daemon and a new start; every connection is gone. As `Daemon._restore` does it."""
-        self.core.attendance.close()
+        self.core.engine.close()
         await self.core.reaper.stop()
         await self.core.read_through.close()
         self.journal.close()
         self._open(self.core.clock)
         core = self.core
-        for entry in core.cache.sessions.values():
-            if entry.ended:
-                core.liveness.keep(entry.id, core.clock.live())
-            else:
-                core.ctx.watch(INTERNAL, entry)
-                entry.restored = True
-        core.cache.all_dirty(core.clock.mono())
-        core.attendance.restore()
+        core.engine.restore(core.peers.find)
         await self.settle()
 
     async def close(self) -> None:
         """The end of it."""
-        self.core.attendance.close()
+        self.core.engine.close()
         await self.core.reaper.stop()
         await self.core.read_through.close()
         self.journal.close()
@@ -242,7 +233,7 @@ class CoreHarness:
     async def advance(self, seconds: float) -> None:
         """Let time pass, and all happen that is due then."""
         self.core.clock.advance(seconds)
-        while self.core.reaper.tick(self.core.clock.live()) >= ACTS_A_TICK:
+        while self.core.reaper.tick(self.core.clock.live()) >= SESSIONS_A_SLICE:
             pass
         await self.settle()
 

@@ -56,10 +56,16 @@ ENGINE = {
     "liveness": "table",
     "workers": "process",
     "events": "sessions",
-    "interfaces": "sessions",
+    "reasons": "",
+    "interfaces": "sessions process",
     "handovers": "sessions",
-    "context": "sessions table clock limits names interfaces events liveness",
-    "verbs": "sessions table clock limits names interfaces events liveness context handovers",
+    "departures": "table",
+    "worker_registry": "sessions table process workers interfaces events clock departures reasons",
+    "context": "sessions table clock limits names interfaces events liveness departures worker_registry",
+    "verbs": "sessions table clock limits names reasons interfaces events liveness context handovers",
+    "expiry": "sessions reasons interfaces liveness handovers context verbs",
+    "engine": "table process clock limits interfaces events liveness departures worker_registry context verbs "
+    "expiry",
     "request": "table verbs",
 }
 SIDECAR = {
@@ -74,10 +80,9 @@ SIDECAR = {
     "reconcile": "stores",
     "write_behind": "system config stores reconcile background metrics",
     "reaper": "background metrics",
-    "worker_monitor": "system serving",
-    "services": "system config stores journal serving metrics read_through write_behind worker_monitor",
+    "engine_host": "system config stores journal serving metrics read_through write_behind reaper",
     "daemon": "system config stores journal serving metrics background read_through write_behind reconcile reaper "
-    "worker_monitor services",
+    "engine_host",
     "launch": "system config journal daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}

@@ -6,18 +6,20 @@ from collections.abc import Iterable
 from typing import Final
 
 from callstate_client.engine.clock import Clock
+from callstate_client.engine.departures import Departures
 from callstate_client.engine.events import REVIVED, Events
 from callstate_client.engine.interfaces import (
     INTERNAL,
     Caller,
+    Host,
     NotCached,
-    Services,
 )
 from callstate_client.engine.limits import Limits
 from callstate_client.engine.liveness import Evidence, Liveness, Phase
 from callstate_client.engine.names import checked_id
 from callstate_client.engine.sessions.session import FoundUnreadableError, Session
 from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.worker_registry import WorkerRegistry
 from callstate_client.errors import (
     FencedError,
     OverloadedError,
@@ -29,9 +31,6 @@ from callstate_client.errors import (
 )
 from callstate_client.model.times import ZERO_TIME, format_us, parse_us
 
-OVERTIME: Final = "max_duration"
-"""Why a session ended that lasted too long."""
-
 DELETED: Final = b"{}"
 """The result of a deletion, and of no other verb that takes an `op`."""
 
@@ -39,28 +38,31 @@ DELETED: Final = b"{}"
 class Context:
     """One daemon's sessions, as the verbs see them."""
 
+    host: Host
+    """What the engine runs in; set before the first request."""
+
     def __init__(
         self,
         cache: Cache,
         liveness: Liveness,
         clock: Clock,
         limits: Limits,
-        services: Services,
         events: Events,
+        departures: Departures,
+        registry: WorkerRegistry,
         max_handovers: int,
     ) -> None:
         self.cache = cache
         self.liveness = liveness
         self.clock = clock
         self.limits = limits
-        self.services = services
         self.events = events
+        self.departures = departures
+        self.registry = registry
         self.max_handovers = max_handovers
         """So many claimers a call may kill, each within a minute of its claim; 0: any number."""
         self.draining = False
         """No new sessions are taken."""
-        self.departing: dict[str, str] = {}
-        """Sessions whose owner has left, and why they lose it: soon, for one turn does not see to a thousand."""
         self.lifted: dict[str, str] = {}
         """Suspicions that are lifted by what the open group changed: they are back where that is undone."""
         self.departed: dict[str, str] = {}
@@ -148,7 +150,7 @@ class Context:
     def _is_held_elsewhere(self, caller: Caller, session: Session) -> bool:
         """Whether another instance of the worker that asks holds its session, and is there itself."""
         ours, holder = caller.instance, session.instance
-        return bool(ours and holder) and ours != holder and self.services.is_connected(session.owner, holder)
+        return bool(ours and holder) and ours != holder and self.registry.is_connected(session.owner, holder)
 
     def fenced(self, caller: Caller, session: Session, why: str) -> FencedError:
         """The error for who acts on what is another's by now; the first of an epoch is an event."""
@@ -174,7 +176,7 @@ class Context:
         claimed for by an unregistered connection. Authority is another matter.
         """
         owner, worker = session.owner, caller.worker
-        return owner in ("", worker) or (not worker and not self.services.is_connected(owner))
+        return owner in ("", worker) or (not worker and not self.registry.is_connected(owner))
 
     def check_room(self) -> None:
         """Whether another session may be created.
@@ -186,7 +188,7 @@ class Context:
             raise ShuttingDownError("the daemon drains: it takes no new sessions")
         if len(self.cache.sessions) >= self.limits.sessions:
             raise OverloadedError(f"limits.sessions ({self.limits.sessions}) is reached")
-        if not self.services.accepts_new:
+        if not self.host.accepts_new:
             raise OverloadedError("the store is away and store.max_dirty_bytes is reached")
 
     def check_growth(self, session: Session, size: int) -> None:
@@ -274,14 +276,14 @@ class Context:
     def lift(self, session: Session) -> None:
         """What is being changed leaves no room for suspicion, nor its owner anything to leave: it was claimed,
         released or ended."""
-        self.see_to_departure(session.id)
+        self.decide_departure(session.id)
         if session.suspected:
             self.lifted[session.id] = session.suspected
             session.suspected = ""
 
-    def see_to_departure(self, session_id: str) -> None:
+    def decide_departure(self, session_id: str) -> None:
         """What its owner's leaving means for a session is part of the open group."""
-        why = self.departing.pop(session_id, None)
+        why = self.departures.pending.pop(session_id, None)
         if why is not None:
             self.departed[session_id] = why
 
@@ -299,7 +301,7 @@ class Context:
                 self.liveness.keep(undone.id, self.clock.live())
             else:
                 self._watch_again(undone)
-        self.departing.update(self.departed)
+        self.departures.pending.update(self.departed)
         self.is_down()
 
     def _watch_again(self, session: Session) -> None:

@@ -1,10 +1,11 @@
-"""What verbs need of the daemon around them, as types: who asks, what one can ask for, and answers that wait."""
+"""What the engine needs of the program around it, as types: callers, the host, and results that take time."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
+from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import (
     Query,
@@ -38,6 +39,8 @@ class Caller(Protocol):
     told_timeout_s: float
     """The default timeout that `server.info` has told it, seconds; 0: it was not told."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def unsent_bytes(self) -> int:
         """What it has not taken yet of what was sent."""
@@ -70,57 +73,53 @@ class InternalCaller:
 INTERNAL: Final = InternalCaller()
 
 
-class Services(Protocol):
-    """What verbs ask of the rest of the daemon."""
+class Watch(Protocol):
+    """A watch over a process."""
+
+    def close(self) -> None:
+        """Watch no more; again is nothing."""
+        ...
+
+
+class PeerProcess(Protocol):
+    """The process at the other end of a connection. Whoever has it closes it, or watches it."""
+
+    @property
+    def process(self) -> Process | None:
+        """Which one; None: not known."""
+        ...
+
+    @property
+    def watchable(self) -> bool:
+        """Whether its exit can be told."""
+        ...
+
+    def watch(self, exited: Callable[[], None], /) -> Watch:
+        """Call back once when it has exited, and never from within this call."""
+        ...
+
+    def close(self) -> None:
+        """It will not be watched."""
+        ...
+
+
+class Host(Protocol):
+    """What the engine asks of the program it runs in: the store behind, the system's word on processes, figures."""
 
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
         """Call `then` once the store was asked for this session, in the order of asking."""
         ...
 
-    def info(self) -> dict[str, Any]:
-        """The result of `server.info`."""
+    def stored_active_ids(self, cursor: str) -> Awaitable[tuple[list[str], str]]:
+        """Some of the active sessions in the store, of every host, and the next cursor."""
         ...
 
-    def stats(self) -> dict[str, Any]:
-        """The result of `server.stats`."""
+    def find(self, query: Query, cursor: str, limit: int) -> Awaitable[tuple[list[Session], str]]:
+        """Some of the sessions in the store, of every host, and the next cursor."""
         ...
 
     def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> Awaitable[dict[str, int]]:
         """The result of `server.flush`, once the store has it or the time is up."""
-        ...
-
-    def stored_active_ids(self, cursor: str) -> Awaitable[tuple[list[str], str]]:
-        """Some of the active sessions in the store, of every host, and the next cursor; see Backend.active_ids."""
-        ...
-
-    def find(self, query: Query, cursor: str, limit: int) -> Awaitable[tuple[list[Session], str]]:
-        """Some of the sessions in the store, of every host, and the next cursor; see Backend.find."""
-        ...
-
-    def register(self, caller: Caller, worker_id: str, instance: str, process: str) -> None:
-        """This connection is one of this worker's from now on.
-
-        Args:
-            caller: the connection.
-            worker_id: the worker.
-            instance: which store of the worker it is of; empty: it does not say.
-            process: what the worker calls its process; empty: it does not say.
-
-        Raises:
-            ForbiddenError, ConflictError: it can't be.
-        """
-        ...
-
-    def left(self, caller: Caller) -> None:
-        """This connection is gone."""
-        ...
-
-    def workers_due(self, now: float) -> None:
-        """Those who did not come back in time have left. `now`: seconds of the clock's `live`."""
-        ...
-
-    def is_connected(self, worker_id: str, instance: str = "") -> bool:
-        """Whether the worker, or this instance of it, has a registered connection."""
         ...
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
@@ -130,4 +129,20 @@ class Services(Protocol):
     @property
     def accepts_new(self) -> bool:
         """Whether there is room for what the store does not have yet."""
+        ...
+
+    def identify(self, caller: Caller) -> PeerProcess | None:
+        """The process behind a connection; None: it has hung up meanwhile."""
+        ...
+
+    def wake(self) -> None:
+        """A worker has left, outside of any request perhaps: decide its departures and publish the events soon."""
+        ...
+
+    def info(self) -> dict[str, Any]:
+        """The result of `server.info`."""
+        ...
+
+    def stats(self) -> dict[str, Any]:
+        """The result of `server.stats`."""
         ...

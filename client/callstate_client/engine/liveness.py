@@ -19,7 +19,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Final
 
 from callstate_client.engine.table.labelled import Labelled
@@ -248,6 +248,18 @@ class Liveness:
                 if order[session_id] + queue.span_s > now:
                     break
                 yield session_id, queue.phase, Evidence.SILENCE
+
+    def next_deadline(self) -> float | None:
+        """When something runs out next; None: nothing is watched. It may have been put off by then."""
+        limits = self._limits
+        while limits and self._limit_of.get(limits[0][1]) != limits[0][0]:
+            heapq.heappop(limits)
+        fronts = [
+            queue.order[session_id] + queue.span_s
+            for queue in (*self._live.values(), self._suspects, self._ended)
+            for session_id in islice(queue.order, 1)
+        ]
+        return min([*fronts, *(deadline for deadline, _ in limits[:1])], default=None)
 
     # -- queues -------------------------------------------------------------------------------------------
 

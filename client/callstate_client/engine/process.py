@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
+
+
+class Gone(Enum):
+    """What a search for a process gives that runs no more."""
+
+    GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True)

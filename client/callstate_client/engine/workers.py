@@ -257,6 +257,11 @@ class Workers:
             self._learn(self._workers[worker_id], Evidence.GRACE_OVER)
         return left
 
+    def next_deadline(self) -> float | None:
+        """When the next grace is over; None: nobody is away."""
+        away_since = next(iter(self._away.values()), None)
+        return None if away_since is None else away_since + self.reconnect_grace_s
+
     def restored(self, worker_id: str, process: Process | None, *, pidfd: bool, own_name: str = "") -> bool:
         """A worker that the journal remembers and that may live: told once each, before any registers.
 

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from contextlib import suppress
 
+from callstate_client.engine.engine import Engine
+from callstate_client.engine.interfaces import Deferred, NotCached
 from callstate_client.engine.request import (
     NULL_ID,
     Asked,
@@ -16,7 +18,6 @@ from callstate_client.engine.request import (
     result_line,
 )
 from callstate_client.engine.verbs.save_delta import MIN_BYTES, Extending
-from callstate_client.engine.verbs.table import Context, Deferred, NotCached
 from callstate_client.errors import (
     InternalError,
     OverloadedError,
@@ -37,7 +38,7 @@ class Server:
     """Serves the connections of one daemon.
 
     Args:
-        ctx: the sessions.
+        engine: the sessions and their rules.
         journal: takes each turn's group; None keeps no log (durability `memory`).
         metrics: counts requests and errors.
         limits: in force until `limit` is called.
@@ -46,13 +47,14 @@ class Server:
 
     def __init__(
         self,
-        ctx: Context,
+        engine: Engine,
         journal: Journal | None,
         metrics: Metrics,
         limits: LimitsConfig,
         gate: SyncGate | None = None,
     ) -> None:
-        self._ctx = ctx
+        self._engine = engine
+        self._ctx = ctx = engine.ctx
         self._metrics = metrics
         self.turn = Turn(ctx, journal, gate, metrics, self._run_again)
         self.limit(limits)
@@ -83,8 +85,7 @@ class Server:
         """A client left."""
         self.connections.discard(connection)
         self.turn.forget(connection)
-        self._ctx.events.unsubscribe(connection)
-        self._ctx.services.left(connection)
+        self._engine.disconnected(connection)
 
     def limit(self, limits: LimitsConfig) -> None:
         """Put these limits in force: at the start, and with each reload of the configuration."""
@@ -126,7 +127,7 @@ class Server:
         before = len(group)
         result: bytes | Exception
         try:
-            outcome = asked.verb.run(ctx, connection, asked.params)
+            outcome = self._engine.run(connection, asked.verb, asked.params)
             if isinstance(outcome, Deferred):
                 self._wait(connection)
                 outcome.start(lambda done: self._waited(connection, asked, done))
@@ -134,7 +135,7 @@ class Server:
             result = outcome
         except NotCached as miss:
             self._wait(connection)
-            ctx.services.when_known(miss.session_id, lambda: self._known(connection, asked))
+            ctx.host.when_known(miss.session_id, lambda: self._known(connection, asked))
             return
         except Exception as error:  # noqa: BLE001 - each becomes an error reply; our own faults are logged
             result = error

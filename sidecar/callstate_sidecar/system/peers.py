@@ -20,12 +20,11 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from enum import Enum
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from callstate_client.engine.process import Process
+from callstate_client.engine.process import Gone, Process
 
 log = logging.getLogger(__name__)
 
@@ -51,12 +50,6 @@ class PeerSocket(Protocol):
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
 
 
-class Gone(Enum):
-    """What `find` gives for a process that runs no more."""
-
-    GONE = "gone"
-
-
 class Peer:
     """A process, and the pidfd to watch it by. Whoever has it closes it, or hands it to a `Watch`.
 
@@ -77,6 +70,10 @@ class Peer:
     def watchable(self) -> bool:
         """Whether its exit is known or will be told."""
         return self.exited or self.pidfd >= 0
+
+    def watch(self, exited: Callable[[], None]) -> Watch:
+        """Call back once when the process has exited; see Watch."""
+        return Watch(self, exited)
 
     def close(self) -> None:
         """Give the pidfd back; again is nothing."""

@@ -190,7 +190,7 @@ async def test_a_pid_that_is_another_process_by_now(harness: CoreHarness, w1: Fa
     ]  # fmt: skip
     harness.exit(old)
     await harness.settle()
-    assert harness.core.attendance.workers.state("w1") is State.CONNECTED, (
+    assert harness.core.engine.registry.workers.state("w1") is State.CONNECTED, (
         "what it is told of the old one is nothing new"
     )
     assert (await harness.claim(new, "a", "w1"))["epoch"] == 1

@@ -15,7 +15,7 @@ from callstate_client.engine.liveness import Phase
 from callstate_client.errors import SessionEndedError
 from callstate_sidecar import reaper as reaper_module
 from callstate_sidecar.config.schema import ReaperConfig
-from callstate_sidecar.reaper import ACTS_A_TICK, STALL_S
+from callstate_sidecar.reaper import SESSIONS_A_SLICE, STALL_S
 from support.core import BadDisk, Core, open_journal
 from support.stores import down
 
@@ -137,15 +137,15 @@ async def test_what_the_store_may_not_have_stays_hot(why: str) -> None:
 
 async def test_many_that_are_due_at_once_are_ended_in_slices() -> None:
     core = Core(reaper=ReaperConfig(grace_s=0))
-    count = 3 * ACTS_A_TICK + 7
+    count = 3 * SESSIONS_A_SLICE + 7
     for number in range(count):
         await core.save(f"s{number}")
     core.clock.advance(TIMEOUT_S)
     now, ticks = core.clock.live(), 0
     while acts := core.reaper.tick(now):
-        assert acts <= ACTS_A_TICK
+        assert acts <= SESSIONS_A_SLICE
         ticks += 1
-    assert ticks == -(-2 * count // ACTS_A_TICK), "each is suspected, then ended"
+    assert ticks == -(-2 * count // SESSIONS_A_SLICE), "each is suspected, then ended"
     assert core.cache.index.by_status == {"ended": count}
 
 
@@ -274,13 +274,13 @@ async def test_a_little_lateness_is_only_noted(monkeypatch: pytest.MonkeyPatch) 
 
 async def test_a_full_tick_is_followed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     core = Core(reaper=ReaperConfig(tick_s=0.1, heartbeat_timeout_s=1.0))
-    for number in range(ACTS_A_TICK + 1):
+    for number in range(SESSIONS_A_SLICE + 1):
         await core.save(f"s{number}")
     core.clock.advance(1.0)
-    asked = scripted_sleep(core, monkeypatch, [0.1, reaper_module.AGAIN_S, 0.1])
+    asked = scripted_sleep(core, monkeypatch, [0.1, reaper_module.SLICE_PAUSE_S, 0.1])
     await run(core)
-    assert asked == [0.1, reaper_module.AGAIN_S, 0.1, 0.1]
-    assert len(core.liveness.suspects) == ACTS_A_TICK + 1
+    assert asked == [0.1, reaper_module.SLICE_PAUSE_S, 0.1, 0.1]
+    assert len(core.liveness.suspects) == SESSIONS_A_SLICE + 1
 
 
 async def test_a_fault_of_ours_does_not_end_the_watch(

@@ -136,7 +136,7 @@ class _Many:
                 done(self._failure or self.result())
 
         for session_id in waiting:
-            self._ctx.services.when_known(session_id, partial(known, session_id))
+            self._ctx.host.when_known(session_id, partial(known, session_id))
 
     def result(self) -> bytes:
         """Which of them got no beat, and why."""

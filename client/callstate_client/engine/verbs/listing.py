@@ -160,7 +160,7 @@ def _deferred(ctx: Context, work: Awaitable[bytes]) -> Deferred:
             down = isinstance(result, StoreError)
             done(StoreUnavailableError(str(result)) if down else result)
 
-        ctx.services.after(work, arrived)
+        ctx.host.after(work, arrived)
 
     return Deferred(start)
 
@@ -179,7 +179,7 @@ def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> bytes | De
         return [session.id for session in sessions], following
 
     async def read(seq: int, cursor: str) -> tuple[dict[str, str], str]:
-        ids, cursor = await ctx.services.stored_active_ids(cursor)
+        ids, cursor = await ctx.host.stored_active_ids(cursor)
         return {i: i for i in ids if _is_new(ctx, i, seq)}, cursor
 
     if everywhere:
@@ -213,7 +213,7 @@ def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> bytes | Deferr
         return [show(session) for session in sessions], following
 
     async def read(seq: int, cursor: str) -> tuple[dict[str, Any], str]:
-        stored, cursor = await ctx.services.find(_query(p), cursor, min(limit, SESSIONS_A_READ))
+        stored, cursor = await ctx.host.find(_query(p), cursor, min(limit, SESSIONS_A_READ))
         found = [_as_it_is(ctx, session, seq) for session in stored]
         return {session.id: show(session) for session in found if session is not None and wanted(session)}, cursor
 

@@ -192,7 +192,7 @@ def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
     ctx.events.note("deleted", now_us, session, reason="deleted")
     ctx.cache.remove(session, max(session.version + 1, now_us), ctx.clock.mono(), p.op, DELETED)
     ctx.liveness.forget(session.id)
-    ctx.see_to_departure(session.id)
+    ctx.decide_departure(session.id)
     return DELETED
 
 

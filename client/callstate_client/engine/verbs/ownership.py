@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from callstate_client.engine.context import OVERTIME, Context, ended_error
+from callstate_client.engine.context import Context, ended_error
 from callstate_client.engine.handovers import hold_ended, is_poison
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.names import checked_labels, checked_word, checked_worker
+from callstate_client.engine.reasons import EXITED, OVERTIME, RELEASED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.read import checked_history, load_session
@@ -24,27 +25,19 @@ from callstate_client.protocol.params import (
     ReleaseParams,
 )
 
-SILENT: Final = "heartbeat_timeout"
-EXITED: Final = "worker_exited"
-"""Why a session is suspected."""
-
-POISONED: Final = "poisoned"
-"""Why a session ended that kills who claims it."""
-
 LOOKS_AT_DEPARTING: Final = 1000
 """Of those that are about to be suspects or orphans so many are looked at, a fraction of a millisecond: whoever
 finds none among them is told when they are."""
-
-RELEASED: Final = "released"
-DISCONNECTED: Final = "disconnected"
-"""Why a session is an orphan."""
 
 
 def register(ctx: Context, caller: Caller, p: RegisterParams) -> bytes:
     """{"worker_id":"web-1-4711-9f2c61","instance":"6d1f0c5b","process":"9f2c61aa"}"""
     instance = checked_word(p.instance, "$.params.instance") or ""
     process = checked_word(p.process, "$.params.process") or ""
-    ctx.services.register(caller, checked_worker(p.worker_id), instance, process)
+    worker_id = checked_worker(p.worker_id)
+    peer = ctx.host.identify(caller)
+    if peer is not None:
+        ctx.registry.register(caller, peer, worker_id, instance, process)
     return encode_json({"worker_id": p.worker_id, "drain": ctx.draining})
 
 
@@ -66,7 +59,7 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
             ctx.told(session)
         return load_session(session, p.history, for_worker=True)
     is_anothers = session.owner not in ("", worker_id)
-    if is_anothers and phase is Phase.LIVE and not p.steal and session.id not in ctx.departing:
+    if is_anothers and phase is Phase.LIVE and not p.steal and session.id not in ctx.departures.pending:
         raise ConflictError(f"the session is {session.owner}'s, which is alive", owner=session.owner)
     _take(ctx, caller, session, worker_id, p)
     return load_session(session, p.history, for_worker=True)
@@ -114,7 +107,7 @@ def _is_own(ctx: Context, caller: Caller, session: Session, worker_id: str) -> b
         return False
     if caller.worker and session.instance != caller.instance:
         return False
-    return session.suspected != EXITED and session.id not in ctx.departing
+    return session.suspected != EXITED and session.id not in ctx.departures.pending
 
 
 def _forsaken(ctx: Context, labels: dict[str, str]) -> Iterator[Session]:
@@ -126,7 +119,7 @@ def _forsaken(ctx: Context, labels: dict[str, str]) -> Iterator[Session]:
     for session_id in ctx.liveness.suspects_having(labels):
         yield sessions[session_id]
     now_us = ctx.now_us()
-    for session_id, why in islice(ctx.departing.items(), LOOKS_AT_DEPARTING):
+    for session_id, why in islice(ctx.departures.pending.items(), LOOKS_AT_DEPARTING):
         session = sessions.get(session_id)
         if session is None or session.ended or not labels.items() <= session.labels.items():
             continue
@@ -157,8 +150,8 @@ def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: Cla
 def _claimable(ctx: Context, session: Session) -> str:
     if session.reaped:
         return "reaped"
-    if session.id in ctx.departing:
-        return ctx.departing[session.id]
+    if session.id in ctx.departures.pending:
+        return ctx.departures.pending[session.id]
     if session.suspected or session.orphan:
         return session.suspected or session.orphan
     return "stolen" if session.owner else "unowned"

@@ -109,12 +109,12 @@ def ping(ctx: Context, caller: Caller, p: NoParams) -> bytes:
 def info(ctx: Context, caller: Caller, p: NoParams) -> bytes:
     """{}"""
     caller.told_timeout_s = ctx.liveness.timeout_s
-    return encode_json(ctx.services.info())
+    return encode_json(ctx.host.info())
 
 
 def stats(ctx: Context, caller: Caller, p: NoParams) -> bytes:
     """{}"""
-    return encode_json(ctx.services.stats())
+    return encode_json(ctx.host.stats())
 
 
 def flush(ctx: Context, caller: Caller, p: FlushParams) -> Deferred:
@@ -124,6 +124,6 @@ def flush(ctx: Context, caller: Caller, p: FlushParams) -> Deferred:
         def flushed(result: dict[str, int] | Exception) -> None:
             done(result if isinstance(result, Exception) else encode_json(result))
 
-        ctx.services.after(ctx.services.flush(p.session_ids, p.timeout_s), flushed)
+        ctx.host.after(ctx.host.flush(p.session_ids, p.timeout_s), flushed)
 
     return Deferred(start)

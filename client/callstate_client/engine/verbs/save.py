@@ -7,12 +7,12 @@ from msgspec import Raw, structs
 
 from callstate_client.engine.context import (
     DELETED,
-    OVERTIME,
     Context,
     ended_error,
 )
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.names import checked_id, checked_labels, checked_word
+from callstate_client.engine.reasons import OVERTIME
 from callstate_client.engine.sessions.document import HEAD_REST_BYTES, Document
 from callstate_client.engine.sessions.head import Head, read_head
 from callstate_client.engine.sessions.merging import blind_base

@@ -339,7 +339,7 @@ async def test_a_wrong_word_registers_nobody(harness: CoreHarness, name: str, ba
     peer = harness.connect(harness.process())
     data = await harness.refused(peer, "worker.register", worker_id="w1", **{name: bad})
     assert (data["kind"], data["path"]) == ("invalid_params", f"$.params.{name}")
-    assert not harness.core.attendance.workers.is_connected("w1")
+    assert not harness.core.engine.registry.workers.is_connected("w1")
 
 
 async def test_who_goes_by_replies_follows_a_default_that_is_lowered(harness: CoreHarness) -> None:

@@ -46,8 +46,8 @@ class Served:
         self.core, self.journal, self.disk, self.path = core, journal, disk, path
         self.failed: list[OSError] = []
         gate = SyncGate(lambda: journal.unsynced, self._sync, self.failed.append)
-        self.server = core.server = Server(core.ctx, journal, core.metrics, core.config.limits, gate)
-        core.services.join(self.server, journal, core.read_through, core.writer, core.attendance, core.ctx)
+        self.server = Server(core.engine, journal, core.metrics, core.config.limits, gate)
+        core.serve(self.server, journal)
 
     async def _sync(self) -> None:
         await asyncio.get_running_loop().run_in_executor(None, self.journal.sync)

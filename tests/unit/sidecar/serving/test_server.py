@@ -399,7 +399,7 @@ async def test_notifications_get_no_reply_not_even_an_error(served: Served) -> N
 async def test_a_fault_of_ours_is_an_error_and_a_traceback(
     served: Served, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(served.core.services, "info", lambda: 1 // 0)
+    monkeypatch.setattr(served.core.host, "info", lambda: 1 // 0)
     replies = await served.ask(("server.info", {}), ("server.ping", {}))
     assert kinds(replies) == ["internal", "ok"]
     assert "ZeroDivisionError" in caplog.text

@@ -21,12 +21,11 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.process import Process
+from callstate_client.engine.process import Gone, Process
 from callstate_sidecar.system import peers as module
 from callstate_sidecar.system.host import boot_id
 from callstate_sidecar.system.peers import (
     SO_PEERPIDFD,
-    Gone,
     Peer,
     Peers,
     PeerSocket,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from callstate_client.engine import departures
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.process import Process
 from callstate_client.engine.workers import State
-from callstate_sidecar import reaper
-from callstate_sidecar.reaper import ACTS_A_TICK
+from callstate_sidecar.reaper import SESSIONS_A_SLICE
 from support.core import FakeClient
 from support.core_harness import FULL, GRACE_S, RECONNECT_S, TICK_S, TIMEOUT_S, CoreHarness
 
@@ -25,7 +25,7 @@ async def w1(harness: CoreHarness) -> FakeClient:
 
 
 def state(harness: CoreHarness, worker_id: str = "w1") -> State:
-    return harness.core.attendance.workers.state(worker_id)
+    return harness.core.engine.registry.workers.state(worker_id)
 
 
 LEFT = {"type": "worker.left", "worker_id": "w1"}
@@ -338,23 +338,23 @@ async def test_a_thousand_calls_of_one_worker_are_seen_to_in_slices(harness: Cor
     await harness.settle()
     harness.new_events()
     slices: list[int] = []
-    departed = harness.core.reaper.departed
+    departed = harness.core.reaper.depart
 
     def counted() -> int:
         slices.append(departed())
         return slices[-1]
 
-    harness.core.reaper.departed = counted  # type: ignore[method-assign]
+    harness.core.reaper.depart = counted  # type: ignore[method-assign]
     if how == "exit":
         await harness.kill(w1)
     else:
         await harness.disconnect(w1)
         await harness.advance(RECONNECT_S)
-    assert slices[0] == ACTS_A_TICK, "the first at once"
-    while harness.core.ctx.departing:
+    assert slices[0] == SESSIONS_A_SLICE, "the first at once"
+    while harness.core.engine.departures.pending:
         await harness.settle()
     assert sum(slices) == 1000
-    assert max(slices) == ACTS_A_TICK
+    assert max(slices) == SESSIONS_A_SLICE
     told = harness.new_events("suspect", "orphaned")
     assert [e["session_id"] for e in told] == [f"s{number}" for number in range(1000)]
     assert {e["type"] for e in told} == {"suspect" if how == "exit" else "orphaned"}
@@ -364,21 +364,21 @@ async def test_who_comes_under_the_id_of_one_whose_many_calls_are_being_noted(
     harness: CoreHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the first has left and what the second makes are not mixed up."""
-    monkeypatch.setattr(reaper, "LOOKS_A_TURN", 2)
+    monkeypatch.setattr(departures, "LISTED_AT_ONCE", 2)
     w1 = await harness.worker("w1")
     for name in "abcde":
         await harness.save(w1, name)
     harness.drop_connection(w1)
     harness.core.clock.advance(RECONNECT_S)
-    harness.core.attendance.tick(harness.core.clock.live())
-    assert harness.core.ctx.departing.keys() == {"a", "b"}, "the others are noted in later turns"
+    harness.core.engine.registry.expire(harness.core.clock.live())
+    assert harness.core.engine.departures.pending.keys() == {"a", "b"}, "the others are noted in later turns"
     again = harness.connect(harness.process())
     ids = again.send(
         ("worker.register", {"worker_id": "w1"}),
         ("session.save", {"session": {"id": "new"}}),
         ("session.claim", {"session_id": "e", "worker_id": "w1"}),
     )
-    while harness.core.ctx.departing or not again.answered(ids):
+    while harness.core.engine.departures.pending or not again.answered(ids):
         await harness.settle()
     assert {name: harness.ownership(name) for name in "abcd"} == dict.fromkeys("abcd", ("", 0, "disconnected"))
     assert harness.ownership("new") == ("w1", 0, "")
@@ -409,20 +409,20 @@ async def test_a_claim_that_was_not_journaled_leaves_what_its_worker_left_to_be_
 ) -> None:
     """The claim came before the departure was seen to."""
     w2 = await harness.worker("w2")
-    harness.core.reaper.departed = lambda: 0  # type: ignore[method-assign]
+    harness.core.reaper.depart = lambda: 0  # type: ignore[method-assign]
     if how == "exit":
         harness.exit(harness.process_of(w1))
     harness.disk.error = FULL
     await harness.disconnect(w1)
     if how == "disconnect":
         await harness.advance(RECONNECT_S)
-    assert harness.core.ctx.departing.keys() == {"a"}
+    assert harness.core.engine.departures.pending.keys() == {"a"}
     assert (await harness.refused(w2, "session.claim", session_id="a", worker_id="w2"))["kind"] == "not_durable"
     harness.disk.error = None
-    assert harness.core.ctx.departing.keys() == {"a"}
+    assert harness.core.engine.departures.pending.keys() == {"a"}
     await harness.claim(w2, "a", "w2")
     assert harness.ownership("a") == ("w2", 1, "")
-    assert not harness.core.ctx.departing
+    assert not harness.core.engine.departures.pending
 
 
 # -- what is kept --------------------------------------------------------------------------------------------------
@@ -438,13 +438,13 @@ async def test_nothing_is_kept_of_who_is_gone(harness: CoreHarness, w1: FakeClie
     await harness.disconnect(w1)
     await harness.settle()
     await harness.advance(RECONNECT_S)
-    attendance, cache = harness.core.attendance, harness.core.cache
+    registry, cache = harness.core.engine.registry, harness.core.cache
     assert cache.processes.keys() == {"w1"}, "as long as it owns what may be restored"
     await harness.request(harness.operator, "session.delete", session_id="a")
     await harness.advance(1.0)
     assert not cache.processes
     assert not cache.index.owned
-    assert len(attendance.workers) == 0
-    assert not attendance._lingering
-    assert not attendance._watches
-    assert not attendance._connections
+    assert len(registry.workers) == 0
+    assert not registry._lingering
+    assert not registry._watches
+    assert not registry._connections

@@ -1,0 +1,73 @@
+"""Sessions whose worker has left, until it has been decided what that means for each of them.
+
+A worker may own ten thousand sessions, and no request is to wait while all of those become suspects or orphans. So
+a departure takes two steps, both in slices: the worker's sessions are listed as `pending`, each with the reason
+for which it loses its owner, and `Expiry.depart` decides some of the pending ones at a time.
+
+While a session is pending, its owner is still on record but no longer counts: anybody may claim the session. A
+claim, release, end or deletion decides the departure as well (`Context.decide_departure`). A departure is over
+only once the group that decided it is committed; after a rollback it is pending again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from callstate_client.engine.table.cache import Cache
+
+LISTED_AT_ONCE: Final = 1000
+"""Sessions of a worker that are listed in one go: about a millisecond."""
+
+
+class Departures:
+    """What workers that have left owned.
+
+    Args:
+        table: the sessions.
+    """
+
+    def __init__(self, table: Cache) -> None:
+        self._table = table
+        self.pending: dict[str, str] = {}
+        """Sessions by their id, and why they lose their owner: EXITED or DISCONNECTED."""
+        self._unlisted: dict[str, tuple[str, Iterator[str]]] = {}
+        """By the id of a worker that has left: the reason, and which of its sessions are still to be listed."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything left to list or to decide."""
+        return bool(self.pending or self._unlisted)
+
+    @property
+    def listing(self) -> bool:
+        """Whether some have not been listed yet."""
+        return bool(self._unlisted)
+
+    def worker_left(self, worker_id: str, why: str) -> None:
+        """A worker has left: its sessions lose their owner."""
+        owned = self._table.index.owned.get(worker_id)
+        if owned:
+            self._unlisted[worker_id] = (why, iter([*owned]))
+            self._list(worker_id, LISTED_AT_ONCE)
+
+    def worker_comes(self, worker_id: str) -> None:
+        """A worker registers under this id: list all that an earlier one left, before this one owns anything."""
+        if worker_id in self._unlisted:
+            self._list(worker_id, None)
+
+    def list_some(self) -> None:
+        """List some more sessions of one of the workers that have left."""
+        if self._unlisted:
+            self._list(next(iter(self._unlisted)), LISTED_AT_ONCE)
+
+    def _list(self, worker_id: str, most: int | None) -> None:
+        why, ids = self._unlisted[worker_id]
+        sessions, looked_at = self._table.sessions, 0
+        for session_id in islice(ids, most):
+            looked_at += 1
+            session = sessions.get(session_id)
+            if session is not None and session.owner == worker_id and not session.ended:
+                self.pending[session_id] = why
+        if most is None or looked_at < most:
+            del self._unlisted[worker_id]

@@ -1,0 +1,124 @@
+"""What becomes of sessions whose time is up, and of those whose worker has left.
+
+    evidence                                        live                      suspect             ended
+    nothing heard of it for the span of its phase   suspected                 reaped              leaves the hot map
+    it lasts longer than its `max_duration_s`       reaped                    reaped              -
+    its owner's process has exited                  suspected; reaped, if     suspected for that  -
+                                                    it killed too many
+    its owner is disconnected, and may live         an orphan, with a full timeout                -
+
+No clock and no waiting: `now` is passed in, seconds of the clock's `live()`, and the driver (the daemon's reaper,
+or a MemoryStore whose time is moved) says how many sessions to look at in one go. The changes are part of the open
+group, to be committed and published afterwards.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+from msgspec import Struct, field
+
+from callstate_client.engine.context import Context
+from callstate_client.engine.handovers import hold_ended, is_poison
+from callstate_client.engine.interfaces import INTERNAL
+from callstate_client.engine.liveness import TRANSITIONS, Evidence, Phase
+from callstate_client.engine.reasons import DISCONNECTED, EXITED, OVERTIME, POISONED, SILENT
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.verbs.mutate import end_session
+from callstate_client.engine.verbs.ownership import forsake
+
+_REASONS: Final = {Evidence.SILENCE: SILENT, Evidence.EXIT: EXITED}
+
+
+class Verdicts(Struct):
+    """What one look at the sessions came to."""
+
+    sessions: int = 0
+    """How many were looked at: those that were due."""
+    suspected: int = 0
+    """How many are suspects by that."""
+    reaped: list[tuple[str, str]] = field(default_factory=list)
+    """Which have been ended, and why."""
+
+
+class Expiry:
+    """Decides what becomes of sessions.
+
+    Args:
+        ctx: the sessions.
+    """
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    def expire(self, now: float, most: int | None) -> Verdicts:
+        """Act on the sessions whose time is up.
+
+        Args:
+            now: seconds of the clock's `live()`.
+            most: how many at the most; None: all.
+        """
+        done = Verdicts()
+        for session_id, phase, evidence in islice(self._ctx.liveness.due(now), most):
+            done.sessions += 1
+            self._act(session_id, phase, evidence, now, done)
+        return done
+
+    def depart(self, now: float, most: int | None) -> Verdicts:
+        """Decide what becomes of the sessions of workers that have left; parameters as with `expire`."""
+        pending = self._ctx.departures.pending
+        done = Verdicts()
+        for session_id, why in [*islice(pending.items(), most)]:
+            done.sessions += 1
+            self._depart(session_id, why, now, done)
+            pending.pop(session_id, None)
+        return done
+
+    def _depart(self, session_id: str, why: str, now: float, done: Verdicts) -> None:
+        ctx = self._ctx
+        session = ctx.cache.sessions.get(session_id)
+        if session is None or not session.owner or session.ended:
+            return
+        if why == DISCONNECTED:
+            forsake(ctx, INTERNAL, session, DISCONNECTED)
+            return
+        poisoned = is_poison(session, ctx.now_us(), ctx.max_handovers)
+        hold_ended(session, ctx.now_us(), crashed=True)
+        if poisoned:
+            self._reap(session, POISONED, done)
+        elif ctx.liveness.phase(session_id) is Phase.LIVE:
+            self._act(session_id, Phase.LIVE, Evidence.EXIT, now, done)
+        elif session.suspected != EXITED:  # silent before; another process of this name will get another epoch
+            self._tell_suspect(session, Evidence.EXIT, now)
+
+    def _act(self, session_id: str, phase: Phase, evidence: Evidence, now: float, done: Verdicts) -> None:
+        ctx = self._ctx
+        after = TRANSITIONS[phase, evidence]
+        session = ctx.cache.sessions[session_id]
+        if after is Phase.SUSPECT:
+            ctx.liveness.learn(session_id, evidence, now, labels=session.labels)
+            self._tell_suspect(session, evidence, now)
+            done.suspected += 1
+        elif after is Phase.ENDED:
+            self._reap(session, OVERTIME if evidence is Evidence.OVERTIME else session.suspected or SILENT, done)
+        elif not ctx.cache.is_stored(session):
+            ctx.liveness.keep(session_id, now)  # it stays hot
+        else:
+            ctx.liveness.forget(session_id)
+            ctx.cache.evict(session)
+
+    def _reap(self, session: Session, reason: str, done: Verdicts) -> None:
+        end_session(self._ctx, INTERNAL, session, reason, reaped=True)
+        self._ctx.events.note("expired", session.ended_us, session, reason=reason)
+        done.reaped.append((session.id, reason))
+
+    def _tell_suspect(self, session: Session, evidence: Evidence, now: float) -> None:
+        """Why it is suspected: for the first time, or by better evidence, its deadline being what it was."""
+        ctx = self._ctx
+        session.suspected = _REASONS[evidence]
+        now_us = ctx.now_us()
+        ctx.events.note(
+            "suspect", now_us, session, reason=session.suspected, evidence=evidence.value,
+            deadline_us=now_us + round((ctx.liveness.deadline(session.id) - now) * 1e6),
+        )  # fmt: skip

@@ -1,0 +1,211 @@
+"""Which workers are registered, over which connections, and what happens when one of them leaves.
+
+This is the whole path of a worker's death: the system reports that its process has exited (a pidfd, watched through
+`PeerProcess.watch`) or that a connection has closed; `workers.Workers` says whether the worker has left by that; if
+so, `worker.left` is noted and its sessions become `Departures`, which `Expiry` turns into suspects or orphans.
+
+A worker that owns sessions, or may come to, is known to the journal by its process, so that its death shows also
+where it falls into a restart of the daemon. It is forgotten once it is gone and owns nothing any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final, Literal
+
+from callstate_client.engine.clock import Clock
+from callstate_client.engine.departures import Departures
+from callstate_client.engine.events import Events
+from callstate_client.engine.interfaces import Caller, PeerProcess, Watch
+from callstate_client.engine.process import Gone, Process
+from callstate_client.engine.reasons import DISCONNECTED, EXITED
+from callstate_client.engine.sessions.records import WorkerRecord
+from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.workers import Outcome, State, Workers
+from callstate_client.errors import CallstateError
+
+_LEFT: Final = {Outcome.LEFT_EXITED: EXITED, Outcome.LEFT_DISCONNECTED: DISCONNECTED}
+"""How a worker has left, and why its sessions lose their owner by that."""
+
+
+class WorkerRegistry:
+    """The workers of one engine.
+
+    Args:
+        table: the sessions, and which processes the journal knows.
+        departures: gets the sessions of workers that leave.
+        events: hears who joins and who leaves.
+        clock: times the grace.
+        reconnect_grace_s: how long a worker that may live can be without a connection.
+        wake: called when a worker has left: there is something to publish and to decide that no request asked for.
+    """
+
+    def __init__(
+        self,
+        table: Cache,
+        departures: Departures,
+        events: Events,
+        clock: Clock,
+        reconnect_grace_s: float,
+        wake: Callable[[], None],
+    ) -> None:
+        self._table = table
+        self._departures = departures
+        self._events = events
+        self._clock = clock
+        self._wake = wake
+        self._watches: dict[str, Watch] = {}
+        self._connections: dict[str, set[Caller]] = {}
+        self._lingering: set[str] = set()
+        """Workers that are gone, or were not seen since a restart, and may still own sessions."""
+        self.workers = Workers(reconnect_grace_s)
+
+    def is_connected(self, worker_id: str, instance: str = "") -> bool:
+        """Whether a registered connection is open under this id; with an instance, one of that."""
+        if not instance:
+            return self.workers.is_connected(worker_id)
+        return any(connection.instance == instance for connection in self._connections.get(worker_id, ()))
+
+    # -- coming -----------------------------------------------------------------------------------------------
+
+    def register(
+        self, caller: Caller, peer: PeerProcess, worker_id: str, instance: str = "", own_name: str = ""
+    ) -> None:
+        """A connection says whose it is.
+
+        Args:
+            caller: the connection.
+            peer: the process at its other end; closed here unless it is watched from now on.
+            worker_id: whose it is.
+            instance: which store of the worker it is of; empty: it does not say.
+            own_name: what the worker calls its process; empty: it does not say.
+
+        Raises:
+            ForbiddenError: the connection is another worker's already.
+            ConflictError: another process has this id, and lives.
+        """
+        try:
+            done = self.workers.register(worker_id, caller, peer.process, pidfd=peer.watchable, own_name=own_name)
+        except CallstateError:
+            peer.close()
+            raise
+        if done.replaced in _LEFT:
+            # connections of the process before this one, which nobody reads any more
+            for connection in self._connections.pop(worker_id, set()):
+                connection.close()
+            self._left(worker_id, done.replaced)
+        self._departures.worker_comes(worker_id)
+        if done.watch:
+            self._watch(worker_id, peer)
+        else:
+            peer.close()
+        caller.worker, caller.instance = worker_id, instance
+        self._connections.setdefault(worker_id, set()).add(caller)
+        self._remember(worker_id)
+        if done.joined:
+            self._events.note("worker.joined", self._clock.wall_us(), worker_id=worker_id)
+
+    def _remember(self, worker_id: str) -> None:
+        """Tell the journal which process a worker is, where it does not know: it may have taken no writes."""
+        process = self.workers.process_of(worker_id)
+        if process is not None:
+            record = _record(worker_id, process, self.workers.own_name_of(worker_id))
+            if self._table.processes.get(worker_id) != record:
+                self._table.worker(record)
+
+    def _watch(self, worker_id: str, peer: PeerProcess) -> None:
+        """Hear when this process exits, and of no other under this id any more."""
+        self._unwatch(worker_id)
+        if peer.process is not None:
+            self._watches[worker_id] = peer.watch(partial(self._exited, worker_id, peer.process))
+
+    def _unwatch(self, worker_id: str) -> None:
+        watch = self._watches.pop(worker_id, None)
+        if watch is not None:
+            watch.close()
+
+    def restore(self, find: Callable[[Process], PeerProcess | Literal[Gone.GONE] | None]) -> None:
+        """After a replay: workers that died meanwhile have left, the others are watched again.
+
+        Args:
+            find: looks for a process that the journal remembers; None: there is no saying whether it runs.
+        """
+        table = self._table
+        for worker_id in [*table.processes]:
+            if worker_id not in table.index.owned:
+                table.forget_worker(worker_id)
+        for worker_id in [*table.index.owned]:
+            self._lingering.add(worker_id)
+            known = table.processes.get(worker_id)
+            process = None if known is None else _process(known)
+            own_name = "" if known is None else known.own_name
+            peer = None if process is None else find(process)
+            if peer is Gone.GONE:
+                self._left(worker_id, Outcome.LEFT_EXITED)
+            elif peer is None:
+                self.workers.restored(worker_id, process, pidfd=False, own_name=own_name)
+            elif self.workers.restored(worker_id, peer.process, pidfd=True, own_name=own_name):
+                self._watch(worker_id, peer)
+            else:
+                peer.close()
+
+    # -- leaving ----------------------------------------------------------------------------------------------
+
+    def disconnected(self, caller: Caller) -> None:
+        """A connection has closed, registered or not."""
+        worker_id = caller.worker
+        if not worker_id:
+            return
+        connections = self._connections.get(worker_id, set())
+        connections.discard(caller)
+        if not connections:
+            self._connections.pop(worker_id, None)
+        self._left(worker_id, self.workers.closed(caller, self._clock.live()))
+
+    def _exited(self, worker_id: str, process: Process) -> None:
+        """The process of a worker runs no more: the system says so."""
+        self._watches.pop(worker_id, None)
+        self._left(worker_id, self.workers.exited(worker_id, process))
+
+    def expire(self, now: float) -> None:
+        """Those who did not come back in time have left. `now`: seconds of the clock's `live()`."""
+        for worker_id in self.workers.due(now):
+            self._left(worker_id, Outcome.LEFT_DISCONNECTED)
+        for worker_id in [*self._lingering]:
+            if worker_id not in self._table.index.owned:
+                self._lingering.discard(worker_id)
+                self._forget(worker_id)
+
+    def _forget(self, worker_id: str) -> None:
+        """Nothing is kept of a worker that is gone and owns nothing any more."""
+        self.workers.idle(worker_id)
+        if self.workers.state(worker_id) is State.GONE:
+            self._table.forget_worker(worker_id)
+            self._unwatch(worker_id)
+
+    def _left(self, worker_id: str, outcome: Outcome) -> None:
+        """A worker has left, where the outcome of what was learned of it says so."""
+        why = _LEFT.get(outcome)
+        if why is None:
+            return
+        self._unwatch(worker_id)
+        self._lingering.add(worker_id)
+        self._events.note("worker.left", self._clock.wall_us(), reason=outcome.value, worker_id=worker_id)
+        self._departures.worker_left(worker_id, why)
+        self._wake()
+
+    def close(self) -> None:
+        """Watch no process any more."""
+        for watch in self._watches.values():
+            watch.close()
+        self._watches.clear()
+
+
+def _record(worker_id: str, process: Process, own_name: str) -> WorkerRecord:
+    marks = process.start_ticks, process.boot_id, process.pidfs_inode
+    return WorkerRecord(worker_id, process.pid, *marks, own_name)
+
+
+def _process(record: WorkerRecord) -> Process:
+    return Process(record.pid, record.start_ticks, record.boot_id, record.pidfs_inode)

@@ -1,0 +1,160 @@
+"""What the engine asks of the daemon: the store, the barrier, processes, and the figures of `info` and `stats`.
+
+Built last, from all other parts, and attached to the engine then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from callstate_client.engine.engine import Engine
+from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.stored import Query
+from callstate_client.errors import UnreadableError
+from callstate_client.protocol.messages import FEATURES, PROTOCOL_VERSION
+from callstate_sidecar.config.schema import Config
+from callstate_sidecar.journal import Journal
+from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.read_through import ReadThrough
+from callstate_sidecar.reaper import Reaper
+from callstate_sidecar.serving.connection import Connection
+from callstate_sidecar.serving.server import Server
+from callstate_sidecar.stores.backend import Backend
+from callstate_sidecar.system.clock import Clock
+from callstate_sidecar.system.host import HostIdentity
+from callstate_sidecar.system.peers import Peer, Peers
+from callstate_sidecar.write_behind import WriteBehind
+
+
+class DaemonHost:
+    """The daemon around an engine (callstate_client.engine.interfaces.Host)."""
+
+    def __init__(
+        self,
+        *,
+        identity: HostIdentity,
+        config: Config,
+        clock: Clock,
+        metrics: Metrics,
+        engine: Engine,
+        backend: Backend,
+        journal: Journal,
+        peers: Peers,
+        server: Server,
+        read_through: ReadThrough,
+        write_behind: WriteBehind,
+        reaper: Reaper,
+    ) -> None:
+        self._identity = identity
+        self._config = config
+        self._clock = clock
+        self._metrics = metrics
+        self._engine = engine
+        self._backend = backend
+        self._journal = journal
+        self._peers = peers
+        self._server = server
+        self._write_behind = write_behind
+        self._reaper = reaper
+        self._started_at = datetime.now(UTC)
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self.when_known = read_through.when_known
+        self.flush = write_behind.flush
+        self.stored_active_ids = backend.active_ids
+
+    # -- the store ------------------------------------------------------------------------------------------
+
+    @property
+    def accepts_new(self) -> bool:
+        """Whether what the store does not have yet is within its bound."""
+        return (
+            self._write_behind.state == "up" or self._engine.table.dirty_bytes < self._config.store.max_dirty_bytes
+        )
+
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[Session], str]:
+        """Some of the sessions in the store; what can't be read is passed over."""
+        found, cursor = await self._backend.find(query, cursor, limit)
+        sessions: list[Session] = []
+        for session_id, stored in found:
+            with suppress(UnreadableError):
+                session = Session.of_stored(session_id, stored, self._identity.host_id)
+                if session is not None:
+                    sessions.append(session)
+        return sessions, cursor
+
+    def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
+        """Wait for work in a task of its own, then call `done` with its result or its exception."""
+
+        def finished(task: asyncio.Future[Any]) -> None:
+            self._tasks.discard(task)
+            if not task.cancelled():
+                done(task.exception() or task.result())
+
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(finished)
+
+    # -- workers --------------------------------------------------------------------------------------------
+
+    def identify(self, caller: Caller) -> Peer | None:
+        """The process behind a connection; None: it has hung up meanwhile."""
+        transport = cast(Connection, caller).transport
+        return None if transport is None else self._peers.identify(transport.get_extra_info("socket"))
+
+    def wake(self) -> None:
+        """A worker has left: see to its sessions and publish it soon."""
+        self._reaper.wake()
+        self._server.turn.schedule()
+
+    # -- figures --------------------------------------------------------------------------------------------
+
+    def info(self) -> dict[str, Any]:
+        """The result of `server.info`."""
+        return {
+            "name": "callstated",
+            "version": self._identity.version,
+            "protocol": PROTOCOL_VERSION,
+            "features": FEATURES,
+            "store": self._backend.name,
+            "durability": self._config.journal.durability,
+            # how the death of a worker shows
+            "liveness": "process" if self._peers.works else "connection",
+            "heartbeat_timeout_s": self._engine.liveness.timeout_s,
+            "host_id": self._identity.host_id,
+            "boot_id": self._identity.boot_id,
+            "started_at": self._started_at.isoformat().replace("+00:00", "Z"),
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """The result of `server.stats`."""
+        engine, table, now = self._engine, self._engine.table, self._clock.mono()
+        workers = engine.registry.workers
+        oldest = next(iter(table.dirty.values()), None)
+        return {
+            "sessions": dict(table.index.by_status),
+            "suspects": len(engine.liveness.suspects),
+            "orphans": len(table.index.orphans),
+            "workers": len(workers),
+            "workers_unwatched": workers.unwatched,
+            "subscribers": engine.events.subscribers,
+            "draining": engine.ctx.draining,
+            "connections": len(self._server.connections),
+            "dirty": len(table.dirty) + len(table.flying),
+            "dirty_bytes": table.dirty_bytes,
+            "oldest_dirty_s": round(now - oldest[0], 3) if oldest else 0.0,
+            "quarantined": len(table.quarantined),
+            "store": self._write_behind.state,
+            **({"store_error": self._write_behind.error} if self._write_behind.error else {}),
+            "journal": self._server.turn.journal_state,
+            "journal_bytes": self._journal.log_bytes + self._journal.snapshot_bytes,
+            "journal_disk_bytes": self._journal.disk_bytes(),
+            "journal_unsynced": self._journal.unsynced,
+            "loop_lag_s": round(self._metrics.loop_lag_s, 6),
+            "stalled_s": round(self._clock.stalled_s, 3),
+            **self._metrics.to_dict(),
+        }
