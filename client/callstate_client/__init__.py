@@ -5,12 +5,9 @@ async with connect() as store:
         call.add_turn("user", "hello", duration_ms=900)
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from callstate_client.api import CallStore
-from callstate_client.calls.handle import CallHandle
-from callstate_client.calls.queued import Queued, TurnHandle
-from callstate_client.client import SidecarStore, connect
 from callstate_client.errors import (
     CallstateError,
     ConflictError,
@@ -56,6 +53,10 @@ from callstate_client.store import (
 )
 
 if TYPE_CHECKING:
+    from callstate_client.api import CallStore
+    from callstate_client.calls.handle import CallHandle
+    from callstate_client.calls.queued import Queued, TurnHandle
+    from callstate_client.client import SidecarStore, connect
     from callstate_client.clock import Clock
     from callstate_client.memory import MemoryStore
 
@@ -108,17 +109,25 @@ __all__ = [
     "connect",
 ]
 
-_IN_MEMORY = ("Clock", "MemoryStore")
-"""Names that are loaded when they are first used: a worker that talks to a daemon needs no engine of its own."""
+_LAZY = {
+    "CallHandle": "calls.handle",
+    "CallStore": "api",
+    "Clock": "clock",
+    "MemoryStore": "memory",
+    "Queued": "calls.queued",
+    "SidecarStore": "client",
+    "TurnHandle": "calls.queued",
+    "connect": "client",
+}
+"""Names whose modules are loaded when they are first used: the blocking front needs no asyncio, and a worker that
+talks to a daemon no engine of its own."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _IN_MEMORY:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from callstate_client import memory  # noqa: PLC0415 - see _IN_MEMORY
-
-    globals().update({each: getattr(memory, each) for each in _IN_MEMORY})
-    return globals()[name]
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:

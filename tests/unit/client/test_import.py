@@ -17,11 +17,21 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
+def rooms_of(modules: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in modules if name.startswith("callstate_client.")}
+
+
 def test_importing_the_client_loads_neither_the_engine_nor_memory_store() -> None:
-    modules = loaded_by("import callstate_client")
+    modules = loaded_by("from callstate_client import connect")
     assert "callstate_client.client" in modules
-    rooms = {name.split(".")[1] for name in modules if name.startswith("callstate_client.")}
-    assert rooms & LAZY == set()
+    assert rooms_of(modules) & LAZY == set()
+
+
+def test_the_blocking_front_loads_neither_asyncio_nor_the_asyncio_front() -> None:
+    modules = loaded_by("from callstate_client.sync import connect")
+    assert "callstate_client.transport.pool" in modules
+    assert "asyncio" not in modules
+    assert rooms_of(modules) & {*LAZY, "api", "client", "session_api"} == set()
 
 
 def test_memory_store_is_loaded_when_it_is_first_named() -> None:

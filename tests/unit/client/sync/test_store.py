@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import logging
 import os
@@ -127,34 +126,6 @@ def test_connecting_is_the_same_without_a_worker() -> None:
     ours = dict(inspect.signature(sync.connect).parameters)
     del ours["worker_id"]  # last: it came later
     assert ours == theirs
-
-
-def test_it_needs_neither_asyncio_nor_the_asyncio_front() -> None:
-    folder = Path(callstate_client.__file__).parent
-    seen: set[str] = set()
-    todo = ["callstate_client.sync.__init__"]
-    while todo:
-        name = todo.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        path = folder / (name.removeprefix("callstate_client.").replace(".", "/") + ".py")
-        if not name.startswith("callstate_client.") or not path.exists():
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                todo += [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and node.module is not None:
-                todo += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    assert "callstate_client.transport.pool" in seen
-    assert "socket" in seen
-    assert not seen & {
-        "asyncio",
-        "callstate_client.client",
-        "callstate_client.transport.connection",
-        "callstate_client.api",
-        "callstate_client.session_api",
-    }
 
 
 # -- requests and replies ---------------------------------------------------------------------------------------
@@ -429,7 +400,7 @@ def test_a_descriptor_that_somebody_made_non_blocking(blocks: bool, threads: Thr
     ours, theirs = socket.socketpair()
     with ours, theirs:
         os.set_blocking(ours.fileno(), blocks)  # as gevent and eventlet do
-        connection = blocking.Connection(ours)
+        connection = blocking.BlockingConnection(ours)
         with pytest.raises(TimeoutError):
             connection.exchange(b"1\n", 0.02, time.monotonic() + 0.02)
         assert theirs.recv(10) == b"1\n"
@@ -807,14 +778,14 @@ def test_a_heartbeat_that_was_sent_before_is_refused_after_closing(
 def test_closing_just_after_a_reply(
     store: sync.Store, side: Side, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exchange = blocking.Connection.exchange
+    exchange = blocking.BlockingConnection.exchange
 
     def then_close(*args: Any) -> bytes:
         reply = exchange(*args)
         store.close()
         return reply
 
-    monkeypatch.setattr(blocking.Connection, "exchange", then_close)
+    monkeypatch.setattr(blocking.BlockingConnection, "exchange", then_close)
     stats = threads.submit(store.stats)
     side.line()
     side.reply({"a": 1})
