@@ -35,11 +35,14 @@ run: $(RUN_STAMP) ## start a daemon in the foreground, with its state in .run/
 demo: $(RUN_STAMP) ## live calls, a kill -9, a restart, dead workers: everything in under a minute
 	@$(BIN)/python examples/demo.py
 
+# One process per core, but real daemons by themselves: some of their tests measure time.
 test: $(DEV_STAMP) ## the whole test suite, some minutes
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -q -n auto -m 'not system'
+	@$(BIN)/python -m pytest -q -m system
 
-test-quick: $(DEV_STAMP) ## units and properties, about two minutes
-	@$(BIN)/python -m pytest -q -m 'not system' --ignore=tests/unit/test_docs.py \
+# A quarter of the examples of each state machine: `make test` tries all of them.
+test-quick: $(DEV_STAMP) ## units and properties, under a minute
+	@CALLSTATE_TEST_QUICK=1 $(BIN)/python -m pytest -q -n auto -m 'not system' --ignore=tests/unit/test_docs.py \
 		--ignore=tests/property/test_ownership_machine.py tests/unit tests/property
 
 # How long `make soak` and `make fuzz` take; the suite runs a short form of each.

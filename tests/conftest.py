@@ -1,5 +1,5 @@
-"""Every async test runs on asyncio's loop and on uvloop's; a test that should not names the one it takes:
-`@pytest.mark.asyncio(loop_factories=["uvloop"])`."""
+"""Every asynchronous test that does I/O runs on asyncio's loop and on uvloop's. One that needs only one of them
+names it: `@pytest.mark.asyncio(loop_factories=["uvloop"])`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,23 @@ import uvloop
 
 from support.redis_server import RedisServer, binaries
 
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+WITHOUT_IO = (
+    "unit/engine/",
+    "unit/client/model/",
+    "unit/client/protocol/",
+    "unit/client/test_memory",
+    "unit/sidecar/test_",
+)
+"""What these test opens no socket and starts no process: a second loop would show nothing new."""
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    path = item.path.relative_to(Path(__file__).parent).as_posix()
+    return {"asyncio": LOOPS["asyncio"]} if path.startswith(WITHOUT_IO) else LOOPS
 
 
 @pytest.fixture

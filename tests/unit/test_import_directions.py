@@ -149,11 +149,14 @@ MODULES = modules()
 def imports_of(name: str) -> Iterator[Import]:
     """All imports of a module, also those inside functions and those that only name a type."""
     path = MODULES[name]
+    file = path.relative_to(ROOT)
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        place = f"{file}:{node.lineno}"
         if isinstance(node, ast.Import):
             yield from (Import(name, alias.name, place) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{place}: relative import"
             assert node.module is not None
             for alias in node.names:

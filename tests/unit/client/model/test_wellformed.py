@@ -32,6 +32,9 @@ class Float64:
     def __float__(self) -> float:
         return self.value
 
+    def __repr__(self) -> str:
+        return f"Float64({self.value})"
+
 
 class Int64:
     def __index__(self) -> int:
