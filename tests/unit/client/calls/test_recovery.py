@@ -21,7 +21,7 @@ from callstate_client import (
     OverloadedError,
     SessionState,
 )
-from callstate_client.calls import recovery
+from callstate_client.calls import retries
 from callstate_client.transport.backoff import Delays
 from support.flaky import FlakyStore
 
@@ -329,7 +329,7 @@ async def test_a_handler_ends_its_call_by_the_rules_of_hold(store: FlakyStore, g
 async def test_a_call_whose_handler_raises_is_tried_seldom_and_not_for_ever(
     store: FlakyStore, gone: MemoryStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(recovery, "HOLD_BACK", Delays(0.01, 30.0))
+    monkeypatch.setattr(retries, "HOLD_BACK", Delays(0.01, 30.0))
     await save(gone, "c1")
     gone.kill_worker()
     loop = asyncio.get_running_loop()
@@ -403,7 +403,7 @@ async def test_what_comes_back_is_not_given_twice_to_who_does_not_watch(
 async def test_what_others_have_failed_with_is_held_back_too(
     store: FlakyStore, gone: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recovery, "HOLD_BACK", Delays(0.01, 30.0))
+    monkeypatch.setattr(retries, "HOLD_BACK", Delays(0.01, 30.0))
     await save(gone, "c1")
     other = store.worker("w2")
     for _ in range(4):

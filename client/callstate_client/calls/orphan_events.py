@@ -1,0 +1,106 @@
+"""Which sessions may be there to be claimed, as far as events tell: so that a recoverer only asks when it may pay.
+
+Of many recoverers that learn of one orphan, one gets it. The others learn that from the next event, mostly before
+they have asked, since each waits a random moment first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+from callstate_client.calls.retries import Retries
+from callstate_client.protocol.events import GAP, Event
+from callstate_client.session_api import EventSource
+
+__all__ = ["TYPES", "OrphanEvents"]
+
+CLAIMABLE: Final = ("suspect", "orphaned", "released")
+"""Events after which a session may be claimed."""
+
+OVER: Final = ("ended", "expired", "deleted")
+"""Events after which it can't be."""
+
+TAKEN: Final = ("claimed", "recovered", *OVER)
+"""Events after which it need not be."""
+
+TYPES: Final = (*CLAIMABLE, *TAKEN)
+"""Events to subscribe to."""
+
+ANY: Final = ""
+"""In place of an id: there may be sessions to claim, it is not known which."""
+
+
+class OrphanEvents:
+    """The sessions that may be claimable; at first, any may be.
+
+    Args:
+        events: the subscription, to TYPES.
+        labels: only sessions that have all of these; None for all sessions.
+        retries: knows the sessions that were abandoned, and forgets those that are over.
+    """
+
+    def __init__(self, events: EventSource, labels: Mapping[str, str] | None, retries: Retries) -> None:
+        self._events = events
+        self._labels = labels or {}
+        self._retries = retries
+        self._candidates = {ANY}
+        self._next: asyncio.Task[Event] | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there may be a session to claim."""
+        return bool(self._candidates)
+
+    def add_any(self) -> None:
+        """There may be more sessions."""
+        self._candidates.add(ANY)
+
+    def clear(self) -> None:
+        """The next claim finds those known of so far, if others have not taken them."""
+        self._candidates.clear()
+
+    async def wait(self, timeout_s: float | None) -> bool:
+        """Wait for the next event; False: there will be none any more.
+
+        Args:
+            timeout_s: return after so long, seconds; None: wait as long as it takes.
+        """
+        if self._next is None:
+            self._next = asyncio.ensure_future(anext(self._events))
+        done, _ = await asyncio.wait((self._next,), timeout=timeout_s)
+        if not done:
+            return True
+        event, self._next = self._next, None
+        try:
+            self._note(event.result())
+        except StopAsyncIteration:
+            return False
+        return True
+
+    def note_arrived(self) -> None:
+        """Take in the events that have arrived, without waiting."""
+        if self._next is not None and self._next.done() and self._next.exception() is None:
+            self._note(self._next.result())
+            self._next = None
+        if self._next is None:
+            while (event := self._events.take()) is not None:
+                self._note(event)
+
+    def close(self) -> None:
+        """Wait for no event any more."""
+        if self._next is not None and not self._next.cancel() and not self._next.cancelled():
+            self._next.exception()  # retrieved, so that asyncio does not log it
+
+    def _note(self, event: Event) -> None:
+        if event.type == GAP:
+            self._candidates.add(ANY)
+        elif event.session_id is None:
+            return
+        elif self._retries.is_abandoned(event.session_id):
+            if event.type in OVER:
+                self._retries.forget(event.session_id)
+        elif event.type in TAKEN:
+            self._candidates.discard(event.session_id)
+        elif self._labels.items() <= event.labels.items():
+            self._candidates.add(event.session_id)

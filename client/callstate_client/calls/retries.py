@@ -1,0 +1,98 @@
+"""Calls that a recoverer claims again and again: how long each is held back, and when it is left to other workers.
+
+A call comes back when its handler raised, or when a worker that had claimed it died. It stays claimed meanwhile,
+with heartbeats, so that no other worker takes it at once, but is handed out only after a pause that doubles each
+time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import OrderedDict
+from typing import Final
+
+from callstate_client.calls.handle import CallHandle
+from callstate_client.transport.backoff import Delays
+
+__all__ = ["Retries"]
+
+HOLD_BACK: Final = Delays(1.0, 30.0)
+"""How long a call that comes back is held before it is handed out, seconds. Below a minute, so that the daemon
+counts the claim among those in a row."""
+
+SHORT_S: Final = 60.0
+"""A claim that lasted at least so long, seconds, was no failure; the daemon counts likewise."""
+
+REMEMBERED: Final = 10_000
+"""Calls whose attempts are remembered, the latest: as many as a worker may hand out within the longest pause."""
+
+
+class Retries:
+    """Those of one run of `recover()`.
+
+    Args:
+        watch: the run goes on for ever. One that does not hands no call out twice.
+    """
+
+    def __init__(self, *, watch: bool) -> None:
+        self._watch = watch
+        self._attempts: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count; last one
+        self._abandoned: OrderedDict[str, None] = OrderedDict()
+        self._held_back: list[tuple[float, int, CallHandle]] = []
+        self._order = 0
+
+    def hold_back(self, call: CallHandle) -> bool:
+        """Count one attempt; True: the call failed lately, here or at other workers, and is kept until `due`."""
+        now = asyncio.get_running_loop().time()
+        before, at = self._attempts.pop(call.id, (0, now))
+        if self._watch and now - at > SHORT_S:
+            before = 0
+        failures = max(before, call.handovers - 1)  # one handover is no failure: a worker may have been restarted
+        held_back = failures > 0 if self._watch else before > 0
+        pause_s = HOLD_BACK.after_s(failures) if held_back else 0.0
+        self._attempts[call.id] = (before + 1, now + pause_s)
+        if len(self._attempts) > REMEMBERED:
+            self._attempts.popitem(last=False)
+        if held_back:
+            self._order += 1
+            heapq.heappush(self._held_back, (now + pause_s, self._order, call))
+        return held_back
+
+    def due_in_s(self) -> float | None:
+        """In how many seconds the next call is due; None where none is held back."""
+        if not self._held_back:
+            return None
+        return max(0.0, self._held_back[0][0] - asyncio.get_running_loop().time())
+
+    def take(self) -> CallHandle:
+        """Take the call that is due first."""
+        return heapq.heappop(self._held_back)[2]
+
+    def __len__(self) -> int:
+        return len(self._held_back)
+
+    # -- giving up ------------------------------------------------------------------------------------------
+
+    def attempts(self, call: CallHandle) -> int:
+        """How often the call was claimed in a row, here or by other workers, and not kept."""
+        return max(call.handovers + 1, self._attempts[call.id][0] if call.id in self._attempts else 1)
+
+    def abandon(self, session_id: str) -> None:
+        """Leave this call to other workers from now on."""
+        self._abandoned[session_id] = None
+        if len(self._abandoned) > REMEMBERED:
+            self._abandoned.popitem(last=False)
+
+    def is_abandoned(self, session_id: str) -> bool:
+        """Whether it was."""
+        return session_id in self._abandoned
+
+    @property
+    def has_abandoned(self) -> bool:
+        """Whether any was."""
+        return bool(self._abandoned)
+
+    def forget(self, session_id: str) -> None:
+        """The call is over."""
+        self._abandoned.pop(session_id, None)
