@@ -44,7 +44,7 @@ class HeldCalls:
     Args:
         store: sends what is asked for the calls.
         heartbeats: sends their heartbeats in the background.
-        told_draining: called with whether the host drains, each time that is heard of.
+        told_draining: called with whether the host drains, each time that is learned.
     """
 
     def __init__(self, store: SessionApi, heartbeats: Beats, told_draining: Callable[[bool], None]) -> None:

@@ -1,4 +1,11 @@
-"""`store.hold()`: a call for as long as a block lasts."""
+"""Hold: a call for as long as a block lasts; how a session is created or claimed, and what a cancelled entry does.
+
+Entering has more outcomes than success and failure. The entry can be cancelled, or get no reply, when the daemon
+has created or claimed the session already: then its caller may be on the line and no worker has the call. So
+entering is a task of its own, which goes on in the background after a cancellation, and what it gets is released,
+for another worker to claim. The same Hold entered again joins that task, or takes the call back. The creation
+carries one `op`, so however often it is sent it is one creation.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +49,14 @@ _log = logging.getLogger("callstate")
 class Hold(Uncopied):
     """What `store.hold()` gives: creates or claims the session on entering, ends or releases it on leaving.
 
-    Entering is a task of its own, so that an entry which is cancelled while the daemon may be at it already is not
-    left half done: it goes on in the background, and what it gets is released, for another worker to claim. The
-    same Hold entered again joins it, or takes the call back; the creation's `op` makes it one creation.
+    Args:
+        held: the calls of the store, which this one joins.
+        call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, cancel_on_lost, watchdog_s: see
+            `CallStore.hold`.
+        replace_ended, resume: likewise.
+
+    Raises:
+        TypeError, ValueError: they make no sense together.
     """
 
     instead = "call hold() again"
@@ -85,7 +97,7 @@ class Hold(Uncopied):
         self._op = held.store.new_op()
         self._tried = False
         self._entering: asyncio.Task[CallHandle] | None = None
-        self._giving_up: asyncio.Task[None] | None = None
+        self._releasing: asyncio.Task[None] | None = None
         self._handle: CallHandle | None = None
 
     @property
@@ -104,23 +116,27 @@ class Hold(Uncopied):
         return self._handle
 
     async def open(self) -> CallHandle:
-        """What entering does: the call, held."""
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-            await asyncio.wait((self._giving_up,))
-            self._giving_up = None
-        if self._entering is None or _is_of_no_use(self._entering):
+        """Enter without a block; the call is left by its `close()`.
+
+        Raises:
+            CallstateError: see `CallStore.hold`.
+        """
+        if self._releasing is not None:
+            self._releasing.cancel()
+            await asyncio.wait((self._releasing,))
+            self._releasing = None
+        if self._entering is None or _is_spent(self._entering):
             self._entering = self._held.background.start(self._enter(), f"callstate-hold-{self.id}")
         entering = self._entering
         try:
             await asyncio.wait((entering,))
             handle = entering.result()
         except asyncio.CancelledError:
-            self._giving_up = self._held.background.start(self._give_up(entering), f"callstate-leave-{self.id}")
+            self._release_later(entering)
             raise
         except CallstateError as error:
-            if error.retryable:  # such as no answer in time: it may have been done all the same
-                self._giving_up = self._held.background.start(self._give_up(entering), f"callstate-leave-{self.id}")
+            if error.retryable:  # such as a timeout: the daemon may have done it all the same
+                self._release_later(entering)
             raise
         self._entering = None
         handle.end_on = self._end_on
@@ -128,25 +144,29 @@ class Hold(Uncopied):
             handle.start_watchdog(self._watchdog_s)
         return handle
 
+    def _release_later(self, entering: asyncio.Task[CallHandle]) -> None:
+        name = f"callstate-leave-{self.id}"
+        self._releasing = self._held.background.start(self._release_unused(entering), name)
+
     async def _enter(self) -> CallHandle:
         again, self._tried = self._tried, True
         if self._held.leaving:
-            raise ShuttingDownError(f"this worker leaves: it takes no more calls, {self.id} neither")
+            raise ShuttingDownError(f"{self.id} is not taken: this worker is shutting down")
         if isinstance(self._call, str):
             return await self._claim(self._call)
         if self._resume:
             return await self._create_or_claim(self._call, again)
         return await self._create(self._call, again, replace_ended=self._replace_ended)
 
-    async def _give_up(self, entering: asyncio.Task[CallHandle]) -> None:
-        """Release what an entry got that nobody waits for any more."""
+    async def _release_unused(self, entering: asyncio.Task[CallHandle]) -> None:
+        """Release what an entry got after it was given up."""
         await asyncio.wait((entering,))
         if entering.cancelled():
             return
         error = entering.exception()
         with suppress(CallstateError):
             if error is None:
-                _log.info("%s is released: whoever entered it was cancelled", self.id)
+                _log.info("%s is released: its entry was cancelled", self.id)
                 await entering.result().release()
             elif isinstance(error, CallstateError) and error.retryable:
                 await self._held.give_up_if_ours(self.id)
@@ -156,7 +176,7 @@ class Hold(Uncopied):
             return await self._create(state, again, replace_ended=False)
         try:
             return await self._claim(state.id)
-        except SessionNotFoundError:  # deleted since: it is a new one after all
+        except SessionNotFoundError:  # it was deleted meanwhile
             return await self._create(state, again, replace_ended=False)
         except SessionEndedError:
             if not self._replace_ended:
@@ -164,13 +184,13 @@ class Hold(Uncopied):
             return await self._create(state, again, replace_ended=True)
 
     async def _create(self, state: SessionState, again: bool, *, replace_ended: bool) -> CallHandle:
-        # A save does not say the epoch, which is not always 0: an id may have been used before. It is asked for
-        # in the same write as the save, behind it, so it costs no time, and hardly anybody comes in between.
-        # Needed by registered workers too: what was stolen from us and released again is nobody's, and would
-        # take our late turns.
+        # An older daemon's reply to a save has no epoch, which is not always 0: the id may have been used before.
+        # So the session is read in the same write, behind the save, which costs no time and leaves hardly a gap for
+        # another worker. Registered workers need the epoch as well: a session that was stolen from this worker, and
+        # released again, has no owner and would take this worker's late turns.
         saved, known = await self._save_and_get(state, 0, self._labels)
         if isinstance(saved, ConflictError) and replace_ended and has_ended(saved, known):
-            # of the version that has ended: of two who do this one gets the id
+            # only the version that has ended: of two workers that try, one gets the id
             saved, known = await self._save_and_get(state, saved.version, self._labels or {})
         if isinstance(saved, ConflictError):
             raise taken(saved, state.id, known) from saved
@@ -178,7 +198,7 @@ class Hold(Uncopied):
             raise saved
         timeout_s = saved.heartbeat_timeout_s or self._heartbeat_timeout_s
         record = Record(state, saved.version, heartbeat_timeout_s=timeout_s)
-        if again:  # it may be the session of the entry before, which has been released since
+        if again:  # the session may be that of an earlier entry, and released since
             with suppress(MethodNotFoundError):
                 known = await self._store.claim(state.id, history="none")
                 record.version = known.version
@@ -197,10 +217,14 @@ class Hold(Uncopied):
         return await asyncio.gather(save(), self._store.get(state.id, "none"), return_exceptions=True)
 
     def _epoch(self, known: Record | BaseException, saved: int | None) -> int | None:
-        """The epoch of the session just made; None where it could not be learned, which does not undo the session.
+        """The epoch of the session just created; None where it could not be learned: the session exists anyway.
+
+        Args:
+            known: the outcome of reading the session.
+            saved: the epoch in the reply to the save.
 
         Raises:
-            FencedError: somebody has claimed it in that very moment.
+            FencedError: another worker has claimed it already.
         """
         if isinstance(known, CallstateError):
             return saved
@@ -259,8 +283,8 @@ class Hold(Uncopied):
             raise handle.lost from None
 
 
-def _is_of_no_use(entering: asyncio.Task[CallHandle]) -> bool:
-    """Whether this entry has brought nothing, or what has been released since."""
+def _is_spent(entering: asyncio.Task[CallHandle]) -> bool:
+    """Whether this entry has failed, or what it got has been released since."""
     if not entering.done():
         return False
     return entering.cancelled() or entering.exception() is not None or entering.result().released

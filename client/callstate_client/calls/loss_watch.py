@@ -1,7 +1,9 @@
-"""What happens to held calls and to the host, known at once: one subscription for each store that holds calls.
+"""One event subscription per store, through which it learns at once that a held call is lost or the host drains.
 
-An event says that something may have happened to a call; what is so now, the store is asked. Events may be older
-than the call that is held, whose id was used before, and don't say all that the error shall.
+An event only says that something may have happened to a call: it may be older than the claim, since ids are used
+again, and lacks what the error has to tell. So the session is read, and the call is lost if what is read is not
+this worker's. Failure cases: events that were missed (`gap`) make all calls be read; with a daemon that has no
+events, calls learn of their loss by the next heartbeat or mutation.
 """
 
 from __future__ import annotations
@@ -29,17 +31,17 @@ _log = logging.getLogger("callstate")
 
 DRAIN: Final = "server.drain"
 OF_CALLS: Final = ("claimed", "fenced", "expired", "ended", "deleted")
-"""After one of these a call may be nobody's or another's."""
+"""After one of these a held call may be lost."""
 
 
 class LossWatch:
-    """Watches over the calls of a store, from the first one on until the store is closed.
+    """The subscription of one store, from its first call on until it is closed.
 
     Args:
-        store: whose.
+        store: the store.
         handles: its calls, by session id.
         background: runs the look-ups.
-        told_draining: called with whether the host drains, each time that is heard of.
+        told_draining: called with whether the host drains, each time that is learned.
     """
 
     def __init__(
@@ -57,12 +59,12 @@ class LossWatch:
         self._too_old = False
 
     def start(self) -> None:
-        """Watch from now on, if that has not begun."""
+        """Subscribe, unless that is done."""
         if not self._too_old and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._run(), name="callstate-watch")
 
     async def close(self) -> None:
-        """Watch no more."""
+        """Unsubscribe."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -70,16 +72,16 @@ class LossWatch:
     async def _run(self) -> None:
         try:
             async with self._store.events(*OF_CALLS, DRAIN) as events:
-                await self._reconcile()  # what happened before the subscription
+                await self._reconcile()  # with what happened before the subscription
                 while True:
-                    await self._take(await anext(events))
+                    await self._handle(await anext(events))
         except StopAsyncIteration:
             pass
-        except CallstateError as error:  # an older daemon, most likely: then heartbeats tell, as they did before
+        except CallstateError as error:  # most likely an older daemon
             self._too_old = True
             _log.info("no events for held calls: %s", error)
 
-    async def _take(self, event: Event) -> None:
+    async def _handle(self, event: Event) -> None:
         if event.type == GAP:
             await self._reconcile()
         elif event.type == DRAIN:
@@ -88,35 +90,35 @@ class LossWatch:
             call = self._handles.get(event.session_id)
             ours = event.type == "claimed" and event.owner == self._store._claimant
             if call is not None and call.is_held and not ours:
-                self._look_soon(call)
+                self._check_soon(call)
 
     async def _reconcile(self) -> None:
         for call in [*self._handles.values()]:
             if call.is_held:
-                self._look_soon(call)
+                self._check_soon(call)
         try:
             self._told_draining(bool((await self._store.stats()).get("draining")))
         except CallstateError as error:
             _log.debug("whether the host drains is not known: %s", error)
 
-    def _look_soon(self, call: CallHandle) -> None:
-        # not here: a daemon that answers late shall not hold up what is told of other calls
-        self._background.start(self._look(call), f"callstate-look-{call.id}")
+    def _check_soon(self, call: CallHandle) -> None:
+        # in a task: a late reply must not hold up the events of other calls
+        self._background.start(self._check(call), f"callstate-check-{call.id}")
 
-    async def _look(self, call: CallHandle) -> None:
+    async def _check(self, call: CallHandle) -> None:
         try:
             record = await self._store.get(call.id, "none")
         except SessionNotFoundError as error:
             call.lose(error)
         except CallstateError as error:
-            _log.debug("%s could not be looked at: %s", call.id, error)
+            _log.debug("%s could not be read: %s", call.id, error)
         else:
             loss = self._loss(call, record)
             if loss is not None and call.is_held:
                 call.lose(loss)
 
     def _loss(self, call: CallHandle, record: Record) -> CallstateError | None:
-        """Why a call that is found like this is not ours any more; None while it is."""
+        """Why a call whose session is like this is lost; None where it is not."""
         if record.owner not in (None, self._store._claimant):
             text = f"{call.id} was claimed by {record.owner}"
             return FencedError(text, epoch=record.epoch, owner=record.owner)

@@ -1,4 +1,8 @@
-"""What a call's methods give at once: a mutation that is queued, and a turn that can still be amended."""
+"""What a held call's methods return at once: a mutation that is queued, and a turn that can still be amended.
+
+Both are awaitables of their own, not futures: awaiting one is optional, and cancelling the wait cancels neither the
+mutation nor its delivery.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,9 @@ __all__ = ["AmendableTurn", "Queued", "QueuedMutation", "TurnHandle"]
 
 
 class Queued(Uncopied):
-    """A mutation of a held call. Awaiting it gives the session's version once it is acknowledged, or raises why it
-    was not taken. Nobody has to: it is delivered all the same, also when the waiting is given up.
+    """A mutation of a held call. Awaiting it gives the session's version once it is acknowledged, or raises the
+    error it was refused with. It need not be awaited: it is delivered all the same, also when the wait is
+    cancelled.
     """
 
     __slots__ = ("_future",)
@@ -32,7 +37,7 @@ class Queued(Uncopied):
         if not self._future.done():
             self._future.waiters += 1
             try:
-                await asyncio.wait((self._future,))  # which, cancelled, leaves the future as it is
+                await asyncio.wait((self._future,))  # which does not cancel the future
             finally:
                 self._future.waiters -= 1
         return self._future.result()
@@ -42,24 +47,24 @@ class Queued(Uncopied):
         return self._future.done()
 
     def result(self) -> int:
-        """The version; raises why it was not taken, or asyncio.InvalidStateError while that is not known."""
+        """The version. Raises the error it was refused with, or InvalidStateError before there is an outcome."""
         return self._future.result()
 
     def exception(self) -> BaseException | None:
-        """Why it was not taken; None for an acknowledged one. Raises as `result()` while that is not known."""
+        """The error it was refused with; None where it is acknowledged. Without an outcome as `result()`."""
         return self._future.exception()
 
     def add_done_callback(self, callback: Callable[[Any], object]) -> None:
-        """Call this, with something that has `result()` and `exception()`, once the outcome is known."""
+        """Call this, with an object that has `result()` and `exception()`, once there is an outcome."""
         self._future.add_done_callback(callback)
 
     def remove_done_callback(self, callback: Callable[[Any], object]) -> int:
-        """Don't. Gives how often it would have been called."""
+        """Don't call it then. Gives how often it would have been called."""
         return self._future.remove_done_callback(callback)
 
 
 class Amender(Protocol):
-    """What amends a call's turns."""
+    """A call whose turns can be amended."""
 
     def amend(
         self,
@@ -75,8 +80,8 @@ class Amender(Protocol):
 class TurnHandle(Queued):
     """A turn of a held call, as `call.add_turn()` gives it; awaitable as any queued mutation.
 
-    It is this turn that `amend()` changes, whatever has been said since and by whom: the store says at which
-    index it was put, and the amendment goes there.
+    `amend()` changes this very turn, whatever has been said since and by whom: the reply to the turn has its index
+    in the history, and the amendment is sent with it.
     """
 
     __slots__ = ("_amender", "place", "turn")
@@ -85,9 +90,9 @@ class TurnHandle(Queued):
         super().__init__(future)
         self._amender = amender
         self.turn = turn
-        """The turn, as this worker sees it. To look at: what is set on it is not sent."""
+        """The turn, as this worker sees it. Read-only: what is set on it is not sent."""
         self.place = place
-        """Where the outbox has, or had, it. Internal."""
+        """Its entry in the outbox. Internal."""
 
     def __repr__(self) -> str:
         return f"TurnHandle({self.turn!r}, {'done' if self.done() else 'queued'})"
@@ -95,12 +100,12 @@ class TurnHandle(Queued):
     def amend(
         self, *, content: str | None = None, duration_ms: int | None = None, extra: dict[str, Any] | None = None
     ) -> QueuedMutation:
-        """Change this turn, say to what was spoken of it before the caller cut in, or to what a tool gave.
+        """Change this turn, say to what was spoken of it before the caller cut in, or to the result of a tool.
 
         Args:
             content: what was said; None leaves it.
-            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted anew.
-            extra: members to put beside; None as a value takes one away.
+            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted again.
+            extra: members to add or replace; None as a value removes one.
 
         Raises:
             MethodNotFoundError: the daemon is too old to amend any turn but the last.
@@ -109,8 +114,8 @@ class TurnHandle(Queued):
         return self._amender.amend(self, content, duration_ms, extra)
 
 
-# mypy's `unused-awaitable` complains of every class that can be awaited where an expression of its type stands
-# alone, as `call.add_turn(...)` is meant to. Of a union it does not, if none of it is another's subclass.
+# mypy's `unused-awaitable` reports every awaitable whose expression stands alone, as `call.add_turn(...)` is meant
+# to. It does not report unions, unless one member is a subclass of another.
 if TYPE_CHECKING:
 
     class _Queued(Queued): ...
@@ -129,7 +134,7 @@ else:
 
 
 def queued(future: Acknowledgement) -> QueuedMutation:
-    """What is queued, to be awaited or not."""
+    """A mutation that is queued."""
     return cast("QueuedMutation", Queued(future))
 
 

@@ -1,4 +1,8 @@
-"""Leaving without losing a call: when a worker is deployed anew."""
+"""Shutting a worker down without losing a call, as for a deployment.
+
+From the first signal on the worker takes no more calls. Those that it holds may come to their end for a while; the
+rest is released, with all that it has queued, and other workers' `recover()` gets it at once.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +22,24 @@ __all__ = ["FINISH_S", "Graceful", "LeaveResult", "leave"]
 _log = logging.getLogger("callstate")
 
 FINISH_S: Final = 30.0
-"""How long the calls that are held may take to end, seconds: most supervisors kill after 30 (Kubernetes) or 90
-(systemd), so a longer time has to be told to them, too."""
+"""How long the calls that are held may take to end, seconds. Supervisors kill after 30 (Kubernetes) or 90 (systemd)
+unless they are configured otherwise, so a longer time has to be configured there, too."""
 
 
 class LeaveResult(NamedTuple):
-    """How many calls came to their end, and how many were released for other workers."""
+    """How many calls ended, and how many were released for other workers."""
 
     finished: int
     released: int
 
 
 async def leave(held: HeldCalls, finish_s: float, hurry: asyncio.Event) -> LeaveResult:
-    """Wait for the calls that are held, and release those that are left.
+    """Wait for the calls that are held to end, and release the remaining ones.
 
     Args:
-        held: which; it takes no more.
+        held: the calls; `take_no_more()` comes first.
         finish_s: how long to wait, seconds.
-        hurry: wait no more once it is set.
+        hurry: ends the wait when it is set.
     """
     calls = [call for call in held.handles.values() if not call.released and call.lost is None]
     waiting = [asyncio.ensure_future(call.wait_not_held()) for call in calls]
@@ -52,7 +56,7 @@ async def leave(held: HeldCalls, finish_s: float, hurry: asyncio.Event) -> Leave
             task.cancel()
     left = [call for call in calls if not call.released and call.lost is None]
     if left:
-        _log.info("%d calls are released, for this worker leaves", len(left))
+        _log.info("%d calls are released: this worker is shutting down", len(left))
     await asyncio.gather(*(_release(call) for call in left))
     return LeaveResult(len(calls) - len(left), len(left))
 
@@ -62,16 +66,16 @@ async def _release(call: CallHandle) -> None:
         await call.release()
     except CallstateError as error:
         _log.warning("%s was not released cleanly: %s", call.id, error)
-    call.lose_released(ShuttingDownError(f"{call.id} was released: this worker leaves"))
+    call.lose_released(ShuttingDownError(f"{call.id} was released: this worker is shutting down"))
 
 
 class Graceful:
-    """What `store.graceful()` gives: leaves when a signal comes, or when its block does.
+    """What `store.graceful()` gives: shuts the worker down at a signal, or when its block is left.
 
     Args:
         held: the calls.
         finish_s: how long they may take to end, seconds.
-        signals: which ask to leave; a second one waits for no call any more.
+        signals: the first one begins, a second one ends the wait.
     """
 
     def __init__(self, held: HeldCalls, finish_s: float, signals: Iterable[int]) -> None:
@@ -81,22 +85,22 @@ class Graceful:
         self._began = asyncio.Event()
         self._hurry = asyncio.Event()
         self.result: LeaveResult | None = None
-        """What became of the calls; None until the block was left."""
+        """What became of the calls; None until the block has been left."""
 
     @property
     def began(self) -> bool:
-        """Whether it leaves."""
+        """Whether the worker is shutting down."""
         return self._began.is_set()
 
     def begin(self) -> None:
-        """Take no more calls, as at the first signal; once more: wait for none any more, as at the second."""
+        """Take no more calls, as at the first signal; called again: end the wait, as at the second."""
         if self.began:
             self._hurry.set()
         self._began.set()
         self._held.take_no_more()
 
     async def wait(self) -> None:
-        """Return when it is asked to leave."""
+        """Return when a signal has come, or `begin()` was called."""
         await self._began.wait()
 
     async def __aenter__(self) -> Graceful:
@@ -119,6 +123,6 @@ class Graceful:
 
     def _signalled(self, number: int) -> None:
         _log.info(
-            "%s: %s", signal.Signals(number).name, "leaving at once" if self.began else "taking no more calls"
+            "%s: %s", signal.Signals(number).name, "releasing all calls" if self.began else "taking no more calls"
         )
         self.begin()

@@ -1,4 +1,4 @@
-"""A held call's state, to look at: what is set on it would be sent to nobody."""
+"""A read-only view of a held call's state: what a user set on it would never be sent."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ INSTEAD: Final = {
     "history": "call.add_turn(…), or turn.amend(…) of what that gave",
     "record_interruption": "call.record_interruption()",
 }
-"""What is sent, for what is done to a state."""
+"""The call's method for each attempt to change the state."""
 
 
 class StateView(SessionState):
-    """A SessionState that shows another one, as it is at each look, and can't be changed.
+    """A SessionState that shows another one as it is at each access, and can't be changed.
 
-    What lies deeper (`metrics`, `recovery_data`, `history`) is the other's own: to look at, too.
+    What it contains (`metrics`, `recovery_data`, `history`) is not copied, and must not be changed either.
     """
 
     __slots__ = ("_shown",)
@@ -51,4 +51,4 @@ def shown(state: SessionState) -> SessionState:
 
 def _refuse(name: str) -> NoReturn:
     instead = INSTEAD.get(name, f"call.update({name}=…)")
-    raise AttributeError(f"call.state is to look at: {name} changes by {instead}")
+    raise AttributeError(f"call.state is read-only: {name} changes by {instead}")

@@ -93,7 +93,7 @@ async def test_no_more_calls_are_taken(store: MemoryStore) -> None:
     async with asyncio.timeout(WITHIN_S):
         assert await recovering == []
     for hold in (store.hold(SessionState("c1")), store.hold("c0")):
-        with pytest.raises(ShuttingDownError, match="this worker leaves"):
+        with pytest.raises(ShuttingDownError, match="this worker is shutting down"):
             await hold.__aenter__()
     with pytest.raises(ShuttingDownError):
         await store.open_call(SessionState("c1"))
