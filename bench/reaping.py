@@ -45,7 +45,7 @@ class Reapable:
         self.journal.replay(lambda _: None)
         self.journal.start()
         server = Server(engine, self.journal, metrics, config.limits)
-        self._reaper = Reaper(engine, self._clock, metrics, config.reaper.tick_s, server.turn.commit)
+        self._reaper = Reaper(engine, self._clock, metrics, config.reaper.tick_s, server.group.commit)
         self._began = self._clock.live()
         for number in range(live):
             session = _session(number)

@@ -145,7 +145,7 @@ class Daemon:
             config.limits,
             gate if durability == "power" else None,
         )
-        commit = server.turn.commit
+        commit = server.group.commit
         self._checkpointer = Checkpointer(self._journal, files, table.snapshot, commit)
         self._maintenance = Maintenance(
             self._journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed, self._metrics
@@ -229,7 +229,8 @@ class Daemon:
             self._manager.extend_timeout(REPLAY_NOTICE_S, f"replaying the journal, {self._replayed} records so far")
 
     def _connection(self) -> Connection:
-        return Connection(self._server, self._server.limits.line_bytes)
+        limits = self._server.limits
+        return Connection(self._server, limits.line_bytes, limits.pending_reply_bytes)
 
     # -- chores ---------------------------------------------------------------------------------------------
 
@@ -281,7 +282,7 @@ class Daemon:
         left = await self._write_behind.flush(None, self._config.server.shutdown_flush_s)
         await self._write_behind.stop()
         await self._read_through.close()
-        await server.turn.close()
+        await server.group.close()
         if left["unflushed"]:
             log.warning("%d sessions not yet in the store; the journal has them", left["unflushed"])
         await self._maintenance.stop()

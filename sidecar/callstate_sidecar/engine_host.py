@@ -109,7 +109,7 @@ class DaemonHost:
     def wake(self) -> None:
         """A worker has left: see to its sessions and publish it soon."""
         self._reaper.wake()
-        self._server.turn.schedule()
+        self._server.group.schedule()
 
     # -- figures --------------------------------------------------------------------------------------------
 
@@ -150,7 +150,7 @@ class DaemonHost:
             "quarantined": len(table.quarantined),
             "store": self._write_behind.state,
             **({"store_error": self._write_behind.error} if self._write_behind.error else {}),
-            "journal": self._server.turn.journal_state,
+            "journal": self._server.group.journal_state,
             "journal_bytes": self._journal.log_bytes + self._journal.snapshot_bytes,
             "journal_disk_bytes": self._journal.disk_bytes(),
             "journal_unsynced": self._journal.unsynced,

@@ -174,7 +174,7 @@ class Core:
     def commit(self) -> None:
         """The open group is down."""
         self.logged += self.cache.group
-        self.server.turn.commit()
+        self.server.group.commit()
 
     def replayed(self) -> Cache:
         """What a restart would make of the log, each record having been through its bytes."""
@@ -244,7 +244,8 @@ class Core:
 
     def connection(self) -> Connection:
         """The daemon's end of a new connection."""
-        return Connection(self.server, self.config.limits.line_bytes)
+        limits = self.server.limits
+        return Connection(self.server, limits.line_bytes, limits.pending_reply_bytes)
 
 
 def kept(entry: Session) -> dict[str, Any]:

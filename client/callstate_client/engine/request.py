@@ -37,7 +37,7 @@ _decode_id = msgspec.json.Decoder(_IdOnly).decode
 _skip_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-class Asked(Struct, gc=False):
+class DecodedRequest(Struct, gc=False):
     """A good request. `request_id` is JSON, or None: a notification."""
 
     request_id: bytes | None
@@ -45,7 +45,7 @@ class Asked(Struct, gc=False):
     params: Any
 
 
-class Refused(Exception):  # noqa: N818 - carries an error
+class BadRequest(Exception):  # noqa: N818 - carries an error
     """A line that is answered with an error, or (`request_id` None) with nothing."""
 
     def __init__(self, request_id: bytes | None, error: WireError) -> None:
@@ -54,14 +54,14 @@ class Refused(Exception):  # noqa: N818 - carries an error
         self.error = error
 
 
-def read_request(line: bytes) -> Asked | None:
+def read_request(line: bytes) -> DecodedRequest | None:
     """The request a line is; None for a blank one.
 
     A request written as most clients write it is decoded in one pass; any other one, and whatever is wrong,
     goes the long way, which also tells what is wrong.
 
     Raises:
-        Refused: it is no good request.
+        BadRequest: it is no good request.
     """
     try:
         if not line.isascii():
@@ -69,10 +69,10 @@ def read_request(line: bytes) -> Asked | None:
         usual = decode_usual(line)
     except (ValueError, RecursionError):
         return _read_any(line)
-    return Asked(b"%d" % usual.id, usual.verb, usual.params)
+    return DecodedRequest(b"%d" % usual.id, usual.verb, usual.params)
 
 
-def read_long_request(line: bytes, cache: Cache) -> Asked | None:
+def read_long_request(line: bytes, cache: Cache) -> DecodedRequest | None:
     """As `read_request`; of a save only what it does not repeat of the kept history is decoded."""
     shorter = cut(cache, line)
     if shorter is not None:
@@ -82,13 +82,13 @@ def read_long_request(line: bytes, cache: Cache) -> Asked | None:
             usual = decode_usual(shorter)
             params = extending(usual.params, line)
             if params is not None:
-                return Asked(b"%d" % usual.id, usual.verb, params)
+                return DecodedRequest(b"%d" % usual.id, usual.verb, params)
         except (ValueError, RecursionError):
             pass  # what is wrong is told of the whole line
     return read_request(line)
 
 
-def _read_any(line: bytes) -> Asked | None:
+def _read_any(line: bytes) -> DecodedRequest | None:
     try:
         if not line.isascii():
             line.decode()  # what is passed through is not looked at again
@@ -98,29 +98,29 @@ def _read_any(line: bytes) -> Asked | None:
             return None
         raise _refused(line, error) from error
     if request.jsonrpc != "2.0":
-        raise Refused(_id_of(line), InvalidRequestError('expected "jsonrpc":"2.0"'))
+        raise BadRequest(_id_of(line), InvalidRequestError('expected "jsonrpc":"2.0"'))
     request_id = None if request.id is UNSET else encode_json(request.id)
     verb = VERBS.get(request.method)
     if verb is None:
-        raise Refused(request_id, MethodNotFoundError(f"no method {request.method[:64]}"))
+        raise BadRequest(request_id, MethodNotFoundError(f"no method {request.method[:64]}"))
     try:
-        return Asked(request_id, verb, verb.params(request.params))
+        return DecodedRequest(request_id, verb, verb.params(request.params))
     except WireError as error:
-        raise Refused(request_id, error) from error
+        raise BadRequest(request_id, error) from error
 
 
-def _refused(line: bytes, error: Exception) -> Refused:
+def _refused(line: bytes, error: Exception) -> BadRequest:
     if isinstance(error, UnicodeDecodeError):
-        return Refused(NULL_ID, ParseError(f"not UTF-8: {error.reason} at byte {error.start}"))
+        return BadRequest(NULL_ID, ParseError(f"not UTF-8: {error.reason} at byte {error.start}"))
     if isinstance(error, msgspec.ValidationError):
         try:
             _skip_json(line)  # the decoder stopped at what is no request; what comes behind may be no JSON at all
         except (ValueError, RecursionError) as broken:
             return _refused(line, broken)
-        return Refused(_id_of(line), InvalidRequestError(f"not a JSON-RPC 2.0 request: {error}"))
+        return BadRequest(_id_of(line), InvalidRequestError(f"not a JSON-RPC 2.0 request: {error}"))
     if isinstance(error, RecursionError):
-        return Refused(NULL_ID, ParseError("nested too deep"))
-    return Refused(NULL_ID, ParseError(str(error)))
+        return BadRequest(NULL_ID, ParseError("nested too deep"))
+    return BadRequest(NULL_ID, ParseError(str(error)))
 
 
 def _id_of(line: bytes) -> bytes:

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from typing import Protocol
 
-from callstate_sidecar.serving.connection import Connection
+
+class HeldReplies(Protocol):
+    """Replies of one connection (serving.connection.Connection)."""
+
+    def take(self) -> bytes:
+        """Take what is queued."""
+        ...
+
+    def release(self, data: bytes, /) -> None:
+        """Send what was taken."""
+        ...
 
 
 class SyncGate:
@@ -26,11 +37,11 @@ class SyncGate:
         self._unsynced = unsynced
         self._sync = sync
         self._fatal = fatal
-        self._held: list[tuple[Connection, bytes]] = []
+        self._held: list[tuple[HeldReplies, bytes]] = []
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
-    def hold(self, connections: Iterable[Connection]) -> None:
+    def hold(self, connections: Iterable[HeldReplies]) -> None:
         """Take a turn's replies; they leave when they may."""
         self._held.extend((connection, connection.take()) for connection in connections)
         if self._task is None and not self._closed:

@@ -1,37 +1,68 @@
-"""One connection: bytes in, lines to the server, replies out, and bounds on both."""
+"""One connection: bytes in, lines to the server, replies out, and bounds on both.
+
+Requests are served in the order sent, a few lines in one turn of the loop, so that a client that sends a lot
+shares the loop with the others. While lines wait here (the connection's share of this turn is used up, the client
+does not read its replies, too many of its requests wait for the store), the socket is not read from, and the
+kernel's buffers push back on the client. So neither end can make the other keep more than a bounded number of
+bytes.
+
+Replies are queued, not sent: they leave with the group that their requests are part of, or saw (group_commit.py).
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Protocol, cast
 
 from callstate_client.protocol.framing import (
     LineSplitter,
 )
 
-if TYPE_CHECKING:
-    from callstate_sidecar.serving.server import Server
-
 LINES_A_TURN: Final = 8
-"""Lines of one connection served in one turn of the loop; then others have theirs, and the replies leave: a client
-with many requests under way reads the first while the next are served, and both processors are at work. Fewer would
-make too many groups and writes of them."""
+"""Lines of one connection served in one turn of the loop. Then others have theirs, and the replies leave: a client
+with many requests in flight reads the first ones while the next are served, on another processor. Fewer lines would
+mean more groups, and a write to the journal for each."""
 
 LOW_WATER_SHARE: Final = 4
-"""Served again when unsent replies are down to this part of `limits.pending_reply_bytes`. uvloop's own low mark
-is 16 bytes."""
+"""Lines are served again once unsent replies are down to this part of `limits.pending_reply_bytes`. uvloop's own
+low-water mark is 16 bytes."""
 
 HANG_UP_S: Final = 10.0
-"""How long a connection that was closed may take to read the rest."""
+"""Seconds that the client of a connection being closed has to read the rest."""
 
 MAX_WAITING: Final = 1000
-"""Requests of one connection that may wait for the store or a flush at a time; then it is not read from."""
+"""Requests of one connection that may wait for the store or a flush at a time; beyond that it is not read from."""
+
+
+class LineServer(Protocol):
+    """What a connection asks of the server."""
+
+    def connected(self, connection: Connection, /) -> None:
+        """A client has connected."""
+        ...
+
+    def disconnected(self, connection: Connection, /) -> None:
+        """The client is gone."""
+        ...
+
+    def handle(self, connection: Connection, line: bytes | None, /) -> None:
+        """Serve one line; None: one that was too long, and was dropped."""
+        ...
+
+    def reply_queued(self, connection: Connection, /) -> None:
+        """A first reply is queued: take it when it may leave."""
+        ...
 
 
 class Connection(asyncio.Protocol):
-    """One client. Lines that can't be served now (its turn is over, it does not read) wait here, and while
-    any waits the socket is not read from: the kernel's buffers push back on the client."""
+    """One client.
+
+    Args:
+        server: serves its lines.
+        line_bytes: the longest line that is taken.
+        pending_reply_bytes: unsent replies beyond which no more lines are served.
+    """
 
     __slots__ = (
         "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_scheduled", "_server",
@@ -39,12 +70,12 @@ class Connection(asyncio.Protocol):
         "waiting", "worker",
     )  # fmt: skip
 
-    def __init__(self, server: Server, line_bytes: int) -> None:
+    def __init__(self, server: LineServer, line_bytes: int, pending_reply_bytes: int) -> None:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._splitter = LineSplitter(line_bytes)
         self.line_bytes = line_bytes
-        self._pending_bytes = server.limits.pending_reply_bytes
+        self._pending_bytes = pending_reply_bytes
         self._backlog: deque[bytes | None] = deque()
         self._blocked = False
         self._ended = False
@@ -65,19 +96,19 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol -----------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """asyncio: the connection is there."""
+        """asyncio: the client has connected."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=self._pending_bytes, low=self._pending_bytes // LOW_WATER_SHARE)
         self._server.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """asyncio: the connection is gone; half a line goes with it."""
+        """asyncio: the connection is closed; an unfinished line is dropped with it."""
         self.transport = None
         self._backlog.clear()
         self._server.disconnected(self)
 
     def data_received(self, data: bytes) -> None:
-        """asyncio: bytes came."""
+        """asyncio: bytes have arrived."""
         lines = self._splitter.feed(data)
         if lines:
             self._backlog.extend(lines)
@@ -85,9 +116,9 @@ class Connection(asyncio.Protocol):
                 self._serve()
 
     def eof_received(self) -> bool:
-        """asyncio: no more requests come (`printf … | nc -U`); those that came are answered before we hang up."""
+        """asyncio: the client sends no more (`printf … | nc -U`); what it sent is answered before we hang up."""
         self._ended = True
-        self._read_or_not()
+        self._update_reading()
         return True
 
     def pause_writing(self) -> None:
@@ -102,7 +133,7 @@ class Connection(asyncio.Protocol):
     # -- serving --------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        """Serve lines until there are none, the turn is over, or the client has to read or wait first."""
+        """Serve lines until there are none, its share of the turn is used up, or the client has to read first."""
         self._scheduled = False
         left = LINES_A_TURN
         backlog = self._backlog
@@ -113,7 +144,7 @@ class Connection(asyncio.Protocol):
             left -= 1
         if backlog and not left:
             self.serve_soon()
-        self._read_or_not()
+        self._update_reading()
 
     @property
     def unsent_bytes(self) -> int:
@@ -121,16 +152,16 @@ class Connection(asyncio.Protocol):
         return self.out_bytes + (self.transport.get_write_buffer_size() if self.transport else 0)
 
     def serve_soon(self) -> None:
-        """Go on serving in the next turn of the loop."""
+        """Continue in the next turn of the loop."""
         if self._backlog or self._ended:
             if not self._scheduled:
                 self._scheduled = True
                 self._loop.call_soon(self._serve)
         else:
-            self._read_or_not()
+            self._update_reading()
 
-    def _read_or_not(self) -> None:
-        """Read from the socket only while nothing waits here; hang up when nothing can come any more."""
+    def _update_reading(self) -> None:
+        """Read from the socket only while no line waits; hang up after the last reply to a half-closed client."""
         if self._ended:
             done = not (self._backlog or self.waiting or self.out_bytes)
             if done and self.transport is not None:
@@ -146,27 +177,31 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
 
     def send(self, reply: bytes) -> int:
-        """Queue a reply for the end of this turn of the loop; gives its place among those queued."""
+        """Queue a reply for the end of this turn of the loop.
+
+        Returns:
+            its place among the replies queued, for `replace`.
+        """
         out = self.out
         if not out:
-            self._server.turn.touched(self)
+            self._server.reply_queued(self)
         out.append(reply)
         self.out_bytes += len(reply)
         return len(out) - 1
 
     def replace(self, place: int, reply: bytes) -> None:
-        """Send this in place of a queued reply."""
+        """Put this in the place of a queued reply."""
         self.out_bytes += len(reply) - len(self.out[place])
         self.out[place] = reply
 
     def take(self) -> bytes:
-        """What is queued, as one piece of bytes to `release` when it may leave."""
+        """Take what is queued, as one piece of bytes that `release` sends when it may leave."""
         data = self.out[0] if len(self.out) == 1 else b"".join(self.out)
         self.out = []
         return data
 
     def release(self, data: bytes) -> None:
-        """Write what was taken, all in one go."""
+        """Send what was taken, in one write."""
         self.out_bytes -= len(data)
         if self.transport is not None and data:
             self.transport.write(data)
@@ -176,17 +211,17 @@ class Connection(asyncio.Protocol):
             self._hang_up()
 
     def flush(self) -> None:
-        """Write what is queued."""
+        """Send what is queued."""
         self.release(self.take())
 
     def close(self) -> None:
-        """Serve no more, and hang up when what is queued has left: as all replies do, with their group."""
+        """Serve no more lines, and hang up once what is queued has left, with its group as all replies do."""
         self.closing = True
         if not self.out_bytes:
             self._hang_up()
 
     def _hang_up(self) -> None:
-        """Close, in a while also on a client that does not read the rest."""
+        """Close; after HANG_UP_S also where the client does not read the rest."""
         transport = self.transport
         if transport is not None and not transport.is_closing():
             transport.close()

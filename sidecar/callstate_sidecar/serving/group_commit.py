@@ -1,4 +1,13 @@
-"""One turn of the loop: its changes are one group, journaled before any reply that saw them leaves."""
+"""Group commit: all changes of one turn of the event loop are written to the journal in one go.
+
+While a turn lasts, requests change the sessions in memory, and their replies are queued on their connections. At
+its end the group is appended to the journal by one write; only then do the replies leave, those of reads included,
+which may have seen the group. With durability `power` they leave after a sync (journal/sync_gate.py).
+
+Where the journal does not take the group, it is undone in memory. Requests that were part of it are answered
+`not_durable`; requests that only saw it are run again, and answered by what they find now. What is no change
+(beats, worker records, that a worker has left) stays.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +15,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from callstate_client.engine.request import NULL_ID, Asked, error_line
+from callstate_client.engine.request import NULL_ID, DecodedRequest, error_line
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.table import Context
 from callstate_client.errors import NotDurableError
@@ -18,15 +27,15 @@ from callstate_sidecar.serving.connection import Connection
 log = logging.getLogger(__name__)
 
 
-class Turn:
-    """Gathers what happens in a turn of the loop, and ends it.
+class GroupCommit:
+    """Collects the replies of a turn of the loop, and commits its group.
 
     Args:
         ctx: the sessions.
-        journal: takes the group; None keeps no log (durability `memory`).
-        gate: where replies wait for a sync (durability `power`); None lets them leave at once.
-        metrics: counts what fails.
-        again: answers a request anew, whose first answer told of what was undone.
+        journal: takes the group; None: there is no log (durability `memory`).
+        gate: holds replies until a sync (durability `power`); None: they leave at once.
+        metrics: counts groups that failed.
+        run_again: runs a request anew whose first answer told of what was undone.
     """
 
     def __init__(
@@ -35,18 +44,18 @@ class Turn:
         journal: Journal | None,
         gate: SyncGate | None,
         metrics: Metrics,
-        again: Callable[[Connection, Asked], None],
+        run_again: Callable[[Connection, DecodedRequest], None],
     ) -> None:
         self._ctx = ctx
         self._journal = journal
         self._gate = gate
         self._metrics = metrics
-        self._again = again
+        self._run_again = run_again
         self.pending_reply_bytes = LimitsConfig().pending_reply_bytes
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
-        self._touched: dict[Connection, None] = {}
-        self._since_change: list[tuple[Connection, Asked, int, bool]] = []
+        self._replying: dict[Connection, None] = {}
+        self._since_change: list[tuple[Connection, DecodedRequest, int, bool]] = []
         self._refusing = False
 
     @property
@@ -56,31 +65,31 @@ class Turn:
 
     # -- while it lasts -------------------------------------------------------------------------------------
 
-    def touched(self, connection: Connection) -> None:
-        """A reply is queued there: it leaves when the group is down."""
-        self._touched[connection] = None
+    def reply_queued(self, connection: Connection) -> None:
+        """A reply is queued on this connection: it leaves once the group is committed."""
+        self._replying[connection] = None
         if not self._scheduled:
             self.schedule()
 
     def forget(self, connection: Connection) -> None:
-        """The connection is gone."""
-        self._touched.pop(connection, None)
+        """The connection is closed."""
+        self._replying.pop(connection, None)
 
-    def answered(self, connection: Connection, asked: Asked, place: int, changed: bool) -> None:
-        """A request was answered while a group is open: the group may yet fail, so remember it.
+    def request_answered(self, connection: Connection, request: DecodedRequest, place: int, changed: bool) -> None:
+        """A request was answered while a group is open: remember it, as the group may yet fail.
 
         Args:
-            connection: who asked.
-            asked: for what.
+            connection: whose request it is.
+            request: the request.
             place: of the reply among those queued on the connection; -1 for none.
             changed: the request is part of the group, and did not only see it.
         """
-        self._since_change.append((connection, asked, place, changed))
+        self._since_change.append((connection, request, place, changed))
         if not self._scheduled:
             self.schedule()
 
     def schedule(self) -> None:
-        """End the turn when the loop has seen to all that is ready now."""
+        """End the turn once the loop has run what is ready now."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.end)
@@ -88,33 +97,33 @@ class Turn:
     # -- its end --------------------------------------------------------------------------------------------
 
     def end(self) -> None:
-        """Put the group down, then let the replies leave."""
+        """Commit the group, then let the replies leave."""
         self._scheduled = False
         self.commit()
-        touched, self._touched = self._touched, {}
+        replying, self._replying = self._replying, {}
         if self._gate is not None:
-            self._gate.hold(touched)
+            self._gate.hold(replying)
             return
-        for connection in touched:
+        for connection in replying:
             connection.flush()
 
     async def drained(self) -> None:
-        """End the turn, and wait until no reply is held back any more."""
+        """End the turn, and wait until no reply is held back."""
         self.end()
         if self._gate is not None:
             await self._gate.drained()
 
     async def close(self) -> None:
-        """End the last turn, and let no sync of replies be under way any more."""
+        """End the last turn, wait for the sync in progress, and begin no other."""
         self.end()
         if self._gate is not None:
             await self._gate.close()
 
     def commit(self) -> None:
-        """Put the open group down, or undo it where the journal does not take it."""
+        """Write the open group to the journal, or undo it where that fails; then publish the events."""
         if self._ctx.cache.facts:
-            self._put_down_facts()
-        while group := self._ctx.cache.group:  # again, where what is answered anew makes a change this time
+            self._write_facts()
+        while group := self._ctx.cache.group:  # again, where a request that is run again makes a change this time
             try:
                 if self._journal is not None:
                     self._journal.append(group)
@@ -127,8 +136,8 @@ class Turn:
                 self._since_change.clear()
         self._publish()
 
-    def _put_down_facts(self) -> None:
-        """Tell the journal what is so; where it does not take it, again at the next turn's end."""
+    def _write_facts(self) -> None:
+        """Write what is no change and so is never undone; where that fails, again at the end of the next turn."""
         try:
             if self._journal is not None:
                 self._journal.append(self._ctx.cache.facts)
@@ -139,7 +148,7 @@ class Turn:
             self._refused(False)
 
     def _publish(self) -> None:
-        """Tell what has happened; that also ends a turn in which nothing was changed."""
+        """Tell subscribers what has happened; also at the end of a turn in which nothing was changed."""
         cut_off = self._ctx.events.publish(self.pending_reply_bytes)
         if cut_off:
             self._metrics.count("subscribers_cut_off", cut_off)
@@ -159,7 +168,7 @@ class Turn:
             )
 
     def _undo(self, error: Exception) -> None:
-        """The group is not down: take it back, say so, and answer again what had seen it."""
+        """The group could not be written: undo it, refuse its requests, and run again those that only saw it."""
         self._metrics.count("groups_not_durable")
         undone = self._ctx.cache.rollback()
         self._ctx.events.drop(
@@ -170,8 +179,8 @@ class Turn:
         self._ctx.is_undone(undone)
         why = getattr(error, "strerror", None) or "see the daemon's log"
         refusal = NotDurableError(f"the journal could not be written, nothing was changed: {why}")
-        for connection, asked, place, changed in calls:
+        for connection, request, place, changed in calls:
             if place >= 0:
-                connection.replace(place, error_line(asked.request_id or NULL_ID, refusal) if changed else b"")
+                connection.replace(place, error_line(request.request_id or NULL_ID, refusal) if changed else b"")
             if not changed:
-                self._again(connection, asked)
+                self._run_again(connection, request)

@@ -1,4 +1,10 @@
-"""The daemon's connections, and each request's way from a line to a reply."""
+"""The daemon's connections, and each request's way from a line to a reply.
+
+A request runs at once, in the turn of the loop in which its line arrived. Its reply is queued on the connection and
+leaves with the group (group_commit.py). A request that needs a session the daemon does not have (NotCached) runs
+again once the store has been asked; one that takes time by itself (Deferred: a flush, a listing of the store) is
+answered when its result comes. Requests that wait count on their connection, which is not read from beyond a bound.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +16,8 @@ from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import Deferred, NotCached
 from callstate_client.engine.request import (
     NULL_ID,
-    Asked,
-    Refused,
+    BadRequest,
+    DecodedRequest,
     error_line,
     read_long_request,
     read_request,
@@ -29,7 +35,7 @@ from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.connection import Connection
-from callstate_sidecar.serving.group_commit import Turn
+from callstate_sidecar.serving.group_commit import GroupCommit
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +45,10 @@ class Server:
 
     Args:
         engine: the sessions and their rules.
-        journal: takes each turn's group; None keeps no log (durability `memory`).
+        journal: takes each group; None: there is no log (durability `memory`).
         metrics: counts requests and errors.
         limits: in force until `limit` is called.
-        gate: where replies wait for a sync (durability `power`).
+        gate: holds replies until a sync (durability `power`).
     """
 
     def __init__(
@@ -54,9 +60,10 @@ class Server:
         gate: SyncGate | None = None,
     ) -> None:
         self._engine = engine
-        self._ctx = ctx = engine.ctx
+        self._table = engine.table
         self._metrics = metrics
-        self.turn = Turn(ctx, journal, gate, metrics, self._run_again)
+        self.group = GroupCommit(engine.ctx, journal, gate, metrics, self._run_again)
+        self.reply_queued = self.group.reply_queued
         self.limit(limits)
         self.connections: set[Connection] = set()
         self.stopping = False
@@ -67,7 +74,7 @@ class Server:
     # -- connections ----------------------------------------------------------------------------------------
 
     def connected(self, connection: Connection) -> None:
-        """A client came."""
+        """A client has connected; one too many is told so and closed."""
         if self.stopping or len(self.connections) >= self.limits.connections:
             self._metrics.count("connections_refused")
             error = (
@@ -82,125 +89,125 @@ class Server:
         self.connections.add(connection)
 
     def disconnected(self, connection: Connection) -> None:
-        """A client left."""
+        """A client is gone."""
         self.connections.discard(connection)
-        self.turn.forget(connection)
+        self.group.forget(connection)
         self._engine.disconnected(connection)
 
     def limit(self, limits: LimitsConfig) -> None:
         """Put these limits in force: at the start, and with each reload of the configuration."""
-        self.limits = self._ctx.limits = limits
-        self.turn.pending_reply_bytes = limits.pending_reply_bytes
-        self._ctx.events.limit = limits.events
+        self.limits = self._engine.ctx.limits = limits
+        self.group.pending_reply_bytes = limits.pending_reply_bytes
+        self._engine.events.limit = limits.events
 
     # -- a line ---------------------------------------------------------------------------------------------
 
     def handle(self, connection: Connection, line: bytes | None) -> None:
-        """Serve one line; None is one that was too long."""
+        """Serve one line; None: one that was too long."""
         if line is None:
             too_large = TooLargeError(f"the line passes limits.line_bytes ({connection.line_bytes})")
             self._refuse(connection, NULL_ID, too_large)
             return
         try:
-            asked = read_request(line) if len(line) < MIN_BYTES else read_long_request(line, self._ctx.cache)
-        except Refused as refused:
+            request = read_request(line) if len(line) < MIN_BYTES else read_long_request(line, self._table)
+        except BadRequest as refused:
             self._refuse(connection, refused.request_id, refused.error)
             return
-        if asked is None:
+        if request is None:
             return
-        self._metrics.requests[asked.verb.method] += 1
+        self._metrics.requests[request.verb.method] += 1
         if self.stopping:
-            self._answer(connection, asked, ShuttingDownError("the daemon is stopping"))
+            self._answer(connection, request, ShuttingDownError("the daemon is stopping"))
         else:
-            self._run(connection, asked)
+            self._run(connection, request)
 
     def _refuse(self, connection: Connection, request_id: bytes | None, error: WireError) -> None:
         self._metrics.count_error(error.kind)
         if request_id is not None:
             connection.send(error_line(request_id, error))
 
-    # -- a call ---------------------------------------------------------------------------------------------
+    # -- a request ---------------------------------------------------------------------------------------------
 
-    def _run(self, connection: Connection, asked: Asked) -> None:
-        ctx = self._ctx
-        group = ctx.cache.group
+    def _run(self, connection: Connection, request: DecodedRequest) -> None:
+        group = self._table.group
         before = len(group)
         result: bytes | Exception
         try:
-            outcome = self._engine.run(connection, asked.verb, asked.params)
+            outcome = self._engine.run(connection, request.verb, request.params)
             if isinstance(outcome, Deferred):
-                self._wait(connection)
-                outcome.start(lambda done: self._waited(connection, asked, done))
+                self._begin_waiting(connection)
+                outcome.start(lambda done: self._answer_deferred(connection, request, done))
                 return
             result = outcome
         except NotCached as miss:
-            self._wait(connection)
-            ctx.host.when_known(miss.session_id, lambda: self._known(connection, asked))
+            self._begin_waiting(connection)
+            self._engine.ctx.host.when_known(miss.session_id, lambda: self._run_waiting(connection, request))
             return
         except Exception as error:  # noqa: BLE001 - each becomes an error reply; our own faults are logged
             result = error
-        self._answer(connection, asked, result, len(group) > before)
+        self._answer(connection, request, result, len(group) > before)
 
-    def _run_again(self, connection: Connection, asked: Asked) -> None:
-        """Answer anew what had seen a group that was undone."""
-        if isinstance(asked.params, Extending):  # what it repeated may be kept no more
-            asked = read_request(asked.params.line) or asked
-        self._run(connection, asked)
+    def _run_again(self, connection: Connection, request: DecodedRequest) -> None:
+        """Answer a request anew whose first answer told of a group that was undone."""
+        if isinstance(request.params, Extending):  # the history that it repeats may be another one now
+            request = read_request(request.params.line) or request
+        self._run(connection, request)
 
     def _answer(
-        self, connection: Connection, asked: Asked, result: bytes | Exception, changed: bool = False
+        self, connection: Connection, request: DecodedRequest, result: bytes | Exception, changed: bool = False
     ) -> None:
         """Queue the reply."""
-        request_id = asked.request_id
+        request_id = request.request_id
         place = -1
         if isinstance(result, Exception):
-            error = self._error_of(asked, result)
+            error = self._error_of(request, result)
             if request_id is not None:
                 place = connection.send(error_line(request_id, error))
         elif request_id is not None:
             place = connection.send(result_line(request_id, result))
-        if self._ctx.cache.group:
-            self.turn.answered(connection, asked, place, changed)
+        if self._table.group:
+            self.group.request_answered(connection, request, place, changed)
 
-    def _error_of(self, asked: Asked, failure: Exception) -> WireError:
-        """What the client is told of a failure: the daemon's own faults are for its log."""
+    def _error_of(self, request: DecodedRequest, failure: Exception) -> WireError:
+        """The error that the client is told; the daemon's own faults go to the log instead."""
         if isinstance(failure, WireError):
             error = failure
         else:
             error = InternalError("see the daemon's log")
-            log.error("%s failed", asked.verb.method, exc_info=failure)
+            log.error("%s failed", request.verb.method, exc_info=failure)
         self._metrics.count_error(error.kind)
         return error
 
-    # -- calls that wait --------------------------------------------------------------------------------------
+    # -- requests that wait -----------------------------------------------------------------------------------
 
-    def _wait(self, connection: Connection) -> None:
+    def _begin_waiting(self, connection: Connection) -> None:
         self.waiting += 1
         self._idle.clear()
         connection.waiting += 1
 
-    def _known(self, connection: Connection, asked: Asked) -> None:
-        self._waited_enough(connection)
-        if connection.unsent_bytes <= self.limits.pending_reply_bytes:
-            self._run(connection, asked)
-        else:  # a thousand may have waited for one session of megabytes: their replies are not piled up
-            unread = OverloadedError("limits.pending_reply_bytes is reached: nothing was done, read replies first")
-            self._answer(connection, asked, unread)
-
-    def _waited(self, connection: Connection, asked: Asked, result: bytes | Exception) -> None:
-        self._waited_enough(connection)
-        self._answer(connection, asked, result)
-
-    def _waited_enough(self, connection: Connection) -> None:
+    def _end_waiting(self, connection: Connection) -> None:
         self.waiting -= 1
         if not self.waiting:
             self._idle.set()
         connection.waiting -= 1
         connection.serve_soon()
 
+    def _run_waiting(self, connection: Connection, request: DecodedRequest) -> None:
+        """The store has been asked for the session that the request needs."""
+        self._end_waiting(connection)
+        if connection.unsent_bytes <= self.limits.pending_reply_bytes:
+            self._run(connection, request)
+        else:  # a thousand may have waited for one session of megabytes: their replies are not piled up
+            unread = OverloadedError("limits.pending_reply_bytes is reached: nothing was done, read replies first")
+            self._answer(connection, request, unread)
+
+    def _answer_deferred(self, connection: Connection, request: DecodedRequest, result: bytes | Exception) -> None:
+        self._end_waiting(connection)
+        self._answer(connection, request, result)
+
     async def answered(self, timeout_s: float) -> None:
-        """Wait until every request under way has its reply, or the time is up."""
+        """Wait until every request in flight has its reply, or the time is up."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()
-        await self.turn.drained()
+        await self.group.drained()

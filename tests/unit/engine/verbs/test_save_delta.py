@@ -11,8 +11,8 @@ import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.request import (
-    Asked,
-    Refused,
+    BadRequest,
+    DecodedRequest,
     read_long_request,
     read_request,
 )
@@ -50,7 +50,7 @@ async def core_with_turns(chunks: list[bytes]) -> Core:
     return core
 
 
-def outcome(core: Core, asked: Asked | None) -> Any:
+def outcome(core: Core, asked: DecodedRequest | None) -> Any:
     """What a request gives, and what it leaves behind."""
     assert asked is not None
     try:
@@ -109,7 +109,7 @@ async def test_a_save_comes_to_the_same_with_and_without_the_cut(text: bytes, ch
         core = await core_with_turns(chunks)
         try:
             outcomes.append(outcome(core, read(core)))
-        except Refused as refused:
+        except BadRequest as refused:
             outcomes.append((refused.request_id, refused.error.kind, refused.error.message))
     assert outcomes[0] == outcomes[1]
 
@@ -126,7 +126,7 @@ async def test_what_only_looks_like_the_history_is_not_cut(name: str) -> None:
     core = await core_with_turns(TURNS)
     try:
         asked = read_long_request(WHOLE[name], core.cache)
-    except Refused:
+    except BadRequest:
         return
     assert asked is not None
     assert not isinstance(asked.params, Extending)

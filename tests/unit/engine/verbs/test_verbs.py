@@ -10,7 +10,7 @@ import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.request import Refused, read_request
+from callstate_client.engine.request import BadRequest, read_request
 from callstate_client.engine.verbs import listing
 from callstate_client.engine.verbs.table import VERBS
 from callstate_client.errors import (
@@ -236,7 +236,7 @@ async def test_a_save_in_one_pass_is_judged_as_one_read_the_long_way(session: di
             asked = read_request(line.encode())
             assert asked is not None
             outcomes.append((asked.verb.run(core.ctx, INTERNAL, asked.params), kept(core.session("a"))))
-        except Refused as gone:
+        except BadRequest as gone:
             outcomes.append((gone.request_id, gone.error.to_wire()))  # type: ignore[arg-type]
         except WireError as error:
             outcomes.append((b"1", error.to_wire()))  # type: ignore[arg-type]

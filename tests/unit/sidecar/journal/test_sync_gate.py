@@ -54,7 +54,12 @@ class Served:
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._listening = await loop.create_unix_server(lambda: Connection(self.server, 1 << 20), str(self.path))
+        self._listening = await loop.create_unix_server(
+            lambda: Connection(self.server, 1 << 20, 1 << 20), str(self.path)
+        )
+
+    def _connection(self) -> Connection:
+        return Connection(self.server, line_bytes=1 << 20, pending_reply_bytes=1 << 20)
 
     async def stop(self) -> None:
         self._listening.close()
