@@ -51,7 +51,9 @@ class Reconciler:
         elif self._is_anothers(session, theirs):
             return False
         elif session.base is None or _is_known(session, session.base, theirs):
-            self._rise(session, theirs.version, -1 if theirs.epoch == session.epoch else theirs.epoch)
+            self._rise(
+                session, theirs.version, -1 if theirs.facts.epoch == session.facts.epoch else theirs.facts.epoch
+            )
         else:
             self._merge(session, session.base, theirs)
         return True
@@ -86,7 +88,7 @@ class Reconciler:
             ctx.cache.forget(session, meta.version)
             ctx.liveness.forget(session.id)
         else:
-            is_ours = meta.host == self._host_id and meta.epoch == session.epoch
+            is_ours = meta.host == self._host_id and meta.epoch == session.facts.epoch
             self._rise(session, meta.version, -1 if is_ours else meta.epoch)
 
     # -- sessions -----------------------------------------------------------------------------------------------
@@ -97,8 +99,8 @@ class Reconciler:
         if theirs.host is None:
             return False
         if theirs.host == "":
-            return session.is_blind and theirs.version > session.doc.updated_us
-        return not session.is_blind or not theirs.ended or theirs.version > session.version
+            return session.unverified and theirs.version > session.doc.updated_us
+        return not session.unverified or not theirs.ended or theirs.version > session.version
 
     def _rise(self, session: Session, version: int, epoch: int) -> None:
         """What the store has is of before ours: be above it."""
@@ -111,7 +113,7 @@ class Reconciler:
     def _merge(self, session: Session, base: MergeBase, theirs: Session) -> None:
         ctx = self._ctx
         now_us = ctx.now_us()
-        was_ended, timeouts = session.ended, (session.heartbeat_timeout_s, session.max_duration_s)
+        was_ended, timeouts = session.ended, (session.facts.heartbeat_timeout_s, session.facts.max_duration_s)
         is_untouched = session.version == base.version
         ctx.cache.change(session)
         merge(session, base, theirs)
@@ -130,16 +132,19 @@ class Reconciler:
 
     def _own(self, session: Session, base: MergeBase, theirs: Session) -> None:
         """Whose it is: who has it here, if somebody took or left it since, else whose the store says."""
-        if (session.epoch, session.owner) != (base.epoch, base.owner):
-            session.rise_above(theirs.version, theirs.epoch, self._ctx.now_us())
-            if base.version == 0 and not session.owner and theirs.owner and not theirs.ended:
-                session.owner, session.raised = theirs.owner, (session.epoch, theirs.epoch)
+        ours, other = session.facts, theirs.facts
+        if (ours.epoch, ours.owner) != (base.epoch, base.owner):
+            session.rise_above(theirs.version, other.epoch, self._ctx.now_us())
+            if base.version == 0 and not ours.owner and other.owner and not theirs.ended:
+                session.change_facts(owner=other.owner, raised=(session.facts.epoch, other.epoch))
             return
-        if session.owner != theirs.owner or session.epoch != theirs.epoch:
-            session.instance = ""
-        session.owner, session.epoch = theirs.owner, max(session.epoch, theirs.epoch)
-        if session.owner:
-            session.orphan = ""
+        is_same = (ours.owner, ours.epoch) == (other.owner, other.epoch)
+        session.change_facts(
+            owner=other.owner,
+            epoch=max(ours.epoch, other.epoch),
+            instance=ours.instance if is_same else "",
+            orphan="" if other.owner else ours.orphan,
+        )
 
     def _see_to_its_time(
         self, session: Session, was_ended: bool, timeouts: tuple[float | None, float | None]
@@ -150,7 +155,7 @@ class Reconciler:
             ctx.liveness.keep(session.id, ctx.clock.live())
         elif was_ended:
             ctx.watch(INTERNAL, session)
-        elif timeouts != (session.heartbeat_timeout_s, session.max_duration_s):
+        elif timeouts != (session.facts.heartbeat_timeout_s, session.facts.max_duration_s):
             ctx.retime(INTERNAL, session, timeouts[0])
 
 

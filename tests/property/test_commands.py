@@ -340,7 +340,7 @@ class CoreMachine(RuleBasedStateMachine):
             self.disk.error = None
             for session_id, known in self.model.items():
                 entry = core.cache.sessions.get(session_id)
-                if entry is not None and entry.reaped and not known["reaped"]:
+                if entry is not None and entry.facts.reaped and not known["reaped"]:
                     known |= {"status": "ended", "reaped": True, "version": entry.version}
                 known["hot"] = entry is not None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, structs
 
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import InternalCaller
@@ -257,14 +257,13 @@ def kept(entry: Session) -> dict[str, Any]:
         "history_bytes": doc.history_bytes,
         "provider": doc.provider,
         "call_id": doc.call_id,
-        **{
-            name: getattr(entry, name)
-            for name in (
-                "id", "version", "epoch", "owner", "labels", "heartbeat_timeout_s", "max_duration_s",
-                "ended_reason", "ended_detail", "ended_us", "reaped", "ops", "orphan", "status_before", "instance",
-            )
-        },
-    }  # fmt: skip
+        "id": entry.id,
+        "version": entry.version,
+        "ops": entry.ops,
+        "facts": structs.replace(
+            entry.facts, claimed_us=0, handovers=0, crashes=0
+        ),  # journaled with the next change
+    }
 
 
 class FakeClient(asyncio.Transport):

@@ -255,7 +255,7 @@ class CoreHarness:
     def ownership(self, session_id: str) -> tuple[str, int, str]:
         """Owner, epoch, and why it has no owner any more."""
         entry = self.core.session(session_id)
-        return entry.owner, entry.epoch, entry.orphan
+        return entry.facts.owner, entry.facts.epoch, entry.facts.orphan
 
     def durable_state(self) -> dict[str, Any]:
         """All that an undo or a replay has to bring back."""
@@ -269,19 +269,19 @@ class CoreHarness:
         statuses: dict[str, int] = {}
         for entry in entries:
             statuses[entry.doc.status] = statuses.get(entry.doc.status, 0) + 1
-            if entry.owner:
-                owned.setdefault(entry.owner, set()).add(entry.id)
-            assert not (entry.owner and entry.orphan), "an orphan with an owner"
+            if entry.facts.owner:
+                owned.setdefault(entry.facts.owner, set()).add(entry.id)
+            assert not (entry.facts.owner and entry.facts.orphan), "an orphan with an owner"
             phase = liveness.phase(entry.id)
             assert (phase is Phase.ENDED) is entry.ended
             assert (phase is Phase.SUSPECT) is bool(entry.suspected)
-            assert not entry.reaped or entry.ended
+            assert not entry.facts.reaped or entry.ended
         assert {worker: set(ids) for worker, ids in cache.index.owned.items()} == owned
-        assert set(cache.index.orphans) == {e.id for e in entries if e.orphan and not e.ended}
+        assert set(cache.index.orphans) == {e.id for e in entries if e.facts.orphan and not e.ended}
         assert [*liveness.suspects_having({})] == [*liveness.suspects]
-        labels = {label for entry in entries for label in entry.labels.items()}
+        labels = {label for entry in entries for label in entry.facts.labels.items()}
         for name, value in labels:
-            having = {e.id for e in entries if e.labels.get(name) == value}
+            having = {e.id for e in entries if e.facts.labels.get(name) == value}
             assert {*liveness.suspects_having({name: value})} == having & {*liveness.suspects}
             assert {*cache.index.orphans.having({name: value})} == having & {*cache.index.orphans}
         assert cache.index.by_status == statuses

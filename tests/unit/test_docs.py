@@ -21,6 +21,7 @@ import pytest
 from callstate_client.cli import arguments
 from callstate_client.engine import liveness, workers
 from callstate_client.engine.sessions import records
+from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Metrics
 from callstate_client.engine.table.cache import Cache
 from callstate_client.engine.verbs.table import VERBS
@@ -253,10 +254,11 @@ def test_a_snapshot_ends_as_the_text_says(tmp_path: Path) -> None:
 
 
 def test_the_bodies_of_records_are_those_of_the_code() -> None:
-    by_tag = {kind.__struct_config__.tag: [*kind.__struct_fields__] for kind in get_args(records.Record)}
+    by_tag = {kind.__struct_config__.tag: [*kind.__struct_fields__] for kind in get_args(records.AnyRecord)}
     told = {int(kind): codes(elements)[-1].split() for kind, _, elements in rows(section(DURABILITY, "A body"))}
     assert told == by_tag
-    assert " ".join(Metrics.__struct_fields__) in codes(section(DURABILITY, "A body"))
+    for kind in (Metrics, Facts):
+        assert " ".join(kind.__struct_fields__) in codes(section(DURABILITY, "A body"))
 
 
 # -- operations -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from callstate_client.engine.interfaces import (
 from callstate_client.engine.limits import Limits
 from callstate_client.engine.liveness import Evidence, Liveness, Phase
 from callstate_client.engine.names import checked_id
+from callstate_client.engine.sessions.facts import NOT_ENDED
 from callstate_client.engine.sessions.session import FoundUnreadableError, Session
 from callstate_client.engine.table.cache import Cache
 from callstate_client.engine.worker_registry import WorkerRegistry
@@ -128,9 +129,9 @@ class Context:
             FencedError: that is the case.
         """
         if session.host:
-            raise FencedError("the session belongs to another host", epoch=session.epoch, host=session.host)
+            raise FencedError("the session belongs to another host", epoch=session.facts.epoch, host=session.host)
         if epoch is not None and not session.is_epoch(epoch):
-            raise self.fenced(caller, session, f"the session's epoch is {session.epoch}")
+            raise self.fenced(caller, session, f"the session's epoch is {session.facts.epoch}")
 
     def check_authority(self, caller: Caller, session: Session, epoch: int | None) -> None:
         """Nobody changes a session of another host, or with an epoch that is not the session's; no worker changes
@@ -141,23 +142,23 @@ class Context:
         """
         self.check_epoch(caller, session, epoch)
         worker = caller.worker
-        if session.owner and worker:
-            if session.owner != worker:
-                raise self.fenced(caller, session, f"the session is {session.owner}'s")
+        if session.facts.owner and worker:
+            if session.facts.owner != worker:
+                raise self.fenced(caller, session, f"the session is {session.facts.owner}'s")
             if self._is_held_elsewhere(caller, session):
                 raise self.fenced(caller, session, f"the session is held by another instance of {worker}")
 
     def _is_held_elsewhere(self, caller: Caller, session: Session) -> bool:
         """Whether another instance of the worker that asks holds its session, and is there itself."""
-        ours, holder = caller.instance, session.instance
-        return bool(ours and holder) and ours != holder and self.registry.is_connected(session.owner, holder)
+        ours, holder = caller.instance, session.facts.instance
+        return bool(ours and holder) and ours != holder and self.registry.is_connected(session.facts.owner, holder)
 
     def fenced(self, caller: Caller, session: Session, why: str) -> FencedError:
         """The error for who acts on what is another's by now; the first of an epoch is an event."""
-        if session.fenced_epoch != session.epoch:
-            session.fenced_epoch = session.epoch
+        if session.fenced_epoch != session.facts.epoch:
+            session.fenced_epoch = session.facts.epoch
             self.events.note("fenced", self.now_us(), session, worker_id=caller.worker)
-        return FencedError(why, epoch=session.epoch, owner=session.owner or None)
+        return FencedError(why, epoch=session.facts.epoch, owner=session.facts.owner or None)
 
     def check_writable(self, caller: Caller, session: Session, epoch: int | None) -> None:
         """As `check_authority`; and what was reaped takes nothing more, while what a worker ended still does.
@@ -166,7 +167,7 @@ class Context:
             FencedError, SessionEndedError: it can't be changed.
         """
         self.check_authority(caller, session, epoch)
-        if session.reaped:
+        if session.facts.reaped:
             raise ended_error(session)
 
     def speaks_for(self, caller: Caller, session: Session) -> bool:
@@ -175,7 +176,7 @@ class Context:
         It does for nobody's session, its own, and one whose owner is not here to say so itself, as one that was
         claimed for by an unregistered connection. Authority is another matter.
         """
-        owner, worker = session.owner, caller.worker
+        owner, worker = session.facts.owner, caller.worker
         return owner in ("", worker) or (not worker and not self.registry.is_connected(owner))
 
     def check_room(self) -> None:
@@ -228,7 +229,7 @@ class Context:
         """
         if session.doc.status == "ended":
             self.liveness.keep(session.id, self.clock.live())
-        elif not session.owner or session.owner == caller.worker or epoch is not None:
+        elif not session.facts.owner or session.facts.owner == caller.worker or epoch is not None:
             self.beat(caller, session, now_us, self.clock.live())
         elif self.liveness.phase(session.id) is None:
             self.watch(caller, session)
@@ -263,13 +264,12 @@ class Context:
         if session.ended == was_ended:
             self.sign_of_life(caller, session, now_us, epoch)
         elif was_ended:
-            session.ended_reason, session.ended_detail, session.ended_us = "", "", 0
+            session.change_facts(**NOT_ENDED)
             session.beat_us = max(session.beat_us, now_us)
             self.watch(caller, session)
             self.events.note("recovered", now_us, session, reason=REVIVED)
         else:
-            session.ended_reason = reason
-            session.ended_us = now_us
+            session.change_facts(ended_reason=reason, ended_us=now_us)
             self.lift(session)
             self.liveness.keep(session.id, self.clock.live())
 
@@ -310,7 +310,7 @@ class Context:
         self.watch(INTERNAL, session)
         if suspected:
             session.suspected = suspected
-            self.liveness.learn(session.id, Evidence.SILENCE, self.clock.live(), labels=session.labels)
+            self.liveness.learn(session.id, Evidence.SILENCE, self.clock.live(), labels=session.facts.labels)
 
     def watch(self, caller: Caller, session: Session) -> None:
         """Give a live session its full timeout, and its limit where it has one.
@@ -319,8 +319,8 @@ class Context:
         knows nothing of a configuration that is changed meanwhile.
         """
         session.suspected = ""
-        if session.heartbeat_timeout_s is None:
-            session.heartbeat_timeout_s = self._default_timeout_s(caller)
+        if session.facts.heartbeat_timeout_s is None:
+            session.change_facts(heartbeat_timeout_s=self._default_timeout_s(caller))
         self.liveness.watch(session.id, self.clock.live(), session.awaited_s)
         self._limit(session)
 
@@ -341,22 +341,22 @@ class Context:
             session: the session.
             before_s: the timeout that it had, seconds.
         """
-        if not session.owner or self.is_holder(caller, session):
+        if not session.facts.owner or self.is_holder(caller, session):
             session.known_timeout_s = None
-        elif session.known_timeout_s is None and session.heartbeat_timeout_s != before_s:
+        elif session.known_timeout_s is None and session.facts.heartbeat_timeout_s != before_s:
             session.known_timeout_s = before_s
         self.liveness.retime(session.id, session.awaited_s)
         self._limit(session)
 
     def is_holder(self, caller: Caller, session: Session) -> bool:
         """Whether the caller is who holds it, and beats for it."""
-        return session.owner == caller.worker and session.instance == caller.instance
+        return session.facts.owner == caller.worker and session.facts.instance == caller.instance
 
     def told(self, session: Session) -> float | None:
         """The timeout in force, which the owner is told by this reply, and beats by from now on."""
         session.known_timeout_s = None
-        self.liveness.retime(session.id, session.heartbeat_timeout_s)
-        return session.heartbeat_timeout_s
+        self.liveness.retime(session.id, session.facts.heartbeat_timeout_s)
+        return session.facts.heartbeat_timeout_s
 
     def step_back(self) -> None:
         """A stall was noticed, and the clock has stepped back by it: what began since then begins now."""
@@ -369,20 +369,20 @@ class Context:
                 self._limit(session)
 
     def _limit(self, session: Session) -> None:
-        if session.max_duration_s is None:
+        if session.facts.max_duration_s is None:
             self.liveness.limit(session.id, None)  # an undone change may have set one
             return
         created = session.doc.created_at
         if session.born_of != created:  # once: the wall clock may be set while the call goes on
             age_s = 0.0 if created == ZERO_TIME else max(0.0, (self.now_us() - parse_us(created)) / 1e6)
             session.born_of, session.born = created, self.clock.live() - age_s
-        self.liveness.limit(session.id, session.born + session.max_duration_s)
+        self.liveness.limit(session.id, session.born + session.facts.max_duration_s)
 
 
 def ended_error(session: Session) -> SessionEndedError:
     """Says when and why the session ended."""
     return SessionEndedError(
-        f"the session has ended: {session.ended_reason}",
-        ended_at=format_us(session.ended_us) if session.ended_us else None,
-        reason=session.ended_reason,
+        f"the session has ended: {session.facts.ended_reason}",
+        ended_at=format_us(session.facts.ended_us) if session.facts.ended_us else None,
+        reason=session.facts.ended_reason,
     )

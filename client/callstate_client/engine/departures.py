@@ -67,7 +67,7 @@ class Departures:
         for session_id in islice(ids, most):
             looked_at += 1
             session = sessions.get(session_id)
-            if session is not None and session.owner == worker_id and not session.ended:
+            if session is not None and session.facts.owner == worker_id and not session.ended:
                 self.pending[session_id] = why
         if most is None or looked_at < most:
             del self._unlisted[worker_id]

@@ -143,7 +143,14 @@ class Events:
         about = None
         if session is not None:
             doc = session.doc  # its labels are replaced, never changed, so they need no copy
-            about = (session.id, doc.provider, doc.call_id, session.labels, owner or session.owner, session.epoch)
+            about = (
+                session.id,
+                doc.provider,
+                doc.call_id,
+                session.facts.labels,
+                owner or session.facts.owner,
+                session.facts.epoch,
+            )
         self._open.append(_Noted(type_, now_us, about, reason, evidence, deadline_us, more))
 
     def drop(self, fenced: Mapping[str, int]) -> None:

@@ -78,7 +78,7 @@ class Expiry:
     def _depart(self, session_id: str, why: str, now: float, done: Verdicts) -> None:
         ctx = self._ctx
         session = ctx.cache.sessions.get(session_id)
-        if session is None or not session.owner or session.ended:
+        if session is None or not session.facts.owner or session.ended:
             return
         if why == DISCONNECTED:
             forsake(ctx, INTERNAL, session, DISCONNECTED)
@@ -97,7 +97,7 @@ class Expiry:
         after = TRANSITIONS[phase, evidence]
         session = ctx.cache.sessions[session_id]
         if after is Phase.SUSPECT:
-            ctx.liveness.learn(session_id, evidence, now, labels=session.labels)
+            ctx.liveness.learn(session_id, evidence, now, labels=session.facts.labels)
             self._tell_suspect(session, evidence, now)
             done.suspected += 1
         elif after is Phase.ENDED:
@@ -110,7 +110,7 @@ class Expiry:
 
     def _reap(self, session: Session, reason: str, done: Verdicts) -> None:
         end_session(self._ctx, INTERNAL, session, reason, reaped=True)
-        self._ctx.events.note("expired", session.ended_us, session, reason=reason)
+        self._ctx.events.note("expired", session.facts.ended_us, session, reason=reason)
         done.reaped.append((session.id, reason))
 
     def _tell_suspect(self, session: Session, evidence: Evidence, now: float) -> None:

@@ -21,20 +21,19 @@ def hold_ended(session: Session, now_us: int, *, crashed: bool = False) -> None:
         now_us: when, microseconds since 1970.
         crashed: the process of the claimer has exited.
     """
-    if not session.claimed_us:
+    facts = session.facts
+    if not facts.claimed_us:
         return
+    handovers = crashes = 0
     if _is_short(session, now_us):
-        session.handovers += 1
-        session.crashes += crashed
-    else:
-        session.handovers = session.crashes = 0
-    session.claimed_us = 0
+        handovers, crashes = facts.handovers + 1, facts.crashes + crashed
+    session.change_facts(claimed_us=0, handovers=handovers, crashes=crashes)
 
 
 def is_poison(session: Session, now_us: int, max_handovers: int) -> bool:
     """Whether it has killed too many, the holder that has just died included. 0: there is no limit."""
-    crashes = session.crashes
-    if session.claimed_us:
+    crashes = session.facts.crashes
+    if session.facts.claimed_us:
         crashes = crashes + 1 if _is_short(session, now_us) else 0
     return 0 < max_handovers <= crashes
 
@@ -43,4 +42,4 @@ def _is_short(session: Session, now_us: int) -> bool:
     """Whether the present hold has lasted for less than a minute."""
     # who is found dead after a restart may have been so since its last sign of life
     until_us = session.updated_us if session.restored else now_us
-    return until_us - session.claimed_us < SHORT_US
+    return until_us - session.facts.claimed_us < SHORT_US

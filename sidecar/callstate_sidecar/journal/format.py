@@ -25,8 +25,9 @@ from typing import Final, NamedTuple
 
 Bytes = bytes | mmap.mmap
 
-VERSION: Final = 3
-"""2 added the record of a worker, 3 amendments of a turn that is not the last. Older ones are read."""
+VERSION: Final = 4
+"""2 added the record of a worker, 3 amendments of a turn that is not the last, 4 put what is known beside a
+document into one member. Older ones are read."""
 FILE_MAGIC: Final = b"CSJF"
 RECORD_MAGIC: Final = b"\xa5CSR"
 """Begins with a byte that UTF-8 text has only inside a character: rare in bodies, quick to search for."""

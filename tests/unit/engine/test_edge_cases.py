@@ -48,7 +48,7 @@ async def test_a_beat_for_a_reaped_session(harness: CoreHarness, w1: FakeClient)
     await harness.advance(TIMEOUT_S)
     await harness.advance(GRACE_S)
     assert await beats(harness, w1, "a") == ("session_ended", {"ended": ["a"]})
-    assert harness.core.session("a").reaped
+    assert harness.core.session("a").facts.reaped
     before = harness.core.session("a").updated_us
     await harness.advance(1.0)
     await beats(harness, w1, "a")
@@ -97,7 +97,7 @@ async def test_a_beat_and_the_end_in_one_tick(harness: CoreHarness, w1: FakeClie
     first, second = (w1.replies[one] for one in ids)
     assert first["result"] == {}
     assert second["error"]["data"]["kind"] == "session_ended"
-    assert (harness.phase("a"), harness.core.session("b").reaped) == (Phase.LIVE, True)
+    assert (harness.phase("a"), harness.core.session("b").facts.reaped) == (Phase.LIVE, True)
     assert [(e["type"], e["session_id"]) for e in harness.new_events()][-2:] == [
         ("recovered", "a"),
         ("expired", "b"),
@@ -300,7 +300,7 @@ async def test_a_restored_session_that_never_beats(harness: CoreHarness, w1: Fak
     await harness.advance(0.001)
     assert harness.phase("a") is Phase.SUSPECT
     await harness.advance(GRACE_S)
-    assert harness.core.session("a").ended_reason == "heartbeat_timeout"
+    assert harness.core.session("a").facts.ended_reason == "heartbeat_timeout"
 
 
 async def test_a_clock_that_goes_back_an_hour(harness: CoreHarness, w1: FakeClient, w2: FakeClient) -> None:
@@ -342,7 +342,7 @@ async def test_a_call_with_a_limit_and_a_clock_that_is_set(
     await harness.advance(TIMEOUT_S / 2)
     assert harness.phase("a") is Phase.LIVE
     await harness.advance(1.0)
-    assert harness.core.session("a").ended_reason == "max_duration"
+    assert harness.core.session("a").facts.ended_reason == "max_duration"
 
 
 # -- a full disk, operators, old ids -------------------------------------------------------------------------------

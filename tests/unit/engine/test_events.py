@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from callstate_client.engine.events import CHANGES, EVENT_BYTES, Events
 from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs import subscribe
@@ -62,10 +63,7 @@ class Ear:
 
 def session(document: bytes = b'{"id":"c1","provider":"twilio","call_id":"CA1"}', **beside: Any) -> Session:
     head = read_head(document, "$", lambda _: "2026-01-01T00:00:00Z")
-    entry = Session("c1", Document(head, START_US))
-    for name, value in beside.items():
-        setattr(entry, name, value)
-    return entry
+    return Session("c1", Document(head, START_US), Facts(**beside))
 
 
 @pytest.fixture
@@ -151,7 +149,7 @@ class TestLines:
         ear = listen(events)
         entry = session(owner="w1", epoch=1)
         events.note("created", START_US, entry)
-        entry.owner, entry.epoch, entry.labels = "w2", 2, {"x": "y"}
+        entry.change_facts(owner="w2", epoch=2, labels={"x": "y"})
         events.note("claimed", START_US, entry, reason="stolen")
         events.publish(MAX_UNSENT)
         created, claimed = ear.heard()

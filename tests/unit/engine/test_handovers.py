@@ -34,7 +34,7 @@ async def killed(harness: CoreHarness, number: int, *, after_s: float = 1.0) -> 
 
 def count(harness: CoreHarness) -> tuple[int, int]:
     session = harness.core.session("a")
-    return session.handovers, session.crashes
+    return session.facts.handovers, session.facts.crashes
 
 
 async def loaded(harness: CoreHarness) -> Any:

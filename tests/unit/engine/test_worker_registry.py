@@ -86,7 +86,7 @@ async def test_what_has_ended_is_left_alone(harness: CoreHarness, w1: FakeClient
     harness.new_events()
     await harness.kill(w1)
     assert harness.new_events() == [LEFT | {"reason": "exited"}]
-    assert harness.core.session("a").ended_reason == "hangup"
+    assert harness.core.session("a").facts.ended_reason == "hangup"
     assert harness.ownership("a") == ("w1", 0, "")
 
 

@@ -69,7 +69,7 @@ async def test_a_reaped_session_reaches_store_and_journal_with_all_it_has() -> N
     assert (row.meta.ended_reason, row.meta.reaped) == ("heartbeat_timeout", True)
     assert core.memory.active == set()
     replayed = core.replayed().sessions["a"]
-    assert (replayed.ended, replayed.reaped, replayed.doc.turn_count) == (True, True, 1)
+    assert (replayed.ended, replayed.facts.reaped, replayed.doc.turn_count) == (True, True, 1)
 
 
 async def test_a_suspect_that_beats_lives_on() -> None:
@@ -159,7 +159,7 @@ async def test_an_undone_end_gives_the_call_its_time_again(tmp_path: Path) -> No
     disk.error = OSError(errno.ENOSPC, "No space left on device")
     pass_time(core, GRACE_S)
     session = core.session("a")
-    assert (session.ended, session.reaped, session.ended_reason) == (False, False, "")
+    assert (session.ended, session.facts.reaped, session.facts.ended_reason) == (False, False, "")
     assert core.liveness.phase("a") is Phase.SUSPECT, "it has its grace again"
     assert "a" in core.cache.dirty
     await core.call("session.heartbeat", session_id="a")
@@ -167,7 +167,7 @@ async def test_an_undone_end_gives_the_call_its_time_again(tmp_path: Path) -> No
     disk.error = None
     pass_time(core, TIMEOUT_S)
     pass_time(core, GRACE_S)
-    assert session.reaped
+    assert session.facts.reaped
     journal.close()
 
 
@@ -179,7 +179,7 @@ async def test_an_undone_limit_limits_nothing(tmp_path: Path) -> None:
     disk.error = OSError(errno.ENOSPC, "No space left on device")
     await core.save("a", max_duration_s=5.0, heartbeat_timeout_s=1.0)
     disk.error = None
-    assert core.session("a").max_duration_s is None
+    assert core.session("a").facts.max_duration_s is None
     pass_time(core, 10.0)
     assert core.liveness.phase("a") is Phase.LIVE
     journal.close()

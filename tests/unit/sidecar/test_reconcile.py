@@ -120,7 +120,7 @@ async def test_what_a_save_left_out_is_the_stores(core: Core) -> None:
     loaded = await core.call("session.load", session_id="a")
     assert loaded["labels"] == {"app": "sales"}
     assert contents(loaded["session"]) == ["before", "after"]
-    assert core.session("a").max_duration_s == 7200.0
+    assert core.session("a").facts.max_duration_s == 7200.0
     assert core.session("a").ops.keys() >= {"op-0", "op-1"}
     assert loaded["epoch"] > 3
     assert core.cache.is_stored(core.session("a"))
@@ -141,8 +141,12 @@ async def test_what_a_save_gave_is_ours(core: Core) -> None:
     assert contents(document) == ["whole"]
     assert (document["provider"], document["campaign"], document["recovery_data"]) == ("twilio", 8, {"node": "end"})
     assert document["metrics"]["turn_count"] == 1
-    entry = core.session("a")
-    assert (entry.labels, entry.heartbeat_timeout_s, entry.max_duration_s) == ({"app": "care"}, 60.0, 60.0)
+    facts = core.session("a").facts
+    assert (facts.labels, facts.heartbeat_timeout_s, facts.max_duration_s) == (
+        {"app": "care"},
+        60.0,
+        60.0,
+    )
 
 
 @pytest.mark.parametrize("history", [[], None])
@@ -171,15 +175,15 @@ async def test_what_was_changed_after_the_save_is_ours(core: Core) -> None:
 async def test_of_a_new_call_nothing_is_read(core: Core) -> None:
     await blind(core, if_version=0, session={"status": "active"})
     await core.turn("a", "hello")
-    version, epoch = core.session("a").version, core.session("a").epoch
+    version, epoch = core.session("a").version, core.session("a").facts.epoch
     core = again(core)
     core.memory.reads.clear()
     await flush(core)
     assert core.memory.reads == [], "one write that the store takes only if there is none"
     assert contents(stored(core)) == ["hello"]
-    assert (core.session("a").version, core.session("a").epoch) == (version, epoch)
-    assert not core.session("a").is_blind
-    assert not core.replayed().sessions["a"].is_blind
+    assert (core.session("a").version, core.session("a").facts.epoch) == (version, epoch)
+    assert not core.session("a").unverified
+    assert not core.replayed().sessions["a"].unverified
 
 
 async def test_an_owner_goes_on_with_the_epoch_it_was_given(core: Core) -> None:
@@ -187,7 +191,7 @@ async def test_an_owner_goes_on_with_the_epoch_it_was_given(core: Core) -> None:
     saved = await blind(core, session={"status": "active"})
     core = again(core)
     await flush(core)
-    assert core.session("a").epoch != saved["epoch"]
+    assert core.session("a").facts.epoch != saved["epoch"]
     await core.turn("a", "mine", epoch=saved["epoch"])
     with pytest.raises(FencedError):
         await core.turn("a", "not mine", epoch=3)
@@ -202,7 +206,7 @@ async def test_who_holds_it_in_the_store_keeps_it_where_nobody_took_it(core: Cor
     await blind(core, session={"status": "active"})
     core = again(core)
     await flush(core)
-    assert core.session("a").owner == "w1"
+    assert core.session("a").facts.owner == "w1"
     await core.turn("a", "w1's", epoch=3)
 
 
@@ -264,7 +268,7 @@ async def test_created_over_one_that_has_ended_both_are_kept(core: Core) -> None
     assert contents(document) == ["before", "after"]
     assert document["metrics"]["turn_count"] == 2
     assert core.liveness.phase("a") is Phase.LIVE
-    assert core.session("a").max_duration_s is None, "the limit of a call that is over ends no other"
+    assert core.session("a").facts.max_duration_s is None, "the limit of a call that is over ends no other"
     assert core.memory.active == {"a"}
 
 
@@ -342,7 +346,7 @@ async def test_superseded_by_our_own_host_is_not_for_good() -> None:
     core.cache.evict(core.session("a"))
     core.commit()
     await blind(core, session={"status": "active"})
-    assert core.session("a").epoch == 0
+    assert core.session("a").facts.epoch == 0
     await flush(core)
     assert stored(core)["status"] == "active"
     assert contents(stored(core)) == ["first life"]
@@ -360,7 +364,7 @@ async def test_an_epoch_of_our_own_host_is_risen_above() -> None:
     await core.turn("a", "more")
     await flush(core)
     assert contents(stored(core)) == ["more"]
-    assert core.session("a").epoch == 10
+    assert core.session("a").facts.epoch == 10
 
 
 async def test_other_verbs_on_what_is_not_hot_wait_for_the_store(core: Core) -> None:
@@ -433,7 +437,7 @@ async def test_one_that_had_ended_since_ends() -> None:
     core, memory = await with_old_journal(status="ended")
     await flush(core)
     assert core.liveness.phase("a") is Phase.ENDED
-    assert core.session("a").ended_reason == "completed"
+    assert core.session("a").facts.ended_reason == "completed"
     assert "a" not in memory.active
 
 

@@ -74,7 +74,7 @@ class Document:
     """One session's document, in parts.
 
     Everything a mutation replaces is an object of its own, and `chunks` only ever grows at its end, so that an undo
-    (Entry.mark) takes constant time.
+    takes constant time.
     """
 
     __slots__ = (
@@ -93,8 +93,8 @@ class Document:
 
     def __init__(self, head: Head, updated_us: int) -> None:
         self.chunks: list[bytes] = []
-        self.turn_count = 0
-        self.history_bytes = 0
+        self.turn_count: int = 0
+        self.history_bytes: int = 0
         self.full = False
         """A turn had no room, which was told; until one is amended to something shorter."""
         self.updated_text: tuple[str, int] = ("", 0)
@@ -109,6 +109,23 @@ class Document:
         self.status = head.status
         self.metrics = head.metrics
         self.updated_us = updated_us
+
+    # -- undo ---------------------------------------------------------------------------------------------
+
+    def mark(self) -> tuple[Any, ...]:
+        """What `restore` needs to come back to now."""
+        return (
+            self.fields, self.provider, self.call_id, self.status, self.metrics, self.updated_us,
+            self.chunks, len(self.chunks), self.turn_count, self.history_bytes,
+        )  # fmt: skip
+
+    def restore(self, mark: tuple[Any, ...]) -> None:
+        """Undo everything since the mark."""
+        (
+            self.fields, self.provider, self.call_id, self.status, self.metrics, self.updated_us,
+            self.chunks, length, self.turn_count, self.history_bytes,
+        ) = mark  # fmt: skip
+        del self.chunks[length:]
 
     # -- history ------------------------------------------------------------------------------------------
 

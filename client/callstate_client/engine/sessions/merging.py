@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw, structs
 
 from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.facts import NOT_ENDED
 from callstate_client.engine.sessions.head import Head, Metrics
 from callstate_client.engine.sessions.records import MergeBase
 from callstate_client.engine.sessions.session import KEPT_OPS, Session
@@ -53,8 +54,7 @@ def merge(session: Session, base: MergeBase, theirs: Session) -> None:
     _merge_head(session, base, theirs, metrics)
     if history is not None:
         session.doc.replace_history(b",".join(history.chunks), history.turn_count)
-    session.labels = _either(session.labels, base.labels, theirs.labels)
-    _merge_timeouts(session, base, theirs)
+    _merge_facts(session, base, theirs)
     session.ops = dict([*(theirs.ops | session.ops).items()][-KEPT_OPS:])
     session.beat_us = max(session.beat_us, theirs.beat_us)
 
@@ -72,11 +72,13 @@ def _merge_head(session: Session, base: MergeBase, theirs: Session, metrics: Met
     head = Head(session.id, fields, _text(fields, "provider"), _text(fields, "call_id"), status, metrics, None)
     session.doc.take_head(head, max(session.doc.updated_us, theirs.doc.updated_us))
     if session.ended and not was_ended:
-        session.status_before = before
-        session.ended_reason, session.ended_detail = theirs.ended_reason, theirs.ended_detail
-        session.ended_us, session.reaped = theirs.ended_us, theirs.reaped
+        end = theirs.facts
+        session.change_facts(
+            status_before=before, ended_reason=end.ended_reason, ended_detail=end.ended_detail,
+            ended_us=end.ended_us, reaped=end.reaped,
+        )  # fmt: skip
     elif was_ended and not session.ended:
-        session.ended_reason, session.ended_detail, session.ended_us, session.reaped = "", "", 0, False
+        session.change_facts(**NOT_ENDED)
 
 
 def _fields(session: Session, base: MergeBase, theirs: Session) -> bytes:
@@ -129,10 +131,17 @@ def _history(session: Session, base: MergeBase, theirs: Session) -> Document | N
     return merged
 
 
-def _merge_timeouts(session: Session, base: MergeBase, theirs: Session) -> None:
-    timeout_s = _either(session.heartbeat_timeout_s, base.heartbeat_timeout_s, theirs.heartbeat_timeout_s)
-    if base.version == 0 and session.heartbeat_timeout_s is not None:
-        timeout_s = max(timeout_s or 0.0, session.heartbeat_timeout_s)  # its worker was told this, and beats by it
-    session.heartbeat_timeout_s = timeout_s
+def _merge_facts(session: Session, base: MergeBase, theirs: Session) -> None:
+    """Labels and timeouts."""
+    facts, other = session.facts, theirs.facts
+    timeout_s = _either(facts.heartbeat_timeout_s, base.heartbeat_timeout_s, other.heartbeat_timeout_s)
+    if base.version == 0 and facts.heartbeat_timeout_s is not None:
+        timeout_s = max(timeout_s or 0.0, facts.heartbeat_timeout_s)  # its worker was told this, and beats by it
+    limit_s = facts.max_duration_s
     if not theirs.ended or session.ended:  # else the limit of a call that is over would end the new one
-        session.max_duration_s = _either(session.max_duration_s, base.max_duration_s, theirs.max_duration_s)
+        limit_s = _either(limit_s, base.max_duration_s, other.max_duration_s)
+    session.change_facts(
+        labels=_either(facts.labels, base.labels, other.labels),
+        heartbeat_timeout_s=timeout_s,
+        max_duration_s=limit_s,
+    )

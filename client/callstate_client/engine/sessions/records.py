@@ -7,10 +7,12 @@ delta for the history, and carries the version it leads to, so replay can skip w
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 import msgspec
 from msgspec import Struct, structs
 
+from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Metrics
 
 
@@ -63,8 +65,31 @@ class MergeBase(Struct, array_like=True, frozen=True):
         return self
 
 
-class StateRecord(Struct, array_like=True, tag=1):
+class StateRecord(Struct, array_like=True, kw_only=True, tag=7):
     """A session's head and all that is kept beside the document, and a change of its history."""
+
+    session_id: str
+    version: int
+    updated_us: int
+    beat_us: int
+    status: str
+    fields: bytes
+    provider: str
+    call_id: str
+    metrics: Metrics
+    mode: int
+    turns: bytes
+    count: int
+    facts: Facts
+    maybe_stored: bool = False
+    ops: list[OpResult] = []
+    """The op of this mutation; in a snapshot all that are kept."""
+    base: MergeBase | None = None
+    """While the store may have changes that are not in here: what both come from."""
+
+
+class StateRecordV3(Struct, array_like=True, tag=1):
+    """A StateRecord as formats 1 to 3 have it; read only."""
 
     session_id: str
     version: int
@@ -87,19 +112,22 @@ class StateRecord(Struct, array_like=True, tag=1):
     ended_detail: str = ""
     ended_us: int = 0
     reaped: bool = False
-    unverified: bool = False
+    maybe_stored: bool = False
     ops: list[OpResult] = []
-    """The op of this mutation; in a snapshot all that are kept."""
     orphan: str = ""
     status_before: str = ""
     claimed_us: int = 0
     handovers: int = 0
     crashes: int = 0
     base: MergeBase | None = None
-    """While the store may have what is not in here: what has to be compared."""
     raised: tuple[int, int] = (-1, -1)
-    """The epoch it was raised to by a merge, and the one before, which its owner was given."""
     instance: str = ""
+
+    def to_current(self) -> StateRecord:
+        """The same as the present format has it."""
+        members = structs.asdict(self)
+        facts = Facts(**{name: members.pop(name) for name in Facts.__struct_fields__})
+        return StateRecord(facts=facts, **members)
 
 
 class TurnsRecord(Struct, array_like=True, tag=2):
@@ -156,6 +184,18 @@ class StoreRecord(Struct, array_like=True, tag=6):
 
 
 Record = StateRecord | TurnsRecord | GoneRecord | BeatsRecord | WorkerRecord | StoreRecord
+AnyRecord = Record | StateRecordV3
+"""What may lie in a journal."""
 
 encode_record = msgspec.msgpack.Encoder().encode
-decode_record = msgspec.msgpack.Decoder(Record).decode
+_decode: Final = msgspec.msgpack.Decoder(AnyRecord).decode
+
+
+def decode_record(body: bytes | memoryview) -> Record:
+    """A record's body as data, in whatever format it was written.
+
+    Raises:
+        msgspec.MsgspecError: it is none.
+    """
+    record = _decode(body)
+    return record.to_current() if isinstance(record, StateRecordV3) else record

@@ -1,4 +1,16 @@
-"""One hot session: its document, what is known beside it, and its two other forms (journal record, store write)."""
+"""One hot session: its document, what is known beside it, and its forms for the journal and the store.
+
+A session has four kinds of state, by what becomes of them when a change is undone (see transaction.py):
+
+    doc, version, facts, ops, host, base,      what changes make: `mark` and `restore` take it back
+    journaled, fenced_epoch, known_timeout_s
+    beat_us, restored, suspected, born         what was observed: it stays, for it happened
+    stored_version, maybe_stored, quarantined  what is known of the store: it stays
+    counted, owner_counted, seq                where the indexes have it: they follow
+
+`facts`, `base`, `ops` and the parts of the document are replaced, never changed in place, so a mark is a tuple of
+references.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +18,10 @@ import hashlib
 from itertools import starmap
 from typing import Any, Final
 
+from msgspec import structs
+
 from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.facts import NO_FACTS, NOT_ENDED, Facts
 from callstate_client.engine.sessions.head import Head, head_of
 from callstate_client.engine.sessions.records import (
     HistoryMode,
@@ -28,74 +43,54 @@ KEPT_OPS: Final = 16
 
 
 class Session:
-    """One hot session.
-
-    `beat_us` is the last sign of life, wall clock; `stored_version` what the store is known to have;
-    `reaped` tells an end by the reaper from one by a worker; `unverified` that the store may have more of it than
-    `stored_version` says; `quarantined` why the store does not take it. `base` is there while the store may have
-    what is not in here: what that has to be compared with (replaced, never changed). `raised` are the epoch that a
-    merge raised it to, and the one before, which its owner was given and still goes by.
-    """
+    """One hot session."""
 
     __slots__ = (
-        "base", "beat_us", "born", "born_of", "claimed_us", "counted", "crashes", "doc", "ended_detail",
-        "ended_reason", "ended_us", "epoch", "fenced_epoch", "handovers", "heartbeat_timeout_s", "host", "id",
-        "instance", "journaled", "known_timeout_s", "labels", "max_duration_s", "ops", "orphan", "owner",
-        "owner_counted", "quarantined", "raised", "reaped", "restored", "seq", "status_before",
-        "stored_version", "suspected", "unverified", "version",
+        "base", "beat_us", "born", "born_of", "counted", "doc", "facts", "fenced_epoch", "host", "id", "journaled",
+        "known_timeout_s", "maybe_stored", "ops", "owner_counted", "quarantined", "restored", "seq",
+        "stored_version", "suspected", "version",
     )  # fmt: skip
 
-    def __init__(self, session_id: str, doc: Document) -> None:
+    def __init__(self, session_id: str, doc: Document, facts: Facts = NO_FACTS) -> None:
         self.id = session_id
         self.doc = doc
-        self.version = self.epoch = self.ended_us = 0
+        self.version = 0
+        self.facts = facts
+        self.ops: dict[str, bytes] = {}
+        """Results of repeatable mutations by their `op`, oldest first. Replaced, never changed."""
         self.host: str | None = None
         """None: ours. Another host's id: theirs. Empty: nobody's, such as one that the Go package wrote."""
-        self.owner = ""
-        """The worker that holds it."""
-        self.instance = ""
-        """Which store of that worker: only it keeps the epoch. Empty where it did not say."""
-        self.claimed_us = 0
-        """When it was claimed by who holds it; 0 for who created it, and once that hold has been counted."""
-        self.handovers = 0
-        """How often in a row it was claimed and not held for a minute; see commands/handovers.py."""
-        self.crashes = 0
-        """How many of those claimers died."""
-        self.orphan = ""
-        """Why it has no owner any more; empty for one that has, or never had one."""
-        self.suspected = ""
-        """Why it is taken for dead at the moment; empty while it is not."""
+        self.base: MergeBase | None = None
+        """While the store may have changes that are not in here: what both come from. Replaced, never changed."""
+        self.journaled = False
+        """The journal has it whole, so that a change may be told as a difference."""
+        self.fenced_epoch = -1
+        """The epoch in which a caller was last refused as fenced: the first of an epoch is an event."""
+        self.known_timeout_s: float | None = None
+        """The timeout before, while the owner has not been told that another caller has changed it."""
+        self.beat_us = doc.updated_us
+        """The last sign of life, wall clock."""
         self.restored = False
         """From the journal, and no sign of life since."""
-        self.fenced_epoch = -1
-        """The epoch in which somebody was told to be fenced off: once is enough for an event."""
-        self.labels: dict[str, str] = {}
-        self.heartbeat_timeout_s: float | None = None
-        self.known_timeout_s: float | None = None
-        """The one before, while its owner has not been told that somebody else has changed it."""
-        self.max_duration_s: float | None = None
-        self.beat_us = doc.updated_us
+        self.suspected = ""
+        """Why it is a suspect; empty while it is none."""
         self.born = 0.0
         self.born_of = ""
         """When the call began, seconds of the clock that deadlines go by, as reckoned from this `created_at`."""
-        self.ended_reason = ""
-        self.ended_detail = ""
-        """What the worker said beside the reason, as JSON."""
-        self.reaped = False
-        self.status_before = ""
-        """What a reaped session's status was: it gets it back when somebody claims it in time."""
-        self.unverified = False
-        self.base: MergeBase | None = None
-        self.raised = (-1, -1)
-        self.ops: dict[str, bytes] = {}
-        """Results of repeatable mutations by their `op`, oldest first. Replaced, never changed."""
-        self.stored_version, self.quarantined, self.journaled = 0, "", False
+        self.stored_version = 0
+        """The last version that the store is known to have."""
+        self.maybe_stored = False
+        """The store may have a state of it that `stored_version` does not tell of."""
+        self.quarantined = ""
+        """Why the store does not take it; empty while it does."""
         self.counted: str | None = None
-        """The status it is counted under."""
+        """The status that the index has it under; None while it is not hot."""
         self.owner_counted = ""
-        """The owner it is counted under; empty for an orphan, and while it is not hot."""
+        """The owner that the index has it under; empty for an orphan, and while it is not hot."""
         self.seq = 0
         """Raised from session to session as they become hot: what a listing goes by."""
+
+    # -- reading ------------------------------------------------------------------------------------------
 
     @property
     def ended(self) -> bool:
@@ -104,8 +99,8 @@ class Session:
 
     @property
     def awaited_s(self) -> float | None:
-        """After how much silence it is suspected: not before its owner could know that it shall be."""
-        timeout_s, known_s = self.heartbeat_timeout_s, self.known_timeout_s
+        """Silence after which it is suspected: not before its owner could know that it shall be."""
+        timeout_s, known_s = self.facts.heartbeat_timeout_s, self.known_timeout_s
         return timeout_s if timeout_s is None or known_s is None else max(timeout_s, known_s)
 
     @property
@@ -114,40 +109,38 @@ class Session:
         return self.doc.updated_us if self.ended else max(self.doc.updated_us, self.beat_us)
 
     @property
-    def is_blind(self) -> bool:
-        """Whether it was saved while the store could not be asked, and that has not been mended yet."""
+    def unverified(self) -> bool:
+        """Whether it was saved while the store could not be asked, and has not been compared with it since."""
         return self.base is not None and self.base.version == 0
 
     @property
     def journaled_base(self) -> MergeBase | None:
-        """The merge base where the journal has to know it: a replay takes one that nothing was built upon from the
-        session itself."""
+        """The merge base where the journal has to know it: a replay makes one of the session itself, where nothing
+        was changed since."""
         return None if self.base is None or self.version == self.base.version else self.base
-
-    def based_on_this(self) -> MergeBase:
-        """A merge base of how it is now."""
-        doc = self.doc
-        return MergeBase(
-            self.version, self.epoch, self.owner, doc.status, self.labels, self.heartbeat_timeout_s,
-            self.max_duration_s, doc.fields, doc.metrics, doc.turn_count,
-        )  # fmt: skip
-
-    def rise_above(self, version: int, epoch: int, now_us: int) -> None:
-        """Be newer than this in the store; whoever holds the session goes on with the epoch that it was given."""
-        if epoch >= self.epoch:
-            self.raised = (epoch + 1, self.epoch)
-            self.epoch = epoch + 1
-        self.version = max(self.version, version)
-        self.next_version(now_us)
 
     def is_epoch(self, epoch: int) -> bool:
         """Whether this is its epoch, or the one that its owner was given before a merge raised it."""
-        return epoch == self.epoch or self.raised == (self.epoch, epoch)
+        return epoch == self.facts.epoch or self.facts.raised == (self.facts.epoch, epoch)
+
+    # -- changing -----------------------------------------------------------------------------------------
+
+    def change_facts(self, **changes: Any) -> None:
+        """Put other values of some facts (members of Facts, by name) in place."""
+        self.facts = structs.replace(self.facts, **changes)
 
     def next_version(self, now_us: int) -> int:
         """Raise the version: always up, and of the wall clock where that is up."""
         self.version = max(self.version + 1, now_us)
         return self.version
+
+    def rise_above(self, version: int, epoch: int, now_us: int) -> None:
+        """Be newer than this in the store; the holder goes on with the epoch that it was given."""
+        before = self.facts.epoch
+        if epoch >= before:
+            self.change_facts(epoch=epoch + 1, raised=(epoch + 1, before))
+        self.version = max(self.version, version)
+        self.next_version(now_us)
 
     def keep_op(self, op: str | None, result: bytes) -> list[OpResult]:
         """Remember a repeatable mutation's result; gives what the journal must hear of it."""
@@ -160,32 +153,31 @@ class Session:
         self.ops = ops
         return [OpResult(op, result)]
 
+    def based_on_this(self) -> MergeBase:
+        """A merge base of how it is now."""
+        doc, facts = self.doc, self.facts
+        return MergeBase(
+            version=self.version, epoch=facts.epoch, owner=facts.owner, status=doc.status, labels=facts.labels,
+            heartbeat_timeout_s=facts.heartbeat_timeout_s, max_duration_s=facts.max_duration_s, fields=doc.fields,
+            metrics=doc.metrics, turns=doc.turn_count,
+        )  # fmt: skip
+
     # -- undo ---------------------------------------------------------------------------------------------
 
     def mark(self) -> tuple[Any, ...]:
         """What `restore` needs to come back to now."""
-        doc = self.doc
         return (
-            self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
-            self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
-            self.ops, self.host, self.journaled, self.orphan, self.status_before, self.fenced_epoch,
-            self.instance, self.claimed_us, self.handovers, self.crashes, self.base, self.raised,
-            doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
-            doc.chunks, len(doc.chunks), doc.turn_count, doc.history_bytes,
+            self.version, self.facts, self.ops, self.host, self.base, self.journaled, self.fenced_epoch,
+            self.known_timeout_s, self.doc.mark(),
         )  # fmt: skip
 
     def restore(self, mark: tuple[Any, ...]) -> None:
-        """Undo everything since the mark. Beats stay: they happened; so does what is known of the store."""
-        doc = self.doc
+        """Undo everything since the mark."""
         (
-            self.version, self.epoch, self.owner, self.labels, self.heartbeat_timeout_s,
-            self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
-            self.ops, self.host, self.journaled, self.orphan, self.status_before, self.fenced_epoch,
-            self.instance, self.claimed_us, self.handovers, self.crashes, self.base, self.raised,
-            doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, doc.updated_us,
-            doc.chunks, length, doc.turn_count, doc.history_bytes,
+            self.version, self.facts, self.ops, self.host, self.base, self.journaled, self.fenced_epoch,
+            self.known_timeout_s, doc,
         ) = mark  # fmt: skip
-        del doc.chunks[length:]
+        self.doc.restore(doc)
 
     # -- the journal's form -------------------------------------------------------------------------------
 
@@ -193,11 +185,10 @@ class Session:
         """The journal's record of this session's head, with this change of its history."""
         doc = self.doc
         return StateRecord(
-            self.id, self.version, self.epoch, doc.updated_us, self.beat_us, doc.status, doc.fields, doc.provider,
-            doc.call_id, doc.metrics, mode, turns, count, self.owner, self.labels, self.heartbeat_timeout_s,
-            self.max_duration_s, self.ended_reason, self.ended_detail, self.ended_us, self.reaped,
-            self.unverified, ops, self.orphan, self.status_before,
-            self.claimed_us, self.handovers, self.crashes, self.journaled_base, self.raised, self.instance,
+            session_id=self.id, version=self.version, updated_us=doc.updated_us, beat_us=self.beat_us,
+            status=doc.status, fields=doc.fields, provider=doc.provider, call_id=doc.call_id, metrics=doc.metrics,
+            mode=mode, turns=turns, count=count, facts=self.facts, maybe_stored=self.maybe_stored, ops=ops,
+            base=self.journaled_base,
         )  # fmt: skip
 
     def snapshot(self) -> StateRecord:
@@ -225,22 +216,8 @@ class Session:
             session = before
             session.doc.take_head(head, record.updated_us)
         session.apply_turns(record.mode, record.turns, record.count, record.ops)
-        session.version, session.epoch, session.owner, session.labels = (
-            record.version,
-            record.epoch,
-            record.owner,
-            record.labels,
-        )
-        session.heartbeat_timeout_s, session.max_duration_s = record.heartbeat_timeout_s, record.max_duration_s
-        session.ended_reason, session.ended_detail = record.ended_reason, record.ended_detail
-        session.ended_us, session.reaped = record.ended_us, record.reaped
-        session.orphan, session.status_before, session.instance = (
-            record.orphan,
-            record.status_before,
-            record.instance,
-        )
-        session.claimed_us, session.handovers, session.crashes = record.claimed_us, record.handovers, record.crashes
-        session.unverified, session.base, session.raised = record.unverified, record.base, record.raised
+        session.version, session.facts, session.base = record.version, record.facts, record.base
+        session.maybe_stored = record.maybe_stored
         session.journaled = True
         session.beat_us = max(session.beat_us, record.beat_us)
         return session
@@ -260,11 +237,12 @@ class Session:
 
     def write(self, host_id: str) -> Write:
         """The session as the store shall have it."""
+        facts = self.facts
         meta = StoredMeta(
-            host=host_id, epoch=self.epoch, version=self.version, owner=self.owner, ended_reason=self.ended_reason,
-            ended_at=format_us(self.ended_us) if self.ended_us else "", ended_detail=self.ended_detail,
-            labels=self.labels, reaped=self.reaped,
-            heartbeat_timeout_s=self.heartbeat_timeout_s, max_duration_s=self.max_duration_s, ops=self.ops,
+            host=host_id, epoch=facts.epoch, version=self.version, owner=facts.owner,
+            ended_reason=facts.ended_reason, ended_at=format_us(facts.ended_us) if facts.ended_us else "",
+            ended_detail=facts.ended_detail, labels=facts.labels, reaped=facts.reaped,
+            heartbeat_timeout_s=facts.heartbeat_timeout_s, max_duration_s=facts.max_duration_s, ops=self.ops,
         )  # fmt: skip
         document = self.doc.to_json(self.doc.updated_us)
         seen = None if self.base is None else self.base.version
@@ -301,39 +279,31 @@ class Session:
         session = cls(session_id, Document(head_of(documents.read(b'{"id":""}')), 0))
         session._take_meta(stored.meta, host_id)
         session.version = session.stored_version = _seen_version(stored)
-        session.reaped, session.ended_reason, session.ended_detail, session.ended_us = False, "", "", 0
+        session.change_facts(**NOT_ENDED)
         return session
 
     def _take_meta(self, meta: StoredMeta | None, host_id: str) -> None:
         """What is kept beside the document."""
-        if meta is None:  # somebody else wrote it, such as the Go package
+        if meta is None:  # another program wrote it, such as the Go package
             self.host = ""
             # never 0, which says that there is none; and another one when they write again
             self.version = self.stored_version = max(1, self.doc.updated_us)
             return
         self.host = None if meta.host == host_id else meta.host
-        self.version, self.epoch, self.owner, self.labels = (
-            meta.version,
-            meta.epoch,
-            meta.owner,
-            meta.labels,
-        )
-        self.heartbeat_timeout_s, self.max_duration_s = meta.heartbeat_timeout_s, meta.max_duration_s
-        self.ended_reason, self.ended_detail, self.reaped = (
-            meta.ended_reason,
-            meta.ended_detail,
-            meta.reaped,
-        )
-        self.ended_us = parse_us(meta.ended_at) if is_time(meta.ended_at) else 0
-        self.stored_version = meta.version
+        self.version = self.stored_version = meta.version
         self.ops = {**meta.ops}
+        self.facts = Facts(
+            epoch=meta.epoch, owner=meta.owner, labels=meta.labels, heartbeat_timeout_s=meta.heartbeat_timeout_s,
+            max_duration_s=meta.max_duration_s, ended_reason=meta.ended_reason, ended_detail=meta.ended_detail,
+            ended_us=parse_us(meta.ended_at) if is_time(meta.ended_at) else 0, reaped=meta.reaped,
+        )  # fmt: skip
 
 
 class FoundUnreadableError(Exception):
     """What a read of the store found: a document that can't be read.
 
     Args:
-        error: for whoever asks for it.
+        error: what a request for it is answered with.
         session: what stands for it.
     """
 

@@ -156,7 +156,7 @@ class Cache:
         """A new session."""
         self._note(session.id)
         if self.graves.pop(session.id, None) is not None:
-            session.unverified = True  # the store still has the one before
+            session.maybe_stored = True  # the store still has the one before
         self._insert(session)
 
     def admit(self, session: Session) -> None:
@@ -211,16 +211,16 @@ class Cache:
         session.keep_op(op, result)
         known = (
             session.stored_version > 0
-            or session.unverified
+            or session.maybe_stored
             or session.host is not None
             or session.id in self.flying
         )
         # whoever held it stays fenced off from one that is made anew under its id, however late
-        known = known or session.epoch > 0
+        known = known or session.facts.epoch > 0
         self._drop(session.id)
         self.beaten.pop(session.id, None)
         self._mark_clean(session.id)
-        grave = Grave(version, session.epoch, session.ops)
+        grave = Grave(version, session.facts.epoch, session.ops)
         if known:
             self.graves[session.id] = grave
             self.mark_dirty(session.id, now, 0)
@@ -253,7 +253,7 @@ class Cache:
             self.group.append(session.snapshot())
             session.journaled = True
         doc = session.doc
-        if session.counted != doc.status or session.owner_counted != session.owner or session.orphan:
+        if session.counted != doc.status or session.owner_counted != session.facts.owner or session.facts.orphan:
             self.index.update(session)
         self.mark_dirty(session.id, now, doc.size)
 
@@ -261,7 +261,7 @@ class Cache:
         """Keep it hot no longer; the store has it. Told to the journal, so that replay keeps it cold too."""
         self._note(session.id)
         self._drop(session.id)
-        self.group.append(GoneRecord(session.id, session.version + 1, session.epoch, False))
+        self.group.append(GoneRecord(session.id, session.version + 1, session.facts.epoch, False))
 
     # -- the group ----------------------------------------------------------------------------------------
 
@@ -416,7 +416,7 @@ class Cache:
             before.grave = None  # an undo must not bring it back
         for session in self._in_play(session_id):
             session.stored_version = max(session.stored_version, version)
-            session.unverified = False
+            session.maybe_stored = False
             session.quarantined = ""
             self._base_taken(session, version)
         if session_id not in self.sessions and session_id not in self.dirty:
@@ -445,7 +445,7 @@ class Cache:
         session_id = write.session_id
         era = self._end_flight(session_id)
         for session in self._in_play(session_id):
-            session.unverified = True
+            session.maybe_stored = True
         if session_id not in self.sessions and session_id not in self.graves:
             return
         size = len(write.document or b"")
@@ -466,7 +466,7 @@ class Cache:
         self._drop(session.id)
         self.beaten.pop(session.id, None)
         self._mark_clean(session.id)
-        self.group.append(GoneRecord(session.id, max(version, session.version + 1), session.epoch, False))
+        self.group.append(GoneRecord(session.id, max(version, session.version + 1), session.facts.epoch, False))
 
     def is_stored(self, session: Session) -> bool:
         """Whether the store is known to have it as it is, and nothing of it is on its way there."""
@@ -554,7 +554,7 @@ class Cache:
     def all_dirty(self, now: float) -> None:
         """After a replay: nobody knows what the store has."""
         for session in self.sessions.values():
-            session.unverified = True
+            session.maybe_stored = True
             if session.base is None:
                 session.base = session.based_on_this()
                 session.journaled = False  # the first change is told with what it was changed from

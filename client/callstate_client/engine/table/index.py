@@ -63,13 +63,13 @@ class Index:
 
     def update(self, session: Session) -> None:
         """The session is hot, and has perhaps another status or owner than it was entered under."""
-        status, owner = session.doc.status, session.owner
+        status, owner = session.doc.status, session.facts.owner
         if session.counted != status:
             self._count(session, status)
         if session.owner_counted != owner:
             self._own(session, owner)
-        if session.orphan and status != "ended":
-            self.orphans.put(session.id, session.labels)
+        if session.facts.orphan and status != "ended":
+            self.orphans.put(session.id, session.facts.labels)
         elif self.orphans:
             self.orphans.discard(session.id)
 

@@ -79,7 +79,7 @@ class _Many:
         for session_id in session_ids:
             session = sessions.get(session_id)
             if (
-                session is None or session.owner != worker or session.instance != instance
+                session is None or session.facts.owner != worker or session.facts.instance != instance
                 or session.host is not None or session.doc.status == "ended"
             ):  # fmt: skip
                 others.append(session_id)
@@ -88,7 +88,7 @@ class _Many:
             if session.beat_us < now_us:  # noqa: PLR1730 - `max` is a call
                 session.beat_us = now_us
             session.restored = False
-            phase = alive(session_id, now, session.heartbeat_timeout_s)
+            phase = alive(session_id, now, session.facts.heartbeat_timeout_s)
             if phase is not Phase.LIVE:
                 ctx.came_back(caller, session, phase, now_us)
             if session.known_timeout_s is not None:

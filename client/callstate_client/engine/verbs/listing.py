@@ -247,19 +247,19 @@ def _wanted(p: ListParams) -> Callable[[Session], bool]:
             in_state(e)
             and (p.status is None or e.doc.status == p.status)
             and (p.provider is None or e.doc.provider == p.provider)
-            and (p.owner is None or e.owner == p.owner)
+            and (p.owner is None or e.facts.owner == p.owner)
             and (p.call_id is None or e.doc.call_id == p.call_id)
-            and (ended_since is None or (e.ended and e.ended_us >= ended_since))
-            and labels <= e.labels.items()
+            and (ended_since is None or (e.ended and e.facts.ended_us >= ended_since))
+            and labels <= e.facts.labels.items()
         )
 
     return wanted
 
 
 _STATES: Final[Mapping[str, Callable[[Session], bool]]] = {
-    "live": lambda e: not (e.ended or e.suspected or e.orphan),
+    "live": lambda e: not (e.ended or e.suspected or e.facts.orphan),
     "suspect": lambda e: not e.ended and bool(e.suspected),
-    "orphan": lambda e: not e.ended and bool(e.orphan),
+    "orphan": lambda e: not e.ended and bool(e.facts.orphan),
     "restored": lambda e: not e.ended and e.restored,
 }
 """What a host knows of its own: of another's, that it has not ended."""

@@ -120,7 +120,7 @@ def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes:
     session.doc.take_head(head, now_us)
     result = _head_changed(ctx, caller, session, was_ended, now_us, p.op, p.epoch)
     if session.ended and not was_ended:
-        ctx.events.note("ended", now_us, session, reason=session.ended_reason)
+        ctx.events.note("ended", now_us, session, reason=session.facts.ended_reason)
     return result
 
 
@@ -144,7 +144,7 @@ def end(ctx: Context, caller: Caller, p: EndParams) -> bytes:
         return b'{"version":%d}' % session.version
     ctx.check_authority(caller, session, p.epoch)
     result = end_session(ctx, caller, session, reason, detail=detail.decode(), op=p.op)
-    ctx.events.note("ended", session.ended_us, session, reason=reason)
+    ctx.events.note("ended", session.facts.ended_us, session, reason=reason)
     return result
 
 
@@ -165,11 +165,9 @@ def end_session(
     now_us = ctx.now_us()
     updated_us = session.updated_us if reaped else now_us
     ctx.cache.change(session)
-    session.status_before = session.doc.status
+    session.change_facts(status_before=session.doc.status, reaped=reaped, ended_detail=detail)
     session.doc.status = "ended"
     session.doc.updated_us = updated_us
-    session.reaped = reaped
-    session.ended_detail = detail
     return _head_changed(ctx, caller, session, False, now_us, op, None, reason)
 
 
@@ -217,7 +215,7 @@ def _changeable(ctx: Context, caller: Caller, p: Mutation) -> tuple[Session, byt
         FencedError, SessionEndedError: no.
     """
     session, done = _repeatable(ctx, p)
-    if done is None and (session.host or session.reaped or _is_doubtful(caller, session, p.epoch)):
+    if done is None and (session.host or session.facts.reaped or _is_doubtful(caller, session, p.epoch)):
         ctx.check_writable(caller, session, p.epoch)
     return session, done
 
@@ -225,9 +223,9 @@ def _changeable(ctx: Context, caller: Caller, p: Mutation) -> tuple[Session, byt
 def _is_doubtful(caller: Caller, session: Session, epoch: int | None) -> bool:
     """Whether the owner's own word is not all there is to see."""
     return (
-        (epoch is not None and epoch != session.epoch)
-        or session.owner not in ("", caller.worker)
-        or session.instance != caller.instance
+        (epoch is not None and epoch != session.facts.epoch)
+        or session.facts.owner not in ("", caller.worker)
+        or session.facts.instance != caller.instance
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final
+from typing import Any, Final
+
+from msgspec import structs
 
 from callstate_client.engine.context import Context, ended_error
 from callstate_client.engine.handovers import hold_ended, is_poison
@@ -12,6 +14,7 @@ from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.names import checked_labels, checked_word, checked_worker
 from callstate_client.engine.reasons import EXITED, OVERTIME, RELEASED
+from callstate_client.engine.sessions.facts import NOT_ENDED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.read import checked_history, load_session
@@ -48,7 +51,7 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
     session = ctx.find(p.session_id)
     if session.host:
         ctx.check_authority(caller, session, None)  # another host's: says so
-    if session.ended and not (session.reaped and p.session_id in ctx.cache.sessions):
+    if session.ended and not (session.facts.reaped and p.session_id in ctx.cache.sessions):
         raise ended_error(session)
     phase = ctx.liveness.phase(session.id)
     if _is_own(ctx, caller, session, worker_id):
@@ -58,31 +61,30 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
         if ctx.is_holder(caller, session):
             ctx.told(session)
         return load_session(session, p.history, for_worker=True)
-    is_anothers = session.owner not in ("", worker_id)
+    is_anothers = session.facts.owner not in ("", worker_id)
     if is_anothers and phase is Phase.LIVE and not p.steal and session.id not in ctx.departures.pending:
-        raise ConflictError(f"the session is {session.owner}'s, which is alive", owner=session.owner)
+        raise ConflictError(f"the session is {session.facts.owner}'s, which is alive", owner=session.facts.owner)
     _take(ctx, caller, session, worker_id, p)
     return load_session(session, p.history, for_worker=True)
 
 
 def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> None:
     """The owner claims with other timeouts than are in force."""
-    before = session.heartbeat_timeout_s, session.max_duration_s
-    if _timeouts(session, p) == before:
+    before = session.facts
+    timeouts = _given_timeouts(p)
+    if structs.replace(before, **timeouts) == before:
         return
     ctx.cache.change(session)
-    session.heartbeat_timeout_s, session.max_duration_s = _timeouts(session, p)
+    session.change_facts(**timeouts)
     session.next_version(ctx.now_us())
-    ctx.retime(caller, session, before[0])
+    ctx.retime(caller, session, before.heartbeat_timeout_s)
     ctx.cache.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
 
-def _timeouts(session: Session, p: ClaimParams) -> tuple[float | None, float | None]:
-    """The session's timeouts with those of a claim in their place, where it gives any."""
-    return (
-        session.heartbeat_timeout_s if p.heartbeat_timeout_s is None else p.heartbeat_timeout_s,
-        session.max_duration_s if p.max_duration_s is None else p.max_duration_s,
-    )
+def _given_timeouts(p: ClaimParams) -> dict[str, float]:
+    """The timeouts that a claim gives, by their names in Facts."""
+    given = {"heartbeat_timeout_s": p.heartbeat_timeout_s, "max_duration_s": p.max_duration_s}
+    return {name: seconds for name, seconds in given.items() if seconds is not None}
 
 
 def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes:
@@ -103,9 +105,9 @@ def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes:
 
 def _is_own(ctx: Context, caller: Caller, session: Session, worker_id: str) -> bool:
     """Whether a live session is this very worker's, and not that of a process before it or of another instance."""
-    if session.owner != worker_id or session.ended:
+    if session.facts.owner != worker_id or session.ended:
         return False
-    if caller.worker and session.instance != caller.instance:
+    if caller.worker and session.facts.instance != caller.instance:
         return False
     return session.suspected != EXITED and session.id not in ctx.departures.pending
 
@@ -121,7 +123,7 @@ def _forsaken(ctx: Context, labels: dict[str, str]) -> Iterator[Session]:
     now_us = ctx.now_us()
     for session_id, why in islice(ctx.departures.pending.items(), LOOKS_AT_DEPARTING):
         session = sessions.get(session_id)
-        if session is None or session.ended or not labels.items() <= session.labels.items():
+        if session is None or session.ended or not labels.items() <= session.facts.labels.items():
             continue
         if why != EXITED or not is_poison(session, now_us, ctx.max_handovers):  # else it is about to be ended
             yield session
@@ -133,28 +135,29 @@ def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: Cla
     reason = _claimable(ctx, session)
     ctx.cache.change(session)
     hold_ended(session, now_us, crashed=reason == EXITED)
-    session.claimed_us = now_us
-    if session.reaped:
-        if session.ended_reason == OVERTIME:  # else it would be ended again at once
-            session.max_duration_s = None
-        session.doc.status = session.status_before
-        session.reaped, session.status_before = False, ""
-        session.ended_reason, session.ended_detail, session.ended_us = "", "", 0
+    facts = session.facts
+    changes: dict[str, Any] = {"claimed_us": now_us, "epoch": facts.epoch + 1}
+    if facts.reaped:
+        session.doc.status = facts.status_before
+        changes |= NOT_ENDED
+        changes["status_before"] = ""
+        if facts.ended_reason == OVERTIME:  # else it would be ended again at once
+            changes["max_duration_s"] = None
     if p is not None:
-        session.heartbeat_timeout_s, session.max_duration_s = _timeouts(session, p)
-    session.epoch += 1
+        changes |= _given_timeouts(p)
+    session.change_facts(**changes)
     _own(ctx, caller, session, worker_id, "", now_us)
     ctx.events.note("claimed", now_us, session, reason=reason)
 
 
 def _claimable(ctx: Context, session: Session) -> str:
-    if session.reaped:
+    if session.facts.reaped:
         return "reaped"
     if session.id in ctx.departures.pending:
         return ctx.departures.pending[session.id]
-    if session.suspected or session.orphan:
-        return session.suspected or session.orphan
-    return "stolen" if session.owner else "unowned"
+    if session.suspected or session.facts.orphan:
+        return session.suspected or session.facts.orphan
+    return "stolen" if session.facts.owner else "unowned"
 
 
 def release(ctx: Context, caller: Caller, p: ReleaseParams) -> bytes:
@@ -163,7 +166,7 @@ def release(ctx: Context, caller: Caller, p: ReleaseParams) -> bytes:
     ctx.check_authority(caller, session, p.epoch)
     if session.ended:
         raise ended_error(session)
-    if session.owner:
+    if session.facts.owner:
         forsake(ctx, caller, session, RELEASED)
     return b"{}"
 
@@ -171,7 +174,7 @@ def release(ctx: Context, caller: Caller, p: ReleaseParams) -> bytes:
 def forsake(ctx: Context, caller: Caller, session: Session, why: str) -> None:
     """Take a live session's owner from it: an orphan, with its full time to be claimed."""
     now_us = ctx.now_us()
-    owner = session.owner
+    owner = session.facts.owner
     ctx.cache.change(session)
     hold_ended(session, now_us)
     _own(ctx, caller, session, "", why, now_us)
@@ -180,8 +183,8 @@ def forsake(ctx: Context, caller: Caller, session: Session, why: str) -> None:
 
 def _own(ctx: Context, caller: Caller, session: Session, owner: str, orphan: str, now_us: int) -> None:
     ctx.lift(session)
-    session.owner, session.orphan, session.known_timeout_s = owner, orphan, None
-    session.instance = caller.instance if owner else ""
+    session.change_facts(owner=owner, orphan=orphan, instance=caller.instance if owner else "")
+    session.known_timeout_s = None
     session.host = None
     session.restored = False
     if owner:

@@ -79,24 +79,24 @@ def loaded(
         for_worker: also what one needs to know who takes it over.
         default_timeout_s: a timeout that goes without saying, in a listing that of the daemon.
     """
-    beside = _Beside(session.labels, session.owner)
-    if for_worker and session.heartbeat_timeout_s not in (None, default_timeout_s):
-        beside.heartbeat_timeout_s = session.heartbeat_timeout_s
+    beside = _Beside(session.facts.labels, session.facts.owner)
+    if for_worker and session.facts.heartbeat_timeout_s not in (None, default_timeout_s):
+        beside.heartbeat_timeout_s = session.facts.heartbeat_timeout_s
     if for_worker:
-        beside.max_duration_s = session.max_duration_s
+        beside.max_duration_s = session.facts.max_duration_s
         beside.restored = session.restored
-    if session.handovers:
-        beside.handovers = session.handovers
+    if session.facts.handovers:
+        beside.handovers = session.facts.handovers
     if session.ended:
-        beside.ended_reason = session.ended_reason
-        if session.ended_detail:
-            beside.ended_detail = Raw(session.ended_detail)
+        beside.ended_reason = session.facts.ended_reason
+        if session.facts.ended_detail:
+            beside.ended_detail = Raw(session.facts.ended_detail)
     return b'{"session":%b,"history_from":%d,"turn_count":%d,"version":%d,"epoch":%d,%b' % (
         document,
         history_from,
         session.doc.turn_count,
         session.version,
-        session.epoch,
+        session.facts.epoch,
         encode_json(beside)[1:],
     )
 

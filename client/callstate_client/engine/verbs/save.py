@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from msgspec import Raw, structs
 
@@ -14,6 +16,7 @@ from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.names import checked_id, checked_labels, checked_word
 from callstate_client.engine.reasons import OVERTIME
 from callstate_client.engine.sessions.document import HEAD_REST_BYTES, Document
+from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Head, read_head
 from callstate_client.engine.sessions.merging import blind_base
 from callstate_client.engine.sessions.records import HistoryMode
@@ -114,13 +117,13 @@ def _new(ctx: Context, caller: Caller, p: SaveParams, head: Head, unverified: bo
     if p.epoch is not None:
         raise SessionNotFoundError(f"no session {head.session_id}")
     ctx.check_room()
-    session = Session(head.session_id, Document(head, ctx.now_us()))
     grave = ctx.cache.floor(head.session_id)
-    session.version, session.epoch = grave.version, grave.epoch
+    facts = Facts(epoch=grave.epoch, owner=caller.worker, instance=caller.instance)
+    session = Session(head.session_id, Document(head, ctx.now_us()), facts)
+    session.version = grave.version
     # a late repeat of a deletion meant the one before: it must not delete this one
     session.ops = {op: result for op, result in grave.ops.items() if result == DELETED}
-    session.owner, session.instance = caller.worker, caller.instance
-    session.unverified = unverified
+    session.maybe_stored = unverified
     if unverified:
         given = _given(p.session)
         session.base = blind_base(session, given, labels=p.labels is not None, create=p.if_version == 0)
@@ -185,52 +188,70 @@ def _saved(
         session.doc.take_head(head, now_us)
         if anew:
             _begin_anew(caller, session)
-        elif was_ended and not session.ended and not session.owner and caller.worker:
-            session.epoch += 1  # whoever revives nobody's claims it: it may have been another's
-            session.owner, session.instance, session.orphan = caller.worker, caller.instance, ""
+        elif was_ended and not session.ended and not session.facts.owner and caller.worker:
+            # whoever revives nobody's claims it: it may have been another's
+            session.change_facts(
+                epoch=session.facts.epoch + 1, owner=caller.worker, instance=caller.instance, orphan=""
+            )
     session.host = None
     session.apply_turns(mode, turns, count, [])
+    before_s = session.facts.heartbeat_timeout_s
+    given = _given_facts(p, labels)
+    if given:
+        session.change_facts(**given)
     if labels is not None:
-        session.labels = labels
         ctx.liveness.relabel(session.id, labels)
-    before_s = session.heartbeat_timeout_s
-    if p.heartbeat_timeout_s is not None:
-        session.heartbeat_timeout_s = p.heartbeat_timeout_s
-    if p.max_duration_s is not None:
-        session.max_duration_s = p.max_duration_s
     version = session.next_version(now_us)
     session.doc.updated_us = now_us
     if created:
         ctx.events.note("created", now_us, session)
     ctx.settle(caller, session, was_ended, now_us, p.epoch)
     if session.ended and not was_ended:
-        ctx.events.note("ended", now_us, session, reason=session.ended_reason)
+        ctx.events.note("ended", now_us, session, reason=session.facts.ended_reason)
     if not session.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
         ctx.retime(caller, session, before_s)
     elif session.known_timeout_s is not None and not session.ended and ctx.is_holder(caller, session):
         ctx.told(session)
     if created and session.base is not None and p.heartbeat_timeout_s is None:
-        session.base = structs.replace(session.base, heartbeat_timeout_s=session.heartbeat_timeout_s)
+        session.base = structs.replace(session.base, heartbeat_timeout_s=session.facts.heartbeat_timeout_s)
     result = _result(session, version, now_us)
     record = session.record(mode, turns, count, session.keep_op(p.op, result))
     ctx.cache.log(session, record, ctx.clock.mono())
     return result
 
 
+def _given_facts(p: SaveParams, labels: dict[str, str] | None) -> dict[str, Any]:
+    """The facts that a save gives."""
+    given: dict[str, Any] = {}
+    if labels is not None:
+        given["labels"] = labels
+    if p.heartbeat_timeout_s is not None:
+        given["heartbeat_timeout_s"] = p.heartbeat_timeout_s
+    if p.max_duration_s is not None:
+        given["max_duration_s"] = p.max_duration_s
+    return given
+
+
 def _begin_anew(caller: Caller, session: Session) -> None:
     """Another call under the same id: whoever had the one before has nothing more to say."""
-    if session.ended_reason == OVERTIME:  # else it would be ended again at once
-        session.max_duration_s = None
-    session.epoch += 1
-    session.owner, session.instance, session.orphan = caller.worker, caller.instance, ""
-    session.reaped, session.status_before, session.known_timeout_s = False, "", None
-    session.claimed_us = session.handovers = session.crashes = 0
+    facts = session.facts
+    is_overtime = facts.ended_reason == OVERTIME  # it would be ended again at once
+    session.facts = Facts(
+        epoch=facts.epoch + 1, owner=caller.worker, instance=caller.instance, labels=facts.labels,
+        heartbeat_timeout_s=facts.heartbeat_timeout_s,
+        max_duration_s=None if is_overtime else facts.max_duration_s,
+    )  # fmt: skip
+    session.known_timeout_s = None
 
 
 def _result(session: Session, version: int, now_us: int) -> bytes:
-    result = b'{"version":%d,"updated_at":"%b","epoch":%d' % (version, format_us(now_us).encode(), session.epoch)
-    if session.is_blind:
+    result = b'{"version":%d,"updated_at":"%b","epoch":%d' % (
+        version,
+        format_us(now_us).encode(),
+        session.facts.epoch,
+    )
+    if session.unverified:
         result += b',"unverified":true'
-    if session.heartbeat_timeout_s is None:  # ended from its first moment, so nobody waits for a beat
+    if session.facts.heartbeat_timeout_s is None:  # ended from its first moment, so nobody waits for a beat
         return result + b"}"
-    return result + b',"heartbeat_timeout_s":%b}' % encode_json(session.heartbeat_timeout_s)
+    return result + b',"heartbeat_timeout_s":%b}' % encode_json(session.facts.heartbeat_timeout_s)

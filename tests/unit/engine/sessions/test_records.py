@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec import structs
 
+from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Metrics
 from callstate_client.engine.sessions.records import (
     GoneRecord,
@@ -17,11 +19,21 @@ from callstate_client.engine.sessions.records import (
     encode_record,
 )
 
-STATE = StateRecord(
-    "a", 2**62, 3, -5, 7, "active", b'"id":"a"', "sip", "CA1", Metrics(1, 2, 3, 4, 5, 6, b',"x":1'),
-    HistoryMode.APPEND, b"{}", 1, "w1", {"app": "sales"}, 2.5, 60.0, "gone", "{}", 9, True, True,
-    [OpResult("op", b"{}")],
+FACTS = Facts(
+    epoch=3, owner="w1", labels={"app": "sales"}, heartbeat_timeout_s=2.5, max_duration_s=60.0,
+    ended_reason="gone", ended_detail="{}", ended_us=9, reaped=True,
 )  # fmt: skip
+STATE = StateRecord(
+    session_id="a", version=2**62, updated_us=-5, beat_us=7, status="active", fields=b'"id":"a"', provider="sip",
+    call_id="CA1", metrics=Metrics(1, 2, 3, 4, 5, 6, b',"x":1'), mode=HistoryMode.APPEND, turns=b"{}", count=1,
+    facts=FACTS, maybe_stored=True, ops=[OpResult("op", b"{}")],
+)  # fmt: skip
+STATE_V3 = [
+    1, "a", 2**62, 3, -5, 7, "active", b'"id":"a"', "sip", "CA1", [1, 2, 3, 4, 5, 6, b',"x":1'], 2, b"{}", 1, "w1",
+    {"app": "sales"}, 2.5, 60.0, "gone", "{}", 9, True, True, [["op", b"{}"]], "left", "on_hold", 11, 2, 1, None,
+    [4, 3], "i1",
+]  # fmt: skip
+"""The same as formats 1 to 3 wrote it, with the members that came last."""
 RECORDS: list[Record] = [
     STATE,
     TurnsRecord("a", 1, 2, Metrics(-(2**63), 2**63 - 1), HistoryMode.AMEND, b'{"role":"user"}', 1, [], 7),
@@ -49,11 +61,24 @@ def test_a_kind_nobody_knows_is_refused() -> None:
         decode_record(msgspec.msgpack.encode([99, "a"]))
 
 
+def test_a_state_of_an_older_daemon_is_read_as_one_of_now() -> None:
+    facts = structs.replace(
+        FACTS,
+        orphan="left",
+        status_before="on_hold",
+        claimed_us=11,
+        handovers=2,
+        crashes=1,
+        raised=(4, 3),
+        instance="i1",
+    )
+    assert decode_record(msgspec.msgpack.encode(STATE_V3)) == structs.replace(STATE, facts=facts)
+
+
 def test_a_record_of_an_older_daemon_has_defaults_for_what_came_later() -> None:
-    older = msgspec.msgpack.decode(encode_record(STATE))[:14]
-    read = decode_record(msgspec.msgpack.encode(older))
+    read = decode_record(msgspec.msgpack.encode(STATE_V3[:14]))
     assert isinstance(read, StateRecord)
-    assert (read.owner, read.labels, read.ops, read.reaped) == ("", {}, [], False)
+    assert (read.facts, read.ops, read.maybe_stored, read.base) == (Facts(epoch=3), [], False, None)
 
 
 def test_an_amendment_of_an_older_daemon_is_of_the_last_turn() -> None:

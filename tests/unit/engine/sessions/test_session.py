@@ -7,6 +7,7 @@ import json
 import pytest
 
 from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Metrics, read_head
 from callstate_client.engine.sessions.records import (
     HistoryMode,
@@ -39,14 +40,11 @@ def full_entry() -> Session:
     )
     session = Session("a", Document(head, START_US + 5))
     session.doc.replace_history(TURN + b"," + TURN, 2)
-    session.version, session.epoch, session.owner = 17, 3, "w1"
-    session.labels, session.heartbeat_timeout_s, session.max_duration_s = {"app": "sales"}, 2.5, 60.0
-    session.ended_reason, session.ended_detail, session.ended_us, session.reaped = (
-        "gone",
-        '{"cause":16}',
-        START_US,
-        True,
-    )
+    session.version = 17
+    session.facts = Facts(
+        epoch=3, owner="w1", labels={"app": "sales"}, heartbeat_timeout_s=2.5, max_duration_s=60.0,
+        ended_reason="gone", ended_detail='{"cause":16}', ended_us=START_US, reaped=True,
+    )  # fmt: skip
     session.ops = {"op-1": b'{"version":17}'}
     session.beat_us = START_US + 9
     return session
@@ -145,16 +143,15 @@ def test_a_mark_restores_all_but_beats_and_what_the_store_has() -> None:
     session.doc.append(TURN, 1)
     session.doc.metrics = Metrics()
     session.next_version(START_US + 50)
-    session.epoch, session.owner, session.labels, session.reaped = 9, "w9", {}, False
-    session.heartbeat_timeout_s = session.max_duration_s = None
-    session.ended_reason, session.ended_detail, session.ended_us = "", "", 0
+    session.facts = Facts(epoch=9, owner="w9")
+    session.known_timeout_s = 7.0
     session.keep_op("op-2", b"{}")
     session.host, session.journaled = "other", True
-    session.beat_us, session.stored_version, session.unverified = START_US + 99, 12, True
+    session.beat_us, session.stored_version, session.maybe_stored = START_US + 99, 12, True
     session.restore(mark)
     assert kept(session) == before
-    assert (session.host, session.journaled) == (None, False)
-    assert (session.beat_us, session.stored_version, session.unverified) == (START_US + 99, 12, True)
+    assert (session.host, session.journaled, session.known_timeout_s) == (None, False, None)
+    assert (session.beat_us, session.stored_version, session.maybe_stored) == (START_US + 99, 12, True)
 
 
 def test_versions_grow_also_when_the_clock_goes_back() -> None:

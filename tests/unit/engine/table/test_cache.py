@@ -48,7 +48,8 @@ def make(session_id: str, status: str = "active") -> Session:
 def create(cache: Cache, session_id: str, now: float = 0.0, status: str = "active") -> Session:
     entry = make(session_id, status)
     grave = cache.floor(session_id)
-    entry.version, entry.epoch = grave.version, grave.epoch
+    entry.version = grave.version
+    entry.change_facts(epoch=grave.epoch)
     cache.create(entry)
     entry.next_version(START_US)
     cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), now)
@@ -170,14 +171,14 @@ def test_a_new_session_begins_above_the_deleted_one() -> None:
     """The store would refuse it otherwise, when the clock was set back meanwhile."""
     cache = Cache()
     entry = create(cache, "a")
-    entry.epoch = 7
+    entry.change_facts(epoch=7)
     entry.version += 3_600_000_000
     land(cache)
     remove(cache, entry)
     assert cache.floor("a") == Grave(entry.version + 1, 7)
     again = create(cache, "a")
     assert again.version > entry.version + 1
-    assert again.epoch == 7
+    assert again.facts.epoch == 7
     assert not cache.graves
 
 

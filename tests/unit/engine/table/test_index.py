@@ -11,7 +11,7 @@ from callstate_client.engine.table.index import MIN_HOLES, Index, Roll
 def session(session_id: str, status: str = "active", owner: str = "") -> Session:
     head = read_head(b'{"id":"%b","status":"%b"}' % (session_id.encode(), status.encode()), "$", lambda _: "")
     made = Session(session_id, Document(head, 0))
-    made.owner = owner
+    made.change_facts(owner=owner)
     return made
 
 
@@ -22,7 +22,8 @@ def test_counts_and_owners_follow_each_change() -> None:
         index.update(each)
     assert index.by_status == {"active": 1, "on_hold": 1}
     assert index.owned == {"w1": {"a": None, "b": None}}
-    one.doc.status, two.owner = "ended", "w2"
+    one.doc.status = "ended"
+    two.change_facts(owner="w2")
     index.update(one)
     index.update(two)
     assert index.by_status == {"ended": 1, "on_hold": 1}
@@ -40,12 +41,12 @@ def test_orphans_are_those_that_live_in_the_order_of_losing_their_owner() -> Non
         index.update(each)
     assert not index.orphans
     for name in "cab":
-        sessions[name].owner, sessions[name].orphan = "", "released"
+        sessions[name].change_facts(owner="", orphan="released")
         index.update(sessions[name])
     index.update(sessions["c"])
     assert list(index.orphans) == ["c", "a", "b"]
     sessions["a"].doc.status = "ended"
-    sessions["c"].owner, sessions["c"].orphan = "w2", ""
+    sessions["c"].change_facts(owner="w2", orphan="")
     index.update(sessions["a"])
     index.update(sessions["c"])
     assert list(index.orphans) == ["b"]

@@ -378,7 +378,7 @@ async def test_a_claim_by_another_gives_its_own_timeouts(
     await harness.advance(49)
     assert harness.phase("a") is Phase.LIVE
     await harness.advance(2)
-    assert harness.core.session("a").ended_reason == "max_duration"
+    assert harness.core.session("a").facts.ended_reason == "max_duration"
     harness.check_replay()
 
 
@@ -389,7 +389,7 @@ async def test_what_was_over_time_gets_the_limit_that_its_claim_gives(
     await harness.advance(6)
     assert (await harness.claim(w2, "a", "w2", max_duration_s=20))["max_duration_s"] == 20.0
     await harness.advance(15)
-    assert harness.core.session("a").ended_reason == "max_duration"
+    assert harness.core.session("a").facts.ended_reason == "max_duration"
 
 
 @pytest.mark.parametrize("bad", [0, -1, "60"])
@@ -512,7 +512,12 @@ async def test_a_revived_call_has_the_status_it_had(
     claimed = await harness.claim(w2, "a", "w2")
     assert claimed["session"]["status"] == status
     entry = harness.core.session("a")
-    assert (entry.reaped, entry.ended_reason, entry.ended_us, entry.status_before) == (False, "", 0, "")
+    assert (entry.facts.reaped, entry.facts.ended_reason, entry.facts.ended_us, entry.facts.status_before) == (
+        False,
+        "",
+        0,
+        "",
+    )
 
 
 async def test_what_was_over_time_goes_on_without_the_limit(
@@ -522,7 +527,7 @@ async def test_what_was_over_time_goes_on_without_the_limit(
         w1, "session.save", session={"id": "a", "status": "active", "created_at": TIME}, max_duration_s=10.0
     )
     await harness.advance(10.0)
-    assert harness.core.session("a").ended_reason == "max_duration"
+    assert harness.core.session("a").facts.ended_reason == "max_duration"
     await harness.claim(w2, "a", "w2")
     await harness.advance(TIMEOUT_S - 1)
     assert harness.phase("a") is Phase.LIVE
@@ -537,7 +542,7 @@ async def test_a_claim_of_a_call_with_a_limit_leaves_the_limit(
     await harness.advance(15.0)
     await harness.claim(w2, "a", "w2", steal=True)
     await harness.advance(5.0)
-    assert harness.core.session("a").ended_reason == "max_duration"
+    assert harness.core.session("a").facts.ended_reason == "max_duration"
 
 
 async def test_a_worker_claims_for_itself_and_an_operator_for_anybody(harness: CoreHarness, w1: FakeClient) -> None:
@@ -674,7 +679,7 @@ async def test_what_is_no_candidate(harness: CoreHarness, w1: FakeClient, w2: Fa
     await harness.heartbeat(w1, "live")
     await harness.heartbeat(w1, "never-owned")
     await harness.advance(2.0)
-    assert harness.core.session("reaped").reaped
+    assert harness.core.session("reaped").facts.reaped
     assert harness.phase("never-owned") is Phase.LIVE
     assert await harness.request(w2, "session.claim_next", worker_id="w2") is None
 

@@ -128,10 +128,14 @@ async def test_if_version(core: Core) -> None:
 async def test_what_stands_beside_the_document_stays_where_a_save_leaves_it_out(core: Core) -> None:
     await core.save("a", labels={"app": "x"}, heartbeat_timeout_s=2.0, max_duration_s=60.0)
     await core.save("a")
-    entry = core.session("a")
-    assert (entry.labels, entry.heartbeat_timeout_s, entry.max_duration_s) == ({"app": "x"}, 2.0, 60.0)
+    facts = core.session("a").facts
+    assert (facts.labels, facts.heartbeat_timeout_s, facts.max_duration_s) == (
+        {"app": "x"},
+        2.0,
+        60.0,
+    )
     await core.save("a", labels={})
-    assert core.session("a").labels == {}
+    assert core.session("a").facts.labels == {}
 
 
 @pytest.mark.parametrize(
@@ -453,7 +457,7 @@ async def test_the_last_sixteen_can_be_repeated(core: Core) -> None:
 
 async def test_an_epoch_that_is_not_the_sessions_is_fenced(core: Core) -> None:
     await core.save("a")
-    core.session("a").epoch = 3
+    core.session("a").change_facts(epoch=3)
     core.logged += core.cache.snapshot()
     core.session("a").version += 1  # the log has it with this epoch from here on
     core.logged += core.cache.snapshot()
@@ -592,7 +596,7 @@ async def test_a_save_that_ends_ends(core: Core) -> None:
     await core.save("a")
     await core.save("a", session={"status": "ended"})
     assert core.liveness.phase("a") is Phase.ENDED
-    assert core.session("a").ended_reason == "completed"
+    assert core.session("a").facts.ended_reason == "completed"
     await core.save("b", session={"status": "ended"})
     assert core.liveness.phase("b") is Phase.ENDED
 
@@ -678,7 +682,7 @@ async def test_a_maximal_duration_counts_from_the_beginning_of_the_call(core: Co
     await core.call("session.heartbeat", session_ids=["a", "zero"])
     core.clock.advance(0.2)
     core.reaper.tick(core.clock.live())
-    assert core.session("a").ended_reason == "max_duration"
+    assert core.session("a").facts.ended_reason == "max_duration"
     assert core.liveness.phase("zero") is Phase.LIVE, "a zero time is no beginning"
 
 
@@ -718,17 +722,17 @@ async def test_with_the_store_away_a_save_is_taken_unverified(core: Core) -> Non
     assert (await core.save("a"))["unverified"] is True
     assert (await core.save("c", if_version=0))["unverified"] is True
     assert (await core.save("c"))["unverified"] is True, "and so is what is added to it"
-    assert core.session("a").is_blind
-    assert core.replayed().sessions["a"].is_blind
+    assert core.session("a").unverified
+    assert core.replayed().sessions["a"].unverified
     await core.call("session.delete", session_id="a")
     assert "a" in core.cache.graves, "nobody knows whether the store has one"
     core.memory.failure = None
     await core.save("b")
     await core.writer._round()
     assert not core.cache.graves
-    assert not core.session("b").is_blind
+    assert not core.session("b").unverified
     assert "unverified" not in await core.save("b")
-    assert not core.replayed().sessions["b"].is_blind
+    assert not core.replayed().sessions["b"].unverified
 
 
 async def test_a_deletion_is_final(core: Core) -> None:
