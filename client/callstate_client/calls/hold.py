@@ -15,13 +15,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 
-from callstate_client import protocol, requests
+from callstate_client import requests
 from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold_rules import (
     BeatMode,
     EndOn,
     check_hold,
+    claim_timeouts,
     end_classes,
     has_ended,
     taken,
@@ -238,14 +239,16 @@ class Hold(Uncopied):
     async def _claim(self, session_id: str) -> CallHandle:
         if not (self._steal and await self._held.was_claimed_since(session_id)):
             self._held.check_unheld(session_id, steal=self._steal)
-        heartbeat_timeout_s, max_duration_s = await self._claim_timeouts()
+        timeouts = self._heartbeat_timeout_s, self._max_duration_s
+        if timeouts != (None, None):
+            timeouts = claim_timeouts(*timeouts, await self._store.features())
         request = requests.claim(
             session_id,
             self._store._claimant,
             "all",
             steal=self._steal,
-            heartbeat_timeout_s=heartbeat_timeout_s,
-            max_duration_s=max_duration_s,
+            heartbeat_timeout_s=timeouts[0],
+            max_duration_s=timeouts[1],
         )
         try:
             record = await self._store._execute(request, None)
@@ -254,20 +257,6 @@ class Hold(Uncopied):
             if not record.state.is_active:
                 raise SessionEndedError(f"{session_id} has ended", reason=record.ended_reason) from None
         return await self._held.add(record, beat=self._beat, epoch=record.epoch)
-
-    async def _claim_timeouts(self) -> tuple[float | None, float | None]:
-        """The timeouts that can be set with a claim. An older daemon takes none: then those in force stay, and
-        heartbeats follow them.
-
-        Raises:
-            MethodNotFoundError: the call was to be limited, and can't be.
-        """
-        timeouts = self._heartbeat_timeout_s, self._max_duration_s
-        if timeouts == (None, None) or protocol.CLAIM_TIMEOUTS in await self._store.features():
-            return timeouts
-        if self._max_duration_s is not None:
-            raise MethodNotFoundError("this daemon is too old to take max_duration_s with a claim")
-        return None, None
 
     # -- leaving --------------------------------------------------------------------------------------------
 

@@ -9,10 +9,11 @@ released, for another worker to claim.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Literal
 
-from callstate_client.errors import ConflictError
+from callstate_client import protocol
+from callstate_client.errors import ConflictError, MethodNotFoundError
 from callstate_client.model.state import SessionState, Status
 from callstate_client.protocol.ids import MAX_NAME_BYTES
 from callstate_client.store import Record
@@ -22,6 +23,7 @@ __all__ = [
     "BeatMode",
     "EndOn",
     "check_hold",
+    "claim_timeouts",
     "end_classes",
     "end_reason",
     "ended_by",
@@ -68,6 +70,22 @@ def check_hold(
         raise ValueError(f"{'replace_ended' if replace_ended else 'resume'} goes with a state; an id is claimed")
     if beat not in ("auto", "manual"):
         raise ValueError(f"beat is 'auto' or 'manual', not {beat!r}")
+
+
+def claim_timeouts(
+    heartbeat_timeout_s: float | None, max_duration_s: float | None, features: Collection[str]
+) -> tuple[float | None, float | None]:
+    """The timeouts that can be set with a claim at a daemon with these features. An older one takes none: those in
+    force stay, and heartbeats follow them.
+
+    Raises:
+        MethodNotFoundError: the call was to be limited, and can't be.
+    """
+    if protocol.CLAIM_TIMEOUTS in features:
+        return heartbeat_timeout_s, max_duration_s
+    if max_duration_s is not None:
+        raise MethodNotFoundError("this daemon is too old to take max_duration_s with a claim")
+    return None, None
 
 
 def has_ended(error: ConflictError, known: Record | BaseException) -> bool:

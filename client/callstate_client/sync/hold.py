@@ -13,8 +13,16 @@ from types import TracebackType
 
 from callstate_client import protocol, requests
 from callstate_client.calls.heartbeat_thread import BeatThread
-from callstate_client.calls.hold_rules import BeatMode, EndOn, check_hold, end_classes, has_ended, taken
-from callstate_client.errors import ConflictError, SessionEndedError
+from callstate_client.calls.hold_rules import (
+    BeatMode,
+    EndOn,
+    check_hold,
+    claim_timeouts,
+    end_classes,
+    has_ended,
+    taken,
+)
+from callstate_client.errors import ConflictError, SessionEndedError, SessionNotFoundError
 from callstate_client.model.state import SessionState
 from callstate_client.store import Record
 from callstate_client.sync.held_call import HeldCall
@@ -165,6 +173,8 @@ class Hold(Uncopied):
             return self._create(self._call, again, replace_ended=False)
         try:
             return self._claim(self._call.id)
+        except SessionNotFoundError:  # deleted since: it is a new one after all
+            return self._create(self._call, again, replace_ended=False)
         except SessionEndedError:
             if not self._replace_ended:
                 raise
@@ -172,17 +182,16 @@ class Hold(Uncopied):
 
     def _claim(self, session_id: str) -> Record:
         api = self._calls.api
-        heartbeat_timeout_s, max_duration_s = self._timeouts
-        # an older daemon takes none with a claim
-        if self._timeouts != (None, None) and protocol.CLAIM_TIMEOUTS not in api.features():
-            heartbeat_timeout_s = max_duration_s = None
+        timeouts = self._timeouts
+        if timeouts != (None, None):
+            timeouts = claim_timeouts(*timeouts, api.features())
         request = requests.claim(
             session_id,
             api.worker_id,
             "all",
             steal=self._steal,
-            heartbeat_timeout_s=heartbeat_timeout_s,
-            max_duration_s=max_duration_s,
+            heartbeat_timeout_s=timeouts[0],
+            max_duration_s=timeouts[1],
         )
         return api._execute(request, None)
 

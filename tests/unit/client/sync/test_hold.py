@@ -1,0 +1,118 @@
+"""`hold()` of the blocking front against a peer: an older daemon, or others who change the same session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from callstate_client import ConflictError, MethodNotFoundError, SessionNotFoundError, SessionState, WireError, sync
+from callstate_client.protocol import CLAIM_TIMEOUTS
+from support.blocking_peer import WITHIN_S, Peer, Side
+
+RECORD = {
+    "session": {"id": "c1", "status": "active"},
+    "version": 3,
+    "epoch": 4,
+    "labels": {},
+    "history_from": 0,
+    "turn_count": 0,
+}
+SAVED = {"version": 1, "updated_at": "2026-05-01T12:00:00Z", "epoch": 5, "heartbeat_timeout_s": 30.0}
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as threads:
+        yield threads
+
+
+@pytest.fixture
+def peer(short_dir: Path) -> Iterator[Peer]:
+    peer = Peer(short_dir / "s", {"protocol": 1})
+    yield peer
+    peer.stop()
+
+
+@pytest.fixture
+def store(peer: Peer, threads: ThreadPoolExecutor) -> Iterator[sync.Store]:
+    connecting = threads.submit(sync.connect, peer.path, WITHIN_S, timeout_s=WITHIN_S, worker_id="w1")
+    side = peer.accept()
+    answer(side, "worker.register", {"worker_id": "w1"})
+    with connecting.result(WITHIN_S) as store:
+        yield store
+
+
+@pytest.fixture
+def side(peer: Peer, store: sync.Store) -> Side:
+    return peer._sides[0]
+
+
+def answer(side: Side, method: str, reply: dict[str, Any] | WireError) -> dict[str, Any]:
+    """Answer the next request, which is for this verb; gives its params."""
+    request = side.request()
+    assert request["method"] == method
+    if isinstance(reply, WireError):
+        side.refuse(reply)
+    else:
+        side.reply(reply)
+    params: dict[str, Any] = request.get("params", {})
+    return params
+
+
+def test_an_older_daemon_takes_no_timeouts_with_a_claim(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    entering = threads.submit(store.hold("c1", heartbeat_timeout_s=60, beat="manual").__enter__)
+    answer(side, "server.info", {"features": []})
+    claim = answer(side, "session.claim", RECORD)
+    assert claim == {"session_id": "c1", "worker_id": "w1"}
+    assert entering.result(WITHIN_S).epoch == 4
+
+
+def test_an_older_daemon_can_not_limit_a_call_that_is_claimed(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    entering = threads.submit(store.hold("c1", max_duration_s=60).__enter__)
+    answer(side, "server.info", {"features": []})
+    with pytest.raises(MethodNotFoundError, match="max_duration_s"):
+        entering.result(WITHIN_S)
+
+
+def test_a_daemon_that_takes_timeouts_with_a_claim_gets_them(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    hold = store.hold("c1", heartbeat_timeout_s=60, max_duration_s=600, beat="manual")
+    entering = threads.submit(hold.__enter__)
+    answer(side, "server.info", {"features": [CLAIM_TIMEOUTS]})
+    claim = answer(side, "session.claim", RECORD)
+    assert (claim["heartbeat_timeout_s"], claim["max_duration_s"]) == (60, 600)
+    entering.result(WITHIN_S)
+
+
+def test_a_session_that_is_deleted_before_it_can_be_resumed_is_a_new_one(
+    store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    entering = threads.submit(store.hold(SessionState("c1"), resume=True, beat="manual").__enter__)
+    answer(side, "session.save", ConflictError("there already", version=3, status="active"))
+    answer(side, "session.load", RECORD)
+    answer(side, "session.claim", SessionNotFoundError("no such session"))
+    saved = answer(side, "session.save", SAVED)
+    assert saved["if_version"] == 0
+    call = entering.result(WITHIN_S)
+    assert (call.version, call.epoch) == (1, 5)
+    # its mutations carry its epoch, and so do those of the store for its session
+    for change in (call.record_interruption, partial(store.record_interruption, "c1")):
+        changing = threads.submit(change)
+        assert answer(side, "session.record_interruption", {"version": 2})["epoch"] == 5
+        changing.result(WITHIN_S)
+    leaving = threads.submit(call.release)
+    assert answer(side, "session.release", {}) == {"session_id": "c1", "epoch": 5}
+    leaving.result(WITHIN_S)
+    changing = threads.submit(store.record_interruption, "c1")
+    assert "epoch" not in answer(side, "session.record_interruption", {"version": 3})
+    changing.result(WITHIN_S)
