@@ -142,37 +142,39 @@ class CallStore(SessionApi):
         """Hold a call for as long as the block lasts: `async with store.hold(...) as call`.
 
         A normal exit ends the session with reason `completed`; an exception in `end_on`, also within a group, ends
-        it with the exception's `reason`, or its name in snake case; any other, and cancellation, releases it, for
-        another worker to claim. The exception goes on in each case.
+        it with the exception's `reason`, or its name in snake case; any other exception, and a cancellation,
+        releases it, for another worker to claim. The exception propagates in each case.
 
-        An entry that is cancelled, or gets no answer, releases in the background what it may have created or
-        claimed: the caller is on the line, so it is a call for another worker. The same Hold can be entered again.
+        An entry that is cancelled, or gets no reply, releases in the background what it may have created or
+        claimed: the caller may be on the line, so it is a call for another worker. The same Hold can be entered
+        again.
 
         Args:
-            call: a state, which is created, or the id of a session that is there, which is claimed.
+            call: a state, which is created, or the id of an existing session, which is claimed.
             labels: up to 16 short strings to select calls by; for a new session.
             heartbeat_timeout_s: silence after which the call is suspected, seconds.
             max_duration_s: how long the call may last, seconds; for a new session.
             beat: `"auto"`: heartbeats are sent in the background; `"manual"`: by `call.beat()`.
             end_on: exceptions that mean the call is over: one class, or several.
             steal: claim it also from a worker that is alive.
-            cancel_on_lost: cancel the block as soon as the call is lost; what `call.lost` is then goes out of it.
-                Else the block runs on, and learns it by `call.lost` or `await call.wait_lost()`.
-            watchdog_s: beat only while the call's task calls `call.alive()` at least this often, seconds; else a
-                task that hangs keeps its call for as long as the loop turns. When it has not, the call is suspected
-                a heartbeat timeout later, and another worker may claim it; until then `alive()` mends it.
-            replace_ended: where a call under this id has ended, begin it anew in its place: its history, counters,
-                labels and reason are gone, the epoch is the next. Of two who do so at once one gets it. For a
-                provider that gives a Call-ID twice.
-            resume: whichever fits: where a session of this state's id is there already, it is claimed as by its id,
-                and goes on with what is kept of it; the state and the labels given are for a new one. For a worker
-                that is told of a call and can't know whether another has begun it. With `replace_ended` an id whose
-                call has ended begins anew.
+            cancel_on_lost: cancel the block as soon as the call is lost; it then raises what `call.lost` is. Else
+                the block runs on, and learns it from `call.lost` or `await call.wait_lost()`.
+            watchdog_s: send heartbeats only while the call's task calls `call.alive()` at least this often,
+                seconds; else a task that hangs keeps its call for as long as the loop runs. If it does not, the
+                call is suspected a heartbeat timeout later, and another worker may claim it; `alive()` before that
+                repairs it.
+            replace_ended: where a call under this id has ended, begin a new one in its place: its history,
+                counters, labels and reason are deleted, the epoch is the next. Of two workers that try at once, one
+                gets it. For a provider that uses a Call-ID twice.
+            resume: create or claim, whichever fits: an existing session of this state's id is claimed, and goes on
+                with what is kept of it; the state and the labels given are for a new one. For a worker that hears
+                of a call and can't know whether another one has begun it. With `replace_ended` an id whose call has
+                ended begins anew.
 
         Raises:
-            ConflictError: on entering: a session of this id is there already (the error has its `status`, and where
+            ConflictError: on entering: a session of this id exists already (the error has its `status`, and where
                 it has ended `ended_at` and `reason`); by id: another worker holds it.
-            FencedError: on entering: another worker has claimed it in the moment it was created.
+            FencedError: on entering: another worker has claimed it the moment it was created.
             SessionNotFoundError, SessionEndedError: on entering by id: there is none, or it is over.
         """
         return Hold(
@@ -204,8 +206,8 @@ class CallStore(SessionApi):
         replace_ended: bool = False,
         resume: bool = False,
     ) -> CallHandle:
-        """As `hold()`, for frameworks that tell by callbacks when a call begins and ends: `await call.close()` ends
-        it, or `await call.close(error)`.
+        """As `hold()`, for frameworks that report the beginning and end of a call by callbacks: `await
+        call.close()` ends it, or `await call.close(error)`.
 
         Args:
             call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, watchdog_s, replace_ended: see
@@ -257,27 +259,27 @@ class CallStore(SessionApi):
         max_attempts: int | None = MAX_ATTEMPTS,
         end_on: EndOn = (),
     ) -> AsyncGenerator[CallHandle, None] | Coroutine[Any, Any, None]:
-        """Calls whose workers are gone, claimed one by one: `await store.recover(handler, watch=True)`.
+        """Take over the calls of workers that died, one by one: `await store.recover(handler, watch=True)`.
 
-        `await handler(call)` runs in a task of its own for each, in the call's block: by the rules of `hold()` it
-        ends when the handler returns, and is released when it raises, to be tried again after a pause that grows.
-        Cancelled, it cancels the handlers, which releases their calls.
+        `await handler(call)` runs in a task of its own for each, in the call's block: by the rules of `hold()` the
+        call ends when the handler returns, and is released when it raises, to be tried again after a pause that
+        grows. A cancellation of `recover()` cancels the handlers, which releases their calls.
 
-        Without a handler, `async for call in store.recover(): …` gives calls that are held already, each to be left
-        as `async with call:`. It claims the next one when it is asked for that, so a body that waits for the call's
-        end keeps all others waiting, which are reaped after their grace: start a task for each.
+        Without a handler, `async for call in store.recover(): …` yields calls that are held, each to be left by
+        `async with call:`. It claims the next one when the iteration asks for it, so a body that waits for the end
+        of its call keeps all others waiting, and those are reaped after their grace: start a task for each.
 
-        A call that comes back, because whoever had it raised, or died, is held back for a while: from one second
-        to half a minute, longer each time. Without `watch` none is given twice.
+        A call that comes back, because its handler raised or its worker died, is held back for a while: from one
+        second to half a minute, longer each time. Without `watch` none is yielded twice.
 
         Args:
-            handler: what goes on with a call.
+            handler: goes on with a call.
             labels: only those that have all of these.
             watch: go on for ever, waiting for more.
-            concurrency: so many handlers run at once; what is beyond is left for other workers.
-            max_attempts: a call whose handler raises, and which was claimed so often in a row by whatever worker,
-                each time for less than a minute, is released and left alone from then on: another worker may take
-                it, and the daemon ends it when none does. None: tried for ever.
+            concurrency: how many handlers run at once; calls beyond that are left for other workers.
+            max_attempts: a call whose handler raises, and which was claimed so often in a row, by whatever worker,
+                each time for less than a minute, is released and ignored from then on: another worker may take it,
+                and the daemon ends it when none does. None: no limit.
             end_on: exceptions of the handler that mean the call is over, see `hold()`.
         """
         if not callable(handler):
@@ -285,17 +287,17 @@ class CallStore(SessionApi):
         recovery = Recovery(self._held, labels, watch=watch)
         return recovery.run(handler, concurrency, max_attempts, end_classes(end_on))
 
-    # -- leaving --------------------------------------------------------------------------------------------
+    # -- shutting down ----------------------------------------------------------------------------------------
 
     async def leave(self, finish_s: float = FINISH_S) -> LeaveResult:
-        """Leave without losing a call: take no more, let those that are held come to their end, release the rest.
+        """Shut down without losing a call: take no more, let those that are held end, release the rest.
 
-        For the shutdown hook of a framework that sees to signals itself. `hold()`, `open_call()` and `recover()`
-        take no more calls from now on; what is queued of each call is delivered. The store stays open.
+        For the shutdown hook of a framework that handles signals itself. `hold()`, `open_call()` and `recover()`
+        take no more calls from now on; what each call has queued is delivered. The store stays open.
 
         Args:
-            finish_s: how long the calls may take, seconds. What is left then is released, for other workers to
-                claim; the blocks find `call.lost`, and with `cancel_on_lost` are cancelled.
+            finish_s: how long the calls may take, seconds. Those that are held after that are released, for other
+                workers to claim; their blocks find `call.lost`, and with `cancel_on_lost` are cancelled.
         """
         self._held.take_no_more()
         return await leave(self._held, finish_s, asyncio.Event())
@@ -303,10 +305,10 @@ class CallStore(SessionApi):
     def graceful(
         self, finish_s: float = FINISH_S, signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT)
     ) -> Graceful:
-        """A block that a signal asks to leave: `async with store.graceful() as leaving: await leaving.wait()`.
+        """Shut down at a signal: `async with store.graceful() as leaving: await leaving.wait()`.
 
         At the first signal no more calls are taken; leaving the block waits for those that are held, as `leave()`
-        does. A second signal has the rest released at once. In the main thread alone, as all handling of signals.
+        does. At a second signal the rest is released at once. In the main thread only, as all signal handling.
 
         Args:
             finish_s: how long the calls may take to end, seconds.
@@ -318,8 +320,8 @@ class CallStore(SessionApi):
 
     @property
     def draining(self) -> bool:
-        """Whether the host runs out of calls: new sessions are refused. Known from the registration, and at once
-        while calls are held or somebody waits for it."""
+        """Whether the host drains: new sessions are refused. Known from the registration, and updated at once while
+        calls are held or a task waits for it."""
         return self._draining
 
     async def wait_draining(self) -> None:

@@ -1,6 +1,7 @@
-"""What can be asked of a store: each request, its checks, and how its reply is read, once for every front.
+"""The requests of the protocol: one function each, which checks its arguments and prepares request and decoder.
 
-No I/O: the asyncio front and the blocking one send what these functions make and hand back what came.
+No I/O: the asyncio front and the blocking one send these requests and decode the replies with them. What can't be
+sent raises here, before anything has been sent.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from callstate_client.protocol.results import (
 from callstate_client.store import Record
 
 FLUSH_S: Final = 10.0
-"""How long a flush is tried, seconds; the store behind is written to five times a second while it is up."""
+"""How long the daemon tries to flush, seconds; it writes to its store five times a second while that is up."""
 
 FLUSH_MARGIN_S: Final = 5.0
-"""A flush is the daemon's to give up; the client waits so much longer, to hear how much it flushed."""
+"""How much longer than that the client waits, seconds: the daemon gives up first, and its reply says what it
+flushed."""
 
 NO_AMEND_INDEX: Final = "this daemon is too old to amend any turn but the last"
 
@@ -44,12 +46,12 @@ ItemT = TypeVar("ItemT")
 
 
 class PreparedRequest(Struct, Generic[ResultT], gc=False):
-    """One request, and what its reply means.
+    """One request, and how its reply is decoded.
 
     Args:
         method: a verb of the protocol.
         params: of the verb's class.
-        result: makes the result of the reply's line, or raises the error that it carries.
+        result: decodes the reply's line, or raises the error that it carries.
         op_of: for a mutation with an `op`, the session that remembers it: it may be sent twice.
     """
 
@@ -60,11 +62,11 @@ class PreparedRequest(Struct, Generic[ResultT], gc=False):
 
 
 class Page(Struct, Generic[ItemT]):
-    """A part of a list.
+    """A page of a listing.
 
     Args:
-        items: decoded as they are taken.
-        next_page: asks for the next page; None after the last one.
+        items: decoded as they are iterated over.
+        next_page: the request for the next page; None after the last one.
     """
 
     items: Iterable[ItemT]
@@ -72,10 +74,10 @@ class Page(Struct, Generic[ItemT]):
 
 
 class Ops:
-    """Names for mutations, each like no other's.
+    """Names for mutations (`op`), unique among all processes.
 
-    A fork copies prefix and count, so the child takes another prefix. The pid is asked for each time: a fork in
-    C, as uWSGI's, runs no hook of ours.
+    A fork copies prefix and count, so the child has to take another prefix. The pid is compared each time, since a
+    fork in C, as in uWSGI, runs no hooks of Python.
     """
 
     def __init__(self) -> None:
@@ -84,7 +86,7 @@ class Ops:
         self._count = count(1)
 
     def new(self) -> str:
-        """A name nobody has had."""
+        """A new name."""
         if getpid() != self._pid:
             self._prefix = secrets.token_hex(8)
             self._pid = getpid()
@@ -145,12 +147,12 @@ STATS: Final = PreparedRequest("server.stats", None, protocol.decode_members)
 
 
 def load(session_id: str, history: str | int) -> PreparedRequest[SessionState]:
-    """One session's state, with all its turns, none, or the last so many."""
+    """One session's state, with all its turns, none, or the last ones."""
     return PreparedRequest("session.load", _load_params(session_id, history), _state)
 
 
 def get(session_id: str, history: str | int) -> PreparedRequest[Record]:
-    """The same, with what is known beside the document."""
+    """One session's state, with what is known beside the document."""
     return PreparedRequest("session.load", _load_params(session_id, history), _record)
 
 
@@ -162,7 +164,7 @@ def _load_params(session_id: str, history: str | int) -> protocol.Params:
 
 
 def list_active(scope: str, cursor: str | None = None) -> PreparedRequest[Page[str]]:
-    """The ids of all sessions that have not ended, page by page; `scope`: `"host"`, or `"all"` of every host."""
+    """The ids of all sessions that have not ended, by pages; `scope`: `"host"`, or `"all"` for every host."""
 
     def result(line: bytes) -> Page[str]:
         page = protocol.decode_list_active(line)
@@ -182,8 +184,8 @@ def sessions(
     labels: Mapping[str, str] | None,
     scope: str,
 ) -> PreparedRequest[Page[Record]]:
-    """The sessions that match, without their histories, page by page; `scope`: `"host"`, what is hot there, or
-    `"all"`, what the store has of every host as well."""
+    """The sessions that match, without their histories, by pages; `scope`: `"host"` for those in the daemon's
+    memory, `"all"` for those that the store has of every host as well."""
     return _listing(
         protocol.ListParams(
             status=status,
@@ -199,13 +201,13 @@ def sessions(
 
 
 def listing_features(state: str | None, scope: str) -> frozenset[str]:
-    """What a daemon must have that lists by this state and scope."""
+    """The features that a daemon needs to list by this state and scope."""
     needed = {protocol.LIST_STATE} if state is not None else set()
     return frozenset(needed if scope == "host" else needed | {protocol.LIST_SCOPE})
 
 
 def check_listable(features: Collection[str], needed: frozenset[str]) -> None:
-    """See that a daemon with these features lists what is asked for.
+    """See that a daemon with these features can list what is wanted.
 
     Raises:
         MethodNotFoundError: it does not.
@@ -226,7 +228,7 @@ def _listing(params: protocol.ListParams) -> PreparedRequest[Page[Record]]:
 
 
 def flush(session_ids: Sequence[str] | None, timeout_s: float) -> PreparedRequest[FlushResult]:
-    """The barrier; the daemon tries for so long, so the reply may take FLUSH_MARGIN_S more."""
+    """The barrier. The daemon tries for `timeout_s`, so the reply may take FLUSH_MARGIN_S more."""
     ids = None if session_ids is None else list(session_ids)
     return PreparedRequest(
         "server.flush", protocol.FlushParams(session_ids=ids, timeout_s=timeout_s), protocol.decode_flush
@@ -237,7 +239,7 @@ def flush(session_ids: Sequence[str] | None, timeout_s: float) -> PreparedReques
 
 
 def with_epoch(params: protocol.Params | None, epoch: int) -> protocol.Params | None:
-    """A mutation's params with a fencing token, where they have none yet."""
+    """A mutation's params with a fencing token, unless they have one."""
     if isinstance(params, protocol.Written):
         *pieces, last = params.pieces
         return protocol.Written((*pieces, bytes(last)[:-1], b',"epoch":%d}' % epoch))
@@ -247,14 +249,14 @@ def with_epoch(params: protocol.Params | None, epoch: int) -> protocol.Params | 
 
 
 def fenced(request: PreparedRequest[ResultT], epoch: int | None) -> PreparedRequest[ResultT]:
-    """The mutation, for this epoch alone; None: as it is."""
+    """Add a fencing token to a mutation; None: none. Gives the same request."""
     if epoch is not None:
         request.params = with_epoch(request.params, epoch)
     return request
 
 
 def heartbeat(session_id: str) -> PreparedRequest[None]:
-    """A sign of life of one session."""
+    """A heartbeat of one session."""
     validation.check_session_id(session_id)
     return PreparedRequest("session.heartbeat", protocol.HeartbeatParams(session_id=session_id), _nothing)
 
@@ -267,13 +269,13 @@ def save(
     max_duration_s: float | None,
     op: str,
 ) -> PreparedRequest[protocol.SaveResult]:
-    """A state to keep, whole; its `updated_at` is set when the reply is read."""
+    """Keep a state, whole. Decoding the reply sets its `updated_at`."""
     beside = beside_state(labels, heartbeat_timeout_s, max_duration_s, op)
     return save_document(state, document(state), beside, if_version, None)
 
 
 def document(state: SessionState) -> Sequence[Piece]:
-    """A state as it is saved, in pieces.
+    """A state as JSON, in pieces.
 
     Raises:
         DocumentError: it can't be saved.
@@ -285,7 +287,7 @@ def document(state: SessionState) -> Sequence[Piece]:
 def beside_state(
     labels: Mapping[str, str] | None, heartbeat_timeout_s: float | None, max_duration_s: float | None, op: str
 ) -> dict[str, Any]:
-    """What a save says beside the state."""
+    """The params of a save besides the state."""
     beside: dict[str, Any] = {}
     if labels is not None:
         beside["labels"] = dict(labels)
@@ -304,7 +306,7 @@ def save_document(
     if_version: int | None,
     epoch: int | None,
 ) -> PreparedRequest[protocol.SaveResult]:
-    """A state to keep as it was when `document` was made of it."""
+    """Keep a state as it was when `document` was made of it. Decoding the reply sets its `updated_at`."""
     given = {"if_version": if_version, "epoch": epoch}
     members = {name: value for name, value in given.items() if value is not None} | dict(beside)
     params = protocol.Written((b'{"session":', *pieces, b",", protocol.encode_params(members)[1:]))
@@ -326,7 +328,7 @@ def claim(
     heartbeat_timeout_s: float | None = None,
     max_duration_s: float | None = None,
 ) -> PreparedRequest[Record]:
-    """A session to hold from now on; the timeouts are for daemons that list CLAIM_TIMEOUTS."""
+    """Own a session. The timeouts need a daemon with the feature CLAIM_TIMEOUTS."""
     validation.check_session_id(session_id)
     params = protocol.ClaimParams(
         session_id=session_id,
@@ -342,25 +344,25 @@ def claim(
 def claim_next(
     worker_id: str, labels: Mapping[str, str] | None, history: str | int
 ) -> PreparedRequest[Record | None]:
-    """Any session that nobody holds any more."""
+    """Own any session that has lost its worker."""
     wanted = None if labels is None else dict(labels)
     params = protocol.ClaimNextParams(worker_id=worker_id, labels=wanted, history=history)
     return PreparedRequest("session.claim_next", params, _any_record)
 
 
 def release(session_id: str, epoch: int) -> PreparedRequest[None]:
-    """A session to hold no more."""
+    """Give a session up."""
     validation.check_session_id(session_id)
     return PreparedRequest("session.release", protocol.ReleaseParams(session_id=session_id, epoch=epoch), _nothing)
 
 
 def drain(on: bool) -> PreparedRequest[protocol.DrainResult]:
-    """No new sessions, or new ones again."""
+    """Refuse new sessions, or take them again."""
     return PreparedRequest("server.drain", protocol.DrainParams(on=on), protocol.decode_drain)
 
 
 def delete(session_id: str, op: str, features: Collection[str]) -> PreparedRequest[None]:
-    """A session to forget. A daemon without DELETE_OP among its features says nothing where there is none."""
+    """Forget a session. A daemon without the feature DELETE_OP raises nothing where there is none."""
     validation.check_session_id(session_id)
     if protocol.DELETE_OP not in features:
         return PreparedRequest("session.delete", protocol.DeleteParams(session_id=session_id), _nothing)
@@ -378,7 +380,7 @@ def add_turn(
     extra: dict[str, Any] | None,
     op: str,
 ) -> PreparedRequest[int]:
-    """A turn to append."""
+    """Append a turn."""
     validation.check_session_id(session_id)
     role, content, duration_ms = turn_values(role, content, duration_ms)
     turn: Any = TurnWire(role, content, now_text() if at is None else format_time(at), duration_ms)
@@ -390,7 +392,7 @@ def add_turn(
 
 
 class _AddTurn(Struct, gc=False):
-    """The params of an `add_turn`, whose turn is still to be encoded."""
+    """The params of an `add_turn` before encoding."""
 
     session_id: str
     turn: Any
@@ -406,44 +408,44 @@ def amend_turn(
     extra: dict[str, Any] | None,
     op: str,
 ) -> PreparedRequest[int]:
-    """A change of a turn: the last one where neither index nor role say which."""
+    """Patch a turn: the last one where neither index nor role say which."""
     patch = msgspec.Raw(encode_members(turn_patch(content, duration_ms, extra)))
     params = protocol.AmendTurnParams(session_id=session_id, set=patch, index=index, role=role, op=op)
     return _mutation("session.amend_turn", params)
 
 
 def check_amendable(index: int | None, role: str | None, features: Collection[str]) -> None:
-    """See that a daemon with these features amends the turn that is meant.
+    """See that a daemon with these features can amend the turn that is meant.
 
     Raises:
-        MethodNotFoundError: it amends the last turn alone.
+        MethodNotFoundError: it only amends the last turn.
     """
     if (index is not None or role is not None) and protocol.AMEND_INDEX not in features:
         raise MethodNotFoundError(NO_AMEND_INDEX)
 
 
 def record_interruption(session_id: str, op: str) -> PreparedRequest[int]:
-    """An interruption to count."""
+    """Count an interruption."""
     params = protocol.RecordInterruptionParams(session_id=session_id, op=op)
     return _mutation("session.record_interruption", params)
 
 
 def update(session_id: str, if_version: int | None, patch: dict[str, Any], op: str) -> PreparedRequest[int]:
-    """A change of the session's head by a patch, which `split_changes` gives."""
+    """Patch a session's head; the patch comes from `split_changes`."""
     encoded = msgspec.Raw(encode_members(patch))
     params = protocol.UpdateParams(session_id=session_id, set=encoded, if_version=if_version, op=op)
     return _mutation("session.update", params)
 
 
 REWRITES: Final = 10
-"""How often a rewritten head may meet another's change before that is told to the caller."""
+"""How often a head is rewritten when another change has come first, before the conflict is raised."""
 
 
 def rewrite_head(
     record: Record, if_version: int | None, patch: dict[str, Any], beside: Beside, epoch: int | None, op: str
 ) -> PreparedRequest[int]:
-    """The same where something beside the document changes too, which only a save can: the head as it was read,
-    patched, without its history, and only if nothing has changed since."""
+    """Patch a session's head together with what is kept beside the document, which only a save can change: the head
+    as it was read, patched, without its history, and on condition that nothing has changed since."""
     members = merge_patch(record.state.to_members(with_history=False), patch)
     params = protocol.SaveParams(
         session=msgspec.Raw(encode_members(members)),
@@ -456,7 +458,7 @@ def rewrite_head(
 
 
 def end(session_id: str, reason: str | None, detail: Any, op: str) -> PreparedRequest[int]:
-    """A call that is over."""
+    """End a session."""
     params = protocol.EndParams(session_id=session_id, reason=reason, op=op)
     if detail is not None:
         validation.check_free(detail, "detail")
