@@ -19,7 +19,7 @@ from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold import Hold
 from callstate_client.calls.hold_rules import BeatMode, EndOn, end_classes
 from callstate_client.calls.outbox.ordered_save import OrderedSave
-from callstate_client.calls.recovery import CONCURRENCY, MAX_ATTEMPTS, Handler, Recovery
+from callstate_client.calls.recovery.recovery import CONCURRENCY, MAX_ATTEMPTS, Handler, Recovery
 from callstate_client.calls.shutdown import FINISH_S, Graceful, LeaveResult, leave
 from callstate_client.errors import CallstateError, StoreClosedError, UndeliveredError
 from callstate_client.model.state import SessionState

@@ -18,8 +18,8 @@ from callstate_client import protocol
 from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold_rules import ended_by
-from callstate_client.calls.orphan_events import TYPES, OrphanEvents
-from callstate_client.calls.retries import Retries
+from callstate_client.calls.recovery.orphan_events import TYPES, OrphanEvents
+from callstate_client.calls.recovery.retries import Retries
 from callstate_client.errors import (
     CallstateError,
     ConflictError,

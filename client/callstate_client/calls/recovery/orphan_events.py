@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from callstate_client.calls.retries import Retries
+from callstate_client.calls.recovery.retries import Retries
 from callstate_client.protocol.events import GAP, Event
 from callstate_client.session_api import EventSource
 

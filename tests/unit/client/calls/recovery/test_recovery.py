@@ -21,7 +21,7 @@ from callstate_client import (
     OverloadedError,
     SessionState,
 )
-from callstate_client.calls import retries
+from callstate_client.calls.recovery import retries
 from callstate_client.transport.backoff import Delays
 from support.flaky import FlakyStore
 

@@ -1,0 +1,1 @@
+"""Taking over the calls of workers that died."""

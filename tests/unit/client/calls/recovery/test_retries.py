@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from callstate_client.calls.recovery import retries as module
+from callstate_client.calls.recovery.retries import Retries
+from callstate_client.transport.backoff import Delays
+
+
+def call(session_id: str = "c1", handovers: int = 0) -> Any:
+    return SimpleNamespace(id=session_id, handovers=handovers)
+
+
+async def test_a_call_is_handed_out_at_once_the_first_time() -> None:
+    retries = Retries(watch=True)
+    assert not retries.hold_back(call())
+    assert not retries.hold_back(call("c2", handovers=1)), "its worker may have been restarted"
+    assert retries.due_in_s() is None
+
+
+async def test_one_that_comes_back_is_held_back_longer_each_time() -> None:
+    retries = Retries(watch=True)
+    retries.hold_back(call())
+    for pause_s in (1, 2, 4):
+        again = call()
+        assert retries.hold_back(again)
+        assert retries.due_in_s() == pytest.approx(pause_s, abs=0.5)
+        assert retries.take() is again
+    assert not retries
+
+
+async def test_failures_at_other_workers_count() -> None:
+    retries = Retries(watch=True)
+    assert retries.hold_back(call(handovers=4))
+    assert retries.due_in_s() == pytest.approx(4, abs=0.5)
+    assert retries.attempts(call(handovers=4)) == 5
+
+
+async def test_the_one_that_is_due_first_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    retries = Retries(watch=True)
+    late, soon = call("late", handovers=5), call("soon", handovers=2)
+    assert retries.hold_back(late)
+    assert retries.hold_back(soon)
+    assert [retries.take(), retries.take()] == [soon, late]
+    monkeypatch.setattr(module, "HOLD_BACK", Delays(0.0, 0.0))
+    retries.hold_back(soon)
+    assert retries.due_in_s() == 0
+
+
+async def test_a_claim_that_lasted_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SHORT_S", -1.0)
+    retries = Retries(watch=True)
+    retries.hold_back(call())
+    assert not retries.hold_back(call())
+
+
+async def test_without_watching_others_failures_hold_nothing_back_and_none_is_handed_out_twice() -> None:
+    retries = Retries(watch=False)
+    assert not retries.hold_back(call(handovers=4))
+    assert retries.hold_back(call(handovers=4))
+
+
+async def test_what_was_abandoned_is_known_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    retries = Retries(watch=True)
+    assert not retries.has_abandoned
+    retries.abandon("c1")
+    assert retries.is_abandoned("c1")
+    retries.forget("c1")
+    retries.forget("never heard of")
+    assert not retries.has_abandoned
+    monkeypatch.setattr(module, "REMEMBERED", 2)
+    for session_id in ("c1", "c2", "c3"):
+        retries.abandon(session_id)
+    assert [retries.is_abandoned(session_id) for session_id in ("c1", "c2", "c3")] == [False, True, True]
+
+
+async def test_only_the_latest_attempts_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "REMEMBERED", 1)
+    retries = Retries(watch=True)
+    retries.hold_back(call("c1"))
+    retries.hold_back(call("c2"))
+    assert not retries.hold_back(call("c1"))
