@@ -77,7 +77,7 @@ class TargetResources:
 
 @asynccontextmanager
 async def memory(_: Callable[[], TargetResources]) -> AsyncIterator[Target]:
-    """MemoryStores of one shelf, and a clock that stands still."""
+    """MemoryStores with the same sessions, and a clock that stands still."""
     first = MemoryStore(Clock(START), worker_id=None)
     made: list[MemoryStore] = [first]
 

@@ -492,7 +492,7 @@ async def ask(store: MemoryStore, params: p.Params) -> bytes:
         (p.AddTurnParams(session_id="c1", turns=msgspec.Raw(b"[{},3]")), "$.params.turns[1]"),
         (p.AddTurnParams(session_id="c1", turn=msgspec.Raw(b'{"role":3}')), "$.params.turn.role"),
         (
-            p.SaveParams(session=msgspec.Raw(b'{"metrics":{"turn_count":"1"}}')),
+            p.SaveParams(session=msgspec.Raw(b'{"id":"c1","metrics":{"turn_count":"1"}}')),
             "$.params.session.metrics.turn_count",
         ),
         (

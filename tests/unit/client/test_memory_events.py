@@ -10,7 +10,7 @@ import pytest
 
 from callstate_client import Clock, InvalidParamsError, MemoryStore
 from callstate_client import protocol as p
-from callstate_client.engine_stream import MemoryEvents
+from callstate_client.memory.events import MemoryEvents
 from callstate_client.protocol.events import Cursor, Event
 from support.owners import START, a_call
 

@@ -17,12 +17,6 @@ from callstate_client import (
     SessionState,
     StoreClosedError,
 )
-from callstate_client.engine_owners import (
-    CLAIMS,
-    Claim,
-    Standing,
-    standing,
-)
 from support.owners import START, a_call, beats, claim, claim_next, interrupted, register, release
 
 
@@ -39,7 +33,7 @@ async def stats(store: MemoryStore, *names: str) -> list[int]:
 # -- views ------------------------------------------------------------------------------------------------------
 
 
-async def test_views_are_of_one_shelf(w1: MemoryStore) -> None:
+async def test_views_are_of_the_same_sessions(w1: MemoryStore) -> None:
     w2 = w1.worker("w2")
     await w1.save(a_call())
     assert (w2.count(), w2.worker_id, w2.clock is w1.clock) == (1, "w2", True)
@@ -132,9 +126,9 @@ async def test_a_process_that_is_away_still_has_its_id(w1: MemoryStore) -> None:
 
 def test_a_clock_keeps_nobody() -> None:
     clock = Clock(START)
-    shelf = weakref.ref(MemoryStore(clock)._shelf)
+    sessions = weakref.ref(MemoryStore(clock)._sessions)
     gc.collect()
-    assert shelf() is None
+    assert sessions() is None
     clock.advance(1)
 
 
@@ -261,35 +255,6 @@ async def test_a_deleted_sessions_epoch_is_remembered_as_long_as_an_ended_sessio
 
 
 # -- owners -----------------------------------------------------------------------------------------------------
-
-
-def test_every_standing_has_its_answer() -> None:
-    assert CLAIMS.keys() == {*Standing}
-    assert {*CLAIMS.values()} == {*Claim}
-
-
-async def test_how_a_call_stands_to_a_worker(w1: MemoryStore) -> None:
-    operator, shelf = w1.worker(), w1._shelf
-    await operator.save(a_call("nobodys"))
-    for session_id in ("mine", "ended", "released"):
-        await w1.save(a_call(session_id))
-    await w1.end("ended")
-    await release(w1, "released", 0)
-
-    def standings(worker_id: str) -> dict[str, Standing]:
-        shelf.catch_up()
-        return {kept.state.id: standing(kept, worker_id, None) for kept in shelf.all()}
-
-    here = {"nobodys": Standing.UNOWNED, "ended": Standing.ENDED, "released": Standing.ORPHAN}
-    assert standings("w1") == here | {"mine": Standing.OWN}
-    assert standings("w2") == here | {"mine": Standing.ANOTHERS}
-    w1.clock.advance(30)
-    assert standings("w1") == here | {"mine": Standing.OWN, "nobodys": Standing.SUSPECT}
-    assert standings("w2") == here | {"mine": Standing.SUSPECT, "nobodys": Standing.SUSPECT}
-    w1.kill_worker()
-    assert standings("w1")["mine"] is Standing.SUSPECT
-    w1.clock.advance(30)
-    assert standings("w1")["mine"] is Standing.REAPED
 
 
 async def test_a_session_revived_by_a_save_is_its_owners_else_the_savers(w1: MemoryStore) -> None:

@@ -424,6 +424,24 @@ class Cache:
             if grave is not None:  # told to the journal: written anew after a crash, it could hit a successor
                 self.group.append(GoneRecord(session_id, version, grave.epoch, False))
 
+    def take_all_as_stored(self) -> list[str]:
+        """There is neither store nor journal: what is committed counts as stored. To be called between groups.
+
+        Returns:
+            the deletions among it, which stay in `graves` for as long as the caller leaves them there.
+        """
+        deletions: list[str] = []
+        for session_id in [*self.dirty]:
+            session = self.sessions.get(session_id)
+            if session is None:
+                deletions.append(session_id)
+            else:
+                session.stored_version, session.maybe_stored = session.version, False
+            self._mark_clean(session_id)
+        self.beaten.clear()
+        self.facts.clear()
+        return deletions
+
     def _base_taken(self, session: Session, version: int) -> None:
         """The store has taken this version: it had none that is not in it."""
         if session.journaled_base is not None:

@@ -28,6 +28,7 @@ from callstate_client import (
     Turn,
     UndeliveredError,
 )
+from callstate_client.engine.limits import DefaultLimits
 from support.flaky import FlakyStore
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -429,7 +430,7 @@ async def test_a_save_carries_the_epoch(store: FlakyStore) -> None:
 async def test_a_full_session_says_so_once_and_can_be_made_smaller(
     store: FlakyStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("callstate_client.memory_engine.SESSION_BYTES", 4000)
+    monkeypatch.setattr(store._sessions.engine.ctx, "limits", DefaultLimits(session_bytes=4000))
     told = store.events("session.full", "ended")
     async with store.hold(SessionState("c1")) as call:
         long = call.add_turn("user", "x" * 2000)

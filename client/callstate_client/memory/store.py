@@ -1,34 +1,39 @@
-"""MemoryStore: the whole client API without a daemon, for tests and for trying things out."""
+"""MemoryStore, the public class: one worker's view of sessions that are kept in this process."""
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from callstate_client import protocol
 from callstate_client.api import CallStore
 from callstate_client.clock import Clock
-from callstate_client.engine_events import EVENTS
-from callstate_client.engine_fates import Spans
-from callstate_client.engine_stream import MemoryEvents
-from callstate_client.engine_workers import Caller, Process
+from callstate_client.engine.limits import EVENTS
 from callstate_client.errors import StoreClosedError
-from callstate_client.memory_engine import Engine
+from callstate_client.memory.events import MemoryEvents
+from callstate_client.memory.sessions import Sessions
 from callstate_client.protocol.events import Cursor
-from callstate_client.shelf import Shelf
 
-__all__ = ["Clock", "MemoryStore"]
+
+@dataclass(slots=True, frozen=True)
+class _Spans:
+    heartbeat_timeout_s: float
+    grace_s: float
+    retention_s: float
+    reconnect_grace_s: float
+    max_handovers: int
 
 
 class MemoryStore(CallStore):
-    """Keeps the state of calls in this process, with the daemon's rules and in the daemon's words.
+    """Keeps the state of calls in this process, by the rules and in the words of the daemon: it runs its engine.
 
     What goes in and comes out is copied; nothing is shared with the caller. There is no store behind, so an
-    ended session is gone after its retention. Works in any loop, and by `clock.advance()` in any time.
+    ended session is gone after its retention. Works in any event loop, and by `clock.advance()` at any time.
 
-    A store is one worker's view of the sessions; `worker()` gives another worker's view of the same ones. A view
-    that is closed is a worker that lost its connection: back within the reconnect grace (`worker()` with the same
-    id), nothing has been; else its calls are orphans. `kill_worker()` is a worker's sudden end.
+    A store is one worker's view of the sessions; `worker()` gives another worker's view of the same ones. To close
+    a view is to lose a connection: a worker that opens another one within the reconnect grace (`worker()` with the
+    same id) keeps its calls; else they are orphans. `kill_worker()` is a worker's sudden end.
 
     Args:
         clock: tells the time; default the system's, which can be moved on.
@@ -40,7 +45,7 @@ class MemoryStore(CallStore):
         reconnect_grace_s: how long a worker may be without a view before its sessions are orphans, seconds.
         max_handovers: so many claimers a call may kill, each within a minute of its claim, before it is ended as
             poisoned; 0: any number.
-        events: how many events are kept for those who come back, and for those who are slow.
+        events: how many events are kept for subscribers that come back, and for slow ones.
 
     Raises:
         InvalidParamsError: this is no worker id.
@@ -58,22 +63,18 @@ class MemoryStore(CallStore):
         max_handovers: int = 3,
         events: int = EVENTS,
     ) -> None:
-        spans = Spans(heartbeat_timeout_s, grace_s, retention_s, reconnect_grace_s, max_handovers)
-        self._open(Shelf(clock or Clock(), spans, events), worker_id)
+        spans = _Spans(heartbeat_timeout_s, grace_s, retention_s, reconnect_grace_s, max_handovers)
+        self._open(Sessions(clock or Clock(), spans, events), worker_id)
 
-    def _open(self, shelf: Shelf, worker_id: str | None) -> None:
+    def _open(self, sessions: Sessions, worker_id: str | None) -> None:
         super().__init__()
-        shelf.catch_up()
-        process = Process() if worker_id is None else shelf.workers.process_of(worker_id)
-        self.clock = shelf.clock
+        self.clock = sessions.clock
         """What this store takes for the time."""
-        self._shelf = shelf
-        self._caller = Caller(process)
-        self._engine = Engine(shelf, self._caller)
-        self._closed = False
+        self._sessions = sessions
+        self._view = sessions.new_view(worker_id)
         if worker_id is not None:
             register = protocol.RegisterParams(worker_id=worker_id, instance=secrets.token_hex(8))
-            self._engine.answer(protocol.encode_request(0, "worker.register", register))
+            sessions.answer(self._view, protocol.encode_request(0, "worker.register", register))
 
     # -- workers --------------------------------------------------------------------------------------------
 
@@ -87,22 +88,20 @@ class MemoryStore(CallStore):
             InvalidParamsError: this is no worker id.
         """
         view = MemoryStore.__new__(MemoryStore)
-        view._open(self._shelf, worker_id)
+        view._open(self._sessions, worker_id)
         return view
 
     @property
     def worker_id(self) -> str | None:
         """The worker whose view this is."""
-        return self._caller.worker_id
+        return self._view.worker or None
 
     def kill_worker(self) -> None:
-        """This worker's process dies at once: all of its views are closed, its calls are suspects.
+        """End this worker's process at once: all of its views are closed, its calls are suspects.
 
-        Who calls `worker()` with its id after that is a new process.
+        A view that is made with its id after that is of a new process.
         """
-        self._shelf.catch_up()
-        self._shelf.kill(self._caller.process)
-        self._shelf.events.stir()  # those who listen in this process listen no more
+        self._sessions.kill(self._view.process)
 
     # -- CallStore ------------------------------------------------------------------------------------------
 
@@ -113,17 +112,17 @@ class MemoryStore(CallStore):
 
     @property
     def _place(self) -> object:
-        return self._shelf
+        return self._sessions
 
     @property
     def closed(self) -> bool:
         """Whether `close()` was called, or the worker killed."""
-        return self._closed or not self._caller.process.alive
+        return self._view.closed
 
     def count(self) -> int:
         """How many sessions there are, ended ones included until they are forgotten."""
-        self._shelf.catch_up()
-        return len(self._shelf.all())
+        self._sessions.catch_up()
+        return len(self._sessions.engine.table.sessions)
 
     async def request(
         self,
@@ -136,26 +135,26 @@ class MemoryStore(CallStore):
         """Ask for a verb of the protocol; see CallStore."""
         if self.closed:
             raise StoreClosedError
-        return self._engine.answer(protocol.encode_request(0, method, params))
+        return self._sessions.answer(self._view, protocol.encode_request(0, method, params))
 
     def events(self, *types: str, since: Cursor | None = None) -> MemoryEvents:
         """What happens to calls and workers; see CallStore."""
         if self.closed:
             raise StoreClosedError
-        return MemoryEvents(self._shelf, types, since, lambda: self.closed)
+        return MemoryEvents(self._sessions, types, since, self._view)
 
     @property
     def draining(self) -> bool:
         """Whether new sessions are refused."""
-        return self._shelf.draining
+        return self._sessions.engine.ctx.draining
 
     async def _beat(self, session_id: str) -> float | None:
         await self.update_heartbeat(session_id)
-        return self._shelf.find(session_id).heartbeat_timeout_s
+        return self._sessions.engine.table.sessions[session_id].facts.heartbeat_timeout_s
 
     async def default_heartbeat_timeout_s(self) -> float:
         """What this store was made with."""
-        return self._shelf.spans.heartbeat_timeout_s
+        return self._sessions.engine.liveness.timeout_s
 
     @property
     def _known_features(self) -> Collection[str]:
@@ -164,7 +163,4 @@ class MemoryStore(CallStore):
 
     async def _close(self) -> None:
         if not self.closed:
-            self._closed = True
-            self._shelf.catch_up()
-            self._shelf.disconnect(self._caller)
-            self._shelf.events.stir()
+            self._sessions.close_views(self._view)

@@ -1,0 +1,279 @@
+"""What all views of a MemoryStore share: an engine, driven by the calls of its users and by a clock they may move.
+
+Time. Nothing runs by itself here. Whoever asks for something, or moves the clock, first lets the engine catch up:
+step by step from one deadline to the next, each at its own moment, so that a clock that is moved by an hour leaves
+behind what an hour would have. A deadline that was made shorter than the time that is over is due now, not then.
+
+Groups. Each request, and each step in time, is a group of its own and committed at once: there is no journal that
+could refuse it, and no store behind. So what is committed counts as stored, an ended session is evicted after its
+retention and is gone by that, and a session that is not in memory does not exist. A deletion is remembered as long
+as an ended session would be: until then one that is created anew under its id continues its versions and epochs.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, cast
+from weakref import WeakSet, WeakValueDictionary
+
+from callstate_client import protocol
+from callstate_client.clock import Clock
+from callstate_client.engine.engine import Engine
+from callstate_client.engine.interfaces import Caller, Deferred, NotCached
+from callstate_client.engine.limits import DefaultLimits, Spans
+from callstate_client.engine.request import BadRequest, read_request, result_line
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.stored import Query
+from callstate_client.engine.workers import State
+from callstate_client.errors import TooLargeError
+from callstate_client.memory.views import View, ViewPeer, ViewProcess
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Wakeable(Protocol):
+    """Something that waits: an asyncio.Event."""
+
+    def set(self) -> None:
+        """Wake it."""
+        ...
+
+
+class SteppedClock:
+    """The clock of the user, as the engine reads it; it stands at a past moment while the engine catches up."""
+
+    stalled_s = 0.0
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.at: float | None = None
+        """The moment that is being caught up with, monotonic seconds; None: the present."""
+
+    def wall_us(self) -> int:
+        """Microseconds since 1970."""
+        now_us = (self._clock.now() - _EPOCH) // timedelta(microseconds=1)
+        return now_us if self.at is None else now_us - round((self._clock.monotonic() - self.at) * 1e6)
+
+    def mono(self) -> float:
+        """Seconds, steady."""
+        return self._clock.monotonic() if self.at is None else self.at
+
+    live = mono
+
+
+class Sessions:
+    """The sessions and workers of one MemoryStore, and all that its views have in common.
+
+    Args:
+        clock: tells the time.
+        spans: how long signs of life are waited for.
+        events: how many are kept.
+    """
+
+    def __init__(self, clock: Clock, spans: Spans, events: int) -> None:
+        self.clock = clock
+        self._now = SteppedClock(clock)
+        self._seen_s = clock.monotonic()
+        self.engine = Engine(DefaultLimits(events=events), spans, self._now, secrets.token_hex(8))
+        self._host = MemoryHost(self.engine, self._now)
+        self.engine.attach(self._host)
+        self._retention_s = spans.retention_s
+        self._deletions: dict[str, float] = {}
+        """When sessions were deleted, monotonic seconds, oldest first."""
+        self._processes: WeakValueDictionary[str, ViewProcess] = WeakValueDictionary()
+        """Of workers: while they have a view, or may come back."""
+        self.waiting: WeakSet[Wakeable] = WeakSet()
+        """Woken when something may be due earlier than it was."""
+        self._next_deadline: float | None = None
+        clock.watch(self)
+
+    # -- requests -------------------------------------------------------------------------------------------
+
+    def answer(self, caller: Caller, line: bytes) -> bytes:
+        """The reply to a request line, as a daemon would give it.
+
+        Raises:
+            WireError: where a daemon would answer with an error.
+        """
+        if len(line) > protocol.LINE_BYTES:
+            raise TooLargeError(f"the line passes limits.line_bytes ({protocol.LINE_BYTES})")
+        try:
+            request = read_request(line)
+        except BadRequest as bad:
+            raise bad.error from bad
+        if request is None:
+            return b""
+        self.catch_up()
+        try:
+            result = self._run(caller, request.verb, request.params)
+        finally:
+            self._commit()
+        return b"" if request.request_id is None else result_line(request.request_id, result)
+
+    def _run(self, caller: Caller, verb: Any, params: Any) -> bytes:
+        try:
+            result = self.engine.run(caller, verb, params)
+        except NotCached as missing:
+            self._host.note_missing(missing.session_id)
+            result = self.engine.run(caller, verb, params)
+        if not isinstance(result, Deferred):
+            return result
+        outcomes: list[bytes | Exception] = []
+        result.start(outcomes.append)
+        (outcome,) = outcomes
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    # -- views ----------------------------------------------------------------------------------------------
+
+    def new_view(self, worker_id: str | None) -> View:
+        """A view for this worker, in the process that the worker runs in; a new one where it is not there."""
+        self.catch_up()
+        process = None if worker_id is None else self._processes.get(worker_id)
+        if worker_id is None:
+            process = ViewProcess()
+        elif process is None or self.engine.registry.workers.state(worker_id) is State.GONE:
+            process = self._processes[worker_id] = ViewProcess()
+        return View(process)
+
+    def close_views(self, *views: View) -> None:
+        """Connections are closed."""
+        self.catch_up()
+        for view in views:
+            view.close()
+            self.engine.disconnected(view)
+        self._commit()
+        self._wake()  # their event streams have ended
+
+    def kill(self, process: ViewProcess) -> None:
+        """A process ends at once, and with it all of its connections."""
+        self.catch_up()
+        process.kill()
+        self.close_views(*process.views)
+
+    # -- time -----------------------------------------------------------------------------------------------
+
+    def due_in_s(self) -> float | None:
+        """Seconds until there is something to catch up with; None: that is not for time alone to bring about."""
+        deadline = self.engine.next_deadline()
+        if deadline is None or not self.clock.runs:
+            return None
+        return max(0.0, deadline - self.clock.monotonic())
+
+    def catch_up(self) -> None:
+        """Let happen what is due by now, each thing at its own moment. Costs little while nothing is due."""
+        now = self.clock.monotonic()
+        while (deadline := self.engine.next_deadline()) is not None and deadline <= now:
+            self._now.at = self._seen_s = max(deadline, self._seen_s)
+            self.engine.tick(self._seen_s)
+            self._commit()
+        self._now.at, self._seen_s = None, now
+        for session_id, at in [*self._deletions.items()]:
+            if at + self._retention_s > now:
+                break
+            del self._deletions[session_id]
+            self.engine.table.graves.pop(session_id, None)
+
+    # -- groups ---------------------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        """End the open group: decide what it left open, and tell of it."""
+        engine, table = self.engine, self.engine.table
+        while engine.departures:
+            engine.depart(self._now.live())
+        table.commit()
+        engine.ctx.is_down()
+        for session_id in table.take_all_as_stored():
+            self._deletions.pop(session_id, None)
+            self._deletions[session_id] = self._now.mono()
+        engine.publish(0)
+        deadline = engine.next_deadline()
+        if deadline != self._next_deadline:
+            self._next_deadline = deadline
+            self._wake()
+
+    def _wake(self) -> None:
+        for waiting in [*self.waiting]:
+            waiting.set()
+
+
+class MemoryHost:
+    """What the engine runs in (Host): there is no store, so nothing has to be waited for.
+
+    Args:
+        engine: whose host this is.
+        clock: the engine's.
+    """
+
+    accepts_new = True
+
+    def __init__(self, engine: Engine, clock: SteppedClock) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def note_missing(self, session_id: str) -> None:
+        """What is not in memory is nowhere."""
+        self._engine.table.note_miss(session_id, self._clock.mono())
+
+    def when_known(self, session_id: str, then: Callable[[], None]) -> None:
+        """It is known at once."""
+        self.note_missing(session_id)
+        then()
+
+    async def stored_active_ids(self, cursor: str) -> tuple[list[str], str]:
+        """None are stored."""
+        return [], ""
+
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[Session], str]:
+        """None are stored."""
+        return [], ""
+
+    async def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
+        """Nothing waits to be written: all of them count as flushed."""
+        return {"flushed": len(self._engine.table.sessions if session_ids is None else session_ids), "unflushed": 0}
+
+    def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
+        """Do the work in one go, as nothing in it waits; then call `done` with its result or its exception."""
+        try:
+            next(work.__await__())
+        except StopIteration as end:
+            done(end.value)
+        except Exception as error:  # noqa: BLE001 - it is the request's answer
+            done(error)
+
+    def identify(self, caller: Caller) -> ViewPeer:
+        """The process of a view."""
+        return ViewPeer(cast(View, caller).process)  # no other caller asks to be registered
+
+    def wake(self) -> None:
+        """Departures are decided before the group ends, in which the worker left."""
+
+    def info(self) -> dict[str, Any]:
+        """The result of `server.info`."""
+        return {
+            "name": "memory",
+            "protocol": protocol.PROTOCOL_VERSION,
+            "features": protocol.FEATURES,
+            "store": "memory",
+            "durability": "none",
+            "liveness": "process",
+            "heartbeat_timeout_s": self._engine.liveness.timeout_s,
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """The result of `server.stats`."""
+        engine = self._engine
+        return {
+            "sessions": dict(engine.table.index.by_status),
+            "suspects": len(engine.liveness.suspects),
+            "orphans": len(engine.table.index.orphans),
+            "workers": len(engine.registry.workers),
+            "workers_unwatched": engine.registry.workers.unwatched,
+            "subscribers": engine.events.subscribers,
+            "draining": engine.ctx.draining,
+            "connections": 0,
+            "dirty": 0,
+        }
