@@ -83,19 +83,18 @@ class SidecarStore(CallStore):
 
     def _begin(self) -> None:
         """What belongs to one process and one loop."""
-        registered = self._identity if self._register else None
         self._loop = asyncio.get_running_loop()
-        self._connection = Connection(self._places, self._timeout_s, self._send_beats, registered)
-        self._connection.told_draining = self._told_draining
+        self._connection = Connection(self._places, self._timeout_s, self._send_beats, self._registered())
+        self._connection.on_drain = self._told_draining
         self._beats: dict[str, Beaten] = {}
         self._is_forked = False
 
     def _new_beater(self) -> Beats:
-        return BeatingThread(lambda: self._connection.places, self._introduction, self._stall_timeout_s)
+        return BeatingThread(lambda: self._connection.places, self._registered, self._stall_timeout_s)
 
-    def _introduction(self) -> protocol.RegisterParams | None:
-        """What a further connection registers with; None: with nothing."""
-        return self._identity.introduction(self._connection.info.get("features", ())) if self._register else None
+    def _registered(self) -> Identity | None:
+        """Whom connections are registered for; None: nobody."""
+        return self._identity if self._register else None
 
     def forked(self) -> None:
         """In a child (see fork_safety.py). What is the parent's is left to it; the rest is made when asked for."""
@@ -207,7 +206,7 @@ class SidecarStore(CallStore):
         validation.check_session_id(session_id)
         future: asyncio.Future[None] = self._loop.create_future()
         self._beats.setdefault(session_id, []).append(future)
-        self._connection.wake()
+        self._connection.writable()
         await future
 
     def _send_beats(self) -> None:

@@ -86,6 +86,7 @@ SANS_IO = (
     "callstate_client.store",
     "callstate_client.engine",
     "callstate_client.requests",
+    "callstate_client.transport.dial",
     "callstate_client.transport.pending",
 )
 IO_MODULES = ("asyncio", "socket", "selectors", "select", "threading", "uvloop", "subprocess")

@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from time import monotonic
 
-from callstate_client import protocol
 from callstate_client.calls.heartbeat_schedule import Beat, LostCallback
 from callstate_client.calls.heartbeat_thread import LEAVE_S, BeatThread
 from callstate_client.calls.loop_watchdog import Pulse
 from callstate_client.errors import CallstateError
 from callstate_client.transport.discovery import Candidate
+from callstate_client.transport.identity import Identity
 
 
 class BeatingThread(BeatThread):
@@ -21,7 +21,7 @@ class BeatingThread(BeatThread):
 
     Args:
         places: where to look for the daemon's socket.
-        introduction: gives what the connection registers with; None: it is nobody's.
+        identity: gives whom the connection is registered for; None: nobody.
         stall_timeout_s: without a turn of the loop for so long no heartbeat is sent, seconds.
         clock: tells when a heartbeat is due and how long the loop stands still, seconds that never go back.
     """
@@ -29,11 +29,11 @@ class BeatingThread(BeatThread):
     def __init__(
         self,
         places: Callable[[], Sequence[Candidate]],
-        introduction: Callable[[], protocol.RegisterParams | None],
+        identity: Callable[[], Identity | None],
         stall_timeout_s: float,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        super().__init__(places, introduction, clock)
+        super().__init__(places, identity, clock)
         self._loop = asyncio.get_running_loop()
         self._pulse = Pulse(self._loop, stall_timeout_s, self._turned, clock)
         self._stalled = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from itertools import islice
 from threading import Condition, Thread
@@ -19,7 +18,6 @@ from callstate_client.calls.heartbeat_schedule import (
 from callstate_client.errors import (
     CallstateError,
     FencedError,
-    MethodNotFoundError,
     SessionEndedError,
     SessionNotFoundError,
     StoreClosedError,
@@ -28,8 +26,10 @@ from callstate_client.errors import (
 )
 from callstate_client.transport import fork_safety
 from callstate_client.transport.backoff import HEARTBEAT, Backoff
-from callstate_client.transport.blocking import REQUEST_ID, BlockingConnection
-from callstate_client.transport.discovery import Candidate, refusal
+from callstate_client.transport.blocking import REQUEST_ID, BlockingConnection, dial
+from callstate_client.transport.dial import Attempt
+from callstate_client.transport.discovery import Candidate, no_daemon
+from callstate_client.transport.identity import Identity
 
 __all__ = ["LEAVE_S", "REPLY_S", "BeatThread"]
 
@@ -50,18 +50,18 @@ class BeatThread:
 
     Args:
         places: where to look for the daemon's socket.
-        introduction: gives what the connection registers with; None: it is nobody's.
+        identity: gives whom the connection is registered for; None: nobody.
         clock: tells when a heartbeat is due, seconds that never go back.
     """
 
     def __init__(
         self,
         places: Callable[[], Sequence[Candidate]],
-        introduction: Callable[[], protocol.RegisterParams | None],
+        identity: Callable[[], Identity | None],
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._places = places
-        self._introduction = introduction
+        self._identity = identity
         self._clock = clock
         self._changed = Condition()
         self._beats: dict[str, Beat] = {}
@@ -202,40 +202,20 @@ class BeatThread:
         """A connection to the first place that answers.
 
         Raises:
-            OSError, CallstateError: there is none.
+            CallstateError: there is none, or the daemon does not take this worker.
         """
-        failure: Exception = ConnectionRefusedError("there is no daemon")
-        for place in self._places():
-            refused = refusal(place, os.getuid())
-            if refused is not None:
-                failure = ConnectionRefusedError(refused.why)
-                continue
-            connection = BlockingConnection(fork_safety.unix_socket())
-            with self._changed:
-                if self._closing:
-                    connection.close()
-                    raise StoreClosedError
-                self._connection = connection  # from now on closing interrupts it
-            try:
-                connection.connect(place.path, REPLY_S)
-                self._register(connection)
-            except (OSError, CallstateError) as error:
-                self._leave()
-                failure = error
-            else:
-                return connection
-        raise failure
+        attempt = Attempt(self._places())
+        found = dial(attempt, self._identity(), REPLY_S, self._opened)
+        if found is None:
+            raise attempt.refused or no_daemon(attempt.tried)
+        return found[0]
 
-    def _register(self, connection: BlockingConnection) -> None:
-        params = self._introduction()
-        if params is None:
-            return
-        line = protocol.encode_request(REQUEST_ID, "worker.register", params)
-        reply = connection.exchange(line, REPLY_S, monotonic() + REPLY_S)
-        try:
-            protocol.decode_register(reply)
-        except MethodNotFoundError:  # an older daemon, which knows no workers
-            return
+    def _opened(self, connection: BlockingConnection) -> None:
+        """Let `leave` interrupt a connection while it is being made."""
+        with self._changed:
+            if self._closing:
+                raise StoreClosedError
+            self._connection = connection
 
     def _leave(self) -> None:
         with self._changed:

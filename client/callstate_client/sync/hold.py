@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from threading import Lock, Thread
 from types import TracebackType
 
-from callstate_client import protocol, requests
+from callstate_client import requests
 from callstate_client.calls.heartbeat_thread import BeatThread
 from callstate_client.calls.hold_rules import (
     BeatMode,
@@ -103,11 +103,8 @@ class HeldCalls:
         ours = self._holding.get()
         with ours.lock:
             if ours.heartbeats is None:
-                ours.heartbeats = BeatThread(lambda: self._pool.places, self._introduction)
+                ours.heartbeats = BeatThread(lambda: self._pool.places, self._identity.get)
             return ours.heartbeats
-
-    def _introduction(self) -> protocol.RegisterParams:
-        return self._identity.get().introduction(self.api.features())
 
     def stop_heartbeats(self) -> Thread | None:
         """Send no more heartbeats; gives the thread that sent them, which ends at once."""

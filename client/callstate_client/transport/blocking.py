@@ -1,37 +1,43 @@
-"""One blocking connection to the daemon."""
+"""Blocking sockets: connecting to the daemon, and one connection for one request at a time."""
 
 from __future__ import annotations
 
 import os
 import socket as sockets
 import struct
+from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
+from callstate_client.errors import CallstateError
+from callstate_client.transport import fork_safety
 from callstate_client.transport.backoff import REPLY_BYTES
+from callstate_client.transport.dial import Attempt, handshake
+from callstate_client.transport.discovery import Candidate
+from callstate_client.transport.identity import Identity
 
 REQUEST_ID: Final = 1
-"""Of every request: a connection has one under way and is left when that fails, so no reply can be another's,
-and a line may be made once and sent often."""
+"""Id of every request: a connection has one pending and is closed when that fails, so no reply can belong to
+another, and a request's line can be encoded once and sent many times."""
 
 REPLY_HEADS: Final = (b'{"jsonrpc":"2.0","id":1,', b'{"jsonrpc":"2.0","id":null,')
-"""How a reply begins. One without id tells of a line that could not be read; there is only ours."""
+"""How a reply begins. One without an id is about a line that could not be read, which can only be the one sent."""
 
 FIRST_READ_BYTES: Final = 16 * 1024
-"""Taken by the first read, bytes: all replies but those of long histories fit, and a larger buffer costs more."""
+"""Size of the first read, bytes: all replies but those with long histories fit, and a larger buffer costs more."""
 
 READ_BYTES: Final = 256 * 1024
-"""Taken by each further read, bytes: what a Unix socket holds."""
+"""Size of each further read, bytes: what a Unix socket holds."""
 
 LONGEST_S: Final = 10 * 365 * 86400.0
-"""More than anybody waits, and what a timeval of any platform can say."""
+"""Longest timeout, seconds: more than anybody waits, and within the timeval of any platform."""
 
 SHORTEST_S: Final = 0.001
-"""A timeval of zero means for ever."""
+"""Shortest timeout, seconds: a timeval of zero means no timeout."""
 
 
 class NoReplyError(ConnectionError):
-    """What came is no reply; the peer is no callstated."""
+    """What came is not a reply; the peer is not a callstated."""
 
 
 class BlockingConnection:
@@ -64,12 +70,12 @@ class BlockingConnection:
         Args:
             line: the request.
             timeout_s: how long it may take, seconds.
-            until: the same as an instant of the monotonic clock.
+            until: the same as a time of the monotonic clock.
 
         Raises:
             TimeoutError: it took longer.
             NoReplyError: something else came.
-            BrokenPipeError: the daemon was gone before it had the whole line.
+            BrokenPipeError: the daemon closed the connection before it had the whole line.
             OSError: the connection was lost.
         """
         if timeout_s != self._limit_s:
@@ -117,12 +123,55 @@ class BlockingConnection:
         self._socket.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDTIMEO, timeval)
 
     def interrupt(self) -> None:
-        """Wake the thread that waits on it."""
+        """Wake the thread that waits for a reply on it."""
         try:
             self._socket.shutdown(sockets.SHUT_RDWR)
         except OSError:  # lost already, or never connected
             return
 
     def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
         self._socket.close()
+
+
+def dial(
+    attempt: Attempt,
+    identity: Identity | None,
+    timeout_s: float,
+    opened: Callable[[BlockingConnection], None] = lambda _: None,
+) -> tuple[BlockingConnection, Candidate] | None:
+    """Connect to the first place that answers; None where none does, and `attempt` says why.
+
+    Args:
+        attempt: the places to try.
+        identity: whom to register the connection for; None: nobody.
+        timeout_s: how long each place may take to be connected, and again for the handshake, seconds.
+        opened: called with each connection before it is connected, so that another thread can interrupt it.
+    """
+    for place in attempt:
+        connection = BlockingConnection(fork_safety.unix_socket())
+        try:
+            opened(connection)
+            connection.connect(place.path, timeout_s)
+            _greet(connection, identity, timeout_s)
+        except BaseException as error:
+            connection.close()
+            if not isinstance(error, OSError | CallstateError):
+                raise
+            attempt.failed(place, error)
+        else:
+            return connection, place
+    return None
+
+
+def _greet(connection: BlockingConnection, identity: Identity | None, timeout_s: float) -> None:
+    """See `dial.handshake`."""
+    until = monotonic() + timeout_s
+    dialogue = handshake(identity, REQUEST_ID)
+    line = next(dialogue)
+    while True:
+        reply = connection.exchange(line, until - monotonic(), until)
+        try:
+            line = dialogue.send(reply)
+        except StopIteration:
+            return

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 from msgspec import Raw
@@ -32,9 +31,10 @@ from callstate_client.protocol.messages import (
 from callstate_client.protocol.params import (
     SubscribeParams,
 )
-from callstate_client.transport import fork_safety
 from callstate_client.transport.backoff import CONNECT, REPLY_BYTES, TIMEOUT_S, Backoff
-from callstate_client.transport.discovery import Candidate, describe, refusal
+from callstate_client.transport.dial import Attempt
+from callstate_client.transport.discovery import Candidate
+from callstate_client.transport.nonblocking import Connected, dial
 
 __all__ = ["EventStream"]
 
@@ -47,24 +47,20 @@ SUBSCRIBE_ID: Final = 1
 """Of the only request on the connection."""
 
 
-class _Wire(asyncio.Protocol):
+class _Lines(Connected, asyncio.Protocol):
     """The lines of one connection, in the order they came; the last are still there when it is gone."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._splitter = LineSplitter(REPLY_BYTES)
-        self._lines: deque[bytes | None] = deque()
+        self._received: deque[bytes | None] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._paused = False
         self._lost = False
-        self.transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._lines.extend(self._splitter.feed(data))
-        if not self._paused and len(self._lines) > FULL_LINES and not self.transport.is_closing():
+        self._received.extend(self._splitter.feed(data))
+        if not self._paused and len(self._received) > FULL_LINES and not self.transport.is_closing():
             self._paused = True
             self.transport.pause_reading()
         self._wake()
@@ -84,7 +80,7 @@ class _Wire(asyncio.Protocol):
             ConnectionLostError: there are no more.
             InternalError: it is longer than any daemon's.
         """
-        while not self._lines:
+        while not self._received:
             if self._lost:
                 raise ConnectionLostError("the connection was lost")
             self._waiter = self._loop.create_future()
@@ -97,12 +93,12 @@ class _Wire(asyncio.Protocol):
     @property
     def has_line(self) -> bool:
         """Whether a line has come."""
-        return bool(self._lines) and self._lines[0] is not None
+        return bool(self._received) and self._received[0] is not None
 
     def pop(self) -> bytes | None:
         """The line that has come; None for one that is longer than any daemon's."""
-        line = self._lines.popleft()
-        if self._paused and len(self._lines) < FULL_LINES // 2 and not self.transport.is_closing():
+        line = self._received.popleft()
+        if self._paused and len(self._received) < FULL_LINES // 2 and not self.transport.is_closing():
             self._paused = False
             self.transport.resume_reading()
         return line
@@ -115,24 +111,6 @@ class _Wire(asyncio.Protocol):
         """The same from wherever the garbage collector runs."""
         with suppress(RuntimeError):  # the loop is closed, and all of its connections are
             self._loop.call_soon_threadsafe(self.transport.abort)
-
-
-async def _dial(places: Sequence[Candidate]) -> _Wire | None:
-    """A connection to the first place that answers; None where none does."""
-    uid = os.getuid()
-    for place in places:
-        refused = refusal(place, uid)
-        if refused is None:
-            try:
-                loop = asyncio.get_running_loop()
-                _, wire = await loop.create_unix_connection(_Wire, sock=fork_safety.connected(place.path))
-            except OSError as error:
-                refused = describe(place, error)
-            else:
-                return wire
-        if refused.final:
-            break
-    return None
 
 
 class EventStream:
@@ -162,7 +140,7 @@ class EventStream:
         self._timeout_s = timeout_s
         self._backoff = Backoff(CONNECT)
         self._closing = asyncio.Event()
-        self._wire: _Wire | None = None
+        self._lines: _Lines | None = None
         self._subscribed = False
         self.cursor = since
         """The last event taken, or the place from which on they come; None before there is any."""
@@ -211,42 +189,45 @@ class EventStream:
 
     def __del__(self) -> None:
         # left in the middle of an `async for`: nobody closes an iterator then
-        if self._wire is not None:
-            self._wire.leave_soon()
+        if self._lines is not None:
+            self._lines.leave_soon()
 
     def forked(self) -> None:
         """In a child: the connection is the parent's."""
-        self._wire = None
+        self._lines = None
         self._closing.set()
 
     def _hang_up(self) -> None:
-        wire, self._wire = self._wire, None
+        lines, self._lines = self._lines, None
         self._subscribed = False
-        if wire is not None:
-            wire.leave()
+        if lines is not None:
+            lines.leave()
 
     # -- subscribing ----------------------------------------------------------------------------------------
 
     async def _attempt(self) -> None:
         """Connect and subscribe; where that fails and may yet work, there is just no connection."""
-        wire = self._wire = await _dial(self._places)
-        if wire is None or self.closed:  # closed meanwhile
+        found = await dial(Attempt(self._places), _Lines)
+        if found is None:
+            return
+        lines = self._lines = found[0]
+        if self.closed:  # meanwhile
             self._hang_up()
             return
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._subscribe(wire)
+                await self._subscribe(lines)
         except BaseException as error:
             self._hang_up()
             if not isinstance(error, TimeoutError) and not (isinstance(error, CallstateError) and error.retryable):
                 raise
             _log.debug("no events yet: %s", str(error) or "no answer in time")
 
-    async def _subscribe(self, wire: _Wire) -> None:
+    async def _subscribe(self, lines: _Lines) -> None:
         since = None if self.cursor is None else self.cursor.since()
         params = SubscribeParams(types=self._types, since=since)
-        wire.transport.write(encode_request(SUBSCRIBE_ID, "events.subscribe", params))
-        while reply_id(line := await wire.line()) != SUBSCRIBE_ID:
+        lines.transport.write(encode_request(SUBSCRIBE_ID, "events.subscribe", params))
+        while reply_id(line := await lines.line()) != SUBSCRIBE_ID:
             _read(line)
         result = decode_subscribe(line)
         if self.cursor is None:
@@ -267,11 +248,11 @@ class EventStream:
         """
         while True:
             await self.open()
-            wire = self._wire
-            if wire is None:
+            lines = self._lines
+            if lines is None:
                 raise StopAsyncIteration
             try:
-                event = _read(await wire.line())
+                event = _read(await lines.line())
             except ConnectionLostError:
                 self._hang_up()
             except InternalError:
@@ -287,8 +268,8 @@ class EventStream:
         Raises:
             InternalError: what came is no event.
         """
-        while self._subscribed and self._wire is not None and self._wire.has_line:
-            event = _read(self._wire.pop() or b"")
+        while self._subscribed and self._lines is not None and self._lines.has_line:
+            event = _read(self._lines.pop() or b"")
             if event is not None:
                 return self._taken(event)
         return None

@@ -1,10 +1,12 @@
-"""The requests under way on one connection, without any I/O: whose reply it is, what is late, what is repeated."""
+"""Requests that wait for their replies, without any I/O: matching by id, timeouts, and what may be sent again.
+
+A request may be repeated on another connection if it changes nothing, or if the daemon recognizes it: a mutation
+with an `op`, as long as that is among the last `OPS_REMEMBERED` of its session."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Protocol
 
 from msgspec import Struct
 
@@ -19,7 +21,7 @@ from callstate_client.protocol.params import (
 )
 
 OPS_REMEMBERED: Final = 16
-"""The daemon knows a session's last 16 ops. Of more mutations under way, the older ones can't be repeated."""
+"""The daemon remembers a session's last 16 ops. If more mutations are pending, the older ones can't be repeated."""
 
 REPEATABLE: Final = frozenset(
     {
@@ -27,136 +29,145 @@ REPEATABLE: Final = frozenset(
         "server.ping", "server.info", "server.stats", "server.flush",
     }
 )  # fmt: skip
-"""What may be done twice without harm; any other verb only with an `op`. A deletion has none where it goes to
-a daemon of an earlier version, for which what is gone is no error."""
+"""Verbs that may be done twice without harm; any other only with an `op`. A deletion has no `op` where it goes to a
+daemon of the previous version, which deletes what is absent without an error."""
 
 
-class Waiting(Protocol):
-    """Who gets the reply, whatever else that is."""
+class Waiter(Protocol):
+    """Gets the reply to a request: a future, or an object that is called at once instead of an iteration later."""
 
     def done(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether the reply is no longer wanted."""
+        ...
+
+    def set_result(self, line: bytes, /) -> None:
+        """The reply came."""
+        ...
+
+    def set_exception(self, error: Exception, /) -> None:
+        """There will be none."""
         ...
 
 
-WaiterT = TypeVar("WaiterT", bound=Waiting)
-
-
-class PendingRequest(Struct, Generic[WaiterT], eq=False):
-    """A request under way.
+class PendingRequest(Struct, eq=False):
+    """A request without its reply.
 
     Args:
         request_id: what the reply will carry.
         line: the request.
-        waiter: who gets the reply: a future, or whatever the front uses.
-        deadline: when it is late, seconds of the front's clock.
-        repeatable: may be sent again when the connection was lost.
+        waiter: gets the reply.
+        deadline: when it times out, seconds of the caller's clock.
+        repeatable: may be sent again after the connection was lost.
         op_of: for a mutation with an `op`, the session that remembers it.
         connection: the number of the connection it was sent on last; 0 for none yet.
     """
 
     request_id: int
     line: bytes
-    waiter: WaiterT
+    waiter: Waiter
     deadline: float
     repeatable: bool
     op_of: str | None
     connection: int = 0
 
+    def fail(self, error: Exception) -> None:
+        """There will be no reply."""
+        if not self.waiter.done():
+            self.waiter.set_exception(error)
 
-class PendingRequests(Generic[WaiterT]):
-    """All requests under way, in the order in which they were made.
 
-    Args:
-        fail: how a waiter is told that there will be no reply.
-    """
+class PendingRequests:
+    """All pending requests of a store, in the order in which they were made."""
 
-    def __init__(self, fail: Callable[[WaiterT, Exception], None]) -> None:
-        self._fail = fail
+    def __init__(self) -> None:
         self._last_id = 0
-        self._calls: dict[int, PendingRequest[WaiterT]] = {}
+        self._requests: dict[int, PendingRequest] = {}
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._requests)
 
     def add(
-        self, method: str, params: Params | None, waiter: WaiterT, *, deadline: float, op_of: str | None
-    ) -> PendingRequest[WaiterT]:
+        self, method: str, params: Params | None, waiter: Waiter, *, deadline: float, op_of: str | None
+    ) -> PendingRequest:
         """A new request."""
         request_id = self._last_id = self._last_id + 1
         line = encode_request(request_id, method, params)
-        call = PendingRequest(request_id, line, waiter, deadline, op_of is not None or method in REPEATABLE, op_of)
-        self._calls[request_id] = call
-        return call
+        request = PendingRequest(
+            request_id, line, waiter, deadline, op_of is not None or method in REPEATABLE, op_of
+        )
+        self._requests[request_id] = request
+        return request
 
     @property
     def are_waited_for(self) -> bool:
-        """Whether anybody still waits for any of them."""
-        return any(not call.waiter.done() for call in self._calls.values())
+        """Whether the reply to any of them is still wanted."""
+        return any(not request.waiter.done() for request in self._requests.values())
 
-    def was_sent(self, waiter: WaiterT) -> bool:
-        """Whether the request that this one waits for has left on some connection. Looks through all of them."""
-        return any(call.connection and call.waiter is waiter for call in self._calls.values())
+    def was_sent(self, waiter: Waiter) -> bool:
+        """Whether the request with this waiter was sent on some connection. Looks through all of them."""
+        return any(request.connection and request.waiter is waiter for request in self._requests.values())
 
-    def drop(self, call: PendingRequest[WaiterT]) -> None:
-        """Nobody waits for it any more."""
-        self._calls.pop(call.request_id, None)
+    def drop(self, request: PendingRequest) -> None:
+        """Forget a request."""
+        self._requests.pop(request.request_id, None)
 
-    def waiter(self, line: bytes) -> WaiterT | CallstateError | None:
-        """Whose reply a line is; an error for one that is nobody's, None for one that nobody waits for.
+    def take_waiter(self, line: bytes) -> Waiter | CallstateError | None:
+        """Who waits for this reply, whose request is then forgotten.
+
+        None where nobody does any more; the error where the daemon reports one without an id.
 
         Raises:
             msgspec.MsgspecError, UnicodeDecodeError: no callstated would send that.
         """
         request_id = reply_id(line)
         if request_id is not None:
-            call = self._calls.pop(request_id, None)
-            return None if call is None else call.waiter
+            request = self._requests.pop(request_id, None)
+            return None if request is None else request.waiter
         incoming = decode_incoming(line)
         if isinstance(incoming.id, int):
-            call = self._calls.pop(incoming.id, None)
-            return None if call is None else call.waiter
-        return None if incoming.error is None else self._nobodys(incoming.error.exception())
+            request = self._requests.pop(incoming.id, None)
+            return None if request is None else request.waiter
+        return None if incoming.error is None else self._without_id(incoming.error.exception())
 
-    def _nobodys(self, error: CallstateError) -> CallstateError | None:
-        if not isinstance(error, TooLargeError) or not self._calls:
+    def _without_id(self, error: CallstateError) -> CallstateError | None:
+        if not isinstance(error, TooLargeError) or not self._requests:
             return error
-        # the id was in a line that the daemon dropped; of those under way that was the longest
-        longest = max(self._calls.values(), key=lambda call: len(call.line))
+        # the id was in the line that the daemon dropped, which must have been the longest
+        longest = max(self._requests.values(), key=lambda request: len(request.line))
         self.drop(longest)
-        self._fail(longest.waiter, error)
+        longest.fail(error)
         return None
 
-    def late(self, now: float) -> list[PendingRequest[WaiterT]]:
-        """Take out what is late."""
-        calls = [call for call in self._calls.values() if call.deadline <= now]
-        for call in calls:
-            self.drop(call)
-        return calls
+    def take_expired(self, now: float) -> list[PendingRequest]:
+        """Take out the requests whose deadline has come."""
+        requests = [request for request in self._requests.values() if request.deadline <= now]
+        for request in requests:
+            self.drop(request)
+        return requests
 
     @property
     def next_deadline(self) -> float | None:
-        """When the next request is late."""
-        return min((call.deadline for call in self._calls.values()), default=None)
+        """When the next request times out; None without any."""
+        return min((request.deadline for request in self._requests.values()), default=None)
 
-    def connection_lost(self) -> list[PendingRequest[WaiterT]]:
-        """Fail what may not be repeated; gives what is to be sent on the next connection, in order.
+    def connection_lost(self) -> list[PendingRequest]:
+        """Fail what may not be repeated; gives what to send on the next connection.
 
-        In the order they were made in, because what is for one session takes effect in the order sent.
+        That is in the order in which the requests were made, as those on one session take effect in the order sent.
         """
-        under_way: Counter[str] = Counter()
-        for call in reversed([*self._calls.values()]):
-            if not call.connection:
+        mutations: Counter[str] = Counter()
+        for request in reversed([*self._requests.values()]):
+            if not request.connection:
                 continue
-            if call.op_of is not None:
-                under_way[call.op_of] += 1
-            if not call.repeatable or (call.op_of is not None and under_way[call.op_of] > OPS_REMEMBERED):
-                self.drop(call)
-                self._fail(call.waiter, ConnectionLostError("the connection was lost; outcome unknown"))
-        return [*self._calls.values()]
+            if request.op_of is not None:
+                mutations[request.op_of] += 1
+            if not request.repeatable or (request.op_of is not None and mutations[request.op_of] > OPS_REMEMBERED):
+                self.drop(request)
+                request.fail(ConnectionLostError("the connection was lost; outcome unknown"))
+        return [*self._requests.values()]
 
     def fail_all(self, error: Exception) -> None:
         """There will be no replies."""
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
-            self._fail(call.waiter, error)
+        requests, self._requests = self._requests, {}
+        for request in requests.values():
+            request.fail(error)

@@ -8,39 +8,28 @@ request failed is left, so no reply can be taken for another request's, and all 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from os import getpid
 from threading import Event, RLock
 from time import monotonic
 from typing import Final
 
-from callstate_client import protocol
 from callstate_client.errors import (
-    CallstateError,
     ConnectionLostError,
-    MethodNotFoundError,
     NoDaemonError,
     RequestTimeoutError,
     StoreClosedError,
-    UnsupportedProtocolError,
 )
 from callstate_client.transport import fork_safety
 from callstate_client.transport.backoff import CONNECT, SHORTEST_HANDSHAKE_S, Backoff
 from callstate_client.transport.blocking import (
-    REQUEST_ID,
     SHORTEST_S,
     BlockingConnection,
     NoReplyError,
+    dial,
 )
-from callstate_client.transport.discovery import (
-    Candidate,
-    Tried,
-    describe,
-    no_daemon,
-    refusal,
-)
+from callstate_client.transport.dial import Attempt
+from callstate_client.transport.discovery import Candidate
 from callstate_client.transport.identity import Identity
 from callstate_client.transport.pending import OPS_REMEMBERED
 
@@ -256,66 +245,22 @@ class Pool:
 
         Raises:
             NoDaemonError: there was no daemon.
+            ConflictError, InvalidParamsError, ForbiddenError, UnsupportedProtocolError: as for `open`.
             StoreClosedError: the pool was closed meanwhile.
         """
         while True:
             if self.closed:
                 raise StoreClosedError
-            connection, tried = self._attempt(max(until - monotonic(), shortest_s))
-            if connection is not None:
+            attempt = Attempt(self._places)
+            found = dial(attempt, self._identity(), max(until - monotonic(), shortest_s))
+            if found is not None:
+                connection, place = found
+                self._places = [place]
                 ours.add(connection)
                 return connection
             left = until - monotonic()
-            if left <= 0 or any(place.hopeless for place in tried):
-                raise no_daemon(tried)
+            attempt.check(left)
             ours.closing.wait(min(left, backoff.pause_s()))
-
-    def _attempt(self, timeout_s: float) -> tuple[BlockingConnection | None, list[Tried]]:
-        uid = os.getuid()
-        tried: list[Tried] = []
-        for place in self._places:
-            refused = refusal(place, uid)
-            if refused is None:
-                connection = BlockingConnection(fork_safety.unix_socket())
-                try:
-                    connection.connect(place.path, timeout_s)
-                    self._introduce(connection, timeout_s)
-                except BaseException as error:
-                    connection.close()
-                    if isinstance(error, UnsupportedProtocolError):
-                        raise
-                    if isinstance(error, CallstateError) and error.retryable:
-                        refused = Tried(place.path, str(error), final=True)
-                    elif isinstance(error, OSError):
-                        refused = describe(place, error)
-                    else:
-                        raise
-                else:
-                    self._places = [place]
-                    return connection, tried
-            tried.append(refused)
-            if refused.final:
-                break
-        return None, tried
-
-    def _introduce(self, connection: BlockingConnection, timeout_s: float) -> None:
-        """Ask who answers, and say whose a connection is, before anything else is said on it.
-
-        Raises:
-            ConflictError, InvalidParamsError, ForbiddenError: the daemon does not take this worker.
-            UnsupportedProtocolError: it speaks another version of the protocol.
-        """
-        until = monotonic() + timeout_s
-        line = protocol.encode_request(REQUEST_ID, "server.info", None)
-        info = protocol.check_protocol(protocol.decode_members(connection.exchange(line, timeout_s, until)))
-        identity = self._identity()
-        if identity is None:
-            return
-        introduction = identity.introduction(info.get("features", ()))
-        line = protocol.encode_request(REQUEST_ID, "worker.register", introduction)
-        reply = connection.exchange(line, until - monotonic(), until)
-        with suppress(MethodNotFoundError):  # an older daemon, which knows no workers
-            protocol.decode_register(reply)
 
 
 class _Trial:

@@ -25,8 +25,8 @@ from callstate_client.errors import (
     SessionNotFoundError,
     StoreUnavailableError,
 )
-from callstate_client.protocol import RegisterParams
 from callstate_client.transport.discovery import Candidate
+from callstate_client.transport.identity import Identity
 from support.blocking_peer import WITHIN_S, Peer, Side
 
 TIMEOUT_S = 0.03
@@ -57,8 +57,10 @@ class Calls:
     def __init__(self, path: Path, worker_id: str | None = "w1") -> None:
         self.peer = Peer(path)
         self.hand = Hand()
-        params = None if worker_id is None else RegisterParams(worker_id=worker_id)
-        self.beating = BeatingThread(lambda: [Candidate(str(path), "the test")], lambda: params, STALL_S, self.hand)
+        identity = None if worker_id is None else Identity.of(worker_id)
+        self.beating = BeatingThread(
+            lambda: [Candidate(str(path), "the test")], lambda: identity, STALL_S, self.hand
+        )
         self.lost: asyncio.Queue[tuple[str, CallstateError]] = asyncio.Queue()
         self.loser = threading.get_ident()
         self.callbacks: dict[str, LostCallback] = {}
@@ -97,9 +99,16 @@ class Calls:
 
     def accept(self) -> Side:
         """The thread's next connection, greeted."""
-        side = self.peer.accept()
+        side = self.known()
         assert method(side.request()) == ("worker.register", {"worker_id": "w1"})
         side.reply({"worker_id": "w1", "drain": False})
+        return side
+
+    def known(self) -> Side:
+        """The thread's next connection, told who answers."""
+        side = self.peer.accept()
+        assert side.request()["method"] == "server.info"
+        side.reply({"protocol": 1})
         return side
 
     async def close(self) -> None:
@@ -150,7 +159,7 @@ async def test_who_is_no_worker_is_not_registered(short_dir: Path) -> None:
     calls = Calls(short_dir / "s", worker_id=None)
     calls.add("c1")
     calls.pass_time()
-    side = calls.peer.accept()
+    side = calls.known()
     assert beaten(side) == ["c1"]
     side.reply({})
     await calls.close()
@@ -159,7 +168,7 @@ async def test_who_is_no_worker_is_not_registered(short_dir: Path) -> None:
 async def test_a_daemon_that_knows_no_workers_gets_beats_all_the_same(calls: Calls) -> None:
     calls.add("c1")
     calls.pass_time()
-    side = calls.peer.accept()
+    side = calls.known()
     side.request()
     side.refuse(MethodNotFoundError("worker.register"))
     assert beaten(side) == ["c1"]
@@ -363,7 +372,7 @@ async def test_it_is_tried_until_there_is_a_daemon_that_knows_us(
         for _ in range(3):
             calls.pass_time()
             if refused:
-                side = calls.peer.accept()
+                side = calls.known()
                 side.request()
                 side.refuse(ConflictError("another process is registered as 'w1', and lives", owner="w1"))
             calls.look()

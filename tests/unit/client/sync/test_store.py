@@ -33,7 +33,7 @@ from callstate_client import (
     sync,
 )
 from callstate_client.sync import requester
-from callstate_client.transport import blocking
+from callstate_client.transport import blocking, pool
 from callstate_client.transport.pending import OPS_REMEMBERED
 from support.blocking_peer import WITHIN_S, Peer, Side
 
@@ -795,14 +795,12 @@ def test_closing_just_after_a_reply(
 
 
 def test_closing_just_after_connecting(store: sync.Store, side: Side, monkeypatch: pytest.MonkeyPatch) -> None:
-    attempt = store._pool._attempt
-
-    def then_close(timeout_s: float) -> Any:
-        made = attempt(timeout_s)
+    def then_close(*args: Any) -> Any:
+        made = blocking.dial(*args)
         store.close()
         return made
 
-    monkeypatch.setattr(store._pool, "_attempt", then_close)
+    monkeypatch.setattr(pool, "dial", then_close)
     side.close()
     start = time.monotonic()
     with pytest.raises(StoreClosedError):

@@ -260,13 +260,6 @@ def is_greeting(peer: Peer) -> list[Side]:
     return [side]
 
 
-def is_registering(peer: Peer) -> list[Side]:
-    """That of the beats, which waits for the answer to its registration."""
-    side = peer.accept()
-    assert side.request()["method"] == "worker.register"
-    return [side]
-
-
 def holds(peer: Peer) -> list[Side]:
     """The first connection, and those of the beats and of the events, which wait for their first answers."""
     first = greeted(peer)
@@ -274,7 +267,7 @@ def holds(peer: Peer) -> list[Side]:
     first.reply({"version": 1, "updated_at": "2026-01-02T03:04:05Z"}, saved["id"])
     first.reply({"session": {"id": "c1"}, "version": 1, "epoch": 0}, loaded["id"])
     others = [peer.accept(), peer.accept()]
-    assert {side.request()["method"] for side in others} == {"worker.register", "events.subscribe"}
+    assert {side.request()["method"] for side in others} == {"server.info", "events.subscribe"}
     return [first, *others]
 
 
