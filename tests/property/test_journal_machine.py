@@ -94,9 +94,9 @@ class JournalMachine(RuleBasedStateMachine):
                 pass
         journal = self.keeping.journal
         if torn and at is None:
-            path = self.directory / f"log-{journal._generation:012d}.csj"
+            path = self.directory / f"log-{journal.segment.generation:012d}.csj"
             with path.open("r+b") as file:
-                file.seek(journal._end)
+                file.seek(journal.segment.end)
                 file.write(torn)
         journal.close()
         self.files = FaultyFiles(10**9, eio)

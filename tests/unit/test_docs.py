@@ -31,7 +31,7 @@ from callstate_sidecar.config.schema import OPTIONS, SECTIONS
 from callstate_sidecar.journal import Checkpointer, Files, Journal
 from callstate_sidecar.journal import cli as journal_cli
 from callstate_sidecar.journal.format import VERSION
-from callstate_sidecar.journal.layout import MANIFEST, encode_manifest, read_manifest
+from callstate_sidecar.journal.manifest import MANIFEST, encode_manifest, read_manifest
 from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
 from support.wire import Wire

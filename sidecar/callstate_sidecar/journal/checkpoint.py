@@ -1,4 +1,10 @@
-"""A snapshot of everything hot, written beside the running log, then put in place of what the log had grown to."""
+"""Checkpoints: a snapshot of everything hot that replaces the log written so far.
+
+A checkpoint begins a new segment for the changes to come, then writes one record for each hot session as it is at
+that moment. The sessions are not frozen meanwhile: a change made after its session was written is in the new
+segment, and a change made before is in both, which the versions in the records tell a replay. When the snapshot is
+on disk the manifest is replaced, and the older files are removed. If anything fails the older files still count.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +21,17 @@ from callstate_sidecar.journal.log import Journal
 from callstate_sidecar.system.files import Files, naming
 
 SLICE_S: Final = 0.001
-"""The loop is held this long at most for a slice: other work of the same turn comes on top of it."""
+"""Longest time for which a slice blocks the event loop, not counting other work of the same turn."""
 
 WRITE_BYTES: Final = 1024 * 1024
-"""Bytes gathered before a thread writes them: few calls, and little memory."""
+"""Bytes collected before a thread writes them: few calls, and little memory."""
 
 
 class SnapshotFile:
     """A snapshot being written.
 
     Raises:
-        OSError: the disk refuses (every method); `abandon` it then.
+        OSError: of the file system (every method); call `abandon` then.
     """
 
     def __init__(self, journal: Journal, files: Files, generation: int) -> None:
@@ -40,7 +46,7 @@ class SnapshotFile:
         self.size = 0
 
     def add(self, record: Record | None) -> None:
-        """Take a record; None is the mark that ends the snapshot."""
+        """Add a record; None is the mark that ends the snapshot."""
         self._sequence += 1
         body = b"" if record is None else encode_record(record)
         framed = frame(self._generation, self._sequence, 0, body)
@@ -49,11 +55,11 @@ class SnapshotFile:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is enough to be worth a write."""
+        """Whether enough was added to be worth a write."""
         return self._pending_bytes >= WRITE_BYTES
 
     def write(self) -> None:
-        """Write what was taken so far."""
+        """Write what was added so far."""
         data = b"".join(self._pending)
         with naming(self._draft):
             self._files.write(self._fd, data, self.size)
@@ -61,7 +67,7 @@ class SnapshotFile:
         self._pending, self._pending_bytes = [], 0
 
     def finish(self) -> None:
-        """Write the rest, and give the file its name once all of it is on disk."""
+        """Write the rest, sync the file, and give it its final name."""
         self.add(None)
         self.write()
         with naming(self._draft):
@@ -75,7 +81,7 @@ class SnapshotFile:
         self._files.unlink(self._draft)
 
     def _close(self) -> None:
-        fd, self._fd = self._fd, -1  # also where that fails: the number may be another file's by then
+        fd, self._fd = self._fd, -1  # even if closing fails: the number may be reused by then
         if fd >= 0:
             self._files.close(fd)
 
@@ -86,8 +92,8 @@ class Checkpointer:
     Args:
         journal: whose log is to shrink.
         files: the file calls.
-        records: gives everything hot, one at a time, as it is when asked for.
-        barrier: puts the open group down, so that no record tells of what may yet be undone.
+        records: yields everything hot, one record at a time, each as of the moment it is yielded.
+        barrier: commits the open group, so that no record contains a change that may yet be rolled back.
     """
 
     def __init__(
@@ -103,13 +109,10 @@ class Checkpointer:
         self._barrier = barrier
 
     async def run(self) -> None:
-        """Write one while the daemon serves: the loop is held for slices, the disk waited for in a thread.
-
-        What changes meanwhile goes to a new log segment, and a record's version tells a replay whether the
-        snapshot has it already.
+        """Write a checkpoint while the daemon serves: in slices on the loop, with disk writes in a thread.
 
         Raises:
-            OSError: the disk refuses; what counted before still counts.
+            OSError: of the file system; the older files still count.
         """
         await in_thread(self._journal.remove_leftovers)
         self._barrier()
@@ -125,7 +128,7 @@ class Checkpointer:
                     await in_thread(snapshot.write)
                 else:
                     await asyncio.sleep(0)
-            await in_thread(self._settle, snapshot, generation)
+            await in_thread(self._install, snapshot, generation)
         except BaseException:
             snapshot.abandon()
             raise
@@ -133,19 +136,19 @@ class Checkpointer:
         await in_thread(self._journal.remove_before, generation)
 
     def run_now(self) -> None:
-        """Write one and return when it counts: at a stop, when nobody is served any more.
+        """Write a checkpoint without giving way to the loop: at a stop, when nobody is served any more.
 
         Raises:
-            OSError: the disk refuses; what counted before still counts.
+            OSError: of the file system; the older files still count.
         """
         self._journal.remove_leftovers()
         self._journal.remove_before(self.write())
 
     def write(self) -> int:
-        """Let a snapshot count, and leave what it replaces; gives its generation.
+        """Write a snapshot and let it count, without removing what it replaces; returns its generation.
 
         Raises:
-            OSError: the disk refuses; what counted before still counts.
+            OSError: of the file system; the older files still count.
         """
         self._barrier()
         generation = self._journal.begin_checkpoint()
@@ -155,20 +158,20 @@ class Checkpointer:
                 snapshot.add(record)
                 if snapshot.is_full:
                     snapshot.write()
-            self._settle(snapshot, generation)
+            self._install(snapshot, generation)
         except BaseException:
             snapshot.abandon()
             raise
         self._journal.snapshot_installed(generation, snapshot.size)
         return generation
 
-    def _settle(self, snapshot: SnapshotFile, generation: int) -> None:
+    def _install(self, snapshot: SnapshotFile, generation: int) -> None:
         snapshot.finish()
         self._journal.install_snapshot(generation)
 
 
 def _slice(snapshot: SnapshotFile, records: Iterator[Record], until: float) -> bool:
-    """Add records until the time is up, the buffer full, or there are no more; tells whether there are."""
+    """Add records until time is up or the buffer is full; returns False when there are no more."""
     for record in records:
         snapshot.add(record)
         if snapshot.is_full or time.monotonic() >= until:

@@ -1,4 +1,4 @@
-"""`callstated journal inspect|verify|repair|export DIR`: for a journal that is stopped, or a copy of one."""
+"""`callstated journal inspect|verify|repair|export DIR`: for the journal of a stopped daemon, or a copy."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import msgspec
 from callstate_client.engine.sessions.records import decode_record
 from callstate_client.engine.table.cache import Cache
 from callstate_client.engine.verbs.read import loaded
+from callstate_sidecar.journal.errors import JournalError
 from callstate_sidecar.journal.format import (
     FormatError,
     Frame,
@@ -25,13 +26,11 @@ from callstate_sidecar.journal.format import (
     salvage,
 )
 from callstate_sidecar.journal.layout import (
-    MANIFEST,
-    JournalError,
     generation_of,
     logs,
-    read_manifest,
     snapshots,
 )
+from callstate_sidecar.journal.manifest import MANIFEST, read_manifest
 from callstate_sidecar.journal.repair import repair
 from callstate_sidecar.journal.replay import replay
 from callstate_sidecar.system import stdio
@@ -40,16 +39,16 @@ from callstate_sidecar.system.state_dir import JOURNAL_NAME, LOCK_NAME
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one of the commands; gives the exit status: 0, 2 usage, 3 a daemon is running, 4 damaged."""
+    """Run one of the commands; returns the exit status: 0, 2 wrong usage, 3 a daemon is running, 4 damaged."""
     parser = argparse.ArgumentParser(
-        prog="callstated journal", description="Look into, check, mend or export a stopped daemon's journal."
+        prog="callstated journal", description="Inspect, verify, repair or export the journal of a stopped daemon."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
-        ("inspect", "say what each file of the journal holds"),
-        ("verify", "read all of it as a start would; exit status 4 where that fails"),
-        ("repair", "save every whole record of a damaged journal; the damaged files are kept beside"),
-        ("export", "print every session as a line of JSON"),
+        ("inspect", "show what each file of the journal contains"),
+        ("verify", "read the journal as a start would; exit status 4 if that fails"),
+        ("repair", "salvage every intact record of a damaged journal; the damaged files are kept"),
+        ("export", "print every session as one line of JSON"),
     ):
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument(
@@ -66,11 +65,13 @@ def main(argv: Sequence[str]) -> int:
     except JournalError as error:
         return _fail(str(error), Exit.JOURNAL)
     except BlockingIOError:
-        return _fail(f"a callstated uses {directory}: stop it first, or work on a copy", Exit.ALREADY_RUNNING)
+        return _fail(
+            f"a running callstated uses {directory}: stop it first, or work on a copy", Exit.ALREADY_RUNNING
+        )
 
 
 def _is_journal(directory: Path) -> bool:
-    """Whether it is one, also where it has lost its manifest."""
+    """Whether a directory is a journal, even one without a manifest."""
     try:
         names = [path.name for path in directory.iterdir()]
     except OSError:
@@ -79,7 +80,7 @@ def _is_journal(directory: Path) -> bool:
 
 
 class _Unused:
-    """Holds the state directory's lock, so that no daemon starts upon files that are being mended."""
+    """Holds the state directory's lock, so that no daemon starts while its files are being repaired."""
 
     def __init__(self, directory: Path, *, needed: bool) -> None:
         lock = directory.parent / LOCK_NAME
@@ -95,7 +96,7 @@ class _Unused:
 
 
 def inspect(directory: Path, out: IO[str]) -> int:
-    """Say what each file holds, damaged or not."""
+    """Print what each file contains, damaged or not."""
     path = directory / MANIFEST
     manifest = path.read_text("utf-8", "replace").strip() if path.exists() else "missing"
     print(f"{MANIFEST}: {manifest}", file=out)
@@ -110,7 +111,9 @@ def inspect(directory: Path, out: IO[str]) -> int:
         first = last = end = 0
         generation = generation_of(path)
         if header.generation != generation:
-            print(f"{path.name}: it never began, its header is of generation {header.generation}", file=out)
+            print(
+                f"{path.name}: it was never written to, its header is of generation {header.generation}", file=out
+            )
         for found in salvage(data, generation):
             first, last, end = first or found.sequence, found.sequence, found.after
             kinds[_kind(found)] += 1
@@ -131,7 +134,7 @@ def _kind(found: Frame) -> str:
 
 
 def verify(directory: Path, out: IO[str]) -> int:
-    """Read all of it as a start would, changing nothing."""
+    """Read the journal as a start would, without changing anything."""
     cache = Cache()
     manifest = read_manifest(directory)
     if manifest is None:
@@ -140,12 +143,12 @@ def verify(directory: Path, out: IO[str]) -> int:
     found = replay(directory, manifest, lambda frame: cache.replay(decode_record(frame.body)))
     print(f"good: {found.records} records, {len(cache.sessions)} sessions, last record {found.sequence}", file=out)
     if found.tail is not None:
-        print("it ends in an unfinished tail, which the next start cuts off and sets aside", file=out)
+        print("it ends in an incomplete tail, which the next start cuts off and sets aside", file=out)
     return Exit.OK
 
 
 def export(directory: Path, out: IO[str]) -> int:
-    """Print every session, as `session.load` would show it, one a line."""
+    """Print every session, as `session.load` would return it, one per line."""
     cache = Cache()
     manifest = read_manifest(directory)
     if manifest is not None:

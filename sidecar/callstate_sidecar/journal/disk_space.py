@@ -1,4 +1,9 @@
-"""Room on disk: what no longer counts is removed or kept to be written again, and looked at before it is needed."""
+"""The journal's disk space: whether there is enough for a checkpoint, and what becomes of files that no longer
+count.
+
+Some of the segments that a checkpoint has replaced are kept as spares, to be overwritten by later segments: that is
+cheaper to sync than extending a new file, by half and more.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +14,37 @@ from pathlib import Path
 from typing import Final
 
 from callstate_sidecar.journal.layout import (
-    MANIFEST,
     logs,
     snapshot_path,
     snapshots,
+    spare_path,
+    spares,
 )
+from callstate_sidecar.journal.manifest import MANIFEST
 from callstate_sidecar.system.files import Files
 
 log = logging.getLogger(__name__)
 
 MAX_SPARES: Final = 4
-"""Segments kept to be written again: to overwrite is cheaper to sync than to grow, by half and more."""
-
-
-def spares(directory: Path) -> list[Path]:
-    """The segments that wait to be written again."""
-    return sorted(directory.glob("spare-*.csj"))
+"""Segments kept for reuse."""
 
 
 def ensure_space(files: Files, directory: Path, snapshot_bytes: int, segment_bytes: int) -> None:
-    """See to it that a checkpoint fits, giving up spares for it: one that fails halfway fills the disk for others.
+    """Check that there is space for a checkpoint, deleting spares if necessary.
+
+    A checkpoint that ran out of space halfway would have filled the disk for everybody else.
 
     Args:
-        snapshot_bytes: about how large the snapshot will be.
-        segment_bytes: of the segment to begin with it; 0: none has to be.
+        snapshot_bytes: approximate size of the snapshot.
+        segment_bytes: size of the segment that the checkpoint begins; 0 if it needs none.
 
     Raises:
-        OSError: even without the spares there is less; nothing was written.
+        OSError: there is not enough, even without the spares; nothing was written.
     """
     kept = spares(directory)
     needed = snapshot_bytes + (0 if kept else segment_bytes)
     free = files.free_bytes(directory)
-    for spare in kept[1:]:  # the first becomes the segment to begin
+    for spare in kept[1:]:  # the first becomes the new segment
         if free is None or free >= needed:
             break
         files.unlink(spare)
@@ -50,10 +54,10 @@ def ensure_space(files: Files, directory: Path, snapshot_bytes: int, segment_byt
 
 
 def remove_leftovers(files: Files, directory: Path, counted: set[int | None]) -> None:
-    """Remove what checkpoints that failed have left. Failures do no harm.
+    """Remove what failed checkpoints have left behind. Failures are harmless.
 
     Args:
-        counted: generations of snapshots that count.
+        counted: generations of the snapshots that count.
     """
     left = [path for generation, path in snapshots(directory).items() if generation not in counted]
     for path in [*left, *directory.glob("snapshot-*.tmp"), directory / f"{MANIFEST}.tmp"]:
@@ -62,19 +66,19 @@ def remove_leftovers(files: Files, directory: Path, counted: set[int | None]) ->
 
 
 def remove_before(files: Files, directory: Path, generation: int, segment_bytes: int) -> None:
-    """Remove what a checkpoint has replaced, keeping some segments to be written again. Failures do no harm."""
+    """Remove what a checkpoint has replaced, keeping some segments as spares. Failures are harmless."""
     kept = len(spares(directory))
     for older, path in logs(directory).items():
         if older >= generation:
             break
         try:
             if kept < MAX_SPARES and path.stat().st_size == segment_bytes:
-                files.rename(path, directory / f"spare-{older:012d}.csj")
+                files.rename(path, spare_path(directory, older))
                 kept += 1
             else:
                 files.unlink(path)
         except OSError as error:
-            log.warning("%s is not needed any more, and can't be removed: %s", path, error)
+            log.warning("%s is no longer needed but can't be removed: %s", path, error)
     for path in snapshots(directory).values():
         if path != snapshot_path(directory, generation):
             with contextlib.suppress(OSError):

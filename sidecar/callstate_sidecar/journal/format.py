@@ -1,6 +1,6 @@
-"""The journal's bytes. Pure: no file is touched here. docs/durability.md says the same in a table.
+"""The binary format of the journal, without I/O. docs/durability.md has the same as tables.
 
-A log segment and a snapshot are files of one form: a header, then records. Integers are little-endian.
+Log segments and snapshots have the same format: a header, then records. Integers are little-endian.
 
     header   0  "CSJF"          8  u64 generation      24 u64 created, microseconds since 1970
              4  u16 version    16  u64 first sequence  32 u32 CRC-32 of bytes 0 to 32
@@ -9,9 +9,9 @@ A log segment and a snapshot are files of one form: a header, then records. Inte
     record   0  a5 "CSR"        8  u32 CRC-32          20 u64 synced: highest sequence on disk when written
              4  u32 length     12  u64 sequence        28 body: msgpack, see records.py
 
-A record's CRC-32 covers its segment's generation, length, sequence, synced, and body: files are recycled, and
-no record of an earlier use may ever be taken for one of now. Behind the last record of a log lie 28 zero bytes.
-A snapshot ends with a record without a body.
+A record's CRC-32 covers the segment's generation, then length, sequence, synced, and body: files are recycled, and
+a record of an earlier use must not pass for a current one. The last record of a log is followed by 28 zero bytes. A
+snapshot ends with a record without a body.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from typing import Final, NamedTuple
 Bytes = bytes | mmap.mmap
 
 VERSION: Final = 4
-"""2 added the record of a worker, 3 amendments of a turn that is not the last, 4 put what is known beside a
-document into one member. Older ones are read."""
+"""2 added worker records, 3 amendments of turns other than the last; 4 moved the facts beside a document into one
+member. Older versions are read."""
 FILE_MAGIC: Final = b"CSJF"
 RECORD_MAGIC: Final = b"\xa5CSR"
-"""Begins with a byte that UTF-8 text has only inside a character: rare in bodies, quick to search for."""
+"""Its first byte occurs in UTF-8 text only inside a character: rare in bodies, and quick to search for."""
 
 DATA_START: Final = 96
 SYNCED_AT: Final = 64
@@ -47,7 +47,7 @@ END_OF_LOG: Final = bytes(RECORD_HEADER_BYTES)
 
 
 class Kind(IntEnum):
-    """What a file is."""
+    """The kind of a file."""
 
     LOG = 0
     SNAPSHOT = 1
@@ -64,7 +64,7 @@ class Header(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A whole record and where it lies."""
+    """An intact record and its place in the file."""
 
     at: int
     after: int
@@ -74,11 +74,11 @@ class Frame(NamedTuple):
 
 
 class FormatError(Exception):
-    """The file is no journal file, or one of a newer format; the text says which."""
+    """The file is not a journal file, or has a newer format; the message says which."""
 
 
 def file_header(kind: Kind, generation: int, first_sequence: int, created_us: int) -> bytes:
-    """The first DATA_START bytes of a file, nothing known to be synced yet."""
+    """The first DATA_START bytes of a file, before anything is known to be synced."""
     head = _FILE.pack(FILE_MAGIC, VERSION, kind, generation, first_sequence, created_us)
     return (head + _CRC.pack(zlib.crc32(head))).ljust(DATA_START, b"\0")
 
@@ -87,10 +87,10 @@ def read_header(data: Bytes) -> Header:
     """The header of a file that begins with `data`.
 
     Raises:
-        FormatError: it is none, is damaged, or is newer than this program.
+        FormatError: there is none, it is damaged, or it is newer than this program.
     """
     if len(data) < DATA_START or data[:4] != FILE_MAGIC:
-        raise FormatError("it is no journal file, or its header is damaged")
+        raise FormatError("it is not a journal file, or its header is damaged")
     _, version, kind, generation, first_sequence, created_us = _FILE.unpack_from(data)
     if _CRC.unpack_from(data, _FILE.size)[0] != zlib.crc32(data[: _FILE.size]):
         raise FormatError("its header is damaged")
@@ -100,23 +100,23 @@ def read_header(data: Bytes) -> Header:
 
 
 def synced_mark(generation: int, sequence: int) -> bytes:
-    """What is written at SYNCED_AT once everything up to a sequence is on disk."""
+    """The bytes to write at SYNCED_AT once everything up to a sequence is on disk."""
     return _SYNCED.pack(sequence, zlib.crc32(_SYNCED_SALT.pack(generation, sequence)))
 
 
 def read_synced(data: Bytes, generation: int) -> int:
-    """The sequence a file's mark names; 0 where there is no readable mark of this generation."""
+    """The sequence in a file's synced mark; 0 if it has no readable mark of this generation."""
     sequence, crc = _SYNCED.unpack_from(data, SYNCED_AT)
     return int(sequence) if crc == zlib.crc32(_SYNCED_SALT.pack(generation, sequence)) else 0
 
 
 def frame(generation: int, sequence: int, synced: int, body: bytes) -> bytes:
-    """A record as it lies in a file."""
+    """Encode a record."""
     return framed(generation, sequence, synced, (body,))
 
 
 def framed(generation: int, first_sequence: int, synced: int, bodies: Iterable[bytes]) -> bytes:
-    """Records one behind the other as they lie in a file, numbered from the first sequence on."""
+    """Encode consecutive records, numbered from the first sequence on."""
     crc32, salt, pack = zlib.crc32, _SALT.pack, _RECORD.pack
     parts: list[bytes] = []
     for sequence, body in enumerate(bodies, first_sequence):
@@ -127,7 +127,7 @@ def framed(generation: int, first_sequence: int, synced: int, bodies: Iterable[b
 
 
 def read_frame(data: Bytes, at: int, generation: int) -> Frame | None:
-    """The whole record at this place, or None where there is none."""
+    """The intact record at this offset, or None."""
     start = at + RECORD_HEADER_BYTES
     if start > len(data):
         return None
@@ -142,14 +142,14 @@ def read_frame(data: Bytes, at: int, generation: int) -> Frame | None:
 
 
 def frames(data: Bytes, generation: int, at: int = DATA_START) -> Iterator[Frame]:
-    """The whole records from a place on, up to the first that is not."""
+    """The consecutive intact records from an offset on."""
     while (found := read_frame(data, at, generation)) is not None:
         yield found
         at = found.after
 
 
 def salvage(data: Bytes, generation: int, at: int = DATA_START) -> Iterator[Frame]:
-    """Every whole record from a place on, whatever lies between."""
+    """Every intact record from an offset on, skipping whatever lies between."""
     while (at := data.find(RECORD_MAGIC, at)) >= 0:
         found = read_frame(data, at, generation)
         if found is None:

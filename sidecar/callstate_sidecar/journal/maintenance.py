@@ -1,4 +1,8 @@
-"""The journal's chores: syncing, checkpoints when they are due, and coming back when the disk does."""
+"""Background work on the journal: periodic syncs, checkpoints when they are due, and recovery of deleted files.
+
+A failed sync is fatal (log.py says why). A failed checkpoint is not: the log goes on growing and the next one is
+tried later. If the files were deleted, writes are refused until a checkpoint has written a new journal.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +19,15 @@ from callstate_sidecar.metrics import Metrics
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 10.0
-"""After a checkpoint that failed, the next is tried so much later: on a full disk it would only fill it again."""
+"""Pause after a failed checkpoint: on a full disk, the next one would only fill it again."""
 
 
 class Maintenance:
-    """Looks after a journal while the daemon serves.
+    """Syncs and checkpoints a journal while the daemon serves.
 
     Args:
-        interval_s: seconds between syncs: what a power loss takes at most (durability `process`).
-        fatal: told when a sync fails, for then nobody knows what is on disk.
+        interval_s: seconds between syncs: how much a power loss can lose (durability `process`).
+        fatal: called if a sync fails, because then nobody knows what is on disk.
         metrics: counts checkpoints that failed.
     """
 
@@ -41,49 +45,49 @@ class Maintenance:
         self._fatal = fatal
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
-        self._busy = asyncio.Lock()
+        self._syncing = asyncio.Lock()
 
     def start(self) -> None:
-        """Begin."""
-        work = {"sync": self._sync, "checkpoint": self._checkpoints}
-        self._tasks = [supervise(name, each, self._metrics) for name, each in work.items()]
+        """Start the tasks."""
+        work = {"sync": self._sync_periodically, "checkpoint": self._checkpoint_when_due}
+        self._tasks = [supervise(name, loop, self._metrics) for name, loop in work.items()]
 
     async def stop(self) -> None:
-        """End. A checkpoint under way is given up, and what counted before still counts.
+        """Stop the tasks; an unfinished checkpoint is abandoned. May be called twice.
 
-        When this returns no thread works on the journal any more. May be called twice.
+        When this returns, no thread works on the journal any more.
         """
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             await cancel_and_wait(task)
-        async with self._busy:
-            pass  # a sync that somebody else has asked for
+        async with self._syncing:
+            pass  # wait for a sync that the sync gate has asked for
 
     async def sync(self) -> None:
         """Sync in a thread, one at a time."""
-        async with self._busy:
+        async with self._syncing:
             if self._journal.unsynced:
                 await in_thread(self._journal.sync)
 
-    async def _sync(self) -> None:
+    async def _sync_periodically(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
             try:
                 await self.sync()
-            except Exception as error:  # noqa: BLE001 - of ours too: nobody knows what is on disk
+            except Exception as error:  # noqa: BLE001 - any failure: nobody knows what is on disk
                 if isinstance(error, OSError) and self._journal.is_removed:
-                    continue  # removed, not failed: writes are refused, and the next checkpoint builds it anew
+                    continue  # deleted, not failed: the next checkpoint writes a new journal
                 self._fatal(error)
                 return
 
-    async def _checkpoints(self) -> None:
+    async def _checkpoint_when_due(self) -> None:
         while True:
             await asyncio.sleep(self._interval_s)
             if not self._journal.is_removed and not self._journal.checkpoint_due:
                 continue
             try:
                 await self._checkpointer.run()
-            except Exception as error:  # noqa: BLE001 - ours too: the log must not grow for ever for one of them
+            except Exception as error:  # noqa: BLE001 - a bug too: the log must not grow for ever
                 self._failed(error)
                 await asyncio.sleep(RETRY_S)
             else:
@@ -91,5 +95,5 @@ class Maintenance:
 
     def _failed(self, error: Exception) -> None:
         self._metrics.count("checkpoints_failed")
-        fault = None if isinstance(error, OSError) else error  # a fault of ours: with its traceback
-        log.error("the checkpoint failed: %s; the next is tried in %g s", error, RETRY_S, exc_info=fault)
+        bug = None if isinstance(error, OSError) else error  # with its traceback
+        log.error("the checkpoint failed: %s; the next is tried in %g s", error, RETRY_S, exc_info=bug)

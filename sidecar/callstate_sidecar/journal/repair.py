@@ -1,9 +1,9 @@
-"""`callstated journal repair`: every whole record on disk into a new journal, the old files aside.
+"""`callstated journal repair`: salvage every intact record into a new journal, and set the old files aside.
 
-The newest whole snapshot has all that was before it, whether a manifest names it or not: it is read, and what is
-not older than it. Files older than that may bring back what was deleted since; they are read only where there is no
-whole snapshot. So is a snapshot that is not whole, for what it has. Oldest first, and a record of a version that a
-session already has is skipped, as in any replay.
+The newest complete snapshot contains everything before it, whether a manifest names it or not, so it is read
+together with the log from its generation on. Older files would bring back deleted sessions; they are read only if
+there is no complete snapshot, and so are incomplete ones. Files are read oldest first, and as in any replay a
+record is skipped if the session already has its version.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import IO
 from callstate_client.engine.sessions.records import decode_record
 from callstate_client.engine.table.cache import Cache
 from callstate_sidecar.journal.checkpoint import Checkpointer
+from callstate_sidecar.journal.errors import JournalDamagedError
 from callstate_sidecar.journal.format import (
     FormatError,
     Frame,
@@ -24,31 +25,28 @@ from callstate_sidecar.journal.format import (
     salvage,
 )
 from callstate_sidecar.journal.layout import (
-    MANIFEST,
-    JournalDamagedError,
-    Manifest,
     generation_of,
     log_path,
     logs,
-    read_manifest,
     snapshots,
 )
 from callstate_sidecar.journal.log import Journal
+from callstate_sidecar.journal.manifest import MANIFEST, Manifest, read_manifest
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.files import Files
 
 
 def repair(directory: Path, out: IO[str]) -> int:
-    """Put every whole record into a new journal, and the old files aside once that one counts.
+    """Write every intact record to a new journal, then set the old files aside.
 
     Raises:
         JournalFormatError: the manifest is of a newer format.
-        OSError: the disk refuses; the old files are where they were.
+        OSError: of the file system; the old files are where they were.
     """
     try:
         manifest = read_manifest(directory)
     except JournalDamagedError as error:
-        print(error.what, "of", MANIFEST, file=out)
+        print(f"{MANIFEST}: {error.what}", file=out)
         manifest = None
     old = [*snapshots(directory).values(), *logs(directory).values()]
     salvaged = Salvaged(out)
@@ -67,12 +65,12 @@ def repair(directory: Path, out: IO[str]) -> int:
     print(f"{salvaged.kept} records saved, {sessions} sessions; the damaged files are in {aside}", file=out)
     if salvaged.lost:
         holes = ", ".join(f"{first} to {last}" for first, last in salvaged.holes)
-        print(f"{salvaged.lost} records are lost: {holes}; a session they were of may lack a change", file=out)
+        print(f"{salvaged.lost} records are lost: {holes}; their sessions may lack a change", file=out)
     return Exit.OK
 
 
 def _write(directory: Path, files: Files, salvaged: Salvaged, last: int, manifest: Manifest | None) -> None:
-    """Write what was salvaged behind the last generation there is. Where that fails, all is as it was."""
+    """Write what was salvaged as a snapshot of a new generation. If that fails, the old journal is unchanged."""
     host_id = "" if manifest is None else manifest.host
     journal = Journal(directory, checkpoint_min_bytes=0, files=files, host_id=host_id)
     journal.resume(last, salvaged.sequence)
@@ -86,7 +84,7 @@ def _write(directory: Path, files: Files, salvaged: Salvaged, last: int, manifes
 
 
 def counted(directory: Path, manifest: Manifest | None) -> list[Path]:
-    """The files to read, in the order in which to read them."""
+    """The files to read, in order."""
     there, segments = snapshots(directory), logs(directory)
     whole = {generation for generation, path in there.items() if is_whole(path)}
     floor = max(whole, default=0)
@@ -104,7 +102,7 @@ def _age(item: tuple[int, Path]) -> tuple[int, bool]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a snapshot has all of its records and its end."""
+    """Whether a snapshot is complete: all of its records and the end mark."""
     data, last = path.read_bytes(), None
     try:
         if read_header(data).generation != generation_of(path):
@@ -118,10 +116,10 @@ def is_whole(path: Path) -> bool:
 
 
 class Salvaged:
-    """What was read so far.
+    """What has been read so far.
 
     Args:
-        out: told of what can't be read.
+        out: where unreadable parts are reported.
     """
 
     def __init__(self, out: IO[str]) -> None:
@@ -129,20 +127,20 @@ class Salvaged:
         self.cache = Cache()
         self.kept = 0
         self.sequence = 0
-        """Of the last record of the log."""
+        """Sequence of the last record of the log."""
         self.holes: list[tuple[int, int]] = []
-        """First and last sequences of records that are lost."""
+        """First and last sequence of each run of lost records."""
 
     @property
     def lost(self) -> int:
-        """How many records of the log are missing."""
+        """Number of records of the log that are missing."""
         return sum(last - first + 1 for first, last in self.holes)
 
     def read(self, path: Path) -> None:
-        """Take every whole record of a file."""
+        """Read every intact record of a file."""
         is_log = path.name.startswith("log-")
         if not is_log and not is_whole(path):
-            print(f"{path.name}: it is not whole; what was deleted before it may be back", file=self._out)
+            print(f"{path.name}: it is incomplete; sessions deleted before it may be back", file=self._out)
         for found in self._whole_records(path):
             if is_log:
                 if self.sequence and found.sequence > self.sequence + 1:
@@ -154,8 +152,8 @@ class Salvaged:
     def _apply(self, path: Path, found: Frame) -> None:
         try:
             self.cache.replay(decode_record(found.body))
-        except Exception as error:  # noqa: BLE001 - whatever is wrong with one must not cost the others
-            print(f"{path.name}: record {found.sequence} makes no sense, and is left out: {error}", file=self._out)
+        except Exception as error:  # noqa: BLE001 - one bad record must not cost the others
+            print(f"{path.name}: record {found.sequence} can't be decoded and is skipped: {error}", file=self._out)
         else:
             self.kept += 1
 
@@ -164,10 +162,10 @@ class Salvaged:
         try:
             header = read_header(data)
         except FormatError as error:
-            print(f"{path.name}: {error}; its name tells its generation", file=self._out)
+            print(f"{path.name}: {error}; the generation is taken from its name", file=self._out)
         else:
             if header.generation != generation:
-                print(f"{path.name}: it never began, its header is of an earlier use", file=self._out)
+                print(f"{path.name}: it was never written to, its header is of an earlier use", file=self._out)
         end = 0
         for found in salvage(data, generation):
             if end and found.at > end:

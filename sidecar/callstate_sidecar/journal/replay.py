@@ -1,4 +1,11 @@
-"""Reading a journal back: the snapshot, then the log, and the judgement of what can't be read."""
+"""Replay: read the snapshot, then the log, and decide what an unreadable end of the log means.
+
+The log is read up to the first record that is not intact. That is where it ends, if nothing after it was known to
+be on disk: then what follows is an incomplete tail, which was never acknowledged, or only at a durability that does
+not promise to survive a power loss. It is cut off and set aside. But if any intact record or segment header, before
+or after, says that a later sequence had been synced, acknowledged data is damaged, and the replay fails rather than
+ignore it.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +16,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from callstate_sidecar.journal.errors import (
+    REPAIR,
+    JournalDamagedError,
+    JournalError,
+    JournalFormatError,
+)
 from callstate_sidecar.journal.format import (
     DATA_START,
     END_OF_LOG,
@@ -21,14 +34,13 @@ from callstate_sidecar.journal.format import (
     salvage,
 )
 from callstate_sidecar.journal.layout import (
-    JournalDamagedError,
-    JournalFormatError,
-    Manifest,
     generation_of,
     log_path,
     logs,
     snapshot_path,
+    snapshots,
 )
+from callstate_sidecar.journal.manifest import Manifest
 from callstate_sidecar.system.files import Files
 
 log = logging.getLogger(__name__)
@@ -36,7 +48,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Segment:
-    """One file of the journal, read."""
+    """A file of the journal, mapped into memory."""
 
     path: Path
     data: bytes | mmap.mmap
@@ -45,7 +57,7 @@ class Segment:
 
 @dataclass(slots=True)
 class Tail:
-    """An unfinished end of the log: where it begins, and the segments wholly behind it."""
+    """An incomplete end of the log: where it begins, and the segments after it."""
 
     segment: Segment | None
     offset: int
@@ -54,23 +66,23 @@ class Tail:
 
 @dataclass(slots=True)
 class Replayed:
-    """What a replay found."""
+    """The result of a replay."""
 
     records: int = 0
     first_sequence: int = 1
     sequence: int = 0
     generation: int = 0
     log_bytes: dict[int, int] = field(default_factory=dict)
-    """By segment: bytes of records."""
+    """Bytes of records by segment."""
     snapshot_bytes: int = 0
     tail: Tail | None = None
 
 
 def load_segment(path: Path) -> Segment:
-    """Read a file of the journal.
+    """Map a file of the journal and read its header.
 
     Raises:
-        JournalDamagedError: it is not there, or its header can't be read.
+        JournalDamagedError: it is missing, or its header can't be read.
         JournalFormatError: it is of a newer format.
     """
     try:
@@ -83,18 +95,15 @@ def load_segment(path: Path) -> Segment:
             raise JournalFormatError(f"{path}: {error}") from error
         raise JournalDamagedError(path, 0, str(error)) from error
     if header.generation != generation_of(path):
-        raise JournalDamagedError(path, 8, f"it is of generation {header.generation}")
+        raise JournalDamagedError(path, 8, f"its header says generation {header.generation}")
     return Segment(path, data, header)
 
 
 def replay(directory: Path, manifest: Manifest, apply: Callable[[Frame], None]) -> Replayed:
-    """Hand every record of snapshot and log to `apply`, oldest first, and judge the end of the log.
-
-    Damage above the highest sequence known to be on disk is an unfinished tail: it was never acknowledged, or
-    only at a level that does not promise it. Damage at or below it is a loss, and never passed over silently.
+    """Pass every record of snapshot and log to `apply`, oldest first, and judge the end of the log.
 
     Raises:
-        JournalDamagedError: what was safely on disk can't be read.
+        JournalDamagedError: a record that had been synced can't be read.
         JournalFormatError: a file is of a newer format.
     """
     found = Replayed(generation=manifest.log)
@@ -133,7 +142,7 @@ def _replay_snapshot(path: Path, found: Replayed, apply: Callable[[Frame], None]
         at = frame.after
         if not frame.body:
             if at != len(segment.data):
-                raise JournalDamagedError(path, at, "there is something behind the snapshot's end")
+                raise JournalDamagedError(path, at, "there is data after the end of the snapshot")
             found.snapshot_bytes = at
             return
         apply(frame)
@@ -142,15 +151,15 @@ def _replay_snapshot(path: Path, found: Replayed, apply: Callable[[Frame], None]
 
 
 def _mapped(path: Path) -> mmap.mmap | bytes:
-    """The file's bytes, read as they are looked at: a snapshot may be as large as all that is hot."""
+    """The file's bytes, paged in on access: a snapshot may be as large as everything hot."""
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
-            return b""  # mmap(2) refuses to map nothing
+            return b""  # mmap(2) refuses to map an empty file
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _log_segments(directory: Path, manifest: Manifest) -> list[Path]:
-    """The segments that count, without a gap."""
+    """The segments that count; none may be missing."""
     there = {generation: path for generation, path in logs(directory).items() if generation >= manifest.log}
     if not there:
         raise JournalDamagedError(log_path(directory, manifest.log), 0, "the file is missing")
@@ -161,7 +170,7 @@ def _log_segments(directory: Path, manifest: Manifest) -> list[Path]:
 
 
 def _first_sequence(segments: list[Path], index: int) -> int | None:
-    """With which sequence a segment begins; None where there is no such segment, or no telling."""
+    """The first sequence of a segment; None if there is no such segment, or its header is unreadable."""
     if index >= len(segments):
         return None
     path = segments[index]
@@ -170,17 +179,17 @@ def _first_sequence(segments: list[Path], index: int) -> int | None:
             header = read_header(file.read(DATA_START))
         except FormatError:
             return None
-    # else it never began: it has its new name, and a power loss took the header written before it was renamed
+    # another generation: it was renamed, but a power loss took the header written just before
     return header.first_sequence if header.generation == generation_of(path) else None
 
 
 def has_records(path: Path) -> bool:
-    """Whether any whole record of this generation is in a file."""
+    """Whether a file has any intact record of its generation."""
     return next(salvage(_mapped(path), generation_of(path)), None) is not None
 
 
 def _synced_behind(paths: list[Path], synced: int) -> int:
-    """The highest sequence that these files know to be on disk."""
+    """The highest sequence that these files say was on disk."""
     for path in paths:
         data, generation = _mapped(path), generation_of(path)
         if len(data) >= DATA_START:
@@ -191,7 +200,7 @@ def _synced_behind(paths: list[Path], synced: int) -> int:
 
 
 def _judge_end(found: Replayed, segment: Segment, end: int, behind: list[Path], synced: int) -> Replayed:
-    """The log stops here: at its end, in an unfinished tail, or before something lost."""
+    """Decide whether the log ends here properly, or with an incomplete tail; otherwise it is damaged."""
     generation = segment.header.generation
     for frame in salvage(segment.data, generation, end):
         synced = max(synced, frame.synced)
@@ -208,19 +217,35 @@ def _judge_end(found: Replayed, segment: Segment, end: int, behind: list[Path], 
     return found
 
 
-def cut(files: Files, tail: Tail) -> None:
-    """Take an unfinished tail out of the log, and keep it beside.
+def discard_unused(files: Files, directory: Path) -> None:
+    """Remove empty segments left by a first start that failed before it wrote a manifest.
 
     Raises:
-        OSError: the disk refuses; nothing is lost, the next start tries again.
+        JournalError: there are records, and no manifest to say which of them count.
+    """
+    left = logs(directory)
+    if snapshots(directory) or any(has_records(path) for path in left.values()):
+        raise JournalError(
+            f"{directory} has segments or snapshots but no MANIFEST that says which of them count. "
+            f"Take a copy of it, then run: {REPAIR} {directory}"
+        )
+    for path in left.values():
+        files.unlink(path)
+
+
+def cut(files: Files, tail: Tail) -> None:
+    """Cut an incomplete tail off the log and set it aside.
+
+    Raises:
+        OSError: of the file system; nothing is lost, the next start tries again.
     """
     for path in reversed(tail.behind):
         if has_records(path):
             files.rename(path, _aside(path))
-            log.warning("%s is behind the end of the log: set aside", path.name)
-        else:  # it never began; what an earlier use left in it may be of sessions deleted since
+            log.warning("%s comes after the end of the log: set aside", path.name)
+        else:  # it was never written to; records of an earlier use may be of sessions deleted since
             files.unlink(path)
-            log.info("%s never began: removed", path.name)
+            log.info("%s was never written to: removed", path.name)
     if tail.segment is None:
         return
     path, rest = tail.segment.path, tail.segment.data[tail.offset :].rstrip(b"\0")
@@ -239,7 +264,7 @@ def cut(files: Files, tail: Tail) -> None:
         files.close(fd)
     files.sync_directory(path.parent)
     log.warning(
-        "%s ended in an unfinished record: %d bytes at %d cut off, kept as %s",
+        "%s ended in an incomplete record: %d bytes at %d cut off, kept as %s",
         path.name, len(rest), tail.offset, aside.name,
     )  # fmt: skip
 

@@ -1,4 +1,10 @@
-"""Durability `power`: replies wait until what they tell of is on disk."""
+"""Group commit to disk (durability `power`): replies wait until the changes that they report are synced.
+
+Every turn of the event loop hands over the replies it has queued, after its group was appended to the journal. One
+sync runs at a time, in a thread; the turns that end meanwhile wait for the next one and share it. Replies of a turn
+without changes leave with the sync in progress, if any, because they may report changes that it covers. If a sync
+fails, the replies are never sent, and the daemon stops.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +14,24 @@ from typing import Protocol
 
 
 class HeldReplies(Protocol):
-    """Replies of one connection (serving.connection.Connection)."""
+    """A connection, as far as its queued replies go."""
 
     def take(self) -> bytes:
-        """Take what is queued."""
+        """Remove and return the queued replies."""
         ...
 
     def release(self, data: bytes, /) -> None:
-        """Send what was taken."""
+        """Send replies taken before."""
         ...
 
 
 class SyncGate:
-    """Holds the replies of a turn of the loop until the group they saw is synced.
-
-    One sync is under way at a time; the turns meanwhile gather behind it and share the next. Replies of turns
-    that changed nothing leave with the sync under way, if any, for they may have seen what it covers.
+    """Holds replies until the group they saw is synced.
 
     Args:
-        unsynced: how many records wait for a sync.
-        sync: syncs in a thread.
-        fatal: told when that fails; replies held are never sent then.
+        unsynced: returns the number of records not yet synced.
+        sync: syncs, in a thread.
+        fatal: called if that fails.
     """
 
     def __init__(
@@ -42,37 +45,39 @@ class SyncGate:
         self._closed = False
 
     def hold(self, connections: Iterable[HeldReplies]) -> None:
-        """Take a turn's replies; they leave when they may."""
+        """Take the queued replies of these connections, and send them once they may leave."""
         self._held.extend((connection, connection.take()) for connection in connections)
         if self._task is None and not self._closed:
             if self._unsynced():
                 self._task = asyncio.ensure_future(self._run())
             else:
-                self._release()
+                self._release(self._take_held())
 
     async def _run(self) -> None:
         try:
             while self._unsynced():
-                held, self._held = self._held, []
+                held = self._take_held()
                 await self._sync()
-                for connection, data in held:
-                    connection.release(data)
+                self._release(held)
             self._task = None
-            self._release()
-        except Exception as error:  # noqa: BLE001 - whatever it was: nobody knows what is on disk
+            self._release(self._take_held())
+        except Exception as error:  # noqa: BLE001 - any failure: nobody knows what is on disk
             self._fatal(error)
 
-    def _release(self) -> None:
+    def _take_held(self) -> list[tuple[HeldReplies, bytes]]:
         held, self._held = self._held, []
+        return held
+
+    def _release(self, held: list[tuple[HeldReplies, bytes]]) -> None:
         for connection, data in held:
             connection.release(data)
 
     async def drained(self) -> None:
-        """Wait until nothing is held."""
+        """Wait until no reply is held."""
         if self._task is not None:
             await self._task
 
     async def close(self) -> None:
-        """Wait for the sync under way, and begin no other: replies held from now on are never sent."""
+        """Wait for the sync in progress and begin no other: replies held from now on are never sent."""
         self._closed = True
         await self.drained()

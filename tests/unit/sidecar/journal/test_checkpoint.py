@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from callstate_sidecar.journal import Checkpointer, JournalDamagedError, Maintenance
-from callstate_sidecar.journal.layout import logs, read_manifest, snapshot_path
+from callstate_sidecar.journal.layout import logs, snapshot_path
+from callstate_sidecar.journal.manifest import read_manifest
 from callstate_sidecar.metrics import Metrics
 from support.journals import (
     FaultyFiles,
@@ -208,7 +209,7 @@ async def test_maintenance_comes_back_when_the_directory_does(tmp_path: Path) ->
     directory = tmp_path / "journal"
     keeping = filled(directory)
     shutil.rmtree(directory)
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(OSError, match="deleted"):
         keeping.add_turn("s1", turn(1))
     done = asyncio.Event()
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from callstate_sidecar.journal import Checkpointer, Maintenance, maintenance
-from callstate_sidecar.journal.disk_space import spares
-from callstate_sidecar.journal.layout import logs, snapshots
+from callstate_sidecar.journal.layout import logs, snapshots, spares
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.system.files import Files
 from support.journals import Keeping, recovered, turn

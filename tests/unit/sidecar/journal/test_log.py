@@ -17,7 +17,8 @@ from callstate_sidecar.journal.format import (
     frames,
     read_header,
 )
-from callstate_sidecar.journal.layout import MANIFEST, log_path, logs
+from callstate_sidecar.journal.layout import log_path, logs
+from callstate_sidecar.journal.manifest import MANIFEST
 from support.journals import (
     FaultyFiles,
     Keeping,
@@ -77,12 +78,12 @@ def test_a_tail_cut_at_every_byte_of_the_last_records_loses_only_what_is_cut(tmp
     keeping = Keeping(origin)
     keeping.create("a")
     states = [keeping.state()]
-    ends = [keeping.journal._end]
+    ends = [keeping.journal.segment.end]
     for number in range(3):
         keeping.add_turn("a", turn(number))
         states.append(keeping.state())
-        ends.append(keeping.journal._end)
-    path = log_path(origin, keeping.journal._generation)
+        ends.append(keeping.journal.segment.end)
+    path = log_path(origin, keeping.journal.segment.generation)
     data = path.read_bytes()
     keeping.journal.close()
     for cut_at in range(ends[0], ends[-1] + 1):
@@ -100,9 +101,9 @@ def test_a_tail_cut_at_every_byte_of_the_last_records_loses_only_what_is_cut(tmp
 def test_a_zeroed_tail_is_an_unfinished_one_unless_it_had_been_synced(tmp_path: Path) -> None:
     keeping = grown(tmp_path)
     before = keeping.state()
-    start = keeping.journal._end
+    start = keeping.journal.segment.end
     keeping.add_turn("a", turn(77))
-    path = log_path(tmp_path, keeping.journal._generation)
+    path = log_path(tmp_path, keeping.journal.segment.generation)
     whole = path.read_bytes()
     zeroed = whole[:start] + bytes(len(whole) - start)
     path.write_bytes(zeroed)
@@ -126,8 +127,8 @@ def test_every_flipped_bit_of_a_synced_journal_is_found_or_does_no_harm(tmp_path
     for number in range(3):
         keeping.add_turn("a", turn(number))
     keeping.journal.sync()
-    state, end = keeping.state(), keeping.journal._end
-    path = log_path(tmp_path, keeping.journal._generation)
+    state, end = keeping.state(), keeping.journal.segment.end
+    path = log_path(tmp_path, keeping.journal.segment.generation)
     keeping.journal.close()
     data = path.read_bytes()
     refused = 0
@@ -151,10 +152,10 @@ def test_every_flipped_bit_of_a_synced_journal_is_found_or_does_no_harm(tmp_path
 def test_a_flipped_bit_in_a_record_that_was_not_synced_is_an_unfinished_tail(tmp_path: Path) -> None:
     keeping = grown(tmp_path)
     keeping.journal.sync()
-    before, start = keeping.state(), keeping.journal._end
+    before, start = keeping.state(), keeping.journal.segment.end
     keeping.add_turn("a", turn(9))
+    path = log_path(tmp_path, keeping.journal.segment.generation)
     keeping.journal.close()
-    path = log_path(tmp_path, keeping.journal._generation)
     data = bytearray(path.read_bytes())
     data[start + 40] ^= 1
     path.write_bytes(data)
@@ -164,12 +165,12 @@ def test_a_flipped_bit_in_a_record_that_was_not_synced_is_an_unfinished_tail(tmp
 
 def test_a_record_lost_before_one_that_knew_it_synced_is_refused(tmp_path: Path) -> None:
     keeping = grown(tmp_path)
-    start = keeping.journal._end
+    start = keeping.journal.segment.end
     keeping.add_turn("a", turn(1))
     keeping.journal.sync()
     keeping.add_turn("a", turn(2))  # carries what is synced
+    path = log_path(tmp_path, keeping.journal.segment.generation)
     keeping.journal.close()
-    path = log_path(tmp_path, keeping.journal._generation)
     data = bytearray(path.read_bytes())
     data[64:96] = bytes(32)  # without the file's own mark
     data[start + 30] ^= 4
@@ -186,7 +187,7 @@ def test_old_records_behind_a_recycled_segment_are_never_read(tmp_path: Path) ->
     for number in range(30):
         keeping.add_turn("a", turn(1000 + number))
     assert len(list(tmp_path.glob("spare-*.csj"))) < spares
-    path = log_path(tmp_path, keeping.journal._generation)
+    path = log_path(tmp_path, keeping.journal.segment.generation)
     data = path.read_bytes()
     assert data[:4] == FILE_MAGIC
     header = read_header(data)
@@ -205,7 +206,7 @@ def test_a_segment_that_kept_its_old_content_in_a_power_loss_never_began(tmp_pat
     spare = min(tmp_path.glob("spare-*.csj"))
     stale = spare.read_bytes()
     keeping.journal.roll()
-    path = log_path(tmp_path, keeping.journal._generation)
+    path = log_path(tmp_path, keeping.journal.segment.generation)
     path.write_bytes(stale)
     keeping.journal.close()
     assert recovered(tmp_path) == keeping.state()
@@ -218,7 +219,7 @@ def test_a_segment_that_lost_its_header_but_not_its_records_is_set_aside(tmp_pat
     before = keeping.state()
     keeping.journal.roll()
     keeping.add_turn("a", turn(1))
-    path = log_path(tmp_path, keeping.journal._generation)
+    path = log_path(tmp_path, keeping.journal.segment.generation)
     data = path.read_bytes()
     path.write_bytes(log_path(tmp_path, 1).read_bytes()[:DATA_START] + data[DATA_START:])
     keeping.journal.close()
@@ -261,8 +262,8 @@ def test_a_missing_segment_and_a_missing_manifest_are_refused(tmp_path: Path) ->
 
 def test_a_newer_format_is_refused_by_its_version(tmp_path: Path) -> None:
     keeping = grown(tmp_path)
+    path = log_path(tmp_path, keeping.journal.segment.generation)
     keeping.journal.close()
-    path = log_path(tmp_path, keeping.journal._generation)
     data = bytearray(path.read_bytes())
     import struct
     import zlib
@@ -358,7 +359,7 @@ def test_a_directory_taken_away_refuses_writes_until_a_checkpoint_has_put_all_do
     keeping = grown(directory)
     shutil.rmtree(directory)
     before = keeping.state()
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(OSError, match="deleted"):
         keeping.add_turn("a", turn(1))
     assert keeping.state() == before
     keeping.checkpoint()

@@ -13,17 +13,8 @@ import pytest
 from callstate_sidecar.journal import JournalError, cli
 from callstate_sidecar.journal import repair as repairing
 from callstate_sidecar.journal.checkpoint import Checkpointer
-from callstate_sidecar.journal.layout import (
-    MANIFEST,
-    Manifest,
-    encode_manifest,
-    journal_host,
-    log_path,
-    logs,
-    read_manifest,
-    snapshot_path,
-    snapshots,
-)
+from callstate_sidecar.journal.layout import log_path, logs, snapshot_path, snapshots
+from callstate_sidecar.journal.manifest import MANIFEST, Manifest, encode_manifest, journal_host, read_manifest
 from callstate_sidecar.journal.repair import repair
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.files import Files
@@ -90,21 +81,21 @@ def test_where_the_named_snapshot_is_not_whole_an_older_one_and_the_rest_of_it_a
     newest = max(snapshots(tmp_path).values())
     data = newest.read_bytes()
     newest.write_bytes(data[: len(data) // 2])
-    assert "is not whole" in repaired(tmp_path)
+    assert "is incomplete" in repaired(tmp_path)
     assert recovered(tmp_path) == keeping.state()
 
 
 def test_a_segment_that_never_began_raises_nobody_from_the_dead(tmp_path: Path) -> None:
     keeping = filled(tmp_path)
-    stale = logs(tmp_path)[keeping.journal._generation].read_bytes()
+    stale = logs(tmp_path)[keeping.journal.segment.generation].read_bytes()
     keeping.delete("s3")
     keeping.checkpoint()
     keeping.add_turn("s1", turn(14))
     keeping.journal.roll()
-    log_path(tmp_path, keeping.journal._generation).write_bytes(stale)  # its new name, and its old content
+    log_path(tmp_path, keeping.journal.segment.generation).write_bytes(stale)  # its new name, and its old content
     keeping.journal.close()
     (tmp_path / MANIFEST).unlink()
-    assert "never began" in repaired(tmp_path)
+    assert "never written to" in repaired(tmp_path)
     assert recovered(tmp_path) == keeping.state()
 
 
@@ -112,13 +103,14 @@ def test_a_record_that_makes_no_sense_is_left_out_and_said(tmp_path: Path) -> No
     keeping = filled(tmp_path)
     from callstate_sidecar.journal.format import END_OF_LOG, frame
 
-    path = log_path(tmp_path, keeping.journal._generation)
-    strange = frame(keeping.journal._generation, keeping.journal.sequence + 1, 0, msgspec.msgpack.encode([99]))
+    path = log_path(tmp_path, keeping.journal.segment.generation)
+    segment = keeping.journal.segment
+    strange = frame(segment.generation, keeping.journal.sequence + 1, 0, msgspec.msgpack.encode([99]))
     with path.open("r+b") as file:
-        file.seek(keeping.journal._end)
+        file.seek(keeping.journal.segment.end)
         file.write(strange + END_OF_LOG)
     keeping.journal.close()
-    assert "makes no sense, and is left out" in repaired(tmp_path)
+    assert "can't be decoded and is skipped" in repaired(tmp_path)
     assert recovered(tmp_path) == keeping.state()
 
 
@@ -148,7 +140,7 @@ def test_on_a_full_disk_the_old_files_are_where_they_were(
 def test_a_snapshot_whose_manifest_was_never_written_has_what_a_damaged_log_lacks(tmp_path: Path) -> None:
     keeping = filled(tmp_path)
     keeping.journal.sync()
-    first = log_path(tmp_path, keeping.journal._generation)
+    first = log_path(tmp_path, keeping.journal.segment.generation)
     manifest = (tmp_path / MANIFEST).read_bytes()
     Checkpointer(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None).write()
     keeping.journal.close()
