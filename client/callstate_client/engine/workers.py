@@ -1,17 +1,22 @@
-"""Which workers there are, and when one has left: connections and processes as evidence, the transitions as data.
+"""The states of workers, and when one has left: connections and processes as evidence, the transitions as data.
 
-Pure: `now` is passed in, seconds of the reaper's clock, which stands still while the daemon does and may step back
-by the length of a stall once that is noticed.
+Pure: `now` is passed in, seconds of the clock's `live()`, which stands still while the daemon does and may step
+back by the length of a stall once that is noticed.
 
     state       what may be in it                                           how it ends by itself
     CONNECTED   a worker with a connection                                  -
     EXITED      its process has exited, a connection is open: a child       -
-                inherited it, or what it sent last is still being read
+                inherited it, or its last requests are still being read
     AWAY        no connection, its process alive or unknown                 left, after the reconnect grace
     RESTORED    known from the journal, not seen since the daemon started   - (its sessions' deadlines decide)
-    GONE        every id not kept here: nothing is remembered of it         -
+    GONE        every id that is not in the table                           -
 
-What a worker's leaving means for its sessions (suspect, or orphans) is for the caller: the outcome says which.
+A pid names one process at a time, so two processes under one worker id are told apart by what else is known of
+them (process.py): one that may still live keeps the id, and the newcomer gets a conflict. The other way round,
+several worker ids from one process are a proxy in front of many workers, unless each says that it is that process
+(`own_name`): the exit of a proxy says nothing about them, so they are known by connections and heartbeats alone.
+
+What it means for the sessions of a worker that it has left (suspects, or orphans) is in the outcome.
 """
 
 from __future__ import annotations
@@ -40,17 +45,17 @@ class Evidence(Enum):
     """What is learned of a worker."""
 
     REGISTERED = "registered"
-    """A connection of it, or one that may be its."""
+    """A connection registered under its id, of its process or of one that may be."""
     SUPERSEDED = "superseded"
-    """Another process registered under its id, and nothing says that it lives itself."""
+    """Another process registered under its id, and nothing shows that this one still lives."""
     DISCONNECTED = "disconnected"
     """Its last connection closed."""
     PROCESS_EXITED = "process_exited"
-    """Its process runs no more."""
+    """Its process has exited."""
     GRACE_OVER = "grace_over"
     """It did not reconnect in time."""
     IDLE = "idle"
-    """No session is its."""
+    """It owns no session."""
 
 
 class Outcome(Enum):
@@ -70,7 +75,7 @@ TRANSITIONS: Final[Mapping[tuple[State, Evidence], tuple[State, Outcome]]] = {
     (State.CONNECTED, Evidence.DISCONNECTED): (State.AWAY, Outcome.NOTHING),
     (State.CONNECTED, Evidence.PROCESS_EXITED): (State.EXITED, Outcome.NOTHING),
     (State.CONNECTED, Evidence.IDLE): (State.CONNECTED, Outcome.NOTHING),
-    (State.EXITED, Evidence.REGISTERED): (State.EXITED, Outcome.NOTHING),  # its own line, read late
+    (State.EXITED, Evidence.REGISTERED): (State.EXITED, Outcome.NOTHING),  # sent before it exited
     (State.EXITED, Evidence.SUPERSEDED): (State.GONE, Outcome.LEFT_EXITED),
     (State.EXITED, Evidence.DISCONNECTED): (State.GONE, Outcome.LEFT_EXITED),
     (State.EXITED, Evidence.PROCESS_EXITED): (State.EXITED, Outcome.NOTHING),
@@ -85,11 +90,11 @@ TRANSITIONS: Final[Mapping[tuple[State, Evidence], tuple[State, Outcome]]] = {
     (State.RESTORED, Evidence.PROCESS_EXITED): (State.GONE, Outcome.LEFT_EXITED),
     (State.RESTORED, Evidence.IDLE): (State.GONE, Outcome.NOTHING),
     (State.GONE, Evidence.REGISTERED): (State.CONNECTED, Outcome.JOINED),
-    (State.GONE, Evidence.PROCESS_EXITED): (State.GONE, Outcome.NOTHING),  # told after it had left
+    (State.GONE, Evidence.PROCESS_EXITED): (State.GONE, Outcome.NOTHING),  # reported after it had left
     (State.GONE, Evidence.IDLE): (State.GONE, Outcome.NOTHING),
 }
 """(state, evidence) to the next state and what has to be done. What is not listed can't happen: only AWAY has a
-grace, only CONNECTED and EXITED have connections, and who takes the id of a CONNECTED one is refused."""
+grace, only CONNECTED and EXITED have connections, and a newcomer under the id of a CONNECTED one is refused."""
 
 
 class Registration(NamedTuple):
@@ -100,7 +105,7 @@ class Registration(NamedTuple):
     joined: bool
     """The first connection of a worker."""
     watch: bool
-    """Its process has to be watched from now on, in place of any watch there was: `exited` is told by it."""
+    """Its process has to be watched from now on, in place of any watch there was, and its exit reported."""
 
 
 AGAIN: Final = Registration(Outcome.NOTHING, joined=False, watch=False)
@@ -113,9 +118,9 @@ class _Program:
     process: Process
     workers: set[str] = field(default_factory=set)
     own_names: set[str] = field(default_factory=set)
-    """What its workers call the process they are in; empty: one that did not say."""
+    """What its workers call their process; an empty name: one of them did not say."""
     shared: bool = False
-    """It had several worker ids, and they are not all of one process: a proxy. Its exit says nothing of them."""
+    """A proxy: several worker ids that are not all of one process. Its exit says nothing about them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -138,9 +143,9 @@ class _Worker:
 
 
 class Workers:
-    """All workers that are connected, may come back soon, or are remembered from before a restart.
+    """The workers that are connected, may come back soon, or are remembered from before a restart.
 
-    Its size is bounded by connections, by those closed within the last grace, and by the workers restored.
+    Their number is bounded by the connections, those closed within the last grace, and the workers restored.
 
     Args:
         reconnect_grace_s: how long a worker whose process may live can be without a connection.
@@ -159,11 +164,11 @@ class Workers:
 
     @property
     def unwatched(self) -> int:
-        """How many of them are known by connections and beats alone."""
+        """How many of them are known by connections and heartbeats alone."""
         return sum(not worker.watched for worker in self._workers.values())
 
     def state(self, worker_id: str) -> State:
-        """Where it stands; GONE for every id that is not known."""
+        """The state of a worker; GONE for every id that is not known."""
         worker = self._workers.get(worker_id)
         return State.GONE if worker is None else worker.state
 
@@ -181,7 +186,7 @@ class Workers:
         return None if worker is None else worker.process
 
     def own_name_of(self, worker_id: str) -> str:
-        """What this worker calls its process, for the journal; empty: it did not say."""
+        """What this worker calls its process, for the journal; empty: it has not said."""
         worker = self._workers.get(worker_id)
         return "" if worker is None else worker.own_name
 
@@ -238,7 +243,7 @@ class Workers:
         return outcome
 
     def exited(self, worker_id: str, process: Process) -> Outcome:
-        """This process, watched for this worker, runs no more."""
+        """This process, watched for this worker, has exited."""
         worker = self._workers.get(worker_id)
         ours = None if worker is None else worker.process
         if worker is None or ours is None or ours.is_same(process) is False:
@@ -246,7 +251,7 @@ class Workers:
         return self._learn(worker, Evidence.PROCESS_EXITED)
 
     def due(self, now: float) -> list[str]:
-        """The workers that did not come back in time: LEFT_DISCONNECTED, each told once."""
+        """The workers that have not come back in time: LEFT_DISCONNECTED, each given once."""
         self._settle(now)
         left = []
         while self._away:
@@ -263,7 +268,7 @@ class Workers:
         return None if away_since is None else away_since + self.reconnect_grace_s
 
     def restored(self, worker_id: str, process: Process | None, *, pidfd: bool, own_name: str = "") -> bool:
-        """A worker that the journal remembers and that may live: told once each, before any registers.
+        """A worker that the journal remembers and that may live; once for each, before any registers.
 
         True where its process has to be watched, as with `Registration.watch`.
         """
@@ -271,7 +276,7 @@ class Workers:
         return self._adopt(worker, self._program(worker_id, process), pidfd=pidfd, own_name=own_name)
 
     def idle(self, worker_id: str) -> bool:
-        """No session is this worker's. True where it is forgotten by that: one restored has nothing to wait for."""
+        """A worker owns no session. True where it is forgotten by that, as a restored one is."""
         worker = self._workers.get(worker_id)
         if worker is None:
             return False
@@ -292,10 +297,10 @@ class Workers:
         return outcome
 
     def _supersede(self, worker: _Worker, program: _Program | None) -> Outcome:
-        """Another process has come under its id: give the old one up, unless it lives."""
+        """Another process has registered under its id: give the old one up, unless it lives."""
         ours = worker.process
         recycled = ours is not None and program is not None and ours.key == program.process.key
-        if recycled:  # so the old one has exited, and we are about to be told
+        if recycled:  # so the old one has exited, and its watch is about to report it
             outcome = self._learn(worker, Evidence.PROCESS_EXITED)
             if worker.state is State.GONE:
                 return outcome
@@ -306,7 +311,7 @@ class Workers:
         return self._learn(worker, Evidence.SUPERSEDED)
 
     def _settle(self, now: float) -> None:
-        """Keep `_away` in order, and its spans as they are, when the clock has stepped back."""
+        """When the clock has stepped back: keep `_away` in order, and nobody away since a time to come."""
         if now < self._now:
             for worker_id, since in self._away.items():
                 self._away[worker_id] = min(since, now)
@@ -315,21 +320,23 @@ class Workers:
     # -- processes --------------------------------------------------------------------------------------------
 
     def _program(self, worker_id: str, process: Process | None) -> _Program | None:
-        """What is known of a process, or something new of it that `_adopt` enters; None: nothing to go by."""
+        """What is known of a process, or a new entry that `_adopt` adds; None: nothing to go by."""
         if process is None:
             return None
         known = self._programs.get(process.key)
         if known is None or known.process.is_same(process) is False:
             return _Program(process)
         if any(self.state(other) is State.EXITED for other in known.workers):
-            # without marks to compare: its pid is another's by now, unless it is what the dead one sent last
+            # without marks to compare: the pid has been recycled, unless this was sent before the process exited
             return known if worker_id in known.workers else _Program(process)
         if not (known.process.start_ticks or known.process.pidfs_inode):
-            known.process = process  # it may have marks: the first time there was no descriptor left to read them
+            known.process = (
+                process  # it may have marks now; the first time there may have been no descriptor left to read them
+            )
         return known
 
     def _adopt(self, worker: _Worker, program: _Program | None, *, pidfd: bool, own_name: str) -> bool:
-        """Enter which process a worker is; True where it has to be watched for that, and was not."""
+        """Record which process a worker is; True where that has to be watched, and was not."""
         if program is None:
             return False
         if worker.program is not program:
@@ -339,7 +346,7 @@ class Workers:
             program.workers.add(worker.worker_id)
             program.own_names.add(own_name)
             if len(program.workers) > 1 and (len(program.own_names) > 1 or not own_name):
-                program.shared = True  # and stays so while anybody is left of them
+                program.shared = True  # and stays so while any of them is left
         watch = pidfd and not worker.pidfd and not program.shared
         worker.pidfd = worker.pidfd or watch
         return watch
@@ -354,7 +361,7 @@ class Workers:
 
 
 def _is_other(worker: _Worker, program: _Program | None) -> bool:
-    """Whether a newcomer under a worker's id is certainly another process than the worker's."""
+    """Whether a newcomer under a worker's id is certainly another process than the worker."""
     if program is None:
-        return worker.state is State.EXITED  # whoever it is, it runs
+        return worker.state is State.EXITED  # whatever it is, it is running
     return worker.process is not None and program is not worker.program
