@@ -7,6 +7,7 @@ import logging
 from callstate_client.engine.context import Context
 from callstate_client.engine.events import MERGED, NEWER
 from callstate_client.engine.interfaces import INTERNAL
+from callstate_client.engine.lifecycle import retime
 from callstate_client.engine.sessions.merging import merge
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase
 from callstate_client.engine.sessions.session import Session
@@ -156,7 +157,7 @@ class Reconciler:
         elif was_ended:
             ctx.watch(INTERNAL, session)
         elif timeouts != (session.facts.heartbeat_timeout_s, session.facts.max_duration_s):
-            ctx.retime(INTERNAL, session, timeouts[0])
+            retime(ctx, INTERNAL, session, timeouts[0])
 
 
 def _is_known(session: Session, base: MergeBase, theirs: Session) -> bool:

@@ -48,8 +48,11 @@ ENGINE = {
     "handovers": "sessions",
     "departures": "table",
     "worker_registry": "sessions table process workers interfaces events clock departures reasons",
+    "authority": "sessions interfaces context",
+    "lifecycle": "sessions interfaces events liveness context authority",
     "context": "sessions table clock limits names interfaces events liveness departures worker_registry",
-    "verbs": "sessions table clock limits names reasons interfaces events liveness context handovers",
+    "verbs": "sessions table clock limits names reasons interfaces events liveness context authority lifecycle "
+    "handovers",
     "expiry": "sessions reasons interfaces liveness handovers context verbs",
     "engine": "table process clock limits interfaces events liveness departures worker_registry context verbs "
     "expiry",

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from callstate_client.engine.authority import check_authority, speaks_for
 from callstate_client.engine.context import Context, ended_error
 from callstate_client.engine.interfaces import Caller, Deferred, NotCached
+from callstate_client.engine.lifecycle import beat, bring_back, tell_timeout
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import (
@@ -33,13 +35,13 @@ def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Defer
         )  # fmt: skip
     if p.session_id is not None:
         session = ctx.find(p.session_id)
-        ctx.check_authority(caller, session, None)
+        check_authority(ctx, caller, session, None)
         if session.ended:
             raise ended_error(session)
         _beat(ctx, caller, session)
-        if session.known_timeout_s is None or not ctx.speaks_for(caller, session):
+        if session.known_timeout_s is None or not speaks_for(ctx, caller, session):
             return b"{}"
-        return encode_json({"timeouts": {session.id: ctx.told(session)}})
+        return encode_json({"timeouts": {session.id: tell_timeout(ctx, session)}})
     many = _Many(ctx, caller)
     for session_id in many.unusual(p.session_ids or []):
         many.beat(session_id)
@@ -47,12 +49,12 @@ def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Defer
 
 
 def _beat(ctx: Context, caller: Caller, session: Session) -> None:
-    if not ctx.speaks_for(caller, session):
+    if not speaks_for(ctx, caller, session):
         return  # taken, as an operator's word is; but the owner is here, and its own beats count
     now_us = ctx.clock.wall_us()
     ctx.cache.beaten[session.id] = now_us
     if session.host is None:
-        ctx.beat(caller, session, now_us, ctx.clock.live())
+        beat(ctx, caller, session, now_us, ctx.clock.live())
     else:  # what nobody of this host has written yet is nobody's to reap
         session.beat_us = now_us
 
@@ -90,9 +92,9 @@ class _Many:
             session.restored = False
             phase = alive(session_id, now, session.facts.heartbeat_timeout_s)
             if phase is not Phase.LIVE:
-                ctx.came_back(caller, session, phase, now_us)
+                bring_back(ctx, caller, session, phase, now_us)
             if session.known_timeout_s is not None:
-                self._timeouts[session_id] = ctx.told(session)
+                self._timeouts[session_id] = tell_timeout(ctx, session)
         return others
 
     def beat(self, session_id: str) -> None:
@@ -103,7 +105,7 @@ class _Many:
             if session is None:
                 self._lists["missing"].append(session_id)
                 return
-            ctx.check_authority(caller, session, None)
+            check_authority(ctx, caller, session, None)
         except NotCached:
             self.waiting.append(session_id)
         except InvalidParamsError:  # no id that a session could have
@@ -117,8 +119,8 @@ class _Many:
                 self._lists["ended"].append(session_id)
             else:
                 _beat(ctx, caller, session)
-                if session.known_timeout_s is not None and ctx.speaks_for(caller, session):
-                    self._timeouts[session_id] = ctx.told(session)
+                if session.known_timeout_s is not None and speaks_for(ctx, caller, session):
+                    self._timeouts[session_id] = tell_timeout(ctx, session)
 
     def start(self, done: Callable[[bytes | Exception], None]) -> None:
         """Wait for the store, and tell the result."""

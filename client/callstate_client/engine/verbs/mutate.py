@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET, Raw
 
+from callstate_client.engine.authority import check_authority, check_epoch, check_writable
 from callstate_client.engine.context import DELETED, Context, ended_error
 from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.lifecycle import settle_status, sign_of_life
 from callstate_client.engine.names import checked_word
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
@@ -140,9 +142,9 @@ def end(ctx: Context, caller: Caller, p: EndParams) -> bytes:
         return done
     if session.ended:  # a repeat changes nothing; one of an epoch before is no repeat
         if p.epoch is not None:
-            ctx.check_epoch(caller, session, p.epoch)
+            check_epoch(ctx, caller, session, p.epoch)
         return b'{"version":%d}' % session.version
-    ctx.check_authority(caller, session, p.epoch)
+    check_authority(ctx, caller, session, p.epoch)
     result = end_session(ctx, caller, session, reason, detail=detail.decode(), op=p.op)
     ctx.events.note("ended", session.facts.ended_us, session, reason=reason)
     return result
@@ -185,7 +187,7 @@ def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
         raise SessionNotFoundError(f"no session {p.session_id}")
     if p.op in session.ops:
         return session.ops[p.op]
-    ctx.check_authority(caller, session, p.epoch)
+    check_authority(ctx, caller, session, p.epoch)
     now_us = ctx.now_us()
     ctx.events.note("deleted", now_us, session, reason="deleted")
     ctx.cache.remove(session, max(session.version + 1, now_us), ctx.clock.mono(), p.op, DELETED)
@@ -216,7 +218,7 @@ def _changeable(ctx: Context, caller: Caller, p: Mutation) -> tuple[Session, byt
     """
     session, done = _repeatable(ctx, p)
     if done is None and (session.host or session.facts.reaped or _is_doubtful(caller, session, p.epoch)):
-        ctx.check_writable(caller, session, p.epoch)
+        check_writable(ctx, caller, session, p.epoch)
     return session, done
 
 
@@ -238,7 +240,7 @@ def _turned(
     session.host = None
     session.version = version = max(session.version + 1, now_us)
     doc.updated_us = now_us
-    ctx.sign_of_life(caller, session, now_us, p.epoch)
+    sign_of_life(ctx, caller, session, now_us, p.epoch)
     if with_count:
         result = b'{"version":%d,"turn_count":%d}' % (version, doc.turn_count)
     elif index >= 0:
@@ -264,7 +266,7 @@ def _head_changed(
     """After a change of the head: version, end or revival, journal."""
     session.host = None
     version = session.next_version(now_us)
-    ctx.settle(caller, session, was_ended, now_us, epoch, reason)
+    settle_status(ctx, caller, session, was_ended, now_us, epoch, reason)
     result = b'{"version":%d}' % version
     record = session.record(HistoryMode.KEEP, b"", 0, session.keep_op(op, result))
     ctx.cache.log(session, record, ctx.clock.mono())

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from msgspec import structs
 
+from callstate_client.engine.authority import check_authority, is_holder
 from callstate_client.engine.context import Context, ended_error
 from callstate_client.engine.handovers import hold_ended, is_poison
 from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.lifecycle import beat, retime, tell_timeout
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.names import checked_labels, checked_word, checked_worker
 from callstate_client.engine.reasons import EXITED, OVERTIME, RELEASED
@@ -50,16 +52,16 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
     checked_history(p.history)
     session = ctx.find(p.session_id)
     if session.host:
-        ctx.check_authority(caller, session, None)  # another host's: says so
+        check_authority(ctx, caller, session, None)  # another host's: says so
     if session.ended and not (session.facts.reaped and p.session_id in ctx.cache.sessions):
         raise ended_error(session)
     phase = ctx.liveness.phase(session.id)
     if _is_own(ctx, caller, session, worker_id):
         # again, the first reply being lost perhaps: same epoch
-        ctx.beat(caller, session, ctx.now_us(), ctx.clock.live())
+        beat(ctx, caller, session, ctx.now_us(), ctx.clock.live())
         _retime(ctx, caller, session, p)
-        if ctx.is_holder(caller, session):
-            ctx.told(session)
+        if is_holder(caller, session):
+            tell_timeout(ctx, session)
         return load_session(session, p.history, for_worker=True)
     is_anothers = session.facts.owner not in ("", worker_id)
     if is_anothers and phase is Phase.LIVE and not p.steal and session.id not in ctx.departures.pending:
@@ -77,7 +79,7 @@ def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> N
     ctx.cache.change(session)
     session.change_facts(**timeouts)
     session.next_version(ctx.now_us())
-    ctx.retime(caller, session, before.heartbeat_timeout_s)
+    retime(ctx, caller, session, before.heartbeat_timeout_s)
     ctx.cache.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
 
@@ -95,9 +97,9 @@ def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes:
     if session is None:
         return b"null"
     if _is_own(ctx, caller, session, worker_id):  # the reply was lost perhaps, and it knows nothing of it
-        ctx.beat(caller, session, ctx.now_us(), ctx.clock.live())
-        if ctx.is_holder(caller, session):
-            ctx.told(session)
+        beat(ctx, caller, session, ctx.now_us(), ctx.clock.live())
+        if is_holder(caller, session):
+            tell_timeout(ctx, session)
     else:
         _take(ctx, caller, session, worker_id)
     return load_session(session, p.history, for_worker=True)
@@ -163,7 +165,7 @@ def _claimable(ctx: Context, session: Session) -> str:
 def release(ctx: Context, caller: Caller, p: ReleaseParams) -> bytes:
     """{"session_id":"c1","epoch":3}"""
     session = ctx.find(p.session_id)
-    ctx.check_authority(caller, session, p.epoch)
+    check_authority(ctx, caller, session, p.epoch)
     if session.ended:
         raise ended_error(session)
     if session.facts.owner:

@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 from msgspec import Raw, structs
 
+from callstate_client.engine.authority import check_epoch, check_writable, is_holder
 from callstate_client.engine.context import (
     DELETED,
     Context,
     ended_error,
 )
 from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.lifecycle import retime, settle_status, tell_timeout
 from callstate_client.engine.names import checked_id, checked_labels, checked_word
 from callstate_client.engine.reasons import OVERTIME
 from callstate_client.engine.sessions.document import HEAD_REST_BYTES, Document
@@ -64,9 +66,9 @@ def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes:
     if p.if_version is not None and p.if_version != session.version:
         raise _conflict(session, p.if_version)
     if _is_anew(session, p, head):
-        ctx.check_epoch(caller, session, p.epoch)
+        check_epoch(ctx, caller, session, p.epoch)
     else:
-        ctx.check_writable(caller, session, p.epoch)
+        check_writable(ctx, caller, session, p.epoch)
     if not extends:
         mode, turns, count = _history(ctx, session, head, created=False)
     else:
@@ -205,13 +207,13 @@ def _saved(
     session.doc.updated_us = now_us
     if created:
         ctx.events.note("created", now_us, session)
-    ctx.settle(caller, session, was_ended, now_us, p.epoch)
+    settle_status(ctx, caller, session, was_ended, now_us, p.epoch)
     if session.ended and not was_ended:
         ctx.events.note("ended", now_us, session, reason=session.facts.ended_reason)
     if not session.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
-        ctx.retime(caller, session, before_s)
-    elif session.known_timeout_s is not None and not session.ended and ctx.is_holder(caller, session):
-        ctx.told(session)
+        retime(ctx, caller, session, before_s)
+    elif session.known_timeout_s is not None and not session.ended and is_holder(caller, session):
+        tell_timeout(ctx, session)
     if created and session.base is not None and p.heartbeat_timeout_s is None:
         session.base = structs.replace(session.base, heartbeat_timeout_s=session.facts.heartbeat_timeout_s)
     result = _result(session, version, now_us)

@@ -1,0 +1,85 @@
+"""Who may change a session, and whose word counts as a sign of its life.
+
+- A session of another host is changed by nobody here, until it is claimed.
+- A request that names an epoch must name the session's: a claim raises it, and so fences off the previous owner.
+- A registered worker changes only sessions without an owner and its own, and of its own not those that another
+  instance of it holds, as long as that one is connected as well.
+- An unregistered connection (an operator, a simple script) is no worker: it may change any session.
+- A reaped session takes no changes at all; one that a worker ended still takes late turns and updates.
+
+Whether a heartbeat counts as life is another question: see `speaks_for`.
+"""
+
+from __future__ import annotations
+
+from callstate_client.engine.context import Context, ended_error
+from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.sessions.session import Session
+from callstate_client.errors import FencedError
+
+
+def check_epoch(ctx: Context, caller: Caller, session: Session, epoch: int | None) -> None:
+    """Refuse a session of another host, and an epoch that is not the session's.
+
+    Raises:
+        FencedError: it is one of them.
+    """
+    if session.host:
+        raise FencedError("the session belongs to another host", epoch=session.facts.epoch, host=session.host)
+    if epoch is not None and not session.is_epoch(epoch):
+        raise fence_off(ctx, caller, session, f"the session's epoch is {session.facts.epoch}")
+
+
+def check_authority(ctx: Context, caller: Caller, session: Session, epoch: int | None) -> None:
+    """As `check_epoch`; and refuse a worker a session of another worker, or of another connected instance of it.
+
+    Raises:
+        FencedError: it is one of them.
+    """
+    check_epoch(ctx, caller, session, epoch)
+    worker = caller.worker
+    if session.facts.owner and worker:
+        if session.facts.owner != worker:
+            raise fence_off(ctx, caller, session, f"the session is {session.facts.owner}'s")
+        if _is_held_elsewhere(ctx, caller, session):
+            raise fence_off(ctx, caller, session, f"the session is held by another instance of {worker}")
+
+
+def check_writable(ctx: Context, caller: Caller, session: Session, epoch: int | None) -> None:
+    """As `check_authority`; and refuse a session that was reaped. One that a worker ended is taken.
+
+    Raises:
+        FencedError, SessionEndedError: the caller can't change it.
+    """
+    check_authority(ctx, caller, session, epoch)
+    if session.facts.reaped:
+        raise ended_error(session)
+
+
+def _is_held_elsewhere(ctx: Context, caller: Caller, session: Session) -> bool:
+    """Whether another instance of the calling worker holds the session, and is connected."""
+    ours, holder = caller.instance, session.facts.instance
+    return bool(ours and holder) and ours != holder and ctx.registry.is_connected(session.facts.owner, holder)
+
+
+def fence_off(ctx: Context, caller: Caller, session: Session, why: str) -> FencedError:
+    """The error for a caller whose session has another owner by now; the first one of each epoch is an event."""
+    if session.fenced_epoch != session.facts.epoch:
+        session.fenced_epoch = session.facts.epoch
+        ctx.events.note("fenced", ctx.now_us(), session, worker_id=caller.worker)
+    return FencedError(why, epoch=session.facts.epoch, owner=session.facts.owner or None)
+
+
+def speaks_for(ctx: Context, caller: Caller, session: Session) -> bool:
+    """Whether a heartbeat of the caller counts as a sign of life.
+
+    It does for a session without an owner, for the caller's own, and, from an unregistered connection, for one
+    whose owner is not connected and so can't send any itself: somebody claimed it on behalf of a worker.
+    """
+    owner, worker = session.facts.owner, caller.worker
+    return owner in ("", worker) or (not worker and not ctx.registry.is_connected(owner))
+
+
+def is_holder(caller: Caller, session: Session) -> bool:
+    """Whether the caller is the very instance that holds the session and sends its heartbeats."""
+    return session.facts.owner == caller.worker and session.facts.instance == caller.instance
