@@ -25,12 +25,12 @@ NO_DAEMON: Final = 3
 SHOWN_TURNS: Final = 20
 """Turns of a transcript shown without `--all`: what fits on a screen."""
 
-HOT_ONLY: Final = (
+IN_MEMORY_ONLY: Final = (
     "only calls in the daemon's memory are listed, which ended ones leave after reaper.retention_s;"
     " --scope all asks the store too"
 )
 
-WAYS_OUT: Final = (
+UNREADABLE_HINT: Final = (
     "; it is left as it is until `callstate rm` deletes it, or a save with if_version={version} replaces it"
 )
 
@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> int:
         output.error(str(error))
         return FAILED if error.silent else NO_DAEMON
     except UnreadableError as error:
-        output.error(f"{error}{WAYS_OUT.format(version=error.version)}")
+        output.error(f"{error}{UNREADABLE_HINT.format(version=error.version)}")
         return FAILED
     except CallstateError as error:
         output.error(str(error))
@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 async def _run(args: argparse.Namespace) -> int:
-    # an operator wants to know at once that nothing is there: no waiting for a daemon to come up
+    # an operator wants to hear at once that there is no daemon: no waiting for one to start
     async with connect(args.socket, wait_s=0, timeout_s=args.timeout, register=args.command == "simulate") as store:
         return await COMMANDS[args.command](store, args, Output(as_json=args.json))
 
@@ -110,13 +110,13 @@ async def _ls(store: CallStore, args: argparse.Namespace, out: Output) -> int:
         out.text(render.sessions_table(records, now(), show_numbers=args.show_numbers))
     else:
         out.text("no such calls" if _filtered(args) else "no calls")
-    if _may_be_cold(args) and not out.as_json:
-        output.error(HOT_ONLY)
+    if _may_be_in_store_only(args) and not out.as_json:
+        output.error(IN_MEMORY_ONLY)
     return 0
 
 
-def _may_be_cold(args: argparse.Namespace) -> bool:
-    """Whether what is asked for may have ended so long ago that only the store has it."""
+def _may_be_in_store_only(args: argparse.Namespace) -> bool:
+    """Whether matching calls may have ended so long ago that only the store has them."""
     return args.scope == "host" and bool(args.call_id or args.ended_since or args.status == Status.ENDED)
 
 

@@ -33,9 +33,9 @@ def package_version() -> str:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments as a namespace; exits 2 with usage on stderr where they are wrong."""
-    # options common to all commands are taken before and after the command's name; a default of the
-    # later parser would overwrite what the earlier one has read, hence SUPPRESS
+    """Parse the arguments; prints usage to stderr and exits with 2 if they are wrong."""
+    # options common to all commands may stand before and after the command's name; a default of the
+    # second parser would overwrite what the first one has read, hence SUPPRESS
     parser = argparse.ArgumentParser(
         prog="callstate",
         description="Look at the live calls that callstated holds.",

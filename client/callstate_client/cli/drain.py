@@ -1,4 +1,4 @@
-"""`callstate drain`: take no new calls, and wait until those that are there are over."""
+"""`callstate drain`: take no new calls, and optionally wait until the present ones are over."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from callstate_client.cli import output
 from callstate_client.cli.output import Output
 from callstate_client.model.state import Status
 
-LOOK_EVERY_S: Final = 0.25
-"""How often the calls are counted: nobody sees the difference, and it costs the daemon nothing."""
+POLL_INTERVAL_S: Final = 0.25
+"""How often the calls are counted, seconds: often enough for a person, and of no cost to the daemon."""
 
 
 async def drain(store: CallStore, args: argparse.Namespace, out: Output) -> int:
-    """Begin, or with `--off` leave off; exit code 1 where calls are left when the time of `--wait` is up."""
+    """Start or (`--off`) stop draining; exit code 1 if calls are left when the time of `--wait` is up."""
     result = await store.drain(not args.off)
     left = result.sessions
     if args.wait is not None:
@@ -31,7 +31,7 @@ async def drain(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     if out.as_json:
         out.document({"drain": result.drain, "sessions": left})
     else:
-        out.text(_said(left) if result.drain else "new calls are taken")
+        out.text(_summary(left) if result.drain else "new calls are taken")
     if args.wait is None or not left:
         return 0
     output.error(f"{_calls(left)} left after {args.wait:g} s")
@@ -39,17 +39,19 @@ async def drain(store: CallStore, args: argparse.Namespace, out: Output) -> int:
 
 
 async def _wait(store: CallStore, left: int, wait_s: float, show: Callable[[int], None]) -> int:
-    """Count until none is left or the time is up; gives how many are."""
+    """Poll until no call is left or the time is up; gives how many are left."""
     until = time.monotonic() + wait_s
     while left and (rest_s := until - time.monotonic()) > 0:
         show(left)
-        await asyncio.sleep(min(LOOK_EVERY_S, rest_s))
-        sessions = (await store.stats())["sessions"]  # asked for, not drained again: somebody may call it off
+        await asyncio.sleep(min(POLL_INTERVAL_S, rest_s))
+        sessions = (await store.stats())[
+            "sessions"
+        ]  # not `drain` again: an operator may have turned it off meanwhile
         left = sum(count for status, count in sessions.items() if status != Status.ENDED)
     return left
 
 
-def _said(left: int) -> str:
+def _summary(left: int) -> str:
     return f"no new calls are taken; {_calls(left)} left"
 
 
@@ -59,7 +61,7 @@ def _calls(count: int) -> str:
 
 @contextmanager
 def _progress(*, visible: bool) -> Iterator[Callable[[int], None]]:
-    """The count on stderr as it falls; nothing where that is no terminal."""
+    """Shows the falling count on stderr; nothing where that is no terminal."""
     if not (visible and sys.stderr.isatty()):
         yield lambda _left: None
         return

@@ -1,4 +1,4 @@
-"""Where results go: text for people through rich, JSON for programs; errors to stderr."""
+"""Results go to stdout, as text for people (rich) or JSON for programs; errors go to stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from callstate_client.cli.stdio import complain
 
 PIPE_COLUMNS: Final = 10_000
-"""Width where nobody looks: a table that is piped into grep must not be cut to 80 columns."""
+"""Width where stdout is no terminal: a table piped into grep must not be cut to 80 columns."""
 
 # Joiners are invisible, but Persian, Hindi and emoji sequences are unreadable without them.
 _JOINERS: Final = frozenset("\u200c\u200d")
@@ -27,7 +27,7 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self._tty = sys.stdout.isatty()
-        # rich would end the process itself on a broken pipe; so it only renders, and we write
+        # rich would exit by itself on a broken pipe; so it only renders, and we write
         self._console = Console(highlight=False, width=None if self._tty else PIPE_COLUMNS)
 
     def text(self, *parts: RenderableType) -> None:
@@ -46,7 +46,7 @@ class Output:
         _write((msgspec.json.format(encoded, indent=2) if self._tty else encoded) + b"\n")
 
     def line(self, document: Any) -> None:
-        """Print one JSON document of many: on one line wherever it goes."""
+        """Print one JSON document of many, always on one line."""
         _write(msgspec.json.encode(document) + b"\n")
 
 
@@ -56,12 +56,12 @@ def _write(data: bytes) -> None:
 
 
 def error(text: str) -> None:
-    """Say on stderr what went wrong, in one line or several."""
+    """Print an error to stderr."""
     complain("callstate", "\n".join(printable(line) for line in text.splitlines()))
 
 
 def printable(text: str) -> str:
-    """Text from outside as one line without control characters: a transcript must not drive the terminal."""
+    """Untrusted text as one line without control characters: a transcript must not control the terminal."""
     if text.isprintable():
         return text
     return "".join(_visible(character) for character in text)

@@ -1,4 +1,4 @@
-"""Sessions and figures as tables. Pure: `now` is passed in, nothing is printed."""
+"""Sessions and figures as tables. Pure: the current time is an argument, nothing is printed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from rich.text import Text
 from callstate_client.cli.output import printable
 from callstate_client.model.state import SessionState, Status, Turn
 from callstate_client.model.times import format_time
-from callstate_client.protocol.events import GAP, Event
 from callstate_client.store import Record
 
 _STATUS_STYLES: dict[str, str] = {
@@ -24,37 +23,20 @@ _STATUS_STYLES: dict[str, str] = {
     Status.TRANSFERRING: "yellow",
     Status.ENDED: "dim",
 }
-_EVENT_STYLES = {
-    "created": "green",
-    "recovered": "green",
-    "claimed": "green",
-    "suspect": "bold yellow",
-    "orphaned": "bold yellow",
-    "fenced": "yellow",
-    "expired": "bold red",
-    "store.down": "bold red",
-    "session.full": "bold red",
-    "journal.full": "bold red",
-    GAP: "bold red",
-}
-_GAPS = {
-    "restart": "the daemon was started anew",
-    "overrun": "more happened than the daemon keeps",
-}
 _ROLE_STYLES = {"user": "bold cyan", "agent": "bold green"}
 
 
 def masked(number: str) -> str:
-    """A phone number or address with nothing left of it but its last two digits."""
+    """A phone number or address, hidden but for its last two digits."""
     digits = re.sub(r"\D", "", number)
     if not number:
         return ""
     return "***" + (digits[-2:] if len(digits) > 2 else "")
 
 
-def ago(span: timedelta) -> str:
-    """A length of time in its two largest units: `4s`, `3m20s`, `2h05m`, `3d04h`."""
-    seconds = max(0, int(span.total_seconds()))
+def duration_text(duration: timedelta) -> str:
+    """A duration in its two largest units: `4s`, `3m20s`, `2h05m`, `3d04h`."""
+    seconds = max(0, int(duration.total_seconds()))
     if seconds < 60:
         return f"{seconds}s"
     if seconds < 3600:
@@ -65,7 +47,7 @@ def ago(span: timedelta) -> str:
 
 
 def sessions_table(records: list[Record], at: datetime, *, show_numbers: bool) -> Table:
-    """One line a session."""
+    """Sessions, a line each."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("ID", "STATUS", "PROVIDER", "DIRECTION", "FROM", "TO"):
         table.add_column(name, no_wrap=True)
@@ -82,14 +64,14 @@ def sessions_table(records: list[Record], at: datetime, *, show_numbers: bool) -
             Text(from_),
             Text(to),
             str(record.turn_count),
-            ago(at - state.created_at),
-            ago(at - state.updated_at),
+            duration_text(at - state.created_at),
+            duration_text(at - state.updated_at),
         )
     return table
 
 
 def head_table(record: Record, at: datetime, *, show_numbers: bool) -> Table:
-    """What there is about one session but its transcript."""
+    """Everything about one session except its transcript."""
     state = record.state
     from_, to = _numbers(state, show_numbers=show_numbers)
     labels = " ".join(f"{name}={value}" for name, value in sorted(record.labels.items()))
@@ -101,9 +83,9 @@ def head_table(record: Record, at: datetime, *, show_numbers: bool) -> Table:
         "direction": state.direction,
         "from": from_,
         "to": to,
-        "created_at": f"{format_time(state.created_at)} ({ago(at - state.created_at)} ago)",
-        "updated_at": f"{format_time(state.updated_at)} ({ago(at - state.updated_at)} ago)",
-        "duration": ago(state.duration(at)),
+        "created_at": f"{format_time(state.created_at)} ({duration_text(at - state.created_at)} ago)",
+        "updated_at": f"{format_time(state.updated_at)} ({duration_text(at - state.updated_at)} ago)",
+        "duration": duration_text(state.duration(at)),
         "owner": record.owner or "",
         "labels": labels,
         "version": str(record.version),
@@ -116,15 +98,15 @@ def head_table(record: Record, at: datetime, *, show_numbers: bool) -> Table:
     if state.recovery_data is not None:
         rows["recovery_data"] = _json(state.recovery_data)
     rows |= {name: _json(value) for name, value in state.extra.items()}
-    return _pairs({name: value for name, value in rows.items() if value})
+    return pairs_table({name: value for name, value in rows.items() if value})
 
 
 def transcript_table(turns: list[Turn], first: int) -> Table:
-    """What was said.
+    """The transcript of a session, a turn per row.
 
     Args:
-        turns: those to show.
-        first: index of the first of them in the whole history.
+        turns: the turns to show.
+        first: index of the first one in the whole history.
     """
     table = Table(box=None, show_header=False, pad_edge=False)
     for justify in ("right", "left", "left", "right"):
@@ -141,37 +123,13 @@ def transcript_table(turns: list[Turn], first: int) -> Table:
     return table
 
 
-def event_line(event: Event) -> Text:
-    """One event: when (UTC), what, and what is known of it that fits on a line."""
-    line = Text(event.at.strftime("%H:%M:%S.%f")[:-3], style="dim")
-    line.append(f"  {printable(event.type):<14}", style=_EVENT_STYLES.get(event.type, "bold"))
-    if event.type == GAP:
-        why = _GAPS.get(event.reason or "", printable(event.reason or ""))
-        return line.append(f"  events are missing: {why}; `callstate ls` shows what is", style="bold red")
-    for name, value in {
-        "session": event.session_id,
-        "owner": event.owner,
-        "worker": event.worker_id,
-        "epoch": event.epoch or None,
-        "reason": event.reason,
-        "evidence": event.evidence,
-        "until": event.deadline and event.deadline.strftime("%H:%M:%S"),
-        "turns": event.turn_count,
-        "drain": None if event.drain is None else ("on" if event.drain else "off"),
-        "error": event.error,
-    }.items():
-        if value is not None:
-            line.append(f"  {name}=", style="dim").append(printable(str(value)))
-    return line
-
-
 def figures_table(figures: Mapping[str, Any]) -> Table:
     """Nested figures (info, stats) as dotted names and values."""
-    return _pairs(dict(_flat(figures)))
+    return pairs_table(dict(_flat(figures)))
 
 
 def record_document(record: Record, *, history: bool, show_numbers: bool = True) -> dict[str, Any]:
-    """A session as `session.load` (or, without history, `session.list`) gives it."""
+    """A session as `session.load` (or, without history, `session.list`) returns it."""
     state = record.state
     document: Any = msgspec.Raw(state.to_json()) if history else state.to_members(with_history=False)
     if not history and not show_numbers:
@@ -194,38 +152,6 @@ def record_document(record: Record, *, history: bool, show_numbers: bool = True)
     return members
 
 
-def simulation_tables(report: Mapping[str, Any]) -> Iterator[Table]:
-    """What `callstate simulate` says at its end: counts, then latencies."""
-    counts, checked, rates = report["counts"], report["checked"], report["per_second"]
-    reasons = ", ".join(f"{name} {count}" for name, count in sorted(counts["reasons"].items()))
-    yield _pairs(
-        {
-            "calls": f"{counts['started']} begun, {counts['ended']} ended, {counts['died']} died,"
-            f" {counts['failed']} failed",
-            "endings": reasons or "none",
-            "turns": f"{counts['turns_sent']} sent, {counts['turns_acknowledged']} acknowledged",
-            "checked": f"{checked['acknowledged']} acknowledged turns, {checked['found']} found,"
-            f" {checked['lost']} lost, {checked['doubled']} doubled, {checked['misplaced']} misplaced,"
-            f" {checked['altered']} altered, {checked['missing_calls']} calls missing",
-            "also": f"{counts['barge_ins']} barge-ins, {counts['holds']} holds,"
-            f" {counts['transfers']} transfers, {counts['beats']} beats",
-            "daemon": f"{counts['restarts']} restarts seen, {counts['beats_missed']} beats missed,"
-            f" {counts['retries']} retries",
-            "took": f"{report['duration_s']:.1f} s: {rates['calls']:g} calls/s, {rates['turns']:g} turns/s,"
-            f" {rates['requests']:g} requests/s",
-            "repeat with": f"--seed {report['seed']}",
-        }
-    )
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("LATENCY, ms")
-    figures = ("count", "p50", "p95", "p99", "max")
-    for name in figures:
-        table.add_column(name.upper(), justify="right")
-    for operation, latency in report["latency_ms"].items():
-        table.add_row(operation, *(f"{latency[name]:g}" for name in figures))
-    yield table
-
-
 def _numbers(state: SessionState, *, show_numbers: bool) -> tuple[str, str]:
     if show_numbers:
         return printable(state.from_), printable(state.to)
@@ -238,7 +164,8 @@ def _status(record: Record) -> Text:
     return Text(status + reason, style=_STATUS_STYLES.get(record.state.status, ""))
 
 
-def _pairs(rows: Mapping[str, Text | str]) -> Table:
+def pairs_table(rows: Mapping[str, Text | str]) -> Table:
+    """Names in bold with their values, a line each."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

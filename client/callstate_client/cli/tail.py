@@ -1,28 +1,72 @@
-"""`callstate tail`: events as they come, a line each, until it is interrupted."""
+"""`callstate tail`: prints events as they happen, a line each, until it is interrupted."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 
+from rich.text import Text
+
 from callstate_client.api import CallStore
-from callstate_client.cli import output, render
-from callstate_client.cli.output import Output
-from callstate_client.protocol.events import Cursor
+from callstate_client.cli import output
+from callstate_client.cli.output import Output, printable
+from callstate_client.protocol.events import GAP, Cursor, Event
+
+_EVENT_STYLES = {
+    "created": "green",
+    "recovered": "green",
+    "claimed": "green",
+    "suspect": "bold yellow",
+    "orphaned": "bold yellow",
+    "fenced": "yellow",
+    "expired": "bold red",
+    "store.down": "bold red",
+    "session.full": "bold red",
+    "journal.full": "bold red",
+    GAP: "bold red",
+}
+_GAPS = {
+    "restart": "the daemon was started anew",
+    "overrun": "more happened than the daemon keeps",
+}
 
 
 async def tail(store: CallStore, args: argparse.Namespace, out: Output) -> int:
-    """Print what happens. It ends by itself only when the store is closed."""
-    place: Cursor | None = args.since
+    """Print events. Ends by itself only when the store is closed."""
+    last: Cursor | None = args.since
     try:
         async for event in store.events(*args.types, since=args.since):
-            place = event.cursor
+            last = event.cursor
             if out.as_json:
                 out.line(event.to_members())
             else:
-                out.text(render.event_line(event))
+                out.text(event_line(event))
     except asyncio.CancelledError:
-        if place is not None and not out.as_json:  # in JSON each line says its place
-            output.error(f"to go on from here: --since {place.stream}:{place.seq}")
+        if last is not None and not out.as_json:  # in JSON each line has its cursor
+            output.error(f"to go on from here: --since {last.stream}:{last.seq}")
         raise
     return 0
+
+
+def event_line(event: Event) -> Text:
+    """One event: its time (UTC), type and details."""
+    line = Text(event.at.strftime("%H:%M:%S.%f")[:-3], style="dim")
+    line.append(f"  {printable(event.type):<14}", style=_EVENT_STYLES.get(event.type, "bold"))
+    if event.type == GAP:
+        why = _GAPS.get(event.reason or "", printable(event.reason or ""))
+        return line.append(f"  events are missing: {why}; `callstate ls` shows what is", style="bold red")
+    for name, value in {
+        "session": event.session_id,
+        "owner": event.owner,
+        "worker": event.worker_id,
+        "epoch": event.epoch or None,
+        "reason": event.reason,
+        "evidence": event.evidence,
+        "until": event.deadline and event.deadline.strftime("%H:%M:%S"),
+        "turns": event.turn_count,
+        "drain": None if event.drain is None else ("on" if event.drain else "off"),
+        "error": event.error,
+    }.items():
+        if value is not None:
+            line.append(f"  {name}=", style="dim").append(printable(str(value)))
+    return line

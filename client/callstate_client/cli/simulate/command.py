@@ -1,4 +1,4 @@
-"""`callstate simulate`: the simulation with a progress bar before and a summary after."""
+"""`callstate simulate`: runs a simulation with a progress bar and prints its report."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import argparse
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from callstate_client.api import CallStore
-from callstate_client.cli import output, render
+from callstate_client.cli import output
 from callstate_client.cli.output import Output
+from callstate_client.cli.render import pairs_table
 from callstate_client.cli.simulate import Simulation, Tally, Traffic
 
 REFRESH_S: Final = 0.1
-"""Redrawing at each of thousands of answers a second would be what is measured."""
+"""How often the bar is redrawn, seconds. At each of thousands of answers a second, it would be what is measured."""
 
 
 async def simulate(store: CallStore, args: argparse.Namespace, out: Output) -> int:
-    """Play the calls; exit code 1 on any lost, doubled or changed turn and on any unexpected error."""
+    """Play the calls; exit code 1 if a turn is lost, doubled or changed, or after an unexpected error."""
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     traffic = Traffic(calls=args.calls, rate=args.rate, seed=seed, die=args.die, turns=args.turns)
     with _progress(traffic.calls, visible=not out.as_json) as show:
@@ -33,13 +35,47 @@ async def simulate(store: CallStore, args: argparse.Namespace, out: Output) -> i
     if out.as_json:
         out.document(report)
     else:
-        out.text(*render.simulation_tables(report))
+        out.text(*report_tables(report))
     for problem in simulation.tally.problems:
         output.error(problem)
     return 0 if simulation.ok else 1
 
 
+def report_tables(report: Mapping[str, Any]) -> Iterator[Table]:
+    """The report for people: counts, then latencies."""
+    counts, checked, rates = report["counts"], report["checked"], report["per_second"]
+    reasons = ", ".join(f"{name} {count}" for name, count in sorted(counts["reasons"].items()))
+    yield pairs_table(
+        {
+            "calls": f"{counts['started']} begun, {counts['ended']} ended, {counts['died']} died,"
+            f" {counts['failed']} failed",
+            "endings": reasons or "none",
+            "turns": f"{counts['turns_sent']} sent, {counts['turns_acknowledged']} acknowledged",
+            "checked": f"{checked['acknowledged']} acknowledged turns, {checked['found']} found,"
+            f" {checked['lost']} lost, {checked['doubled']} doubled, {checked['misplaced']} misplaced,"
+            f" {checked['altered']} altered, {checked['missing_calls']} calls missing",
+            "also": f"{counts['barge_ins']} barge-ins, {counts['holds']} holds,"
+            f" {counts['transfers']} transfers, {counts['beats']} beats",
+            "daemon": f"{counts['restarts']} restarts seen, {counts['beats_missed']} beats missed,"
+            f" {counts['retries']} retries",
+            "took": f"{report['duration_s']:.1f} s: {rates['calls']:g} calls/s, {rates['turns']:g} turns/s,"
+            f" {rates['requests']:g} requests/s",
+            "repeat with": f"--seed {report['seed']}",
+        }
+    )
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("LATENCY, ms")
+    figures = ("count", "p50", "p95", "p99", "max")
+    for name in figures:
+        table.add_column(name.upper(), justify="right")
+    for operation, latency in report["latency_ms"].items():
+        table.add_row(operation, *(f"{latency[name]:g}" for name in figures))
+    yield table
+
+
 class _Display:
+    """The progress bar, called with the running counts after each answer."""
+
     def __init__(self, progress: Progress, calls: int) -> None:
         self._progress = progress
         self._task = progress.add_task("calls", total=calls, live=0, turns=0)
@@ -55,7 +91,7 @@ class _Display:
 
 @contextmanager
 def _progress(calls: int, *, visible: bool) -> Iterator[_Display]:
-    """A bar on stderr, so that stdout has the summary alone; nothing where stderr is no terminal."""
+    """A bar on stderr, so that stdout has only the summary; hidden where stderr is no terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("[bold]calls"),

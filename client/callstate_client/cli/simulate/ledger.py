@@ -1,7 +1,7 @@
 """What was acknowledged of one call, and whether a store still has it: the oracle of simulations.
 
-Pure: it is told what was sent and what was answered, and compares that with what is read back. Every turn
-carries its number in the call, so that a lost one, a doubled one and a changed one can be told apart.
+Pure: the player records in it what was sent and what was acknowledged, and it compares that with what is read back.
+Every turn carries its number in the call, so that a lost, a doubled and a changed one can be told apart.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class SentTurn:
 
 @dataclass(slots=True)
 class Comparison:
-    """What comparing calls with their ledgers came to. All but the first two are faults.
+    """The result of comparing calls with their ledgers. All but the first two counts are faults.
 
     Args:
         acknowledged: turns that were acknowledged.
-        found: of those, how many are there.
-        lost: of those, how many are not.
-        doubled: turns that are there once more than they were sent.
+        found: those of them that the store has.
+        lost: those of them that it does not have.
+        doubled: further copies of a turn that was sent once.
         misplaced: turns that are not in the order sent.
         altered: turns, counters, notes or endings that are not as acknowledged.
-        missing_calls: calls that were acknowledged as created and are not there at all.
+        missing_calls: calls whose creation was acknowledged and which the store does not have.
     """
 
     acknowledged: int = 0
@@ -51,18 +51,18 @@ class Comparison:
 
     @property
     def faults(self) -> int:
-        """Everything that is not as it was acknowledged."""
+        """How many things are not as acknowledged."""
         return self.lost + self.doubled + self.misplaced + self.altered + self.missing_calls
 
     def add(self, other: Comparison) -> None:
-        """Add up another call's."""
+        """Add the counts of another call."""
         for one in fields(self):
             setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
 
 
 @dataclass(slots=True)
 class Ledger:
-    """One call's acknowledgements. Whoever plays the call notes what it asks for, then what was answered."""
+    """What was sent and acknowledged of one call, recorded by its player."""
 
     session_id: str
     turns: list[SentTurn] = field(default_factory=list)
@@ -74,24 +74,24 @@ class Ledger:
     died: bool = False
 
     def sent_turn(self, role: str, content: str) -> int:
-        """Note a turn about to be sent; gives its number."""
+        """Record a turn that is about to be sent; gives its number."""
         self.turns.append(SentTurn(role, [content]))
         return len(self.turns) - 1
 
     def sent_amendment(self, number: int, content: str) -> None:
-        """Note that a turn is about to get another wording: from here on it may have either."""
+        """Record that a turn is about to be amended: from now on it may have either wording."""
         self.turns[number].contents.append(content)
 
     def amendment_acknowledged(self, number: int, content: str) -> None:
-        """The turn has that wording and no other."""
+        """The turn has this wording and no other."""
         self.turns[number].contents = [content]
 
     def interruption_acknowledged(self) -> None:
-        """One more barge-in is counted."""
+        """The store counts one more barge-in."""
         self.interruptions_acknowledged += 1
 
-    def recovery_is(self, recovery_data: Any) -> None:
-        """The note was acknowledged; those sent before it are gone."""
+    def recovery_data_acknowledged(self, recovery_data: Any) -> None:
+        """The session has this recovery data; what was sent before was overwritten."""
         self.recovery_acknowledged = recovery_data
         del self.recovery_sent[: self.recovery_sent.index(recovery_data) + 1]
 
@@ -101,10 +101,10 @@ class Ledger:
         return frozenset(number for number, turn in enumerate(self.turns) if turn.acknowledged)
 
     def compare(self, record: Record | None) -> Comparison:
-        """What is there against what was acknowledged.
+        """Compare what the store has with what was acknowledged.
 
         Args:
-            record: the call with its whole history; None when the store knows none.
+            record: the call with its whole history; None if the store does not have it.
         """
         acknowledged = self.acknowledged
         result = Comparison(acknowledged=len(acknowledged))
@@ -143,5 +143,5 @@ class Ledger:
 
 
 def turn_numbers(record: Record) -> list[int]:
-    """The numbers of the turns that are there; -1 for one that no simulation sent."""
+    """The numbers of the turns in a record; -1 for a turn that no simulation sent."""
     return [int(turn.extra.get(TURN_NUMBER, -1)) for turn in record.state.history]

@@ -1,7 +1,7 @@
 """Plays one scripted call against a store, as a voice worker would, and keeps its ledger.
 
-Media code does not wait for acknowledgements, so neither does this: what is said is queued at once, and
-latencies are taken when the answers come.
+Like media code it does not wait for acknowledgements: what is said is queued at once, and latencies are measured
+when the acknowledgements arrive.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from callstate_client.api import CallStore
 from callstate_client.calls.handle import CallHandle
 from callstate_client.cli.simulate.ledger import TURN_NUMBER, Ledger
 from callstate_client.cli.simulate.scenario import (
-    BEAT_INTERVAL_S,
+    HEARTBEAT_INTERVAL_S,
     CallScript,
     Note,
     Say,
@@ -36,47 +36,47 @@ RETRY_INTERVAL_S: Final = 0.1
 
 
 class WorkerDiedError(Exception):
-    """Leaves a call the way a crash does: nothing ends it."""
+    """Leaves a call as a crash of its worker does: without ending it."""
 
 
 @dataclass(slots=True)
-class Stage:
-    """What all calls of one simulation share.
+class RunContext:
+    """What the calls of one simulation share.
 
     Args:
         store: where the calls are kept.
         labels: of every call.
         speed: call time is divided by this.
-        patience_s: how long something is tried again while the daemon is away.
-        on_change: called after each answer.
+        max_outage_s: how long something is retried while the daemon is unreachable, seconds.
+        on_change: called with the counts after each answer.
     """
 
     store: CallStore
     labels: dict[str, str]
     speed: float
-    patience_s: float
+    max_outage_s: float
     on_change: Callable[[Tally], None]
     tally: Tally = field(default_factory=Tally)
     latencies: Latencies = field(default_factory=Latencies)
 
     def answered(self, operation: str, started: float) -> None:
-        """An answer came to what was asked at `started` (`time.perf_counter`)."""
+        """Count an answer to a request that was sent at `started` (`time.perf_counter`)."""
         self.latencies.add(operation, time.perf_counter() - started)
         self.tally.requests += 1
         self.on_change(self.tally)
 
-    async def patiently(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Do something that may be repeated, again and again while the daemon is away.
+    async def retrying(self, operation: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Do something idempotent, retrying while the daemon is unreachable.
 
         Raises:
-            CallstateError: the attempt's, when trying again is of no use or patience has run out.
+            CallstateError: the attempt's, if it can't be retried or the outage takes too long.
         """
         started = time.perf_counter()
         while True:
             try:
                 result = await attempt()
             except CallstateError as error:
-                if not error.retryable or time.perf_counter() - started > self.patience_s:
+                if not error.retryable or time.perf_counter() - started > self.max_outage_s:
                     raise
                 self.tally.retries += 1
                 await asyncio.sleep(RETRY_INTERVAL_S)
@@ -89,30 +89,30 @@ class Player:
     """One call.
 
     Args:
-        stage: what it shares with the other calls.
+        context: shared with the other calls.
         script: what happens.
-        ledger: where to note what was sent and acknowledged.
+        ledger: records what was sent and acknowledged.
     """
 
-    def __init__(self, stage: Stage, script: CallScript, ledger: Ledger) -> None:
-        self._stage = stage
+    def __init__(self, context: RunContext, script: CallScript, ledger: Ledger) -> None:
+        self._context = context
         self._script = script
         self._ledger = ledger
         self._pending: set[asyncio.Future[Any]] = set()
-        self._beat_every_s = BEAT_INTERVAL_S / max(stage.speed, 1.0)
-        self._next_beat = 0.0
+        self._heartbeat_interval_s = HEARTBEAT_INTERVAL_S / max(context.speed, 1.0)
+        self._next_heartbeat = 0.0
         self._over = False
 
     async def play(self) -> None:
-        """From ringing to hang-up (or the worker's death); returns when every answer is in.
+        """Play the call from ringing to hang-up (or the worker's death); returns when every answer has arrived.
 
         Raises:
-            CallstateError: the call could not be created, or not be ended.
+            CallstateError: the call could not be created or ended.
         """
         try:
             async with AsyncExitStack() as stack:
                 call = await self._open(stack)
-                self._next_beat = time.monotonic() + self._beat_every_s
+                self._next_heartbeat = time.monotonic() + self._heartbeat_interval_s
                 await self._pause(call, self._script.rings_s)
                 self._update(call, status=Status.ACTIVE)
                 for step in self._script.steps:
@@ -122,7 +122,7 @@ class Player:
                 self._over = True
                 started = time.perf_counter()
                 await call.end(self._script.reason)
-                self._stage.answered("end", started)
+                self._context.answered("end", started)
                 self._ledger.ended_with = self._script.reason
         except WorkerDiedError:
             self._ledger.died = True
@@ -139,21 +139,23 @@ class Player:
             from_=script.from_,
             to=script.to,
         )
-        labels = {**self._stage.labels, "errand": script.errand}
+        labels = {**self._context.labels, "errand": script.errand}
         tries = 0
 
         async def create() -> CallHandle:
             nonlocal tries
             tries += 1
             try:
-                return await stack.enter_async_context(self._stage.store.hold(state, labels=labels, beat="manual"))
+                return await stack.enter_async_context(
+                    self._context.store.hold(state, labels=labels, beat="manual")
+                )
             except ConflictError:
                 if tries == 1:
                     raise
-                # an earlier try went through, only its answer was lost
-                return await stack.enter_async_context(self._stage.store.hold(state.id, beat="manual"))
+                # an earlier attempt succeeded, only its answer was lost
+                return await stack.enter_async_context(self._context.store.hold(state.id, beat="manual"))
 
-        return await self._stage.patiently("create", create)
+        return await self._context.retrying("create", create)
 
     # -- steps -----------------------------------------------------------------------------------------------
 
@@ -164,19 +166,19 @@ class Player:
                 await self._say(call, step)
             case SetStatus():
                 self._update(call, status=step.status)
-                self._stage.tally.holds += step.status == Status.ON_HOLD
-                self._stage.tally.transfers += step.status == Status.TRANSFERRING
+                self._context.tally.holds += step.status == Status.ON_HOLD
+                self._context.tally.transfers += step.status == Status.TRANSFERRING
                 await self._pause(call, step.lasts_s)
             case Note():
                 self._ledger.recovery_sent.append(step.recovery_data)
                 self._update(call, recovery_data=step.recovery_data)
 
     async def _say(self, call: CallHandle, say: Say) -> None:
-        """A caller's turn is known once it was spoken, an agent's when its speech begins."""
+        """A caller's turn is added once it was spoken, an agent's when its speech begins."""
         if say.role == Role.USER:
             await self._pause(call, say.speech_s)
         number = self._ledger.sent_turn(say.role, say.text)
-        self._stage.tally.turns_sent += 1
+        self._context.tally.turns_sent += 1
         turn = call.add_turn(
             say.role, say.text, duration_ms=round(say.speech_s * 1000), extra={TURN_NUMBER: number}
         )
@@ -188,9 +190,9 @@ class Player:
             await self._pause(call, say.speech_s)
 
     def _barge_in(self, call: CallHandle, number: int, heard: str, heard_ms: int) -> None:
-        """The caller spoke over the agent: count it, and cut the turn down to what was heard of it."""
+        """The caller interrupts the agent: count it and cut the turn down to what was heard."""
         ledger = self._ledger
-        self._stage.tally.barge_ins += 1
+        self._context.tally.barge_ins += 1
         ledger.interruptions_sent += 1
         self._send("interruption", call.record_interruption(), ledger.interruption_acknowledged)
         ledger.sent_amendment(number, heard)
@@ -199,28 +201,28 @@ class Player:
 
     def _turn_acknowledged(self, number: int) -> None:
         self._ledger.turns[number].acknowledged = True
-        self._stage.tally.turns_acknowledged += 1
+        self._context.tally.turns_acknowledged += 1
 
     def _update(self, call: CallHandle, **changes: Unpack[Changes]) -> None:
         def acknowledged() -> None:
             if "recovery_data" in changes:
-                self._ledger.recovery_is(changes["recovery_data"])
+                self._ledger.recovery_data_acknowledged(changes["recovery_data"])
 
         self._send("update", call.update(**changes), acknowledged)
 
     # -- time and answers ------------------------------------------------------------------------------------
 
     async def _pause(self, call: CallHandle, call_s: float) -> None:
-        """Let call time pass, with a beat now and then."""
-        until = time.monotonic() + call_s / self._stage.speed
+        """Let call time pass, sending heartbeats when they are due."""
+        until = time.monotonic() + call_s / self._context.speed
         while (left := until - time.monotonic()) > 0:
-            await asyncio.sleep(min(left, max(0.0, self._next_beat - time.monotonic())))
-            if time.monotonic() >= self._next_beat:
-                self._next_beat = time.monotonic() + self._beat_every_s
-                self._send("heartbeat", call.beat(), self._beat_acknowledged)
+            await asyncio.sleep(min(left, max(0.0, self._next_heartbeat - time.monotonic())))
+            if time.monotonic() >= self._next_heartbeat:
+                self._next_heartbeat = time.monotonic() + self._heartbeat_interval_s
+                self._send("heartbeat", call.beat(), self._heartbeat_acknowledged)
 
-    def _beat_acknowledged(self) -> None:
-        self._stage.tally.beats += 1
+    def _heartbeat_acknowledged(self) -> None:
+        self._context.tally.beats += 1
 
     def _send(self, operation: str, asked: Awaitable[Any], acknowledged: Callable[[], None]) -> None:
         future = asyncio.ensure_future(asked)
@@ -240,12 +242,12 @@ class Player:
         error = future.exception()
         if error is None:
             acknowledged()
-            self._stage.answered(operation, started)
+            self._context.answered(operation, started)
         elif operation == "heartbeat" and isinstance(error, CallstateError) and error.retryable:
-            self._stage.tally.beats_missed += 1  # the next one will do
+            self._context.tally.beats_missed += 1  # the next one is soon enough
         elif operation == "heartbeat" and isinstance(error, SessionEndedError) and self._over:
-            pass  # our own hang-up overtook it
+            pass  # it arrived after our own hang-up
         else:
-            self._stage.tally.problem(
+            self._context.tally.problem(
                 f"{operation}: {type(error).__name__}", f"{self._ledger.session_id}: {operation}: {error}"
             )

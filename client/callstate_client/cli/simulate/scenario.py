@@ -1,7 +1,7 @@
 """Calls that look like real ones, as data: who calls when, what is said, how it ends.
 
 Pure and repeatable: the same `Traffic` gives the same scripts. Times inside a call are call time, in seconds;
-whoever plays a script divides them by its speed. Nothing here does I/O or waits.
+the player divides them by the speed. Nothing here does I/O or waits.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from callstate_client.model.state import Direction, Role, Status
 SPEECH_S_PER_CHARACTER: Final = 0.06
 """About 16 characters a second: ordinary telephone English."""
 
-BEAT_INTERVAL_S: Final = 10.0
-"""Call time between beats: a third of the daemon's default heartbeat timeout."""
+HEARTBEAT_INTERVAL_S: Final = 10.0
+"""Call time between heartbeats, seconds: a third of the daemon's default heartbeat timeout."""
 
-# Sigmas of log-normal times: people vary in how fast they talk, and far more in how long they think.
+# Standard deviations of the logarithms of times: people vary in how fast they talk, and far more in how long
+# they think.
 SPEECH_SIGMA: Final = 0.25
 THINK_SIGMA: Final = 0.7
 
@@ -37,14 +38,14 @@ ON_HOLD_S: Final = 8.0
 TRANSFER_S: Final = 2.5
 
 BARGE_IN_RATE: Final = 0.12
-"""Of the agent's turns: how often the caller speaks over it."""
+"""The share of the agent's turns that the caller interrupts."""
 
 FILLER_RATE: Final = 0.08
 HOLD_RATE: Final = 0.03
 INBOUND_RATE: Final = 0.7
 
 NOTE_EVERY: Final = 4
-"""Turns between two notes of what it would take to resume the call."""
+"""Turns between two updates of the data with which another worker could resume the call."""
 
 MAX_TURNS: Final = 100_000
 
@@ -91,7 +92,7 @@ class SetStatus:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The worker notes what it would take to resume the call."""
+    """The worker saves what another one needs to resume the call."""
 
     recovery_data: dict[str, Any]
 
@@ -162,7 +163,7 @@ class Traffic:
             raise ValueError(f"turns: A:B with 1 <= A <= B <= {MAX_TURNS}")
 
     def scripts(self) -> Iterator[CallScript]:
-        """The calls in order of arrival, each made when it is asked for."""
+        """The calls in order of arrival, each made when the iteration reaches it."""
         rng = random.Random(f"{self.seed}/traffic")
         dying = frozenset(rng.sample(range(self.calls), round(self.calls * self.die)))
         arrives_s = 0.0
@@ -214,7 +215,7 @@ def _lines(
 ) -> Iterator[tuple[str, str]]:
     """(role, words), `turns` of them: the agent speaks first, then they alternate."""
     slots = {name: rng.choice(choices) for name, choices in SLOTS.items()}
-    # the caller is the first to say goodbye, so with an even number of turns the agent has no time to answer
+    # the caller says goodbye first; with an even number of turns the agent has none left to answer
     farewell = errand.farewell[: 2 if turns % 2 else 1] if polite and turns >= 4 else ()
     yield Role.AGENT, (errand.greeting if inbound else errand.outreach).format(**slots)
     left = turns - 1 - len(farewell)
@@ -223,7 +224,7 @@ def _lines(
         caller, agent = errand.exchanges[exchange % len(errand.exchanges)]
         if rng.random() < FILLER_RATE:
             caller = rng.choice(FILLERS)
-        wish = rng.choice(("amount", "count", "day", "digits", "time"))  # and people change their minds
+        wish = rng.choice(("amount", "count", "day", "digits", "time"))  # people change their minds
         slots[wish] = rng.choice(SLOTS[wish])
         yield Role.USER, caller.format(**slots)
         if left > 1:

@@ -9,26 +9,27 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 MAX_PROBLEMS: Final = 20
-"""Problems told in words; all are counted."""
+"""Problems that are described; all are counted."""
 
 
 @dataclass(slots=True)
 class Tally:
-    """Running counts, for whoever shows progress or waits for a certain point.
+    """Running counts, for showing progress.
 
     Args:
-        started: calls begun.
-        live: calls under way.
-        ended: calls that went to their scripted end.
+        started: calls that have started.
+        live: calls in progress.
+        ended: calls that reached their scripted end.
         died: calls whose worker died, as scripted.
         failed: calls that ended in an error.
-        beats_missed: beats that got no answer because the daemon was away.
-        retries: creations and reads tried again because the daemon was away.
-        restarts: times the daemon was seen to be another one than before.
+        beats: heartbeats that were acknowledged.
+        beats_missed: heartbeats without an answer, as the daemon was unreachable.
+        retries: creations and reads that were retried, as the daemon was unreachable.
+        restarts: restarts of the daemon that were noticed.
         requests: answers of any kind.
         reasons: why calls ended.
-        errors: what should not have happened, by kind.
-        problems: the first of those in words.
+        errors: unexpected errors, by kind.
+        problems: descriptions of the first few errors.
     """
 
     started: int = 0
@@ -51,26 +52,26 @@ class Tally:
     problems: list[str] = field(default_factory=list)
 
     def problem(self, kind: str, text: str) -> None:
-        """Count something that should not have happened, and keep the first few in words."""
+        """Count an unexpected error; the first few are described."""
         self.errors[kind] += 1
         if len(self.problems) < MAX_PROBLEMS:
             self.problems.append(text)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON members."""
+        """The counts as JSON members."""
         members = {one.name: getattr(self, one.name) for one in fields(self)}
         # plain dicts: reports leave the process as JSON
         return members | {"reasons": dict(self.reasons), "errors": dict(self.errors)}
 
 
 class Latencies:
-    """How long each kind of operation took, from asking to its acknowledgement."""
+    """How long each kind of operation took, from sending it to its acknowledgement."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, list[float]] = {}
 
     def add(self, operation: str, seconds: float) -> None:
-        """Note one."""
+        """Add one measurement."""
         self._seconds.setdefault(operation, []).append(seconds)
 
     def to_dict(self) -> dict[str, dict[str, float]]:

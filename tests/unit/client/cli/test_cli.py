@@ -15,6 +15,7 @@ from callstate_client.cli import (
     main,
     output,
     render,
+    tail,
 )
 from callstate_client.model import (
     SessionMetrics,
@@ -248,7 +249,7 @@ class TestTables:
         ],
     )
     def test_lengths_of_time(self, seconds, text):
-        assert render.ago(timedelta(seconds=seconds)) == text
+        assert render.duration_text(timedelta(seconds=seconds)) == text
 
     def test_a_session_is_a_line(self, record):
         head, line = rendered(render.sessions_table([record], NOW, show_numbers=False)).splitlines()
@@ -299,7 +300,7 @@ class TestTables:
 class TestEvents:
     def line(self, type_: str, **more) -> str:
         event = Event(cursor=Cursor("9f2c", 3), type=type_, at=NOW + timedelta(milliseconds=61_250), **more)
-        return rendered(render.event_line(event))
+        return rendered(tail.event_line(event))
 
     def test_all_that_is_known_of_a_session_is_a_line(self):
         line = self.line(

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from callstate_client.cli.simulate import DaemonGoneError, Simulation
+from callstate_client.cli.simulate import DaemonUnreachableError, Simulation
 from callstate_client.cli.simulate.ledger import (
     TURN_NUMBER,
     Comparison,
@@ -136,7 +136,7 @@ def ledger_and_record(turns: int = 4) -> tuple[Ledger, Record]:
         state.add_turn(role, f"words {index}", extra={TURN_NUMBER: number})
     ledger.interruptions_sent = ledger.interruptions_acknowledged = 1
     ledger.recovery_sent.append({"after_turn": 4})
-    ledger.recovery_is({"after_turn": 4})
+    ledger.recovery_data_acknowledged({"after_turn": 4})
     state.recovery_data = {"after_turn": 4}
     ledger.ended_with = "completed"
     return ledger, Record(state, ended_reason="completed")
@@ -380,8 +380,8 @@ class TestSimulation:
                 return await super().info(**options)
 
         async with Gone() as store:
-            slow = Simulation(store, Traffic(3, 1000, seed=1), speed=1, patience_s=0.1)
-            with pytest.raises(DaemonGoneError, match="nobody there"):
+            slow = Simulation(store, Traffic(3, 1000, seed=1), speed=1, max_outage_s=0.1)
+            with pytest.raises(DaemonUnreachableError, match="nobody there"):
                 await slow.run()
             assert slow.tally.live == 0
             assert not slow.ok
