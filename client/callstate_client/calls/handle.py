@@ -19,13 +19,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar, Unpack
 
-import msgspec
-
 from callstate_client import protocol, requests
 from callstate_client.calls.background import BackgroundTasks
 from callstate_client.calls.call_heartbeats import CallHeartbeats
 from callstate_client.calls.heartbeat import Beats
 from callstate_client.calls.hold_rules import COMPLETED, reason_to_end
+from callstate_client.calls.outbox.backlog import OutboxEntry
 from callstate_client.calls.outbox.delivery import deliver_or_raise
 from callstate_client.calls.outbox.local_changes import (
     Change,
@@ -54,6 +53,7 @@ from callstate_client.protocol.patches import (
     split_changes,
     turn_patch,
 )
+from callstate_client.requests import PreparedRequest
 from callstate_client.session_api import SessionApi
 from callstate_client.uncopied import Uncopied
 
@@ -344,7 +344,6 @@ class CallHandle(Uncopied):
         if turn.place.refusal is not None:
             return queued(turn.place.future)
         patch = turn_patch(content, duration_ms, extra)
-        encoded = encode_members(patch)
         # with another duration the turn would be counted by that one, instead of by the one it was said with
         if duration_ms is None and self._outbox.is_waiting(turn.place):
             amended = patched_turn(turn.turn, patch)
@@ -352,15 +351,14 @@ class CallHandle(Uncopied):
             self._outbox.check_room(max(0, len(text) - turn.place.size))
             self._outbox.rewrite(turn.place, text)
             turn.turn.become(amended)
-            entry = turn.place
-        else:
-            requests.check_amendable(0, None, self._store._known_features or protocol.FEATURES)
-            self._outbox.check_room(len(encoded))
-            # with its role: if the history has been replaced by a shorter one, it is a conflict, not another turn
-            params = self._amendment(encoded, turn.turn.role)
-            entry = self._outbox.amend(turn.place, params, TurnAmended(turn.turn, patch), turn.turn)
-        self._state.updated_at = now()
-        return queued(entry.future)
+            self._state.updated_at = now()
+            return queued(turn.place.future)
+        requests.check_amendable(0, None, self._store._known_features or protocol.FEATURES)
+        # with its role: if the history has been replaced by a shorter one, it is a conflict, not another turn
+        request = requests.amend_turn(
+            self.id, None, turn.turn.role, content, duration_ms, extra, self._store.new_op()
+        )
+        return self._put(request, TurnAmended(turn.turn, patch), key=turn.turn, amends=turn.place)
 
     def amend_last_turn(
         self,
@@ -384,44 +382,24 @@ class CallHandle(Uncopied):
         """
         requests.check_amendable(None, role, self._store._known_features or protocol.FEATURES)
         turn = find_last_turn(self._state, role)
-        patch = turn_patch(content, duration_ms, extra)
-        encoded = encode_members(patch)
-        self._outbox.check_room(len(encoded))
-        params, change = self._amendment(encoded, role), TurnAmended(turn, patch)
-        return self._put("session.amend_turn", params, change, key=turn, follows=turn)
-
-    def _amendment(self, patch: bytes, role: str | None) -> protocol.AmendTurnParams:
-        return protocol.AmendTurnParams(
-            session_id=self.id, epoch=self.epoch, set=msgspec.Raw(patch), role=role, op=self._store.new_op()
-        )
-
-    def _put(
-        self, method: str, params: protocol.Mutation, change: Change, key: object = None, follows: object = None
-    ) -> QueuedMutation:
-        entry = self._outbox.put(method, params, change, key, follows)
-        self._state.updated_at = now()
-        return queued(entry.future)
+        request = requests.amend_turn(self.id, None, role, content, duration_ms, extra, self._store.new_op())
+        change = TurnAmended(turn, turn_patch(content, duration_ms, extra))
+        return self._put(request, change, key=turn, follows=self._outbox.turn_of(turn))
 
     def record_interruption(self) -> QueuedMutation:
         """The caller spoke over the agent."""
-        self._outbox.check_room(0)
-        params = protocol.RecordInterruptionParams(session_id=self.id, epoch=self.epoch, op=self._store.new_op())
-        return self._put("session.record_interruption", params, Interrupted(self._state))
+        return self._put(requests.record_interruption(self.id, self._store.new_op()), Interrupted(self._state))
 
     def update(self, **changes: Unpack[Changes]) -> QueuedMutation:
         """Change members of the session, all but its history; see `CallStore.update`."""
         patch, beside = split_changes(changes)
-        encoded = encode_members(patch)
-        self._outbox.check_room(len(encoded))
         change = HeadPatched(self._state, patch)
-        if beside:
-            entry = self._outbox.put_action("session.update", partial(self._rewrite_head, patch, beside), change)
-            self._state.updated_at = now()
-            return queued(entry.future)
-        params = protocol.UpdateParams(
-            session_id=self.id, epoch=self.epoch, set=msgspec.Raw(encoded), op=self._store.new_op()
-        )
-        return self._put("session.update", params, change, key=HEAD)
+        if not beside:
+            return self._put(requests.update(self.id, None, patch, self._store.new_op()), change, key=HEAD)
+        self._outbox.check_room(len(encode_members(patch)))
+        entry = self._outbox.put_action("session.update", partial(self._rewrite_head, patch, beside), change)
+        self._state.updated_at = now()
+        return queued(entry.future)
 
     async def _rewrite_head(self, patch: dict[str, Any], beside: Beside) -> int:
         version = await self._store._rewrite_head(self.id, None, patch, beside, epoch=self.epoch)
@@ -439,8 +417,22 @@ class CallHandle(Uncopied):
         reason = as_text(reason, "a reason")
         validation.check_word(reason, "$.params.reason", least=1)
         request = requests.end(self.id, reason, detail, self._store.new_op())
-        assert isinstance(request.params, protocol.EndParams)  # noqa: S101 - for the type checkers
-        return self._put(request.method, request.params, Switched(self._state, self._set_ended))
+        return self._put(request, Switched(self._state, self._set_ended))
+
+    def _put(
+        self,
+        request: PreparedRequest[int],
+        change: Change,
+        *,
+        key: object = None,
+        follows: OutboxEntry | None = None,
+        amends: OutboxEntry | None = None,
+    ) -> QueuedMutation:
+        params = request.params
+        assert isinstance(params, protocol.Mutation)  # noqa: S101 - all but turns and saves are prepared so
+        entry = self._outbox.put(request.method, params, change, key=key, follows=follows, amends=amends)
+        self._state.updated_at = now()
+        return queued(entry.future)
 
     async def _save(self, save: OrderedSave, timeout_s: float) -> int:
         """Save a state of this call behind what is queued: `store.save()` of a call that is held."""

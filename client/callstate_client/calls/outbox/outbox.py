@@ -145,29 +145,37 @@ class Outbox:
         """Send other JSON for a waiting turn; `check_room` comes first."""
         self._backlog.rewrite(turn, text)
 
-    def amend(
-        self, turn: OutboxEntry, params: protocol.AmendTurnParams, change: Change, key: object
-    ) -> OutboxEntry:
-        """Queue an amendment of a turn that was queued here before; as `put`."""
-        entry = OutboxEntry(self._new_future(), "session.amend_turn", params, change=change, key=key)
-        entry.amends = entry.follows = turn
-        return self._put(entry)
+    def turn_of(self, key: object) -> OutboxEntry | None:
+        """The queued turn with this key; None where it is not queued any more."""
+        return self._backlog.turn_of(key)
 
     def put(
-        self, method: str, params: protocol.Mutation, change: Change, key: object = None, follows: object = None
+        self,
+        method: str,
+        params: protocol.Mutation,
+        change: Change,
+        *,
+        key: object = None,
+        follows: OutboxEntry | None = None,
+        amends: OutboxEntry | None = None,
     ) -> OutboxEntry:
-        """Queue another mutation. `check_room` is the caller's to call, or not: an end is always queued.
+        """Queue another mutation.
 
         Args:
             method: the verb.
             params: of the verb's class, with an `op`.
             change: of the worker's own view.
             key: what a patch is of. A waiting patch of the same thing may absorb this one, and is returned then.
-            follows: the key of a turn; if that turn is queued, and refused, this mutation is refused as well.
+            follows: if this turn is refused, so is the mutation.
+            amends: the turn that an amendment is of, whose index it gets when it is sent; implies `follows`.
+
+        Raises:
+            StoreClosedError, TooLargeError, OverloadedError: as `check_room`; but an end has always room.
         """
+        if not isinstance(params, protocol.EndParams):
+            self.check_room(len(getattr(params, "set", b"")))
         entry = OutboxEntry(self._new_future(), method, params, change=change, key=key)
-        if follows is not None:
-            entry.follows = self._backlog.turn_of(follows)
+        entry.amends, entry.follows = amends, amends or follows
         return self._put(entry)
 
     def put_action(self, method: str, action: Action, change: Change | None = None) -> OutboxEntry:
