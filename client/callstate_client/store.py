@@ -1,4 +1,4 @@
-"""What a session store is: the Go package's SessionStore, HealthChecker and Namer, as typing.Protocols."""
+"""What a session store is: the interfaces of the Go package as typing.Protocols, and Record, what `get` returns."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class SessionStore(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give up what the store holds."""
+        """Give up the connections, or whatever else the store has open."""
         ...
 
 
@@ -63,7 +63,7 @@ class HealthChecker(Protocol):
     """A store that can say whether it works."""
 
     async def ping(self) -> None:
-        """Return once the store has answered; raise what keeps it from answering."""
+        """Return once the store has answered; raise the reason where it does not."""
         ...
 
 
@@ -87,15 +87,15 @@ class Record:
         epoch: changes with the owner; a fencing token.
         owner: the worker that holds the session.
         ended_reason: why it ended, once it has.
-        ended_detail: what was said beside that reason, as decoded JSON; None for nothing.
+        ended_detail: the `detail` it was ended with, as decoded JSON; None for none.
         labels: what the worker selects its calls by.
         history_from: index of the first turn in `state.history`; over 0 when loaded in part.
         turn_count: the whole history's length.
-        heartbeat_timeout_s: silence after which it is suspected, seconds; None where it does not say: then it is
-            the default, as a listing has it.
-        max_duration_s: the age at which it is ended, seconds; None for no limit, or where the store does not say.
-        handovers: how often in a row it was claimed and not held for a minute, whatever ended that.
-        restored: a daemon that restarted has it from its journal, and has heard nothing of it since.
+        heartbeat_timeout_s: silence after which it is suspected, seconds; None where the reply does not say it:
+            listings leave the default out.
+        max_duration_s: the age at which it is ended, seconds; None for no limit, or where the reply does not say.
+        handovers: how often in a row it was claimed and then held for less than a minute, for whatever reason.
+        restored: the daemon has restarted, and there has been no sign of life of this session since.
     """
 
     state: SessionState

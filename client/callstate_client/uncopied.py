@@ -1,4 +1,4 @@
-"""What stands for a connection or a call under way, of which there can't be two."""
+"""A base for objects that stand for a connection or a live call, of which there can't be two."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NoReturn, SupportsIndex
 
 
 class Uncopied:
-    """Can be neither pickled nor copied: says what to do instead."""
+    """Can be neither pickled nor copied: the TypeError says `instead` what to do."""
 
     __slots__ = ()
 

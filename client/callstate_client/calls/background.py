@@ -30,7 +30,7 @@ class BackgroundTasks:
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak references
 
     def start(self, work: Coroutine[Any, Any, ResultT], name: str) -> asyncio.Task[ResultT]:
-        """Run this as a task. Nobody has to await it: an exception that nobody retrieves is dropped.
+        """Run this as a task. It need not be awaited: an exception that is not retrieved is dropped.
 
         Raises:
             StoreClosedError: the store is closed; the coroutine is, too.

@@ -210,7 +210,7 @@ class CallHandle(Uncopied):
     # -- losing it ------------------------------------------------------------------------------------------
 
     async def wait_lost(self) -> CallstateError:
-        """Return once the call is lost, with what `lost` is then: claimed by another worker, ended by somebody else
+        """Return once the call is lost, with what `lost` is then: claimed by another worker, ended by an operator
         or by its `max_duration_s`, reaped, deleted. The daemon reports it at once.
 
         Raises:

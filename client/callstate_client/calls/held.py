@@ -1,4 +1,4 @@
-"""The calls that one store holds: which they are, how one is added, and who else in this process has it.
+"""The calls that one store holds: which they are, how one is added, and that no other store of the process has it.
 
 Invariants: a session is held by at most one handle of a store at a time, and, unless it is stolen or the other
 loop stands still, by one store of the process: a second block would end the call while the first one still talks.
@@ -42,7 +42,7 @@ class HeldCalls:
     """The calls of one store.
 
     Args:
-        store: sends what is asked for the calls.
+        store: sends the requests.
         heartbeats: sends their heartbeats in the background.
         told_draining: called with whether the host drains, each time that is learned.
     """
@@ -123,7 +123,7 @@ class HeldCalls:
         if held is not None and held.epoch == epoch:
             self.check_unheld(record.state.id, steal=True)
         elif held is not None and self.holds(held.id):
-            held.lose(FencedError(f"{held.id} was claimed by another, and anew by this worker", epoch=epoch))
+            held.lose(FencedError(f"{held.id} was claimed by another worker, and again by this one", epoch=epoch))
         handle = CallHandle(self, record.state, record.version, epoch, record.handovers)
         self.handles[handle.id] = handle
         self.watch.start()

@@ -1,7 +1,7 @@
-"""Which sessions may be there to be claimed, as far as events tell: so that a recoverer only asks when it may pay.
+"""Which sessions may be claimable, according to events, so that a recoverer sends no claims that can't succeed.
 
 Of many recoverers that learn of one orphan, one gets it. The others learn that from the next event, mostly before
-they have asked, since each waits a random moment first.
+they have sent a claim, since each waits a random moment first.
 """
 
 from __future__ import annotations

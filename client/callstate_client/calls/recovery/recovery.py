@@ -1,8 +1,8 @@
 """`store.recover()`: the calls of workers that died, claimed one by one, and handed to a handler or an iteration.
 
-A claim is not undone by a cancellation: what was claimed when nobody waits for it any more is released, as are
-calls that are held back when the run ends. With `watch` a run asks the daemon only when events tell that there may
-be a session to claim (orphan_events.py); a call that comes back is held back for a while (retries.py).
+A cancellation does not undo a claim in flight: what such a claim gets is released, as are calls that are held back
+when the run ends. With `watch` a run sends claims only when events tell that there may be a session to claim
+(orphan_events.py); a call that comes back is held back for a while (retries.py).
 """
 
 from __future__ import annotations
