@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, overload
 
 from callstate_client.calls.handle import CallHandle
-from callstate_client.calls.heartbeat import Beater, Beats
+from callstate_client.calls.heartbeat import Heartbeats
+from callstate_client.calls.heartbeat_task import HeartbeatTask
 from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold import Hold
 from callstate_client.calls.hold_rules import BeatMode, EndOn, end_classes
@@ -43,15 +44,15 @@ class CallStore(SessionApi):
 
     def __init__(self, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         super().__init__(close_timeout_s)
-        self._held = HeldCalls(self, self._new_beater(), self._told_draining)
+        self._held = HeldCalls(self, self._new_heartbeats(), self._told_draining)
         self._draining = False
         self._drain_told = asyncio.Event()
 
     # -- what each kind of store implements ---------------------------------------------------------------
 
-    def _new_beater(self) -> Beats:
+    def _new_heartbeats(self) -> Heartbeats:
         """What sends heartbeats for the calls that are held."""
-        return Beater(self._beat)
+        return HeartbeatTask(self._beat)
 
     async def _beat(self, session_id: str) -> float | None:
         """Send a heartbeat for a call that is held; gives its timeout, seconds, where that may have changed."""

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
-from itertools import chain
 from types import TracebackType
 from typing import Final
 from weakref import WeakSet
 
 from callstate_client import protocol
 from callstate_client.api import CallStore
-from callstate_client.calls.heartbeat import Beats
-from callstate_client.calls.heartbeat_process import BeatingThread
+from callstate_client.calls.heartbeat import Heartbeats
+from callstate_client.calls.loop_watchdog import LoopHeartbeats
 from callstate_client.errors import (
-    CallstateError,
     ConnectionLostError,
-    SessionNotFoundError,
     StoreClosedError,
 )
 from callstate_client.protocol import validation
@@ -27,8 +24,10 @@ from callstate_client.transport.backoff import CLOSE_TIMEOUT_S, TIMEOUT_S
 from callstate_client.transport.connection import Connection
 from callstate_client.transport.discovery import Candidate, candidates
 from callstate_client.transport.event_stream import EventStream
+from callstate_client.transport.heartbeat_batch import HeartbeatBatcher
 from callstate_client.transport.identity import Identity
 from callstate_client.transport.loop_affinity import check_loop
+from callstate_client.transport.pending import Waiter
 
 __all__ = ["SidecarStore", "connect"]
 
@@ -36,18 +35,8 @@ STALL_TIMEOUT_S: Final = 20.0
 """How long a worker's loop may stand still before it counts as hung, seconds: no blocking call of a worker that is
 well takes so long, and the calls are suspected only a heartbeat timeout later."""
 
-BEATS_A_MESSAGE: Final = 2000
-"""Heartbeats that leave as one message: with the longest ids half a request line's limit."""
-
 HEARTBEAT_TIMEOUT_S: Final = 30.0
 """`reaper.heartbeat_timeout_s` of a daemon that does not say; its default."""
-
-
-ALL_BEATEN: Final = (b'"result":{"missing":[],"ended":[],"fenced":[]}}', b'"result":{}}')
-"""How the reply to nearly every message of heartbeats ends, of several or of one, which so needs no parsing."""
-
-Beaten = list[asyncio.Future[None]]
-"""Who waits for the heartbeat of one session."""
 
 
 class SidecarStore(CallStore):
@@ -84,13 +73,14 @@ class SidecarStore(CallStore):
     def _begin(self) -> None:
         """What belongs to one process and one loop."""
         self._loop = asyncio.get_running_loop()
-        self._connection = Connection(self._places, self._timeout_s, self._send_beats, self._registered())
+        batcher = HeartbeatBatcher(self._send_heartbeats)
+        self._connection = Connection(self._places, self._timeout_s, batcher.flush, self._registered())
         self._connection.on_drain = self._told_draining
-        self._beats: dict[str, Beaten] = {}
+        self._batcher = batcher
         self._is_forked = False
 
-    def _new_beater(self) -> Beats:
-        return BeatingThread(lambda: self._connection.places, self._registered, self._stall_timeout_s)
+    def _new_heartbeats(self) -> Heartbeats:
+        return LoopHeartbeats(lambda: self._connection.places, self._registered, self._stall_timeout_s)
 
     def _registered(self) -> Identity | None:
         """Whom connections are registered for; None: nobody."""
@@ -109,7 +99,7 @@ class SidecarStore(CallStore):
 
     def _begin_anew(self) -> None:
         self._begin()
-        self._held.heartbeats = self._new_beater()
+        self._held.heartbeats = self._new_heartbeats()
         self._connection.reconnect()
 
     @property
@@ -141,10 +131,7 @@ class SidecarStore(CallStore):
         await self._connection.open(wait_s)
 
     async def _close(self) -> None:
-        beats, self._beats = self._beats, {}
-        for future in chain.from_iterable(beats.values()):
-            if not future.done():
-                future.set_exception(StoreClosedError())
+        self._batcher.fail(StoreClosedError())
         for stream in [*self._streams]:
             stream.close()
         await self._connection.close()
@@ -191,7 +178,7 @@ class SidecarStore(CallStore):
         """The same; None before there is a connection."""
         return frozenset(self._connection.info.get("features", ())) if self._connection.info else None
 
-    # -- heartbeats: those of one turn of the loop leave as one message -----------------------------------
+    # -- heartbeats: those of one iteration of the loop leave as one message --------------------------------
 
     async def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
         """Say that this call is alive; see CallStore."""
@@ -205,76 +192,12 @@ class SidecarStore(CallStore):
             return
         validation.check_session_id(session_id)
         future: asyncio.Future[None] = self._loop.create_future()
-        self._beats.setdefault(session_id, []).append(future)
+        self._batcher.add(session_id, future)
         self._connection.writable()
         await future
 
-    def _send_beats(self) -> None:
-        if not self._beats:
-            return
-        beats, self._beats = self._beats, {}
-        if len(beats) <= BEATS_A_MESSAGE:
-            self._send_message(beats)
-            return
-        items = [*beats.items()]
-        for start in range(0, len(items), BEATS_A_MESSAGE):
-            self._send_message(dict(items[start : start + BEATS_A_MESSAGE]))
-
-    def _send_message(self, beats: dict[str, Beaten]) -> None:
-        ids = [*beats]
-        params = protocol.HeartbeatParams(session_ids=ids)
-        if len(ids) == 1:
-            params = protocol.HeartbeatParams(session_id=ids[0])
-        self._connection.ask("session.heartbeat", params, _Beats(self._connection, beats))
-
-
-class _Beats:
-    """The heartbeats of one message; each gets its own outcome as soon as the reply is there."""
-
-    __slots__ = ("_beats", "_connection")
-
-    def __init__(self, connection: Connection, beats: dict[str, Beaten]) -> None:
-        self._connection = connection
-        self._beats = beats
-
-    def done(self) -> bool:
-        """Who waits is asked when the reply is there."""
-        return False
-
-    def set_exception(self, error: Exception) -> None:
-        """None of them was answered."""
-        for futures in self._beats.values():
-            _fail(futures, error)
-
-    def set_result(self, line: bytes) -> None:
-        """The reply came."""
-        beats = self._beats
-        if not line.endswith(ALL_BEATEN):
-            try:
-                result = protocol.decode_heartbeat(line)
-            except CallstateError as failure:
-                self.set_exception(failure)
-                return
-            self._settle_failed(result)
-        for futures in beats.values():
-            for future in futures:
-                if not future.done():
-                    future.set_result(None)
-
-    def _settle_failed(self, result: protocol.HeartbeatResult) -> None:
-        for session_id in result.missing:
-            _fail(self._beats.pop(session_id, []), SessionNotFoundError(f"no session {session_id}"))
-        for session_id in (*result.ended, *result.fenced, *result.unreadable):
-            # the lists don't say when and why it ended, or whose it is: seldom enough to ask once more
-            params = protocol.HeartbeatParams(session_id=session_id)
-            again = _Beats(self._connection, {session_id: self._beats.pop(session_id, [])})
-            self._connection.ask("session.heartbeat", params, again)
-
-
-def _fail(futures: Beaten, error: Exception) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(error)
+    def _send_heartbeats(self, params: protocol.HeartbeatParams, waiter: Waiter) -> None:
+        self._connection.ask("session.heartbeat", params, waiter)
 
 
 class _Connecting:

@@ -89,7 +89,9 @@ SANS_IO = (
     "callstate_client.store",
     "callstate_client.engine",
     "callstate_client.requests",
+    "callstate_client.calls.heartbeat",
     "callstate_client.transport.dial",
+    "callstate_client.transport.heartbeat_batch",
     "callstate_client.transport.pending",
 )
 IO_MODULES = ("asyncio", "socket", "selectors", "select", "threading", "uvloop", "subprocess")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from callstate_client.calls.heartbeat import Beats
-from callstate_client.calls.heartbeat_schedule import LostCallback
+from callstate_client.calls.heartbeat import Heartbeats, LostCallback
 from callstate_client.calls.task import Watchdog
 
 __all__ = ["CallHeartbeats"]
@@ -23,7 +22,7 @@ class CallHeartbeats:
         on_lost: called when the call takes no more heartbeats.
     """
 
-    def __init__(self, sender: Beats, session_id: str, on_lost: LostCallback) -> None:
+    def __init__(self, sender: Heartbeats, session_id: str, on_lost: LostCallback) -> None:
         self._sender = sender
         self._session_id = session_id
         self._on_lost = on_lost

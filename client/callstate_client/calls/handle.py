@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol, TypeVar, Unpack
 from callstate_client import protocol, requests
 from callstate_client.calls.background import BackgroundTasks
 from callstate_client.calls.call_heartbeats import CallHeartbeats
-from callstate_client.calls.heartbeat import Beats
+from callstate_client.calls.heartbeat import Heartbeats
 from callstate_client.calls.hold_rules import COMPLETED, reason_to_end
 from callstate_client.calls.outbox.backlog import OutboxEntry
 from callstate_client.calls.outbox.delivery import deliver_or_raise
@@ -71,7 +71,7 @@ class Holder(Protocol):
     """What holds the calls of a store (held.py), as far as one of its calls uses it."""
 
     store: SessionApi
-    heartbeats: Beats
+    heartbeats: Heartbeats
     background: BackgroundTasks
     undelivered: set[Outbox]
 

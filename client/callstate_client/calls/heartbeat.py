@@ -1,121 +1,144 @@
-"""Heartbeats in the background for all calls a store holds, from a task of the worker's loop: a MemoryStore's.
+"""When the heartbeats of held calls are due, without I/O; and what a store needs of whatever sends them.
 
-A daemon's are sent by a thread (heartbeat_process.py); whoever adds a call need not know.
-"""
+A call's heartbeat is due once in a third of its timeout, so that two may be lost or late before a live call is
+suspected. One that is due soon leaves early, together with those that are due now: calls that began at different
+times so come to share messages.
+
+A schedule does not keep a call alive: no heartbeats are due for one whose holder is gone, and methods are
+referenced weakly. A call that takes no more heartbeats (it ended, or another worker has it) is dropped and its
+holder told once."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Callable
+from types import MethodType
+from typing import Any, Final, Protocol
+from weakref import WeakMethod
 
-from callstate_client.calls.heartbeat_schedule import (
-    EARLY,
-    Beat,
-    LostCallback,
-)
 from callstate_client.errors import CallstateError
-from callstate_client.transport.backoff import HEARTBEAT
 
-_log = logging.getLogger("callstate")
+__all__ = ["Heartbeats", "LostCallback", "Schedule", "ScheduledCall"]
 
+HEARTBEATS_PER_TIMEOUT: Final = 3
+"""Heartbeats sent within one heartbeat timeout."""
 
-class Beats(Protocol):
-    """What beats for the calls of a store, in the background."""
+EARLY: Final = 1 / 8
+"""The part of its interval by which a heartbeat may leave early."""
 
-    def add(self, session_id: str, timeout_s: float, lost: LostCallback) -> None:
-        """Beat for this call from now on."""
-        ...
-
-    def discard(self, session_id: str, lost: LostCallback | None) -> None:
-        """Beat no more for this call, unless somebody else has added it since: it may be held anew."""
-        ...
-
-    @property
-    def stalled(self) -> bool:
-        """Whether no beats are sent because the loop stands still. From any thread."""
-        ...
-
-    async def close(self) -> None:
-        """Beat no more for any."""
-        ...
+LostCallback = Callable[[CallstateError], None]
+"""Called when a call takes no more heartbeats, with the reason."""
 
 
-class Beater:
-    """Beats for the calls added to it, until they are discarded or lost.
-
-    Args:
-        beat: sends one heartbeat, and gives the call's timeout, seconds, where it has changed.
-    """
-
-    def __init__(self, beat: Callable[[str], Awaitable[float | None]]) -> None:
-        self._beat = beat
-        self._beats: dict[str, Beat] = {}
-        self._changed = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+class Heartbeats(Protocol):
+    """Sends heartbeats in the background for the calls that a store holds."""
 
     def add(self, session_id: str, timeout_s: float, lost: LostCallback) -> None:
-        """Beat for this call from now on.
+        """Send heartbeats for this call from now on.
 
         Args:
             session_id: of the call.
             timeout_s: the call's heartbeat timeout, seconds.
-            lost: called once when the call takes no more beats; it is discarded then.
+            lost: called once when the call takes no more heartbeats; it is discarded then.
         """
-        loop = asyncio.get_running_loop()
-        self._beats[session_id] = Beat(timeout_s, loop.time(), lost)
-        self._changed.set()
-        if self._task is None or self._task.done():
-            self._task = loop.create_task(self._run(), name="callstate-beats")
+        ...
 
     def discard(self, session_id: str, lost: LostCallback | None) -> None:
-        """Beat no more for this call, as far as it was added with this callback; None: with one that is gone."""
-        beat = self._beats.get(session_id)
-        if beat is not None and beat.is_of(lost):
-            del self._beats[session_id]
+        """Send no more for this call, unless it was added again with another callback: it may be held anew.
+
+        Args:
+            session_id: of the call.
+            lost: the callback it was added with; None: one whose object is gone.
+        """
+        ...
 
     @property
     def stalled(self) -> bool:
-        """Never known: what beats is of the same loop."""
-        return False
+        """Whether none are sent because the event loop is blocked. From any thread."""
+        ...
 
     async def close(self) -> None:
-        """Beat no more for any."""
-        self._beats.clear()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        """Send no more."""
+        ...
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._beats:
-            self._changed.clear()
-            delay_s = min(beat.due for beat in self._beats.values()) - loop.time()
-            if delay_s > 0:
-                try:
-                    async with asyncio.timeout(delay_s):
-                        await self._changed.wait()
-                except TimeoutError:
-                    pass
-                else:
-                    continue  # a new call may be due sooner
-            now = loop.time()
-            due = [sid for sid, beat in self._beats.items() if beat.due - beat.interval_s * EARLY <= now]
-            await asyncio.gather(*(self._send(session_id) for session_id in due))
 
-    async def _send(self, session_id: str) -> None:
-        beat = self._beats[session_id]
-        loop = asyncio.get_running_loop()
-        beat.due = loop.time() + beat.interval_s
-        try:
-            timeout_s = await self._beat(session_id)
-            if timeout_s is not None:
-                beat.retime(timeout_s, loop.time())
-        except CallstateError as error:
-            if error.retryable:
-                _log.warning("no heartbeat of %s: %s", session_id, error)
-                beat.due = loop.time() + min(HEARTBEAT.longest_s, beat.interval_s)
-            elif self._beats.get(session_id) is beat:
-                del self._beats[session_id]
-                beat.tell(error)
+class ScheduledCall:
+    """When a call's next heartbeat is due.
+
+    Args:
+        timeout_s: the call's heartbeat timeout, seconds.
+        now: seconds of the schedule's clock.
+        lost: called when the call takes no more heartbeats.
+    """
+
+    __slots__ = ("_lost", "due", "interval_s")
+
+    def __init__(self, timeout_s: float, now: float, lost: LostCallback) -> None:
+        self.interval_s = timeout_s / HEARTBEATS_PER_TIMEOUT
+        self.due = now + self.interval_s
+        self._lost: Callable[[], Any] = WeakMethod(lost) if isinstance(lost, MethodType) else lambda: lost
+
+    def was_added_with(self, lost: LostCallback | None) -> bool:
+        """Whether this is its callback; None: one whose object is gone."""
+        return bool(self._lost() == lost)
+
+    def retime(self, timeout_s: float, now: float) -> None:
+        """The call has another heartbeat timeout, seconds."""
+        self.interval_s = timeout_s / HEARTBEATS_PER_TIMEOUT
+        self.due = min(self.due, now + self.interval_s)
+
+    def retry(self, pause_s: float, now: float) -> None:
+        """It was not sent: send it again after a pause, seconds, in any case well before the call is suspected."""
+        self.due = now + min(pause_s, self.interval_s)
+
+    def lose(self, error: CallstateError) -> None:
+        """Tell the holder that the call takes no more heartbeats."""
+        lost = self._lost()
+        if lost is not None:
+            lost(error)
+
+
+class Schedule:
+    """The calls that heartbeats are sent for. Not thread-safe. Times are seconds of one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._calls: dict[str, ScheduledCall] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def add(self, session_id: str, timeout_s: float, now: float, lost: LostCallback) -> None:
+        """See `Heartbeats.add`."""
+        self._calls[session_id] = ScheduledCall(timeout_s, now, lost)
+
+    def discard(self, session_id: str, lost: LostCallback | None) -> None:
+        """See `Heartbeats.discard`."""
+        call = self._calls.get(session_id)
+        if call is not None and call.was_added_with(lost):
+            del self._calls[session_id]
+
+    def drop(self, session_id: str, call: ScheduledCall) -> bool:
+        """Discard a call that was lost; False where it was discarded before, and added again perhaps."""
+        if self._calls.get(session_id) is not call:
+            return False
+        del self._calls[session_id]
+        return True
+
+    def clear(self) -> None:
+        """Discard all calls."""
+        self._calls.clear()
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next heartbeat is due; None without any call."""
+        return min((call.due for call in self._calls.values()), default=None)
+
+    def take_due(self, now: float) -> dict[str, ScheduledCall]:
+        """The calls whose heartbeat is due now or soon; the next one of each is due an interval later."""
+        due = {
+            session_id: call
+            for session_id, call in self._calls.items()
+            if call.due - call.interval_s * EARLY <= now
+        }
+        for call in due.values():
+            call.due = now + call.interval_s
+        return due

@@ -1,20 +1,18 @@
-"""Heartbeats of held calls, by a thread with a connection of its own."""
+"""Heartbeats from a thread with a connection of its own.
+
+The thread sleeps until a heartbeat is due, sends all that are due in as few messages as possible, and waits for the
+replies. When that fails it connects anew after a pause; the calls stay scheduled. Its connection is known to
+`leave` from before it is connected, so leaving never waits for the daemon."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from itertools import islice
 from threading import Condition, Thread
 from time import monotonic
 from typing import Final
 
-from callstate_client import protocol
-from callstate_client.calls.heartbeat_schedule import (
-    EARLY,
-    Beat,
-    LostCallback,
-)
+from callstate_client.calls.heartbeat import LostCallback, Schedule, ScheduledCall
 from callstate_client.errors import (
     CallstateError,
     FencedError,
@@ -24,34 +22,35 @@ from callstate_client.errors import (
     StoreUnavailableError,
     UnreadableError,
 )
+from callstate_client.protocol.messages import decode_empty, encode_request
+from callstate_client.protocol.params import HeartbeatParams
 from callstate_client.transport import fork_safety
 from callstate_client.transport.backoff import HEARTBEAT, Backoff
 from callstate_client.transport.blocking import REQUEST_ID, BlockingConnection, dial
 from callstate_client.transport.dial import Attempt
 from callstate_client.transport.discovery import Candidate, no_daemon
+from callstate_client.transport.heartbeat_batch import batches, read_outcome
 from callstate_client.transport.identity import Identity
 
-__all__ = ["LEAVE_S", "REPLY_S", "BeatThread"]
+__all__ = ["LEAVE_S", "REPLY_S", "HeartbeatThread"]
 
 _log = logging.getLogger("callstate")
 
 REPLY_S: Final = 5.0
-"""How long a message of heartbeats may take to be answered, seconds: then another connection is tried."""
-
-BEATS_A_MESSAGE: Final = 2000
-"""Heartbeats that leave as one message: with the longest ids half a request line's limit."""
+"""How long a message of heartbeats may take to be answered, seconds, before another connection is tried."""
 
 LEAVE_S: Final = 1.0
-"""How long leaving waits for the thread, seconds; it is interrupted, so it takes no time."""
+"""How long to wait for the thread after `leave`, seconds; it is interrupted, so it takes no time."""
 
 
-class BeatThread:
-    """Beats for the calls added to it, until they are discarded or lost.
+class HeartbeatThread:
+    """Sends heartbeats for the calls that are added, until they are discarded or lost.
 
     Args:
-        places: where to look for the daemon's socket.
-        identity: gives whom the connection is registered for; None: nobody.
-        clock: tells when a heartbeat is due, seconds that never go back.
+        places: where to look for the daemon's socket. identity: gives whom the connection is registered for; None:
+        nobody. clock: tells when a heartbeat is due, seconds that never go back. may_send: asked in the thread
+        whether heartbeats may be sent now; when they may again, `wake` must be called. lose: told in the thread of
+        a call that takes no more heartbeats, and why; the default calls its callback.
     """
 
     def __init__(
@@ -59,45 +58,50 @@ class BeatThread:
         places: Callable[[], Sequence[Candidate]],
         identity: Callable[[], Identity | None],
         clock: Callable[[], float] = monotonic,
+        may_send: Callable[[], bool] = lambda: True,
+        lose: Callable[[ScheduledCall, CallstateError], None] = ScheduledCall.lose,
     ) -> None:
         self._places = places
         self._identity = identity
         self._clock = clock
+        self._may_send = may_send
+        self._lose = lose
         self._changed = Condition()
-        self._beats: dict[str, Beat] = {}
+        """Guards all below."""
+        self._schedule = Schedule()
         self._connection: BlockingConnection | None = None
         self._thread: Thread | None = None
         self._closing = False
-        self._told = ""
+        self._reported = ""
         fork_safety.watch(self)
 
-    def add(self, session_id: str, timeout_s: float, lost: LostCallback) -> None:
-        """Beat for this call from now on.
+    def __len__(self) -> int:
+        return len(self._schedule)
 
-        Args:
-            session_id: of the call.
-            timeout_s: the call's heartbeat timeout, seconds.
-            lost: called once when the call takes no more beats; it is discarded then.
-        """
+    def add(self, session_id: str, timeout_s: float, lost: LostCallback) -> None:
+        """See `Heartbeats.add`."""
         with self._changed:
-            self._beats[session_id] = Beat(timeout_s, self._clock(), lost)
+            self._schedule.add(session_id, timeout_s, self._clock(), lost)
             self._changed.notify()
             if self._thread is None:
-                self._thread = Thread(target=self._run, name="callstate-beats", daemon=True)
+                self._thread = Thread(target=self._run, name="callstate-heartbeats", daemon=True)
                 self._thread.start()
 
     def discard(self, session_id: str, lost: LostCallback | None) -> None:
-        """Beat no more for this call, as far as it was added with this callback; None: with one that is gone."""
+        """See `Heartbeats.discard`."""
         with self._changed:
-            beat = self._beats.get(session_id)
-            if beat is not None and beat.is_of(lost):
-                del self._beats[session_id]
+            self._schedule.discard(session_id, lost)
+
+    def wake(self) -> None:
+        """Look again whether heartbeats may be sent."""
+        with self._changed:
+            self._changed.notify()
 
     def leave(self) -> Thread | None:
-        """Beat no more for any; gives the thread, which ends at once."""
+        """Send no more; gives the thread, which ends at once."""
         with self._changed:
             self._closing = True
-            self._beats.clear()
+            self._schedule.clear()
             self._changed.notify()
             if self._connection is not None:
                 self._connection.interrupt()
@@ -106,97 +110,73 @@ class BeatThread:
 
     def forked(self) -> None:
         """In a child: there is no thread here, and the connection is the parent's."""
-        self._changed = Condition()  # whoever held it is not here
-        self._beats = {}
+        self._changed = Condition()  # the old one may be locked by a thread that the child does not have
+        self._schedule = Schedule()
         self._connection = self._thread = None
-
-    def _look_for_stall(self) -> bool:
-        """Whether nothing may be sent now; who finds that it may be again notifies `_changed`."""
-        return False
-
-    def _tell(self, beat: Beat, error: CallstateError) -> None:
-        """The call takes no more beats. In the thread."""
-        beat.tell(error)
 
     # -- in the thread --------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         backoff = Backoff(HEARTBEAT)
-        while True:
-            due = self._wait_for_due()
-            if due is None:
-                break
+        while (due := self._wait_for_due()) is not None:
             try:
-                items = iter(due.items())
-                while some := dict(islice(items, BEATS_A_MESSAGE)):
-                    self._send(some)
+                for ids in batches(due):
+                    self._send({session_id: due[session_id] for session_id in ids})
                 backoff.reset()
-                self._told = ""
+                self._reported = ""
             except Exception as error:  # noqa: BLE001 - whatever it is, the calls go on
-                if not isinstance(error, StoreUnavailableError):  # else it is said of some, and the way is well
-                    self._leave()
-                self._again(due, backoff.pause_s(), error)
-        self._leave()
+                if not isinstance(error, StoreUnavailableError):  # that is about a session, not the connection
+                    self._disconnect()
+                self._retry(due, backoff.pause_s(), error)
+        self._disconnect()
 
-    def _wait_for_due(self) -> dict[str, Beat] | None:
-        """The calls that are due, once there are any and nothing stalls; None at the end."""
+    def _wait_for_due(self) -> dict[str, ScheduledCall] | None:
+        """The calls that are due, once there are any and heartbeats may be sent; None at the end."""
         with self._changed:
             while not self._closing:
                 now = self._clock()
-                stalled = self._look_for_stall()
-                soonest = min((beat.due for beat in self._beats.values()), default=None)
-                if stalled or soonest is None:
+                may_send = self._may_send()
+                next_due = self._schedule.next_due
+                if next_due is None or not may_send:
                     self._changed.wait()
-                elif soonest > now:
-                    self._changed.wait(soonest - now)
+                elif next_due > now:
+                    self._changed.wait(next_due - now)
                 else:
-                    return self._take_due(now)
+                    return self._schedule.take_due(now)
             return None
 
-    def _take_due(self, now: float) -> dict[str, Beat]:
-        due = {sid: beat for sid, beat in self._beats.items() if beat.due - beat.interval_s * EARLY <= now}
-        for beat in due.values():
-            beat.due = now + beat.interval_s
-        return due
-
-    def _again(self, due: dict[str, Beat], pause_s: float, error: Exception) -> None:
-        """Not sent: once more soon, well before the calls are suspected."""
+    def _retry(self, due: dict[str, ScheduledCall], pause_s: float, error: Exception) -> None:
         if self._closing:
             return
-        ours = None if isinstance(error, OSError | CallstateError) else error  # a fault of ours: with its traceback
-        if str(error) != self._told:  # not each time: it is tried several times a second
-            self._told = str(error)
-            _log.warning("no heartbeat of %d calls: %s", len(due), error, exc_info=ours)
+        fault = None if isinstance(error, OSError | CallstateError) else error  # a bug: with its traceback
+        if str(error) != self._reported:  # not each time: there are several attempts a second
+            self._reported = str(error)
+            _log.warning("no heartbeat of %d calls: %s", len(due), error, exc_info=fault)
         with self._changed:
-            for beat in due.values():
-                beat.due = self._clock() + min(pause_s, beat.interval_s)
+            for call in due.values():
+                call.retry(pause_s, self._clock())
 
-    def _send(self, beats: dict[str, Beat]) -> None:
+    def _send(self, calls: dict[str, ScheduledCall]) -> None:
         connection = self._connection or self._connect()
-        params = protocol.HeartbeatParams(session_ids=[*beats])
-        line = protocol.encode_request(REQUEST_ID, "session.heartbeat", params)
-        result = protocol.decode_heartbeat(connection.exchange(line, REPLY_S, monotonic() + REPLY_S))
-        for session_id in (*result.missing, *result.ended, *result.fenced, *result.unreadable):
-            self._ask_why(connection, session_id, beats[session_id])
+        outcome = read_outcome(self._exchange(connection, HeartbeatParams(session_ids=[*calls])))
+        for session_id in (*outcome.missing, *outcome.unclear):
+            self._ask_why(connection, session_id, calls[session_id])
         with self._changed:
-            for session_id, timeout_s in (result.timeouts or {}).items():
-                beats[session_id].retime(timeout_s, self._clock())
+            for session_id, timeout_s in outcome.timeouts.items():
+                calls[session_id].retime(timeout_s, self._clock())
 
-    def _ask_why(self, connection: BlockingConnection, session_id: str, beat: Beat) -> None:
-        """The lists don't say when and why it ended, or whose it is: seldom enough to ask once more."""
-        params = protocol.HeartbeatParams(session_id=session_id)
-        line = protocol.encode_request(REQUEST_ID, "session.heartbeat", params)
+    def _ask_why(self, connection: BlockingConnection, session_id: str, call: ScheduledCall) -> None:
         try:
-            protocol.decode_empty(connection.exchange(line, REPLY_S, monotonic() + REPLY_S))
+            decode_empty(self._exchange(connection, HeartbeatParams(session_id=session_id)))
         except (SessionNotFoundError, SessionEndedError, FencedError, UnreadableError) as error:
-            self._lose(session_id, beat, error)
+            with self._changed:
+                dropped = self._schedule.drop(session_id, call)
+            if dropped:
+                self._lose(call, error)
 
-    def _lose(self, session_id: str, beat: Beat, error: CallstateError) -> None:
-        with self._changed:
-            if self._beats.get(session_id) is not beat:
-                return  # let go of meanwhile, and held anew perhaps
-            del self._beats[session_id]
-        self._tell(beat, error)
+    def _exchange(self, connection: BlockingConnection, params: HeartbeatParams) -> bytes:
+        line = encode_request(REQUEST_ID, "session.heartbeat", params)
+        return connection.exchange(line, REPLY_S, monotonic() + REPLY_S)
 
     def _connect(self) -> BlockingConnection:
         """A connection to the first place that answers.
@@ -217,7 +197,7 @@ class BeatThread:
                 raise StoreClosedError
             self._connection = connection
 
-    def _leave(self) -> None:
+    def _disconnect(self) -> None:
         with self._changed:
             connection, self._connection = self._connection, None
         if connection is not None:

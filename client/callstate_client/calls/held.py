@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from callstate_client.calls.background import BackgroundTasks
 from callstate_client.calls.handle import CallHandle
-from callstate_client.calls.heartbeat import Beats
+from callstate_client.calls.heartbeat import Heartbeats
 from callstate_client.calls.hold_rules import BeatMode
 from callstate_client.calls.loss_watch import LossWatch
 from callstate_client.calls.outbox.delivery import deliver_or_give_up
@@ -47,7 +47,7 @@ class HeldCalls:
         told_draining: called with whether the host drains, each time that is learned.
     """
 
-    def __init__(self, store: SessionApi, heartbeats: Beats, told_draining: Callable[[bool], None]) -> None:
+    def __init__(self, store: SessionApi, heartbeats: Heartbeats, told_draining: Callable[[bool], None]) -> None:
         self.store = store
         self.heartbeats = heartbeats
         self._told_draining = told_draining

@@ -1,26 +1,36 @@
-"""Whether a worker's loop still turns, as another thread can see it."""
+"""Heartbeats of a worker with an event loop: sent by a thread, as long as the loop runs.
+
+A loop that is busy for a while must not be taken for dead, so a thread with a connection of its own sends the
+heartbeats. A loop that hangs must not be taken for alive, so the thread sends none once the loop has not run for
+the stall timeout; it goes on as soon as the loop runs again."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final
 
-PULSES_A_STALL: Final = 4
-"""How often the loop shows itself within the time after which it counts as stalled."""
+from callstate_client.calls.heartbeat import LostCallback, ScheduledCall
+from callstate_client.calls.heartbeat_thread import LEAVE_S, HeartbeatThread
+from callstate_client.errors import CallstateError
+from callstate_client.transport.discovery import Candidate
+from callstate_client.transport.identity import Identity
+
+TICKS_PER_STALL: Final = 4
+"""How often the loop reports within the stall timeout."""
 
 MAX_INTERVAL_S: Final = 1.0
-"""And at least this often, seconds: a loop that goes on is seen to within that."""
+"""Longest time between two reports, seconds: within it, a loop that runs again is noticed."""
 
 
-class Pulse:
-    """Notes when the loop last turned.
+class LoopWatchdog:
+    """Notes when a loop last ran.
 
     Args:
-        loop: whose loop.
-        stall_timeout_s: without a turn for so long it counts as stalled, seconds.
-        back: called in the loop at each of its pulses.
+        loop: the loop.
+        stall_timeout_s: how long it may not run before it counts as stalled, seconds.
+        on_tick: called in the loop at each of its reports.
         clock: tells the time, seconds that never go back.
     """
 
@@ -28,34 +38,97 @@ class Pulse:
         self,
         loop: asyncio.AbstractEventLoop,
         stall_timeout_s: float,
-        back: Callable[[], None],
+        on_tick: Callable[[], None],
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._loop = loop
         self._stall_timeout_s = stall_timeout_s
-        self._interval_s = min(stall_timeout_s / PULSES_A_STALL, MAX_INTERVAL_S)
-        self._back = back
+        self._interval_s = min(stall_timeout_s / TICKS_PER_STALL, MAX_INTERVAL_S)
+        self._on_tick = on_tick
         self._clock = clock
         self._last = clock()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def stalled(self) -> bool:
-        """Whether the loop has not turned for too long. From any thread."""
+        """Whether the loop has not run for too long. From any thread."""
         return self._clock() - self._last > self._stall_timeout_s
 
     def start(self) -> None:
-        """Show that the loop turns, from now on. In the loop."""
+        """Watch the loop from now on. In the loop."""
         if self._timer is None:
-            self._beat()
+            self._tick()
 
     def stop(self) -> None:
-        """Show it no more. In the loop."""
+        """Watch it no more. In the loop."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _beat(self) -> None:
+    def _tick(self) -> None:
         self._last = self._clock()
-        self._timer = self._loop.call_later(self._interval_s, self._beat)
-        self._back()
+        self._timer = self._loop.call_later(self._interval_s, self._tick)
+        self._on_tick()
+
+
+class LoopHeartbeats:
+    """See `Heartbeats`. Belongs to the loop it is made in, in which callbacks are called.
+
+    Args:
+        places: where to look for the daemon's socket.
+        identity: gives whom the connection is registered for; None: nobody.
+        stall_timeout_s: how long the loop may not run before heartbeats stop, seconds.
+        clock: tells when a heartbeat is due and how long the loop has not run, seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        places: Callable[[], Sequence[Candidate]],
+        identity: Callable[[], Identity | None],
+        stall_timeout_s: float,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._watchdog = LoopWatchdog(self._loop, stall_timeout_s, self._ticked, clock)
+        self._thread = HeartbeatThread(places, identity, clock, self._may_send, self._lose)
+        self._held_back = False
+        """Whether the thread found the loop stalled when it last looked."""
+
+    # -- in the loop ----------------------------------------------------------------------------------------
+
+    def add(self, session_id: str, timeout_s: float, lost: LostCallback) -> None:
+        """See `Heartbeats.add`."""
+        self._watchdog.start()
+        self._thread.add(session_id, timeout_s, lost)
+
+    def discard(self, session_id: str, lost: LostCallback | None) -> None:
+        """See `Heartbeats.discard`."""
+        self._thread.discard(session_id, lost)
+        if not len(self._thread):
+            self._watchdog.stop()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether none are sent because the loop is blocked. From any thread."""
+        return len(self._thread) > 0 and self._watchdog.stalled
+
+    async def close(self) -> None:
+        """Send no more."""
+        self._watchdog.stop()
+        thread = self._thread.leave()
+        if thread is not None:
+            await self._loop.run_in_executor(None, thread.join, LEAVE_S)
+
+    def _ticked(self) -> None:
+        if self._held_back:
+            self._thread.wake()
+
+    # -- in the thread --------------------------------------------------------------------------------------
+
+    def _may_send(self) -> bool:
+        self._held_back = self._watchdog.stalled
+        return not self._held_back
+
+    def _lose(self, call: ScheduledCall, error: CallstateError) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(call.lose, error)

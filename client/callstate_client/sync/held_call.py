@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final, TypeVar, Unpack
 
-from callstate_client.calls.heartbeat_thread import BeatThread
+from callstate_client.calls.heartbeat_thread import HeartbeatThread
 from callstate_client.calls.hold_rules import EndOn, end_classes, end_reason, ended_by
 from callstate_client.calls.outbox.local_changes import (
     Change,
@@ -73,7 +73,7 @@ class HeldCall(Uncopied):
         self,
         api: SessionApi,
         record: Record,
-        heartbeats: BeatThread | None,
+        heartbeats: HeartbeatThread | None,
         end_on: EndOn,
         on_release: Callable[[HeldCall], None],
     ) -> None:

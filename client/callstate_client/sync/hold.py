@@ -12,7 +12,7 @@ from threading import Lock, Thread
 from types import TracebackType
 
 from callstate_client import requests
-from callstate_client.calls.heartbeat_thread import BeatThread
+from callstate_client.calls.heartbeat_thread import HeartbeatThread
 from callstate_client.calls.hold_rules import (
     BeatMode,
     EndOn,
@@ -40,7 +40,7 @@ class _Holding:
         self.lock = Lock()
         self.calls: dict[str, HeldCall] = {}
         self.entering: set[str] = set()
-        self.heartbeats: BeatThread | None = None
+        self.heartbeats: HeartbeatThread | None = None
 
 
 class HeldCalls:
@@ -99,11 +99,11 @@ class HeldCalls:
             del calls[call.id]
             self._epochs.get().pop(call.id, None)
 
-    def _heartbeats(self) -> BeatThread:
+    def _heartbeats(self) -> HeartbeatThread:
         ours = self._holding.get()
         with ours.lock:
             if ours.heartbeats is None:
-                ours.heartbeats = BeatThread(lambda: self._pool.places, self._identity.get)
+                ours.heartbeats = HeartbeatThread(lambda: self._pool.places, self._identity.get)
             return ours.heartbeats
 
     def stop_heartbeats(self) -> Thread | None:

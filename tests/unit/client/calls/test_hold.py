@@ -271,7 +271,7 @@ async def test_anothers_change_of_the_timeout_is_learned_with_the_next_beat(stor
     async with store.hold(a_call(), heartbeat_timeout_s=0.3):
         await store.save(a_call(), heartbeat_timeout_s=0.03)
         await store.when_asked("session.heartbeat", 4)
-        assert store._held.heartbeats._beats["c1"].interval_s == pytest.approx(0.01)  # type: ignore[attr-defined]
+        assert store._held.heartbeats._schedule._calls["c1"].interval_s == pytest.approx(0.01)  # type: ignore[attr-defined]
 
 
 class Older(FlakyStore):
@@ -310,7 +310,7 @@ async def test_a_handle_that_is_dropped_is_let_go_of(store: FlakyStore, caplog: 
     record = await store.get("c1")
     assert (record.owner, record.turn_count, record.state.status) == (None, 1, "active")
     assert "never left or closed" in caplog.text
-    assert store._held.heartbeats._beats == {}  # type: ignore[attr-defined]
+    assert len(store._held.heartbeats._schedule) == 0  # type: ignore[attr-defined]
 
 
 async def test_a_handle_that_was_left_is_dropped_without_a_word(

@@ -1,6 +1,6 @@
 """Heartbeats from their thread. The test plays the daemon and moves the clock; thread and connection are real.
 
-While a test waits for what the thread sends, the loop stands still; its pulse is let go on with `turn()`.
+While a test waits for what the thread sends, the loop is blocked; `turn()` lets its watchdog see it run.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from callstate_client.calls import heartbeat_thread as module
-from callstate_client.calls.heartbeat_process import BeatingThread
-from callstate_client.calls.heartbeat_schedule import LostCallback
+from callstate_client.calls.heartbeat import LostCallback
+from callstate_client.calls.loop_watchdog import LoopHeartbeats
 from callstate_client.errors import (
     CallstateError,
     ConflictError,
@@ -25,6 +25,7 @@ from callstate_client.errors import (
     SessionNotFoundError,
     StoreUnavailableError,
 )
+from callstate_client.transport import heartbeat_batch
 from callstate_client.transport.discovery import Candidate
 from callstate_client.transport.identity import Identity
 from support.blocking_peer import WITHIN_S, Peer, Side
@@ -58,7 +59,7 @@ class Calls:
         self.peer = Peer(path)
         self.hand = Hand()
         identity = None if worker_id is None else Identity.of(worker_id)
-        self.beating = BeatingThread(
+        self.heartbeats = LoopHeartbeats(
             lambda: [Candidate(str(path), "the test")], lambda: identity, STALL_S, self.hand
         )
         self.lost: asyncio.Queue[tuple[str, CallstateError]] = asyncio.Queue()
@@ -71,30 +72,30 @@ class Calls:
             self.lost.put_nowait((session_id, error))
 
         self.callbacks[session_id] = lost
-        self.beating.add(session_id, TIMEOUT_S, lost)
+        self.heartbeats.add(session_id, TIMEOUT_S, lost)
 
     def discard(self, session_id: str) -> None:
-        self.beating.discard(session_id, self.callbacks[session_id])
+        self.heartbeats.discard(session_id, self.callbacks[session_id])
 
     def pass_time(self, seconds: float = BEAT_S) -> None:
         """Move the clock on; what is due is sent, unless the loop has not turned for too long."""
-        with self.beating._changed:
+        with self.heartbeats._thread._changed:
             self.hand.at_s += seconds
-            self.beating._changed.notify()
+            self.heartbeats._thread._changed.notify()
 
     async def turn(self) -> None:
         """Let the loop show that it turns."""
-        while self.beating._pulse._last < self.hand.at_s:
+        while self.heartbeats._watchdog._last < self.hand.at_s:
             await asyncio.sleep(0)
 
     def look(self) -> None:
         """Return when the thread has looked whether something is due, and waits again."""
-        with self.beating._changed:
+        with self.heartbeats._thread._changed:
             looks = self.hand.looks
-            self.beating._changed.notify()
+            self.heartbeats._thread._changed.notify()
         with self.hand.looked:  # it looks twice each time: for what is due, and whether the loop is stalled
             assert self.hand.looked.wait_for(lambda: self.hand.looks >= looks + 2, WITHIN_S)
-        with self.beating._changed:
+        with self.heartbeats._thread._changed:
             return
 
     def accept(self) -> Side:
@@ -112,7 +113,7 @@ class Calls:
         return side
 
     async def close(self) -> None:
-        await self.beating.close()
+        await self.heartbeats.close()
         self.peer.stop()
 
 
@@ -203,7 +204,7 @@ async def test_calls_that_are_due_soon_beat_together(calls: Calls) -> None:
 
 
 async def test_very_many_are_several_messages(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BEATS_A_MESSAGE", 2)
+    monkeypatch.setattr(heartbeat_batch, "BATCH_SIZE", 2)
     for session_id in ("c1", "c2", "c3"):
         calls.add(session_id)
     calls.pass_time()
@@ -225,7 +226,7 @@ async def test_a_stalled_loop_is_not_beaten_for_and_one_that_goes_on_is(calls: C
     side.reply({})
     calls.pass_time(STALL_S)  # no turn of the loop since the beginning
     calls.look()
-    assert calls.beating._stalled
+    assert calls.heartbeats._held_back
     calls.discard("c1")  # so what comes next is not it
     calls.add("c2")
     calls.pass_time()
@@ -247,14 +248,14 @@ async def test_a_busy_loop_is_beaten_for_as_long_as_it_is_not_stalled(calls: Cal
     side.reply({})
     calls.pass_time()
     calls.look()
-    assert calls.beating._stalled
+    assert calls.heartbeats._held_back
 
 
 async def test_a_loop_that_goes_on_is_beaten_for_at_once(calls: Calls) -> None:
     calls.add("c1")
     calls.pass_time(10 * STALL_S)
     calls.look()
-    assert calls.beating._stalled
+    assert calls.heartbeats._held_back
     await calls.turn()  # which wakes the thread, and nothing else does
     side = calls.accept()
     assert beaten(side) == ["c1"]
@@ -330,8 +331,8 @@ async def test_what_is_held_anew_is_discarded_by_its_new_holder_alone(calls: Cal
     calls.add("c1")
     before = calls.callbacks["c1"]
     calls.add("c1")
-    calls.beating.discard("c1", before)
-    calls.beating.discard("never there", before)
+    calls.heartbeats.discard("c1", before)
+    calls.heartbeats.discard("never there", before)
     calls.pass_time()
     side = calls.accept()
     assert beaten(side) == ["c1"]
@@ -407,7 +408,7 @@ async def test_a_store_that_is_away_does_not_cost_the_connection(calls: Calls) -
 async def test_leaving_waits_for_no_reply(calls: Calls, greeted: bool) -> None:
     calls.add("c1")
     calls.pass_time()
-    thread = calls.beating._thread
+    thread = calls.heartbeats._thread._thread
     assert thread is not None
     if greeted:
         side = calls.accept()
@@ -415,11 +416,11 @@ async def test_leaving_waits_for_no_reply(calls: Calls, greeted: bool) -> None:
     else:
         side = calls.peer.accept()
         side.request()
-    await calls.beating.close()
+    await calls.heartbeats.close()
     thread.join(module.REPLY_S / 2)
     assert not thread.is_alive()
     assert side.line() == b"", "it has hung up"
-    await calls.beating.close()
+    await calls.heartbeats.close()
 
 
 async def test_a_thread_without_a_call_waits_and_leaves(calls: Calls) -> None:
@@ -427,8 +428,8 @@ async def test_a_thread_without_a_call_waits_and_leaves(calls: Calls) -> None:
     calls.discard("c1")
     calls.pass_time()
     calls.look()
-    thread = calls.beating._thread
-    await calls.beating.close()
+    thread = calls.heartbeats._thread._thread
+    await calls.heartbeats.close()
     assert thread is not None
     thread.join(module.REPLY_S / 2)
     assert not thread.is_alive()
