@@ -1,11 +1,11 @@
-"""Work that goes on beside the requests until it is stopped, and calls in threads that outlive nobody."""
+"""Background tasks: supervised work beside the requests, threads that are waited for, and long loops in slices."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from callstate_sidecar.metrics import Metrics
@@ -15,13 +15,13 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RESTART_S: Final = 1.0
-"""A task that failed begins anew so much later: a fault that is there to stay must not fill log and processor."""
+"""Pause before a failed task is restarted: a permanent fault must not fill the log and the CPU."""
 
 
 def supervise(name: str, work: Callable[[], Awaitable[None]], metrics: Metrics) -> asyncio.Task[None]:
-    """Run `work` in a task until it returns or is cancelled; where it raises, begin it anew.
+    """Run `work` in a task until it returns or is cancelled; restart it if it raises.
 
-    A fault of ours in one place must not silently end syncing, flushing or reaping for all calls.
+    A bug in one place must not silently end syncing, flushing or reaping for all calls.
 
     Args:
         name: for the log and for debuggers.
@@ -34,7 +34,7 @@ def supervise(name: str, work: Callable[[], Awaitable[None]], metrics: Metrics) 
             try:
                 await work()
             except Exception:
-                log.exception("the task %s failed; it begins anew in %g s", name, RESTART_S)
+                log.exception("the task %s failed; it is restarted in %g s", name, RESTART_S)
                 metrics.count("task_failures")
                 await asyncio.sleep(RESTART_S)
             else:
@@ -44,19 +44,19 @@ def supervise(name: str, work: Callable[[], Awaitable[None]], metrics: Metrics) 
 
 
 async def cancel_and_wait(task: asyncio.Task[None]) -> None:
-    """Cancel a task, and return when it has ended, however that was."""
+    """Cancel a task, and return when it has ended, in whatever way."""
     task.cancel()
     await asyncio.wait([task])
 
 
 async def in_thread(call: Callable[..., T], *args: object) -> T:
-    """Call in a thread, and return or raise only when the thread is done.
+    """Call a function in a thread, and return or raise only when the thread is done.
 
-    Awaiting `run_in_executor` is not enough: a cancelled caller goes on at once while its thread still writes,
-    and whatever comes next works on the same files.
+    Awaiting `run_in_executor` is not enough: if the caller is cancelled it continues at once while its thread still
+    writes, and whatever comes next works on the same files.
 
     Raises:
-        asyncio.CancelledError: the caller was cancelled meanwhile; the call has been made all the same.
+        asyncio.CancelledError: the caller was cancelled; the call has been made all the same.
     """
     future = asyncio.get_running_loop().run_in_executor(None, call, *args)
     interrupted: asyncio.CancelledError | None = None
@@ -66,16 +66,24 @@ async def in_thread(call: Callable[..., T], *args: object) -> T:
         except asyncio.CancelledError as error:
             interrupted = error
     if interrupted is not None:
-        future.exception()  # nobody will ask for it any more
+        future.exception()  # retrieve it: nobody else will
         raise interrupted
     return future.result()
 
 
+async def in_slices(items: Sequence[T], size: int) -> AsyncIterator[T]:
+    """Iterate over items, giving way to the loop after each slice of so many."""
+    for number, item in enumerate(items, 1):
+        if number % size == 0:
+            await asyncio.sleep(0)
+        yield item
+
+
 class BackgroundTask(ABC):
-    """One task with a beginning and an end.
+    """A supervised task that can be started and stopped; subclasses implement `_run`.
 
     Args:
-        metrics: counts the times it failed.
+        metrics: counts its failures.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -83,15 +91,15 @@ class BackgroundTask(ABC):
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin."""
+        """Start the task."""
         self._task = supervise(type(self).__name__, self._run, self._metrics)
 
     async def stop(self) -> None:
-        """End; what is under way is given up. May be called twice, and before a start."""
+        """Cancel the task and wait for its end. May be called twice, and before `start`."""
         task, self._task = self._task, None
         if task is not None:
             await cancel_and_wait(task)
 
     @abstractmethod
     async def _run(self) -> None:
-        """Go on for ever."""
+        """The task's work, an endless loop."""

@@ -73,7 +73,8 @@ class DaemonHost:
     def accepts_new(self) -> bool:
         """Whether what the store does not have yet is within its bound."""
         return (
-            self._write_behind.state == "up" or self._engine.table.dirty_bytes < self._config.store.max_dirty_bytes
+            self._write_behind.store.status == "up"
+            or self._engine.table.dirty_bytes < self._config.store.max_dirty_bytes
         )
 
     async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[Session], str]:
@@ -148,8 +149,8 @@ class DaemonHost:
             "dirty_bytes": table.dirty_bytes,
             "oldest_dirty_s": round(now - oldest[0], 3) if oldest else 0.0,
             "quarantined": len(table.quarantined),
-            "store": self._write_behind.state,
-            **({"store_error": self._write_behind.error} if self._write_behind.error else {}),
+            "store": self._write_behind.store.status,
+            **({"store_error": self._write_behind.store.error} if self._write_behind.store.error else {}),
             "journal": self._server.group.journal_state,
             "journal_bytes": self._journal.log_bytes + self._journal.snapshot_bytes,
             "journal_disk_bytes": self._journal.disk_bytes(),

@@ -304,7 +304,7 @@ class CoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.round is None)
     @rule()
     def write_behind(self) -> None:
-        self.loop.run_until_complete(self.core.writer._round())
+        self.loop.run_until_complete(self.core.writer.write_round())
 
     @precondition(lambda self: self.round is None)
     @rule()
@@ -313,7 +313,7 @@ class CoreMachine(RuleBasedStateMachine):
 
         async def begin() -> None:
             self.core.memory.hold()
-            self.round = asyncio.ensure_future(self.core.writer._round())
+            self.round = asyncio.ensure_future(self.core.writer.write_round())
             await asyncio.sleep(0)
 
         self.loop.run_until_complete(begin())
@@ -391,7 +391,7 @@ class CoreMachine(RuleBasedStateMachine):
             await self.finish_round()
             core.memory.failure, core.memory.cut = None, False
             for _ in range(3):
-                await core.writer._round()
+                await core.writer.write_round()
             assert not core.cache.dirty
             rows = core.memory.rows
             assert {i for i, row in rows.items() if row.document is not None} == self.model.keys()

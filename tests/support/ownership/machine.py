@@ -307,7 +307,7 @@ class OwnershipMachine(RuleBasedStateMachine):
     @rule(ticks=st.sampled_from([0, 26]))
     def write_behind(self, ticks: int) -> None:
         """The store has all of it, so what has ended may leave the memory in time."""
-        self.run(self.harness.core.writer._round())
+        self.run(self.harness.core.writer.write_round())
         self.look()
         for _ in range(ticks):
             self.tick([])

@@ -123,7 +123,7 @@ async def test_a_tombstone_is_a_miss_and_a_floor() -> None:
     assert core.cache.floor("a") == Grave(later, 4)
     saved = await core.save("a")
     assert saved["version"] > later
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.versions() == {"a": saved["version"]}
 
 
@@ -131,7 +131,7 @@ async def test_above_another_hosts_tombstone_only_an_epoch_is_taken() -> None:
     core = Core()
     core.memory.put("a", None, meta(deleted=True, host="other", epoch=4))
     await core.save("a")
-    await core.writer._round()
+    await core.writer.write_round()
     assert not core.session("a").quarantined
     assert core.memory.versions() == {"a": core.session("a").version}
 
@@ -141,7 +141,7 @@ async def test_a_repeat_after_the_session_has_left_memory_gets_the_first_result(
     await core.save("a")
     first = await core.turn("a", op="op-1")
     ended = await core.call("session.end", session_id="a", reason="done", op="op-2")
-    await core.writer._round()
+    await core.writer.write_round()
     core.cache.evict(core.session("a"))
     core.commit()
     assert await core.turn("a", op="op-1") == first
@@ -324,7 +324,7 @@ async def test_what_go_wrote_is_taken_over_by_the_first_change() -> None:
     assert added["turn_count"] == 2
     assert added["version"] > before
     assert core.liveness.phase("go-1") is Phase.LIVE
-    await core.writer._round()
+    await core.writer.write_round()
     row = core.memory.rows["go-1"]
     assert row.meta is not None
     assert row.meta.host == HOST

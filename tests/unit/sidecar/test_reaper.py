@@ -61,7 +61,7 @@ async def test_a_reaped_session_reaches_store_and_journal_with_all_it_has() -> N
     await core.turn("a")
     pass_time(core, TIMEOUT_S)
     pass_time(core, GRACE_S)
-    await core.writer._round()
+    await core.writer.write_round()
     row = core.memory.rows["a"]
     document = json.loads(row.document or b"")
     assert (document["status"], len(document["history"])) == ("ended", 1)
@@ -88,7 +88,7 @@ async def test_what_ended_leaves_after_a_while_and_is_read_from_the_store() -> N
     core = Core()
     await core.save("a")
     await core.call("session.end", session_id="a", reason="hangup")
-    await core.writer._round()
+    await core.writer.write_round()
     pass_time(core, RETENTION_S - 0.001)
     assert "a" in core.cache.sessions
     pass_time(core, 0.001)
@@ -113,7 +113,7 @@ async def test_what_the_store_may_not_have_stays_hot(why: str) -> None:
     memory.rejected = {"a"} if why == "rejected" else set()
     if why == "flying":
         memory.hold()
-    round_ = asyncio.ensure_future(core.writer._round())
+    round_ = asyncio.ensure_future(core.writer.write_round())
     if why == "flying":
         await memory.called.wait()
         task = round_
@@ -130,7 +130,7 @@ async def test_what_the_store_may_not_have_stays_hot(why: str) -> None:
         await task
     if why == "rejected":
         await core.turn("a")  # tried again with the next change
-    await core.writer._round()
+    await core.writer.write_round()
     pass_time(core, RETENTION_S)
     assert not core.cache.sessions
 

@@ -45,7 +45,7 @@ async def flush(core: Core) -> None:
     """The store is up again and takes what there is."""
     core.memory.failure = None
     for _ in range(3):
-        await core.writer._round()
+        await core.writer.write_round()
     await asyncio.sleep(0)  # what is queued leaves at the turn's end
 
 
@@ -295,7 +295,7 @@ async def test_a_first_write_whose_reply_is_lost_is_no_one_elses(core: Core) -> 
     await blind(core, session={"status": "active"})
     await core.turn("a", "one")
     core.memory.failure, core.memory.cut = None, True
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.versions()
     await core.turn("a", "two")
     core.memory.cut = False
@@ -314,8 +314,8 @@ async def test_a_store_that_goes_while_it_is_read_is_asked_again(core: Core) -> 
         raise down()
 
     core.memory.read = read  # type: ignore[method-assign]
-    await core.writer._round()
-    assert core.writer.state == "down"
+    await core.writer.write_round()
+    assert core.writer.store.status == "down"
     assert core.cache.dirty.keys() == {"a"}
     assert not core.cache.flying
     core.memory.read = real  # type: ignore[method-assign]
@@ -357,7 +357,7 @@ async def test_superseded_by_our_own_host_is_not_for_good() -> None:
 async def test_an_epoch_of_our_own_host_is_risen_above() -> None:
     core = Core()
     await core.save("a")
-    await core.writer._round()
+    await core.writer.write_round()
     row = core.memory.rows["a"]
     assert row.meta is not None
     row.meta.epoch = 9
@@ -420,13 +420,13 @@ async def test_what_is_changed_here_before_the_store_is_seen_is_merged(restarts:
     core, memory = await with_old_journal()
     memory.failure = down
     await core.turn("a", "three")
-    await core.writer._round()
+    await core.writer.write_round()
     for _ in range(restarts):
         core = restarted(core)
         core.clock.advance(60.0)
     await core.call("session.amend_turn", session_id="a", index=0, set={"content": "one, amended"})
     await core.call("session.update", session_id="a", set={"campaign": 8})
-    await core.writer._round()
+    await core.writer.write_round()
     await flush(core)
     assert contents(stored(core)) == ["one, amended", "two", "three"]
     assert (stored(core)["campaign"], stored(core)["recovery_data"]) == (8, {"node": "menu"})
@@ -476,7 +476,7 @@ async def test_a_restart_is_no_reason_to_merge_what_we_wrote_ourselves() -> None
     core.clock.advance(1.0)
     await core.turn("a", "one")
     core.memory.cut = True
-    await core.writer._round()  # written, and nobody knows
+    await core.writer.write_round()  # written, and nobody knows
     core.clock.advance(1.0)
     await core.turn("a", "two")
     core.memory.cut = False
@@ -497,7 +497,7 @@ async def test_what_the_store_took_while_a_change_was_made_needs_no_merge() -> N
     await flush(core)
     core = restarted(core)
     core.memory.hold()
-    written = asyncio.ensure_future(core.writer._round())
+    written = asyncio.ensure_future(core.writer.write_round())
     await core.memory.called.wait()
     core.clock.advance(1.0)
     await core.turn("a", "one")  # as replayed, it is on its way

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from callstate_sidecar import write_behind as writer_module
 from callstate_sidecar.config.schema import StoreConfig
+from callstate_sidecar.write_behind import flush, renewal, store_state
+from callstate_sidecar.write_behind import writer as writer_module
 from support.core import Core
 from support.stores import MemoryBackend, down, refusing
 
@@ -30,8 +31,8 @@ async def test_of_many_changes_the_last_state_is_written_once() -> None:
     core = await busy(1)
     for number in range(10):
         await core.turn("s0", str(number))
-    await core.writer._round()
-    await core.writer._round()
+    await core.writer.write_round()
+    await core.writer.write_round()
     assert written(core) == [["s0"]]
     row = core.memory.rows["s0"]
     assert len(json.loads(row.document or b"")["history"]) == 10
@@ -43,12 +44,12 @@ async def test_of_many_changes_the_last_state_is_written_once() -> None:
 
 async def test_batches_are_bounded_by_count_and_bytes() -> None:
     core = await busy(5, batch_sessions=2)
-    await core.writer._round()
+    await core.writer.write_round()
     assert written(core) == [["s0", "s1"], ["s2", "s3"], ["s4"]]
     core = await busy(3, batch_bytes=4096)
     for number in range(3):
         await core.turn(f"s{number}", "x" * 5000)
-    await core.writer._round()
+    await core.writer.write_round()
     assert written(core) == [["s0"], ["s1"], ["s2"]]
 
 
@@ -64,11 +65,11 @@ async def test_a_host_that_never_rests_comes_to_its_beats_all_the_same() -> None
         return await real(batch)
 
     core.memory.write = write  # type: ignore[method-assign]
-    await core.writer._round()
+    await core.writer.write_round()
     assert len(core.memory.batches) == 1
     await core.call("session.heartbeat", session_id="s1")
     core.clock.advance(15.0)
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.beats
     assert core.cache.dirty.keys() == {"s0"}
 
@@ -78,43 +79,43 @@ async def test_nothing_is_given_up_while_the_store_is_away(how: Any) -> None:
     core = await busy(3, batch_sessions=2)
     core.memory.failure = how
     for _ in range(3):
-        await core.writer._round()
+        await core.writer.write_round()
     assert core.memory.attempts == 3, "one a round: the others would fail as well"
     assert list(core.cache.dirty) == ["s0", "s1", "s2"]
     assert not core.cache.flying
-    assert core.writer.state == ("down" if how is down else "refusing")
-    assert core.writer.error
+    assert core.writer.store.status == ("down" if how is down else "refusing")
+    assert core.writer.store.error
     assert core.metrics.counters["store_failures"] == 3
     core.memory.failure = None
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.versions().keys() == {"s0", "s1", "s2"}
     assert not core.cache.dirty
-    assert (core.writer.state, core.writer.error) == ("up", "")
+    assert (core.writer.store.status, core.writer.store.error) == ("up", "")
 
 
 async def test_a_store_that_comes_back_is_noticed_without_a_change() -> None:
     core = await busy(1)
     core.memory.failure = down
-    await core.writer._round()
+    await core.writer.write_round()
     await core.call("session.delete", session_id="s0")
     core.memory.failure = None
-    await core.writer._round()
-    assert core.writer.state == "up"
+    await core.writer.write_round()
+    assert core.writer.store.status == "up"
     core.memory.failure = down
     await core.writer._attempt(core.memory.ping())
     core.memory.failure = None
-    await core.writer._round()
-    assert core.writer.state == "up"
+    await core.writer.write_round()
+    assert core.writer.store.status == "up"
 
 
 async def test_a_batch_applied_without_a_reply_is_written_again() -> None:
     core = await busy(2)
     core.memory.cut = True
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.cache.dirty.keys() == {"s0", "s1"}
     core.memory.cut = False
     await core.turn("s0")
-    await core.writer._round()
+    await core.writer.write_round()
     assert not core.cache.dirty
     assert core.memory.versions() == {name: core.session(name).version for name in ("s0", "s1")}
 
@@ -123,7 +124,7 @@ async def test_a_batch_that_is_called_off_is_dirty_again() -> None:
     core = await busy(2)
     core.memory.hold()
     core.writer.start()
-    core.writer._kick.set()
+    core.writer._wake.set()
     await core.memory.called.wait()
     assert core.cache.flying.keys() == {"s0", "s1"}
     await core.writer.stop()
@@ -135,29 +136,29 @@ async def test_a_batch_that_is_called_off_is_dirty_again() -> None:
 async def test_one_that_the_store_can_not_take_holds_up_no_other(caplog: pytest.LogCaptureFixture) -> None:
     core = await busy(3)
     core.memory.rejected = {"s1"}
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.versions().keys() == {"s0", "s2"}
     assert core.session("s1").quarantined == "rejected: too big for this store"
     for _ in range(5):
         await core.turn("s1")
-        await core.writer._round()
+        await core.writer.write_round()
     assert caplog.text.count("does not take session s1") == 1, "said once"
     assert "s1" in core.replayed().sessions, "and the journal has it"
     core.memory.rejected = set()
     await core.turn("s1")
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.versions()["s1"] == core.session("s1").version
     assert core.session("s1").quarantined == ""
 
 
 async def test_one_that_somebody_else_has_taken_over_stays_here() -> None:
     core = await busy(1)
-    await core.writer._round()
+    await core.writer.write_round()
     row = core.memory.rows["s0"]
     assert row.meta is not None
     row.meta.host, row.meta.epoch = "other", 1 << 20
     await core.turn("s0")
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.session("s0").quarantined.startswith("superseded: the store has epoch 1048576")
     assert core.session("s0").doc.turn_count == 1
     assert row.meta.host == "other"
@@ -165,9 +166,9 @@ async def test_one_that_somebody_else_has_taken_over_stays_here() -> None:
 
 async def test_deletions_leave_tombstones() -> None:
     core = await busy(2)
-    await core.writer._round()
+    await core.writer.write_round()
     await core.call("session.delete", session_id="s0")
-    await core.writer._round()
+    await core.writer.write_round()
     row = core.memory.rows["s0"]
     assert row.document is None
     assert row.meta is not None
@@ -179,59 +180,59 @@ async def test_deletions_leave_tombstones() -> None:
 async def test_born_and_deleted_within_the_interval_is_never_written() -> None:
     core = await busy(1)
     await core.call("session.delete", session_id="s0")
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.attempts == 0
 
 
 async def test_beats_go_together_now_and_then() -> None:
     core = await busy(3)
-    await core.writer._round()
+    await core.writer.write_round()
     core.clock.advance(10.0)
     for name in ("s0", "s1"):
         await core.call("session.heartbeat", session_id=name)
-    await core.writer._round()
+    await core.writer.write_round()
     assert not core.memory.beats
     core.clock.advance(5.0)
     await core.call("session.heartbeat", session_id="s1")
-    await core.writer._round()
+    await core.writer.write_round()
     at_ms = core.clock.wall_us() // 1000
     assert core.memory.beats == [{"s0": at_ms - 5000, "s1": at_ms}]
     core.clock.advance(15.0)
-    await core.writer._round()
+    await core.writer.write_round()
     assert len(core.memory.beats) == 1, "nobody has beaten since"
 
 
 async def test_beats_that_the_store_missed_go_later_the_newer_ones_winning() -> None:
     core = await busy(2)
-    await core.writer._round()
+    await core.writer.write_round()
     for name in ("s0", "s1"):
         await core.call("session.heartbeat", session_id=name)
     first_ms = core.clock.wall_us() // 1000
     core.memory.failure = down
     core.clock.advance(15.0)
-    await core.writer._round()
+    await core.writer.write_round()
     await core.call("session.heartbeat", session_id="s1")
     core.memory.failure = None
     core.clock.advance(15.0)
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.beats == [{"s0": first_ms, "s1": first_ms + 15_000}]
 
 
 async def test_beats_of_many_are_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "BEATS_A_CALL", 2)
     core = await busy(5)
-    await core.writer._round()
+    await core.writer.write_round()
     for number in range(5):
         await core.call("session.heartbeat", session_id=f"s{number}")
     core.clock.advance(15.0)
-    await core.writer._round()
+    await core.writer.write_round()
     assert [len(beats) for beats in core.memory.beats] == [2, 2, 1]
     assert not core.cache.beaten
 
 
 async def test_beats_are_no_writes() -> None:
     core = await busy(1)
-    await core.writer._round()
+    await core.writer.write_round()
     for _ in range(100):
         await core.call("session.heartbeat", session_id="s0")
     assert not core.cache.dirty
@@ -240,36 +241,36 @@ async def test_beats_are_no_writes() -> None:
 async def test_the_store_does_not_forget_a_call_that_goes_on() -> None:
     core = await busy(2, ttl_s=1000)
     await core.save("ended", session={"status": "ended"})
-    await core.writer._round()
+    await core.writer.write_round()
     core.clock.advance(249.0)
-    await core.writer._round()
+    await core.writer.write_round()
     assert len(core.memory.batches) == 1
     core.clock.advance(1.0)
-    await core.writer._round()
+    await core.writer.write_round()
     assert written(core)[1:] == [["s0", "s1"]], "a quarter of the time to live is spent; what ended may go"
     core.clock.advance(200.0)
     await core.turn("s0")
-    await core.writer._round()
+    await core.writer.write_round()
     core.clock.advance(50.0)
-    await core.writer._round()
+    await core.writer.write_round()
     assert written(core)[2:] == [["s0"], ["s1"]]
 
 
 async def test_renewals_are_spread() -> None:
-    core = await busy(writer_module.RENEW_BATCH + 10, ttl_s=1000)
-    await core.writer._round()
+    core = await busy(renewal.RENEW_BATCH + 10, ttl_s=1000)
+    await core.writer.write_round()
     core.clock.advance(300.0)
     before = len(core.memory.batches)
-    await core.writer._round()
-    assert sum(map(len, core.memory.batches[before:])) == writer_module.RENEW_BATCH
-    await core.writer._round()
-    assert sum(map(len, core.memory.batches[before:])) == writer_module.RENEW_BATCH + 10
+    await core.writer.write_round()
+    assert sum(map(len, core.memory.batches[before:])) == renewal.RENEW_BATCH
+    await core.writer.write_round()
+    assert sum(map(len, core.memory.batches[before:])) == renewal.RENEW_BATCH + 10
 
 
 async def test_nothing_is_written_that_the_journal_has_not_taken() -> None:
     core = await busy(1)
     order: list[str] = []
-    core.writer._barrier = lambda: order.append("barrier")
+    core.writer._commit = lambda: order.append("barrier")
     real = core.memory.write
 
     async def write(batch: Any) -> Any:
@@ -277,7 +278,7 @@ async def test_nothing_is_written_that_the_journal_has_not_taken() -> None:
         return await real(batch)
 
     core.memory.write = write  # type: ignore[method-assign]
-    await core.writer._round()
+    await core.writer.write_round()
     assert order[:3] == ["barrier", "barrier", "write"], "also what is on its way"
     assert order[-1] == "barrier", "deletions that arrived"
 
@@ -285,7 +286,7 @@ async def test_nothing_is_written_that_the_journal_has_not_taken() -> None:
 async def test_a_fault_of_ours_does_not_end_the_writing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(writer_module, "BACKOFF_FIRST_S", 0.001)
+    monkeypatch.setattr(store_state, "BACKOFF_FIRST_S", 0.001)
     core = await busy(1)
     core.memory.script.append(lambda: ZeroDivisionError("oops"))
     core.writer.start()
@@ -322,7 +323,7 @@ async def test_flush_waits_for_the_version_that_was_dirty_then() -> None:
     assert await first == {"flushed": 1, "unflushed": 0}
     await begun[1].wait()
     assert not second.done()
-    core.writer._signal()  # something else has come along
+    core.writer._barrier.signal()  # something else has come along
     for _ in range(5):
         await asyncio.sleep(0)
     assert not second.done()
@@ -351,7 +352,7 @@ async def test_flush_of_some_does_not_wait_for_the_others() -> None:
 
 async def test_flush_waits_for_deletions() -> None:
     core = await busy(1)
-    await core.writer._round()
+    await core.writer.write_round()
     await core.call("session.delete", session_id="s0")
     core.writer.start()
     assert await core.writer.flush(None, 20.0) == {"flushed": 1, "unflushed": 0}
@@ -371,7 +372,7 @@ async def test_flush_does_not_wait_for_what_the_store_will_never_take() -> None:
 async def test_flush_counts_what_the_store_refused_before() -> None:
     core = await busy(2)
     core.memory.rejected = {"s1"}
-    await core.writer._round()
+    await core.writer.write_round()
     core.writer.start()
     assert await core.writer.flush(None, None) == {"flushed": 0, "unflushed": 1}
     await core.turn("s0")
@@ -383,7 +384,7 @@ async def test_flush_counts_what_the_store_refused_before() -> None:
 
 
 async def test_flush_of_many_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "IDS_A_TURN", 2)
+    monkeypatch.setattr(flush, "IDS_A_SLICE", 2)
     core = await busy(1)
     core.writer.start()
     await core.writer.flush(None, None)
@@ -398,8 +399,8 @@ async def test_flush_of_many_lets_others_have_their_turn(monkeypatch: pytest.Mon
 
 
 async def test_who_waits_for_a_store_that_is_away_does_not_hurry_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer_module, "BACKOFF_FIRST_S", 100.0)
-    monkeypatch.setattr(writer_module, "BACKOFF_MAX_S", 100.0)
+    monkeypatch.setattr(store_state, "BACKOFF_FIRST_S", 100.0)
+    monkeypatch.setattr(store_state, "BACKOFF_MAX_S", 100.0)
     core = await busy(2)
     core.memory.failure = down
     core.writer.start()
@@ -420,7 +421,7 @@ async def test_the_rests_of_a_store_that_is_away_grow_and_differ(monkeypatch: py
         rests.append(delay or 0.0)
         return real(0)
 
-    monkeypatch.setattr(writer_module.asyncio, "timeout", timeout)
+    monkeypatch.setattr(flush.asyncio, "timeout", timeout)
     core.writer.start()
     while core.memory.attempts < 12:
         await asyncio.sleep(0)
@@ -445,24 +446,24 @@ def test_the_store_of_these_tests_is_one() -> None:
 async def test_a_store_that_lost_everything_is_given_everything_hot_again() -> None:
     core = await busy(3)
     await core.call("session.end", session_id="s2")
-    await core.writer._round()
+    await core.writer.write_round()
     core.memory.rows.clear()
     core.memory.data_losses += 1
     entry = core.session("s2")
     assert core.cache.is_stored(entry)
-    await core.writer._round()
+    await core.writer.write_round()
     assert not core.cache.is_stored(entry), "it stays hot until the store has it again"
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.versions().keys() == {"s0", "s1", "s2"}
     assert core.cache.is_stored(entry)
     assert core.metrics.counters["store_repairs"] == 1
-    await core.writer._round()
+    await core.writer.write_round()
     assert len(core.memory.batches) == 2
 
 
 async def test_a_flush_looks_whether_the_store_is_there() -> None:
     core = await busy(2)
-    await core.writer._round()
+    await core.writer.write_round()
     core.memory.rows.clear()
     core.memory.data_losses += 1
     core.writer.start()

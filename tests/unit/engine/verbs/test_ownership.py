@@ -495,7 +495,7 @@ async def test_what_was_reaped_is_claimed_within_the_retention_only(
     harness: CoreHarness, w1: FakeClient, w2: FakeClient
 ) -> None:
     await make(harness, w1, "reaped")
-    await harness.core.writer._round()
+    await harness.core.writer.write_round()
     await harness.advance(RETENTION_S)
     assert not harness.core.cache.sessions
     data = await harness.refused(w2, "session.claim", session_id="a", worker_id="w2")

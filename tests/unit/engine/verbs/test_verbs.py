@@ -349,7 +349,7 @@ async def test_all_hosts_sessions_are_listed_from_the_store_and_our_own_as_they_
     core.memory.put("theirs", b'{"id":"theirs"}', None)
     for name in ("gone", "ended", "new", "both"):
         await core.save(name)
-    await core.writer._round()
+    await core.writer.write_round()
     await core.call("session.delete", session_id="gone")
     await core.call("session.end", session_id="ended")
     await core.save("newest")
@@ -411,7 +411,7 @@ async def test_counters_at_their_bound_take_the_turn_all_the_same(core: Core) ->
         full,
         1,
     )
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.versions() == {"a": core.session("a").version}
 
 
@@ -504,14 +504,14 @@ async def test_what_is_not_there_is_not_found(core: Core) -> None:
 async def test_a_repeated_deletion_gets_the_first_result(core: Core, stored: bool) -> None:
     await core.save("a")
     if stored:
-        await core.writer._round()
+        await core.writer.write_round()
     asked = {"session_id": "a", "op": "op-1"}
     assert await core.call("session.delete", **asked) == {}
     for _ in range(2):
         assert await core.call("session.delete", **asked) == {}
         await refused(SessionNotFoundError, core, "session.delete", session_id="a")
         await refused(SessionNotFoundError, core, "session.delete", session_id="a", op="op-2")
-        await core.writer._round()
+        await core.writer.write_round()
         core.clock.advance(5)  # longer than a miss is remembered: now the store's tombstone says it
 
 
@@ -705,13 +705,13 @@ async def test_with_the_store_away_for_long_live_calls_go_on_and_new_ones_wait()
     await core.save("a", session={"x": "y" * 70_000})
     await core.save("b")  # the store is up: what is dirty is only on its way
     core.memory.failure = refusing
-    await core.writer._round()
+    await core.writer.write_round()
     await refused(OverloadedError, core, "session.save", session={"id": "c"})
     await core.turn("a")
     await core.call("session.heartbeat", session_id="b")
     await core.call("session.end", session_id="b")
     core.memory.failure = None
-    await core.writer._round()
+    await core.writer.write_round()
     await core.save("c")
 
 
@@ -728,7 +728,7 @@ async def test_with_the_store_away_a_save_is_taken_unverified(core: Core) -> Non
     assert "a" in core.cache.graves, "nobody knows whether the store has one"
     core.memory.failure = None
     await core.save("b")
-    await core.writer._round()
+    await core.writer.write_round()
     assert not core.cache.graves
     assert not core.session("b").unverified
     assert "unverified" not in await core.save("b")
@@ -737,27 +737,27 @@ async def test_with_the_store_away_a_save_is_taken_unverified(core: Core) -> Non
 
 async def test_a_deletion_is_final(core: Core) -> None:
     await core.save("a")
-    await core.writer._round()
+    await core.writer.write_round()
     await core.call("session.delete", session_id="a")
     for advance_s in (0.0, 5.0):
         core.clock.advance(advance_s)
         await refused(SessionNotFoundError, core, "session.load", session_id="a")
-    await core.writer._round()
+    await core.writer.write_round()
     core.clock.advance(5.0)
     await refused(SessionNotFoundError, core, "session.load", session_id="a")
     saved = await core.save("a", if_version=0)
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.versions() == {"a": saved["version"]}
 
 
 async def test_a_new_session_under_a_deleted_id_is_stored_also_when_the_clock_was_set_back(core: Core) -> None:
     await core.save("a")
-    await core.writer._round()
+    await core.writer.write_round()
     await core.call("session.delete", session_id="a")
     core.clock.at_us -= 3_600_000_000
     saved = await core.save("a")
     assert saved["version"] > START_US
-    await core.writer._round()
+    await core.writer.write_round()
     assert core.memory.versions() == {"a": saved["version"]}
     assert not core.session("a").quarantined
 

@@ -215,7 +215,7 @@ async def test_a_notification_is_undone_silently(served: Served) -> None:
 async def test_reads_of_cold_sessions_are_answered_while_the_disk_takes_nothing(served: Served) -> None:
     """A session that becomes hot by being read is told to the journal; where that fails it is read all the same."""
     await served.ask(save("a"))
-    await served.core.writer._round()
+    await served.core.writer.write_round()
     again = Core(journal=served.journal, backend=served.core.memory)
     served.core, served.peer = again, FakeClient(again)
     served.disk.error = ENOSPC
@@ -244,7 +244,7 @@ async def test_the_writers_barrier_holds_what_is_not_down(served: Served) -> Non
     served.disk.error = ENOSPC
     ids = served.peer.send(save("a"))
     served.core.cache.note_miss("a", served.core.clock.mono())
-    await served.core.writer._round()
+    await served.core.writer.write_round()
     while not served.peer.answered(ids):
         await asyncio.sleep(0)
     assert kinds([served.peer.replies[ids[0]]]) == ["not_durable"]

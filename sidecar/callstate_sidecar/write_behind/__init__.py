@@ -1,0 +1,34 @@
+"""Write-behind: sessions are copied to the store asynchronously, in batches, until the store has confirmed them.
+
+A write is acknowledged once it is in the journal; the store gets it later. What the store has, and when:
+
+**Dirty** is a session whose newest state the store does not have. Only the newest state is written, so ten changes
+between two rounds cost one write, and a session created and deleted in between costs none. A round
+(`store.flush_interval_s`) writes what was dirty when it began, oldest first, in batches bounded by count and bytes.
+
+**In flight** is a session whose write has not been answered. It becomes
+
+- clean, if the store has written it and it has not changed since;
+- dirty again, with its old age, if the batch failed. Nobody knows whether the store applied it, but writes are
+  absolute, so repeating them is harmless;
+- quarantined, if the store can't take it (`REJECTED`): it stays in memory and in the journal, is reported once, and
+  is tried again when it changes;
+- reconciled, if the store has a state from elsewhere (`SUPERSEDED`, `UNSEEN`): reconcile.py decides whether ours is
+  written again above the store's, or the store's counts and ours is quarantined.
+
+**The journal goes first.** The open group is committed before a batch is taken and before its results are applied.
+So the store never gets a change that could still be rolled back, and a rollback never undoes what the store has
+said.
+
+**Failures of the store** change its status (store_state.py) and are retried with exponential backoff; dirty
+sessions wait in memory and journal. While nothing is dirty, a ping finds out that the store is back. If the store
+turns out to have lost what was written (a SQLite file that was deleted or replaced), everything hot is dirty again.
+
+**Beats** are not part of a session's state: the last ones are written every `store.beat_interval_s`, many at a
+time. **TTLs** of live sessions that don't change are renewed by writing them again (renewal.py). **`server.flush`**
+waits until the store has everything that was dirty when it was called (flush.py).
+"""
+
+from callstate_sidecar.write_behind.writer import WriteBehind
+
+__all__ = ["WriteBehind"]

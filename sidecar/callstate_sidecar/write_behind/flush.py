@@ -1,0 +1,95 @@
+"""The barrier behind `server.flush`: wait until the store has everything that was dirty at one moment.
+
+Each call ends an era of the cache: what becomes dirty later belongs to the next era and is not waited for, so the
+wait ends even on a busy host. Marks and writes in flight carry their era.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+from callstate_client.engine.table.cache import Cache
+from callstate_sidecar.background import in_slices
+from callstate_sidecar.write_behind.store_state import StoreState
+
+IDS_A_SLICE: Final = 1000
+"""Ids examined without giving way to the loop: less than a millisecond."""
+
+
+class FlushBarrier:
+    """Waits for write-behind.
+
+    Args:
+        store: whether the store fails at present.
+        wake: starts a round at once.
+    """
+
+    def __init__(self, cache: Cache, store: StoreState, wake: asyncio.Event) -> None:
+        self._cache = cache
+        self._store = store
+        self._wake = wake
+        self._progress = asyncio.Event()
+
+    def signal(self) -> None:
+        """Let those who wait check again: a batch was answered, or failed."""
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    async def wait(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
+        """Wait until the store has what is dirty now, it has refused the rest, or the time is up.
+
+        Args:
+            session_ids: only these; None for all.
+            timeout_s: seconds; None waits as long as it takes.
+
+        Returns:
+            `flushed` and `unflushed`: how many of these sessions the store has, and does not have.
+        """
+        era = self._cache.end_era()
+        self._wake.set()
+        total = self._count_unflushed(era) if session_ids is None else len(set(session_ids))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                if session_ids is None:
+                    await self._until(lambda: not self._cache.unwritten(era))
+                else:
+                    async for session_id in in_slices(session_ids, IDS_A_SLICE):
+                        await self._until(partial(self._is_answered, session_id, era))
+        if session_ids is None:
+            unflushed = self._count_unflushed(era)
+        else:
+            lacking = {i async for i in in_slices(session_ids, IDS_A_SLICE) if not self._has(i, era)}
+            unflushed = len(lacking)
+        return {"flushed": total - unflushed, "unflushed": unflushed}
+
+    async def _until(self, done: Callable[[], bool]) -> None:
+        while not done():
+            if not self._store.failures:  # else the backoff decides when the store is tried again
+                self._wake.set()
+            await self._progress.wait()
+
+    def _is_answered(self, session_id: str, era: int) -> bool:
+        """Whether the store has written or refused what was dirty of this session at the end of this era."""
+        return not self._cache.is_unwritten(session_id, era)
+
+    def _has(self, session_id: str, era: int) -> bool:
+        """Whether the store has written it."""
+        return session_id not in self._cache.quarantined and self._is_answered(session_id, era)
+
+    def _count_unflushed(self, era: int) -> int:
+        """How many sessions the store does not have as they were at the end of this era."""
+        cache = self._cache
+        # a session may be both in flight and dirty again, and counts once
+        twice = sum(flight.era <= era and _dirty_era(cache, i) <= era for i, flight in cache.flying.items())
+        quarantined = sum(self._is_answered(i, era) for i in cache.quarantined)
+        return cache.unwritten(era) - twice + quarantined
+
+
+def _dirty_era(cache: Cache, session_id: str) -> float:
+    mark = cache.dirty.get(session_id)
+    return math.inf if mark is None else mark[2]
