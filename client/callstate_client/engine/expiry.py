@@ -26,7 +26,7 @@ from callstate_client.engine.liveness import TRANSITIONS, Evidence, Phase
 from callstate_client.engine.reasons import DISCONNECTED, EXITED, OVERTIME, POISONED, SILENT
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.mutate import end_session
-from callstate_client.engine.verbs.ownership import forsake
+from callstate_client.engine.verbs.ownership import make_orphan
 
 _REASONS: Final = {Evidence.SILENCE: SILENT, Evidence.EXIT: EXITED}
 
@@ -81,7 +81,7 @@ class Expiry:
         if session is None or not session.facts.owner or session.ended:
             return
         if why == DISCONNECTED:
-            forsake(ctx, INTERNAL, session, DISCONNECTED)
+            make_orphan(ctx, INTERNAL, session, DISCONNECTED)
             return
         poisoned = is_poison(session, ctx.now_us(), ctx.max_handovers)
         hold_ended(session, ctx.now_us(), crashed=True)

@@ -1,4 +1,4 @@
-"""The heartbeat, of one session or of many: the most frequent request, so what is usual is done without a call."""
+"""The heartbeat, of one session or of batch. It is the most frequent request, so the usual case makes few calls."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from callstate_client.protocol.params import (
     HeartbeatParams,
 )
 
-_ALL_BEATEN: Final = b'{"missing":[],"ended":[],"fenced":[]}'
+_ALL_ALIVE: Final = b'{"missing":[],"ended":[],"fenced":[]}'
 
 
 def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Deferred:
@@ -38,29 +38,29 @@ def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Defer
         check_authority(ctx, caller, session, None)
         if session.ended:
             raise ended_error(session)
-        _beat(ctx, caller, session)
+        _sign_of_life(ctx, caller, session)
         if session.known_timeout_s is None or not speaks_for(ctx, caller, session):
             return b"{}"
         return encode_json({"timeouts": {session.id: tell_timeout(ctx, session)}})
-    many = _Many(ctx, caller)
-    for session_id in many.unusual(p.session_ids or []):
-        many.beat(session_id)
-    return Deferred(many.start) if many.waiting else many.result()
+    batch = _Batch(ctx, caller)
+    for session_id in batch.take_usual(p.session_ids or []):
+        batch.take(session_id)
+    return Deferred(batch.start) if batch.waiting else batch.result()
 
 
-def _beat(ctx: Context, caller: Caller, session: Session) -> None:
+def _sign_of_life(ctx: Context, caller: Caller, session: Session) -> None:
     if not speaks_for(ctx, caller, session):
-        return  # taken, as an operator's word is; but the owner is here, and its own beats count
+        return  # no error for an operator, but the owner is connected, and only its own heartbeats count
     now_us = ctx.clock.wall_us()
     ctx.cache.beaten[session.id] = now_us
     if session.host is None:
         beat(ctx, caller, session, now_us, ctx.clock.live())
-    else:  # what nobody of this host has written yet is nobody's to reap
+    else:  # written by another host or program, and not taken over yet: not watched here
         session.beat_us = now_us
 
 
-class _Many:
-    """Beats of many: each takes effect by itself, those that wait for the store when that has answered."""
+class _Batch:
+    """A heartbeat of many sessions. Each takes effect by itself; where one is not hot, once the store was asked."""
 
     def __init__(self, ctx: Context, caller: Caller) -> None:
         self._ctx = ctx
@@ -71,8 +71,8 @@ class _Many:
         self._failure: Exception | None = None
         self.waiting: list[str] = []
 
-    def unusual(self, session_ids: list[str]) -> list[str]:
-        """Beat for all that are hot, live and simply the caller's (as `_beat` does); gives the others."""
+    def take_usual(self, session_ids: list[str]) -> list[str]:
+        """Handle all that are hot, live and simply the caller's own, as `_sign_of_life` does; gives the others."""
         ctx, caller = self._ctx, self._caller
         worker, instance = caller.worker, caller.instance
         sessions, beaten, alive = ctx.cache.sessions, ctx.cache.beaten, ctx.liveness.beat
@@ -81,7 +81,7 @@ class _Many:
         for session_id in session_ids:
             session = sessions.get(session_id)
             if (
-                session is None or session.facts.owner != worker or session.facts.instance != instance
+                session is None or (facts := session.facts).owner != worker or facts.instance != instance
                 or session.host is not None or session.doc.status == "ended"
             ):  # fmt: skip
                 others.append(session_id)
@@ -90,15 +90,15 @@ class _Many:
             if session.beat_us < now_us:  # noqa: PLR1730 - `max` is a call
                 session.beat_us = now_us
             session.restored = False
-            phase = alive(session_id, now, session.facts.heartbeat_timeout_s)
+            phase = alive(session_id, now, facts.heartbeat_timeout_s)
             if phase is not Phase.LIVE:
                 bring_back(ctx, caller, session, phase, now_us)
             if session.known_timeout_s is not None:
                 self._timeouts[session_id] = tell_timeout(ctx, session)
         return others
 
-    def beat(self, session_id: str) -> None:
-        """Beat for one that may be anything."""
+    def take(self, session_id: str) -> None:
+        """Handle one that may be anything."""
         ctx, caller = self._ctx, self._caller
         try:
             session = ctx.lookup(session_id)
@@ -108,7 +108,7 @@ class _Many:
             check_authority(ctx, caller, session, None)
         except NotCached:
             self.waiting.append(session_id)
-        except InvalidParamsError:  # no id that a session could have
+        except InvalidParamsError:  # not an id that a session could have
             self._lists["missing"].append(session_id)
         except FencedError:
             self._lists["fenced"].append(session_id)
@@ -118,19 +118,19 @@ class _Many:
             if session.ended:
                 self._lists["ended"].append(session_id)
             else:
-                _beat(ctx, caller, session)
+                _sign_of_life(ctx, caller, session)
                 if session.known_timeout_s is not None and speaks_for(ctx, caller, session):
                     self._timeouts[session_id] = tell_timeout(ctx, session)
 
     def start(self, done: Callable[[bytes | Exception], None]) -> None:
-        """Wait for the store, and tell the result."""
+        """Ask the store for those that wait, then give the result."""
         waiting, self.waiting = self.waiting, []
         left = len(waiting)
 
         def known(session_id: str) -> None:
             nonlocal left
             try:
-                self.beat(session_id)
+                self.take(session_id)
             except StoreUnavailableError as error:
                 self._failure = error
             left -= 1
@@ -141,9 +141,9 @@ class _Many:
             self._ctx.host.when_known(session_id, partial(known, session_id))
 
     def result(self) -> bytes:
-        """Which of them got no beat, and why."""
+        """The sessions that the heartbeat did not count for, and timeouts that the caller does not know yet."""
         if not (self._timeouts or self._unreadable or any(self._lists.values())):
-            return _ALL_BEATEN
+            return _ALL_ALIVE
         result: dict[str, Any] = {**self._lists}
         if self._unreadable:
             result["unreadable"] = self._unreadable

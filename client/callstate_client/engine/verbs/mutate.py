@@ -59,7 +59,9 @@ def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes:
     doc.append(turns, len(checked))
     if ctx.events.wants_turns:
         ctx.events.note("turn", now_us, session, turn_count=doc.turn_count)
-    return _turned(ctx, caller, session, now_us, p, HistoryMode.APPEND, turns, len(checked), with_count=True)
+    return _complete_turns(
+        ctx, caller, session, now_us, p, HistoryMode.APPEND, turns, len(checked), with_count=True
+    )
 
 
 def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[TurnDoor]]:
@@ -86,13 +88,13 @@ def amend_turn(ctx: Context, caller: Caller, p: AmendTurnParams) -> bytes:
     place = doc.find_turn(p.index, p.role)
     turn = doc.amended(place, p.set, "$.params.set")
     added = len(turn) - len(place.parts[place.at])
-    if added > 0:  # what makes room is taken at the limit, too
+    if added > 0:  # at the limit, an amendment that makes the session smaller is still taken
         ctx.check_size(doc.size + added)
     else:
         doc.full = False
     ctx.cache.change(session)
     doc.replace_turn(place, turn)
-    return _turned(ctx, caller, session, ctx.now_us(), p, HistoryMode.AMEND, turn, 1, index=place.index)
+    return _complete_turns(ctx, caller, session, ctx.now_us(), p, HistoryMode.AMEND, turn, 1, index=place.index)
 
 
 def record_interruption(ctx: Context, caller: Caller, p: RecordInterruptionParams) -> bytes:
@@ -102,7 +104,7 @@ def record_interruption(ctx: Context, caller: Caller, p: RecordInterruptionParam
         return done
     ctx.cache.change(session)
     session.doc.metrics = session.doc.metrics.with_interruption()
-    return _turned(ctx, caller, session, ctx.now_us(), p, HistoryMode.KEEP, b"", 0)
+    return _complete_turns(ctx, caller, session, ctx.now_us(), p, HistoryMode.KEEP, b"", 0)
 
 
 def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes:
@@ -114,13 +116,13 @@ def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes:
         raise ConflictError(f"the session has version {session.version}", version=session.version)
     head = session.doc.patched(p.set, "$.params.set")
     if session.ended and head.status != "ended":
-        raise ended_error(session)  # a late word on the status is no new call: a save revives, or a claim
+        raise ended_error(session)  # a late update is no new call: only a save or a claim revives
     ctx.check_size(len(head.fields) + session.doc.history_bytes)
     now_us = ctx.now_us()
     was_ended = session.ended
     ctx.cache.change(session)
     session.doc.take_head(head, now_us)
-    result = _head_changed(ctx, caller, session, was_ended, now_us, p.op, p.epoch)
+    result = _complete_head(ctx, caller, session, was_ended, now_us, p.op, p.epoch)
     if session.ended and not was_ended:
         ctx.events.note("ended", now_us, session, reason=session.facts.ended_reason)
     return result
@@ -140,7 +142,7 @@ def end(ctx: Context, caller: Caller, p: EndParams) -> bytes:
     session, done = _repeatable(ctx, p)
     if done is not None:
         return done
-    if session.ended:  # a repeat changes nothing; one of an epoch before is no repeat
+    if session.ended:  # a repeat changes nothing; with another epoch it is no repeat
         if p.epoch is not None:
             check_epoch(ctx, caller, session, p.epoch)
         return b'{"version":%d}' % session.version
@@ -160,9 +162,21 @@ def end_session(
     reaped: bool = False,
     op: str | None = None,
 ) -> bytes:
-    """End a live session: by its worker, an operator, or (`reaped`) by the daemon itself.
+    """End a live session, for its worker, for an operator, or (`reaped`) for the engine itself.
 
-    A reaped session's `updated_at` is its last sign of life; what ends otherwise, ends now.
+    The `updated_at` of a reaped session is its last sign of life, else it is the present time.
+
+    Args:
+        ctx: the sessions.
+        caller: who ends it.
+        session: which.
+        reason: why.
+        detail: what the worker says beside the reason, JSON.
+        reaped: the session was given up: a claim within the retention revives it.
+        op: under which this may be repeated.
+
+    Returns:
+        the result of `session.end`.
     """
     now_us = ctx.now_us()
     updated_us = session.updated_us if reaped else now_us
@@ -170,7 +184,7 @@ def end_session(
     session.change_facts(status_before=session.doc.status, reaped=reaped, ended_detail=detail)
     session.doc.status = "ended"
     session.doc.updated_us = updated_us
-    return _head_changed(ctx, caller, session, False, now_us, op, None, reason)
+    return _complete_head(ctx, caller, session, False, now_us, op, None, reason)
 
 
 def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
@@ -200,7 +214,7 @@ def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
 
 
 def _repeatable(ctx: Context, p: Mutation) -> tuple[Session, bytes | None]:
-    """The session, and the result where this very mutation was done before."""
+    """The session; and where this very mutation was done before, its result then."""
     op = p.op
     session = ctx.cache.sessions.get(p.session_id) or ctx.find(p.session_id)
     if op is None:
@@ -211,19 +225,19 @@ def _repeatable(ctx: Context, p: Mutation) -> tuple[Session, bytes | None]:
 
 
 def _changeable(ctx: Context, caller: Caller, p: Mutation) -> tuple[Session, bytes | None]:
-    """As `_repeatable`, and whoever asks may change it.
+    """As `_repeatable`, for a session that the caller may change.
 
     Raises:
-        FencedError, SessionEndedError: no.
+        FencedError, SessionEndedError: it may not.
     """
     session, done = _repeatable(ctx, p)
-    if done is None and (session.host or session.facts.reaped or _is_doubtful(caller, session, p.epoch)):
+    if done is None and (session.host or session.facts.reaped or _needs_check(caller, session, p.epoch)):
         check_writable(ctx, caller, session, p.epoch)
     return session, done
 
 
-def _is_doubtful(caller: Caller, session: Session, epoch: int | None) -> bool:
-    """Whether the owner's own word is not all there is to see."""
+def _needs_check(caller: Caller, session: Session, epoch: int | None) -> bool:
+    """Whether anything but the usual, the owner's own request in the present epoch, makes authority a question."""
     return (
         (epoch is not None and epoch != session.facts.epoch)
         or session.facts.owner not in ("", caller.worker)
@@ -231,11 +245,11 @@ def _is_doubtful(caller: Caller, session: Session, epoch: int | None) -> bool:
     )
 
 
-def _turned(
+def _complete_turns(
     ctx: Context, caller: Caller, session: Session, now_us: int, p: Mutation, mode: HistoryMode, turns: bytes,
     count: int, *, with_count: bool = False, index: int = -1,
 ) -> bytes:  # fmt: skip
-    """After a change of history or counters: version, sign of life, journal."""
+    """Complete a change of history or counters: version, sign of life, journal."""
     doc = session.doc
     session.host = None
     session.version = version = max(session.version + 1, now_us)
@@ -253,7 +267,7 @@ def _turned(
     return result
 
 
-def _head_changed(
+def _complete_head(
     ctx: Context,
     caller: Caller,
     session: Session,
@@ -263,7 +277,7 @@ def _head_changed(
     epoch: int | None,
     reason: str = "completed",
 ) -> bytes:
-    """After a change of the head: version, end or revival, journal."""
+    """Complete a change of the head: version, end or revival, journal."""
     session.host = None
     version = session.next_version(now_us)
     settle_status(ctx, caller, session, was_ended, now_us, epoch, reason)

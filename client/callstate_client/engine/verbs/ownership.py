@@ -1,4 +1,10 @@
-"""The verbs of ownership: who holds a session, and who takes it over. Each is headed by a sample of its params."""
+"""The verbs of ownership: register, claim, release. Each is headed by a sample of its params.
+
+A claim gives a session a new owner and raises its epoch, which fences off the previous one. It succeeds where
+there is no owner, where the owner may be dead (a suspect, or its worker has left), for a reaped session that is
+still hot, and with `steal`. A claim repeated by the owner, whose first reply was lost perhaps, changes nothing:
+same epoch.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +36,9 @@ from callstate_client.protocol.params import (
     ReleaseParams,
 )
 
-LOOKS_AT_DEPARTING: Final = 1000
-"""Of those that are about to be suspects or orphans so many are looked at, a fraction of a millisecond: whoever
-finds none among them is told when they are."""
+MAX_PENDING_LOOKED_AT: Final = 1000
+"""How many pending departures one `claim_next` looks at, a fraction of a millisecond. Where it finds none among
+them, events tell the worker of the others."""
 
 
 def register(ctx: Context, caller: Caller, p: RegisterParams) -> bytes:
@@ -48,30 +54,29 @@ def register(ctx: Context, caller: Caller, p: RegisterParams) -> bytes:
 
 def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
     """{"session_id":"c1","worker_id":"web-1-4711-9f2c61","steal":false,"history":20,"heartbeat_timeout_s":60}"""
-    worker_id = _own_id(caller, p.worker_id)
+    worker_id = _claimer_id(caller, p.worker_id)
     checked_history(p.history)
     session = ctx.find(p.session_id)
     if session.host:
-        check_authority(ctx, caller, session, None)  # another host's: says so
+        check_authority(ctx, caller, session, None)  # refused: it is another host's
     if session.ended and not (session.facts.reaped and p.session_id in ctx.cache.sessions):
         raise ended_error(session)
     phase = ctx.liveness.phase(session.id)
     if _is_own(ctx, caller, session, worker_id):
-        # again, the first reply being lost perhaps: same epoch
         beat(ctx, caller, session, ctx.now_us(), ctx.clock.live())
         _retime(ctx, caller, session, p)
         if is_holder(caller, session):
             tell_timeout(ctx, session)
         return load_session(session, p.history, for_worker=True)
-    is_anothers = session.facts.owner not in ("", worker_id)
-    if is_anothers and phase is Phase.LIVE and not p.steal and session.id not in ctx.departures.pending:
+    has_other_owner = session.facts.owner not in ("", worker_id)
+    if has_other_owner and phase is Phase.LIVE and not p.steal and session.id not in ctx.departures.pending:
         raise ConflictError(f"the session is {session.facts.owner}'s, which is alive", owner=session.facts.owner)
     _take(ctx, caller, session, worker_id, p)
     return load_session(session, p.history, for_worker=True)
 
 
 def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> None:
-    """The owner claims with other timeouts than are in force."""
+    """The owner claims again: put the timeouts in force that it gives now."""
     before = session.facts
     timeouts = _given_timeouts(p)
     if structs.replace(before, **timeouts) == before:
@@ -91,12 +96,12 @@ def _given_timeouts(p: ClaimParams) -> dict[str, float]:
 
 def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes:
     """{"worker_id":"web-1-4711-9f2c61","labels":{"app":"sales"}}"""
-    worker_id = _own_id(caller, p.worker_id)
+    worker_id = _claimer_id(caller, p.worker_id)
     checked_history(p.history)
-    session = next(_forsaken(ctx, checked_labels(p.labels or {})), None)
+    session = next(_claimable(ctx, checked_labels(p.labels or {})), None)
     if session is None:
         return b"null"
-    if _is_own(ctx, caller, session, worker_id):  # the reply was lost perhaps, and it knows nothing of it
+    if _is_own(ctx, caller, session, worker_id):  # a claim of its own whose reply was lost
         beat(ctx, caller, session, ctx.now_us(), ctx.clock.live())
         if is_holder(caller, session):
             tell_timeout(ctx, session)
@@ -106,7 +111,7 @@ def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes:
 
 
 def _is_own(ctx: Context, caller: Caller, session: Session, worker_id: str) -> bool:
-    """Whether a live session is this very worker's, and not that of a process before it or of another instance."""
+    """Whether a live session is this very worker's: not that of an earlier process or of another instance."""
     if session.facts.owner != worker_id or session.ended:
         return False
     if caller.worker and session.facts.instance != caller.instance:
@@ -114,27 +119,28 @@ def _is_own(ctx: Context, caller: Caller, session: Session, worker_id: str) -> b
     return session.suspected != EXITED and session.id not in ctx.departures.pending
 
 
-def _forsaken(ctx: Context, labels: dict[str, str]) -> Iterator[Session]:
-    """Orphans first, for they wait for this; then suspects, before they are given up; then those that are about to
-    be the one or the other. Oldest first."""
+def _claimable(ctx: Context, labels: dict[str, str]) -> Iterator[Session]:
+    """The sessions that `claim_next` may give, oldest first: orphans, which wait for this; then suspects, before
+    they are reaped; then pending departures, which are about to be one or the other."""
     sessions = ctx.cache.sessions
     for session_id in ctx.cache.index.orphans.having(labels):
         yield sessions[session_id]
     for session_id in ctx.liveness.suspects_having(labels):
         yield sessions[session_id]
     now_us = ctx.now_us()
-    for session_id, why in islice(ctx.departures.pending.items(), LOOKS_AT_DEPARTING):
+    for session_id, why in islice(ctx.departures.pending.items(), MAX_PENDING_LOOKED_AT):
         session = sessions.get(session_id)
         if session is None or session.ended or not labels.items() <= session.facts.labels.items():
             continue
-        if why != EXITED or not is_poison(session, now_us, ctx.max_handovers):  # else it is about to be ended
+        is_poisoned = why == EXITED and is_poison(session, now_us, ctx.max_handovers)
+        if not is_poisoned:  # else it is about to be ended
             yield session
 
 
 def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: ClaimParams | None = None) -> None:
-    """Give a session a new owner, and whoever had it nothing more to say."""
+    """Give a session a new owner, and fence off the previous one."""
     now_us = ctx.now_us()
-    reason = _claimable(ctx, session)
+    reason = _why_claimable(ctx, session)
     ctx.cache.change(session)
     hold_ended(session, now_us, crashed=reason == EXITED)
     facts = session.facts
@@ -148,11 +154,12 @@ def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: Cla
     if p is not None:
         changes |= _given_timeouts(p)
     session.change_facts(**changes)
-    _own(ctx, caller, session, worker_id, "", now_us)
+    _set_owner(ctx, caller, session, worker_id, "", now_us)
     ctx.events.note("claimed", now_us, session, reason=reason)
 
 
-def _claimable(ctx: Context, session: Session) -> str:
+def _why_claimable(ctx: Context, session: Session) -> str:
+    """The reason in the event of a claim."""
     if session.facts.reaped:
         return "reaped"
     if session.id in ctx.departures.pending:
@@ -169,23 +176,24 @@ def release(ctx: Context, caller: Caller, p: ReleaseParams) -> bytes:
     if session.ended:
         raise ended_error(session)
     if session.facts.owner:
-        forsake(ctx, caller, session, RELEASED)
+        make_orphan(ctx, caller, session, RELEASED)
     return b"{}"
 
 
-def forsake(ctx: Context, caller: Caller, session: Session, why: str) -> None:
-    """Take a live session's owner from it: an orphan, with its full time to be claimed."""
+def make_orphan(ctx: Context, caller: Caller, session: Session, why: str) -> None:
+    """Take the owner from a live session. It becomes an orphan, with a full timeout in which to be claimed."""
     now_us = ctx.now_us()
     owner = session.facts.owner
     ctx.cache.change(session)
     hold_ended(session, now_us)
-    _own(ctx, caller, session, "", why, now_us)
+    _set_owner(ctx, caller, session, "", why, now_us)
     ctx.events.note("released" if why == RELEASED else "orphaned", now_us, session, reason=why, owner=owner)
 
 
-def _own(ctx: Context, caller: Caller, session: Session, owner: str, orphan: str, now_us: int) -> None:
+def _set_owner(ctx: Context, caller: Caller, session: Session, owner: str, orphaned: str, now_us: int) -> None:
+    """Record a change of owner, or none and the reason for that (`orphaned`), as a change of the session."""
     ctx.lift(session)
-    session.change_facts(owner=owner, orphan=orphan, instance=caller.instance if owner else "")
+    session.change_facts(owner=owner, orphan=orphaned, instance=caller.instance if owner else "")
     session.known_timeout_s = None
     session.host = None
     session.restored = False
@@ -204,11 +212,11 @@ def drain(ctx: Context, caller: Caller, p: DrainParams) -> bytes:
     return encode_json({"drain": p.on, "sessions": ctx.cache.index.live})
 
 
-def _own_id(caller: Caller, worker_id: str) -> str:
-    """The id a claim is for: a registered connection's own.
+def _claimer_id(caller: Caller, worker_id: str) -> str:
+    """The id that a claim is for. A registered connection claims for its own worker only.
 
     Raises:
-        ForbiddenError: it is another's.
+        ForbiddenError: it is another worker's.
     """
     if caller.worker and worker_id != caller.worker:
         raise ForbiddenError(f"this connection is {caller.worker}'s and can't claim for another")

@@ -1,8 +1,12 @@
-"""session.save: a session is created, extended or replaced. Headed by a sample of its params."""
+"""session.save: a session is created, extended or replaced. Headed by a sample of its params.
+
+A save gives the whole document, but usually repeats most of the history. What it repeats is compared with the kept
+bytes and not parsed again; only new turns are validated and journaled. A save without `history` keeps the history.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw, structs
@@ -56,11 +60,10 @@ def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes:
     labels = None if p.labels is None else checked_labels(p.labels)
     session = ctx.cache.sessions.get(head.session_id)
     if session is None:
-        session, unverified = _asked_for(ctx, p, head.session_id)
+        session, unverified = _find_cold(ctx, p, head.session_id)
         if session is None:
             session = _new(ctx, caller, p, head, unverified)
-            mode, turns, count = _history(ctx, session, head, created=True)
-            return _saved(ctx, caller, session, p, labels, head, mode, turns, count, was_ended=False, created=True)
+            return _create(ctx, caller, session, p, labels, _history_change(ctx, session, head, created=True))
     if p.op in session.ops:
         return session.ops[p.op]
     if p.if_version is not None and p.if_version != session.version:
@@ -69,15 +72,12 @@ def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes:
         check_epoch(ctx, caller, session, p.epoch)
     else:
         check_writable(ctx, caller, session, p.epoch)
-    if not extends:
-        mode, turns, count = _history(ctx, session, head, created=False)
-    else:
-        mode, turns, count = _extension(ctx, session, head)
-    return _saved(ctx, caller, session, p, labels, head, mode, turns, count, was_ended=session.ended, created=False)
+    change = _extension(ctx, session, head) if extends else _history_change(ctx, session, head, created=False)
+    return _replace(ctx, caller, session, p, labels, head, change)
 
 
 def _conflict(session: Session, if_version: int) -> ConflictError:
-    """Says what is there; to who wanted to create it also how it stands."""
+    """The error that says what is there: its version, and to a caller that wanted to create it also its status."""
     text, about = f"the session has version {session.version}", {}
     if if_version == 0:
         about["status"] = session.doc.status
@@ -88,16 +88,16 @@ def _conflict(session: Session, if_version: int) -> ConflictError:
 
 
 def _is_anew(session: Session, p: SaveParams, head: Head) -> bool:
-    """Whether a call that is over is begun anew under its id, by somebody who knows that it is over: such a save is
-    no late word."""
+    """Whether a new call begins under the id of an ended one. The caller names the version, so it knows of the end,
+    and this is no late save."""
     return session.ended and p.if_version is not None and head.status != "ended"
 
 
-def _asked_for(ctx: Context, p: SaveParams, session_id: str) -> tuple[Session | None, bool]:
-    """A session that is not hot, where there is one; and whether nobody can know.
+def _find_cold(ctx: Context, p: SaveParams, session_id: str) -> tuple[Session | None, bool]:
+    """A session that is not hot, if there is one; and whether that can't be known, the store being away.
 
     Raises:
-        StoreUnavailableError: nobody can know, and the save is for one that is there.
+        StoreUnavailableError: it can't be known, and the save is meant for an existing session.
     """
     checked_id(session_id, "$.params.session.id")
     try:
@@ -109,7 +109,7 @@ def _asked_for(ctx: Context, p: SaveParams, session_id: str) -> tuple[Session | 
     except UnreadableError:
         session = ctx.unreadable(session_id)
         if session is None or not p.if_version:
-            raise  # nothing is created over it; whoever names its version has seen it, and replaces it
+            raise  # nothing is created over it; a caller that names its version has seen it, and replaces it
         return session, False
 
 
@@ -123,7 +123,7 @@ def _new(ctx: Context, caller: Caller, p: SaveParams, head: Head, unverified: bo
     facts = Facts(epoch=grave.epoch, owner=caller.worker, instance=caller.instance)
     session = Session(head.session_id, Document(head, ctx.now_us()), facts)
     session.version = grave.version
-    # a late repeat of a deletion meant the one before: it must not delete this one
+    # a late repeat of the deletion meant the previous session: it must not delete this one
     session.ops = {op: result for op, result in grave.ops.items() if result == DELETED}
     session.maybe_stored = unverified
     if unverified:
@@ -141,62 +141,89 @@ def _given(session: Raw | PlainHead) -> frozenset[str]:
     return frozenset(written for name, written in names if getattr(session, name) != getattr(default, name))
 
 
-def _history(ctx: Context, session: Session, head: Head, *, created: bool) -> tuple[HistoryMode, bytes, int]:
-    """What a save does to the history; only what it adds is looked at."""
+class _HistoryChange(NamedTuple):
+    """What a save does to the history."""
+
+    mode: HistoryMode
+    turns: bytes = b""
+    """New turns, comma-joined."""
+    turn_count: int = 0
+    """How many those are."""
+
+
+_KEEP: Final = _HistoryChange(HistoryMode.KEEP)
+
+
+def _history_change(ctx: Context, session: Session, head: Head, *, created: bool) -> _HistoryChange:
+    """What a save does to the history; of what it repeats of that, nothing is parsed."""
     path = "$.params.session.history"
     history_bytes = session.doc.history_bytes if head.history is None else len(head.history)
     ctx.check_size(len(head.fields) + HEAD_REST_BYTES + history_bytes)
     if head.history is None:
-        return HistoryMode.KEEP, b"", 0
+        return _KEEP
     rest = None if created else session.doc.extension(head.history)
     if rest is None:
-        return HistoryMode.REPLACE, head.history, len(check_turns(b"[%b]" % head.history, path))
+        return _HistoryChange(HistoryMode.REPLACE, head.history, len(check_turns(b"[%b]" % head.history, path)))
     if not rest:
-        return HistoryMode.KEEP, b"", 0
+        return _KEEP
     try:
-        return HistoryMode.APPEND, rest, len(check_turns(b"[%b]" % rest, path))
+        return _HistoryChange(HistoryMode.APPEND, rest, len(check_turns(b"[%b]" % rest, path)))
     except InvalidParamsError:
-        check_turns(b"[%b]" % head.history, path)  # says the place in the whole history
+        check_turns(b"[%b]" % head.history, path)  # names the place in the whole history
         raise
 
 
-def _extension(ctx: Context, session: Session, head: Head) -> tuple[HistoryMode, bytes, int]:
-    """What a save does whose history begins with the mark for all that is kept."""
+def _extension(ctx: Context, session: Session, head: Head) -> _HistoryChange:
+    """As `_history_change`, where MARK stands for the whole kept history."""
     rest = (head.history or b"")[len(MARK) :].lstrip()
     ctx.check_size(len(head.fields) + HEAD_REST_BYTES + session.doc.history_bytes + len(rest))
     if not rest:
-        return HistoryMode.KEEP, b"", 0
+        return _KEEP
     turns = rest[1:].lstrip()
     path = "$.params.session.history"
     try:
-        return HistoryMode.APPEND, turns, len(check_turns(b"[%b]" % turns, path))
+        return _HistoryChange(HistoryMode.APPEND, turns, len(check_turns(b"[%b]" % turns, path)))
     except InvalidParamsError:
-        check_turns(
-            b"[%b,%b]" % (b",".join(session.doc.chunks), turns), path
-        )  # says the place in the whole history
+        whole = b",".join((*session.doc.chunks, turns))
+        check_turns(b"[%b]" % whole, path)  # names the place in the whole history
         raise
 
 
-def _saved(
-    ctx: Context, caller: Caller, session: Session, p: SaveParams, labels: dict[str, str] | None, head: Head,
-    mode: HistoryMode, turns: bytes, count: int, *, was_ended: bool, created: bool,
+def _create(
+    ctx: Context, caller: Caller, session: Session, p: SaveParams, labels: dict[str, str] | None,
+    change: _HistoryChange,
 ) -> bytes:  # fmt: skip
+    """Make a new session hot."""
+    ctx.cache.create(session)
+    return _complete(ctx, caller, session, p, labels, change, was_ended=False, created=True)
+
+
+def _replace(
+    ctx: Context, caller: Caller, session: Session, p: SaveParams, labels: dict[str, str] | None, head: Head,
+    change: _HistoryChange,
+) -> bytes:  # fmt: skip
+    """Give a session another head."""
+    ctx.cache.change(session)
+    was_ended, anew = session.ended, _is_anew(session, p, head)
+    session.doc.take_head(head, ctx.now_us())
+    if anew:
+        _begin_anew(caller, session)
+    elif was_ended and not session.ended and not session.facts.owner and caller.worker:
+        # to revive a session without an owner is to claim it: it may have had another one
+        session.change_facts(
+            epoch=session.facts.epoch + 1, owner=caller.worker, instance=caller.instance, orphan=""
+        )
+    return _complete(ctx, caller, session, p, labels, change, was_ended=was_ended, created=False)
+
+
+def _complete(
+    ctx: Context, caller: Caller, session: Session, p: SaveParams, labels: dict[str, str] | None,
+    change: _HistoryChange, *, was_ended: bool, created: bool,
+) -> bytes:  # fmt: skip
+    """Complete a save, the head being in place: history, facts, version, end or revival, events, journal."""
     now_us = ctx.now_us()
-    if created:
-        ctx.cache.create(session)
-    else:
-        ctx.cache.change(session)
-        anew = _is_anew(session, p, head)
-        session.doc.take_head(head, now_us)
-        if anew:
-            _begin_anew(caller, session)
-        elif was_ended and not session.ended and not session.facts.owner and caller.worker:
-            # whoever revives nobody's claims it: it may have been another's
-            session.change_facts(
-                epoch=session.facts.epoch + 1, owner=caller.worker, instance=caller.instance, orphan=""
-            )
     session.host = None
-    session.apply_turns(mode, turns, count, [])
+    session.apply_turns(change.mode, change.turns, change.turn_count, [])
     before_s = session.facts.heartbeat_timeout_s
     given = _given_facts(p, labels)
     if given:
@@ -217,7 +244,7 @@ def _saved(
     if created and session.base is not None and p.heartbeat_timeout_s is None:
         session.base = structs.replace(session.base, heartbeat_timeout_s=session.facts.heartbeat_timeout_s)
     result = _result(session, version, now_us)
-    record = session.record(mode, turns, count, session.keep_op(p.op, result))
+    record = session.record(change.mode, change.turns, change.turn_count, session.keep_op(p.op, result))
     ctx.cache.log(session, record, ctx.clock.mono())
     return result
 
@@ -235,9 +262,9 @@ def _given_facts(p: SaveParams, labels: dict[str, str] | None) -> dict[str, Any]
 
 
 def _begin_anew(caller: Caller, session: Session) -> None:
-    """Another call under the same id: whoever had the one before has nothing more to say."""
+    """Begin another call under the same id; the owner of the previous one is fenced off."""
     facts = session.facts
-    is_overtime = facts.ended_reason == OVERTIME  # it would be ended again at once
+    is_overtime = facts.ended_reason == OVERTIME  # else it would be ended again at once
     session.facts = Facts(
         epoch=facts.epoch + 1, owner=caller.worker, instance=caller.instance, labels=facts.labels,
         heartbeat_timeout_s=facts.heartbeat_timeout_s,
@@ -254,6 +281,6 @@ def _result(session: Session, version: int, now_us: int) -> bytes:
     )
     if session.unverified:
         result += b',"unverified":true'
-    if session.facts.heartbeat_timeout_s is None:  # ended from its first moment, so nobody waits for a beat
+    if session.facts.heartbeat_timeout_s is None:  # ended from the first, so no heartbeats are expected
         return result + b"}"
     return result + b',"heartbeat_timeout_s":%b}' % encode_json(session.facts.heartbeat_timeout_s)
