@@ -9,12 +9,11 @@ from typing import Final
 from bench.compare import pool
 from bench.processes import Server, on_one_processor
 from bench.sampling import Spread, percentile
+from bench.wire import heartbeat
 from callstate_client import sync
 
 PIPELINED: Final = 100
-"""Requests that leave as one write: what a worker with a hundred calls sends each turn of its loop."""
-
-_BEAT: Final = b'{"jsonrpc":"2.0","id":%d,"method":"session.heartbeat","params":{"session_id":"%b"}}\n'
+"""Requests that leave as one write: what a worker with a hundred calls sends in one pass of its event loop."""
 
 
 def _connected(server: Server) -> socket.socket:
@@ -23,22 +22,22 @@ def _connected(server: Server) -> socket.socket:
     return connection
 
 
-def blocking_beat(daemon: Server, echo: Server, *, rounds: int, beats: int) -> Spread:
+def blocking_heartbeat(daemon: Server, echo: Server, *, rounds: int, heartbeats: int) -> Spread:
     """The blocking client's median heartbeat over the median ping-pong of the same line through the echo."""
     session_id = pool(20, 1)[0]
-    line = _BEAT % (1, session_id.encode())
+    line = heartbeat(session_id)
     ratios: list[float] = []
     together = on_one_processor(daemon, echo)
     with together, sync.connect(str(daemon.path)) as store, _connected(echo) as connection:
         for _ in range(rounds):
             there: list[float] = []
             back: list[float] = []
-            for _ in range(beats):
+            for _ in range(heartbeats):
                 began = time.perf_counter()
                 store.update_heartbeat(session_id)
                 done = time.perf_counter()
                 there.append(done - began)
-            for _ in range(beats):
+            for _ in range(heartbeats):
                 began = time.perf_counter()
                 connection.sendall(line)
                 connection.recv(4096)
@@ -51,13 +50,13 @@ def blocking_beat(daemon: Server, echo: Server, *, rounds: int, beats: int) -> S
 def pipelined_cpu(daemon: Server, echo: Server, *, rounds: int, batches: int) -> tuple[Spread, Spread]:
     """The daemon's CPU time a pipelined heartbeat, over the echo's for the same line; and by itself, seconds."""
     ids = pool(20, PIPELINED)
-    batch = b"".join(_BEAT % (number, session_id.encode()) for number, session_id in enumerate(ids))
+    batch = b"".join(map(heartbeat, ids))
     ratios: list[float] = []
     costs: list[float] = []
-    with on_one_processor(daemon, echo), _connected(daemon) as beats, _connected(echo) as echoes:
+    with on_one_processor(daemon, echo), _connected(daemon) as ours, _connected(echo) as theirs:
         for _ in range(rounds):
-            cost = _cost(daemon, beats, batch, batches)
-            ratios.append(cost / _cost(echo, echoes, batch, batches))
+            cost = _cost(daemon, ours, batch, batches)
+            ratios.append(cost / _cost(echo, theirs, batch, batches))
             costs.append(cost)
     return Spread.of(ratios), Spread.of(costs)
 

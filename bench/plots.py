@@ -11,9 +11,9 @@ import matplotlib as mpl
 mpl.use("svg")  # before pyplot looks for a display
 
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 
-from bench.report import QUANTILES, at_hand
+from bench.report import measured
+from bench.sampling import QUANTILES
 
 STYLE: Final[Any] = {
     "svg.hashsalt": "callstate",  # the ids in it are random otherwise
@@ -37,13 +37,11 @@ def draw_all(told: Told, directory: Path) -> None:
         directory: where to.
     """
     plots: dict[str, Callable[[Told], None]] = {
-        "throughput": throughput, "latency": latency, "turns": by_turns, "sessions": by_sessions,
-        "connections": by_connections, "dirty": by_dirty, "memory": memory, "stress": stress, "churn": churn,
-        "dying": dying,
+        "throughput": throughput, "latency": latency, "growth": growth, "loads": loads, "dying": dying,
     }  # fmt: skip
     with mpl.rc_context(STYLE):
         for name, plot in plots.items():
-            if not at_hand(told, name):
+            if not measured(told, name):
                 continue
             plot(told)
             for axes in plt.gcf().axes:
@@ -90,91 +88,38 @@ def latency(told: Told) -> None:
     row[1].legend(fontsize=7)
 
 
-def by_turns(told: Told) -> None:
+def growth(told: Told) -> None:
     """Cost by history length."""
-    _costs(told["curves"]["turns"], "turns in the history")
-
-
-def by_sessions(told: Told) -> None:
-    """Cost by sessions in the daemon."""
-    _costs(told["curves"]["sessions"], "sessions in the daemon")
-
-
-def by_connections(told: Told) -> None:
-    """Cost by connections."""
-    _costs(told["curves"]["connections"], "connections that share the same tasks")
-
-
-def _costs(curve: Told, label: str) -> None:
     _, axes = plt.subplots(figsize=(5, 3.2))
-    for operation, costs in curve.items():
-        _line(axes, {number: cost["us"] for number, cost in costs.items()}, operation)
+    for operation, costs in told["growth"].items():
+        median, low, high = zip(*(cost["us"] for cost in costs.values()), strict=True)
+        numbers = [int(number) for number in costs]
+        (line,) = axes.plot(numbers, median, marker=".", label=operation)
+        axes.fill_between(numbers, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel(label)
-    axes.set_ylabel("µs a request, 32 tasks" if "turns" in label or "daemon" in label else "µs a request")
+    axes.set_xlabel("turns in the history")
+    axes.set_ylabel("µs a request, 32 tasks")
     axes.legend()
 
 
-def by_dirty(told: Told) -> None:
-    """Heartbeats while so many sessions are flushed."""
-    _, axes = plt.subplots(figsize=(5, 3.2))
-    beats = told["curves"]["dirty"]["heartbeat"]
-    for name in ("p50_ms", "p99_ms"):
-        _line(axes, {number: figures[name] for number, figures in beats.items()}, name.removesuffix("_ms"))
-    axes.axhline(5.0, linestyle=":", color="grey", label="target for p99")
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel("sessions of 200 turns that are flushed at once")
-    axes.set_ylabel("heartbeat, ms")
-    axes.legend()
-
-
-def memory(told: Told) -> None:
-    """Resident memory by sessions."""
-    _, axes = plt.subplots(figsize=(5, 3.2))
-    used = told["curves"]["memory"]["rss"]
-    axes.plot([int(count) for count in used], [figures["of_json"] for figures in used.values()], marker=".")
-    axes.axhline(1.5, linestyle=":", color="grey", label="target")
-    axes.set_xscale("log")
-    axes.set_ylim(0)
-    axes.set_xlabel("sessions of 20 turns")
-    axes.set_ylabel("resident memory / their JSON")
-    axes.legend()
-
-
-def stress(told: Told) -> None:
-    """Heartbeats beside what else the daemon does."""
+def loads(told: Told) -> None:
+    """Heartbeats while the daemon does something else."""
     _, axes = plt.subplots(figsize=(8, 3.2))
-    burdens = [*reversed(told["stress"].values())]
-    places = range(len(burdens))
+    loads_ = [*reversed(told["loads"].values())]
+    places = range(len(loads_))
     figures = {
-        "p50": [each["p50_ms"] for each in burdens],
-        "p99": [each["p99_ms"][0] for each in burdens],
-        "longest": [each["longest_ms"] for each in burdens],
+        "p50": [each["p50_ms"] for each in loads_],
+        "p99": [each["p99_ms"][0] for each in loads_],
+        "longest": [each["longest_ms"] for each in loads_],
     }
     for (name, values), marker in zip(figures.items(), "o|x", strict=True):
         axes.plot(values, places, marker, label=name)
     axes.axvline(5.0, linestyle=":", color="grey", label="target for p99")
-    axes.set_yticks(places, [each["name"] for each in burdens])
+    axes.set_yticks(places, [each["name"] for each in loads_])
     axes.set_xscale("log")
     axes.set_xlabel("heartbeat, ms")
     axes.legend(loc="upper right")
-
-
-def churn(told: Told) -> None:
-    """Resident memory while things come and go."""
-    _, row = plt.subplots(1, len(told["churn"]), figsize=(8, 3), sharey=True)
-    for axes, (store, kinds) in zip(row, told["churn"].items(), strict=True):
-        for each in kinds:
-            sizes = each["rss_bytes"]
-            share = [100 * (number + 1) / len(sizes) for number in range(len(sizes))]
-            axes.plot(share, [size / 1e6 for size in sizes], label=f"{each['count']:,} {each['kind']}")
-        axes.set_title(store)
-        axes.set_xlabel("% of them come and gone")
-    row[0].set_ylim(0)  # of both, and only now: the top stays where it is then
-    row[0].set_ylabel("resident memory, MB")
-    row[0].legend(fontsize=7)
 
 
 def dying(told: Told) -> None:
@@ -188,10 +133,3 @@ def dying(told: Told) -> None:
         axes.set_xlabel(f"kill -9 to {what}, ms")
     row[0].set_ylabel("% of kills within")
     figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=7)
-
-
-def _line(axes: Axes, points: dict[str, list[float]], label: str) -> None:
-    numbers = [int(number) for number in points]
-    median, low, high = zip(*points.values(), strict=True)
-    (line,) = axes.plot(numbers, median, marker=".", label=label)
-    axes.fill_between(numbers, low, high, alpha=0.15, color=line.get_color(), linewidth=0)

@@ -197,26 +197,17 @@ class Rig:
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
         return self._start("redis", "redis", [get_binary_path(), *words], b"PING\r\n")
 
-    def daemon(
-        self,
-        label: str,
-        store: Server | None,
-        *options: str,
-        below: Sequence[str] = (),
-        module: Sequence[str] = ("callstate_sidecar",),
-    ) -> Server:
+    def daemon(self, label: str, store: Server | None, *options: str) -> Server:
         """A callstated at its default durability, `process`.
 
         Args:
             label: names its socket and state directory; one that was there before is taken up again.
             store: the Redis it writes behind to; None: SQLite in its state directory.
             options: further arguments.
-            below: a program that runs it, with its arguments.
-            module: what Python runs, with its first arguments.
         """
         paths = ["--socket", str(self.root / f"{label}.sock"), "--state-dir", str(self.root / label)]
         behind = [] if store is None else ["--store", f"unix://{store.path}"]
-        command = [*below, sys.executable, "-m", *module, *paths, *behind, "--log-level", "warning"]
+        command = [sys.executable, "-m", "callstate_sidecar", *paths, *behind, "--log-level", "warning"]
         return self._start("callstated", label, [*command, *NO_REAPING, *options], PING)
 
     def echo(self) -> Server:

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from itertools import chain, cycle, islice, repeat
 from typing import Final
 
-from bench.sides import Operation, Side
+from bench.subjects import Operation, Subject
 
 WRITING: Final = ("add_turn", "save", "save_built")
 """Operations that leave the store behind something to do."""
+
+
+QUANTILES: Final = (*(number / 50 for number in range(50)), 0.99, 0.995, 0.999)
+"""Parts of all requests whose latency is drawn."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,15 @@ class Spread:
         """Of one figure a round."""
         return cls(statistics.median(values), min(values), max(values))
 
+    def to_json(self) -> list[float]:
+        """Median, least, most."""
+        return [short(self.median), short(self.low), short(self.high)]
+
+
+def short(value: float) -> float:
+    """A figure with as many digits as it is worth."""
+    return float(f"{value:.4g}")
+
 
 def percentile(latencies_s: Iterable[float], part: float) -> float:
     """The latency that this part of them does not exceed."""
@@ -81,8 +94,8 @@ def _plans(name: str, session_ids: Sequence[str], adds: int, tasks: int) -> list
 class _Stretches:
     """Work that is measured, piece by piece, and what it took all together."""
 
-    def __init__(self, side: Side) -> None:
-        self._server = side.server
+    def __init__(self, subject: Subject) -> None:
+        self._server = subject.server
         self.latencies_s: list[float] = []
         self.elapsed_s = self.client_cpu_s = self.server_cpu_s = 0.0
 
@@ -102,7 +115,7 @@ class _Stretches:
 
 
 async def take(
-    side: Side, name: str, session_ids: Sequence[str], *,
+    subject: Subject, name: str, session_ids: Sequence[str], *,
     adds: int, tasks: int, seconds: float,
 ) -> Sample:  # fmt: skip
     """Let `tasks` tasks do one operation for so long.
@@ -113,15 +126,15 @@ async def take(
     long that took.
 
     Args:
-        side: who does it.
+        subject: who does it.
         name: which operation.
         session_ids: whom it is done to, in turn.
         adds: how many turns a session may get.
         tasks: how many do it at once.
         seconds: for how long.
     """
-    operation = side.operations()[name]
-    stretches = _Stretches(side)
+    operation = subject.operations()[name]
+    stretches = _Stretches(subject)
     gc.collect()
     while stretches.elapsed_s < seconds:
         plans = _plans(name, session_ids, adds, tasks)
@@ -129,7 +142,7 @@ async def take(
         if name != "add_turn":
             break
         again = zip(_plans(name, session_ids, adds, tasks), counts, strict=True)
-        await side.restore(dict.fromkeys(chain.from_iterable(islice(plan, count) for plan, count in again)))
-    flush_s = await side.settle() if name in WRITING else 0.0
+        await subject.restore(dict.fromkeys(chain.from_iterable(islice(plan, count) for plan, count in again)))
+    flush_s = await subject.settle() if name in WRITING else 0.0
     taken = stretches.latencies_s
     return Sample(len(taken), stretches.elapsed_s, taken, stretches.client_cpu_s, stretches.server_cpu_s, flush_s)

@@ -1,58 +1,138 @@
-"""From launch to the first answer, with so many sessions of 20 turns to restore."""
+"""From launch to the first answer: a state directory with many sessions of 20 turns, and a daemon started on it.
+
+The state is written through the daemon's own table and journal, either as a snapshot alone, or with as much of a
+log behind it as makes a checkpoint due, which is the most that ever has to be replayed. The store behind does not
+answer, so that nothing but journal and memory is measured.
+"""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
 from bench.processes import Rig
-from bench.restart import Builder, Daemon
 from bench.sampling import Spread
 from bench.targets import Verdict
+from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.head import read_head
+from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.table.cache import Cache
+from callstate_sidecar.journal import Checkpointer, Files, Journal
 
 TURNS: Final = 20
 
+GROUP_RECORDS: Final = 64
+"""Records that are journaled together: about what a busy pass of the event loop gathers."""
+
 OF_SESSIONS: Final = 100_000
-"""What the targets are about; of fewer sessions as much less is expected."""
+"""What the targets are about; of fewer sessions proportionally less is expected."""
 
 FROM_CHECKPOINT_S: Final = 5.0
 FROM_LOG_S: Final = 20.0
 
+_HEAD: Final = (
+    b'{"id":"call-%08d","provider":"twilio","direction":"inbound","from":"+442079460123","to":"+15550100",'
+    b'"status":"active","recovery_data":{"node":"booking"}}'
+)
+_TURN: Final = (
+    b'{"role":"%b","content":"%d and then I would like to change the booking from Tuesday to Thursday, if there is'
+    b' still a table free","timestamp":"2026-01-01T00:00:%02d.123456Z","duration_ms":900}'
+)
+
+
+class JournalBuilder:
+    """Writes sessions into a journal: saved once and then extended turn by turn, or saved whole each time."""
+
+    def __init__(self, directory: Path, *, saves: bool) -> None:
+        self._directory = directory
+        self._saves = saves
+        self._cache = Cache()
+        self._us = 1_767_225_600_000_000
+        self._turns = [_TURN % (b"agent" if n % 2 else b"user", n, n % 60) for n in range(TURNS)]
+
+    def create(self, sessions: int) -> None:
+        """Each session once, left as a snapshot."""
+        journal = self._open()
+        for number in range(sessions):
+            head = read_head(_HEAD % number, "$", lambda _: "2026-01-01T00:00:00Z")
+            session = Session(head.session_id, Document(head, self._us))
+            self._cache.create(session)
+            self._write(journal, session, saves=True)  # only the snapshot stays
+        Checkpointer(journal, Files(), self._cache.snapshot, lambda: None).run_now()
+        journal.close()
+
+    def outgrow(self) -> None:
+        """The same sessions again and again until a checkpoint is due."""
+        journal = self._open()
+        for session in cycle([*self._cache.sessions.values()]):
+            if journal.checkpoint_due:
+                break
+            self._write(journal, session, saves=self._saves)
+        self._commit(journal)
+        journal.close()
+
+    def _open(self) -> Journal:
+        journal = Journal(self._directory, checkpoint_min_bytes=0)
+        journal.replay(lambda _: None)
+        journal.start()
+        return journal
+
+    def _write(self, journal: Journal, session: Session, *, saves: bool) -> None:
+        self._cache.change(session)
+        self._save(session, self._turns if saves else [])
+        if not saves:
+            for turn in self._turns:
+                self._append(session, turn)
+        if len(self._cache.group) >= GROUP_RECORDS:
+            self._commit(journal)
+
+    def _save(self, session: Session, turns: list[bytes]) -> None:
+        self._us += 1000
+        history = b",".join(turns)
+        session.doc.replace_history(history, len(turns))
+        session.next_version(self._us)
+        session.journaled = True
+        self._cache.log(session, session.record(HistoryMode.REPLACE, history, len(turns), []), 0.0)
+
+    def _append(self, session: Session, turn: bytes) -> None:
+        self._us += 1000
+        session.doc.append(turn, 1)
+        session.doc.updated_us = self._us
+        version = session.next_version(self._us)
+        record = TurnsRecord(session.id, version, self._us, session.doc.metrics, HistoryMode.APPEND, turn, 1)
+        self._cache.log(session, record, 0.0)
+
+    def _commit(self, journal: Journal) -> None:
+        journal.append(self._cache.group)
+        self._cache.commit()
+
 
 def starts(from_checkpoint: int, from_log: int, turn_by_turn: int = 0) -> Iterator[Verdict]:
-    """Both targets.
+    """How long a daemon takes to answer.
 
     Args:
         from_checkpoint: sessions in a snapshot, with nothing behind it.
         from_log: sessions that were saved whole again and again, until the log has four times the snapshot, which
             is when the next one is due.
-        turn_by_turn: sessions that were said turn by turn, until the next snapshot was due, which is after a
+        turn_by_turn: sessions that were extended turn by turn, until the next snapshot was due, which is after a
             million records; 0 leaves them out.
     """
+    yield _start("checkpoint", from_checkpoint, FROM_CHECKPOINT_S, log=False, saves=True)
+    yield _start("log at 4x", from_log, FROM_LOG_S, log=True, saves=True)
+    if turn_by_turn:
+        yield _start("log of turns", turn_by_turn, FROM_LOG_S, log=True, saves=False)
+
+
+def _start(what: str, sessions: int, limit_s: float, *, log: bool, saves: bool) -> Verdict:
     with Rig() as rig:
-        took = _start(rig.root / "1", from_checkpoint)
-        yield _verdict("checkpoint", from_checkpoint, FROM_CHECKPOINT_S, took)
-        took = _start(rig.root / "2", from_log, log=True)
-        yield _verdict("log at 4x", from_log, FROM_LOG_S, took)
-        if turn_by_turn:
-            took = _start(rig.root / "3", turn_by_turn, log=True, saves=False)
-            yield _verdict("log of turns", turn_by_turn, FROM_LOG_S, took)
-
-
-def _start(root: Path, sessions: int, *, log: bool = False, saves: bool = True) -> float:
-    builder = Builder(root / "state" / "journal", TURNS, saves=saves)
-    builder.create(sessions)
-    if log:
-        builder.outgrow()
-    del builder  # half a gigabyte, which the daemon shall have
-    daemon = Daemon(root)
-    daemon.kill()
-    shutil.rmtree(root)  # two more
-    return daemon.ready_s
-
-
-def _verdict(what: str, sessions: int, limit_s: float, took_s: float) -> Verdict:
+        builder = JournalBuilder(rig.root / "start" / "journal", saves=saves)
+        builder.create(sessions)
+        if log:
+            builder.outgrow()
+        del builder  # half a gigabyte, which the daemon shall have
+        took = Spread.of([rig.daemon("start", None, "--store", f"unix://{rig.root}/no-redis-here").started_s])
     limit_s *= sessions / OF_SESSIONS
-    return Verdict(f"start with {sessions:,} sessions from a {what}", Spread.of([took_s]), limit_s, unit=" s")
+    return Verdict(f"start with {sessions:,} sessions from a {what}", took, limit_s, unit=" s")

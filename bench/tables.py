@@ -7,11 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from bench.report import at_hand
+from bench.report import measured
 from bench.targets import OURS, THEIRS
-
-LOOP_GOAL_MS: Final = 5
-"""What no turn of the daemon's loop may exceed."""
 
 Told = dict[str, Any]
 """What `--json` wrote."""
@@ -24,7 +21,7 @@ def fill_in(document: Path, told: Told) -> None:
 
     def table(found: re.Match[str]) -> str:
         name = found[2]
-        return f"{found[1]}{TABLES[name](told)}\n{found[3]}" if at_hand(told, name) else found[0]
+        return f"{found[1]}{TABLES[name](told)}\n{found[3]}" if measured(told, name) else found[0]
 
     text = document.read_text("utf-8")
     document.write_text(_MARKED.sub(table, text), encoding="utf-8")
@@ -109,79 +106,29 @@ def requests(told: Told) -> str:
     return _table(head, rows())
 
 
-def _growth(name: str, label: str) -> Callable[[Told], str]:
-    def table(told: Told) -> str:
-        curve = told["curves"][name]
-        numbers = next(iter(curve.values())).keys()
-
-        def rows() -> Iterator[Sequence[str]]:
-            for operation, costs in curve.items():
-                yield operation, *(_ratio(costs[number]["ratio"]) for number in numbers)
-
-        return _table((label, *(f"{int(number):,}" for number in numbers)), rows())
-
-    return table
-
-
-def dirty(told: Told) -> str:
-    """Heartbeats during flushes."""
+def growth(told: Told) -> str:
+    """Cost by history length."""
+    numbers = next(iter(told["growth"].values())).keys()
 
     def rows() -> Iterator[Sequence[str]]:
-        for number, figures in told["curves"]["dirty"]["heartbeat"].items():
-            yield (
-                f"{int(number):,}",
-                *(f"{_n(figures[name][0])} ms" for name in ("p50_ms", "p99_ms", "flush_ms")),
-            )
+        for operation, costs in told["growth"].items():
+            yield operation, *(_ratio(costs[number]["ratio"]) for number in numbers)
 
-    return _table(("sessions flushed", "beat p50", "beat p99", "the flush"), rows())
+    return _table(("turns", *(f"{int(number):,}" for number in numbers)), rows())
 
 
-def memory(told: Told) -> str:
-    """Resident memory over JSON."""
-    used = told["curves"]["memory"]["rss"]
-    return _table(
-        ("sessions", *(f"{int(count):,}" for count in used)),
-        iter([("memory / JSON", *(f"{_n(figures['of_json'])}x" for figures in used.values()))]),
-    )
-
-
-def stress(told: Told) -> str:
-    """Heartbeats beside what else the daemon does."""
+def loads(told: Told) -> str:
+    """Heartbeats while the daemon does something else."""
 
     def rows() -> Iterator[Sequence[str]]:
-        for each in told["stress"].values():
+        for each in told["loads"].values():
             p99 = "{} ms ({} … {})".format(*map(_n, each["p99_ms"]))
             yield (
-                each["name"], f"{_n(each['took_ms'])} ms", f"{each['beats']:,}", f"{_n(each['p50_ms'])} ms", p99,
-                *(f"{_n(each[name])} ms" for name in ("longest_ms", "loop_lag_ms")),
+                each["name"], f"{_n(each['took_ms'])} ms", f"{each['heartbeats']:,}", f"{_n(each['p50_ms'])} ms",
+                p99, f"{_n(each['longest_ms'])} ms",
             )  # fmt: skip
 
-    return _table(("meanwhile", "takes", "beats", "p50", "p99", "longest", "loop lag"), rows())
-
-
-def loop(told: Told) -> str:
-    """The longest turn of the daemon's loop during each kind of work."""
-
-    def rows() -> Iterator[Sequence[str]]:
-        for each in told["loop"]["turns"]:
-            wall, processor = (
-                "{} ms ({} … {})".format(*map(_n, each[name])) for name in ("wall_ms", "processor_ms")
-            )
-            yield each["name"], wall, processor, "met" if each["wall_ms"][0] <= LOOP_GOAL_MS else "**not met**"
-
-    return _table(("meanwhile", "longest turn", "of that, on a processor", f"≤ {LOOP_GOAL_MS} ms"), rows())
-
-
-def churn(told: Told) -> str:
-    """What came and went, and what it left behind."""
-
-    def rows() -> Iterator[Sequence[str]]:
-        for store, kinds in told["churn"].items():
-            for each in kinds:
-                first, last = (f"{each['rss_bytes'][place] / 1e6:.1f} MB" for place in (0, -1))
-                yield each["kind"], store, f"{each['count']:,}", first, last, f"{each['bytes_each']:.1f} B"
-
-    return _table(("what", "store", "how many", "memory at first", "at last", "growth, each"), rows())
+    return _table(("meanwhile", "takes", "heartbeats", "p50", "p99", "longest"), rows())
 
 
 def dying(told: Told) -> str:
@@ -200,34 +147,7 @@ def dying(told: Told) -> str:
     return _table(head, rows())
 
 
-def profile(told: Told) -> str:
-    """The daemon's CPU time a request, by what it is spent on."""
-    verbs = told["profile"]
-    parts = [*dict.fromkeys(part for figures in verbs.values() for part in figures["parts_us"])]
-
-    def rows() -> Iterator[Sequence[str]]:
-        for part in parts:
-            yield part, *(f"{figures['parts_us'].get(part, 0.0):.1f}" for figures in verbs.values())
-        yield "**all**", *(f"**{figures['cpu_us']:.1f}**" for figures in verbs.values())
-        if all("instructions" in figures for figures in verbs.values()):
-            yield "instructions", *(f"{figures['instructions']:,.0f}" for figures in verbs.values())
-
-    return _table(("µs a request", *verbs), rows())
-
-
 TABLES: Final[dict[str, Callable[[Told], str]]] = {
-    "machine": machine,
-    "targets": targets,
-    "throughput": throughput,
-    "requests": requests,
-    "turns": _growth("turns", "turns"),
-    "sessions": _growth("sessions", "sessions"),
-    "connections": _growth("connections", "connections"),
-    "dirty": dirty,
-    "memory": memory,
-    "stress": stress,
-    "loop": loop,
-    "churn": churn,
-    "dying": dying,
-    "profile": profile,
-}
+    "machine": machine, "targets": targets, "throughput": throughput, "requests": requests, "growth": growth,
+    "loads": loads, "dying": dying,
+}  # fmt: skip

@@ -16,12 +16,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-EXTRA = ("coredis", "glide", "matplotlib")
+EXTRA = ("glide", "matplotlib")
 RATIO = re.compile(r"^\S.* [\d.]+(?:x| m?s)(?: \(.* … .*\))? +[<>]= [\d.]+(?:x| m?s) +(?:met|NOT MET)\b")
 
-PLOTS = {
-    "throughput", "latency", "turns", "sessions", "connections", "dirty", "memory", "stress", "churn", "dying",
-}  # fmt: skip
+PLOTS = {"throughput", "latency", "growth", "loads", "dying"}
 
 pytestmark = pytest.mark.system
 
@@ -94,7 +92,8 @@ def test_a_full_run_fills_tables_and_draws_small_plots(tmp_path: Path, temporary
     assert {path.removeprefix("performance-").removesuffix(".svg") for path in plots} == PLOTS
     assert all(len(plot) < 100_000 for plot in plots.values())
     told = json.loads(file.read_text())
-    assert told["curves"].keys() == {"turns", "sessions", "connections", "memory", "dirty"}
+    assert told["growth"].keys() == {"heartbeat", "add_turn", "load", "save"}
+    assert told["loads"].keys() == {"idle", "flush", "checkpoint", "many", "expiry"}
     for scene in told["dying"].values():
         assert scene["kills"] > 0
         for figures in (scene["exit"], scene["suspect"], scene["claimed"]):

@@ -1,4 +1,4 @@
-"""What comes and goes leaves nothing behind in the daemon's memory. `bench/churn.py` does the same at length."""
+"""What comes and goes leaves nothing behind in the daemon's memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three Python clients of Redis, reduced to the commands that the peers are made of."""
+"""Two Python clients of Redis, reduced to the commands that the peers are made of."""
 
 from __future__ import annotations
 
@@ -12,41 +12,35 @@ from redis.asyncio import Redis
 TTL_S: Final = 86400
 
 
-class Driver(Protocol):
-    """What a peer asks of its client. Methods hand the client's own awaitable on: nothing is added to its cost."""
+class Client(Protocol):
+    """The commands that a peer needs. Methods return the client's own awaitable: nothing is added to its cost."""
 
     name: str
 
     def get(self, key: str) -> Awaitable[Any]:
         """The document under a key."""
-        ...
 
     def put(self, key: str, document: bytes, members: str, member: str) -> Awaitable[Any]:
         """SET with a TTL, and SADD, in one round trip."""
-        ...
 
-    def beat(self, key: str, member: str) -> Awaitable[Any]:
+    def heartbeat(self, key: str, member: str) -> Awaitable[Any]:
         """ZADD with the present time."""
-        ...
 
     def push(self, key: str, value: bytes) -> Awaitable[Any]:
         """RPUSH."""
-        ...
 
     def members(self, key: str) -> Awaitable[Any]:
         """SMEMBERS."""
-        ...
 
     async def close(self) -> None:
-        """Give up the connections."""
-        ...
+        """Close the connections."""
 
 
-PATIENCE_MS: Final = 60_000
+REQUEST_TIMEOUT_MS: Final = 60_000
 """valkey-glide gives up after 250 ms by itself, and 256 tasks may wait longer for a long reply."""
 
 MAX_CONNECTIONS: Final = 512
-"""redis-py takes a connection for each command under way, and refuses after a hundred."""
+"""redis-py takes a connection for each command in flight, and refuses after a hundred."""
 
 
 class RedisPy:
@@ -67,12 +61,12 @@ class RedisPy:
             pipe.sadd(members, member)
             await pipe.execute()
 
-    def beat(self, key: str, member: str) -> Awaitable[Any]:
+    def heartbeat(self, key: str, member: str) -> Awaitable[Any]:
         """One command."""
         return self._redis.zadd(key, {member: time.time()})  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """Give up the pool."""
+        """Close the pool."""
         await self._redis.aclose()
 
 
@@ -94,7 +88,7 @@ class Glide:
         import glide  # noqa: PLC0415 - of the `bench` extra; a quick run does without
 
         address = glide.NodeAddress(unix_socket_path=str(path))
-        config = glide.GlideClientConfiguration([address], request_timeout=PATIENCE_MS)
+        config = glide.GlideClientConfiguration([address], request_timeout=REQUEST_TIMEOUT_MS)
         client = await glide.GlideClient.create(config)
         return cls(client, glide.ExpirySet(glide.ExpiryType.SEC, TTL_S), glide.Batch)
 
@@ -105,7 +99,7 @@ class Glide:
         batch.sadd(members, [member])
         await self._glide.exec(batch, raise_on_error=True)
 
-    def beat(self, key: str, member: str) -> Awaitable[Any]:
+    def heartbeat(self, key: str, member: str) -> Awaitable[Any]:
         """One command."""
         return self._glide.zadd(key, {member: time.time()})  # type: ignore[no-any-return]
 
@@ -114,42 +108,5 @@ class Glide:
         return self._glide.rpush(key, [value])  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
         await self._glide.close()
-
-
-class Coredis:
-    """coredis: asyncio and anyio, several commands on a connection."""
-
-    name = "coredis"
-
-    def __init__(self, client: Any) -> None:
-        self._redis = client
-        self.get = client.get
-        self.members = client.smembers
-
-    @classmethod
-    async def connect(cls, path: Path) -> Coredis:
-        """A client of this server."""
-        import coredis  # noqa: PLC0415 - of the `bench` extra; a quick run does without
-
-        client: Any = coredis.Redis(unix_socket_path=str(path), host=None, port=None)
-        return cls(await client.__aenter__())
-
-    async def put(self, key: str, document: bytes, members: str, member: str) -> None:
-        """One pipeline."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.set(key, document, ex=TTL_S)
-            pipe.sadd(members, [member])
-
-    def beat(self, key: str, member: str) -> Awaitable[Any]:
-        """One command."""
-        return self._redis.zadd(key, {member: time.time()})  # type: ignore[no-any-return]
-
-    def push(self, key: str, value: bytes) -> Awaitable[Any]:
-        """One command."""
-        return self._redis.rpush(key, [value])  # type: ignore[no-any-return]
-
-    async def close(self) -> None:
-        """Give up the connections."""
-        await self._redis.__aexit__(None, None, None)

@@ -1,7 +1,7 @@
 """The processes of dying.py beside the daemon, each until its stdin is closed: workers to be killed, one that takes
 their calls over, and one that has much to say.
 
-    python -m bench.actors ROLE SOCKET [NUMBER]
+    python -m bench.workers ROLE SOCKET [NUMBER]
 """
 
 from __future__ import annotations

@@ -1,26 +1,26 @@
-"""What more turns of a session cost; see scaling.py for sessions and connections, stress.py for flushes."""
+"""What an operation costs as a session's history grows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from bench.compare import pool
 from bench.documents import documents
 from bench.processes import Server
 from bench.sampling import Spread, take
-from bench.sides import Sidecar, connected
+from bench.subjects import Sidecar, connected
 
 GROWTH_SESSIONS: Final = 32
 LEAST_ADDS: Final = 10
 LONGER: Final = 0.1
-"""Each of so many sessions may get so many turns in a stretch, or this part of what it has where that is more."""
+"""In a stretch each session may get LEAST_ADDS turns, or this part of its length where that is more."""
 
 GROWTH_S: Final = 0.1
 """How long a sample lasts."""
 
 Costs = dict[int, list[float]]
-"""How many (turns, sessions, connections …) to seconds a request, round by round."""
+"""History length, in turns, to seconds a request, round by round."""
 
 
 def relative(costs: Costs) -> dict[int, Spread]:
@@ -36,19 +36,30 @@ async def by_length(
     server: Server, lengths: Sequence[int], operations: Sequence[str], *, rounds: int
 ) -> dict[str, Costs]:
     """What each operation costs at each history length, 32 tasks; the lengths in turn, round by round."""
-    side = Sidecar(await connected(server.path), server)
+    subject = Sidecar(await connected(server.path), server)
     ids = {turns: pool(turns, GROWTH_SESSIONS) for turns in lengths}
     costs: dict[str, Costs] = {operation: {turns: [] for turns in ids} for operation in operations}
     try:
         for turns, session_ids in ids.items():
-            await side.keep(documents(session_ids, turns))
+            await subject.keep(documents(session_ids, turns))
         for number in range(-1, rounds):
             for operation in operations:
                 for turns, session_ids in ids.items():
                     adds = max(LEAST_ADDS, round(LONGER * turns))
-                    sample = await take(side, operation, session_ids, adds=adds, tasks=32, seconds=GROWTH_S)
+                    sample = await take(subject, operation, session_ids, adds=adds, tasks=32, seconds=GROWTH_S)
                     if number >= 0:
                         costs[operation][turns].append(1 / sample.throughput)
     finally:
-        await side.close()
+        await subject.close()
     return costs
+
+
+def curve_json(costs: Mapping[str, Costs]) -> dict[str, dict[int, dict[str, list[float]]]]:
+    """By operation and length: each cost in microseconds, and over that at the first length."""
+    return {
+        operation: {
+            number: {"us": Spread.of([value * 1e6 for value in cost[number]]).to_json(), "ratio": ratio.to_json()}
+            for number, ratio in relative(cost).items()
+        }
+        for operation, cost in costs.items()
+    }

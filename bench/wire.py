@@ -1,4 +1,4 @@
-"""Lines as they are, without a client: to fill daemons fast, and to measure them without measuring a client."""
+"""Lines on a socket, without a client: to fill daemons fast, and to measure them without measuring a client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def line(method: str, params: str = "{}", request_id: int = 1) -> bytes:
     return f'{{"jsonrpc":"2.0","id":{request_id},"method":"{method}","params":{params}}}\n'.encode()
 
 
-def beat(session_id: str) -> bytes:
+def heartbeat(session_id: str) -> bytes:
     """A heartbeat."""
     return line("session.heartbeat", f'{{"session_id":"{session_id}"}}')
 
@@ -42,7 +42,7 @@ def save(document: bytes, more: str = "") -> bytes:
     return line("session.save", f'{{"session":{document.decode()}{more}}}')
 
 
-class Raw:
+class Wire:
     """A blocking connection."""
 
     def __init__(self, server: Server) -> None:
@@ -51,19 +51,17 @@ class Raw:
         self.socket.connect(str(server.path))
         self._replies = self.socket.makefile("rb")
 
-    def tell(self, lines: Iterable[bytes]) -> int:
-        """Send these requests and read their replies; gives how many there were.
+    def send_all(self, lines: Iterable[bytes]) -> None:
+        """Send these requests and read their replies.
 
         Raises:
             RuntimeError: one was refused.
         """
-        waiting, told = iter(lines), 0
+        waiting = iter(lines)
         while batch := [*islice(waiting, AT_ONCE)]:
             self.socket.sendall(b"".join(batch))
-            told += len(batch)
             for _ in batch:
                 self.reply()
-        return told
 
     def reply(self) -> bytes:
         """The next reply.
@@ -76,21 +74,19 @@ class Raw:
             raise RuntimeError(f"refused: {reply.decode()}")
         return reply
 
-    def refusal(self) -> bytes:
-        """The next reply, which must be an error.
-
-        Raises:
-            RuntimeError: it is none.
-        """
-        reply = self._replies.readline()
-        if b'"error":{' not in reply[:80]:
-            raise RuntimeError(f"not refused: {reply.decode()}")
-        return reply
-
     def call(self, method: str, **params: Any) -> Any:
         """The result of a request."""
         self.socket.sendall(line(method, json.dumps(params)))
         return json.loads(self.reply())["result"]
+
+    def flush(self) -> None:
+        """Have everything written to the store.
+
+        Raises:
+            RuntimeError: something was not.
+        """
+        if unflushed := self.call("server.flush", timeout_s=PATIENCE_S)["unflushed"]:
+            raise RuntimeError(f"{unflushed} sessions were not flushed")
 
     def close(self) -> None:
         """Hang up."""
@@ -108,20 +104,18 @@ class Raw:
 
 def fill(server: Server, sessions: Mapping[str, bytes]) -> None:
     """Give a daemon these sessions, and its store too."""
-    with Raw(server) as raw:
-        raw.tell(save(document) for document in sessions.values())
-        flushed = raw.call("server.flush", timeout_s=PATIENCE_S)
-    if flushed["unflushed"]:
-        raise RuntimeError(f"{flushed['unflushed']} sessions were not flushed")
+    with Wire(server) as wire:
+        wire.send_all(save(document) for document in sessions.values())
+        wire.flush()
 
 
-def paced_beats(raw: Raw, session_ids: Sequence[str], *, seconds: float, every_s: float) -> list[float]:
+def paced_heartbeats(wire: Wire, session_ids: Sequence[str], *, seconds: float, every_s: float) -> list[float]:
     """Heartbeats at a fixed rate, one at a time; how long each took, seconds.
 
     One that had to wait for the one before counts from when it should have left: else a daemon that stands still
     for long would be seen once where a worker with many calls feels it with each.
     """
-    beats = [beat(session_id) for session_id in session_ids]
+    heartbeats = [heartbeat(session_id) for session_id in session_ids]
     latencies: list[float] = []
     clock = time.perf_counter
     began = due = clock()
@@ -134,8 +128,8 @@ def paced_beats(raw: Raw, session_ids: Sequence[str], *, seconds: float, every_s
             since = now
         else:
             since = due
-        raw.socket.sendall(beats[number % len(beats)])
-        raw.reply()
+        wire.socket.sendall(heartbeats[number % len(heartbeats)])
+        wire.reply()
         latencies.append(clock() - since)
         number += 1
         due += every_s

@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-from bench.actors import TURNS
 from bench.processes import Rig, Server
-from bench.raw import Raw
-from bench.report import QUANTILES
-from bench.sampling import Spread, percentile
+from bench.sampling import QUANTILES, Spread, percentile, short
 from bench.targets import Verdict
+from bench.wire import Wire
+from bench.workers import TURNS
 
 ENDED_WITHIN_S: Final = 10.0
 PATIENCE_MS: Final = 30_000
@@ -103,7 +102,7 @@ class Actor:
     def __init__(self, server: Server, role: str, number: int = 0) -> None:
         self._role = role
         self._log = server.path.with_name(f"{server.path.stem}-{role}.log")
-        command = [sys.executable, "-m", "bench.actors", role, str(server.path), str(number)]
+        command = [sys.executable, "-m", "bench.workers", role, str(server.path), str(number)]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1
@@ -149,9 +148,9 @@ class _Killer:
     def __init__(self, server: Server, victims: Actor, rescuer: Actor) -> None:
         self._victims = victims
         self._rescuer = rescuer
-        self._raw = Raw(server)
-        self._raw.call("worker.register", worker_id="watcher")
-        self._raw.call("events.subscribe", types=["suspect", "claimed"])
+        self._wire = Wire(server)
+        self._wire.call("worker.register", worker_id="watcher")
+        self._wire.call("events.subscribe", types=["suspect", "claimed"])
 
     def run(self, kills: int, at_once: int) -> Iterator[tuple[float, float, float]]:
         """Exit, suspect and claim of each; seconds."""
@@ -175,7 +174,7 @@ class _Killer:
         """None where the rescuer, asking for more just then, was given the call before anybody was told of it."""
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
-        poll.register(self._raw.socket, select.POLLIN)
+        poll.register(self._wire.socket, select.POLLIN)
         exited = told = 0
         first = b""
         killed = time.monotonic_ns()
@@ -189,13 +188,13 @@ class _Killer:
                     exited = time.monotonic_ns()
                     poll.unregister(pidfd)
                 else:
-                    first = self._raw.reply()
+                    first = self._wire.reply()
                     told = time.monotonic_ns()
-                    poll.unregister(self._raw.socket)
+                    poll.unregister(self._wire.socket)
         claimed = self._claimed(session_id)
         if _event(first, session_id) == "claimed":
             return None
-        _event(self._raw.reply(), session_id)
+        _event(self._wire.reply(), session_id)
         return (exited - killed) / 1e9, (told - killed) / 1e9, (claimed - killed) / 1e9
 
     def _claimed(self, session_id: str) -> int:
@@ -207,7 +206,7 @@ class _Killer:
 
     def close(self) -> None:
         """Hang up."""
-        self._raw.close()
+        self._wire.close()
 
 
 def _event(line: bytes, session_id: str) -> str:
@@ -246,7 +245,7 @@ def play(rig: Rig, redis: Server, name: str, kills: int) -> Deaths:
     return Deaths(exits, suspects, claims, rate)
 
 
-def verdict(deaths: Mapping[str, Deaths]) -> Verdict:
+def failover_verdict(deaths: Mapping[str, Deaths]) -> Verdict:
     """The target, by the worse of the scenes that it is about."""
     p99 = {name: percentile(deaths[name].suspects_s, 0.99) * 1000 for name in JUDGED}
     note = "; ".join(
@@ -275,7 +274,7 @@ def deaths_json(deaths: Mapping[str, Deaths]) -> dict[str, dict[str, Any]]:
 
 def _figures(values_s: Sequence[float]) -> dict[str, Any]:
     def ms(value_s: float) -> float:
-        return float(f"{value_s * 1000:.4g}")
+        return short(value_s * 1000)
 
     return {
         "p50_ms": ms(percentile(values_s, 0.5)),

@@ -1,4 +1,4 @@
-"""What is compared: the same operations on the same sessions, by callstate and by what one would use instead."""
+"""What is compared: the same operations on the same sessions, by callstate and by its alternatives."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 
 import orjson
 
+from bench.clients import Client
 from bench.documents import CONTENT, DURATION_MS, ROLE
-from bench.drivers import Driver
 from bench.processes import Server
 from callstate_client import SessionState, connect
 from callstate_client.client import SidecarStore
@@ -27,7 +27,7 @@ SAVERS: Final = 32
 OPERATIONS: Final = ("heartbeat", "add_turn", "save", "load", "list_active")
 
 
-class Side(Protocol):
+class Subject(Protocol):
     """One way to keep the state of calls."""
 
     name: str
@@ -35,27 +35,18 @@ class Side(Protocol):
 
     def operations(self) -> Mapping[str, Operation]:
         """What it can do, by the names in OPERATIONS."""
-        ...
 
     async def keep(self, documents: Mapping[str, bytes]) -> None:
         """Have these sessions, exactly as they are here."""
-        ...
 
     async def restore(self, session_ids: Iterable[str]) -> None:
         """Give these sessions the length back that they had."""
-        ...
 
     async def turns(self, session_id: str) -> int | None:
         """How long this session's history is; None where that is no matter."""
-        ...
 
     async def settle(self) -> float:
         """Return when the store has everything; gives how long that took, seconds."""
-        ...
-
-    async def close(self) -> None:
-        """Give up the connections."""
-        ...
 
 
 async def connected(path: Path) -> SidecarStore:
@@ -128,7 +119,7 @@ class Sidecar:
         await asyncio.gather(*(save() for _ in range(SAVERS)))
 
     async def turns(self, session_id: str) -> int | None:
-        """What the daemon says."""
+        """As the daemon counts them."""
         return (await self._store.get(session_id, "none")).turn_count
 
     async def settle(self) -> float:
@@ -140,7 +131,7 @@ class Sidecar:
         return time.perf_counter() - began
 
     async def close(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
         await self._store.close()
 
 
@@ -150,24 +141,24 @@ class RedisStore:
     Written to lose nothing to us: documents stay dicts, SET and SADD share a round trip, orjson does the rest.
     """
 
-    def __init__(self, driver: Driver, server: Server) -> None:
-        self.name = f"{driver.name} RedisStore"
+    def __init__(self, client: Client, server: Server) -> None:
+        self.name = f"{client.name} RedisStore"
         self.server = server
-        self._driver = driver
-        self._prefix = f"{driver.name}:"
-        self._active = f"{driver.name}:active"
+        self._client = client
+        self._prefix = f"{client.name}:"
+        self._active = f"{client.name}:active"
         self._documents: dict[str, bytes] = {}
         self._states: dict[str, dict[str, Any]] = {}
 
     async def _load(self, session_id: str) -> dict[str, Any]:
-        raw = await self._driver.get(self._prefix + session_id)
+        raw = await self._client.get(self._prefix + session_id)
         document: dict[str, Any] = orjson.loads(raw)
         return document
 
     def _save(self, document: dict[str, Any]) -> Awaitable[object]:
         document["updated_at"] = datetime.now(UTC).isoformat()
         session_id = document["id"]
-        return self._driver.put(self._prefix + session_id, orjson.dumps(document), self._active, session_id)
+        return self._client.put(self._prefix + session_id, orjson.dumps(document), self._active, session_id)
 
     async def _heartbeat(self, session_id: str) -> None:
         await self._save(await self._load(session_id))
@@ -192,7 +183,7 @@ class RedisStore:
             return self._save(self._states[session_id])
 
         def list_active(_: str) -> Awaitable[object]:
-            return self._driver.members(self._active)
+            return self._client.members(self._active)
 
         return {
             "heartbeat": self._heartbeat, "add_turn": self._add_turn, "save": save, "save_built": save,
@@ -209,39 +200,35 @@ class RedisStore:
         """Write them as they were."""
         for session_id in session_ids:
             document = self._documents[session_id]
-            await self._driver.put(self._prefix + session_id, document, self._active, session_id)
+            await self._client.put(self._prefix + session_id, document, self._active, session_id)
 
     async def turns(self, session_id: str) -> int | None:
-        """Those of the document."""
+        """As many as the document has."""
         return len((await self._load(session_id))["history"])
 
     async def settle(self) -> float:
-        """Nothing waits."""
+        """Nothing is waiting to be written."""
         return 0.0
-
-    async def close(self) -> None:
-        """Give up the connections."""
-        await self._driver.close()
 
 
 class ByHand:
     """The best one can do by hand: a beat is one ZADD, a turn one RPUSH. It counts no metrics with them."""
 
-    def __init__(self, driver: Driver, server: Server) -> None:
-        self.name = f"{driver.name} by hand"
+    def __init__(self, client: Client, server: Server) -> None:
+        self.name = f"{client.name} by hand"
         self.server = server
-        self._driver = driver
+        self._client = client
 
     def operations(self) -> Mapping[str, Operation]:
         """The two that don't touch the document."""
 
         def heartbeat(session_id: str) -> Awaitable[object]:
-            return self._driver.beat("hand:beats", session_id)
+            return self._client.heartbeat("hand:beats", session_id)
 
         def add_turn(session_id: str) -> Awaitable[object]:
             at = datetime.now(UTC).isoformat()
             turn = {"role": ROLE, "content": CONTENT, "timestamp": at, "duration_ms": DURATION_MS}
-            return self._driver.push(f"hand:{session_id}:turns", orjson.dumps(turn))
+            return self._client.push(f"hand:{session_id}:turns", orjson.dumps(turn))
 
         return {"heartbeat": heartbeat, "add_turn": add_turn}
 
@@ -249,16 +236,12 @@ class ByHand:
         """Appending to a list costs the same whatever is in it."""
 
     async def restore(self, session_ids: Iterable[str]) -> None:
-        """Same."""
+        """Same as keep()."""
 
     async def turns(self, session_id: str) -> int | None:
         """Appending costs the same whatever is there."""
         return None
 
     async def settle(self) -> float:
-        """Nothing waits."""
+        """Nothing is waiting to be written."""
         return 0.0
-
-    async def close(self) -> None:
-        """Give up the connections."""
-        await self._driver.close()
