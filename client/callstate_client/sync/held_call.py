@@ -15,10 +15,10 @@ import logging
 import os
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, TypeVar, Unpack
+from typing import Any, TypeVar, Unpack
 
 from callstate_client.calls.heartbeat_thread import HeartbeatThread
-from callstate_client.calls.hold_rules import EndOn, end_classes, end_reason, ended_by
+from callstate_client.calls.hold_rules import COMPLETED, EndOn, end_classes, reason_to_end
 from callstate_client.calls.outbox.local_changes import (
     Change,
     HeadPatched,
@@ -46,9 +46,6 @@ from callstate_client.sync.session_api import SessionApi
 from callstate_client.uncopied import Uncopied
 
 _log = logging.getLogger("callstate")
-
-COMPLETED: Final = "completed"
-"""Why a call ended whose block was left without an exception."""
 
 ResultT = TypeVar("ResultT")
 
@@ -284,11 +281,10 @@ class HeldCall(Uncopied):
         self._on_release(self)
 
     def leave(self, error: BaseException | None) -> None:
-        """Leave the call's block: without an exception the call ends, also with one in `end_on` or a group that
-        contains such a one; any other releases it.
+        """End or release the call, as its block is left; see `reason_to_end`.
 
         Args:
-            error: the exception that leaves the block.
+            error: the exception that leaves the block; None for none.
 
         Raises:
             CallstateError: why the end was not acknowledged, unless the block raised an exception itself.
@@ -306,10 +302,10 @@ class HeldCall(Uncopied):
                 self._set_released()
 
     def _end_or_release(self, error: BaseException | None) -> None:
-        cause = None if error is None else ended_by(error, self._end_on)
-        if error is not None and cause is None:
+        reason = reason_to_end(error, self._end_on)
+        if reason is None:
             self.release()
         elif self.lost is not None and not self.ended:
             raise self.lost
         elif not (self.ended or self.released):
-            self.end(COMPLETED if cause is None else end_reason(cause))
+            self.end(reason)
