@@ -17,8 +17,8 @@ from callstate_client.errors import (
     ConnectionLostError,
     StoreClosedError,
 )
-from callstate_client.protocol import validation
 from callstate_client.protocol.events import Cursor
+from callstate_client.requests import validation
 from callstate_client.transport import fork_safety
 from callstate_client.transport.backoff import CLOSE_TIMEOUT_S, TIMEOUT_S
 from callstate_client.transport.connection import Connection

@@ -19,9 +19,9 @@ from callstate_client import protocol, requests
 from callstate_client.errors import ConflictError, StoreClosedError
 from callstate_client.model.state import SessionState
 from callstate_client.protocol.events import Cursor, Event
-from callstate_client.protocol.patches import Beside, Changes, split_changes
 from callstate_client.protocol.results import DrainResult
 from callstate_client.requests import Page, PreparedRequest
+from callstate_client.requests.patches import Beside, Changes, split_changes
 from callstate_client.store import Record
 from callstate_client.uncopied import Uncopied
 

@@ -44,8 +44,8 @@ from callstate_client.model.history import Turn
 from callstate_client.model.state import SessionState, encode_members
 from callstate_client.model.times import now
 from callstate_client.model.wellformed import as_text, cleaned, turn_values
-from callstate_client.protocol import validation
-from callstate_client.protocol.patches import (
+from callstate_client.requests import PreparedRequest, validation
+from callstate_client.requests.patches import (
     Beside,
     Changes,
     find_last_turn,
@@ -53,7 +53,6 @@ from callstate_client.protocol.patches import (
     split_changes,
     turn_patch,
 )
-from callstate_client.requests import PreparedRequest
 from callstate_client.session_api import SessionApi
 from callstate_client.uncopied import Uncopied
 

@@ -19,8 +19,7 @@ from typing import Final, TypeVar
 from callstate_client.calls.heartbeat_thread import LEAVE_S
 from callstate_client.calls.hold_rules import BeatMode, EndOn
 from callstate_client.model.state import SessionState
-from callstate_client.protocol import validation
-from callstate_client.requests import PreparedRequest
+from callstate_client.requests import PreparedRequest, validation
 from callstate_client.store import Record
 from callstate_client.sync.held_call import HeldCall
 from callstate_client.sync.hold import HeldCalls, Hold

@@ -40,7 +40,7 @@ from callstate_client.model.state import SessionState
 from callstate_client.model.times import now
 from callstate_client.model.turn import Turn
 from callstate_client.model.wellformed import cleaned, turn_values
-from callstate_client.protocol.patches import Changes, find_last_turn, split_changes, turn_patch
+from callstate_client.requests.patches import Changes, find_last_turn, split_changes, turn_patch
 from callstate_client.store import Record
 from callstate_client.sync.session_api import SessionApi
 from callstate_client.uncopied import Uncopied

@@ -12,9 +12,9 @@ from typing import Any, Unpack
 from callstate_client import protocol, requests
 from callstate_client.errors import ConflictError, StoreClosedError
 from callstate_client.model.state import SessionState
-from callstate_client.protocol.patches import Beside, Changes, split_changes
 from callstate_client.protocol.results import DrainResult
 from callstate_client.requests import Page, PreparedRequest
+from callstate_client.requests.patches import Beside, Changes, split_changes
 from callstate_client.store import Record
 from callstate_client.sync.requester import Requester
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from callstate_client.model.state import Role, SessionState
 from callstate_client.model.turn import Turn
-from callstate_client.protocol.patches import patch_state, patched_turn, replace_head
+from callstate_client.requests.patches import patch_state, patched_turn, replace_head
 
 __all__ = ["Change", "HeadPatched", "Interrupted", "Patched", "Replaced", "Switched", "TurnAdded", "TurnAmended"]
 

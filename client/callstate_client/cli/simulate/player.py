@@ -28,7 +28,7 @@ from callstate_client.cli.simulate.scenario import (
 from callstate_client.cli.simulate.tally import Latencies, Tally
 from callstate_client.errors import CallstateError, ConflictError, SessionEndedError
 from callstate_client.model.state import Role, SessionState, Status
-from callstate_client.protocol.patches import Changes
+from callstate_client.requests.patches import Changes
 
 T = TypeVar("T")
 

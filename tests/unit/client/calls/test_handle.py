@@ -263,7 +263,7 @@ async def test_what_may_mend_itself_is_tried_again_and_happens_once(store: Flaky
 
 
 async def test_a_bad_turn_does_not_take_others_with_it(store: FlakyStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("callstate_client.protocol.validation.SURELY_A_WORD", 1000)  # less strict than its daemon
+    monkeypatch.setattr("callstate_client.requests.validation.SURELY_A_WORD", 1000)  # less strict than its daemon
     async with store.hold(SessionState("c1")) as call:
         good, bad, also_good = (call.add_turn(role, "x") for role in ("user", "r" * 65, "agent"))
         await good

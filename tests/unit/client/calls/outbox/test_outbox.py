@@ -227,9 +227,9 @@ async def test_what_was_refused_is_not_in_the_state_and_the_call_goes_on(
     store: FlakyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "callstate_client.protocol.validation.SURELY_A_WORD", 1000
+        "callstate_client.requests.validation.SURELY_A_WORD", 1000
     )  # a client that is less strict than its
-    monkeypatch.setattr("callstate_client.protocol.patches._WORDS", frozenset())  # daemon
+    monkeypatch.setattr("callstate_client.requests.patches._WORDS", frozenset())  # daemon
     state = SessionState("c1", history=[Turn("agent", "hello")], metrics=SessionMetrics(turn_count=1))
     async with store.hold(state) as call:
         call.add_turn("user", "before", 100)

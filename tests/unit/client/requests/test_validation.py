@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from callstate_client.errors import DocumentError, InvalidParamsError
-from callstate_client.protocol.validation import (
+from callstate_client.requests.validation import (
     FREE_DEPTH,
     check_free,
     check_session_id,

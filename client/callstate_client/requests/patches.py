@@ -14,7 +14,7 @@ from callstate_client.model.merge import merge_patch
 from callstate_client.model.state import SessionMetrics, SessionState, encode_members
 from callstate_client.model.times import format_time
 from callstate_client.model.wellformed import as_text, cleaned, whole_ms
-from callstate_client.protocol import validation
+from callstate_client.requests import validation
 
 UNPATCHABLE: Final = frozenset({"id", "history", "updated_at"})
 """The id is the session's name, turns have verbs of their own, and `updated_at` is the store's to set."""

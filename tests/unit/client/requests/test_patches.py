@@ -18,7 +18,7 @@ from callstate_client import (
     Turn,
     protocol,
 )
-from callstate_client.protocol.patches import split_changes
+from callstate_client.requests.patches import split_changes
 from support.flaky import FlakyStore
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
