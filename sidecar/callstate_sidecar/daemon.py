@@ -1,4 +1,9 @@
-"""The composition root: builds all parts, runs them, and knows the order of start and stop."""
+"""The composition root: builds the parts of the daemon, runs them, and knows the order of start and stop.
+
+Start: the state directory and its lock, the socket, the journal, the tasks around the store; then the journal is
+replayed, and clients are served. Stop: accept no more, answer what is in flight, flush to the store until a
+deadline, write a checkpoint, close. What could not be flushed is in the journal, and the next start flushes it.
+"""
 
 from __future__ import annotations
 
@@ -55,25 +60,23 @@ log = logging.getLogger(__name__)
 
 REPLAY_NOTICE_RECORDS: Final = 20_000
 REPLAY_NOTICE_S: Final = 30.0
-"""A replay tells systemd after so many records, some tenths of a second, to be patient for so long again."""
+"""After so many records, some tenths of a second, a replay asks systemd for so much more time."""
 
 DRAIN_S: Final = 2.0
-"""How long a stop waits for answers under way before it flushes."""
-
+"""How long a stop waits for requests in flight before it flushes, seconds."""
 
 GC_THRESHOLDS: Final = (500, 4, 1_000_000)
-"""Only young objects are looked at, and few at a time: where memory is as large as that of 100,000 sessions, 500 of
-them and what they refer to take about a millisecond. A full collection takes 30, and nothing here forms cycles that
-live long."""
+"""Collect only young objects, and few at a time: with 100,000 sessions in memory, 500 objects and what they refer
+to take about a millisecond. A full collection takes 30, and nothing here forms cycles that live long."""
 
 
 class Daemon:
     """One callstated.
 
     Args:
-        config: all of it.
-        environ: the process's environment.
-        reload: gives the configuration anew, for SIGHUP.
+        config: of the daemon.
+        environ: the environment of the process.
+        reload: reads the configuration again, for SIGHUP.
     """
 
     def __init__(self, config: Config, environ: MutableMapping[str, str], reload: Callable[[], Config]) -> None:
@@ -88,10 +91,10 @@ class Daemon:
         self._exit = Exit.OK
         self._replayed = 0
 
-    # -- the whole life -------------------------------------------------------------------------------------
+    # -- start ----------------------------------------------------------------------------------------------
 
     async def run(self) -> Exit:
-        """Start, serve until told to stop, stop.
+        """Start, serve until a signal or a fatal error, stop.
 
         Raises:
             AlreadyRunningError, JournalError, ConfigError, OSError: it can't start.
@@ -103,8 +106,8 @@ class Daemon:
             listener, sockets = self._listen()
             try:
                 await self._serve(state.path, sockets)
-            except StoppedError as asked:
-                log.info("%s: stopped before it served", asked)
+            except StoppedError as signal:
+                log.info("%s: stopped before it served", signal)
             finally:
                 if listener is not None:
                     listener.close()
@@ -113,7 +116,7 @@ class Daemon:
         return self._exit
 
     def _listen(self) -> tuple[Listener | None, list[Any]]:
-        """The sockets to serve; those of systemd are its to tidy up."""
+        """The sockets to serve. Those that systemd passed are not ours to remove."""
         try:
             passed = [sock for named in systemd.listen_fds(self._environ).values() for sock in named]
         except ValueError as error:
@@ -126,61 +129,10 @@ class Daemon:
         return listener, [listener.socket]
 
     async def _serve(self, state_dir: Path, sockets: list[Any]) -> None:
-        config = self._config
-        self._backend = _backend(config, state_dir, self._host_id, self._environ)
-        files = Files()
-        self._journal = Journal(
-            state_dir / JOURNAL_NAME,
-            checkpoint_min_bytes=config.journal.checkpoint_min_bytes,
-            files=files,
-            host_id=self._host_id,
-        )
-        engine, ctx, table = self._engine, self._engine.ctx, self._engine.table
-        durability = config.journal.durability
-        gate = SyncGate(lambda: self._journal.unsynced, self._sync, self._sync_failed)
-        server = self._server = Server(
-            engine,
-            None if durability == "memory" else self._journal,
-            self._metrics,
-            config.limits,
-            gate if durability == "power" else None,
-        )
-        commit = server.group.commit
-        self._checkpointer = Checkpointer(self._journal, files, table.snapshot, commit)
-        self._maintenance = Maintenance(
-            self._journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed, self._metrics
-        )
-        self._read_through = ReadThrough(ctx, self._backend, self._host_id)
-        self._write_behind = WriteBehind(
-            table,
-            self._backend,
-            self._clock,
-            config.store,
-            self._metrics,
-            self._host_id,
-            engine.events,
-            commit,
-            Reconciler(ctx, self._host_id),
-        )
-        self._reaper = Reaper(engine, self._clock, self._metrics, config.reaper.tick_s, commit)
-        boot_id = host.boot_id()
-        self._peers = Peers(boot_id)
-        engine.attach(
-            DaemonHost(
-                identity=host.HostIdentity(self._host_id, boot_id, host.own_version()),
-                config=config,
-                clock=self._clock,
-                metrics=self._metrics,
-                engine=engine,
-                backend=self._backend,
-                journal=self._journal,
-                peers=self._peers,
-                server=server,
-                read_through=self._read_through,
-                write_behind=self._write_behind,
-                reaper=self._reaper,
-            )
-        )
+        self._backend = _backend(self._config, state_dir, self._host_id, self._environ)
+        self._build_journal(state_dir)
+        self._build_store_tasks()
+        self._attach_host()
         self._restore()
         try:
             await self._run_until_stopped(sockets)
@@ -188,8 +140,65 @@ class Daemon:
             # also where the stop itself failed: once the lock is given up, no thread of ours may touch the journal
             await self._maintenance.stop()
 
+    def _build_journal(self, state_dir: Path) -> None:
+        """The journal, the server that commits to it, and what keeps it synced and short."""
+        config, files = self._config, Files()
+        journal = self._journal = Journal(
+            state_dir / JOURNAL_NAME,
+            checkpoint_min_bytes=config.journal.checkpoint_min_bytes,
+            files=files,
+            host_id=self._host_id,
+        )
+        durability = config.journal.durability
+        gate = SyncGate(lambda: journal.unsynced, self._sync, self._sync_failed) if durability == "power" else None
+        logged = None if durability == "memory" else journal
+        self._server = Server(self._engine, logged, self._metrics, config.limits, gate)
+        self._checkpointer = Checkpointer(journal, files, self._engine.table.snapshot, self._server.group.commit)
+        self._maintenance = Maintenance(
+            journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed, self._metrics
+        )
+
+    def _build_store_tasks(self) -> None:
+        """What reads from the store, writes to it, and ends the sessions of dead calls."""
+        config, engine = self._config, self._engine
+        commit = self._server.group.commit
+        self._read_through = ReadThrough(engine.ctx, self._backend, self._host_id)
+        self._write_behind = WriteBehind(
+            engine.table,
+            self._backend,
+            self._clock,
+            config.store,
+            self._metrics,
+            self._host_id,
+            engine.events,
+            commit,
+            Reconciler(engine.ctx, self._host_id),
+        )
+        self._reaper = Reaper(engine, self._clock, self._metrics, config.reaper.tick_s, commit)
+
+    def _attach_host(self) -> None:
+        """Make all of this known to the engine."""
+        boot_id = host.boot_id()
+        self._peers = Peers(boot_id)
+        self._engine.attach(
+            DaemonHost(
+                identity=host.HostIdentity(self._host_id, boot_id, host.own_version()),
+                config=self._config,
+                clock=self._clock,
+                metrics=self._metrics,
+                engine=self._engine,
+                backend=self._backend,
+                journal=self._journal,
+                peers=self._peers,
+                server=self._server,
+                read_through=self._read_through,
+                write_behind=self._write_behind,
+                reaper=self._reaper,
+            )
+        )
+
     async def _run_until_stopped(self, sockets: list[Any]) -> None:
-        """Serve, and stop when told to."""
+        """Serve until told to stop, and stop."""
         self._write_behind.start()
         self._reaper.start()
         self._maintenance.start()
@@ -208,8 +217,8 @@ class Daemon:
         await cancel_and_wait(watchdog)
 
     def _restore(self) -> None:
-        """What the journal knows becomes hot; then a new segment begins, with all of it."""
-        gc.disable()  # nothing of what is made here is garbage
+        """Replay the journal into the engine, and begin a new segment of it."""
+        gc.disable()  # nothing that is made here is garbage
         replayed = self._journal.replay(self._replay_record)
         self._engine.restore(self._peers.find)
         self._journal.start()
@@ -217,7 +226,7 @@ class Daemon:
             self._journal.discard_replayed()
         if replayed:
             log.info("%d journal records replayed", replayed)
-        gc.freeze()  # what is restored lives long: no collection need ever look at it again
+        gc.freeze()  # restored sessions live long: no collection ever needs to look at them
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
 
@@ -232,13 +241,13 @@ class Daemon:
         limits = self._server.limits
         return Connection(self._server, limits.line_bytes, limits.pending_reply_bytes)
 
-    # -- chores ---------------------------------------------------------------------------------------------
+    # -- while it runs ------------------------------------------------------------------------------------------
 
     async def _sync(self) -> None:
         await self._maintenance.sync()
 
     def _sync_failed(self, error: Exception) -> None:
-        """What the kernel could not write it may have dropped: a second try would say nothing."""
+        """Stop: the kernel may have dropped what it could not write, so that a second sync would prove nothing."""
         log.critical(
             "the journal can't be synced: %s; stopping, for nobody knows what is on disk. "
             "Look at the disk, then run: callstated journal verify %s",
@@ -254,7 +263,7 @@ class Daemon:
             await asyncio.sleep(interval_s)
 
     def _reload(self) -> None:
-        """SIGHUP: take over what may change while running: limits, time-outs, the log's level."""
+        """SIGHUP: put in force what may change while running: limits, the default timeout, logging."""
         self._manager.reloading()
         try:
             config = self._reload_config()
@@ -267,10 +276,10 @@ class Daemon:
             log.info("reloaded: limits, reaper.heartbeat_timeout_s, log; the rest needs a restart")
         self._manager.ready()
 
-    # -- the stop -------------------------------------------------------------------------------------------
+    # -- stop -----------------------------------------------------------------------------------------------
 
     async def _shut_down(self, servers: list[asyncio.AbstractServer]) -> None:
-        """Accept no more, answer what is under way, flush, put a snapshot down, close."""
+        """Accept no more, answer what is in flight, flush, write a checkpoint, close."""
         self._manager.stopping()
         server = self._server
         for listening in servers:
@@ -295,7 +304,8 @@ class Daemon:
         log.info("stopped, %d sessions in the journal", len(self._engine.table.sessions))
 
     def _checkpoint_at_stop(self) -> None:
-        """Leave a snapshot for a quick start; where that fails, the log says the same at more length."""
+        """Write a checkpoint for a quick start. Where that fails, the log has the same, and a start takes
+        longer."""
         try:
             self._checkpointer.run_now()
         except Exception as error:
@@ -304,10 +314,10 @@ class Daemon:
 
 
 def _backend(config: Config, state_dir: Path, host_id: str, environ: Mapping[str, str]) -> Backend:
-    """The store that the configuration names. Nothing of redis is imported unless it is Redis."""
+    """The store that the configuration names; redis is imported only for Redis."""
     store = config.store
     check_store_files(config)
-    # what the journal may let go of is as safe in the store as it was in the journal
+    # the journal drops what the store has, so the store has to be as durable as the journal
     synced = config.journal.durability == "power"
     if store.url.startswith("sqlite:"):
         from callstate_sidecar.stores.sqlite import SqliteBackend  # noqa: PLC0415

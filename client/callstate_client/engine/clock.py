@@ -1,4 +1,5 @@
-"""What the engine asks of a clock. It has none of its own: the daemon's runs, a MemoryStore's is moved by tests."""
+"""The clock that a front gives the engine, which has none of its own: the daemon's runs, tests move a
+MemoryStore's."""
 
 from __future__ import annotations
 
@@ -6,19 +7,20 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Wall time for what is written down, monotonic time for intervals, and the time that deadlines go by."""
+    """Wall time for what is stored, monotonic time for intervals, and the time that deadlines go by."""
 
     stalled_s: float
-    """Seconds for which the process was stopped, stalled or asleep: what `live()` leaves out."""
+    """Seconds for which the process was stopped, stalled or suspended: `live()` leaves them out."""
 
     def wall_us(self) -> int:
         """Microseconds since 1970."""
         ...
 
     def mono(self) -> float:
-        """Seconds, steady."""
+        """Seconds, monotonic."""
         ...
 
     def live(self) -> float:
-        """Seconds, steady, standing still while the process does: nobody is blamed for silence that was ours."""
+        """Seconds, monotonic, but standing still while the process does: silence then is nobody's fault. May step
+        back once, by the length of a stall, when that is noticed."""
         ...

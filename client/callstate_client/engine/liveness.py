@@ -1,6 +1,6 @@
-"""Which sessions are alive, which may be dead, which have ended: deadlines, and the transitions as data.
+"""The phases of hot sessions (live, suspect, ended) and their deadlines; the transitions as data.
 
-Pure: `now` is passed in, seconds of a clock that stands still while the daemon does (see reaper.py).
+Pure: `now` is passed in, seconds of the clock's `live()`, which stands still while the daemon does.
 
     phase     what may be in it                                   what is done when its span runs out
     LIVE      a session that has not ended, with an owner,        suspected
@@ -9,8 +9,10 @@ Pure: `now` is passed in, seconds of a clock that stands still while the daemon 
               owner's process has exited
     ENDED     one that has ended, still hot                       evicted, once the store has it
 
-A queue holds the sessions of one phase and one span in the order of their last evidence, so a beat moves one
-session to the end and a tick looks at the front only: it costs what expires, not what lives.
+Sessions of one phase and one span are in one queue, in the order of their last evidence. So a heartbeat moves one
+session to the end of its queue, and a tick looks at the fronts only: its cost is in what expires, not in what
+lives. There are few spans: the default timeout, and those that sessions were given. Limits of a call's duration,
+which no heartbeat moves, are in a heap.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from callstate_client.engine.table.labelled import Labelled
 
 
 class Phase(Enum):
-    """Where a session stands."""
+    """The phase of a session."""
 
     LIVE = "live"
     SUSPECT = "suspect"
@@ -37,19 +39,19 @@ class Evidence(Enum):
     """What is learned of a session."""
 
     LIFE = "life"
-    """A beat or a mutation of somebody whose word counts."""
+    """A heartbeat or a mutation that counts as a sign of life."""
     SILENCE = "silence"
     """Nothing for the span of its phase."""
     OVERTIME = "overtime"
     """Its maximal duration is reached."""
     EXIT = "process_exited"
-    """Its owner's process runs no more."""
+    """The process of its owner has exited."""
     OWNER = "owner"
-    """Somebody claimed it; or its owner released it, or left it and may live: an orphan."""
+    """It was claimed; or it is an orphan, released by its owner or left by one that may live."""
     END = "end"
-    """Somebody ended it."""
+    """It was ended."""
     REVIVAL = "revival"
-    """Somebody gave it another status again, or claimed what was reaped."""
+    """It was given another status again, or was claimed after it had been reaped."""
 
 
 TRANSITIONS: Final[Mapping[tuple[Phase, Evidence], Phase | None]] = {
@@ -64,10 +66,10 @@ TRANSITIONS: Final[Mapping[tuple[Phase, Evidence], Phase | None]] = {
     (Phase.SUSPECT, Evidence.SILENCE): Phase.ENDED,
     (Phase.SUSPECT, Evidence.OVERTIME): Phase.ENDED,
     (Phase.SUSPECT, Evidence.END): Phase.ENDED,
-    (Phase.ENDED, Evidence.LIFE): Phase.ENDED,  # a late turn; a late beat was refused before
+    (Phase.ENDED, Evidence.LIFE): Phase.ENDED,  # a late turn; a late heartbeat is refused
     (Phase.ENDED, Evidence.END): Phase.ENDED,
     (Phase.ENDED, Evidence.REVIVAL): Phase.LIVE,
-    (Phase.ENDED, Evidence.SILENCE): None,  # evicted: kept by the store alone
+    (Phase.ENDED, Evidence.SILENCE): None,  # evicted: only the store has it
 }
 """(phase, evidence) to the next phase; None leaves the hot map. What is not listed can't happen."""
 
@@ -96,7 +98,7 @@ class Liveness:
         self.timeout_s = timeout_s
         self._suspects = _Queue(Phase.SUSPECT, grace_s)
         self._labelled = Labelled()
-        """The suspects once more, by their labels."""
+        """The suspects, indexed by their labels."""
         self._ended = _Queue(Phase.ENDED, retention_s)
         self._live: dict[float, _Queue] = {}
         self._of: dict[str, _Queue] = {}
@@ -107,17 +109,17 @@ class Liveness:
         return len(self._of)
 
     def phase(self, session_id: str) -> Phase | None:
-        """Where it stands; None where it is not watched."""
+        """The phase of a session; None: it is not watched."""
         queue = self._of.get(session_id)
         return queue.phase if queue else None
 
     @property
     def suspects(self) -> Collection[str]:
-        """The sessions that are suspected, longest first."""
+        """The suspects, the one suspected for longest first."""
         return self._suspects.order.keys()
 
     def suspects_having(self, labels: Mapping[str, str]) -> Iterator[str]:
-        """Those of them with all of these labels, longest first."""
+        """The suspects with all of these labels, in the same order."""
         return self._labelled.having(labels)
 
     def relabel(self, session_id: str, labels: Mapping[str, str]) -> None:
@@ -137,7 +139,11 @@ class Liveness:
         self._put(session_id, self._ended, now)
 
     def beat(self, session_id: str, now: float, timeout_s: float | None = None) -> Phase | None:
-        """Life, the most frequent evidence. Gives the phase it was in until now; None: it is not watched."""
+        """A sign of life, the most frequent evidence.
+
+        Returns:
+            the phase it was in until now; None: it is not watched.
+        """
         queue = self._of.get(session_id)
         if queue is None:
             return None
@@ -180,7 +186,7 @@ class Liveness:
         return after
 
     def forget(self, session_id: str) -> None:
-        """It is not hot any more."""
+        """Watch a session no more: it is not hot."""
         self._limit_of.pop(session_id, None)
         queue = self._of.pop(session_id, None)
         if queue is not None:
@@ -190,7 +196,7 @@ class Liveness:
                 self._live.pop(queue.span_s, None)
 
     def retime(self, session_id: str, timeout_s: float | None) -> None:
-        """Give a session that is live another timeout, which counts from its last evidence."""
+        """Give a live session another timeout, counted from its last evidence."""
         before = self._of.get(session_id)
         if before is None or before.phase is not Phase.LIVE:
             return
@@ -200,7 +206,7 @@ class Liveness:
         since, order = before.order[session_id], after.order
         later = [*takewhile(lambda other: order[other] > since, reversed(order))]
         self._put(session_id, after, since)
-        for other in reversed(later):  # few: who is given a timeout has most often just been heard of
+        for other in reversed(later):  # few: a session that is given a timeout has mostly just shown a sign of life
             order.move_to_end(other)
 
     def deadline(self, session_id: str) -> float:
@@ -209,7 +215,7 @@ class Liveness:
         return queue.order[session_id] + queue.span_s
 
     def step_back(self, now: float) -> None:
-        """The clock has stepped back to this, a stall having been noticed: what was learned since is of now."""
+        """The clock has stepped back to this time, after a stall: evidence dated later is dated now."""
         for queue in (*self._live.values(), self._suspects, self._ended):
             order = queue.order
             late = list(takewhile(lambda session_id, order=order: order[session_id] > now, reversed(order)))  # type: ignore[misc]
@@ -221,7 +227,7 @@ class Liveness:
         return self._limit_of.keys()
 
     def limit(self, session_id: str, deadline: float | None) -> None:
-        """Let it live no longer than this, or, with None, as long as it beats."""
+        """Let a session live no longer than this, or, with None, as long as there are heartbeats."""
         if deadline is None:
             self._limit_of.pop(session_id, None)
         elif self._limit_of.get(session_id) != deadline:

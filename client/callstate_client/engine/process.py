@@ -1,4 +1,4 @@
-"""Which process is meant: pids are recycled, so a pid alone says too little."""
+"""The identity of a process. Pids are recycled, so a pid alone does not tell one process from another."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from enum import Enum
 
 
 class Gone(Enum):
-    """What a search for a process gives that runs no more."""
+    """The result of a search for a process that has exited."""
 
     GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process of this host, told from others that had or will have its pid.
+    """A process of this host, distinguished from others that had its pid before or will have it later.
 
     Args:
-        pid: as the daemon's PID namespace sees it, from 1; 0: it does not see it, and the inode says which it is.
-        start_ticks: when it started, clock ticks after boot (proc_pid_stat(5), field 22); 0: unknown, since /proc
-            may hide the processes of other users (ProtectProc=invisible, hidepid=).
+        pid: in the daemon's PID namespace, from 1; 0: it is not visible there, and the inode identifies it.
+        start_ticks: when it started, clock ticks after boot (proc_pid_stat(5), field 22); 0: unknown, as where
+            /proc hides the processes of other users (ProtectProc=invisible, hidepid=).
         boot_id: the boot that the ticks and the inode belong to; "": unknown.
-        pidfs_inode: what its pidfds have for an inode number, unique for the whole boot since Linux 6.9; needs no
+        pidfs_inode: the inode number of its pidfds, unique during a boot since Linux 6.9, and readable without
             /proc; 0: unknown.
     """
 
@@ -32,11 +32,11 @@ class Process:
 
     @property
     def key(self) -> int:
-        """The same for one process at a time: its pid, or below 0 its inode where it has none here."""
+        """Unique among running processes: the pid, or the negative inode where the pid is not visible."""
         return self.pid or -self.pidfs_inode
 
     def is_same(self, other: Process) -> bool | None:
-        """Whether both are one process; None: nothing speaks against it, but nothing proves it."""
+        """Whether both are the same process; None: they may be, but nothing proves it."""
         if self.pid != other.pid:
             return False
         booted = bool(self.boot_id and other.boot_id)

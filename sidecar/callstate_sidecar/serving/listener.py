@@ -1,4 +1,4 @@
-"""The socket we listen on: systemd's, or our own, made so that nobody's live socket is ever taken away."""
+"""The listening socket, where systemd passed none: made so that it never replaces one that a daemon listens on."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from callstate_sidecar.system.files import naming
 from callstate_sidecar.system.state_dir import AlreadyRunningError
 
 BACKLOG = 512
-"""Connections that may wait to be accepted: all workers of a host at once, after a restart."""
+"""Connections that may wait to be accepted: after a restart, all workers of a host connect at once."""
 
 
 class Listener:
-    """A listening Unix socket, and what has to be tidied up behind it.
+    """A listening Unix socket, and its file, which `close` removes.
 
-    A path can be bound only when it does not exist, and a socket file outlives its daemon. So: under a lock
-    beside the socket, see whether somebody answers there, and only then replace the file.
+    A path can be bound only while it does not exist, and a socket file outlives its daemon. So, under a lock beside
+    the socket: see whether anybody accepts connections there, and replace the file only if not.
 
     Args:
         path: where to listen.
 
     Raises:
-        AlreadyRunningError: somebody listens there.
-        ConfigError: something that is no socket is in its place.
+        AlreadyRunningError: another process listens there.
+        ConfigError: the path exists and is not a socket.
         OSError: the socket can't be made; names the path.
     """
 
@@ -50,7 +50,7 @@ class Listener:
 
     @staticmethod
     def _check_private(directory: Path) -> None:
-        """In /tmp, anybody could have made our directory first."""
+        """In /tmp, anybody could have created our directory first."""
         if directory.parent == Path("/tmp") and directory.name == f"callstate-{os.getuid()}":  # noqa: S108
             found = directory.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
@@ -64,13 +64,13 @@ class Listener:
                 try:
                     probe.connect(str(path))
                 except (ConnectionRefusedError, FileNotFoundError):
-                    path.unlink(missing_ok=True)  # nobody listens there any more
+                    path.unlink(missing_ok=True)  # left behind: nobody listens there
                 else:
                     raise AlreadyRunningError(f"somebody listens on {path}")
         elif os.path.lexists(path):
             raise ConfigError(f"server.socket: {path} is there and no socket: move it away, or name another path")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)  # 0600 from the start: no moment at which others could connect
+        before = os.umask(0o177)  # 0600 from the start: at no moment could others connect
         try:
             listening.bind(str(path))
         except BaseException:
@@ -83,6 +83,6 @@ class Listener:
         return listening
 
     def close(self) -> None:
-        """Remove the socket's file. The lock's stays: whoever waits for it must wait for the same one."""
+        """Remove the socket file. The lock file stays: all that wait for the lock must wait for the same file."""
         self.path.unlink(missing_ok=True)
         os.close(self._lock_fd)

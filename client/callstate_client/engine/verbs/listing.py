@@ -1,8 +1,8 @@
 """The verbs that list: what is hot on this host, and with `scope: "all"` what the store has of all hosts as well.
 
-A listing of all goes over what is hot here first, in the order in which it became hot, and then over what the store
-has, in the store's own order; what is hot here is told as it is here. A cursor says how far either has come, so a
-session that is there all the time is listed however long one takes over the pages.
+A listing of all goes over what is hot here first, in the order in which it became hot, and then over what the
+store has, in the store's own order; a session that is hot here is shown as it is here. A cursor names a place in
+both, so a session that exists all the time is listed, however long the client takes over the pages.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from callstate_client.protocol.params import (
 )
 
 DEFAULT_LIMIT: Final = 1000
-"""Ids a page, where the request does not say."""
+"""Ids per page, where the request gives no limit."""
 
 HEADS_A_PAGE: Final = 300
-"""Sessions without their histories a page at the most: two or three milliseconds, and some 200 kB."""
+"""Sessions (without their histories) per page at the most: two or three milliseconds, and some 200 kB."""
 
 LOOKS_A_PAGE: Final = 3000
-"""Hot sessions looked at for one page of a listing, a millisecond or two: of those that are not wanted there may be
-many. Whoever wants more follows the cursor."""
+"""Hot sessions looked at for one page, a millisecond or two, as many may not match. A page may so have fewer
+sessions than its limit; the cursor goes on."""
 
 READS_A_PAGE: Final = 50
-"""Reads of the store for one page: where hardly any session is wanted, whoever asks is told from time to time."""
+"""Reads of the store for one page: where hardly any session matches, the client still gets a page now and then."""
 
 SESSIONS_A_READ: Final = 50
-"""Sessions asked of the store at a time: to decode them takes the loop a millisecond or two."""
+"""Sessions per read of the store: decoding them takes the loop a millisecond or two."""
 
 _CURSOR: Final = re.compile(r"([0-9]{1,19})(?::([0-9]{0,20}):(.*))?")
 """A place as text."""

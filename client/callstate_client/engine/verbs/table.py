@@ -1,4 +1,4 @@
-"""The verb table: what each method of the wire protocol takes, and what answers it. No I/O in here."""
+"""The verb table: for each method of the wire protocol, the type of its params and the function that answers it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NO_PARAMS: Final = b"{}"
 
 
 class PlainSaveParams(p.SaveParams):
-    """A save of a usual session, decoded as far as it goes in the same pass."""
+    """A save of a usual session, decoded in the same pass as the envelope."""
 
     session: PlainHead  # type: ignore[assignment]  # what `read_head` takes besides bytes
 
@@ -43,7 +43,7 @@ class Verb(NamedTuple):
     decode: Callable[[bytes | Raw], Any]
     run: Callable[[Context, Caller, Any], bytes | Deferred]
     usual: type[p.Params]
-    """What its params are in nearly every request, decoded together with the envelope."""
+    """The type of its params in nearly every request, decoded together with the envelope."""
 
     def params(self, raw: Raw | UnsetType) -> Any:
         """The request's params, typed.
