@@ -1,7 +1,7 @@
 """A line as a request, and results and errors as reply lines: JSON-RPC 2.0, without any I/O.
 
-What is accepted here can be written again, so a line that is not UTF-8, is nested too deep or holds a number out of
-range is refused, with the id of the request where one can be read.
+A line that is not UTF-8, not JSON or no request is refused, with the request's id where that can be read, else with
+`null`. What params hold is checked in the same pass where they are typed, and by the verb where they are passed on.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class Sessions:
         if len(line) > protocol.LINE_BYTES:
             raise TooLargeError(f"the line passes limits.line_bytes ({protocol.LINE_BYTES})")
         try:
-            request = read_request(line)
+            request = read_request(line.removesuffix(b"\n"))
         except BadRequest as bad:
             raise bad.error from bad
         if request is None:
