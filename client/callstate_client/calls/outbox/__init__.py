@@ -30,7 +30,7 @@ Leaving. A call that is left, or a store that is closed, waits up to `close_time
 empty. UndeliveredError then tells what never left from what was sent and not answered, whose outcome is unknown.
 Delivery for a call that was left goes on while the store is open; closing the store gives up what remains.
 
-backlog.py: the queue itself. local_changes.py: changes of the view that can be undone. outbox.py: queueing, sending
-and what comes of it. delivery.py: waiting for it. ordered_save.py: a `store.save()` of the whole state, in its
-place.
+backlog.py: the queue itself. local_changes.py: changes of the view that can be undone. outbox.py: queueing, and
+what an answer does. in_flight.py: sending and repeating one request. delivery.py: waiting for an empty outbox, and
+reporting. ordered_save.py: a `store.save()` of the whole state, in its place.
 """

@@ -1,14 +1,18 @@
-"""Waiting until outboxes are empty, also while all tasks of the loop are being cancelled."""
+"""Waiting until outboxes are empty, also while all tasks of the loop are being cancelled, and reporting what is
+left."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection
 
 from callstate_client.calls.outbox.outbox import Outbox
 from callstate_client.errors import UndeliveredError
 
 __all__ = ["deliver_or_give_up", "deliver_or_raise"]
+
+_log = logging.getLogger("callstate")
 
 
 async def _wait_empty(outboxes: Collection[Outbox], timeout_s: float) -> None:
@@ -39,6 +43,39 @@ async def _wait_empty(outboxes: Collection[Outbox], timeout_s: float) -> None:
         raise cancelled
 
 
+def _report(outbox: Outbox, *, going_on: bool) -> UndeliveredError | None:
+    """An error that tells what is not acknowledged, logged; None where nothing could be lost.
+
+    Args:
+        outbox: of the call.
+        going_on: whether delivery goes on.
+    """
+    session_id, (unsent, unknown) = outbox.session_id, outbox.count_undelivered()
+    if not unsent + unknown:
+        return None
+    parts = [f"{unknown} sent and not answered, outcome unknown"] if unknown else []
+    parts += [f"{unsent} never sent"] if unsent else []
+    why = f" ({outbox.last_error})" if outbox.last_error else ""
+    after = "; delivery goes on while the store is open" if going_on else ""
+    error = UndeliveredError(
+        f"mutations of {session_id} not acknowledged: {', '.join(parts)}{why}{after}",
+        {session_id: unsent} if unsent else {},
+        {session_id: unknown} if unknown else {},
+        going_on=going_on,
+    )
+    error.__cause__ = outbox.last_error
+    _log.warning("%s", error)
+    return error
+
+
+def _give_up(outbox: Outbox) -> UndeliveredError | None:
+    if not len(outbox):
+        return None
+    error = _report(outbox, going_on=False)
+    outbox.give_up(error or UndeliveredError())
+    return error
+
+
 async def deliver_or_raise(outbox: Outbox, timeout_s: float) -> None:
     """Deliver what a call that is left has queued; the remainder is delivered in the background.
 
@@ -55,7 +92,7 @@ async def deliver_or_raise(outbox: Outbox, timeout_s: float) -> None:
         await _wait_empty((outbox,), timeout_s)
     finally:
         if len(outbox):
-            failure = outbox.undelivered(going_on=True)
+            failure = _report(outbox, going_on=True)
     if failure is not None:
         raise failure
 
@@ -77,7 +114,7 @@ async def deliver_or_give_up(outboxes: Collection[Outbox], timeout_s: float) -> 
     try:
         await _wait_empty(outboxes, timeout_s)
     finally:
-        failures = [error for outbox in outboxes if len(outbox) and (error := outbox.give_up()) is not None]
+        failures = [error for outbox in outboxes if (error := _give_up(outbox)) is not None]
     if len(failures) < 2:
         return failures[0] if failures else None
     unsent = {session_id: count for error in failures for session_id, count in error.unsent.items()}

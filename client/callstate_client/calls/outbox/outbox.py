@@ -1,36 +1,32 @@
 """The outbox of one call: queueing, sending, and what an answer does to the call. For the idea see the package.
 
-The request in flight, the last error and the backlog are the outbox's, none is the sending task's: the task can be
-cancelled at any await, and another one goes on, from the next mutation that is queued or from `resume()`.
+Backlog and request in flight are the outbox's, neither is the sending task's: the task can be cancelled at any
+await, and another one goes on, started by the next mutation that is queued or by `resume()`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
-from callstate_client import protocol, requests
+from callstate_client import protocol
 from callstate_client.calls.outbox.backlog import Acknowledgement, Action, Backlog, OutboxEntry
+from callstate_client.calls.outbox.in_flight import InFlight
 from callstate_client.calls.outbox.local_changes import Change, TurnAdded
 from callstate_client.errors import (
     CallstateError,
     FencedError,
     InternalError,
     InvalidParamsError,
-    NoDaemonError,
     SessionEndedError,
     SessionNotFoundError,
     StoreClosedError,
     TooLargeError,
     UndeliveredError,
-    WireError,
 )
 from callstate_client.session_api import SessionApi
-from callstate_client.transport.backoff import DELIVER, Backoff
 from callstate_client.transport.loop_affinity import check_loop
 
 __all__ = ["Outbox"]
@@ -45,19 +41,6 @@ SETS_STATUS: Final = ("session.update", "session.save")
 
 FATAL: Final = (SessionEndedError, SessionNotFoundError, FencedError, StoreClosedError)
 """After one of these the session takes nothing of this call any more."""
-
-
-class _InFlight:
-    """The request in flight, repeated unchanged until it is answered."""
-
-    __slots__ = ("params", "reply", "unknown")
-
-    def __init__(self, params: protocol.Mutation | None) -> None:
-        self.params = params
-        self.unknown = False
-        """Whether an earlier attempt was sent and not answered: it may have been applied."""
-        self.reply: Awaitable[bytes] | None = None
-        """Of the present attempt."""
 
 
 class Outbox:
@@ -87,16 +70,15 @@ class Outbox:
         self._loop = asyncio.get_running_loop()
         self._store = store
         self._undelivered = undelivered
-        self._session_id = session_id
+        self.session_id = session_id
         self._on_version = on_version
         self._on_lost = on_lost
         self._on_empty = on_empty
         self.epoch = epoch
         """Sent with each request from now on."""
         self._backlog = Backlog()
-        self._in_flight: _InFlight | None = None
+        self._in_flight: InFlight | None = None
         self._task: asyncio.Task[None] | None = None
-        self._last_error: CallstateError | None = None  # of the request in flight
         self._fatal: CallstateError | None = None
         self._full: tuple[int, CallstateError] | None = None  # the smallest turn that had no room, and the error
         self._closed = False
@@ -105,6 +87,11 @@ class Outbox:
     def full(self) -> CallstateError | None:
         """Why the session had no room for a turn, unless something has made room since."""
         return None if self._full is None else self._full[1]
+
+    @property
+    def last_error(self) -> CallstateError | None:
+        """Why the request in flight has to be repeated; None where it has not."""
+        return None if self._in_flight is None else self._in_flight.last_error
 
     def __len__(self) -> int:
         return len(self._backlog)
@@ -123,19 +110,26 @@ class Outbox:
             OverloadedError: the outbox is full.
             RuntimeError: this is not the call's loop.
         """
-        check_loop(self._loop, self._session_id)
+        check_loop(self._loop, self.session_id)
         if self._closed:
-            raise StoreClosedError(f"{self._session_id} is not held any more")
-        reason = f": {self._last_error}" if self._last_error else ""
-        self._backlog.check_room(size, f" of {self._session_id}{reason}")
+            raise StoreClosedError(f"{self.session_id} is not held any more")
+        reason = f": {self.last_error}" if self.last_error else ""
+        self._backlog.check_room(size, f" of {self.session_id}{reason}")
 
     def add_turn(self, turn: bytes, change: TurnAdded) -> OutboxEntry:
         """Queue a turn's JSON; `check_room` comes first."""
         entry = OutboxEntry(self._new_future(), "session.add_turn", turn=turn, change=change, key=change.turn)
-        if self._full is not None and entry.size >= self._full[0]:
-            entry.fail(self._full[1])
+        no_room = self._no_room_for(entry)
+        if no_room is not None:
+            entry.fail(no_room)
             return entry
         return self._put(entry)
+
+    def _no_room_for(self, entry: OutboxEntry) -> CallstateError | None:
+        """The error that a turn of this size is known to be refused with; None where it may be taken."""
+        if self._full is None or not entry.is_turn or entry.size < self._full[0]:
+            return None
+        return self._full[1]
 
     def is_waiting(self, turn: OutboxEntry) -> bool:
         """Whether this turn is queued, and in no request that may have reached the daemon."""
@@ -190,9 +184,9 @@ class Outbox:
         return True
 
     def _new_future(self, *, always: bool = False) -> Acknowledgement:
-        check_loop(self._loop, self._session_id)
+        check_loop(self._loop, self.session_id)
         if self._closed and not always:
-            raise StoreClosedError(f"{self._session_id} is not held any more")
+            raise StoreClosedError(f"{self.session_id} is not held any more")
         return Acknowledgement(loop=self._loop)
 
     def _put(self, entry: OutboxEntry) -> OutboxEntry:
@@ -211,7 +205,7 @@ class Outbox:
     def resume(self) -> asyncio.Task[None] | None:
         """The task that sends, started if there is none; None where nothing is queued."""
         if self._backlog and (self._task is None or self._task.done()):
-            self._task = self._loop.create_task(self._send_all(), name=f"callstate-outbox-{self._session_id}")
+            self._task = self._loop.create_task(self._send_all(), name=f"callstate-outbox-{self.session_id}")
             self._task.add_done_callback(self._task_ended)
         return self._task if self._backlog else None
 
@@ -223,90 +217,33 @@ class Outbox:
         while self._backlog:
             request = self._in_flight = self._in_flight or self._next_request()
             try:
-                result = await self._repeat(self._backlog.first, request)
+                self._check_promising()
+                result = await request.deliver(lambda: self.epoch)
             except CallstateError as error:
                 self._refused(error)
             except Exception as error:  # noqa: BLE001 - a bug of ours must not hold up the rest for ever
-                _log.exception("delivering for %s failed", self._session_id)
+                _log.exception("delivering for %s failed", self.session_id)
                 self._refused(InternalError(f"{type(error).__name__}: {error}"))
             else:
                 self._acknowledged(result)
         self._undelivered.discard(self)
         self._on_empty()
 
-    def _next_request(self) -> _InFlight:
-        batch = self._backlog.next_batch()
-        if not batch[0].is_turn:
-            return _InFlight(batch[0].params)
-        turns = b",".join([entry.turn for entry in batch])
-        return _InFlight(
-            protocol.AddTurnParams(
-                session_id=self._session_id, turns=msgspec.Raw(b"[%b]" % turns), op=self._store.new_op()
-            )
-        )
+    def _next_request(self) -> InFlight:
+        return InFlight(self._store, self.session_id, self._backlog.next_batch())
 
-    async def _repeat(self, first: OutboxEntry, request: _InFlight) -> protocol.VersionResult:
-        """Send the request until it gets an answer that a repeat would not change; raises the error that it is."""
-        backoff = Backoff(DELIVER)
-        while True:
-            epoch = self.epoch
-            try:
-                result = await self._send(first, request)
-            except CallstateError as error:
-                request.reply = None
-                if isinstance(error, WireError):  # an answer: neither this attempt nor an earlier one was applied
-                    request.unknown = False
-                elif not isinstance(error, NoDaemonError):
-                    request.unknown = True
-                if isinstance(error, FencedError) and epoch != self.epoch:
-                    continue  # this worker itself has claimed the session again meanwhile
-                if not error.retryable:
-                    raise
-                if self._last_error is None:
-                    _log.warning("%s of %s is kept for later: %s", first.method, self._session_id, error)
-                self._last_error = error
-            except asyncio.CancelledError:
-                request.unknown = first.action is not None or self._may_be_applied(request)
-                request.reply = None
-                raise
-            else:
-                self._last_error = None
-                return result
-            await asyncio.sleep(backoff.pause_s())
-
-    async def _send(self, first: OutboxEntry, request: _InFlight) -> protocol.VersionResult:
-        request.reply = None
-        refusal = None if first.follows is None else first.follows.refusal
-        if isinstance(refusal, CallstateError):
-            raise refusal
-        if first.action is not None:
-            return protocol.VersionResult(await first.action() or 0)
-        if (
-            self._full is not None
-            and self._backlog.in_flight == 1
-            and first.is_turn
-            and first.size >= self._full[0]
-        ):
-            raise self._full[1]
-        params = request.params
-        assert params is not None  # noqa: S101 - all but an action have them
-        if first.amends is not None:
-            await self._set_index(first.amends, params)
-        params.epoch = self.epoch
-        request.reply = self._store.request(first.method, params, op_of=self._session_id)
-        return protocol.decode_version(await request.reply)
-
-    async def _set_index(self, turn: OutboxEntry, params: protocol.Mutation) -> None:
-        """Say which turn an amendment is of.
+    def _check_promising(self) -> None:
+        """See that the next request is not known to be refused.
 
         Raises:
-            MethodNotFoundError: this daemon only amends the last turn.
+            CallstateError: it is.
         """
-        assert isinstance(params, protocol.AmendTurnParams)  # noqa: S101 - put in by `amend`
-        # asked for now: an older daemon may have replaced the one that was there when this was queued
-        features = await self._store.features() if turn.index is not None else ()
-        requests.check_amendable(turn.index, params.role, features)
-        params.index = turn.index
+        first = self._backlog.first
+        refusal = None if first.follows is None else first.follows.refusal
+        if refusal is None and self._backlog.in_flight == 1:
+            refusal = self._no_room_for(first)
+        if isinstance(refusal, CallstateError):
+            raise refusal
 
     # -- answers --------------------------------------------------------------------------------------------
 
@@ -333,7 +270,7 @@ class Outbox:
         refused = self._backlog.drop(count)
         is_full = isinstance(error, TooLargeError) and refused[0].is_turn
         if not (is_full and self._full):  # which was logged
-            _log.warning("%d mutations of %s were refused: %s", count, self._session_id, error)
+            _log.warning("%d mutations of %s were refused: %s", count, self.session_id, error)
         if is_full:
             self._full = (min(refused[0].size, self._full[0] if self._full else refused[0].size), error)
         for entry in refused:
@@ -353,44 +290,19 @@ class Outbox:
         self._task = self._in_flight = None
         self._backlog.take(len(self._backlog))
 
-    def give_up(self) -> UndeliveredError | None:
-        """Deliver no more; gives what was left, as `undelivered`."""
-        error = self.undelivered(going_on=False)
+    def give_up(self, error: UndeliveredError) -> None:
+        """Deliver nothing more; what is queued fails with this error."""
         self._in_flight = None
         if self._task is not None:
             self._task.cancel()
         self.close()
         for entry in self._backlog.take(len(self._backlog)):
-            entry.fail(error or UndeliveredError())
+            entry.fail(error)
         self._undelivered.discard(self)
         self._on_empty()
-        return error
 
-    def undelivered(self, *, going_on: bool) -> UndeliveredError | None:
-        """An error that tells what is not acknowledged, logged; None where nothing could be lost.
-
-        Args:
-            going_on: whether delivery goes on.
-        """
-        request = self._in_flight
-        sent = self._backlog.in_flight if request is not None and self._may_be_applied(request) else 0
+    def count_undelivered(self) -> tuple[int, int]:
+        """How many mutations were never sent, and how many were sent and not answered. A release is none."""
+        sent = self._backlog.in_flight if self._in_flight is not None and self._in_flight.may_be_applied else 0
         is_loss = [entry.method != "session.release" for entry in self._backlog]
-        unknown, unsent = sum(is_loss[:sent]), sum(is_loss[sent:])
-        if not unknown + unsent:
-            return None
-        parts = [f"{unknown} sent and not answered, outcome unknown"] if unknown else []
-        parts += [f"{unsent} never sent"] if unsent else []
-        why = f" ({self._last_error})" if self._last_error else ""
-        after = "; delivery goes on while the store is open" if going_on else ""
-        error = UndeliveredError(
-            f"mutations of {self._session_id} not acknowledged: {', '.join(parts)}{why}{after}",
-            {self._session_id: unsent} if unsent else {},
-            {self._session_id: unknown} if unknown else {},
-            going_on=going_on,
-        )
-        error.__cause__ = self._last_error
-        _log.warning("%s", error)
-        return error
-
-    def _may_be_applied(self, request: _InFlight) -> bool:
-        return request.unknown or (request.reply is not None and self._store._may_have_left(request.reply))
+        return sum(is_loss[sent:]), sum(is_loss[:sent])
