@@ -14,7 +14,7 @@ from hypothesis import Phase, settings
 
 from support.budget import examples
 from support.ownership.machine import OwnershipMachine
-from support.ownership.model import Ask
+from support.ownership.model import Request
 from support.ownership.request_strategies import OPERATOR, OWNER
 
 FUZZ = "CALLSTATE_FUZZ_EXAMPLES" in os.environ
@@ -33,7 +33,7 @@ TestOwnership.settings = settings(
 
 def stall(machine: OwnershipMachine) -> None:
     """A beat that waited through a stall counts from when it was read, and no longer."""
-    beat = [(OWNER, Ask("beat", "b"))]
+    beat = [(OWNER, Request("beat", "b"))]
     machine.stall(seconds=10.0, waiting=beat, after=[], silent_ticks=14)
 
 
@@ -55,10 +55,10 @@ def outsider_changes(machine: OwnershipMachine) -> None:
 
 def orphans(machine: OwnershipMachine) -> None:
     """They are handed on in the order in which they lost their owner, and nothing else is."""
-    machine.hear([(OWNER, Ask("release", "c")), (OWNER, Ask("release", "b"))])
+    machine.hear([(OWNER, Request("release", "c")), (OWNER, Request("release", "b"))])
     machine.look()
     for _ in range(3):
-        machine.hear([(OPERATOR, Ask("claim_next", worker_id="w3"))])
+        machine.hear([(OPERATOR, Request("claim_next", worker_id="w3"))])
         machine.look()
 
 
@@ -77,10 +77,10 @@ def restarted(machine: OwnershipMachine) -> None:
 
 def overtime(machine: OwnershipMachine) -> None:
     """A call as old as it may become is ended while it beats, and has no limit any more once it is claimed."""
-    machine.hear([(OWNER, Ask("save", "b", max_s=4.0))])
+    machine.hear([(OWNER, Request("save", "b", max_s=4.0))])
     for _ in range(18):
-        machine.tick([(OWNER, Ask("beat", "b"))])
-    machine.hear([(OPERATOR, Ask("claim", "b", worker_id="w2"))])
+        machine.tick([(OWNER, Request("beat", "b"))])
+    machine.hear([(OPERATOR, Request("claim", "b", worker_id="w2"))])
     machine.tick([])
 
 
@@ -89,31 +89,33 @@ def instances(machine: OwnershipMachine) -> None:
     machine.join("w3", False, "i1")
     machine.join("w3", True, "i2")
     one, other = 2, 3
-    machine.hear([(one, Ask("save", "d"))])
+    machine.hear([(one, Request("save", "d"))])
     machine.look()
     for kind in ("beat", "beats", "turn", "update", "release"):
-        machine.hear([(other, Ask(kind, "d"))])
+        machine.hear([(other, Request(kind, "d"))])
         machine.look()
-    machine.hear([(other, Ask("claim", "d")), (one, Ask("beat", "d")), (one, Ask("turn", "d", epoch="old"))])
+    machine.hear(
+        [(other, Request("claim", "d")), (one, Request("beat", "d")), (one, Request("turn", "d", epoch="old"))]
+    )
     machine.look()
     machine.hang_up(which=other)
-    machine.hear([(one, Ask("turn", "d")), (one, Ask("beat", "d"))])
+    machine.hear([(one, Request("turn", "d")), (one, Request("beat", "d"))])
     machine.look()
 
 
 def timeouts(machine: OwnershipMachine) -> None:
     """A call is silent for as long as its last claim says, and over time when that does."""
-    machine.hear([(OWNER, Ask("claim", "b", timeout_s=5.0)), (OWNER, Ask("claim", "c", timeout_s=0.75))])
+    machine.hear([(OWNER, Request("claim", "b", timeout_s=5.0)), (OWNER, Request("claim", "c", timeout_s=0.75))])
     machine.time_passes(ticks=16)
-    machine.hear([(OPERATOR, Ask("claim", "b", worker_id="w2", steal=True, max_s=4.0, timeout_s=5.0))])
+    machine.hear([(OPERATOR, Request("claim", "b", worker_id="w2", steal=True, max_s=4.0, timeout_s=5.0))])
     machine.time_passes(ticks=4)
 
 
 def retimed(machine: OwnershipMachine) -> None:
     """A call whose timeout somebody else makes shorter is not suspected before its owner was told, and then is."""
-    machine.hear([(OPERATOR, Ask("save", "b", timeout_s=0.75)), (OWNER, Ask("turn", "b"))])
+    machine.hear([(OPERATOR, Request("save", "b", timeout_s=0.75)), (OWNER, Request("turn", "b"))])
     machine.time_passes(ticks=4)
-    machine.hear([(OWNER, Ask("beats", "b")), (OWNER, Ask("beat", "b"))])
+    machine.hear([(OWNER, Request("beats", "b")), (OWNER, Request("beat", "b"))])
     machine.time_passes(ticks=4)
 
 
@@ -127,7 +129,9 @@ def test_a_course(course: Callable[[OwnershipMachine], None]) -> None:
     machine = OwnershipMachine()
     try:
         machine.begin(workers=["w1", "w2"], first=[OPERATOR])
-        machine.hear([(2, Ask("save", "b")), (1, Ask("save", "c")), (1, Ask("save", "b", status="on_hold"))])
+        machine.hear(
+            [(2, Request("save", "b")), (1, Request("save", "c")), (1, Request("save", "b", status="on_hold"))]
+        )
         machine.look()
         course(machine)
         machine.counts_are_recounts()

@@ -1,4 +1,4 @@
-"""Workers around one core: their processes die and their connections close when a test says so."""
+"""Workers around one core, whose processes die and whose connections close when a test says so."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from callstate_sidecar.system.peers import Peer as Found
 from support.core import BadDisk, Core, FakeClient, kept, open_journal
 
 BOOT = "boot-1"
-TURNS_OF_THE_LOOP = 40
-"""Enough for whatever is due now: nothing here waits for anything but the loop."""
+LOOP_PASSES = 40
+"""Enough passes of the event loop for whatever is due now: nothing here waits for anything else."""
 ENDS = ("ended", "expired", "deleted")
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -26,10 +26,10 @@ TIMEOUT_S, GRACE_S, RETENTION_S, RECONNECT_S, TICK_S = 30.0, 30.0, 300.0, 5.0, 0
 
 
 class FakeProcess:
-    """A process: its exit is told by a pipe in place of a pidfd.
+    """A process, with a pipe in place of its pidfd.
 
     Args:
-        process: what the kernel would say of it; None: nothing, as of another PID namespace.
+        process: what the kernel would report; None: nothing, as for another PID namespace.
         watchable: whether there is a pidfd.
     """
 
@@ -42,17 +42,17 @@ class FakeProcess:
 
     @property
     def watchable(self) -> bool:
-        """Whether its exit is told."""
+        """Whether its exit can be noticed."""
         return self.pidfd is not None
 
     def exit(self) -> None:
-        """It runs no more."""
+        """End it."""
         if self._alive is not None:
             os.close(self._alive)
             self._alive = None
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         self.exit()
         if self.pidfd is not None:
             os.close(self.pidfd)
@@ -69,10 +69,10 @@ class ErrorReply(Exception):  # noqa: N818 - an answer
 
 
 class CoreHarness:
-    """One core on a journal, an operator, somebody who listens to all events, and workers.
+    """One core on a journal, an operator, a subscriber to all events, and workers.
 
     Args:
-        directory: where the journal lies.
+        directory: of the journal.
         options: sections of the configuration.
     """
 
@@ -92,7 +92,7 @@ class CoreHarness:
         self.journal = open_journal(self.directory, self.disk, cache, start=True)
         self.core = Core(journal=self.journal, cache=cache, **self.options)
         clock.stalled_s = 0.0
-        # the parts were given this clock: it is the time that goes on, and not the object
+        # the new core has a clock of its own: only the time goes on
         self.core.clock.at_us, self.core.clock.at_s = clock.at_us, clock.at_s
         self.core.peers.find = self.find  # type: ignore[method-assign]
         self.operator = FakeClient(self.core)
@@ -101,7 +101,7 @@ class CoreHarness:
         self.watcher.send(("events.subscribe", {}))
 
     def find(self, process: Process) -> Found | Literal[Gone.GONE] | None:
-        """What `Peers.find` would say."""
+        """In place of `Peers.find`."""
         program = self.living.get(process)
         if not process.pid:
             return None
@@ -110,7 +110,7 @@ class CoreHarness:
         return None if program.pidfd is None else Found(process, os.dup(program.pidfd))
 
     async def restart(self) -> None:
-        """kill -9 of the daemon and a new start; every connection is gone. As `Daemon._restore` does it."""
+        """kill -9 of the daemon and a new start, as `Daemon._restore` does it; all connections are lost."""
         self.core.engine.close()
         await self.core.reaper.stop()
         await self.core.read_through.close()
@@ -121,7 +121,7 @@ class CoreHarness:
         await self.settle()
 
     async def close(self) -> None:
-        """The end of it."""
+        """Stop everything."""
         self.core.engine.close()
         await self.core.reaper.stop()
         await self.core.read_through.close()
@@ -132,7 +132,7 @@ class CoreHarness:
     # -- workers --------------------------------------------------------------------------------------------
 
     def process(self, number: int | None = None, *, watchable: bool = True, visible: bool = True) -> FakeProcess:
-        """A new process; `number`: its pid, else one that nobody had."""
+        """A new process; `number`: its pid, else one that was not used yet."""
         mark = len(self.processes) + 1
         process = Process(number or 100 + mark, mark, BOOT, mark) if visible else None
         program = FakeProcess(process, watchable=watchable)
@@ -158,18 +158,18 @@ class CoreHarness:
         return next(p for p in self.processes if p.process is not None and p.process == peer.process)
 
     def exit(self, program: FakeProcess) -> None:
-        """The process runs no more; what it was connected with is closed by `drop_connection`."""
+        """The process exits; its connections are closed by `drop_connection`."""
         if program.process is not None:
             self.living.pop(program.process, None)
         program.exit()
 
     def drop_connection(self, peer: FakeClient) -> None:
-        """The connection is gone."""
+        """Close the connection."""
         if peer.connection.transport is not None:
             peer.connection.connection_lost(None)
 
     async def disconnect(self, peer: FakeClient) -> None:
-        """The connection is gone, and what follows from it is done."""
+        """Close the connection, and do all that follows from it."""
         self.drop_connection(peer)
         await self.settle()
 
@@ -178,15 +178,15 @@ class CoreHarness:
         self.exit(self.process_of(peer))
         await self.disconnect(peer)
 
-    # -- asking ---------------------------------------------------------------------------------------------
+    # -- requests -------------------------------------------------------------------------------------------
 
     async def settle(self) -> None:
-        """Whatever is due now is done."""
-        for _ in range(TURNS_OF_THE_LOOP):
+        """Run the loop until nothing is due any more."""
+        for _ in range(LOOP_PASSES):
             await asyncio.sleep(0)
 
     async def replies(self, peer: FakeClient, *requests: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        """All of these in one turn of the loop; their replies."""
+        """Send all of these in one pass of the event loop; gives their replies."""
         ids = peer.send(*requests)
         await self.settle()
         assert peer.answered(ids)
@@ -196,7 +196,7 @@ class CoreHarness:
         """The result of one request.
 
         Raises:
-            ErrorReply: it has none.
+            ErrorReply: it was refused.
         """
         [reply] = await self.replies(peer, (method, params))
         if "error" in reply:
@@ -204,7 +204,7 @@ class CoreHarness:
         return reply["result"]
 
     async def refused(self, peer: FakeClient, method: str, **params: Any) -> dict[str, Any]:
-        """The error's data of a request that must fail, and must change nothing."""
+        """The data of the error that a request must get; it must change nothing."""
         before = self.durable_state()
         [reply] = await self.replies(peer, (method, params))
         assert "error" in reply, reply
@@ -217,7 +217,7 @@ class CoreHarness:
         return await self.request(peer, "session.save", session={"id": session_id, "status": status}, **beside)
 
     async def heartbeat(self, peer: FakeClient, session_id: str) -> Any:
-        """Beat for a session."""
+        """Send a heartbeat for a session."""
         return await self.request(peer, "session.heartbeat", session_id=session_id)
 
     async def add_turn(self, peer: FakeClient, session_id: str, **beside: Any) -> Any:
@@ -231,16 +231,16 @@ class CoreHarness:
     # -- time -----------------------------------------------------------------------------------------------
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass, and all happen that is due then."""
+        """Let time pass, and do all that is due then."""
         self.core.clock.advance(seconds)
         while self.core.reaper.tick(self.core.clock.live()) >= SESSIONS_A_SLICE:
             pass
         await self.settle()
 
-    # -- looking --------------------------------------------------------------------------------------------
+    # -- state ----------------------------------------------------------------------------------------------
 
     def new_events(self, *types: str) -> list[dict[str, Any]]:
-        """The events since the last look (of these types), without what numbers and dates them."""
+        """The events since the last call (of these types), without what numbers and dates them."""
         news, self._read = self.history[self._read :], len(self.history)
         return [
             {name: value for name, value in event.items() if name not in ("stream", "seq", "at")}
@@ -249,20 +249,20 @@ class CoreHarness:
         ]
 
     def phase(self, session_id: str) -> Phase | None:
-        """Where a session stands."""
+        """The phase of a session."""
         return self.core.liveness.phase(session_id)
 
     def ownership(self, session_id: str) -> tuple[str, int, str]:
-        """Owner, epoch, and why it has no owner any more."""
+        """Owner, epoch, and why it lost its owner, if it did."""
         entry = self.core.session(session_id)
         return entry.facts.owner, entry.facts.epoch, entry.facts.orphan
 
     def durable_state(self) -> dict[str, Any]:
-        """All that an undo or a replay has to bring back."""
+        """All that a rollback or a replay has to restore."""
         return {session_id: kept(entry) for session_id, entry in self.core.cache.sessions.items()}
 
     def check_consistency(self) -> None:
-        """What holds at any time: index, phases and suspicions are what the entries say."""
+        """Assert what holds at any time: index, phases and suspicions agree with the sessions."""
         cache, liveness = self.core.cache, self.core.liveness
         entries = cache.sessions.values()
         owned: dict[str, set[str]] = {}
@@ -291,7 +291,7 @@ class CoreHarness:
         assert sorted(queued) == sorted(cache.sessions), "in two phases, or in none"
 
     def check_replay(self) -> None:
-        """The journal alone brings all of it back."""
+        """Assert that the journal alone restores all of it."""
         cache = Cache()
         open_journal(self.directory, self.disk, cache, start=False)
         assert {session_id: kept(entry) for session_id, entry in cache.sessions.items()} == self.durable_state()

@@ -1,4 +1,4 @@
-"""Where ownership is tested: a MemoryStore with a clock that stands still, and a daemon with workers to kill."""
+"""What ownership is tested on: a MemoryStore with a clock that stands still, and a daemon with workers to kill."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from support.remote import Remote, RemoteStore, remote
 from support.worker_forker import LOOPS
 
 SPANS = {"heartbeat_timeout_s": 1.0, "grace_s": 0.8, "retention_s": 60.0, "reconnect_grace_s": 0.4, "tick_s": 0.02}
-"""Of the daemon: real seconds, which tests wait for, so no more than a busy machine needs."""
+"""The daemon's: real seconds that tests wait for, so no longer than a busy machine needs."""
 
 FLUSH_S = 60.0
-"""Longer than any test: what the store has heard of is the same each time."""
+"""Longer than any test, so that what was written to the store is the same each time."""
 
 WITHIN_S = 20.0
-"""The daemon tells of what has happened, however busy the machine is."""
+"""How long an event may take on a busy machine."""
 
 HOURGLASS = "hourglass-"
-"""Sessions that tell how much time has passed for the daemon; nothing of them is told to a test."""
+"""Id prefix of sessions that show how much time has passed for the daemon; tests do not see their events."""
 
 
 class Daemons:
-    """One daemon a test. The next one starts while a test runs, for that takes as long as the test."""
+    """One daemon per test. The next one starts while a test runs, because that takes as long as the test."""
 
     def __init__(self) -> None:
         self._next: Daemon | None = None
@@ -50,25 +50,25 @@ class Daemons:
         return daemon
 
     def take(self) -> Daemon:
-        """One that serves, and knows nothing; to be closed by who takes it."""
+        """A daemon that serves and is empty; the caller closes it."""
         daemon, self._next = self._next or self._launch(), None
         daemon.wait_ready()
         self._next = self._launch()
         return daemon
 
     def close(self) -> None:
-        """Take no more of them."""
+        """Close the one that was started in advance."""
         if self._next is not None:
             self._next.close()
 
 
 @dataclass
 class TargetResources:
-    """What a target may use.
+    """What a target is made with.
 
     Args:
         daemons: one for each.
-        forker: the path of the socket of what forks workers.
+        forker: path of the worker forker's socket.
     """
 
     daemons: Daemons
@@ -101,7 +101,7 @@ async def memory(_: Callable[[], TargetResources]) -> AsyncIterator[Target]:
 
 
 class Told:
-    """Events without those of hourglasses."""
+    """Events without those of hourglass sessions."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
@@ -120,8 +120,8 @@ class DaemonTarget:
     Args:
         daemon: it serves.
         forker: forks workers.
-        store: to look and listen with, unregistered.
-        stack: ends what is begun here.
+        store: an unregistered one, for events.
+        stack: closes what is opened here.
     """
 
     def __init__(self, daemon: Daemon, forker: Path, store: SidecarStore, stack: AsyncExitStack) -> None:
@@ -147,7 +147,7 @@ class DaemonTarget:
         return await process.open(self._daemon.socket, worker_id)
 
     async def kill(self, store: CallStore) -> None:
-        """See Target. A worker's leaving is told when its first calls are suspects already."""
+        """See Target. `worker.left` comes after the first of its calls are suspects."""
         assert isinstance(store, RemoteStore)
         async with asyncio.timeout(WITHIN_S), self._store.events("worker.left") as left:
             await store.process.kill()
@@ -161,8 +161,8 @@ class DaemonTarget:
         return Told(events)
 
     async def pass_time(self, seconds: float) -> None:
-        """See Target. By the daemon's own time: when a session with this timeout is suspected, what else was due by
-        then has been seen to."""
+        """See Target. By the daemon's own time: once a session with this timeout is suspected, whatever else was
+        due by then has been done."""
         self._hourglasses += 1
         hourglass = f"{HOURGLASS}{self._hourglasses}"
         async with asyncio.timeout(seconds + WITHIN_S), self._store.events("suspect") as events:
@@ -190,4 +190,4 @@ TARGETS: dict[str, Callable[[Callable[[], TargetResources]], AbstractAsyncContex
     "memory": memory,
     "daemon": daemon,
 }
-"""By name. The resources are asked for where they are needed: MemoryStore needs none."""
+"""By name. The resources are made where they are needed: MemoryStore needs none."""

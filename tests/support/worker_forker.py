@@ -1,7 +1,7 @@
-"""Where workers of tests live: each in a process of its own, forked from one that has imported the client already.
+"""Forks a process for each worker of a test, from one that has imported the client already.
 
-Run as a program with the path of its socket. Each connection to that is one worker's process, for as long as it is
-open; what it is asked, a line each, it asks of stores that it has made with `connect()`.
+Run as a program with the path of its socket. Each connection to it is one worker's process, while it is open. A
+line is a job: a request to send through one of the stores that the process has made with `connect()`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from callstate_client.errors import CallstateError, WireError
 from callstate_client.protocol.params import Written
 
 LINE_BYTES = 16 * 1024 * 1024
-"""Longest line either way: no test has more to say."""
+"""Longest line either way: more than any test needs."""
 
 READY = b"ready\n"
 
@@ -34,7 +34,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 class Job(Struct, omit_defaults=True):
-    """What a worker is asked to do.
+    """What a worker is to do.
 
     Args:
         id: of the answer.
@@ -57,9 +57,9 @@ class Job(Struct, omit_defaults=True):
 
 
 class Done(Struct, omit_defaults=True):
-    """The answer: the daemon's line, or what the client raised where the daemon said nothing.
+    """The result: the daemon's line, or what the client raised where the daemon sent no reply.
 
-    The first one of all is about no job, and says which process this is.
+    The first one belongs to no job, and has the PID of the process.
     """
 
     id: int
@@ -79,7 +79,7 @@ class Worker:
     """One process's stores.
 
     Args:
-        writer: to whoever asks.
+        writer: to the test.
     """
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
@@ -87,11 +87,11 @@ class Worker:
         self._stores: dict[int, SidecarStore] = {}
 
     def say(self, done: Done) -> None:
-        """Answer."""
+        """Send a result."""
         self._writer.write(encode(done) + b"\n")
 
     async def do(self, job: Job) -> None:
-        """Do it, and answer."""
+        """Do a job, and send its result."""
         try:
             line = await getattr(self, f"_{job.do}")(job)
         except WireError as error:
@@ -121,7 +121,7 @@ class Worker:
 
 
 async def work(sock: socket.socket) -> None:
-    """Do what is asked until nobody asks any more."""
+    """Do jobs until the connection is closed."""
     reader, writer = await asyncio.open_unix_connection(sock=sock, limit=LINE_BYTES)
     worker = Worker(writer)
     worker.say(Done(0, pid=os.getpid()))
@@ -131,7 +131,7 @@ async def work(sock: socket.socket) -> None:
 
 
 def child(sock: socket.socket) -> None:
-    """A worker's process, from its beginning to its end. What it is asked first is which loop it shall have."""
+    """A worker's process, from its beginning to its end. The first line is the event loop to use."""
     status = 1
     try:
         name = b""
@@ -142,12 +142,12 @@ def child(sock: socket.socket) -> None:
         status = 0
     finally:
         sys.stderr.flush()
-        os._exit(status)  # what is the parent's is left to it
+        os._exit(status)  # without the parent's cleanup
 
 
 def main(path: str) -> None:
     """Fork a worker for each connection, until standard input is closed."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: the kernel takes them away
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps them
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen()

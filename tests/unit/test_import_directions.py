@@ -255,6 +255,25 @@ def test_what_is_free_of_io_stays_so(part: str) -> None:
     ] == []
 
 
+def test_the_oracles_share_nothing_with_what_they_judge() -> None:
+    support = ROOT / "tests" / "support"
+    oracles = (
+        "ownership.model",
+        "ownership.expiry_model",
+        "ownership.invariants",
+        "ownership.request_strategies",
+        "oracle",
+    )
+    allowed = {"hypothesis", *(f"support.{name}" for name in oracles)}
+    for name in oracles:
+        tree = ast.parse((support / f"{name.replace('.', '/')}.py").read_text("utf-8"))
+        modules = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert {
+            module for module in modules if module.partition(".")[0] not in sys.stdlib_module_names
+        } <= allowed, name
+
+
 # Takes what macOS does not have away, after the libraries are in, and then imports all of ours.
 ELSEWHERE = """
 import importlib, os, select, signal, socket, sys

@@ -12,7 +12,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from support.ownership.virtual_loop import SPANS
+
+@dataclass(frozen=True)
+class Spans:
+    """The daemon's spans, `reaper.*` of its configuration; seconds."""
+
+    heartbeat_timeout_s: float
+    grace_s: float
+    reconnect_grace_s: float
+    retention_s: float
+
+
+SPANS: Final = Spans(heartbeat_timeout_s=2.0, grace_s=1.5, reconnect_grace_s=0.75, retention_s=6.0)
+"""All of it in quarters of a second, which floats hold exactly: a deadline is met or is not, never by a hair."""
 
 SILENT, EXITED, OVERTIME = "heartbeat_timeout", "worker_exited", "max_duration"
 EPSILON_S = 1e-6

@@ -1,8 +1,8 @@
-"""A machine of all that happens to calls and workers: the whole core, its reaper running, beside the model.
+"""A state machine of all that happens to calls and workers: the whole core, its reaper running, and the model.
 
-Workers register, reconnect, hang up, die and come back under their old id. They and an unregistered connection
-beat, change, end, delete, claim and release. Time passes, stalls, and is set. The daemon is killed and started
-again, the disk fills up. Nothing is waited for: the loop runs by the same clock as the daemon.
+Workers register, reconnect, disconnect, die and come back under their old id. They and an unregistered connection
+send heartbeats, change, end, delete, claim and release sessions. Time passes, the daemon stalls, the wall clock is
+set. The daemon is killed and started again, the disk fills up. Nothing waits: the loop runs by the daemon's clock.
 """
 
 from __future__ import annotations
@@ -22,26 +22,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from support.core import FakeClient
 from support.core_harness import FakeProcess
-from support.ownership.expiry_model import OPEN
+from support.ownership.expected_reply import ExpectedReply, kind_of
+from support.ownership.expiry_model import OPEN, SPANS
 from support.ownership.invariants import Invariants, listed, shown
-from support.ownership.model import Ask, Model
-from support.ownership.request_strategies import (
-    CALLERS,
-    METHODS,
-    OPERATOR,
-    OWNER,
-    ExpectedReply,
-    asked,
-    beaten,
-    kind_of,
-    params,
-)
-from support.ownership.virtual_loop import SPANS, TICK_S, VirtualHarness, VirtualLoop
+from support.ownership.model import Model, Request
+from support.ownership.request_strategies import CALLERS, METHODS, OPERATOR, OWNER, heartbeats, params, sent
+from support.ownership.virtual_loop import TICK_S, VirtualHarness, VirtualLoop
 
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
 WHICH = st.integers(0, 5)
-said = st.lists(asked, min_size=1, max_size=4)
-some_said = st.lists(asked, max_size=3)
+some = st.lists(sent, min_size=1, max_size=4)
+few = st.lists(sent, max_size=3)
 seldom = st.sampled_from([False] * 7 + [True])
 ENOSPC = OSError(errno.ENOSPC, "No space left on device")
 
@@ -49,7 +40,7 @@ ENOSPC = OSError(errno.ENOSPC, "No space left on device")
 class OwnershipMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        logging.getLogger("callstate_sidecar").setLevel(logging.CRITICAL)  # stalls and full disks are told of
+        logging.getLogger("callstate_sidecar").setLevel(logging.CRITICAL)  # it warns of stalls and full disks
         self.loop = VirtualLoop()
         self.directory = Path(tempfile.mkdtemp(prefix="cs-"))
         self.harness: VirtualHarness | None = None
@@ -77,7 +68,7 @@ class OwnershipMachine(RuleBasedStateMachine):
         self.run(start())
         for worker_id in workers:
             self.join(worker_id, False)
-        self.hear([(which, Ask("save", session_id)) for which, session_id in zip(first, "abc", strict=False)])
+        self.hear([(which, Request("save", session_id)) for which, session_id in zip(first, "abc", strict=False)])
         self.look()
 
     # -- workers -------------------------------------------------------------------------------------------
@@ -132,54 +123,54 @@ class OwnershipMachine(RuleBasedStateMachine):
 
     # -- requests ------------------------------------------------------------------------------------------
 
-    @rule(said=said)
-    def turn_of_the_loop(self, said: list[tuple[int, Ask]]) -> None:
+    @rule(said=some)
+    def turn_of_the_loop(self, said: list[tuple[int, Request]]) -> None:
         self.hear(said)
         self.look()
 
-    @rule(said=said)
-    def turn_with_a_full_disk(self, said: list[tuple[int, Ask]]) -> None:
-        """Changes are undone and not told; what changes nothing is answered as if they had never been asked for."""
+    @rule(said=some)
+    def turn_with_a_full_disk(self, said: list[tuple[int, Request]]) -> None:
+        """Changes are rolled back and cause no events; reads are answered as if they had never been requested."""
         self.hear(said, full=True)
         self.look()
 
-    @rule(said=said, over=st.sampled_from([True, True, False]))
-    def drain(self, said: list[tuple[int, Ask]], over: bool) -> None:
-        self.hear([(OPERATOR, Ask("drain", steal=True))])
+    @rule(said=some, over=st.sampled_from([True, True, False]))
+    def drain(self, said: list[tuple[int, Request]], over: bool) -> None:
+        self.hear([(OPERATOR, Request("drain", steal=True))])
         self.hear(said)
         if over:
-            self.hear([(OPERATOR, Ask("drain", steal=False))])
+            self.hear([(OPERATOR, Request("drain", steal=False))])
         self.look()
 
     @rule(worker_id=WORKERS, successor=WORKERS)
     def give_up(self, worker_id: str, successor: str) -> None:
-        """A worker that stops lets go of all it has; another one takes the first of it."""
+        """A worker that stops releases all it has; another one takes the first of it."""
         owned = [call.session_id for call in self.model.calls.values() if call.owner == worker_id]
-        self.hear([(OWNER, Ask("release", session_id)) for session_id in owned])
-        self.hear([(OPERATOR, Ask("claim_next", worker_id=successor))])
+        self.hear([(OWNER, Request("release", session_id)) for session_id in owned])
+        self.hear([(OPERATOR, Request("claim_next", worker_id=successor))])
         self.look()
 
     @rule(kind=st.sampled_from(["beat", "beats", "turn", "update", "save"]), ticks=st.sampled_from([4, 9, 16]))
     def only_an_operator_speaks(self, kind: str, ticks: int) -> None:
-        """What it says of another's call is taken; whose owner is here and says nothing is dead all the same."""
+        """Its requests are taken, but are no sign of life of a call whose owner is connected and silent."""
         for _ in range(ticks):
-            self.tick([(OPERATOR, Ask(kind, session_id)) for session_id in self.model.calls])
+            self.tick([(OPERATOR, Request(kind, session_id)) for session_id in self.model.calls])
 
-    def hear(self, said: Sequence[tuple[int, Ask]], *, full: bool = False, hot_only: bool = False) -> None:
-        """All of this is read in one turn of the loop, and answered.
+    def hear(self, said: Sequence[tuple[int, Request]], *, full: bool = False, hot_only: bool = False) -> None:
+        """The daemon reads all of these requests in one pass of the event loop, and answers them.
 
         Args:
-            said: who asks for what.
+            said: each caller and its request.
             full: the disk is full.
-            hot_only: leave out what has to ask the store first, and so is not done at once.
+            hot_only: leave out what has to be read from the store first, and so is not done at once.
         """
         heard: list[ExpectedReply] = []
 
         async def read() -> list[dict[str, Any]]:
             for which, drawn in said:
-                ask = self.meant(drawn)
-                if self.may_ask(ask, hot_only) and not (full and self.is_enough(heard)):
-                    heard.append(self.read(which, ask, full, any(one.undone for one in heard)))
+                request = self.meant(drawn)
+                if self.is_done_at_once(request, hot_only) and not (full and self.is_enough(heard)):
+                    heard.append(self.read(which, request, full, any(one.undone for one in heard)))
             return await self.harness.answers([(one.peer, one.request_id) for one in heard])
 
         self.harness.disk.error = ENOSPC if full else None
@@ -194,42 +185,42 @@ class OwnershipMachine(RuleBasedStateMachine):
                 core = self.harness.core
                 self.model.reorder([*core.cache.index.orphans, *core.liveness.suspects])
 
-    def read(self, which: int, drawn: Ask, full: bool, undone: bool) -> ExpectedReply:
-        """One line arrives; what its answer has to be."""
+    def read(self, which: int, drawn: Request, full: bool, undone: bool) -> ExpectedReply:
+        """Send one request; gives what its reply has to be."""
         self.number += 1
         peer, caller, instance = self.speaker(which, drawn)
-        ask = replace(drawn, number=self.number, worker_id=drawn.worker_id or caller or "w1")
-        [request_id] = peer.send((METHODS[ask.kind], params(ask, self.model.epoch_for(ask))))
+        request = replace(drawn, number=self.number, worker_id=drawn.worker_id or caller or "w1")
+        [request_id] = peer.send((METHODS[request.kind], params(request, self.model.epoch_for(request))))
         trial = deepcopy(self.model) if full else self.model
-        kind, result = trial.ask(ask, caller, instance)
+        kind, result = trial.request(request, caller, instance)
         if full and trial.changed:
-            self.model.undone(trial, ask)
-            return ExpectedReply(ask, "not_durable", None, True, peer, request_id)
+            self.model.undone(trial, request)
+            return ExpectedReply(request, "not_durable", None, True, peer, request_id)
         if full:
-            kind, result = self.model.ask(ask, caller, instance)
-        return ExpectedReply(ask, kind, result, undone and "beat" not in ask.kind, peer, request_id)
+            kind, result = self.model.request(request, caller, instance)
+        return ExpectedReply(request, kind, result, undone and "beat" not in request.kind, peer, request_id)
 
     def is_enough(self, heard: list[ExpectedReply]) -> bool:
-        """With the disk full: behind a change that is undone nothing else is asked."""
+        """With the disk full: nothing else is requested behind a change that is rolled back."""
         return "behind-undone" in OPEN and any(one.undone for one in heard)
 
-    def may_ask(self, ask: Ask, hot_only: bool) -> bool:
-        """Whether it is done at once, where that matters."""
-        call = self.model.calls.get(ask.session_id)
-        return not (hot_only and ask.kind != "claim_next" and (call is None or call.cold))
+    def is_done_at_once(self, request: Request, hot_only: bool) -> bool:
+        """Whether it needs no read from the store, where that matters."""
+        call = self.model.calls.get(request.session_id)
+        return not (hot_only and request.kind != "claim_next" and (call is None or call.cold))
 
-    def meant(self, drawn: Ask) -> Ask:
-        """As drawn, but seldom of a session that is not there: there is little to say of those."""
+    def meant(self, drawn: Request) -> Request:
+        """As drawn, but seldom about a session that does not exist: little can go wrong with those."""
         calls = self.model.calls
         if drawn.session_id in calls or drawn.stray or drawn.kind == "save" or not calls:
             return drawn
         return replace(drawn, session_id=min(calls))
 
-    def speaker(self, which: int, ask: Ask) -> tuple[FakeClient, str, str]:
+    def speaker(self, which: int, request: Request) -> tuple[FakeClient, str, str]:
         """A connection, the worker it is of, and which instance of that."""
         lines = self.harness.lines
         if which == OWNER:
-            call = self.model.calls.get(ask.session_id)
+            call = self.model.calls.get(request.session_id)
             lines = [line for line in lines if call is not None and line.worker_id == call.owner]
         if not lines or which == OPERATOR:
             return self.harness.operator, "", ""
@@ -243,17 +234,17 @@ class OwnershipMachine(RuleBasedStateMachine):
         for _ in range(ticks):
             self.tick([])
 
-    @rule(late_s=st.sampled_from([0.0, 0.0, TICK_S, 2 * TICK_S]), before=some_said, after=some_said, full=seldom)
-    def tick_while_asked(
-        self, late_s: float, before: list[tuple[int, Ask]], after: list[tuple[int, Ask]], full: bool
+    @rule(late_s=st.sampled_from([0.0, 0.0, TICK_S, 2 * TICK_S]), before=few, after=few, full=seldom)
+    def tick_among_requests(
+        self, late_s: float, before: list[tuple[int, Request]], after: list[tuple[int, Request]], full: bool
     ) -> None:
-        """What is read before the reaper looks counts; what is read behind that may come too late."""
+        """Requests that are read before the reaper's tick count; those behind it may come too late."""
         self.tick(before, late_s=late_s, full=full)
         self.hear(after, hot_only=True)
         self.look()
 
-    def tick(self, before: list[tuple[int, Ask]], *, late_s: float = 0.0, full: bool = False) -> None:
-        """The reaper looks, with the disk full perhaps."""
+    def tick(self, before: list[tuple[int, Request]], *, late_s: float = 0.0, full: bool = False) -> None:
+        """One tick of the reaper, perhaps with a full disk."""
         self.harness.core.clock.advance(TICK_S + late_s)
         self.model.now += TICK_S + late_s
         self.hear(before, full=full, hot_only=True)
@@ -264,14 +255,18 @@ class OwnershipMachine(RuleBasedStateMachine):
 
     @rule(
         seconds=st.sampled_from([1.0, 10.0, 3600.0]),
-        waiting=some_said | beaten,
-        after=some_said,
+        waiting=few | heartbeats,
+        after=few,
         silent_ticks=st.sampled_from([0, 0, 8, 14]),
     )
     def stall(
-        self, seconds: float, waiting: list[tuple[int, Ask]], after: list[tuple[int, Ask]], silent_ticks: int
+        self,
+        seconds: float,
+        waiting: list[tuple[int, Request]],
+        after: list[tuple[int, Request]],
+        silent_ticks: int,
     ) -> None:
-        """The daemon stands still, and reads what has come in before the reaper is back, or behind that."""
+        """The daemon stands still, then reads what has arrived meanwhile before its reaper's tick, or after it."""
         self.harness.core.clock.advance(TICK_S + seconds)
         self.model.now += TICK_S
         self.model.gained += seconds
@@ -306,7 +301,7 @@ class OwnershipMachine(RuleBasedStateMachine):
 
     @rule(ticks=st.sampled_from([0, 26]))
     def write_behind(self, ticks: int) -> None:
-        """The store has all of it, so what has ended may leave the memory in time."""
+        """The store has everything, so that ended sessions may be evicted in time."""
         self.run(self.harness.core.writer.write_round())
         self.look()
         for _ in range(ticks):
@@ -315,7 +310,7 @@ class OwnershipMachine(RuleBasedStateMachine):
     # -- what holds all the time ---------------------------------------------------------------------------
 
     def look(self) -> None:
-        """What was told and what is there is what was foretold, or what time has done."""
+        """Events and listing are what the model foretold, or what time may have done."""
         assert not self.loop.faults
         for event in self.harness.news():
             self.checks.told(event)
@@ -335,7 +330,7 @@ class OwnershipMachine(RuleBasedStateMachine):
             call.touched = False
 
     def cool(self, rows: dict[str, Any]) -> None:
-        """Ended calls leave the memory when their retention is over, and not before."""
+        """Ended calls are evicted when their retention is over, and not before."""
         for call in self.model.calls.values():
             if not call.cold and call.session_id not in rows:
                 assert call.phase == "ended", f"{call} is live, and not in memory"

@@ -10,7 +10,7 @@ from support.ownership.expiry_model import EXITED, OVERTIME, Call, ExpiryModel, 
 
 
 @dataclass(frozen=True)
-class Ask:
+class Request:
     """A request as it is drawn; each kind takes from it what it needs."""
 
     kind: str
@@ -22,7 +22,7 @@ class Ask:
     max_s: float | None = None
     steal: bool = False
     stray: bool = False
-    """Ask for just this session, be it there or not."""
+    """Request for just this session, be it there or not."""
     number: int = 0
 
 
@@ -35,21 +35,21 @@ class Model(ExpiryModel):
 
     # -- requests ------------------------------------------------------------------------------------------
 
-    def ask(self, ask: Ask, caller: str, instance: str) -> tuple[str, Any]:
+    def request(self, request: Request, caller: str, instance: str) -> tuple[str, Any]:
         """The kind of error that this must get, or none; and what the result has to say."""
         self.caller, self.instance, self.changed = caller, instance, False
-        verb: Callable[[Ask], Any] = getattr(self, ask.kind)
+        verb: Callable[[Request], Any] = getattr(self, request.kind)
         try:
-            return "", verb(ask)
+            return "", verb(request)
         except Refused as refused:
             return str(refused), None
 
-    def epoch_for(self, ask: Ask) -> int | None:
+    def epoch_for(self, request: Request) -> int | None:
         """The epoch to give with a request."""
-        call = self.calls.get(ask.session_id)
-        if call is None or (ask.epoch == "none" and ask.kind != "release"):
+        call = self.calls.get(request.session_id)
+        if call is None or (request.epoch == "none" and request.kind != "release"):
             return None
-        if ask.epoch != "old":
+        if request.epoch != "old":
             return call.epoch
         return call.epoch - 1 if call.epoch else 7
 
@@ -58,14 +58,16 @@ class Model(ExpiryModel):
             raise Refused("not_found")
         return self.calls[session_id]
 
-    def allow(self, call: Call, ask: Ask, *, with_epoch: bool = True) -> None:
+    def allow(self, call: Call, request: Request, *, with_epoch: bool = True) -> None:
         """Who may do what."""
         anothers = call.owner != self.caller or self.held_elsewhere(call)
-        self.fence(call, (with_epoch and self.is_stale(call, ask)) or bool(call.owner and self.caller and anothers))
+        self.fence(
+            call, (with_epoch and self.is_stale(call, request)) or bool(call.owner and self.caller and anothers)
+        )
 
-    def is_stale(self, call: Call, ask: Ask) -> bool:
+    def is_stale(self, call: Call, request: Request) -> bool:
         """Whether it gives an epoch, and not the session's."""
-        return self.epoch_for(ask) not in (None, call.epoch)
+        return self.epoch_for(request) not in (None, call.epoch)
 
     def fence(self, call: Call, fenced: bool) -> None:
         """Refuse who acts on another's; the first of an epoch is an event."""
@@ -82,9 +84,9 @@ class Model(ExpiryModel):
         worker = self.workers.get(call.owner)
         return worker is not None and any(self.instances[line] == call.instance for line in worker.lines)
 
-    def changeable(self, ask: Ask) -> Call:
-        call = self.find(ask.session_id)
-        self.allow(call, ask)
+    def changeable(self, request: Request) -> Call:
+        call = self.find(request.session_id)
+        self.allow(call, request)
         if call.reaped:
             raise Refused("session_ended")
         self.touch(call)
@@ -94,9 +96,9 @@ class Model(ExpiryModel):
         worker = self.workers.get(worker_id)
         return worker is not None and bool(worker.lines)
 
-    def beat(self, ask: Ask) -> dict[str, Any]:
-        call = self.find(ask.session_id)
-        self.allow(call, ask, with_epoch=False)
+    def beat(self, request: Request) -> dict[str, Any]:
+        call = self.find(request.session_id)
+        self.allow(call, request, with_epoch=False)
         if call.phase == "ended":
             raise Refused("session_ended")
         if call.owner in ("", self.caller) or not (self.caller or self.connected(call.owner)):
@@ -113,86 +115,86 @@ class Model(ExpiryModel):
         elif call.known_s is None and call.in_force_s() != before_s:
             call.known_s = before_s
 
-    def beats(self, ask: Ask) -> dict[str, Any]:
+    def beats(self, request: Request) -> dict[str, Any]:
         """For several, one of which is not there."""
         lists: dict[str, Any] = {"missing": [], "ended": [], "fenced": []}
         names = {"not_found": "missing", "session_ended": "ended", "fenced": "fenced"}
-        for session_id in (ask.session_id, "nowhere"):
+        for session_id in (request.session_id, "nowhere"):
             try:
-                lists |= self.beat(Ask("beat", session_id))
+                lists |= self.beat(Request("beat", session_id))
             except Refused as refused:
                 lists[names[str(refused)]].append(session_id)
         return lists
 
-    def save(self, ask: Ask) -> dict[str, Any]:
-        if ask.session_id not in self.calls:
-            return self.create(ask)
-        call = self.changeable(ask)
+    def save(self, request: Request) -> dict[str, Any]:
+        if request.session_id not in self.calls:
+            return self.create(request)
+        call = self.changeable(request)
         was_ended = call.phase == "ended"
-        call.to, call.interruptions = f"+{ask.number}", 0
-        if was_ended and ask.status != "ended" and not call.owner and self.caller:
+        call.to, call.interruptions = f"+{request.number}", 0
+        if was_ended and request.status != "ended" and not call.owner and self.caller:
             call.epoch += 1  # a claim: it may have been another's
             call.owner, call.instance, call.orphan = self.caller, self.instance, ""
-        self.settle(call, ask)
+        self.settle(call, request)
         before_s = call.in_force_s()
-        call.timeout_s = call.timeout_s if ask.timeout_s is None else ask.timeout_s
-        call.max_s = call.max_s if ask.max_s is None else ask.max_s
+        call.timeout_s = call.timeout_s if request.timeout_s is None else request.timeout_s
+        call.max_s = call.max_s if request.max_s is None else request.max_s
         if call.phase != "ended":
             self.retimed(call, before_s)
         return {}
 
-    def create(self, ask: Ask) -> dict[str, Any]:
+    def create(self, request: Request) -> dict[str, Any]:
         if self.draining:
             raise Refused("shutting_down")
         call = Call(
-            ask.session_id, self.caller, self.tombstones.pop(ask.session_id, 0), self.now, self.gained, self.lost,
-            self.now, self.now, status=ask.status, timeout_s=ask.timeout_s, max_s=ask.max_s, to=f"+{ask.number}",
-            instance=self.instance,
+            request.session_id, self.caller, self.tombstones.pop(request.session_id, 0), self.now, self.gained,
+            self.lost, self.now, self.now, status=request.status, timeout_s=request.timeout_s, max_s=request.max_s,
+            to=f"+{request.number}", instance=self.instance,
         )  # fmt: skip
-        self.calls[ask.session_id] = call
+        self.calls[request.session_id] = call
         self.changed = True
         self.expect("created", call)
-        if ask.status == "ended":
+        if request.status == "ended":
             self.over(call, "completed")
             self.expect("ended", call, reason="completed")
         return {}
 
-    def update(self, ask: Ask) -> dict[str, Any]:
-        late = self.calls.get(ask.session_id)
-        if late is not None and late.phase == "ended" and ask.status != "ended":
-            self.allow(late, ask)
+    def update(self, request: Request) -> dict[str, Any]:
+        late = self.calls.get(request.session_id)
+        if late is not None and late.phase == "ended" and request.status != "ended":
+            self.allow(late, request)
             raise Refused("session_ended")
-        call = self.changeable(ask)
-        call.to = f"+{ask.number}"
-        self.settle(call, ask)
+        call = self.changeable(request)
+        call.to = f"+{request.number}"
+        self.settle(call, request)
         return {}
 
-    def turn(self, ask: Ask) -> dict[str, Any]:
-        call = self.changeable(ask)
+    def turn(self, request: Request) -> dict[str, Any]:
+        call = self.changeable(request)
         call.turns += 1
-        self.heard_by(call, ask)
+        self.heard_by(call, request)
         return {"turn_count": call.turns}
 
-    def interrupt(self, ask: Ask) -> dict[str, Any]:
-        call = self.changeable(ask)
+    def interrupt(self, request: Request) -> dict[str, Any]:
+        call = self.changeable(request)
         call.interruptions += 1
-        self.heard_by(call, ask)
+        self.heard_by(call, request)
         return {}
 
-    def end(self, ask: Ask) -> dict[str, Any]:
-        call = self.find(ask.session_id)
+    def end(self, request: Request) -> dict[str, Any]:
+        call = self.find(request.session_id)
         if call.phase == "ended":
-            self.fence(call, self.is_stale(call, ask))
+            self.fence(call, self.is_stale(call, request))
             return {}
-        self.allow(call, ask)
+        self.allow(call, request)
         self.touch(call)
         self.over(call, "hangup")
         self.expect("ended", call, reason="hangup")
         return {}
 
-    def delete(self, ask: Ask) -> dict[str, Any]:
-        call = self.find(ask.session_id)
-        self.allow(call, ask)
+    def delete(self, request: Request) -> dict[str, Any]:
+        call = self.find(request.session_id)
+        self.allow(call, request)
         self.changed = True
         self.expect("deleted", call, reason="deleted")
         self.tombstones[call.session_id] = call.epoch
@@ -200,22 +202,22 @@ class Model(ExpiryModel):
         self.pending.pop(call.session_id, None)
         return {}
 
-    def claim(self, ask: Ask) -> dict[str, Any]:
-        worker_id = self.claimer(ask)
-        call = self.find(ask.session_id)
+    def claim(self, request: Request) -> dict[str, Any]:
+        worker_id = self.claimer(request)
+        call = self.find(request.session_id)
         if call.phase == "ended" and (call.cold or not call.reaped):
             raise Refused("session_ended")
         anothers = call.owner not in ("", worker_id)
         own = self.is_own(call, worker_id)
         if own:
             self.life(call)
-        elif call.phase == "live" and anothers and not ask.steal and call.session_id not in self.pending:
+        elif call.phase == "live" and anothers and not request.steal and call.session_id not in self.pending:
             raise Refused("conflict")
         else:
             self.take(call, worker_id)
         before = call.in_force_s(), call.max_s
-        call.timeout_s = call.timeout_s if ask.timeout_s is None else ask.timeout_s
-        call.max_s = call.max_s if ask.max_s is None else ask.max_s
+        call.timeout_s = call.timeout_s if request.timeout_s is None else request.timeout_s
+        call.max_s = call.max_s if request.max_s is None else request.max_s
         if own:
             self.retimed(call, before[0])
         if before != (call.in_force_s(), call.max_s):
@@ -223,8 +225,8 @@ class Model(ExpiryModel):
         limit = {} if call.max_s is None else {"max_duration_s": call.max_s}
         return {"epoch": call.epoch, "owner": worker_id, "heartbeat_timeout_s": call.in_force_s()} | limit
 
-    def claim_next(self, ask: Ask) -> dict[str, Any] | None:
-        worker_id = self.claimer(ask)
+    def claim_next(self, request: Request) -> dict[str, Any] | None:
+        worker_id = self.claimer(request)
         calls = sorted(self.calls.values(), key=lambda call: call.place)
         orphans = [call for call in calls if call.phase != "ended" and call.orphan]
         suspects = [call for call in calls if call.phase == "suspect"]
@@ -238,9 +240,9 @@ class Model(ExpiryModel):
             return {"epoch": call.epoch, "owner": worker_id, "id": call.session_id}
         return None
 
-    def release(self, ask: Ask) -> dict[str, Any]:
-        call = self.find(ask.session_id)
-        self.allow(call, ask)
+    def release(self, request: Request) -> dict[str, Any]:
+        call = self.find(request.session_id)
+        self.allow(call, request)
         if call.phase == "ended":
             raise Refused("session_ended")
         if call.owner:
@@ -249,41 +251,41 @@ class Model(ExpiryModel):
             self.expect("released", call, owner=owner, reason="released")
         return {}
 
-    def drain(self, ask: Ask) -> dict[str, Any]:
-        if self.draining is not ask.steal:
-            self.draining = ask.steal
-            self.expected.append({"type": "server.drain", "drain": ask.steal})
-        return {"drain": ask.steal, "sessions": sum(call.phase != "ended" for call in self.calls.values())}
+    def drain(self, request: Request) -> dict[str, Any]:
+        if self.draining is not request.steal:
+            self.draining = request.steal
+            self.expected.append({"type": "server.drain", "drain": request.steal})
+        return {"drain": request.steal, "sessions": sum(call.phase != "ended" for call in self.calls.values())}
 
     # -- what requests do ----------------------------------------------------------------------------------
 
-    def claimer(self, ask: Ask) -> str:
-        if self.caller and ask.worker_id and ask.worker_id != self.caller:
+    def claimer(self, request: Request) -> str:
+        if self.caller and request.worker_id and request.worker_id != self.caller:
             raise Refused("forbidden")
-        return ask.worker_id or self.caller
+        return request.worker_id or self.caller
 
     def is_own(self, call: Call, worker_id: str) -> bool:
         left = call.suspected == EXITED or call.session_id in self.pending
         same = not self.caller or call.instance == self.instance
         return call.owner == worker_id and same and call.phase != "ended" and not left
 
-    def heard_by(self, call: Call, ask: Ask) -> None:
+    def heard_by(self, call: Call, request: Request) -> None:
         """A change is a sign of life if it comes from whom the call concerns."""
         if call.phase == "ended":
             call.heard = call.spoken = self.now
-        elif call.owner in ("", self.caller) or self.epoch_for(ask) is not None:
+        elif call.owner in ("", self.caller) or self.epoch_for(request) is not None:
             self.life(call)
 
-    def settle(self, call: Call, ask: Ask) -> None:
+    def settle(self, call: Call, request: Request) -> None:
         """A change of the status: end, revival, or a change like any other."""
-        if (call.phase == "ended") is (ask.status == "ended"):
-            call.status = ask.status
-            self.heard_by(call, ask)
-        elif ask.status == "ended":
+        if (call.phase == "ended") is (request.status == "ended"):
+            call.status = request.status
+            self.heard_by(call, request)
+        elif request.status == "ended":
             self.over(call, "completed")
             self.expect("ended", call, reason="completed")
         else:
-            call.status, call.ended_reason = ask.status, ""
+            call.status, call.ended_reason = request.status, ""
             self.alive(call)
             self.places += 1
             call.place = self.places  # an orphan anew, where it is one
@@ -317,9 +319,9 @@ class Model(ExpiryModel):
         self.alive(call)
         self.touch(call)
 
-    def undone(self, trial: Model, ask: Ask) -> None:
+    def undone(self, trial: Model, request: Request) -> None:
         """This was undone, with which all would have been as in `trial`."""
-        call = self.calls.get(ask.session_id)
+        call = self.calls.get(request.session_id)
         if call is None or call.phase != "suspect":
             return
         if any(

@@ -1,11 +1,11 @@
-"""A whole core whose own loop runs by the clock of the tests: the reaper's real task wakes when they say so."""
+"""A whole core on an event loop that runs by the tests' clock: the reaper's real task wakes when they say so."""
 
 from __future__ import annotations
 
 import asyncio
 import selectors
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,15 @@ from callstate_sidecar.config.schema import ReaperConfig
 from support.clock import ManualClock
 from support.core import FakeClient
 from support.core_harness import CoreHarness, FakeProcess
+from support.ownership.expiry_model import SPANS
 
 TICK_S = 0.25
-SPANS = ReaperConfig(
-    heartbeat_timeout_s=2.0, grace_s=1.5, reconnect_grace_s=0.75, retention_s=6.0, tick_s=TICK_S, max_handovers=0
-)
-"""All of it in quarters of a second, which floats hold exactly: a deadline is met or is not, never by a hair.
-Workers die at every turn here, so no call is to blame."""
+REAPER = ReaperConfig(**asdict(SPANS), tick_s=TICK_S, max_handovers=0)
+"""Without a limit of handovers: workers die all the time here, so no call is to blame."""
 
 
 class NeverWaitingSelector(selectors.DefaultSelector):
-    """Finds what is ready now. To wait is a fault: the clock stands still meanwhile, so it would be for ever."""
+    """Finds what is ready now. To wait is an error: the clock stands still meanwhile, so it would be for ever."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """What is ready."""
@@ -49,10 +47,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class Client(FakeClient):
-    """A peer on which the daemon may hang up for good."""
+    """A client whose connection the daemon may abort."""
 
     def abort(self) -> None:
-        """What the daemon says where nobody reads the rest: it is closed by then."""
+        """The daemon drops what was not read yet; it has closed the connection by then."""
 
 
 @dataclass(eq=False)
@@ -77,7 +75,7 @@ class VirtualHarness(CoreHarness):
         self._loop = loop
         self.lines: list[WorkerConnection] = []
         self._heard = 0
-        super().__init__(directory, reaper=SPANS)
+        super().__init__(directory, reaper=REAPER)
         self.core.reaper.start()
 
     def _open(self, clock: Any) -> None:
@@ -107,7 +105,7 @@ class VirtualHarness(CoreHarness):
         return WorkerConnection(self.connect(program), self.processes.index(program), worker_id, instance)
 
     def drop_closed(self) -> None:
-        """Connections on which the daemon has hung up are gone."""
+        """Forget the connections that the daemon has closed."""
         for line in [*self.lines]:
             if line.peer.closed:
                 self.lines.remove(line)
@@ -116,7 +114,7 @@ class VirtualHarness(CoreHarness):
     # -- time -----------------------------------------------------------------------------------------------
 
     def step_wall(self, hours: int) -> None:
-        """The wall clock is set; the others don't know."""
+        """The wall clock is set; the steady clocks are not."""
         self.core.clock.at_us += hours * 3_600_000_000
 
     # -- asking ---------------------------------------------------------------------------------------------
@@ -127,7 +125,7 @@ class VirtualHarness(CoreHarness):
         return [peer.replies.pop(request_id) for peer, request_id in sent]
 
     async def listed(self) -> dict[str, dict[str, Any]]:
-        """What the daemon says of all that is in its memory."""
+        """The daemon's listing of all that is in its memory."""
         page = await self.request(self.operator, "session.list")
         return {row["session"]["id"]: row for row in page["sessions"]}
 
