@@ -1,4 +1,10 @@
-"""Misses: one read of the store an id at a time, and whoever waits for it in the order of asking."""
+"""Read-through: cache misses are answered from the store, with at most one read per session id at a time.
+
+While a read is in progress, every request for that id waits for it, in order, so requests of one connection on one
+session take effect in the order they were sent. A session of this host that has not ended is admitted to the cache;
+one that has ended, or that belongs to another host or to other software, is only shown to the requests that waited.
+A late read never replaces a session that has meanwhile become hot.
+"""
 
 from __future__ import annotations
 
@@ -19,43 +25,40 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_client.engine.table.cache import NO_GRAVE, Grave
 from callstate_client.errors import UnreadableError
-from callstate_sidecar.stores.backend import (
-    Backend,
-)
+from callstate_sidecar.stores.backend import Backend
 
 log = logging.getLogger(__name__)
 
 READ_DEADLINE_S: Final = 10.0
-"""A store that has not answered by then is called unavailable; backends have shorter time-outs of their own."""
+"""After this the store counts as down. Backends have shorter timeouts of their own."""
 
 
 class ReadThrough:
-    """Asks the store for sessions that are not hot.
+    """Reads sessions that are not hot.
 
-    While a read is under way every request for that id waits behind it, so requests of one connection on one
-    session take effect in the order sent. A session of ours that lives becomes hot; one that has ended, or is
-    another host's, or was written by somebody else, is only shown to those who waited.
+    Args:
+        host_id: the host whose sessions are admitted to the cache.
     """
 
     def __init__(self, ctx: Context, backend: Backend, host_id: str) -> None:
         self._ctx = ctx
         self._backend = backend
         self._host_id = host_id
-        self._flights: dict[str, deque[Callable[[], None]]] = {}
+        self._waiting: dict[str, deque[Callable[[], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
-        """Call `then` when the store has been asked for this session; ask, where nobody has yet."""
-        waiting = self._flights.get(session_id)
+        """Call `then` once the store has been asked for this session; joins a read in progress."""
+        waiting = self._waiting.get(session_id)
         if waiting is not None:
             waiting.append(then)
             return
-        self._flights[session_id] = deque([then])
-        task = asyncio.ensure_future(self._fly(session_id))
+        self._waiting[session_id] = deque([then])
+        task = asyncio.ensure_future(self._read(session_id))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _fly(self, session_id: str) -> None:
+    async def _read(self, session_id: str) -> None:
         found: Session | Exception | None
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
@@ -67,7 +70,7 @@ class ReadThrough:
         except Exception as error:
             log.exception("reading session %s from the store failed", session_id)
             found = error
-        self._land(session_id, found)
+        self._deliver(session_id, found)
 
     def _session(self, session_id: str, stored: StoredSession | None) -> Session | None:
         ctx = self._ctx
@@ -83,13 +86,14 @@ class ReadThrough:
         return session
 
     def _grave(self, meta: StoredMeta | None) -> Grave:
-        """What a new session must be above for the store to take it; above another host's, only by its epoch."""
+        """What a new session has to exceed for the store to accept it; a tombstone of another host, by its
+        epoch."""
         if meta is None:
             return NO_GRAVE
         return Grave(meta.version, meta.epoch if meta.host == self._host_id else meta.epoch + 1, meta.ops)
 
-    def _land(self, session_id: str, found: Session | Exception | None) -> None:
-        """Run whoever waited, in order; a late read never replaces a hot session."""
+    def _deliver(self, session_id: str, found: Session | Exception | None) -> None:
+        """Make the result known, and run what waited for it, in order."""
         ctx = self._ctx
         if session_id in ctx.cache.sessions:
             pass
@@ -98,15 +102,15 @@ class ReadThrough:
             ctx.watch(INTERNAL, found)
         elif found is not None:
             ctx.read_through[session_id] = found
-        waiting = self._flights[session_id]
+        waiting = self._waiting[session_id]
         try:
             while waiting:
                 waiting.popleft()()
         finally:
-            del self._flights[session_id]
+            del self._waiting[session_id]
             ctx.read_through.pop(session_id, None)
 
     async def close(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the reads in progress."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=READ_DEADLINE_S)

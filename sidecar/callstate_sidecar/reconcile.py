@@ -1,4 +1,20 @@
-"""What becomes of a session that the store has in another state than was known here. No I/O in here."""
+"""Reconciliation: what to do when the store refused a write because it has another state. No I/O in here.
+
+That happens after a crash or a restored backup (the journal is older than the store), after a save that was
+accepted while the store was down (nobody could check what it had), when a reply was lost, and when another host has
+claimed the session. Write-behind reads what the store has and calls `settle`, which decides:
+
+- **The store's state is older, or came from us** (its version is known here): ours only has to be raised above it,
+  and is written again.
+- **Both have changed since a state that both know**, the merge base: they are merged (engine/sessions/merging.py),
+  raised above the store's version, and written again. This is logged, with an event `recovered`.
+- **The store's state belongs to another host, or is newer and unowned**: it counts. Ours is quarantined: it stays
+  in memory and journal, with an event `fenced`.
+- **The store has a tombstone newer than what the journal knows**: the session was deleted, and is dropped here too.
+- **Ours is a deletion**: it is raised above the store's version, unless the session there belongs to another host.
+
+Every change made here is logged to the journal like any other, before write-behind writes the session again.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +39,25 @@ log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Compares what the store has with what is hot, where the store did not take a write for it."""
+    """Decides between the hot state of a session and the store's.
+
+    Args:
+        host_id: this host.
+    """
 
     def __init__(self, ctx: Context, host_id: str) -> None:
         self._ctx = ctx
         self._host_id = host_id
 
     def settle(self, write: Write, stored: StoredSession | None) -> bool:
-        """Make the hot session one that the store will take, if it is ours to say.
+        """Change the hot session so that the store will accept it, if it is ours.
 
         Args:
-            write: that the store did not take.
-            stored: what it has instead.
+            write: the write that the store refused.
+            stored: what the store has.
 
         Returns:
-            whether to write it again; else what the store has counts, and ours is quarantined.
+            True: write the session again. False: the store's state counts, and ours is to be quarantined.
         """
         session = self._ctx.cache.sessions.get(write.session_id)
         meta = None if stored is None else stored.meta
@@ -46,13 +66,13 @@ class Reconciler:
         try:
             theirs = None if stored is None else Session.of_stored(write.session_id, stored, self._host_id)
         except UnreadableError:
-            return False  # nobody can read it, so nothing can be made of it
+            return False  # it can't be read, so it can't be merged
         if theirs is None:
-            self._settle_absent(session, meta)
-        elif self._is_anothers(session, theirs):
+            self._settle_no_document(session, meta)
+        elif self._store_counts(session, theirs):
             return False
         elif session.base is None or _is_known(session, session.base, theirs):
-            self._rise(
+            self._raise_above(
                 session, theirs.version, -1 if theirs.facts.epoch == session.facts.epoch else theirs.facts.epoch
             )
         else:
@@ -62,11 +82,11 @@ class Reconciler:
     # -- deletions ----------------------------------------------------------------------------------------------
 
     def _settle_deletion(self, session_id: str, meta: StoredMeta | None) -> bool:
-        """Ours of what is ours, or of nobody's, is raised above what the store has."""
+        """Raise our tombstone above what the store has, unless that belongs to another host."""
         cache = self._ctx.cache
         grave = cache.graves.get(session_id)
         if grave is None:
-            return True  # made anew and deleted meanwhile: there is nothing left to write
+            return True  # created again and deleted meanwhile: there is nothing left to write
         if meta is not None and meta.host != self._host_id:
             return False
         if meta is not None:
@@ -74,37 +94,38 @@ class Reconciler:
             cache.raise_grave(session_id, Grave(version, epoch, grave.ops))
         return True
 
-    def _settle_absent(self, session: Session, meta: StoredMeta | None) -> None:
-        """The store has nothing, or a tombstone: of a deletion the journal does not know, or of an earlier life."""
+    def _settle_no_document(self, session: Session, meta: StoredMeta | None) -> None:
+        """The store has no document: nothing at all, or a tombstone, perhaps of a deletion that the journal
+        lacks."""
         base = session.base
         if meta is None:
-            self._rise(session, 0, -1)
+            self._raise_above(session, 0, -1)
         elif (
             base is not None and 0 < base.version < meta.version
             and base.version == session.version and meta.host == self._host_id
         ):  # fmt: skip
             ctx = self._ctx
-            log.warning("session %s was deleted after what the journal knows: it is gone", session.id)
+            log.warning("session %s was deleted after the journal's last record of it: dropped", session.id)
             ctx.events.note("deleted", ctx.now_us(), session, reason=NEWER)
             ctx.cache.forget(session, meta.version)
             ctx.liveness.forget(session.id)
         else:
             is_ours = meta.host == self._host_id and meta.epoch == session.facts.epoch
-            self._rise(session, meta.version, -1 if is_ours else meta.epoch)
+            self._raise_above(session, meta.version, -1 if is_ours else meta.epoch)
 
     # -- sessions -----------------------------------------------------------------------------------------------
 
-    def _is_anothers(self, session: Session, theirs: Session) -> bool:
-        """Whether it is another's: of a host that has it live, or that had it later; or newer than ours without
-        being anybody's, as what the Go package writes."""
+    def _store_counts(self, session: Session, theirs: Session) -> bool:
+        """Whether the store's state counts: another host's that is live or newer, or a newer one of no host at all,
+        as the Go package writes it."""
         if theirs.host is None:
             return False
         if theirs.host == "":
             return session.unverified and theirs.version > session.doc.updated_us
         return not session.unverified or not theirs.ended or theirs.version > session.version
 
-    def _rise(self, session: Session, version: int, epoch: int) -> None:
-        """What the store has is of before ours: be above it."""
+    def _raise_above(self, session: Session, version: int, epoch: int) -> None:
+        """Raise ours above the store's older state."""
         ctx = self._ctx
         ctx.cache.change(session)
         session.base = None
@@ -118,10 +139,10 @@ class Reconciler:
         is_untouched = session.version == base.version
         ctx.cache.change(session)
         merge(session, base, theirs)
-        self._own(session, base, theirs)
+        self._merge_ownership(session, base, theirs)
         session.rise_above(theirs.version, -1, now_us)
         session.host, session.base = None, None
-        self._see_to_its_time(session, was_ended, timeouts)
+        self._update_deadlines(session, was_ended, timeouts)
         reason = MERGED if base.version == 0 else NEWER
         ctx.events.note("recovered", now_us, session, reason=reason)
         log.warning(
@@ -131,8 +152,8 @@ class Reconciler:
         )  # fmt: skip
         ctx.cache.log(session, session.snapshot(), ctx.clock.mono())
 
-    def _own(self, session: Session, base: MergeBase, theirs: Session) -> None:
-        """Whose it is: who has it here, if somebody took or left it since, else whose the store says."""
+    def _merge_ownership(self, session: Session, base: MergeBase, theirs: Session) -> None:
+        """Merge ownership: ours if it has changed since the merge base, else the store's."""
         ours, other = session.facts, theirs.facts
         if (ours.epoch, ours.owner) != (base.epoch, base.owner):
             session.rise_above(theirs.version, other.epoch, self._ctx.now_us())
@@ -147,7 +168,7 @@ class Reconciler:
             orphan="" if other.owner else ours.orphan,
         )
 
-    def _see_to_its_time(
+    def _update_deadlines(
         self, session: Session, was_ended: bool, timeouts: tuple[float | None, float | None]
     ) -> None:
         ctx = self._ctx
@@ -161,7 +182,7 @@ class Reconciler:
 
 
 def _is_known(session: Session, base: MergeBase, theirs: Session) -> bool:
-    """Whether the store has what it got from us, at or since the base: the reply was lost, or the daemon died."""
+    """Whether the store has a state that we wrote, at or since the base: the reply was lost, or the daemon died."""
     if theirs.version <= base.version or theirs.version == session.version:
         return True
     return bool(base.sent) and base.sent <= theirs.version <= session.version
