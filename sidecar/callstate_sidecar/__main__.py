@@ -10,7 +10,7 @@ MISSING_EXTRA_STATUS = 2
 
 
 def main() -> None:
-    """Run the daemon; say which extra is missing where its packages are not installed."""
+    """Run the daemon, or name the extra to install if its packages are missing."""
     sys.exit(stdio.run("callstated", _run))
 
 

@@ -1,4 +1,4 @@
-"""`callstated`: from arguments to an exit status."""
+"""The `callstated` command: reads the configuration, runs the daemon or a subcommand, returns an exit status."""
 
 from __future__ import annotations
 
@@ -35,14 +35,17 @@ _STATUS: dict[type[Exception], Exit] = {
     JournalError: Exit.JOURNAL,
     OSError: Exit.FAILED,
 }
-"""What keeps a daemon from starting, and the status it ends with; a restart mends only the last."""
+"""Errors that keep a daemon from starting, and the exit status of each; only the last may be cured by a restart."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run callstated until it is told to stop.
+    """Run callstated until it is asked to stop.
+
+    Args:
+        argv: arguments without the program's name; default: the process's own.
 
     Returns:
-        the exit status, see exits.py.
+        the exit status; see system/exits.py.
     """
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["journal"]:
@@ -66,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve())
     except tuple(_STATUS) as error:
-        log.error("%s", error)  # noqa: TRY400 - the sentence is meant for an operator, who has no use for a traceback
+        log.error("%s", error)  # noqa: TRY400 - written for an operator, who has no use for a traceback
         return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
 
 
@@ -75,4 +78,4 @@ def _check(config: Config) -> None:
     resolve_state_dir(config, os.environ)
     resolve_password(config, os.environ)
     check_store_files(config)
-    print("the configuration is good")  # noqa: T201
+    print("the configuration is valid")  # noqa: T201

@@ -1,4 +1,4 @@
-"""The daemon's three clocks, in one object that tests replace."""
+"""The daemon's clocks, in one object that tests replace."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import time
 
 
 class Clock:
-    """Wall time for what is written down, monotonic time for intervals, and the reaper's time.
+    """Wall time for timestamps, monotonic time for intervals, and live time for deadlines of sessions.
 
-    `live()` is monotonic time less the time the daemon itself was stopped, stalled or asleep: nobody is blamed
-    for silence that was ours.
+    `live()` does not advance while the daemon itself is stopped, stalled or suspended, so that no worker is blamed
+    for a silence during which nobody listened. The reaper adds such gaps to `stalled_s`.
     """
 
     def __init__(self) -> None:
@@ -20,8 +20,8 @@ class Clock:
         return time.time_ns() // 1000
 
     mono = staticmethod(time.monotonic)
-    """Seconds, steady."""
+    """Seconds of CLOCK_MONOTONIC."""
 
     def live(self) -> float:
-        """Seconds, steady, standing still while the daemon does."""
+        """Seconds of CLOCK_MONOTONIC, without those in which the daemon did not run."""
         return self.mono() - self.stalled_s

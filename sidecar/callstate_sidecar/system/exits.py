@@ -1,4 +1,4 @@
-"""With what status callstated ends, so that whoever restarts it knows when that is no use."""
+"""The exit statuses of `callstated`, which tell a service manager when a restart is useless."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from enum import IntEnum
 class Exit(IntEnum):
     """Exit statuses of `callstated`.
 
-    2, 3 and 4 come again at every start until somebody mends the cause: `RestartPreventExitStatus=` of the
-    unit names them.
+    2, 3 and 4 recur at every start until somebody fixes the cause, so the unit lists them in
+    `RestartPreventExitStatus=`.
     """
 
     OK = 0
-    """Stopped as asked; also with sessions the store has not got yet, for the journal has them."""
+    """Stopped on request, perhaps with sessions that are not in the store yet: the journal has them."""
     FAILED = 1
-    """Something that may be better after a restart: no memory, no file descriptors, an fsync that failed."""
+    """A failure that a restart may cure: no memory, no file descriptors, a failed fsync."""
     USAGE = 2
-    """A wrong flag, key or value, an unreadable configuration file or file that it names, something in the socket's
-    place that is no socket, or an extra that is not installed."""
+    """A wrong flag, key or value, an unreadable configuration file or file named in it, a path for the socket that
+    is something else, or a missing extra."""
     ALREADY_RUNNING = 3
     """Another daemon holds the socket or the journal."""
     JOURNAL = 4
-    """The journal is damaged below what was synced, or written by a newer version."""
+    """The journal has lost synced data, or was written by a newer version."""

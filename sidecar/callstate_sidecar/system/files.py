@@ -1,4 +1,4 @@
-"""File calls of journal and state directory, in one place: what a disk can refuse, and tests let it refuse."""
+"""The file calls of journal and state directory, in one object, so that tests can make them fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let errors of calls that know a descriptor only say which file it was."""
+    """Add the file's name to errors of calls that only take a descriptor."""
     try:
         yield
     except OSError as error:
@@ -21,41 +21,41 @@ def naming(path: Path) -> Iterator[None]:
 
 
 class Files:
-    """The operating system's file calls, each all or nothing. Every method raises OSError."""
+    """The operating system's file calls. Every method raises OSError."""
 
     def create(self, path: Path) -> int:
         """Open a new, empty file."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
     def open(self, path: Path) -> int:
-        """Open a file that is there, for writing."""
+        """Open an existing file for writing."""
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def allocate(self, fd: int, size: int) -> None:
-        """Take the room on disk now, so that no write into it can fail for want of room later."""
+        """Allocate disk space, so that no later write into it can fail for lack of space."""
         os.posix_fallocate(fd, 0, size)
 
     def write(self, fd: int, data: bytes, at: int) -> None:
-        """Write in one call. A short write is an error like any other: the disk is full or worse."""
+        """Write in one call. A short write is an error: the disk is full, or worse."""
         written = os.pwrite(fd, data, at)
         if written != len(data):
             raise OSError(errno.ENOSPC, f"short write: {written} of {len(data)} bytes")
 
     def truncate(self, fd: int, size: int) -> None:
-        """Cut a file."""
+        """Truncate a file."""
         os.ftruncate(fd, size)
 
     def sync(self, fd: int) -> None:
-        """Return when what was written is on disk."""
+        """Wait until what was written is on disk (fdatasync)."""
         os.fdatasync(fd)
 
     def free_bytes(self, path: Path) -> int | None:
-        """Room on the file system of a path, for this user; None where it does not say."""
+        """Free space on a path's file system for this user; None if unknown."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize if found.f_blocks else None
 
     def is_linked(self, fd: int) -> bool:
-        """Whether the open file still has a name."""
+        """Whether an open file still has a name."""
         return os.fstat(fd).st_nlink > 0
 
     def close(self, fd: int) -> None:
@@ -63,15 +63,15 @@ class Files:
         os.close(fd)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Rename, replacing what was there."""
+        """Rename a file, replacing any other of the new name."""
         old.rename(new)
 
     def unlink(self, path: Path) -> None:
-        """Remove a name, where it is there."""
+        """Remove a file, if it exists."""
         path.unlink(missing_ok=True)
 
     def sync_directory(self, path: Path) -> None:
-        """Return when the names in a directory are on disk."""
+        """Wait until the names in a directory are on disk."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with naming(path):
@@ -80,7 +80,7 @@ class Files:
             os.close(fd)
 
     def replace(self, path: Path, data: bytes) -> None:
-        """Put a file of this content in place of the present one, on disk before this returns."""
+        """Replace a file atomically; the new content is on disk when this returns."""
         draft = path.with_name(f"{path.name}.tmp")
         with naming(draft):
             fd = self.create(draft)

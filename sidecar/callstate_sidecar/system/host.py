@@ -1,4 +1,4 @@
-"""Which host, boot and version this is."""
+"""The version of this program and the id of this boot."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def own_version() -> str:
 
 
 def boot_id() -> str:
-    """What changes with each boot of the machine; empty where the kernel does not say (macOS)."""
+    """An id that changes with each boot of the machine; empty where the kernel has none (macOS)."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
     except OSError:

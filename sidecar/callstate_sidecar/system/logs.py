@@ -1,8 +1,8 @@
-"""How the daemon's log lines look: text or JSON, on stderr, with priorities where the journal reads along.
+"""The format of the daemon's log lines: text or JSON, on stderr, with syslog priorities for systemd's journal.
 
-What goes into a line is the caller's duty: session ids, counts, reasons and timings, yes; never what was said in
-a call, a phone number (`from`, `to`), `recovery_data`, or a URL that `redact_url` has not seen. Details go as
-`extra={"session_id": …}` and come out as `session_id=…`, or as members of the JSON object.
+Callers decide what goes into a line: session ids, counts, reasons and timings are allowed; a transcript, a phone
+number (`from`, `to`), `recovery_data`, or a URL that has not passed `redact_url` never are. Details are passed as
+`extra={"session_id": …}` and appear as `session_id=…`, or as members of the JSON object.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LOGGER_NAME: Final = "callstate_sidecar"
 _PRIORITIES: Final = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
 _DEBUG_PRIORITY: Final = 7
 
-# What every record has; anything else came as `extra`.
+# The attributes of every record; any other was passed as `extra`.
 _OWN_ATTRIBUTES: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -36,7 +36,7 @@ class _Formatter(logging.Formatter):
         text = self.render(record)
         if not self._journal:
             return text
-        # The journal takes each line for an entry: those of a traceback need the priority as well.
+        # The journal takes each line as an entry, so the lines of a traceback need the priority as well.
         prefix = f"<{_priority(record.levelno)}>"
         return "\n".join(prefix + line for line in text.split("\n"))
 
@@ -44,7 +44,7 @@ class _Formatter(logging.Formatter):
         raise NotImplementedError
 
     def traceback(self, record: logging.LogRecord) -> str:
-        """The exception's traceback and the stack, where the record has them."""
+        """The record's traceback and stack, if any."""
         parts = []
         if record.exc_info:
             parts.append(self.formatException(record.exc_info))
@@ -54,10 +54,10 @@ class _Formatter(logging.Formatter):
 
 
 class TextFormatter(_Formatter):
-    """`12:00:00.123 INFO    message  key=value …`; without time and level where the journal adds its own."""
+    """`12:00:00.123 INFO    message  key=value …`; without time and level where systemd's journal adds its own."""
 
     def render(self, record: logging.LogRecord) -> str:
-        """The record in one line, and its traceback, if any, in those after it."""
+        """The record as one line, followed by its traceback, if any."""
         line = " ".join([_one_line(record.getMessage()), *(f"{k}={_plain(v)}" for k, v in _extra(record).items())])
         if not self._journal:
             line = f"{_local_time(record)} {record.levelname:<7} {line}"
@@ -66,7 +66,7 @@ class TextFormatter(_Formatter):
 
 
 class JsonFormatter(_Formatter):
-    """One object a line: `time`, `level`, `logger`, `message`, what came as `extra`, and `exception`."""
+    """One object per line: `time`, `level`, `logger`, `message`, the `extra` details, and `exception`."""
 
     def render(self, record: logging.LogRecord) -> str:
         """The record as one JSON object."""
@@ -85,18 +85,18 @@ class JsonFormatter(_Formatter):
 
 
 class _OwnHandler(logging.StreamHandler[TextIO]):
-    """Told from the handlers of others by its class."""
+    """A class of its own, so that a reload replaces no handler but ours."""
 
 
 def configure_logging(config: LogConfig, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
-    """Send all logs of this process to stderr; calling it again (a reload) replaces what was set before.
+    """Send all logs of this process to stderr; another call (a reload) replaces the settings.
 
-    The level holds for the daemon's own lines; of libraries only warnings and errors are let through.
+    The level applies to the daemon's own loggers; from libraries only warnings and errors are shown.
 
     Args:
         config: level and format.
-        environ: where $JOURNAL_STREAM is.
-        stream: instead of stderr.
+        environ: contains $JOURNAL_STREAM under systemd.
+        stream: used instead of stderr.
     """
     target = sys.stderr if stream is None else stream
     formatter = JsonFormatter if config.format == "json" else TextFormatter
@@ -110,7 +110,7 @@ def configure_logging(config: LogConfig, environ: Mapping[str, str], stream: Tex
 
 
 def goes_to_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
-    """Whether the stream is the journal's: $JOURNAL_STREAM is its device and inode (systemd.exec(5))."""
+    """Whether the stream goes to systemd's journal: $JOURNAL_STREAM is its device and inode (systemd.exec(5))."""
     try:
         status = os.fstat(stream.fileno())
     except (OSError, ValueError):  # closed, or not a file at all
@@ -131,7 +131,7 @@ def _local_time(record: logging.LogRecord) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Text from outside (an id, a reason) must not look like lines of ours."""
+    """Escape line breaks: text from outside (an id, a reason) must not look like another log line."""
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
 
 

@@ -1,12 +1,13 @@
-"""Who is at the other end of a socket, and whether it still runs: what only the kernel can tell.
+"""The process at the other end of a Unix socket, and its exit, detected through its pidfd.
 
-A pidfd stands for one process, whatever becomes of its pid, and is readable once that process has exited
-(pidfd_open(2)). SO_PEERPIDFD (Linux 6.5) gives the one of the process that connected; before that, one is opened
-by the pid in SO_PEERCRED. Where neither works (macOS, older kernels, seccomp, no descriptors left) there is none:
-a worker is then known by its connection and its beats alone.
+A pidfd refers to one process, even when its pid is reused, and becomes readable when that process exits
+(pidfd_open(2)). SO_PEERPIDFD (Linux 6.5) returns the pidfd of the process that connected; on older kernels one is
+opened by the pid in SO_PEERCRED. Where neither works (macOS, older kernels, seccomp, no descriptors left) only
+connection and heartbeats tell whether a worker is alive.
 
-A process of a PID namespace that the daemon's does not see, as of another container, has no pid here. Its pidfd is
-as good as any: the inode says which process it is, and it is readable at its exit. Only a restart can't find it.
+A process in a PID namespace that is invisible to the daemon, such as another container's, has no pid here. Its
+pidfd works all the same, and its inode identifies the process; but after a restart of the daemon it can't be found
+again.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ _UCRED: Final = struct.Struct("3i")
 """pid, uid, gid: unix(7)."""
 
 _START_FIELD: Final = 22 - 3
-"""Place of the start time in /proc/<pid>/stat behind the command's name, which is field 2 and may hold anything."""
+"""Index of the start time in /proc/<pid>/stat, counted after the command's name, which may contain anything."""
 
 _NO_SUCH_PROCESS: Final = (errno.ESRCH, errno.EINVAL, errno.ENOENT)
-"""Reaped, or its pid is by now that of a thread: kernels have different names for it."""
+"""The process was reaped, or its pid now belongs to a thread; kernels differ in the code."""
 
 
 class PeerSocket(Protocol):
-    """A socket, or what asyncio and uvloop give out in place of one."""
+    """A socket, or what asyncio and uvloop return in place of one."""
 
     def fileno(self) -> int: ...
 
@@ -51,12 +52,12 @@ class PeerSocket(Protocol):
 
 
 class Peer:
-    """A process, and the pidfd to watch it by. Whoever has it closes it, or hands it to a `Watch`.
+    """A process and its pidfd. The holder closes it, or passes it to a `Watch`.
 
     Args:
-        process: which one; None where the kernel does not say.
+        process: which one; None if the kernel does not tell.
         pidfd: -1 for none.
-        exited: it is known to run no more.
+        exited: the process is known to have exited.
     """
 
     __slots__ = ("exited", "pidfd", "process")
@@ -68,7 +69,7 @@ class Peer:
 
     @property
     def watchable(self) -> bool:
-        """Whether its exit is known or will be told."""
+        """Whether its exit is known or can be watched for."""
         return self.exited or self.pidfd >= 0
 
     def watch(self, exited: Callable[[], None]) -> Watch:
@@ -76,18 +77,18 @@ class Peer:
         return Watch(self, exited)
 
     def close(self) -> None:
-        """Give the pidfd back; again is nothing."""
+        """Close the pidfd; may be called twice."""
         pidfd, self.pidfd = self.pidfd, -1
         if pidfd >= 0:
             os.close(pidfd)
 
 
 class Watch:
-    """Calls back once, from the running loop, when a peer's process has exited. Never from within the constructor.
+    """Calls back once, from the running loop, when a peer's process has exited; never from the constructor.
 
     Args:
-        peer: a watchable one; its pidfd is the watch's from now on, and is closed with it.
-        exited: called without arguments, the watch being closed already.
+        peer: a watchable one; the watch takes over its pidfd and closes it.
+        exited: called after the watch has been closed.
     """
 
     def __init__(self, peer: Peer, exited: Callable[[], None]) -> None:
@@ -107,25 +108,25 @@ class Watch:
         self._exited()
 
     def close(self) -> None:
-        """Watch no more; again, or from the callback, is nothing."""
+        """Stop watching; may be called twice, and from the callback."""
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
         if self._peer.pidfd >= 0:
-            self._loop.remove_reader(self._peer.pidfd)  # first: the number may be another file's once it is closed
+            self._loop.remove_reader(self._peer.pidfd)  # first: once closed, the number may be another file's
             self._peer.close()
 
 
 class Peers:
-    """Finds processes: behind a connection, or by what the journal remembers of them.
+    """Finds processes: by a connection, or by what the journal has about them.
 
     Args:
-        boot_id: this boot of the machine ("": unknown).
-        proc: where procfs is.
+        boot_id: id of this boot of the machine; empty if unknown.
+        proc: where procfs is mounted.
 
     Attributes:
-        failures: how many processes could not be watched for a reason that is none of theirs (no descriptors left,
-            a refused call); the first is logged.
+        failures: number of processes that could not be watched although they run (no descriptors left, a refused
+            call); the first failure is logged.
     """
 
     def __init__(self, boot_id: str, proc: Path = Path("/proc")) -> None:
@@ -135,7 +136,7 @@ class Peers:
 
     @cached_property
     def works(self) -> bool:
-        """Whether exits of processes are told here at all (Linux 5.3): `process`, else `connection` liveness."""
+        """Whether pidfds work here at all (Linux 5.3): liveness is then `process`, else `connection`."""
         pidfd = self._open(os.getpid())
         if pidfd is None or pidfd is Gone.GONE:
             return False
@@ -145,9 +146,9 @@ class Peers:
     def identify(self, sock: PeerSocket) -> Peer:
         """The process that connected this Unix stream socket.
 
-        That is who called connect(2): a child that inherited the connection is not seen. One in a PID namespace
-        that ours does not see has pid 0, and is told by the inode of its pidfd (Linux 6.9). Without a process: such
-        a peer on an older kernel, a socket of another family, a system that does not say.
+        That is the process that called connect(2), not a child that inherited the connection. One in an invisible
+        PID namespace has pid 0, and is identified by the inode of its pidfd (Linux 6.9). There is no process for
+        such a peer on an older kernel, for sockets of other families, and on systems that don't tell.
         """
         pid = _peer_pid(sock)
         if pid < 0:
@@ -165,23 +166,23 @@ class Peers:
         return self._peer(pid, pidfd) if pid else self._elsewhere(pidfd)
 
     def _elsewhere(self, pidfd: int | Literal[Gone.GONE] | None) -> Peer:
-        """A process that has no pid here."""
+        """A process without a pid in our namespace."""
         if not isinstance(pidfd, int):
             return Peer(None)
         inode = self._pidfs_inode(pidfd)
         exited = _readable(pidfd)
-        if exited or not inode:  # without an inode nothing tells it from others
+        if exited or not inode:  # without an inode it can't be identified
             os.close(pidfd)
             pidfd = -1
         return Peer(Process(0, 0, self._boot_id, inode), pidfd, exited=exited) if inode else Peer(None)
 
     def _identify_by_pid(self, sock: PeerSocket, pid: int) -> Peer:
-        """As before Linux 6.5.
+        """Identification before Linux 6.5.
 
-        The pid may be recycled between connect(2) and our opening it, but not while its process lives, and that
-        holds the connection; so what is opened is right if nobody has hung up afterwards. The one hole: it exited,
-        a child of it has the connection, and the pid is a stranger's. A stranger's exit is told then, which
-        counts for nothing before that connection is closed too, or is never told, and beats decide.
+        The pid may be reused between connect(2) and pidfd_open(2), but not while its process lives and holds the
+        connection. So the pidfd is the right one if afterwards the peer has not hung up. One hole remains: the
+        process exited, a child inherited the connection, and the pid is a stranger's. Then the stranger's exit is
+        reported, which has no effect before that connection is closed too; or it never exits, and beats decide.
         """
         pidfd = self._open(pid)
         if _hung_up(sock):
@@ -191,7 +192,7 @@ class Peers:
         return self._peer(pid, pidfd)
 
     def find(self, process: Process) -> Peer | Literal[Gone.GONE] | None:
-        """A process the journal remembers, to be watched again; None: it can't be told whether it runs."""
+        """Find a process from the journal, to watch it again; None if it can't be told whether it runs."""
         if process.pid <= 0:
             return None
         if process.boot_id and self._boot_id and process.boot_id != self._boot_id:
@@ -220,18 +221,20 @@ class Peers:
         if error.errno in _NO_SUCH_PROCESS:
             return Gone.GONE
         if not self.failures:
-            log.warning("a worker's process can't be watched, so only its beats and connections count: %s", error)
+            log.warning(
+                "a worker's process can't be watched, so only its heartbeats and connections count: %s", error
+            )
         self.failures += 1
         return None
 
     def _peer(self, pid: int, pidfd: int | Literal[Gone.GONE] | None) -> Peer:
         if not isinstance(pidfd, int):
-            # without a pidfd nothing keeps the pid from being another's by the time /proc is read
+            # without a pidfd the pid may be reused before /proc is read
             return Peer(Process(pid, boot_id=self._boot_id), exited=pidfd is Gone.GONE)
         start_ticks = self._start_ticks(pid)
         inode = self._pidfs_inode(pidfd)
         if _readable(pidfd):
-            os.close(pidfd)  # it exited, and the pid that /proc was asked for may be another's already
+            os.close(pidfd)  # it has exited, so what /proc says may be about another process
             return Peer(Process(pid, 0, self._boot_id, inode), exited=True)
         return Peer(Process(pid, start_ticks, self._boot_id, inode), pidfd)
 
@@ -242,7 +245,7 @@ class Peers:
             stat = (self._proc / str(pid) / "stat").read_bytes()
         except OSError:
             return 0
-        # the name is in parentheses and may contain some, and spaces: the last one ends it
+        # the name is in parentheses, and may itself contain parentheses and spaces
         return int(stat[stat.rindex(b")") + 1 :].split()[_START_FIELD])
 
     def _pidfs_inode(self, pidfd: int) -> int:
@@ -255,7 +258,7 @@ class Peers:
 
     @cached_property
     def _anonymous_device(self) -> int:
-        """The device of files that share one inode, as eventfds do; until Linux 6.9 pidfds were on it as well."""
+        """The device of anonymous inodes, such as eventfds; before Linux 6.9 pidfds were on it as well."""
         if sys.platform != "linux":
             raise OSError(errno.ENOSYS, "no eventfd")
         fd = os.eventfd(0, os.EFD_CLOEXEC)
@@ -266,7 +269,7 @@ class Peers:
 
 
 def _peer_pid(sock: PeerSocket) -> int:
-    """As the system has it: 0 for a process that this PID namespace does not see; -1 where it does not say."""
+    """The peer's pid: 0 if it is invisible in this PID namespace; -1 if the system does not tell."""
     if sys.platform != "linux":
         return -1
     try:
@@ -288,12 +291,12 @@ def _readable(pidfd: int) -> bool:
 
 
 def _hung_up(sock: PeerSocket) -> bool:
-    """Whether nobody holds the other end any more: poll(2) says that unasked, and not of a half-closed one."""
+    """Whether the other end is closed: poll(2) reports that unasked, but not for a half-closed connection."""
     return bool(_poll(sock.fileno(), 0))
 
 
 def _runs(pid: int) -> bool:
-    """Whether some process has this pid."""
+    """Whether any process has this pid."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,7 @@
-"""What SIGTERM, SIGINT and SIGHUP do, from before the socket listens: none of them ever ends us without a word."""
+"""SIGTERM, SIGINT and SIGHUP, handled from the very start, so that none ever kills the daemon silently.
+
+The first SIGTERM or SIGINT stops the daemon in good order, the second one exits at once. SIGHUP reloads.
+"""
 
 from __future__ import annotations
 
@@ -18,45 +21,43 @@ STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 class StoppedError(BaseException):
-    """Asked to stop before the daemon served; no fault of anything that was under way."""
+    """A stop was requested before the daemon served. Not an Exception, so that no handler of errors swallows it."""
 
 
 class Signals:
-    """Hears signals from when it is made; until `serve` it only remembers them.
+    """Installs the handlers; until `serve` is called, signals are only remembered.
 
-    The handlers are Python's: these run while the start holds the loop, too, and the loop's own would hear a signal
-    of that time once more, from a byte that waits for it.
-
-    The first SIGTERM or SIGINT stops, the second leaves at once.
+    The handlers are installed with `signal.signal`, because they have to run while the start blocks the loop, and
+    the loop's own handlers would deliver a signal of that time a second time.
     """
 
     def __init__(self) -> None:
-        self._asked: signal.Signals | None = None
+        self._requested: signal.Signals | None = None
         self._to_reload = False
         for number in STOP:
             signal.signal(number, self._early)
         signal.signal(signal.SIGHUP, self._early)
 
     def _early(self, number: int, _: FrameType | None) -> None:
-        # nothing is logged: this may have interrupted a line of the log
+        # no logging here: the signal may have interrupted a log call
         if number == signal.SIGHUP:
             self._to_reload = True
-        elif self._asked is None:
-            self._asked = signal.Signals(number)
+        elif self._requested is None:
+            self._requested = signal.Signals(number)
         else:
             os._exit(Exit.FAILED)
 
     def check(self) -> None:
-        """To be called now and then by what takes long at the start.
+        """Call this regularly during a long start.
 
         Raises:
-            StoppedError: we were asked to stop.
+            StoppedError: a stop was requested.
         """
-        if self._asked is not None:
-            raise StoppedError(self._asked.name)
+        if self._requested is not None:
+            raise StoppedError(self._requested.name)
 
     def serve(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:
-        """Act upon signals from now on, in the loop, and on those that were heard before.
+        """Handle signals in the loop from now on, and those remembered.
 
         Args:
             stop: called for the first SIGTERM or SIGINT.
@@ -65,24 +66,24 @@ class Signals:
         loop = asyncio.get_running_loop()
         stopping = False
 
-        def asked(number: signal.Signals) -> None:
+        def request_stop(number: signal.Signals) -> None:
             nonlocal stopping
             if stopping:
-                log.warning("%s again: leaving at once; the journal has what is unwritten", number.name)
+                log.warning("%s again: exiting at once; the journal has what is not in the store", number.name)
                 os._exit(Exit.FAILED)
             stopping = True
             log.info("%s: stopping", number.name)
             stop()
 
-        def hear(number: int, _: FrameType | None) -> None:
+        def handle(number: int, _: FrameType | None) -> None:
             if number == signal.SIGHUP:
                 loop.call_soon_threadsafe(reload)
             else:
-                loop.call_soon_threadsafe(asked, signal.Signals(number))
+                loop.call_soon_threadsafe(request_stop, signal.Signals(number))
 
         for number in (*STOP, signal.SIGHUP):
-            signal.signal(number, hear)
+            signal.signal(number, handle)
         if self._to_reload:
             reload()
-        if self._asked is not None:
-            asked(self._asked)
+        if self._requested is not None:
+            request_stop(self._requested)

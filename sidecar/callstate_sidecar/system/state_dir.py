@@ -1,4 +1,4 @@
-"""The state directory: one daemon at a time, and the host's id."""
+"""The state directory: it is locked by one daemon at a time, and keeps the host's id."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WHOLE_ID: Final = re.compile(r"[0-9a-f]{16}")
 
 
 class AlreadyRunningError(Exception):
-    """Another daemon uses the state directory; the text names its pid."""
+    """Another daemon uses the state directory; the message names its pid."""
 
 
 class StateDir:
@@ -28,7 +28,7 @@ class StateDir:
 
     Raises:
         AlreadyRunningError: another daemon holds it.
-        OSError: it can't be made or locked.
+        OSError: it can't be created or locked.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +37,7 @@ class StateDir:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(
-                error.errno, f"no state directory: {error.strerror}; --state-dir gives another", str(path)
+                error.errno, f"no state directory: {error.strerror}; choose another with --state-dir", str(path)
             ) from error
         self._fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -54,13 +54,13 @@ class StateDir:
             raise
 
     def host_id(self, configured: str, journaled: str = "") -> str:
-        """The configured id, else the one kept here, else the journal's, else a new random one; kept from now on.
+        """The configured id, else the one stored here, else the journal's, else a new random one, which is stored.
 
-        Under another id than before, everything in the store would be another host's, and be quarantined.
+        It must not change: under another id, our own sessions in the store would count as another host's.
 
         Args:
-            configured: from the configuration; it goes first, and is not kept here.
-            journaled: from the journal's manifest; also taken where what is kept here is not whole.
+            configured: from the configuration; takes precedence, and is not stored.
+            journaled: from the journal's manifest; also used if the stored id is incomplete.
 
         Raises:
             OSError: the file can't be read or written.
@@ -73,12 +73,12 @@ class StateDir:
         except FileNotFoundError:
             kept = ""
         if not _WHOLE_ID.fullmatch(kept):
-            # zeros, nothing, or half an id: what a power loss leaves of a file that was not synced
+            # zeros, nothing, or half an id, as a power loss leaves in a file that was not synced
             fallback = kept if kept.isascii() and kept.isprintable() else ""
             kept = journaled or fallback or secrets.token_hex(ID_BYTES)
             Files().replace(path, kept.encode() + b"\n")
         return kept
 
     def close(self) -> None:
-        """Let another daemon in."""
+        """Release the lock."""
         os.close(self._fd)
