@@ -1,4 +1,4 @@
-"""SidecarStore: the store that the daemon on this host answers for."""
+"""SidecarStore: a store whose sessions the daemon on this host keeps; and `connect()`, which makes it."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from callstate_client.transport.pending import Waiter
 __all__ = ["SidecarStore", "connect"]
 
 STALL_TIMEOUT_S: Final = 20.0
-"""How long a worker's loop may stand still before it counts as hung, seconds: no blocking call of a worker that is
-well takes so long, and the calls are suspected only a heartbeat timeout later."""
+"""How long a worker's event loop may not run before it counts as hung, seconds: no blocking call of a healthy
+worker takes so long, and the calls become suspect only a heartbeat timeout later."""
 
 HEARTBEAT_TIMEOUT_S: Final = 30.0
-"""`reaper.heartbeat_timeout_s` of a daemon that does not say; its default."""
+"""`reaper.heartbeat_timeout_s` of a daemon that does not tell it: the default."""
 
 
 class SidecarStore(CallStore):
     """Keeps the state of live calls in the daemon on this host. Made by `connect()`.
 
-    A forked child may go on using it, in a loop of its own: it connects anew, as a worker of its own; the calls
-    that are held are its parent's.
+    A forked child may go on using it, in an event loop of its own: it connects anew, as another worker. The calls
+    that were held stay the parent's.
 
     Args:
         socket, worker_id, timeout_s, register, stall_timeout_s, close_timeout_s: see `connect()`.
@@ -71,7 +71,7 @@ class SidecarStore(CallStore):
         fork_safety.watch(self)
 
     def _begin(self) -> None:
-        """What belongs to one process and one loop."""
+        """Make what belongs to one process and one event loop."""
         self._loop = asyncio.get_running_loop()
         batcher = HeartbeatBatcher(self._send_heartbeats)
         self._connection = Connection(self._places, self._timeout_s, batcher.flush, self._registered())
@@ -87,7 +87,7 @@ class SidecarStore(CallStore):
         return self._identity if self._register else None
 
     def forked(self) -> None:
-        """In a child (see fork_safety.py). What is the parent's is left to it; the rest is made when asked for."""
+        """In a child: leave the parent's connections and calls to it; ours are made with the first request."""
         self._places = self._connection.places
         self._connection.forked()
         for stream in [*self._streams]:
@@ -104,7 +104,7 @@ class SidecarStore(CallStore):
 
     @property
     def worker_id(self) -> str:
-        """What this worker calls itself."""
+        """The id of this worker."""
         return self._identity.worker_id
 
     @property
@@ -114,7 +114,7 @@ class SidecarStore(CallStore):
 
     @property
     def path(self) -> str:
-        """The socket of the daemon."""
+        """The daemon's socket."""
         return self._connection.path
 
     @property
@@ -137,7 +137,7 @@ class SidecarStore(CallStore):
         await self._connection.close()
 
     def events(self, *types: str, since: Cursor | None = None) -> EventStream:
-        """What happens to calls, workers and the store behind; see CallStore."""
+        """The events of calls, workers and the store; see CallStore."""
         if self.closed:
             raise StoreClosedError
         stream = EventStream(self._connection.places, types, since, timeout_s=self._timeout_s)
@@ -152,12 +152,12 @@ class SidecarStore(CallStore):
         op_of: str | None = None,
         timeout_s: float | None = None,
     ) -> asyncio.Future[bytes]:
-        """Ask for a verb of the protocol; see CallStore."""
+        """Send a request of the protocol; see CallStore."""
         if self._is_forked:
             self._begin_anew()
         check_loop(self._loop, "this store")
         reply: asyncio.Future[bytes] = self._loop.create_future()
-        self._connection.ask(method, params, reply, op_of, timeout_s)
+        self._connection.send(method, params, reply, op_of, timeout_s)
         return reply
 
     def _may_have_left(self, reply: Awaitable[bytes]) -> bool:
@@ -165,23 +165,22 @@ class SidecarStore(CallStore):
         return (reply.done() and not reply.cancelled()) or self._connection.was_sent(reply)
 
     async def default_heartbeat_timeout_s(self) -> float:
-        """What the daemon's `server.info` says now: a reload may change it."""
+        """As the daemon's `server.info` says now: a reload may change it."""
         return float((await self.info()).get("heartbeat_timeout_s", HEARTBEAT_TIMEOUT_S))
 
     async def features(self) -> Collection[str]:
-        """What the daemon of the newest connection said as it was made."""
+        """As the daemon of the newest connection said when it was made."""
         known = self._known_features
-        return frozenset((await self.info()).get("features", ())) if known is None else known
+        return await super().features() if known is None else known
 
     @property
     def _known_features(self) -> Collection[str] | None:
-        """The same; None before there is a connection."""
-        return frozenset(self._connection.info.get("features", ())) if self._connection.info else None
+        return self._connection.features
 
     # -- heartbeats: those of one iteration of the loop leave as one message --------------------------------
 
     async def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
-        """Say that this call is alive; see CallStore."""
+        """Report that this call is alive; see CallStore."""
         if self.closed:
             raise StoreClosedError
         if self._is_forked:
@@ -197,7 +196,7 @@ class SidecarStore(CallStore):
         await future
 
     def _send_heartbeats(self, params: protocol.HeartbeatParams, waiter: Waiter) -> None:
-        self._connection.ask("session.heartbeat", params, waiter)
+        self._connection.send("session.heartbeat", params, waiter)
 
 
 class _Connecting:
@@ -241,28 +240,29 @@ def connect(
     stall_timeout_s: float = STALL_TIMEOUT_S,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
 ) -> _Connecting:
-    """The store of the daemon on this host: `async with connect() as store`, or `store = await connect()`.
+    """Connect to the daemon on this host: `async with connect() as store`, or `store = await connect()`.
 
     Args:
         socket: the daemon's; default `CALLSTATE_SOCKET`, else the first that exists of
             `$XDG_RUNTIME_DIR/callstate.sock`, `/run/callstate/callstate.sock` and
             `/tmp/callstate-<uid>/callstate.sock`.
-        worker_id: what this worker calls itself, 1 to 64 bytes of printable ASCII without spaces; default host, pid
-            and something random, no other store's: each holds its calls by itself, and all end with the process.
-        wait_s: how long to wait for a daemon that is not there yet, seconds; 0 tries once.
+        worker_id: the id of this worker, 1 to 64 bytes of printable ASCII without spaces; default host, pid and a
+            random part. Each store holds its own calls, and the calls of all are orphaned when the process ends.
+        wait_s: how long to wait for a daemon that does not listen yet, seconds; 0 tries once.
         timeout_s: how long each call waits for its reply, seconds.
         register: be a worker, which owns the calls that it creates and claims. False for an operator's tool, which
-            may look at and change everything and owns nothing.
-        stall_timeout_s: while the loop has not turned for so long, no heartbeats are sent for the calls that are
-            held: whoever hangs is not taken for alive, seconds.
-        close_timeout_s: how long leaving a call, and closing the store, wait until what was queued is
-            acknowledged, also through a restart of the daemon, seconds; 0: not at all. What a call that was left
-            has queued beyond that is delivered in the background while the store is open.
+            may read and change everything and owns nothing.
+        stall_timeout_s: when the event loop has not run for this long, seconds, no more heartbeats are sent for the
+            calls that are held, so that a hung worker is not taken for alive.
+        close_timeout_s: how long leaving a call, and closing the store, wait until queued changes are acknowledged,
+            seconds, also through a restart of the daemon; 0: not at all. What a call that was left still has queued
+            then is delivered in the background while the store is open.
 
     Raises:
-        NoDaemonError: none was found; the text lists each path tried and why not.
-        InvalidParamsError: this is no worker id, or none that the daemon takes. At once, as the next.
-        ConflictError: another process is known under this worker id, and lives; `owner` is the id.
+        NoDaemonError: none was found; the text lists each path tried and why it was of no use.
+        InvalidParamsError: this is not a worker id, or not one that the daemon takes. At once, as the next two.
+        ConflictError: another live process is registered under this worker id; `owner` is the id.
+        UnsupportedProtocolError: the daemon speaks another version of the protocol.
     """
     return _Connecting(
         lambda: SidecarStore(

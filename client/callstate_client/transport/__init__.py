@@ -1,1 +1,1 @@
-"""Ways to the daemon: finding its socket, connections for asyncio and for blocking programs, retries, forks."""
+"""Connections to the daemon, for asyncio and for blocking programs: finding the socket, retries, forks."""

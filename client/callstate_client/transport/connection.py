@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Final, cast
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, cast
 
 import msgspec
 
@@ -68,8 +68,9 @@ class Connection:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._refused: CallstateError | None = None
-        self.info: dict[str, Any] = {}
-        """What the daemon of the newest connection said in `server.info`."""
+        self.features: Collection[str] | None = None
+        """The optional parts of the protocol that the daemon of the newest connection has; None before there is
+        one."""
         self.generation = 0
         """Raised by each connection, after which the daemon may be another."""
         self.closed = False
@@ -105,7 +106,7 @@ class Connection:
 
         async def greet(protocol: LineProtocol) -> None:
             greeting = await protocol.handshake(self._identity, min(timeout_s, self._timeout_s))
-            self.info = greeting.info
+            self.features = greeting.features
             if greeting.drain is not None:
                 self.on_drain(greeting.drain)
 
@@ -174,7 +175,7 @@ class Connection:
 
     # -- sending ------------------------------------------------------------------------------------------
 
-    def ask(
+    def send(
         self,
         method: str,
         params: Params | None,
@@ -280,7 +281,7 @@ class Connection:
                 elif not waiter.done():
                     waiter.set_result(cast(bytes, line))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            _log.error("what listens at %s is no callstated (%s); leaving it", self.path, error)
+            _log.error("what listens at %s is no callstated (%s); disconnecting", self.path, error)
             source.transport.abort()
         # scheduled after the tasks that this wakes, so their next requests leave in the same iteration of the loop
         self.writable()

@@ -1,4 +1,4 @@
-"""Finding the daemon's socket, and saying in one sentence a path why it was not there."""
+"""Where the daemon's socket may be, and a sentence per path that says why it could not be used."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ MAX_PATH_BYTES: Final = 103 if sys.platform == "darwin" else 107
 """sockaddr_un.sun_path without its NUL: 108 on Linux (unix(7)), 104 on macOS."""
 
 SYSTEM_SOCKET: Final = "/run/callstate/callstate.sock"
-"""Where the packaged systemd units put it."""
+"""The socket of the packaged systemd units."""
 
 SOCKET_NAME: Final = "callstate.sock"
 
 
 class Candidate(NamedTuple):
-    """One place to look.
+    """A place where the socket may be.
 
     Args:
         path: of the socket.
-        source: who named it, in words.
-        private: anybody could have made its directory, so it is only used where that is ours and 0700.
+        source: where the path comes from, in words.
+        private: any user could have made its directory, so it is used only if that is our own with mode 0700.
     """
 
     path: str
@@ -38,14 +38,14 @@ class Candidate(NamedTuple):
 
 
 class Tried(NamedTuple):
-    """A place that was looked at, and why it was no use.
+    """A place that could not be used.
 
     Args:
         path: of the socket.
-        why: it was no use.
+        why: the reason.
         final: no later place may be used instead.
         hopeless: trying again will not help.
-        silent: something listens there, and did not answer in time.
+        silent: something listens there and did not answer in time.
     """
 
     path: str
@@ -56,12 +56,12 @@ class Tried(NamedTuple):
 
 
 def candidates(socket: str | os.PathLike[str] | None, environ: Mapping[str, str], uid: int) -> list[Candidate]:
-    """Where to look, in order. What was named is the only place: another daemon has other calls.
+    """Where to look, in order. A path that was given is the only place: another daemon has other calls.
 
     Args:
-        socket: the caller's own choice.
-        environ: the process's environment.
-        uid: whose `/tmp/callstate-<uid>/` it is.
+        socket: the path that the caller gave, if any.
+        environ: the process's environment variables.
+        uid: of the user whose `/tmp/callstate-<uid>/` is looked in.
     """
     if socket is not None:
         return [Candidate(os.fspath(socket), "the argument")]
@@ -76,9 +76,9 @@ def candidates(socket: str | os.PathLike[str] | None, environ: Mapping[str, str]
 
 
 def refusal(candidate: Candidate, uid: int) -> Tried | None:
-    """Why a place is not even tried, or None.
+    """Why a place must not be connected to, or None.
 
-    Looks at inodes of local file systems kept in memory; nothing here waits for a disk.
+    It looks only at inodes of in-memory file systems, so it does not block on a disk.
     """
     path, _, private = candidate
     size = len(os.fsencode(path))
@@ -100,15 +100,14 @@ def refusal(candidate: Candidate, uid: int) -> Tried | None:
 def describe(candidate: Candidate, error: OSError) -> Tried:
     """Why connecting to a place failed.
 
-    A socket that exists ends the search, also when nobody listens just now: its daemon may be restarting,
-    and the next place's daemon would not know our calls.
-    """
+    A socket that exists ends the search even if nobody listens: its daemon may be restarting, and a daemon at the
+    next place would not know our calls."""
     path = candidate.path
     number = error.errno
     if number in (errno.ENOENT, errno.ENOTDIR):
         return Tried(path, "absent", final=False)
     if number in (errno.EACCES, errno.EPERM):
-        # of a directory we may not look into nobody knows whether the socket is there
+        # in a directory that we may not search, whether there is a socket is unknown
         exists = os.access(Path(path).parent, os.X_OK)
         return Tried(path, "permission denied: join group callstate", final=exists)
     if number == errno.ECONNREFUSED:
@@ -119,7 +118,7 @@ def describe(candidate: Candidate, error: OSError) -> Tried:
 
 
 def no_daemon(tried: list[Tried]) -> NoDaemonError:
-    """The error that lists each path tried and why not."""
+    """The error that lists each path tried and why it could not be used."""
     lines = "".join(f"\n  {attempt.path}: {attempt.why}" for attempt in tried)
     silent = any(attempt.silent for attempt in tried)
     return NoDaemonError(f"no callstated found; tried{lines}", silent=silent)

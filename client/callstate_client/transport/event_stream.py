@@ -1,7 +1,8 @@
-"""Events as they come: a connection of their own, which comes back by itself to where it was.
+"""A subscription to the daemon's events, over a connection of its own that resumes where it was lost.
 
-Nothing runs in the background. Who takes an event reads for it, and who takes none for long is not read for:
-the daemon then cuts this connection off, and what was missed is asked for again, or told as a gap.
+Nothing runs in the background: events are read when they are taken. A subscriber that takes none for a long time is
+disconnected by the daemon; it then subscribes again from the last event it took, and gets what it missed, or a gap
+where the daemon no longer has it.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ __all__ = ["EventStream"]
 _log = logging.getLogger("callstate")
 
 FULL_LINES: Final = 1000
-"""So many events may wait for who takes them; then the socket is not read from."""
+"""Lines that may wait to be taken; then the socket is not read until half of them are gone."""
 
 SUBSCRIBE_ID: Final = 1
-"""Of the only request on the connection."""
+"""Id of the only request on the connection."""
 
 
 class _Lines(Connected, asyncio.Protocol):
-    """The lines of one connection, in the order they came; the last are still there when it is gone."""
+    """The lines of one connection in order; those received before it was lost can still be taken."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -77,8 +78,8 @@ class _Lines(Connected, asyncio.Protocol):
         """The next line.
 
         Raises:
-            ConnectionLostError: there are no more.
-            InternalError: it is longer than any daemon's.
+            ConnectionLostError: the connection was lost, and all lines are taken.
+            InternalError: the line is longer than any of a daemon's.
         """
         while not self._received:
             if self._lost:
@@ -92,11 +93,11 @@ class _Lines(Connected, asyncio.Protocol):
 
     @property
     def has_line(self) -> bool:
-        """Whether a line has come."""
+        """Whether a line can be taken."""
         return bool(self._received) and self._received[0] is not None
 
     def pop(self) -> bytes | None:
-        """The line that has come; None for one that is longer than any daemon's."""
+        """The first line; None for one that is longer than any of a daemon's."""
         line = self._received.popleft()
         if self._paused and len(self._received) < FULL_LINES // 2 and not self.transport.is_closing():
             self._paused = False
@@ -104,26 +105,27 @@ class _Lines(Connected, asyncio.Protocol):
         return line
 
     def leave(self) -> None:
-        """Hang up, which wakes whoever waits for a line."""
+        """Disconnect, which wakes the task that waits for a line."""
         self.transport.abort()
 
     def leave_soon(self) -> None:
-        """The same from wherever the garbage collector runs."""
-        with suppress(RuntimeError):  # the loop is closed, and all of its connections are
+        """Disconnect, from whichever thread the garbage collector runs in."""
+        with suppress(RuntimeError):  # the loop is closed, and with it all of its connections
             self._loop.call_soon_threadsafe(self.transport.abort)
 
 
 class EventStream:
     """Events as they come: `async for event in stream`. For one task at a time.
 
-    From `async with stream` on, or else from the first event that is waited for, nothing is missed: a connection
-    that is lost is made again and goes on behind the last event taken. What could not be kept for us, because the
-    daemon restarted or we were away or too slow for too long, is an event of type `gap`. It ends when it is closed.
+    Nothing is missed from `async with stream` on, or else from the first event that is waited for: a lost
+    connection is made again and continues after the last event taken. Where the daemon no longer has what came in
+    between, for it was restarted or we were disconnected or slow for too long, there is an event of type `gap`. The
+    stream ends when it is closed.
 
     Args:
         places: where to look for the daemon's socket.
-        types: which events; none: all but `turn`.
-        since: the last event one has; what came behind it and is kept comes first.
+        types: of the events; none: all types but `turn`.
+        since: the last event that the caller has; those after it that the daemon still keeps come first.
         timeout_s: how long the daemon may take to answer before another connection is tried, seconds.
     """
 
@@ -143,21 +145,21 @@ class EventStream:
         self._lines: _Lines | None = None
         self._subscribed = False
         self.cursor = since
-        """The last event taken, or the place from which on they come; None before there is any."""
+        """The last event taken, or the place after which events come; None before subscribing."""
 
     @property
     def closed(self) -> bool:
         """Whether `close()` was called."""
         return self._closing.is_set()
 
-    # -- from beginning to end ------------------------------------------------------------------------------
+    # -- opening and closing -------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Return when the daemon tells us of what happens from now on, however long there is no daemon.
+        """Return once subscribed, however long there is no daemon.
 
         Raises:
-            InvalidParamsError: there is no such type, or `since` is a place that is yet to come.
-            MethodNotFoundError: the daemon is too old to tell events.
+            InvalidParamsError: there is no such type, or `since` is a place beyond the last event.
+            MethodNotFoundError: the daemon is too old to have events.
             InternalError: what listens there is no callstated.
         """
         while not (self._subscribed or self.closed):
@@ -170,7 +172,7 @@ class EventStream:
                 await self._attempt()
 
     def close(self) -> None:
-        """Hang up; whoever waits for an event gets no more. May be called twice."""
+        """End the stream; a task that waits for an event gets none. May be called twice."""
         self._closing.set()
         self._hang_up()
 
@@ -188,12 +190,12 @@ class EventStream:
         self.close()
 
     def __del__(self) -> None:
-        # left in the middle of an `async for`: nobody closes an iterator then
+        # `async for` does not close an iterator that it leaves by `break`
         if self._lines is not None:
             self._lines.leave_soon()
 
     def forked(self) -> None:
-        """In a child: the connection is the parent's."""
+        """In a child: the connection is the parent's, and the stream ends."""
         self._lines = None
         self._closing.set()
 
@@ -206,7 +208,7 @@ class EventStream:
     # -- subscribing ----------------------------------------------------------------------------------------
 
     async def _attempt(self) -> None:
-        """Connect and subscribe; where that fails and may yet work, there is just no connection."""
+        """Try to connect and subscribe once. A failure that may pass leaves the stream unconnected."""
         found = await dial(Attempt(self._places), _Lines)
         if found is None:
             return
@@ -234,7 +236,7 @@ class EventStream:
             self.cursor = Cursor(result.stream, result.seq)
         self._subscribed = True
 
-    # -- taking ---------------------------------------------------------------------------------------------
+    # -- events ---------------------------------------------------------------------------------------------
 
     def __aiter__(self) -> EventStream:
         return self
@@ -263,10 +265,10 @@ class EventStream:
                     return self._taken(event)
 
     def take(self) -> Event | None:
-        """The next event, if it has come already.
+        """The next event if it was received already, else None.
 
         Raises:
-            InternalError: what came is no event.
+            InternalError: what was received is no event.
         """
         while self._subscribed and self._lines is not None and self._lines.has_line:
             event = _read(self._lines.pop() or b"")
@@ -281,7 +283,7 @@ class EventStream:
 
 
 def _read(line: bytes) -> Event | None:
-    """The event a line tells of, if it does.
+    """The event in a line, or None where it is something else.
 
     Raises:
         InternalError: no callstated would send that.
@@ -292,6 +294,6 @@ def _read(line: bytes) -> Event | None:
             return decode_event(incoming.params)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InternalError(f"an event that can't be read: {error}") from error
-    if incoming.error is not None:  # such as that we did not read; then it hangs up
+    if incoming.error is not None:  # such as that we read too slowly, before it disconnects
         _log.warning("the daemon: %s", incoming.error.message)
     return None

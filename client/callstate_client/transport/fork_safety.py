@@ -1,13 +1,13 @@
-"""What a forked child does with its parent's connections: it lets go of them, and tells nobody.
+"""What a forked child does with its parent's connections: it lets go of them without the daemon's noticing.
 
-The kernel tells the daemon that a worker is gone when the last copy of its connections is closed, so a child that
-kept one open would keep a dead parent alive. The copies are replaced by /dev/null, under the same numbers: whatever
-of the parent's objects the child still has may close them without hitting another file.
+The kernel reports the end of a connection to the daemon when its last copy is closed, so a child that kept a copy
+open would keep a dead parent alive. The copies are replaced by /dev/null under the same descriptor numbers: objects
+of the parent that the child still has can close those without hitting another file.
 
-So all of the client's sockets are made here, and known from before they are connected: a connection that is still
-being made or greeted is a connection too, though nobody has it yet.
+Therefore all sockets of the client are made here and are known before they are connected, as one may fork while a
+connection is being made.
 
-A fork made in C runs no hook of Python's; there the copies stay until the child execs or ends.
+A fork made in C runs no hook of Python's; there the copies stay open until the child execs or ends.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ __all__ = ["Forked", "connected", "unix_socket", "watch"]
 
 
 class Forked(Protocol):
-    """What has connections, or state, that is not its child's."""
+    """An object with connections, or other state, that a forked child must not use."""
 
     def forked(self) -> None:
-        """Called in the child, before anything else runs there, its sockets being let go of. Must not raise."""
+        """Called in the child before anything else runs there, after its sockets were let go of. Must not raise."""
         ...
 
 
 _watched: WeakSet[Any] = WeakSet()
 _sockets: WeakSet[sockets.socket] = WeakSet()
 _making = RLock()
-"""Held while a socket is made, and while the process forks: no thread is forked away between a socket and its note.
-Reentrant, for a signal's handler may fork."""
+"""Held while a socket is made and recorded, and while the process forks: no fork comes in between. Reentrant, for a
+signal handler may fork."""
 
 
 def watch(thing: Forked) -> None:
-    """Tell this one, in a child, that it is in a child; as long as somebody has it."""
+    """Call `thing.forked()` in each forked child, as long as something else refers to it."""
     _watched.add(thing)
 
 
 def unix_socket() -> sockets.socket:
-    """A Unix stream socket that a child lets go of."""
+    """A Unix stream socket that a forked child lets go of."""
     with _making:
         made = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
         _sockets.add(made)
@@ -51,15 +51,15 @@ def unix_socket() -> sockets.socket:
 
 
 def connected(path: str) -> sockets.socket:
-    """One that is connected and does not block, for a loop's `create_unix_connection(sock=...)`.
+    """A connected non-blocking one, for a loop's `create_unix_connection(sock=...)`.
 
     Raises:
-        OSError: nobody listens there; or, with EAGAIN, more wait to be accepted than the listener lets.
+        OSError: nobody listens there; with EAGAIN, the listener's backlog is full.
     """
     made = unix_socket()
     try:
         made.setblocking(False)
-        made.connect(path)  # to a Unix socket: at once or not at all
+        made.connect(path)  # a Unix socket connects at once or not at all
     except BaseException:
         made.close()
         raise
@@ -67,7 +67,7 @@ def connected(path: str) -> sockets.socket:
 
 
 def _let_go(fd: int) -> None:
-    """Close a descriptor, and put /dev/null in its place where there is one: a chroot may have none."""
+    """Close a descriptor and open /dev/null in its place, unless there is none, as in a chroot."""
     os.close(fd)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     if null != fd:
@@ -79,7 +79,7 @@ def _in_child() -> None:
     _making.release()
     for each in [*_sockets]:
         fd = each.fileno()
-        if fd >= 0:  # else it was closed
+        if fd >= 0:  # else it is closed
             with suppress(OSError):
                 _let_go(fd)
     _sockets.clear()

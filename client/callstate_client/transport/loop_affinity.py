@@ -1,4 +1,5 @@
-"""Stores and held calls belong to the event loop that they were made in: to say so before anything has changed."""
+"""Stores and held calls belong to the event loop that they were made in; calls from elsewhere fail before any
+change."""
 
 from __future__ import annotations
 
@@ -8,11 +9,11 @@ __all__ = ["check_loop"]
 
 
 def check_loop(loop: asyncio.AbstractEventLoop, what: str) -> None:
-    """See that this runs in a loop.
+    """Check that the current thread runs this loop.
 
     Args:
-        loop: which.
-        what: belongs to it, for the error.
+        loop: the event loop.
+        what: what belongs to it, for the error.
 
     Raises:
         RuntimeError: this thread runs another loop, or none.
