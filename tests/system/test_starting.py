@@ -46,7 +46,11 @@ def ended(daemon: Daemon, command: list[str] | None = None) -> tuple[int, str]:
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize(
     ("module", "where", "method"),
-    [("statedir", "StateDir", "host_id"), ("listener", "Listener", "__init__"), ("daemon", "Daemon", "_restore")],
+    [
+        ("system.state_dir", "StateDir", "host_id"),
+        ("serving.listener", "Listener", "__init__"),
+        ("daemon", "Daemon", "_restore"),
+    ],
 )
 def test_a_signal_at_any_moment_of_the_start_stops_it_with_a_word(
     name: str, module: str, where: str, method: str
@@ -65,7 +69,7 @@ def test_a_signal_at_any_moment_of_the_start_stops_it_with_a_word(
 
 def test_a_reload_asked_for_during_the_start_does_not_end_it() -> None:
     daemon = Daemon()
-    code = SIGNAL_ITSELF.format(module="listener", where="Listener", method="__init__", name="SIGHUP")
+    code = SIGNAL_ITSELF.format(module="serving.listener", where="Listener", method="__init__", name="SIGHUP")
     plain = daemon.command()
     daemon.command = lambda: [sys.executable, "-c", code, *plain[3:]]  # type: ignore[method-assign]
     try:
@@ -83,7 +87,7 @@ def test_a_stop_during_a_long_replay_waits_for_nothing() -> None:
         for number in range(20_100):
             keeping.add_turn("c1", turn(number % 10))
         keeping.journal.close()
-        code = SIGNAL_ITSELF.format(module="statedir", where="StateDir", method="host_id", name="SIGTERM")
+        code = SIGNAL_ITSELF.format(module="system.state_dir", where="StateDir", method="host_id", name="SIGTERM")
         status, said = ended(daemon, [sys.executable, "-c", code, *daemon.command()[3:]])
         assert status == Exit.OK
         assert "SIGTERM: stopped before it served" in said
