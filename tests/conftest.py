@@ -23,7 +23,7 @@ WITHOUT_IO = (
     "unit/engine/",
     "unit/client/model/",
     "unit/client/protocol/",
-    "unit/client/test_memory",
+    "unit/client/memory/",
     "unit/sidecar/test_",
 )
 """What these test opens no socket and starts no process: a second loop would show nothing new."""

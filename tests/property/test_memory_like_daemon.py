@@ -228,7 +228,7 @@ class Daemon:
         """Let the loop see to all that is ready, and the store have what was changed."""
         for _ in range(6):
             await asyncio.sleep(0)
-        await self.core.writer._round()
+        await self.core.writer.write_round()
         await asyncio.sleep(0)
 
     async def pass_seconds(self, seconds: int) -> None:
