@@ -44,9 +44,9 @@ class CallStore(SessionApi):
 
     def __init__(self, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         super().__init__(close_timeout_s)
-        self._held = HeldCalls(self, self._new_heartbeats(), self._told_draining)
+        self._held = HeldCalls(self, self._new_heartbeats(), self._set_draining)
         self._draining = False
-        self._drain_told = asyncio.Event()
+        self._drain_changed = asyncio.Event()
 
     # -- what each kind of store implements ---------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class CallStore(SessionApi):
         finally:
             await self._held.close()
             await self._close()
-            self._drain_told.set()
+            self._drain_changed.set()
         if failure is not None:
             raise failure
 
@@ -335,9 +335,9 @@ class CallStore(SessionApi):
         while not self.draining:
             if self.closed:
                 raise StoreClosedError
-            self._drain_told.clear()
-            await self._drain_told.wait()
+            self._drain_changed.clear()
+            await self._drain_changed.wait()
 
-    def _told_draining(self, drains: bool) -> None:
+    def _set_draining(self, drains: bool) -> None:
         self._draining = drains
-        self._drain_told.set()
+        self._drain_changed.set()

@@ -75,7 +75,7 @@ class SidecarStore(CallStore):
         self._loop = asyncio.get_running_loop()
         batcher = HeartbeatBatcher(self._send_heartbeats)
         self._connection = Connection(self._places, self._timeout_s, batcher.flush, self._registered())
-        self._connection.on_drain = self._told_draining
+        self._connection.on_drain = self._set_draining
         self._batcher = batcher
         self._is_forked = False
 

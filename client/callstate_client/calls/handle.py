@@ -138,7 +138,7 @@ class CallHandle(Uncopied):
         if not (self._store.closed or self._holder.holds(self.id)):
             _log.warning("%s is released: its handle was dropped, and never left or closed", self.id)
             self._queue_release()
-            self.released = True
+            self._mark_released()
 
     # -- what it is -----------------------------------------------------------------------------------------
 
@@ -164,24 +164,10 @@ class CallHandle(Uncopied):
         """Why the session takes no more heartbeats or mutations of this worker; None while it does."""
         return self._lost
 
-    @lost.setter
-    def lost(self, error: CallstateError | None) -> None:
-        self._lost = error
-        if error is not None:
-            self._heartbeats.unwatch()
-            self._not_held.set()
-
     @property
     def released(self) -> bool:
         """Whether it was released, or its block left."""
         return self._released
-
-    @released.setter
-    def released(self, released: bool) -> None:
-        self._released = released
-        if released:
-            self._heartbeats.unwatch()
-            self._not_held.set(cancel=False)
 
     @property
     def is_held(self) -> bool:
@@ -232,19 +218,29 @@ class CallHandle(Uncopied):
         """The session takes nothing more of this worker. Called by what sends heartbeats and mutations."""
         self._heartbeats.stop()
         if not (self.ended or self.released) and self.lost is None:
-            self.lost = error
+            self._mark_lost(error)
             _log.warning("%s is lost: %s", self.id, error)
 
     def lose_released(self, error: CallstateError) -> None:
         """The call was released while its block runs, which finds it lost, and is cancelled if it wants to be."""
         if self._lost is None and not self.ended:
-            self.lost = error
+            self._mark_lost(error)
 
     def abandon(self, error: CallstateError) -> None:
         """In a forked child: the call is its parent's, and so is what is queued for it."""
-        self.lost = self.lost or error
-        self.released = True
+        self._mark_lost(error)
+        self._mark_released()
         self._outbox.abandon()
+
+    def _mark_lost(self, error: CallstateError) -> None:
+        self._lost = self._lost or error
+        self._heartbeats.unwatch()
+        self._not_held.set()
+
+    def _mark_released(self) -> None:
+        self._released = True
+        self._heartbeats.unwatch()
+        self._not_held.set(cancel=False)
 
     def reclaimed(self, epoch: int) -> None:
         """This worker has claimed the session again, which had become an orphan: it has this epoch now."""
@@ -470,7 +466,7 @@ class CallHandle(Uncopied):
 
     async def _deliver_and_release(self) -> None:
         self._queue_release()
-        self.released = True
+        self._mark_released()
         if not len(self._outbox):
             self._delivered()
         await deliver_or_raise(self._outbox, self._store.close_timeout_s)
@@ -479,7 +475,7 @@ class CallHandle(Uncopied):
         """The store is being closed while this call is held: release it. Its block gets StoreClosedError."""
         if not self.released:
             self._queue_release()
-            self.lost = self.lost or StoreClosedError()
+            self._mark_lost(StoreClosedError())
 
     async def __aenter__(self) -> CallHandle:
         return self

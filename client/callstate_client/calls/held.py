@@ -44,13 +44,13 @@ class HeldCalls:
     Args:
         store: sends the requests.
         heartbeats: sends their heartbeats in the background.
-        told_draining: called with whether the host drains, each time that is learned.
+        on_drain: called with whether the host drains, each time that is learned.
     """
 
-    def __init__(self, store: SessionApi, heartbeats: Heartbeats, told_draining: Callable[[bool], None]) -> None:
+    def __init__(self, store: SessionApi, heartbeats: Heartbeats, on_drain: Callable[[bool], None]) -> None:
         self.store = store
         self.heartbeats = heartbeats
-        self._told_draining = told_draining
+        self._on_drain = on_drain
         self.background = BackgroundTasks(store)
         self.undelivered: set[Outbox] = set()
         """Outboxes that are not empty, also of calls that were left."""
@@ -63,7 +63,7 @@ class HeldCalls:
         _of_process[id(self)] = self
 
     def _new_watch(self) -> LossWatch:
-        return LossWatch(self.store, self.handles, self.background, self._told_draining)
+        return LossWatch(self.store, self.handles, self.background, self._on_drain)
 
     # -- which calls are held -----------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ class LossWatch:
         store: the store.
         handles: its calls, by session id.
         background: runs the look-ups.
-        told_draining: called with whether the host drains, each time that is learned.
+        on_drain: called with whether the host drains, each time that is learned.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class LossWatch:
         store: SessionApi,
         handles: Mapping[str, CallHandle],
         background: BackgroundTasks,
-        told_draining: Callable[[bool], None],
+        on_drain: Callable[[bool], None],
     ) -> None:
         self._store = store
         self._handles = handles
         self._background = background
-        self._told_draining = told_draining
+        self._on_drain = on_drain
         self._task: asyncio.Task[None] | None = None
         self._too_old = False
 
@@ -85,7 +85,7 @@ class LossWatch:
         if event.type == GAP:
             await self._reconcile()
         elif event.type == DRAIN:
-            self._told_draining(bool(event.drain))
+            self._on_drain(bool(event.drain))
         elif event.session_id is not None:
             call = self._handles.get(event.session_id)
             ours = event.type == "claimed" and event.owner == self._store._claimant
@@ -97,7 +97,7 @@ class LossWatch:
             if call.is_held:
                 self._check_soon(call)
         try:
-            self._told_draining(bool((await self._store.stats()).get("draining")))
+            self._on_drain(bool((await self._store.stats()).get("draining")))
         except CallstateError as error:
             _log.debug("whether the host drains is not known: %s", error)
 
