@@ -1,4 +1,4 @@
-"""The wire protocol without any I/O: JSON-RPC 2.0, one message a line. `docs/protocol.md` is the specification."""
+"""The wire protocol without I/O: JSON-RPC 2.0, one message per line. `docs/protocol.md` is the specification."""
 
 from callstate_client.protocol.events import decode_event
 from callstate_client.protocol.framing import LINE_BYTES, LineSplitter

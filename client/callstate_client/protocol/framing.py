@@ -1,19 +1,19 @@
-"""Cutting a byte stream into lines, without any I/O."""
+"""Cutting a byte stream into lines, without I/O, in bounded memory and without scanning any byte twice."""
 
 from __future__ import annotations
 
 from typing import Final, cast
 
 LINE_BYTES: Final = 1024 * 1024
-"""Longest request line, newline included. A save of 5,000 turns fits; a runaway client does not."""
-
+"""Longest request line, bytes, newline included. A save of 5,000 turns fits; a runaway client does not."""
 
 LONG_LINE_BYTES: Final = 500
-"""From about this length on, searching for each newline is quicker than `split`, which looks at every byte."""
+"""From about this line length on, bytes, searching for each newline is faster than `split`, which tests every
+byte."""
 
 
 def _split_long(data: bytes) -> list[bytes]:
-    """What `data.split(b"\\n")` gives, for few newlines in much data."""
+    """As `data.split(b"\\n")`, faster where the lines are long."""
     pieces: list[bytes] = []
     start = 0
     while (end := data.find(b"\n", start)) >= 0:
@@ -26,8 +26,8 @@ def _split_long(data: bytes) -> list[bytes]:
 class LineSplitter:
     """Cuts a byte stream into lines in bounded memory.
 
-    The newline search resumes where the last one ended, so a line that comes in many pieces is looked at
-    once; a line longer than allowed is dropped up to its newline as it comes.
+    The pieces of an unfinished line are kept and never searched again, so a line that arrives in many pieces costs
+    linear time. A line over the limit is dropped, up to its newline, as it arrives.
 
     Args:
         limit: longest line taken, bytes, newline included.
@@ -43,24 +43,24 @@ class LineSplitter:
 
     @property
     def pending(self) -> int:
-        """Bytes of an unfinished line held back."""
+        """How many bytes of an unfinished line are kept."""
         return self._size
 
     @property
     def unfinished(self) -> bool:
-        """Whether a line has begun and not ended, be it held back or dropped."""
+        """Whether a line has begun and not ended, whether it is kept or dropped."""
         return self._size > 0 or self._dropping
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """The lines that `data` completes, without their newlines; None stands for one that was too long."""
-        # the first line tells what kind of lines come
+        # judged by the first line: lines of one read tend to be of one kind
         long = self._size > LONG_LINE_BYTES or data.find(b"\n", 0, LONG_LINE_BYTES) < 0
         lines: list[bytes | None] = [*(_split_long(data) if long else data.split(b"\n"))]
         rest = cast(bytes, lines.pop())
         if lines:
             if self._size or self._dropping:
                 lines[0] = self._finish(cast(bytes, lines[0]))
-            if len(data) > self._limit:  # else none can be too long
+            if len(data) > self._limit:  # otherwise no line can be too long
                 lines = [line if line is None or len(line) < self._limit else None for line in lines]
         if rest:
             self._hold(rest)
@@ -86,14 +86,14 @@ class LineSplitter:
 
 
 READ_BYTES: Final = 256 * 1024
-"""Taken by one read. A Unix socket holds no more by default."""
+"""Size of one read, bytes: what a Unix socket holds by default."""
 
 
 class LineBuffer:
-    """Memory to read a stream into, over and over, and the lines that are in it.
+    """A buffer that is read into again and again, and the lines in it.
 
-    What comes as bytes of its own has to be allocated, which from some 100 kB on means fresh pages each time, and
-    is copied once more when it is cut.
+    Reading into new bytes each time would allocate them, which from about 100 kB on means fresh pages from the
+    kernel, and copy the data once more when it is cut into lines.
 
     Args:
         limit: longest line taken, bytes, newline included; READ_BYTES at least.
@@ -105,7 +105,7 @@ class LineBuffer:
         self._splitter = LineSplitter(limit)
         self._data = bytearray(READ_BYTES)
         self.view = memoryview(self._data)
-        """Where to read to."""
+        """What to read into."""
 
     def cut(self, size: int) -> list[bytes | None]:
         """The lines that the first `size` bytes complete, as `LineSplitter.feed` gives them."""

@@ -1,4 +1,4 @@
-"""Which session ids, worker ids and short strings are taken, and the one place that says so."""
+"""Which session ids, worker ids and short strings are valid: the only place that defines it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import re
 from typing import Final
 
 MAX_ID_BYTES: Final = 256
-"""An id becomes part of a Redis key and of every journal record."""
+"""Longest session id, bytes. It becomes part of a Redis key and of every journal record."""
 
 MAX_NAME_BYTES: Final = 64
-"""Statuses, directions, roles, providers, ops, and label names: words, not texts."""
+"""Longest status, direction, role, provider, op and label name, bytes."""
 
 MAX_LABELS: Final = 16
-"""Labels are kept outside the document, in memory and in the store's meta: a few words to select by."""
+"""Labels of one session. They are kept beside the document, in memory and in the store: a few words to select
+by."""
 
 MAX_LABEL_VALUE_BYTES: Final = 256
+"""Longest value of a label, bytes."""
 
 MAX_DETAIL_BYTES: Final = 1024
-"""What is said beside the reason of an end: a note, not a report."""
+"""Longest detail beside the reason of an end, bytes of JSON: a note, not a report."""
 
 MAX_SECONDS: Final = 10 * 365 * 86400
-"""Of a timeout: ten years."""
+"""Longest timeout, seconds: ten years."""
 
 SESSION_ID_RULE: Final = (
     "1 to 256 bytes of printable ASCII, no space, no braces, not starting with '@', not 'active'"
@@ -31,7 +33,7 @@ _SESSION_ID = re.compile(r"(?!@)(?!active\Z)[!-z|~]{1,256}\Z")
 
 
 def is_session_id(text: str) -> bool:
-    """Whether the daemon takes this as a session id."""
+    """Whether this is a valid session id."""
     return _SESSION_ID.match(text) is not None
 
 
@@ -41,5 +43,5 @@ _WORKER_ID = re.compile(rf"[!-~]{{1,{MAX_NAME_BYTES}}}\Z")
 
 
 def is_worker_id(text: str) -> bool:
-    """Whether the daemon takes this as a worker id."""
+    """Whether this is a valid worker id."""
     return _WORKER_ID.match(text) is not None

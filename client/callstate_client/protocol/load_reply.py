@@ -1,4 +1,8 @@
-"""Reading the replies of loads and claims, whose turns are handed on as they came."""
+"""Decoding the replies of loads, claims and lists, whose turns stay bytes until they are looked at.
+
+A load's reply is mostly history, so the usual one is decoded without scanning it: the history is cut out by
+searching for the text before and after it, and the rest is decoded in one pass. Everything unusual (unknown
+members, deep nesting) is detected by a decoder's failure and decoded again by a slower way."""
 
 from __future__ import annotations
 
@@ -30,31 +34,31 @@ _HISTORY: Final = b',"history":[{'
 _BEHIND_HISTORY: Final = b'}]},"history_from":'
 _MARK: Final = b"0"
 _BESIDE_BYTES: Final = 4096
-"""How far from the end of a load's reply the end of its history is looked for; little is beside a session."""
+"""How far from the end of a reply the end of its history is searched for, bytes: what comes after it is short."""
 
 
 def decode_load(line: bytes) -> LoadResult[SessionState]:
-    """The result of a load or claim, from its whole reply line in one pass where nothing in it is unknown.
+    """The result of a load or claim.
 
     Raises:
-        WireError: the reply says so.
-        DocumentError: the session in it is no session document.
+        WireError: the reply is an error.
+        DocumentError: its session is not a session document.
     """
     try:
         plain, history = _plain_load(line)
         return _with_state(plain, of_plain(plain.session, history=history))
     except (msgspec.MsgspecError, ValueError, RecursionError, DocumentError):
-        # a member that this version does not know, or a wrong one
+        # an unknown member, or an invalid one
         return load_result(decode_any_load(line))
 
 
 def _plain_load(line: bytes) -> tuple[LoadResult[PlainDocument], History | None]:
-    """A load's reply; its turns are passed over, not scanned, where it has the form that daemons give it.
+    """A load's reply in the form that daemons give it; its history is replaced by a mark and not scanned.
 
-    A quote behind a comma opens a name (behind a closing one there would be punctuation), so what is found here
-    is no part of a text; where the two don't belong together, the brackets of what is left don't match; where
-    both belong to something nested, the mark does not come out as the session's history.
-    """
+    The cut can't be wrong unnoticed. `,"history":[{` is not part of a string, for a quote inside one is escaped,
+    and after a closing quote there would be punctuation. If the two cuts don't belong together, the brackets of
+    what is left don't match, and decoding fails. If both belong to a nested value, the mark is not decoded as the
+    session's history."""
     start = line.find(_HISTORY) + len(_HISTORY) - 2
     end = line.rfind(_BEHIND_HISTORY, max(0, len(line) - _BESIDE_BYTES)) + 2
     if len(_HISTORY) - 2 <= start < end:
@@ -65,15 +69,15 @@ def _plain_load(line: bytes) -> tuple[LoadResult[PlainDocument], History | None]
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
-            pass  # the two don't belong together
+            pass  # the cuts don't belong together
     return result_of(_decode_plain_load(line)), None
 
 
 def decode_any_load(line: bytes) -> LoadResult[Raw]:
-    """The result of a load or claim, its session as it came, however deep it is.
+    """The result of a load or claim, its session still bytes, however deeply it is nested.
 
     Raises:
-        WireError: the reply says so.
+        WireError: the reply is an error.
     """
     try:
         return _decode_shallow_load(line)
@@ -82,10 +86,10 @@ def decode_any_load(line: bytes) -> LoadResult[Raw]:
 
 
 def decode_list(line: bytes) -> ListResult:
-    """The result of a list, its sessions as they came.
+    """The result of a list, its sessions still bytes.
 
     Raises:
-        WireError: the reply says so.
+        WireError: the reply is an error.
     """
     try:
         return _decode_list(line)
@@ -96,7 +100,7 @@ def decode_list(line: bytes) -> ListResult:
 
 
 def _deep_result(line: bytes, error: InternalError) -> bytes:
-    """The result of a reply that nests deeper than a decoder follows; the error where it is another fault."""
+    """The result of a reply that is nested too deeply for the decoder; raises the error if that was another."""
     if not isinstance(error.__cause__, RecursionError):
         raise error
     return go_json.raw_members(line)["result"]
@@ -114,10 +118,10 @@ _decode_claim_next: Callable[[bytes], LoadResult[Raw] | None] = result_decoder(L
 
 
 def decode_claim_next(line: bytes) -> LoadResult[SessionState] | None:
-    """The result of a claim of any orphan: None where there is none.
+    """The result of a claim of any orphan; None if there was none.
 
     Raises:
-        WireError: the reply says so.
+        WireError: the reply is an error.
     """
     try:
         result = _decode_claim_next(line)
@@ -127,12 +131,12 @@ def decode_claim_next(line: bytes) -> LoadResult[SessionState] | None:
 
 
 def load_result(result: LoadResult[Raw]) -> LoadResult[SessionState]:
-    """The same result with its session decoded."""
+    """The result with its session decoded."""
     return _with_state(result, SessionState.from_json(result.session))
 
 
 def _with_state(result: LoadResult[Any], state: SessionState) -> LoadResult[SessionState]:
-    # by what came, not by what was asked: `history: "none"` is a part too
+    # judged by the reply, not the request: `history: "none"` loads a part, too
     if result.history_from is not None and state.history:
         state.history_from = result.history_from
     else:

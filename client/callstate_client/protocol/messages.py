@@ -1,8 +1,10 @@
-"""The wire protocol without any I/O: JSON-RPC 2.0, one message a line.
+"""Messages of the wire protocol, without I/O: JSON-RPC 2.0, one message per line.
 
-Imports neither asyncio nor socket, so the asyncio client, the blocking one, the daemon and the tests share
-it. `docs/protocol.md` is the specification.
-"""
+The asyncio client, the blocking one, the daemon and the tests share it. `docs/protocol.md` is the specification.
+
+The client builds request lines by hand around params that msgspec encodes, and decodes a reply in one pass into the
+type of its result. A line that no callstated would send is an InternalError of the request it answers, or, where
+that is unknown, ends the connection."""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ from callstate_client.protocol.results import (
 ResultT = TypeVar("ResultT")
 
 PROTOCOL_VERSION: Final = 1
-"""Raised when a message of the older form would be misunderstood; additions go into `features`."""
+"""Incremented when older messages would be misunderstood; additions are announced in `features` instead."""
 
 AMEND_INDEX: Final = "amend_index"
 """`session.amend_turn` takes `index` and `role`."""
@@ -50,10 +52,10 @@ LIST_SCOPE: Final = "list_scope"
 """`session.list` takes `scope`."""
 
 DELETE_OP: Final = "delete_op"
-"""`session.delete` of what is not there is `not_found`, and takes `op`."""
+"""`session.delete` of an absent session is `not_found`, and takes `op`."""
 
 CLAIM_TIMEOUTS: Final = "claim_timeouts"
-"""`session.claim` takes timeouts, and replies name those in force."""
+"""`session.claim` takes timeouts, and its reply has those in force."""
 
 INSTANCE: Final = "instance"
 """`worker.register` takes `instance` and `process`."""
@@ -69,13 +71,13 @@ FEATURES: Final = (
     CLAIM_TIMEOUTS,
     INSTANCE,
 )
-"""The optional parts of the protocol that there are; which of them a daemon has, `server.info` says."""
+"""All optional parts of the protocol; `server.info` lists those that a daemon has."""
 
 # -- messages ------------------------------------------------------------------------------------------------
 
 
 class Request(Struct, omit_defaults=True):
-    """A request as the daemon reads it: the envelope, params still bytes. No `id`: a notification."""
+    """A request as the daemon decodes it, its params still bytes. Without `id` it is a notification."""
 
     jsonrpc: str
     method: str
@@ -91,12 +93,12 @@ class ErrorBody(Struct):
     data: dict[str, Any] | None = None
 
     def exception(self) -> WireError:
-        """The exception that stands for it."""
+        """The exception for it."""
         return from_wire(self.code, self.message, self.data)
 
 
 class Incoming(Struct):
-    """A line as the client reads it: a reply, or (with `method`) a notification."""
+    """A line as the client decodes it: a reply or, with `method`, a notification."""
 
     id: int | str | None = None
     result: Raw | UnsetType = UNSET
@@ -110,10 +112,10 @@ _decode_incoming = msgspec.json.Decoder(Incoming).decode
 
 
 def encode_params(members: Any) -> bytes:
-    """JSON of params.
+    """Params as JSON.
 
     Raises:
-        InvalidParamsError: a value in it is not JSON's, such as a lone surrogate.
+        InvalidParamsError: a value can't be written as JSON, such as a lone surrogate.
     """
     try:
         return encode_json(members)
@@ -125,12 +127,12 @@ def encode_request(request_id: int | None, method: str, params: Params | None = 
     """A request line, newline included. Without an id it is a notification, which gets no reply.
 
     Args:
-        request_id: what the reply will carry; unique among those under way on the connection.
+        request_id: the id that the reply will carry; unique among the pending requests of the connection.
         method: a verb of the protocol; plain ASCII.
         params: of the verb's class, or Written.
 
     Raises:
-        InvalidParamsError: a value in it is not JSON's, such as a lone surrogate.
+        InvalidParamsError: a value can't be written as JSON, such as a lone surrogate.
     """
     if request_id is None:
         head = f'{{"jsonrpc":"2.0","method":"{method}"'
@@ -139,16 +141,16 @@ def encode_request(request_id: int | None, method: str, params: Params | None = 
     if params is None:
         return head.encode() + b"}\n"
     head += ',"params":'
-    if type(params) is Written:  # what is long is copied once, into memory of just that size
+    if type(params) is Written:  # `join` copies long pieces once, into memory of the right size
         return b"".join((head.encode(), *params.pieces, b"}\n"))
     return b"%b%b}\n" % (head.encode(), encode_params(params))
 
 
 def decode_incoming(line: bytes) -> Incoming:
-    """The reply or notification a line is.
+    """The reply or notification in a line.
 
     Raises:
-        msgspec.MsgspecError: it is neither; the peer is no callstated.
+        msgspec.MsgspecError: it is neither; the peer is not a callstated.
     """
     return _decode_incoming(line)
 
@@ -157,7 +159,7 @@ _PREFIX: Final = b'{"jsonrpc":"2.0","id":'
 
 
 def reply_id(line: bytes) -> int | None:
-    """The id of a reply, without parsing what follows; None where the line must be parsed to know."""
+    """The id of a reply, found without parsing the line; None where that takes parsing."""
     if not line.startswith(_PREFIX):
         return None
     end = line.find(b",", len(_PREFIX), len(_PREFIX) + 21)
@@ -166,17 +168,16 @@ def reply_id(line: bytes) -> int | None:
 
 
 class Reply(Struct, Generic[ResultT]):
-    """A reply with its result decoded; members of the envelope that we don't know are skipped."""
+    """A reply with its result decoded; unknown members of the envelope are skipped."""
 
     result: ResultT | UnsetType = UNSET
     error: ErrorBody | None = None
 
 
 def result_decoder(result_type: type[ResultT]) -> Callable[[bytes], ResultT]:
-    """What turns a reply line into its result: one pass over the line.
+    """A function that decodes a reply line into its result, in one pass.
 
-    The function it gives raises the error that the reply carries, or InternalError for a line that no
-    callstated would send.
+    It raises the error that the reply carries, or InternalError for a line that no callstated would send.
     """
     decode: Callable[[bytes], Reply[ResultT]] = msgspec.json.Decoder(Reply[result_type]).decode  # type: ignore[valid-type]
 
@@ -191,11 +192,11 @@ def result_decoder(result_type: type[ResultT]) -> Callable[[bytes], ResultT]:
 
 
 def result_of(reply: Reply[ResultT]) -> ResultT:
-    """What a reply carries.
+    """The result of a reply.
 
     Raises:
-        WireError: the reply says so.
-        InternalError: it says nothing.
+        WireError: the reply is an error.
+        InternalError: it has neither result nor error.
     """
     if reply.error is not None:
         raise reply.error.exception()
@@ -205,7 +206,7 @@ def result_of(reply: Reply[ResultT]) -> ResultT:
 
 
 class Empty(Struct):
-    """A result without members that anybody reads."""
+    """A result whose members are not read."""
 
 
 decode_empty = result_decoder(Empty)
@@ -221,10 +222,10 @@ decode_members = result_decoder(dict[str, Any])
 
 
 def check_protocol(info: dict[str, Any]) -> dict[str, Any]:
-    """What `server.info` said, if the daemon speaks a version of the protocol that we know.
+    """Return the result of `server.info` if the daemon speaks our version of the protocol.
 
     Raises:
-        UnsupportedProtocolError: it does not.
+        UnsupportedProtocolError: it speaks another.
     """
     spoken = info.get("protocol", PROTOCOL_VERSION)
     if spoken != PROTOCOL_VERSION:

@@ -1,6 +1,6 @@
-"""The params of each verb: one class a verb.
+"""The params of each verb, one class per verb.
 
-Unknown members are refused, for a mistyped `if_version` must not pass.
+Unknown members are refused, so that a mistyped `if_version` is an error and not ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from callstate_client.model.go_json import INT64_MAX, Int64
 from callstate_client.protocol.ids import MAX_SECONDS
 
 MAX_DEPTH: Final = 64
-"""Deepest nesting of a message. Parsers of other languages start to fail around 128 (orjson writes 254)."""
+"""Deepest nesting of a message. Parsers of other languages begin to fail around 128; orjson writes up to 254."""
 
 MAX_HISTORY_LIMIT: Final = 1_000_000_000
 
@@ -24,7 +24,8 @@ History = str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)]
 
 
 SESSION_STATES: Final = ("live", "suspect", "orphan", "restored")
-"""What one can list sessions by that have not ended; a restored one is one of the others too."""
+"""The states by which sessions that have not ended can be listed; a restored one is in one of the others as
+well."""
 
 
 class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -32,13 +33,13 @@ class Params(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=Tru
 
 
 class Written(Params):
-    """Any verb's, as JSON already: the pieces that it is made of, joined."""
+    """Params of any verb, already encoded: the pieces of their JSON, to be joined."""
 
     pieces: tuple[Any, ...]
 
 
 class NoParams(Params):
-    """`server.ping`, `server.info`, `server.stats`."""
+    """Of `server.ping`, `server.info` and `server.stats`."""
 
 
 class SaveParams(Params):
@@ -93,7 +94,7 @@ class ListParams(Params):
 
 
 class HeartbeatParams(Params):
-    """`session.heartbeat`: one of the two."""
+    """`session.heartbeat`: either one id or several."""
 
     session_id: str | None = None
     session_ids: Annotated[list[str], Meta(max_length=100_000)] | None = None
@@ -152,7 +153,7 @@ class EndParams(Params):
 
 
 Mutation = AddTurnParams | AmendTurnParams | RecordInterruptionParams | UpdateParams | EndParams
-"""Of one session, with an `op`."""
+"""Params of the mutations of one session, each with an `op`."""
 
 
 class ClaimParams(Params):
@@ -187,8 +188,8 @@ class ReleaseParams(Params):
 class RegisterParams(Params):
     """`worker.register`: this connection is one of this worker's from now on.
 
-    `instance`: of the store that registers, the same on all of its connections and no other's. `process`: likewise
-    of the process it is in. Both are words made up at random.
+    `instance` identifies the store, on all of its connections; `process` likewise the process it is in. Both are
+    random.
     """
 
     worker_id: str
@@ -197,7 +198,7 @@ class RegisterParams(Params):
 
 
 class Since(Params):
-    """A place in the stream of events: what came behind it is wanted."""
+    """A place in the stream of events, after which events are wanted."""
 
     stream: str
     seq: Version

@@ -1,4 +1,4 @@
-"""The result of each verb, as a client reads it; members that a newer daemon adds are skipped."""
+"""The result of each verb, as the client decodes it; members that a newer daemon adds are skipped."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ SessionT = TypeVar("SessionT")
 
 
 class SaveResult(Struct):
-    """Of `session.save`; an older daemon says nothing of `epoch` and `heartbeat_timeout_s`, the one in force.
+    """Of `session.save`. `heartbeat_timeout_s` is the one in force; older daemons give neither it nor `epoch`.
 
-    `unverified`: the daemon's store could not be asked; what the save left out is added from there later.
+    `unverified`: the store could not be read; what the save left out is added from there later.
     """
 
     version: int
@@ -63,8 +63,11 @@ class ListResult(Struct):
 
 
 class HeartbeatResult(Struct):
-    """Of `session.heartbeat` with several ids: which of them got no beat, and why; `unreadable` and `timeouts` only
-    where there are any. The latter are those, seconds, of calls that were given another since they were claimed."""
+    """Of `session.heartbeat` with several ids: which of them got no heartbeat, and why.
+
+    `timeouts`: the heartbeat timeouts, seconds, of sessions that were given another since they were claimed.
+    `unreadable` and `timeouts` are there only if they are not empty.
+    """
 
     missing: list[str] = []
     ended: list[str] = []
@@ -95,7 +98,7 @@ class DrainResult(Struct):
 
 
 class SubscribeResult(Struct):
-    """Of `events.subscribe`: the place from which on events follow."""
+    """Of `events.subscribe`: the place after which events follow."""
 
     stream: str
     seq: int

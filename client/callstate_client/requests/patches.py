@@ -1,4 +1,8 @@
-"""Merge patches (RFC 7396) of a session's head and of a turn, and what they make of a local view."""
+"""Merge patches (RFC 7396) of a session and of a turn: made from a caller's arguments, and applied to a local
+state.
+
+`update()` takes changes by the names of SessionState. Those of the document become a patch, which the daemon
+applies; labels and timeouts are kept beside the document and are sent otherwise."""
 
 from __future__ import annotations
 
@@ -17,16 +21,15 @@ from callstate_client.model.wellformed import as_text, cleaned, whole_ms
 from callstate_client.requests import validation
 
 UNPATCHABLE: Final = frozenset({"id", "history", "updated_at"})
-"""The id is the session's name, turns have verbs of their own, and `updated_at` is the store's to set."""
+"""Members that can't be patched: the id names the session, turns have their own verbs, the store sets
+`updated_at`."""
 
 
 class Changes(TypedDict, total=False):
-    """What `update()` takes, by SessionState's names; None takes a member away, a dict patches what is there.
+    """What `update()` takes, by SessionState's names. None removes a member, a dict patches its value.
 
-    `extra` holds members that SessionState does not name; a Struct of msgspec or a dataclass as `recovery_data`
-    takes the place of what is there. `labels` replace those of before; they and the timeouts, seconds, are the
-    session's and no part of its document.
-    """
+    `extra` has members that SessionState does not name. A msgspec Struct or a dataclass as `recovery_data` replaces
+    the value, and `labels` replace the former ones. Labels and timeouts, seconds, are not part of the document."""
 
     status: str
     call_id: str | None
@@ -44,7 +47,7 @@ class Changes(TypedDict, total=False):
 
 
 class Beside(TypedDict, total=False):
-    """What of the changes is no part of the document."""
+    """The changes that are not part of the document."""
 
     labels: dict[str, str]
     heartbeat_timeout_s: float
@@ -58,15 +61,15 @@ _MEMBERS: Final = (_KNOWN - _BESIDE - {"extra", "from_"}) | UNPATCHABLE | {"from
 
 
 class UnknownMemberError(InvalidParamsError, TypeError):
-    """`update()` has no such member. A TypeError too, as for any unknown keyword."""
+    """`update()` has no such argument. Also a TypeError, as for any unknown keyword."""
 
 
 def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
-    """The patch that changes by SessionState's names stand for, and what is beside the document.
+    """Split changes into the patch of the document and what is kept beside it.
 
     Raises:
-        UnknownMemberError: nothing is named so.
-        InvalidParamsError: one of them can't be changed, or not to that.
+        UnknownMemberError: there is no member of that name.
+        InvalidParamsError: a member can't be changed, or not to that value.
         DocumentError: a value can't be kept.
     """
     patch: dict[str, Any] = {}
@@ -107,10 +110,11 @@ def _checked_beside(name: str, value: Any) -> Any:
 
 
 def check_patch(patch: Mapping[str, Any], path: str) -> None:
-    """A head's patch names no member that Go takes for one of ours, and leaves recovery data an object.
+    """Check a document's patch.
 
     Raises:
-        InvalidParamsError: it does not.
+        InvalidParamsError: it has a member that Go would take for a defined one, or recovery data that is no
+        object.
     """
     documents.refuse_shadows(patch, documents.SESSION_NAMES, path)
     if isinstance(patch.get("metrics"), Mapping):
@@ -138,7 +142,7 @@ def _unchangeable(name: str) -> InvalidParamsError:
 
 
 def turn_patch(content: str | None, duration_ms: int | None, extra: dict[str, Any] | None) -> dict[str, Any]:
-    """The patch of a turn. Members of `extra` stand beside the others, as in the turn itself."""
+    """The patch of a turn. Members of `extra` are inlined, as in the turn itself."""
     patch: dict[str, Any] = {}
     if content is not None:
         patch["content"] = as_text(content, "a turn's content")
@@ -151,30 +155,30 @@ def turn_patch(content: str | None, duration_ms: int | None, extra: dict[str, An
 
 
 def patch_state(state: SessionState, patch: dict[str, Any]) -> None:
-    """Change a state in place as the patch says; its history stays the object it is.
+    """Apply a patch to a state in place; its history stays the same object.
 
     Raises:
-        DocumentError: the outcome is no session.
+        DocumentError: the result is not a session.
     """
     replace_head(state, merge_patch(state.to_members(with_history=False), patch))
 
 
 def replace_head(state: SessionState, members: dict[str, Any]) -> None:
-    """Give a state these members in place; its history stays the object it is.
+    """Replace a state's members in place; its history stays the same object.
 
     Raises:
-        DocumentError: they are no session's.
+        DocumentError: they are not those of a session.
     """
     state.take_over(SessionState.from_json(encode_members(members)), history=False)
 
 
 def find_turn(state: SessionState, index: int | None, role: str | None) -> int:
-    """Which turn is meant, from 0.
+    """The index, from 0, of the turn that is to be amended.
 
     Args:
-        state: whose history, which is there as a whole.
-        index: from 0, or negative from the end; None: the last.
-        role: without an index the last turn of this role is meant; with one that turn must have it.
+        state: the session, with its whole history.
+        index: from 0, or negative from the end; None: the last turn.
+        role: without an index, the last turn of this role; with one, the role that the turn must have.
 
     Raises:
         ConflictError: there is no such turn.
@@ -195,12 +199,12 @@ def find_turn(state: SessionState, index: int | None, role: str | None) -> int:
 
 
 def find_last_turn(state: SessionState, role: str | None) -> Turn:
-    """The last turn, or the last one of a role.
+    """The last turn, or the last turn of a role.
 
     Raises:
         ConflictError: there is no such turn.
     """
-    # not by `find_turn`: to count the turns of a long history takes longer than to look at its end
+    # not by `find_turn`, which counts the turns: slow for a long history that was loaded
     if role is not None:
         return state.history[find_turn(state, None, role)]
     if not state.history:
@@ -209,20 +213,9 @@ def find_last_turn(state: SessionState, role: str | None) -> Turn:
 
 
 def patched_turn(turn: Turn, patch: dict[str, Any]) -> Turn:
-    """What the patch makes of a turn, as a new one.
+    """A new turn: the given one with a patch applied.
 
     Raises:
-        DocumentError: the outcome is no turn.
+        DocumentError: the result is not a turn.
     """
     return decode_turn(encode_members(merge_patch(turn.to_dict(), patch)))
-
-
-def patch_turn(state: SessionState, index: int, patch: dict[str, Any]) -> Turn:
-    """Put what the patch makes of a turn in its place.
-
-    Raises:
-        IndexError: there is none.
-        DocumentError: the outcome is no turn.
-    """
-    turn = state.history[index] = patched_turn(state.history[index], patch)
-    return turn

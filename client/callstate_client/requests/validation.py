@@ -1,4 +1,8 @@
-"""What the client refuses before it sends: what the daemon would refuse without being able to say whose it was."""
+"""Checks of what is to be sent, before anything is sent or changed locally.
+
+The daemon checks everything again. The client checks what must fail at the caller and not later: ids, since one bad
+id would fail all heartbeats of its message; queued changes, which nobody may be waiting for; and values that JSON
+would change without an error."""
 
 from __future__ import annotations
 
@@ -35,24 +39,23 @@ from callstate_client.protocol.params import (
 )
 
 SURELY_A_WORD: Final = MAX_NAME_BYTES // 4
-"""Characters that are within the bounds of a word in any script."""
+"""Characters of a text that can't exceed MAX_NAME_BYTES in UTF-8."""
 
 FREE_DEPTH: Final = MAX_DEPTH - 8
-"""Deepest nesting of a value that is passed through. The most that any message puts around one is seven
-(message, result, sessions, record, session, history, turn), so what is taken once fits wherever it goes."""
-
+"""Deepest nesting of a value that is passed through. Messages add at most seven levels around one (message, result,
+sessions, record, session, history, turn), so a value that is accepted fits into all of them."""
 
 IDS_KEPT: Final = 4096
-"""Ids known to be good or bad. A worker holds fewer calls and asks about each of them again and again."""
+"""Ids whose validity is cached. A worker holds fewer calls, and sends requests for each again and again."""
 
 _is_session_id = lru_cache(IDS_KEPT)(is_session_id)
 
 
 def check_session_id(session_id: object) -> None:
-    """Refuse what is no session id: one bad id would spoil the heartbeats that leave together with it.
+    """Check a session id.
 
     Raises:
-        InvalidParamsError: it is none.
+        InvalidParamsError: it is not valid.
     """
     if not isinstance(session_id, str) or not _is_session_id(session_id):
         raise InvalidParamsError(
@@ -61,10 +64,10 @@ def check_session_id(session_id: object) -> None:
 
 
 def check_worker_id(worker_id: object) -> None:
-    """Refuse what is no worker id, also while there is no daemon to say so.
+    """Check a worker id.
 
     Raises:
-        InvalidParamsError: it is none.
+        InvalidParamsError: it is not valid.
     """
     if not isinstance(worker_id, str) or not is_worker_id(worker_id):
         raise InvalidParamsError(
@@ -73,20 +76,21 @@ def check_worker_id(worker_id: object) -> None:
 
 
 def check_free(value: Any, place: str) -> None:
-    """Refuse what JSON, or the daemon, can't keep as it is in a member that is passed through.
+    """Check a value that is passed through: JSON and the daemon must keep it as it is.
 
-    Structs of msgspec and dataclasses are taken, for who wrote the type reads with it again; tuples come back as
-    lists.
+    msgspec Structs and dataclasses are accepted, since their author reads them with the same type again. Tuples
+    come back as lists.
 
     Args:
-        value: what shall be sent.
-        place: what to call it in the error.
+        value: the value to send.
+        place: its name in the error.
 
     Raises:
-        DocumentError: nested too deep, an integer beyond 64 bits, NaN or infinity (they would become null), or what
-            would come back as something else: bytes, sets, datetimes, decimals, keys that are no strings …
+        DocumentError: it is nested too deeply, or has an integer beyond 64 bits, NaN or infinity (they would become
+            null), or something that would come back as something else: bytes, sets, datetimes, decimals, keys that
+            are not strings …
     """
-    # the deepest first, so what contains itself is soon known to be too deep
+    # depth first: a value that contains itself soon exceeds the depth
     todo: list[tuple[Iterable[Any], int]] = [((value,), 1)]
     while todo:
         nodes, depth = todo.pop()
@@ -110,7 +114,7 @@ def check_free(value: Any, place: str) -> None:
 
 
 def _why_not(node: Any) -> str | None:
-    """What keeps a single value from being sent; None for nothing."""
+    """Why a single value can't be sent; None if it can."""
     if isinstance(node, float):
         return None if math.isfinite(node) else f"is {node}, which JSON can't say"
     if isinstance(node, int):
@@ -121,7 +125,7 @@ def _why_not(node: Any) -> str | None:
 
 
 def _place_of(wanted: Any, value: Any, place: str) -> str:
-    """Where in a value something is, which is not nested too deep: `recovery_data.items[2].at`."""
+    """The path of a part of a value: `recovery_data.items[2].at`."""
     todo = [(value, place)]
     seen: set[int] = set()
     while todo:
@@ -141,12 +145,12 @@ def _place_of(wanted: Any, value: Any, place: str) -> str:
 
 
 def is_struct(value: object) -> bool:
-    """Whether this is of a type of the caller's own that msgspec writes and reads: a Struct or a dataclass."""
+    """Whether this is a Struct or a dataclass, which msgspec writes and reads."""
     return isinstance(value, msgspec.Struct) or (is_dataclass(value) and not isinstance(value, type))
 
 
 def struct_members(value: Any) -> dict[str, Any]:
-    """The JSON members of such a value; those that its type leaves out as defaults are there too."""
+    """The JSON members of such a value, including those that its type omits as defaults."""
     members: dict[str, Any] = dict(msgspec.to_builtins(value))
     if isinstance(value, msgspec.Struct):
         for name, encoded in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
@@ -159,25 +163,30 @@ def struct_members(value: Any) -> dict[str, Any]:
 
 
 def wrong(path: str, expected: str) -> InvalidParamsError:
-    """The error for a param that is not what belongs there."""
+    """The error for an invalid param."""
     return InvalidParamsError(f"expected {expected} at {path}", path=path, expected=expected)
 
 
 def check_word(text: str | None, path: str, least: int = 0) -> None:
-    """A word of at most 64 bytes.
+    """Check the length of a short string; None passes.
+
+    Args:
+        text: the string.
+        path: its place in the request.
+        least: the fewest bytes allowed.
 
     Raises:
-        InvalidParamsError: it is longer, or empty where that is none.
+        InvalidParamsError: it has less than `least` bytes or more than MAX_NAME_BYTES.
     """
     if text is not None and not least <= len(text.encode()) <= MAX_NAME_BYTES:
         raise wrong(path, f"{least} to {MAX_NAME_BYTES} bytes")
 
 
 def check_labels(labels: dict[Any, Any]) -> None:
-    """Labels within their bounds.
+    """Check the number and lengths of labels.
 
     Raises:
-        InvalidParamsError: they are not, or no texts.
+        InvalidParamsError: they exceed a limit, or are not strings.
     """
     if len(labels) > MAX_LABELS:
         raise wrong("$.params.labels", f"at most {MAX_LABELS}")
@@ -190,17 +199,17 @@ def check_labels(labels: dict[Any, Any]) -> None:
 
 
 def check_seconds(value: Any, path: str) -> None:
-    """A timeout, seconds.
+    """Check a timeout in seconds.
 
     Raises:
-        InvalidParamsError: no number, or none above 0 and up to ten years.
+        InvalidParamsError: it is not a number above 0, of ten years at most.
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_SECONDS:
         raise wrong(path, f"seconds above 0, at most {MAX_SECONDS}")
 
 
 def check_detail(detail: bytes) -> None:
-    """What is said beside the reason of an end.
+    """Check the detail of an end, as JSON.
 
     Raises:
         InvalidParamsError: it is too long.
@@ -210,7 +219,7 @@ def check_detail(detail: bytes) -> None:
 
 
 def check_turn(turn: Turn) -> None:
-    """Refuse a turn that can't be sent. The usual one has nothing to look at."""
+    """Check a turn before it is sent; for the usual one there is nothing to do."""
     if len(turn.role) > SURELY_A_WORD:
         check_word(turn.role, "$.params.turn.role")
     if turn.has_extra:
@@ -218,10 +227,10 @@ def check_turn(turn: Turn) -> None:
 
 
 def check_extra(extra: dict[str, Any]) -> None:
-    """Refuse further members of a turn that can't be kept.
+    """Check the extra members of a turn.
 
     Raises:
-        DocumentError: as `check_free`; or one has the name of a turn's own, in any case.
+        DocumentError: as `check_free`; or one has the name of a defined member, in upper or lower case.
     """
     check_names(extra, documents.TURN_NAMES, "a turn")
     check_free(extra, "a turn")
@@ -229,10 +238,10 @@ def check_extra(extra: dict[str, Any]) -> None:
 
 
 def check_state(state: SessionState) -> None:
-    """Refuse a state that can't be saved; its turns are checked when they are written.
+    """Check a state before it is saved; its turns are checked when they are encoded.
 
     Raises:
-        DocumentError: it was loaded in part, or holds what can't be kept.
+        DocumentError: it was loaded in part, or has a value that can't be kept.
     """
     if state.history_from:
         raise DocumentError(
