@@ -1,7 +1,6 @@
-"""The daemon's configuration: flags, then CALLSTATE_SECTION_KEY variables, then the TOML file, then defaults.
+"""Loading the configuration: flags, then CALLSTATE_SECTION_KEY variables, then the TOML file, then defaults.
 
-The keys themselves are described in schema.py. Nothing here reads the process's own arguments or
-environment: both are passed in.
+schema.py describes the keys. Arguments and environment are passed in.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ MAX_SOCKET_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
 
 SOCKET_NAME: Final = "callstate.sock"
 CREDENTIAL_NAME: Final = "redis-password"
-"""What LoadCredential= of the unit calls the Redis password."""
+"""Name of the Redis password in the unit's LoadCredential=."""
 
 # What Kubernetes sets in every pod for a Service that happens to be called `callstate-store`.
 _SERVICE_LINK: Final = re.compile(r"CALLSTATE_.*_(SERVICE_(HOST|PORT(_.*)?)|PORT_\d+_(TCP|UDP|SCTP)(_.*)?)\Z")
@@ -68,15 +67,15 @@ class ConfigError(Exception):
 
 
 def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Config, argparse.Namespace]:
-    """The configuration that these arguments and this environment ask for.
+    """Load the configuration.
 
     Args:
         argv: the arguments after the program's name.
-        environ: environment variables; those not named CALLSTATE_SECTION_… are left alone.
+        environ: environment variables; those not named CALLSTATE_SECTION_… are ignored.
 
     Returns:
-        the configuration, and the arguments: `check` (only check, then leave), `config` (the TOML file's
-        path or None) and `warnings` (sentences to log once there is a log).
+        the configuration, and the arguments: `check` (only check the configuration), `config` (the TOML file's path
+        or None) and `warnings` (to be logged once logging is configured).
 
     Raises:
         ConfigError: an unknown key, a wrong value, an unreadable file.
@@ -90,7 +89,7 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Config
     for key, text, flag in args.settings:
         values[key] = _checked(_option(key, flag), text, flag, strict=False)
     args.warnings = [
-        f"{flag}: a password on the command line can be read by every user of this host; use store.password_file"
+        f"{flag}: every user of this host can see a password on the command line; use store.password_file"
         for key, text, flag in args.settings
         if key == "store.url" and redact_url(text) != text
     ]
@@ -105,7 +104,7 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Config
 def resolve_socket(config: Config, environ: Mapping[str, str]) -> Path:
     """Where to listen when systemd passes no socket: `server.socket`, else $XDG_RUNTIME_DIR, else /tmp.
 
-    The directory of the last, /tmp/callstate-<uid>, is for the caller to create, 0700, and to check.
+    The caller has to create the directory of the last, /tmp/callstate-<uid>, with mode 0700, or to check it.
 
     Raises:
         ConfigError: the path is too long for a Unix socket.
@@ -116,7 +115,7 @@ def resolve_socket(config: Config, environ: Mapping[str, str]) -> Path:
     elif Path(runtime_dir).is_absolute() and Path(runtime_dir).is_dir():
         path = Path(runtime_dir, SOCKET_NAME)
     else:
-        # Clients look there too, and only into a directory that is theirs and 0700.
+        # clients look there too, but only in a directory that they own and that has mode 0700
         path = Path(f"/tmp/callstate-{os.getuid()}", SOCKET_NAME)  # noqa: S108
     path = path.absolute()
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
@@ -125,10 +124,10 @@ def resolve_socket(config: Config, environ: Mapping[str, str]) -> Path:
 
 
 def resolve_state_dir(config: Config, environ: Mapping[str, str]) -> Path:
-    """Where journal, SQLite file and host id are kept: `server.state_dir`, $STATE_DIRECTORY, XDG, home.
+    """The directory of journal, SQLite file and host id: `server.state_dir`, $STATE_DIRECTORY, XDG, or home.
 
     Raises:
-        ConfigError: none of them says, as for a user whom only a container's number names.
+        ConfigError: there is none, as for a container's user id that is not in the password database.
     """
     if config.server.state_dir:
         return Path(config.server.state_dir).absolute()
@@ -143,13 +142,13 @@ def resolve_state_dir(config: Config, environ: Mapping[str, str]) -> Path:
         home = environ.get("HOME") or str(Path.home())
     except RuntimeError:
         raise ConfigError(
-            f"server.state_dir: not given, and user {os.getuid()} has no home directory; --state-dir gives one"
+            f"server.state_dir: not given, and user {os.getuid()} has no home directory; set it with --state-dir"
         ) from None
     return Path(home, ".local", "state", "callstate").absolute()
 
 
 def resolve_password(config: Config, environ: Mapping[str, str]) -> str | None:
-    """The Redis password from `store.password_file` or systemd's credentials; None: what the URL has, if any.
+    """The Redis password from `store.password_file` or systemd's credentials; None if neither has one.
 
     Raises:
         ConfigError: the file can't be read or is empty, or the URL has a password as well.
@@ -173,10 +172,10 @@ def resolve_password(config: Config, environ: Mapping[str, str]) -> str | None:
 
 
 def check_store_files(config: Config) -> None:
-    """See that the files that `store.url` names are there.
+    """Check that the files named in `store.url` are readable.
 
     Raises:
-        ConfigError: one of them is not, or can't be read; names it.
+        ConfigError: one of them is not; names it.
     """
     try:
         check_tls_files(config.store.url)
@@ -229,7 +228,7 @@ def _unknown(key: str, known: Mapping[str, object], source: str, what: str) -> N
 
 
 def _checked(option: Option, value: object, source: str, *, strict: bool) -> Any:
-    """The value as the option's type. Not strict: it is text, of a flag or a variable."""
+    """Convert a value to the option's type. If not strict, it is the text of a flag or variable."""
     try:
         converted = msgspec.convert(value, option.annotation, strict=strict)
         if option.key == "store.url":
@@ -245,7 +244,7 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 
 
 class _Setting(argparse.Action):
-    """Appends (key, text, flag), so that of `--store` and `--set store.url=…` the later one counts."""
+    """Appends (key, text, flag), so that the later of `--store` and `--set store.url=…` counts."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, key: str = "", **rest: Any) -> None:
         super().__init__(option_strings, dest, **rest)
@@ -263,7 +262,7 @@ class _Setting(argparse.Action):
 
 
 class _Version(argparse.Action):
-    """Prints the version, looked up only then: that takes longer than all the rest here."""
+    """Prints the version; looking it up takes longer than all the rest here."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: Any = None
@@ -275,7 +274,7 @@ class _Version(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="callstated",
-        description="Keeps the state of live phone calls.",
+        description="Keeps the state of live phone calls for the workers of one host.",
         epilog=help_epilog(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -290,10 +289,10 @@ def _parser() -> argparse.ArgumentParser:
         ("--log-level", "LEVEL", "log.level"),
         ("--log-format", "FORMAT", "log.format"),
     ):
-        parser.add_argument(flag, metavar=metavar, action=_Setting, key=key, dest="settings", help=f"sets {key}")
+        parser.add_argument(flag, metavar=metavar, action=_Setting, key=key, dest="settings", help=f"set {key}")
     parser.add_argument(
-        "--set", metavar="KEY=VALUE", action=_Setting, dest="settings", help="sets any key; may be repeated"
+        "--set", metavar="KEY=VALUE", action=_Setting, dest="settings", help="set any key; may be repeated"
     )
-    parser.add_argument("--check", action="store_true", help="only check the configuration, then leave")
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and leave")
+    parser.add_argument("--check", action="store_true", help="check the configuration and exit")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser

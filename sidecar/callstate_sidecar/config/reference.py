@@ -1,4 +1,4 @@
-"""The configuration's documentation: `--help` and systemd/callstate.toml, both made from schema.py.
+"""The documentation of the configuration, generated from schema.py: `--help` and systemd/callstate.toml.
 
 `python -m callstate_sidecar.config.reference` prints the reference file.
 """
@@ -24,22 +24,21 @@ _WIDTH: Final = 100
 
 _TOML_HEAD: Final = """\
 # callstate.toml: every key of callstated, with its default, unit, range and meaning.
-# Uncomment what you change. Flags and CALLSTATE_SECTION_KEY variables go before this file.
-# `callstated --check --config FILE` says whether a file is good.
+# Uncomment what you change. Flags and CALLSTATE_SECTION_KEY variables take precedence over this file.
+# `callstated --check --config FILE` checks a file.
 """
 
 
 def help_epilog() -> str:
-    """All keys, for the end of `--help`."""
+    """All keys, as the end of `--help`."""
     lines = [
-        "keys, for --set, the TOML file ([section] key = value) and CALLSTATE_SECTION_KEY variables; "
-        "flags go first,",
-        "then variables, then the file:",
+        "keys, for --set, the TOML file ([section] key = value) and CALLSTATE_SECTION_KEY variables; flags",
+        "take precedence over variables, and variables over the file:",
     ]
     for option in OPTIONS.values():
         lines += ["", f"  {option.key} = {_toml(option.default)}", *_described(option, "      ")]
-    lines += ["", "exit status: 0 stopped as asked, 1 failed, 2 wrong usage or configuration,"]
-    lines += ["3 another daemon holds socket or journal, 4 journal damaged or of a newer version"]
+    lines += ["", "exit status: 0 stopped on request, 1 failed, 2 wrong usage or configuration,"]
+    lines += ["3 another daemon uses the socket or journal, 4 journal damaged or of a newer version"]
     return "\n".join(lines)
 
 

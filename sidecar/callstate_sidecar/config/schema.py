@@ -1,8 +1,8 @@
-"""Every key of the daemon's configuration: its type, default, unit, range and meaning, and nothing else.
+"""The keys of the daemon's configuration: type, default, unit, range and meaning of each.
 
-`--help`, systemd/callstate.toml and the messages for wrong values are made from these annotations
-(load.py), so a key is described here or nowhere. Each number has an upper bound: it catches milliseconds
-given for seconds, and infinity.
+`--help`, systemd/callstate.toml and the messages for wrong values are generated from these annotations, so this is
+the only place that describes a key. Every number has an upper bound, which catches milliseconds given for seconds,
+and infinity.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TIB: Final = 1024 * GIB
 DAY_S: Final = 86400
 YEAR_S: Final = 365 * DAY_S
 
-# No braces: they would choose a key's slot in a Redis Cluster. No space: the prefix is typed into tools.
+# No braces: they would determine a key's slot in a Redis Cluster. No spaces: the prefix is typed into tools.
 _PREFIX_PATTERN: Final = r"^[!-z|~]{1,128}\Z"
 _PATH_PATTERN: Final = r"^[^\x00]*\Z"
 _HOST_ID_PATTERN: Final = r"^[A-Za-z0-9._-]{0,64}\Z"
@@ -45,12 +45,12 @@ def _text(meaning: str, expected: str, pattern: str | None = None) -> Meta:
 
 
 class ServerConfig(Struct, frozen=True, kw_only=True):
-    """Where the daemon listens and keeps its files."""
+    """Where the daemon listens and stores its files."""
 
     socket: Annotated[
         str,
         _text(
-            "Unix socket to listen on, unless systemd passes one. Empty: $XDG_RUNTIME_DIR/callstate.sock, "
+            "Unix socket to listen on, unless systemd passes one. If empty: $XDG_RUNTIME_DIR/callstate.sock, "
             "else /tmp/callstate-<uid>/callstate.sock.",
             "a path of at most 107 bytes, or empty",
             _PATH_PATTERN,
@@ -59,7 +59,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     state_dir: Annotated[
         str,
         _text(
-            "Directory of the journal, the SQLite file and the host's id. Empty: $STATE_DIRECTORY, else "
+            "Directory of the journal, the SQLite file and the host's id. If empty: $STATE_DIRECTORY, else "
             "$XDG_STATE_HOME/callstate, else ~/.local/state/callstate.",
             "a path, or empty",
             _PATH_PATTERN,
@@ -68,7 +68,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
     shutdown_flush_s: Annotated[
         float,
         _seconds(
-            "How long a stop may wait for the store to take what it has not got yet. The journal keeps the rest.",
+            "How long a stop waits until the store has everything. The journal keeps the rest.",
             0,
             600,
         ),
@@ -76,39 +76,39 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
 
 
 class JournalConfig(Struct, frozen=True, kw_only=True):
-    """What an acknowledgement means on this host."""
+    """What an acknowledged write survives."""
 
     durability: Annotated[
         Literal["memory", "process", "power"],
         Meta(
-            description="What an acknowledged write survives. memory: a clean stop only. process: also the "
-            "daemon's death at any moment; power loss costs up to sync_interval_s. power: also power loss."
+            description="What an acknowledged write survives. memory: only a clean stop. process: also a crash of "
+            "the daemon; a power loss loses up to sync_interval_s. power: also a power loss."
         ),
     ] = "process"
     sync_interval_s: Annotated[
         float,
-        _seconds("With durability process: how often the journal is synced to disk.", 0.01, 60),
+        _seconds("How often the journal is synced to disk with durability process.", 0.01, 60),
     ] = 1.0
     checkpoint_min_bytes: Annotated[
         int,
-        _bytes("A journal smaller than this is never compacted.", 4 * KIB, TIB),
+        _bytes("A journal smaller than this is not compacted by checkpoints.", 4 * KIB, TIB),
     ] = 64 * MIB
 
 
 class StoreConfig(Struct, frozen=True, kw_only=True):
-    """The store behind: where sessions are copied to, behind the writes."""
+    """The store: where sessions are copied to asynchronously."""
 
     url: Annotated[
         str,
         _text(
-            "Where to. sqlite: is a file in the state directory. A password is better kept in password_file.",
+            "URL of the store. sqlite: is a file in the state directory. A password is safer in password_file.",
             "sqlite:[PATH], redis://…, rediss://…, unix://… or HOST:PORT",
         ),
     ] = "sqlite:"
     prefix: Annotated[
         str,
         _text(
-            "What every key in Redis begins with. The same for all hosts and for the Go package.",
+            "Prefix of every key in Redis. It has to be the same for all hosts and for the Go package.",
             "1 to 128 characters of printable ASCII, no space, no braces",
             _PREFIX_PATTERN,
         ),
@@ -119,29 +119,30 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     ] = float(DAY_S)
     flush_interval_s: Annotated[
         float,
-        _seconds("How long changes gather before they are written to the store.", 0.005, 60),
+        _seconds("How often changes are written to the store.", 0.005, 60),
     ] = 0.2
     batch_sessions: Annotated[
         int,
-        _count("At most so many in one batch to the store.", "sessions", 1, 100_000),
+        _count("Maximum number of sessions in one batch to the store.", "sessions", 1, 100_000),
     ] = 200
     batch_bytes: Annotated[
         int,
         _bytes(
-            "A batch to the store is closed at this size. Packing and sending one takes the loop about 4 µs a KiB.",
+            "Maximum size of a batch to the store. Packing and sending it takes the loop about 4 µs per KiB.",
             4 * KIB,
             GIB,
         ),
     ] = 256 * KIB
     timeout_s: Annotated[
         float,
-        _seconds("After so long without an answer the store counts as down.", 0.05, 60),
+        _seconds("The store counts as down when it has not answered for so long.", 0.05, 60),
     ] = 2.0
     confirm: Annotated[
         Literal["reply", "aof"],
         Meta(
-            description="When Redis has a write. reply: when it says so. aof: when its append-only file is on "
-            "disk, too (WAITAOF). With journal.durability power it is always aof, and SQLite syncs its file."
+            description="When a write counts as stored in Redis. reply: when Redis has replied. aof: when it is "
+            "also in the append-only file on disk (WAITAOF). With journal.durability power it is always aof, and "
+            "SQLite syncs its file."
         ),
     ] = "reply"
     beat_interval_s: Annotated[
@@ -151,8 +152,8 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     password_file: Annotated[
         str,
         _text(
-            "File whose first line is the Redis password. Empty: $CREDENTIALS_DIRECTORY/redis-password "
-            "where systemd provides it.",
+            "File whose first line is the Redis password. If empty: $CREDENTIALS_DIRECTORY/redis-password, "
+            "if systemd provides it.",
             "a path, or empty",
             _PATH_PATTERN,
         ),
@@ -160,43 +161,45 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
     max_dirty_bytes: Annotated[
         int,
         _bytes(
-            "With more than this waiting for the store, new sessions are refused (overloaded); live ones go on.",
+            "When more than this waits for the store, new sessions are refused (overloaded); live ones continue.",
             64 * KIB,
             TIB,
         ),
     ] = GIB
 
     def __repr__(self) -> str:
-        # A configuration ends up in logs and tracebacks; its password must not.
+        # a configuration may end up in logs and tracebacks; its password must not
         shown = to_builtins(self) | {"url": redact_url(self.url)}
         return f"StoreConfig({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 class ReaperConfig(Struct, frozen=True, kw_only=True):
-    """When a call counts as dead, and what happens then."""
+    """When a call counts as dead, and what happens to it then."""
 
     heartbeat_timeout_s: Annotated[
         float,
-        _seconds("A session silent for so long is suspect, unless it set a timeout of its own.", 0.1, DAY_S),
+        _seconds(
+            "A session without a heartbeat for so long becomes suspect, unless it has a timeout of its own.",
+            0.1,
+            DAY_S,
+        ),
     ] = 30.0
     grace_s: Annotated[
         float,
-        _seconds("How long a suspect session may still come back before it is ended.", 0, DAY_S),
+        _seconds("How long a suspect session may recover before it is ended as expired.", 0, DAY_S),
     ] = 30.0
     reconnect_grace_s: Annotated[
         float,
-        _seconds(
-            "How long a worker that lives may be without a connection before its sessions are orphans.", 0, DAY_S
-        ),
+        _seconds("How long a live worker may be disconnected before its sessions become orphans.", 0, DAY_S),
     ] = 5.0
     retention_s: Annotated[
         float,
-        _seconds("How long an ended session stays in memory; after that only the store has it.", 0, DAY_S),
+        _seconds("How long an ended session is kept in memory; after that only the store has it.", 0, DAY_S),
     ] = 300.0
     max_handovers: Annotated[
         int,
         _count(
-            "A call whose claimers so often died within a minute of their claim is ended as poisoned; 0: none is.",
+            "A call is ended as poisoned when so many claimers have died within a minute of their claim; 0: never.",
             "claimers",
             0,
             1_000_000,
@@ -204,39 +207,49 @@ class ReaperConfig(Struct, frozen=True, kw_only=True):
     ] = 3
     tick_s: Annotated[
         float,
-        _seconds("How often deadlines are looked at.", 0.005, 10),
+        _seconds("How often deadlines are checked.", 0.005, 10),
     ] = 0.1
 
 
 class LimitsConfig(Struct, frozen=True, kw_only=True):
-    """What one client, one session or all of them may cost."""
+    """Limits on what clients and sessions may consume."""
 
     line_bytes: Annotated[
         int,
-        _bytes("A longer request line is dropped and answered too_large.", KIB, 64 * MIB),
+        _bytes("Maximum length of a request line; a longer one is dropped and answered too_large.", KIB, 64 * MIB),
     ] = MIB
     session_bytes: Annotated[
         int,
-        _bytes("A session may grow to this size by turns and updates.", KIB, GIB),
+        _bytes("Maximum size of a session, to which turns and updates may let it grow.", KIB, GIB),
     ] = 8 * MIB
     connections: Annotated[
         int,
-        _count("Clients served at once; more are told overloaded.", "connections", 1, 1_000_000),
+        _count(
+            "Maximum number of connections; further ones are refused as overloaded.", "connections", 1, 1_000_000
+        ),
     ] = 1000
     sessions: Annotated[
         int,
-        _count("Sessions held in memory; more are refused as overloaded.", "sessions", 1, 100_000_000),
+        _count(
+            "Maximum number of sessions in memory; further ones are refused as overloaded.",
+            "sessions",
+            1,
+            100_000_000,
+        ),
     ] = 200_000
     events: Annotated[
         int,
         _count(
-            "Events kept for subscribers that come back; older ones are told as a gap.", "events", 1, 10_000_000
+            "Number of events kept for subscribers that reconnect; a gap is reported in place of older ones.",
+            "events",
+            1,
+            10_000_000,
         ),
     ] = 10_000
     pending_reply_bytes: Annotated[
         int,
         _bytes(
-            "A connection with more unsent replies than this is not read from until it takes some.",
+            "A connection with more unsent replies than this is not read from until it has received some.",
             4 * KIB,
             GIB,
         ),
@@ -244,12 +257,12 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
 
 
 class HostConfig(Struct, frozen=True, kw_only=True):
-    """Who this host is among those that share one Redis."""
+    """This host's identity among those that share one Redis."""
 
     id: Annotated[
         str,
         _text(
-            "The host's id. Empty: a random one, kept in the state directory.",
+            "The host's id. If empty, a random one, stored in the state directory.",
             "up to 64 letters, digits, '.', '_' or '-'",
             _HOST_ID_PATTERN,
         ),
@@ -257,20 +270,20 @@ class HostConfig(Struct, frozen=True, kw_only=True):
 
 
 class LogConfig(Struct, frozen=True, kw_only=True):
-    """What the daemon says on stderr."""
+    """What the daemon logs to stderr."""
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        Meta(description="The least severe lines to write. At info a call costs at most three."),
+        Meta(description="Minimum severity of the lines logged. At info there are at most three per call."),
     ] = "info"
     format: Annotated[
         Literal["text", "json"],
-        Meta(description="Lines for people, or one JSON object each."),
+        Meta(description="Text lines for people, or one JSON object per line."),
     ] = "text"
 
 
 class Config(Struct, frozen=True, kw_only=True):
-    """The whole configuration of one daemon. Immutable; made by `load_config`, or by hand in tests."""
+    """The whole configuration of one daemon; immutable."""
 
     server: ServerConfig = ServerConfig()
     journal: JournalConfig = JournalConfig()
@@ -282,14 +295,14 @@ class Config(Struct, frozen=True, kw_only=True):
 
 
 class Option(Struct, frozen=True, kw_only=True):
-    """One key, as its annotation describes it.
+    """One key, as described by its annotation.
 
     Args:
         section: such as `store`.
         name: such as `flush_interval_s`.
-        annotation: the annotated type, which `msgspec.convert` holds a value to.
+        annotation: the annotated type, against which `msgspec.convert` checks a value.
         type: the bare type: str, int, float, or a Literal.
-        default: what it is where nobody says anything.
+        default: the value if it is not configured.
         meta: range, unit and meaning.
     """
 
@@ -302,7 +315,7 @@ class Option(Struct, frozen=True, kw_only=True):
 
     @property
     def key(self) -> str:
-        """As in messages and `--set`: `store.flush_interval_s`."""
+        """The key as in messages and `--set`: `store.flush_interval_s`."""
         return f"{self.section}.{self.name}"
 
     @property
@@ -312,7 +325,7 @@ class Option(Struct, frozen=True, kw_only=True):
 
     @property
     def expected(self) -> str:
-        """In words, what may stand there: `seconds, 0.005 to 60`."""
+        """The permitted values in words: `seconds, 0.005 to 60`."""
         extra = self.meta.extra or {}
         if "unit" in extra:
             whole = "a whole number of " if self.type is int else ""
@@ -343,9 +356,9 @@ def _section_options(section: str, struct: type[Struct]) -> Iterator[Option]:
 
 
 SECTIONS: Final[dict[str, type[Struct]]] = get_type_hints(Config)
-"""The section's name to its struct, in the order of the reference file."""
+"""The structs of the sections by name, in the order of the reference file."""
 
 OPTIONS: Final[dict[str, Option]] = {
     option.key: option for section, struct in SECTIONS.items() for option in _section_options(section, struct)
 }
-"""Every key, as `section.name`."""
+"""All options by key."""

@@ -1,4 +1,4 @@
-"""What `store.url` may be, and how it is shown without its password."""
+"""Validation of `store.url`, and redaction of its password."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from urllib.parse import parse_qsl, urlsplit
 _SCHEMES: Final = ("sqlite", "redis", "rediss", "unix")
 _HOST_PORT: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}\Z")
 _TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-"""What redis-py reads at its first connection, and would report as a store that is down."""
+"""Files that redis-py would read at its first connection, and report as a store that is down."""
 
-# Greedy up to the last @: a password may hold unescaped slashes, colons and @ itself. Rather hide too much.
+# Greedy up to the last @, because a password may contain unescaped slashes, colons and @: better to hide too much.
 _URL_PASSWORD: Final = re.compile(r"(//[^@/?#:]*):.*@", re.DOTALL)
 _QUERY_PASSWORD: Final = re.compile(r"([?&]password=)[^&#]*", re.IGNORECASE)
 _BARE_USERINFO: Final = re.compile(r"\A(?!sqlite:)(?!.*//).*@", re.DOTALL)
 
 
 def redact_url(url: str) -> str:
-    """The URL with *** for its password, fit for logs and messages; also of what is no proper URL."""
+    """The URL with *** in place of its password, for logs and messages; works on malformed URLs too."""
     for pattern, replacement in (
         (_URL_PASSWORD, r"\1:***@"),
         (_QUERY_PASSWORD, r"\1***"),
@@ -31,26 +31,26 @@ def redact_url(url: str) -> str:
 
 
 def check_store_url(url: str) -> None:
-    """Hold a URL to the kinds of store there are; whether one answers there is not looked at.
+    """Check the form of a store's URL, without connecting to it.
 
     Raises:
-        ValueError: no such kind, no port number, or `unix://` without a path.
+        ValueError: unknown scheme, invalid port number, or `unix://` without a path.
     """
     parts = urlsplit(f"redis://{url}" if _HOST_PORT.match(url) else url)
     if parts.scheme not in _SCHEMES:
-        raise ValueError(f"{parts.scheme or 'nothing'} is no kind of store")
+        raise ValueError(f"{parts.scheme or 'nothing'} is not a kind of store")
     if parts.scheme in ("redis", "rediss"):
-        _ = parts.port  # raises ValueError for what is no port
+        _ = parts.port  # raises ValueError if it is not a port number
     if parts.scheme == "unix" and not parts.path:
         raise ValueError("unix:// needs the path of a socket")
 
 
 def check_tls_files(url: str) -> None:
-    """See that the files a URL names for TLS are there and can be read.
+    """Check that the TLS files named in a URL are readable.
 
     Raises:
-        OSError: one can't be; names it.
-        ValueError: the CA's holds no certificate; names it.
+        OSError: one is not; names it.
+        ValueError: the CA file contains no certificate; names it.
     """
     for name, value in parse_qsl(urlsplit(url).query):
         if name not in _TLS_FILES:
