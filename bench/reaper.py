@@ -18,7 +18,7 @@ from callstate_sidecar.journal import Journal
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.serving.server import Server
-from callstate_sidecar.system.clock import Clock
+from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.system.logs import TextFormatter
 
 FAR_S: Final = 1e6
@@ -37,7 +37,7 @@ class Reapable:
     def __init__(self, directory: Path, live: int, due: int) -> None:
         config = Config()
         self._reaper_config = config.reaper
-        self._clock = Clock()
+        self._clock = SystemClock()
         metrics = Metrics()
         engine = Engine(config.limits, config.reaper, self._clock, "stream")
         cache, liveness = engine.table, engine.liveness

@@ -48,7 +48,7 @@ from callstate_sidecar.stores.backend import (
     Backend,
 )
 from callstate_sidecar.system import host, systemd
-from callstate_sidecar.system.clock import Clock
+from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.logs import configure_logging
 from callstate_sidecar.system.peers import Peers
@@ -84,7 +84,7 @@ class Daemon:
         self._environ = environ
         self._manager = systemd.Notifier(environ)
         self._reload_config = reload
-        self._clock = Clock()
+        self._clock = SystemClock()
         self._metrics = Metrics()
         self._engine = Engine(config.limits, config.reaper, self._clock, secrets.token_hex(8))
         self._stop = asyncio.Event()

@@ -25,7 +25,7 @@ from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.serving.connection import Connection
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.stores.backend import Backend
-from callstate_sidecar.system.clock import Clock
+from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.system.host import HostIdentity
 from callstate_sidecar.system.peers import Peer, Peers
 from callstate_sidecar.write_behind import WriteBehind
@@ -39,7 +39,7 @@ class DaemonHost:
         *,
         identity: HostIdentity,
         config: Config,
-        clock: Clock,
+        clock: SystemClock,
         metrics: Metrics,
         engine: Engine,
         backend: Backend,

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from callstate_client.engine.clock import Clock
+from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.expiry import Verdicts
 from callstate_sidecar.background import BackgroundTask
@@ -45,7 +45,7 @@ class Reaper(BackgroundTask):
     """
 
     def __init__(
-        self, engine: Engine, clock: Clock, metrics: Metrics, tick_s: float, commit: Callable[[], None]
+        self, engine: Engine, clock: EngineClock, metrics: Metrics, tick_s: float, commit: Callable[[], None]
     ) -> None:
         super().__init__(metrics)
         self._engine = engine

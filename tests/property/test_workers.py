@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from callstate_client.engine.process import Process
-from callstate_client.engine.workers import Outcome, State, Workers
+from callstate_client.engine.worker_states import WorkerOutcome, WorkerState
+from callstate_client.engine.workers import Workers
 from callstate_client.errors import ConflictError, ForbiddenError
 from support.budget import examples
 
 GRACE_S = 5.0
 WORKERS = st.sampled_from(["v", "w", "x"])
 PIDS = range(2, 6)
-LEFT = (Outcome.LEFT_EXITED, Outcome.LEFT_DISCONNECTED)
+LEFT = (WorkerOutcome.LEFT_EXITED, WorkerOutcome.LEFT_DISCONNECTED)
 
 
 @dataclass(eq=False)
@@ -152,7 +153,7 @@ class WorkersMachine(RuleBasedStateMachine):
         maker = line.maker
         before = self.known.get(worker_id)
         process = self.workers.process_of(worker_id)
-        exited = self.workers.state(worker_id) is State.EXITED
+        exited = self.workers.state(worker_id) is WorkerState.EXITED
         try:
             done = self.workers.register(worker_id, line, maker.seen, pidfd=maker.pidfd)
         except ForbiddenError:
@@ -205,9 +206,9 @@ class WorkersMachine(RuleBasedStateMachine):
                 known.since = self.now
         self.outcome(worker_id or "", self.workers.closed(line, self.now), process)
 
-    def outcome(self, worker_id: str, outcome: Outcome, process: Process | None) -> None:
+    def outcome(self, worker_id: str, outcome: WorkerOutcome, process: Process | None) -> None:
         if outcome in LEFT:
-            assert outcome is Outcome.LEFT_EXITED, "only time and a successor say that one is disconnected"
+            assert outcome is WorkerOutcome.LEFT_EXITED, "only time and a successor say that one is disconnected"
             assert not self.known[worker_id].lines, "left with a connection open"
             self.left(worker_id, outcome, process)
 
@@ -219,7 +220,7 @@ class WorkersMachine(RuleBasedStateMachine):
             assert not known.lines
             assert known.since is not None
             assert known.since + GRACE_S <= self.now
-            self.left(worker_id, Outcome.LEFT_DISCONNECTED, None)
+            self.left(worker_id, WorkerOutcome.LEFT_DISCONNECTED, None)
         late = [
             worker_id
             for worker_id, known in self.known.items()
@@ -234,8 +235,8 @@ class WorkersMachine(RuleBasedStateMachine):
         if restored:
             self.forget(worker_id)
 
-    def left(self, worker_id: str, outcome: Outcome, process: Process | None) -> None:
-        if outcome is Outcome.LEFT_EXITED:
+    def left(self, worker_id: str, outcome: WorkerOutcome, process: Process | None) -> None:
+        if outcome is WorkerOutcome.LEFT_EXITED:
             assert process is not None
             dead = [program for program in self.programs if program.process == process]
             assert not dead[0].alive, "said to have exited, and lives"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from callstate_sidecar.system.clock import Clock
+from callstate_sidecar.system.clock import SystemClock
 
 START_US = 1_767_225_600_000_000
 """2026-01-01T00:00:00Z."""
 
 
-class ManualClock(Clock):
+class ManualClock(SystemClock):
     """All three clocks of the daemon, standing still until `advance`."""
 
     def __init__(self) -> None:

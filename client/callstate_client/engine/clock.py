@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Clock(Protocol):
+class EngineClock(Protocol):
     """Wall time for what is stored, monotonic time for intervals, and the time that deadlines go by."""
 
     stalled_s: float

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from callstate_client.engine.clock import Clock
+from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.departures import Departures
 from callstate_client.engine.events import Events
 from callstate_client.engine.interfaces import (
@@ -49,7 +49,7 @@ class Context:
         self,
         cache: Cache,
         liveness: Liveness,
-        clock: Clock,
+        clock: EngineClock,
         limits: Limits,
         events: Events,
         departures: Departures,

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from callstate_client.engine.clock import Clock
+from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.context import Context
 from callstate_client.engine.departures import Departures
 from callstate_client.engine.events import Events
@@ -43,7 +43,9 @@ class Engine:
         table: the sessions to begin with, as a replay has made them.
     """
 
-    def __init__(self, limits: Limits, spans: Spans, clock: Clock, stream: str, table: Cache | None = None) -> None:
+    def __init__(
+        self, limits: Limits, spans: Spans, clock: EngineClock, stream: str, table: Cache | None = None
+    ) -> None:
         self.table = Cache() if table is None else table
         self.liveness = Liveness(spans.heartbeat_timeout_s, spans.grace_s, spans.retention_s)
         self.events = Events(limits.events, stream)

@@ -73,11 +73,11 @@ class InternalCaller:
 INTERNAL: Final = InternalCaller()
 
 
-class Watch(Protocol):
+class ExitWatch(Protocol):
     """A watch over a process."""
 
     def close(self) -> None:
-        """Watch no more; again is nothing."""
+        """ExitWatch no more; again is nothing."""
         ...
 
 
@@ -94,7 +94,7 @@ class PeerProcess(Protocol):
         """Whether its exit can be told."""
         ...
 
-    def watch(self, exited: Callable[[], None], /) -> Watch:
+    def watch(self, exited: Callable[[], None], /) -> ExitWatch:
         """Call back once when it has exited, and never from within this call."""
         ...
 

@@ -14,18 +14,19 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Literal
 
-from callstate_client.engine.clock import Clock
+from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.departures import Departures
 from callstate_client.engine.events import Events
-from callstate_client.engine.interfaces import Caller, PeerProcess, Watch
+from callstate_client.engine.interfaces import Caller, ExitWatch, PeerProcess
 from callstate_client.engine.process import Gone, Process
 from callstate_client.engine.reasons import DISCONNECTED, EXITED
 from callstate_client.engine.sessions.records import WorkerRecord
 from callstate_client.engine.table.cache import Cache
-from callstate_client.engine.workers import Outcome, State, Workers
+from callstate_client.engine.worker_states import WorkerOutcome, WorkerState
+from callstate_client.engine.workers import Workers
 from callstate_client.errors import CallstateError
 
-_LEFT: Final = {Outcome.LEFT_EXITED: EXITED, Outcome.LEFT_DISCONNECTED: DISCONNECTED}
+_LEFT: Final = {WorkerOutcome.LEFT_EXITED: EXITED, WorkerOutcome.LEFT_DISCONNECTED: DISCONNECTED}
 """How a worker has left, and why its sessions lose their owner by that."""
 
 
@@ -46,7 +47,7 @@ class WorkerRegistry:
         table: Cache,
         departures: Departures,
         events: Events,
-        clock: Clock,
+        clock: EngineClock,
         reconnect_grace_s: float,
         wake: Callable[[], None],
     ) -> None:
@@ -55,7 +56,7 @@ class WorkerRegistry:
         self._events = events
         self._clock = clock
         self._wake = wake
-        self._watches: dict[str, Watch] = {}
+        self._watches: dict[str, ExitWatch] = {}
         self._connections: dict[str, set[Caller]] = {}
         self._lingering: set[str] = set()
         """Workers that are gone, or were not seen since a restart, and may still own sessions."""
@@ -142,7 +143,7 @@ class WorkerRegistry:
             own_name = "" if known is None else known.own_name
             peer = None if process is None else find(process)
             if peer is Gone.GONE:
-                self._left(worker_id, Outcome.LEFT_EXITED)
+                self._left(worker_id, WorkerOutcome.LEFT_EXITED)
             elif peer is None:
                 self.workers.restored(worker_id, process, pidfd=False, own_name=own_name)
             elif self.workers.restored(worker_id, peer.process, pidfd=True, own_name=own_name):
@@ -171,7 +172,7 @@ class WorkerRegistry:
     def expire(self, now: float) -> None:
         """Those who did not come back in time have left. `now`: seconds of the clock's `live()`."""
         for worker_id in self.workers.due(now):
-            self._left(worker_id, Outcome.LEFT_DISCONNECTED)
+            self._left(worker_id, WorkerOutcome.LEFT_DISCONNECTED)
         for worker_id in [*self._lingering]:
             if worker_id not in self._table.index.owned:
                 self._lingering.discard(worker_id)
@@ -180,11 +181,11 @@ class WorkerRegistry:
     def _forget(self, worker_id: str) -> None:
         """Nothing is kept of a worker that is gone and owns nothing any more."""
         self.workers.idle(worker_id)
-        if self.workers.state(worker_id) is State.GONE:
+        if self.workers.state(worker_id) is WorkerState.GONE:
             self._table.forget_worker(worker_id)
             self._unwatch(worker_id)
 
-    def _left(self, worker_id: str, outcome: Outcome) -> None:
+    def _left(self, worker_id: str, outcome: WorkerOutcome) -> None:
         """A worker has left, where the outcome of what was learned of it says so."""
         why = _LEFT.get(outcome)
         if why is None:
@@ -196,7 +197,7 @@ class WorkerRegistry:
         self._wake()
 
     def close(self) -> None:
-        """Watch no process any more."""
+        """ExitWatch no process any more."""
         for watch in self._watches.values():
             watch.close()
         self._watches.clear()

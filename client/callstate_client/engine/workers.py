@@ -1,106 +1,30 @@
-"""The states of workers, and when one has left: connections and processes as evidence, the transitions as data.
+"""The workers of one engine, and when one has left: connections and processes as evidence for worker_states.py.
 
 Pure: `now` is passed in, seconds of the clock's `live()`, which stands still while the daemon does and may step
 back by the length of a stall once that is noticed.
-
-    state       what may be in it                                           how it ends by itself
-    CONNECTED   a worker with a connection                                  -
-    EXITED      its process has exited, a connection is open: a child       -
-                inherited it, or its last requests are still being read
-    AWAY        no connection, its process alive or unknown                 left, after the reconnect grace
-    RESTORED    known from the journal, not seen since the daemon started   - (its sessions' deadlines decide)
-    GONE        every id that is not in the table                           -
 
 A pid names one process at a time, so two processes under one worker id are told apart by what else is known of
 them (process.py): one that may still live keeps the id, and the newcomer gets a conflict. The other way round,
 several worker ids from one process are a proxy in front of many workers, unless each says that it is that process
 (`own_name`): the exit of a proxy says nothing about them, so they are known by connections and heartbeats alone.
-
-What it means for the sessions of a worker that it has left (suspects, or orphans) is in the outcome.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Final, NamedTuple
 
 from callstate_client.engine.process import Process
+from callstate_client.engine.worker_states import TRANSITIONS, WorkerEvidence, WorkerOutcome, WorkerState
 from callstate_client.errors import ConflictError, ForbiddenError
-
-
-class State(Enum):
-    """Where a worker stands."""
-
-    CONNECTED = "connected"
-    EXITED = "exited"
-    AWAY = "away"
-    RESTORED = "restored"
-    GONE = "gone"
-
-
-class Evidence(Enum):
-    """What is learned of a worker."""
-
-    REGISTERED = "registered"
-    """A connection registered under its id, of its process or of one that may be."""
-    SUPERSEDED = "superseded"
-    """Another process registered under its id, and nothing shows that this one still lives."""
-    DISCONNECTED = "disconnected"
-    """Its last connection closed."""
-    PROCESS_EXITED = "process_exited"
-    """Its process has exited."""
-    GRACE_OVER = "grace_over"
-    """It did not reconnect in time."""
-    IDLE = "idle"
-    """It owns no session."""
-
-
-class Outcome(Enum):
-    """What has to be done about a worker."""
-
-    NOTHING = "nothing"
-    JOINED = "joined"
-    """Event `worker.joined`."""
-    LEFT_EXITED = "exited"
-    """Event `worker.left` with this for a reason; its live sessions are suspects."""
-    LEFT_DISCONNECTED = "disconnected"
-    """Event `worker.left` with this for a reason; its sessions are orphans."""
-
-
-TRANSITIONS: Final[Mapping[tuple[State, Evidence], tuple[State, Outcome]]] = {
-    (State.CONNECTED, Evidence.REGISTERED): (State.CONNECTED, Outcome.NOTHING),
-    (State.CONNECTED, Evidence.DISCONNECTED): (State.AWAY, Outcome.NOTHING),
-    (State.CONNECTED, Evidence.PROCESS_EXITED): (State.EXITED, Outcome.NOTHING),
-    (State.CONNECTED, Evidence.IDLE): (State.CONNECTED, Outcome.NOTHING),
-    (State.EXITED, Evidence.REGISTERED): (State.EXITED, Outcome.NOTHING),  # sent before it exited
-    (State.EXITED, Evidence.SUPERSEDED): (State.GONE, Outcome.LEFT_EXITED),
-    (State.EXITED, Evidence.DISCONNECTED): (State.GONE, Outcome.LEFT_EXITED),
-    (State.EXITED, Evidence.PROCESS_EXITED): (State.EXITED, Outcome.NOTHING),
-    (State.EXITED, Evidence.IDLE): (State.EXITED, Outcome.NOTHING),
-    (State.AWAY, Evidence.REGISTERED): (State.CONNECTED, Outcome.NOTHING),
-    (State.AWAY, Evidence.SUPERSEDED): (State.GONE, Outcome.LEFT_DISCONNECTED),
-    (State.AWAY, Evidence.PROCESS_EXITED): (State.GONE, Outcome.LEFT_EXITED),
-    (State.AWAY, Evidence.GRACE_OVER): (State.GONE, Outcome.LEFT_DISCONNECTED),
-    (State.AWAY, Evidence.IDLE): (State.AWAY, Outcome.NOTHING),
-    (State.RESTORED, Evidence.REGISTERED): (State.CONNECTED, Outcome.JOINED),
-    (State.RESTORED, Evidence.SUPERSEDED): (State.GONE, Outcome.LEFT_DISCONNECTED),
-    (State.RESTORED, Evidence.PROCESS_EXITED): (State.GONE, Outcome.LEFT_EXITED),
-    (State.RESTORED, Evidence.IDLE): (State.GONE, Outcome.NOTHING),
-    (State.GONE, Evidence.REGISTERED): (State.CONNECTED, Outcome.JOINED),
-    (State.GONE, Evidence.PROCESS_EXITED): (State.GONE, Outcome.NOTHING),  # reported after it had left
-    (State.GONE, Evidence.IDLE): (State.GONE, Outcome.NOTHING),
-}
-"""(state, evidence) to the next state and what has to be done. What is not listed can't happen: only AWAY has a
-grace, only CONNECTED and EXITED have connections, and a newcomer under the id of a CONNECTED one is refused."""
 
 
 class Registration(NamedTuple):
     """What a registration did, to be acted on in this order."""
 
-    replaced: Outcome
+    replaced: WorkerOutcome
     """How the worker that had the id until now left, if one did; else NOTHING."""
     joined: bool
     """The first connection of a worker."""
@@ -108,7 +32,7 @@ class Registration(NamedTuple):
     """Its process has to be watched from now on, in place of any watch there was, and its exit reported."""
 
 
-AGAIN: Final = Registration(Outcome.NOTHING, joined=False, watch=False)
+AGAIN: Final = Registration(WorkerOutcome.NOTHING, joined=False, watch=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +50,7 @@ class _Program:
 @dataclass(slots=True, eq=False)
 class _Worker:
     worker_id: str
-    state: State = State.GONE
+    state: WorkerState = WorkerState.GONE
     program: _Program | None = None
     pidfd: bool = False
     own_name: str = ""
@@ -167,14 +91,14 @@ class Workers:
         """How many of them are known by connections and heartbeats alone."""
         return sum(not worker.watched for worker in self._workers.values())
 
-    def state(self, worker_id: str) -> State:
+    def state(self, worker_id: str) -> WorkerState:
         """The state of a worker; GONE for every id that is not known."""
         worker = self._workers.get(worker_id)
-        return State.GONE if worker is None else worker.state
+        return WorkerState.GONE if worker is None else worker.state
 
     def is_connected(self, worker_id: str) -> bool:
         """Whether a registered connection is open under this id."""
-        return self.state(worker_id) in (State.CONNECTED, State.EXITED)
+        return self.state(worker_id) in (WorkerState.CONNECTED, WorkerState.EXITED)
 
     def worker_of(self, connection: Hashable) -> str | None:
         """The id it is registered under; None also for one whose worker was superseded."""
@@ -215,7 +139,7 @@ class Workers:
             return AGAIN
         program = self._program(worker_id, process)
         worker = self._workers.get(worker_id)
-        replaced = Outcome.NOTHING
+        replaced = WorkerOutcome.NOTHING
         if worker is not None and _is_other(worker, program):
             replaced = self._supersede(worker, program)
             worker = None
@@ -224,31 +148,31 @@ class Workers:
         watch = self._adopt(worker, program, pidfd=pidfd, own_name=own_name)
         worker.connections.add(connection)
         self._of[connection] = worker_id
-        outcome = self._learn(worker, Evidence.REGISTERED)
-        return Registration(replaced, outcome is Outcome.JOINED, watch)
+        outcome = self._learn(worker, WorkerEvidence.REGISTERED)
+        return Registration(replaced, outcome is WorkerOutcome.JOINED, watch)
 
-    def closed(self, connection: Hashable, now: float) -> Outcome:
+    def closed(self, connection: Hashable, now: float) -> WorkerOutcome:
         """A connection closed, registered or not."""
         worker_id = self._of.pop(connection, None)
         if worker_id is None:
-            return Outcome.NOTHING
+            return WorkerOutcome.NOTHING
         worker = self._workers[worker_id]
         worker.connections.discard(connection)
         if worker.connections:
-            return Outcome.NOTHING
+            return WorkerOutcome.NOTHING
         self._settle(now)
-        outcome = self._learn(worker, Evidence.DISCONNECTED)
-        if worker.state is State.AWAY:
+        outcome = self._learn(worker, WorkerEvidence.DISCONNECTED)
+        if worker.state is WorkerState.AWAY:
             self._away[worker_id] = now
         return outcome
 
-    def exited(self, worker_id: str, process: Process) -> Outcome:
+    def exited(self, worker_id: str, process: Process) -> WorkerOutcome:
         """This process, watched for this worker, has exited."""
         worker = self._workers.get(worker_id)
         ours = None if worker is None else worker.process
         if worker is None or ours is None or ours.is_same(process) is False:
-            return Outcome.NOTHING  # it left before, or its process is a proxy's
-        return self._learn(worker, Evidence.PROCESS_EXITED)
+            return WorkerOutcome.NOTHING  # it left before, or its process is a proxy's
+        return self._learn(worker, WorkerEvidence.PROCESS_EXITED)
 
     def due(self, now: float) -> list[str]:
         """The workers that have not come back in time: LEFT_DISCONNECTED, each given once."""
@@ -259,7 +183,7 @@ class Workers:
             if self._away[worker_id] + self.reconnect_grace_s > now:
                 break
             left.append(worker_id)
-            self._learn(self._workers[worker_id], Evidence.GRACE_OVER)
+            self._learn(self._workers[worker_id], WorkerEvidence.GRACE_OVER)
         return left
 
     def next_deadline(self) -> float | None:
@@ -272,7 +196,7 @@ class Workers:
 
         True where its process has to be watched, as with `Registration.watch`.
         """
-        worker = self._workers[worker_id] = _Worker(worker_id, State.RESTORED)
+        worker = self._workers[worker_id] = _Worker(worker_id, WorkerState.RESTORED)
         return self._adopt(worker, self._program(worker_id, process), pidfd=pidfd, own_name=own_name)
 
     def idle(self, worker_id: str) -> bool:
@@ -280,35 +204,35 @@ class Workers:
         worker = self._workers.get(worker_id)
         if worker is None:
             return False
-        self._learn(worker, Evidence.IDLE)
-        return worker.state is State.GONE
+        self._learn(worker, WorkerEvidence.IDLE)
+        return worker.state is WorkerState.GONE
 
     # -- transitions ------------------------------------------------------------------------------------------
 
-    def _learn(self, worker: _Worker, evidence: Evidence) -> Outcome:
+    def _learn(self, worker: _Worker, evidence: WorkerEvidence) -> WorkerOutcome:
         worker.state, outcome = TRANSITIONS[worker.state, evidence]
-        if worker.state is not State.AWAY:
+        if worker.state is not WorkerState.AWAY:
             self._away.pop(worker.worker_id, None)
-        if worker.state is State.GONE:
+        if worker.state is WorkerState.GONE:
             del self._workers[worker.worker_id]
             for connection in worker.connections:
                 del self._of[connection]
             self._leave(worker)
         return outcome
 
-    def _supersede(self, worker: _Worker, program: _Program | None) -> Outcome:
+    def _supersede(self, worker: _Worker, program: _Program | None) -> WorkerOutcome:
         """Another process has registered under its id: give the old one up, unless it lives."""
         ours = worker.process
         recycled = ours is not None and program is not None and ours.key == program.process.key
         if recycled:  # so the old one has exited, and its watch is about to report it
-            outcome = self._learn(worker, Evidence.PROCESS_EXITED)
-            if worker.state is State.GONE:
+            outcome = self._learn(worker, WorkerEvidence.PROCESS_EXITED)
+            if worker.state is WorkerState.GONE:
                 return outcome
-        elif worker.state is State.CONNECTED or (worker.watched and worker.state is not State.EXITED):
+        elif worker.state is WorkerState.CONNECTED or (worker.watched and worker.state is not WorkerState.EXITED):
             raise ConflictError(
                 f"another process is registered as {worker.worker_id!r}, and lives", owner=worker.worker_id
             )
-        return self._learn(worker, Evidence.SUPERSEDED)
+        return self._learn(worker, WorkerEvidence.SUPERSEDED)
 
     def _settle(self, now: float) -> None:
         """When the clock has stepped back: keep `_away` in order, and nobody away since a time to come."""
@@ -326,7 +250,7 @@ class Workers:
         known = self._programs.get(process.key)
         if known is None or known.process.is_same(process) is False:
             return _Program(process)
-        if any(self.state(other) is State.EXITED for other in known.workers):
+        if any(self.state(other) is WorkerState.EXITED for other in known.workers):
             # without marks to compare: the pid has been recycled, unless this was sent before the process exited
             return known if worker_id in known.workers else _Program(process)
         if not (known.process.start_ticks or known.process.pidfs_inode):
@@ -363,5 +287,5 @@ class Workers:
 def _is_other(worker: _Worker, program: _Program | None) -> bool:
     """Whether a newcomer under a worker's id is certainly another process than the worker."""
     if program is None:
-        return worker.state is State.EXITED  # whatever it is, it is running
+        return worker.state is WorkerState.EXITED  # whatever it is, it is running
     return worker.process is not None and program is not worker.program

@@ -26,7 +26,7 @@ from callstate_client.engine.limits import DefaultLimits, Spans
 from callstate_client.engine.request import BadRequest, read_request, result_line
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query
-from callstate_client.engine.workers import State
+from callstate_client.engine.worker_states import WorkerState
 from callstate_client.errors import TooLargeError
 from callstate_client.memory.views import View, ViewPeer, ViewProcess
 
@@ -135,7 +135,7 @@ class Sessions:
         process = None if worker_id is None else self._processes.get(worker_id)
         if worker_id is None:
             process = ViewProcess()
-        elif process is None or self.engine.registry.workers.state(worker_id) is State.GONE:
+        elif process is None or self.engine.registry.workers.state(worker_id) is WorkerState.GONE:
             process = self._processes[worker_id] = ViewProcess()
         return View(process)
 

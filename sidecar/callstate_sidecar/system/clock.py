@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 
-class Clock:
+class SystemClock:
     """Wall time for timestamps, monotonic time for intervals, and live time for deadlines of sessions.
 
     `live()` does not advance while the daemon itself is stopped, stalled or suspended, so that no worker is blamed

@@ -7,7 +7,7 @@ from typing import Final
 
 from callstate_client.engine.sessions.stored import Write
 from callstate_client.engine.table.cache import Cache
-from callstate_sidecar.system.clock import Clock
+from callstate_sidecar.system.clock import SystemClock
 
 RENEW_SHARE: Final = 0.25
 """A live session is written again when this share of its TTL has passed."""
@@ -23,7 +23,7 @@ class Renewals:
         ttl_s: the store's TTL, seconds.
     """
 
-    def __init__(self, cache: Cache, clock: Clock, ttl_s: float) -> None:
+    def __init__(self, cache: Cache, clock: SystemClock, ttl_s: float) -> None:
         self._cache = cache
         self._clock = clock
         self._interval_s = ttl_s * RENEW_SHARE

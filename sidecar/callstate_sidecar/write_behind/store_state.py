@@ -11,7 +11,7 @@ from callstate_client.engine.events import Events
 from callstate_client.engine.sessions.stored import StoreError, StoreRefusingError
 from callstate_client.engine.table.cache import Cache
 from callstate_sidecar.metrics import Metrics
-from callstate_sidecar.system.clock import Clock
+from callstate_sidecar.system.clock import SystemClock
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class StoreState:
     """
 
     def __init__(
-        self, cache: Cache, events: Events, clock: Clock, metrics: Metrics, commit: Callable[[], None]
+        self, cache: Cache, events: Events, clock: SystemClock, metrics: Metrics, commit: Callable[[], None]
     ) -> None:
         self._cache = cache
         self._events = events

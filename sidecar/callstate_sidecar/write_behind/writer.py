@@ -18,7 +18,7 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.backend import Backend, Outcome, WriteResult
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
-from callstate_sidecar.system.clock import Clock
+from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.flush import FlushBarrier
 from callstate_sidecar.write_behind.renewal import Renewals
 from callstate_sidecar.write_behind.store_state import StoreState
@@ -51,7 +51,7 @@ class WriteBehind(BackgroundTask):
         self,
         cache: Cache,
         backend: Backend,
-        clock: Clock,
+        clock: SystemClock,
         config: StoreConfig,
         metrics: Metrics,
         host_id: str,

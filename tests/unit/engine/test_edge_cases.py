@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.workers import State
+from callstate_client.engine.worker_states import WorkerState
 from support.core import FakeClient
 from support.core_harness import ENDS, FULL, GRACE_S, RECONNECT_S, TICK_S, TIMEOUT_S, CoreHarness
 
@@ -190,7 +190,7 @@ async def test_a_pid_that_is_another_process_by_now(harness: CoreHarness, w1: Fa
     ]  # fmt: skip
     harness.exit(old)
     await harness.settle()
-    assert harness.core.engine.registry.workers.state("w1") is State.CONNECTED, (
+    assert harness.core.engine.registry.workers.state("w1") is WorkerState.CONNECTED, (
         "what it is told of the old one is nothing new"
     )
     assert (await harness.claim(new, "a", "w1"))["epoch"] == 1

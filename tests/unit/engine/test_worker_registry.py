@@ -7,7 +7,7 @@ import pytest
 from callstate_client.engine import departures
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.process import Process
-from callstate_client.engine.workers import State
+from callstate_client.engine.worker_states import WorkerState
 from callstate_sidecar.reaper import SESSIONS_A_SLICE
 from support.core import FakeClient
 from support.core_harness import FULL, GRACE_S, RECONNECT_S, TICK_S, TIMEOUT_S, CoreHarness
@@ -24,7 +24,7 @@ async def w1(harness: CoreHarness) -> FakeClient:
     return peer
 
 
-def state(harness: CoreHarness, worker_id: str = "w1") -> State:
+def state(harness: CoreHarness, worker_id: str = "w1") -> WorkerState:
     return harness.core.engine.registry.workers.state(worker_id)
 
 
@@ -48,17 +48,17 @@ async def test_an_exit_is_known_at_once(harness: CoreHarness, w1: FakeClient, fi
     if first == "exit":
         harness.exit(program)
         await harness.settle()
-        assert state(harness) is State.EXITED
+        assert state(harness) is WorkerState.EXITED
         assert harness.new_events() == [], "what it sent last may still be unread"
         await harness.disconnect(w1)
     else:
         await harness.disconnect(w1)
-        assert state(harness) is State.AWAY
+        assert state(harness) is WorkerState.AWAY
         harness.exit(program)
         await harness.settle()
     assert harness.new_events() == [LEFT | {"reason": "exited"}, suspect_at("2026-01-01T00:00:30Z")]
     assert harness.phase("a") is Phase.SUSPECT
-    assert state(harness) is State.GONE
+    assert state(harness) is WorkerState.GONE
 
 
 async def test_an_exit_within_the_grace_is_an_exit(harness: CoreHarness, w1: FakeClient) -> None:
@@ -158,7 +158,7 @@ async def test_the_grace_is_of_the_daemons_own_time(harness: CoreHarness, w1: Fa
     harness.core.clock.advance(3600.0)
     harness.core.clock.stalled_s += 3600.0
     await harness.advance(RECONNECT_S - 0.001)
-    assert state(harness) is State.AWAY
+    assert state(harness) is WorkerState.AWAY
 
 
 # -- one id, one process -------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ async def test_a_process_that_exited_is_superseded_though_a_child_holds_its_conn
     assert [e["type"] for e in harness.new_events()] == ["worker.left", "worker.joined", "suspect"]
     assert w1.closed, "nobody reads it"
     await harness.disconnect(w1)
-    assert state(harness) is State.CONNECTED
+    assert state(harness) is WorkerState.CONNECTED
     assert (await harness.claim(new, "a", "w1"))["epoch"] == 1
 
 
@@ -259,12 +259,12 @@ async def test_who_died_meanwhile_is_gone_at_once(harness: CoreHarness, w1: Fake
     harness.exit(harness.process_of(w1))
     await harness.restart()
     assert harness.new_events() == [LEFT | {"reason": "exited"}, suspect_at("2026-01-01T00:00:30Z")]
-    assert state(harness) is State.GONE
+    assert state(harness) is WorkerState.GONE
 
 
 async def test_who_lives_keeps_its_calls_and_is_watched(harness: CoreHarness, w1: FakeClient) -> None:
     await harness.restart()
-    assert (harness.ownership("a"), state(harness)) == (("w1", 0, ""), State.RESTORED)
+    assert (harness.ownership("a"), state(harness)) == (("w1", 0, ""), WorkerState.RESTORED)
     assert harness.core.session("a").restored
     await harness.advance(2 * RECONNECT_S)
     assert harness.new_events() == [], "no grace is counted"
@@ -298,7 +298,7 @@ async def test_of_whom_nothing_is_known_the_beats_decide(harness: CoreHarness) -
     peer = await harness.worker("w1", harness.process(watchable=False))
     await harness.save(peer, "a")
     await harness.restart()
-    assert state(harness) is State.RESTORED
+    assert state(harness) is WorkerState.RESTORED
     await harness.advance(TIMEOUT_S)
     assert harness.core.session("a").suspected == "heartbeat_timeout"
 

@@ -42,7 +42,7 @@ def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Defer
         if session.known_timeout_s is None or not speaks_for(ctx, caller, session):
             return b"{}"
         return encode_json({"timeouts": {session.id: tell_timeout(ctx, session)}})
-    batch = _Batch(ctx, caller)
+    batch = _HeartbeatOfMany(ctx, caller)
     for session_id in batch.take_usual(p.session_ids or []):
         batch.take(session_id)
     return Deferred(batch.start) if batch.waiting else batch.result()
@@ -59,7 +59,7 @@ def _sign_of_life(ctx: Context, caller: Caller, session: Session) -> None:
         session.beat_us = now_us
 
 
-class _Batch:
+class _HeartbeatOfMany:
     """A heartbeat of many sessions. Each takes effect by itself; where one is not hot, once the store was asked."""
 
     def __init__(self, ctx: Context, caller: Caller) -> None:
