@@ -18,7 +18,7 @@ from callstate_client.calls.heartbeat import Heartbeats
 from callstate_client.calls.heartbeat_task import HeartbeatTask
 from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold import Hold
-from callstate_client.calls.hold_rules import BeatMode, EndOn, end_classes
+from callstate_client.calls.hold_rules import BeatMode, EndOn, HoldOptions, end_classes
 from callstate_client.calls.outbox.ordered_save import OrderedSave
 from callstate_client.calls.recovery.recovery import CONCURRENCY, MAX_ATTEMPTS, Handler, Recovery
 from callstate_client.calls.shutdown import FINISH_S, Graceful, LeaveResult, leave
@@ -178,20 +178,18 @@ class CallStore(SessionApi):
             FencedError: on entering: another worker has claimed it the moment it was created.
             SessionNotFoundError, SessionEndedError: on entering by id: there is none, or it is over.
         """
-        return Hold(
-            self._held,
-            call,
+        options = HoldOptions(
+            call=call,
             labels=labels,
             heartbeat_timeout_s=heartbeat_timeout_s,
             max_duration_s=max_duration_s,
             beat=beat,
             end_on=end_on,
             steal=steal,
-            cancel_on_lost=cancel_on_lost,
-            watchdog_s=watchdog_s,
             replace_ended=replace_ended,
             resume=resume,
         )
+        return Hold(self._held, options, cancel_on_lost=cancel_on_lost, watchdog_s=watchdog_s)
 
     async def open_call(
         self,

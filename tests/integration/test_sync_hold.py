@@ -152,11 +152,13 @@ def test_what_is_stolen_is_lost_with_the_next_request(
             assert (record.owner, record.state.status, record.turn_count) == ("w2", "active", 0)
 
 
-def test_a_thread_beats_for_all_calls_and_learns_that_one_is_lost(store: sync.Store, other: sync.Store) -> None:
+def test_a_thread_sends_the_heartbeats_of_all_calls_and_learns_that_one_is_lost(
+    store: sync.Store, other: sync.Store
+) -> None:
     with store.hold(a_call("c1"), heartbeat_timeout_s=0.3) as one:
         with pytest.raises(FencedError), store.hold(a_call("c2"), heartbeat_timeout_s=0.3) as two:
             threads = [thread.name for thread in threading.enumerate()]
-            assert threads.count("callstate-beats") == 1
+            assert threads.count("callstate-heartbeats") == 1
             other.claim("c2", steal=True)
             before = other.get("c1").state.updated_at
             while two.lost is None or other.get("c1").state.updated_at == before:
@@ -264,4 +266,4 @@ def test_closing_the_store_ends_the_beats(daemon: Daemon) -> None:
     store = sync.connect(daemon.socket, worker_id="w1")
     with pytest.raises(StoreClosedError), store.hold(a_call()):
         store.close()
-    assert "callstate-beats" not in [thread.name for thread in threading.enumerate()]
+    assert "callstate-heartbeats" not in [thread.name for thread in threading.enumerate()]

@@ -11,18 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
 
-from callstate_client import requests
 from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold_rules import (
-    BeatMode,
-    EndOn,
-    check_hold,
-    claim_timeouts,
+    HoldOptions,
     end_classes,
     has_ended,
     taken,
@@ -52,9 +47,8 @@ class Hold(Uncopied):
 
     Args:
         held: the calls of the store, which this one joins.
-        call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, cancel_on_lost, watchdog_s: see
-            `CallStore.hold`.
-        replace_ended, resume: likewise.
+        options: the arguments of `hold()` that both fronts have.
+        cancel_on_lost, watchdog_s: see `CallStore.hold`.
 
     Raises:
         TypeError, ValueError: they make no sense together.
@@ -63,35 +57,14 @@ class Hold(Uncopied):
     instead = "call hold() again"
 
     def __init__(
-        self,
-        held: HeldCalls,
-        call: SessionState | str,
-        *,
-        labels: Mapping[str, str] | None,
-        heartbeat_timeout_s: float | None,
-        max_duration_s: float | None,
-        beat: BeatMode,
-        end_on: EndOn,
-        steal: bool,
-        cancel_on_lost: bool = False,
-        watchdog_s: float | None = None,
-        replace_ended: bool = False,
-        resume: bool = False,
+        self, held: HeldCalls, options: HoldOptions, *, cancel_on_lost: bool, watchdog_s: float | None
     ) -> None:
-        check_hold(call, labels, beat, steal=steal, replace_ended=replace_ended, resume=resume)
-        if watchdog_s is not None and beat != "auto":
+        if watchdog_s is not None and options.beat != "auto":
             raise ValueError("a watchdog stops heartbeats in the background, which beat='manual' has none of")
         self._held = held
         self._store = held.store
-        self._call = call
-        self._labels = labels
-        self._heartbeat_timeout_s = heartbeat_timeout_s
-        self._max_duration_s = max_duration_s
-        self._beat: BeatMode = beat
-        self._end_on = end_classes(end_on)
-        self._steal = steal
-        self._replace_ended = replace_ended
-        self._resume = resume
+        self._options = options
+        self._end_on = end_classes(options.end_on)
         self._cancel_on_lost = cancel_on_lost
         self._guard: CancelOnLost | None = None
         self._watchdog_s = watchdog_s
@@ -104,7 +77,7 @@ class Hold(Uncopied):
     @property
     def id(self) -> str:
         """The session's id."""
-        return self._call if isinstance(self._call, str) else self._call.id
+        return self._options.id
 
     # -- entering -------------------------------------------------------------------------------------------
 
@@ -153,11 +126,12 @@ class Hold(Uncopied):
         again, self._tried = self._tried, True
         if self._held.leaving:
             raise ShuttingDownError(f"{self.id} is not taken: this worker is shutting down")
-        if isinstance(self._call, str):
-            return await self._claim(self._call)
-        if self._resume:
-            return await self._create_or_claim(self._call, again)
-        return await self._create(self._call, again, replace_ended=self._replace_ended)
+        options = self._options
+        if isinstance(options.call, str):
+            return await self._claim()
+        if options.resume:
+            return await self._create_or_claim(options.call, again)
+        return await self._create(options.call, again, replace_ended=options.replace_ended)
 
     async def _release_unused(self, entering: asyncio.Task[CallHandle]) -> None:
         """Release what an entry got after it was given up."""
@@ -176,11 +150,11 @@ class Hold(Uncopied):
         with suppress(ConflictError):
             return await self._create(state, again, replace_ended=False)
         try:
-            return await self._claim(state.id)
+            return await self._claim()
         except SessionNotFoundError:  # it was deleted meanwhile
             return await self._create(state, again, replace_ended=False)
         except SessionEndedError:
-            if not self._replace_ended:
+            if not self._options.replace_ended:
                 raise
             return await self._create(state, again, replace_ended=True)
 
@@ -189,31 +163,28 @@ class Hold(Uncopied):
         # So the session is read in the same write, behind the save, which costs no time and leaves hardly a gap for
         # another worker. Registered workers need the epoch as well: a session that was stolen from this worker, and
         # released again, has no owner and would take this worker's late turns.
-        saved, known = await self._save_and_get(state, 0, self._labels)
+        saved, known = await self._save_and_get(state, 0)
         if isinstance(saved, ConflictError) and replace_ended and has_ended(saved, known):
             # only the version that has ended: of two workers that try, one gets the id
-            saved, known = await self._save_and_get(state, saved.version, self._labels or {})
+            saved, known = await self._save_and_get(state, saved.version)
         if isinstance(saved, ConflictError):
             raise taken(saved, state.id, known) from saved
         if isinstance(saved, BaseException):
             raise saved
-        timeout_s = saved.heartbeat_timeout_s or self._heartbeat_timeout_s
+        timeout_s = saved.heartbeat_timeout_s or self._options.heartbeat_timeout_s
         record = Record(state, saved.version, heartbeat_timeout_s=timeout_s)
         if again:  # the session may be that of an earlier entry, and released since
             with suppress(MethodNotFoundError):
                 known = await self._store.claim(state.id, history="none")
                 record.version = known.version
         epoch = self._epoch(known, saved.epoch)
-        return await self._held.add(record, beat=self._beat, epoch=epoch)
+        return await self._held.add(record, beat=self._options.beat, epoch=epoch)
 
     async def _save_and_get(
-        self, state: SessionState, if_version: int | None, labels: Mapping[str, str] | None
+        self, state: SessionState, if_version: int | None
     ) -> tuple[SaveResult | BaseException, Record | BaseException]:
         async def save() -> SaveResult:
-            request = requests.save(
-                state, if_version, labels, self._heartbeat_timeout_s, self._max_duration_s, self._op
-            )
-            return await self._store._execute(request, None)
+            return await self._store._execute(self._options.create(state, if_version, self._op), None)
 
         return await asyncio.gather(save(), self._store.get(state.id, "none"), return_exceptions=True)
 
@@ -236,27 +207,19 @@ class Hold(Uncopied):
             raise FencedError(text, epoch=known.epoch, owner=known.owner)
         return known.epoch
 
-    async def _claim(self, session_id: str) -> CallHandle:
-        if not (self._steal and await self._held.was_claimed_since(session_id)):
-            self._held.check_unheld(session_id, steal=self._steal)
-        timeouts = self._heartbeat_timeout_s, self._max_duration_s
-        if timeouts != (None, None):
-            timeouts = claim_timeouts(*timeouts, await self._store.features())
-        request = requests.claim(
-            session_id,
-            self._store._claimant,
-            "all",
-            steal=self._steal,
-            heartbeat_timeout_s=timeouts[0],
-            max_duration_s=timeouts[1],
-        )
+    async def _claim(self) -> CallHandle:
+        options = self._options
+        if not (options.steal and await self._held.was_claimed_since(self.id)):
+            self._held.check_unheld(self.id, steal=options.steal)
+        features = await self._store.features() if options.has_timeouts else ()
+        request = options.claim(self._store._claimant, features)
         try:
             record = await self._store._execute(request, None)
         except MethodNotFoundError:  # an older daemon, which knows no owners
-            record = await self._store.get(session_id)
+            record = await self._store.get(self.id)
             if not record.state.is_active:
-                raise SessionEndedError(f"{session_id} has ended", reason=record.ended_reason) from None
-        return await self._held.add(record, beat=self._beat, epoch=record.epoch)
+                raise SessionEndedError(f"{self.id} has ended", reason=record.ended_reason) from None
+        return await self._held.add(record, beat=self._options.beat, epoch=record.epoch)
 
     # -- leaving --------------------------------------------------------------------------------------------
 

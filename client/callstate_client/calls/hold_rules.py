@@ -12,18 +12,21 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Literal
 
-from callstate_client import protocol
+from msgspec import Struct
+
+from callstate_client import protocol, requests
 from callstate_client.errors import ConflictError, MethodNotFoundError
 from callstate_client.model.state import SessionState, Status
 from callstate_client.protocol.ids import MAX_NAME_BYTES
+from callstate_client.protocol.results import SaveResult
+from callstate_client.requests import PreparedRequest
 from callstate_client.store import Record
 
 __all__ = [
     "COMPLETED",
     "BeatMode",
     "EndOn",
-    "check_hold",
-    "claim_timeouts",
+    "HoldOptions",
     "end_classes",
     "end_reason",
     "ended_by",
@@ -46,46 +49,84 @@ _WORD_START: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z]
 # -- entering -------------------------------------------------------------------------------------------------
 
 
-def check_hold(
-    call: SessionState | str,
-    labels: Mapping[str, str] | None,
-    beat: BeatMode,
-    *,
-    steal: bool,
-    replace_ended: bool,
-    resume: bool,
-) -> None:
-    """See that the arguments of `hold()` make sense together.
+class HoldOptions(Struct, frozen=True, kw_only=True):
+    """The arguments of `hold()`, and the requests that follow from them.
+
+    Args:
+        call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, replace_ended, resume: see
+            `CallStore.hold`.
 
     Raises:
-        TypeError, ValueError: they do not.
+        TypeError, ValueError: they make no sense together.
     """
-    if not isinstance(call, str | SessionState):
-        raise TypeError(f"hold() takes a SessionState or a session's id, not {type(call).__name__}")
-    if isinstance(call, str) and labels is not None:
-        raise ValueError("labels are for a new session; this one is there already")
-    if not isinstance(call, str) and steal and not resume:
-        raise ValueError("only a session that is there already can be stolen")
-    if isinstance(call, str) and (replace_ended or resume):
-        raise ValueError(f"{'replace_ended' if replace_ended else 'resume'} goes with a state; an id is claimed")
-    if beat not in ("auto", "manual"):
-        raise ValueError(f"beat is 'auto' or 'manual', not {beat!r}")
 
+    call: SessionState | str
+    labels: Mapping[str, str] | None
+    heartbeat_timeout_s: float | None
+    max_duration_s: float | None
+    beat: BeatMode
+    end_on: EndOn
+    steal: bool
+    replace_ended: bool
+    resume: bool
 
-def claim_timeouts(
-    heartbeat_timeout_s: float | None, max_duration_s: float | None, features: Collection[str]
-) -> tuple[float | None, float | None]:
-    """The timeouts that can be set with a claim at a daemon with these features. An older one takes none: those in
-    force stay, and heartbeats follow them.
+    def __post_init__(self) -> None:
+        call = self.call
+        if not isinstance(call, str | SessionState):
+            raise TypeError(f"hold() takes a SessionState or a session's id, not {type(call).__name__}")
+        if isinstance(call, str) and self.labels is not None:
+            raise ValueError("labels are for a new session; this one is there already")
+        if not isinstance(call, str) and self.steal and not self.resume:
+            raise ValueError("only a session that is there already can be stolen")
+        if isinstance(call, str) and (self.replace_ended or self.resume):
+            name = "replace_ended" if self.replace_ended else "resume"
+            raise ValueError(f"{name} goes with a state; an id is claimed")
+        if self.beat not in ("auto", "manual"):
+            raise ValueError(f"beat is 'auto' or 'manual', not {self.beat!r}")
 
-    Raises:
-        MethodNotFoundError: the call was to be limited, and can't be.
-    """
-    if protocol.CLAIM_TIMEOUTS in features:
-        return heartbeat_timeout_s, max_duration_s
-    if max_duration_s is not None:
-        raise MethodNotFoundError("this daemon is too old to take max_duration_s with a claim")
-    return None, None
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self.call if isinstance(self.call, str) else self.call.id
+
+    @property
+    def has_timeouts(self) -> bool:
+        """Whether a claim needs to know the features of the daemon."""
+        return not (self.heartbeat_timeout_s is None and self.max_duration_s is None)
+
+    def create(self, state: SessionState, if_version: int | None, op: str) -> PreparedRequest[SaveResult]:
+        """Create the session.
+
+        Args:
+            state: the call.
+            if_version: the version of the ended session that this one replaces, labels included; 0 for none.
+            op: see `requests.save`.
+        """
+        labels = self.labels if if_version == 0 else self.labels or {}
+        return requests.save(state, if_version, labels, self.heartbeat_timeout_s, self.max_duration_s, op)
+
+    def claim(self, worker_id: str, features: Collection[str]) -> PreparedRequest[Record]:
+        """Claim the session. An older daemon takes no timeouts with a claim: those in force stay, and heartbeats
+        follow them.
+
+        Args:
+            worker_id: who claims it.
+            features: of the daemon; needed if there are timeouts.
+
+        Raises:
+            MethodNotFoundError: the call was to be limited, and can't be.
+        """
+        takes_timeouts = protocol.CLAIM_TIMEOUTS in features
+        if not takes_timeouts and self.max_duration_s is not None:
+            raise MethodNotFoundError("this daemon is too old to take max_duration_s with a claim")
+        return requests.claim(
+            self.id,
+            worker_id,
+            "all",
+            steal=self.steal,
+            heartbeat_timeout_s=self.heartbeat_timeout_s if takes_timeouts else None,
+            max_duration_s=self.max_duration_s,
+        )
 
 
 def has_ended(error: ConflictError, known: Record | BaseException) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Final, TypeVar
 
 from callstate_client.calls.heartbeat_thread import LEAVE_S
-from callstate_client.calls.hold_rules import BeatMode, EndOn
+from callstate_client.calls.hold_rules import BeatMode, EndOn, HoldOptions
 from callstate_client.model.state import SessionState
 from callstate_client.requests import PreparedRequest, validation
 from callstate_client.store import Record
@@ -152,9 +152,8 @@ class Store(SessionApi):
                 this store does.
             SessionNotFoundError, SessionEndedError: on entering by id: there is no such session, or it has ended.
         """
-        return Hold(
-            self._held_calls,
-            call,
+        options = HoldOptions(
+            call=call,
             labels=labels,
             heartbeat_timeout_s=heartbeat_timeout_s,
             max_duration_s=max_duration_s,
@@ -164,6 +163,7 @@ class Store(SessionApi):
             replace_ended=replace_ended,
             resume=resume,
         )
+        return Hold(self._held_calls, options)
 
 
 def connect(

@@ -6,18 +6,16 @@ calls. One thread sends the heartbeats of all calls of a store; it starts with t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from threading import Lock, Thread
 from types import TracebackType
 
-from callstate_client import requests
 from callstate_client.calls.heartbeat_thread import HeartbeatThread
 from callstate_client.calls.hold_rules import (
     BeatMode,
     EndOn,
-    check_hold,
-    claim_timeouts,
+    HoldOptions,
     end_classes,
     has_ended,
     taken,
@@ -120,30 +118,10 @@ class Hold(Uncopied):
 
     instead = "call hold() again"
 
-    def __init__(
-        self,
-        calls: HeldCalls,
-        call: SessionState | str,
-        *,
-        labels: Mapping[str, str] | None,
-        heartbeat_timeout_s: float | None,
-        max_duration_s: float | None,
-        beat: BeatMode,
-        end_on: EndOn,
-        steal: bool,
-        replace_ended: bool,
-        resume: bool,
-    ) -> None:
-        check_hold(call, labels, beat, steal=steal, replace_ended=replace_ended, resume=resume)
+    def __init__(self, calls: HeldCalls, options: HoldOptions) -> None:
         self._calls = calls
-        self._call = call
-        self._labels = labels
-        self._timeouts = heartbeat_timeout_s, max_duration_s
-        self._beat: BeatMode = beat
-        self._end_on = end_classes(end_on)
-        self._steal = steal
-        self._replace_ended = replace_ended
-        self._resume = resume
+        self._options = options
+        self._end_on = end_classes(options.end_on)
         self._op = calls.api.new_op()
         self._tried = False
         self._held: HeldCall | None = None
@@ -151,65 +129,56 @@ class Hold(Uncopied):
     @property
     def id(self) -> str:
         """The session's id."""
-        return self._call if isinstance(self._call, str) else self._call.id
+        return self._options.id
 
     def __enter__(self) -> HeldCall:
         if self._held is not None:
             raise RuntimeError(f"{self.id} is held by this block already")
         with self._calls.entering(self.id):
-            self._held = self._calls.hold(self._enter(), self._beat, self._end_on)
+            self._held = self._calls.hold(self._enter(), self._options.beat, self._end_on)
         return self._held
 
     def _enter(self) -> Record:
-        if isinstance(self._call, str):
-            return self._claim(self._call)
+        options = self._options
+        if isinstance(options.call, str):
+            return self._claim()
         again, self._tried = self._tried, True
-        if not self._resume:
-            return self._create(self._call, again, replace_ended=self._replace_ended)
+        if not options.resume:
+            return self._create(options.call, again, replace_ended=options.replace_ended)
         with suppress(ConflictError):
-            return self._create(self._call, again, replace_ended=False)
+            return self._create(options.call, again, replace_ended=False)
         try:
-            return self._claim(self._call.id)
-        except SessionNotFoundError:  # deleted since: it is a new one after all
-            return self._create(self._call, again, replace_ended=False)
+            return self._claim()
+        except SessionNotFoundError:  # it was deleted meanwhile
+            return self._create(options.call, again, replace_ended=False)
         except SessionEndedError:
-            if not self._replace_ended:
+            if not options.replace_ended:
                 raise
-            return self._create(self._call, again, replace_ended=True)
+            return self._create(options.call, again, replace_ended=True)
 
-    def _claim(self, session_id: str) -> Record:
+    def _claim(self) -> Record:
         api = self._calls.api
-        timeouts = self._timeouts
-        if timeouts != (None, None):
-            timeouts = claim_timeouts(*timeouts, api.features())
-        request = requests.claim(
-            session_id,
-            api.worker_id,
-            "all",
-            steal=self._steal,
-            heartbeat_timeout_s=timeouts[0],
-            max_duration_s=timeouts[1],
-        )
-        return api._execute(request, None)
+        features = api.features() if self._options.has_timeouts else ()
+        return api._execute(self._options.claim(api.worker_id, features), None)
 
     def _create(self, state: SessionState, again: bool, *, replace_ended: bool) -> Record:
         try:
-            record = self._save(state, 0, self._labels)
+            record = self._save(state, 0)
         except ConflictError as error:
             known = self._calls.api.get(state.id, "none")
             if not (replace_ended and has_ended(error, known)):
                 raise taken(error, state.id, known) from error
-            # of the version that has ended: of two who do this one gets the id
-            record = self._save(state, error.version or known.version, self._labels or {})
-        if again:  # it may be the session of the entry before, which has been released or ended since
-            record.epoch = self._claim(state.id).epoch
+            # only the version that has ended: of two workers that try, one gets the id
+            record = self._save(state, error.version or known.version)
+        if again:  # the session may be that of an earlier entry, and released or ended since
+            record.epoch = self._claim().epoch
         return record
 
-    def _save(self, state: SessionState, if_version: int, labels: Mapping[str, str] | None) -> Record:
-        saved = self._calls.api._execute(requests.save(state, if_version, labels, *self._timeouts, self._op), None)
+    def _save(self, state: SessionState, if_version: int) -> Record:
+        saved = self._calls.api._execute(self._options.create(state, if_version, self._op), None)
         if saved.epoch is None:  # an older daemon
             return self._calls.api.get(state.id)
-        timeout_s = saved.heartbeat_timeout_s or self._timeouts[0]
+        timeout_s = saved.heartbeat_timeout_s or self._options.heartbeat_timeout_s
         return Record(state, saved.version, epoch=saved.epoch, heartbeat_timeout_s=timeout_s)
 
     def __exit__(
