@@ -1,4 +1,8 @@
-"""A clock that can be moved, for tests of what time does to a call."""
+"""The clock of a MemoryStore: it goes with the system's or stands still, and tests move it on.
+
+It has two readings: the time of day, which is written down, and seconds that never go back, which measure spans.
+Moving it on moves both, and tells all watchers, which then do what has become due.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,10 @@ __all__ = ["Clock"]
 
 
 class Watcher(Protocol):
-    """Whoever has something to do in time."""
+    """Something that has deadlines."""
 
     def catch_up(self) -> None:
-        """Do what is due."""
+        """Do what has become due."""
         ...
 
 
@@ -37,11 +41,18 @@ class Clock:
         return self._start is None
 
     def watch(self, watcher: Watcher) -> None:
-        """Let this one catch up whenever the clock is moved, for as long as somebody else keeps it."""
+        """Call its `catch_up` whenever the clock is moved; that alone does not keep it alive."""
         self._watchers.add(watcher)
 
     def advance(self, seconds: float) -> None:
-        """Move on by so many seconds, 0 or more. What becomes due in them happens, each thing at its time."""
+        """Move on by so many seconds. What becomes due in them happens, each thing at its own moment.
+
+        Args:
+            seconds: 0 or more.
+
+        Raises:
+            ValueError: they are less than 0.
+        """
         if seconds < 0:
             raise ValueError("time does not go back")
         self._advanced_s += seconds
@@ -54,5 +65,5 @@ class Clock:
         return present + timedelta(seconds=self._advanced_s)
 
     def monotonic(self) -> float:
-        """Seconds from some moment on, never going back."""
+        """Seconds since some moment in the past; they never go back."""
         return self._advanced_s + (time.monotonic() if self._start is None else 0.0)

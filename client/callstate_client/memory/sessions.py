@@ -190,10 +190,11 @@ class Sessions:
             self._deletions.pop(session_id, None)
             self._deletions[session_id] = self._now.mono()
         engine.publish(0)
-        deadline = engine.next_deadline()
-        if deadline != self._next_deadline:
-            self._next_deadline = deadline
-            self._wake()
+        if self.waiting:
+            deadline = engine.next_deadline()
+            if deadline != self._next_deadline:
+                self._next_deadline = deadline
+                self._wake()
 
     def _wake(self) -> None:
         for waiting in [*self.waiting]:
