@@ -6,7 +6,8 @@ times so come to share messages.
 
 A schedule does not keep a call alive: no heartbeats are due for one whose holder is gone, and methods are
 referenced weakly. A call that takes no more heartbeats (it ended, or another worker has it) is dropped and its
-holder told once."""
+holder told once.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 The thread sleeps until a heartbeat is due, sends all that are due in as few messages as possible, and waits for the
 replies. When that fails it connects anew after a pause; the calls stay scheduled. Its connection is known to
-`leave` from before it is connected, so leaving never waits for the daemon."""
+`leave` from before it is connected, so leaving never waits for the daemon.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A loop that is busy for a while must not be taken for dead, so a thread with a connection of its own sends the
 heartbeats. A loop that hangs must not be taken for alive, so the thread sends none once the loop has not run for
-the stall timeout; it goes on as soon as the loop runs again."""
+the stall timeout; it goes on as soon as the loop runs again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Sessions as workers see them: SessionState and its parts, their JSON, and what Go makes of it."""
+"""Sessions as workers see them: SessionState and its parts, and their JSON, which Go programs read and write
+too."""
 
 from callstate_client.model.history import History
 from callstate_client.model.metrics import SessionMetrics

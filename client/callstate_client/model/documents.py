@@ -1,8 +1,13 @@
-"""Documents as a store has them: whatever Go's encoding/json writes from the package's types, read as Go reads it.
+"""Documents as stores have them: everything that Go's encoding/json writes from the package's types, read as Go
+does.
 
-One reader for everything that reads a store: the daemon, RedisStore, SqliteStore. What it can't read, none of ours
-can. Values that are passed through stay the bytes they are: integers of any size, floats as they are spelled, depth
-up to Go's. What clients send is another matter: the daemon's door takes less.
+There is one reader for all who read a store: the daemon, RedisStore and SqliteStore. A document that it can't read
+is `unreadable` everywhere. Values that are passed through stay bytes: integers of any size, floats as they were
+written, nesting as deep as Go's. What clients send is validated elsewhere (engine/sessions/validation), more
+strictly.
+
+The usual document, with defined members only, is decoded in one pass. If that fails, it is read member by member:
+it may have unknown members, names in another case, or deep nesting; or it is not a document.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ from callstate_client.model.times import ZERO_TIME, is_time
 
 
 class TurnDoc(Struct, gc=False):
-    """The members of a turn that we know. One left out is Go's zero value."""
+    """The defined members of a turn. One that is left out has Go's zero value."""
 
     role: str = ""
     content: str = ""
@@ -30,11 +35,11 @@ class TurnDoc(Struct, gc=False):
 
 
 class _OnlyTurn(TurnDoc, forbid_unknown_fields=True, gc=False):
-    """The usual turn: nothing in it that we don't know."""
+    """The usual turn, without other members."""
 
 
 class HeadDoc(Struct):
-    """The members of a session that have types of their own."""
+    """The defined members of a session, but for history, metrics and recovery data."""
 
     id: str = ""
     created_at: str = ZERO_TIME
@@ -64,16 +69,16 @@ class PlainDocument(HeadDoc, forbid_unknown_fields=True):
 
 
 class Parts(Struct):
-    """A document, read.
+    """The parts of a document.
 
     Args:
-        head: what is neither history nor metrics nor passed through.
-        history: the turns, comma-joined, no brackets.
-        turn_count: how many these are.
+        head: the defined members that are not listed below.
+        history: the turns, joined by commas, without brackets.
+        turn_count: their number.
         metrics: the counters.
-        metrics_extra: members of the metrics that we don't know, each as it is written.
-        recovery_data: as it is written; None where there is none, or nothing in it.
-        extra: members of the session that we don't know, each as it is written.
+        metrics_extra: the other members of the metrics, as JSON.
+        recovery_data: as JSON; None if there is none, or it is empty.
+        extra: the other members of the session, as JSON.
     """
 
     head: HeadDoc
@@ -102,15 +107,15 @@ _raw_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 def shadowed(names: Iterable[str], known: frozenset[str]) -> str | None:
-    """The first of these names that Go takes for one of ours though it is spelled otherwise, or None."""
+    """The first of these names that Go takes for a defined one though it is spelled differently, or None."""
     return next((name for name in names if name not in known and fold(name) in known), None)
 
 
 def refuse_shadows(names: Iterable[str], known: frozenset[str], path: str) -> None:
-    """Refuse members that Go, which matches names without case, would take for ours.
+    """Check that Go, which matches names without case, takes none of these members for a defined one.
 
     Raises:
-        InvalidParamsError: there is one.
+        InvalidParamsError: it would.
     """
     name = shadowed(names, known)
     if name is not None:
@@ -119,19 +124,19 @@ def refuse_shadows(names: Iterable[str], known: frozenset[str], path: str) -> No
 
 
 def not_object(path: str) -> InvalidParamsError:
-    """The error for recovery data that is no JSON object, as Go has it."""
+    """The error for recovery data that is not a JSON object, which is the only type that Go reads."""
     return InvalidParamsError(f"Expected object or null at {path}", path=path, expected="object or null")
 
 
 def read_stored(document: bytes, session_id: str) -> Parts:
-    """The parts of a document that a store has.
+    """Read a document from a store.
 
     Args:
-        document: as the store has it.
-        session_id: the id that it lies under.
+        document: its bytes.
+        session_id: the id of its key.
 
     Raises:
-        DocumentError: it can't be read, or is another's.
+        DocumentError: it can't be read, or is another session's.
     """
     parts = read(document)
     if parts.head.id != go_json.coerced(session_id):
@@ -142,13 +147,13 @@ def read_stored(document: bytes, session_id: str) -> Parts:
 
 
 def read(document: bytes) -> Parts:
-    """A document's parts, from wherever it came: what older versions took as recovery data, too.
+    """Read a document from anywhere; recovery data may be any JSON value, as older versions accepted.
 
     Raises:
         DocumentError: it can't be read.
     """
     try:
-        document.decode()  # what is passed over unread may be no UTF-8
+        document.decode()  # msgspec does not check the UTF-8 of values that stay bytes
         try:
             only = _only_head(document)
         except (msgspec.MsgspecError, RecursionError):
@@ -168,7 +173,7 @@ def _usual(only: _OnlyHead) -> Parts:
 
 
 def _unusual(document: bytes) -> Parts:
-    """A document with members that we don't know, or that Go takes for ours, or that nests deep."""
+    """Read a document with unknown members, names in another case, or deep nesting."""
     members, extra = _members(document, SESSION_NAMES, "$")
     head = _typed(_head, {name: value for name, value in members.items() if name in HEAD_NAMES}, "$")
     metrics = Counters()
@@ -182,7 +187,7 @@ def _unusual(document: bytes) -> Parts:
 
 
 def _members(text: bytes, known: frozenset[str], place: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The members that Go takes for ours, the last of each, and the others, which are found good."""
+    """The members that Go takes for defined ones, of each the last, and the others, which are checked."""
     if text[:1] != b"{":
         text = text.lstrip()
     if text[:1] != b"{":
@@ -190,7 +195,7 @@ def _members(text: bytes, known: frozenset[str], place: str) -> tuple[dict[str, 
     try:
         pairs: Iterable[tuple[str, Raw | bytes]] = _raw_members(text).items()
         if shadowed((name for name, _ in pairs), known) is not None:
-            pairs = go_json.members(text)  # in their order: the last one counts
+            pairs = go_json.members(text)  # in order, as the last one counts
     except RecursionError:
         go_json.decode(text)
         pairs = go_json.members(text)
@@ -208,7 +213,7 @@ def _members(text: bytes, known: frozenset[str], place: str) -> tuple[dict[str, 
 
 
 def _check_value(value: bytes, place: str) -> None:
-    """A value that is passed through is JSON that Go can read."""
+    """Check that Go can read a value that is passed through."""
     try:
         go_json.decode_any(value)
     except ValueError as error:
@@ -223,7 +228,7 @@ def _typed(decode: Any, members: dict[str, bytes], place: str) -> Any:
 
 
 def _recovery(value: bytes) -> bytes | None:
-    """Go's map[string]any: left out when empty."""
+    """Recovery data, which Go omits if it is empty."""
     if value == _NULL:
         return None
     _check_value(value, "$.recovery_data")
@@ -231,7 +236,7 @@ def _recovery(value: bytes) -> bytes | None:
 
 
 def _history(array: bytes) -> tuple[bytes, int]:
-    """The inside of a history's brackets, and how many turns are in it."""
+    """The turns of a history without the brackets, and their number."""
     if array == _NULL:
         return b"", 0
     if array[:1] != b"[":
@@ -254,7 +259,8 @@ def _unusual_history(array: bytes, inside: bytes) -> tuple[bytes, int]:
 
 
 def _read_turn(part: bytes, place: str) -> bytes:
-    """A turn as it is written, or with our names where Go takes others for ours."""
+    """Check a turn; gives its bytes, or, where Go takes other names for defined ones, a turn with the defined
+    names."""
     members: dict[str, bytes] | None = None
     extra: dict[str, bytes] = {}
     try:

@@ -1,9 +1,9 @@
-"""What Go's encoding/json makes of a JSON text, where a decoder of ours would see it otherwise. No I/O.
+"""How Go's encoding/json reads a JSON text, where that differs from msgspec.
 
 Go matches the names of members without case and takes the last (`fields.byFoldedName` in encoding/json/decode.go,
 `foldRune` in fold.go), has int64 where its types say so, and gives up beyond 10,000 levels (`maxNestingDepth` in
-scanner.go). msgspec gives up at Python's recursion limit, about 1,000; so what nests deeper is walked here without
-recursion: slower, and only when the decoder gave up.
+scanner.go). msgspec gives up at Python's recursion limit, about 1,000; a text that is nested deeper is decoded and
+encoded here without recursion, which is slower and done only after msgspec has failed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from msgspec import Meta, Raw
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
 Int64 = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
-"""Go's int64, and its int: each number that the package's types have."""
+"""Go's int64 and int: the type of each number in the package's types."""
 
 GO_DEPTH: Final = 10_000
-"""Arrays and objects within each other that Go's encoding/json reads; the document itself is the first."""
+"""Deepest nesting that Go's encoding/json reads; the document itself is the first level."""
 
 _decode = msgspec.json.decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -38,13 +38,13 @@ _ESCAPED: Final = re.compile("[\udc80-\udcff]")
 
 @lru_cache(maxsize=1024)
 def fold(name: str) -> str:
-    """Equal for two names that Go takes for the same. Beside letters' case, only the long s and the Kelvin sign are
-    folded into ASCII (`str.lower` knows the latter)."""
+    """A form that is equal for names that Go takes for the same. Apart from the case of letters, only the long s
+    and the Kelvin sign are folded into ASCII; `str.lower` folds the latter."""
     return name.replace("\u017f", "s").lower()
 
 
 def coerced(text: str) -> str:
-    """A text as Go's encoding/json writes it, whose strings need not be UTF-8: each byte that is not is U+FFFD.
+    """A text as Go's encoding/json writes it: Go strings need not be UTF-8, and each invalid byte becomes U+FFFD.
 
     Args:
         text: decoded with `surrogateescape`.
@@ -53,7 +53,7 @@ def coerced(text: str) -> str:
 
 
 class _Nesting:
-    """What is open while a text is walked: the containers, innermost last, and the names their members have."""
+    """The open containers while a text is decoded, innermost last, and the names of their open members."""
 
     def __init__(self) -> None:
         self.open: list[Any] = []
@@ -62,7 +62,7 @@ class _Nesting:
         """The outermost value, once it is complete."""
 
     def put(self, value: Any) -> None:
-        """A value is complete: it goes where it belongs."""
+        """Add a complete value to the innermost container."""
         if not self.open:
             self.done.append(value)
         elif isinstance(self.open[-1], list):
@@ -71,13 +71,13 @@ class _Nesting:
             self.open[-1][self.names.pop()] = value
 
     def enter(self, container: Any) -> None:
-        """A container begins."""
+        """Open a container."""
         if len(self.open) >= GO_DEPTH:
             raise ValueError(f"nested deeper than {GO_DEPTH}")
         self.open.append(container)
 
     def leave(self, kind: type) -> None:
-        """The innermost container ends."""
+        """Close the innermost container, which must be of this type."""
         if not self.open or type(self.open[-1]) is not kind:
             raise ValueError("a bracket closes what is not open")
         self.put(self.open.pop())
@@ -87,7 +87,8 @@ def decode(text: bytes) -> Any:
     """The value of a JSON text of any depth that Go reads.
 
     Raises:
-        ValueError: it is none: not JSON, not UTF-8, a lone surrogate, a number out of range, nested deeper than
+        ValueError: it is not JSON, not UTF-8, has a lone surrogate or a number out of range, or is nested deeper
+        than
             GO_DEPTH.
     """
     nesting = _Nesting()
@@ -103,7 +104,7 @@ def decode(text: bytes) -> Any:
 
 
 def decode_any(text: bytes) -> Any:
-    """The same, quickly where it is not deep."""
+    """As `decode`, but by msgspec unless the text is nested too deeply for it."""
     try:
         return _decode(text)
     except msgspec.MsgspecError as error:
@@ -125,7 +126,7 @@ def _tokens(text: bytes) -> Iterator[bytes]:
 
 
 def _step(nesting: _Nesting, wants: str, token: bytes) -> str:
-    """Take one token; gives what may come next (RFC 8259)."""
+    """Handle one token of the grammar of RFC 8259; returns what may follow it."""
     if wants == "name" or (wants == "name or }" and token != b"}"):
         if token[:1] != b'"':
             raise ValueError("a member without a name")
@@ -158,8 +159,8 @@ def encode(value: Any) -> bytes:
     """JSON of a value of any depth that Go reads.
 
     Raises:
-        ValueError: it is nested deeper, or holds itself.
-        TypeError, msgspec.MsgspecError: something in it is not JSON's.
+        ValueError: it is nested deeper, or contains itself.
+        TypeError, msgspec.MsgspecError: a part of it can't be written as JSON.
     """
     parts: list[bytes] = []
     todo: list[Iterator[tuple[bytes, Any]]] = [iter([(b"", value)])]
@@ -189,15 +190,15 @@ def encode(value: Any) -> bytes:
 
 def _written_members(members: dict[Any, Any]) -> Iterator[tuple[bytes, Any]]:
     for index, (name, value) in enumerate(members.items()):
-        written = _encode({name: 0})[1:-2]  # as the encoder writes a name that is no string
+        written = _encode({name: 0})[1:-2]  # by way of an object, as the encoder writes names that are not strings
         yield (b"," if index else b"") + written, value
 
 
 def split(text: bytes) -> list[bytes]:
-    """The elements of a JSON array, or the members of an object as `"name":value`, each as it is written.
+    """The elements of a JSON array, or the members of an object as `"name":value`, as bytes of the text.
 
     Args:
-        text: JSON, known to be good.
+        text: valid JSON.
     """
     text = text.strip(_SPACE)
     parts: list[bytes] = []
@@ -215,29 +216,29 @@ def split(text: bytes) -> list[bytes]:
 
 
 def members(text: bytes) -> list[tuple[str, bytes]]:
-    """The members of a JSON object, names decoded, values as they are written, in order, repeated names too.
+    """The members of a JSON object in order, repeated ones too; names decoded, values as bytes of the text.
 
     Args:
-        text: JSON, known to be good.
+        text: valid JSON.
 
     Raises:
-        ValueError: it is no object.
+        ValueError: it is not an object.
     """
     if text.lstrip(_SPACE)[:1] != b"{":
         raise ValueError("Expected `object`")
     found: list[tuple[str, bytes]] = []
     for part in split(text):
         name = _MARK.match(part)
-        assert name is not None  # noqa: S101 - good JSON has a name first
+        assert name is not None  # noqa: S101 - a member begins with its name
         found.append((_decode(name[0]), part[name.end() :].lstrip(_SPACE)[1:].lstrip(_SPACE)))
     return found
 
 
 def raw_members(text: bytes) -> dict[str, bytes]:
-    """The members of a JSON object, values as they are written; of a repeated name the last.
+    """The members of a JSON object, values as bytes of the text; of repeated names the last.
 
     Raises:
-        ValueError: it is no object.
+        ValueError: it is not an object.
     """
     try:
         return {name: bytes(value) for name, value in _decode_members(text).items()}
@@ -248,7 +249,7 @@ def raw_members(text: bytes) -> dict[str, bytes]:
 
 
 def raw_list(text: bytes) -> list[bytes]:
-    """The elements of a JSON array, known to be good, as they are written."""
+    """The elements of a valid JSON array, as bytes of the text."""
     try:
         return [bytes(part) for part in _decode_list(text)]
     except RecursionError:
@@ -256,5 +257,5 @@ def raw_list(text: bytes) -> list[bytes]:
 
 
 def join_members(named: Mapping[str, bytes]) -> bytes:
-    """The JSON object of these members."""
+    """A JSON object with these members."""
     return b"{%b}" % b",".join(b"%b:%b" % (_encode(name), value) for name, value in named.items())

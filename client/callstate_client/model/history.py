@@ -1,4 +1,4 @@
-"""The turns of one call: a list which decodes each turn only when somebody looks at it."""
+"""The turns of one call: a list that decodes each turn only when it is looked at."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from callstate_client.model.turn import (
 __all__ = ["History", "Turn", "check_turn_names", "decode_turn", "encode_members"]
 
 LAST_TURN_BYTES: Final = 4096
-"""How far from its end a history is searched for where the last turn begins; most turns have some 200 bytes."""
+"""How far from the end of a history the beginning of its last turn is searched for; most turns have some 200
+bytes."""
 
 Piece = bytes | memoryview | msgspec.Raw
-"""Of JSON, to be joined."""
+"""A piece of JSON, to be joined with others."""
 
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw] | None)
 _OF_OBJECTS: Final = b"[{"
@@ -40,22 +41,23 @@ def _elements(array: bytes | msgspec.Raw) -> Iterable[msgspec.Raw]:
 class History(MutableSequence[Turn]):
     """The turns of one call, oldest first; compares equal to any sequence of equal turns.
 
-    What came from a document stays bytes until it is looked at: first as one piece, from whose end the last
-    turn can be taken and behind which turns can be put; as one piece a turn from when any other is asked for.
-    So to load, read the last of 200 turns, append one and save costs two turns and copies the others.
+    The turns of a document stay bytes until they are looked at: first as one array, from whose end the last turn
+    can be split off, and after which turns can be appended; once any other turn is looked at, as one piece of bytes
+    per turn. So to load a session, read the last of its 200 turns, append one and save decodes and encodes two
+    turns and copies the others.
 
-    The turns that were put in or looked at are written once: their JSON is kept, each turn's and all of them
-    joined, and what is saved next writes what has changed since.
+    Turns that were appended or looked at are encoded once: the JSON of each and of all of them joined is cached,
+    and the next save encodes what has changed since.
     """
 
     __slots__ = ("_array", "_end", "_items", "_joined")
 
     _array: msgspec.Raw | None
-    """The array as it came, of which the first `_end` bytes (bracket included, no comma behind) are the turns
-    that come before `_items`; None for no such turns."""
+    """The array of the document. Its first `_end` bytes (with the opening bracket, without a trailing comma) are
+    the turns before `_items`; None if there are none."""
     _end: int
     _joined: Joined | None
-    """What the first of `_items` were written as. Forgotten when there come to be others in their places."""
+    """The cached JSON of the first of `_items`. Dropped when other turns take their places."""
 
     def __init__(self, turns: Iterable[Turn] = ()) -> None:
         self._array = None
@@ -65,7 +67,7 @@ class History(MutableSequence[Turn]):
 
     @classmethod
     def of_json(cls, array: msgspec.Raw) -> History:
-        """A history still encoded: an array, or null. Turns are checked when they are looked at.
+        """A history from JSON: an array or null. Its turns are checked when they are looked at.
 
         Raises:
             DocumentError: it is neither.
@@ -82,7 +84,7 @@ class History(MutableSequence[Turn]):
 
     @classmethod
     def of_objects(cls, array: msgspec.Raw) -> History:
-        """The same for what is known to begin with `[{`."""
+        """The same for an array that is known to begin with `[{`."""
         history = cls.__new__(cls)
         history._array = array
         history._end = len(array) - 1
@@ -91,17 +93,17 @@ class History(MutableSequence[Turn]):
         return history
 
     def parts(self) -> list[Any]:
-        """What JSON encoding needs: bytes for the turns nobody looked at, members for the others."""
+        """The turns for a JSON encoder: bytes for those that were not looked at, members for the others."""
         return [item.encodable() if isinstance(item, Turn) else item for item in self._all()]
 
     def pieces(self, check: Check | None = None) -> list[Piece]:
-        """The JSON of all, in as few pieces as there are, to be joined.
+        """The JSON of the history, in as few pieces as possible, to be joined.
 
         Args:
-            check: applied to each turn's `extra` before it is written, unless it was before.
+            check: applied to each turn's `extra` before it is encoded, unless it was before.
 
         Raises:
-            DocumentError: a turn holds what JSON can't say, or `check` refuses it.
+            DocumentError: a turn has a value that can't be written as JSON, or `check` refuses it.
         """
         array = self._array
         if array is None:
@@ -124,7 +126,7 @@ class History(MutableSequence[Turn]):
         return text
 
     def _all(self) -> list[Turn | msgspec.Raw]:
-        """All turns, one by one from now on."""
+        """All turns, from now on each by itself."""
         if self._array is not None:
             untouched = self._end == len(self._array) - 1
             whole = self._array if untouched else b"".join((memoryview(self._array)[: self._end], b"]"))
@@ -139,15 +141,16 @@ class History(MutableSequence[Turn]):
         item = self._items[index]
         if not isinstance(item, Turn):
             item = self._items[index] = decode_turn(item)
-            self._joined = None  # which it would not tell of its changes
+            self._joined = None  # it was not encoded into it, so its changes would not make it stale
         return item
 
     def _take_last(self) -> Turn | None:
-        """Take the last turn off the encoded ones; None where that can't be told without looking at all.
+        """Split the last turn off the array; None where that takes looking at all of them.
 
-        Where a turn begins is guessed, and the guess is good if a turn can be decoded from there to the end. In
-        a text, the quote would be the closing one: from there on, what is a text would be none and the other way
-        round, and the last text never end. In a nested array, more brackets would be closed than opened.
+        The beginning of the turn is guessed from `},{"`. The guess was right if a turn can be decoded from there to
+        the end. Inside a string, the quote would be the closing one; from there on strings and what is between them
+        would be swapped, and the last string would not end. In a nested array, more brackets would be closed than
+        opened.
         """
         if self._array is None:
             return None
@@ -180,7 +183,7 @@ class History(MutableSequence[Turn]):
             last = None if self._items else self._take_last()
             if last is not None:
                 return last
-        if not -len(self._items) <= index < 0:  # not among those at the end
+        if not -len(self._items) <= index < 0:  # not one of those appended
             self._all()
         return self._turn(index)
 
@@ -206,11 +209,11 @@ class History(MutableSequence[Turn]):
         return (self._turn(i) for i in range(len(self._all())))
 
     def append(self, value: Turn) -> None:
-        """Put a turn behind the others."""
+        """Append a turn."""
         self._items.append(value)
 
     def insert(self, index: SupportsIndex, value: Turn) -> None:
-        """Put a turn before the one at `index`."""
+        """Insert a turn before the one at `index`."""
         self._all().insert(index, value)
         self._joined = None
 

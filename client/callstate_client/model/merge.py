@@ -1,4 +1,4 @@
-"""RFC 7396, JSON Merge Patch. Shared with the daemon: both sides must make the same of a patch."""
+"""JSON Merge Patch (RFC 7396). Shared by client and daemon, which must apply a patch alike."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from callstate_client.model import go_json
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """The target with the patch on it: members replace, null removes, objects are patched in turn."""
+    """The target with the patch applied: members replace, null removes, objects are patched in turn."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(target) if isinstance(target, dict) else {}
@@ -23,9 +23,9 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def compose_patches(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any] | None:
-    """The patch that does what two do one after the other; None where no patch does.
+    """One patch with the effect of two in succession; None where there is none.
 
-    One that replaces a member by an object, whatever was there, can't be said: an object patches.
+    A patch can't replace a member by an object, since an object in a patch is a patch of the member.
     """
     both = dict(first)
     for name, value in then.items():
@@ -43,10 +43,10 @@ def compose_patches(first: dict[str, Any], then: dict[str, Any]) -> dict[str, An
 
 
 def merge_text(target: bytes, patch: Any) -> bytes:
-    """The same of a target that is JSON text: what the patch does not touch stays as it is written.
+    """As `merge_patch` for a target that is JSON text: values that the patch does not name stay byte for byte.
 
     Raises:
-        ValueError: the target is no JSON.
+        ValueError: the target is not JSON.
     """
     if not isinstance(patch, dict):
         return msgspec.json.encode(patch)

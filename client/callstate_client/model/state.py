@@ -1,7 +1,7 @@
-"""One call's state: the types of the Go package `storage`, their JSON, and nothing else.
+"""SessionState: one call's state as a worker holds it, and its JSON.
 
-Field names, JSON names and named values are the Go package's. What we don't know is kept in `extra` and
-written back inline. A document is decoded as far as it is read: turns stay bytes until somebody looks.
+Field names, JSON names and named values are those of the Go package `storage`. Members that callstate does not
+define are kept in `extra` and written back inline. Decoding is lazy: turns stay bytes until they are looked at.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ __all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "St
 RecoveryT = TypeVar("RecoveryT")
 
 _NO_OBJECTS = (str, bytes, bytearray, int, float, list, tuple, set, frozenset)
-"""In Python, what JSON has as anything else."""
+"""Types of values that are not objects in JSON."""
 
 _ZERO = parse_time(ZERO_TIME)
 
 _EMPTY: tuple[Any, ...] = (None, "", {}, [])
-"""Recovery data that is left out."""
+"""Recovery data that is omitted from a document."""
 
 _STRICT = msgspec.json.Decoder(documents.PlainDocument)
 
@@ -54,7 +54,7 @@ class SessionState:
 
     Args:
         id: 1 to 256 bytes of printable ASCII, no space, no braces, not starting with `@`, not `active`.
-        provider: who carries the call (`twilio`, `sip` …), up to 64 bytes.
+        provider: the carrier of the call (`twilio`, `sip` …), up to 64 bytes.
         direction: see `Direction`.
         from_: the calling party; `from` in JSON.
         to: the called party.
@@ -64,10 +64,10 @@ class SessionState:
         metrics: what was counted so far.
         recovery_data: what it takes to resume the call, any JSON value; left out when empty.
         created_at, updated_at: with a timezone; default now.
-        extra: members we don't know, written back inline.
+        extra: members that callstate does not define, written back inline.
 
-    `history_from` is the index of the first turn held: over 0 in a state that was loaded in part, which no
-    client saves, for that would drop the turns before. It is no member of the document.
+    `history_from` is the index of the first turn in `history`. It is above 0 in a state that was loaded in part,
+    which the client refuses to save, since that would drop the turns before. It is not a member of the document.
     """
 
     __slots__ = (
@@ -160,11 +160,12 @@ class SessionState:
             self.metrics.agent_speech_duration_ms += max(turn.duration_ms, 0)
 
     def saved_at(self, text: str) -> None:
-        """Set `updated_at` to what a store said, as text."""
+        """Set `updated_at` to the time, as text, that a store returned."""
         self._updated_at = text
 
     def take_over(self, other: SessionState, *, history: bool = True) -> None:
-        """Become another state, which nobody else holds; `history`: with its turns."""
+        """Take over the values of another state, to which there must be no other reference; `history`: also its
+        turns."""
         for name in self.__slots__:
             if history or name not in ("_history", "history_from"):
                 setattr(self, name, getattr(other, name))
@@ -174,16 +175,17 @@ class SessionState:
         self.metrics.interruption_count += 1
 
     def recovery(self, as_type: type[RecoveryT]) -> RecoveryT | None:
-        """`recovery_data` as a type of the caller's: a Struct of msgspec, a dataclass, a TypedDict …; or None.
+        """`recovery_data` converted to a type of the caller: a msgspec Struct, a dataclass, a TypedDict …; None if
+        empty.
 
-        What `update(recovery_data=…)` was given comes back equal. Fields that may be None need a default, for a
-        member that is null is none.
+        The value that was given to `update(recovery_data=…)` comes back equal. Fields that may be None need a
+        default, as null members are removed.
 
         Args:
-            as_type: which.
+            as_type: the type.
 
         Raises:
-            DocumentError: it is something else.
+            DocumentError: the data is not of that type.
         """
         if self.recovery_data in (None, "", {}, []):
             return None
@@ -196,7 +198,7 @@ class SessionState:
     def duration(self, at: datetime | None = None) -> timedelta:
         """How long the call lasted (once ended) or has lasted so far, at the present time or at `at`.
 
-        Never negative, whatever the clocks of those who wrote the times said; none where nobody said when it began.
+        Never negative, whatever the clocks of the writers were; zero where the document does not say when it began.
         """
         began = self.created_at
         if began <= _ZERO:
@@ -205,27 +207,29 @@ class SessionState:
         return max(until - began, timedelta(0))
 
     def copy(self) -> SessionState:
-        """A deep copy: nothing of it is shared with this one."""
+        """A deep copy, which shares nothing with this state."""
         return _restored(self.to_json(), self.history_from)
 
     def to_json(self) -> bytes:
         """The document, as Go's encoding/json would write it.
 
         Raises:
-            DocumentError: a field holds what JSON can't say.
+            DocumentError: a value can't be written as JSON.
         """
         return b"".join(self.pieces())
 
     def pieces(self, check: Check | None = None) -> list[Piece]:
-        """The document in pieces, to be joined: the long history, much of it written before, is copied once.
+        """The document in pieces, to be joined, so that the long history, mostly cached, is copied only once.
 
         Args:
-            check: applied to each turn's `extra` before it is written, unless it was before.
+            check: applied to each turn's `extra` before it is encoded, unless it was before.
 
         Raises:
-            DocumentError: a field holds what JSON can't say, or `check` refuses a turn.
+            DocumentError: a value can't be written as JSON, or `check` refuses a turn.
         """
-        if self.extra and not documents.SESSION_NAMES.isdisjoint(self.extra):  # which then stand in their places
+        if self.extra and not documents.SESSION_NAMES.isdisjoint(
+            self.extra
+        ):  # extra members that replace defined ones
             return [encode_members(self.to_members(check=check))]
         head = encode_members(self._head())
         tail = encode_members(self._tail())
@@ -260,10 +264,10 @@ class SessionState:
         return members | self.extra if self.extra else members
 
     def check_names(self) -> None:
-        """Refuse what Go would not read back as it is; its turns are seen to by `check_turn_names`.
+        """Check what Go would not read back equal. Turns are checked by `check_turn_names`.
 
         Raises:
-            DocumentError: recovery data that is no object, or a member that Go would take for one of ours.
+            DocumentError: recovery data is not an object, or Go would take an extra member for a defined one.
         """
         if isinstance(self.recovery_data, _NO_OBJECTS) and self.recovery_data not in _EMPTY:
             raise DocumentError(f"recovery_data is an object, a dict, not a {type(self.recovery_data).__name__}")
@@ -274,21 +278,21 @@ class SessionState:
 
     @classmethod
     def from_json(cls, document: bytes | str | msgspec.Raw) -> SessionState:
-        """The state of a document, whether Go wrote it or we: as Go reads it, names without case.
+        """Decode a document of callstate or of Go, matching names without case as Go does.
 
-        Turns are checked when they are looked at, where nothing else in the document is unusual.
+        In a usual document, turns are checked only when they are looked at.
 
         Raises:
-            DocumentError: it is no session document.
+            DocumentError: it is not a session document.
         """
         try:
             return of_plain(_STRICT.decode(document))
-        except (msgspec.MsgspecError, ValueError, RecursionError):  # something unusual, or something wrong
+        except (msgspec.MsgspecError, ValueError, RecursionError):  # unusual, or not a document
             return cls.of_parts(documents.read(document.encode() if isinstance(document, str) else bytes(document)))
 
     @classmethod
     def of_parts(cls, parts: documents.Parts) -> SessionState:
-        """The state of a document that was read."""
+        """The state of a document that was read into its parts."""
         head = parts.head
         state = cls.__new__(cls)
         state.id = head.id
@@ -340,14 +344,14 @@ def _restored(document: bytes, history_from: int) -> SessionState:
 
 
 def of_plain(document: documents.PlainDocument, history: History | None = None) -> SessionState:
-    """The state a decoded document stands for.
+    """The state of a decoded document.
 
     Args:
         document: decoded in one pass.
         history: where it is decoded already.
 
     Raises:
-        DocumentError: its history or its metrics are none.
+        DocumentError: its history is neither an array nor null.
     """
     state = SessionState.__new__(SessionState)
     state.id = document.id

@@ -22,10 +22,10 @@ from callstate_client.model.wellformed import cleaned
 ValueT = TypeVar("ValueT")
 
 Check = Callable[[dict[str, Any]], None]
-"""Refuses, with a DocumentError, an `extra` that can't be kept."""
+"""Raises DocumentError for an `extra` that can't be kept."""
 
 _PLAIN: Final = frozenset({str, int, float, bool, type(None)})
-"""What can't change by itself."""
+"""Types of values that can't be changed in place."""
 
 
 def _moment(timestamp: object) -> datetime:
@@ -36,33 +36,33 @@ def _moment(timestamp: object) -> datetime:
 
 
 class Joined:
-    """The JSON of a history's first turns, commas between, and what tells whether it still holds.
+    """The cached JSON of a history's first turns, joined by commas, and whether it is still valid.
 
-    A turn tells the one it was written into last, and that one only, when it changes. What says that this one
-    does not hold any more is never taken back: then there comes a new one. So nothing is lost where one thread
-    saves what another one changes.
+    A turn that changes marks the cache that it was written into last, and only that one, as stale. A mark is never
+    taken back; a stale cache is replaced by a new one. So no change is lost if one thread saves a history while
+    another changes it.
     """
 
     __slots__ = ("done", "lent", "once", "stale")
 
     def __init__(self) -> None:
         self.done: tuple[bytes, int] = b"", 0
-        """The JSON, and of how many turns it is; one value, so that they always belong together."""
+        """The JSON and the number of its turns, in one value, so that they always belong together."""
         self.lent: list[Turn] = []
-        """Turns without extra members whose `extra` others hold: they may fill it without anybody's notice."""
+        """Turns whose `extra` is empty but was handed out: the caller may add members to it unnoticed."""
         self.once = False
-        """A turn in it may change without notice, or was not checked."""
+        """Valid only once: a turn in it may change unnoticed, or was not checked."""
         self.stale = False
         """A turn in it has changed."""
 
     @property
     def holds(self) -> bool:
-        """Whether it is still what the turns are."""
+        """Whether it still is the JSON of the turns."""
         return not (self.stale or self.once or any(turn.has_extra for turn in self.lent))
 
 
 class _Member(Generic[ValueT]):
-    """What a type checker sees of a member that tells when it is changed."""
+    """What a type checker sees of a member whose assignment marks the turn as changed."""
 
     def __get__(self, instance: Turn, owner: type) -> ValueT:
         raise NotImplementedError
@@ -76,7 +76,9 @@ def _member(slot: str, _: type[ValueT]) -> _Member[ValueT]:
         setattr(turn, slot, value)
         turn.changed()
 
-    return cast("_Member[ValueT]", property(attrgetter(slot), write))  # which is read faster than a class of ours
+    return cast(
+        "_Member[ValueT]", property(attrgetter(slot), write)
+    )  # reading a property of attrgetter is faster than a descriptor's __get__
 
 
 class _Moment(Instant):
@@ -86,25 +88,25 @@ class _Moment(Instant):
 
 
 class Turn:
-    """One thing said.
+    """One turn of a conversation: what one side said.
 
     Args:
         role: who said it: `user`, `agent`, `system`, `tool` … up to 64 bytes.
         content: what was said.
         timestamp: when, with a timezone; default now.
         duration_ms: how long it took to say, milliseconds.
-        extra: members we don't know, written back inline.
+        extra: members that callstate does not define, written back inline.
     """
 
     __slots__ = ("_content", "_duration_ms", "_extra", "_json", "_lent", "_role", "_timestamp", "_told")
 
     _timestamp: str
     _json: bytes | None
-    """What it was written as, unless it has changed since."""
+    """Its JSON, unless it has changed since."""
     _lent: bool
-    """Whether somebody else may hold `extra`, or what is in it."""
+    """Whether others may have a reference to `extra` or to a value in it, and so change it unnoticed."""
     _told: Joined | None
-    """Who is told of a change."""
+    """The cache that a change makes stale."""
 
     role = _member("_role", str)
     content = _member("_content", str)
@@ -129,7 +131,7 @@ class Turn:
 
     @property
     def extra(self) -> dict[str, Any]:
-        """Members we don't know, written back inline. May be changed in place."""
+        """Members that callstate does not define, written back inline. May be changed in place."""
         if not self._lent:
             self._lent = True
             self.changed()
@@ -145,22 +147,22 @@ class Turn:
 
     @property
     def has_extra(self) -> bool:
-        """Whether `extra` holds any; unlike a look at it, this hands it to nobody."""
+        """Whether `extra` has members; unlike reading `extra`, this does not hand it out."""
         return bool(self._extra)
 
     def become(self, other: Turn) -> None:
-        """Take over what another turn says, which nobody else holds."""
+        """Take over the values of another turn, to which there must be no other reference."""
         self._role, self._content, self._timestamp = other._role, other._content, other._timestamp
         self._duration_ms, self._extra, self._lent = other._duration_ms, other._extra, other._lent
         self.changed()
 
     def own_extra(self) -> None:
-        """Take note that nobody else holds `extra`, if nobody can hold what is in it."""
+        """Note that nobody else refers to `extra`, provided its values can't be changed in place."""
         self._lent = not (self._extra and _PLAIN.issuperset(map(type, self._extra.values())))
 
     def changed(self) -> None:
-        """Forget what it was written as."""
-        # in this order: one who writes it now looks at the first behind having set the second
+        """Drop the cached JSON."""
+        # in this order: `written_into`, in another thread, checks the first after it has set the second
         if self._told is not None:
             self._told.stale = True
         self._json = None
@@ -176,20 +178,20 @@ class Turn:
         }
 
     def encodable(self) -> Any:
-        """The same as something that is quickly encoded."""
+        """The same as an object that is encoded fast."""
         if self._extra:
             return self.to_dict()
         return TurnWire(self._role, self._content, self._timestamp, self._duration_ms)
 
     def written_into(self, joined: Joined, check: Check | None) -> bytes:
-        """Its JSON, made anew only if it can have changed; from now on `joined` is told when it changes.
+        """Its JSON, encoded again only if it may have changed. A later change makes `joined` stale.
 
         Args:
-            joined: what it becomes a part of.
-            check: applied to `extra` before it is made; where left out, what had to be checked is kept nowhere.
+            joined: the cache that it becomes a part of.
+            check: applied to `extra` before it is encoded; without one, JSON with an `extra` is not cached.
 
         Raises:
-            DocumentError: it holds what JSON can't say, or `check` refuses it.
+            DocumentError: a value can't be written as JSON, or `check` refuses `extra`.
         """
         if self._told is not joined:
             if self._told is not None:
@@ -207,7 +209,7 @@ class Turn:
             joined.once = True
             return self._written(extra, None)
         written = self._json = self._written(extra, check)
-        if joined.stale:  # by another thread perhaps, which changed this turn
+        if joined.stale:  # perhaps by another thread, which changed this turn meanwhile
             self._json = None
         return written
 
@@ -240,10 +242,10 @@ class Turn:
 
 
 def refuse_shadows(extra: Iterable[str], known: frozenset[str], holder: str) -> None:
-    """Refuse further members that Go, which matches names without case, would take for ours.
+    """Check that Go, which matches names without case, takes no extra member for a defined one.
 
     Raises:
-        DocumentError: there is one.
+        DocumentError: it would.
     """
     name = documents.shadowed(extra, known)
     if name is not None:
@@ -253,12 +255,12 @@ def refuse_shadows(extra: Iterable[str], known: frozenset[str], holder: str) -> 
 
 
 def check_turn_names(extra: dict[str, Any]) -> None:
-    """The same of a turn's further members."""
+    """As `refuse_shadows`, for the extra members of a turn."""
     refuse_shadows(extra, documents.TURN_NAMES, "a turn")
 
 
 class TurnWire(msgspec.Struct, gc=False):
-    """A turn without extra members as it lies on the wire. Internal to the client."""
+    """A turn without extra members, as it is encoded. Internal to the client."""
 
     role: str = ""
     content: str = ""
@@ -272,10 +274,10 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def encode_members(members: Any) -> bytes:
-    """JSON of what `to_members` or `to_dict` gave, or of a part of it.
+    """The result of `to_members` or `to_dict`, or a part of it, as JSON.
 
     Raises:
-        DocumentError: a value is not JSON's.
+        DocumentError: a value can't be written as JSON.
     """
     try:
         try:
@@ -283,7 +285,7 @@ def encode_members(members: Any) -> bytes:
         except RecursionError:
             return go_json.encode(members)
         except UnicodeEncodeError:
-            # by way of what msgspec makes of structs, in which Raw stays what it is
+            # as builtins, in which the text of structs can be cleaned; Raw is kept
             return _encode(cleaned(msgspec.to_builtins(members, builtin_types=(bytes, msgspec.Raw))))
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise DocumentError(f"the state can't be written as JSON: {error}") from error
@@ -297,10 +299,10 @@ def _turn_members(data: bytes | msgspec.Raw) -> dict[str, Any]:
 
 
 def decode_turn(data: bytes | msgspec.Raw) -> Turn:
-    """The turn that these bytes are.
+    """Decode a turn.
 
     Raises:
-        DocumentError: they are no turn.
+        DocumentError: these bytes are not a turn.
     """
     turn = Turn.__new__(Turn)
     try:
@@ -308,7 +310,7 @@ def decode_turn(data: bytes | msgspec.Raw) -> Turn:
         role, content = members.pop("role", ""), members.pop("content", "")
         timestamp, duration_ms = members.pop("timestamp", ZERO_TIME), members.pop("duration_ms", 0)
         if not (type(role) is type(content) is type(timestamp) is str and type(duration_ms) is int):
-            wire = _TYPED.decode(data)  # which says what is wrong, and where
+            wire = _TYPED.decode(data)  # raises an error that says what is wrong, and where
             role, content, timestamp, duration_ms = wire.role, wire.content, wire.timestamp, wire.duration_ms
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DocumentError(f"not a turn: {error}") from error
@@ -316,7 +318,7 @@ def decode_turn(data: bytes | msgspec.Raw) -> Turn:
     turn._content = content
     turn._timestamp = timestamp
     turn._duration_ms = duration_ms
-    turn._extra = members or None  # what is left
+    turn._extra = members or None  # those that are not defined
     turn._lent = False
     turn._json = turn._told = None
     return turn

@@ -1,4 +1,4 @@
-"""What callers pass, made into what can be sent: text without lone surrogates, durations in whole milliseconds."""
+"""Normalizing what callers pass: text without lone surrogates, durations in whole milliseconds."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Final
 from callstate_client.errors import DocumentError
 
 LONGEST_MS: Final = 2**63 - 1
-"""What Go has for a duration."""
+"""Longest duration, milliseconds: Go's int64."""
 
 
 def well_formed(text: str) -> str:
-    """The text with U+FFFD for each lone surrogate, as Go has it; a pair is the character that it means."""
+    """The text with each lone surrogate replaced by U+FFFD, as Go does, and each pair by its character."""
     if text.isascii():
         return text
     try:
@@ -25,10 +25,10 @@ def well_formed(text: str) -> str:
 
 
 def as_text(value: object, name: str) -> str:
-    """A text as a plain str, also where it is a subclass's: an enum's, numpy's.
+    """A text as a plain str, also if it is of a subclass, such as an enum's or numpy's.
 
     Raises:
-        DocumentError: it is none.
+        DocumentError: it is not a str.
     """
     if not isinstance(value, str):
         raise DocumentError(f"{name} is a text, not {type(value).__name__}")
@@ -36,10 +36,10 @@ def as_text(value: object, name: str) -> str:
 
 
 def whole_ms(value: Any) -> int:
-    """A duration of any real number, rounded.
+    """A duration in milliseconds as an int; any real number is rounded.
 
     Raises:
-        DocumentError: it is no number, or negative, or no finite one.
+        DocumentError: it is not a number, negative, not finite or too large.
     """
     if type(value) is int:
         whole = value
@@ -67,7 +67,7 @@ def _rounded(value: Any) -> int:
 
 
 def cleaned(value: Any) -> Any:
-    """JSON's value with well-formed text all through; a copy where something had to be changed."""
+    """A JSON value with `well_formed` applied to each text in it; a copy only if something changes."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, dict):
@@ -81,10 +81,15 @@ def cleaned(value: Any) -> Any:
 
 
 def check_names(extra: Iterable[Any], own: frozenset[str], of: str) -> None:
-    """Refuse further members with the names of our own.
+    """Check the names of extra members.
+
+    Args:
+        extra: the names.
+        own: the names of defined members, which are not allowed.
+        of: what the members belong to, for the error.
 
     Raises:
-        DocumentError: one has.
+        DocumentError: a name is not allowed, or not a string.
     """
     for name in extra:
         if not isinstance(name, str):
@@ -94,9 +99,9 @@ def check_names(extra: Iterable[Any], own: frozenset[str], of: str) -> None:
 
 
 def turn_values(role: object, content: object, duration_ms: Any) -> tuple[str, str, int]:
-    """What a turn is made of, as it can be sent.
+    """A turn's values, normalized.
 
     Raises:
-        DocumentError: it can't.
+        DocumentError: one of them is invalid.
     """
     return as_text(role, "a turn's role"), as_text(content, "a turn's content"), whole_ms(duration_ms)

@@ -2,7 +2,8 @@
 
 A load's reply is mostly history, so the usual one is decoded without scanning it: the history is cut out by
 searching for the text before and after it, and the rest is decoded in one pass. Everything unusual (unknown
-members, deep nesting) is detected by a decoder's failure and decoded again by a slower way."""
+members, deep nesting) is detected by a decoder's failure and decoded again by a slower way.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def _plain_load(line: bytes) -> tuple[LoadResult[PlainDocument], History | None]
     The cut can't be wrong unnoticed. `,"history":[{` is not part of a string, for a quote inside one is escaped,
     and after a closing quote there would be punctuation. If the two cuts don't belong together, the brackets of
     what is left don't match, and decoding fails. If both belong to a nested value, the mark is not decoded as the
-    session's history."""
+    session's history.
+    """
     start = line.find(_HISTORY) + len(_HISTORY) - 2
     end = line.rfind(_BEHIND_HISTORY, max(0, len(line) - _BESIDE_BYTES)) + 2
     if len(_HISTORY) - 2 <= start < end:

@@ -4,7 +4,8 @@ The asyncio client, the blocking one, the daemon and the tests share it. `docs/p
 
 The client builds request lines by hand around params that msgspec encodes, and decodes a reply in one pass into the
 type of its result. A line that no callstated would send is an InternalError of the request it answers, or, where
-that is unknown, ends the connection."""
+that is unknown, ends the connection.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 state.
 
 `update()` takes changes by the names of SessionState. Those of the document become a patch, which the daemon
-applies; labels and timeouts are kept beside the document and are sent otherwise."""
+applies; labels and timeouts are kept beside the document and are sent otherwise.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ class Changes(TypedDict, total=False):
     """What `update()` takes, by SessionState's names. None removes a member, a dict patches its value.
 
     `extra` has members that SessionState does not name. A msgspec Struct or a dataclass as `recovery_data` replaces
-    the value, and `labels` replace the former ones. Labels and timeouts, seconds, are not part of the document."""
+    the value, and `labels` replace the former ones. Labels and timeouts, seconds, are not part of the document.
+    """
 
     status: str
     call_id: str | None

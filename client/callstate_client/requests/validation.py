@@ -2,7 +2,8 @@
 
 The daemon checks everything again. The client checks what must fail at the caller and not later: ids, since one bad
 id would fail all heartbeats of its message; queued changes, which nobody may be waiting for; and values that JSON
-would change without an error."""
+would change without an error.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 Requests of one iteration of the event loop leave in one write. Replies are matched by id and handed over unparsed:
 the waiting task decodes its own. When the connection is lost, pending requests that may be repeated are sent again
 on the next one; the others fail with ConnectionLostError. A daemon that answers with something unreadable is
-disconnected."""
+disconnected.
+"""
 
 from __future__ import annotations
 

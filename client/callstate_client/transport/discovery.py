@@ -101,7 +101,8 @@ def describe(candidate: Candidate, error: OSError) -> Tried:
     """Why connecting to a place failed.
 
     A socket that exists ends the search even if nobody listens: its daemon may be restarting, and a daemon at the
-    next place would not know our calls."""
+    next place would not know our calls.
+    """
     path = candidate.path
     number = error.errno
     if number in (errno.ENOENT, errno.ENOTDIR):

@@ -4,7 +4,8 @@ each.
 The reply to a message lists the sessions that got no heartbeat: `missing`, `ended`, `fenced`, `unreadable`. The
 lists don't say when and why a session ended, or who has it; as this is rare, each of those sessions gets a
 heartbeat of its own, whose reply is the error. `timeouts` are the heartbeat timeouts that have changed since the
-session was claimed."""
+session was claimed.
+"""
 
 from __future__ import annotations
 

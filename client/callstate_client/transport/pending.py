@@ -1,7 +1,8 @@
 """Requests that wait for their replies, without any I/O: matching by id, timeouts, and what may be sent again.
 
 A request may be repeated on another connection if it changes nothing, or if the daemon recognizes it: a mutation
-with an `op`, as long as that is among the last `OPS_REMEMBERED` of its session."""
+with an `op`, as long as that is among the last `OPS_REMEMBERED` of its session.
+"""
 
 from __future__ import annotations
 

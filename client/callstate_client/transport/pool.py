@@ -3,7 +3,8 @@
 There are as many as threads send requests at the same time. A single connection under a lock would not do: one
 thread's slow load (from a store that does not answer) would hold up the heartbeats of all. Nor would one connection
 per thread: each thread that ends would leave one behind. A connection whose request failed is closed, so no reply
-can be taken for another request's, and all requests carry the same id."""
+can be taken for another request's, and all requests carry the same id.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A forked child gets an object of its own and closes its copies of the parent's connections. Mutations are numbered
 by session, because the daemon remembers only a session's last `OPS_REMEMBERED`: one that was overtaken by as many
-others must not be sent again."""
+others must not be sent again.
+"""
 
 from __future__ import annotations
 
