@@ -40,7 +40,7 @@ class Reapable:
         self._clock = SystemClock()
         metrics = Metrics()
         engine = Engine(config.limits, config.reaper, self._clock, "stream")
-        cache, liveness = engine.table, engine.liveness
+        liveness = engine.liveness
         self.journal = Journal(directory, checkpoint_min_bytes=config.journal.checkpoint_min_bytes)
         self.journal.replay(lambda _: None)
         self.journal.start()
@@ -49,11 +49,11 @@ class Reapable:
         self._began = self._clock.live()
         for number in range(live):
             session = _session(number)
-            cache.create(session)
+            engine.tx.create(session)
             session.next_version(self._clock.wall_us())
             session.journaled = True
             liveness.watch(session.id, self._began + (FAR_S if number >= due else 0.0))
-        cache.commit()  # else how to undo all this would be forgotten in the first tick that changes something
+        engine.tx.commit()  # else how to undo all this would be forgotten in the first tick that changes something
 
     def idle_tick_s(self, ticks: int) -> float:
         """The longest of so many ticks with nothing due."""

@@ -8,6 +8,7 @@ answer, so that nothing but journal and memory is measured.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Final
@@ -15,11 +16,15 @@ from typing import Final
 from bench.processes import Rig
 from bench.sampling import Spread
 from bench.targets import Verdict
+from callstate_client.engine.events import Events
+from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.replay import snapshot
+from callstate_client.engine.table.session_table import SessionTable
+from callstate_client.engine.transaction import Transaction
 from callstate_sidecar.journal import Checkpointer, Files, Journal
 
 TURNS: Final = 20
@@ -49,7 +54,9 @@ class JournalBuilder:
     def __init__(self, directory: Path, *, saves: bool) -> None:
         self._directory = directory
         self._saves = saves
-        self._cache = Cache()
+        self._table = SessionTable()
+        liveness, events = Liveness(30.0, 30.0, 300.0), Events(1, "bench")
+        self._tx = Transaction(self._table, liveness, events, lambda _: None)
         self._us = 1_767_225_600_000_000
         self._turns = [_TURN % (b"agent" if n % 2 else b"user", n, n % 60) for n in range(TURNS)]
 
@@ -59,15 +66,15 @@ class JournalBuilder:
         for number in range(sessions):
             head = read_head(_HEAD % number, "$", lambda _: "2026-01-01T00:00:00Z")
             session = Session(head.session_id, Document(head, self._us))
-            self._cache.create(session)
+            self._tx.create(session)
             self._write(journal, session, saves=True)  # only the snapshot stays
-        Checkpointer(journal, Files(), self._cache.snapshot, lambda: None).run_now()
+        Checkpointer(journal, Files(), partial(snapshot, self._table), lambda: None).run_now()
         journal.close()
 
     def outgrow(self) -> None:
         """The same sessions again and again until a checkpoint is due."""
         journal = self._open()
-        for session in cycle([*self._cache.sessions.values()]):
+        for session in cycle([*self._table.sessions.values()]):
             if journal.checkpoint_due:
                 break
             self._write(journal, session, saves=self._saves)
@@ -81,12 +88,12 @@ class JournalBuilder:
         return journal
 
     def _write(self, journal: Journal, session: Session, *, saves: bool) -> None:
-        self._cache.change(session)
+        self._tx.change(session)
         self._save(session, self._turns if saves else [])
         if not saves:
             for turn in self._turns:
                 self._append(session, turn)
-        if len(self._cache.group) >= GROUP_RECORDS:
+        if len(self._tx.records) >= GROUP_RECORDS:
             self._commit(journal)
 
     def _save(self, session: Session, turns: list[bytes]) -> None:
@@ -95,7 +102,7 @@ class JournalBuilder:
         session.doc.replace_history(history, len(turns))
         session.next_version(self._us)
         session.journaled = True
-        self._cache.log(session, session.record(HistoryMode.REPLACE, history, len(turns), []), 0.0)
+        self._tx.log(session, session.record(HistoryMode.REPLACE, history, len(turns), []), 0.0)
 
     def _append(self, session: Session, turn: bytes) -> None:
         self._us += 1000
@@ -103,11 +110,11 @@ class JournalBuilder:
         session.doc.updated_us = self._us
         version = session.next_version(self._us)
         record = TurnsRecord(session.id, version, self._us, session.doc.metrics, HistoryMode.APPEND, turn, 1)
-        self._cache.log(session, record, 0.0)
+        self._tx.log(session, record, 0.0)
 
     def _commit(self, journal: Journal) -> None:
-        journal.append(self._cache.group)
-        self._cache.commit()
+        journal.append(self._tx.records)
+        self._tx.commit()
 
 
 def starts(from_checkpoint: int, from_log: int, turn_by_turn: int = 0) -> Iterator[Verdict]:

@@ -13,12 +13,14 @@ import logging
 import secrets
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.sessions.records import Record
+from callstate_client.engine.table.replay import replay, snapshot
 from callstate_sidecar.background import cancel_and_wait, supervise
 from callstate_sidecar.config.load import (
     Config,
@@ -153,7 +155,9 @@ class Daemon:
         gate = SyncGate(lambda: journal.unsynced, self._sync, self._sync_failed) if durability == "power" else None
         logged = None if durability == "memory" else journal
         self._server = Server(self._engine, logged, self._metrics, config.limits, gate)
-        self._checkpointer = Checkpointer(journal, files, self._engine.table.snapshot, self._server.group.commit)
+        self._checkpointer = Checkpointer(
+            journal, files, partial(snapshot, self._engine.table), self._server.group.commit
+        )
         self._maintenance = Maintenance(
             journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed, self._metrics
         )
@@ -164,7 +168,7 @@ class Daemon:
         commit = self._server.group.commit
         self._read_through = ReadThrough(engine.ctx, self._backend, self._host_id)
         self._write_behind = WriteBehind(
-            engine.table,
+            engine.flush_queue,
             self._backend,
             self._clock,
             config.store,
@@ -231,7 +235,7 @@ class Daemon:
         gc.enable()
 
     def _replay_record(self, record: Record) -> None:
-        self._engine.table.replay(record)
+        replay(self._engine.table, record)
         self._replayed += 1
         if self._replayed % REPLAY_NOTICE_RECORDS == 0:
             self._signals.check()

@@ -74,7 +74,7 @@ class DaemonHost:
         """Whether what the store does not have yet is within its bound."""
         return (
             self._write_behind.store.status == "up"
-            or self._engine.table.dirty_bytes < self._config.store.max_dirty_bytes
+            or self._engine.table.dirty.size_bytes < self._config.store.max_dirty_bytes
         )
 
     async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[Session], str]:
@@ -135,7 +135,7 @@ class DaemonHost:
         """The result of `server.stats`."""
         engine, table, now = self._engine, self._engine.table, self._clock.mono()
         workers = engine.registry.workers
-        oldest = next(iter(table.dirty.values()), None)
+        oldest = next(iter(table.dirty.marks.values()), None)
         return {
             "sessions": dict(table.index.by_status),
             "suspects": len(engine.liveness.suspects),
@@ -145,8 +145,8 @@ class DaemonHost:
             "subscribers": engine.events.subscribers,
             "draining": engine.ctx.draining,
             "connections": len(self._server.connections),
-            "dirty": len(table.dirty) + len(table.flying),
-            "dirty_bytes": table.dirty_bytes,
+            "dirty": len(table.dirty.marks) + len(table.dirty.in_flight),
+            "dirty_bytes": table.dirty.size_bytes,
             "oldest_dirty_s": round(now - oldest[0], 3) if oldest else 0.0,
             "quarantined": len(table.quarantined),
             "store": self._write_behind.store.status,

@@ -23,7 +23,7 @@ from callstate_client.engine.sessions.stored import (
     StoredSession,
     StoreError,
 )
-from callstate_client.engine.table.cache import NO_GRAVE, Grave
+from callstate_client.engine.table.tombstones import NO_TOMBSTONE, Tombstone
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.stores.backend import Backend
 
@@ -75,30 +75,30 @@ class ReadThrough:
     def _session(self, session_id: str, stored: StoredSession | None) -> Session | None:
         ctx = self._ctx
         if stored is None:
-            ctx.cache.note_miss(session_id, ctx.clock.mono())
+            ctx.table.tombstones.remember_miss(session_id, ctx.clock.mono())
             return None
         try:
             session = Session.of_stored(session_id, stored, self._host_id)
         except UnreadableError as error:
             raise FoundUnreadableError(error, Session.unreadable(session_id, stored, self._host_id)) from error
         if session is None:
-            ctx.cache.note_miss(session_id, ctx.clock.mono(), self._grave(stored.meta))
+            ctx.table.tombstones.remember_miss(session_id, ctx.clock.mono(), self._grave(stored.meta))
         return session
 
-    def _grave(self, meta: StoredMeta | None) -> Grave:
+    def _grave(self, meta: StoredMeta | None) -> Tombstone:
         """What a new session has to exceed for the store to accept it; a tombstone of another host, by its
         epoch."""
         if meta is None:
-            return NO_GRAVE
-        return Grave(meta.version, meta.epoch if meta.host == self._host_id else meta.epoch + 1, meta.ops)
+            return NO_TOMBSTONE
+        return Tombstone(meta.version, meta.epoch if meta.host == self._host_id else meta.epoch + 1, meta.ops)
 
     def _deliver(self, session_id: str, found: Session | Exception | None) -> None:
         """Make the result known, and run what waited for it, in order."""
         ctx = self._ctx
-        if session_id in ctx.cache.sessions:
+        if session_id in ctx.table.sessions:
             pass
         elif isinstance(found, Session) and found.host is None and not found.ended:
-            ctx.cache.admit(found)
+            ctx.tx.admit(found)
             ctx.watch(INTERNAL, found)
         elif found is not None:
             ctx.read_through[session_id] = found

@@ -32,7 +32,7 @@ from callstate_client.engine.sessions.stored import (
     StoredSession,
     Write,
 )
-from callstate_client.engine.table.cache import Grave
+from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.errors import UnreadableError
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Reconciler:
         Returns:
             True: write the session again. False: the store's state counts, and ours is to be quarantined.
         """
-        session = self._ctx.cache.sessions.get(write.session_id)
+        session = self._ctx.table.sessions.get(write.session_id)
         meta = None if stored is None else stored.meta
         if session is None:
             return self._settle_deletion(write.session_id, meta)
@@ -83,15 +83,14 @@ class Reconciler:
 
     def _settle_deletion(self, session_id: str, meta: StoredMeta | None) -> bool:
         """Raise our tombstone above what the store has, unless that belongs to another host."""
-        cache = self._ctx.cache
-        grave = cache.graves.get(session_id)
-        if grave is None:
+        tombstone = self._ctx.table.tombstones.pending.get(session_id)
+        if tombstone is None:
             return True  # created again and deleted meanwhile: there is nothing left to write
         if meta is not None and meta.host != self._host_id:
             return False
         if meta is not None:
-            version, epoch = max(grave.version, meta.version + 1), max(grave.epoch, meta.epoch)
-            cache.raise_grave(session_id, Grave(version, epoch, grave.ops))
+            version, epoch = max(tombstone.version, meta.version + 1), max(tombstone.epoch, meta.epoch)
+            self._ctx.tx.raise_tombstone(session_id, Tombstone(version, epoch, tombstone.ops))
         return True
 
     def _settle_no_document(self, session: Session, meta: StoredMeta | None) -> None:
@@ -107,7 +106,7 @@ class Reconciler:
             ctx = self._ctx
             log.warning("session %s was deleted after the journal's last record of it: dropped", session.id)
             ctx.events.note("deleted", ctx.now_us(), session, reason=NEWER)
-            ctx.cache.forget(session, meta.version)
+            ctx.tx.forget(session, meta.version)
             ctx.liveness.forget(session.id)
         else:
             is_ours = meta.host == self._host_id and meta.epoch == session.facts.epoch
@@ -127,17 +126,17 @@ class Reconciler:
     def _raise_above(self, session: Session, version: int, epoch: int) -> None:
         """Raise ours above the store's older state."""
         ctx = self._ctx
-        ctx.cache.change(session)
+        ctx.tx.change(session)
         session.base = None
         session.rise_above(version, epoch, ctx.now_us())
-        ctx.cache.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
+        ctx.tx.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
     def _merge(self, session: Session, base: MergeBase, theirs: Session) -> None:
         ctx = self._ctx
         now_us = ctx.now_us()
         was_ended, timeouts = session.ended, (session.facts.heartbeat_timeout_s, session.facts.max_duration_s)
         is_untouched = session.version == base.version
-        ctx.cache.change(session)
+        ctx.tx.change(session)
         merge(session, base, theirs)
         self._merge_ownership(session, base, theirs)
         session.rise_above(theirs.version, -1, now_us)
@@ -150,7 +149,7 @@ class Reconciler:
             "what its save left out" if base.version == 0 else "a newer state than the journal",
             "taken" if is_untouched else "merged",
         )  # fmt: skip
-        ctx.cache.log(session, session.snapshot(), ctx.clock.mono())
+        ctx.tx.log(session, session.snapshot(), ctx.clock.mono())
 
     def _merge_ownership(self, session: Session, base: MergeBase, theirs: Session) -> None:
         """Merge ownership: ours if it has changed since the merge base, else the store's."""

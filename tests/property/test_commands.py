@@ -20,7 +20,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.replay import all_dirty
+from callstate_client.engine.table.session_table import SessionTable
 from support.budget import examples
 from support.core import TIME, BadDisk, Core, FakeClient, open_journal
 from support.stores import down, refusing
@@ -93,14 +94,14 @@ class CoreMachine(RuleBasedStateMachine):
 
     async def start(self, before: Core | None) -> None:
         self.disk = BadDisk()
-        cache = Cache()
-        self.journal = open_journal(self.directory, self.disk, cache, start=True)
-        core = Core(journal=self.journal, cache=cache)
+        table = SessionTable()
+        self.journal = open_journal(self.directory, self.disk, table, start=True)
+        core = Core(journal=self.journal, table=table)
         if before is not None:
             core.clock.at_us, core.clock.at_s = before.clock.at_us, before.clock.at_s
             core.memory.rows, core.memory.active = before.memory.rows, before.memory.active
-        core.cache.all_dirty(core.clock.mono())
-        for entry in core.cache.sessions.values():
+        all_dirty(table, core.clock.mono())
+        for entry in core.table.sessions.values():
             (core.liveness.keep if entry.ended else core.liveness.watch)(entry.id, core.clock.live())
         self.core, self.peer = core, FakeClient(core)
 
@@ -299,7 +300,7 @@ class CoreMachine(RuleBasedStateMachine):
         memory.failure = {"down": down, "refusing": refusing}.get(how)
         memory.cut = how == "cut"
         for session_id, known in self.model.items():
-            known["hot"] = session_id in self.core.cache.sessions
+            known["hot"] = session_id in self.core.table.sessions
 
     @precondition(lambda self: self.round is None)
     @rule()
@@ -339,7 +340,7 @@ class CoreMachine(RuleBasedStateMachine):
             core.reaper.tick(core.clock.live())
             self.disk.error = None
             for session_id, known in self.model.items():
-                entry = core.cache.sessions.get(session_id)
+                entry = core.table.sessions.get(session_id)
                 if entry is not None and entry.facts.reaped and not known["reaped"]:
                     known |= {"status": "ended", "reaped": True, "version": entry.version}
                 known["hot"] = entry is not None
@@ -352,34 +353,41 @@ class CoreMachine(RuleBasedStateMachine):
     def hot_is_as_acknowledged(self) -> None:
         if self.core is None:
             return
-        cache = self.core.cache
-        assert cache.sessions.keys() <= self.model.keys()
-        assert not cache.group, "every group is down or undone"
-        for session_id, entry in cache.sessions.items():
+        table = self.core.table
+        assert table.sessions.keys() <= self.model.keys()
+        assert not self.core.tx.records, "every group is down or undone"
+        for session_id, entry in table.sessions.items():
             doc = entry.doc.to_json(entry.doc.updated_us)
             loaded = {"session": msgspec.json.decode(doc), "turn_count": entry.doc.turn_count}
             self.same(loaded | {"version": entry.version}, self.model[session_id])
             assert self.core.liveness.phase(session_id) is not None
-        assert len(self.core.liveness) == len(cache.sessions)
+        assert len(self.core.liveness) == len(table.sessions)
 
     @invariant()
     def what_the_store_lacks_is_dirty(self) -> None:
         """The mark that is never lost: hot or deleted, what the store may not have will be written again."""
         if self.core is None:
             return
-        cache = self.core.cache
-        for session_id, entry in cache.sessions.items():
-            assert entry.stored_version >= entry.version or session_id in cache.dirty or session_id in cache.flying
-        for session_id in cache.graves:
-            assert session_id in cache.dirty or session_id in cache.flying
-        assert cache.dirty_bytes == sum(size for _, size, _ in cache.dirty.values())
-        ages = [since for since, _, _ in cache.dirty.values()]
-        assert all(session_id in cache.sessions or session_id in cache.graves for session_id in cache.dirty)
+        table = self.core.table
+        for session_id, entry in table.sessions.items():
+            assert (
+                entry.stored_version >= entry.version
+                or session_id in table.dirty.marks
+                or session_id in table.dirty.in_flight
+            )
+        for session_id in table.tombstones.pending:
+            assert session_id in table.dirty.marks or session_id in table.dirty.in_flight
+        assert table.dirty.size_bytes == sum(size for _, size, _ in table.dirty.marks.values())
+        ages = [since for since, _, _ in table.dirty.marks.values()]
+        assert all(
+            session_id in table.sessions or session_id in table.tombstones.pending
+            for session_id in table.dirty.marks
+        )
         assert not ages or min(ages) >= 1000.0
         counts: dict[str, int] = {}
-        for entry in cache.sessions.values():
+        for entry in table.sessions.values():
             counts[entry.doc.status] = counts.get(entry.doc.status, 0) + 1
-        assert cache.index.by_status == counts
+        assert table.index.by_status == counts
 
     @rule()
     def all_is_written(self) -> None:
@@ -392,7 +400,7 @@ class CoreMachine(RuleBasedStateMachine):
             core.memory.failure, core.memory.cut = None, False
             for _ in range(3):
                 await core.writer.write_round()
-            assert not core.cache.dirty
+            assert not core.table.dirty.marks
             rows = core.memory.rows
             assert {i for i, row in rows.items() if row.document is not None} == self.model.keys()
             for session_id, known in self.model.items():

@@ -1,4 +1,4 @@
-"""Cache, journal and crashes against a plain model: what was acknowledged is there, and nothing else is."""
+"""SessionTable, journal and crashes against a plain model: what was acknowledged is there, and nothing else is."""
 
 from __future__ import annotations
 
@@ -105,11 +105,11 @@ class JournalMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.number % 3 == 0)
     @invariant()
     def all_that_was_acknowledged_and_nothing_else(self) -> None:
-        cache = self.keeping.cache
-        assert set(cache.sessions) == set(self.model)
+        table = self.keeping.hot.table
+        assert set(table.sessions) == set(self.model)
         for session, numbers in self.model.items():
             expected = b",".join(turn(number) for number in numbers)
-            assert b",".join(cache.sessions[session].doc.chunks) == expected
+            assert b",".join(table.sessions[session].doc.chunks) == expected
 
 
 TestJournalMachine = JournalMachine.TestCase

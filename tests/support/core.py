@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,8 @@ from callstate_client.engine.interfaces import InternalCaller
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.replay import replay
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.table import (
     VERBS,
     Deferred,
@@ -78,20 +80,20 @@ def off_loop(work: Callable[[], ResultT]) -> ResultT:
         return pool.submit(work).result()
 
 
-def open_journal(directory: Path, disk: Files, cache: Cache | None, *, start: bool) -> Journal:
+def open_journal(directory: Path, disk: Files, table: SessionTable | None, *, start: bool) -> Journal:
     """A journal for a core.
 
     Args:
         directory: where it lies.
         disk: what may fail.
-        cache: what it is replayed into, if it is.
+        table: what it is replayed into, if it is.
         start: begin to write.
     """
 
     def opened() -> Journal:
         journal = Journal(directory, checkpoint_min_bytes=1 << 30, segment_bytes=1 << 16, files=disk)
-        if cache is not None:
-            journal.replay(cache.replay)
+        if table is not None:
+            journal.replay(partial(replay, table))
         if start:
             journal.start()
         return journal
@@ -113,7 +115,7 @@ class Core:
     Args:
         journal: takes what the server commits; None: only what `Core` itself notes of it.
         backend: the store behind.
-        cache: what is hot from the start, as a replay has made it.
+        table: what is hot from the start, as a replay has made it.
         options: sections of the configuration.
     """
 
@@ -122,7 +124,7 @@ class Core:
         *,
         journal: Journal | None = None,
         backend: Backend | None = None,
-        cache: Cache | None = None,
+        table: SessionTable | None = None,
         **options: Any,
     ) -> None:
         self.config = Config(**options)
@@ -130,12 +132,13 @@ class Core:
         self.memory = MemoryBackend()
         self.backend: Backend = backend or self.memory
         self.metrics = Metrics()
-        self.engine = Engine(self.config.limits, self.config.reaper, self.clock, "stream-1", cache)
-        self.cache, self.ctx = self.engine.table, self.engine.ctx
+        self.engine = Engine(self.config.limits, self.config.reaper, self.clock, "stream-1", table)
+        self.table, self.tx, self.ctx = self.engine.table, self.engine.tx, self.engine.ctx
+        self.queue = self.engine.flush_queue
         self.liveness, self.events = self.engine.liveness, self.engine.events
         self.read_through = ReadThrough(self.ctx, self.backend, HOST)
         self.writer = WriteBehind(
-            self.cache,
+            self.queue,
             self.backend,
             self.clock,
             self.config.store,
@@ -173,15 +176,15 @@ class Core:
 
     def commit(self) -> None:
         """The open group is down."""
-        self.logged += self.cache.group
+        self.logged += self.tx.records
         self.server.group.commit()
 
-    def replayed(self) -> Cache:
+    def replayed(self) -> SessionTable:
         """What a restart would make of the log, each record having been through its bytes."""
-        cache = Cache()
+        table = SessionTable()
         for record in self.logged:
-            cache.replay(decode_record(encode_record(record)))
-        return cache
+            replay(table, decode_record(encode_record(record)))
+        return table
 
     # -- verbs --------------------------------------------------------------------------------------------
 
@@ -240,7 +243,7 @@ class Core:
 
     def session(self, session_id: str) -> Session:
         """A hot session."""
-        return self.cache.sessions[session_id]
+        return self.table.sessions[session_id]
 
     def connection(self) -> Connection:
         """The daemon's end of a new connection."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.process import Gone, Process
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.reaper import SESSIONS_A_SLICE
 from callstate_sidecar.system.peers import Peer as Found
 from support.core import BadDisk, Core, FakeClient, kept, open_journal
@@ -88,9 +88,9 @@ class CoreHarness:
 
     def _open(self, clock: Any) -> None:
         self.disk = BadDisk()
-        cache = Cache()
-        self.journal = open_journal(self.directory, self.disk, cache, start=True)
-        self.core = Core(journal=self.journal, cache=cache, **self.options)
+        table = SessionTable()
+        self.journal = open_journal(self.directory, self.disk, table, start=True)
+        self.core = Core(journal=self.journal, table=table, **self.options)
         clock.stalled_s = 0.0
         # the new core has a clock of its own: only the time goes on
         self.core.clock.at_us, self.core.clock.at_s = clock.at_us, clock.at_s
@@ -259,12 +259,12 @@ class CoreHarness:
 
     def durable_state(self) -> dict[str, Any]:
         """All that a rollback or a replay has to restore."""
-        return {session_id: kept(entry) for session_id, entry in self.core.cache.sessions.items()}
+        return {session_id: kept(entry) for session_id, entry in self.core.table.sessions.items()}
 
     def check_consistency(self) -> None:
         """Assert what holds at any time: index, phases and suspicions agree with the sessions."""
-        cache, liveness = self.core.cache, self.core.liveness
-        entries = cache.sessions.values()
+        table, liveness = self.core.table, self.core.liveness
+        entries = table.sessions.values()
         owned: dict[str, set[str]] = {}
         statuses: dict[str, int] = {}
         for entry in entries:
@@ -276,22 +276,22 @@ class CoreHarness:
             assert (phase is Phase.ENDED) is entry.ended
             assert (phase is Phase.SUSPECT) is bool(entry.suspected)
             assert not entry.facts.reaped or entry.ended
-        assert {worker: set(ids) for worker, ids in cache.index.owned.items()} == owned
-        assert set(cache.index.orphans) == {e.id for e in entries if e.facts.orphan and not e.ended}
+        assert {worker: set(ids) for worker, ids in table.index.owned.items()} == owned
+        assert set(table.index.orphans) == {e.id for e in entries if e.facts.orphan and not e.ended}
         assert [*liveness.suspects_having({})] == [*liveness.suspects]
         labels = {label for entry in entries for label in entry.facts.labels.items()}
         for name, value in labels:
             having = {e.id for e in entries if e.facts.labels.get(name) == value}
             assert {*liveness.suspects_having({name: value})} == having & {*liveness.suspects}
-            assert {*cache.index.orphans.having({name: value})} == having & {*cache.index.orphans}
-        assert cache.index.by_status == statuses
-        assert len(liveness) == len(cache.sessions)
+            assert {*table.index.orphans.having({name: value})} == having & {*table.index.orphans}
+        assert table.index.by_status == statuses
+        assert len(liveness) == len(table.sessions)
         queued = [*(i for queue in liveness._live.values() for i in queue.order)]
         queued += [*liveness._suspects.order, *liveness._ended.order]
-        assert sorted(queued) == sorted(cache.sessions), "in two phases, or in none"
+        assert sorted(queued) == sorted(table.sessions), "in two phases, or in none"
 
     def check_replay(self) -> None:
         """Assert that the journal alone restores all of it."""
-        cache = Cache()
-        open_journal(self.directory, self.disk, cache, start=False)
-        assert {session_id: kept(entry) for session_id, entry in cache.sessions.items()} == self.durable_state()
+        table = SessionTable()
+        open_journal(self.directory, self.disk, table, start=False)
+        assert {session_id: kept(entry) for session_id, entry in table.sessions.items()} == self.durable_state()

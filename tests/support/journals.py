@@ -1,10 +1,11 @@
-"""Journals for tests: a small cache whose changes are journaled, and file calls that fail on purpose."""
+"""Journals for tests: a small table whose changes are journaled, and file calls that fail on purpose."""
 
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.replay import replay
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.journal import Checkpointer, Files, Journal
+from support.table_harness import TableHarness
 
 
 def turn(number: int) -> bytes:
@@ -22,15 +25,15 @@ def turn(number: int) -> bytes:
 
 
 class Keeping:
-    """A cache and its journal, changed the way the daemon does it: a group, then append, then commit."""
+    """A table and its journal, changed the way the daemon does it: a group, then append, then commit."""
 
     def __init__(self, directory: Path, files: Files | None = None, **options: Any) -> None:
         self.files = files or Files()
         options = {"checkpoint_min_bytes": 1 << 30, "segment_bytes": 4096} | options
         self.journal = Journal(directory, files=self.files, **options)
-        self.cache = Cache()
+        self.hot = TableHarness()
         self.clock_us = 1_000_000
-        self.replayed = self.journal.replay(self.cache.replay)
+        self.replayed = self.journal.replay(self.hot.replay)
         self.journal.start()
 
     def create(self, session_id: str) -> None:
@@ -38,60 +41,60 @@ class Keeping:
         self.clock_us += 1
         head = read_head(b'{"id":"%b"}' % session_id.encode(), "$", lambda _: "2026-01-01T00:00:00Z")
         session = Session(session_id, Document(head, self.clock_us))
-        self.cache.create(session)
+        self.hot.tx.create(session)
         session.next_version(self.clock_us)
-        self.cache.log(session, session.record(HistoryMode.KEEP, b"", 0, []), 0.0)
+        self.hot.tx.log(session, session.record(HistoryMode.KEEP, b"", 0, []), 0.0)
         self.commit()
 
     def add_turn(self, session_id: str, content: bytes) -> None:
         """One turn more."""
         self.clock_us += 1
-        session = self.cache.sessions[session_id]
-        self.cache.change(session)
+        session = self.hot.table.sessions[session_id]
+        self.hot.tx.change(session)
         session.doc.append(content, 1)
         session.doc.updated_us = self.clock_us
         version = session.next_version(self.clock_us)
         record = TurnsRecord(
             session_id, version, self.clock_us, session.doc.metrics, HistoryMode.APPEND, content, 1, []
         )
-        self.cache.log(session, record, 0.0)
+        self.hot.tx.log(session, record, 0.0)
         self.commit()
 
     def delete(self, session_id: str) -> None:
         """The session is gone."""
         self.clock_us += 1
-        session = self.cache.sessions[session_id]
-        self.cache.remove(session, session.next_version(self.clock_us), 0.0)
+        session = self.hot.table.sessions[session_id]
+        self.hot.tx.remove(session, session.next_version(self.clock_us), 0.0)
         self.commit()
 
     def commit(self) -> None:
         """Journal the group; where that fails, undo it and raise."""
         try:
-            self.journal.append(self.cache.group)
+            self.journal.append(self.hot.tx.records)
         except OSError:
-            self.cache.rollback()
+            self.hot.rollback()
             raise
-        self.cache.commit()
+        self.hot.tx.commit()
 
     def checkpoint(self) -> None:
         """Write one, at once."""
-        Checkpointer(self.journal, self.files, self.cache.snapshot, lambda: None).run_now()
+        Checkpointer(self.journal, self.files, self.hot.snapshot, lambda: None).run_now()
 
     def state(self) -> dict[str, bytes]:
         """Every session's document."""
-        return documents(self.cache)
+        return documents(self.hot.table)
 
 
-def documents(cache: Cache) -> dict[str, bytes]:
+def documents(table: SessionTable) -> dict[str, bytes]:
     """Every session's document, as a load would give it."""
-    return {session.id: session.doc.to_json(session.doc.updated_us) for session in cache.sessions.values()}
+    return {session.id: session.doc.to_json(session.doc.updated_us) for session in table.sessions.values()}
 
 
 def recovered(directory: Path) -> dict[str, bytes]:
     """What a start would make of a journal, without starting."""
-    cache = Cache()
-    Journal(directory, checkpoint_min_bytes=1 << 30).replay(cache.replay)
-    return documents(cache)
+    table = SessionTable()
+    Journal(directory, checkpoint_min_bytes=1 << 30).replay(partial(replay, table))
+    return documents(table)
 
 
 class Killed(BaseException):

@@ -23,7 +23,7 @@ from callstate_client.engine import liveness, workers
 from callstate_client.engine.sessions import records
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Metrics
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.table import VERBS
 from callstate_client.protocol.events import TYPES
 from callstate_sidecar.config.load import load_config
@@ -194,7 +194,7 @@ def matching(found: dict[str, object], beginning: str) -> object:
 def test_the_bytes_lie_where_the_tables_say(tmp_path: Path) -> None:
     journal = Journal(tmp_path, checkpoint_min_bytes=0)
     journal.start()
-    journal.append([records.GoneRecord("c1", 5), records.GoneRecord("c2", 6)])
+    journal.append([records.RemovalRecord("c1", 5), records.RemovalRecord("c2", 6)])
     journal.sync()
     journal.close()
     (path,) = tmp_path.glob("log-*.csj")
@@ -219,7 +219,7 @@ def test_the_bytes_lie_where_the_tables_say(tmp_path: Path) -> None:
     assert isinstance(length, int)
     body_at = start + int([*rows(section(DURABILITY, "A record"))][-1][0])
     body = data[body_at : body_at + length]
-    assert body == records.encode_record(records.GoneRecord("c1", 5))
+    assert body == records.encode_record(records.RemovalRecord("c1", 5))
     salt = struct.pack("<QIQQ", 1, length, 1, 0)
     assert matching(record, "CRC of generation") == zlib.crc32(salt + body)
     assert data[body_at + length :][:4] == b"\xa5CSR"
@@ -244,7 +244,7 @@ def test_the_format_numbers_and_manifests_are_those_of_the_code(tmp_path: Path) 
 def test_a_snapshot_ends_as_the_text_says(tmp_path: Path) -> None:
     journal = Journal(tmp_path, checkpoint_min_bytes=0)
     journal.start()
-    Checkpointer(journal, Files(), Cache().snapshot, lambda: None).run_now()
+    Checkpointer(journal, Files(), SessionTable().snapshot, lambda: None).run_now()
     journal.close()
     (path,) = tmp_path.glob("snapshot-*.csj")
     data = path.read_bytes()

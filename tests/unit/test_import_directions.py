@@ -48,15 +48,19 @@ ENGINE = {
     "interfaces": "sessions process",
     "handovers": "sessions",
     "departures": "table",
-    "worker_registry": "sessions table process workers worker_states interfaces events clock departures reasons",
+    "transaction": "sessions table liveness events",
+    "flush_queue": "sessions table transaction",
+    "worker_registry": "sessions table process workers worker_states interfaces events clock departures reasons "
+    "transaction",
     "authority": "sessions interfaces context",
     "lifecycle": "sessions interfaces events liveness context authority",
-    "context": "sessions table clock limits names interfaces events liveness departures worker_registry",
+    "context": "sessions table clock limits names interfaces events liveness departures worker_registry "
+    "transaction",
     "verbs": "sessions table clock limits names reasons interfaces events liveness context authority lifecycle "
     "handovers",
     "expiry": "sessions reasons interfaces liveness handovers context verbs",
-    "engine": "table process clock limits interfaces events liveness departures worker_registry context verbs "
-    "expiry",
+    "engine": "sessions table process clock limits interfaces events liveness departures worker_registry context "
+    "verbs expiry transaction flush_queue",
     "request": "table verbs",
 }
 SIDECAR = {

@@ -7,7 +7,6 @@ change a session is in authority.py, what a change means for its life in lifecyc
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from callstate_client.engine.clock import EngineClock
@@ -23,7 +22,8 @@ from callstate_client.engine.limits import Limits
 from callstate_client.engine.liveness import Evidence, Liveness
 from callstate_client.engine.names import checked_id
 from callstate_client.engine.sessions.session import FoundUnreadableError, Session
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.session_table import SessionTable
+from callstate_client.engine.transaction import Transaction
 from callstate_client.engine.worker_registry import WorkerRegistry
 from callstate_client.errors import (
     OverloadedError,
@@ -47,7 +47,8 @@ class Context:
 
     def __init__(
         self,
-        cache: Cache,
+        table: SessionTable,
+        tx: Transaction,
         liveness: Liveness,
         clock: EngineClock,
         limits: Limits,
@@ -56,7 +57,8 @@ class Context:
         registry: WorkerRegistry,
         max_handovers: int,
     ) -> None:
-        self.cache = cache
+        self.table = table
+        self.tx = tx
         self.liveness = liveness
         self.clock = clock
         self.limits = limits
@@ -67,10 +69,6 @@ class Context:
         """So many claimers a call may kill, each within a minute of its claim; 0: any number."""
         self.draining = False
         """No new sessions are taken."""
-        self.lifted: dict[str, str] = {}
-        """Suspicions that are lifted by what the open group changed: they are back where that is undone."""
-        self.departed: dict[str, str] = {}
-        """Departures that the open group has seen to: they are before us again where it is undone."""
         self.read_through: dict[str, Session | Exception] = {}
         """While requests that waited for the store run: what it had, of sessions that are not kept hot."""
 
@@ -78,8 +76,8 @@ class Context:
 
     def known(self, session_id: str) -> Session | None:
         """The session where it is at hand: hot, or just read from the store."""
-        session = self.cache.sessions.get(session_id)
-        if session is None and not self.cache.known_missing(session_id, self.clock.mono()):
+        session = self.table.sessions.get(session_id)
+        if session is None and not self.table.tombstones.known_missing(session_id, self.clock.mono()):
             found = self.read_through.get(session_id)  # as it was before this turn: it may have been deleted since
             session = found if isinstance(found, Session) else None
         return session
@@ -92,11 +90,11 @@ class Context:
             StoreUnavailableError: it can't be asked now.
             UnreadableError: the store has something there that is no session.
         """
-        session = self.cache.sessions.get(session_id)
+        session = self.table.sessions.get(session_id)
         if session is not None:
             return session
         checked_id(session_id, "$.params.session_id")
-        if self.cache.known_missing(session_id, self.clock.mono()):
+        if self.table.tombstones.known_missing(session_id, self.clock.mono()):
             return None
         found = self.read_through.get(session_id)
         if found is None:
@@ -133,7 +131,7 @@ class Context:
         """
         if self.draining:
             raise ShuttingDownError("the daemon drains: it takes no new sessions")
-        if len(self.cache.sessions) >= self.limits.sessions:
+        if len(self.table.sessions) >= self.limits.sessions:
             raise OverloadedError(f"limits.sessions ({self.limits.sessions}) is reached")
         if not self.host.accepts_new:
             raise OverloadedError("the store is away and store.max_dirty_bytes is reached")
@@ -166,36 +164,19 @@ class Context:
         """What is being changed leaves no room for suspicion, nor its owner anything to leave: it was claimed,
         released or ended."""
         self.decide_departure(session.id)
-        if session.suspected:
-            self.lifted[session.id] = session.suspected
-            session.suspected = ""
+        self.tx.lift_suspicion(session)
 
     def decide_departure(self, session_id: str) -> None:
         """What its owner's leaving means for a session is part of the open group."""
-        why = self.departures.pending.pop(session_id, None)
-        if why is not None:
-            self.departed[session_id] = why
+        self.tx.decide_departure(self.departures.pending, session_id)
 
-    def is_down(self) -> None:
-        """The open group is in the journal: there is nothing left to take back."""
-        self.lifted.clear()
-        self.departed.clear()
-
-    def is_undone(self, sessions: Iterable[Session | str]) -> None:
-        """The open group is not in the journal, and these sessions are as they were before, or not there at all."""
-        for undone in sessions:
-            if not isinstance(undone, Session):
-                self.liveness.forget(undone)
-            elif undone.ended:
-                self.liveness.keep(undone.id, self.clock.live())
-            else:
-                self._watch_again(undone)
-        self.departures.pending.update(self.departed)
-        self.is_down()
-
-    def _watch_again(self, session: Session) -> None:
-        """As `watch`, after a change was undone; but a suspect is one again: its worker is as dead as before."""
-        suspected = session.suspected or self.lifted.get(session.id, "")
+    def watch_again(self, session: Session) -> None:
+        """After a change was undone: a session has its full time again. A suspect is one again: its worker is as
+        dead as before."""
+        if session.ended:
+            self.liveness.keep(session.id, self.clock.live())
+            return
+        suspected = session.suspected
         self.watch(INTERNAL, session)
         if suspected:
             session.suspected = suspected
@@ -224,7 +205,7 @@ class Context:
         now = self.clock.live()
         self.liveness.step_back(now)
         for session_id in [*self.liveness.limited]:
-            session = self.cache.sessions.get(session_id)
+            session = self.table.sessions.get(session_id)
             if session is not None and session.born > now:
                 session.born = now
                 self.limit_duration(session)

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.session_table import SessionTable
 
 LISTED_AT_ONCE: Final = 1000
 """Sessions of a worker that are listed in one go: about a millisecond."""
@@ -28,7 +28,7 @@ class Departures:
         table: the sessions.
     """
 
-    def __init__(self, table: Cache) -> None:
+    def __init__(self, table: SessionTable) -> None:
         self._table = table
         self.pending: dict[str, str] = {}
         """Sessions by their id, and why they lose their owner: EXITED or DISCONNECTED."""

@@ -5,10 +5,11 @@ its user. What a front does:
 
 - `run` a request, once for each. Its changes join the open group.
 - `tick` when time has passed, and `depart` while there are `departures`.
-- commit the group, or roll it back, then `publish`: `ctx.cache.group` is what a journal has to hear of.
+- commit the group, or roll it back, then `publish`: `tx.records` is what a journal has to hear of.
 - `disconnected` when a connection has closed. That a worker's process has exited comes through `PeerProcess.watch`.
 
-The parts, each with its own rules: the table of hot sessions (`table`), the deadlines (`liveness`), workers and
+The parts, each with its own rules: the table of hot sessions (`table`), the open group (`tx`), what the store has
+yet to be told (`flush_queue`), the deadlines (`liveness`), workers and
 their connections (`registry`), sessions whose worker has left (`departures`), events (`events`), and what verbs
 share (`ctx`).
 """
@@ -23,11 +24,15 @@ from callstate_client.engine.context import Context
 from callstate_client.engine.departures import Departures
 from callstate_client.engine.events import Events
 from callstate_client.engine.expiry import Expiry, Verdicts
+from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.interfaces import INTERNAL, Caller, Deferred, Host, PeerProcess
 from callstate_client.engine.limits import Limits, Spans
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.process import Gone, Process
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.table.replay import all_dirty
+from callstate_client.engine.table.session_table import SessionTable
+from callstate_client.engine.transaction import Transaction
 from callstate_client.engine.verbs.table import Verb
 from callstate_client.engine.worker_registry import WorkerRegistry
 
@@ -44,17 +49,19 @@ class Engine:
     """
 
     def __init__(
-        self, limits: Limits, spans: Spans, clock: EngineClock, stream: str, table: Cache | None = None
+        self, limits: Limits, spans: Spans, clock: EngineClock, stream: str, table: SessionTable | None = None
     ) -> None:
-        self.table = Cache() if table is None else table
+        self.table = SessionTable() if table is None else table
         self.liveness = Liveness(spans.heartbeat_timeout_s, spans.grace_s, spans.retention_s)
         self.events = Events(limits.events, stream)
+        self.tx = Transaction(self.table, self.liveness, self.events, self._watch_again)
+        self.flush_queue = FlushQueue(self.table, self.tx)
         self.departures = Departures(self.table)
         self.registry = WorkerRegistry(
-            self.table, self.departures, self.events, clock, spans.reconnect_grace_s, self._wake
+            self.table, self.tx, self.departures, self.events, clock, spans.reconnect_grace_s, self._wake
         )
         self.ctx = Context(
-            self.table, self.liveness, clock, limits, self.events, self.departures, self.registry,
+            self.table, self.tx, self.liveness, clock, limits, self.events, self.departures, self.registry,
             spans.max_handovers,
         )  # fmt: skip
         self._clock = clock
@@ -63,6 +70,9 @@ class Engine:
     def attach(self, host: Host) -> None:
         """Make known what the engine runs in. It asks the host nothing before its first request."""
         self.ctx.host = host
+
+    def _watch_again(self, session: Session) -> None:
+        self.ctx.watch_again(session)
 
     def _wake(self) -> None:
         self.ctx.host.wake()
@@ -80,7 +90,7 @@ class Engine:
             else:
                 self.ctx.watch(INTERNAL, session)
                 session.restored = True
-        self.table.all_dirty(self._clock.mono())
+        all_dirty(self.table, self._clock.mono())
         self.registry.restore(find)
 
     # -- requests -------------------------------------------------------------------------------------------

@@ -153,7 +153,7 @@ class Events:
             )
         self._open.append(_Noted(type_, now_us, about, reason, evidence, deadline_us, more))
 
-    def drop(self, fenced: Mapping[str, int]) -> None:
+    def drop_undone(self, fenced: Mapping[str, int]) -> None:
         """The group is undone, and with it what it changed.
 
         Args:

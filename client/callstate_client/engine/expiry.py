@@ -77,7 +77,7 @@ class Expiry:
 
     def _depart(self, session_id: str, why: str, now: float, done: Verdicts) -> None:
         ctx = self._ctx
-        session = ctx.cache.sessions.get(session_id)
+        session = ctx.table.sessions.get(session_id)
         if session is None or not session.facts.owner or session.ended:
             return
         if why == DISCONNECTED:
@@ -95,18 +95,18 @@ class Expiry:
     def _act(self, session_id: str, phase: Phase, evidence: Evidence, now: float, done: Verdicts) -> None:
         ctx = self._ctx
         after = TRANSITIONS[phase, evidence]
-        session = ctx.cache.sessions[session_id]
+        session = ctx.table.sessions[session_id]
         if after is Phase.SUSPECT:
             ctx.liveness.learn(session_id, evidence, now, labels=session.facts.labels)
             self._tell_suspect(session, evidence, now)
             done.suspected += 1
         elif after is Phase.ENDED:
             self._reap(session, OVERTIME if evidence is Evidence.OVERTIME else session.suspected or SILENT, done)
-        elif not ctx.cache.is_stored(session):
+        elif not ctx.table.is_stored(session):
             ctx.liveness.keep(session_id, now)  # it stays hot
         else:
             ctx.liveness.forget(session_id)
-            ctx.cache.evict(session)
+            ctx.tx.evict(session)
 
     def _reap(self, session: Session, reason: str, done: Verdicts) -> None:
         end_session(self._ctx, INTERNAL, session, reason, reaped=True)

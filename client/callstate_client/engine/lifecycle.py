@@ -105,7 +105,12 @@ def retime(ctx: Context, caller: Caller, session: Session, before_s: float | Non
 
 
 def tell_timeout(ctx: Context, session: Session) -> float | None:
-    """The timeout in force, which the owner is told by this reply and goes by from now on; seconds."""
+    """The timeout in force, which the owner is told by this reply and goes by from now on; seconds.
+
+    The reply is held back with the open group, and is another one where that is undone: then it has not been told.
+    """
+    if session.known_timeout_s is not None:
+        ctx.tx.save(session.id)
     session.known_timeout_s = None
     ctx.liveness.retime(session.id, session.facts.heartbeat_timeout_s)
     return session.facts.heartbeat_timeout_s

@@ -24,7 +24,7 @@ from enum import Enum
 from itertools import islice, takewhile
 from typing import Final
 
-from callstate_client.engine.table.labelled import Labelled
+from callstate_client.engine.table.label_index import LabelIndex
 
 
 class Phase(Enum):
@@ -97,7 +97,7 @@ class Liveness:
     def __init__(self, timeout_s: float, grace_s: float, retention_s: float) -> None:
         self.timeout_s = timeout_s
         self._suspects = _Queue(Phase.SUSPECT, grace_s)
-        self._labelled = Labelled()
+        self._labelled = LabelIndex()
         """The suspects, indexed by their labels."""
         self._ended = _Queue(Phase.ENDED, retention_s)
         self._live: dict[float, _Queue] = {}
@@ -115,12 +115,20 @@ class Liveness:
 
     @property
     def suspects(self) -> Collection[str]:
-        """The suspects, the one suspected for longest first."""
-        return self._suspects.order.keys()
+        """The suspects in the order in which they are to be claimed: the one suspected for longest first."""
+        return self._labelled.keys()
 
     def suspects_having(self, labels: Mapping[str, str]) -> Iterator[str]:
         """The suspects with all of these labels, in the same order."""
         return self._labelled.having(labels)
+
+    def suspect_place(self, session_id: str) -> int | None:
+        """Its place among the suspects; None where it is none."""
+        return self._labelled.place(session_id)
+
+    def move_suspects_back(self, places: Mapping[str, int]) -> None:
+        """Give those that are suspects again the places they had."""
+        self._labelled.move_back(places)
 
     def relabel(self, session_id: str, labels: Mapping[str, str]) -> None:
         """A session has other labels."""

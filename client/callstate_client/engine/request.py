@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct
 
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.save_delta import cut, extending
 from callstate_client.engine.verbs.table import VERBS, Verb, decode_usual
 from callstate_client.errors import (
@@ -72,9 +72,9 @@ def read_request(line: bytes) -> DecodedRequest | None:
     return DecodedRequest(b"%d" % usual.id, usual.verb, usual.params)
 
 
-def read_long_request(line: bytes, cache: Cache) -> DecodedRequest | None:
+def read_long_request(line: bytes, table: SessionTable) -> DecodedRequest | None:
     """As `read_request`; of a save only what it does not repeat of the kept history is decoded."""
-    shorter = cut(cache, line)
+    shorter = cut(table, line)
     if shorter is not None:
         try:
             if not shorter.isascii():

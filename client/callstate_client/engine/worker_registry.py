@@ -21,7 +21,8 @@ from callstate_client.engine.interfaces import Caller, ExitWatch, PeerProcess
 from callstate_client.engine.process import Gone, Process
 from callstate_client.engine.reasons import DISCONNECTED, EXITED
 from callstate_client.engine.sessions.records import WorkerRecord
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.session_table import SessionTable
+from callstate_client.engine.transaction import Transaction
 from callstate_client.engine.worker_states import WorkerOutcome, WorkerState
 from callstate_client.engine.workers import Workers
 from callstate_client.errors import CallstateError
@@ -35,6 +36,7 @@ class WorkerRegistry:
 
     Args:
         table: the sessions, and which processes the journal knows.
+        tx: tells the journal of processes.
         departures: gets the sessions of workers that leave.
         events: hears who joins and who leaves.
         clock: times the grace.
@@ -44,7 +46,8 @@ class WorkerRegistry:
 
     def __init__(
         self,
-        table: Cache,
+        table: SessionTable,
+        tx: Transaction,
         departures: Departures,
         events: Events,
         clock: EngineClock,
@@ -52,6 +55,7 @@ class WorkerRegistry:
         wake: Callable[[], None],
     ) -> None:
         self._table = table
+        self._tx = tx
         self._departures = departures
         self._events = events
         self._clock = clock
@@ -113,7 +117,7 @@ class WorkerRegistry:
         if process is not None:
             record = _record(worker_id, process, self.workers.own_name_of(worker_id))
             if self._table.processes.get(worker_id) != record:
-                self._table.worker(record)
+                self._tx.remember_process(record)
 
     def _watch(self, worker_id: str, peer: PeerProcess) -> None:
         """Hear when this process exits, and of no other under this id any more."""
@@ -135,7 +139,7 @@ class WorkerRegistry:
         table = self._table
         for worker_id in [*table.processes]:
             if worker_id not in table.index.owned:
-                table.forget_worker(worker_id)
+                self._tx.forget_process(worker_id)
         for worker_id in [*table.index.owned]:
             self._lingering.add(worker_id)
             known = table.processes.get(worker_id)
@@ -182,7 +186,7 @@ class WorkerRegistry:
         """Nothing is kept of a worker that is gone and owns nothing any more."""
         self.workers.idle(worker_id)
         if self.workers.state(worker_id) is WorkerState.GONE:
-            self._table.forget_worker(worker_id)
+            self._tx.forget_process(worker_id)
             self._unwatch(worker_id)
 
     def _left(self, worker_id: str, outcome: WorkerOutcome) -> None:

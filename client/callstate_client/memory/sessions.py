@@ -175,18 +175,17 @@ class Sessions:
             if at + self._retention_s > now:
                 break
             del self._deletions[session_id]
-            self.engine.table.graves.pop(session_id, None)
+            self.engine.table.tombstones.pending.pop(session_id, None)
 
     # -- groups ---------------------------------------------------------------------------------------------
 
     def _commit(self) -> None:
         """End the open group: decide what it left open, and tell of it."""
-        engine, table = self.engine, self.engine.table
+        engine = self.engine
         while engine.departures:
             engine.depart(self._now.live())
-        table.commit()
-        engine.ctx.is_down()
-        for session_id in table.take_all_as_stored():
+        engine.tx.commit()
+        for session_id in engine.flush_queue.take_all_as_stored():
             self._deletions.pop(session_id, None)
             self._deletions[session_id] = self._now.mono()
         engine.publish(0)
@@ -217,7 +216,7 @@ class MemoryHost:
 
     def note_missing(self, session_id: str) -> None:
         """What is not in memory is nowhere."""
-        self._engine.table.note_miss(session_id, self._clock.mono())
+        self._engine.table.tombstones.remember_miss(session_id, self._clock.mono())
 
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
         """It is known at once."""

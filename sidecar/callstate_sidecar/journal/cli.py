@@ -14,7 +14,8 @@ from typing import IO
 import msgspec
 
 from callstate_client.engine.sessions.records import decode_record
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.replay import replay as apply
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.read import loaded
 from callstate_sidecar.journal.errors import JournalError
 from callstate_sidecar.journal.format import (
@@ -135,13 +136,13 @@ def _kind(found: Frame) -> str:
 
 def verify(directory: Path, out: IO[str]) -> int:
     """Read the journal as a start would, without changing anything."""
-    cache = Cache()
+    table = SessionTable()
     manifest = read_manifest(directory)
     if manifest is None:
         print("the journal has not begun", file=out)
         return Exit.OK
-    found = replay(directory, manifest, lambda frame: cache.replay(decode_record(frame.body)))
-    print(f"good: {found.records} records, {len(cache.sessions)} sessions, last record {found.sequence}", file=out)
+    found = replay(directory, manifest, lambda frame: apply(table, decode_record(frame.body)))
+    print(f"good: {found.records} records, {len(table.sessions)} sessions, last record {found.sequence}", file=out)
     if found.tail is not None:
         print("it ends in an incomplete tail, which the next start cuts off and sets aside", file=out)
     return Exit.OK
@@ -149,11 +150,11 @@ def verify(directory: Path, out: IO[str]) -> int:
 
 def export(directory: Path, out: IO[str]) -> int:
     """Print every session, as `session.load` would return it, one per line."""
-    cache = Cache()
+    table = SessionTable()
     manifest = read_manifest(directory)
     if manifest is not None:
-        replay(directory, manifest, lambda frame: cache.replay(decode_record(frame.body)))
-    for session in cache.sessions.values():
+        replay(directory, manifest, lambda frame: apply(table, decode_record(frame.body)))
+    for session in table.sessions.values():
         print(loaded(session, session.doc.to_json(session.updated_us), 0).decode(), file=out)
     return Exit.OK
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 from callstate_client.engine.sessions.records import decode_record
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.replay import replay, snapshot
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.journal.checkpoint import Checkpointer
 from callstate_sidecar.journal.errors import JournalDamagedError
 from callstate_sidecar.journal.format import (
@@ -61,7 +63,7 @@ def repair(directory: Path, out: IO[str]) -> int:
     for path in old:
         files.rename(path, aside / path.name)
     files.sync_directory(directory)
-    sessions = len(salvaged.cache.sessions)
+    sessions = len(salvaged.table.sessions)
     print(f"{salvaged.kept} records saved, {sessions} sessions; the damaged files are in {aside}", file=out)
     if salvaged.lost:
         holes = ", ".join(f"{first} to {last}" for first, last in salvaged.holes)
@@ -75,7 +77,7 @@ def _write(directory: Path, files: Files, salvaged: Salvaged, last: int, manifes
     journal = Journal(directory, checkpoint_min_bytes=0, files=files, host_id=host_id)
     journal.resume(last, salvaged.sequence)
     try:
-        Checkpointer(journal, files, salvaged.cache.snapshot, lambda: None).write()
+        Checkpointer(journal, files, partial(snapshot, salvaged.table), lambda: None).write()
     except BaseException:
         files.unlink(log_path(directory, last + 1))
         raise
@@ -124,7 +126,7 @@ class Salvaged:
 
     def __init__(self, out: IO[str]) -> None:
         self._out = out
-        self.cache = Cache()
+        self.table = SessionTable()
         self.kept = 0
         self.sequence = 0
         """Sequence of the last record of the log."""
@@ -151,7 +153,7 @@ class Salvaged:
 
     def _apply(self, path: Path, found: Frame) -> None:
         try:
-            self.cache.replay(decode_record(found.body))
+            replay(self.table, decode_record(found.body))
         except Exception as error:  # noqa: BLE001 - one bad record must not cost the others
             print(f"{path.name}: record {found.sequence} can't be decoded and is skipped: {error}", file=self._out)
         else:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from callstate_client.engine.request import NULL_ID, DecodedRequest, error_line
-from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.table import Context
 from callstate_client.errors import NotDurableError
 from callstate_sidecar.config.schema import LimitsConfig
@@ -47,6 +47,7 @@ class GroupCommit:
         run_again: Callable[[Connection, DecodedRequest], None],
     ) -> None:
         self._ctx = ctx
+        self._tx = ctx.tx
         self._journal = journal
         self._gate = gate
         self._metrics = metrics
@@ -55,7 +56,6 @@ class GroupCommit:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
         self._replying: dict[Connection, None] = {}
-        self._since_change: list[tuple[Connection, DecodedRequest, int, bool]] = []
         self._refusing = False
 
     @property
@@ -84,7 +84,7 @@ class GroupCommit:
             place: of the reply among those queued on the connection; -1 for none.
             changed: the request is part of the group, and did not only see it.
         """
-        self._since_change.append((connection, request, place, changed))
+        self._tx.after_rollback.append(partial(self._answer_again, connection, request, place, changed))
         if not self._scheduled:
             self.schedule()
 
@@ -121,30 +121,30 @@ class GroupCommit:
 
     def commit(self) -> None:
         """Write the open group to the journal, or undo it where that fails; then publish the events."""
-        if self._ctx.cache.facts:
+        if self._tx.observed:
             self._write_facts()
-        while group := self._ctx.cache.group:  # again, where a request that is run again makes a change this time
+        while group := self._tx.records:  # again, where a request that is run again makes a change this time
             try:
                 if self._journal is not None:
                     self._journal.append(group)
             except Exception as error:  # noqa: BLE001 - ours too: a group left open would hold up everybody
-                self._undo(error)
+                self._roll_back(error)
             else:
                 self._refused(False)
-                self._ctx.cache.commit()
-                self._ctx.is_down()
-                self._since_change.clear()
+                self._tx.commit()
+        if not self._tx.is_empty:
+            self._tx.commit()
         self._publish()
 
     def _write_facts(self) -> None:
         """Write what is no change and so is never undone; where that fails, again at the end of the next turn."""
         try:
             if self._journal is not None:
-                self._journal.append(self._ctx.cache.facts)
+                self._journal.append(self._tx.observed)
         except Exception as error:  # noqa: BLE001 - as with a group
             self._refuse(error)
         else:
-            self._ctx.cache.facts = []
+            self._tx.observed = []
             self._refused(False)
 
     def _publish(self) -> None:
@@ -167,20 +167,18 @@ class GroupCommit:
                 "the journal does not take writes: %s; they are refused as not_durable", error, exc_info=fault
             )
 
-    def _undo(self, error: Exception) -> None:
+    def _roll_back(self, error: Exception) -> None:
         """The group could not be written: undo it, refuse its requests, and run again those that only saw it."""
         self._metrics.count("groups_not_durable")
-        undone = self._ctx.cache.rollback()
-        self._ctx.events.drop(
-            {session.id: session.fenced_epoch for session in undone if isinstance(session, Session)}
-        )
         self._refuse(error)
-        calls, self._since_change = self._since_change, []
-        self._ctx.is_undone(undone)
         why = getattr(error, "strerror", None) or "see the daemon's log"
-        refusal = NotDurableError(f"the journal could not be written, nothing was changed: {why}")
-        for connection, request, place, changed in calls:
-            if place >= 0:
-                connection.replace(place, error_line(request.request_id or NULL_ID, refusal) if changed else b"")
-            if not changed:
-                self._run_again(connection, request)
+        self._tx.rollback(NotDurableError(f"the journal could not be written, nothing was changed: {why}"))
+
+    def _answer_again(
+        self, connection: Connection, request: DecodedRequest, place: int, changed: bool, refusal: NotDurableError
+    ) -> None:
+        """A request was answered in a group that was rolled back."""
+        if place >= 0:
+            connection.replace(place, error_line(request.request_id or NULL_ID, refusal) if changed else b"")
+        if not changed:
+            self._run_again(connection, request)

@@ -26,6 +26,7 @@ from callstate_client.engine.request import (
 from callstate_client.engine.verbs.save_delta import MIN_BYTES, Extending
 from callstate_client.errors import (
     InternalError,
+    NotDurableError,
     OverloadedError,
     ShuttingDownError,
     TooLargeError,
@@ -61,6 +62,7 @@ class Server:
     ) -> None:
         self._engine = engine
         self._table = engine.table
+        self._tx = engine.tx
         self._metrics = metrics
         self.group = GroupCommit(engine.ctx, journal, gate, metrics, self._run_again)
         self.reply_queued = self.group.reply_queued
@@ -129,14 +131,17 @@ class Server:
     # -- a request ---------------------------------------------------------------------------------------------
 
     def _run(self, connection: Connection, request: DecodedRequest) -> None:
-        group = self._table.group
+        group = self._tx.records
         before = len(group)
         result: bytes | Exception
         try:
             outcome = self._engine.run(connection, request.verb, request.params)
             if isinstance(outcome, Deferred):
                 self._begin_waiting(connection)
-                outcome.start(lambda done: self._answer_deferred(connection, request, done))
+                undone: list[NotDurableError] = []
+                if self._tx.records:  # what it is made of may be undone before it is complete
+                    self._tx.after_rollback.append(undone.append)
+                outcome.start(lambda done: self._answer_deferred(connection, request, done, bool(undone)))
                 return
             result = outcome
         except NotCached as miss:
@@ -165,7 +170,7 @@ class Server:
                 place = connection.send(error_line(request_id, error))
         elif request_id is not None:
             place = connection.send(result_line(request_id, result))
-        if self._table.group:
+        if self._tx.records:
             self.group.request_answered(connection, request, place, changed)
 
     def _error_of(self, request: DecodedRequest, failure: Exception) -> WireError:
@@ -201,7 +206,12 @@ class Server:
             unread = OverloadedError("limits.pending_reply_bytes is reached: nothing was done, read replies first")
             self._answer(connection, request, unread)
 
-    def _answer_deferred(self, connection: Connection, request: DecodedRequest, result: bytes | Exception) -> None:
+    def _answer_deferred(
+        self, connection: Connection, request: DecodedRequest, result: bytes | Exception, undone: bool
+    ) -> None:
+        if undone:
+            self._run_waiting(connection, request)
+            return
         self._end_waiting(connection)
         self._answer(connection, request, result)
 

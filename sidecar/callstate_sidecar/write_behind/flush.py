@@ -1,6 +1,6 @@
 """The barrier behind `server.flush`: wait until the store has everything that was dirty at one moment.
 
-Each call ends an era of the cache: what becomes dirty later belongs to the next era and is not waited for, so the
+Each call ends an era of the table: what becomes dirty later belongs to the next era and is not waited for, so the
 wait ends even on a busy host. Marks and writes in flight carry their era.
 """
 
@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.background import in_slices
 from callstate_sidecar.write_behind.store_state import StoreState
 
@@ -29,8 +29,8 @@ class FlushBarrier:
         wake: starts a round at once.
     """
 
-    def __init__(self, cache: Cache, store: StoreState, wake: asyncio.Event) -> None:
-        self._cache = cache
+    def __init__(self, table: SessionTable, store: StoreState, wake: asyncio.Event) -> None:
+        self._table = table
         self._store = store
         self._wake = wake
         self._progress = asyncio.Event()
@@ -50,13 +50,13 @@ class FlushBarrier:
         Returns:
             `flushed` and `unflushed`: how many of these sessions the store has, and does not have.
         """
-        era = self._cache.end_era()
+        era = self._table.dirty.end_era()
         self._wake.set()
         total = self._count_unflushed(era) if session_ids is None else len(set(session_ids))
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 if session_ids is None:
-                    await self._until(lambda: not self._cache.unwritten(era))
+                    await self._until(lambda: not self._table.dirty.unwritten(era))
                 else:
                     async for session_id in in_slices(session_ids, IDS_A_SLICE):
                         await self._until(partial(self._is_answered, session_id, era))
@@ -75,21 +75,23 @@ class FlushBarrier:
 
     def _is_answered(self, session_id: str, era: int) -> bool:
         """Whether the store has written or refused what was dirty of this session at the end of this era."""
-        return not self._cache.is_unwritten(session_id, era)
+        return not self._table.dirty.is_unwritten(session_id, era)
 
     def _has(self, session_id: str, era: int) -> bool:
         """Whether the store has written it."""
-        return session_id not in self._cache.quarantined and self._is_answered(session_id, era)
+        return session_id not in self._table.quarantined and self._is_answered(session_id, era)
 
     def _count_unflushed(self, era: int) -> int:
         """How many sessions the store does not have as they were at the end of this era."""
-        cache = self._cache
+        table = self._table
         # a session may be both in flight and dirty again, and counts once
-        twice = sum(flight.era <= era and _dirty_era(cache, i) <= era for i, flight in cache.flying.items())
-        quarantined = sum(self._is_answered(i, era) for i in cache.quarantined)
-        return cache.unwritten(era) - twice + quarantined
+        twice = sum(
+            flight.era <= era and _dirty_era(table, i) <= era for i, flight in table.dirty.in_flight.items()
+        )
+        quarantined = sum(self._is_answered(i, era) for i in table.quarantined)
+        return table.dirty.unwritten(era) - twice + quarantined
 
 
-def _dirty_era(cache: Cache, session_id: str) -> float:
-    mark = cache.dirty.get(session_id)
+def _dirty_era(table: SessionTable, session_id: str) -> float:
+    mark = table.dirty.marks.get(session_id)
     return math.inf if mark is None else mark[2]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Final
 
+from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import Write
-from callstate_client.engine.table.cache import Cache
 from callstate_sidecar.system.clock import SystemClock
 
 RENEW_SHARE: Final = 0.25
@@ -23,8 +23,9 @@ class Renewals:
         ttl_s: the store's TTL, seconds.
     """
 
-    def __init__(self, cache: Cache, clock: SystemClock, ttl_s: float) -> None:
-        self._cache = cache
+    def __init__(self, queue: FlushQueue, clock: SystemClock, ttl_s: float) -> None:
+        self._table = queue.table
+        self._queue = queue
         self._clock = clock
         self._interval_s = ttl_s * RENEW_SHARE
         self._written_at: OrderedDict[str, float] = OrderedDict()  # oldest first
@@ -47,6 +48,6 @@ class Renewals:
             if self._written_at[session_id] > due:
                 return
             del self._written_at[session_id]
-            session = self._cache.sessions.get(session_id)
+            session = self._table.sessions.get(session_id)
             if session is not None and not session.ended:
-                self._cache.mark_stale(session_id, self._clock.mono(), session.doc.size)
+                self._queue.mark_stale(session_id, self._clock.mono(), session.doc.size)

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from callstate_client.engine.events import Events
 from callstate_client.engine.sessions.stored import StoreError, StoreRefusingError
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.system.clock import SystemClock
 
@@ -24,7 +24,7 @@ class StoreState:
     """The result of the last attempts to use the store.
 
     Args:
-        cache: counts the dirty sessions, for the log.
+        table: counts the dirty sessions, for the log.
         events: publishes `store.down`, `store.up` and `store.repaired`.
         commit: commits the open group, which publishes the events.
 
@@ -35,9 +35,9 @@ class StoreState:
     """
 
     def __init__(
-        self, cache: Cache, events: Events, clock: SystemClock, metrics: Metrics, commit: Callable[[], None]
+        self, table: SessionTable, events: Events, clock: SystemClock, metrics: Metrics, commit: Callable[[], None]
     ) -> None:
-        self._cache = cache
+        self._table = table
         self._events = events
         self._clock = clock
         self._metrics = metrics
@@ -56,7 +56,9 @@ class StoreState:
         status: Literal["down", "refusing"] = "refusing" if isinstance(error, StoreRefusingError) else "down"
         if status != self.status:
             self.publish("store.down", str(error))
-            log.warning("the store is %s: %s; serving goes on, %d dirty", status, error, len(self._cache.dirty))
+            log.warning(
+                "the store is %s: %s; serving goes on, %d dirty", status, error, len(self._table.dirty.marks)
+            )
         self.status, self.error = status, str(error)
         self.failures += 1
         self._metrics.count("store_failures")
@@ -65,7 +67,7 @@ class StoreState:
         """Take note of a successful attempt."""
         if self.status != "up":
             self.publish("store.up")
-            log.info("the store is up again, %d dirty", len(self._cache.dirty))
+            log.info("the store is up again, %d dirty", len(self._table.dirty.marks))
         self.status, self.error, self.failures = "up", "", 0
 
     def publish(self, event: Literal["store.down", "store.up", "store.repaired"], error: str = "") -> None:

@@ -10,8 +10,8 @@ from contextlib import suppress
 from typing import Final
 
 from callstate_client.engine.events import SUPERSEDED, Events
+from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import StoredSession, StoreError, Write
-from callstate_client.engine.table.cache import Cache
 from callstate_sidecar.background import BackgroundTask, in_slices
 from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.metrics import Metrics
@@ -36,7 +36,7 @@ IDS_A_SLICE: Final = 1000
 
 
 class WriteBehind(BackgroundTask):
-    """Copies sessions from the cache to the store.
+    """Copies sessions from the table to the store.
 
     Args:
         events: publishes what becomes of the store, and sessions that it refuses.
@@ -49,7 +49,7 @@ class WriteBehind(BackgroundTask):
 
     def __init__(
         self,
-        cache: Cache,
+        queue: FlushQueue,
         backend: Backend,
         clock: SystemClock,
         config: StoreConfig,
@@ -60,7 +60,8 @@ class WriteBehind(BackgroundTask):
         reconciler: Reconciler,
     ) -> None:
         super().__init__(metrics)
-        self._cache = cache
+        self._table = queue.table
+        self._queue = queue
         self._backend = backend
         self._clock = clock
         self._config = config
@@ -68,10 +69,10 @@ class WriteBehind(BackgroundTask):
         self._events = events
         self._commit = commit
         self._reconciler = reconciler
-        self.store = StoreState(cache, events, clock, metrics, commit)
+        self.store = StoreState(queue.table, events, clock, metrics, commit)
         self._wake = asyncio.Event()
-        self._barrier = FlushBarrier(cache, self.store, self._wake)
-        self._renewals = Renewals(cache, clock, config.ttl_s)
+        self._barrier = FlushBarrier(queue.table, self.store, self._wake)
+        self._renewals = Renewals(queue, clock, config.ttl_s)
         self._next_beats = clock.mono() + config.beat_interval_s
         self._data_losses = backend.data_losses
         self._checking_loss = asyncio.Lock()
@@ -108,8 +109,8 @@ class WriteBehind(BackgroundTask):
         on a busy host the beats would never be reached.
         """
         self._renewals.mark_due()
-        left = len(self._cache.dirty)
-        while left > 0 and self._cache.dirty:
+        left = len(self._table.dirty.marks)
+        while left > 0 and self._table.dirty.marks:
             written = await self._write_batch()
             if not written:
                 return
@@ -133,12 +134,12 @@ class WriteBehind(BackgroundTask):
 
     async def _write_beats(self) -> None:
         self._next_beats = self._clock.mono() + self._config.beat_interval_s
-        for _ in range(-(-len(self._cache.beaten) // BEATS_A_CALL)):  # not those that arrive meanwhile
-            beats = self._cache.take_beats(BEATS_A_CALL)
+        for _ in range(-(-len(self._table.unflushed_beats) // BEATS_A_CALL)):  # not those that arrive meanwhile
+            beats = self._queue.take_beats(BEATS_A_CALL)
             self._commit()
             at_ms = {session_id: at_us // 1000 for session_id, at_us in beats.items()}
             if not await self._attempt(self._backend.write_beats(at_ms)):
-                self._cache.beats_bounced(beats)
+                self._queue.retry_beats(beats)
                 return
 
     async def _rewrite_after_loss(self) -> None:
@@ -153,11 +154,11 @@ class WriteBehind(BackgroundTask):
             data_losses = self._backend.data_losses
             if data_losses == self._data_losses:
                 return
-            self._cache.repairing = True
-            session_ids = [*self._cache.sessions]
+            self._table.repairing = True
+            session_ids = [*self._table.sessions]
             async for session_id in in_slices(session_ids, IDS_A_SLICE):
-                self._cache.not_stored(session_id, self._clock.mono())
-            self._data_losses, self._cache.repairing = data_losses, False
+                self._queue.not_stored(session_id, self._clock.mono())
+            self._data_losses, self._table.repairing = data_losses, False
         log.error("the store was removed or replaced; %d sessions are written to it again", len(session_ids))
         self._metrics.count("store_repairs")
         self.store.publish("store.repaired")
@@ -168,7 +169,7 @@ class WriteBehind(BackgroundTask):
     async def _write_batch(self) -> int:
         """Write one batch; returns its size, or 0 if the store failed."""
         self._commit()
-        batch = self._cache.take_dirty(self._host_id, self._config.batch_sessions, self._config.batch_bytes)
+        batch = self._queue.take(self._host_id, self._config.batch_sessions, self._config.batch_bytes)
         answered = False
         try:
             self._commit()  # journals what is in flight, so that a replay can tell it from another host's write
@@ -181,7 +182,7 @@ class WriteBehind(BackgroundTask):
         finally:
             if not answered:  # failed or cancelled: repeating writes that may have been applied is harmless
                 for write, since in reversed(batch):
-                    self._cache.bounced(write, since)
+                    self._queue.retry(write, since)
                 self._barrier.signal()
         self._commit()  # so that no rollback undoes what the results say
         other_state = self._apply_results(batch, results)
@@ -200,7 +201,7 @@ class WriteBehind(BackgroundTask):
         other_state: deque[tuple[Write, float, WriteResult]] = deque()
         for (write, since), result in zip(batch, results, strict=True):
             if result.outcome is Outcome.WRITTEN:
-                self._cache.landed(write)
+                self._queue.acked(write)
                 self._renewals.written(write)
             elif result.outcome is Outcome.REJECTED:
                 self._quarantine(write, result)
@@ -219,7 +220,7 @@ class WriteBehind(BackgroundTask):
                 other_state.popleft()
                 if settled:
                     self._commit()
-                    self._cache.bounced(write, since)
+                    self._queue.retry(write, since)
                 else:
                     self._superseded(write, result, stored)
         except StoreError as error:
@@ -228,12 +229,12 @@ class WriteBehind(BackgroundTask):
         finally:
             while other_state:
                 write, since, _ = other_state.pop()
-                self._cache.bounced(write, since)
+                self._queue.retry(write, since)
         return True
 
     def _superseded(self, write: Write, result: WriteResult, stored: StoredSession | None) -> None:
         """The store's state counts: quarantine ours, and publish that once."""
-        session = self._cache.sessions.get(write.session_id)
+        session = self._table.sessions.get(write.session_id)
         if not result.detail and stored is not None and stored.meta is not None:
             meta = stored.meta
             result.detail = superseded_by(Stamp(meta.host, meta.epoch, meta.version))
@@ -244,9 +245,9 @@ class WriteBehind(BackgroundTask):
 
     def _quarantine(self, write: Write, result: WriteResult) -> None:
         outcome, detail = result.outcome, result.detail
-        session = self._cache.sessions.get(write.session_id)
+        session = self._table.sessions.get(write.session_id)
         already = session is not None and session.quarantined
-        self._cache.refused(write, f"{outcome.value}: {detail}")
+        self._queue.quarantine(write, f"{outcome.value}: {detail}")
         self._metrics.count("store_refused")
         if already:  # logged before; every later turn of the call is refused again
             return

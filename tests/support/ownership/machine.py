@@ -183,7 +183,7 @@ class OwnershipMachine(RuleBasedStateMachine):
             self.model.blur()
             if "undone-order" in OPEN:
                 core = self.harness.core
-                self.model.reorder([*core.cache.index.orphans, *core.liveness.suspects])
+                self.model.reorder([*core.table.index.orphans, *core.liveness.suspects])
 
     def read(self, which: int, drawn: Request, full: bool, undone: bool) -> ExpectedReply:
         """Send one request; gives what its reply has to be."""

@@ -41,7 +41,7 @@ async def test_a_beat_for_an_unknown_session(harness: CoreHarness, w1: FakeClien
 async def test_a_beat_for_a_deleted_session(harness: CoreHarness, w1: FakeClient) -> None:
     await harness.request(w1, "session.delete", session_id="a")
     assert await beats(harness, w1, "a") == ("not_found", {"missing": ["a"]})
-    assert "a" not in harness.core.cache.beaten
+    assert "a" not in harness.core.table.unflushed_beats
 
 
 async def test_a_beat_for_a_reaped_session(harness: CoreHarness, w1: FakeClient) -> None:
@@ -160,7 +160,7 @@ async def test_a_deletion_while_suspect(harness: CoreHarness, w1: FakeClient) ->
     for _ in range(3):
         await harness.advance(GRACE_S)
     assert [e["type"] for e in harness.new_events() if e["type"] in ENDS] == ["deleted"]
-    assert (len(harness.core.liveness), len(harness.core.cache.index.orphans)) == (0, 0)
+    assert (len(harness.core.liveness), len(harness.core.table.index.orphans)) == (0, 0)
 
 
 async def test_a_deletion_while_its_owners_death_is_seen_to(harness: CoreHarness, w1: FakeClient) -> None:

@@ -193,7 +193,7 @@ class TestGroups:
         ear = listen(events)
         for type_ in CHANGES:
             events.note(type_, START_US, session())
-        events.drop({})
+        events.drop_undone({})
         events.publish(MAX_UNSENT)
         assert (ear.lines, events.seq) == ([], 0)
         happen(events, 1)
@@ -204,7 +204,7 @@ class TestGroups:
         events.note("created", START_US, session())
         events.note("suspect", START_US, session())
         events.note("worker.left", START_US, worker_id="w1")
-        events.drop({})
+        events.drop_undone({})
         events.publish(MAX_UNSENT)
         assert ear.told() == [(1, "suspect"), (2, "worker.left")]
 
@@ -473,7 +473,7 @@ class Subscriptions(RuleBasedStateMachine):
         for type_ in types:
             self.events.note(type_, START_US)
         if not down:
-            self.events.drop({})
+            self.events.drop_undone({})
         self.events.publish(MAX_UNSENT)
         told = self.witness.told()
         if down:

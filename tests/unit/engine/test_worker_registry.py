@@ -333,7 +333,7 @@ async def test_a_thousand_calls_of_one_worker_are_seen_to_in_slices(harness: Cor
     w1 = await harness.worker("w1")
     for number in range(1000):
         w1.send(("session.save", {"session": {"id": f"s{number}", "status": "active"}}))
-    while len(harness.core.cache.sessions) < 1000:
+    while len(harness.core.table.sessions) < 1000:
         await harness.settle()
     await harness.settle()
     harness.new_events()
@@ -438,12 +438,12 @@ async def test_nothing_is_kept_of_who_is_gone(harness: CoreHarness, w1: FakeClie
     await harness.disconnect(w1)
     await harness.settle()
     await harness.advance(RECONNECT_S)
-    registry, cache = harness.core.engine.registry, harness.core.cache
-    assert cache.processes.keys() == {"w1"}, "as long as it owns what may be restored"
+    registry, table = harness.core.engine.registry, harness.core.table
+    assert table.processes.keys() == {"w1"}, "as long as it owns what may be restored"
     await harness.request(harness.operator, "session.delete", session_id="a")
     await harness.advance(1.0)
-    assert not cache.processes
-    assert not cache.index.owned
+    assert not table.processes
+    assert not table.index.owned
     assert len(registry.workers) == 0
     assert not registry._lingering
     assert not registry._watches

@@ -13,7 +13,7 @@ from callstate_client.engine.liveness import Phase
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
 )
-from callstate_client.engine.table.cache import Grave
+from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.errors import (
     ConflictError,
     FencedError,
@@ -69,7 +69,7 @@ async def test_a_live_session_of_ours_becomes_hot() -> None:
     assert core.liveness.phase("a") is Phase.LIVE
     await core.call("session.heartbeat", session_id="a")
     assert core.memory.reads == ["a"]
-    assert not core.cache.dirty, "the store has it"
+    assert not core.table.dirty.marks, "the store has it"
     assert core.replayed().sessions.keys() == {"a"}, "and the journal now has it too"
 
 
@@ -97,7 +97,7 @@ async def test_what_is_not_ours_to_keep_hot_is_read_each_time(document: bytes, s
     for _ in range(2):
         await core.call("session.load", session_id="a")
     assert core.memory.reads == ["a", "a"]
-    assert not core.cache.sessions
+    assert not core.table.sessions
     assert core.liveness.phase("a") is None
     assert not core.ctx.read_through, "shown to those who waited, then forgotten"
 
@@ -120,7 +120,7 @@ async def test_a_tombstone_is_a_miss_and_a_floor() -> None:
     core.memory.put("a", None, meta(deleted=True, version=later, epoch=4))
     with pytest.raises(SessionNotFoundError):
         await core.call("session.load", session_id="a")
-    assert core.cache.floor("a") == Grave(later, 4)
+    assert core.table.tombstones.predecessor("a") == Tombstone(later, 4)
     saved = await core.save("a")
     assert saved["version"] > later
     await core.writer.write_round()
@@ -142,11 +142,11 @@ async def test_a_repeat_after_the_session_has_left_memory_gets_the_first_result(
     first = await core.turn("a", op="op-1")
     ended = await core.call("session.end", session_id="a", reason="done", op="op-2")
     await core.writer.write_round()
-    core.cache.evict(core.session("a"))
+    core.tx.evict(core.session("a"))
     core.commit()
     assert await core.turn("a", op="op-1") == first
     assert await core.call("session.end", session_id="a", reason="done", op="op-2") == ended
-    assert "a" not in core.cache.sessions, "nothing was changed"
+    assert "a" not in core.table.sessions, "nothing was changed"
 
 
 async def test_a_tombstone_brings_back_what_may_be_repeated() -> None:
@@ -154,7 +154,7 @@ async def test_a_tombstone_brings_back_what_may_be_repeated() -> None:
     core.memory.put("a", None, meta(deleted=True, ops={"op-1": b"{}"}))
     with pytest.raises(SessionNotFoundError):
         await core.call("session.load", session_id="a")
-    assert core.cache.done_before("a", "op-1") == b"{}"
+    assert core.table.tombstones.repeated("a", "op-1") == b"{}"
 
 
 @pytest.mark.parametrize("how", [down, refusing])
@@ -197,7 +197,7 @@ async def test_what_can_not_be_read_is_neither_missing_nor_away_nor_created_over
             await core.call("session.save", session={"id": "a"}, **params)
     beats = await core.call("session.heartbeat", session_ids=["a"])
     assert beats == {"missing": [], "ended": [], "fenced": [], "unreadable": ["a"]}
-    assert core.cache.sessions == {}, "nothing of it is kept"
+    assert core.table.sessions == {}, "nothing of it is kept"
 
 
 async def test_who_has_seen_what_can_not_be_read_may_replace_it() -> None:
@@ -237,7 +237,7 @@ async def test_what_can_not_be_read_can_be_deleted() -> None:
     await core.call("session.delete", session_id="a")
     with pytest.raises(SessionNotFoundError):
         await core.call("session.load", session_id="a")
-    grave = core.cache.graves["a"]
+    grave = core.table.tombstones.pending["a"]
     assert grave.version > 7
     assert grave.epoch == 3
 
@@ -282,8 +282,8 @@ async def test_a_late_read_never_replaces_what_is_hot() -> None:
     later = Core()
     await later.save("a")
     await later.turn("a", "newer")
-    entry = later.cache.sessions.pop("a")
-    core.cache.create(entry)
+    entry = later.table.sessions.pop("a")
+    core.tx.create(entry)
     core.ctx.watch(INTERNAL, entry)
     core.memory.let_go()
     assert json.loads(await load)["session"]["history"][-1]["content"] == "newer"
@@ -309,16 +309,16 @@ async def test_another_hosts_session_can_only_be_read() -> None:
         assert caught.value.host == "other"
     beats = await core.call("session.heartbeat", session_ids=["a"])
     assert beats == {"missing": [], "ended": [], "fenced": ["a"]}
-    assert not core.cache.sessions
-    assert not core.cache.dirty
+    assert not core.table.sessions
+    assert not core.table.dirty.marks
 
 
 async def test_what_go_wrote_is_taken_over_by_the_first_change() -> None:
     core = Core()
     core.memory.put("go-1", go_document("plain"), None)
     await core.call("session.heartbeat", session_id="go-1")
-    assert core.cache.beaten.keys() == {"go-1"}, "the beat counts"
-    assert not core.cache.sessions, "but nobody of ours reaps it"
+    assert core.table.unflushed_beats.keys() == {"go-1"}, "the beat counts"
+    assert not core.table.sessions, "but nobody of ours reaps it"
     before = (await core.call("session.load", session_id="go-1"))["version"]
     added = await core.turn("go-1", "ours")
     assert added["turn_count"] == 2
@@ -356,7 +356,7 @@ async def test_beats_of_many_wait_for_those_nobody_knows() -> None:
     core.memory.put("b", ENDED.replace(b'"a"', b'"b"'), meta())
     beats = await core.call("session.heartbeat", session_ids=["hot", "a", "b", "c", "no id"])
     assert beats == {"missing": ["no id", "c"], "ended": ["b"], "fenced": []}
-    assert core.cache.beaten.keys() == {"hot", "a"}
+    assert core.table.unflushed_beats.keys() == {"hot", "a"}
     core.memory.failure = down
     with pytest.raises(StoreUnavailableError):
         await core.call("session.heartbeat", session_ids=["hot", "x", "y"])

@@ -90,9 +90,9 @@ async def test_what_ended_leaves_after_a_while_and_is_read_from_the_store() -> N
     await core.call("session.end", session_id="a", reason="hangup")
     await core.writer.write_round()
     pass_time(core, RETENTION_S - 0.001)
-    assert "a" in core.cache.sessions
+    assert "a" in core.table.sessions
     pass_time(core, 0.001)
-    assert not core.cache.sessions
+    assert not core.table.sessions
     assert len(core.liveness) == 0
     assert not core.replayed().sessions, "after a restart too"
     loaded = await core.call("session.load", session_id="a")
@@ -120,10 +120,10 @@ async def test_what_the_store_may_not_have_stays_hot(why: str) -> None:
     else:
         await round_
     if why == "renewed":
-        core.cache.mark_stale("a", 0.0, 10)
+        core.queue.mark_stale("a", 0.0, 10)
     for _ in range(3):
         pass_time(core, RETENTION_S)
-        assert "a" in core.cache.sessions
+        assert "a" in core.table.sessions
     memory.failure, memory.cut, memory.rejected = None, False, set()
     memory.let_go()
     if task is not None:
@@ -132,7 +132,7 @@ async def test_what_the_store_may_not_have_stays_hot(why: str) -> None:
         await core.turn("a")  # tried again with the next change
     await core.writer.write_round()
     pass_time(core, RETENTION_S)
-    assert not core.cache.sessions
+    assert not core.table.sessions
 
 
 async def test_many_that_are_due_at_once_are_ended_in_slices() -> None:
@@ -146,7 +146,7 @@ async def test_many_that_are_due_at_once_are_ended_in_slices() -> None:
         assert acts <= SESSIONS_A_SLICE
         ticks += 1
     assert ticks == -(-2 * count // SESSIONS_A_SLICE), "each is suspected, then ended"
-    assert core.cache.index.by_status == {"ended": count}
+    assert core.table.index.by_status == {"ended": count}
 
 
 async def test_an_undone_end_gives_the_call_its_time_again(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ async def test_an_undone_end_gives_the_call_its_time_again(tmp_path: Path) -> No
     session = core.session("a")
     assert (session.ended, session.facts.reaped, session.facts.ended_reason) == (False, False, "")
     assert core.liveness.phase("a") is Phase.SUSPECT, "it has its grace again"
-    assert "a" in core.cache.dirty
+    assert "a" in core.table.dirty.marks
     await core.call("session.heartbeat", session_id="a")
     assert core.liveness.phase("a") is Phase.LIVE
     disk.error = None

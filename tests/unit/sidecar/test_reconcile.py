@@ -13,6 +13,7 @@ from callstate_client.engine.liveness import Phase
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
 )
+from callstate_client.engine.table.replay import all_dirty
 from callstate_client.errors import FencedError, SessionNotFoundError, StoreUnavailableError
 from support.core import HOST, Core, FakeClient, kept
 from support.stores import MemoryBackend, down
@@ -86,14 +87,14 @@ def again(core: Core) -> Core:
 
 
 def restarted(core: Core) -> Core:
-    cache = core.replayed()
-    cache.all_dirty(0.0)
-    successor = Core(cache=cache)
+    table = core.replayed()
+    all_dirty(table, 0.0)
+    successor = Core(table=table)
     successor.memory = successor.backend = core.memory
     successor.writer._backend = successor.read_through._backend = core.memory
     successor.logged = [*core.logged]
     successor.restarts = getattr(core, "restarts", 0)  # type: ignore[attr-defined]
-    for entry in cache.sessions.values():
+    for entry in table.sessions.values():
         if entry.ended:
             successor.liveness.keep(entry.id, 0.0)
         else:
@@ -123,8 +124,8 @@ async def test_what_a_save_left_out_is_the_stores(core: Core) -> None:
     assert core.session("a").facts.max_duration_s == 7200.0
     assert core.session("a").ops.keys() >= {"op-0", "op-1"}
     assert loaded["epoch"] > 3
-    assert core.cache.is_stored(core.session("a"))
-    assert not core.cache.quarantined
+    assert core.table.is_stored(core.session("a"))
+    assert not core.table.quarantined
     assert kept(core.replayed().sessions["a"]) == kept(core.session("a")), "the journal has it as it is"
 
 
@@ -230,7 +231,7 @@ async def test_another_live_owners_wins_and_ours_is_quarantined(core: Core) -> N
     await core.turn("a", "more")
     await flush(core)
     assert core.memory.rows["a"] == before
-    assert core.cache.quarantined.keys() == {"a"}
+    assert core.table.quarantined.keys() == {"a"}
     assert core.replayed().sessions["a"].doc.turn_count == 2, "the journal keeps it"
     assert reasons(peer, "fenced") == ["superseded"], "told once"
     assert await core.writer.flush(None, 0.01) == {"flushed": 0, "unflushed": 1}
@@ -242,7 +243,7 @@ async def test_a_newer_document_of_nobodys_wins(core: Core) -> None:
     put(core, None, updated_at="2027-01-01T00:00:00Z")
     await flush(core)
     assert contents(stored(core)) == ["before"]
-    assert core.cache.quarantined.keys() == {"a"}
+    assert core.table.quarantined.keys() == {"a"}
 
 
 async def test_an_older_document_of_nobodys_is_merged(core: Core) -> None:
@@ -279,7 +280,7 @@ async def test_above_a_tombstone_it_is_taken(core: Core, host: str) -> None:
     core = again(core)
     await flush(core)
     assert stored(core)["status"] == "active"
-    assert not core.cache.quarantined
+    assert not core.table.quarantined
 
 
 async def test_what_nobody_can_read_is_not_written_over(core: Core) -> None:
@@ -288,7 +289,7 @@ async def test_what_nobody_can_read_is_not_written_over(core: Core) -> None:
     core = again(core)
     await flush(core)
     assert core.memory.rows["a"].document == b"[]"
-    assert core.cache.quarantined.keys() == {"a"}
+    assert core.table.quarantined.keys() == {"a"}
 
 
 async def test_a_first_write_whose_reply_is_lost_is_no_one_elses(core: Core) -> None:
@@ -316,8 +317,8 @@ async def test_a_store_that_goes_while_it_is_read_is_asked_again(core: Core) -> 
     core.memory.read = read  # type: ignore[method-assign]
     await core.writer.write_round()
     assert core.writer.store.status == "down"
-    assert core.cache.dirty.keys() == {"a"}
-    assert not core.cache.flying
+    assert core.table.dirty.marks.keys() == {"a"}
+    assert not core.table.dirty.in_flight
     core.memory.read = real  # type: ignore[method-assign]
     await flush(core)
     assert contents(stored(core)) == ["before"]
@@ -330,7 +331,7 @@ async def test_a_deletion_of_what_was_saved_unverified_is_above_what_the_store_h
     core = again(core)
     await flush(core)
     assert core.memory.rows["a"].document is None
-    assert not core.cache.graves
+    assert not core.table.tombstones.pending
     core.clock.advance(5.0)
     with pytest.raises(SessionNotFoundError):
         await core.call("session.load", session_id="a")
@@ -343,14 +344,14 @@ async def test_superseded_by_our_own_host_is_not_for_good() -> None:
     await core.call("session.claim", session_id="a", worker_id="w1")
     await core.call("session.end", session_id="a")
     await flush(core)
-    core.cache.evict(core.session("a"))
+    core.tx.evict(core.session("a"))
     core.commit()
     await blind(core, session={"status": "active"})
     assert core.session("a").facts.epoch == 0
     await flush(core)
     assert stored(core)["status"] == "active"
     assert contents(stored(core)) == ["first life"]
-    assert not core.cache.quarantined
+    assert not core.table.quarantined
     assert await core.writer.flush(None, 0.01) == {"flushed": 0, "unflushed": 0}
 
 
@@ -449,7 +450,7 @@ async def test_one_that_was_deleted_since_is_gone() -> None:
     memory.rows["a"].document = None
     peer = await listening(core)
     await flush(core)
-    assert "a" not in core.cache.sessions
+    assert "a" not in core.table.sessions
     assert core.liveness.phase("a") is None
     assert memory.rows["a"].document is None
     assert reasons(peer, "deleted") == ["store_newer"]

@@ -71,7 +71,7 @@ async def test_a_host_that_never_rests_comes_to_its_beats_all_the_same() -> None
     core.clock.advance(15.0)
     await core.writer.write_round()
     assert core.memory.beats
-    assert core.cache.dirty.keys() == {"s0"}
+    assert core.table.dirty.marks.keys() == {"s0"}
 
 
 @pytest.mark.parametrize("how", [down, refusing])
@@ -81,15 +81,15 @@ async def test_nothing_is_given_up_while_the_store_is_away(how: Any) -> None:
     for _ in range(3):
         await core.writer.write_round()
     assert core.memory.attempts == 3, "one a round: the others would fail as well"
-    assert list(core.cache.dirty) == ["s0", "s1", "s2"]
-    assert not core.cache.flying
+    assert list(core.table.dirty.marks) == ["s0", "s1", "s2"]
+    assert not core.table.dirty.in_flight
     assert core.writer.store.status == ("down" if how is down else "refusing")
     assert core.writer.store.error
     assert core.metrics.counters["store_failures"] == 3
     core.memory.failure = None
     await core.writer.write_round()
     assert core.memory.versions().keys() == {"s0", "s1", "s2"}
-    assert not core.cache.dirty
+    assert not core.table.dirty.marks
     assert (core.writer.store.status, core.writer.store.error) == ("up", "")
 
 
@@ -112,11 +112,11 @@ async def test_a_batch_applied_without_a_reply_is_written_again() -> None:
     core = await busy(2)
     core.memory.cut = True
     await core.writer.write_round()
-    assert core.cache.dirty.keys() == {"s0", "s1"}
+    assert core.table.dirty.marks.keys() == {"s0", "s1"}
     core.memory.cut = False
     await core.turn("s0")
     await core.writer.write_round()
-    assert not core.cache.dirty
+    assert not core.table.dirty.marks
     assert core.memory.versions() == {name: core.session(name).version for name in ("s0", "s1")}
 
 
@@ -126,10 +126,10 @@ async def test_a_batch_that_is_called_off_is_dirty_again() -> None:
     core.writer.start()
     core.writer._wake.set()
     await core.memory.called.wait()
-    assert core.cache.flying.keys() == {"s0", "s1"}
+    assert core.table.dirty.in_flight.keys() == {"s0", "s1"}
     await core.writer.stop()
-    assert list(core.cache.dirty) == ["s0", "s1"]
-    assert not core.cache.flying
+    assert list(core.table.dirty.marks) == ["s0", "s1"]
+    assert not core.table.dirty.in_flight
     await core.writer.stop()
 
 
@@ -174,7 +174,7 @@ async def test_deletions_leave_tombstones() -> None:
     assert row.meta is not None
     assert row.meta.deleted
     assert core.memory.active == {"s1"}
-    assert not core.cache.graves
+    assert not core.table.tombstones.pending
 
 
 async def test_born_and_deleted_within_the_interval_is_never_written() -> None:
@@ -227,7 +227,7 @@ async def test_beats_of_many_are_written_in_parts(monkeypatch: pytest.MonkeyPatc
     core.clock.advance(15.0)
     await core.writer.write_round()
     assert [len(beats) for beats in core.memory.beats] == [2, 2, 1]
-    assert not core.cache.beaten
+    assert not core.table.unflushed_beats
 
 
 async def test_beats_are_no_writes() -> None:
@@ -235,7 +235,7 @@ async def test_beats_are_no_writes() -> None:
     await core.writer.write_round()
     for _ in range(100):
         await core.call("session.heartbeat", session_id="s0")
-    assert not core.cache.dirty
+    assert not core.table.dirty.marks
 
 
 async def test_the_store_does_not_forget_a_call_that_goes_on() -> None:
@@ -450,12 +450,12 @@ async def test_a_store_that_lost_everything_is_given_everything_hot_again() -> N
     core.memory.rows.clear()
     core.memory.data_losses += 1
     entry = core.session("s2")
-    assert core.cache.is_stored(entry)
+    assert core.table.is_stored(entry)
     await core.writer.write_round()
-    assert not core.cache.is_stored(entry), "it stays hot until the store has it again"
+    assert not core.table.is_stored(entry), "it stays hot until the store has it again"
     await core.writer.write_round()
     assert core.memory.versions().keys() == {"s0", "s1", "s2"}
-    assert core.cache.is_stored(entry)
+    assert core.table.is_stored(entry)
     assert core.metrics.counters["store_repairs"] == 1
     await core.writer.write_round()
     assert len(core.memory.batches) == 2

@@ -145,13 +145,13 @@ class TurnsRecord(Struct, array_like=True, tag=2):
     """Of the turn that was amended, from 0; -1, as records of format 2 have it: the last."""
 
 
-class GoneRecord(Struct, array_like=True, tag=3):
-    """A session deleted, or no longer ours to keep hot; `grave`: the store has yet to be told."""
+class RemovalRecord(Struct, array_like=True, tag=3):
+    """A session deleted, or kept hot no longer; `pending`: the store has yet to be told of the deletion."""
 
     session_id: str
     version: int
     epoch: int = 0
-    grave: bool = True
+    pending: bool = True
     ops: list[OpResult] = []
     """Of a deletion: all that were kept, its own the last."""
 
@@ -183,7 +183,7 @@ class StoreRecord(Struct, array_like=True, tag=6):
     taken: dict[str, int]
 
 
-Record = StateRecord | TurnsRecord | GoneRecord | BeatsRecord | WorkerRecord | StoreRecord
+Record = StateRecord | TurnsRecord | RemovalRecord | BeatsRecord | WorkerRecord | StoreRecord
 AnyRecord = Record | StateRecordV3
 """What may lie in a journal."""
 

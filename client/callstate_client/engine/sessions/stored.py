@@ -1,4 +1,4 @@
-"""What a session is to the store behind the cache: a document and what is kept beside it. No I/O."""
+"""What a session is to the store behind the table: a document and what is kept beside it. No I/O."""
 
 from __future__ import annotations
 

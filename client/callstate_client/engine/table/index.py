@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Final
 
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.table.labelled import Labelled
+from callstate_client.engine.table.label_index import LabelIndex
 
 MIN_HOLES: Final = 1000
 """Numbers of sessions that are gone are swept out when they are as many as the others, and at least this many."""
 
 
-class Roll:
+class HotOrder:
     """Hot sessions in the order in which they became hot, each with a number to go on behind: pages cost what they
     show, not what lies before them."""
 
@@ -53,7 +53,7 @@ class Index:
         """How many sessions have each status: counting 100,000 at each look would hold the loop."""
         self.owned: dict[str, dict[str, None]] = {}
         """The ids of each worker's sessions, ended ones that are still hot included."""
-        self.orphans = Labelled()
+        self.orphans = LabelIndex()
         """Live sessions whose owner is gone, in the order in which they lost it."""
 
     @property

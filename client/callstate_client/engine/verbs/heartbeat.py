@@ -52,7 +52,7 @@ def _sign_of_life(ctx: Context, caller: Caller, session: Session) -> None:
     if not speaks_for(ctx, caller, session):
         return  # no error for an operator, but the owner is connected, and only its own heartbeats count
     now_us = ctx.clock.wall_us()
-    ctx.cache.beaten[session.id] = now_us
+    ctx.table.unflushed_beats[session.id] = now_us
     if session.host is None:
         beat(ctx, caller, session, now_us, ctx.clock.live())
     else:  # written by another host or program, and not taken over yet: not watched here
@@ -75,7 +75,7 @@ class _HeartbeatOfMany:
         """Handle all that are hot, live and simply the caller's own, as `_sign_of_life` does; gives the others."""
         ctx, caller = self._ctx, self._caller
         worker, instance = caller.worker, caller.instance
-        sessions, beaten, alive = ctx.cache.sessions, ctx.cache.beaten, ctx.liveness.beat
+        sessions, beaten, alive = ctx.table.sessions, ctx.table.unflushed_beats, ctx.liveness.beat
         now_us, now = ctx.clock.wall_us(), ctx.clock.live()
         others: list[str] = []
         for session_id in session_ids:

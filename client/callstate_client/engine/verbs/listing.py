@@ -100,7 +100,7 @@ def _hot(
     """Hot sessions behind a place, as many as one turn may look at, and where to go on; None: there are no more."""
     sessions: list[Session] = []
     last = place.seq
-    for looked, session in enumerate(ctx.cache.roll.behind(last)):
+    for looked, session in enumerate(ctx.table.order.behind(last)):
         found = wanted(session)
         if looked == LOOKS_A_PAGE or (found and len(sessions) == limit):
             return sessions, _Place(last)
@@ -140,7 +140,7 @@ async def _everywhere(
         values, following = hot(place, limit)
         if following is not None:
             return _paged(name, values, following)
-        place = _Place(ctx.cache.roll.last, "")
+        place = _Place(ctx.table.order.last, "")
     for _ in range(READS_A_PAGE):
         found, cursor = await read(place.seq, place.stored or "")
         ids = sorted(session_id for session_id in found if session_id > place.after)
@@ -190,9 +190,9 @@ def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> bytes | De
 def _is_new(ctx: Context, session_id: str, seq: int) -> bool:
     """Whether an active session of the store is to be listed: not one that is deleted here, that has ended here, or
     that was hot when hot ones were listed."""
-    session = ctx.cache.sessions.get(session_id)
+    session = ctx.table.sessions.get(session_id)
     if session is None:
-        return session_id not in ctx.cache.graves
+        return session_id not in ctx.table.tombstones.pending
     return session.seq > seq and not session.ended
 
 
@@ -224,9 +224,9 @@ def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> bytes | Deferr
 
 def _as_it_is(ctx: Context, stored: Session, seq: int) -> Session | None:
     """The session of the store, or as it is here by now; None where it was listed already, or is deleted here."""
-    session = ctx.cache.sessions.get(stored.id)
+    session = ctx.table.sessions.get(stored.id)
     if session is None:
-        return None if stored.id in ctx.cache.graves else stored
+        return None if stored.id in ctx.table.tombstones.pending else stored
     return session if session.seq > seq else None
 
 

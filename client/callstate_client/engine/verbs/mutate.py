@@ -54,7 +54,7 @@ def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes:
     turns, checked = _turns(p, now_us)
     doc = session.doc
     ctx.check_growth(session, doc.size + len(turns))
-    ctx.cache.change(session)
+    ctx.tx.change(session)
     doc.metrics = doc.metrics.with_turns(checked)
     doc.append(turns, len(checked))
     if ctx.events.wants_turns:
@@ -92,7 +92,7 @@ def amend_turn(ctx: Context, caller: Caller, p: AmendTurnParams) -> bytes:
         ctx.check_size(doc.size + added)
     else:
         doc.full = False
-    ctx.cache.change(session)
+    ctx.tx.change(session)
     doc.replace_turn(place, turn)
     return _complete_turns(ctx, caller, session, ctx.now_us(), p, HistoryMode.AMEND, turn, 1, index=place.index)
 
@@ -102,7 +102,7 @@ def record_interruption(ctx: Context, caller: Caller, p: RecordInterruptionParam
     session, done = _changeable(ctx, caller, p)
     if done is not None:
         return done
-    ctx.cache.change(session)
+    ctx.tx.change(session)
     session.doc.metrics = session.doc.metrics.with_interruption()
     return _complete_turns(ctx, caller, session, ctx.now_us(), p, HistoryMode.KEEP, b"", 0)
 
@@ -120,7 +120,7 @@ def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes:
     ctx.check_size(len(head.fields) + session.doc.history_bytes)
     now_us = ctx.now_us()
     was_ended = session.ended
-    ctx.cache.change(session)
+    ctx.tx.change(session)
     session.doc.take_head(head, now_us)
     result = _complete_head(ctx, caller, session, was_ended, now_us, p.op, p.epoch)
     if session.ended and not was_ended:
@@ -180,7 +180,7 @@ def end_session(
     """
     now_us = ctx.now_us()
     updated_us = session.updated_us if reaped else now_us
-    ctx.cache.change(session)
+    ctx.tx.change(session)
     session.change_facts(status_before=session.doc.status, reaped=reaped, ended_detail=detail)
     session.doc.status = "ended"
     session.doc.updated_us = updated_us
@@ -190,7 +190,7 @@ def end_session(
 def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
     """{"session_id":"c1","op":"w7-32"}"""
     checked_word(p.op, "$.params.op")
-    done = ctx.cache.done_before(p.session_id, p.op)
+    done = ctx.table.tombstones.repeated(p.session_id, p.op)
     if done is not None:
         return done
     try:
@@ -204,7 +204,7 @@ def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
     check_authority(ctx, caller, session, p.epoch)
     now_us = ctx.now_us()
     ctx.events.note("deleted", now_us, session, reason="deleted")
-    ctx.cache.remove(session, max(session.version + 1, now_us), ctx.clock.mono(), p.op, DELETED)
+    ctx.tx.remove(session, max(session.version + 1, now_us), ctx.clock.mono(), p.op, DELETED)
     ctx.liveness.forget(session.id)
     ctx.decide_departure(session.id)
     return DELETED
@@ -216,7 +216,7 @@ def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
 def _repeatable(ctx: Context, p: Mutation) -> tuple[Session, bytes | None]:
     """The session; and where this very mutation was done before, its result then."""
     op = p.op
-    session = ctx.cache.sessions.get(p.session_id) or ctx.find(p.session_id)
+    session = ctx.table.sessions.get(p.session_id) or ctx.find(p.session_id)
     if op is None:
         return session, None
     if not (0 < len(op) <= MAX_NAME_BYTES and op.isascii()):
@@ -263,7 +263,7 @@ def _complete_turns(
         result = b'{"version":%d}' % version
     ops = session.keep_op(p.op, result) if p.op is not None else []
     record = TurnsRecord(session.id, version, now_us, doc.metrics, mode, turns, count, ops, index)
-    ctx.cache.log(session, record, ctx.clock.mono())
+    ctx.tx.log(session, record, ctx.clock.mono())
     return result
 
 
@@ -283,5 +283,5 @@ def _complete_head(
     settle_status(ctx, caller, session, was_ended, now_us, epoch, reason)
     result = b'{"version":%d}' % version
     record = session.record(HistoryMode.KEEP, b"", 0, session.keep_op(op, result))
-    ctx.cache.log(session, record, ctx.clock.mono())
+    ctx.tx.log(session, record, ctx.clock.mono())
     return result

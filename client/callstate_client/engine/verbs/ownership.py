@@ -59,7 +59,7 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
     session = ctx.find(p.session_id)
     if session.host:
         check_authority(ctx, caller, session, None)  # refused: it is another host's
-    if session.ended and not (session.facts.reaped and p.session_id in ctx.cache.sessions):
+    if session.ended and not (session.facts.reaped and p.session_id in ctx.table.sessions):
         raise ended_error(session)
     phase = ctx.liveness.phase(session.id)
     if _is_own(ctx, caller, session, worker_id):
@@ -81,11 +81,11 @@ def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> N
     timeouts = _given_timeouts(p)
     if structs.replace(before, **timeouts) == before:
         return
-    ctx.cache.change(session)
+    ctx.tx.change(session)
     session.change_facts(**timeouts)
     session.next_version(ctx.now_us())
     retime(ctx, caller, session, before.heartbeat_timeout_s)
-    ctx.cache.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
+    ctx.tx.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
 
 def _given_timeouts(p: ClaimParams) -> dict[str, float]:
@@ -122,8 +122,8 @@ def _is_own(ctx: Context, caller: Caller, session: Session, worker_id: str) -> b
 def _claimable(ctx: Context, labels: dict[str, str]) -> Iterator[Session]:
     """The sessions that `claim_next` may give, oldest first: orphans, which wait for this; then suspects, before
     they are reaped; then pending departures, which are about to be one or the other."""
-    sessions = ctx.cache.sessions
-    for session_id in ctx.cache.index.orphans.having(labels):
+    sessions = ctx.table.sessions
+    for session_id in ctx.table.index.orphans.having(labels):
         yield sessions[session_id]
     for session_id in ctx.liveness.suspects_having(labels):
         yield sessions[session_id]
@@ -141,7 +141,7 @@ def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: Cla
     """Give a session a new owner, and fence off the previous one."""
     now_us = ctx.now_us()
     reason = _why_claimable(ctx, session)
-    ctx.cache.change(session)
+    ctx.tx.change(session)
     hold_ended(session, now_us, crashed=reason == EXITED)
     facts = session.facts
     changes: dict[str, Any] = {"claimed_us": now_us, "epoch": facts.epoch + 1}
@@ -184,7 +184,7 @@ def make_orphan(ctx: Context, caller: Caller, session: Session, why: str) -> Non
     """Take the owner from a live session. It becomes an orphan, with a full timeout in which to be claimed."""
     now_us = ctx.now_us()
     owner = session.facts.owner
-    ctx.cache.change(session)
+    ctx.tx.change(session)
     hold_ended(session, now_us)
     _set_owner(ctx, caller, session, "", why, now_us)
     ctx.events.note("released" if why == RELEASED else "orphaned", now_us, session, reason=why, owner=owner)
@@ -201,7 +201,7 @@ def _set_owner(ctx: Context, caller: Caller, session: Session, owner: str, orpha
         session.beat_us = max(session.beat_us, now_us)
     session.next_version(now_us)
     ctx.watch(caller, session)
-    ctx.cache.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
+    ctx.tx.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
 
 def drain(ctx: Context, caller: Caller, p: DrainParams) -> bytes:
@@ -209,7 +209,7 @@ def drain(ctx: Context, caller: Caller, p: DrainParams) -> bytes:
     if p.on is not ctx.draining:
         ctx.draining = p.on
         ctx.events.note("server.drain", ctx.now_us(), drain=p.on)
-    return encode_json({"drain": p.on, "sessions": ctx.cache.index.live})
+    return encode_json({"drain": p.on, "sessions": ctx.table.index.live})
 
 
 def _claimer_id(caller: Caller, worker_id: str) -> str:

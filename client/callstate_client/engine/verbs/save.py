@@ -58,7 +58,7 @@ def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes:
     if p.op is not None:
         checked_word(p.op, "$.params.op")
     labels = None if p.labels is None else checked_labels(p.labels)
-    session = ctx.cache.sessions.get(head.session_id)
+    session = ctx.table.sessions.get(head.session_id)
     if session is None:
         session, unverified = _find_cold(ctx, p, head.session_id)
         if session is None:
@@ -119,12 +119,12 @@ def _new(ctx: Context, caller: Caller, p: SaveParams, head: Head, unverified: bo
     if p.epoch is not None:
         raise SessionNotFoundError(f"no session {head.session_id}")
     ctx.check_room()
-    grave = ctx.cache.floor(head.session_id)
-    facts = Facts(epoch=grave.epoch, owner=caller.worker, instance=caller.instance)
+    tombstone = ctx.table.tombstones.predecessor(head.session_id)
+    facts = Facts(epoch=tombstone.epoch, owner=caller.worker, instance=caller.instance)
     session = Session(head.session_id, Document(head, ctx.now_us()), facts)
-    session.version = grave.version
+    session.version = tombstone.version
     # a late repeat of the deletion meant the previous session: it must not delete this one
-    session.ops = {op: result for op, result in grave.ops.items() if result == DELETED}
+    session.ops = {op: result for op, result in tombstone.ops.items() if result == DELETED}
     session.maybe_stored = unverified
     if unverified:
         given = _given(p.session)
@@ -194,7 +194,7 @@ def _create(
     change: _HistoryChange,
 ) -> bytes:  # fmt: skip
     """Make a new session hot."""
-    ctx.cache.create(session)
+    ctx.tx.create(session)
     return _complete(ctx, caller, session, p, labels, change, was_ended=False, created=True)
 
 
@@ -203,7 +203,7 @@ def _replace(
     change: _HistoryChange,
 ) -> bytes:  # fmt: skip
     """Give a session another head."""
-    ctx.cache.change(session)
+    ctx.tx.change(session)
     was_ended, anew = session.ended, _is_anew(session, p, head)
     session.doc.take_head(head, ctx.now_us())
     if anew:
@@ -245,7 +245,7 @@ def _complete(
         session.base = structs.replace(session.base, heartbeat_timeout_s=session.facts.heartbeat_timeout_s)
     result = _result(session, version, now_us)
     record = session.record(change.mode, change.turns, change.turn_count, session.keep_op(p.op, result))
-    ctx.cache.log(session, record, ctx.clock.mono())
+    ctx.tx.log(session, record, ctx.clock.mono())
     return result
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.protocol.params import (
     SaveParams,
 )
@@ -47,13 +47,13 @@ class Extending(Struct, gc=False):
     line: bytes
 
 
-def cut(cache: Cache, line: bytes) -> bytes | None:
+def cut(table: SessionTable, line: bytes) -> bytes | None:
     """The line without the turns that are kept, the mark in their place; None where it repeats none."""
     found = line.find(_SAVE, 0, _SAVE_WITHIN)
     if found < 0:
         return None
     start = found + len(_SAVE)
-    session = cache.sessions.get(line[start : line.find(b'"', start)].decode("ascii", "replace"))
+    session = table.sessions.get(line[start : line.find(b'"', start)].decode("ascii", "replace"))
     at = line.find(_HISTORY, start) + len(_HISTORY)
     if session is None or at < len(_HISTORY):
         return None

@@ -9,10 +9,10 @@ from msgspec import structs
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Metrics
 from callstate_client.engine.sessions.records import (
-    GoneRecord,
     HistoryMode,
     OpResult,
     Record,
+    RemovalRecord,
     StateRecord,
     TurnsRecord,
     decode_record,
@@ -38,8 +38,8 @@ RECORDS: list[Record] = [
     STATE,
     TurnsRecord("a", 1, 2, Metrics(-(2**63), 2**63 - 1), HistoryMode.AMEND, b'{"role":"user"}', 1, [], 7),
     TurnsRecord("a", 1, 2, Metrics(), HistoryMode.KEEP, b"", 0, [OpResult("x", b"1"), OpResult("y", b"2")]),
-    GoneRecord("a", 5, 2, True),
-    GoneRecord("a", 5, 2, False),
+    RemovalRecord("a", 5, 2, True),
+    RemovalRecord("a", 5, 2, False),
 ]
 
 

@@ -31,7 +31,7 @@ async def test_only_what_is_new_goes_to_the_journal() -> None:
     assert (HistoryMode(same.mode), same.turns) == (HistoryMode.KEEP, b"")
     fewer = await saved(core, turns(5))
     assert (HistoryMode(fewer.mode), fewer.count) == (HistoryMode.REPLACE, 5)
-    assert core.replayed().sessions["c1"].doc.to_json(0) == core.cache.sessions["c1"].doc.to_json(0)
+    assert core.replayed().sessions["c1"].doc.to_json(0) == core.table.sessions["c1"].doc.to_json(0)
 
 
 async def test_what_is_kept_is_not_looked_at_again(monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -65,12 +65,12 @@ async def test_a_deletion_the_store_has_heard_of_is_not_written_again_after_a_cr
     """Somebody else may have begun a session under that id meanwhile."""
     core = Core()
     await saved(core, turns(1))
-    for write, _ in core.cache.take_dirty("host-1", 10, 1 << 20):
-        core.cache.landed(write)
+    for write, _ in core.queue.take("host-1", 10, 1 << 20):
+        core.queue.acked(write)
     await core.call("session.delete", session_id="c1")
-    assert list(core.replayed().graves) == ["c1"]
-    for write, _ in core.cache.take_dirty("host-1", 10, 1 << 20):
-        core.cache.landed(write)
+    assert list(core.replayed().tombstones.pending) == ["c1"]
+    for write, _ in core.queue.take("host-1", 10, 1 << 20):
+        core.queue.acked(write)
     core.commit()
-    assert not core.replayed().graves
+    assert not core.replayed().tombstones.pending
     assert not core.replayed().sessions

@@ -221,7 +221,7 @@ async def test_a_claim_says_why_it_could_be(harness: CoreHarness, w1: FakeClient
     assert "ended_reason" not in claimed
     assert harness.ownership("a") == ("w2", 1, "")
     assert harness.new_events() == [event("claimed", "a", owner="w2", epoch=1, reason=how, labels={"app": "x"})]
-    assert "a" in harness.core.cache.dirty, "the store hears of it"
+    assert "a" in harness.core.table.dirty.marks, "the store hears of it"
     await harness.advance(TIMEOUT_S - 0.001)
     assert harness.phase("a") is Phase.LIVE, "a full timeout"
     await harness.advance(0.001)
@@ -497,7 +497,7 @@ async def test_what_was_reaped_is_claimed_within_the_retention_only(
     await make(harness, w1, "reaped")
     await harness.core.writer.write_round()
     await harness.advance(RETENTION_S)
-    assert not harness.core.cache.sessions
+    assert not harness.core.table.sessions
     data = await harness.refused(w2, "session.claim", session_id="a", worker_id="w2")
     assert (data["kind"], data["reason"]) == ("session_ended", "heartbeat_timeout")
 
@@ -804,7 +804,7 @@ async def test_a_creation_that_was_not_journaled_leaves_no_owner(harness: CoreHa
     data = await harness.refused(w1, "session.save", session={"id": "a", "status": "active"})
     assert data["kind"] == "not_durable"
     harness.disk.error = None
-    assert not harness.core.cache.index.owned
+    assert not harness.core.table.index.owned
     assert harness.new_events() == [{"type": "journal.full"}]
     assert await harness.request(w1, "session.claim_next", worker_id="w1") is None
     await harness.save(w1, "a")

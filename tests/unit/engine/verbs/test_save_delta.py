@@ -60,7 +60,7 @@ def outcome(core: Core, asked: DecodedRequest | None) -> Any:
     except NotCached as miss:
         result = miss.session_id
     left = kept(core.session("a"))
-    records = [(record.mode, record.turns, record.count) for record in core.cache.group]  # type: ignore[union-attr]
+    records = [(record.mode, record.turns, record.count) for record in core.tx.records]  # type: ignore[union-attr]
     core.commit()
     return result, left, records
 
@@ -105,7 +105,7 @@ WHOLE = {
 @pytest.mark.parametrize("text", [*CUT.values(), *WHOLE.values()], ids=[*CUT, *WHOLE])
 async def test_a_save_comes_to_the_same_with_and_without_the_cut(text: bytes, chunks: list[bytes]) -> None:
     outcomes = []
-    for read in (lambda core: read_long_request(text, core.cache), lambda _: read_request(text)):
+    for read in (lambda core: read_long_request(text, core.table), lambda _: read_request(text)):
         core = await core_with_turns(chunks)
         try:
             outcomes.append(outcome(core, read(core)))
@@ -116,7 +116,7 @@ async def test_a_save_comes_to_the_same_with_and_without_the_cut(text: bytes, ch
 
 @pytest.mark.parametrize("text", CUT.values(), ids=CUT)
 async def test_what_is_repeated_is_not_decoded(text: bytes) -> None:
-    asked = read_long_request(text, (await core_with_turns(TURNS)).cache)
+    asked = read_long_request(text, (await core_with_turns(TURNS)).table)
     assert asked is not None
     assert isinstance(asked.params, Extending)
 
@@ -125,7 +125,7 @@ async def test_what_is_repeated_is_not_decoded(text: bytes) -> None:
 async def test_what_only_looks_like_the_history_is_not_cut(name: str) -> None:
     core = await core_with_turns(TURNS)
     try:
-        asked = read_long_request(WHOLE[name], core.cache)
+        asked = read_long_request(WHOLE[name], core.table)
     except BadRequest:
         return
     assert asked is not None
@@ -134,7 +134,7 @@ async def test_what_only_looks_like_the_history_is_not_cut(name: str) -> None:
 
 async def test_an_error_names_the_place_in_the_whole_history() -> None:
     core = await core_with_turns(TURNS)
-    asked = read_long_request(WHOLE["a bad turn behind"], core.cache)
+    asked = read_long_request(WHOLE["a bad turn behind"], core.table)
     (_, message, data), _, _ = outcome(core, asked)
     assert data["path"] == "$.params.session.history[3].role"
     assert "history[3]" in message

@@ -11,6 +11,7 @@ import pytest
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.request import BadRequest, read_request
+from callstate_client.engine.table.replay import snapshot
 from callstate_client.engine.verbs import listing
 from callstate_client.engine.verbs.table import VERBS
 from callstate_client.errors import (
@@ -41,16 +42,16 @@ async def core() -> Any:
     yield core
     # whatever a test did: the log alone brings it all back
     assert {i: kept(e) for i, e in core.replayed().sessions.items()} == {
-        i: kept(e) for i, e in core.cache.sessions.items()
+        i: kept(e) for i, e in core.table.sessions.items()
     }
 
 
 async def refused(error: type[WireError], core: Core, method: str, **params: Any) -> WireError:
     """The error of a request that must fail, and must change nothing."""
-    before = {i: kept(entry) for i, entry in core.cache.sessions.items()}
+    before = {i: kept(entry) for i, entry in core.table.sessions.items()}
     with pytest.raises(error) as caught:
         await core.call(method, **params)
-    assert {i: kept(entry) for i, entry in core.cache.sessions.items()} == before
+    assert {i: kept(entry) for i, entry in core.table.sessions.items()} == before
     assert caught.value.kind
     return caught.value
 
@@ -234,7 +235,7 @@ async def test_a_save_in_one_pass_is_judged_as_one_read_the_long_way(session: di
     outcomes = []
     for space in ("", " "):
         core = Core()
-        core.cache.note_miss("a", core.clock.mono())
+        core.table.tombstones.remember_miss("a", core.clock.mono())
         line = f'{{"jsonrpc":"2.0","id":1,"method":"session.save",{space}"params":{{"session":{text}}}}}'
         try:
             asked = read_request(line.encode())
@@ -458,9 +459,9 @@ async def test_the_last_sixteen_can_be_repeated(core: Core) -> None:
 async def test_an_epoch_that_is_not_the_sessions_is_fenced(core: Core) -> None:
     await core.save("a")
     core.session("a").change_facts(epoch=3)
-    core.logged += core.cache.snapshot()
+    core.logged += snapshot(core.table)
     core.session("a").version += 1  # the log has it with this epoch from here on
-    core.logged += core.cache.snapshot()
+    core.logged += snapshot(core.table)
     for method, params in (
         ("session.save", {"session": {"id": "a"}}),
         ("session.add_turn", {"session_id": "a", "turn": {}}),
@@ -520,9 +521,9 @@ async def test_a_late_repeat_of_a_deletion_spares_the_session_made_since(core: C
     await core.call("session.delete", session_id="a", op="op-1")
     await core.save("a")
     assert await core.call("session.delete", session_id="a", op="op-1") == {}
-    assert "a" in core.cache.sessions
+    assert "a" in core.table.sessions
     assert await core.call("session.delete", session_id="a", op="op-2") == {}
-    assert "a" not in core.cache.sessions
+    assert "a" not in core.table.sessions
 
 
 async def test_params_that_are_no_json_are_a_parse_error(core: Core) -> None:
@@ -725,11 +726,11 @@ async def test_with_the_store_away_a_save_is_taken_unverified(core: Core) -> Non
     assert core.session("a").unverified
     assert core.replayed().sessions["a"].unverified
     await core.call("session.delete", session_id="a")
-    assert "a" in core.cache.graves, "nobody knows whether the store has one"
+    assert "a" in core.table.tombstones.pending, "nobody knows whether the store has one"
     core.memory.failure = None
     await core.save("b")
     await core.writer.write_round()
-    assert not core.cache.graves
+    assert not core.table.tombstones.pending
     assert not core.session("b").unverified
     assert "unverified" not in await core.save("b")
     assert not core.replayed().sessions["b"].unverified

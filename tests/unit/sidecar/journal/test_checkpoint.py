@@ -125,7 +125,7 @@ async def test_what_changes_while_a_checkpoint_is_written_is_kept(tmp_path: Path
     meanwhile = iter(range(10_000))
 
     def records():  # type: ignore[no-untyped-def]
-        for record in keeping.cache.snapshot():
+        for record in keeping.hot.snapshot():
             yield record
             number = next(meanwhile)
             keeping.add_turn("s0", turn(number))
@@ -154,7 +154,7 @@ async def test_slices_let_the_loop_go_on(tmp_path: Path) -> None:
             await asyncio.sleep(0)
 
     counter = asyncio.ensure_future(count_turns())
-    await Checkpointer(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None).run()
+    await Checkpointer(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None).run()
     counter.cancel()
     assert turns > 3
     keeping.journal.close()
@@ -171,7 +171,7 @@ async def test_maintenance_checkpoints_when_the_log_has_outgrown_what_lives(tmp_
             done.set()
 
     fatal: list[OSError] = []
-    told = Told(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None)
+    told = Told(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None)
     maintenance = Maintenance(keeping.journal, told, 0.001, fatal.append, Metrics())
     maintenance.start()
     assert not keeping.journal.checkpoint_due
@@ -190,7 +190,7 @@ async def test_maintenance_checkpoints_when_the_log_has_outgrown_what_lives(tmp_
 async def test_the_log_stays_bounded_by_what_lives_however_much_is_written(tmp_path: Path) -> None:
     keeping = Keeping(tmp_path, checkpoint_min_bytes=30_000)
     keeping.create("a")
-    checkpointer = Checkpointer(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None)
+    checkpointer = Checkpointer(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None)
     most = 0
     for number in range(4000):
         if number % 50 == 0:
@@ -220,7 +220,7 @@ async def test_maintenance_comes_back_when_the_directory_does(tmp_path: Path) ->
 
     maintenance = Maintenance(
         keeping.journal,
-        Told(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None),
+        Told(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None),
         0.001,
         pytest.fail,
         Metrics(),
@@ -261,7 +261,7 @@ def test_a_power_loss_takes_what_was_not_synced_and_never_the_start(tmp_path: Pa
     lose({})
     for round_ in range(3):
         for number in range(30):
-            if f"s{number}" not in keeping.cache.sessions:
+            if f"s{number}" not in keeping.hot.table.sessions:
                 keeping.create(f"s{number}")
             keeping.add_turn(f"s{number}", turn(number))
         keeping.journal.sync()

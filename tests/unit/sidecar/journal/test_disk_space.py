@@ -52,7 +52,7 @@ async def test_checkpoints_that_fail_leave_no_more_on_disk_each_time(
 ) -> None:
     files = FullFor(name, call)
     keeping = filled(tmp_path, files)
-    checkpointer = Checkpointer(keeping.journal, files, keeping.cache.snapshot, lambda: None)
+    checkpointer = Checkpointer(keeping.journal, files, keeping.hot.snapshot, lambda: None)
     files.full = True
     written = 0
     for attempt in range(30):
@@ -147,7 +147,7 @@ async def test_a_stop_waits_for_the_thread_that_settles_a_checkpoint(tmp_path: P
     files = Slow()
     keeping = filled(tmp_path, files)
     keeping.journal._checkpoint_min_bytes = 0
-    checkpointer = Checkpointer(keeping.journal, files, keeping.cache.snapshot, lambda: None)
+    checkpointer = Checkpointer(keeping.journal, files, keeping.hot.snapshot, lambda: None)
     files.slow = True
     upkeep = Maintenance(keeping.journal, checkpointer, 0.001, pytest.fail, Metrics())
     upkeep.start()
@@ -181,7 +181,7 @@ async def test_a_fault_of_ours_in_a_checkpoint_is_logged_and_the_next_one_works(
             done.set()
 
     metrics = Metrics()
-    checkpointer = Faulty(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None)
+    checkpointer = Faulty(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None)
     upkeep = Maintenance(keeping.journal, checkpointer, 0.001, pytest.fail, metrics)
     upkeep.start()
     await asyncio.wait_for(done.wait(), 10)

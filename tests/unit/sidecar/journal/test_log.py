@@ -50,7 +50,7 @@ def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
     again = Keeping(tmp_path)
     assert again.state() == keeping.state()
     assert list(again.state()) == ["a"]
-    assert "b" not in again.cache.graves  # the store never heard of it
+    assert "b" not in again.hot.table.tombstones.pending  # the store never heard of it
     again.journal.close()
 
 
@@ -284,7 +284,7 @@ def script(keeping: Keeping) -> list[str]:
     for number in range(60):
         session = f"s{number % 7}"
         try:
-            if session not in keeping.cache.sessions:
+            if session not in keeping.hot.table.sessions:
                 keeping.create(session)
             elif number % 11 == 10:
                 keeping.delete(session)
@@ -318,7 +318,7 @@ def test_a_call_that_fails_loses_nothing_acknowledged_and_leaves_nothing_refused
         keeping = Keeping(directory, files)
         script(keeping)
         assert files.failed
-        keeping.add_turn("s0", turn(10_000)) if "s0" in keeping.cache.sessions else keeping.create("s0")
+        keeping.add_turn("s0", turn(10_000)) if "s0" in keeping.hot.table.sessions else keeping.create("s0")
         keeping.journal.close()
         assert recovered(directory) == keeping.state(), f"call {number}: {files.failed}"
         shutil.rmtree(directory)

@@ -72,10 +72,10 @@ def test_without_a_manifest_the_newest_whole_snapshot_counts_and_the_log_from_th
 
 def test_where_the_named_snapshot_is_not_whole_an_older_one_and_the_rest_of_it_are_saved(tmp_path: Path) -> None:
     keeping = filled(tmp_path)
-    Checkpointer(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None).write()
+    Checkpointer(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None).write()
     keeping.create("late")
     keeping.add_turn("s1", turn(12))
-    Checkpointer(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None).write()
+    Checkpointer(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None).write()
     keeping.add_turn("s2", turn(13))
     keeping.journal.close()
     newest = max(snapshots(tmp_path).values())
@@ -142,7 +142,7 @@ def test_a_snapshot_whose_manifest_was_never_written_has_what_a_damaged_log_lack
     keeping.journal.sync()
     first = log_path(tmp_path, keeping.journal.segment.generation)
     manifest = (tmp_path / MANIFEST).read_bytes()
-    Checkpointer(keeping.journal, keeping.files, keeping.cache.snapshot, lambda: None).write()
+    Checkpointer(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None).write()
     keeping.journal.close()
     (tmp_path / MANIFEST).write_bytes(manifest)  # killed before it was renamed
     data = bytearray(first.read_bytes())

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.table.cache import Cache
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.config.schema import LimitsConfig
 from support.core import BadDisk, Core, FakeClient, kept, open_journal
 from support.stores import down
@@ -29,11 +29,11 @@ class Served:
         self.core = Core(journal=self.journal, **options)
         self.peer = FakeClient(self.core)
 
-    def replayed(self) -> Cache:
+    def replayed(self) -> SessionTable:
         """What a start would find on disk now."""
-        cache = Cache()
-        open_journal(self.directory, self.disk, cache, start=False)
-        return cache
+        table = SessionTable()
+        open_journal(self.directory, self.disk, table, start=False)
+        return table
 
     async def ask(
         self, *requests: tuple[str, dict[str, Any]], peer: FakeClient | None = None
@@ -135,7 +135,7 @@ async def test_what_is_not_down_has_not_happened(served: Served, error: Exceptio
     assert refusal["code"] == -32010
     assert refusal["data"]["retryable"] is True
     assert kept(served.core.session("a")) == before
-    assert not served.core.cache.group
+    assert not served.core.tx.records
     served.disk.error = None
     assert kinds(await served.ask(turn("a"), save("new"))) == ["ok", "ok"]
     replayed = served.replayed()
@@ -181,7 +181,7 @@ async def test_one_after_the_other_is_refused_while_the_disk_takes_nothing(serve
     served.disk.error = ENOSPC
     replies = await served.ask(*[save("a", if_version=0)] * 5, LOAD)
     assert kinds(replies) == ["not_durable"] * 5 + ["not_found"]
-    assert not served.core.cache.sessions
+    assert not served.core.table.sessions
 
 
 async def test_a_client_that_left_in_the_same_turn_harms_no_other(served: Served) -> None:
@@ -243,7 +243,7 @@ async def test_a_bad_hour_is_one_line_in_the_log(served: Served, caplog: pytest.
 async def test_the_writers_barrier_holds_what_is_not_down(served: Served) -> None:
     served.disk.error = ENOSPC
     ids = served.peer.send(save("a"))
-    served.core.cache.note_miss("a", served.core.clock.mono())
+    served.core.table.tombstones.remember_miss("a", served.core.clock.mono())
     await served.core.writer.write_round()
     while not served.peer.answered(ids):
         await asyncio.sleep(0)
@@ -275,7 +275,7 @@ async def test_who_left_while_waiting_is_not_missed(served: Served) -> None:
     served.core.memory.let_go()
     await served.core.server.answered(20.0)
     await served.core.read_through.close()
-    assert "a" in served.core.cache.sessions, "it was sent, so it is done"
+    assert "a" in served.core.table.sessions, "it was sent, so it is done"
     assert served.core.server.waiting == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callstate_client.engine.table.labelled import Labelled
+from callstate_client.engine.table.label_index import LabelIndex
 
 LABELS = st.dictionaries(st.sampled_from(["app", "lang"]), st.sampled_from("xy"))
 
@@ -14,7 +14,7 @@ LABELS = st.dictionaries(st.sampled_from(["app", "lang"]), st.sampled_from("xy")
 def test_those_with_all_labels_are_found(
     steps: list[tuple[str, dict[str, str] | None]], wanted: dict[str, str]
 ) -> None:
-    labelled, plain = Labelled(), {}
+    labelled, plain = LabelIndex(), {}
     for session_id, labels in steps:
         if labels is None:
             labelled.discard(session_id)
@@ -35,7 +35,7 @@ def test_those_with_all_labels_are_found(
 
 
 def test_they_come_in_the_order_in_which_they_were_put_in() -> None:
-    labelled = Labelled()
+    labelled = LabelIndex()
     for number in (3, 1, 2):
         labelled.put(f"s{number}", {"app": "x", "n": str(number)})
     labelled.put("s3", {"app": "x", "n": "3"})  # again: it stays where it was
@@ -56,7 +56,7 @@ class Seen(str):
 
 
 def test_what_has_other_labels_is_not_looked_at() -> None:
-    labelled = Labelled()
+    labelled = LabelIndex()
     for number in range(1000):
         labelled.put(Seen(f"s{number}"), {"app": "x", "n": str(number)})
     Seen.count = 0

@@ -1,15 +1,22 @@
-"""Sessions in an order, found by their labels without a look at the others. Pure."""
+"""Orphans, or suspects, in the order in which they are to be claimed, found by their labels.
+
+A claim may ask for labels that one in ten thousand has, so there is an index by each label, in the same order. Each
+session has a number, its place; where a change that took it out is undone it gets its place back, for a claim is
+to find the longest waiting first whatever the journal does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 
-class Labelled:
+class LabelIndex:
     """Ids in the order in which they were put in, and for each label those that have it, in the same order."""
 
     def __init__(self) -> None:
         self._labels: dict[str, Mapping[str, str]] = {}
+        self._places: dict[str, int] = {}
+        self._last_place = 0
         self._having: dict[tuple[str, str], dict[str, None]] = {}
 
     def __len__(self) -> int:
@@ -21,12 +28,19 @@ class Labelled:
     def __contains__(self, session_id: str) -> bool:
         return session_id in self._labels
 
+    def keys(self) -> Collection[str]:
+        """All ids, in order."""
+        return self._labels.keys()
+
     def put(self, session_id: str, labels: Mapping[str, str]) -> None:
         """It is in, with these labels: last, or where it was; given other labels, it is the last of those."""
         before = self._labels.get(session_id)
         if before is not None and (before is labels or before == labels):
             return
-        if before:
+        if before is None:
+            self._last_place += 1
+            self._places[session_id] = self._last_place
+        elif before:
             self._unlabel(session_id, before)
         self._labels[session_id] = labels
         for pair in labels.items():
@@ -35,8 +49,24 @@ class Labelled:
     def discard(self, session_id: str) -> None:
         """It is in no more, if it was."""
         labels = self._labels.pop(session_id, None)
+        self._places.pop(session_id, None)
         if labels:
             self._unlabel(session_id, labels)
+
+    def place(self, session_id: str) -> int | None:
+        """Its place in the order; None where it is not in."""
+        return self._places.get(session_id)
+
+    def move_back(self, places: Mapping[str, int]) -> None:
+        """Give those that are in the places they once had. Rare, so all is sorted anew: it nearly is."""
+        moved = {session_id: place for session_id, place in places.items() if session_id in self._labels}
+        if not moved:
+            return
+        self._places.update(moved)
+        place = self._places.__getitem__
+        self._labels = {session_id: self._labels[session_id] for session_id in sorted(self._labels, key=place)}
+        for pair in {pair for session_id in moved for pair in self._labels[session_id].items()}:
+            self._having[pair] = dict.fromkeys(sorted(self._having[pair], key=place))
 
     def having(self, labels: Mapping[str, str]) -> Iterator[str]:
         """Those with all of these labels, in order: of the label that the fewest have each is looked at."""

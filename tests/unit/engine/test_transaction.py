@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.records import (
-    GoneRecord,
     HistoryMode,
     Record,
+    RemovalRecord,
     StateRecord,
     TurnsRecord,
     decode_record,
@@ -26,16 +26,11 @@ from callstate_client.engine.sessions.stored import (
     StoredSession,
     Write,
 )
-from callstate_client.engine.table.cache import (
-    MAX_MISSES,
-    MISS_TTL_S,
-    NO_GRAVE,
-    Cache,
-    Grave,
-)
+from callstate_client.engine.table.tombstones import MAX_MISSES, MISS_TTL_S, NO_TOMBSTONE, Tombstone
 from support.budget import examples
 from support.clock import START_US
 from support.core import HOST, TIME, kept
+from support.table_harness import TableHarness
 
 TURN = b'{"role":"user"}'
 
@@ -45,51 +40,51 @@ def make(session_id: str, status: str = "active") -> Session:
     return Session(session_id, Document(head, START_US))
 
 
-def create(cache: Cache, session_id: str, now: float = 0.0, status: str = "active") -> Session:
+def create(cache: TableHarness, session_id: str, now: float = 0.0, status: str = "active") -> Session:
     entry = make(session_id, status)
-    grave = cache.floor(session_id)
-    entry.version = grave.version
-    entry.change_facts(epoch=grave.epoch)
-    cache.create(entry)
+    tombstone = cache.table.tombstones.predecessor(session_id)
+    entry.version = tombstone.version
+    entry.change_facts(epoch=tombstone.epoch)
+    cache.tx.create(entry)
     entry.next_version(START_US)
-    cache.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), now)
+    cache.tx.log(entry, entry.record(HistoryMode.KEEP, b"", 0, []), now)
     return entry
 
 
-def add_turn(cache: Cache, entry: Session, now: float = 0.0, op: str | None = None) -> None:
-    cache.change(entry)
+def add_turn(cache: TableHarness, entry: Session, now: float = 0.0, op: str | None = None) -> None:
+    cache.tx.change(entry)
     entry.doc.append(TURN, 1)
     version = entry.next_version(START_US)
     ops = entry.keep_op(op, b"%d" % version)
     record = TurnsRecord(entry.id, version, START_US, entry.doc.metrics, HistoryMode.APPEND, TURN, 1, ops)
-    cache.log(entry, record, now)
+    cache.tx.log(entry, record, now)
 
 
-def remove(cache: Cache, entry: Session, now: float = 0.0) -> None:
-    cache.remove(entry, entry.version + 1, now)
+def remove(cache: TableHarness, entry: Session, now: float = 0.0) -> None:
+    cache.tx.remove(entry, entry.version + 1, now)
 
 
-def take(cache: Cache, sessions: int = 100, size: int = 1 << 20) -> list[tuple[Write, float]]:
-    cache.commit()
-    return cache.take_dirty(HOST, sessions, size)
+def take(cache: TableHarness, sessions: int = 100, size: int = 1 << 20) -> list[tuple[Write, float]]:
+    cache.tx.commit()
+    return cache.queue.take(HOST, sessions, size)
 
 
-def land(cache: Cache) -> list[Write]:
+def land(cache: TableHarness) -> list[Write]:
     """All that is dirty reaches the store."""
     writes = [write for write, _ in take(cache)]
     for write in writes:
-        cache.landed(write)
+        cache.queue.acked(write)
     return writes
 
 
-def state(cache: Cache) -> dict[str, Any]:
+def state(cache: TableHarness) -> dict[str, Any]:
     """All that an undo has to bring back."""
     return {
-        "entries": {i: kept(entry) | {"host": entry.host} for i, entry in cache.sessions.items()},
-        "graves": dict(cache.graves),
-        "dirty": dict(cache.dirty),
-        "dirty_bytes": cache.dirty_bytes,
-        "by_status": dict(cache.index.by_status),
+        "entries": {i: kept(entry) | {"host": entry.host} for i, entry in cache.table.sessions.items()},
+        "tombstones": dict(cache.table.tombstones.pending),
+        "dirty": dict(cache.table.dirty.marks),
+        "dirty_bytes": cache.table.dirty.size_bytes,
+        "by_status": dict(cache.table.index.by_status),
     }
 
 
@@ -97,59 +92,59 @@ def state(cache: Cache) -> dict[str, Any]:
 
 
 def test_born_and_deleted_within_the_interval_writes_nothing() -> None:
-    cache = Cache()
+    cache = TableHarness()
     remove(cache, create(cache, "a"))
-    assert not cache.dirty
-    assert not cache.graves
-    assert cache.known_missing("a", 0.5)
+    assert not cache.table.dirty.marks
+    assert not cache.table.tombstones.pending
+    assert cache.table.tombstones.known_missing("a", 0.5)
     assert take(cache) == []
 
 
 def test_what_the_store_has_is_deleted_there_too() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     land(cache)
     remove(cache, entry, 3.0)
-    assert cache.known_missing("a", 1e9), "however long the store is away"
+    assert cache.table.tombstones.known_missing("a", 1e9), "however long the store is away"
     [(write, since)] = take(cache)
     assert (write.document, write.active, since) == (None, False, 3.0)
     assert write.meta == StoredMeta(host=HOST, epoch=0, version=entry.version + 1, deleted=True)
-    cache.landed(write)
-    assert not cache.graves
+    cache.queue.acked(write)
+    assert not cache.table.tombstones.pending
 
 
 def test_a_deletion_right_after_a_replay_is_told() -> None:
     """The store may have had it before the restart."""
-    before, after = Cache(), Cache()
+    before, after = TableHarness(), TableHarness()
     create(before, "a")
-    for record in before.group:
+    for record in before.tx.records:
         after.replay(record)
     after.all_dirty(0.0)
-    remove(after, after.sessions["a"])
+    remove(after, after.table.sessions["a"])
     assert [write.meta.deleted for write, _ in take(after)] == [True]
 
 
 def test_a_deletion_behind_a_write_whose_reply_was_lost_is_told() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     [(write, since)] = take(cache)
-    cache.bounced(write, since)
+    cache.queue.retry(write, since)
     remove(cache, entry)
     assert [write.meta.deleted for write, _ in take(cache)] == [True]
 
 
 def test_a_deletion_while_the_write_is_under_way_is_told() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     [(write, _)] = take(cache)
     remove(cache, entry)
-    cache.landed(write)
-    assert "a" in cache.graves
+    cache.queue.acked(write)
+    assert "a" in cache.table.tombstones.pending
     assert [write.meta.deleted for write, _ in take(cache)] == [True]
 
 
 def test_deleted_created_and_deleted_again_is_told() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     land(cache)
     remove(cache, entry)
@@ -158,7 +153,7 @@ def test_deleted_created_and_deleted_again_is_told() -> None:
 
 
 def test_deleting_what_go_wrote_is_told_also_after_a_change() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = Session.of_stored("a", StoredSession(b'{"id":"a"}', None), HOST)
     assert entry is not None
     entry.host = None
@@ -169,59 +164,62 @@ def test_deleting_what_go_wrote_is_told_also_after_a_change() -> None:
 
 def test_a_new_session_begins_above_the_deleted_one() -> None:
     """The store would refuse it otherwise, when the clock was set back meanwhile."""
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     entry.change_facts(epoch=7)
     entry.version += 3_600_000_000
     land(cache)
     remove(cache, entry)
-    assert cache.floor("a") == Grave(entry.version + 1, 7)
+    assert cache.table.tombstones.predecessor("a") == Tombstone(entry.version + 1, 7)
     again = create(cache, "a")
     assert again.version > entry.version + 1
     assert again.facts.epoch == 7
-    assert not cache.graves
+    assert not cache.table.tombstones.pending
 
 
 def test_a_tombstone_that_was_read_is_a_floor_as_well() -> None:
-    cache = Cache()
-    assert cache.floor("a") == NO_GRAVE
-    cache.note_miss("a", 0.0, Grave(9, 2))
-    assert cache.floor("a") == Grave(9, 2)
+    cache = TableHarness()
+    assert cache.table.tombstones.predecessor("a") == NO_TOMBSTONE
+    cache.table.tombstones.remember_miss("a", 0.0, Tombstone(9, 2))
+    assert cache.table.tombstones.predecessor("a") == Tombstone(9, 2)
 
 
 # -- misses ------------------------------------------------------------------------------------------------------
 
 
 def test_a_miss_is_remembered_for_a_moment() -> None:
-    cache = Cache()
-    assert not cache.known_missing("a", 0.0)
-    cache.note_miss("a", 10.0)
-    assert cache.known_missing("a", 10.0 + MISS_TTL_S - 0.001)
-    assert not cache.known_missing("a", 10.0 + MISS_TTL_S)
+    cache = TableHarness()
+    assert not cache.table.tombstones.known_missing("a", 0.0)
+    cache.table.tombstones.remember_miss("a", 10.0)
+    assert cache.table.tombstones.known_missing("a", 10.0 + MISS_TTL_S - 0.001)
+    assert not cache.table.tombstones.known_missing("a", 10.0 + MISS_TTL_S)
 
 
 def test_misses_do_not_pile_up() -> None:
-    cache = Cache()
+    cache = TableHarness()
     for number in range(MAX_MISSES + 5):
-        cache.note_miss(str(number), 0.0)
-    assert sum(cache.known_missing(str(number), 0.5) for number in range(MAX_MISSES + 5)) <= MAX_MISSES
-    assert cache.known_missing(str(MAX_MISSES + 4), 0.5)
+        cache.table.tombstones.remember_miss(str(number), 0.0)
+    assert (
+        sum(cache.table.tombstones.known_missing(str(number), 0.5) for number in range(MAX_MISSES + 5))
+        <= MAX_MISSES
+    )
+    assert cache.table.tombstones.known_missing(str(MAX_MISSES + 4), 0.5)
 
 
 def test_what_became_hot_is_no_miss() -> None:
-    cache = Cache()
-    cache.note_miss("a", 0.0)
+    cache = TableHarness()
+    cache.table.tombstones.remember_miss("a", 0.0)
     entry = create(cache, "a")
     land(cache)
-    cache.evict(entry)
-    assert not cache.known_missing("a", 0.1)
+    cache.tx.evict(entry)
+    assert not cache.table.tombstones.known_missing("a", 0.1)
 
 
 # -- towards the store -------------------------------------------------------------------------------------------
 
 
 def test_only_the_newest_state_is_written() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a", 1.0)
     for _ in range(5):
         add_turn(cache, entry, 2.0)
@@ -229,11 +227,11 @@ def test_only_the_newest_state_is_written() -> None:
     assert since == 1.0, "dirty since the first change"
     assert write.document is not None
     assert write.document.count(TURN) == 5
-    assert cache.dirty_bytes == 0
+    assert cache.table.dirty.size_bytes == 0
 
 
 def test_a_batch_is_bounded_and_the_oldest_go_first() -> None:
-    cache = Cache()
+    cache = TableHarness()
     for number in range(10):
         create(cache, f"s{number}", float(number))
     assert [write.session_id for write, _ in take(cache, sessions=3)] == ["s0", "s1", "s2"]
@@ -242,239 +240,239 @@ def test_a_batch_is_bounded_and_the_oldest_go_first() -> None:
 
 
 def test_a_change_during_the_flight_is_dirty_again() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a", 1.0)
     [(write, since)] = take(cache)
     add_turn(cache, entry, 2.0)
-    cache.landed(write)
+    cache.queue.acked(write)
     assert entry.stored_version == write.meta.version < entry.version
-    assert cache.dirty["a"][0] == 2.0
-    assert not cache.is_stored(entry)
+    assert cache.table.dirty.marks["a"][0] == 2.0
+    assert not cache.table.is_stored(entry)
     land(cache)
-    assert cache.is_stored(entry)
+    assert cache.table.is_stored(entry)
     assert since == 1.0
 
 
 def test_what_bounced_goes_first_again() -> None:
-    cache = Cache()
+    cache = TableHarness()
     for name in "abc":
         create(cache, name, 1.0)
     batch = take(cache)
     create(cache, "d", 5.0)
-    add_turn(cache, cache.sessions["b"], 6.0)
+    add_turn(cache, cache.table.sessions["b"], 6.0)
     for write, since in reversed(batch):
-        cache.bounced(write, since)
-    assert list(cache.dirty) == ["a", "b", "c", "d"]
-    assert [since for since, _, _ in cache.dirty.values()] == [1.0, 1.0, 1.0, 5.0]
-    assert cache.dirty_bytes == sum(size for _, size, _ in cache.dirty.values())
-    assert not cache.flying
+        cache.queue.retry(write, since)
+    assert list(cache.table.dirty.marks) == ["a", "b", "c", "d"]
+    assert [since for since, _, _ in cache.table.dirty.marks.values()] == [1.0, 1.0, 1.0, 5.0]
+    assert cache.table.dirty.size_bytes == sum(size for _, size, _ in cache.table.dirty.marks.values())
+    assert not cache.table.dirty.in_flight
 
 
 def test_what_bounced_and_is_nowhere_any_more_is_let_be() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     land(cache)
-    cache.mark_stale("a", 1.0, 10)  # its time to live in the store is renewed
+    cache.queue.mark_stale("a", 1.0, 10)  # its time to live in the store is renewed
     [(write, since)] = take(cache)
-    cache.evict(entry)
-    cache.bounced(write, since)
-    assert not cache.dirty
+    cache.tx.evict(entry)
+    cache.queue.retry(write, since)
+    assert not cache.table.dirty.marks
 
 
 def test_what_the_store_refuses_stays_and_says_why() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     [(write, _)] = take(cache)
-    cache.refused(write, "rejected: too big")
+    cache.queue.quarantine(write, "rejected: too big")
     assert entry.quarantined == "rejected: too big"
-    assert not cache.dirty
-    assert not cache.is_stored(entry)
+    assert not cache.table.dirty.marks
+    assert not cache.table.is_stored(entry)
     add_turn(cache, entry)
     land(cache)
     assert entry.quarantined == ""
-    assert cache.is_stored(entry)
+    assert cache.table.is_stored(entry)
 
 
 def test_a_deletion_the_store_refuses_is_given_up() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     land(cache)
     remove(cache, entry)
     [(write, _)] = take(cache)
-    cache.refused(write, "superseded")
-    assert not cache.graves
+    cache.queue.quarantine(write, "superseded")
+    assert not cache.table.tombstones.pending
 
 
 # -- undoing, with writes ending meanwhile -----------------------------------------------------------------------
 
 
 def test_an_undone_change_leaves_what_bounced_meanwhile_dirty() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a", 1.0)
     [(write, since)] = take(cache)
     add_turn(cache, entry, 2.0)
-    cache.bounced(write, since)
+    cache.queue.retry(write, since)
     cache.rollback()
-    assert cache.dirty["a"][0] == 1.0
+    assert cache.table.dirty.marks["a"][0] == 1.0
     assert entry.version == write.meta.version
 
 
 def test_an_undone_deletion_leaves_what_landed_meanwhile_stored() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     [(write, _)] = take(cache)
     remove(cache, entry)
-    cache.landed(write)
+    cache.queue.acked(write)
     cache.rollback()
-    assert cache.is_stored(entry)
-    assert not cache.graves
+    assert cache.table.is_stored(entry)
+    assert not cache.table.tombstones.pending
 
 
 def test_an_undone_deletion_leaves_it_unknown_what_bounced_meanwhile() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     [(write, since)] = take(cache)
     remove(cache, entry)
-    cache.bounced(write, since)
+    cache.queue.retry(write, since)
     cache.rollback()
-    assert "a" in cache.dirty
+    assert "a" in cache.table.dirty.marks
     remove(cache, entry)
     assert [write.meta.deleted for write, _ in take(cache)] == [True]
 
 
 def test_an_undone_creation_leaves_a_tombstone_that_landed_meanwhile_behind() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     land(cache)
     remove(cache, entry)
     [(tombstone, _)] = take(cache)
     create(cache, "a")
-    cache.landed(tombstone)
+    cache.queue.acked(tombstone)
     cache.rollback()
-    assert not cache.graves, "the store has it: nobody would ever take this one away"
+    assert not cache.table.tombstones.pending, "the store has it: nobody would ever take this one away"
 
 
 def test_an_undone_creation_leaves_a_tombstone_that_bounced_meanwhile_dirty() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     land(cache)
     remove(cache, entry)
     [(tombstone, since)] = take(cache)
     create(cache, "a")
-    cache.bounced(tombstone, since)
+    cache.queue.retry(tombstone, since)
     cache.rollback()
     assert [write.meta.deleted for write, _ in take(cache)] == [True]
 
 
 def test_a_renewal_outlives_the_undone_change() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     land(cache)
     add_turn(cache, entry, 2.0)
-    cache.mark_stale("a", 3.0, entry.doc.size)
+    cache.queue.mark_stale("a", 3.0, entry.doc.size)
     cache.rollback()
-    assert "a" in cache.dirty
+    assert "a" in cache.table.dirty.marks
 
 
 def test_deleted_and_created_in_one_group_comes_back_as_the_first() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     add_turn(cache, entry)
-    cache.commit()
+    cache.tx.commit()
     remove(cache, entry)
     create(cache, "a", status="on_hold")
-    assert cache.rollback() == [entry]
-    assert cache.sessions == {"a": entry}
-    assert cache.index.by_status == {"active": 1}
+    cache.rollback()
+    assert cache.table.sessions == {"a": entry}
+    assert cache.table.index.by_status == {"active": 1}
 
 
 def test_an_admission_that_the_journal_did_not_take_stays_and_is_told_later() -> None:
     """To undo it would make the next read admit it again, and fail again."""
-    cache = Cache()
+    cache = TableHarness()
     entry = make("a")
-    cache.admit(entry)
+    cache.tx.admit(entry)
     add_turn(cache, entry)
-    assert [type(record) for record in cache.group] == [StateRecord, TurnsRecord]
+    assert [type(record) for record in cache.tx.records] == [StateRecord, TurnsRecord]
     cache.rollback()
-    assert cache.sessions == {"a": entry}
+    assert cache.table.sessions == {"a": entry}
     assert entry.doc.turn_count == 0
     add_turn(cache, entry)
-    assert [type(record) for record in cache.group] == [StateRecord], "whole: the journal does not know it"
+    assert [type(record) for record in cache.tx.records] == [StateRecord], "whole: the journal does not know it"
 
 
 def test_an_undone_eviction_leaves_it_hot() -> None:
     """The journal still has it, so a restart would bring it back; and so would nothing else."""
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     land(cache)
-    cache.evict(entry)
-    assert not cache.sessions
-    assert cache.rollback() == [entry]
-    assert cache.sessions == {"a": entry}
-    assert cache.index.by_status == {"active": 1}
+    cache.tx.evict(entry)
+    assert not cache.table.sessions
+    cache.rollback()
+    assert cache.table.sessions == {"a": entry}
+    assert cache.table.index.by_status == {"active": 1}
 
 
 def test_what_was_read_through_and_changed_is_cold_again() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = make("a", "ended")
     add_turn(cache, entry)
-    assert cache.rollback() == ["a"]
-    assert not cache.sessions
-    assert cache.index.by_status == {}
+    cache.rollback()
+    assert not cache.table.sessions
+    assert cache.table.index.by_status == {}
 
 
 # -- the log -----------------------------------------------------------------------------------------------------
 
 
 def test_a_session_new_to_the_journal_is_told_whole_once() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     add_turn(cache, entry)
-    assert [type(record) for record in cache.group] == [StateRecord, TurnsRecord]
-    cache.commit()
+    assert [type(record) for record in cache.tx.records] == [StateRecord, TurnsRecord]
+    cache.tx.commit()
     add_turn(cache, entry)
-    assert [type(record) for record in cache.group] == [TurnsRecord]
+    assert [type(record) for record in cache.tx.records] == [TurnsRecord]
 
 
 def test_records_a_session_already_has_are_skipped() -> None:
-    cache, after = Cache(), Cache()
+    cache, after = TableHarness(), TableHarness()
     entry = create(cache, "a")
     add_turn(cache, entry)
-    for record in [*cache.snapshot(), *cache.group]:
+    for record in [*cache.snapshot(), *cache.tx.records]:
         after.replay(record)
-    assert kept(after.sessions["a"]) == kept(entry)
+    assert kept(after.table.sessions["a"]) == kept(entry)
 
 
 def test_a_snapshot_is_the_state() -> None:
-    cache = Cache()
+    cache = TableHarness()
     for name in "abc":
         create(cache, name)
     land(cache)
-    add_turn(cache, cache.sessions["a"], op="x")
-    remove(cache, cache.sessions["b"])
-    after = Cache()
+    add_turn(cache, cache.table.sessions["a"], op="x")
+    remove(cache, cache.table.sessions["b"])
+    after = TableHarness()
     for record in cache.snapshot():
         after.replay(record)
-    assert {i: kept(entry) for i, entry in after.sessions.items()} == {
-        i: kept(entry) for i, entry in cache.sessions.items()
+    assert {i: kept(entry) for i, entry in after.table.sessions.items()} == {
+        i: kept(entry) for i, entry in cache.table.sessions.items()
     }
-    assert after.graves == cache.graves
-    assert after.index.by_status == cache.index.by_status
+    assert after.table.tombstones.pending == cache.table.tombstones.pending
+    assert after.table.index.by_status == cache.table.index.by_status
     after.all_dirty(1.0)
-    assert after.dirty.keys() == {"a", "b", "c"}
+    assert after.table.dirty.marks.keys() == {"a", "b", "c"}
 
 
 def test_what_left_is_kept_cold_by_a_replay() -> None:
-    cache, after = Cache(), Cache()
+    cache, after = TableHarness(), TableHarness()
     entry = create(cache, "a")
     land(cache)
     records = [*cache.snapshot()]
-    cache.evict(entry)
-    for record in [*records, *cache.group]:
+    cache.tx.evict(entry)
+    for record in [*records, *cache.tx.records]:
         after.replay(record)
-    assert not after.sessions
-    assert not after.graves
-    assert isinstance(cache.group[0], GoneRecord)
+    assert not after.table.sessions
+    assert not after.table.tombstones.pending
+    assert isinstance(cache.tx.records[0], RemovalRecord)
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -484,7 +482,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.cache = Cache()
+        self.cache = TableHarness()
         self.now = 0.0
         self.log: list[Record] = []
         self.store: dict[str, Write] = {}
@@ -503,13 +501,13 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(session_id=ids, status=st.sampled_from(["active", "ended"]))
     def create(self, session_id: str, status: str) -> None:
         self.now += 1
-        if session_id not in self.cache.sessions:
+        if session_id not in self.cache.table.sessions:
             self.told(create(self.cache, session_id, self.now, status))
 
     @rule(session_id=ids, op=st.sampled_from([None, "x", "y"]))
     def change(self, session_id: str, op: str | None) -> None:
         self.now += 1
-        entry = self.cache.sessions.get(session_id)
+        entry = self.cache.table.sessions.get(session_id)
         if entry is not None:
             add_turn(self.cache, entry, self.now, op)
             self.told(entry)
@@ -517,7 +515,7 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(session_id=ids)
     def remove(self, session_id: str) -> None:
         self.now += 1
-        entry = self.cache.sessions.get(session_id)
+        entry = self.cache.table.sessions.get(session_id)
         if entry is not None:
             remove(self.cache, entry, self.now)
             self.truth.pop(session_id)
@@ -525,9 +523,9 @@ class CacheMachine(RuleBasedStateMachine):
     @rule(session_id=ids)
     def leave_and_come_back(self, session_id: str) -> None:
         """Evicted, which only happens to what the store has; read again when somebody asks."""
-        entry = self.cache.sessions.get(session_id)
-        if entry is not None and self.cache.is_stored(entry) and not self.cache.group:
-            self.cache.evict(entry)
+        entry = self.cache.table.sessions.get(session_id)
+        if entry is not None and self.cache.table.is_stored(entry) and not self.cache.tx.records:
+            self.cache.tx.evict(entry)
             self.commit()
             self.read_again(session_id)
 
@@ -536,29 +534,28 @@ class CacheMachine(RuleBasedStateMachine):
         back = Session.of_stored(session_id, StoredSession(write.document, write.meta), HOST)
         assert back is not None
         assert back.version == self.truth[session_id]
-        self.cache.admit(back)
+        self.cache.tx.admit(back)
 
     @rule()
     def commit(self) -> None:
-        self.log += self.cache.group
-        self.cache.commit()
+        self.log += self.cache.tx.records
+        self.cache.tx.commit()
         self.open_group()
 
     @rule()
     def undo(self) -> None:
-        admitted = bool(self.cache._admitted)
-        touched = self.cache.rollback()
+        admitted = bool(self.cache.tx._admitted)
+        self.cache.rollback()
         self.truth = self.truth_before
         if not self.ended_meanwhile and not admitted:
             assert state(self.cache) == self.before
-        assert len(touched) == len({entry.id if isinstance(entry, Session) else entry for entry in touched})
         self.open_group()
 
     @precondition(lambda self: not self.flight)
     @rule(sessions=st.integers(1, 3))
     def take(self, sessions: int) -> None:
         self.commit()
-        self.flight = self.cache.take_dirty(HOST, sessions, 1 << 20)
+        self.flight = self.cache.queue.take(HOST, sessions, 1 << 20)
         self.open_group()
 
     @precondition(lambda self: self.flight)
@@ -570,20 +567,20 @@ class CacheMachine(RuleBasedStateMachine):
             if outcome != "bounced":
                 self.store[write.session_id] = write
             if outcome == "landed":
-                self.cache.landed(write)
+                self.cache.queue.acked(write)
             else:
-                self.cache.bounced(write, since)
+                self.cache.queue.retry(write, since)
         self.flight = []
 
     @rule()
     def restart(self) -> None:
         """What was committed is all there is; what was under way may have arrived or not."""
-        self.cache = Cache()
+        self.cache = TableHarness()
         for record in self.log:
             self.cache.replay(record)
         self.cache.all_dirty(self.now)
         self.flight, self.truth = [], self.truth_before
-        for session_id in self.truth.keys() - self.cache.sessions.keys():
+        for session_id in self.truth.keys() - self.cache.table.sessions.keys():
             self.read_again(session_id)  # only what the store has can have left
         self.open_group()
 
@@ -597,43 +594,50 @@ class CacheMachine(RuleBasedStateMachine):
         self.commit()
         if self.flight:
             self.write_ends("landed")
-        while self.cache.dirty:
+        while self.cache.table.dirty.marks:
             self.take(3)
             self.write_ends("landed")
-        assert not self.cache.graves
+        assert not self.cache.table.tombstones.pending
         found = {i: write.meta.version for i, write in self.store.items() if write.document is not None}
         assert found == self.truth
-        assert all(self.cache.is_stored(entry) for entry in self.cache.sessions.values())
+        assert all(self.cache.table.is_stored(entry) for entry in self.cache.table.sessions.values())
         self.open_group()
 
     @invariant()
     def hot_is_the_truth(self) -> None:
-        assert {i: entry.version for i, entry in self.cache.sessions.items()} == self.truth
+        assert {i: entry.version for i, entry in self.cache.table.sessions.items()} == self.truth
 
     @invariant()
     def nothing_is_forgotten(self) -> None:
         cache = self.cache
-        for session_id, entry in cache.sessions.items():
+        for session_id, entry in cache.table.sessions.items():
             stored = self.store.get(session_id)
             reached = stored is not None and stored.meta.version == entry.version
-            assert reached or session_id in cache.dirty or session_id in cache.flying
+            assert reached or session_id in cache.table.dirty.marks or session_id in cache.table.dirty.in_flight
         for session_id, write in self.store.items():
-            gone = session_id not in cache.sessions and write.document is not None
-            assert not gone or session_id in cache.graves, "the store would give it back"
-        for session_id in cache.graves:
-            assert session_id in cache.dirty or session_id in cache.flying
-        assert all(session_id in cache.sessions or session_id in cache.graves for session_id in cache.dirty)
+            gone = session_id not in cache.table.sessions and write.document is not None
+            assert not gone or session_id in cache.table.tombstones.pending, "the store would give it back"
+        for session_id in cache.table.tombstones.pending:
+            assert session_id in cache.table.dirty.marks or session_id in cache.table.dirty.in_flight
+        assert all(
+            session_id in cache.table.sessions or session_id in cache.table.tombstones.pending
+            for session_id in cache.table.dirty.marks
+        )
 
     @invariant()
     def sums_are_right(self) -> None:
         cache = self.cache
-        assert cache.dirty_bytes == sum(size for _, size, _ in cache.dirty.values())
-        eras = [era for _, _, era in cache.dirty.values()] + [flight.era for flight in cache.flying.values()]
-        assert all(cache.unwritten(era) == sum(each <= era for each in eras) for era in eras)
-        assert all(session_id in cache.sessions for session_id in cache.quarantined)
-        statuses = [entry.doc.status for entry in cache.sessions.values()]
-        assert cache.index.by_status == {status: statuses.count(status) for status in statuses}
-        assert list(cache.sessions) == [e.id for e in sorted(cache.sessions.values(), key=lambda e: e.seq)]
+        assert cache.table.dirty.size_bytes == sum(size for _, size, _ in cache.table.dirty.marks.values())
+        eras = [era for _, _, era in cache.table.dirty.marks.values()] + [
+            flight.era for flight in cache.table.dirty.in_flight.values()
+        ]
+        assert all(cache.table.dirty.unwritten(era) == sum(each <= era for each in eras) for era in eras)
+        assert all(session_id in cache.table.sessions for session_id in cache.table.quarantined)
+        statuses = [entry.doc.status for entry in cache.table.sessions.values()]
+        assert cache.table.index.by_status == {status: statuses.count(status) for status in statuses}
+        assert list(cache.table.sessions) == [
+            e.id for e in sorted(cache.table.sessions.values(), key=lambda e: e.seq)
+        ]
 
 
 TestCache = CacheMachine.TestCase
@@ -641,41 +645,43 @@ TestCache.settings = settings(max_examples=examples(100), stateful_step_count=40
 
 
 def test_a_deletion_that_is_undone_is_remembered_by_no_checkpoint() -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     add_turn(cache, entry, op="op-1")
-    cache.commit()
+    cache.tx.commit()
     remove(cache, entry)
     cache.rollback()
-    replayed = Cache()
+    replayed = TableHarness()
     for record in cache.snapshot():
         replayed.replay(record)
-    assert replayed.sessions.keys() == {"a"}
+    assert replayed.table.sessions.keys() == {"a"}
 
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_deletion_is_remembered_with_the_results_of_repeatable_mutations(known: bool) -> None:
-    cache = Cache()
+    cache = TableHarness()
     entry = create(cache, "a")
     add_turn(cache, entry, op="op-1")
     if known:
         land(cache)
-    cache.remove(entry, entry.version + 1, 0.0, "op-2", b"{}")
+    cache.tx.remove(entry, entry.version + 1, 0.0, "op-2", b"{}")
     version = b"%d" % entry.version
-    records = [*cache.group]
-    cache.commit()
-    replayed = Cache()
+    records = [*cache.tx.records]
+    cache.tx.commit()
+    replayed = TableHarness()
     for record in records:
         replayed.replay(decode_record(encode_record(record)))
     for each in (cache, replayed):
-        assert each.done_before(entry.id, "op-1") == version
-        assert each.done_before(entry.id, "op-2") == b"{}"
-        assert each.done_before(entry.id, "op-3") is None
-        assert each.done_before(entry.id, None) is None
+        assert each.table.tombstones.repeated(entry.id, "op-1") == version
+        assert each.table.tombstones.repeated(entry.id, "op-2") == b"{}"
+        assert each.table.tombstones.repeated(entry.id, "op-3") is None
+        assert each.table.tombstones.repeated(entry.id, None) is None
     if known:
         (write,) = land(cache)
         assert write.meta.ops == {"op-1": version, "op-2": b"{}"}
-    snapshot = Cache()
+    snapshot = TableHarness()
     for record in cache.snapshot():
         snapshot.replay(decode_record(encode_record(record)))
-    assert snapshot.done_before(entry.id, "op-2") == (None if known else b"{}"), "the store has the other"
+    assert snapshot.table.tombstones.repeated(entry.id, "op-2") == (None if known else b"{}"), (
+        "the store has the other"
+    )

@@ -1,0 +1,181 @@
+"""What the store has yet to be told, handed out in batches, and what becomes of each write.
+
+The writer takes a batch, sends it, and says of each write what came of it:
+
+    acked        the store has this version
+    retry        nobody knows whether it has: the session is dirty again, as old as it was
+    quarantine   the store does not take it: the session stays hot and in the journal
+
+What is learned of the store is no change of the open group, which may end after the write has: so it is applied to
+the session as it is and, where the group has deleted or replaced that, to the one that a rollback brings back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+from msgspec import structs
+
+from callstate_client.engine.sessions.records import BeatsRecord, RemovalRecord, StoreRecord
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.stored import StoredMeta, Write
+from callstate_client.engine.table.session_table import SessionTable
+from callstate_client.engine.transaction import Transaction
+
+
+class FlushQueue:
+    """The way from the table to the store.
+
+    Args:
+        table: the sessions.
+        transaction: the open group.
+    """
+
+    def __init__(self, table: SessionTable, transaction: Transaction) -> None:
+        self.table = table
+        self._tx = transaction
+
+    # -- batches --------------------------------------------------------------------------------------------
+
+    def take(self, host_id: str, max_sessions: int, max_bytes: int) -> list[tuple[Write, float]]:
+        """The oldest of what is dirty, as writes that are in flight from now on, each with the time since when it
+        is dirty."""
+        table, batch = self.table, list[tuple[Write, float]]()
+        sent: dict[str, int] = {}
+        size = 0
+        for session_id, mark in table.dirty.marks.items():
+            if len(batch) >= max_sessions or size >= max_bytes:
+                break
+            session = table.sessions.get(session_id)
+            if session is None:
+                write = self._deletion(host_id, session_id)
+            else:
+                write = session.write(host_id)
+                if session.base is not None and not session.base.sent and session.journaled_base is not None:
+                    session.base = structs.replace(session.base, sent=session.version)
+                    sent[session_id] = session.version
+                size += len(write.document or b"")
+            batch.append((write, mark[0]))
+        if sent:
+            self._tx.records.append(StoreRecord(sent, {}))
+        for write, _ in batch:
+            table.dirty.depart(write.session_id, write.meta.version)
+        return batch
+
+    def _deletion(self, host_id: str, session_id: str) -> Write:
+        tombstone = self.table.tombstones.pending[session_id]
+        meta = StoredMeta(
+            host=host_id, epoch=tombstone.epoch, version=tombstone.version, deleted=True, ops=tombstone.ops
+        )
+        return Write(session_id, None, meta, active=False)
+
+    def mark_stale(self, session_id: str, now: float, size: int) -> None:
+        """What the store has of this is to be written again, for another reason than a change: undoing the open
+        group leaves the mark."""
+        dirty = self.table.dirty
+        if session_id not in dirty.marks:
+            dirty.mark(session_id, now, size)
+        saved = self._tx.saved(session_id)
+        if saved is not None and saved.dirty is None:
+            saved.dirty = dirty.new_mark(now, size)
+
+    def not_stored(self, session_id: str, now: float) -> None:
+        """The store has lost what it had of this."""
+        session = self.table.sessions.get(session_id)
+        if session is not None:
+            session.stored_version = 0
+            self.mark_stale(session_id, now, session.doc.size)
+
+    # -- outcomes -------------------------------------------------------------------------------------------
+
+    def acked(self, write: Write) -> None:
+        """The store has this write."""
+        table, session_id, version = self.table, write.session_id, write.meta.version
+        table.dirty.arrive(session_id)
+        table.quarantined.pop(session_id, None)
+        saved = self._tx.saved(session_id)
+        if saved is not None and saved.tombstone is not None and saved.tombstone.version <= version:
+            saved.tombstone = None  # an undo must not bring it back
+        for session in self._in_play(session_id):
+            session.stored_version = max(session.stored_version, version)
+            session.maybe_stored = False
+            session.quarantined = ""
+            self._drop_base(session, version)
+        if session_id not in table.sessions and session_id not in table.dirty.marks:
+            tombstone = table.tombstones.pending.pop(session_id, None)
+            if tombstone is not None:  # journaled: written anew after a crash, it could hit a successor
+                self._tx.records.append(RemovalRecord(session_id, version, tombstone.epoch, False))
+
+    def _drop_base(self, session: Session, version: int) -> None:
+        """The store has taken this version, so it has nothing that is not in it."""
+        if session.journaled_base is not None:
+            self._tx.records.append(StoreRecord({}, {session.id: version}))
+        elif session.base is not None:
+            session.journaled = True  # as replayed, and nothing since
+        session.base = None
+
+    def retry(self, write: Write, since: float) -> None:
+        """Nobody knows whether the store has this write. `since`: as `take` gave it."""
+        table, session_id = self.table, write.session_id
+        era = table.dirty.arrive(session_id)
+        for session in self._in_play(session_id):
+            session.maybe_stored = True
+        if session_id not in table.sessions and session_id not in table.tombstones.pending:
+            return
+        self.mark_stale(session_id, since, len(write.document or b""))
+        table.dirty.retry(session_id, since, table.dirty.marks[session_id][1], era)
+
+    def quarantine(self, write: Write, why: str) -> None:
+        """The store will not take this one."""
+        table, session_id = self.table, write.session_id
+        table.dirty.arrive(session_id)
+        for session in self._in_play(session_id):
+            session.quarantined = why
+        if session_id in table.sessions:
+            table.quarantined[session_id] = None
+        elif session_id not in table.dirty.marks:
+            table.tombstones.pending.pop(session_id, None)
+
+    def _in_play(self, session_id: str) -> Iterator[Session]:
+        """The session as it is, and as it is again if the open group, which replaced it, is undone."""
+        session, saved = self.table.sessions.get(session_id), self._tx.saved(session_id)
+        if session is not None:
+            yield session
+        if saved is not None and saved.session is not None and saved.session is not session:
+            yield saved.session
+
+    def take_all_as_stored(self) -> list[str]:
+        """There is neither store nor journal: what is committed counts as stored. To be called between groups.
+
+        Returns:
+            the deletions among it, whose tombstones stay pending for as long as the caller leaves them there.
+        """
+        table, deletions = self.table, list[str]()
+        for session_id in [*table.dirty.marks]:
+            session = table.sessions.get(session_id)
+            if session is None:
+                deletions.append(session_id)
+            else:
+                session.stored_version, session.maybe_stored = session.version, False
+            table.dirty.discard(session_id)
+        table.unflushed_beats.clear()
+        self._tx.observed.clear()
+        return deletions
+
+    # -- beats ----------------------------------------------------------------------------------------------
+
+    def take_beats(self, most: int) -> dict[str, int]:
+        """Some of the beats that neither journal nor store have heard of; the journal hears of them now."""
+        unflushed = self.table.unflushed_beats
+        beats = dict(islice(unflushed.items(), most))
+        for session_id in beats:
+            del unflushed[session_id]
+        if beats:
+            self._tx.records.append(BeatsRecord(beats))
+        return beats
+
+    def retry_beats(self, beats: dict[str, int]) -> None:
+        """The store did not take these: they go with the next, unless a later one has come."""
+        for session_id, at_us in beats.items():
+            self.table.unflushed_beats.setdefault(session_id, at_us)

@@ -1,0 +1,137 @@
+"""The table as records of a journal, and back: `replay` applies one record, `snapshot` tells of everything.
+
+A record is skipped where the session already has its version, so a log may begin before the snapshot that it
+follows is complete. After a replay nobody knows what the store has (`all_dirty`): all is to be written, and each
+session gets a merge base, in case the store turns out to have something newer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import starmap
+
+from msgspec import structs
+
+from callstate_client.engine.sessions.records import (
+    BeatsRecord,
+    OpResult,
+    Record,
+    RemovalRecord,
+    StateRecord,
+    StoreRecord,
+    TurnsRecord,
+    WorkerRecord,
+)
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.table.session_table import SessionTable
+from callstate_client.engine.table.tombstones import Tombstone
+
+
+def replay(table: SessionTable, record: Record) -> None:
+    """Apply a record of the journal."""
+    if isinstance(record, BeatsRecord):
+        _beats(table, record)
+    elif isinstance(record, WorkerRecord):
+        _worker(table, record)
+    elif isinstance(record, StoreRecord):
+        _store(table, record)
+    else:
+        session = table.sessions.get(record.session_id)
+        if session is not None and record.version <= session.version:
+            return
+        if isinstance(record, RemovalRecord):
+            _removal(table, record)
+        elif isinstance(record, StateRecord):
+            _state(table, record, session)
+        elif session is not None:
+            _turns(session, record)
+
+
+def _beats(table: SessionTable, record: BeatsRecord) -> None:
+    for session_id, beat_us in record.beats.items():
+        session = table.sessions.get(session_id)
+        if session is not None:
+            session.beat_us = max(session.beat_us, beat_us)
+
+
+def _worker(table: SessionTable, record: WorkerRecord) -> None:
+    if record.pid or record.pidfs_inode:
+        table.processes[record.worker_id] = record
+    else:
+        table.processes.pop(record.worker_id, None)
+
+
+def _store(table: SessionTable, record: StoreRecord) -> None:
+    for session_id, version in record.sent.items():
+        session = table.sessions.get(session_id)
+        if session is not None and session.base is not None and not session.base.sent:
+            session.base = structs.replace(session.base, sent=version)
+    for session_id, version in record.taken.items():
+        session = table.sessions.get(session_id)
+        base = None if session is None else session.base
+        if session is not None and base is not None and 0 < (base.version or base.sent) <= version:
+            session.base = None
+
+
+def _removal(table: SessionTable, record: RemovalRecord) -> None:
+    session_id, tombstones = record.session_id, table.tombstones
+    table.drop(session_id)
+    tombstone = Tombstone(record.version, record.epoch, {done.op: done.result for done in record.ops})
+    if record.pending:
+        tombstones.pending[session_id] = tombstone
+    else:
+        tombstones.pending.pop(session_id, None)
+        tombstones.settle(session_id, tombstone)
+
+
+def _state(table: SessionTable, record: StateRecord, session: Session | None) -> None:
+    after = Session.of_record(record, session)
+    if session is None:
+        table.insert(after)
+    table.index.update(after)
+    table.tombstones.pending.pop(record.session_id, None)
+
+
+def _turns(session: Session, record: TurnsRecord) -> None:
+    session.doc.metrics = record.metrics
+    session.doc.updated_us = record.updated_us
+    session.beat_us = max(session.beat_us, record.updated_us)
+    session.apply_turns(record.mode, record.turns, record.count, record.ops, record.index)
+    session.version = record.version
+    if session.base is not None:
+        session.base = session.base.after(record.mode, record.index)
+
+
+def all_dirty(table: SessionTable, now: float) -> None:
+    """After a replay: nobody knows what the store has. `now`: monotonic seconds."""
+    for session in table.sessions.values():
+        session.maybe_stored = True
+        if session.base is None:
+            session.base = session.based_on_this()
+            session.journaled = False  # the first change is journaled with what it was changed from
+        table.dirty.mark(session.id, now, session.doc.size)
+    for session_id in table.tombstones.pending:
+        table.dirty.mark(session_id, now, 0)
+
+
+def snapshot(table: SessionTable) -> Iterator[Record]:
+    """Everything hot, and every deletion that a restart must know of, as records.
+
+    The table may change while this is being consumed: each record is of the moment at which it is asked for, and
+    what came or went since the start is the log's to tell.
+    """
+    yield from [*table.processes.values()]
+    for session_id in [*table.sessions]:
+        session = table.sessions.get(session_id)
+        if session is not None:
+            yield session.snapshot()
+    for session_id, tombstone in [*table.tombstones.pending.items()]:
+        yield removal(session_id, tombstone, pending=True)
+    for session_id, tombstone in [*table.tombstones.settled.items()]:
+        yield removal(session_id, tombstone, pending=False)
+
+
+def removal(session_id: str, tombstone: Tombstone, *, pending: bool) -> RemovalRecord:
+    """The journal's record of a deletion; `pending`: the store has yet to be told."""
+    ops = [*starmap(OpResult, tombstone.ops.items())]
+    return RemovalRecord(session_id, tombstone.version, tombstone.epoch, pending, ops)

@@ -1,0 +1,56 @@
+"""The hot map: every live session of this host, and what is found of them without looking at all.
+
+Plain data, without rules: changes of sessions go through a transaction (transaction.py), writes to the store
+through the flush queue (flush_queue.py), and a journal's records through replay.py.
+"""
+
+from __future__ import annotations
+
+from callstate_client.engine.sessions.records import WorkerRecord
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.table.dirty_set import DirtySet
+from callstate_client.engine.table.index import HotOrder, Index
+from callstate_client.engine.table.tombstones import Tombstones
+
+
+class SessionTable:
+    """All hot sessions of this host."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.index = Index()
+        self.order = HotOrder()
+        self.tombstones = Tombstones()
+        self.dirty = DirtySet()
+        self.quarantined: dict[str, None] = {}
+        """Hot sessions that the store does not take."""
+        self.unflushed_beats: dict[str, int] = {}
+        """Beats that neither journal nor store have heard of, microseconds since 1970."""
+        self.processes: dict[str, WorkerRecord] = {}
+        """Which process a worker is, for those that own sessions or may."""
+        self.repairing = False
+        """The store has lost what it had, and all is about to be dirty."""
+
+    def insert(self, session: Session) -> None:
+        """A session is hot from now on."""
+        session_id = session.id
+        self.order.add(session)
+        self.sessions[session_id] = session
+        self.tombstones.became_hot(session_id)
+        self.index.update(session)
+        if session.quarantined:
+            self.quarantined[session_id] = None
+
+    def drop(self, session_id: str) -> None:
+        """It is hot no longer, if it was."""
+        session = self.sessions.pop(session_id, None)
+        if session is not None:
+            self.index.drop(session)
+            self.order.drop(session)
+            self.quarantined.pop(session_id, None)
+
+    def is_stored(self, session: Session) -> bool:
+        """Whether the store is known to have it as it is, and nothing of it is on its way there."""
+        if self.repairing or session.id in self.dirty.marks or session.id in self.dirty.in_flight:
+            return False
+        return session.stored_version >= session.version

@@ -1,0 +1,311 @@
+"""The open group: all changes since the last commit, for the journal to take as one, or to be undone as one.
+
+Sessions are changed in memory at once, and others may see the changes before they are in the journal; so a group
+holds back every reply that could have seen it, and where the journal does not take it, all of it is as if it had
+never been asked for. Everything that takes part registers here:
+
+    records                 what the journal has to hear, in order
+    saved sessions          each session, tombstone and dirty mark as it was before the first change under its id
+    events                  those that tell of a change; Events keeps them until the group is committed
+    lifted suspicions       a claim, release or end leaves no room for suspicion, and its undoing no room for relief
+    decided departures      what an owner's leaving means for a session, decided by a change
+    replies                 run after a rollback: changes are refused, what only saw them is answered anew
+
+`commit` forgets all of it. `rollback` takes it back: sessions, the last changed first, then where they stand
+(deadlines, suspicions, departures), then events, and at last the replies, in the order of asking.
+
+What was observed is no change, and stays: beats and the recoveries they bring, suspicions that have arisen, what a
+refused caller was told, which process a worker is, what the store has, and what it did not have (a miss is only
+forgotten). A change that is undone has still shown that its session lives, so it has its full timeout again.
+
+Between groups nothing is saved. A change is registered before it is made (`change`, `create`, `remove`, `evict`,
+`forget`), and told to the journal after it (`log`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from callstate_client.engine.events import Events
+from callstate_client.engine.liveness import Liveness
+from callstate_client.engine.sessions.records import Record, RemovalRecord, StateRecord, TurnsRecord, WorkerRecord
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.table.dirty_set import Mark
+from callstate_client.engine.table.replay import removal
+from callstate_client.engine.table.session_table import SessionTable
+from callstate_client.engine.table.tombstones import Tombstone
+from callstate_client.errors import NotDurableError
+
+
+class Saved(Struct, gc=False):
+    """How things were under one id before the group."""
+
+    session: Session | None
+    mark: tuple[Any, ...] | None
+    tombstone: Tombstone | None
+    dirty: Mark | None
+
+
+class Suspicion(Struct, gc=False):
+    """Why a session was a suspect, and its place among the suspects."""
+
+    session: Session
+    reason: str
+    place: int
+
+
+class Transaction:
+    """The open group.
+
+    Args:
+        table: the sessions.
+        liveness: their deadlines.
+        events: those noted while the group is open.
+        watch_again: gives a session that is as it was before its full time, as a suspect where it is one.
+    """
+
+    def __init__(
+        self, table: SessionTable, liveness: Liveness, events: Events, watch_again: Callable[[Session], None]
+    ) -> None:
+        self._table = table
+        self._liveness = liveness
+        self._events = events
+        self._watch_again = watch_again
+        self.records: list[Record] = []
+        self.observed: list[Record] = []
+        """What the journal must hear of as well, but is so whether it does or not: no part of any group."""
+        self.after_rollback: list[Callable[[NotDurableError], None]] = []
+        """The replies of the group, in order: called with why it was undone, once all is as it was before. They may
+        open another group."""
+        self._saved: dict[str, Saved] = {}
+        self._admitted: list[Session] = []
+        self._suspicions: dict[str, Suspicion] = {}
+        self._orphans: dict[str, int] = {}
+        """Orphans that were changed, and their places among the orphans."""
+        self._departures: list[tuple[dict[str, str], str, str]] = []
+
+    # -- before a change ------------------------------------------------------------------------------------
+
+    def save(self, session_id: str) -> None:
+        """Whatever happens to this session from now on is undone with the group."""
+        if session_id in self._saved:
+            return
+        table = self._table
+        session = table.sessions.get(session_id)
+        mark = None
+        if session is not None:
+            mark = session.mark()
+            if session.facts.orphan:
+                place = table.index.orphans.place(session_id)
+                if place is not None:
+                    self._orphans[session_id] = place
+        tombstone, dirty = table.tombstones.pending.get(session_id), table.dirty.marks.get(session_id)
+        self._saved[session_id] = Saved(session, mark, tombstone, dirty)
+
+    def saved(self, session_id: str) -> Saved | None:
+        """How it was before the group, where the group has changed it."""
+        return self._saved.get(session_id)
+
+    def change(self, session: Session) -> None:
+        """About to change this session; one that was only read from the store becomes hot."""
+        if session.id not in self._saved:
+            self.save(session.id)
+        if session.id not in self._table.sessions:
+            self._table.insert(session)
+
+    def create(self, session: Session) -> None:
+        """A new session."""
+        self.save(session.id)
+        if self._table.tombstones.pending.pop(session.id, None) is not None:
+            session.maybe_stored = True  # the store still has the one before
+        self._table.insert(session)
+
+    def admit(self, session: Session) -> None:
+        """A session of ours that the store had becomes hot; the journal is told, so that replay knows it too.
+
+        No change, so nothing to undo: where the journal does not take it, it is told at the first change.
+        """
+        self._table.insert(session)
+        self.records.append(session.snapshot())
+        session.journaled = True
+        self._admitted.append(session)
+
+    def remove(
+        self, session: Session, version: int, now: float, op: str | None = None, result: bytes = b"{}"
+    ) -> None:
+        """Delete a session. The store is told only where it may have heard of it, or where it has changed hands.
+
+        Args:
+            session: which.
+            version: of the deletion.
+            now: monotonic time.
+            op: under which the deletion may be repeated.
+            result: what a repeat is answered with.
+        """
+        session_id, table = session.id, self._table
+        self.save(session_id)
+        self._save_suspicion(session)
+        session.keep_op(op, result)
+        epoch = session.facts.epoch
+        # a former owner stays fenced off from one that is made anew under the id, however late: hence the epoch
+        maybe_known = session.maybe_stored or session.host is not None or epoch > 0
+        known = maybe_known or session.stored_version > 0 or session_id in table.dirty.in_flight
+        tombstone = Tombstone(version, epoch, session.ops)
+        self._drop(session_id)
+        if known:
+            table.tombstones.pending[session_id] = tombstone
+            table.dirty.mark(session_id, now, 0)
+        else:
+            table.tombstones.remember_miss(session_id, now, tombstone)
+            table.tombstones.settle(session_id, tombstone)
+        self.records.append(removal(session_id, tombstone, pending=known))
+
+    def forget(self, session: Session, version: int) -> None:
+        """The store has had it deleted, by this version."""
+        self.save(session.id)
+        self._save_suspicion(session)
+        self._drop(session.id)
+        version = max(version, session.version + 1)
+        self.records.append(RemovalRecord(session.id, version, session.facts.epoch, False))
+
+    def _drop(self, session_id: str) -> None:
+        self._table.drop(session_id)
+        self._table.unflushed_beats.pop(session_id, None)
+        self._table.dirty.discard(session_id)
+
+    def evict(self, session: Session) -> None:
+        """Keep it hot no longer; the store has it. Told to the journal, so that replay keeps it cold too."""
+        self.save(session.id)
+        self._table.drop(session.id)
+        self.records.append(RemovalRecord(session.id, session.version + 1, session.facts.epoch, False))
+
+    def raise_tombstone(self, session_id: str, tombstone: Tombstone) -> None:
+        """A deletion has to be above what the store turned out to have."""
+        self._table.tombstones.pending[session_id] = tombstone
+        self.records.append(removal(session_id, tombstone, pending=True))
+
+    # -- after a change -------------------------------------------------------------------------------------
+
+    def log(self, session: Session, record: StateRecord | TurnsRecord, now: float) -> None:
+        """The journal must hear of this change, and the store in time.
+
+        A session that the journal does not know yet, new or just taken over, is told to it whole; so is the first
+        change after a restart until the store has taken it, with what it was changed from.
+        """
+        base = session.base
+        if base is not None and (base.version or session.journaled):  # what creates it changes nothing
+            session.base = base.after(record.mode, getattr(record, "index", -1))
+        if isinstance(record, StateRecord):
+            record.base = session.journaled_base
+        if session.journaled:
+            self.records.append(record)
+        else:
+            self.records.append(session.snapshot())
+            session.journaled = True
+        doc, facts = session.doc, session.facts
+        if session.counted != doc.status or session.owner_counted != facts.owner or facts.orphan:
+            self._table.index.update(session)
+        self._table.dirty.mark(session.id, now, doc.size)
+
+    # -- what comes back with the sessions ------------------------------------------------------------------
+
+    def lift_suspicion(self, session: Session) -> None:
+        """The change that is being made leaves no room for suspicion."""
+        if session.suspected:
+            self._save_suspicion(session)
+            session.suspected = ""
+
+    def _save_suspicion(self, session: Session) -> None:
+        place = self._liveness.suspect_place(session.id)
+        if place is not None:
+            self._suspicions[session.id] = Suspicion(session, session.suspected, place)
+
+    def decide_departure(self, pending: dict[str, str], session_id: str) -> None:
+        """The change that is being made decides what its owner's leaving means for a session, if it has left."""
+        why = pending.pop(session_id, None)
+        if why is not None:
+            self._departures.append((pending, session_id, why))
+
+    # -- workers: observed, not changed ---------------------------------------------------------------------
+
+    def remember_process(self, record: WorkerRecord) -> None:
+        """A worker that may come to own sessions is this process."""
+        self._table.processes[record.worker_id] = record
+        self.observed.append(record)
+
+    def forget_process(self, worker_id: str) -> None:
+        """A worker has left and owns nothing: another of its id may be another process, or none."""
+        if self._table.processes.pop(worker_id, None) is not None:
+            self.observed.append(WorkerRecord(worker_id, 0, 0, "", 0))
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def commit(self) -> None:
+        """The journal has the group: forget how to undo it."""
+        self.records = []
+        self.after_rollback = []
+        self._saved.clear()
+        self._admitted.clear()
+        self._suspicions.clear()
+        self._orphans.clear()
+        self._departures.clear()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to commit and nothing to undo."""
+        return not (self.records or self._saved)
+
+    def rollback(self, why: NotDurableError) -> None:
+        """The journal has not taken the group, and this is why: undo it."""
+        table, replies = self._table, self.after_rollback
+        for session_id, saved in reversed(self._saved.items()):
+            self._restore(session_id, saved)
+        for session in self._admitted:
+            session.journaled = False
+        table.tombstones.forget_misses()
+        self._restore_liveness()
+        for pending, session_id, reason in reversed(self._departures):
+            pending[session_id] = reason
+        self._events.drop_undone({session.id: session.fenced_epoch for session in self._sessions_before()})
+        self.commit()
+        for reply in replies:
+            reply(why)
+
+    def _sessions_before(self) -> Iterator[Session]:
+        return (saved.session for saved in self._saved.values() if saved.session is not None)
+
+    def _restore(self, session_id: str, saved: Saved) -> None:
+        """Session, tombstone, dirty mark and index as they were."""
+        table = self._table
+        table.dirty.discard(session_id)
+        if saved.dirty is not None:
+            table.dirty.put(session_id, saved.dirty)
+        if saved.tombstone is not None:
+            table.tombstones.pending[session_id] = saved.tombstone
+        else:
+            table.tombstones.pending.pop(session_id, None)
+        session = saved.session
+        if session is None:
+            table.drop(session_id)
+            return
+        session.restore(saved.mark or ())
+        if table.sessions.get(session_id) is not session:  # deleted, and perhaps another one made in its place
+            table.drop(session_id)
+            table.insert(session)
+        table.index.update(session)
+
+    def _restore_liveness(self) -> None:
+        """Deadlines as the sessions need them; orphans and suspects keep their places in the order of claiming."""
+        for suspicion in self._suspicions.values():
+            suspicion.session.suspected = suspicion.reason
+        for session_id, saved in reversed(self._saved.items()):
+            if saved.session is None:
+                self._liveness.forget(session_id)
+            else:
+                self._watch_again(saved.session)
+        self._table.index.orphans.move_back(self._orphans)
+        places = {session_id: suspicion.place for session_id, suspicion in self._suspicions.items()}
+        self._liveness.move_suspects_back(places)
