@@ -5,16 +5,18 @@ The places themselves are in targets.py.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
+import pytest
 
-from callstate_client import CallStore, SessionState
+from callstate_client import CallStore, FencedError, SessionState
 from callstate_client import protocol as p
-from callstate_client.protocol import load_reply
+from callstate_client.protocol import HeartbeatResult, load_reply
 from callstate_client.protocol.events import Event
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -110,3 +112,26 @@ class Target:
     grace_s: float
     retention_s: float
     reconnect_grace_s: float
+
+
+# -- results -------------------------------------------------------------------------------------------------------
+
+
+async def event(events: Events) -> Event:
+    async with asyncio.timeout(10):
+        return await anext(events)  # type: ignore[call-overload, no-any-return]
+
+
+async def held(store: CallStore, session_id: str = "c1") -> tuple[str | None, int]:
+    record = await store.get(session_id)
+    return record.owner, record.epoch
+
+
+async def fenced(request: Awaitable[object]) -> tuple[int | None, str | None]:
+    with pytest.raises(FencedError) as caught:
+        await request
+    return caught.value.epoch, caught.value.owner
+
+
+def beaten(**lists: list[str]) -> HeartbeatResult:
+    return HeartbeatResult(**({"missing": [], "ended": [], "fenced": []} | lists))

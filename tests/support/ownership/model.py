@@ -311,14 +311,6 @@ class Model(ExpiryModel):
         self.touch(call)
         self.expect("claimed", call, reason=reason)
 
-    def forsake(self, call: Call, why: str) -> None:
-        self.pending.pop(call.session_id, None)
-        call.owner, call.instance, call.orphan, call.known_s = "", "", why, None
-        self.places += 1
-        call.place = self.places
-        self.alive(call)
-        self.touch(call)
-
     def undone(self, trial: Model, request: Request) -> None:
         """This was undone, with which all would have been as in `trial`."""
         call = self.calls.get(request.session_id)
