@@ -84,7 +84,7 @@ class Reaper(BackgroundTask):
                     # a fault of ours must not end the watch over every other session
                     log.exception("a look at the deadlines failed")
             delay = SLICE_PAUSE_S if full else self._tick_s
-            due = woke + delay  # from before the tick: what that takes, a slow disk's commit too, is nobody's fault
+            due = woke + delay  # from before the tick: its own duration, even of a slow commit, is no stall
 
     def tick(self, now: float) -> int:
         """Act on a slice of what is due.
@@ -117,7 +117,7 @@ class Reaper(BackgroundTask):
             self.depart()
         except Exception:
             log.exception("seeing to the sessions of a worker that left failed")
-        # where none has gone the journal takes no writes: the next tick tries again
+        # if none was decided, the journal takes no writes, and the next tick tries again
         if departures.listing or 0 < len(departures.pending) < left:
             self._next_slice = asyncio.get_running_loop().call_later(SLICE_PAUSE_S, self._depart)
 

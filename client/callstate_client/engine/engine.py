@@ -100,7 +100,7 @@ class Engine:
 
         Args:
             caller: whose request it is.
-            verb: what is asked for.
+            verb: of the request.
             params: of the verb, decoded by it.
 
         Returns:

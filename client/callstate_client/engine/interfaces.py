@@ -64,7 +64,7 @@ class InternalCaller:
     unsent_bytes = 0
 
     def send(self, data: bytes, /) -> None:
-        """Nobody reads it."""
+        """Drop it."""
 
     def close(self) -> None:
         """There is nothing to close."""
@@ -91,7 +91,7 @@ class PeerProcess(Protocol):
 
     @property
     def watchable(self) -> bool:
-        """Whether its exit can be told."""
+        """Whether its exit can be watched."""
         ...
 
     def watch(self, exited: Callable[[], None], /) -> ExitWatch:
@@ -107,7 +107,7 @@ class Host(Protocol):
     """What the engine asks of the program it runs in: the store behind, the system's word on processes, figures."""
 
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
-        """Call `then` once the store was asked for this session, in the order of asking."""
+        """Call `then` once the store has been asked for this session, in the order of these calls."""
         ...
 
     def stored_active_ids(self, cursor: str) -> Awaitable[tuple[list[str], str]]:

@@ -84,7 +84,7 @@ def read_long_request(line: bytes, table: SessionTable) -> DecodedRequest | None
             if params is not None:
                 return DecodedRequest(b"%d" % usual.id, usual.verb, params)
         except (ValueError, RecursionError):
-            pass  # what is wrong is told of the whole line
+            pass  # decode the whole line, to name what is wrong in it
     return read_request(line)
 
 

@@ -41,7 +41,8 @@ class WorkerRegistry:
         events: hears who joins and who leaves.
         clock: times the grace.
         reconnect_grace_s: how long a worker that may live can be without a connection.
-        wake: called when a worker has left: there is something to publish and to decide that no request asked for.
+        wake: called when a worker has left: there are events to publish and departures to decide, though no request
+            may be in progress.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class WorkerRegistry:
         self._watches: dict[str, ExitWatch] = {}
         self._connections: dict[str, set[Caller]] = {}
         self._lingering: set[str] = set()
-        """Workers that are gone, or were not seen since a restart, and may still own sessions."""
+        """Workers that have left, or have not been seen since a restart, and may still own sessions."""
         self.workers = Workers(reconnect_grace_s)
 
     def is_connected(self, worker_id: str, instance: str = "") -> bool:
@@ -72,17 +73,17 @@ class WorkerRegistry:
             return self.workers.is_connected(worker_id)
         return any(connection.instance == instance for connection in self._connections.get(worker_id, ()))
 
-    # -- coming -----------------------------------------------------------------------------------------------
+    # -- joining ----------------------------------------------------------------------------------------------
 
     def register(
         self, caller: Caller, peer: PeerProcess, worker_id: str, instance: str = "", own_name: str = ""
     ) -> None:
-        """A connection says whose it is.
+        """A connection registers as one of a worker.
 
         Args:
             caller: the connection.
             peer: the process at its other end; closed here unless it is watched from now on.
-            worker_id: whose it is.
+            worker_id: the worker.
             instance: which store of the worker it is of; empty: it does not say.
             own_name: what the worker calls its process; empty: it does not say.
 
@@ -96,7 +97,7 @@ class WorkerRegistry:
             peer.close()
             raise
         if done.replaced in _LEFT:
-            # connections of the process before this one, which nobody reads any more
+            # connections of the previous process, which has exited or is about to
             for connection in self._connections.pop(worker_id, set()):
                 connection.close()
             self._left(worker_id, done.replaced)
@@ -112,7 +113,7 @@ class WorkerRegistry:
             self._events.note("worker.joined", self._clock.wall_us(), worker_id=worker_id)
 
     def _remember(self, worker_id: str) -> None:
-        """Tell the journal which process a worker is, where it does not know: it may have taken no writes."""
+        """Write to the journal which process a worker is, unless it knows: an earlier write may have failed."""
         process = self.workers.process_of(worker_id)
         if process is not None:
             record = _record(worker_id, process, self.workers.own_name_of(worker_id))
@@ -120,7 +121,7 @@ class WorkerRegistry:
                 self._tx.remember_process(record)
 
     def _watch(self, worker_id: str, peer: PeerProcess) -> None:
-        """Hear when this process exits, and of no other under this id any more."""
+        """Watch this process, in place of any other under this id."""
         self._unwatch(worker_id)
         if peer.process is not None:
             self._watches[worker_id] = peer.watch(partial(self._exited, worker_id, peer.process))
@@ -169,12 +170,12 @@ class WorkerRegistry:
         self._left(worker_id, self.workers.closed(caller, self._clock.live()))
 
     def _exited(self, worker_id: str, process: Process) -> None:
-        """The process of a worker runs no more: the system says so."""
+        """The system reports that the process of a worker has exited."""
         self._watches.pop(worker_id, None)
         self._left(worker_id, self.workers.exited(worker_id, process))
 
     def expire(self, now: float) -> None:
-        """Those who did not come back in time have left. `now`: seconds of the clock's `live()`."""
+        """Workers that have not come back in time have left. `now`: seconds of the clock's `live()`."""
         for worker_id in self.workers.due(now):
             self._left(worker_id, WorkerOutcome.LEFT_DISCONNECTED)
         for worker_id in [*self._lingering]:
@@ -183,7 +184,7 @@ class WorkerRegistry:
                 self._forget(worker_id)
 
     def _forget(self, worker_id: str) -> None:
-        """Nothing is kept of a worker that is gone and owns nothing any more."""
+        """Drop what is known of a worker that has left and owns nothing any more."""
         self.workers.idle(worker_id)
         if self.workers.state(worker_id) is WorkerState.GONE:
             self._tx.forget_process(worker_id)

@@ -124,7 +124,7 @@ class Workers:
         Args:
             connection: whatever tells connections apart.
             process: who is at its other end; None: not known.
-            pidfd: whether the exit of that process will be told.
+            pidfd: whether the exit of that process can be watched.
             own_name: what the worker calls its process. Several workers of one pid and name are all of that
                 process, and it is no proxy.
 

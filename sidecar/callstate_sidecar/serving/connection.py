@@ -43,7 +43,7 @@ class LineServer(Protocol):
         ...
 
     def disconnected(self, connection: Connection, /) -> None:
-        """The client is gone."""
+        """The client has disconnected."""
         ...
 
     def handle(self, connection: Connection, line: bytes | None, /) -> None:

@@ -35,7 +35,7 @@ class GroupCommit:
         journal: takes the group; None: there is no log (durability `memory`).
         gate: holds replies until a sync (durability `power`); None: they leave at once.
         metrics: counts groups that failed.
-        run_again: runs a request anew whose first answer told of what was undone.
+        run_again: runs a request again whose first reply came of a group that was undone.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ class Server:
     # -- connections ----------------------------------------------------------------------------------------
 
     def connected(self, connection: Connection) -> None:
-        """A client has connected; one too many is told so and closed."""
+        """A client has connected. Beyond `limits.connections` it gets an error and is closed."""
         if self.stopping or len(self.connections) >= self.limits.connections:
             self._metrics.count("connections_refused")
             error = (
@@ -91,7 +91,7 @@ class Server:
         self.connections.add(connection)
 
     def disconnected(self, connection: Connection) -> None:
-        """A client is gone."""
+        """A client has disconnected."""
         self.connections.discard(connection)
         self.group.forget(connection)
         self._engine.disconnected(connection)
@@ -153,7 +153,7 @@ class Server:
         self._answer(connection, request, result, len(group) > before)
 
     def _run_again(self, connection: Connection, request: DecodedRequest) -> None:
-        """Answer a request anew whose first answer told of a group that was undone."""
+        """Run a request again whose first reply came of a group that was undone."""
         if isinstance(request.params, Extending):  # the history that it repeats may be another one now
             request = read_request(request.params.line) or request
         self._run(connection, request)
@@ -174,7 +174,7 @@ class Server:
             self.group.request_answered(connection, request, place, changed)
 
     def _error_of(self, request: DecodedRequest, failure: Exception) -> WireError:
-        """The error that the client is told; the daemon's own faults go to the log instead."""
+        """The error for the client; the details of the daemon's own faults go to the log instead."""
         if isinstance(failure, WireError):
             error = failure
         else:

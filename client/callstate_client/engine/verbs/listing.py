@@ -231,7 +231,7 @@ def _as_it_is(ctx: Context, stored: Session, seq: int) -> Session | None:
 
 
 def _query(p: ListParams) -> Query:
-    """What the store is asked for: it may give more."""
+    """The query for the store, which may give more."""
     since = None if p.ended_since is None else format_us(parse_us(p.ended_since))[: len("2026-01-01T00:00:00")]
     return Query(p.call_id, p.owner, p.status, p.labels or {}, since)
 

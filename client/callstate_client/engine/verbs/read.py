@@ -25,10 +25,10 @@ def load(ctx: Context, caller: Caller, p: LoadParams) -> bytes:
 
 
 def checked_history(history: str | int) -> None:
-    """What is asked for of a history.
+    """Refuse what names no part of a history.
 
     Raises:
-        InvalidParamsError: no such part.
+        InvalidParamsError: it does not.
     """
     if isinstance(history, str) and history not in ("all", "none"):
         raise InvalidParamsError(
@@ -38,7 +38,7 @@ def checked_history(history: str | int) -> None:
 
 
 def load_session(session: Session, history: str | int, *, for_worker: bool = False) -> bytes:
-    """The result of a load or (`for_worker`) a claim, with as much of the history as was asked for."""
+    """The result of a load or (`for_worker`) a claim, with the part of the history that the request names."""
     doc = session.doc
     if history == "none":
         return loaded(session, doc.head_json(session.updated_us), 0, for_worker=for_worker)
@@ -74,10 +74,10 @@ def loaded(
 
     Args:
         session: the session.
-        document: its document, as far as it was asked for.
+        document: its document, with that part of the history.
         history_from: the first turn in it.
-        for_worker: also what one needs to know who takes it over.
-        default_timeout_s: a timeout that goes without saying, in a listing that of the daemon.
+        for_worker: also what a worker needs to know that takes it over.
+        default_timeout_s: a timeout that is left out: in a listing, the daemon's default.
     """
     beside = _Beside(session.facts.labels, session.facts.owner)
     if for_worker and session.facts.heartbeat_timeout_s not in (None, default_timeout_s):

@@ -96,7 +96,7 @@ VERBS: Final[Mapping[str, Verb]] = {verb.method: verb for verb in _TABLE}
 
 
 def _usual_request(verb: Verb) -> Any:
-    """A request of one verb as a type, told from the others by its method."""
+    """A request of one verb as a type, tagged by its method."""
     fields = [("id", Int64), ("params", verb.usual), ("jsonrpc", Literal["2.0"])]
     return msgspec.defstruct(
         "Usual", fields, tag_field="method", tag=verb.method, namespace={"verb": verb}, gc=False
