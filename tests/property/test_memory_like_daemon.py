@@ -1,16 +1,19 @@
 """MemoryStore answers as the daemon does: the same lines to both, and replies, errors and events equal to the byte.
 
 Lines are drawn good and bad: wrong types, unknown members, deep nesting, integers beyond 64 bits, bad UTF-8, long
-texts. Two workers and an operator send them, connections are lost and come back, and time passes for both by the
-same seconds. Nothing is left out of the comparison: both clocks show the same time, so versions agree as well.
+texts. Two workers and an operator send them, connections are lost and come back, workers die, and time passes for
+both by the same seconds. Nothing is left out of the comparison: both clocks show the same time, so versions agree
+as well.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callstate_client import Clock, MemoryStore, WireError
+from callstate_client.engine.process import Process
 from callstate_client.engine.request import error_line
 from callstate_client.memory.views import View, ViewProcess
 from callstate_client.protocol import LINE_BYTES
@@ -191,6 +195,7 @@ STEPS = st.one_of(
     st.tuples(st.just("seconds"), st.sampled_from([1, 4, 5, 29, 30, 31, 61])),
     st.tuples(st.just("reconnect"), st.sampled_from(WORKERS[:2])),
     st.tuples(st.just("disconnect"), st.sampled_from(WORKERS[:2])),
+    st.tuples(st.just("kill"), st.sampled_from(WORKERS[:2])),
 )
 BEGIN: list[tuple[str, Any]] = [
     *(("reconnect", name) for name in WORKERS),
@@ -202,6 +207,8 @@ ENVELOPE = re.compile(rb'\{"jsonrpc":"2.0","id":(.*?),"(?:error|result)":')
 
 MISSING = re.compile(rb'"missing":\[(.*?)\]')
 
+PIDS = count(1)
+
 # -- both sides -------------------------------------------------------------------------------------------------
 
 
@@ -211,9 +218,29 @@ class Daemon:
     def __init__(self) -> None:
         self.core = Core(reaper=ReaperConfig(**SPANS))
         self.clients: dict[str, Lines] = {}
+        self.processes: dict[str, tuple[Process, int, int]] = {}
+        """By worker: its process, and a pipe that stands for its pidfd."""
 
     def connect(self, name: str) -> None:
-        self.clients[name] = Lines(self.core)
+        client = self.clients[name] = Lines(self.core)
+        if name in WORKERS[:2]:
+            if name not in self.processes:
+                self.processes[name] = (Process(next(PIDS)), *os.pipe())
+            client.process, client.pidfd, _ = self.processes[name]
+
+    async def kill(self, name: str) -> None:
+        """The worker's process exits, and so its connection closes."""
+        if name in self.processes:
+            _, reading, writing = self.processes.pop(name)
+            os.close(writing)
+            await self.settle()
+            os.close(reading)
+
+    async def close(self) -> None:
+        for name in [*self.processes]:
+            await self.kill(name)
+        self.core.engine.close()
+        await self.core.read_through.close()
 
     def disconnect(self, name: str) -> None:
         self.clients.pop(name).connection.connection_lost(None)
@@ -261,9 +288,15 @@ class Memory:
         self.clock, self.sessions = store.clock, store._sessions
         self.sessions.engine.events.stream = "stream-1"
         self.views: dict[str, View] = {}
+        self.processes: dict[str, ViewProcess] = {}
 
     def connect(self, name: str) -> None:
-        self.views[name] = self.sessions.new_view(name or None)
+        view = self.views[name] = self.sessions.new_view(name or None)
+        self.processes[name] = view.process
+
+    def kill(self, name: str) -> None:
+        if name in self.processes:
+            self.sessions.kill(self.processes.pop(name))
 
     def disconnect(self, name: str) -> None:
         self.sessions.close_views(self.views.pop(name))
@@ -305,6 +338,10 @@ async def compare(steps: list[tuple[str, Any]]) -> None:
                 memory.clock.advance(what)
             elif kind == "disconnect":
                 await hang_up(daemon, memory, what)
+            elif kind == "kill":
+                await daemon.kill(what)
+                memory.kill(what)
+                await hang_up(daemon, memory, what)
             elif kind == "reconnect":
                 await hang_up(daemon, memory, what)
                 daemon.connect(what)
@@ -326,7 +363,7 @@ async def compare(steps: list[tuple[str, Any]]) -> None:
             memory.sessions.catch_up()
             assert told.take() == daemon.clients["events"].take()
     finally:
-        await daemon.core.read_through.close()
+        await daemon.close()
 
 
 def sort_missing(reply: bytes) -> bytes:
