@@ -40,9 +40,10 @@ from callstate_client.calls.queued import AmendableTurn, QueuedMutation, TurnHan
 from callstate_client.calls.task import CancelOnLost, OneShotEvent
 from callstate_client.calls.view import StateView
 from callstate_client.errors import CallstateError, StoreClosedError, UndeliveredError
-from callstate_client.model.history import Turn
-from callstate_client.model.state import SessionState, encode_members
+from callstate_client.model.members import encode_members
+from callstate_client.model.state import SessionState
 from callstate_client.model.times import now
+from callstate_client.model.turn import Turn
 from callstate_client.model.wellformed import as_text, cleaned, turn_values
 from callstate_client.requests import PreparedRequest, validation
 from callstate_client.requests.patches import (

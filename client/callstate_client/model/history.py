@@ -13,12 +13,10 @@ from callstate_client.model.turn import (
     Check,
     Joined,
     Turn,
-    check_turn_names,
     decode_turn,
-    encode_members,
 )
 
-__all__ = ["History", "Turn", "check_turn_names", "decode_turn", "encode_members"]
+__all__ = ["History", "Piece"]
 
 LAST_TURN_BYTES: Final = 4096
 """How far from the end of a history the beginning of its last turn is searched for; most turns have some 200

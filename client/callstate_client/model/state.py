@@ -15,6 +15,7 @@ import msgspec
 from callstate_client.errors import DocumentError
 from callstate_client.model import documents, go_json
 from callstate_client.model.history import History, Piece
+from callstate_client.model.members import check_shadows, encode_members
 from callstate_client.model.metrics import SessionMetrics, metrics_of
 from callstate_client.model.times import (
     ZERO_TIME,
@@ -27,8 +28,6 @@ from callstate_client.model.times import (
 from callstate_client.model.turn import (
     Check,
     Turn,
-    encode_members,
-    refuse_shadows,
 )
 from callstate_client.model.wellformed import turn_values
 from callstate_client.model.words import Direction, Role, Status
@@ -272,9 +271,9 @@ class SessionState:
         if isinstance(self.recovery_data, _NO_OBJECTS) and self.recovery_data not in _EMPTY:
             raise DocumentError(f"recovery_data is an object, a dict, not a {type(self.recovery_data).__name__}")
         if self.extra:
-            refuse_shadows(self.extra, documents.SESSION_NAMES, "the session")
+            check_shadows(self.extra, documents.SESSION_NAMES, "the session")
         if self.metrics.extra:
-            refuse_shadows(self.metrics.extra, documents.METRICS_NAMES, "the metrics")
+            check_shadows(self.metrics.extra, documents.METRICS_NAMES, "the metrics")
 
     @classmethod
     def from_json(cls, document: bytes | str | msgspec.Raw) -> SessionState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from operator import attrgetter
 from typing import Any, Final, Generic, TypeVar, cast
@@ -10,14 +10,14 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 
 from callstate_client.errors import DocumentError
-from callstate_client.model import documents, go_json
+from callstate_client.model import go_json
+from callstate_client.model.members import encode_members
 from callstate_client.model.times import (
     ZERO_TIME,
     Instant,
     format_time,
     now_text,
 )
-from callstate_client.model.wellformed import cleaned
 
 ValueT = TypeVar("ValueT")
 
@@ -241,24 +241,6 @@ class Turn:
         return decode_turn, (msgspec.json.encode(self.to_dict()),)
 
 
-def refuse_shadows(extra: Iterable[str], known: frozenset[str], holder: str) -> None:
-    """Check that Go, which matches names without case, takes no extra member for a defined one.
-
-    Raises:
-        DocumentError: it would.
-    """
-    name = documents.shadowed(extra, known)
-    if name is not None:
-        raise DocumentError(
-            f"{name!r}, a further member of {holder}, is another spelling of {go_json.fold(name)!r}"
-        )
-
-
-def check_turn_names(extra: dict[str, Any]) -> None:
-    """As `refuse_shadows`, for the extra members of a turn."""
-    refuse_shadows(extra, documents.TURN_NAMES, "a turn")
-
-
 class TurnWire(msgspec.Struct, gc=False):
     """A turn without extra members, as it is encoded. Internal to the client."""
 
@@ -270,25 +252,6 @@ class TurnWire(msgspec.Struct, gc=False):
 
 _TYPED = msgspec.json.Decoder(TurnWire)
 _decode_members = msgspec.json.Decoder(dict[str, Any]).decode
-_encode = msgspec.json.Encoder(decimal_format="number").encode
-
-
-def encode_members(members: Any) -> bytes:
-    """The result of `to_members` or `to_dict`, or a part of it, as JSON.
-
-    Raises:
-        DocumentError: a value can't be written as JSON.
-    """
-    try:
-        try:
-            return _encode(members)
-        except RecursionError:
-            return go_json.encode(members)
-        except UnicodeEncodeError:
-            # as builtins, in which the text of structs can be cleaned; Raw is kept
-            return _encode(cleaned(msgspec.to_builtins(members, builtin_types=(bytes, msgspec.Raw))))
-    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
-        raise DocumentError(f"the state can't be written as JSON: {error}") from error
 
 
 def _turn_members(data: bytes | msgspec.Raw) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from msgspec import Struct
 from callstate_client import protocol
 from callstate_client.errors import MethodNotFoundError
 from callstate_client.model.history import Piece
+from callstate_client.model.members import encode_members
 from callstate_client.model.merge import merge_patch
-from callstate_client.model.state import SessionState, encode_members
+from callstate_client.model.state import SessionState
 from callstate_client.model.times import format_time, now_text
 from callstate_client.model.turn import TurnWire
 from callstate_client.model.wellformed import turn_values

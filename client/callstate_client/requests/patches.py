@@ -14,10 +14,12 @@ from typing import Any, Final, TypedDict
 
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.model import documents
-from callstate_client.model.history import Turn, decode_turn
+from callstate_client.model.members import encode_members
 from callstate_client.model.merge import merge_patch
-from callstate_client.model.state import SessionMetrics, SessionState, encode_members
+from callstate_client.model.metrics import SessionMetrics
+from callstate_client.model.state import SessionState
 from callstate_client.model.times import format_time
+from callstate_client.model.turn import Turn, decode_turn
 from callstate_client.model.wellformed import as_text, cleaned, whole_ms
 from callstate_client.requests import validation
 

@@ -21,8 +21,9 @@ from callstate_client.model.go_json import (
     INT64_MAX,
     INT64_MIN,
 )
+from callstate_client.model.members import check_turn_names
 from callstate_client.model.state import SessionState
-from callstate_client.model.turn import Turn, check_turn_names
+from callstate_client.model.turn import Turn
 from callstate_client.model.wellformed import check_names
 from callstate_client.protocol.ids import (
     MAX_DETAIL_BYTES,

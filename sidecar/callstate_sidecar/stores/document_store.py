@@ -27,7 +27,7 @@ from callstate_client.errors import (
 )
 from callstate_client.model import documents
 from callstate_client.model.documents import Parts
-from callstate_client.model.history import check_turn_names
+from callstate_client.model.members import check_turn_names
 from callstate_client.model.state import SessionState
 from callstate_client.model.times import now
 from callstate_client.protocol.ids import SESSION_ID_RULE

@@ -18,8 +18,8 @@ import msgspec
 from callstate_client import protocol
 from callstate_client.calls.outbox.local_changes import Change, Patched
 from callstate_client.errors import CallstateError, OverloadedError, TooLargeError
+from callstate_client.model.members import encode_members
 from callstate_client.model.merge import compose_patches
-from callstate_client.model.turn import encode_members
 from callstate_client.protocol.framing import LINE_BYTES
 
 __all__ = ["MAX_ENTRY_BYTES", "Acknowledgement", "Action", "Backlog", "OutboxEntry"]

@@ -9,12 +9,8 @@ import msgspec
 import pytest
 
 from callstate_client.errors import DocumentError
-from callstate_client.model.history import (
-    LAST_TURN_BYTES,
-    History,
-    Turn,
-    decode_turn,
-)
+from callstate_client.model.history import LAST_TURN_BYTES, History
+from callstate_client.model.turn import Turn, decode_turn
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 RAW = b'{"role":"user","content":"hello","timestamp":"2026-01-02T03:04:05.123456789+02:00","duration_ms":9,"x":[1]}'

@@ -14,7 +14,8 @@ from callstate_client.errors import DocumentError
 from callstate_client.model import SessionState
 from callstate_client.model import turn as turn_module
 from callstate_client.model.history import History
-from callstate_client.model.turn import Turn, decode_turn, encode_members
+from callstate_client.model.members import encode_members
+from callstate_client.model.turn import Turn, decode_turn
 from callstate_client.requests import validation
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -1,0 +1,55 @@
+"""Members of a session, its metrics or a turn: their JSON, and names that Go would take for defined ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from callstate_client.errors import DocumentError
+from callstate_client.model import documents, go_json
+from callstate_client.model.wellformed import cleaned
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def encode_members(members: Any) -> bytes:
+    """The result of `to_members` or `to_dict`, or a part of it, as JSON.
+
+    Raises:
+        DocumentError: a value can't be written as JSON.
+    """
+    try:
+        try:
+            return _encode(members)
+        except RecursionError:
+            return go_json.encode(members)
+        except UnicodeEncodeError:
+            # as builtins, in which the text of structs can be cleaned; Raw is kept
+            return _encode(cleaned(msgspec.to_builtins(members, builtin_types=(bytes, msgspec.Raw))))
+    except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        raise DocumentError(f"the state can't be written as JSON: {error}") from error
+
+
+def check_shadows(extra: Iterable[str], known: frozenset[str], holder: str) -> None:
+    """Check that Go, which matches names without case, takes no extra member for a defined one.
+
+    Args:
+        extra: the names of the extra members.
+        known: the names of the defined ones.
+        holder: what they are members of, for the error.
+
+    Raises:
+        DocumentError: it would.
+    """
+    name = documents.shadowed(extra, known)
+    if name is not None:
+        raise DocumentError(
+            f"{name!r}, a further member of {holder}, is another spelling of {go_json.fold(name)!r}"
+        )
+
+
+def check_turn_names(extra: Iterable[str]) -> None:
+    """As `check_shadows`, for the extra members of a turn."""
+    check_shadows(extra, documents.TURN_NAMES, "a turn")
