@@ -76,7 +76,7 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
 
 
 class JournalConfig(Struct, frozen=True, kw_only=True):
-    """What an acknowledged write survives."""
+    """The local journal, which makes acknowledged writes durable."""
 
     durability: Annotated[
         Literal["memory", "process", "power"],
