@@ -113,7 +113,7 @@ def test_an_unfinished_tail_is_cut_set_aside_and_logged() -> None:
         daemon.start()
         with Wire(daemon.socket) as wire:
             assert wire.call("session.load", session_id="c1")["turn_count"] == 3
-        assert "unfinished record" in daemon.log()
+        assert "incomplete record" in daemon.log()
         assert list((daemon.state_dir / "journal").glob("*.aside-1"))
 
 
@@ -383,7 +383,7 @@ def test_a_second_signal_leaves_at_once() -> None:
                 while True:
                     wire.call("server.ping")
             assert daemon.end_with(signal.SIGTERM) == Exit.FAILED
-        assert "leaving at once" in daemon.log()
+        assert "exiting at once" in daemon.log()
         daemon.start()
         with Wire(daemon.socket) as wire:
             assert wire.call("session.load", session_id="c1")["turn_count"] == 2
