@@ -31,7 +31,7 @@ CLIENT = {
     "client": "errors model protocol store requests transport calls api",
     "memory": "errors model protocol store engine clock calls api",
     "sync": "errors model protocol store requests transport calls uncopied",
-    "cli": "errors model protocol store requests transport calls api client",
+    "cli": "errors model protocol store requests calls api client",
 }
 ENGINE = {
     "sessions": "",
