@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -63,6 +64,11 @@ def test_make_alone_lists_the_targets(tmp_path: Path) -> None:
     assert done.returncode == 0
     listed = {line.split()[0] for line in done.stdout.splitlines() if line and not line.startswith("make")}
     assert {"run", "demo", "test", "test-quick", "lint"} <= listed
+
+
+def test_the_tests_that_it_names_exist() -> None:
+    named = re.findall(r"tests/[\w/.]+", MAKEFILE.read_text("utf-8"))
+    assert [path for path in named if not (MAKEFILE.parent / path).exists()] == []
 
 
 class Served:

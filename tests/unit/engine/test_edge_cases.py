@@ -9,8 +9,6 @@ from callstate_client.engine.worker_states import WorkerState
 from support.core import FakeClient
 from support.core_harness import ENDS, FULL, GRACE_S, RECONNECT_S, TICK_S, TIMEOUT_S, CoreHarness
 
-pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and processes are pipes
-
 HOUR_US = 3_600_000_000
 
 

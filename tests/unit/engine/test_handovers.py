@@ -11,8 +11,6 @@ from callstate_sidecar.config.schema import ReaperConfig
 from support.core import FakeClient
 from support.core_harness import FULL, TIMEOUT_S, CoreHarness
 
-pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and processes are pipes
-
 HELD_S = 60.0
 
 

@@ -12,8 +12,6 @@ from callstate_sidecar.reaper import SESSIONS_A_SLICE
 from support.core import FakeClient
 from support.core_harness import FULL, GRACE_S, RECONNECT_S, TICK_S, TIMEOUT_S, CoreHarness
 
-pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and processes are pipes
-
 
 @pytest.fixture
 async def w1(harness: CoreHarness) -> FakeClient:

@@ -19,8 +19,6 @@ from callstate_sidecar.reaper import SESSIONS_A_SLICE, STALL_S
 from support.core import BadDisk, Core, open_journal
 from support.stores import down
 
-pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and there is no I/O
-
 TIMEOUT_S, GRACE_S, RETENTION_S = 30.0, 30.0, 300.0
 
 

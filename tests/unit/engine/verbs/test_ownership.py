@@ -11,8 +11,6 @@ from callstate_sidecar.config.schema import ReaperConfig
 from support.core import TIME, FakeClient
 from support.core_harness import ENDS, FULL, GRACE_S, RECONNECT_S, RETENTION_S, TIMEOUT_S, CoreHarness
 
-pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # time is passed in, and processes are pipes
-
 
 @pytest.fixture
 async def w1(harness: CoreHarness) -> FakeClient:

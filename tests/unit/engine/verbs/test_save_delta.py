@@ -21,8 +21,6 @@ from callstate_client.engine.verbs.table import NotCached
 from callstate_client.errors import WireError
 from support.core import BadDisk, Core, FakeClient, kept, off_loop, open_journal
 
-pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # no I/O in here: one loop is as good as another
-
 TURN = b'{"role":"user","content":"%b","timestamp":"2026-01-01T00:00:00Z","duration_ms":1}'
 TURNS = [TURN % (b"%d" % number * 60) for number in range(3)]
 NEW = TURN % b"new"

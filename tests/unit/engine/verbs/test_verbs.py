@@ -33,8 +33,6 @@ from support.core import TIME, Core, kept
 from support.core_harness import CoreHarness
 from support.stores import down, refusing
 
-pytestmark = pytest.mark.asyncio(loop_factories=["asyncio"])  # no I/O in here: one loop is as good as another
-
 
 @pytest.fixture
 async def core() -> Any:
