@@ -185,8 +185,8 @@ class Context:
     def watch(self, caller: Caller, session: Session) -> None:
         """Give a live session its full timeout, and its limit where it has one.
 
-        One without a timeout of its own keeps the default of now for good: whoever beats for it goes by that, and
-        knows nothing of a configuration that is changed meanwhile.
+        One without a timeout of its own keeps the present default for good: its owner goes by that, and knows
+        nothing of a configuration that is changed meanwhile.
         """
         session.suspected = ""
         if session.facts.heartbeat_timeout_s is None:
@@ -195,8 +195,8 @@ class Context:
         self.limit_duration(session)
 
     def _default_timeout_s(self, caller: Caller) -> float:
-        """For a session that was given none: not below what the caller was told, for it may go by that. Who has
-        given an instance goes by the replies to its saves and claims."""
+        """The timeout of a session that was given none: not below what `server.info` told the caller, which may go
+        by that. A caller with an instance goes by the replies to its saves and claims."""
         told_s = 0.0 if caller.instance else caller.told_timeout_s
         return max(self.liveness.timeout_s, told_s)
 

@@ -48,12 +48,12 @@ CUT_OFF: Final = b'{"jsonrpc":"2.0","id":null,"error":%b}\n' % encode_json(
 """The last line of a subscriber that does not keep up."""
 
 
-class Listener(Protocol):
-    """Who subscribes: a connection."""
+class Subscriber(Protocol):
+    """A connection that subscribes to events."""
 
     @property
     def unsent_bytes(self) -> int:
-        """What it has not taken yet."""
+        """Bytes that it has not read yet."""
         ...
 
     def send(self, data: bytes, /) -> object:
@@ -84,7 +84,7 @@ class _Kept(NamedTuple):
 
 
 class Events:
-    """One daemon's events and those who listen to them.
+    """The events of one engine, and its subscribers.
 
     Args:
         limit: how many are kept; may be set anew.
@@ -95,24 +95,25 @@ class Events:
         self.limit = limit
         self.stream = stream
         self.seq = 0
-        """Of the last event told."""
+        """Of the last event published."""
         self.wants_turns = False
-        """Whether anybody listens to `turn`: else none need be noted."""
+        """Whether anybody subscribes to `turn`; else those events are not noted."""
         self._open: list[_Noted] = []
         self._ring: deque[_Kept] = deque()
         self._ring_bytes = 0
         self._lost_seq = 0
-        """Of the last event that was kept and is not any more."""
-        self._listeners: dict[Listener, frozenset[str]] = {}
-        self._fresh: dict[Listener, tuple[int, bytes]] = {}
-        """Those who came back: from where on they are told what is kept, and what is said before."""
+        """Of the last event that has left the ring."""
+        self._subscribers: dict[Subscriber, frozenset[str]] = {}
+        self._fresh: dict[Subscriber, tuple[int, bytes]] = {}
+        """Subscribers that have come back: the place from which kept events are sent to them, and the lines before
+        those."""
 
     @property
     def subscribers(self) -> int:
-        """How many listen."""
-        return len(self._listeners)
+        """How many there are."""
+        return len(self._subscribers)
 
-    # -- gathering ------------------------------------------------------------------------------------------
+    # -- noting --------------------------------------------------------------------------------------------
 
     def note(
         self,
@@ -162,7 +163,7 @@ class Events:
         """
         self._open = [noted for noted in self._open if not _is_undone(noted, fenced)]
 
-    # -- telling --------------------------------------------------------------------------------------------
+    # -- publishing -----------------------------------------------------------------------------------------
 
     def publish(self, max_unsent_bytes: int) -> int:
         """The group is down: number what was gathered, keep it and tell it. To be called at each turn's end,
@@ -176,21 +177,21 @@ class Events:
         """
         cut_off = self._cut_off(max_unsent_bytes) if self._open else 0
         fresh, self._fresh = self._fresh, {}
-        for listener, (seq, before) in fresh.items():
-            replayed = before + self._kept_behind(seq, self._listeners[listener])
+        for subscriber, (seq, before) in fresh.items():
+            replayed = before + self._kept_behind(seq, self._subscribers[subscriber])
             if replayed:
-                listener.send(replayed)
+                subscriber.send(replayed)
         if self._open:
             self._tell(self._numbered())
         return cut_off
 
     def _cut_off(self, max_unsent_bytes: int) -> int:
         # asked before anything is queued: who has read all so far may be given a lot at once
-        slow = [listener for listener in self._listeners if listener.unsent_bytes > max_unsent_bytes]
-        for listener in slow:
-            self.unsubscribe(listener)
-            listener.send(CUT_OFF)
-            listener.close()
+        slow = [subscriber for subscriber in self._subscribers if subscriber.unsent_bytes > max_unsent_bytes]
+        for subscriber in slow:
+            self.unsubscribe(subscriber)
+            subscriber.send(CUT_OFF)
+            subscriber.close()
         return len(slow)
 
     def _numbered(self) -> list[_Kept]:
@@ -211,12 +212,12 @@ class Events:
 
     def _tell(self, batch: list[_Kept]) -> None:
         lines: dict[frozenset[str], bytes] = {}
-        for listener, types in self._listeners.items():
+        for subscriber, types in self._subscribers.items():
             data = lines.get(types)
             if data is None:
                 data = lines[types] = b"".join([kept.line for kept in batch if kept.type in types])
             if data:
-                listener.send(data)
+                subscriber.send(data)
 
     def _kept_behind(self, seq: int, types: frozenset[str]) -> bytes:
         lines: list[bytes] = []
@@ -228,16 +229,16 @@ class Events:
         lines.reverse()
         return b"".join(lines)
 
-    # -- listening ------------------------------------------------------------------------------------------
+    # -- subscribing ----------------------------------------------------------------------------------------
 
-    def subscribe(self, listener: Listener, types: frozenset[str], since: Cursor | None, now_us: int) -> int:
+    def subscribe(self, subscriber: Subscriber, types: frozenset[str], since: Cursor | None, now_us: int) -> int:
         """Tell this one from now on, or from a place on; what it subscribed to before is forgotten.
 
         What it missed is sent by the next `publish`, behind the reply and all else that is queued by then, and
         once however often the request is run again until then.
 
         Args:
-            listener: whom.
+            subscriber: whom.
             types: which; GAP is sent whether named or not.
             since: the last event it has; what is kept behind that is sent, after a GAP where some is missing.
             now_us: the present time, microseconds since 1970.
@@ -261,19 +262,19 @@ class Events:
             seq, gap = self._lost_seq, "overrun"
         elif since is not None:
             seq = since.seq
-        self.unsubscribe(listener)
-        self._listeners[listener] = types
+        self.unsubscribe(subscriber)
+        self._subscribers[subscriber] = types
         self.wants_turns = self.wants_turns or TURN in types
         if since is not None:
             noted = _Noted(GAP, now_us, None, gap, "", 0, {})
-            self._fresh[listener] = (seq, _line(self.stream, seq, noted) if gap else b"")
+            self._fresh[subscriber] = (seq, _line(self.stream, seq, noted) if gap else b"")
         return seq
 
-    def unsubscribe(self, listener: Listener) -> None:
+    def unsubscribe(self, subscriber: Subscriber) -> None:
         """Tell this one nothing any more; it may never have listened."""
-        self._fresh.pop(listener, None)
-        if TURN in self._listeners.pop(listener, ()):
-            self.wants_turns = any(TURN in types for types in self._listeners.values())
+        self._fresh.pop(subscriber, None)
+        if TURN in self._subscribers.pop(subscriber, ()):
+            self.wants_turns = any(TURN in types for types in self._subscribers.values())
 
 
 def _is_undone(noted: _Noted, fenced: Mapping[str, int]) -> bool:
