@@ -8,7 +8,7 @@ then. They differ only where the contract leaves it open.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -31,14 +31,6 @@ EPSILON_S = 1e-6
 """Ages are of microseconds."""
 UNTOLD = frozenset({"journal.full", "journal.ok", "store.up", "store.down"})
 """Events that say nothing of sessions and workers."""
-
-OPEN: Final = {
-    "behind-undone": "what is asked in one turn behind a change that a full disk undoes, and waits for the store"
-    " or takes the next that is free, is answered as if the change had been",
-    "undone-order": "orphans and suspects are put last by a change that is undone",
-}
-"""Where the daemon is known to do other than the contract says. The machine goes around these; without its name in
-here it holds the daemon to it."""
 
 
 @dataclass
@@ -340,12 +332,6 @@ class ExpiryModel:
         for worker_id in [*self.known]:
             if worker_id not in self.workers and worker_id not in owners:
                 del self.known[worker_id]
-
-    def reorder(self, session_ids: Sequence[str]) -> None:
-        """These are the next to be claimed, in this order."""
-        for place, session_id in enumerate(session_ids):
-            self.calls[session_id].place = place
-        self.places += len(session_ids)
 
 
 def key(event: dict[str, Any]) -> tuple[str, str]:

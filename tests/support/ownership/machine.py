@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support.core import FakeClient
 from support.core_harness import FakeProcess
 from support.ownership.expected_reply import ExpectedReply, kind_of
-from support.ownership.expiry_model import OPEN, SPANS
+from support.ownership.expiry_model import SPANS
 from support.ownership.invariants import Invariants, listed, shown
 from support.ownership.model import Model, Request
 from support.ownership.request_strategies import CALLERS, METHODS, OPERATOR, OWNER, heartbeats, params, sent
@@ -169,7 +169,7 @@ class OwnershipMachine(RuleBasedStateMachine):
         async def read() -> list[dict[str, Any]]:
             for which, drawn in said:
                 request = self.meant(drawn)
-                if self.is_done_at_once(request, hot_only) and not (full and self.is_enough(heard)):
+                if self.is_done_at_once(request, hot_only):
                     heard.append(self.read(which, request, full, any(one.undone for one in heard)))
             return await self.harness.answers([(one.peer, one.request_id) for one in heard])
 
@@ -181,9 +181,6 @@ class OwnershipMachine(RuleBasedStateMachine):
                 one.check(reply)
         if full:
             self.model.blur()
-            if "undone-order" in OPEN:
-                core = self.harness.core
-                self.model.reorder([*core.table.index.orphans, *core.liveness.suspects])
 
     def read(self, which: int, drawn: Request, full: bool, undone: bool) -> ExpectedReply:
         """Send one request; gives what its reply has to be."""
@@ -199,10 +196,6 @@ class OwnershipMachine(RuleBasedStateMachine):
         if full:
             kind, result = self.model.request(request, caller, instance)
         return ExpectedReply(request, kind, result, undone and "beat" not in request.kind, peer, request_id)
-
-    def is_enough(self, heard: list[ExpectedReply]) -> bool:
-        """With the disk full: nothing else is requested behind a change that is rolled back."""
-        return "behind-undone" in OPEN and any(one.undone for one in heard)
 
     def is_done_at_once(self, request: Request, hot_only: bool) -> bool:
         """Whether it needs no read from the store, where that matters."""

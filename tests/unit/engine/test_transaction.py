@@ -475,7 +475,83 @@ def test_what_left_is_kept_cold_by_a_replay() -> None:
     assert isinstance(cache.tx.records[0], RemovalRecord)
 
 
-class CacheMachine(RuleBasedStateMachine):
+# -- what comes back with a session ------------------------------------------------------------------------------
+
+
+def test_an_undone_claim_leaves_orphans_in_the_order_of_losing_their_owner() -> None:
+    cache = TableHarness()
+    for name in "abc":
+        entry = create(cache, name)
+        entry.change_facts(orphan="released")
+        cache.table.index.update(entry)
+    cache.tx.commit()
+    claimed = cache.table.sessions["a"]
+    cache.tx.change(claimed)
+    claimed.change_facts(owner="w1", orphan="")
+    cache.table.index.update(claimed)
+    assert [*cache.table.index.orphans] == ["b", "c"]
+    cache.rollback()
+    assert [*cache.table.index.orphans] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("how", ["lifted", "deleted"])
+def test_an_undone_change_leaves_suspects_in_the_order_of_their_suspicion(how: str) -> None:
+    cache = TableHarness()
+    for name in "abc":
+        entry = create(cache, name)
+        entry.suspected = "heartbeat_timeout"
+        cache.watch(entry)
+    cache.tx.commit()
+    suspect = cache.table.sessions["a"]
+    if how == "lifted":
+        cache.tx.change(suspect)
+        cache.tx.lift_suspicion(suspect)
+        cache.watch(suspect)
+    else:
+        remove(cache, suspect)
+        cache.liveness.forget("a")
+    assert [*cache.liveness.suspects] == ["b", "c"]
+    cache.rollback()
+    assert [*cache.liveness.suspects] == ["a", "b", "c"]
+    assert suspect.suspected == "heartbeat_timeout"
+
+
+def test_a_departure_that_was_decided_by_what_is_undone_is_pending_again() -> None:
+    cache, pending = TableHarness(), {"a": "worker_exited"}
+    cache.tx.decide_departure(pending, "a")
+    cache.tx.decide_departure(pending, "b")
+    assert not pending
+    cache.rollback()
+    assert pending == {"a": "worker_exited"}
+
+
+def test_a_timeout_that_was_told_by_a_reply_that_is_undone_is_told_again() -> None:
+    cache = TableHarness()
+    entry = create(cache, "a")
+    entry.known_timeout_s = 60.0
+    cache.tx.commit()
+    cache.tx.save("a")
+    entry.known_timeout_s = None
+    add_turn(cache, create(cache, "b"))
+    cache.rollback()
+    assert entry.known_timeout_s == 60.0
+
+
+def test_replies_are_made_anew_in_order_once_all_is_as_it_was() -> None:
+    cache = TableHarness()
+    entry = create(cache, "a")
+    version = entry.version
+    cache.tx.commit()
+    add_turn(cache, entry)
+    seen: list[tuple[int, int]] = []
+    for number in range(2):
+        cache.tx.after_rollback.append(lambda _, number=number: seen.append((number, entry.version)))  # type: ignore[misc]
+    cache.rollback()
+    assert seen == [(0, version), (1, version)]
+    assert cache.tx.is_empty
+
+
+class TransactionMachine(RuleBasedStateMachine):
     """Groups, their undoing, and writes in flight, in any order, over a store of versions."""
 
     ids = st.sampled_from("ab")
@@ -640,8 +716,8 @@ class CacheMachine(RuleBasedStateMachine):
         ]
 
 
-TestCache = CacheMachine.TestCase
-TestCache.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
+TestTransaction = TransactionMachine.TestCase
+TestTransaction.settings = settings(max_examples=examples(100), stateful_step_count=40, deadline=None)
 
 
 def test_a_deletion_that_is_undone_is_remembered_by_no_checkpoint() -> None:

@@ -44,6 +44,22 @@ def test_they_come_in_the_order_in_which_they_were_put_in() -> None:
     assert not [*labelled.having({"app": "x", "n": "4"})]
 
 
+def test_what_comes_back_has_its_old_place() -> None:
+    index = LabelIndex()
+    for name in ("s1", "s2", "s3", "s4"):
+        index.put(name, {"app": "x"})
+    places = {name: index.place(name) or 0 for name in ("s1", "s3")}
+    for name in ("s3", "s1"):
+        index.discard(name)
+        index.put(name, {"app": "x"})
+    assert [*index] == ["s2", "s4", "s3", "s1"]
+    index.move_back(places | {"s9": 1})
+    assert [*index] == [*index.having({"app": "x"})] == ["s1", "s2", "s3", "s4"]
+    assert index.place("s9") is None
+    index.put("s5", {})
+    assert [*index] == ["s1", "s2", "s3", "s4", "s5"]
+
+
 class Seen(str):
     """An id that counts how often it is looked at."""
 
