@@ -90,10 +90,6 @@ class History(MutableSequence[Turn]):
         history._joined = None
         return history
 
-    def parts(self) -> list[Any]:
-        """The turns for a JSON encoder: bytes for those that were not looked at, members for the others."""
-        return [item.encodable() if isinstance(item, Turn) else item for item in self._all()]
-
     def pieces(self, check: Check | None = None) -> list[Piece]:
         """The JSON of the history, in as few pieces as possible, to be joined.
 

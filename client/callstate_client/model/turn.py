@@ -177,12 +177,6 @@ class Turn:
             **(self._extra or {}),
         }
 
-    def encodable(self) -> Any:
-        """The same as an object that is encoded fast."""
-        if self._extra:
-            return self.to_dict()
-        return TurnWire(self._role, self._content, self._timestamp, self._duration_ms)
-
     def written_into(self, joined: Joined, check: Check | None) -> bytes:
         """Its JSON, encoded again only if it may have changed. A later change makes `joined` stale.
 
