@@ -12,6 +12,7 @@ import sys
 import tomllib
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import get_args
@@ -23,6 +24,7 @@ from callstate_client.engine import liveness, workers
 from callstate_client.engine.sessions import records
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Metrics
+from callstate_client.engine.table.replay import snapshot
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.table import VERBS
 from callstate_client.protocol.events import TYPES
@@ -244,7 +246,7 @@ def test_the_format_numbers_and_manifests_are_those_of_the_code(tmp_path: Path) 
 def test_a_snapshot_ends_as_the_text_says(tmp_path: Path) -> None:
     journal = Journal(tmp_path, checkpoint_min_bytes=0)
     journal.start()
-    Checkpointer(journal, Files(), SessionTable().snapshot, lambda: None).run_now()
+    Checkpointer(journal, Files(), partial(snapshot, SessionTable()), lambda: None).run_now()
     journal.close()
     (path,) = tmp_path.glob("snapshot-*.csj")
     data = path.read_bytes()
