@@ -4,8 +4,8 @@ That happens after a crash or a restored backup (the journal is older than the s
 accepted while the store was down (nobody could check what it had), when a reply was lost, and when another host has
 claimed the session. Write-behind reads what the store has and calls `settle`, which decides:
 
-- **The store's state is older, or came from us** (its version is known here): ours only has to be raised above it,
-  and is written again.
+- **The store's state came from this host** in the same epoch, and only the reply was lost: ours is written again.
+- **The store's state is older otherwise**: ours is raised above it, and is written again.
 - **Both have changed since a state that both know**, the merge base: they are merged (engine/sessions/merging.py),
   raised above the store's version, and written again. This is logged, with an event `recovered`.
 - **The store's state belongs to another host, or is newer and unowned**: it counts. Ours is quarantined: it stays
@@ -72,9 +72,15 @@ class Reconciler:
         elif self._store_counts(session, theirs):
             return False
         elif session.base is None or _is_known(session, session.base, theirs):
-            self._raise_above(
-                session, theirs.version, -1 if theirs.facts.epoch == session.facts.epoch else theirs.facts.epoch
-            )
+            if (
+                theirs.host is None
+                and theirs.facts.epoch == session.facts.epoch
+                and theirs.version <= session.version
+            ):
+                self._continue_from(session)
+            else:
+                is_same_epoch = theirs.facts.epoch == session.facts.epoch
+                self._raise_above(session, theirs.version, -1 if is_same_epoch else theirs.facts.epoch)
         else:
             self._merge(session, session.base, theirs)
         return True
@@ -122,6 +128,14 @@ class Reconciler:
         if theirs.host == "":
             return session.unverified and theirs.version > session.doc.updated_us
         return not session.unverified or not theirs.ended or theirs.version > session.version
+
+    def _continue_from(self, session: Session) -> None:
+        """The store has an earlier state of ours, and takes the present one as it is: only the reply was lost. The
+        version stays, for a client may have been told it."""
+        ctx = self._ctx
+        ctx.tx.change(session)
+        session.base = None
+        ctx.tx.log(session, session.record(HistoryMode.KEEP, b"", 0, []), ctx.clock.mono())
 
     def _raise_above(self, session: Session, version: int, epoch: int) -> None:
         """Raise ours above the store's older state."""

@@ -305,6 +305,19 @@ async def test_a_first_write_whose_reply_is_lost_is_no_one_elses(core: Core) -> 
     assert contents(stored(core)) == ["one", "two"]
 
 
+async def test_our_own_write_whose_reply_is_lost_changes_no_version(core: Core) -> None:
+    await blind(core, session={"status": "active"})
+    core.memory.failure, core.memory.cut = None, True
+    await core.writer.write_round()
+    version = (await core.turn("a", "one"))["version"]
+    core.memory.cut = False
+    await flush(core)
+    assert (await core.call("session.load", session_id="a"))["version"] == version
+    assert core.memory.versions() == {"a": version}
+    core = again(core)
+    assert (await core.call("session.load", session_id="a"))["version"] == version
+
+
 async def test_a_store_that_goes_while_it_is_read_is_asked_again(core: Core) -> None:
     put(core, meta())
     await blind(core, session={"status": "active"})
