@@ -21,13 +21,7 @@ from pathlib import Path
 
 import failover
 from callstate_client import SidecarStore, connect
-from callstate_client.cli.simulate import (
-    Ledger,
-    Simulation,
-    Tally,
-    Traffic,
-    turn_numbers,
-)
+from callstate_client.cli.simulate import Ledger, Simulation, Tally, Traffic, turn_numbers
 
 RATE = 40.0
 SPEED = 30.0

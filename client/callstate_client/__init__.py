@@ -35,22 +35,9 @@ from callstate_client.errors import (
     UnsupportedProtocolError,
     WireError,
 )
-from callstate_client.model.state import (
-    Direction,
-    History,
-    Role,
-    SessionMetrics,
-    SessionState,
-    Status,
-    Turn,
-)
+from callstate_client.model.state import Direction, History, Role, SessionMetrics, SessionState, Status, Turn
 from callstate_client.protocol.events import Cursor, Event
-from callstate_client.store import (
-    HealthChecker,
-    Namer,
-    Record,
-    SessionStore,
-)
+from callstate_client.store import HealthChecker, Namer, Record, SessionStore
 
 if TYPE_CHECKING:
     from callstate_client.api import CallStore

@@ -13,10 +13,7 @@ from callstate_client import protocol
 from callstate_client.api import CallStore
 from callstate_client.calls.heartbeat import Heartbeats
 from callstate_client.calls.loop_watchdog import LoopHeartbeats
-from callstate_client.errors import (
-    ConnectionLostError,
-    StoreClosedError,
-)
+from callstate_client.errors import ConnectionLostError, StoreClosedError
 from callstate_client.protocol.events import Cursor
 from callstate_client.requests import validation
 from callstate_client.transport import fork_safety

@@ -31,14 +31,7 @@ from callstate_sidecar.config.load import (
     resolve_state_dir,
 )
 from callstate_sidecar.engine_host import DaemonHost
-from callstate_sidecar.journal import (
-    Checkpointer,
-    Files,
-    Journal,
-    Maintenance,
-    SyncGate,
-    journal_host,
-)
+from callstate_sidecar.journal import Checkpointer, Files, Journal, Maintenance, SyncGate, journal_host
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
@@ -46,9 +39,7 @@ from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.serving.connection import Connection
 from callstate_sidecar.serving.listener import Listener
 from callstate_sidecar.serving.server import Server
-from callstate_sidecar.stores.backend import (
-    Backend,
-)
+from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system import host, systemd
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.system.exits import Exit

@@ -17,12 +17,7 @@ from typing import Final
 from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.sessions.session import FoundUnreadableError, Session
-from callstate_client.engine.sessions.stored import (
-    StoredMeta,
-    StoreDownError,
-    StoredSession,
-    StoreError,
-)
+from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoredSession, StoreError
 from callstate_client.engine.table.tombstones import NO_TOMBSTONE, Tombstone
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.stores.backend import Backend

@@ -27,11 +27,7 @@ from callstate_client.engine.lifecycle import retime
 from callstate_client.engine.sessions.merging import merge
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import (
-    StoredMeta,
-    StoredSession,
-    Write,
-)
+from callstate_client.engine.sessions.stored import StoredMeta, StoredSession, Write
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.errors import UnreadableError
 

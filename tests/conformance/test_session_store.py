@@ -9,19 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from callstate_client.errors import (
-    DocumentError,
-    SessionEndedError,
-    SessionNotFoundError,
-    StoreClosedError,
-)
-from callstate_client.model import (
-    Direction,
-    Role,
-    SessionState,
-    Status,
-    Turn,
-)
+from callstate_client.errors import DocumentError, SessionEndedError, SessionNotFoundError, StoreClosedError
+from callstate_client.model import Direction, Role, SessionState, Status, Turn
 from callstate_client.store import HealthChecker, Namer, SessionStore
 
 if TYPE_CHECKING:

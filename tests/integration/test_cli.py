@@ -18,12 +18,7 @@ from typing import TypeVar
 
 import pytest
 
-from callstate_client import (
-    CallStore,
-    SessionState,
-    ShuttingDownError,
-    connect,
-)
+from callstate_client import CallStore, SessionState, ShuttingDownError, connect
 from callstate_client.cli import main
 from callstate_sidecar.stores.sqlite import SqliteStore
 from support.daemon import Daemon

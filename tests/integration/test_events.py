@@ -10,12 +10,7 @@ from typing import Any
 
 import pytest
 
-from callstate_client import (
-    CallStore,
-    InvalidParamsError,
-    SessionState,
-    connect,
-)
+from callstate_client import CallStore, InvalidParamsError, SessionState, connect
 from callstate_client.protocol.events import Cursor, Event
 from support.daemon import Daemon
 

@@ -34,9 +34,7 @@ from callstate_client.errors import (
     UnreadableError,
 )
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.backend import (
-    Outcome,
-)
+from callstate_sidecar.stores.backend import Outcome
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.redis import backend as redis_backend
 from callstate_sidecar.stores.redis.client import is_refusal, normal_url

@@ -27,9 +27,7 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_client.errors import InvalidParamsError, SessionNotFoundError, StoreUnavailableError
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.backend import (
-    Outcome,
-)
+from callstate_sidecar.stores.backend import Outcome
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore, expiry
 from callstate_sidecar.stores.sqlite import backend as sqlite_backend
 from support.stores import all_active

@@ -11,17 +11,9 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from callstate_client.engine.sessions.stored import (
-    Query,
-    StoredMeta,
-    StoredSession,
-    Write,
-)
+from callstate_client.engine.sessions.stored import Query, StoredMeta, StoredSession, Write
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.backend import (
-    Backend,
-    Outcome,
-)
+from callstate_sidecar.stores.backend import Backend, Outcome
 from callstate_sidecar.stores.document_store import DocumentStore
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
@@ -334,9 +326,7 @@ async def test_deleting_through_the_store_leaves_no_trace(side: Side) -> None:
 
 
 async def test_a_closed_backend_says_it_is_down_and_closes_twice(side: Side) -> None:
-    from callstate_client.engine.sessions.stored import (
-        StoreDownError,
-    )
+    from callstate_client.engine.sessions.stored import StoreDownError
 
     await side.backend.ping()
     await side.backend.close()

@@ -21,11 +21,7 @@ from callstate_client.engine.sessions.records import Record, decode_record, enco
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.replay import replay
 from callstate_client.engine.table.session_table import SessionTable
-from callstate_client.engine.verbs.table import (
-    VERBS,
-    Deferred,
-    NotCached,
-)
+from callstate_client.engine.verbs.table import VERBS, Deferred, NotCached
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
 from callstate_sidecar.journal import Files, Journal
@@ -35,9 +31,7 @@ from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.serving.connection import Connection
 from callstate_sidecar.serving.server import Server
-from callstate_sidecar.stores.backend import (
-    Backend,
-)
+from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system import peers as process_peers
 from callstate_sidecar.system.host import HostIdentity
 from callstate_sidecar.system.peers import Peers

@@ -14,11 +14,7 @@ from callstate_client.engine.sessions.stored import (
     StoreRefusingError,
     Write,
 )
-from callstate_sidecar.stores.backend import (
-    Backend,
-    Outcome,
-    WriteResult,
-)
+from callstate_sidecar.stores.backend import Backend, Outcome, WriteResult
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
 
 

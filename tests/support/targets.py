@@ -11,13 +11,7 @@ from datetime import UTC, datetime
 from itertools import cycle
 from pathlib import Path
 
-from callstate_client import (
-    CallStore,
-    Clock,
-    MemoryStore,
-    SidecarStore,
-    connect,
-)
+from callstate_client import CallStore, Clock, MemoryStore, SidecarStore, connect
 from callstate_client.protocol.events import Cursor, Event
 from support.daemon import Daemon
 from support.owners import START, Events, Target, a_call

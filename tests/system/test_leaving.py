@@ -10,12 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from callstate_client import (
-    Record,
-    SessionState,
-    UndeliveredError,
-    connect,
-)
+from callstate_client import Record, SessionState, UndeliveredError, connect
 from support.daemon import Daemon
 
 pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_factories=["asyncio"]), pytest.mark.timeout(120)]

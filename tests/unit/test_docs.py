@@ -20,7 +20,7 @@ from typing import get_args
 import pytest
 
 from callstate_client.cli import arguments
-from callstate_client.engine import liveness, workers
+from callstate_client.engine import liveness, worker_states
 from callstate_client.engine.sessions import records
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Metrics
@@ -398,17 +398,17 @@ def drawn(diagram: str) -> set[tuple[str, str, str]]:
 
 
 def test_the_drawing_of_a_workers_states_is_the_table() -> None:
-    def label(evidence: workers.Evidence, outcome: workers.Outcome) -> str:
-        what = "" if outcome is workers.Outcome.NOTHING else f" / {outcome.name.lower().replace('_', ' ')}"
+    def label(evidence: worker_states.WorkerEvidence, outcome: worker_states.WorkerOutcome) -> str:
+        what = "" if outcome is worker_states.WorkerOutcome.NOTHING else f" / {outcome.name.lower().replace('_', ' ')}"
         return evidence.value + what
 
     told = section(ARCHITECTURE, "Who is there")
     (diagram,) = blocks_of(told, "mermaid")
     assert drawn(diagram) == {
         (before.value, label(evidence, outcome), after.value)
-        for (before, evidence), (after, outcome) in workers.TRANSITIONS.items()
+        for (before, evidence), (after, outcome) in worker_states.TRANSITIONS.items()
     }
-    assert {row[0] for row in rows(told)} == {state.value for state in workers.State}
+    assert {row[0] for row in rows(told)} == {state.value for state in worker_states.WorkerState}
 
 
 def test_the_drawing_of_a_sessions_life_is_the_table() -> None:

@@ -16,12 +16,7 @@ from types import TracebackType
 
 from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.held import HeldCalls
-from callstate_client.calls.hold_rules import (
-    HoldOptions,
-    end_classes,
-    has_ended,
-    taken,
-)
+from callstate_client.calls.hold_rules import HoldOptions, end_classes, has_ended, taken
 from callstate_client.calls.task import CancelOnLost
 from callstate_client.errors import (
     CallstateError,

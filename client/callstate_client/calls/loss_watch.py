@@ -15,12 +15,7 @@ from typing import Final
 
 from callstate_client.calls.background import BackgroundTasks
 from callstate_client.calls.handle import CallHandle
-from callstate_client.errors import (
-    CallstateError,
-    FencedError,
-    SessionEndedError,
-    SessionNotFoundError,
-)
+from callstate_client.errors import CallstateError, FencedError, SessionEndedError, SessionNotFoundError
 from callstate_client.protocol.events import GAP, Event
 from callstate_client.session_api import SessionApi
 from callstate_client.store import Record

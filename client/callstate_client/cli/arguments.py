@@ -14,9 +14,7 @@ from callstate_client.cli.simulate.scenario import MAX_TURNS
 from callstate_client.model.times import now, parse_time
 from callstate_client.protocol.events import DEFAULT_TYPES, TYPES, Cursor
 from callstate_client.protocol.ids import SESSION_ID_RULE, is_session_id
-from callstate_client.protocol.params import (
-    SESSION_STATES,
-)
+from callstate_client.protocol.params import SESSION_STATES
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 

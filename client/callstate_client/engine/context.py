@@ -12,12 +12,7 @@ from typing import Final
 from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.departures import Departures
 from callstate_client.engine.events import Events
-from callstate_client.engine.interfaces import (
-    INTERNAL,
-    Caller,
-    Host,
-    NotCached,
-)
+from callstate_client.engine.interfaces import INTERNAL, Caller, Host, NotCached
 from callstate_client.engine.limits import Limits
 from callstate_client.engine.liveness import Evidence, Liveness
 from callstate_client.engine.names import checked_id

@@ -14,12 +14,7 @@ from msgspec import UNSET, Struct, UnsetType
 from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import InvalidParamsError, OverloadedError
 from callstate_client.model.times import format_us
-from callstate_client.protocol.events import (
-    GAP,
-    TURN,
-    Cursor,
-    EventType,
-)
+from callstate_client.protocol.events import GAP, TURN, Cursor, EventType
 from callstate_client.protocol.messages import encode_json
 
 EVENT_BYTES: Final = 2048

@@ -7,9 +7,7 @@ from typing import Any, Final, Protocol
 
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import (
-    Query,
-)
+from callstate_client.engine.sessions.stored import Query
 
 
 class NotCached(Exception):  # noqa: N818 - no error: a question to the store

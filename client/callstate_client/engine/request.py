@@ -14,16 +14,8 @@ from msgspec import UNSET, Struct
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.save_delta import cut, extending
 from callstate_client.engine.verbs.table import VERBS, Verb, decode_usual
-from callstate_client.errors import (
-    InvalidRequestError,
-    MethodNotFoundError,
-    ParseError,
-    WireError,
-)
-from callstate_client.protocol.messages import (
-    Request,
-    encode_json,
-)
+from callstate_client.errors import InvalidRequestError, MethodNotFoundError, ParseError, WireError
+from callstate_client.protocol.messages import Request, encode_json
 
 NULL_ID: Final = b"null"
 _decode_request = msgspec.json.Decoder(Request).decode

@@ -9,12 +9,7 @@ import msgspec
 
 from callstate_client.errors import DocumentError
 from callstate_client.model import go_json
-from callstate_client.model.turn import (
-    Check,
-    Joined,
-    Turn,
-    decode_turn,
-)
+from callstate_client.model.turn import Check, Joined, Turn, decode_turn
 
 __all__ = ["History", "Piece"]
 

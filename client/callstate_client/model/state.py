@@ -17,18 +17,8 @@ from callstate_client.model import documents, go_json
 from callstate_client.model.history import History, Piece
 from callstate_client.model.members import check_shadows, encode_members
 from callstate_client.model.metrics import SessionMetrics, metrics_of
-from callstate_client.model.times import (
-    ZERO_TIME,
-    Instant,
-    format_time,
-    now,
-    now_text,
-    parse_time,
-)
-from callstate_client.model.turn import (
-    Check,
-    Turn,
-)
+from callstate_client.model.times import ZERO_TIME, Instant, format_time, now, now_text, parse_time
+from callstate_client.model.turn import Check, Turn
 from callstate_client.model.wellformed import turn_values
 from callstate_client.model.words import Direction, Role, Status
 

@@ -12,12 +12,7 @@ import msgspec
 from callstate_client.errors import DocumentError
 from callstate_client.model import go_json
 from callstate_client.model.members import encode_members
-from callstate_client.model.times import (
-    ZERO_TIME,
-    Instant,
-    format_time,
-    now_text,
-)
+from callstate_client.model.times import ZERO_TIME, Instant, format_time, now_text
 
 ValueT = TypeVar("ValueT")
 

@@ -15,9 +15,7 @@ from msgspec import Meta, Raw, Struct, structs
 
 from callstate_client.errors import InternalError
 from callstate_client.model.times import format_time
-from callstate_client.protocol.params import (
-    Since,
-)
+from callstate_client.protocol.params import Since
 
 __all__ = ["DEFAULT_TYPES", "GAP", "TURN", "TYPES", "Cursor", "Event", "EventType"]
 

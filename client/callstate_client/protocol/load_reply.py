@@ -18,11 +18,7 @@ from callstate_client.model import go_json
 from callstate_client.model.documents import PlainDocument
 from callstate_client.model.history import History
 from callstate_client.model.state import SessionState, of_plain
-from callstate_client.protocol.messages import (
-    Reply,
-    result_decoder,
-    result_of,
-)
+from callstate_client.protocol.messages import Reply, result_decoder, result_of
 from callstate_client.protocol.results import ListResult, LoadResult
 
 _decode_plain_load = msgspec.json.Decoder(Reply[LoadResult[PlainDocument]]).decode

@@ -23,10 +23,7 @@ from callstate_client.errors import (
     from_wire,
 )
 from callstate_client.model.go_json import Int64
-from callstate_client.protocol.params import (
-    Params,
-    Written,
-)
+from callstate_client.protocol.params import Params, Written
 from callstate_client.protocol.results import (
     DrainResult,
     FlushResult,

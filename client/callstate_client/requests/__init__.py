@@ -26,10 +26,7 @@ from callstate_client.model.times import format_time, now_text
 from callstate_client.model.turn import TurnWire
 from callstate_client.model.wellformed import turn_values
 from callstate_client.protocol import load_reply
-from callstate_client.protocol.results import (
-    FlushResult,
-    LoadResult,
-)
+from callstate_client.protocol.results import FlushResult, LoadResult
 from callstate_client.requests import validation
 from callstate_client.requests.patches import Beside, turn_patch
 from callstate_client.store import Record

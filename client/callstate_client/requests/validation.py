@@ -17,10 +17,7 @@ import msgspec
 
 from callstate_client.errors import DocumentError, InvalidParamsError
 from callstate_client.model import documents
-from callstate_client.model.go_json import (
-    INT64_MAX,
-    INT64_MIN,
-)
+from callstate_client.model.go_json import INT64_MAX, INT64_MIN
 from callstate_client.model.members import check_turn_names
 from callstate_client.model.state import SessionState
 from callstate_client.model.turn import Turn
@@ -36,9 +33,7 @@ from callstate_client.protocol.ids import (
     is_session_id,
     is_worker_id,
 )
-from callstate_client.protocol.params import (
-    MAX_DEPTH,
-)
+from callstate_client.protocol.params import MAX_DEPTH
 
 SURELY_A_WORD: Final = MAX_NAME_BYTES // 4
 """Characters of a text that can't exceed MAX_NAME_BYTES in UTF-8."""

@@ -16,12 +16,7 @@ from typing import Final, cast
 
 import msgspec
 
-from callstate_client.errors import (
-    CallstateError,
-    ConnectionLostError,
-    RequestTimeoutError,
-    StoreClosedError,
-)
+from callstate_client.errors import CallstateError, ConnectionLostError, RequestTimeoutError, StoreClosedError
 from callstate_client.protocol.params import Params
 from callstate_client.transport.backoff import CONNECT, SHORTEST_HANDSHAKE_S, Backoff
 from callstate_client.transport.dial import Attempt

@@ -20,18 +20,9 @@ from msgspec import Raw
 
 from callstate_client.errors import CallstateError, ConnectionLostError, InternalError
 from callstate_client.protocol.events import Cursor, Event, decode_event
-from callstate_client.protocol.framing import (
-    LineSplitter,
-)
-from callstate_client.protocol.messages import (
-    decode_incoming,
-    decode_subscribe,
-    encode_request,
-    reply_id,
-)
-from callstate_client.protocol.params import (
-    SubscribeParams,
-)
+from callstate_client.protocol.framing import LineSplitter
+from callstate_client.protocol.messages import decode_incoming, decode_subscribe, encode_request, reply_id
+from callstate_client.protocol.params import SubscribeParams
 from callstate_client.transport.backoff import CONNECT, REPLY_BYTES, TIMEOUT_S, Backoff
 from callstate_client.transport.dial import Attempt
 from callstate_client.transport.discovery import Candidate

@@ -12,14 +12,8 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from callstate_client.errors import CallstateError, ConnectionLostError, TooLargeError
-from callstate_client.protocol.messages import (
-    decode_incoming,
-    encode_request,
-    reply_id,
-)
-from callstate_client.protocol.params import (
-    Params,
-)
+from callstate_client.protocol.messages import decode_incoming, encode_request, reply_id
+from callstate_client.protocol.params import Params
 
 OPS_REMEMBERED: Final = 16
 """The daemon remembers a session's last 16 ops. If more mutations are pending, the older ones can't be repeated."""

@@ -14,20 +14,10 @@ from os import getpid
 from time import monotonic
 from typing import Final
 
-from callstate_client.errors import (
-    ConnectionLostError,
-    NoDaemonError,
-    RequestTimeoutError,
-    StoreClosedError,
-)
+from callstate_client.errors import ConnectionLostError, NoDaemonError, RequestTimeoutError, StoreClosedError
 from callstate_client.transport import fork_safety
 from callstate_client.transport.backoff import CONNECT, SHORTEST_HANDSHAKE_S, Backoff
-from callstate_client.transport.blocking import (
-    SHORTEST_S,
-    BlockingConnection,
-    NoReplyError,
-    dial,
-)
+from callstate_client.transport.blocking import SHORTEST_S, BlockingConnection, NoReplyError, dial
 from callstate_client.transport.dial import Attempt
 from callstate_client.transport.discovery import Candidate
 from callstate_client.transport.identity import Identity

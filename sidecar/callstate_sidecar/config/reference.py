@@ -10,14 +10,7 @@ import sys
 import textwrap
 from typing import Final
 
-from callstate_sidecar.config.schema import (
-    GIB,
-    KIB,
-    MIB,
-    OPTIONS,
-    SECTIONS,
-    Option,
-)
+from callstate_sidecar.config.schema import GIB, KIB, MIB, OPTIONS, SECTIONS, Option
 from callstate_sidecar.system import stdio
 
 _WIDTH: Final = 100

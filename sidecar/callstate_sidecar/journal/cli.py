@@ -18,19 +18,8 @@ from callstate_client.engine.table.replay import replay as apply
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.read import loaded
 from callstate_sidecar.journal.errors import JournalError
-from callstate_sidecar.journal.format import (
-    FormatError,
-    Frame,
-    Kind,
-    read_header,
-    read_synced,
-    salvage,
-)
-from callstate_sidecar.journal.layout import (
-    generation_of,
-    logs,
-    snapshots,
-)
+from callstate_sidecar.journal.format import FormatError, Frame, Kind, read_header, read_synced, salvage
+from callstate_sidecar.journal.layout import generation_of, logs, snapshots
 from callstate_sidecar.journal.manifest import MANIFEST, read_manifest
 from callstate_sidecar.journal.repair import repair
 from callstate_sidecar.journal.replay import replay

@@ -13,13 +13,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from callstate_sidecar.journal.layout import (
-    logs,
-    snapshot_path,
-    snapshots,
-    spare_path,
-    spares,
-)
+from callstate_sidecar.journal.layout import logs, snapshot_path, snapshots, spare_path, spares
 from callstate_sidecar.journal.manifest import MANIFEST
 from callstate_sidecar.system.files import Files
 

@@ -31,19 +31,9 @@ from pathlib import Path
 from typing import Final
 
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
-from callstate_sidecar.journal.disk_space import (
-    ensure_space,
-    remove_before,
-    remove_leftovers,
-)
+from callstate_sidecar.journal.disk_space import ensure_space, remove_before, remove_leftovers
 from callstate_sidecar.journal.errors import JournalError
-from callstate_sidecar.journal.format import (
-    DATA_START,
-    RECORD_HEADER_BYTES,
-    VERSION,
-    Frame,
-    framed,
-)
+from callstate_sidecar.journal.format import DATA_START, RECORD_HEADER_BYTES, VERSION, Frame, framed
 from callstate_sidecar.journal.layout import log_path, logs
 from callstate_sidecar.journal.manifest import Manifest, read_manifest, write_manifest
 from callstate_sidecar.journal.replay import cut, discard_unused, replay

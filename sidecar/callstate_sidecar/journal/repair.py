@@ -19,19 +19,8 @@ from callstate_client.engine.table.replay import replay, snapshot
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.journal.checkpoint import Checkpointer
 from callstate_sidecar.journal.errors import JournalDamagedError
-from callstate_sidecar.journal.format import (
-    FormatError,
-    Frame,
-    frames,
-    read_header,
-    salvage,
-)
-from callstate_sidecar.journal.layout import (
-    generation_of,
-    log_path,
-    logs,
-    snapshots,
-)
+from callstate_sidecar.journal.format import FormatError, Frame, frames, read_header, salvage
+from callstate_sidecar.journal.layout import generation_of, log_path, logs, snapshots
 from callstate_sidecar.journal.log import Journal
 from callstate_sidecar.journal.manifest import MANIFEST, Manifest, read_manifest
 from callstate_sidecar.system.exits import Exit

@@ -16,12 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from callstate_sidecar.journal.errors import (
-    REPAIR,
-    JournalDamagedError,
-    JournalError,
-    JournalFormatError,
-)
+from callstate_sidecar.journal.errors import REPAIR, JournalDamagedError, JournalError, JournalFormatError
 from callstate_sidecar.journal.format import (
     DATA_START,
     END_OF_LOG,
@@ -33,13 +28,7 @@ from callstate_sidecar.journal.format import (
     read_synced,
     salvage,
 )
-from callstate_sidecar.journal.layout import (
-    generation_of,
-    log_path,
-    logs,
-    snapshot_path,
-    snapshots,
-)
+from callstate_sidecar.journal.layout import generation_of, log_path, logs, snapshot_path, snapshots
 from callstate_sidecar.journal.manifest import Manifest
 from callstate_sidecar.system.files import Files
 

@@ -15,9 +15,7 @@ import asyncio
 from collections import deque
 from typing import Final, Protocol, cast
 
-from callstate_client.protocol.framing import (
-    LineSplitter,
-)
+from callstate_client.protocol.framing import LineSplitter
 
 LINES_A_TURN: Final = 8
 """Lines of one connection served in one turn of the loop. Then others have theirs, and the replies leave: a client

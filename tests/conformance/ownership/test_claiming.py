@@ -15,18 +15,7 @@ from callstate_client import (
     SessionNotFoundError,
     Turn,
 )
-from support.owners import (
-    Target,
-    a_call,
-    claim,
-    claim_next,
-    event,
-    fenced,
-    held,
-    interrupted,
-    register,
-    release,
-)
+from support.owners import Target, a_call, claim, claim_next, event, fenced, held, interrupted, register, release
 
 # -- claiming ---------------------------------------------------------------------------------------------
 

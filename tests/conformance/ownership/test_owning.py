@@ -7,27 +7,9 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from callstate_client import (
-    CallStore,
-    ConflictError,
-    FencedError,
-    SessionEndedError,
-    Turn,
-)
+from callstate_client import CallStore, ConflictError, FencedError, SessionEndedError, Turn
 from callstate_client import protocol as p
-from support.owners import (
-    Target,
-    a_call,
-    amended,
-    beaten,
-    beats,
-    claim,
-    event,
-    fenced,
-    held,
-    interrupted,
-    release,
-)
+from support.owners import Target, a_call, amended, beaten, beats, claim, event, fenced, held, interrupted, release
 
 # -- owning -----------------------------------------------------------------------------------------------
 

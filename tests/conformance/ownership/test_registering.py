@@ -7,24 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from callstate_client import (
-    CallStore,
-    ConflictError,
-    ForbiddenError,
-    ShuttingDownError,
-)
-from support.owners import (
-    Target,
-    a_call,
-    claim,
-    claim_next,
-    drain,
-    event,
-    fenced,
-    held,
-    register,
-    release,
-)
+from callstate_client import CallStore, ConflictError, ForbiddenError, ShuttingDownError
+from support.owners import Target, a_call, claim, claim_next, drain, event, fenced, held, register, release
 
 # -- registering and draining -----------------------------------------------------------------------------
 

@@ -7,20 +7,9 @@ from typing import Any
 import pytest
 from msgspec import UNSET
 
-from callstate_client import (
-    CallStore,
-    SessionEndedError,
-)
+from callstate_client import CallStore, SessionEndedError
 from callstate_client import protocol as p
-from support.owners import (
-    Target,
-    a_call,
-    claim,
-    claim_next,
-    event,
-    fenced,
-    held,
-)
+from support.owners import Target, a_call, claim, claim_next, event, fenced, held
 
 # -- silence ----------------------------------------------------------------------------------------------
 

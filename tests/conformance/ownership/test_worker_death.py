@@ -6,25 +6,9 @@ import asyncio
 
 import pytest
 
-from callstate_client import (
-    CallStore,
-    ConflictError,
-    FencedError,
-    InvalidParamsError,
-    SessionEndedError,
-)
+from callstate_client import CallStore, ConflictError, FencedError, InvalidParamsError, SessionEndedError
 from callstate_client import protocol as p
-from support.owners import (
-    Target,
-    a_call,
-    claim,
-    claim_next,
-    event,
-    fenced,
-    held,
-    interrupted,
-    release,
-)
+from support.owners import Target, a_call, claim, claim_next, event, fenced, held, interrupted, release
 
 
 async def test_a_killed_workers_calls_are_suspects_at_once(target: Target, w1: CallStore, w2: CallStore) -> None:

@@ -6,14 +6,7 @@ import inspect
 
 import pytest
 
-from callstate_client import (
-    CallStore,
-    HealthChecker,
-    MemoryStore,
-    Namer,
-    SessionStore,
-    SidecarStore,
-)
+from callstate_client import CallStore, HealthChecker, MemoryStore, Namer, SessionStore, SidecarStore
 
 OWN = {SidecarStore: {"path", "open", "forked"}, MemoryStore: {"count", "worker", "kill_worker"}}
 

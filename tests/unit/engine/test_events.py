@@ -19,12 +19,7 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs import subscribe
 from callstate_client.errors import InvalidParamsError, OverloadedError
 from callstate_client.protocol import SubscribeParams, decode_event, decode_incoming
-from callstate_client.protocol.events import (
-    DEFAULT_TYPES,
-    GAP,
-    TYPES,
-    Cursor,
-)
+from callstate_client.protocol.events import DEFAULT_TYPES, GAP, TYPES, Cursor
 from callstate_client.protocol.params import Since
 from support.budget import examples
 from support.clock import START_US

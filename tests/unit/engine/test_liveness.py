@@ -6,12 +6,7 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.liveness import (
-    TRANSITIONS,
-    Evidence,
-    Liveness,
-    Phase,
-)
+from callstate_client.engine.liveness import TRANSITIONS, Evidence, Liveness, Phase
 
 TIMEOUT_S, GRACE_S, RETENTION_S = 30.0, 10.0, 300.0
 

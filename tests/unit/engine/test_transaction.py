@@ -21,11 +21,7 @@ from callstate_client.engine.sessions.records import (
     encode_record,
 )
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import (
-    StoredMeta,
-    StoredSession,
-    Write,
-)
+from callstate_client.engine.sessions.stored import StoredMeta, StoredSession, Write
 from callstate_client.engine.table.tombstones import MAX_MISSES, MISS_TTL_S, NO_TOMBSTONE, Tombstone
 from support.budget import examples
 from support.clock import START_US

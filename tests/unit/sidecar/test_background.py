@@ -8,12 +8,7 @@ import threading
 import pytest
 
 from callstate_sidecar import background
-from callstate_sidecar.background import (
-    BackgroundTask,
-    cancel_and_wait,
-    in_thread,
-    supervise,
-)
+from callstate_sidecar.background import BackgroundTask, cancel_and_wait, in_thread, supervise
 from callstate_sidecar.metrics import Metrics
 
 

@@ -10,9 +10,7 @@ import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.sessions.stored import (
-    StoredMeta,
-)
+from callstate_client.engine.sessions.stored import StoredMeta
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.errors import (
     ConflictError,

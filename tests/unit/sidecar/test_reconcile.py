@@ -10,9 +10,7 @@ import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.sessions.stored import (
-    StoredMeta,
-)
+from callstate_client.engine.sessions.stored import StoredMeta
 from callstate_client.engine.table.replay import all_dirty
 from callstate_client.errors import FencedError, SessionNotFoundError, StoreUnavailableError
 from support.core import HOST, Core, FakeClient, kept

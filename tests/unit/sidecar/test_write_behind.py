@@ -435,9 +435,7 @@ async def test_the_rests_of_a_store_that_is_away_grow_and_differ(monkeypatch: py
 
 def test_the_store_of_these_tests_is_one() -> None:
     """It has every call of the contract, by its name."""
-    from callstate_sidecar.stores.backend import (
-        Backend,
-    )
+    from callstate_sidecar.stores.backend import Backend
 
     calls = {name for name in vars(Backend) if not name.startswith("_")}
     assert calls <= set(dir(MemoryBackend()))

@@ -17,14 +17,7 @@ from typing import Any, Final, TypeVar, Unpack
 from callstate_client.api import CallStore
 from callstate_client.calls.handle import CallHandle
 from callstate_client.cli.simulate.ledger import TURN_NUMBER, Ledger
-from callstate_client.cli.simulate.scenario import (
-    HEARTBEAT_INTERVAL_S,
-    CallScript,
-    Note,
-    Say,
-    SetStatus,
-    Step,
-)
+from callstate_client.cli.simulate.scenario import HEARTBEAT_INTERVAL_S, CallScript, Note, Say, SetStatus, Step
 from callstate_client.cli.simulate.tally import Latencies, Tally
 from callstate_client.errors import CallstateError, ConflictError, SessionEndedError
 from callstate_client.model.state import Role, SessionState, Status

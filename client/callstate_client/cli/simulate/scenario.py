@@ -12,12 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from callstate_client.cli.simulate.phrases import (
-    ERRANDS,
-    FILLERS,
-    SLOTS,
-    Errand,
-)
+from callstate_client.cli.simulate.phrases import ERRANDS, FILLERS, SLOTS, Errand
 from callstate_client.model.state import Direction, Role, Status
 
 SPEECH_S_PER_CHARACTER: Final = 0.06

@@ -13,12 +13,7 @@ from msgspec import Raw, Struct
 
 from callstate_client.engine.sessions.head import Head, head_of
 from callstate_client.engine.sessions.tail import last_turns
-from callstate_client.engine.sessions.validation import (
-    check_head,
-    check_json,
-    check_metrics,
-    check_turn,
-)
+from callstate_client.engine.sessions.validation import check_head, check_json, check_metrics, check_turn
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.model import documents, go_json
 from callstate_client.model.merge import merge_text

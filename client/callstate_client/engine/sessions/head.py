@@ -18,10 +18,7 @@ from callstate_client.engine.sessions.validation import (
 )
 from callstate_client.errors import InvalidParamsError
 from callstate_client.model import documents
-from callstate_client.model.go_json import (
-    INT64_MAX,
-    INT64_MIN,
-)
+from callstate_client.model.go_json import INT64_MAX, INT64_MIN
 from callstate_client.model.metrics import Counters
 from callstate_client.model.times import parse_us
 

@@ -23,17 +23,8 @@ from msgspec import structs
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import NO_FACTS, NOT_ENDED, Facts
 from callstate_client.engine.sessions.head import Head, head_of
-from callstate_client.engine.sessions.records import (
-    HistoryMode,
-    MergeBase,
-    OpResult,
-    StateRecord,
-)
-from callstate_client.engine.sessions.stored import (
-    StoredMeta,
-    StoredSession,
-    Write,
-)
+from callstate_client.engine.sessions.records import HistoryMode, MergeBase, OpResult, StateRecord
+from callstate_client.engine.sessions.stored import StoredMeta, StoredSession, Write
 from callstate_client.errors import DocumentError, UnreadableError
 from callstate_client.model import documents
 from callstate_client.model.times import MAX_US, format_us, is_time, parse_us

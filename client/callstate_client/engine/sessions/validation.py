@@ -17,17 +17,11 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from callstate_client.errors import InvalidParamsError, ParseError
 from callstate_client.model import documents
-from callstate_client.model.go_json import (
-    INT64_MAX,
-    INT64_MIN,
-    Int64,
-)
+from callstate_client.model.go_json import INT64_MAX, INT64_MIN, Int64
 from callstate_client.model.metrics import Counters, StrictCounters
 from callstate_client.model.times import YEAR_0, is_time, parse_time
 from callstate_client.protocol.ids import MAX_NAME_BYTES
-from callstate_client.protocol.params import (
-    MAX_DEPTH,
-)
+from callstate_client.protocol.params import MAX_DEPTH
 
 Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES)]
 Time = Annotated[datetime, Meta(tz=True)]

@@ -12,16 +12,9 @@ from callstate_client.engine.interfaces import Caller, Deferred, NotCached
 from callstate_client.engine.lifecycle import beat, bring_back, tell_timeout
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.sessions.session import Session
-from callstate_client.errors import (
-    FencedError,
-    InvalidParamsError,
-    StoreUnavailableError,
-    UnreadableError,
-)
+from callstate_client.errors import FencedError, InvalidParamsError, StoreUnavailableError, UnreadableError
 from callstate_client.protocol.messages import encode_json
-from callstate_client.protocol.params import (
-    HeartbeatParams,
-)
+from callstate_client.protocol.params import HeartbeatParams
 
 _ALL_ALIVE: Final = b'{"missing":[],"ended":[],"fenced":[]}'
 

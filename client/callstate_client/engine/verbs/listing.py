@@ -17,20 +17,13 @@ from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.names import checked_labels
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import (
-    Query,
-    StoreError,
-)
+from callstate_client.engine.sessions.stored import Query, StoreError
 from callstate_client.engine.sessions.validation import check_time
 from callstate_client.engine.verbs.read import loaded
 from callstate_client.errors import InvalidParamsError, StoreUnavailableError
 from callstate_client.model.times import format_us, parse_us
 from callstate_client.protocol.messages import encode_json
-from callstate_client.protocol.params import (
-    SESSION_STATES,
-    ListActiveParams,
-    ListParams,
-)
+from callstate_client.protocol.params import SESSION_STATES, ListActiveParams, ListParams
 
 DEFAULT_LIMIT: Final = 1000
 """Ids per page, where the request gives no limit."""

@@ -22,12 +22,7 @@ from callstate_client.engine.sessions.validation import (
     completed,
     is_whole,
 )
-from callstate_client.errors import (
-    ConflictError,
-    InvalidParamsError,
-    SessionNotFoundError,
-    UnreadableError,
-)
+from callstate_client.errors import ConflictError, InvalidParamsError, SessionNotFoundError, UnreadableError
 from callstate_client.model.times import format_us
 from callstate_client.protocol.ids import MAX_DETAIL_BYTES, MAX_NAME_BYTES
 from callstate_client.protocol.params import (

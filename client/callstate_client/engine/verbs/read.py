@@ -11,11 +11,7 @@ from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol.messages import encode_json
-from callstate_client.protocol.params import (
-    FlushParams,
-    LoadParams,
-    NoParams,
-)
+from callstate_client.protocol.params import FlushParams, LoadParams, NoParams
 
 
 def load(ctx: Context, caller: Caller, p: LoadParams) -> bytes:

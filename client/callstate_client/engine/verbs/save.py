@@ -12,11 +12,7 @@ import msgspec
 from msgspec import Raw, structs
 
 from callstate_client.engine.authority import check_epoch, check_writable, is_holder
-from callstate_client.engine.context import (
-    DELETED,
-    Context,
-    ended_error,
-)
+from callstate_client.engine.context import DELETED, Context, ended_error
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.lifecycle import retime, settle_status, tell_timeout
 from callstate_client.engine.names import checked_id, checked_labels, checked_word
@@ -38,9 +34,7 @@ from callstate_client.errors import (
 )
 from callstate_client.model.times import format_us
 from callstate_client.protocol.messages import encode_json
-from callstate_client.protocol.params import (
-    SaveParams,
-)
+from callstate_client.protocol.params import SaveParams
 
 _members = msgspec.json.Decoder(dict[str, Raw]).decode
 

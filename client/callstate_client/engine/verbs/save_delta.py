@@ -17,9 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from callstate_client.engine.table.session_table import SessionTable
-from callstate_client.protocol.params import (
-    SaveParams,
-)
+from callstate_client.protocol.params import SaveParams
 
 MIN_BYTES: Final = 1024
 """Shorter lines are decoded whole just as fast."""

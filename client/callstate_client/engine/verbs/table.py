@@ -12,18 +12,8 @@ from callstate_client import protocol as p
 from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import Caller, Deferred, NotCached
 from callstate_client.engine.sessions.validation import PlainHead, params_error, undecodable
-from callstate_client.engine.verbs import (
-    heartbeat,
-    listing,
-    mutate,
-    ownership,
-    read,
-    save,
-    subscribe,
-)
-from callstate_client.model.go_json import (
-    Int64,
-)
+from callstate_client.engine.verbs import heartbeat, listing, mutate, ownership, read, save, subscribe
+from callstate_client.model.go_json import Int64
 
 __all__ = ["VERBS", "Context", "Deferred", "NotCached", "Verb", "decode_usual"]
 

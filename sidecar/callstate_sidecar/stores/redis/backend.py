@@ -9,25 +9,11 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from callstate_client.engine.sessions.stored import (
-    Query,
-    StoreDownError,
-    StoredSession,
-    StoreRefusingError,
-    Write,
-)
-from callstate_sidecar.stores.backend import (
-    Outcome,
-    WriteResult,
-)
+from callstate_client.engine.sessions.stored import Query, StoreDownError, StoredSession, StoreRefusingError, Write
+from callstate_sidecar.stores.backend import Outcome, WriteResult
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
-from callstate_sidecar.stores.redis.client import (
-    ScriptClient,
-    connect,
-    describe,
-    is_refusal,
-)
+from callstate_sidecar.stores.redis.client import ScriptClient, connect, describe, is_refusal
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
     Layout,

@@ -31,11 +31,7 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from callstate_client.engine.sessions.stored import (
-    StoreDownError,
-    StoreError,
-    StoreRefusingError,
-)
+from callstate_client.engine.sessions.stored import StoreDownError, StoreError, StoreRefusingError
 from callstate_sidecar.stores.redis.scripts import Script
 
 _SCHEMES: Final = ("redis", "rediss", "unix")

@@ -19,9 +19,7 @@ from typing import Any, Final
 
 import msgspec
 
-from callstate_client.engine.sessions.stored import (
-    StoredMeta,
-)
+from callstate_client.engine.sessions.stored import StoredMeta
 from callstate_sidecar.stores.encoding import ops_text, parse_ops
 
 DEFAULT_PREFIX: Final = "voicesession:"

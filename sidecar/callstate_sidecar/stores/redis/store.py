@@ -11,20 +11,8 @@ from callstate_client.model.state import Status
 from callstate_sidecar.stores.document_store import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore, read_document
 from callstate_sidecar.stores.encoding import ttl_ms
 from callstate_sidecar.stores.redis.client import ScriptClient, connect
-from callstate_sidecar.stores.redis.layout import (
-    DEFAULT_PREFIX,
-    Layout,
-    beat_ms,
-    id_bytes,
-    id_text,
-)
-from callstate_sidecar.stores.redis.scripts import (
-    BEAT,
-    DELETE,
-    LIVE,
-    READ,
-    SAVE,
-)
+from callstate_sidecar.stores.redis.layout import DEFAULT_PREFIX, Layout, beat_ms, id_bytes, id_text
+from callstate_sidecar.stores.redis.scripts import BEAT, DELETE, LIVE, READ, SAVE
 
 _SCAN_COUNT: Final = 500
 """Ids scanned in one step; Redis serves other clients in between."""

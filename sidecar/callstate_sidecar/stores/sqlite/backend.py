@@ -9,25 +9,11 @@ from typing import Any, Final
 
 import msgspec
 
-from callstate_client.engine.sessions.stored import (
-    Query,
-    StoredMeta,
-    StoredSession,
-    Write,
-)
-from callstate_sidecar.stores.backend import (
-    Outcome,
-    WriteResult,
-)
+from callstate_client.engine.sessions.stored import Query, StoredMeta, StoredSession, Write
+from callstate_sidecar.stores.backend import Outcome, WriteResult
 from callstate_sidecar.stores.encoding import ops_text, parse_ops, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
-from callstate_sidecar.stores.sqlite.database import (
-    ROW_ERRORS,
-    Database,
-    purge,
-    put_document,
-    transaction,
-)
+from callstate_sidecar.stores.sqlite.database import ROW_ERRORS, Database, purge, put_document, transaction
 from callstate_sidecar.stores.sqlite.expiry import since_boot
 from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, ping
 

@@ -16,11 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
-from callstate_client.engine.sessions.stored import (
-    StoreDownError,
-    StoreError,
-    StoreRefusingError,
-)
+from callstate_client.engine.sessions.stored import StoreDownError, StoreError, StoreRefusingError
 from callstate_sidecar.stores.sqlite import expiry
 
 P = ParamSpec("P")

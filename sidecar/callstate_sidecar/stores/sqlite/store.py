@@ -10,12 +10,7 @@ from typing import Final
 
 from callstate_sidecar.stores.document_store import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore
 from callstate_sidecar.stores.encoding import ttl_ms
-from callstate_sidecar.stores.sqlite.database import (
-    Database,
-    purge,
-    put_document,
-    transaction,
-)
+from callstate_sidecar.stores.sqlite.database import Database, purge, put_document, transaction
 from callstate_sidecar.stores.sqlite.expiry import since_boot
 
 DEFAULT_TIMEOUT_S: Final = 5.0

@@ -8,13 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from callstate_client import (
-    CallHandle,
-    Clock,
-    MemoryStore,
-    SessionState,
-    ShuttingDownError,
-)
+from callstate_client import CallHandle, Clock, MemoryStore, SessionState, ShuttingDownError
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 WITHIN_S = 10

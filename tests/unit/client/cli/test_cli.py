@@ -10,19 +10,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from callstate_client.cli import (
-    arguments,
-    main,
-    output,
-    render,
-    tail,
-)
-from callstate_client.model import (
-    SessionMetrics,
-    SessionState,
-    Status,
-    Turn,
-)
+from callstate_client.cli import arguments, main, output, render, tail
+from callstate_client.model import SessionMetrics, SessionState, Status, Turn
 from callstate_client.protocol.events import Cursor, Event
 from callstate_client.store import Record
 

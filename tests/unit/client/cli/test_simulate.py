@@ -9,35 +9,12 @@ from itertools import pairwise
 import pytest
 
 from callstate_client.cli.simulate import DaemonUnreachableError, Simulation
-from callstate_client.cli.simulate.ledger import (
-    TURN_NUMBER,
-    Comparison,
-    Ledger,
-    turn_numbers,
-)
-from callstate_client.cli.simulate.scenario import (
-    BARGE_IN_RATE,
-    CallScript,
-    Note,
-    Say,
-    SetStatus,
-    Traffic,
-)
-from callstate_client.cli.simulate.tally import (
-    MAX_PROBLEMS,
-    Latencies,
-    Tally,
-    percentile,
-)
+from callstate_client.cli.simulate.ledger import TURN_NUMBER, Comparison, Ledger, turn_numbers
+from callstate_client.cli.simulate.scenario import BARGE_IN_RATE, CallScript, Note, Say, SetStatus, Traffic
+from callstate_client.cli.simulate.tally import MAX_PROBLEMS, Latencies, Tally, percentile
 from callstate_client.errors import ConnectionLostError, SessionEndedError
 from callstate_client.memory import MemoryStore
-from callstate_client.model import (
-    Role,
-    SessionMetrics,
-    SessionState,
-    Status,
-    Turn,
-)
+from callstate_client.model import Role, SessionMetrics, SessionState, Status, Turn
 from callstate_client.store import Record
 
 

@@ -9,15 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from callstate_client import (
-    Direction,
-    DocumentError,
-    Role,
-    SessionMetrics,
-    SessionState,
-    Status,
-    Turn,
-)
+from callstate_client import Direction, DocumentError, Role, SessionMetrics, SessionState, Status, Turn
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -5,13 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from callstate_client.model import times
-from callstate_client.model.times import (
-    ZERO_TIME,
-    format_time,
-    now,
-    now_text,
-    parse_time,
-)
+from callstate_client.model.times import ZERO_TIME, format_time, now, now_text, parse_time
 
 
 def test_now_is_in_utc() -> None:

@@ -11,12 +11,7 @@ from typing import Any
 
 import pytest
 
-from callstate_client import (
-    Clock,
-    DocumentError,
-    InvalidParamsError,
-    SessionState,
-)
+from callstate_client import Clock, DocumentError, InvalidParamsError, SessionState
 from callstate_client.model.wellformed import cleaned, well_formed, whole_ms
 from support.flaky import FlakyStore
 

@@ -10,13 +10,7 @@ import msgspec
 import orjson
 import pytest
 
-from callstate_client.model import (
-    Direction,
-    Role,
-    SessionState,
-    Status,
-    Turn,
-)
+from callstate_client.model import Direction, Role, SessionState, Status, Turn
 
 NAMED = [
     (Status, ["pending", "active", "on_hold", "transferring", "ended"]),

@@ -8,12 +8,7 @@ import msgspec
 import pytest
 
 from callstate_client import protocol as p
-from callstate_client.errors import (
-    ConflictError,
-    InternalError,
-    InvalidParamsError,
-    SessionNotFoundError,
-)
+from callstate_client.errors import ConflictError, InternalError, InvalidParamsError, SessionNotFoundError
 from callstate_client.protocol.load_reply import decode_list, decode_load
 
 

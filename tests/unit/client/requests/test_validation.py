@@ -11,12 +11,7 @@ import msgspec
 import pytest
 
 from callstate_client.errors import DocumentError, InvalidParamsError
-from callstate_client.requests.validation import (
-    FREE_DEPTH,
-    check_free,
-    check_session_id,
-    struct_members,
-)
+from callstate_client.requests.validation import FREE_DEPTH, check_free, check_session_id, struct_members
 
 
 class Color(StrEnum):

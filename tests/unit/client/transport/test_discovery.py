@@ -7,14 +7,7 @@ from pathlib import Path
 import pytest
 
 from callstate_client import NoDaemonError, connect
-from callstate_client.transport.discovery import (
-    MAX_PATH_BYTES,
-    Candidate,
-    candidates,
-    describe,
-    no_daemon,
-    refusal,
-)
+from callstate_client.transport.discovery import MAX_PATH_BYTES, Candidate, candidates, describe, no_daemon, refusal
 
 UID = os.getuid()
 

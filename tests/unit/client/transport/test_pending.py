@@ -5,12 +5,7 @@ import pytest
 
 from callstate_client import protocol as p
 from callstate_client.errors import ConnectionLostError, ParseError, TooLargeError
-from callstate_client.transport.pending import (
-    OPS_REMEMBERED,
-    REPEATABLE,
-    PendingRequest,
-    PendingRequests,
-)
+from callstate_client.transport.pending import OPS_REMEMBERED, REPEATABLE, PendingRequest, PendingRequests
 
 PARAMS = p.RecordInterruptionParams(session_id="c1", op="x")
 

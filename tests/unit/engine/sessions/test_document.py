@@ -13,12 +13,7 @@ from callstate_client.engine.sessions.validation import TurnDoor
 from callstate_client.errors import ConflictError, InvalidParamsError, ParseError
 from callstate_client.model import SessionState
 from callstate_client.model.merge import merge_patch
-from callstate_client.model.times import (
-    MAX_US,
-    MIN_US,
-    format_us,
-    parse_us,
-)
+from callstate_client.model.times import MAX_US, MIN_US, format_us, parse_us
 from support.documents import GO_DOCUMENTS, count_turns, go_document
 
 INT64_MAX = 2**63 - 1

@@ -17,10 +17,7 @@ from callstate_client.engine.sessions.records import (
     encode_record,
 )
 from callstate_client.engine.sessions.session import KEPT_OPS, Session
-from callstate_client.engine.sessions.stored import (
-    StoredMeta,
-    StoredSession,
-)
+from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
 from callstate_client.errors import UnreadableError
 from callstate_client.model.times import MAX_US
 from support.clock import START_US

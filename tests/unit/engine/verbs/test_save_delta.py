@@ -10,12 +10,7 @@ from typing import Any
 import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
-from callstate_client.engine.request import (
-    BadRequest,
-    DecodedRequest,
-    read_long_request,
-    read_request,
-)
+from callstate_client.engine.request import BadRequest, DecodedRequest, read_long_request, read_request
 from callstate_client.engine.verbs.save_delta import Extending
 from callstate_client.engine.verbs.table import NotCached
 from callstate_client.errors import WireError

@@ -9,14 +9,7 @@ from pathlib import Path
 import pytest
 
 from callstate_sidecar.journal import JournalDamagedError, JournalError, JournalFormatError
-from callstate_sidecar.journal.format import (
-    DATA_START,
-    END_OF_LOG,
-    FILE_MAGIC,
-    VERSION,
-    frames,
-    read_header,
-)
+from callstate_sidecar.journal.format import DATA_START, END_OF_LOG, FILE_MAGIC, VERSION, frames, read_header
 from callstate_sidecar.journal.layout import log_path, logs
 from callstate_sidecar.journal.manifest import MANIFEST
 from support.journals import (
