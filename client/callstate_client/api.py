@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any, overload
 
 from callstate_client.calls.handle import CallHandle
-from callstate_client.calls.heartbeat import Heartbeats
-from callstate_client.calls.heartbeat_task import HeartbeatTask
+from callstate_client.calls.heartbeats.schedule import Heartbeats
+from callstate_client.calls.heartbeats.task import HeartbeatTask
 from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold import Hold
 from callstate_client.calls.hold_rules import BeatMode, EndOn, HoldOptions, end_classes

@@ -11,8 +11,8 @@ from weakref import WeakSet
 
 from callstate_client import protocol
 from callstate_client.api import CallStore
-from callstate_client.calls.heartbeat import Heartbeats
-from callstate_client.calls.loop_watchdog import LoopHeartbeats
+from callstate_client.calls.heartbeats.loop_watchdog import LoopHeartbeats
+from callstate_client.calls.heartbeats.schedule import Heartbeats
 from callstate_client.errors import ConnectionLostError, StoreClosedError
 from callstate_client.protocol.events import Cursor
 from callstate_client.requests import validation

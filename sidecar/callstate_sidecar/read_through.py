@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import INTERNAL
+from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import FoundUnreadableError, Session
 from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoredSession, StoreError
 from callstate_client.engine.table.tombstones import NO_TOMBSTONE, Tombstone

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import logging
 
-from callstate_client.engine.context import Context
 from callstate_client.engine.events import MERGED, NEWER
 from callstate_client.engine.interfaces import INTERNAL
-from callstate_client.engine.lifecycle import retime
+from callstate_client.engine.rules.context import Context
+from callstate_client.engine.rules.lifecycle import retime
 from callstate_client.engine.sessions.merging import merge
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase
 from callstate_client.engine.sessions.session import Session

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from callstate_client.engine.process import Process
-from callstate_client.engine.worker_states import WorkerOutcome, WorkerState
-from callstate_client.engine.workers import Workers
+from callstate_client.engine.workers.states import WorkerOutcome, WorkerState
+from callstate_client.engine.workers.workers import Workers
 from callstate_client.errors import ConflictError, ForbiddenError
 from support.budget import examples
 

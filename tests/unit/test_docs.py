@@ -20,13 +20,14 @@ from typing import get_args
 import pytest
 
 from callstate_client.cli import arguments
-from callstate_client.engine import liveness, worker_states
+from callstate_client.engine import liveness
 from callstate_client.engine.sessions import records
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Metrics
 from callstate_client.engine.table.replay import snapshot
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.table import VERBS
+from callstate_client.engine.workers import states
 from callstate_client.protocol.events import TYPES
 from callstate_sidecar.config.load import load_config
 from callstate_sidecar.config.schema import OPTIONS, SECTIONS
@@ -398,17 +399,17 @@ def drawn(diagram: str) -> set[tuple[str, str, str]]:
 
 
 def test_the_drawing_of_a_workers_states_is_the_table() -> None:
-    def label(evidence: worker_states.WorkerEvidence, outcome: worker_states.WorkerOutcome) -> str:
-        what = "" if outcome is worker_states.WorkerOutcome.NOTHING else f" / {outcome.name.lower().replace('_', ' ')}"
+    def label(evidence: states.WorkerEvidence, outcome: states.WorkerOutcome) -> str:
+        what = "" if outcome is states.WorkerOutcome.NOTHING else f" / {outcome.name.lower().replace('_', ' ')}"
         return evidence.value + what
 
     told = section(ARCHITECTURE, "Who is there")
     (diagram,) = blocks_of(told, "mermaid")
     assert drawn(diagram) == {
         (before.value, label(evidence, outcome), after.value)
-        for (before, evidence), (after, outcome) in worker_states.TRANSITIONS.items()
+        for (before, evidence), (after, outcome) in states.TRANSITIONS.items()
     }
-    assert {row[0] for row in rows(told)} == {state.value for state in worker_states.WorkerState}
+    assert {row[0] for row in rows(told)} == {state.value for state in states.WorkerState}
 
 
 def test_the_drawing_of_a_sessions_life_is_the_table() -> None:

@@ -38,29 +38,19 @@ ENGINE = {
     "table": "sessions",
     "clock": "",
     "limits": "",
-    "names": "",
     "process": "",
-    "liveness": "table",
-    "worker_states": "",
-    "workers": "process worker_states",
-    "events": "sessions",
     "reasons": "",
+    "liveness": "table",
+    "events": "sessions",
     "interfaces": "sessions process",
-    "handovers": "sessions",
-    "departures": "table",
     "transaction": "sessions table liveness events",
     "flush_queue": "sessions table transaction",
-    "worker_registry": "sessions table process workers worker_states interfaces events clock departures reasons "
-    "transaction",
-    "authority": "sessions interfaces context",
-    "lifecycle": "sessions interfaces events liveness context authority",
-    "context": "sessions table clock limits names interfaces events liveness departures worker_registry "
-    "transaction",
-    "verbs": "sessions table clock limits names reasons interfaces events liveness context authority lifecycle "
-    "handovers",
-    "expiry": "sessions reasons interfaces liveness handovers context verbs",
-    "engine": "sessions table process clock limits interfaces events liveness departures worker_registry context "
-    "verbs expiry transaction flush_queue",
+    "workers": "sessions table process interfaces events clock reasons transaction",
+    "rules": "sessions table clock limits interfaces events liveness workers transaction",
+    "verbs": "sessions table clock limits reasons interfaces events liveness rules",
+    "expiry": "sessions reasons interfaces liveness rules verbs",
+    "engine": "sessions table process clock limits interfaces events liveness workers rules verbs expiry "
+    "transaction flush_queue",
     "request": "table verbs",
 }
 SIDECAR = {
@@ -94,7 +84,7 @@ SANS_IO = (
     "callstate_client.store",
     "callstate_client.engine",
     "callstate_client.requests",
-    "callstate_client.calls.heartbeat",
+    "callstate_client.calls.heartbeats.schedule",
     "callstate_client.transport.dial",
     "callstate_client.transport.heartbeat_batch",
     "callstate_client.transport.pending",

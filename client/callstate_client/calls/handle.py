@@ -21,8 +21,8 @@ from typing import Any, Final, Protocol, TypeVar, Unpack
 
 from callstate_client import protocol, requests
 from callstate_client.calls.background import BackgroundTasks
-from callstate_client.calls.call_heartbeats import CallHeartbeats
-from callstate_client.calls.heartbeat import Heartbeats
+from callstate_client.calls.heartbeats.call_heartbeats import CallHeartbeats
+from callstate_client.calls.heartbeats.schedule import Heartbeats
 from callstate_client.calls.hold_rules import COMPLETED, reason_to_end
 from callstate_client.calls.outbox.backlog import OutboxEntry
 from callstate_client.calls.outbox.delivery import deliver_or_raise

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from callstate_client.calls.background import BackgroundTasks
 from callstate_client.calls.handle import CallHandle
-from callstate_client.calls.heartbeat import Heartbeats
+from callstate_client.calls.heartbeats.schedule import Heartbeats
 from callstate_client.calls.hold_rules import BeatMode
 from callstate_client.calls.loss_watch import LossWatch
 from callstate_client.calls.outbox.delivery import deliver_or_give_up

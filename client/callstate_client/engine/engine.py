@@ -20,8 +20,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from callstate_client.engine.clock import EngineClock
-from callstate_client.engine.context import Context
-from callstate_client.engine.departures import Departures
 from callstate_client.engine.events import Events
 from callstate_client.engine.expiry import Expiry, Verdicts
 from callstate_client.engine.flush_queue import FlushQueue
@@ -29,12 +27,14 @@ from callstate_client.engine.interfaces import INTERNAL, Caller, Deferred, Host,
 from callstate_client.engine.limits import Limits, Spans
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.process import Gone, Process
+from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.replay import all_dirty
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.transaction import Transaction
 from callstate_client.engine.verbs.table import Verb
-from callstate_client.engine.worker_registry import WorkerRegistry
+from callstate_client.engine.workers.departures import Departures
+from callstate_client.engine.workers.registry import WorkerRegistry
 
 
 class Engine:

@@ -19,11 +19,11 @@ from typing import Final
 
 from msgspec import Struct, field
 
-from callstate_client.engine.context import Context
-from callstate_client.engine.handovers import hold_ended, is_poison
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import TRANSITIONS, Evidence, Phase
 from callstate_client.engine.reasons import DISCONNECTED, EXITED, OVERTIME, POISONED, SILENT
+from callstate_client.engine.rules.context import Context
+from callstate_client.engine.rules.handovers import hold_ended, is_poison
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.mutate import end_session
 from callstate_client.engine.verbs.ownership import make_orphan

@@ -26,7 +26,7 @@ from callstate_client.engine.limits import DefaultLimits, Spans
 from callstate_client.engine.request import BadRequest, read_request, result_line
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query
-from callstate_client.engine.worker_states import WorkerState
+from callstate_client.engine.workers.states import WorkerState
 from callstate_client.errors import TooLargeError
 from callstate_client.memory.views import View, ViewPeer, ViewProcess
 

@@ -16,7 +16,7 @@ import os
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
-from callstate_client.calls.heartbeat_thread import LEAVE_S
+from callstate_client.calls.heartbeats.thread import LEAVE_S
 from callstate_client.calls.hold_rules import BeatMode, EndOn, HoldOptions
 from callstate_client.model.state import SessionState
 from callstate_client.requests import PreparedRequest, validation

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, TypeVar, Unpack
 
-from callstate_client.calls.heartbeat_thread import HeartbeatThread
+from callstate_client.calls.heartbeats.thread import HeartbeatThread
 from callstate_client.calls.hold_rules import COMPLETED, EndOn, end_classes, reason_to_end
 from callstate_client.calls.outbox.local_changes import (
     Change,

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from threading import Lock, Thread
 from types import TracebackType
 
-from callstate_client.calls.heartbeat_thread import HeartbeatThread
+from callstate_client.calls.heartbeats.thread import HeartbeatThread
 from callstate_client.calls.hold_rules import BeatMode, EndOn, HoldOptions, end_classes, has_ended, taken
 from callstate_client.errors import ConflictError, SessionEndedError, SessionNotFoundError
 from callstate_client.model.state import SessionState

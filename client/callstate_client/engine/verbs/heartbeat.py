@@ -6,11 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from callstate_client.engine.authority import check_authority, speaks_for
-from callstate_client.engine.context import Context, ended_error
 from callstate_client.engine.interfaces import Caller, Deferred, NotCached
-from callstate_client.engine.lifecycle import beat, bring_back, tell_timeout
 from callstate_client.engine.liveness import Phase
+from callstate_client.engine.rules.authority import check_authority, speaks_for
+from callstate_client.engine.rules.context import Context, ended_error
+from callstate_client.engine.rules.lifecycle import beat, bring_back, tell_timeout
 from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import FencedError, InvalidParamsError, StoreUnavailableError, UnreadableError
 from callstate_client.protocol.messages import encode_json

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET, Raw
 
-from callstate_client.engine.authority import check_authority, check_epoch, check_writable
-from callstate_client.engine.context import DELETED, Context, ended_error
 from callstate_client.engine.interfaces import Caller
-from callstate_client.engine.lifecycle import settle_status, sign_of_life
-from callstate_client.engine.names import checked_word
+from callstate_client.engine.rules.authority import check_authority, check_epoch, check_writable
+from callstate_client.engine.rules.context import DELETED, Context, ended_error
+from callstate_client.engine.rules.lifecycle import settle_status, sign_of_life
+from callstate_client.engine.rules.names import checked_word
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.validation import (

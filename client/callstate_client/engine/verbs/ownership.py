@@ -14,14 +14,14 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from callstate_client.engine.authority import check_authority, is_holder
-from callstate_client.engine.context import Context, ended_error
-from callstate_client.engine.handovers import hold_ended, is_poison
 from callstate_client.engine.interfaces import Caller
-from callstate_client.engine.lifecycle import beat, retime, tell_timeout
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.names import checked_labels, checked_word, checked_worker
 from callstate_client.engine.reasons import EXITED, OVERTIME, RELEASED
+from callstate_client.engine.rules.authority import check_authority, is_holder
+from callstate_client.engine.rules.context import Context, ended_error
+from callstate_client.engine.rules.handovers import hold_ended, is_poison
+from callstate_client.engine.rules.lifecycle import beat, retime, tell_timeout
+from callstate_client.engine.rules.names import checked_labels, checked_word, checked_worker
 from callstate_client.engine.sessions.facts import NOT_ENDED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session

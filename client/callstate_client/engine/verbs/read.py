@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import Caller, Deferred
+from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol.messages import encode_json

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from callstate_client.engine.context import Context
 from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.rules.context import Context
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol.events import DEFAULT_TYPES, GAP, TYPES, Cursor
 from callstate_client.protocol.messages import encode_json

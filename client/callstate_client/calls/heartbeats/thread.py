@@ -13,7 +13,7 @@ from threading import Condition, Thread
 from time import monotonic
 from typing import Final
 
-from callstate_client.calls.heartbeat import LostCallback, Schedule, ScheduledCall
+from callstate_client.calls.heartbeats.schedule import LostCallback, Schedule, ScheduledCall
 from callstate_client.errors import (
     CallstateError,
     FencedError,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from callstate_client.engine import departures
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.process import Process
-from callstate_client.engine.worker_states import WorkerState
+from callstate_client.engine.workers import departures
+from callstate_client.engine.workers.states import WorkerState
 from callstate_sidecar.reaper import SESSIONS_A_SLICE
 from support.core import FakeClient
 from support.core_harness import FULL, GRACE_S, RECONNECT_S, TICK_S, TIMEOUT_S, CoreHarness

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from callstate_client.calls.heartbeat import Schedule
+from callstate_client.calls.heartbeats.schedule import Schedule
 from callstate_client.errors import CallstateError, SessionNotFoundError
 
 TIMEOUT_S = 24.0

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from callstate_client.calls import heartbeat_thread as module
-from callstate_client.calls.heartbeat import LostCallback
-from callstate_client.calls.loop_watchdog import LoopHeartbeats
+from callstate_client.calls.heartbeats import thread as module
+from callstate_client.calls.heartbeats.loop_watchdog import LoopHeartbeats
+from callstate_client.calls.heartbeats.schedule import LostCallback
 from callstate_client.errors import (
     CallstateError,
     ConflictError,

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from callstate_client.engine.process import Process
-from callstate_client.engine.worker_states import TRANSITIONS, WorkerEvidence, WorkerOutcome, WorkerState
-from callstate_client.engine.workers import AGAIN, Registration, Workers
+from callstate_client.engine.workers.states import TRANSITIONS, WorkerEvidence, WorkerOutcome, WorkerState
+from callstate_client.engine.workers.workers import AGAIN, Registration, Workers
 from callstate_client.errors import ConflictError, ForbiddenError
 
 GRACE_S = 5.0

@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from callstate_client.calls.heartbeat import LostCallback, Schedule, ScheduledCall
+from callstate_client.calls.heartbeats.schedule import LostCallback, Schedule, ScheduledCall
 from callstate_client.errors import CallstateError
 from callstate_client.transport.backoff import HEARTBEAT
 

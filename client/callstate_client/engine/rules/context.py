@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import Final
 
 from callstate_client.engine.clock import EngineClock
-from callstate_client.engine.departures import Departures
 from callstate_client.engine.events import Events
 from callstate_client.engine.interfaces import INTERNAL, Caller, Host, NotCached
 from callstate_client.engine.limits import Limits
 from callstate_client.engine.liveness import Evidence, Liveness
-from callstate_client.engine.names import checked_id
+from callstate_client.engine.rules.names import checked_id
 from callstate_client.engine.sessions.session import FoundUnreadableError, Session
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.transaction import Transaction
-from callstate_client.engine.worker_registry import WorkerRegistry
+from callstate_client.engine.workers.departures import Departures
+from callstate_client.engine.workers.registry import WorkerRegistry
 from callstate_client.errors import (
     OverloadedError,
     SessionEndedError,

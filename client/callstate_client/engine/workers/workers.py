@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from callstate_client.engine.process import Process
-from callstate_client.engine.worker_states import TRANSITIONS, WorkerEvidence, WorkerOutcome, WorkerState
+from callstate_client.engine.workers.states import TRANSITIONS, WorkerEvidence, WorkerOutcome, WorkerState
 from callstate_client.errors import ConflictError, ForbiddenError
 
 

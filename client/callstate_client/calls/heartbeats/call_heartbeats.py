@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from callstate_client.calls.heartbeat import Heartbeats, LostCallback
+from callstate_client.calls.heartbeats.schedule import Heartbeats, LostCallback
 from callstate_client.calls.task import Watchdog
 
 __all__ = ["CallHeartbeats"]

@@ -12,8 +12,8 @@ Whether a heartbeat counts as life is another question: see `speaks_for`.
 
 from __future__ import annotations
 
-from callstate_client.engine.context import Context, ended_error
 from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import FencedError
 

@@ -7,11 +7,11 @@ holds until a reply to the owner has told it (`retime`, `tell_timeout`).
 
 from __future__ import annotations
 
-from callstate_client.engine.authority import is_holder
-from callstate_client.engine.context import Context
 from callstate_client.engine.events import REVIVED
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.liveness import Phase
+from callstate_client.engine.rules.authority import is_holder
+from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.facts import NOT_ENDED
 from callstate_client.engine.sessions.session import Session
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from callstate_client.calls.loop_watchdog import MAX_INTERVAL_S, LoopWatchdog
+from callstate_client.calls.heartbeats.loop_watchdog import MAX_INTERVAL_S, LoopWatchdog
 
 STALL_S = 0.04
 

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Final, Literal
 
 from callstate_client.engine.clock import EngineClock
-from callstate_client.engine.departures import Departures
 from callstate_client.engine.events import Events
 from callstate_client.engine.interfaces import Caller, ExitWatch, PeerProcess
 from callstate_client.engine.process import Gone, Process
@@ -23,8 +22,9 @@ from callstate_client.engine.reasons import DISCONNECTED, EXITED
 from callstate_client.engine.sessions.records import WorkerRecord
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.transaction import Transaction
-from callstate_client.engine.worker_states import WorkerOutcome, WorkerState
-from callstate_client.engine.workers import Workers
+from callstate_client.engine.workers.departures import Departures
+from callstate_client.engine.workers.states import WorkerOutcome, WorkerState
+from callstate_client.engine.workers.workers import Workers
 from callstate_client.errors import CallstateError
 
 _LEFT: Final = {WorkerOutcome.LEFT_EXITED: EXITED, WorkerOutcome.LEFT_DISCONNECTED: DISCONNECTED}

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Final
 
-from callstate_client.calls.heartbeat import LostCallback, ScheduledCall
-from callstate_client.calls.heartbeat_thread import LEAVE_S, HeartbeatThread
+from callstate_client.calls.heartbeats.schedule import LostCallback, ScheduledCall
+from callstate_client.calls.heartbeats.thread import LEAVE_S, HeartbeatThread
 from callstate_client.errors import CallstateError
 from callstate_client.transport.discovery import Candidate
 from callstate_client.transport.identity import Identity

@@ -1,0 +1,1 @@
+"""Heartbeats of held calls: when they are due, and who sends them."""

@@ -1,0 +1,1 @@
+"""What all verbs share: finding sessions, authority, lifecycle, and the bounds of names."""
