@@ -629,8 +629,8 @@ def test_without_redis_py_the_import_says_what_to_install() -> None:
 
 
 @asynccontextmanager
-async def synced_backend(url: str) -> AsyncIterator[RedisBackend]:
-    backend = RedisBackend(url, ttl_s=1000, timeout_s=TIMEOUT_S, host_id="here", synced=True)
+async def synced_backend(url: str, timeout_s: float = TIMEOUT_S) -> AsyncIterator[RedisBackend]:
+    backend = RedisBackend(url, ttl_s=1000, timeout_s=timeout_s, host_id="here", synced=True)
     yield backend
     await backend.close()
 
@@ -651,7 +651,7 @@ async def test_a_write_that_is_to_be_on_disk_waits_for_it(caplog: pytest.LogCapt
 async def test_what_is_not_on_disk_in_time_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_backend, "CONFIRM_S", 0.2)
     with RedisServer(binaries()["valkey"], "appendonly yes", "appendfsync no") as server:
-        async with synced_backend(server.url) as backend:
+        async with synced_backend(server.url, timeout_s=2.0) as backend:  # the reply is due after half of it
             with pytest.raises(StoreDownError, match="not on the server's disk"):
                 await backend.write([a_write()])
             server.command("CONFIG", "SET", "appendfsync", "always")

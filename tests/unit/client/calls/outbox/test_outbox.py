@@ -439,7 +439,7 @@ async def test_a_full_session_says_so_once_and_can_be_made_smaller(
         with caplog.at_level(logging.WARNING):
             for n in range(14_000):
                 refused = call.add_turn("user", f"{n:06}" + "y" * 2000)
-                if n % 500 == 0:
+                if n % 500 == 0 or n == 13_999:  # a timestamp may be shorter than any before, and is worth a try
                     with pytest.raises(TooLargeError):
                         await refused
         messages = [record.getMessage() for record in caplog.records]
