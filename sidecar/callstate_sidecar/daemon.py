@@ -36,7 +36,7 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.serving.connection import Connection
+from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.listener import Listener
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.stores.backend import Backend
@@ -232,9 +232,9 @@ class Daemon:
             self._signals.check()
             self._manager.extend_timeout(REPLAY_NOTICE_S, f"replaying the journal, {self._replayed} records so far")
 
-    def _connection(self) -> Connection:
+    def _connection(self) -> ClientConnection:
         limits = self._server.limits
-        return Connection(self._server, limits.line_bytes, limits.pending_reply_bytes)
+        return ClientConnection(self._server, limits.line_bytes, limits.pending_reply_bytes)
 
     # -- while it runs ------------------------------------------------------------------------------------------
 
@@ -332,7 +332,7 @@ def _backend(config: Config, state_dir: Path, host_id: str, environ: Mapping[str
 
 
 async def _start_server(
-    loop: asyncio.AbstractEventLoop, factory: Callable[[], Connection], sock: Any
+    loop: asyncio.AbstractEventLoop, factory: Callable[[], ClientConnection], sock: Any
 ) -> asyncio.AbstractServer:
     # From Python 3.13 on a server removes its socket's path on close, which would break socket activation.
     options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}

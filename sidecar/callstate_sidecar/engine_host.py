@@ -22,7 +22,7 @@ from callstate_sidecar.journal import Journal
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
-from callstate_sidecar.serving.connection import Connection
+from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system.clock import SystemClock
@@ -104,7 +104,7 @@ class DaemonHost:
 
     def identify(self, caller: Caller) -> Peer | None:
         """The process behind a connection; None: it has hung up meanwhile."""
-        transport = cast(Connection, caller).transport
+        transport = cast(ClientConnection, caller).transport
         return None if transport is None else self._peers.identify(transport.get_extra_info("socket"))
 
     def wake(self) -> None:

@@ -34,7 +34,7 @@ from callstate_client.errors import (
     UnreadableError,
 )
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.backend import Outcome
+from callstate_sidecar.stores.backend import WriteOutcome
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.redis import backend as redis_backend
 from callstate_sidecar.stores.redis.client import is_refusal, normal_url
@@ -286,7 +286,11 @@ async def test_a_key_of_another_type_rejects_its_session_alone(
 ) -> None:
     await raw.rpush(key.replace("P:", prefix), "not ours")
     results = await backend.write([a_write("call-1"), a_write("call-2"), a_write("call-3")])
-    assert [result.outcome for result in results] == [Outcome.WRITTEN, Outcome.REJECTED, Outcome.WRITTEN]
+    assert [result.outcome for result in results] == [
+        WriteOutcome.WRITTEN,
+        WriteOutcome.REJECTED,
+        WriteOutcome.WRITTEN,
+    ]
     assert "WRONGTYPE" in results[1].detail
     assert await raw.lrange(key.replace("P:", prefix), 0, -1) == [b"not ours"]
     assert await raw.smembers(prefix + "active") == {b"call-1", b"call-3"}
@@ -313,7 +317,7 @@ async def test_an_active_key_of_another_type_changes_nothing_by_halves(
 ) -> None:
     await raw.set(prefix + "active", "not ours")
     (result,) = await backend.write([a_write()])
-    assert result.outcome is Outcome.REJECTED
+    assert result.outcome is WriteOutcome.REJECTED
     assert await keys_under(raw, prefix) == {"P:active"}
 
 
@@ -327,7 +331,7 @@ async def test_meta_somebody_spoiled_is_no_obstacle(
     await raw.hset(f"{{{prefix}call-1}}:meta", mapping={"labels": "no json", "max_duration_s": "nan", **fields})
     await backend.read("call-1")
     (result,) = await backend.write([a_write(version=5)])
-    assert result.outcome is Outcome.WRITTEN
+    assert result.outcome is WriteOutcome.WRITTEN
     stored = await backend.read("call-1")
     assert stored == StoredSession(DOCUMENT, StoredMeta(host="here", epoch=1, version=5), 5)
 
@@ -374,7 +378,7 @@ async def works(store: RedisStore, backend: RedisBackend) -> None:
     await store.save(SessionState("call-1"))
     assert (await store.load("call-1")).id == "call-1"
     (result,) = await backend.write([a_write("call-2")])
-    assert result.outcome is Outcome.WRITTEN
+    assert result.outcome is WriteOutcome.WRITTEN
     # what timed out may have been done after all
     assert {"call-1", "call-2"} <= set(await all_active(backend)) <= {"call-1", "call-2", "call-8", "call-9"}
 
@@ -419,7 +423,7 @@ async def test_scripts_the_server_forgot_are_sent_again(redis_server: RedisServe
         for version in (1, 2):
             await raw.script_flush()
             results = await backend.write([a_write("call-1", version), a_write("call-2", version)])
-            assert [result.outcome for result in results] == [Outcome.WRITTEN] * 2
+            assert [result.outcome for result in results] == [WriteOutcome.WRITTEN] * 2
             await raw.script_flush()
             assert await backend.read("call-1") is not None
             await raw.script_flush()
@@ -482,7 +486,7 @@ async def test_out_of_memory_changes_nothing_by_halves(own_redis_server: RedisSe
         assert sorted(await all_active(backend)) == ["call-1", "call-2"]
         # a deletion makes room, so it goes through
         (result,) = await backend.write([a_write("call-2", version=2, document=None)])
-        assert result.outcome is Outcome.WRITTEN
+        assert result.outcome is WriteOutcome.WRITTEN
         stored = await backend.read("call-2")
         assert stored is not None
         assert stored.meta is not None
@@ -639,7 +643,7 @@ async def test_a_write_that_is_to_be_on_disk_waits_for_it(caplog: pytest.LogCapt
     with RedisServer(binaries()["valkey"], "appendonly yes", "appendfsync everysec") as server:
         async with synced_backend(server.url) as backend:
             (result,) = await backend.write([a_write()])
-            assert result.outcome is Outcome.WRITTEN
+            assert result.outcome is WriteOutcome.WRITTEN
             assert b"cmdstat_waitaof:calls=" in server.command("INFO", "commandstats")
             server.command("CONFIG", "RESETSTAT")
             assert (await backend.read("call-1")) is not None
@@ -656,7 +660,7 @@ async def test_what_is_not_on_disk_in_time_is_not_written(monkeypatch: pytest.Mo
                 await backend.write([a_write()])
             server.command("CONFIG", "SET", "appendfsync", "always")
             (result,) = await backend.write([a_write()])
-            assert result.outcome is Outcome.WRITTEN
+            assert result.outcome is WriteOutcome.WRITTEN
 
 
 @pytest.mark.parametrize("binary", binaries())
@@ -668,5 +672,5 @@ async def test_a_server_that_can_not_tell_is_believed_and_that_is_said_once(
         async with synced_backend(server.url) as backend:
             for version in (1, 2, 3):
                 (result,) = await backend.write([a_write(version=version)])
-                assert result.outcome is Outcome.WRITTEN
+                assert result.outcome is WriteOutcome.WRITTEN
     assert caplog.text.count("Redis can't confirm what is on its disk") == 1

@@ -27,7 +27,7 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_client.errors import InvalidParamsError, SessionNotFoundError, StoreUnavailableError
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.backend import Outcome
+from callstate_sidecar.stores.backend import WriteOutcome
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore, expiry
 from callstate_sidecar.stores.sqlite import backend as sqlite_backend
 from support.stores import all_active
@@ -213,7 +213,7 @@ async def test_a_file_of_before_there_were_ops_gets_them(backend: SqliteBackend,
     write = a_write(version=2)
     write.meta.ops = {"op-1": b'{"version":2}'}
     (result,) = await later.write([write])
-    assert result.outcome is Outcome.WRITTEN
+    assert result.outcome is WriteOutcome.WRITTEN
     assert await later.read("call-1") == StoredSession(DOCUMENT, write.meta, 0)
     await later.close()
 
@@ -274,10 +274,10 @@ async def test_a_tombstone_lasts_as_long_as_a_session(backend: SqliteBackend, cl
     await backend.write([a_write(version=6, document=None)])
     clock.now += 99
     (result,) = await backend.write([a_write(version=5)])
-    assert result.outcome is Outcome.SUPERSEDED
+    assert result.outcome is WriteOutcome.SUPERSEDED
     clock.now += 1
     (result,) = await backend.write([a_write(version=5)])
-    assert result.outcome is Outcome.WRITTEN
+    assert result.outcome is WriteOutcome.WRITTEN
 
 
 # -- what can't be written ----------------------------------------------------------------------------------
@@ -285,7 +285,11 @@ async def test_a_tombstone_lasts_as_long_as_a_session(backend: SqliteBackend, cl
 
 async def test_a_row_sqlite_can_not_take_is_rejected_alone(backend: SqliteBackend) -> None:
     results = await backend.write([a_write("call-1"), a_write("call-2", version=2**63), a_write("call-3")])
-    assert [result.outcome for result in results] == [Outcome.WRITTEN, Outcome.REJECTED, Outcome.WRITTEN]
+    assert [result.outcome for result in results] == [
+        WriteOutcome.WRITTEN,
+        WriteOutcome.REJECTED,
+        WriteOutcome.WRITTEN,
+    ]
     assert "OverflowError" in results[1].detail
     assert sorted(await all_active(backend)) == ["call-1", "call-3"]
 
@@ -318,7 +322,7 @@ async def test_a_locked_file_refuses_after_its_timeout_and_recovers(backend: Sql
         assert await backend.read("call-1") is None  # readers go on
         other.execute("ROLLBACK")
     (result,) = await backend.write([a_write()])
-    assert result.outcome is Outcome.WRITTEN
+    assert result.outcome is WriteOutcome.WRITTEN
 
 
 async def test_a_full_disk_refuses_the_whole_batch_and_recovers(
@@ -350,7 +354,7 @@ async def test_a_failing_write_to_the_disk_is_a_store_that_is_down_until_it_work
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (result,) = await backend.write([a_write("call-2", document=b"x" * 1_000_000)])
-    assert result.outcome is Outcome.WRITTEN
+    assert result.outcome is WriteOutcome.WRITTEN
     assert sorted(await all_active(backend)) == ["call-1", "call-2"]
 
 
@@ -437,7 +441,7 @@ async def test_a_file_that_is_gone_is_made_anew_and_told_of(backend: SqliteBacke
     await backend.check_for_loss()
     assert backend.data_losses == 1
     (result,) = await backend.write([a_write("call-2")])
-    assert result.outcome is Outcome.WRITTEN
+    assert result.outcome is WriteOutcome.WRITTEN
     async with SqliteStore(path) as other:
         assert await other.list_active() == ["call-2"]
     await backend.check_for_loss()

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from callstate_client.engine.sessions.stored import Query, StoredMeta, StoredSession, Write
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.backend import Backend, Outcome
+from callstate_sidecar.stores.backend import Backend, WriteOutcome
 from callstate_sidecar.stores.document_store import DocumentStore
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
@@ -91,7 +91,7 @@ def a_write(session_id: str = "call-1", document: bytes | None = DOCUMENT, **fie
     return Write(session_id, document, meta, active=active, beat_ms=beat_ms)  # type: ignore[arg-type]
 
 
-async def outcome(side: Side, write: Write) -> Outcome:
+async def outcome(side: Side, write: Write) -> WriteOutcome:
     (result,) = await side.backend.write([write])
     return result.outcome
 
@@ -106,7 +106,7 @@ async def test_big_documents_beside_small_ones(side: Side) -> None:
     """The big one leaves in pieces, in its place among the others."""
     big = b'{"id":"big","status":"active","note":"%b"}' % (b"\xc3\xa4" * 1_000_000)
     batch = [a_write("first"), a_write("big", big), a_write("last")]
-    assert [result.outcome for result in await side.backend.write(batch)] == [Outcome.WRITTEN] * 3
+    assert [result.outcome for result in await side.backend.write(batch)] == [WriteOutcome.WRITTEN] * 3
     assert (await there(side, "big")).document == big
     for name in ("first", "last"):
         assert (await there(side, name)).document == DOCUMENT
@@ -143,16 +143,16 @@ async def test_who_may_overwrite_whom(
 ) -> None:
     first = dict(zip(("host", "epoch", "version"), held, strict=True))
     second = dict(zip(("host", "epoch", "version"), new, strict=True))
-    assert await outcome(side, a_write(document=None if tombstone else b"1", **first)) is Outcome.WRITTEN
+    assert await outcome(side, a_write(document=None if tombstone else b"1", **first)) is WriteOutcome.WRITTEN
     (result,) = await side.backend.write([a_write(document=b"2", **second)])
     stored = await there(side)
     assert stored.meta is not None
     if taken:
-        assert result.outcome is Outcome.WRITTEN
+        assert result.outcome is WriteOutcome.WRITTEN
         assert (stored.document, stored.meta.version) == (b"2", new[2])
         assert (stored.meta.host, stored.meta.epoch, stored.meta.deleted) == (new[0], new[1], False)
     else:
-        assert result.outcome is Outcome.SUPERSEDED
+        assert result.outcome is WriteOutcome.SUPERSEDED
         assert (stored.document, stored.meta.version) == (None if tombstone else b"1", held[2])
         assert f"version {held[2]} of host {held[0]}" in result.detail
         assert await all_active(side.backend) == ([] if tombstone else ["call-1"])
@@ -206,14 +206,14 @@ async def test_nothing_is_there_of_an_id_nobody_wrote(side: Side) -> None:
 
 async def test_a_deletion_leaves_a_tombstone_that_holds_off_the_past(side: Side) -> None:
     await side.backend.write([a_write(version=5, beat_ms=7)])
-    assert await outcome(side, a_write(document=None, version=6)) is Outcome.WRITTEN
+    assert await outcome(side, a_write(document=None, version=6)) is WriteOutcome.WRITTEN
     stored = await there(side)
     assert (stored.document, stored.beat_ms) == (None, 0)
     assert stored.meta == StoredMeta(host="here", epoch=1, version=6, deleted=True)
     assert await all_active(side.backend) == []
-    assert await outcome(side, a_write(version=5)) is Outcome.SUPERSEDED
-    assert await outcome(side, a_write(document=None, version=6)) is Outcome.WRITTEN
-    assert await outcome(side, a_write(version=7)) is Outcome.WRITTEN
+    assert await outcome(side, a_write(version=5)) is WriteOutcome.SUPERSEDED
+    assert await outcome(side, a_write(document=None, version=6)) is WriteOutcome.WRITTEN
+    assert await outcome(side, a_write(version=7)) is WriteOutcome.WRITTEN
     assert (await there(side)).document == DOCUMENT
 
 
@@ -250,10 +250,10 @@ async def test_a_batch_has_one_result_each_in_order(side: Side) -> None:
         [a_write("call-1"), a_write("call-2"), a_write("call-3", document=None), a_write("call-1", version=2)]
     )
     assert [result.outcome for result in results] == [
-        Outcome.WRITTEN,
-        Outcome.SUPERSEDED,
-        Outcome.WRITTEN,
-        Outcome.WRITTEN,
+        WriteOutcome.WRITTEN,
+        WriteOutcome.SUPERSEDED,
+        WriteOutcome.WRITTEN,
+        WriteOutcome.WRITTEN,
     ]
     assert (await there(side, "call-1")).meta == StoredMeta(host="here", epoch=1, version=2)
 
@@ -265,7 +265,7 @@ async def test_what_go_wrote_is_read_and_taken(side: Side, name: str) -> None:
     assert await there(side, "go-1") == StoredSession(document, None, 0)
     assert await all_active(side.backend) == ["go-1"]
     assert await side.store.load("go-1") == SessionState.from_json(document)
-    assert await outcome(side, a_write("go-1", version=0, epoch=0)) is Outcome.WRITTEN
+    assert await outcome(side, a_write("go-1", version=0, epoch=0)) is WriteOutcome.WRITTEN
     assert (await there(side, "go-1")).document == DOCUMENT
 
 
@@ -285,7 +285,7 @@ async def test_go_overwriting_a_document_leaves_meta_alone(side: Side) -> None:
     stored = await there(side)
     assert stored.meta == StoredMeta(host="here", epoch=1, version=5, owner="w")
     assert SessionState.from_json(stored.document or b"").provider == "go"
-    assert await outcome(side, a_write(version=4)) is Outcome.SUPERSEDED
+    assert await outcome(side, a_write(version=4)) is WriteOutcome.SUPERSEDED
 
 
 async def test_a_document_put_over_a_tombstone_is_no_deleted_one(side: Side) -> None:
@@ -314,7 +314,7 @@ async def test_what_has_expired_is_gone_with_its_meta(side: Side) -> None:
     await side.expire("call-1")
     assert await all_active(side.backend) == ["call-2"]
     assert await side.backend.read("call-1") is None
-    assert await outcome(side, a_write("call-1", version=1)) is Outcome.WRITTEN
+    assert await outcome(side, a_write("call-1", version=1)) is WriteOutcome.WRITTEN
     assert await there(side) == StoredSession(DOCUMENT, StoredMeta(host="here", epoch=1, version=1), 0)
 
 
@@ -341,19 +341,19 @@ async def test_a_closed_backend_says_it_is_down_and_closes_twice(side: Side) -> 
 
 UNSEEN = [
     # held (host, version) or Go's or nothing, new (host, version), seen, outcome
-    (None, ("here", 1), 0, Outcome.WRITTEN),
-    (("here", 5), ("here", 6), 0, Outcome.UNSEEN),
-    (("there", 5), ("here", 6), 0, Outcome.UNSEEN),
-    ("go", ("here", 6), 0, Outcome.UNSEEN),
-    (("here", 5), ("here", 9), 4, Outcome.UNSEEN),
-    (("here", 5), ("here", 9), 5, Outcome.WRITTEN),
-    (("here", 5), ("here", 9), 6, Outcome.WRITTEN),
-    (("here", 5), ("here", 5), 4, Outcome.WRITTEN),  # a repeat, whose reply was lost
-    (("here", 2**53 + 1), ("here", 2**60), 2**53, Outcome.UNSEEN),
-    (("here", 10), ("here", 11), 9, Outcome.UNSEEN),  # text that sorts the other way round
-    (("there", 5), ("here", 9), 4, Outcome.SUPERSEDED),
-    (None, ("here", 9), 4, Outcome.WRITTEN),
-    ("go", ("here", 9), 4, Outcome.WRITTEN),
+    (None, ("here", 1), 0, WriteOutcome.WRITTEN),
+    (("here", 5), ("here", 6), 0, WriteOutcome.UNSEEN),
+    (("there", 5), ("here", 6), 0, WriteOutcome.UNSEEN),
+    ("go", ("here", 6), 0, WriteOutcome.UNSEEN),
+    (("here", 5), ("here", 9), 4, WriteOutcome.UNSEEN),
+    (("here", 5), ("here", 9), 5, WriteOutcome.WRITTEN),
+    (("here", 5), ("here", 9), 6, WriteOutcome.WRITTEN),
+    (("here", 5), ("here", 5), 4, WriteOutcome.WRITTEN),  # a repeat, whose reply was lost
+    (("here", 2**53 + 1), ("here", 2**60), 2**53, WriteOutcome.UNSEEN),
+    (("here", 10), ("here", 11), 9, WriteOutcome.UNSEEN),  # text that sorts the other way round
+    (("there", 5), ("here", 9), 4, WriteOutcome.SUPERSEDED),
+    (None, ("here", 9), 4, WriteOutcome.WRITTEN),
+    ("go", ("here", 9), 4, WriteOutcome.WRITTEN),
 ]
 
 
@@ -364,7 +364,7 @@ async def test_what_its_maker_has_not_seen_is_not_written_over(
     held: tuple[str, int] | str | None,
     new: tuple[str, int],
     seen: int,
-    expected: Outcome,
+    expected: WriteOutcome,
     tombstone: bool,
 ) -> None:
     if held == "go":
@@ -376,7 +376,7 @@ async def test_what_its_maker_has_not_seen_is_not_written_over(
     write = a_write(document=b"ours", host=new[0], version=new[1])
     write.seen = seen
     assert await outcome(side, write) is expected
-    if expected is Outcome.WRITTEN:
+    if expected is WriteOutcome.WRITTEN:
         assert (await there(side)).document == b"ours"
     else:
         assert await side.backend.read("call-1") == before
@@ -394,7 +394,7 @@ async def put(side: Side, session_id: str, status: str = "active", call_id: str 
     write = a_write(session_id, document, active=status != "ended", **meta)
     write.call_id = call_id
     (result,) = await side.backend.write([write])
-    assert result.outcome is Outcome.WRITTEN
+    assert result.outcome is WriteOutcome.WRITTEN
 
 
 async def test_sessions_are_found_by_the_id_of_their_call(side: Side) -> None:

@@ -29,7 +29,7 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.serving.connection import Connection
+from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system import peers as process_peers
@@ -239,10 +239,10 @@ class Core:
         """A hot session."""
         return self.table.sessions[session_id]
 
-    def connection(self) -> Connection:
+    def connection(self) -> ClientConnection:
         """The daemon's end of a new connection."""
         limits = self.server.limits
-        return Connection(self.server, limits.line_bytes, limits.pending_reply_bytes)
+        return ClientConnection(self.server, limits.line_bytes, limits.pending_reply_bytes)
 
 
 def kept(entry: Session) -> dict[str, Any]:

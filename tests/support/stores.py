@@ -14,7 +14,7 @@ from callstate_client.engine.sessions.stored import (
     StoreRefusingError,
     Write,
 )
-from callstate_sidecar.stores.backend import Backend, Outcome, WriteResult
+from callstate_sidecar.stores.backend import Backend, WriteOutcome, WriteResult
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
 
 
@@ -109,18 +109,18 @@ class MemoryBackend:
 
     def _write(self, write: Write) -> WriteResult:
         if write.session_id in self.rejected:
-            return WriteResult(Outcome.REJECTED, "too big for this store")
+            return WriteResult(WriteOutcome.REJECTED, "too big for this store")
         held = self.rows.get(write.session_id)
         meta = None if held is None else held.meta
         found = None if meta is None else Stamp(meta.host, meta.epoch, meta.version)
         stamp = Stamp(write.meta.host, write.meta.epoch, write.meta.version)
         if unseen(found, stamp, write.seen, there=held is not None):
-            return WriteResult(Outcome.UNSEEN)
+            return WriteResult(WriteOutcome.UNSEEN)
         if found is not None and not takes(found, stamp):
-            return WriteResult(Outcome.SUPERSEDED, superseded_by(found))
+            return WriteResult(WriteOutcome.SUPERSEDED, superseded_by(found))
         self.rows[write.session_id] = StoredSession(write.document, write.meta, write.beat_ms)
         (self.active.add if write.active else self.active.discard)(write.session_id)
-        return WriteResult(Outcome.WRITTEN)
+        return WriteResult(WriteOutcome.WRITTEN)
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Note last heartbeats."""

@@ -23,7 +23,7 @@ from callstate_client.cli import arguments
 from callstate_client.engine import liveness
 from callstate_client.engine.sessions import records
 from callstate_client.engine.sessions.facts import Facts
-from callstate_client.engine.sessions.head import Metrics
+from callstate_client.engine.sessions.head import CallMetrics
 from callstate_client.engine.table.replay import snapshot
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.table import VERBS
@@ -260,7 +260,7 @@ def test_the_bodies_of_records_are_those_of_the_code() -> None:
     by_tag = {kind.__struct_config__.tag: [*kind.__struct_fields__] for kind in get_args(records.AnyRecord)}
     told = {int(kind): codes(elements)[-1].split() for kind, _, elements in rows(section(DURABILITY, "A body"))}
     assert told == by_tag
-    for kind in (Metrics, Facts):
+    for kind in (CallMetrics, Facts):
         assert " ".join(kind.__struct_fields__) in codes(section(DURABILITY, "A body"))
 
 

@@ -25,7 +25,7 @@ _ALL_TAKEN: Final = (b'"result":{"missing":[],"ended":[],"fenced":[]}}', b'"resu
 """How the reply to nearly every message ends, of several heartbeats or of one; it then needs no parsing."""
 
 
-class Outcome(NamedTuple):
+class HeartbeatOutcome(NamedTuple):
     """What the reply to a message says.
 
     Args:
@@ -39,10 +39,10 @@ class Outcome(NamedTuple):
     timeouts: dict[str, float]
 
 
-_NOTHING: Final = Outcome([], [], {})
+_NOTHING: Final = HeartbeatOutcome([], [], {})
 
 
-def read_outcome(line: bytes) -> Outcome:
+def read_outcome(line: bytes) -> HeartbeatOutcome:
     """The outcome of a message from its reply.
 
     Raises:
@@ -51,7 +51,9 @@ def read_outcome(line: bytes) -> Outcome:
     if line.endswith(_ALL_TAKEN):
         return _NOTHING
     result = decode_heartbeat(line)
-    return Outcome(result.missing, [*result.ended, *result.fenced, *result.unreadable], result.timeouts or {})
+    return HeartbeatOutcome(
+        result.missing, [*result.ended, *result.fenced, *result.unreadable], result.timeouts or {}
+    )
 
 
 def batches(session_ids: Iterable[str]) -> Iterator[list[str]]:

@@ -36,24 +36,24 @@ MAX_WAITING: Final = 1000
 class LineServer(Protocol):
     """What a connection asks of the server."""
 
-    def connected(self, connection: Connection, /) -> None:
+    def connected(self, connection: ClientConnection, /) -> None:
         """A client has connected."""
         ...
 
-    def disconnected(self, connection: Connection, /) -> None:
+    def disconnected(self, connection: ClientConnection, /) -> None:
         """The client has disconnected."""
         ...
 
-    def handle(self, connection: Connection, line: bytes | None, /) -> None:
+    def handle(self, connection: ClientConnection, line: bytes | None, /) -> None:
         """Serve one line; None: one that was too long, and was dropped."""
         ...
 
-    def reply_queued(self, connection: Connection, /) -> None:
+    def reply_queued(self, connection: ClientConnection, /) -> None:
         """A first reply is queued: take it when it may leave."""
         ...
 
 
-class Connection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol):
     """One client.
 
     Args:

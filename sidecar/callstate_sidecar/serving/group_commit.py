@@ -22,7 +22,7 @@ from callstate_client.errors import NotDurableError
 from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.metrics import Metrics
-from callstate_sidecar.serving.connection import Connection
+from callstate_sidecar.serving.connection import ClientConnection
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class GroupCommit:
         journal: Journal | None,
         gate: SyncGate | None,
         metrics: Metrics,
-        run_again: Callable[[Connection, DecodedRequest], None],
+        run_again: Callable[[ClientConnection, DecodedRequest], None],
     ) -> None:
         self._ctx = ctx
         self._tx = ctx.tx
@@ -55,7 +55,7 @@ class GroupCommit:
         self.pending_reply_bytes = LimitsConfig().pending_reply_bytes
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
-        self._replying: dict[Connection, None] = {}
+        self._replying: dict[ClientConnection, None] = {}
         self._refusing = False
 
     @property
@@ -65,17 +65,19 @@ class GroupCommit:
 
     # -- while it lasts -------------------------------------------------------------------------------------
 
-    def reply_queued(self, connection: Connection) -> None:
+    def reply_queued(self, connection: ClientConnection) -> None:
         """A reply is queued on this connection: it leaves once the group is committed."""
         self._replying[connection] = None
         if not self._scheduled:
             self.schedule()
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         """The connection is closed."""
         self._replying.pop(connection, None)
 
-    def request_answered(self, connection: Connection, request: DecodedRequest, place: int, changed: bool) -> None:
+    def request_answered(
+        self, connection: ClientConnection, request: DecodedRequest, place: int, changed: bool
+    ) -> None:
         """A request was answered while a group is open: remember it, as the group may yet fail.
 
         Args:
@@ -175,7 +177,12 @@ class GroupCommit:
         self._tx.rollback(NotDurableError(f"the journal could not be written, nothing was changed: {why}"))
 
     def _answer_again(
-        self, connection: Connection, request: DecodedRequest, place: int, changed: bool, refusal: NotDurableError
+        self,
+        connection: ClientConnection,
+        request: DecodedRequest,
+        place: int,
+        changed: bool,
+        refusal: NotDurableError,
     ) -> None:
         """A request was answered in a group that was rolled back."""
         if place >= 0:

@@ -35,7 +35,7 @@ from callstate_client.errors import (
 from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.metrics import Metrics
-from callstate_sidecar.serving.connection import Connection
+from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.group_commit import GroupCommit
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class Server:
         self.group = GroupCommit(engine.ctx, journal, gate, metrics, self._run_again)
         self.reply_queued = self.group.reply_queued
         self.limit(limits)
-        self.connections: set[Connection] = set()
+        self.connections: set[ClientConnection] = set()
         self.stopping = False
         self.waiting = 0
         self._idle = asyncio.Event()
@@ -75,7 +75,7 @@ class Server:
 
     # -- connections ----------------------------------------------------------------------------------------
 
-    def connected(self, connection: Connection) -> None:
+    def connected(self, connection: ClientConnection) -> None:
         """A client has connected. Beyond `limits.connections` it gets an error and is closed."""
         if self.stopping or len(self.connections) >= self.limits.connections:
             self._metrics.count("connections_refused")
@@ -90,7 +90,7 @@ class Server:
         self._metrics.count("connections_total")
         self.connections.add(connection)
 
-    def disconnected(self, connection: Connection) -> None:
+    def disconnected(self, connection: ClientConnection) -> None:
         """A client has disconnected."""
         self.connections.discard(connection)
         self.group.forget(connection)
@@ -104,7 +104,7 @@ class Server:
 
     # -- a line ---------------------------------------------------------------------------------------------
 
-    def handle(self, connection: Connection, line: bytes | None) -> None:
+    def handle(self, connection: ClientConnection, line: bytes | None) -> None:
         """Serve one line; None: one that was too long."""
         if line is None:
             too_large = TooLargeError(f"the line passes limits.line_bytes ({connection.line_bytes})")
@@ -123,14 +123,14 @@ class Server:
         else:
             self._run(connection, request)
 
-    def _refuse(self, connection: Connection, request_id: bytes | None, error: WireError) -> None:
+    def _refuse(self, connection: ClientConnection, request_id: bytes | None, error: WireError) -> None:
         self._metrics.count_error(error.kind)
         if request_id is not None:
             connection.send(error_line(request_id, error))
 
     # -- a request ---------------------------------------------------------------------------------------------
 
-    def _run(self, connection: Connection, request: DecodedRequest) -> None:
+    def _run(self, connection: ClientConnection, request: DecodedRequest) -> None:
         group = self._tx.records
         before = len(group)
         result: bytes | Exception
@@ -152,14 +152,18 @@ class Server:
             result = error
         self._answer(connection, request, result, len(group) > before)
 
-    def _run_again(self, connection: Connection, request: DecodedRequest) -> None:
+    def _run_again(self, connection: ClientConnection, request: DecodedRequest) -> None:
         """Run a request again whose first reply came of a group that was undone."""
         if isinstance(request.params, Extending):  # the history that it repeats may be another one now
             request = read_request(request.params.line) or request
         self._run(connection, request)
 
     def _answer(
-        self, connection: Connection, request: DecodedRequest, result: bytes | Exception, changed: bool = False
+        self,
+        connection: ClientConnection,
+        request: DecodedRequest,
+        result: bytes | Exception,
+        changed: bool = False,
     ) -> None:
         """Queue the reply."""
         request_id = request.request_id
@@ -185,19 +189,19 @@ class Server:
 
     # -- requests that wait -----------------------------------------------------------------------------------
 
-    def _begin_waiting(self, connection: Connection) -> None:
+    def _begin_waiting(self, connection: ClientConnection) -> None:
         self.waiting += 1
         self._idle.clear()
         connection.waiting += 1
 
-    def _end_waiting(self, connection: Connection) -> None:
+    def _end_waiting(self, connection: ClientConnection) -> None:
         self.waiting -= 1
         if not self.waiting:
             self._idle.set()
         connection.waiting -= 1
         connection.serve_soon()
 
-    def _run_waiting(self, connection: Connection, request: DecodedRequest) -> None:
+    def _run_waiting(self, connection: ClientConnection, request: DecodedRequest) -> None:
         """The store has been asked for the session that the request needs."""
         self._end_waiting(connection)
         if connection.unsent_bytes <= self.limits.pending_reply_bytes:
@@ -207,7 +211,7 @@ class Server:
             self._answer(connection, request, unread)
 
     def _answer_deferred(
-        self, connection: Connection, request: DecodedRequest, result: bytes | Exception, undone: bool
+        self, connection: ClientConnection, request: DecodedRequest, result: bytes | Exception, undone: bool
     ) -> None:
         if undone:
             self._run_waiting(connection, request)

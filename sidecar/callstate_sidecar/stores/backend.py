@@ -21,7 +21,7 @@ from msgspec import Struct
 from callstate_client.engine.sessions.stored import Query, StoredSession, Write
 
 
-class Outcome(Enum):
+class WriteOutcome(Enum):
     """The result of one write of a batch."""
 
     WRITTEN = "written"
@@ -37,7 +37,7 @@ class Outcome(Enum):
 class WriteResult(Struct):
     """An outcome, and the reason in words unless it is WRITTEN."""
 
-    outcome: Outcome
+    outcome: WriteOutcome
     detail: str = ""
 
 

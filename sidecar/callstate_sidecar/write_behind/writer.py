@@ -16,7 +16,7 @@ from callstate_sidecar.background import BackgroundTask, in_slices
 from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.stores.backend import Backend, Outcome, WriteResult
+from callstate_sidecar.stores.backend import Backend, WriteOutcome, WriteResult
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.flush import FlushBarrier
@@ -200,10 +200,10 @@ class WriteBehind(BackgroundTask):
         """Apply the results of a batch; returns those where the store has another state."""
         other_state: deque[tuple[Write, float, WriteResult]] = deque()
         for (write, since), result in zip(batch, results, strict=True):
-            if result.outcome is Outcome.WRITTEN:
+            if result.outcome is WriteOutcome.WRITTEN:
                 self._queue.acked(write)
                 self._renewals.written(write)
-            elif result.outcome is Outcome.REJECTED:
+            elif result.outcome is WriteOutcome.REJECTED:
                 self._quarantine(write, result)
             else:
                 other_state.append((write, since, result))
@@ -240,7 +240,7 @@ class WriteBehind(BackgroundTask):
             result.detail = superseded_by(Stamp(meta.host, meta.epoch, meta.version))
         if session is not None and not session.quarantined:
             self._events.note("fenced", self._clock.wall_us(), session, reason=SUPERSEDED)
-        self._quarantine(write, WriteResult(Outcome.SUPERSEDED, result.detail))
+        self._quarantine(write, WriteResult(WriteOutcome.SUPERSEDED, result.detail))
         self._commit()
 
     def _quarantine(self, write: Write, result: WriteResult) -> None:

@@ -37,7 +37,7 @@ def _int64(count: int) -> int:
     return max(INT64_MIN, min(count, INT64_MAX))
 
 
-class Metrics(Struct, frozen=True, array_like=True):
+class CallMetrics(Struct, frozen=True, array_like=True):
     """A session's counters. Replaced, never changed, so that an undo only has to put the old ones back."""
 
     turn_count: int = 0
@@ -61,7 +61,7 @@ class Metrics(Struct, frozen=True, array_like=True):
             self.extra,
         )  # fmt: skip
 
-    def with_turns(self, turns: Sequence[TurnDoor]) -> Metrics:
+    def with_turns(self, turns: Sequence[TurnDoor]) -> CallMetrics:
         """After these turns: counted, speech time added for `user` and `agent`."""
         user, agent = self.user_speech_duration_ms, self.agent_speech_duration_ms
         for turn in turns:
@@ -72,14 +72,14 @@ class Metrics(Struct, frozen=True, array_like=True):
         count = self.turn_count + len(turns)
         if not (count <= INT64_MAX and INT64_MIN <= user <= INT64_MAX and INT64_MIN <= agent <= INT64_MAX):
             count, user, agent = _int64(count), _int64(user), _int64(agent)
-        return Metrics(
+        return CallMetrics(
             count, self.interruption_count, user, agent,
             self.first_response_ms, self.average_response_ms, self.extra,
         )  # fmt: skip
 
-    def with_interruption(self) -> Metrics:
+    def with_interruption(self) -> CallMetrics:
         """After one interruption."""
-        return Metrics(
+        return CallMetrics(
             self.turn_count, _int64(self.interruption_count + 1),
             self.user_speech_duration_ms, self.agent_speech_duration_ms,
             self.first_response_ms, self.average_response_ms, self.extra,
@@ -98,7 +98,7 @@ class Head(Struct):
     provider: str
     call_id: str
     status: str
-    metrics: Metrics
+    metrics: CallMetrics
     history: bytes | None
     """The inside of the history's brackets; empty for null and `[]`; None where it was left out."""
     updated_at: str | None = None
@@ -135,8 +135,8 @@ def _fields(door: HeadFields, extra: Mapping[str, Raw | bytes], created_at: str)
     return _encode(known)[1:-1] + _members(extra) if extra else _encode(known)[1:-1]
 
 
-def _metrics_of(counters: Counters, extra: bytes) -> Metrics:
-    return Metrics(
+def _metrics_of(counters: Counters, extra: bytes) -> CallMetrics:
+    return CallMetrics(
         counters.turn_count, counters.interruption_count,
         counters.user_speech_duration_ms, counters.agent_speech_duration_ms,
         counters.first_response_ms, counters.average_response_ms, extra,

@@ -15,7 +15,7 @@ from msgspec import Raw, structs
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import NOT_ENDED
-from callstate_client.engine.sessions.head import Head, Metrics
+from callstate_client.engine.sessions.head import CallMetrics, Head
 from callstate_client.engine.sessions.records import MergeBase
 from callstate_client.engine.sessions.session import KEPT_OPS, Session
 
@@ -42,7 +42,7 @@ def blind_base(session: Session, given: frozenset[str], *, labels: bool, create:
         fields=_joined(left_out | emptied),
         status=None if "status" in given else session.doc.status,
         labels=None if labels else {},
-        metrics=None if "metrics" in given and not create else Metrics(),
+        metrics=None if "metrics" in given and not create else CallMetrics(),
         turns=-1 if "history" in given and not create else 0,
     )
 
@@ -63,7 +63,7 @@ def _either(ours: T, base: T | None, theirs: T) -> T:
     return theirs if ours == base else ours
 
 
-def _merge_head(session: Session, base: MergeBase, theirs: Session, metrics: Metrics) -> None:
+def _merge_head(session: Session, base: MergeBase, theirs: Session, metrics: CallMetrics) -> None:
     was_ended, before = session.ended, session.doc.status
     status = _either(before, base.status, theirs.doc.status)
     if base.version == 0 and theirs.ended and not was_ended:
@@ -106,7 +106,7 @@ def _text(fields: bytes, name: str) -> str:
     return "" if value is None else msgspec.json.decode(value, type=str)
 
 
-def _metrics(ours: Metrics, base: Metrics | None, theirs: Metrics) -> Metrics:
+def _metrics(ours: CallMetrics, base: CallMetrics | None, theirs: CallMetrics) -> CallMetrics:
     if base is None:
         return ours
     counted = {name: getattr(theirs, name) + getattr(ours, name) - getattr(base, name) for name in _COUNTS}

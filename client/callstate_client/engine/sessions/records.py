@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from callstate_client.engine.sessions.facts import Facts
-from callstate_client.engine.sessions.head import Metrics
+from callstate_client.engine.sessions.head import CallMetrics
 
 
 class HistoryMode(IntEnum):
@@ -48,7 +48,7 @@ class MergeBase(Struct, array_like=True, frozen=True):
     heartbeat_timeout_s: float | None = None
     max_duration_s: float | None = None
     fields: bytes = b""
-    metrics: Metrics | None = None
+    metrics: CallMetrics | None = None
     turns: int = -1
     """The history's length."""
     amended: tuple[int, ...] = ()
@@ -76,7 +76,7 @@ class StateRecord(Struct, array_like=True, kw_only=True, tag=7):
     fields: bytes
     provider: str
     call_id: str
-    metrics: Metrics
+    metrics: CallMetrics
     mode: int
     turns: bytes
     count: int
@@ -100,7 +100,7 @@ class StateRecordV3(Struct, array_like=True, tag=1):
     fields: bytes
     provider: str
     call_id: str
-    metrics: Metrics
+    metrics: CallMetrics
     mode: int
     turns: bytes
     count: int
@@ -136,7 +136,7 @@ class TurnsRecord(Struct, array_like=True, tag=2):
     session_id: str
     version: int
     updated_us: int
-    metrics: Metrics
+    metrics: CallMetrics
     mode: int
     turns: bytes
     count: int

@@ -17,7 +17,7 @@ Mark = tuple[float, int, int]
 """Since when the store's state of a session is old (monotonic seconds), its size in bytes, and the era."""
 
 
-class InFlight(NamedTuple):
+class InFlightWrite(NamedTuple):
     """A write that has been sent, or is about to be."""
 
     version: int
@@ -32,7 +32,7 @@ class DirtySet:
         """What is dirty, oldest first."""
         self.size_bytes = 0
         """Of all that is dirty."""
-        self.in_flight: dict[str, InFlight] = {}
+        self.in_flight: dict[str, InFlightWrite] = {}
         self._era = 0
         self._unwritten: dict[int, int] = {}
         """By era: how many marks and writes in flight there are of it."""
@@ -70,7 +70,7 @@ class DirtySet:
         era = self.marks[session_id][2]
         self._unwritten[era] += 1
         self.discard(session_id)
-        self.in_flight[session_id] = InFlight(version, era)
+        self.in_flight[session_id] = InFlightWrite(version, era)
 
     def arrive(self, session_id: str) -> int:
         """The outcome of a write is known, or never will be; gives its era."""

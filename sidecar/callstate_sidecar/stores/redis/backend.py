@@ -10,7 +10,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from callstate_client.engine.sessions.stored import Query, StoreDownError, StoredSession, StoreRefusingError, Write
-from callstate_sidecar.stores.backend import Outcome, WriteResult
+from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.stores.redis.client import ScriptClient, connect, describe, is_refusal
@@ -214,13 +214,13 @@ def _result(reply: Any) -> WriteResult:
     if isinstance(reply, ResponseError):
         if is_refusal(reply):
             raise StoreRefusingError(describe(reply))
-        return WriteResult(Outcome.REJECTED, describe(reply))
+        return WriteResult(WriteOutcome.REJECTED, describe(reply))
     taken, *held = reply
     if taken == 2:
-        return WriteResult(Outcome.UNSEEN)
+        return WriteResult(WriteOutcome.UNSEEN)
     if taken:
-        return WriteResult(Outcome.WRITTEN)
+        return WriteResult(WriteOutcome.WRITTEN)
     host, epoch, version = held
     return WriteResult(
-        Outcome.SUPERSEDED, superseded_by(Stamp(host.decode("utf-8", "replace"), int(epoch), int(version)))
+        WriteOutcome.SUPERSEDED, superseded_by(Stamp(host.decode("utf-8", "replace"), int(epoch), int(version)))
     )

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from callstate_client.engine.sessions.stored import Query, StoredMeta, StoredSession, Write
-from callstate_sidecar.stores.backend import Outcome, WriteResult
+from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import ops_text, parse_ops, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
 from callstate_sidecar.stores.sqlite.database import ROW_ERRORS, Database, purge, put_document, transaction
@@ -187,7 +187,7 @@ def _write(
             try:
                 results.append(_write_one(connection, write, host_id, now_ms, now_ms + ttl))
             except ROW_ERRORS as error:  # only the statement is rolled back; the transaction continues
-                results.append(WriteResult(Outcome.REJECTED, f"{type(error).__name__}: {error}"))
+                results.append(WriteResult(WriteOutcome.REJECTED, f"{type(error).__name__}: {error}"))
     return results
 
 
@@ -202,9 +202,9 @@ def _write_one(
     ).fetchone()
     held = None if row is None or row[2] is None else Stamp(*row)
     if unseen(held, new, write.seen, there=row is not None):
-        return WriteResult(Outcome.UNSEEN)
+        return WriteResult(WriteOutcome.UNSEEN)
     if held is not None and not takes(held, new):
-        return WriteResult(Outcome.SUPERSEDED, superseded_by(held))
+        return WriteResult(WriteOutcome.SUPERSEDED, superseded_by(held))
     deleted = write.document is None
     active = write.active and not deleted
     connection.execute(
@@ -228,7 +228,7 @@ def _write_one(
         )
     else:
         put_document(connection, write.session_id, write.document)
-    return WriteResult(Outcome.WRITTEN)
+    return WriteResult(WriteOutcome.WRITTEN)
 
 
 def _write_beats(connection: sqlite3.Connection, _now_ms: int, beats: Mapping[str, int]) -> None:

@@ -16,7 +16,7 @@ from callstate_client.errors import (
 )
 from callstate_client.protocol import HeartbeatParams
 from callstate_client.transport import heartbeat_batch as module
-from callstate_client.transport.heartbeat_batch import HeartbeatBatcher, Outcome, batches, read_outcome
+from callstate_client.transport.heartbeat_batch import HeartbeatBatcher, HeartbeatOutcome, batches, read_outcome
 from callstate_client.transport.pending import Waiter
 
 
@@ -133,11 +133,11 @@ def test_closing_fails_them(bench: Bench, sent: bool) -> None:
 @pytest.mark.parametrize(
     ("result", "outcome"),
     [
-        ({}, Outcome([], [], {})),
-        ({"missing": [], "ended": [], "fenced": []}, Outcome([], [], {})),
-        ({"missing": ["a"], "ended": ["b"], "fenced": ["c"]}, Outcome(["a"], ["b", "c"], {})),
-        ({"unreadable": ["d"], "timeouts": {"e": 5}}, Outcome([], ["d"], {"e": 5})),
+        ({}, HeartbeatOutcome([], [], {})),
+        ({"missing": [], "ended": [], "fenced": []}, HeartbeatOutcome([], [], {})),
+        ({"missing": ["a"], "ended": ["b"], "fenced": ["c"]}, HeartbeatOutcome(["a"], ["b", "c"], {})),
+        ({"unreadable": ["d"], "timeouts": {"e": 5}}, HeartbeatOutcome([], ["d"], {"e": 5})),
     ],
 )
-def test_outcomes(result: Any, outcome: Outcome) -> None:
+def test_outcomes(result: Any, outcome: HeartbeatOutcome) -> None:
     assert read_outcome(answer(result)) == outcome

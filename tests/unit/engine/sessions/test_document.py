@@ -8,7 +8,7 @@ import pytest
 from msgspec import Raw
 
 from callstate_client.engine.sessions.document import FOLD_BYTES, FOLD_CHUNKS, Document
-from callstate_client.engine.sessions.head import Head, Metrics, read_head
+from callstate_client.engine.sessions.head import CallMetrics, Head, read_head
 from callstate_client.engine.sessions.validation import TurnDoor
 from callstate_client.errors import ConflictError, InvalidParamsError, ParseError
 from callstate_client.model import SessionState
@@ -127,8 +127,8 @@ def test_a_session_without_a_beginning_gets_one() -> None:
 
 def test_turns_and_interruptions_are_counted() -> None:
     turns = [TurnDoor("user", duration_ms=5), TurnDoor("agent", duration_ms=7), TurnDoor("tool", duration_ms=100)]
-    metrics = Metrics(turn_count=1, extra=b',"x":1').with_turns(turns).with_interruption()
-    assert metrics == Metrics(4, 1, 5, 7, extra=b',"x":1')
+    metrics = CallMetrics(turn_count=1, extra=b',"x":1').with_turns(turns).with_interruption()
+    assert metrics == CallMetrics(4, 1, 5, 7, extra=b',"x":1')
     assert json.loads(metrics.to_json()) == {
         "turn_count": 4, "interruption_count": 1, "user_speech_duration_ms": 5, "agent_speech_duration_ms": 7,
         "x": 1,
@@ -136,11 +136,11 @@ def test_turns_and_interruptions_are_counted() -> None:
 
 
 def test_a_counter_stays_where_go_can_read_it() -> None:
-    full = Metrics(INT64_MAX, INT64_MAX, INT64_MAX, -INT64_MAX)
+    full = CallMetrics(INT64_MAX, INT64_MAX, INT64_MAX, -INT64_MAX)
     after = full.with_turns(
         [TurnDoor("user", duration_ms=1), TurnDoor("agent", duration_ms=-5)]
     ).with_interruption()
-    assert after == Metrics(INT64_MAX, INT64_MAX, INT64_MAX, -INT64_MAX), "no speech takes less than no time"
+    assert after == CallMetrics(INT64_MAX, INT64_MAX, INT64_MAX, -INT64_MAX), "no speech takes less than no time"
 
 
 # -- history --------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from msgspec import structs
 
 from callstate_client.engine.sessions.facts import Facts
-from callstate_client.engine.sessions.head import Metrics
+from callstate_client.engine.sessions.head import CallMetrics
 from callstate_client.engine.sessions.records import (
     HistoryMode,
     OpResult,
@@ -25,7 +25,7 @@ FACTS = Facts(
 )  # fmt: skip
 STATE = StateRecord(
     session_id="a", version=2**62, updated_us=-5, beat_us=7, status="active", fields=b'"id":"a"', provider="sip",
-    call_id="CA1", metrics=Metrics(1, 2, 3, 4, 5, 6, b',"x":1'), mode=HistoryMode.APPEND, turns=b"{}", count=1,
+    call_id="CA1", metrics=CallMetrics(1, 2, 3, 4, 5, 6, b',"x":1'), mode=HistoryMode.APPEND, turns=b"{}", count=1,
     facts=FACTS, maybe_stored=True, ops=[OpResult("op", b"{}")],
 )  # fmt: skip
 STATE_V3 = [
@@ -36,8 +36,8 @@ STATE_V3 = [
 """The same as formats 1 to 3 wrote it, with the members that came last."""
 RECORDS: list[Record] = [
     STATE,
-    TurnsRecord("a", 1, 2, Metrics(-(2**63), 2**63 - 1), HistoryMode.AMEND, b'{"role":"user"}', 1, [], 7),
-    TurnsRecord("a", 1, 2, Metrics(), HistoryMode.KEEP, b"", 0, [OpResult("x", b"1"), OpResult("y", b"2")]),
+    TurnsRecord("a", 1, 2, CallMetrics(-(2**63), 2**63 - 1), HistoryMode.AMEND, b'{"role":"user"}', 1, [], 7),
+    TurnsRecord("a", 1, 2, CallMetrics(), HistoryMode.KEEP, b"", 0, [OpResult("x", b"1"), OpResult("y", b"2")]),
     RemovalRecord("a", 5, 2, True),
     RemovalRecord("a", 5, 2, False),
 ]
@@ -90,5 +90,5 @@ def test_an_amendment_of_an_older_daemon_is_of_the_last_turn() -> None:
 
 def test_a_turn_costs_little_more_than_itself() -> None:
     turn = b"x" * 500
-    record = TurnsRecord("call-1", 2**50, 2**50, Metrics(20, 1, 9000, 9000), HistoryMode.APPEND, turn, 1, [])
+    record = TurnsRecord("call-1", 2**50, 2**50, CallMetrics(20, 1, 9000, 9000), HistoryMode.APPEND, turn, 1, [])
     assert len(encode_record(record)) < 500 + 80

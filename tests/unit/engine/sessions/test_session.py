@@ -8,7 +8,7 @@ import pytest
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import Facts
-from callstate_client.engine.sessions.head import Metrics, read_head
+from callstate_client.engine.sessions.head import CallMetrics, read_head
 from callstate_client.engine.sessions.records import (
     HistoryMode,
     OpResult,
@@ -138,7 +138,7 @@ def test_a_mark_restores_all_but_beats_and_what_the_store_has() -> None:
     before, mark = kept(session), session.mark()
     session.doc.take_head(read_head(b'{"id":"a","status":"active","provider":"z"}', "$", lambda _: TIME), 99)
     session.doc.append(TURN, 1)
-    session.doc.metrics = Metrics()
+    session.doc.metrics = CallMetrics()
     session.next_version(START_US + 50)
     session.facts = Facts(epoch=9, owner="w9")
     session.known_timeout_s = 7.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from callstate_sidecar.journal import Files, Journal, SyncGate
-from callstate_sidecar.serving.connection import Connection
+from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.server import Server
 from support.core import Core
 from support.journals import recovered
@@ -55,11 +55,11 @@ class Served:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._listening = await loop.create_unix_server(
-            lambda: Connection(self.server, 1 << 20, 1 << 20), str(self.path)
+            lambda: ClientConnection(self.server, 1 << 20, 1 << 20), str(self.path)
         )
 
-    def _connection(self) -> Connection:
-        return Connection(self.server, line_bytes=1 << 20, pending_reply_bytes=1 << 20)
+    def _connection(self) -> ClientConnection:
+        return ClientConnection(self.server, line_bytes=1 << 20, pending_reply_bytes=1 << 20)
 
     async def stop(self) -> None:
         self._listening.close()
