@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from support import counted
+from support.daemon import Daemon
+from support.redis_server import RedisServer, binaries
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,32 +32,43 @@ them, so by that much the figure goes up and down while sessions come and go.
 """
 
 
+class CountedDaemon(Daemon):
+    """A daemon that says how much it has in memory; see counted.py."""
+
+    @property
+    def fifo(self) -> Path:
+        return self.root / "blocks"
+
+    def command(self) -> list[str]:
+        return [sys.executable, counted.__file__, str(self.fifo), *super().command()]
+
+    def launch(self) -> None:
+        os.mkfifo(self.fifo)
+        super().launch()
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("store", "kinds"), [("sqlite", [*KINDS]), ("redis", ["requests", "expired"])])
 def test_memory_does_not_grow_by_what_is_over(
     store: str, kinds: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
-    from bench.churn import Churning, settings
-    from bench.processes import Rig
+    from support.churn import SETTINGS, Churning
 
     grown: dict[str, float] = {}
-    with Rig() as rig:
-        fifo = rig.root / "blocks"
-        os.mkfifo(fifo)
-        server = rig.daemon(
-            "churn", rig.redis() if store == "redis" else None, *settings(), "--set", "limits.events=10",
-            below=(sys.executable, counted.__file__, str(fifo)),
-        )  # fmt: skip
-        churning = Churning(server)
+    with ExitStack() as stack:
+        url = stack.enter_context(RedisServer(binaries()["valkey"])).url if store == "redis" else None
+        daemon = stack.enter_context(CountedDaemon(*SETTINGS, store=url))
+        assert daemon.process is not None
+        churning = Churning(daemon)
         for kind in kinds:
             first, number, limit = KINDS[kind]
             churning.steps[kind](first)
             churning.settle()
-            before = counted.count(server.pid, fifo)
+            before = counted.count(daemon.process.pid, daemon.fifo)
             churning.steps[kind](number)
             churning.settle()
-            each = (counted.count(server.pid, fifo) - before) / number
+            each = (counted.count(daemon.process.pid, daemon.fifo) - before) / number
             if each > limit:
                 grown[kind] = each
         churning.leave()
