@@ -1,6 +1,6 @@
-"""Events: gathered while a group is open, told when it is down, and kept for those who come back.
+"""Events: collected while a group is open, published once it is journaled, and kept for reconnecting subscribers.
 
-Pure: no I/O of its own, and the present time is passed in. An event is encoded once, however many listen.
+Pure: no I/O of its own; the current time is passed in. An event is encoded once for all subscribers.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from callstate_client.protocol.events import GAP, TURN, Cursor, EventType
 from callstate_client.protocol.messages import encode_json
 
 EVENT_BYTES: Final = 2048
-"""What an event is reckoned with where the ring's size in bytes is bounded: five times the usual. A call id
-may be as long as a line, and ten thousand of those would fill the memory."""
+"""Bytes per event that the ring's size limit allows for: five times the usual size. A call id may be as long as a
+line, and ten thousand of those would fill the memory."""
 
 CHANGES: Final = frozenset(
     {"created", "ended", "expired", "orphaned", "claimed", "released", "deleted", TURN}
 )  # fmt: skip
-"""Events that are part of what the group changes: where that is undone they did not happen. The others (a worker
-left, a session fell silent, somebody was refused) are so whatever becomes of the group."""
+"""Events that report changes of the group: a rollback drops them. The others (a worker left, a session fell silent,
+a caller was refused) survive it."""
 
 REVIVED: Final = "revived"
-"""Why a session that had ended is said to have recovered: that, too, is a change."""
+"""Reason of `recovered` for a session that had ended: also a change."""
 
 MERGED: Final = "merged"
 NEWER: Final = "store_newer"
-"""Why a session is said to have recovered that was made one with what the store had: changes as well."""
+"""Reasons of `recovered` for a session merged with the store's state: also changes."""
 
 SUPERSEDED: Final = "superseded"
-"""Why a session of this daemon is fenced off from the store: what that has counts."""
+"""Reason of `fenced` for a session of this daemon: the store's state wins."""
 
 CUT_OFF: Final = b'{"jsonrpc":"2.0","id":null,"error":%b}\n' % encode_json(
     OverloadedError("events were not read").to_wire()
 )
-"""The last line of a subscriber that does not keep up."""
+"""The last line sent to a subscriber that does not keep up."""
 
 
 class Subscriber(Protocol):
@@ -48,20 +48,20 @@ class Subscriber(Protocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes that it has not read yet."""
+        """Bytes queued and not yet read."""
         ...
 
     def send(self, data: bytes, /) -> object:
-        """Queue lines behind what is queued already."""
+        """Append lines to the send queue."""
         ...
 
     def close(self) -> None:
-        """Hang up once what is queued has left."""
+        """Close the connection once the queue is sent."""
         ...
 
 
 class _Noted(NamedTuple):
-    """An event of the open group, with the values of that moment: the session may change before the end."""
+    """An event of the open group, with the values of that moment: the session may change before the commit."""
 
     type: str
     at_us: int
@@ -82,30 +82,30 @@ class Events:
     """The events of one engine, and its subscribers.
 
     Args:
-        limit: how many are kept; may be set anew.
-        stream: names the stream; another one at each start.
+        limit: how many are kept; can be changed later.
+        stream: the name of the stream, new at each start.
     """
 
     def __init__(self, limit: int, stream: str) -> None:
         self.limit = limit
         self.stream = stream
         self.seq = 0
-        """Of the last event published."""
+        """The last published event's number."""
         self.wants_turns = False
-        """Whether anybody subscribes to `turn`; else those events are not noted."""
+        """Whether there is a subscriber to `turn`; otherwise those events are not recorded."""
         self._open: list[_Noted] = []
         self._ring: deque[_Kept] = deque()
         self._ring_bytes = 0
         self._lost_seq = 0
-        """Of the last event that has left the ring."""
+        """The number of the last event dropped from the ring."""
         self._subscribers: dict[Subscriber, frozenset[str]] = {}
         self._fresh: dict[Subscriber, tuple[int, bytes]] = {}
-        """Subscribers that have come back: the place from which kept events are sent to them, and the lines before
-        those."""
+        """Subscribers waiting for a replay: the number after which kept events are sent, and the lines that precede
+        them."""
 
     @property
     def subscribers(self) -> int:
-        """How many there are."""
+        """The number of subscribers."""
         return len(self._subscribers)
 
     # -- noting --------------------------------------------------------------------------------------------
@@ -122,16 +122,16 @@ class Events:
         owner: str = "",
         **more: str | int | bool,
     ) -> None:
-        """Something happened; told when the open group is down.
+        """Record an event, to be published once the open group is journaled.
 
         Args:
-            type_: what.
+            type_: the event's type.
             now_us: when, microseconds since 1970.
             session: the session it happened to, as it is now.
             reason: why.
-            evidence: what a suspicion rests on.
-            deadline_us: when a suspect is given up, microseconds since 1970.
-            owner: in place of the session's own, which it has just lost.
+            evidence: what a suspicion is based on.
+            deadline_us: when a suspect is reaped, microseconds since 1970.
+            owner: overrides the session's owner, which it has just lost.
             more: further members: `worker_id`, `error`, `drain`, `turn_count`.
         """
         if type_ == TURN and not self.wants_turns:
@@ -150,25 +150,25 @@ class Events:
         self._open.append(_Noted(type_, now_us, about, reason, evidence, deadline_us, more))
 
     def drop_undone(self, fenced: Mapping[str, int]) -> None:
-        """The group is undone, and with it what it changed.
+        """Drop the events of the changes that a rollback undid.
 
         Args:
-            fenced: the last epoch in which somebody was fenced off, of the sessions that are as they were before.
-                In another one nobody was, or will be told to have been when the request is answered again.
+            fenced: the last epoch in which a caller was fenced off, by restored session. A `fenced` event of
+                another epoch is dropped: it no longer holds, or is recorded again when the request is rerun.
         """
         self._open = [noted for noted in self._open if not _is_undone(noted, fenced)]
 
     # -- publishing -----------------------------------------------------------------------------------------
 
     def publish(self, max_unsent_bytes: int) -> int:
-        """The group is down: number what was gathered, keep it and tell it. To be called at each turn's end,
-        also where there was no group: not all that happens is a change, and who came back waits for its events.
+        """Number, keep and send the events collected. Call it at the end of each turn, even without a group: some
+        events are not changes, and resumed subscribers wait for their replay.
 
         Args:
-            max_unsent_bytes: who has more than this still to read is cut off.
+            max_unsent_bytes: subscribers with more than this unread are disconnected.
 
         Returns:
-            how many were cut off.
+            how many were disconnected.
         """
         cut_off = self._cut_off(max_unsent_bytes) if self._open else 0
         fresh, self._fresh = self._fresh, {}
@@ -181,7 +181,7 @@ class Events:
         return cut_off
 
     def _cut_off(self, max_unsent_bytes: int) -> int:
-        # asked before anything is queued: who has read all so far may be given a lot at once
+        # checked before queueing: a subscriber that has kept up may get a large batch
         slow = [subscriber for subscriber in self._subscribers if subscriber.unsent_bytes > max_unsent_bytes]
         for subscriber in slow:
             self.unsubscribe(subscriber)
@@ -227,22 +227,22 @@ class Events:
     # -- subscribing ----------------------------------------------------------------------------------------
 
     def subscribe(self, subscriber: Subscriber, types: frozenset[str], since: Cursor | None, now_us: int) -> int:
-        """Tell this one from now on, or from a place on; what it subscribed to before is forgotten.
+        """Subscribe from now on, or from a cursor on; replaces any earlier subscription.
 
-        What it missed is sent by the next `publish`, behind the reply and all else that is queued by then, and
-        once however often the request is run again until then.
+        Missed events are sent by the next `publish`, after the reply and anything else queued by then, and only
+        once however often the request is rerun before that.
 
         Args:
-            subscriber: whom.
-            types: which; GAP is sent whether named or not.
-            since: the last event it has; what is kept behind that is sent, after a GAP where some is missing.
-            now_us: the present time, microseconds since 1970.
+            subscriber: the connection.
+            types: which types; GAP is always sent.
+            since: the last event it has; later kept events are sent, after a GAP if some are missing.
+            now_us: the current time, microseconds since 1970.
 
         Returns:
-            the place from which on it will be told.
+            the number after which its events start.
 
         Raises:
-            InvalidParamsError: there is no such place yet.
+            InvalidParamsError: `since` lies in the future.
         """
         seq, gap = self.seq, ""
         if since is not None and since.stream != self.stream:
@@ -266,7 +266,7 @@ class Events:
         return seq
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
-        """Tell this one nothing any more; it may never have listened."""
+        """Remove a subscriber, if it is one."""
         self._fresh.pop(subscriber, None)
         if TURN in self._subscribers.pop(subscriber, ()):
             self.wants_turns = any(TURN in types for types in self._subscribers.values())
@@ -283,7 +283,7 @@ _NO_SESSION: Final = (UNSET, "", "", UNSET, "", UNSET)
 
 
 class _Params(Struct, omit_defaults=True, gc=False):
-    """What the notification says of an event; members that say nothing are left out."""
+    """The params of an event's notification; empty members are omitted."""
 
     stream: str
     seq: int
@@ -305,7 +305,7 @@ class _Params(Struct, omit_defaults=True, gc=False):
 
 
 def _line(stream: str, seq: int, noted: _Noted) -> bytes:
-    """An event as its notification."""
+    """Encode an event as its notification."""
     type_, at_us, session, reason, evidence, deadline_us, more = noted
     session_id, provider, call_id, labels, owner, epoch = session or _NO_SESSION
     params = _Params(  # by position: when thousands expire, each comes through here

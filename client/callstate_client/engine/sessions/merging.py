@@ -1,9 +1,9 @@
-"""Two states of one session made one: ours, the store's, and the last that both are known to come from.
+"""Three-way merge of a session: our state, the store's, and their last known common ancestor, the merge base.
 
-A save that was taken while the store could not be asked left out what it did not want to change; and a journal may
-be older than the store, having been restored or cut by a loss of power. Either way there are changes on both sides
-of a state that is known, the merge base, and for each part the rule is that of every three-way merge: where ours is
-still as in the base, theirs is taken, else ours. Turns are put behind the store's. Pure: no clock, no I/O.
+A save accepted while the store was unreachable omits what it does not change, and a journal may be older than the
+store after a restore or a power loss. Either way both sides may have changed since the merge base. Each part is
+merged by the usual rule: if ours still equals the base, theirs is taken, else ours. Our turns are appended to the
+store's. Pure: no clock, no I/O.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _COUNTS = ("turn_count", "interruption_count", "user_speech_duration_ms", "agent
 
 
 def blind_base(session: Session, given: frozenset[str], *, labels: bool, create: bool) -> MergeBase:
-    """The base of a session saved while the store can't be asked: nothing, but that what was given is ours.
+    """The base of a session saved while the store is unreachable: empty, with the given members counting as ours.
 
     Args:
-        session: as it was made of the save.
+        session: as the save made it.
         given: the members of the document that the save named.
         labels: whether it gave any.
-        create: it meant to create (`if_version: 0`). Should there be one all the same, nothing of that is replaced:
-            turns go behind its turns, counts are added to its counts.
+        create: it meant to create (`if_version: 0`). If the store has one after all, its history and counts are
+            not replaced: turns are appended, counts added.
     """
     ours = _members(b"{%b}" % session.doc.fields)
     left_out = {name: value for name, value in ours.items() if name not in given and name != "id"}
@@ -48,7 +48,7 @@ def blind_base(session: Session, given: frozenset[str], *, labels: bool, create:
 
 
 def merge(session: Session, base: MergeBase, theirs: Session) -> None:
-    """Make a session what it is together with the store's state of it; epochs and versions are the caller's."""
+    """Merge the store's state into a session; the caller handles epochs and versions."""
     history = _history(session, base, theirs)
     metrics = _metrics(session.doc.metrics, base.metrics, theirs.doc.metrics)
     _merge_head(session, base, theirs, metrics)
@@ -67,7 +67,7 @@ def _merge_head(session: Session, base: MergeBase, theirs: Session, metrics: Cal
     was_ended, before = session.ended, session.doc.status
     status = _either(before, base.status, theirs.doc.status)
     if base.version == 0 and theirs.ended and not was_ended:
-        status = before  # a new call under an id used before: it lives
+        status = before  # a new call under a reused id: it stays live
     fields = _fields(session, base, theirs)
     head = Head(session.id, fields, _text(fields, "provider"), _text(fields, "call_id"), status, metrics, None)
     session.doc.take_head(head, max(session.doc.updated_us, theirs.doc.updated_us))
@@ -118,7 +118,7 @@ def _metrics(ours: CallMetrics, base: CallMetrics | None, theirs: CallMetrics) -
 
 
 def _history(session: Session, base: MergeBase, theirs: Session) -> Document | None:
-    """The store's turns, with those amended here that both have, then ours since the base; None: ours alone."""
+    """The store's turns with our amendments, then ours since the base; None: only ours."""
     if base.turns < 0:
         return None
     merged = theirs.doc
@@ -132,13 +132,13 @@ def _history(session: Session, base: MergeBase, theirs: Session) -> Document | N
 
 
 def _merge_facts(session: Session, base: MergeBase, theirs: Session) -> None:
-    """Labels and timeouts."""
+    """Merge labels and timeouts."""
     facts, other = session.facts, theirs.facts
     timeout_s = _either(facts.heartbeat_timeout_s, base.heartbeat_timeout_s, other.heartbeat_timeout_s)
     if base.version == 0 and facts.heartbeat_timeout_s is not None:
-        timeout_s = max(timeout_s or 0.0, facts.heartbeat_timeout_s)  # its worker was told this, and beats by it
+        timeout_s = max(timeout_s or 0.0, facts.heartbeat_timeout_s)  # its worker was given this, and goes by it
     limit_s = facts.max_duration_s
-    if not theirs.ended or session.ended:  # else the limit of a call that is over would end the new one
+    if not theirs.ended or session.ended:  # otherwise the old call's limit would end the new one
         limit_s = _either(limit_s, base.max_duration_s, other.max_duration_s)
     session.change_facts(
         labels=_either(facts.labels, base.labels, other.labels),

@@ -1,12 +1,11 @@
-"""The last turns of a long run of turns, without a look at those before. Pure.
+"""Find the last turns of a long run without parsing the earlier ones. Pure.
 
-Turns are kept as JSON objects with commas between. A run of megabytes, as a whole transcript that was saved at once
-or read back from the journal, takes tens of milliseconds to be cut into its turns; what is asked for is most often
-at its end.
+Turns are kept as comma-separated JSON objects. Splitting a run of megabytes, such as a transcript saved at once or
+read back from the journal, takes tens of milliseconds, and most requests want only its end.
 
-Where does a turn begin? At a `{` from which on the text is a whole list of objects: from one inside of a turn
-there are more brackets closed than opened; and from one inside of a string there is an odd number of quotes to the
-end, and what is outside of strings is the other way round.
+A turn begins at a `{` from which the rest parses as a list of objects. From a `{` inside a turn, more brackets are
+closed than opened; from one inside a string, the number of remaining quotes is odd, which swaps the inside and the
+outside of strings.
 """
 
 from __future__ import annotations
@@ -19,26 +18,26 @@ from msgspec import Raw
 from callstate_client.model import go_json
 
 WINDOW_BYTES: Final = 4096
-"""What is looked at first for a few turns; four times as much where that does not do."""
+"""The first window for a few turns; quadrupled until it holds enough."""
 
 TURN_BYTES: Final = 256
-"""A usual turn."""
+"""A typical turn's size."""
 
 TRIES: Final = 32
-"""So many `{` of a window are tried: a turn may nest thousands of them. Then all of it is cut."""
+"""How many `{` of a window are tried before the whole run is split: a turn may nest thousands."""
 
 cut: Final = msgspec.json.Decoder(list[Raw]).decode
 
 
 def last_turns(turns: bytes, count: int) -> tuple[int, list[bytes]]:
-    """The last turns of a run.
+    """Return the last turns of a run.
 
     Args:
         turns: comma-joined, no brackets.
         count: how many are wanted.
 
     Returns:
-        where the first one given begins, and the turns: as many as were wanted or some more, or all.
+        the offset of the first turn returned, and the turns: at least `count`, or all.
     """
     window = max(WINDOW_BYTES, TURN_BYTES * count)
     while window < len(turns):
@@ -52,7 +51,7 @@ def last_turns(turns: bytes, count: int) -> tuple[int, list[bytes]]:
 
 
 def _within(turns: bytes, start: int) -> tuple[int, list[bytes]] | None:
-    """The turns that begin behind this place; None where it can't be told in a few tries which do."""
+    """The turns that begin at or after this offset; None if TRIES attempts don't find one."""
     for _ in range(TRIES):
         start = turns.find(b"{", start)
         if start < 0:

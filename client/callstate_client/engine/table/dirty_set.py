@@ -1,11 +1,11 @@
-"""Which sessions the store has an older state of, and which are on their way to it.
+"""Sessions with changes not yet in the store, and those being written to it.
 
-A session that changes is dirty from its first unwritten change on, however often it changes until it is written. A
-write takes the mark along, and the session may become dirty again meanwhile, so it can be both dirty and in flight.
-Only an acknowledgement ends that; a write whose outcome is unknown makes the session dirty again, as old as it was.
+A session is dirty from its first unwritten change until it is written. A write takes the mark with it, and the
+session may change again meanwhile, so it can be both dirty and in flight. Only an acknowledgement ends a write; if
+its outcome is unknown, the session is dirty again, with its original age.
 
-Eras are how a flush knows what it waits for: it ends the present era, and is done when nothing of that era or an
-earlier one is dirty or in flight. What changes meanwhile belongs to the next and is not waited for.
+Eras tell a flush what to wait for: it ends the current era, and is done when nothing of that era or an earlier one
+is dirty or in flight. Later changes belong to the next era and are not waited for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 Mark = tuple[float, int, int]
-"""Since when the store's state of a session is old (monotonic seconds), its size in bytes, and the era."""
+"""When a session became dirty (monotonic seconds), its size in bytes, and the era."""
 
 
 class InFlightWrite(NamedTuple):
@@ -29,16 +29,16 @@ class DirtySet:
 
     def __init__(self) -> None:
         self.marks: OrderedDict[str, Mark] = OrderedDict()
-        """What is dirty, oldest first."""
+        """Dirty sessions, oldest first."""
         self.size_bytes = 0
-        """Of all that is dirty."""
+        """Total size of all dirty sessions."""
         self.in_flight: dict[str, InFlightWrite] = {}
         self._era = 0
         self._unwritten: dict[int, int] = {}
-        """By era: how many marks and writes in flight there are of it."""
+        """Number of marks and writes in flight, by era."""
 
     def mark(self, session_id: str, now: float, size: int) -> None:
-        """The store's state of this is old from now on, if it was not before."""
+        """Mark a session dirty, or update its size if it is already."""
         was = self.marks.get(session_id)
         if was is None:
             self.put(session_id, (now, size, self._era))
@@ -47,17 +47,17 @@ class DirtySet:
             self.size_bytes += size - was[1]
 
     def put(self, session_id: str, mark: Mark) -> None:
-        """Make a session that is not dirty so, with this mark."""
+        """Make a clean session dirty, with this mark."""
         self.marks[session_id] = mark
         self.size_bytes += mark[1]
         self._unwritten[mark[2]] = self._unwritten.get(mark[2], 0) + 1
 
     def new_mark(self, now: float, size: int) -> Mark:
-        """A mark of the present era."""
+        """A mark of the current era."""
         return now, size, self._era
 
     def discard(self, session_id: str) -> None:
-        """It is dirty no more, if it was."""
+        """Remove the mark, if there is one."""
         was = self.marks.pop(session_id, None)
         if was is not None:
             self.size_bytes -= was[1]
@@ -66,20 +66,20 @@ class DirtySet:
     # -- in flight ----------------------------------------------------------------------------------------
 
     def depart(self, session_id: str, version: int) -> None:
-        """A dirty session is about to be written, in this version."""
+        """Begin the write of a dirty session, at this version."""
         era = self.marks[session_id][2]
         self._unwritten[era] += 1
         self.discard(session_id)
         self.in_flight[session_id] = InFlightWrite(version, era)
 
     def arrive(self, session_id: str) -> int:
-        """The outcome of a write is known, or never will be; gives its era."""
+        """End a write, whether or not its outcome is known; returns its era."""
         era = self.in_flight.pop(session_id).era
         self._one_less(era)
         return era
 
     def retry(self, session_id: str, since: float, size: int, era: int) -> None:
-        """A write has to be repeated: dirty, as old as it was then, and the first to go."""
+        """Queue a write again, with its original age and ahead of all others."""
         self.discard(session_id)
         self.put(session_id, (since, size, era))
         self.marks.move_to_end(session_id, last=False)
@@ -87,17 +87,17 @@ class DirtySet:
     # -- eras ---------------------------------------------------------------------------------------------
 
     def end_era(self) -> int:
-        """What becomes dirty from now on is of another era; gives the one that ends."""
+        """Start a new era for later changes; returns the one that ended."""
         self._era += 1
         return self._era - 1
 
     def unwritten(self, era: int) -> int:
-        """How many marks and writes in flight there are of what was dirty at the end of this era; a session that
-        changed while it was being written has both."""
+        """Number of marks and writes in flight of this era and earlier ones; a session that changed while it was
+        being written counts as both."""
         return sum(left for each, left in self._unwritten.items() if each <= era)
 
     def is_unwritten(self, session_id: str, era: int) -> bool:
-        """Whether the store has yet to get what was dirty of this session at the end of this era."""
+        """Whether a change of this session from this era or an earlier one is not yet stored."""
         mark, flight = self.marks.get(session_id), self.in_flight.get(session_id)
         return (mark is not None and mark[2] <= era) or (flight is not None and flight.era <= era)
 

@@ -1,4 +1,4 @@
-"""Hot sessions by status and by owner: what would otherwise be found by looking at all of them. Pure."""
+"""Indexes of hot sessions by status and owner, to avoid full scans. Pure."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.label_index import LabelIndex
 
 MIN_HOLES: Final = 1000
-"""Numbers of sessions that are gone are swept out when they are as many as the others, and at least this many."""
+"""Numbers of dropped sessions are purged once they outnumber the others by this many."""
 
 
 class HotOrder:
-    """Hot sessions in the order in which they became hot, each with a number to go on behind: pages cost what they
-    show, not what lies before them."""
+    """Hot sessions in the order in which they became hot, numbered for use as a cursor: a page costs what it shows,
+    not what precedes it."""
 
     def __init__(self) -> None:
         self.last = 0
-        """The number that was given last."""
+        """The last number assigned."""
         self._numbers: list[int] = []
         self._entries: dict[int, Session] = {}
 
     def add(self, session: Session) -> None:
-        """Give a session the next number."""
+        """Assign a session the next number."""
         self.last += 1
         session.seq = self.last
         self._numbers.append(session.seq)
@@ -37,7 +37,7 @@ class HotOrder:
             self._numbers = [*self._entries]
 
     def behind(self, number: int) -> Iterator[Session]:
-        """The sessions behind this number; none may become hot or cold while they are being taken."""
+        """Iterate over the sessions after this number; none may become hot or cold meanwhile."""
         numbers, sessions = self._numbers, self._entries
         for place in range(bisect_right(numbers, number), len(numbers)):
             session = sessions.get(numbers[place])
@@ -46,23 +46,23 @@ class HotOrder:
 
 
 class Index:
-    """Counts and lists that follow each change of a session's status or owner, and of an orphan's labels."""
+    """Counts and lists updated with each change of a session's status or owner, or an orphan's labels."""
 
     def __init__(self) -> None:
         self.by_status: dict[str, int] = {}
-        """How many sessions have each status: counting 100,000 at each look would hold the loop."""
+        """Session count by status: counting 100,000 on each request would block the loop."""
         self.owned: dict[str, dict[str, None]] = {}
         """The ids of each worker's sessions, ended ones that are still hot included."""
         self.orphans = LabelIndex()
-        """Live sessions whose owner is gone, in the order in which they lost it."""
+        """Live sessions that lost their owner, in the order in which they lost it."""
 
     @property
     def live(self) -> int:
-        """How many have not ended."""
+        """Number of sessions that have not ended."""
         return sum(count for status, count in self.by_status.items() if status != "ended")
 
     def update(self, session: Session) -> None:
-        """The session is hot, and has perhaps another status or owner than it was entered under."""
+        """Index a hot session under its current status and owner."""
         status, owner = session.doc.status, session.facts.owner
         if session.counted != status:
             self._count(session, status)

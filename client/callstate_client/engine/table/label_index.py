@@ -1,8 +1,8 @@
-"""Orphans, or suspects, in the order in which they are to be claimed, found by their labels.
+"""Orphans or suspects, in claim order and indexed by label.
 
-A claim may ask for labels that one in ten thousand has, so there is an index by each label, in the same order. Each
-session has a number, its place; where a change that took it out is undone it gets its place back, for a claim is
-to find the longest waiting first whatever the journal does.
+A claim may ask for labels that one in ten thousand has, so each label has an index, in the same order. Each session
+has a number, its place; a rollback of its removal restores the place, so that claims always find the longest
+waiting first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 
 class LabelIndex:
-    """Ids in the order in which they were put in, and for each label those that have it, in the same order."""
+    """Ids in insertion order, and by label, in the same order."""
 
     def __init__(self) -> None:
         self._labels: dict[str, Mapping[str, str]] = {}
@@ -33,7 +33,7 @@ class LabelIndex:
         return self._labels.keys()
 
     def put(self, session_id: str, labels: Mapping[str, str]) -> None:
-        """It is in, with these labels: last, or where it was; given other labels, it is the last of those."""
+        """Add an id at the end, or relabel it in place; it comes last under its new labels."""
         before = self._labels.get(session_id)
         if before is not None and (before is labels or before == labels):
             return
@@ -47,18 +47,18 @@ class LabelIndex:
             self._having.setdefault(pair, {})[session_id] = None
 
     def discard(self, session_id: str) -> None:
-        """It is in no more, if it was."""
+        """Remove an id, if present."""
         labels = self._labels.pop(session_id, None)
         self._places.pop(session_id, None)
         if labels:
             self._unlabel(session_id, labels)
 
     def place(self, session_id: str) -> int | None:
-        """Its place in the order; None where it is not in."""
+        """An id's place in the order; None if absent."""
         return self._places.get(session_id)
 
     def move_back(self, places: Mapping[str, int]) -> None:
-        """Give those that are in the places they once had. Rare, so all is sorted anew: it nearly is."""
+        """Restore the earlier places of those present. Rare, so everything is re-sorted: it is nearly sorted."""
         moved = {session_id: place for session_id, place in places.items() if session_id in self._labels}
         if not moved:
             return
@@ -69,7 +69,7 @@ class LabelIndex:
             self._having[pair] = dict.fromkeys(sorted(self._having[pair], key=place))
 
     def having(self, labels: Mapping[str, str]) -> Iterator[str]:
-        """Those with all of these labels, in order: of the label that the fewest have each is looked at."""
+        """Ids with all of these labels, in order: scans those of the rarest label."""
         if not labels:
             yield from self._labels
             return
@@ -80,7 +80,7 @@ class LabelIndex:
             yield from found
             return
         last = others[-1]
-        for session_id in found:  # in one test each: there may be tens of thousands
+        for session_id in found:  # one test each: there may be tens of thousands
             if session_id in last:
                 yield session_id
 

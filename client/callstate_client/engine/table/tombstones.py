@@ -1,10 +1,9 @@
-"""What is known of ids under which no session is hot: deletions, and reads of the store that found nothing.
+"""Ids known to have no hot session: deletions, and store reads that found nothing.
 
-    pending     deleted here, and the store has yet to be told. Kept until it has it, however long that takes: the
-                store would give the session back otherwise
-    settled     deleted here, and the store never heard of it, or need not; kept for the sake of repeats, the newest
-                MAX_MISSES of them
-    misses      the store had nothing, or a tombstone; believed for MISS_TTL_S, as another host may create one
+    pending     deleted here, not yet in the store. Kept until the store has the deletion, however long that takes:
+                otherwise the store would return the session
+    settled     deleted here, and the store need not be told; kept to answer retries, the newest MAX_MISSES of them
+    misses      the store had nothing, or a tombstone; valid for MISS_TTL_S, as another host may create one
 
 A session that becomes hot under the id ends all three.
 """
@@ -17,19 +16,19 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 MISS_TTL_S: Final = 1.0
-"""A miss is remembered this long at most: another host may create the session meanwhile."""
+"""How long a miss is cached: another host may create the session meanwhile."""
 
 MAX_MISSES: Final = 10_000
-"""Remembered misses; beyond it the oldest are forgotten, which costs a store read each."""
+"""Cached misses; beyond this the oldest are evicted, at the cost of a store read each."""
 
 
 class Tombstone(NamedTuple):
-    """A deletion: what a session created later under the same id has to be above."""
+    """A deletion, whose version and epoch a session created later under the same id must exceed."""
 
     version: int
     epoch: int
     ops: Mapping[str, bytes] = MappingProxyType({})
-    """Results of repeatable mutations of what was deleted, and of the deletion."""
+    """Results of the deleted session's repeatable mutations, and of the deletion."""
 
 
 NO_TOMBSTONE: Final = Tombstone(0, 0)
@@ -42,10 +41,10 @@ class Tombstones:
         self.pending: dict[str, Tombstone] = {}
         self.settled: OrderedDict[str, Tombstone] = OrderedDict()
         self._misses: OrderedDict[str, tuple[float, Tombstone]] = OrderedDict()
-        """Each with the monotonic time until which it counts."""
+        """Each with its expiry, monotonic time."""
 
     def known_missing(self, session_id: str, now: float) -> bool:
-        """Whether there is known to be no such session: deleted here, or not found in the store a moment ago."""
+        """Whether the session is known not to exist: deleted here, or recently not found in the store."""
         if session_id in self.pending:
             return True
         miss = self._misses.get(session_id)
@@ -57,11 +56,11 @@ class Tombstones:
         return False
 
     def predecessor(self, session_id: str) -> Tombstone:
-        """The deletion that a session newly created under this id has to be above, for the store to take it."""
+        """The deletion that a new session under this id must exceed for the store to accept it."""
         return self.pending.get(session_id) or self._misses.get(session_id, (0.0, NO_TOMBSTONE))[1]
 
     def repeated(self, session_id: str, op: str | None) -> bytes | None:
-        """The result that a mutation of a session that is not there got before it was deleted, or deleting it."""
+        """The earlier result of a mutation of a session since deleted, or of the deletion."""
         if op is None:
             return None
         result = self.predecessor(session_id).ops.get(op)
@@ -76,17 +75,17 @@ class Tombstones:
         misses[session_id] = (now + MISS_TTL_S, tombstone)
 
     def forget_misses(self) -> None:
-        """Ask the store again for whatever it is asked for next."""
+        """Clear the cached misses: later lookups read the store again."""
         self._misses.clear()
 
     def settle(self, session_id: str, tombstone: Tombstone) -> None:
-        """A deletion of which the store is not told."""
+        """Keep a deletion that is not sent to the store."""
         if tombstone.ops:
             self.settled[session_id] = tombstone
             if len(self.settled) > MAX_MISSES:
                 self.settled.popitem(last=False)
 
     def became_hot(self, session_id: str) -> None:
-        """There is a session under this id; what the store has to be told of the one before stays pending."""
+        """Drop what a hot session supersedes; a pending deletion of its predecessor stays."""
         self._misses.pop(session_id, None)
         self.settled.pop(session_id, None)
