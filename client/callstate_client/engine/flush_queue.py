@@ -1,4 +1,4 @@
-"""What the store has yet to be told, handed out in batches, and what becomes of each write.
+"""Changes to be written to the store, handed out in batches, and the outcome of each write.
 
 The writer takes a batch, sends it, and says of each write what came of it:
 
@@ -25,7 +25,7 @@ from callstate_client.engine.transaction import Transaction
 
 
 class FlushQueue:
-    """The way from the table to the store.
+    """The queue of writes from the table to the store.
 
     Args:
         table: the sessions.
@@ -81,7 +81,7 @@ class FlushQueue:
             saved.dirty = dirty.new_mark(now, size)
 
     def not_stored(self, session_id: str, now: float) -> None:
-        """The store has lost what it had of this."""
+        """The store has lost this session."""
         session = self.table.sessions.get(session_id)
         if session is not None:
             session.stored_version = 0
@@ -90,7 +90,7 @@ class FlushQueue:
     # -- outcomes -------------------------------------------------------------------------------------------
 
     def acked(self, write: Write) -> None:
-        """The store has this write."""
+        """The store has acknowledged this write."""
         table, session_id, version = self.table, write.session_id, write.meta.version
         table.dirty.arrive(session_id)
         table.quarantined.pop(session_id, None)
@@ -116,7 +116,7 @@ class FlushQueue:
         session.base = None
 
     def retry(self, write: Write, since: float) -> None:
-        """Nobody knows whether the store has this write. `since`: as `take` gave it."""
+        """The outcome of this write is unknown. `since`: as returned by `take`."""
         table, session_id = self.table, write.session_id
         era = table.dirty.arrive(session_id)
         for session in self._in_play(session_id):
@@ -127,7 +127,7 @@ class FlushQueue:
         table.dirty.retry(session_id, since, table.dirty.marks[session_id][1], era)
 
     def quarantine(self, write: Write, why: str) -> None:
-        """The store will not take this one."""
+        """The store rejects this write."""
         table, session_id = self.table, write.session_id
         table.dirty.arrive(session_id)
         for session in self._in_play(session_id):
@@ -176,6 +176,6 @@ class FlushQueue:
         return beats
 
     def retry_beats(self, beats: dict[str, int]) -> None:
-        """The store did not take these: they go with the next, unless a later one has come."""
+        """The store did not accept these: send them with the next batch, unless a later beat has arrived."""
         for session_id, at_us in beats.items():
             self.table.unflushed_beats.setdefault(session_id, at_us)

@@ -36,7 +36,7 @@ class Phase(Enum):
 
 
 class Evidence(Enum):
-    """What is learned of a session."""
+    """An observation about a session."""
 
     LIFE = "life"
     """A heartbeat or a mutation that counts as a sign of life."""
@@ -123,15 +123,15 @@ class Liveness:
         return self._labelled.having(labels)
 
     def suspect_place(self, session_id: str) -> int | None:
-        """Its place among the suspects; None where it is none."""
+        """Its place among the suspects; None if it is not one."""
         return self._labelled.place(session_id)
 
     def move_suspects_back(self, places: Mapping[str, int]) -> None:
-        """Give those that are suspects again the places they had."""
+        """Restore the earlier places of those that are suspects again."""
         self._labelled.move_back(places)
 
     def relabel(self, session_id: str, labels: Mapping[str, str]) -> None:
-        """A session has other labels."""
+        """Update a session's labels."""
         if session_id in self._labelled:
             self._labelled.put(session_id, labels)
 
@@ -194,7 +194,7 @@ class Liveness:
         return after
 
     def forget(self, session_id: str) -> None:
-        """Watch a session no more: it is not hot."""
+        """Stop watching a session: it is no longer hot."""
         self._limit_of.pop(session_id, None)
         queue = self._of.pop(session_id, None)
         if queue is not None:
@@ -218,7 +218,7 @@ class Liveness:
             order.move_to_end(other)
 
     def deadline(self, session_id: str) -> float:
-        """When the phase of a watched session runs out."""
+        """When the phase of a watched session expires."""
         queue = self._of[session_id]
         return queue.order[session_id] + queue.span_s
 
@@ -235,7 +235,7 @@ class Liveness:
         return self._limit_of.keys()
 
     def limit(self, session_id: str, deadline: float | None) -> None:
-        """Let a session live no longer than this, or, with None, as long as there are heartbeats."""
+        """Set the latest end of a session; None: no limit while there are heartbeats."""
         if deadline is None:
             self._limit_of.pop(session_id, None)
         elif self._limit_of.get(session_id) != deadline:

@@ -41,7 +41,7 @@ from callstate_client.errors import NotDurableError
 
 
 class Saved(Struct, gc=False):
-    """How things were under one id before the group."""
+    """The state under one id before the group."""
 
     session: Session | None
     mark: tuple[Any, ...] | None
@@ -90,7 +90,7 @@ class Transaction:
     # -- before a change ------------------------------------------------------------------------------------
 
     def save(self, session_id: str) -> None:
-        """Whatever happens to this session from now on is undone with the group."""
+        """Save a session's state, so that later changes are undone with the group."""
         if session_id in self._saved:
             return
         table = self._table
@@ -106,7 +106,7 @@ class Transaction:
         self._saved[session_id] = Saved(session, mark, tombstone, dirty)
 
     def saved(self, session_id: str) -> Saved | None:
-        """How it was before the group, where the group has changed it."""
+        """The state before the group, if the group has changed it."""
         return self._saved.get(session_id)
 
     def change(self, session: Session) -> None:
@@ -244,7 +244,7 @@ class Transaction:
     # -- the end --------------------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """The journal has the group: forget how to undo it."""
+        """The group is journaled: discard the undo state."""
         self.records = []
         self.after_rollback = []
         self._saved.clear()
@@ -259,7 +259,7 @@ class Transaction:
         return not (self.records or self._saved)
 
     def rollback(self, why: NotDurableError) -> None:
-        """The journal has not taken the group, and this is why: undo it."""
+        """Undo the group, which the journal did not accept for this reason."""
         table, replies = self._table, self.after_rollback
         for session_id, saved in reversed(self._saved.items()):
             self._restore(session_id, saved)
@@ -278,7 +278,7 @@ class Transaction:
         return (saved.session for saved in self._saved.values() if saved.session is not None)
 
     def _restore(self, session_id: str, saved: Saved) -> None:
-        """Session, tombstone, dirty mark and index as they were."""
+        """Restore session, tombstone, dirty mark and index."""
         table = self._table
         table.dirty.discard(session_id)
         if saved.dirty is not None:

@@ -20,17 +20,17 @@ from callstate_client.model.merge import merge_text
 from callstate_client.model.times import format_us
 
 FOLD_CHUNKS: Final = 32
-"""So many small chunks are folded: a chunk a turn costs 41 bytes each, and a join walks them all."""
+"""Small chunks are folded at this count: each costs 41 bytes, and a join walks them all."""
 
 HEAD_REST_BYTES: Final = 320
 """About what a document has beside `fields` and turns: status, `updated_at`, metrics, names, brackets."""
 
 FOLD_BYTES: Final = 64 * 1024
-"""Chunks are folded up to this size: folding copies them, and a big copy would be felt in the loop."""
+"""Chunks are folded up to this size: folding copies them, and a big copy would block the loop."""
 
 
 ROLES_AT_FIRST: Final = 32
-"""Among so many turns at the end one of the role that is asked for is looked for first."""
+"""How many of the last turns are searched first for one of a role."""
 
 
 class _Created(Struct):
@@ -42,17 +42,17 @@ class _Role(Struct):
 
 
 class Place(Struct, frozen=True):
-    """Where a turn lies."""
+    """The location of a turn."""
 
     index: int
-    """In the history, from 0."""
+    """Index in the history, from 0."""
     chunk: int
     start: int
     """Where `parts` begin in the chunk, bytes."""
     parts: list[bytes]
-    """The turns of the chunk from there on."""
+    """The turns of the chunk from that offset on."""
     at: int
-    """Among these, from 0."""
+    """Index in `parts`, from 0."""
 
 
 _encode = msgspec.json.encode
@@ -108,7 +108,7 @@ class Document:
     # -- undo ---------------------------------------------------------------------------------------------
 
     def mark(self) -> tuple[Any, ...]:
-        """What `restore` needs to come back to now."""
+        """Save the current state for `restore`."""
         return (
             self.fields, self.provider, self.call_id, self.status, self.metrics, self.updated_us,
             self.chunks, len(self.chunks), self.turn_count, self.history_bytes,
@@ -125,7 +125,7 @@ class Document:
     # -- history ------------------------------------------------------------------------------------------
 
     def append(self, turns: bytes, count: int) -> None:
-        """Put turns (comma-joined, no brackets) behind the history."""
+        """Append turns (comma-joined, no brackets) to the history."""
         if not count:
             return
         if len(self.chunks) >= FOLD_CHUNKS and len(self.chunks[-FOLD_CHUNKS]) < FOLD_BYTES // 2:
@@ -135,7 +135,7 @@ class Document:
         self.turn_count += count
 
     def replace_history(self, turns: bytes, count: int) -> None:
-        """Put turns in place of the history."""
+        """Replace the history with these turns."""
         self.chunks = [turns] if count else []
         self.turn_count = count
         self.history_bytes = len(turns)
@@ -165,7 +165,7 @@ class Document:
         return rest[1:].lstrip() if rest[:1] == b"," else None
 
     def last_turns(self, count: int) -> bytes:
-        """The last turns, comma-joined; only the chunks that hold them are looked at."""
+        """The last turns, comma-joined; reads only the chunks that hold them."""
         if count >= self.turn_count:
             return b",".join(self.chunks)
         found: list[bytes] = []
@@ -265,7 +265,7 @@ class Document:
         return b"{%b}" % self._head(updated_us)
 
     def to_json(self, updated_us: int, history: bytes | None = None) -> bytes:
-        """The document, with all of the history or with what is given in its place."""
+        """The document as JSON, with the whole history or the one given instead."""
         before = b'{%b,"history":[' % self._head(updated_us)
         if history is not None:
             return b"%b%b]}" % (before, history)
@@ -288,7 +288,7 @@ class Document:
 
     @property
     def created_at(self) -> str:
-        """When the session was created, as its document says it."""
+        """The document's `created_at`."""
         head = b"{%b}" % self.fields
         try:
             return _created(head).created_at
@@ -328,7 +328,7 @@ class Document:
 
 
 def _last_role(turns: bytes, role: str) -> int | None:
-    """Which of these turns is the last of a role."""
+    """The index of the last of these turns with a role."""
     roles = _roles(b"[%b]" % turns)
     return next((at for at in reversed(range(len(roles))) if roles[at] == role), None)
 

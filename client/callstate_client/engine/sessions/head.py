@@ -25,7 +25,7 @@ from callstate_client.model.times import parse_us
 _encode = msgspec.json.encode
 _NO_METRICS: Final = Counters()
 _NOTHING: Final = (b"null", b'""', b"{}", b"[]")
-"""What Go leaves out for being empty."""
+"""Empty values that Go omits."""
 
 _METRICS_JSON: Final = (
     b'{"turn_count":%d,"interruption_count":%d,"user_speech_duration_ms":%d,"agent_speech_duration_ms":%d%b%b%b}'
@@ -33,7 +33,7 @@ _METRICS_JSON: Final = (
 
 
 def _int64(count: int) -> int:
-    """A counter that stays at its bound: one beyond it could be written neither to the journal nor for Go."""
+    """Clamp a counter: neither the journal nor Go can hold one out of range."""
     return max(INT64_MIN, min(count, INT64_MAX))
 
 
@@ -47,7 +47,7 @@ class CallMetrics(Struct, frozen=True, array_like=True):
     first_response_ms: int = 0
     average_response_ms: int = 0
     extra: bytes = b""
-    """Members we don't know, as `,"name":value …`."""
+    """Unknown members, as `,"name":value …`."""
 
     def to_json(self) -> bytes:
         """As Go writes it: the two response times are left out when zero."""
@@ -87,7 +87,7 @@ class CallMetrics(Struct, frozen=True, array_like=True):
 
 
 class Head(Struct):
-    """A checked head, ready to be taken over by a document.
+    """A validated head, ready for a document.
 
     `fields` are the members that only a save or an update changes, as JSON without the braces: id, created_at,
     call_id, provider, direction, from, to, recovery_data, and the ones we don't know.
@@ -102,11 +102,11 @@ class Head(Struct):
     history: bytes | None
     """The inside of the history's brackets; empty for null and `[]`; None where it was left out."""
     updated_at: str | None = None
-    """What the document itself says."""
+    """The document's own `updated_at`."""
 
     @property
     def updated_us(self) -> int:
-        """That in microseconds since 1970; 0 where it says nothing."""
+        """`updated_at` in microseconds since 1970; 0 if missing."""
         return parse_us(self.updated_at) if self.updated_at else 0
 
 

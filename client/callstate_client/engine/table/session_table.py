@@ -23,16 +23,16 @@ class SessionTable:
         self.tombstones = Tombstones()
         self.dirty = DirtySet()
         self.quarantined: dict[str, None] = {}
-        """Hot sessions that the store does not take."""
+        """Hot sessions that the store rejects."""
         self.unflushed_beats: dict[str, int] = {}
-        """Beats that neither journal nor store have heard of, microseconds since 1970."""
+        """Beats in neither journal nor store, microseconds since 1970."""
         self.processes: dict[str, WorkerRecord] = {}
         """Which process a worker is, for those that own sessions or may."""
         self.repairing = False
         """The store has lost what it had, and all is about to be dirty."""
 
     def insert(self, session: Session) -> None:
-        """A session is hot from now on."""
+        """Add a hot session."""
         session_id = session.id
         self.order.add(session)
         self.sessions[session_id] = session
@@ -42,7 +42,7 @@ class SessionTable:
             self.quarantined[session_id] = None
 
     def drop(self, session_id: str) -> None:
-        """It is hot no longer, if it was."""
+        """Remove a session, if it is hot."""
         session = self.sessions.pop(session_id, None)
         if session is not None:
             self.index.drop(session)
@@ -50,7 +50,7 @@ class SessionTable:
             self.quarantined.pop(session_id, None)
 
     def is_stored(self, session: Session) -> bool:
-        """Whether the store is known to have it as it is, and nothing of it is on its way there."""
+        """Whether the store is known to have its current state, with no write in flight."""
         if self.repairing or session.id in self.dirty.marks or session.id in self.dirty.in_flight:
             return False
         return session.stored_version >= session.version
