@@ -10,8 +10,8 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from callstate_client.engine.sessions.validation import (
     HeadFields,
+    IncomingTurn,
     PlainHead,
-    TurnDoor,
     check_fields,
     check_head,
     check_metrics,
@@ -61,7 +61,7 @@ class CallMetrics(Struct, frozen=True, array_like=True):
             self.extra,
         )  # fmt: skip
 
-    def with_turns(self, turns: Sequence[TurnDoor]) -> CallMetrics:
+    def with_turns(self, turns: Sequence[IncomingTurn]) -> CallMetrics:
         """After these turns: counted, speech time added for `user` and `agent`."""
         user, agent = self.user_speech_duration_ms, self.agent_speech_duration_ms
         for turn in turns:

@@ -27,7 +27,7 @@ Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES)]
 Time = Annotated[datetime, Meta(tz=True)]
 
 
-class TurnDoor(Struct):
+class IncomingTurn(Struct):
     """A turn as it may come in. A member left out is Go's zero value."""
 
     role: Name = ""
@@ -46,7 +46,7 @@ class TurnTime(Struct):
     timestamp: str | None = None
 
 
-class StrictTurnDoor(TurnDoor, forbid_unknown_fields=True):
+class PlainTurn(IncomingTurn, forbid_unknown_fields=True):
     """The usual turn: nothing in it that we don't know."""
 
 
@@ -66,7 +66,7 @@ class HeadFields(Struct, kw_only=True):
     recovery_data: Raw | UnsetType = UNSET
 
 
-class HeadDoor(HeadFields, kw_only=True):
+class IncomingHead(HeadFields, kw_only=True):
     """Any session."""
 
     metrics: Raw | UnsetType = UNSET
@@ -78,7 +78,7 @@ class PlainHead(HeadFields, kw_only=True, forbid_unknown_fields=True):
     metrics: StrictCounters | UnsetType | None = UNSET
 
 
-HEAD_MEMBERS: Final = frozenset(HeadDoor.__struct_encode_fields__)
+HEAD_MEMBERS: Final = frozenset(IncomingHead.__struct_encode_fields__)
 
 # msgspec reads more forms than Go does ("2026-01-01 00:00:00z", "+0530"): a turn's time is looked at as text too.
 # Inside a JSON string the quotes would be escaped, so only members match; and a name that is to go unseen must
@@ -103,14 +103,14 @@ _LONG: Final = b"0" * 19
 _BACKSLASH: Final = ord("\\")
 """Looked for before an escape is: one byte is found ten times as fast as two and more, and few turns have any."""
 
-_strict_turn = msgspec.json.Decoder(StrictTurnDoor).decode
-_strict_turns = msgspec.json.Decoder(list[StrictTurnDoor]).decode
-_lenient_turns = msgspec.json.Decoder(list[TurnDoor]).decode
+_strict_turn = msgspec.json.Decoder(PlainTurn).decode
+_strict_turns = msgspec.json.Decoder(list[PlainTurn]).decode
+_lenient_turns = msgspec.json.Decoder(list[IncomingTurn]).decode
 _plain_turns = msgspec.json.Decoder(list[dict[str, Int64 | float | str | bool | None]]).decode
 _raw_list = msgspec.json.Decoder(list[Raw]).decode
 _times = msgspec.json.Decoder(list[TurnTime]).decode
 _raw_members = msgspec.json.Decoder(dict[str, Raw]).decode
-_head = msgspec.json.Decoder(HeadDoor).decode
+_head = msgspec.json.Decoder(IncomingHead).decode
 _metrics = msgspec.json.Decoder(Counters | None).decode
 _any = msgspec.json.decode
 
@@ -177,13 +177,13 @@ def check_json(data: bytes | Raw, path: str, depth: int) -> Any:
     return value
 
 
-def check_turns(array: bytes, path: str, depth: int = 3) -> list[TurnDoor]:
+def check_turns(array: bytes, path: str, depth: int = 3) -> list[IncomingTurn]:
     """The turns of a JSON array, each found right.
 
     Raises:
         InvalidParamsError, ParseError: one is not, with its place.
     """
-    turns: list[TurnDoor]
+    turns: list[IncomingTurn]
     members: list[dict[str, Any]]
     try:
         turns = _strict_turns(array)  # type: ignore[assignment]  # lists are invariant; nobody adds to this one
@@ -227,7 +227,7 @@ def _has_escape(data: bytes, escape: bytes) -> bool:
     return _BACKSLASH in data and escape in data
 
 
-def check_turn(data: bytes, path: str) -> TurnDoor:
+def check_turn(data: bytes, path: str) -> IncomingTurn:
     """One turn, found right; errors name its place without an index."""
     if data.isascii() and not _has_escape(data, b"\\u") and _time_is_strict(data):
         try:
@@ -243,7 +243,7 @@ def check_turn(data: bytes, path: str) -> TurnDoor:
         ) from error
 
 
-def is_whole(turn: TurnDoor) -> bool:
+def is_whole(turn: IncomingTurn) -> bool:
     """Whether it surely has all of a turn's members; one that says a member's zero value is looked at closely."""
     return bool(turn.role and turn.content and turn.duration_ms) and turn.timestamp is not UNSET
 
@@ -289,7 +289,7 @@ def check_time(text: str | None, path: str) -> None:
             raise InvalidParamsError(f"{error} at {path}", path=path, expected="RFC 3339 time") from error
 
 
-def check_head(data: bytes | Raw, path: str) -> tuple[HeadDoor, dict[str, Raw]]:
+def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Raw]]:
     """A session's head, and the members of it that we don't know, each found right; the history unread.
 
     Raises:

@@ -15,7 +15,7 @@ from callstate_client.engine.rules.names import checked_word
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.validation import (
-    TurnDoor,
+    IncomingTurn,
     check_json,
     check_turn,
     check_turns,
@@ -59,11 +59,11 @@ def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes:
     )
 
 
-def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[TurnDoor]]:
+def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[IncomingTurn]]:
     """The turns of the request, checked, comma-joined, each with all of its members."""
     if not isinstance(p.turn, msgspec.UnsetType):
         turns = bytes(p.turn)
-        checked: Sequence[TurnDoor] = (check_turn(turns, "$.params.turn"),)
+        checked: Sequence[IncomingTurn] = (check_turn(turns, "$.params.turn"),)
     else:
         array = bytes(p.turns) if isinstance(p.turns, Raw) else b""
         if array[:1] != b"[":

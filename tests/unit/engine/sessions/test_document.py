@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from callstate_client.engine.sessions.document import FOLD_BYTES, FOLD_CHUNKS, Document
 from callstate_client.engine.sessions.head import CallMetrics, Head, read_head
-from callstate_client.engine.sessions.validation import TurnDoor
+from callstate_client.engine.sessions.validation import IncomingTurn
 from callstate_client.errors import ConflictError, InvalidParamsError, ParseError
 from callstate_client.model import SessionState
 from callstate_client.model.merge import merge_patch
@@ -126,7 +126,11 @@ def test_a_session_without_a_beginning_gets_one() -> None:
 
 
 def test_turns_and_interruptions_are_counted() -> None:
-    turns = [TurnDoor("user", duration_ms=5), TurnDoor("agent", duration_ms=7), TurnDoor("tool", duration_ms=100)]
+    turns = [
+        IncomingTurn("user", duration_ms=5),
+        IncomingTurn("agent", duration_ms=7),
+        IncomingTurn("tool", duration_ms=100),
+    ]
     metrics = CallMetrics(turn_count=1, extra=b',"x":1').with_turns(turns).with_interruption()
     assert metrics == CallMetrics(4, 1, 5, 7, extra=b',"x":1')
     assert json.loads(metrics.to_json()) == {
@@ -138,7 +142,7 @@ def test_turns_and_interruptions_are_counted() -> None:
 def test_a_counter_stays_where_go_can_read_it() -> None:
     full = CallMetrics(INT64_MAX, INT64_MAX, INT64_MAX, -INT64_MAX)
     after = full.with_turns(
-        [TurnDoor("user", duration_ms=1), TurnDoor("agent", duration_ms=-5)]
+        [IncomingTurn("user", duration_ms=1), IncomingTurn("agent", duration_ms=-5)]
     ).with_interruption()
     assert after == CallMetrics(INT64_MAX, INT64_MAX, INT64_MAX, -INT64_MAX), "no speech takes less than no time"
 
