@@ -40,6 +40,7 @@ from support.daemon import Daemon
 from support.wire import Wire
 
 ROOT = Path(__file__).parents[2]
+CLIENT, SIDECAR = ROOT / "client/callstate_client", ROOT / "sidecar/callstate_sidecar"
 SOURCES = [*(ROOT / "client").rglob("*.py"), *(ROOT / "sidecar").rglob("*.py")]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 README, ARCHITECTURE = ROOT / "README.md", ROOT / "docs/architecture.md"
@@ -150,8 +151,11 @@ def test_tests_that_are_named_exist(document: Path) -> None:
 
 def test_files_that_are_named_exist() -> None:
     for document in DOCUMENTS:
-        for path in re.findall(r"`((?:tests|bench|examples|systemd|docs)/[\w/.-]+)`", text(document)):
-            assert (ROOT / path).exists(), f"{document.name}: {path}"
+        for path in re.findall(
+            r"(?<![\w./-])[a-z_]+(?:/[\w.-]+)*/\w+\.(?:py|md|toml|service|socket)\b", text(document)
+        ):
+            places = (ROOT, ROOT / "docs", CLIENT, SIDECAR)
+            assert any((place / path).exists() for place in places), f"{document.name}: {path}"
 
 
 # -- architecture ---------------------------------------------------------------------------------------------
