@@ -15,13 +15,13 @@ import msgspec
 from msgspec import Raw, structs
 
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.interfaces import InternalCaller
+from callstate_client.engine.interfaces import Deferred, InternalCaller, NotCached
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.replay import replay
 from callstate_client.engine.table.session_table import SessionTable
-from callstate_client.engine.verbs.table import VERBS, Deferred, NotCached
+from callstate_client.engine.verbs.table import VERBS
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
 from callstate_sidecar.journal import Files, Journal

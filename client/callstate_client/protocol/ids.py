@@ -25,11 +25,11 @@ MAX_SECONDS: Final = 10 * 365 * 86400
 """Longest timeout, seconds: ten years."""
 
 SESSION_ID_RULE: Final = (
-    "1 to 256 bytes of printable ASCII, no space, no braces, not starting with '@', not 'active'"
+    f"1 to {MAX_ID_BYTES} bytes of printable ASCII, no space, no braces, not starting with '@', not 'active'"
 )
 
 # Braces would move the key's hash slot in a Redis Cluster; `@…` and `active` are keys of the layout itself.
-_SESSION_ID = re.compile(r"(?!@)(?!active\Z)[!-z|~]{1,256}\Z")
+_SESSION_ID = re.compile(rf"(?!@)(?!active\Z)[!-z|~]{{1,{MAX_ID_BYTES}}}\Z")
 
 
 def is_session_id(text: str) -> bool:

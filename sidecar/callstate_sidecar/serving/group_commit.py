@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 
 from callstate_client.engine.request import NULL_ID, DecodedRequest, error_line
-from callstate_client.engine.verbs.table import Context
+from callstate_client.engine.rules.context import Context
 from callstate_client.errors import NotDurableError
 from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.journal import Journal, SyncGate

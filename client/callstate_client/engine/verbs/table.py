@@ -9,13 +9,13 @@ import msgspec
 from msgspec import Raw, UnsetType
 
 from callstate_client import protocol as p
-from callstate_client.engine.interfaces import Caller, Deferred, NotCached
+from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.validation import PlainHead, params_error, undecodable
 from callstate_client.engine.verbs import heartbeat, listing, mutate, ownership, read, save, subscribe
 from callstate_client.model.go_json import Int64
 
-__all__ = ["VERBS", "Context", "Deferred", "NotCached", "Verb", "decode_usual"]
+__all__ = ["VERBS", "Verb", "decode_usual"]
 
 _NO_PARAMS: Final = b"{}"
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.interfaces import INTERNAL
+from callstate_client.engine.interfaces import INTERNAL, NotCached
 from callstate_client.engine.request import BadRequest, DecodedRequest, read_long_request, read_request
 from callstate_client.engine.verbs.save_delta import Extending
-from callstate_client.engine.verbs.table import NotCached
 from callstate_client.errors import WireError
 from support.core import BadDisk, Core, FakeClient, kept, off_loop, open_journal
 
