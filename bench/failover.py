@@ -91,7 +91,7 @@ class Deaths:
 
 
 class Actor:
-    """A process of bench/actors.py.
+    """A process of bench/workers.py.
 
     Args:
         server: the daemon.

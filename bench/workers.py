@@ -1,5 +1,5 @@
-"""The processes of dying.py beside the daemon, each until its stdin is closed: workers to be killed, one that takes
-their calls over, and one that has much to say.
+"""The processes of failover.py beside the daemon, each until its stdin is closed: workers to be killed, one that
+takes over their calls, and one that makes traffic.
 
     python -m bench.workers ROLE SOCKET [NUMBER]
 """

@@ -1,6 +1,6 @@
 """One method for each verb of the protocol, as coroutines: what every store can do with sessions.
 
-A method makes its request (requests.py), sends it through `request()`, which each store implements, and decodes the
+A method makes its request (requests/), sends it through `request()`, which each store implements, and decodes the
 reply. So names, parameters, checks and decoding exist once, and SidecarStore and MemoryStore can't drift apart. The
 blocking front has the same methods. Nothing here knows of calls that are held: the calls that a worker holds, their
 outboxes and heartbeats, are built on this class (calls/), and CallStore (api.py) puts the two together.

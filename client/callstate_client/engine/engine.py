@@ -8,10 +8,9 @@ its user. What a front does:
 - commit the group, or roll it back, then `publish`: `tx.records` is what a journal has to hear of.
 - `disconnected` when a connection has closed. That a worker's process has exited comes through `PeerProcess.watch`.
 
-The parts, each with its own rules: the table of hot sessions (`table`), the open group (`tx`), what the store has
-yet to be told (`flush_queue`), the deadlines (`liveness`), workers and
-their connections (`registry`), sessions whose worker has left (`departures`), events (`events`), and what verbs
-share (`ctx`).
+The parts, each with its own rules: the table of hot sessions (`table`), the open group (`tx`), changes that the
+store does not have yet (`flush_queue`), the deadlines (`liveness`), workers and their connections (`registry`),
+sessions whose worker has left (`departures`), events (`events`), and what verbs share (`ctx`).
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class ExitWatch(Protocol):
     """A watch over a process."""
 
     def close(self) -> None:
-        """ExitWatch no more; again is nothing."""
+        """Stop watching. May be called twice."""
         ...
 
 

@@ -48,10 +48,12 @@ class HeartbeatThread:
     """Sends heartbeats for the calls that are added, until they are discarded or lost.
 
     Args:
-        places: where to look for the daemon's socket. identity: gives whom the connection is registered for; None:
-        nobody. clock: tells when a heartbeat is due, seconds that never go back. may_send: asked in the thread
-        whether heartbeats may be sent now; when they may again, `wake` must be called. lose: told in the thread of
-        a call that takes no more heartbeats, and why; the default calls its callback.
+        places: returns where to look for the daemon's socket.
+        identity: returns the worker that the connection is registered for; None: none.
+        clock: tells when a heartbeat is due, seconds that never go back.
+        may_send: called in the thread: whether heartbeats may be sent now. When they may again, call `wake`.
+        lose: called in the thread with a call that accepts no more heartbeats, and why; by default it calls the
+            call's own callback.
     """
 
     def __init__(

@@ -1,1 +1,1 @@
-"""All sessions: the hot map, its indexes, the records of the journal, and how a group of changes is undone."""
+"""All sessions: the hot map and its indexes, the dirty set, tombstones, and the replay of a journal."""

@@ -1,4 +1,4 @@
-"""The heartbeat, of one session or of batch. It is the most frequent request, so the usual case makes few calls."""
+"""The heartbeat, of one session or of many. It is the most frequent request, so the usual case makes few calls."""
 
 from __future__ import annotations
 

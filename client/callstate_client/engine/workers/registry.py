@@ -202,7 +202,7 @@ class WorkerRegistry:
         self._wake()
 
     def close(self) -> None:
-        """ExitWatch no process any more."""
+        """Stop watching all processes."""
         for watch in self._watches.values():
             watch.close()
         self._watches.clear()

@@ -1,4 +1,4 @@
-"""The workers of one engine, and when one has left: connections and processes as evidence for worker_states.py.
+"""The workers of one engine, and when one has left: connections and processes as evidence, see states.py.
 
 Pure: `now` is passed in, seconds of the clock's `live()`, which stands still while the daemon does and may step
 back by the length of a stall once that is noticed.
