@@ -13,7 +13,7 @@ from callstate_client.engine.sessions.stored import Query, StoreDownError, Store
 from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
-from callstate_sidecar.stores.redis.client import ScriptClient, connect, describe, is_refusal
+from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect, describe, is_refusal
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
     Layout,
@@ -100,7 +100,7 @@ class RedisBackend:
         if not batch:
             return []
         calls = [self._call(write) for write in batch]
-        replies = await self._writing.run_each(WRITE, calls, self._confirms)
+        replies = await self._writing.run_each(calls, self._confirms)
         results = [_result(reply) for reply in replies[: len(batch)]]
         if self._confirms:
             self._check_confirmed(replies[-1])
@@ -116,31 +116,31 @@ class RedisBackend:
         elif not reply[0]:
             raise StoreDownError(f"not on the server's disk within {CONFIRM_S:g} s")
 
-    def _call(self, write: Write) -> tuple[list[bytes], list[Any]]:
+    def _call(self, write: Write) -> ScriptCall:
         meta = write.meta
         host = meta.host or self._host_id
         deleted = write.document is None
         keys = [
             *self._keys.session(write.session_id), self._keys.host_sessions(host), self._keys.call(write.call_id)
         ]  # fmt: skip
-        return keys, [
+        return ScriptCall(WRITE, keys, [
             id_bytes(write.session_id), self._keys.prefix, host, meta.epoch, meta.version, self._ttl_ms,
             int(write.active and not deleted), write.beat_ms, int(deleted), write.document or b"",
             "" if write.seen is None else write.seen, int(bool(write.call_id) and not deleted),
             *meta_fields(meta, deleted=deleted),
-        ]  # fmt: skip
+        ])  # fmt: skip
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats of active sessions; an older one never replaces a newer one."""
         items = list(beats.items())
         keys = [self._keys.active, self._keys.beats]
-        calls: list[tuple[list[bytes], list[Any]]] = []
+        calls: list[ScriptCall] = []
         for start in range(0, len(items), _BEATS_PER_CALL):
             args: list[Any] = [self._ttl_ms]
             for session_id, at_ms in items[start : start + _BEATS_PER_CALL]:
                 args += (id_bytes(session_id), at_ms)
-            calls.append((keys, args))
-        for reply in await self._writing.run_each(BEATS, calls) if calls else []:
+            calls.append(ScriptCall(BEATS, keys, args))
+        for reply in await self._writing.run_each(calls) if calls else []:
             if isinstance(reply, ResponseError):
                 raise StoreRefusingError(describe(reply))
 
@@ -174,8 +174,8 @@ class RedisBackend:
         return found, "" if int(after) == 0 else str(int(after))
 
     async def _read_each(self, names: list[str]) -> list[tuple[str, StoredSession]]:
-        calls = [(self._keys.session(name), (id_bytes(name),)) for name in names]
-        replies = await self._reading.run_each(READ, calls) if calls else []
+        calls = [ScriptCall(READ, self._keys.session(name), (id_bytes(name),)) for name in names]
+        replies = await self._reading.run_each(calls) if calls else []
         found = [(n, _stored(reply)) for n, reply in zip(names, replies, strict=True) if isinstance(reply, list)]
         return [(name, stored) for name, stored in found if stored is not None and stored.document is not None]
 

@@ -11,7 +11,7 @@ import asyncio
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -122,6 +122,14 @@ def _pack_uncopied(command: Sequence[Any]) -> Iterator[bytes]:
         yield b"\r\n"
 
 
+class ScriptCall(NamedTuple):
+    """One run of a script."""
+
+    script: Script
+    keys: Sequence[bytes]
+    args: Sequence[Any]
+
+
 class ScriptClient:
     """Runs scripts and commands, and translates errors.
 
@@ -162,13 +170,8 @@ class ScriptClient:
             await self._drop_broken(error)
             raise translate(error) from error
 
-    async def run_each(
-        self,
-        script: Script,
-        calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]],
-        behind: Sequence[tuple[Any, ...]] = (),
-    ) -> list[Any]:
-        """Run a script several times, then the commands `behind`, in one round trip.
+    async def run_each(self, calls: Sequence[ScriptCall], behind: Sequence[tuple[Any, ...]] = ()) -> list[Any]:
+        """Run scripts, then the commands `behind`, in one round trip.
 
         The timeout applies to each reply rather than to all of them, so a slow server may work through a large
         batch.
@@ -180,25 +183,21 @@ class ScriptClient:
             StoreDownError: the connection failed; some of the calls may have been executed.
             StoreRefusingError: the server refused the connection.
         """
-        replies = await self._pipeline(script, calls, behind)
+        replies = await self._pipeline(calls, behind)
         unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
-            await self.command("SCRIPT LOAD", script.text)
-            again = await self._pipeline(script, [calls[i] for i in unknown], behind)
+            for text in {calls[i].script.text for i in unknown}:
+                await self.command("SCRIPT LOAD", text)
+            again = await self._pipeline([calls[i] for i in unknown], behind)
             for i, reply in zip([*unknown, *range(len(calls), len(replies))], again, strict=True):
                 replies[i] = reply
         return replies
 
-    async def _pipeline(
-        self,
-        script: Script,
-        calls: Sequence[tuple[Sequence[bytes], Sequence[Any]]],
-        behind: Sequence[tuple[Any, ...]],
-    ) -> list[Any]:
+    async def _pipeline(self, calls: Sequence[ScriptCall], behind: Sequence[tuple[Any, ...]]) -> list[Any]:
         self._check_open()
         try:
             async with self._client.pipeline(transaction=False) as pipe:
-                for keys, args in calls:
+                for script, keys, args in calls:
                     pipe.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
                 for command in behind:
                     pipe.execute_command(*command)
