@@ -37,7 +37,8 @@ from callstate_client.model import SessionState
 from callstate_sidecar.stores.backend import WriteOutcome
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.redis import backend as redis_backend
-from callstate_sidecar.stores.redis.client import is_refusal, normal_url
+from callstate_sidecar.stores.redis.client import normal_url
+from callstate_sidecar.stores.redis.errors import is_refusal
 from support.documents import go_document
 from support.redis_server import RedisServer, binaries
 from support.stores import all_active

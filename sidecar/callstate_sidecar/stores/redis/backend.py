@@ -13,7 +13,8 @@ from callstate_client.engine.sessions.stored import Query, StoreDownError, Store
 from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
-from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect, describe, is_refusal
+from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect
+from callstate_sidecar.stores.redis.errors import describe, is_refusal
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
     Layout,

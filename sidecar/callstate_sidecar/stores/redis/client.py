@@ -17,41 +17,17 @@ import hiredis
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-)
+from redis.exceptions import NoScriptError, RedisError
 
-from callstate_client.engine.sessions.stored import StoreDownError, StoreError, StoreRefusingError
+from callstate_client.engine.sessions.stored import StoreDownError
+from callstate_sidecar.stores.redis.errors import translate
 from callstate_sidecar.stores.redis.scripts import Script
 
 _SCHEMES: Final = ("redis", "rediss", "unix")
 _BARE: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}(?:/\d+)?")
 
-_DETAIL_CHARS: Final = 200
-
 BIG_BYTES: Final = 256 * 1024
 """Arguments above this size are sent without being copied: hiredis takes a millisecond for each megabyte."""
-
-# Redis before 7 puts the error code of a failed command in a script into the middle of a sentence, after a dash.
-_REFUSING: Final = re.compile(
-    r"(?:^|-)(?:OOM|READONLY|LOADING|NOAUTH|WRONGPASS|NOPERM|MISCONF|NOREPLICAS|MASTERDOWN|BUSY|CLUSTERDOWN)\b"
-    r"|unknown command"
-)
-# redis-py turns these codes into classes and cuts them off the text.
-_REFUSING_CLASSES: Final = (
-    AuthenticationError, AuthorizationError, BusyLoadingError, ClusterDownError, MasterDownError,
-    NoPermissionError, OutOfMemoryError, ReadOnlyError,
-)  # fmt: skip
 
 
 def normal_url(url: str) -> str:
@@ -225,24 +201,3 @@ class ScriptClient:
     async def _disconnect(self, *, in_use: bool) -> None:
         with suppress(Exception):  # the peer is gone; there is nobody to say goodbye to
             await self._client.connection_pool.disconnect(inuse_connections=in_use)
-
-
-def is_refusal(error: Exception) -> bool:
-    """Whether the error concerns the whole server, and not just one command."""
-    return isinstance(error, _REFUSING_CLASSES) or (
-        isinstance(error, ResponseError) and _REFUSING.search(str(error)) is not None
-    )
-
-
-def describe(error: Exception) -> str:
-    """An error for logs: server errors name keys and commands, never documents."""
-    return f"{type(error).__name__}: {str(error) or 'no answer'}"[:_DETAIL_CHARS]
-
-
-def translate(error: Exception) -> StoreError:
-    """The StoreError for an error of redis-py, or for one that leaked through it from a reset connection."""
-    if isinstance(error.__cause__, RedisError):  # over a Unix socket, a refused AUTH arrives as ConnectionError
-        return translate(error.__cause__)
-    if isinstance(error, ResponseError) or is_refusal(error):
-        return StoreRefusingError(describe(error))
-    return StoreDownError(describe(error))
