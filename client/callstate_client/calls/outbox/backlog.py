@@ -38,7 +38,8 @@ BATCH_BYTES: Final = 256 * 1024
 """Turns of one request, bytes: well below a request line's limit, envelope included."""
 
 PATCHING: Final = frozenset({"session.amend_turn", "session.update"})
-"""Patches: two of different things can change places, two of the same thing can become one."""
+"""Patches: two of different things can change places, two of the same thing can become one. Those that are actions
+can do neither: what they patch is not known here."""
 
 Action = Callable[[], Awaitable[int | None]]
 """Does what is no single mutation with an `op`, such as a release; gives the new version, if there is one."""
@@ -213,7 +214,7 @@ class Backlog:
         if entry.key is None:
             return None
         for other in islice(reversed(self._entries), len(self._entries) - self.in_flight):
-            if other.method not in PATCHING:
+            if other.method not in PATCHING or other.action is not None:
                 return None
             if other.key is entry.key:
                 return other

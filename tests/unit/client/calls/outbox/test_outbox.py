@@ -359,6 +359,17 @@ async def test_what_must_stay_apart_does(store: FlakyStore) -> None:
         await same(store, call)
 
 
+async def test_an_update_that_is_an_action_is_not_overtaken_by_a_later_one(store: FlakyStore) -> None:
+    async with store.hold(SessionState("c1")) as call:
+        store.fail("session.add_turn", AWAY, times=1)
+        call.add_turn("user", "1")
+        call.update(status="first")
+        call.update(status="second", labels={"app": "x"})  # takes a read and a write: no patch absorbs it
+        await call.update(status="third")
+        await same(store, call)
+        assert call.state.status == "third"
+
+
 # -- a state saved behind what is queued --
 
 
