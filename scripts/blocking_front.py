@@ -22,8 +22,8 @@ SOURCE = CLIENT / "session_api.py"
 TARGET = CLIENT / "sync" / "session_api.py"
 CLASS = "SessionApi"
 
-# Not copied: for what has an event loop, or of a store's own making.
-ASYNCIO_ONLY = {"default_heartbeat_timeout_s", "_execute"}
+# Not copied: for what has an event loop, of a store's own making, or for calls that queue their mutations.
+ASYNCIO_ONLY = {"default_heartbeat_timeout_s", "_execute", "_mutate", "_update_beside"}
 # Written by hand in requester.py: it is the most frequent request, and its line is encoded once.
 BY_HAND = {"update_heartbeat"}
 
@@ -35,6 +35,8 @@ SUBSTITUTIONS = {
     r"\bawait ": "",
     r"\bAsyncIterator\b": "Iterator",
     r"\bself\._claimant\b": "self.worker_id",
+    r"\bself\._mutate\b": "self._execute",
+    r"\bself\._update_beside\b": "self._rewrite_head",
 }
 
 HEAD = f'''"""One method for each verb of the protocol, blocking.

@@ -19,11 +19,12 @@ from callstate_client.calls.heartbeats.task import HeartbeatTask
 from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold import Hold
 from callstate_client.calls.hold_rules import BeatMode, EndOn, HoldOptions, end_classes
-from callstate_client.calls.outbox.ordered_save import OrderedSave
 from callstate_client.calls.recovery.recovery import CONCURRENCY, MAX_ATTEMPTS, Handler, Recovery
 from callstate_client.calls.shutdown import FINISH_S, Graceful, LeaveResult, leave
 from callstate_client.errors import CallstateError, StoreClosedError, UndeliveredError
 from callstate_client.model.state import SessionState
+from callstate_client.requests import PreparedRequest
+from callstate_client.requests.patches import Beside
 from callstate_client.session_api import SessionApi
 from callstate_client.transport.backoff import CLOSE_TIMEOUT_S, TIMEOUT_S
 
@@ -42,8 +43,9 @@ class CallStore(SessionApi):
     call's methods.
     """
 
-    def __init__(self, close_timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+    def __init__(self, close_timeout_s: float = CLOSE_TIMEOUT_S, timeout_s: float = TIMEOUT_S) -> None:
         super().__init__(close_timeout_s)
+        self._timeout_s = timeout_s
         self._held = HeldCalls(self, self._new_heartbeats(), self._set_draining)
         self._draining = False
         self._drain_changed = asyncio.Event()
@@ -114,16 +116,41 @@ class CallStore(SessionApi):
         epoch: int | None,
         timeout_s: float | None,
     ) -> int:
-        call = self._held.handles.get(state.id)
-        if (
-            call is not None
-            and call.lost is None
-            and epoch in (None, call.epoch)
-            and (call.unacknowledged or not call.released)
-        ):
-            limit_s = TIMEOUT_S if timeout_s is None else timeout_s
-            return await call._save(OrderedSave(state, if_version, beside), limit_s)
-        return await super()._save(state, if_version, beside, epoch, timeout_s)
+        call = self._held_call(state.id, epoch)
+        if call is None or (call.released and not call.unacknowledged):
+            return await super()._save(state, if_version, beside, epoch, timeout_s)
+        return await call.in_order.save(state, if_version, beside, self._limit_s(timeout_s))
+
+    async def _mutate(self, request: PreparedRequest[int], timeout_s: float | None, epoch: int | None) -> int:
+        call = None if request.op_of is None else self._held_call(request.op_of, epoch)
+        if call is None or not call.unacknowledged:
+            return await super()._mutate(request, timeout_s, epoch)
+        return await call.in_order.execute(request, self._limit_s(timeout_s), fenced=epoch is not None)
+
+    async def _update_beside(
+        self,
+        session_id: str,
+        if_version: int | None,
+        patch: dict[str, Any],
+        beside: Beside,
+        *,
+        epoch: int | None,
+        timeout_s: float | None,
+    ) -> int:
+        call = self._held_call(session_id, epoch)
+        if call is None or not call.unacknowledged:
+            return await self._rewrite_head(session_id, if_version, patch, beside, epoch=epoch, timeout_s=timeout_s)
+        return await call.in_order.rewrite_head(
+            session_id, if_version, patch, beside, self._limit_s(timeout_s), fenced=epoch is not None
+        )
+
+    def _held_call(self, session_id: str, epoch: int | None) -> CallHandle | None:
+        """The call that this store holds under this id; None if this is another epoch's."""
+        call = self._held.handles.get(session_id)
+        return call if call is not None and call.lost is None and epoch in (None, call.epoch) else None
+
+    def _limit_s(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else timeout_s
 
     def hold(
         self,

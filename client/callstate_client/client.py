@@ -64,7 +64,7 @@ class SidecarStore(CallStore):
         self._places: Sequence[Candidate] = candidates(socket, os.environ, os.getuid())
         self._streams: WeakSet[EventStream] = WeakSet()
         self._begin()
-        super().__init__(close_timeout_s)
+        super().__init__(close_timeout_s, timeout_s)
         fork_safety.watch(self)
 
     def _begin(self) -> None:

@@ -166,6 +166,10 @@ class SessionApi(Uncopied, ABC):
         reply = await self.request(request.method, request.params, op_of=request.op_of, timeout_s=timeout_s)
         return request.result(reply)
 
+    async def _mutate(self, request: PreparedRequest[int], timeout_s: float | None, epoch: int | None) -> int:
+        """Execute a mutation of one session; a store that holds the session may have others to send before it."""
+        return await self._execute(request, timeout_s, epoch)
+
     # -- one session, read --------------------------------------------------------------------------------
 
     async def load(
@@ -286,7 +290,7 @@ class SessionApi(Uncopied, ABC):
             extra: further members of the turn.
         """
         request = requests.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
-        return await self._execute(request, timeout_s, epoch)
+        return await self._mutate(request, timeout_s, epoch)
 
     async def amend_last_turn(
         self,
@@ -342,13 +346,13 @@ class SessionApi(Uncopied, ABC):
         if index is not None or role is not None:
             requests.check_amendable(index, role, await self.features())
         request = requests.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
-        return await self._execute(request, timeout_s, epoch)
+        return await self._mutate(request, timeout_s, epoch)
 
     async def record_interruption(
         self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None
     ) -> int:
         """Count one interruption (barge-in). Gives the new version."""
-        return await self._execute(requests.record_interruption(session_id, self.new_op()), timeout_s, epoch)
+        return await self._mutate(requests.record_interruption(session_id, self.new_op()), timeout_s, epoch)
 
     async def update(
         self,
@@ -375,7 +379,20 @@ class SessionApi(Uncopied, ABC):
         patch, beside = split_changes(changes)
         if not beside:
             request = requests.update(session_id, if_version, patch, self.new_op())
-            return await self._execute(request, timeout_s, epoch)
+            return await self._mutate(request, timeout_s, epoch)
+        return await self._update_beside(session_id, if_version, patch, beside, epoch=epoch, timeout_s=timeout_s)
+
+    async def _update_beside(
+        self,
+        session_id: str,
+        if_version: int | None,
+        patch: dict[str, Any],
+        beside: Beside,
+        *,
+        epoch: int | None,
+        timeout_s: float | None,
+    ) -> int:
+        """As `_mutate`, for an update that takes several requests."""
         return await self._rewrite_head(session_id, if_version, patch, beside, epoch=epoch, timeout_s=timeout_s)
 
     async def _rewrite_head(
@@ -415,7 +432,7 @@ class SessionApi(Uncopied, ABC):
             reason: a word of the worker's own, up to 64 bytes.
             detail: any JSON beside it.
         """
-        return await self._execute(requests.end(session_id, reason, detail, self.new_op()), timeout_s, epoch)
+        return await self._mutate(requests.end(session_id, reason, detail, self.new_op()), timeout_s, epoch)
 
     # -- ownership ----------------------------------------------------------------------------------------
 

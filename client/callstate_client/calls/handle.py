@@ -26,6 +26,7 @@ from callstate_client.calls.heartbeats.schedule import Heartbeats
 from callstate_client.calls.hold_rules import COMPLETED, reason_to_end
 from callstate_client.calls.outbox.backlog import OutboxEntry
 from callstate_client.calls.outbox.delivery import deliver_or_raise
+from callstate_client.calls.outbox.in_order import InOrder
 from callstate_client.calls.outbox.local_changes import (
     Change,
     HeadPatched,
@@ -34,7 +35,6 @@ from callstate_client.calls.outbox.local_changes import (
     TurnAdded,
     TurnAmended,
 )
-from callstate_client.calls.outbox.ordered_save import OrderedSave
 from callstate_client.calls.outbox.outbox import Outbox
 from callstate_client.calls.queued import AmendableTurn, QueuedMutation, TurnHandle, amendable, queued
 from callstate_client.calls.task import CancelOnLost, OneShotEvent
@@ -430,9 +430,10 @@ class CallHandle(Uncopied):
         self._state.updated_at = now()
         return queued(entry.future)
 
-    async def _save(self, save: OrderedSave, timeout_s: float) -> int:
-        """Save a state of this call behind what is queued: `store.save()` of a call that is held."""
-        return await save.through(self._outbox, self, self._store, timeout_s)
+    @property
+    def in_order(self) -> InOrder:
+        """Sends what the store's own methods do with this call, after what is queued. Internal."""
+        return InOrder(self._outbox, self, self._store)
 
     # -- what the outbox reports ----------------------------------------------------------------------------
 

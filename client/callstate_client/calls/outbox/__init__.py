@@ -32,5 +32,5 @@ Delivery for a call that was left goes on while the store is open; closing the s
 
 backlog.py: the queue itself. local_changes.py: changes of the view that can be undone. outbox.py: queueing, and
 what an answer does. in_flight.py: sending and repeating one request. delivery.py: waiting for an empty outbox, and
-reporting. ordered_save.py: a `store.save()` of the whole state, in its place.
+reporting. in_order.py: mutations by the store's own methods, in their place.
 """

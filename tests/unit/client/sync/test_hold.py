@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from callstate_client import ConflictError, MethodNotFoundError, SessionNotFoundError, SessionState, WireError, sync
+from callstate_client import (
+    ConflictError,
+    MethodNotFoundError,
+    RequestTimeoutError,
+    SessionNotFoundError,
+    SessionState,
+    WireError,
+    sync,
+)
 from callstate_client.protocol import CLAIM_TIMEOUTS
 from support.blocking_peer import WITHIN_S, Peer, Side
 
@@ -116,3 +124,23 @@ def test_a_session_that_is_deleted_before_it_can_be_resumed_is_a_new_one(
     changing = threads.submit(store.record_interruption, "c1")
     assert "epoch" not in answer(side, "session.record_interruption", {"version": 3})
     changing.result(WITHIN_S)
+
+
+def test_a_mutation_of_the_store_overtakes_none_of_the_call_which_queues_nothing(
+    peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
+) -> None:
+    entering = threads.submit(store.hold(SessionState("c1"), beat="manual").__enter__)
+    answer(side, "session.save", SAVED)
+    call = entering.result(WITHIN_S)
+    adding = threads.submit(call.add_turn, "user", "never acknowledged", timeout_s=0.05)
+    assert side.request()["method"] == "session.add_turn"
+    with pytest.raises(RequestTimeoutError):
+        adding.result(WITHIN_S)
+    ending = threads.submit(store.end, "c1")
+    again = peer.accept()
+    answer(again, "worker.register", {"worker_id": "w1"})
+    answer(again, "session.end", {"version": 2})  # the turn is not sent again
+    ending.result(WITHIN_S)
+    releasing = threads.submit(call.release)
+    answer(again, "session.release", {})
+    releasing.result(WITHIN_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -368,6 +368,93 @@ async def test_an_update_that_is_an_action_is_not_overtaken_by_a_later_one(store
         await call.update(status="third")
         await same(store, call)
         assert call.state.status == "third"
+
+
+# -- the store's own mutations, behind what is queued --
+
+
+@pytest.mark.parametrize(
+    ("mutate", "shows"),
+    [
+        (lambda store: store.add_turn("c1", "agent", "2"), lambda state: said(state) == ["1", "2", "3"]),
+        (lambda store: store.amend_turn("c1", 0, content="one"), lambda state: said(state) == ["one", "3"]),
+        (lambda store: store.amend_last_turn("c1", content="one"), lambda state: said(state) == ["one", "3"]),
+        (lambda store: store.record_interruption("c1"), lambda state: state.metrics.interruption_count == 1),
+        (lambda store: store.update("c1", status="second"), lambda state: state.status == "second"),
+        (lambda store: store.update("c1", status="second", labels={}), lambda state: state.status == "second"),
+        (lambda store: store.end("c1", "done"), lambda state: said(state) == ["1", "3"]),
+    ],
+    ids=["add_turn", "amend_turn", "amend_last_turn", "record_interruption", "update", "update labels", "end"],
+)
+async def test_a_mutation_of_the_store_keeps_its_place_among_those_of_the_call(
+    store: FlakyStore, mutate: Callable[[FlakyStore], Awaitable[int]], shows: Callable[[SessionState], bool]
+) -> None:
+    async with store.hold(SessionState("c1")) as call:
+        store.fail("session.add_turn", AWAY, times=1)
+        call.update(status="first")
+        before = call.add_turn("user", "1")
+        mutation = asyncio.ensure_future(mutate(store))
+        await asyncio.sleep(0)
+        after = call.add_turn("user", "3")
+        version = await mutation
+        assert (await before) < version
+        assert version < (await after)
+        assert shows(await store.load("c1"))
+
+
+async def test_the_version_that_a_mutation_requires_is_that_of_its_place(store: FlakyStore) -> None:
+    async with store.hold(SessionState("c1")) as call:
+        call.add_turn("user", "1")
+        assert await store.update("c1", call.version, status="active") == call.version
+        call.add_turn("user", "2")
+        assert await store.update("c1", call.version, status="on_hold", labels={"app": "x"}) == call.version
+        call.add_turn("user", "3")
+        with pytest.raises(ConflictError):
+            await store.update("c1", call.version + 7, status="active")
+        assert call.lost is None
+    assert said(await store.load("c1")) == ["1", "2", "3"]
+
+
+async def test_a_mutation_of_the_store_that_is_not_in_time_does_not_happen_later(store: FlakyStore) -> None:
+    async with store.hold(SessionState("c1")) as call:
+        store.fail("session.add_turn", AWAY, times=FOR_EVER)
+        call.add_turn("user", "1")
+        with pytest.raises(RequestTimeoutError, match="not sent"):
+            await store.record_interruption("c1", timeout_s=0.02)
+        cancelled = asyncio.ensure_future(store.end("c1"))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        store.fail("session.add_turn", AWAY, times=0)
+        await call.add_turn("user", "2")
+        await same(store, call)
+    assert (store.asked["session.record_interruption"], store.asked["session.end"]) == (0, 1), "the block's own end"
+
+
+async def test_a_mutation_of_the_store_in_the_calls_epoch_gets_the_one_of_a_new_claim(store: FlakyStore) -> None:
+    async with store.hold(SessionState("c1")) as call:
+        store.fail("session.add_turn", AWAY, times=1)
+        call.add_turn("user", "1")
+        turn = asyncio.ensure_future(store.add_turn("c1", "user", "2", epoch=call.epoch))
+        await store.when_asked("session.add_turn", 1)
+        assert call.epoch is not None
+        await store.release("c1", call.epoch)
+        call.reclaimed((await store.claim("c1")).epoch)
+        await turn
+        assert call.lost is None
+    assert said(await store.load("c1")) == ["1", "2"]
+
+
+async def test_a_mutation_in_another_epoch_does_not_wait(store: FlakyStore) -> None:
+    async with store.hold(SessionState("c1")) as call:
+        store.fail("session.add_turn", AWAY, times=FOR_EVER)
+        call.add_turn("user", "1")
+        assert call.epoch is not None
+        with pytest.raises(FencedError):
+            await store.end("c1", epoch=call.epoch - 1)
+        assert call.lost is None
+        store.fail("session.add_turn", AWAY, times=0)
 
 
 # -- a state saved behind what is queued --
