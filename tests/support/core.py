@@ -233,10 +233,17 @@ class Core:
         turn = {"role": "user", "content": content, "timestamp": TIME, "duration_ms": 100}
         return await self.call("session.add_turn", session_id=session_id, turn=turn, **beside)
 
+    # -- time ---------------------------------------------------------------------------------------------
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and run one tick of the reaper."""
+        self.clock.advance(seconds)
+        self.reaper.tick(self.clock.live())
+
     # -- looking ------------------------------------------------------------------------------------------
 
     def session(self, session_id: str) -> Session:
-        """A hot session."""
+        """A session in memory."""
         return self.table.sessions[session_id]
 
     def connection(self) -> ClientConnection:
@@ -245,21 +252,25 @@ class Core:
         return ClientConnection(self.server, limits.line_bytes, limits.pending_reply_bytes)
 
 
-def kept(entry: Session) -> dict[str, Any]:
-    """All of a session that an undo or a replay has to bring back."""
-    doc = entry.doc
+def durable_state(table: SessionTable) -> dict[str, dict[str, Any]]:
+    """What a rollback or a replay has to restore of all sessions, by id."""
+    return {session_id: kept(session) for session_id, session in table.sessions.items()}
+
+
+def kept(session: Session) -> dict[str, Any]:
+    """What a rollback or a replay has to restore of one session."""
+    doc = session.doc
     return {
         "document": doc.to_json(doc.updated_us),
         "turn_count": doc.turn_count,
         "history_bytes": doc.history_bytes,
         "provider": doc.provider,
         "call_id": doc.call_id,
-        "id": entry.id,
-        "version": entry.version,
-        "ops": entry.ops,
-        "facts": structs.replace(
-            entry.facts, claimed_us=0, handovers=0, crashes=0
-        ),  # journaled with the next change
+        "id": session.id,
+        "version": session.version,
+        "ops": session.ops,
+        # these three are journaled with the next change
+        "facts": structs.replace(session.facts, claimed_us=0, handovers=0, crashes=0),
     }
 
 

@@ -13,7 +13,7 @@ from callstate_client.engine.process import Gone, Process
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.reaper import SESSIONS_A_SLICE
 from callstate_sidecar.system.peers import Peer as Found
-from support.core import BadDisk, Core, FakeClient, kept, open_journal
+from support.core import BadDisk, Core, FakeClient, durable_state, open_journal
 
 BOOT = "boot-1"
 LOOP_PASSES = 40
@@ -228,6 +228,22 @@ class CoreHarness:
         """Claim a session."""
         return await self.request(peer, "session.claim", session_id=session_id, worker_id=worker_id, **beside)
 
+    async def claim_next(self, peer: FakeClient, worker_id: str, **beside: Any) -> Any:
+        """Claim whichever session is next."""
+        return await self.request(peer, "session.claim_next", worker_id=worker_id, **beside)
+
+    async def release(self, peer: FakeClient, session_id: str, epoch: int = 0) -> Any:
+        """Release a session."""
+        return await self.request(peer, "session.release", session_id=session_id, epoch=epoch)
+
+    async def end(self, peer: FakeClient, session_id: str, **beside: Any) -> Any:
+        """End a session."""
+        return await self.request(peer, "session.end", session_id=session_id, **beside)
+
+    async def load(self, session_id: str) -> Any:
+        """Load a session, as the operator."""
+        return await self.request(self.operator, "session.load", session_id=session_id)
+
     # -- time -----------------------------------------------------------------------------------------------
 
     async def advance(self, seconds: float) -> None:
@@ -236,6 +252,11 @@ class CoreHarness:
         while self.core.reaper.tick(self.core.clock.live()) >= SESSIONS_A_SLICE:
             pass
         await self.settle()
+
+    async def reap_silent(self) -> None:
+        """Let time pass until sessions that are silent meanwhile are reaped."""
+        await self.advance(TIMEOUT_S)
+        await self.advance(GRACE_S)
 
     # -- state ----------------------------------------------------------------------------------------------
 
@@ -254,34 +275,34 @@ class CoreHarness:
 
     def ownership(self, session_id: str) -> tuple[str, int, str]:
         """Owner, epoch, and why it lost its owner, if it did."""
-        entry = self.core.session(session_id)
-        return entry.facts.owner, entry.facts.epoch, entry.facts.orphan
+        facts = self.core.session(session_id).facts
+        return facts.owner, facts.epoch, facts.orphan
 
     def durable_state(self) -> dict[str, Any]:
         """All that a rollback or a replay has to restore."""
-        return {session_id: kept(entry) for session_id, entry in self.core.table.sessions.items()}
+        return durable_state(self.core.table)
 
     def check_consistency(self) -> None:
         """Assert what holds at any time: index, phases and suspicions agree with the sessions."""
         table, liveness = self.core.table, self.core.liveness
-        entries = table.sessions.values()
+        sessions = table.sessions.values()
         owned: dict[str, set[str]] = {}
         statuses: dict[str, int] = {}
-        for entry in entries:
-            statuses[entry.doc.status] = statuses.get(entry.doc.status, 0) + 1
-            if entry.facts.owner:
-                owned.setdefault(entry.facts.owner, set()).add(entry.id)
-            assert not (entry.facts.owner and entry.facts.orphan), "an orphan with an owner"
-            phase = liveness.phase(entry.id)
-            assert (phase is Phase.ENDED) is entry.ended
-            assert (phase is Phase.SUSPECT) is bool(entry.suspected)
-            assert not entry.facts.reaped or entry.ended
+        for session in sessions:
+            statuses[session.doc.status] = statuses.get(session.doc.status, 0) + 1
+            if session.facts.owner:
+                owned.setdefault(session.facts.owner, set()).add(session.id)
+            assert not (session.facts.owner and session.facts.orphan), "an orphan with an owner"
+            phase = liveness.phase(session.id)
+            assert (phase is Phase.ENDED) is session.ended
+            assert (phase is Phase.SUSPECT) is bool(session.suspected)
+            assert not session.facts.reaped or session.ended
         assert {worker: set(ids) for worker, ids in table.index.owned.items()} == owned
-        assert set(table.index.orphans) == {e.id for e in entries if e.facts.orphan and not e.ended}
+        assert set(table.index.orphans) == {e.id for e in sessions if e.facts.orphan and not e.ended}
         assert [*liveness.suspects_having({})] == [*liveness.suspects]
-        labels = {label for entry in entries for label in entry.facts.labels.items()}
+        labels = {label for session in sessions for label in session.facts.labels.items()}
         for name, value in labels:
-            having = {e.id for e in entries if e.facts.labels.get(name) == value}
+            having = {e.id for e in sessions if e.facts.labels.get(name) == value}
             assert {*liveness.suspects_having({name: value})} == having & {*liveness.suspects}
             assert {*table.index.orphans.having({name: value})} == having & {*table.index.orphans}
         assert table.index.by_status == statuses
@@ -294,4 +315,4 @@ class CoreHarness:
         """Assert that the journal alone restores all of it."""
         table = SessionTable()
         open_journal(self.directory, self.disk, table, start=False)
-        assert {session_id: kept(entry) for session_id, entry in table.sessions.items()} == self.durable_state()
+        assert durable_state(table) == self.durable_state()

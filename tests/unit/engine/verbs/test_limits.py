@@ -1,0 +1,91 @@
+"""Limits: the size of a session, the number of sessions, and how much may wait for the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from callstate_client.errors import OverloadedError, StoreUnavailableError, TooLargeError
+from callstate_sidecar.config.schema import LimitsConfig, StoreConfig
+from support.core import TIME, Core
+from support.core_harness import CoreHarness
+from support.stores import down, refusing
+from support.verbs import refused
+
+
+async def test_the_size_of_a_session_is_limited() -> None:
+    core = Core(limits=LimitsConfig(session_bytes=2000))
+    await core.save("a", session={"history": [{"content": "x" * 1000, "timestamp": TIME}]})
+    big = {"content": "x" * 1000}
+    await refused(TooLargeError, core, "session.add_turn", session_id="a", turn=big)
+    bigger = {"content": "x" * 2000}
+    await refused(TooLargeError, core, "session.amend_turn", session_id="a", set=bigger)
+    await refused(TooLargeError, core, "session.update", session_id="a", set={"recovery_data": big})
+    await refused(TooLargeError, core, "session.save", session={"id": "a", "recovery_data": big})
+    await refused(TooLargeError, core, "session.save", session={"id": "b", "history": [big, big]})
+    await core.turn("a")
+    await core.call("session.amend_turn", session_id="a", index=0, set={"content": "x" * 1400})
+    await refused(TooLargeError, core, "session.add_turn", session_id="a", turn=big)
+    await core.call("session.amend_turn", session_id="a", index=0, set={"content": "x" * 1399})
+
+
+async def test_a_session_without_room_for_a_turn_is_reported_once(tmp_path: Path) -> None:
+    harness = CoreHarness(tmp_path, limits=LimitsConfig(session_bytes=2000))
+    worker = await harness.worker("w1")
+    await harness.save(worker, "a")
+    await harness.request(worker, "session.add_turn", session_id="a", turn={"content": "x" * 1000})
+    harness.new_events()
+    for again in range(2):
+        for _ in range(3):
+            await harness.refused(worker, "session.add_turn", session_id="a", turn={"content": "x" * 1000})
+        assert [event["type"] for event in harness.new_events()] == ["session.full"]
+        await harness.add_turn(worker, "a")
+        await harness.request(
+            worker, "session.amend_turn", session_id="a", index=0, set={"content": "x" * (990 - again)}
+        )
+    await harness.close()
+
+
+async def test_the_number_of_sessions_is_limited() -> None:
+    core = Core(limits=LimitsConfig(sessions=2))
+    await core.save("a")
+    await core.save("b")
+    error = await refused(OverloadedError, core, "session.save", session={"id": "c"})
+    assert error.to_wire()["data"]["retryable"] is True
+    await core.turn("a")
+    await core.call("session.delete", session_id="a")
+    await core.save("c")
+
+
+async def test_with_the_store_down_for_long_live_calls_continue_and_new_ones_are_refused() -> None:
+    core = Core(store=StoreConfig(max_dirty_bytes=64 * 1024))
+    await core.save("a", session={"x": "y" * 70_000})
+    await core.save("b")  # the store is up and will be written to
+    core.memory.failure = refusing
+    await core.writer.write_round()
+    await refused(OverloadedError, core, "session.save", session={"id": "c"})
+    await core.turn("a")
+    await core.call("session.heartbeat", session_id="b")
+    await core.call("session.end", session_id="b")
+    core.memory.failure = None
+    await core.writer.write_round()
+    await core.save("c")
+
+
+async def test_with_the_store_down_a_save_is_accepted_unverified(core: Core) -> None:
+    core.memory.failure = down
+    await refused(StoreUnavailableError, core, "session.save", session={"id": "a"}, if_version=7)
+    await refused(StoreUnavailableError, core, "session.save", session={"id": "a"}, epoch=3)
+    assert (await core.save("a"))["unverified"] is True
+    assert (await core.save("c", if_version=0))["unverified"] is True
+    assert (await core.save("c"))["unverified"] is True, "nor is a later version of it"
+    assert core.session("a").unverified
+    assert core.replayed().sessions["a"].unverified
+    await core.call("session.delete", session_id="a")
+    assert "a" in core.table.tombstones.pending, "the store may have one"
+    core.memory.failure = None
+    await core.save("b")
+    await core.writer.write_round()
+    assert not core.table.tombstones.pending
+    assert not core.session("b").unverified
+    assert "unverified" not in await core.save("b")
+    assert not core.replayed().sessions["b"].unverified

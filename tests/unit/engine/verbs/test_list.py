@@ -1,0 +1,102 @@
+"""`session.list` and `session.list_active`: filters, pages and cursors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from callstate_client.engine.verbs import listing
+from callstate_client.errors import InvalidParamsError, StoreUnavailableError
+from support.core import Core
+from support.stores import down
+from support.verbs import refused
+
+
+async def test_pages_and_filters(core: Core) -> None:
+    for number in range(7):
+        await core.save(
+            f"s{number}", session={"status": "active" if number % 2 else "on_hold", "call_id": f"CA{number}"},
+            labels={"app": "x", "n": str(number)},
+        )  # fmt: skip
+    core.clock.advance(1.0)
+    await core.call("session.end", session_id="s3")
+    found, cursor = [], None
+    while True:
+        page = await core.call("session.list_active", limit=2, **({"cursor": cursor} if cursor else {}))
+        found += page["session_ids"]
+        cursor = page.get("next_cursor")
+        if cursor is None:
+            break
+    assert found == ["s0", "s1", "s2", "s4", "s5", "s6"]
+
+    async def ids(**wanted: Any) -> list[str]:
+        return [found["session"]["id"] for found in (await core.call("session.list", **wanted))["sessions"]]
+
+    assert await ids(status="active") == ["s1", "s5"]
+    assert await ids(status="ended") == ["s3"]
+    assert await ids(provider="sip") == []
+    assert await ids(call_id="CA4") == ["s4"]
+    assert await ids(labels={"app": "x", "n": "2"}) == ["s2"]
+    assert await ids(labels={"n": "x"}) == []
+    assert await ids(ended_since="2026-01-01T00:00:01Z") == ["s3"]
+    assert await ids(ended_since="2026-01-01T00:00:01.000001Z") == []
+    assert await ids(ended_since="1970-01-01T00:00:00Z") == ["s3"], "an end at any time"
+    assert await ids(ended_since="0001-01-01T00:00:00Z") == ["s3"]
+    assert len(await ids(provider="twilio")) == 7
+    first = await core.call("session.list", limit=3, status="on_hold")
+    rest = await core.call("session.list", status="on_hold", cursor=first["next_cursor"])
+    assert len(first["sessions"]) == 3
+    assert [found["session"]["id"] for found in rest["sessions"]] == ["s6"]
+    assert "history" not in first["sessions"][0]["session"]
+
+
+async def test_the_last_page_has_no_cursor(core: Core) -> None:
+    for name in "ab":
+        await core.save(name)
+    assert "next_cursor" not in await core.call("session.list_active", limit=2)
+    assert "next_cursor" not in await core.call("session.list", limit=2)
+
+
+async def test_a_page_looks_at_a_bounded_number_of_sessions(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "LOOKS_A_PAGE", 3)
+    for number in range(8):
+        await core.save(f"s{number}", session={"status": "on_hold" if number == 7 else "active"})
+    pages: list[list[str]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = await core.call("session.list", status="on_hold", **cursor)
+        pages.append([found["session"]["id"] for found in page["sessions"]])
+        if "next_cursor" not in page:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert pages == [[], [], ["s7"]]
+    first = await core.call("session.list_active", limit=100)
+    assert first["session_ids"] == ["s0", "s1", "s2"]
+
+
+@pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "9" * 20, "", "²"])
+async def test_an_invalid_cursor_is_refused(core: Core, cursor: str) -> None:
+    await core.save("a")
+    error = await refused(InvalidParamsError, core, "session.list", cursor=cursor)
+    assert error.data["path"] == "$.params.cursor"
+
+
+async def test_sessions_of_all_hosts_come_from_the_store_and_ours_from_memory(core: Core) -> None:
+    core.memory.put("theirs", b'{"id":"theirs"}', None)
+    for name in ("deleted", "ended", "new", "both"):
+        await core.save(name)
+    await core.writer.write_round()
+    await core.call("session.delete", session_id="deleted")
+    await core.call("session.end", session_id="ended")
+    await core.save("newest")
+    assert core.memory.active == {"theirs", "deleted", "ended", "new", "both"}
+    page = await core.call("session.list_active", scope="all", limit=3)
+    assert page["session_ids"] == ["new", "both", "newest"], (
+        "ours first, in the order in which they came into memory"
+    )
+    page = await core.call("session.list_active", scope="all", limit=3, cursor=page["next_cursor"])
+    assert page == {"session_ids": ["theirs"]}
+    core.memory.failure = down
+    await refused(StoreUnavailableError, core, "session.list_active", scope="all")
+    await refused(InvalidParamsError, core, "session.list_active", scope="some")
