@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
@@ -38,7 +38,7 @@ from callstate_sidecar.stores.backend import WriteOutcome
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.redis import backend as redis_backend
 from callstate_sidecar.stores.redis.client import normal_url
-from callstate_sidecar.stores.redis.errors import is_refusal
+from callstate_sidecar.stores.redis.errors import fault_of_all, is_refusal
 from support.documents import go_document
 from support.redis_server import RedisServer, binaries
 from support.stores import all_active
@@ -313,12 +313,37 @@ async def test_a_key_of_another_type_is_no_session(
     assert await raw.lrange(prefix + "call-2", 0, -1) == [b"not ours"]
 
 
+@pytest.mark.parametrize("key", ["active", "@heartbeats", "@host:here:sessions"])
+async def test_a_shared_key_of_another_type_is_no_sessions_fault(
+    backend: RedisBackend, raw: Redis, prefix: str, key: str
+) -> None:
+    """Neither alone nor beside a session whose own key is of another type."""
+    await raw.set(prefix + key, "not ours")
+    await raw.rpush(prefix + "call-2", "not ours")
+    for batch in ([a_write("call-1")], [a_write("call-2"), a_write("call-1")]):
+        with pytest.raises(StoreRefusingError, match=f"{key} is a string"):
+            await backend.write(batch)
+    await raw.delete(prefix + key)
+    (result,) = await backend.write([a_write("call-1")])
+    assert result.outcome is WriteOutcome.WRITTEN
+
+
+async def test_a_calls_set_of_another_type_rejects_its_sessions_alone(
+    backend: RedisBackend, raw: Redis, prefix: str
+) -> None:
+    await raw.set(prefix + "@call:CA1", "not ours")
+    of_call = a_write("call-1")
+    of_call.call_id = "CA1"
+    results = await backend.write([of_call, a_write("call-2")])
+    assert [result.outcome for result in results] == [WriteOutcome.REJECTED, WriteOutcome.WRITTEN]
+
+
 async def test_an_active_key_of_another_type_changes_nothing_by_halves(
     backend: RedisBackend, raw: Redis, prefix: str
 ) -> None:
     await raw.set(prefix + "active", "not ours")
-    (result,) = await backend.write([a_write()])
-    assert result.outcome is WriteOutcome.REJECTED
+    with pytest.raises(StoreRefusingError, match=r"active is a string, not a set"):
+        await backend.write([a_write()])
     assert await keys_under(raw, prefix) == {"P:active"}
 
 
@@ -468,12 +493,50 @@ async def test_a_server_that_takes_nothing_refuses_and_recovers(name: str, binar
         ("unknown command 'EVALSHA', with args beginning with: 'f00'", True),
         # Redis before 7, from inside a script
         ("Error running script (call to f_f00): @user_script:30: -OOM command not allowed when used memory", True),
+        ("CROSSSLOT Keys in request don't hash to the same slot", True),
+        ("Script attempted to access keys that do not hash to the same slot script: f00", True),
+        ("Script attempted to access a non local key in a cluster node script: f00", True),
+        (
+            "ACL failure in script: User w has no permissions to run the 'sadd' command script: f00",
+            True,
+        ),
+        (
+            "The user executing the script can't run this command or subcommand script: f00",
+            True,
+        ),
+        ("Unknown Redis command called from script script: f00, on @user_script:1.", True),
         ("WRONGTYPE Operation against a key holding the wrong kind of value", False),
         ("value is not an integer or out of range, READONLY or not", False),
     ],
 )
 def test_refusals_are_told_from_what_one_session_is_guilty_of(text: str, refusal: bool) -> None:
     assert is_refusal(ResponseError(text)) is refusal
+
+
+@pytest.mark.parametrize("binary", binaries())
+@pytest.mark.parametrize(
+    "rules",
+    ["~* +@all -sadd", "~* +@all -evalsha -eval", "~voicesession:* +@all", "~{voicesession:* +@all", "~* +@read"],
+)
+async def test_a_permission_that_lacks_is_no_sessions_fault(binary: str, rules: str) -> None:
+    """Also where it is only missed inside the script, which Redis says without a code."""
+    with RedisServer(binaries()[binary]) as server:
+        server.command("ACL", "SETUSER", "worker", "on", ">p", *rules.split())
+        async with both(f"unix://worker:p@{server.socket}") as (_, backend):
+            for batch in ([a_write()], [a_write("call-1"), a_write("call-2")]):
+                with pytest.raises(StoreRefusingError):
+                    await backend.write(batch)
+
+
+def test_what_befalls_all_of_a_batch_alike_is_no_sessions_fault() -> None:
+    unknown, typed = ResponseError("Error running script: oops"), ResponseError("WRONGTYPE of this key")
+    assert fault_of_all([unknown, ResponseError(str(unknown))]) is unknown
+    assert fault_of_all([unknown]) is None, "this may be the document's"
+    assert fault_of_all([unknown, [1]]) is None
+    assert fault_of_all([unknown, ResponseError("something else")]) is None
+    assert fault_of_all([typed, ResponseError(str(typed))]) is None
+    oom = OutOfMemoryError("command not allowed")
+    assert fault_of_all([typed, oom, [1]]) is oom
 
 
 async def test_out_of_memory_changes_nothing_by_halves(own_redis_server: RedisServer) -> None:

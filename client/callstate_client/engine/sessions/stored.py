@@ -15,6 +15,10 @@ class StoreDownError(StoreError):
     """The store can't be reached, or the connection broke: pending writes may or may not have been applied."""
 
 
+class StoreTimeoutError(StoreDownError):
+    """The store did not answer in time: it is down, or what it was asked took it too long."""
+
+
 class StoreRefusingError(StoreError):
     """The store answers, but takes no writes at present (out of memory, read-only, loading, no permission)."""
 

@@ -14,7 +14,7 @@ from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect
-from callstate_sidecar.stores.redis.errors import describe, is_refusal
+from callstate_sidecar.stores.redis.errors import describe, fault_of_all, is_of_key
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
     Layout,
@@ -102,10 +102,27 @@ class RedisBackend:
             return []
         calls = [self._call(write) for write in batch]
         replies = await self._writing.run_each(calls, self._confirms)
+        await self._check_faults(replies[: len(batch)])
         results = [_result(reply) for reply in replies[: len(batch)]]
         if self._confirms:
             self._check_confirmed(replies[-1])
         return results
+
+    async def _check_faults(self, replies: Sequence[Any]) -> None:
+        """Raise StoreRefusingError if an error among the replies is the whole server's, or a shared key's."""
+        fault = fault_of_all(replies)
+        if fault is not None:
+            raise StoreRefusingError(describe(fault))
+        if any(isinstance(reply, ResponseError) and is_of_key(reply) for reply in replies):
+            await self._check_shared_keys()
+
+    async def _check_shared_keys(self) -> None:
+        """Find out whether a key that all sessions share holds another type. A script does not say which key it
+        failed at."""
+        for key, kind in self._keys.shared(self._host_id).items():
+            found = id_text(await self._reading.command("TYPE", key))
+            if found not in (kind, "none"):
+                raise StoreRefusingError(f"{id_text(key)} is a {found}, not a {kind}: rename or delete it")
 
     def _check_confirmed(self, reply: Any) -> None:
         """See that the batch is on the server's disk. A server that can't tell is trusted, with one warning."""
@@ -213,8 +230,6 @@ def _confirms(timeout_s: float) -> list[tuple[Any, ...]]:
 
 def _result(reply: Any) -> WriteResult:
     if isinstance(reply, ResponseError):
-        if is_refusal(reply):
-            raise StoreRefusingError(describe(reply))
         return WriteResult(WriteOutcome.REJECTED, describe(reply))
     taken, *held = reply
     if taken == 2:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
-    ClusterDownError,
+    ClusterError,
     MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
@@ -17,21 +18,35 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from callstate_client.engine.sessions.stored import StoreDownError, StoreError, StoreRefusingError
+from callstate_client.engine.sessions.stored import (
+    StoreDownError,
+    StoreError,
+    StoreRefusingError,
+    StoreTimeoutError,
+)
 
 _DETAIL_CHARS: Final = 200
 
 # Redis before 7 puts the error code of a failed command in a script into the middle of a sentence, after a dash.
+# Redis 7 puts no code at all before a refused permission of a command in a script.
 _REFUSING: Final = re.compile(
-    r"(?:^|-)(?:OOM|READONLY|LOADING|NOAUTH|WRONGPASS|NOPERM|MISCONF|NOREPLICAS|MASTERDOWN|BUSY|CLUSTERDOWN)\b"
-    r"|unknown command"
+    r"(?:^|-)(?:OOM|READONLY|LOADING|NOAUTH|WRONGPASS|NOPERM|MISCONF|NOREPLICAS|MASTERDOWN|BUSY|CLUSTERDOWN"
+    r"|CROSSSLOT|MOVED|ASK|TRYAGAIN|IOERR|DENIED)\b"
+    r"|[Uu]nknown (?:Redis )?command"
+    r"|ACL failure in script"
+    r"|user executing the script can't"
+    r"|do not hash to the same slot|non local key in a cluster"
 )
 # redis-py turns these codes into classes and cuts them off the text.
 _REFUSING_CLASSES: Final = (
-    AuthenticationError, AuthorizationError, BusyLoadingError, ClusterDownError, MasterDownError,
+    AuthenticationError, AuthorizationError, BusyLoadingError, ClusterError, MasterDownError,
     NoPermissionError, OutOfMemoryError, ReadOnlyError,
 )  # fmt: skip
+
+_OF_ONE_KEY: Final = "WRONGTYPE"
+"""The only error of a script that tells of one key, and perhaps of one session."""
 
 
 def is_refusal(error: Exception) -> bool:
@@ -39,6 +54,26 @@ def is_refusal(error: Exception) -> bool:
     return isinstance(error, _REFUSING_CLASSES) or (
         isinstance(error, ResponseError) and _REFUSING.search(str(error)) is not None
     )
+
+
+def fault_of_all(replies: Sequence[Any]) -> ResponseError | None:
+    """The error among a batch's replies that concerns the whole server, if there is one.
+
+    It is one if its code says so, or if every session of a batch fails with the same words and those are not about
+    the type of a key: no document can be the reason then.
+    """
+    errors = [reply for reply in replies if isinstance(reply, ResponseError)]
+    for error in errors:
+        if is_refusal(error):
+            return error
+    if 1 < len(errors) == len(replies) and len({str(error) for error in errors}) == 1 and not is_of_key(errors[0]):
+        return errors[0]
+    return None
+
+
+def is_of_key(error: Exception) -> bool:
+    """Whether the error says that a key holds another type."""
+    return str(error).startswith(_OF_ONE_KEY) or f"-{_OF_ONE_KEY}" in str(error)
 
 
 def describe(error: Exception) -> str:
@@ -52,4 +87,6 @@ def translate(error: Exception) -> StoreError:
         return translate(error.__cause__)
     if isinstance(error, ResponseError) or is_refusal(error):
         return StoreRefusingError(describe(error))
+    if isinstance(error, RedisTimeoutError | TimeoutError):
+        return StoreTimeoutError(describe(error))
     return StoreDownError(describe(error))

@@ -71,6 +71,10 @@ class Layout:
         """The key of the set of sessions with this call id."""
         return b"%b@call:%b" % (self.prefix, call_id.encode("utf-8", "replace"))
 
+    def shared(self, host: str) -> dict[bytes, str]:
+        """The keys that the writes of all of a host's sessions share, and the type of each, as TYPE gives it."""
+        return {self.active: "set", self.beats: "zset", self.host_sessions(host): "set"}
+
     def host_sessions(self, host: str) -> bytes:
         """The key of the set of a host's live sessions."""
         return b"%b@host:%b:sessions" % (self.prefix, host.encode())
