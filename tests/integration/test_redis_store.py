@@ -154,7 +154,6 @@ async def test_a_write_leaves_meta_beside_the_document(backend: RedisBackend, ra
         b"reaped": b"0",
         b"ended_at": b"",
         b"labels": b'{"app":"sales"}',
-        b"ops": b"",
         b"deleted": b"0",
         b"stamp": b"%d:%b" % (len(document), document[:512]),
         b"heartbeat_timeout_s": b"",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -9,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from redis.asyncio import Redis
 
-from callstate_client.engine.sessions.stored import Query, StoredMeta, StoredSession, Write
+from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, StoredSession, Write
 from callstate_client.model import SessionState
 from callstate_sidecar.stores.backend import Backend, WriteOutcome
 from callstate_sidecar.stores.document_store import DocumentStore
@@ -430,3 +432,89 @@ async def test_a_search_gives_all_that_match_page_by_page(side: Side) -> None:
     assert (await all_found(side.backend, Query(labels={"app": "sales", "n": "3"}))).keys() >= {"live-3"}
     since = await all_found(side.backend, Query(ended_since="2026-01-06T00:00:00"))
     assert since.keys() >= {"ended-5", "ended-6"}
+
+
+# -- patches -----------------------------------------------------------------------------------------------
+
+OPENING = b'{"id":"call-1","status":"active"     ,"history":['
+
+
+def a_patch(base: StoredMeta, length: int, *changes: tuple[int, bytes], **fields: object) -> Write:
+    write = a_write(document=b"", **fields)
+    return structs.replace(write, active=True, patch=Patch(base, length, changes))
+
+
+def a_turn_over(document: bytes, turn: bytes) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
+    return (24, b'"on_hold"    '), (len(document) - 2, turn + b"]}")
+
+
+async def test_a_patch_changes_the_document_in_place(side: Side) -> None:
+    document = OPENING + b"]}"
+    first = a_write(document=document, ops={"op-1": b'{"version":1}', "op-2": b"{}"}, labels={"app": "sales"})
+    assert await outcome(side, first) is WriteOutcome.WRITTEN
+    changes = a_turn_over(document, b'{"role":"user"}')
+    second = a_patch(
+        first.meta, len(document), *changes, version=2, ops={"op-2": b"{}", "op-3": b"[3]"}, labels={"app": "x"}
+    )
+    assert await outcome(side, second) is WriteOutcome.WRITTEN
+    stored = await there(side)
+    assert stored.document is not None
+    assert json.loads(stored.document) == {"id": "call-1", "status": "on_hold", "history": [{"role": "user"}]}
+    assert stored.meta is not None
+    assert (stored.meta.version, stored.meta.labels) == (2, {"app": "x"})
+    assert [*stored.meta.ops.items()] == [("op-2", b"{}"), ("op-3", b"[3]")]
+    again = a_patch(second.meta, len(stored.document), (len(stored.document) - 2, b",{}]}"), version=3, owner="w-1")
+    assert await outcome(side, again) is WriteOutcome.WRITTEN
+    stored = await there(side)
+    assert stored.document is not None
+    assert json.loads(stored.document)["history"] == [{"role": "user"}, {}]
+    assert stored.meta is not None
+    assert (stored.meta.owner, stored.meta.labels, [*stored.meta.ops]) == ("w-1", {}, [])
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        None,
+        {"version": 5},  # an older one of ours
+        {"version": 7},  # a newer one of ours: the reply to it was lost
+        {"version": 6, "host": "there"},
+        {"version": 6, "epoch": 3},
+        {"version": 6, "document": None},
+    ],
+)
+async def test_a_patch_fits_only_what_it_was_made_for(side: Side, held: dict[str, object] | None) -> None:
+    if held is not None:
+        await side.backend.write([a_write(**({"document": OPENING + b"]}"} | held))])  # type: ignore[arg-type]
+    before = await side.backend.read("call-1")
+    base = StoredMeta(host="here", epoch=1, version=6)
+    patch = a_patch(base, len(OPENING) + 2, (len(OPENING), b"{}]}"), version=8)
+    assert await outcome(side, patch) in (WriteOutcome.NOT_BASE, WriteOutcome.SUPERSEDED)
+    assert await side.backend.read("call-1") == before
+
+
+async def test_a_patch_is_not_made_in_a_document_of_other_software(side: Side) -> None:
+    document = OPENING + b"]}"
+    first = a_write(document=document)
+    await side.backend.write([first])
+    await side.store.save(SessionState("call-1", from_="+49"))
+    theirs = await there(side)
+    patch = a_patch(first.meta, len(document), (len(document) - 2, b"{}]}"), version=2)
+    assert await outcome(side, patch) is WriteOutcome.NOT_BASE
+    assert (await there(side)).document == theirs.document
+
+
+async def test_what_other_software_wrote_is_set_aside_and_replaced(side: Side) -> None:
+    if side.backend.name == "sqlite":
+        pytest.skip("only the daemon and its own SqliteStore write to the file")
+    await side.backend.write([a_write()])
+    await side.store.save(SessionState("call-1", from_="+49"))
+    theirs = (await there(side)).document
+    again = structs.replace(a_write(), is_new=False)
+    assert await outcome(side, again) is WriteOutcome.UNSEEN
+    assert (await there(side)).document == theirs
+    (result,) = await side.backend.write([a_write(document=b'{"id":"call-1","from":"+1"}', version=2)])
+    assert (result.outcome, result.set_aside) == (WriteOutcome.WRITTEN, True)
+    assert (await there(side)).document == b'{"id":"call-1","from":"+1"}'
+    (result,) = await side.backend.write([a_write(version=3)])
+    assert not result.set_aside

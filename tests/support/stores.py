@@ -118,7 +118,12 @@ class MemoryBackend:
             return WriteResult(WriteOutcome.UNSEEN)
         if found is not None and not takes(found, stamp):
             return WriteResult(WriteOutcome.SUPERSEDED, superseded_by(found))
-        self.rows[write.session_id] = StoredSession(write.document, write.meta, write.beat_ms)
+        document = write.document
+        if write.patch is not None:
+            if held is None or held.document is None or meta is None or meta.version != write.patch.base.version:
+                return WriteResult(WriteOutcome.NOT_BASE)
+            document = write.patch.apply(held.document)
+        self.rows[write.session_id] = StoredSession(document, write.meta, write.beat_ms)
         (self.active.add if write.active else self.active.discard)(write.session_id)
         return WriteResult(WriteOutcome.WRITTEN)
 

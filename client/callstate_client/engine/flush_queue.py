@@ -4,6 +4,7 @@ The writer takes a batch, sends it, and says of each write what came of it:
 
     acked        the store has this version
     retry        nobody knows whether it has: the session is dirty again, as old as it was
+    write_whole  it was a patch of what the store does not have: the session is dirty again
     quarantine   the store does not take it: the session stays hot and in the journal
 
 What is learned of the store is no change of the open group, which may end after the write has: so it is applied to
@@ -55,7 +56,7 @@ class FlushQueue:
                 if session.base is not None and not session.base.sent and session.journaled_base is not None:
                     session.base = structs.replace(session.base, sent=session.version)
                     sent[session_id] = session.version
-                size += len(write.document or b"")
+                size += write.size
             batch.append((write, mark[0]))
         if sent:
             self._tx.records.append(StoreRecord(sent, {}))
@@ -84,7 +85,7 @@ class FlushQueue:
         """The store has lost this session."""
         session = self.table.sessions.get(session_id)
         if session is not None:
-            session.stored_version = 0
+            session.stored_version, session.in_store = 0, None
             self.mark_stale(session_id, now, session.doc.size)
 
     # -- outcomes -------------------------------------------------------------------------------------------
@@ -98,6 +99,8 @@ class FlushQueue:
         if saved is not None and saved.tombstone is not None and saved.tombstone.version <= version:
             saved.tombstone = None  # an undo must not bring it back
         for session in self._in_play(session_id):
+            if version >= session.stored_version:
+                session.in_store = write.result
             session.stored_version = max(session.stored_version, version)
             session.maybe_stored = False
             session.quarantined = ""
@@ -121,10 +124,17 @@ class FlushQueue:
         era = table.dirty.arrive(session_id)
         for session in self._in_play(session_id):
             session.maybe_stored = True
-        if session_id not in table.sessions and session_id not in table.tombstones.pending:
+        hot = table.sessions.get(session_id)
+        if hot is None and session_id not in table.tombstones.pending:
             return
-        self.mark_stale(session_id, since, len(write.document or b""))
+        self.mark_stale(session_id, since, 0 if hot is None else hot.doc.size)
         table.dirty.retry(session_id, since, table.dirty.marks[session_id][1], era)
+
+    def write_whole(self, write: Write, since: float) -> None:
+        """The store does not have what this patch was made for: write the whole document next."""
+        for session in self._in_play(write.session_id):
+            session.in_store = None
+        self.retry(write, since)
 
     def quarantine(self, write: Write, why: str) -> None:
         """The store rejects this write."""

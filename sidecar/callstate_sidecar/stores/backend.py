@@ -3,8 +3,8 @@
 Write-behind writes through it, read-through and listings read through it. Three rules hold for every
 implementation:
 
-- A write is absolute: it carries the whole session, its meta and its stamp. So it may be repeated, and a batch
-  whose reply was lost is simply written again.
+- A write may be repeated: it carries the whole session, its meta and its stamp, or a patch that fits only the
+  version it was made for. So a batch whose reply was lost is simply written again.
 - A write is fenced: the store compares stamps (fencing.py) atomically with the write.
 - A session the store can't take (`REJECTED`) fails alone; everything that concerns the whole store raises
   StoreError.
@@ -30,15 +30,24 @@ class WriteOutcome(Enum):
     version."""
     UNSEEN = "unseen"
     """Refused because the store has a state that the session is not based on (`Write.seen`): read it first."""
+    NOT_BASE = "not_base"
+    """Refused because the store does not have what the patch was made for: write the whole document."""
     REJECTED = "rejected"
     """The store can't take this session, however often it is tried."""
 
 
 class WriteResult(Struct):
-    """An outcome, and the reason in words unless it is WRITTEN."""
+    """An outcome.
+
+    Args:
+        detail: the reason in words, unless it is WRITTEN.
+        set_aside: software that knows no meta had changed the document since our last write; what it wrote was set
+            aside before it was replaced.
+    """
 
     outcome: WriteOutcome
     detail: str = ""
+    set_aside: bool = False
 
 
 class Backend(Protocol):

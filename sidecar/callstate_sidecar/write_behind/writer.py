@@ -203,6 +203,8 @@ class WriteBehind(BackgroundTask):
             if result.outcome is WriteOutcome.WRITTEN:
                 self._queue.acked(write)
                 self._renewals.written(write)
+            elif result.outcome is WriteOutcome.NOT_BASE:
+                self._queue.write_whole(write, since)
             elif result.outcome is WriteOutcome.REJECTED:
                 self._quarantine(write, result)
             else:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec import structs
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
@@ -547,6 +548,18 @@ def test_replies_are_made_anew_in_order_once_all_is_as_it_was() -> None:
     assert cache.tx.is_empty
 
 
+def as_whole(write: Write, stored: Write | None) -> Write:
+    """The write with its patch applied."""
+    if write.patch is None:
+        return write
+    assert stored is not None
+    assert stored.document is not None
+    document = write.patch.apply(stored.document)
+    assert write.result is not None
+    assert len(document) == write.result.length
+    return structs.replace(write, document=document, patch=None)
+
+
 class TransactionMachine(RuleBasedStateMachine):
     """Groups, their undoing, and writes in flight, in any order, over a store of versions."""
 
@@ -636,8 +649,12 @@ class TransactionMachine(RuleBasedStateMachine):
         """Whether or not a group is open."""
         self.ended_meanwhile = True
         for write, since in reversed(self.flight):
+            stored = self.store.get(write.session_id)
+            if write.patch is not None and (stored is None or stored.meta.version != write.patch.base.version):
+                self.cache.queue.write_whole(write, since)
+                continue
             if outcome != "bounced":
-                self.store[write.session_id] = write
+                self.store[write.session_id] = as_whole(write, stored)
             if outcome == "landed":
                 self.cache.queue.acked(write)
             else:

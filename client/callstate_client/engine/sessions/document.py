@@ -6,12 +6,14 @@ the parts; a turn is appended without looking at the turns before it. Pure: no c
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
 
 from callstate_client.engine.sessions.head import Head, head_of
+from callstate_client.engine.sessions.layout import END, HISTORY, InStore, room_for
 from callstate_client.engine.sessions.tail import last_turns
 from callstate_client.engine.sessions.validation import check_head, check_json, check_metrics, check_turn
 from callstate_client.errors import ConflictError, InvalidParamsError
@@ -65,6 +67,9 @@ _CHECKED: Final = documents.HEAD_NAMES | {"metrics"}
 """The members of a head that have types of their own."""
 
 
+_lineages = count(1)
+
+
 class Document:
     """One session's document, in parts.
 
@@ -78,6 +83,7 @@ class Document:
         "fields",
         "full",
         "history_bytes",
+        "lineage",
         "metrics",
         "provider",
         "status",
@@ -90,6 +96,8 @@ class Document:
         self.chunks: list[bytes] = []
         self.turn_count: int = 0
         self.history_bytes: int = 0
+        self.lineage = next(_lineages)
+        """Another number whenever turns are replaced: while it stays, turns were only added at the end."""
         self.full = False
         """A turn had no room, which was told; until one is amended to something shorter."""
         self.updated_text: tuple[str, int] = ("", 0)
@@ -111,14 +119,14 @@ class Document:
         """Save the current state for `restore`."""
         return (
             self.fields, self.provider, self.call_id, self.status, self.metrics, self.updated_us,
-            self.chunks, len(self.chunks), self.turn_count, self.history_bytes,
+            self.chunks, len(self.chunks), self.turn_count, self.history_bytes, self.lineage,
         )  # fmt: skip
 
     def restore(self, mark: tuple[Any, ...]) -> None:
         """Undo everything since the mark."""
         (
             self.fields, self.provider, self.call_id, self.status, self.metrics, self.updated_us,
-            self.chunks, length, self.turn_count, self.history_bytes,
+            self.chunks, length, self.turn_count, self.history_bytes, self.lineage,
         ) = mark  # fmt: skip
         del self.chunks[length:]
 
@@ -139,6 +147,7 @@ class Document:
         self.chunks = [turns] if count else []
         self.turn_count = count
         self.history_bytes = len(turns)
+        self.lineage = next(_lineages)
 
     def repeated(self, text: bytes, at: int) -> int:
         """Up to where a text, from a place on, is the kept history; `at` itself where it is not."""
@@ -252,6 +261,7 @@ class Document:
         kept = [piece for piece in pieces if piece]
         self.history_bytes += sum(map(len, kept)) + len(kept) - 1 - len(self.chunks[place.chunk])
         self.chunks = [*self.chunks[: place.chunk], *kept, *self.chunks[place.chunk + 1 :]]
+        self.lineage = next(_lineages)
 
     # -- whole --------------------------------------------------------------------------------------------
 
@@ -266,16 +276,46 @@ class Document:
 
     def to_json(self, updated_us: int, history: bytes | None = None) -> bytes:
         """The document as JSON, with the whole history or the one given instead."""
-        before = b'{%b,"history":[' % self._head(updated_us)
-        if history is not None:
-            return b"%b%b]}" % (before, history)
+        opening = b"{%b%b" % (self._head(updated_us), HISTORY)
+        return self._closed(opening) if history is None else b"%b%b%b" % (opening, history, END)
+
+    def _closed(self, opening: bytes) -> bytes:
+        """The document that begins so, with the whole history."""
         if not self.chunks:
-            return before + b"]}"
+            return opening + END
         first, *others = self.chunks  # joined in one go: of eight megabytes each copy takes milliseconds
         if not others:
-            return b"%b%b]}" % (before, first)
+            return b"%b%b%b" % (opening, first, END)
         *others, last = others
-        return b",".join([before + first, *others, last + b"]}"])
+        return b",".join([opening + first, *others, last + END])
+
+    def for_store(self) -> tuple[bytes, int]:
+        """The document as the store gets it (layout.py), and the room of its head."""
+        head = b"{%b" % self._head(self.updated_us)
+        room = room_for(head)
+        return self._closed(head.ljust(room) + HISTORY), room
+
+    def changes_since(self, base: InStore) -> tuple[tuple[int, bytes], ...] | None:
+        """What to write where in the store's document, offsets and bytes, to make it this one; None if it can't be
+        changed in place."""
+        head = b"{%b" % self._head(self.updated_us)
+        if self.lineage != base.lineage or len(head) > base.room:
+            return None
+        start = len(base.fields) + 1 if self.fields == base.fields else 0
+        counters = (start, head.ljust(base.room)[start:])
+        if self.history_bytes == base.history_bytes:
+            return (counters,)
+        return counters, (base.length - len(END), self._history_from(base.history_bytes) + END)
+
+    def _history_from(self, offset: int) -> bytes:
+        """The history's bytes from an offset on, where a turn ended; reads only the chunks behind it."""
+        comma = b"," if offset else b""
+        wanted, size = self.history_bytes - offset - len(comma), -1
+        first = len(self.chunks)
+        while size < wanted:
+            first -= 1
+            size += len(self.chunks[first]) + 1
+        return comma + b",".join(self.chunks[first:])[size - wanted :]
 
     def _head(self, updated_us: int) -> bytes:
         text, text_us = self.updated_text

@@ -5,7 +5,8 @@ A session has four kinds of state, by what becomes of them when a change is undo
     doc, version, facts, ops, host, base,      what changes make: `mark` and `restore` take it back
     journaled, fenced_epoch, known_timeout_s
     beat_us, restored, suspected, born         what was observed: it stays, for it happened
-    stored_version, maybe_stored, quarantined  what is known of the store: it stays
+    stored_version, in_store, maybe_stored,    what is known of the store: it stays
+    quarantined
     counted, owner_counted, seq                where the indexes have it: they follow
 
 `facts`, `base`, `ops` and the parts of the document are replaced, never changed in place, so a mark is a tuple of
@@ -15,6 +16,7 @@ references.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from itertools import starmap
 from typing import Any, Final
 
@@ -23,8 +25,9 @@ from msgspec import structs
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import NO_FACTS, NOT_ENDED, Facts
 from callstate_client.engine.sessions.head import Head, head_of
+from callstate_client.engine.sessions.layout import InStore
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase, OpResult, StateRecord
-from callstate_client.engine.sessions.stored import StoredMeta, StoredSession, Write
+from callstate_client.engine.sessions.stored import Patch, StoredMeta, StoredSession, Write
 from callstate_client.errors import DocumentError, UnreadableError
 from callstate_client.model import documents
 from callstate_client.model.times import MAX_US, format_us, is_time, parse_us
@@ -37,7 +40,8 @@ class Session:
     """One hot session."""
 
     __slots__ = (
-        "base", "beat_us", "born", "born_of", "counted", "doc", "facts", "fenced_epoch", "host", "id", "journaled",
+        "base", "beat_us", "born", "born_of", "counted", "doc", "facts", "fenced_epoch", "host", "id", "in_store",
+        "journaled",
         "known_timeout_s", "maybe_stored", "ops", "owner_counted", "quarantined", "restored", "seq",
         "stored_version", "suspected", "version",
     )  # fmt: skip
@@ -70,6 +74,8 @@ class Session:
         """When the call began, seconds of the clock that deadlines go by, as reckoned from this `created_at`."""
         self.stored_version = 0
         """The last version that the store is known to have."""
+        self.in_store: InStore | None = None
+        """What the store has, as far as a patch of it can be made; None: the next write is the whole document."""
         self.maybe_stored = False
         """The store may have a state of it that `stored_version` does not tell of."""
         self.quarantined = ""
@@ -227,20 +233,33 @@ class Session:
     # -- the store's form ---------------------------------------------------------------------------------
 
     def write(self, host_id: str) -> Write:
-        """The session as the store shall have it."""
-        facts = self.facts
-        meta = StoredMeta(
-            host=host_id, epoch=facts.epoch, version=self.version, owner=facts.owner,
-            ended_reason=facts.ended_reason, ended_at=format_us(facts.ended_us) if facts.ended_us else "",
-            ended_detail=facts.ended_detail, labels=facts.labels, reaped=facts.reaped,
-            heartbeat_timeout_s=facts.heartbeat_timeout_s, max_duration_s=facts.max_duration_s, ops=self.ops,
-        )  # fmt: skip
-        document = self.doc.to_json(self.doc.updated_us)
-        seen = None if self.base is None else self.base.version
+        """The session as the store is to have it: a patch where the store's document can be changed in place."""
+        doc, known, document = self.doc, self.in_store, b""
+        patch = None if known is None else self._patch(known, host_id)
+        if known is None or patch is None:
+            document, room = doc.for_store()
+            length = len(document)
+        else:
+            room, length = known.room, patch.new_length
+        meta = _meta(self.facts, self.ops, self.version, host_id)
         return Write(
-            self.id, document, meta, active=not self.ended, beat_ms=self.beat_us // 1000, seen=seen,
-            call_id=self.doc.call_id,
+            self.id, document, meta, active=not self.ended, beat_ms=self.beat_us // 1000,
+            seen=None if self.base is None else self.base.version, call_id=doc.call_id, patch=patch,
+            is_new=self.version != self.stored_version,
+            result=InStore(
+                version=self.version, room=room, length=length, fields=doc.fields, lineage=doc.lineage,
+                history_bytes=doc.history_bytes, facts=self.facts, ops=self.ops, call_id=doc.call_id,
+                ended=self.ended,
+            ),
         )  # fmt: skip
+
+    def _patch(self, known: InStore, host_id: str) -> Patch | None:
+        """What changes in the store's document; None where it has to be written whole."""
+        if self.base is not None or known.ended or self.ended or known.call_id != self.doc.call_id:
+            return None
+        changes = self.doc.changes_since(known)
+        base = _meta(known.facts, known.ops, known.version, host_id)
+        return None if changes is None else Patch(base, known.length, changes)
 
     @classmethod
     def of_stored(cls, session_id: str, stored: StoredSession, host_id: str) -> Session | None:
@@ -288,6 +307,15 @@ class Session:
             max_duration_s=meta.max_duration_s, ended_reason=meta.ended_reason, ended_detail=meta.ended_detail,
             ended_us=parse_us(meta.ended_at) if is_time(meta.ended_at) else 0, reaped=meta.reaped,
         )  # fmt: skip
+
+
+def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str) -> StoredMeta:
+    return StoredMeta(
+        host=host_id, epoch=facts.epoch, version=version, owner=facts.owner, ended_reason=facts.ended_reason,
+        ended_at=format_us(facts.ended_us) if facts.ended_us else "", ended_detail=facts.ended_detail,
+        labels=facts.labels, reaped=facts.reaped, heartbeat_timeout_s=facts.heartbeat_timeout_s,
+        max_duration_s=facts.max_duration_s, ops=ops,
+    )  # fmt: skip
 
 
 class FoundUnreadableError(Exception):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from callstate_client.engine.sessions.layout import InStore
+
 
 class StoreError(Exception):
     """The store as a whole failed, not just one session in it; a later attempt may succeed."""
@@ -57,11 +59,45 @@ class StoredMeta(Struct, kw_only=True):
     ops: Mapping[str, bytes] = {}
 
 
-class Write(Struct):
-    """One session as it shall be in the store: `document` None deletes it.
+class Patch(Struct, frozen=True):
+    """A change of a stored document in place; see layout.py.
 
-    `seen`: only where the store has nothing of this host above this version; 0: only where it has nothing at all.
-    `call_id`: what the session can also be found by; empty for nothing.
+    Args:
+        base: the meta that the store must have; the store checks its host, epoch and version.
+        length: length of the document that the store must have, bytes.
+        changes: what to write where: offsets and bytes. Only the last may reach beyond the document's end.
+    """
+
+    base: StoredMeta
+    length: int
+    changes: tuple[tuple[int, bytes], ...]
+
+    @property
+    def new_length(self) -> int:
+        """Length of the document with the changes made, bytes."""
+        return max(self.length, *(offset + len(data) for offset, data in self.changes))
+
+    def apply(self, document: bytes) -> bytes:
+        """The document with the changes made."""
+        changed = bytearray(document)
+        for offset, data in self.changes:
+            changed[offset : offset + len(data)] = data
+        return bytes(changed)
+
+
+class Write(Struct):
+    """One session as it is to be in the store.
+
+    Args:
+        document: the whole document; None deletes it; empty where `patch` says what changes.
+        active: whether the session has not ended.
+        beat_ms: last heartbeat, milliseconds since 1970; 0 for none.
+        seen: write only if the store has nothing of this host above this version; 0: nothing at all; None: do not
+            check.
+        call_id: the call id that the session can be found by; empty for none.
+        patch: the change from what the store has, in place of the document.
+        is_new: whether it has changes that the store was never known to have; else it is written again.
+        result: what the session is known to be in the store once this is written.
     """
 
     session_id: str
@@ -71,6 +107,16 @@ class Write(Struct):
     beat_ms: int = 0
     seen: int | None = None
     call_id: str = ""
+    patch: Patch | None = None
+    is_new: bool = True
+    result: InStore | None = None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of documents are sent."""
+        if self.patch is None:
+            return len(self.document or b"")
+        return sum(len(data) for _, data in self.patch.changes)
 
 
 class Query(Struct, frozen=True):

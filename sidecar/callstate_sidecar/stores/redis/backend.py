@@ -5,11 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from callstate_client.engine.sessions.stored import Query, StoreDownError, StoredSession, StoreRefusingError, Write
+from callstate_client.engine.sessions.stored import (
+    Patch,
+    Query,
+    StoreDownError,
+    StoredSession,
+    StoreRefusingError,
+    Write,
+)
 from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
@@ -21,10 +29,11 @@ from callstate_sidecar.stores.redis.layout import (
     beat_ms,
     id_bytes,
     id_text,
+    meta_changes,
     meta_fields,
     parse_meta,
 )
-from callstate_sidecar.stores.redis.scripts import BEATS, READ, WRITE
+from callstate_sidecar.stores.redis.scripts import BEATS, PATCH, READ, WRITE
 from callstate_sidecar.stores.redis.store import live_page
 
 log = logging.getLogger(__name__)
@@ -135,6 +144,8 @@ class RedisBackend:
             raise StoreDownError(f"not on the server's disk within {CONFIRM_S:g} s")
 
     def _call(self, write: Write) -> ScriptCall:
+        if write.patch is not None:
+            return self._patch(write, write.patch)
         meta = write.meta
         host = meta.host or self._host_id
         deleted = write.document is None
@@ -144,8 +155,16 @@ class RedisBackend:
         return ScriptCall(WRITE, keys, [
             id_bytes(write.session_id), self._keys.prefix, host, meta.epoch, meta.version, self._ttl_ms,
             int(write.active and not deleted), write.beat_ms, int(deleted), write.document or b"",
-            "" if write.seen is None else write.seen, int(bool(write.call_id) and not deleted),
+            "" if write.seen is None else write.seen, int(bool(write.call_id) and not deleted), int(write.is_new),
             *meta_fields(meta, deleted=deleted),
+        ])  # fmt: skip
+
+    def _patch(self, write: Write, patch: Patch) -> ScriptCall:
+        meta = write.meta
+        removed, changed = meta_changes(patch.base, meta)
+        return ScriptCall(PATCH, self._keys.session(write.session_id)[:2], [
+            meta.host or self._host_id, meta.epoch, meta.version, patch.base.version, self._ttl_ms,
+            len(patch.changes), *chain.from_iterable(patch.changes), len(removed), *removed, *changed,
         ])  # fmt: skip
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
@@ -231,11 +250,11 @@ def _confirms(timeout_s: float) -> list[tuple[Any, ...]]:
 def _result(reply: Any) -> WriteResult:
     if isinstance(reply, ResponseError):
         return WriteResult(WriteOutcome.REJECTED, describe(reply))
-    taken, *held = reply
-    if taken == 2:
-        return WriteResult(WriteOutcome.UNSEEN)
-    if taken:
-        return WriteResult(WriteOutcome.WRITTEN)
+    code, *held = reply
+    if code == 1:
+        return WriteResult(WriteOutcome.WRITTEN, set_aside=held == [1])
+    if code:
+        return WriteResult(WriteOutcome.UNSEEN if code == 2 else WriteOutcome.NOT_BASE)
     host, epoch, version = held
     return WriteResult(
         WriteOutcome.SUPERSEDED, superseded_by(Stamp(host.decode("utf-8", "replace"), int(epoch), int(version)))

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from callstate_client.engine.sessions.stored import StoredMeta
-from callstate_sidecar.stores.encoding import ops_text, parse_ops
+from callstate_sidecar.stores.encoding import parse_ops
 
 DEFAULT_PREFIX: Final = "voicesession:"
 
@@ -80,20 +80,43 @@ class Layout:
         return b"%b@host:%b:sessions" % (self.prefix, host.encode())
 
 
+_OP: Final = b"op:"
+
+
 def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
-    """The fields of meta as alternating names and values, without the stamp, which the script adds."""
-    return [
-        "owner", meta.owner,
-        "ended_reason", meta.ended_reason,
-        "ended_detail", meta.ended_detail,
-        "ended_at", meta.ended_at,
-        "labels", msgspec.json.encode(meta.labels) if meta.labels else "",
-        "heartbeat_timeout_s", _seconds_text(meta.heartbeat_timeout_s),
-        "max_duration_s", _seconds_text(meta.max_duration_s),
-        "reaped", "1" if meta.reaped else "0",
-        "deleted", "1" if deleted else "0",
-        "ops", ops_text(meta.ops),
+    """The fields of meta as alternating names and values, without those that the script adds: host, epoch, version
+    and stamp."""
+    fields = [*_facts(meta), (b"deleted", "1" if deleted else "0")]
+    fields += ((_OP + op.encode(), b"%d %b" % (i, result)) for i, (op, result) in enumerate(meta.ops.items()))
+    return [word for field in fields for word in field]
+
+
+def meta_changes(base: StoredMeta, meta: StoredMeta) -> tuple[list[bytes], list[str | bytes]]:
+    """The fields of meta to remove and, as alternating names and values, to set, where the store has `base`."""
+    was = dict(_facts(base))
+    changed: list[tuple[bytes, str | bytes]] = [
+        (name, value) for name, value in _facts(meta) if was[name] != value
     ]  # fmt: skip
+    removed = [_OP + op.encode() for op in base.ops if op not in meta.ops]
+    # results are kept oldest first: a version is above any number given before
+    changed += (
+        (_OP + op.encode(), b"%d %b" % (meta.version + i, result))
+        for i, (op, result) in enumerate(meta.ops.items()) if base.ops.get(op) != result
+    )  # fmt: skip
+    return removed, [word for field in changed for word in field]
+
+
+def _facts(meta: StoredMeta) -> list[tuple[bytes, str | bytes]]:
+    return [
+        (b"owner", meta.owner),
+        (b"ended_reason", meta.ended_reason),
+        (b"ended_detail", meta.ended_detail),
+        (b"ended_at", meta.ended_at),
+        (b"labels", msgspec.json.encode(meta.labels) if meta.labels else ""),
+        (b"heartbeat_timeout_s", _seconds_text(meta.heartbeat_timeout_s)),
+        (b"max_duration_s", _seconds_text(meta.max_duration_s)),
+        (b"reaped", "1" if meta.reaped else "0"),
+    ]
 
 
 def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
@@ -118,8 +141,18 @@ def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
         max_duration_s=_seconds(fields.get(b"max_duration_s", b"")),
         reaped=fields.get(b"reaped") == b"1",
         deleted=fields.get(b"deleted") == b"1",
-        ops=parse_ops(fields.get(b"ops", b"")),
+        ops=_ops(fields),
     )
+
+
+def _ops(fields: Mapping[bytes, bytes]) -> dict[str, bytes]:
+    """The results of repeatable mutations, oldest first. Earlier daemons wrote all of them as one field."""
+    found: list[tuple[int, str, bytes]] = []
+    for name, value in fields.items():
+        number, _, result = value.partition(b" ")
+        if name.startswith(_OP) and number.isdigit():
+            found.append((int(number), name.removeprefix(_OP).decode("utf-8", "replace"), result))
+    return parse_ops(fields.get(b"ops", b"")) | {op: result for _, op, result in sorted(found)}
 
 
 def beat_ms(score: Any) -> int:

@@ -44,6 +44,14 @@ local function document_type() return redis.call('TYPE', KEYS[1]).ok end
 local function foreign_key() return redis.error_reply('WRONGTYPE the document key holds another type') end
 """
 
+# What the document was when a daemon last wrote it: its length and first bytes. Software that knows no meta changes
+# the document alone, so that it no longer has its stamp.
+_STAMP = """
+local function document_stamp()
+  return redis.call('STRLEN', KEYS[1]) .. ':' .. redis.call('GETRANGE', KEYS[1], 0, 511)
+end
+"""
+
 # Versions go up to 2^63 and Lua's numbers are doubles: compared as digits, the longer being the larger.
 _FENCE = """
 local function digits(text)
@@ -69,7 +77,7 @@ READ: Final = Script(
     + """
 local document = false
 if document_type() == 'string' then document = redis.call('GET', KEYS[1]) end
-return {document, redis.call('HGETALL', KEYS[2]), redis.call('ZSCORE', KEYS[4], ARGV[1])}
+return {document, redis.call('HGETALL', KEYS[2]), KEYS[4] and redis.call('ZSCORE', KEYS[4], ARGV[1])}
 """
 )
 """ARGV: id. Returns document or nil, meta as a flat list, last beat or nil."""
@@ -176,13 +184,16 @@ active: a beat written after its session's end would never be removed."""
 WRITE: Final = Script(
     _EXTEND
     + _IS_DOCUMENT
+    + _STAMP
     + _FENCE
     + """
 local id, prefix, host, epoch, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local ttl, active, beat = ARGV[6], ARGV[7] == '1', ARGV[8]
-local deleted, document, seen, of_call = ARGV[9] == '1', ARGV[10], ARGV[11], ARGV[12] == '1'
+local deleted, document, seen, of_call, is_new =
+  ARGV[9] == '1', ARGV[10], ARGV[11], ARGV[12] == '1', ARGV[13] == '1'
+local shared = KEYS[3]
 
-local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'version')
+local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'version', 'stamp')
 local held_host, held_epoch, held_version = held[1] or '', digits(held[2]), digits(held[3])
 if unseen(seen, held[3], held_host, held_version, host, version) then return {2} end
 if held[3] and not takes(held_host, held_epoch, held_version, host, epoch, version) then
@@ -190,21 +201,31 @@ if held[3] and not takes(held_host, held_epoch, held_version, host, epoch, versi
 end
 local kind = document_type()
 if kind ~= 'string' and kind ~= 'none' then return foreign_key() end
-local listed = redis.call('SISMEMBER', KEYS[3], id) == 1
-local ours = redis.call('SISMEMBER', KEYS[5], id) == 1
-redis.call('ZSCORE', KEYS[4], id)
-redis.call('SISMEMBER', KEYS[6], id)
+local foreign = kind == 'string' and held[4] and held[4] ~= '' and held[4] ~= document_stamp()
+if foreign and not is_new then return {2} end
+local listed, ours
+if shared then
+  listed = redis.call('SISMEMBER', KEYS[3], id) == 1
+  ours = redis.call('SISMEMBER', KEYS[5], id) == 1
+  redis.call('ZSCORE', KEYS[4], id)
+  redis.call('SISMEMBER', KEYS[6], id)
+end
 
+if foreign then
+  redis.call('SET', string.gsub(KEYS[2], ':meta$', ':foreign'), redis.call('GET', KEYS[1]), 'PX', ttl)
+end
 local stamp = ''
 if deleted then
   redis.call('DEL', KEYS[1])
 else
   redis.call('SET', KEYS[1], document, 'PX', ttl)
-  stamp = #document .. ':' .. string.sub(document, 1, 512)
+  stamp = document_stamp()
 end
+redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[2], 'host', host, 'epoch', epoch, 'version', version, 'stamp', stamp,
-           unpack(ARGV, 13))
+           unpack(ARGV, 14))
 redis.call('PEXPIRE', KEYS[2], ttl)
+if not shared then return {1, foreign and 1 or 0} end
 if active then
   if not listed then redis.call('SADD', KEYS[3], id) end
   if not ours then redis.call('SADD', KEYS[5], id) end
@@ -225,10 +246,46 @@ end
 if held_host ~= '' and held_host ~= host then
   redis.call('SREM', prefix .. '@host:' .. held_host .. ':sessions', id)
 end
-return {1}
+return {1, foreign and 1 or 0}
 """
 )
-"""KEYS: the session's, then the host's set and that of the call. ARGV: id, prefix, host, epoch, version, ttl in ms,
-whether it is active, last beat in ms or 0, whether it is a tombstone, document, `seen` or empty, whether it has a
-call id, then meta's other fields. Returns `{1}` if written, `{2}` if the store has an unseen state, else `{0, host,
-epoch, version}` of what it has."""
+"""KEYS: the session's, then the host's set and that of the call; on a cluster only document and meta, as the others
+are in other slots. ARGV: id, prefix, host, epoch, version, ttl in ms, whether it is active, last beat in ms or 0,
+whether it is a tombstone, document, `seen` or empty, whether it has a call id, whether it has changes that the
+store never had, then meta's other fields.
+
+Returns `{1, set aside}` if written, `{2}` if the store has a state to be read first, else `{0, host, epoch,
+version}` of what it has. A document that other software has changed since our last write is set aside, under meta's
+key with `:foreign` for `:meta`, before a change of ours replaces it."""
+
+PATCH: Final = Script(
+    _IS_DOCUMENT
+    + _STAMP
+    + _FENCE
+    + """
+local host, epoch, version, base, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'version', 'stamp')
+if held[1] ~= host or held[3] ~= base or above(digits(held[2]), epoch) then return {3} end
+if document_type() ~= 'string' or held[4] ~= document_stamp() then return {3} end
+
+local at = 7
+for _ = 1, tonumber(ARGV[6]) do
+  redis.call('SETRANGE', KEYS[1], ARGV[at], ARGV[at + 1])
+  at = at + 2
+end
+local removed = tonumber(ARGV[at])
+if removed > 0 then redis.call('HDEL', KEYS[2], unpack(ARGV, at + 1, at + removed)) end
+redis.call('HSET', KEYS[2], 'epoch', epoch, 'version', version, 'stamp', document_stamp(),
+           unpack(ARGV, at + removed + 1))
+local left = redis.call('PTTL', KEYS[1])
+if left >= 0 and left < ttl * 0.75 then
+  redis.call('PEXPIRE', KEYS[1], ttl)
+  redis.call('PEXPIRE', KEYS[2], ttl)
+end
+return {1, 0}
+"""
+)
+"""KEYS: document, meta. ARGV: host, epoch, version, the version it was made for, ttl in ms, the number of changes,
+their offsets and bytes, the number of meta's fields to remove, these, then the fields that changed. Returns `{1,
+0}` if written, `{3}` if the store does not have what it was made for. A live session stays in the active set and in
+its call's, so the shared keys are not touched. Its TTL is renewed when a quarter of it has passed."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
-from callstate_client.engine.sessions.stored import Query, StoredMeta, StoredSession, Write
+from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, StoredSession, Write
 from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import ops_text, parse_ops, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
@@ -205,7 +205,13 @@ def _write_one(
         return WriteResult(WriteOutcome.UNSEEN)
     if held is not None and not takes(held, new):
         return WriteResult(WriteOutcome.SUPERSEDED, superseded_by(held))
-    deleted = write.document is None
+    document = write.document
+    if write.patch is not None:
+        document = _document(connection, write.session_id)
+        if held is None or document is None or not _is_base(write.patch, held, len(document)):
+            return WriteResult(WriteOutcome.NOT_BASE)
+        document = write.patch.apply(document)
+    deleted = document is None
     active = write.active and not deleted
     connection.execute(
         _WRITE,
@@ -222,13 +228,25 @@ def _write_one(
             "ops": ops_text(meta.ops).decode(),
         },
     )
-    if write.document is None:
+    if document is None:
         connection.execute(
             "DELETE FROM document WHERE key = (SELECT key FROM session WHERE id = ?)", (write.session_id,)
         )
     else:
-        put_document(connection, write.session_id, write.document)
+        put_document(connection, write.session_id, document)
     return WriteResult(WriteOutcome.WRITTEN)
+
+
+def _is_base(patch: Patch, held: Stamp, length: int) -> bool:
+    """Whether the file has what the patch was made for. SqliteStore changes the document and not the stamp."""
+    return (held.host, held.version, length) == (patch.base.host, patch.base.version, patch.length)
+
+
+def _document(connection: sqlite3.Connection, session_id: str) -> bytes | None:
+    row: tuple[bytes] | None = connection.execute(
+        "SELECT body FROM document JOIN session USING (key) WHERE id = ?", (session_id,)
+    ).fetchone()
+    return None if row is None else row[0]
 
 
 def _write_beats(connection: sqlite3.Connection, _now_ms: int, beats: Mapping[str, int]) -> None:

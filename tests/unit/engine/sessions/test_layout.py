@@ -1,0 +1,151 @@
+"""Documents in the store: a patch makes exactly the document that a whole write would."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.head import read_head
+from callstate_client.engine.sessions.session import Session
+from support.clock import START_US
+from support.core import HOST, TIME
+
+TURN = b'{"role":"user","content":"%b"}'
+
+
+def a_session(turns: int) -> Session:
+    head = read_head(b'{"id":"a","status":"active","recovery_data":{"node":"greet"}}', "$", lambda _: TIME)
+    session = Session("a", Document(head, START_US))
+    for number in range(turns):
+        session.doc.append(TURN % b"%d" % number, 1)
+    session.next_version(START_US)
+    return session
+
+
+def written(session: Session, stored: bytes = b"") -> bytes:
+    """The store's document after the session's next write, which the session learns."""
+    write = session.write(HOST)
+    document = write.document if write.patch is None else write.patch.apply(stored)
+    assert document is not None
+    assert write.result is not None
+    assert len(document) == write.result.length
+    assert json.loads(document) == json.loads(session.doc.to_json(session.doc.updated_us))
+    session.in_store = write.result
+    session.stored_version = session.version
+    return document
+
+
+def a_turn_later(session: Session, turn: bytes = TURN % b"next") -> None:
+    session.doc.append(turn, 1)
+    session.doc.updated_us += 1_234_567
+    session.next_version(START_US)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 40, 300])
+def test_a_turn_is_written_for_what_it_adds(turns: int) -> None:
+    session = a_session(turns)
+    stored = written(session)
+    for _ in range(70):  # chunks of the history are folded meanwhile
+        a_turn_later(session)
+        write = session.write(HOST)
+        assert write.patch is not None
+        assert write.size < 400
+        stored = written(session, stored)
+
+
+def test_fields_that_nobody_changed_are_not_sent() -> None:
+    session = a_session(3)
+    written(session)
+    a_turn_later(session)
+    write = session.write(HOST)
+    assert write.patch is not None
+    assert b"greet" not in b"".join(data for _, data in write.patch.changes)
+
+
+@pytest.mark.parametrize("status", ["pending", "transferring", "x" * 20])
+def test_a_head_that_fits_its_room_is_written_in_place(status: str) -> None:
+    session = a_session(3)
+    stored = written(session)
+    session.doc.status = status
+    assert session.write(HOST).patch is not None
+    written(session, stored)
+
+
+def amended(session: Session) -> None:
+    session.doc.replace_turn(session.doc.find_turn(-1), TURN % b"amended")
+
+
+def saved_anew(session: Session) -> None:
+    session.doc.replace_history(b",".join(session.doc.chunks), 3)
+
+
+def outgrown(session: Session) -> None:
+    session.doc.status = "x" * 200
+
+
+def ended(session: Session) -> None:
+    session.doc.status = "ended"
+
+
+def recalled(session: Session) -> None:
+    session.doc.call_id = "CA2"
+
+
+def unverified(session: Session) -> None:
+    session.base = session.based_on_this()
+
+
+@pytest.mark.parametrize("change", [amended, saved_anew, outgrown, ended, recalled, unverified])
+def test_what_does_not_fit_is_written_whole(change: object) -> None:
+    session = a_session(3)
+    written(session)
+    change(session)  # type: ignore[operator]
+    session.next_version(START_US)
+    assert session.write(HOST).patch is None
+    written(session)
+
+
+def test_a_change_that_was_undone_is_not_in_a_patch() -> None:
+    session = a_session(3)
+    stored = written(session)
+    mark = session.mark()
+    amended(session)
+    a_turn_later(session)
+    session.restore(mark)
+    a_turn_later(session, TURN % b"kept")
+    assert session.write(HOST).patch is not None
+    assert b'"kept"' in written(session, stored)
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["turn", "turns", "amend", "status", "fields", "write"]), st.integers(0, 400)),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_any_changes_in_any_order(steps: list[tuple[str, int]]) -> None:
+    session = a_session(0)
+    stored = written(session)
+    for step, size in steps:
+        if step == "turn":
+            a_turn_later(session, TURN % (b"t" * size))
+        elif step == "turns":
+            session.doc.append(b",".join([TURN % (b"m" * size)] * 3), 3)
+        elif step == "amend" and session.doc.turn_count:
+            session.doc.replace_turn(session.doc.find_turn(size % session.doc.turn_count), TURN % (b"a" * size))
+        elif step == "status":
+            session.doc.status = "s" * (1 + size % 60)
+        elif step == "fields":
+            session.doc.fields = b'"id":"a","created_at":"2026-01-01T00:00:00Z","recovery_data":{"x":"%b"}' % (
+                b"r" * (size % 100)
+            )
+        else:
+            session.next_version(START_US)
+            stored = written(session, stored)
+    session.next_version(START_US)
+    written(session, stored)
