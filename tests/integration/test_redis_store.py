@@ -37,7 +37,6 @@ from callstate_client.model import SessionState
 from callstate_sidecar.stores.backend import WriteOutcome
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.redis import backend as redis_backend
-from callstate_sidecar.stores.redis.client import normal_url
 from callstate_sidecar.stores.redis.errors import fault_of_all, is_refusal
 from support.documents import go_document
 from support.redis_server import RedisServer, binaries
@@ -561,14 +560,35 @@ async def test_a_password_is_needed_and_used() -> None:
         server.command("CONFIG", "SET", "requirepass", "secret")
         async with both(server.url) as (store, backend):
             await fails(store, backend, StoreRefusingError)
+            with pytest.raises(StoreRefusingError, match="NOAUTH: Redis asks for a password"):
+                await backend.ping()
         async with both(server.url, password="wrong") as (_, backend):  # noqa: S106 - of a server that lives a second
-            with pytest.raises(StoreRefusingError) as caught:
+            with pytest.raises(StoreRefusingError, match="WRONGPASS") as caught:
                 await backend.ping()
             assert "wrong" not in str(caught.value).lower().replace("wrongpass", "")
         async with both(server.url, password="secret") as (_, backend):  # noqa: S106 - the same
             await backend.ping()
         async with both(f"unix://:secret@{server.socket}") as (store, backend):
             await works(store, backend)
+
+
+async def test_a_password_the_server_does_not_ask_for_is_said_as_that(own_redis_server: RedisServer) -> None:
+    async with both(own_redis_server.url, password="none") as (_, backend):  # noqa: S106 - there is none
+        with pytest.raises(StoreRefusingError, match="Redis has no password, and one is configured"):
+            await backend.ping()
+
+
+async def test_connections_of_the_daemon_have_its_hosts_name(own_redis_server: RedisServer) -> None:
+    async with both(own_redis_server.url) as (store, backend):
+        await backend.write([a_write()])
+        await backend.ping()
+        await store.ping()
+        clients = own_redis_server.command("CLIENT", "LIST")
+        assert clients.count(b" name=callstate:here ") == 2, "one that writes and one that reads"
+        own_redis_server.command("ACL", "SETUSER", "default", "-client|setname")
+        own_redis_server.command("CLIENT", "KILL", "TYPE", "normal")
+    async with both(own_redis_server.url) as (_, backend):
+        await backend.ping()
 
 
 @pytest.mark.system
@@ -621,21 +641,6 @@ async def test_a_peer_that_resets_is_a_store_that_is_down(short_dir: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("given", "url"),
-    [
-        ("localhost:6379", "redis://localhost:6379"),
-        ("10.0.0.1:7000/3", "redis://10.0.0.1:7000/3"),
-        ("[::1]:6379", "redis://[::1]:6379"),
-        ("redis://u:p@h:1/2", "redis://u:p@h:1/2"),
-        ("rediss://h", "rediss://h"),
-        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
-    ],
-)
-def test_urls_that_are_taken(given: str, url: str) -> None:
-    assert normal_url(given) == url
-
-
-@pytest.mark.parametrize(
     "url",
     [
         "",
@@ -643,8 +648,8 @@ def test_urls_that_are_taken(given: str, url: str) -> None:
         "/run/redis.sock",
         "sqlite:x.db",
         "http://h:s3cret@x",
-        "redis+sentinel://h",
-        "redis+cluster://h",
+        "redis://h/zero",
+        "redis://h?decode_responses=true",
     ],
 )
 def test_urls_that_are_refused(url: str) -> None:

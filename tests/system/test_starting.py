@@ -126,6 +126,10 @@ def ca_without_a_certificate(root: Path) -> list[str]:
     return ["--store", f"rediss://localhost:1/?ssl_ca_certs={root}/ca.pem"]
 
 
+def unknown_option(root: Path) -> list[str]:
+    return ["--store", "redis://:hunter2@localhost:1/?socket_timeot=1"]
+
+
 def journal_is_a_file(root: Path) -> list[str]:
     (root / "state").mkdir()
     (root / "state" / "journal").write_text("")
@@ -144,8 +148,9 @@ def host_id_is_a_directory(root: Path) -> list[str]:
         (socket_is_a_file, Exit.USAGE, "{root}/taken"),
         (socket_is_a_directory, Exit.USAGE, "{root}/taken"),
         (socket_under_a_file, Exit.FAILED, "{root}/file"),
-        (missing_ca, Exit.USAGE, "No such file or directory: {root}/ca.pem"),
+        (missing_ca, Exit.USAGE, "ssl_ca_certs: No such file or directory: {root}/ca.pem"),
         (ca_without_a_certificate, Exit.USAGE, "{root}/ca.pem"),
+        (unknown_option, Exit.USAGE, "socket_timeot: no such option of redis://; did you mean socket_timeout?"),
         (journal_is_a_file, Exit.FAILED, "{root}/state/journal"),
         (host_id_is_a_directory, Exit.FAILED, "{root}/state/host-id"),
     ],
@@ -159,6 +164,11 @@ def test_what_keeps_it_from_starting_is_named(prepare: object, status: Exit, nam
         assert names.format(root=daemon.root) in said
         assert "Traceback" not in said
         assert len(said.splitlines()) == 1
+        assert "hunter2" not in said
+        if prepare in (missing_ca, ca_without_a_certificate, unknown_option):
+            found, checked = ended(daemon, [*command, "--check"])
+            assert found == status
+            assert names.format(root=daemon.root) in checked
     finally:
         daemon.close()
 

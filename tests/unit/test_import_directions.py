@@ -58,7 +58,7 @@ SIDECAR = {
     "config": "system",
     "metrics": "",
     "background": "metrics",
-    "stores": "system",
+    "stores": "system config",
     "journal": "system background metrics",
     "serving": "system config metrics journal",
     "read_through": "stores",
@@ -97,7 +97,7 @@ THIRD_PARTY = {
     "rich": ("callstate_client.cli",),
     "uvloop": ("callstate_sidecar.__main__", "callstate_sidecar.launch"),
     "redis": ("callstate_sidecar.stores.redis",),
-    "hiredis": ("callstate_sidecar.stores.redis.client",),
+    "hiredis": ("callstate_sidecar.stores.redis.connections",),
 }
 
 

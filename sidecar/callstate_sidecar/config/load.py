@@ -17,6 +17,8 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
+from callstate_sidecar.config import store_url
+from callstate_sidecar.config.redis_url import UrlOptionError
 from callstate_sidecar.config.reference import help_epilog
 from callstate_sidecar.config.schema import (
     OPTIONS,
@@ -31,7 +33,7 @@ from callstate_sidecar.config.schema import (
     ServerConfig,
     StoreConfig,
 )
-from callstate_sidecar.config.store_url import check_store_url, check_tls_files, redact_url
+from callstate_sidecar.config.store_url import check_store_url, redact_url
 from callstate_sidecar.system.host import own_version
 
 __all__ = [
@@ -172,16 +174,14 @@ def resolve_password(config: Config, environ: Mapping[str, str]) -> str | None:
 
 
 def check_store_files(config: Config) -> None:
-    """Check that the files named in `store.url` are readable.
+    """Check the files named in `store.url`.
 
     Raises:
-        ConfigError: one of them is not; names it.
+        ConfigError: one of them can't be used; names it.
     """
     try:
-        check_tls_files(config.store.url)
-    except OSError as error:
-        raise ConfigError(f"store.url: {_reason(error)}: {error.filename}") from error
-    except ValueError as error:
+        store_url.check_store_files(config.store.url)
+    except UrlOptionError as error:
         raise ConfigError(f"store.url: {error}") from error
 
 
@@ -233,6 +233,8 @@ def _checked(option: Option, value: object, source: str, *, strict: bool) -> Any
         converted = msgspec.convert(value, option.annotation, strict=strict)
         if option.key == "store.url":
             check_store_url(str(converted))
+    except UrlOptionError as error:
+        raise ConfigError(f"{option.key}: {error} ({source})") from error
     except (msgspec.ValidationError, ValueError) as error:
         shown = redact_url(value) if isinstance(value, str) else value
         raise ConfigError(f"{option.key}: expected {option.expected}; got {shown!r} ({source})") from error

@@ -102,7 +102,7 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
         str,
         _text(
             "URL of the store. sqlite: is a file in the state directory. A password is safer in password_file.",
-            "sqlite:[PATH], redis://…, rediss://…, unix://… or HOST:PORT",
+            "sqlite:[PATH], redis://…, rediss://…, unix://…, redis+sentinel://…, redis+cluster://… or HOST:PORT",
         ),
     ] = "sqlite:"
     prefix: Annotated[

@@ -1,26 +1,24 @@
-"""Validation of `store.url`, and redaction of its password."""
+"""Validation of `store.url`, and redaction of its passwords."""
 
 from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, Final
+from urllib.parse import urlsplit
 
-_SCHEMES: Final = ("sqlite", "redis", "rediss", "unix")
-_HOST_PORT: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}\Z")
-_TLS_FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
-"""Files that redis-py would read at its first connection, and report as a store that is down."""
+from callstate_sidecar.config.redis_url import UrlOptionError, parse_redis_url
 
 # Greedy up to the last @, because a password may contain unescaped slashes, colons and @: better to hide too much.
 _URL_PASSWORD: Final = re.compile(r"(//[^@/?#:]*):.*@", re.DOTALL)
-_QUERY_PASSWORD: Final = re.compile(r"([?&]password=)[^&#]*", re.IGNORECASE)
+_QUERY_PASSWORD: Final = re.compile(r"([?&]\w*password=)[^&#]*", re.IGNORECASE)
 _BARE_USERINFO: Final = re.compile(r"\A(?!sqlite:)(?!.*//).*@", re.DOTALL)
 
 
 def redact_url(url: str) -> str:
-    """The URL with *** in place of its password, for logs and messages; works on malformed URLs too."""
+    """The URL with *** in place of its passwords, for logs and messages; works on malformed URLs too."""
     for pattern, replacement in (
         (_URL_PASSWORD, r"\1:***@"),
         (_QUERY_PASSWORD, r"\1***"),
@@ -31,34 +29,64 @@ def redact_url(url: str) -> str:
 
 
 def check_store_url(url: str) -> None:
-    """Check the form of a store's URL, without connecting to it.
+    """Check a store's URL, without connecting to it or opening a file.
 
     Raises:
-        ValueError: unknown scheme, invalid port number, or `unix://` without a path.
+        UrlOptionError: a part of it is wrong; the message names it.
+        ValueError: it is the URL of no kind of store.
     """
-    parts = urlsplit(f"redis://{url}" if _HOST_PORT.match(url) else url)
-    if parts.scheme not in _SCHEMES:
-        raise ValueError(f"{parts.scheme or 'nothing'} is not a kind of store")
-    if parts.scheme in ("redis", "rediss"):
-        _ = parts.port  # raises ValueError if it is not a port number
-    if parts.scheme == "unix" and not parts.path:
-        raise ValueError("unix:// needs the path of a socket")
+    if not url.startswith("sqlite:"):
+        if parse_redis_url(url).topology != "standalone":
+            raise UrlOptionError("redis+sentinel:// and redis+cluster:// are not supported yet")
+        return
+    parts = urlsplit(url)
+    if parts.netloc or parts.query or parts.fragment:
+        raise UrlOptionError("sqlite: takes a path, relative to the state directory or absolute, and no options")
 
 
-def check_tls_files(url: str) -> None:
-    """Check that the TLS files named in a URL are readable.
+def check_store_files(url: str) -> None:
+    """Check that the files named in a URL exist and are what redis-py needs: it would read them at its first
+    connection, and report a store that is down.
 
     Raises:
-        OSError: one is not; names it.
-        ValueError: the CA file contains no certificate; names it.
+        UrlOptionError: one is missing, unreadable, or of another kind; names the option and the file.
     """
-    for name, value in parse_qsl(urlsplit(url).query):
-        if name not in _TLS_FILES:
-            continue
-        with Path(value).open("rb"):
+    if url.startswith("sqlite:"):
+        return
+    options = parse_redis_url(url).options
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        if name in options:
+            _check_readable(name, options[name])
+    if "ssl_ca_path" in options and not Path(options["ssl_ca_path"]).is_dir():
+        raise UrlOptionError(f"ssl_ca_path: no such directory: {options['ssl_ca_path']}")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for name, argument in (("ssl_ca_certs", "cafile"), ("ssl_ca_data", "cadata")):
+        try:
+            if name in options:
+                context.load_verify_locations(**{argument: options[name]})
+        except ssl.SSLError as error:
+            of = f": {options[name]}" if argument == "cafile" else ""
+            raise UrlOptionError(f"{name}: no certificate of an authority in it{of}") from error
+    _check_key_pair(context, options)
+
+
+def _check_key_pair(context: ssl.SSLContext, options: Mapping[str, Any]) -> None:
+    if "ssl_certfile" not in options:
+        return
+    certificate, key = options["ssl_certfile"], options.get("ssl_keyfile")
+    password = options.get("ssl_password", "")
+    try:
+        context.load_cert_chain(certificate, key, lambda: password)  # a text of None would ask on the terminal
+    except ssl.SSLError as error:
+        raise UrlOptionError(
+            f"ssl_certfile, ssl_keyfile: no certificate and its key (ssl_password, if it is encrypted): "
+            f"{certificate}, {key or certificate}"
+        ) from error
+
+
+def _check_readable(name: str, path: str) -> None:
+    try:
+        with Path(path).open("rb"):
             pass
-        if name == "ssl_ca_certs":
-            try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
-            except ssl.SSLError as error:
-                raise ValueError(f"no certificate of an authority in it: {value}") from error
+    except OSError as error:
+        raise UrlOptionError(f"{name}: {error.strerror}: {path}") from error

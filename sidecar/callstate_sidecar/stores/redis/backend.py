@@ -78,8 +78,9 @@ class RedisBackend:
         password: str | None = None,
         synced: bool = False,
     ) -> None:
-        writing = connect(url, connections=1, timeout_s=timeout_s, password=password)
-        reading = connect(url, connections=_READ_CONNECTIONS, timeout_s=timeout_s, password=password)
+        name = f"callstate:{host_id}"  # what CLIENT LIST shows
+        writing = connect(url, connections=1, timeout_s=timeout_s, password=password, name=name)
+        reading = connect(url, connections=_READ_CONNECTIONS, timeout_s=timeout_s, password=password, name=name)
         self._writing = ScriptClient(writing, owned=True)
         self._reading = ScriptClient(reading, owned=True, limit_s=timeout_s)
         self._keys = Layout(prefix)

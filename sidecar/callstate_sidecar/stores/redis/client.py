@@ -1,101 +1,43 @@
-"""A redis-py client without automatic retries, with a bound on every wait, and with two kinds of error.
+"""Scripts and commands over redis-py, with two kinds of error.
 
-redis-py's defaults don't suit a store of live calls: retries replay writes, a call to a stopped server takes a
-minute, and RESP3 reuses dead idle connections. Any failure, including exceptions that leak through redis-py,
-becomes StoreDownError (no answer) or StoreRefusingError (the answer is an error that concerns the whole server).
+Any failure, including exceptions that leak through redis-py, becomes StoreDownError (no answer) or
+StoreRefusingError (the answer is an error that concerns the whole server).
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-import hiredis
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from callstate_client.engine.sessions.stored import StoreDownError
+from callstate_sidecar.config.redis_url import parse_redis_url
+from callstate_sidecar.stores.redis.connections import Connector
 from callstate_sidecar.stores.redis.errors import translate
 from callstate_sidecar.stores.redis.scripts import Script
 
-_SCHEMES: Final = ("redis", "rediss", "unix")
-_BARE: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}(?:/\d+)?")
 
-BIG_BYTES: Final = 256 * 1024
-"""Arguments above this size are sent without being copied: hiredis takes a millisecond for each megabyte."""
-
-
-def normal_url(url: str) -> str:
-    """The URL in the form redis-py takes; `host:port` becomes `redis://host:port`.
-
-    Raises:
-        ValueError: it is none of `redis:// rediss:// unix://` or `host:port`. Sentinel and cluster
-            URLs are not supported. The message never quotes the URL, which may contain a password.
-    """
-    scheme, separator, _ = url.partition("://")
-    if not separator:
-        if _BARE.fullmatch(url) is None:
-            raise ValueError("a Redis address is redis://, rediss://, unix:///path or host:port")
-        return f"redis://{url}"
-    if scheme in ("redis+sentinel", "redis+cluster"):
-        raise ValueError(f"{scheme}:// is not supported; name one server by redis://, rediss:// or unix://")
-    if scheme not in _SCHEMES:
-        raise ValueError(f"{scheme}:// is no Redis URL; use redis://, rediss:// or unix://")
-    return url
-
-
-def connect(url: str, *, connections: int, timeout_s: float, password: str | None = None) -> Redis:
+def connect(url: str, *, connections: int, timeout_s: float, password: str | None = None, name: str = "") -> Redis:
     """A client that connects at its first command.
 
     Args:
-        url: as for `normal_url`; parameters in its query take precedence.
+        url: see config/redis_url.py; options in its query take precedence.
         connections: at most so many at a time; further commands wait for a free one.
         timeout_s: longest wait for a connection, for connecting, and for each reply, seconds.
         password: used if the URL has none.
+        name: CLIENT SETNAME of the connections; empty for none.
+
+    Raises:
+        ValueError: the URL is not as described. The message contains no password.
     """
-    pool = BlockingConnectionPool.from_url(
-        normal_url(url),
-        max_connections=connections,
-        timeout=timeout_s,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        password=password,
-        protocol=2,
-        retry=Retry(NoBackoff(), 0),
-    )
-    pool.connection_class = type("PackingConnection", (_Packing, pool.connection_class), {})
-    return Redis(connection_pool=pool)
-
-
-class _Packing:
-    """A connection mixin that packs pipelines in C. redis-py's asynchronous connections pack in Python, argument by
-    argument, even with hiredis installed, which is half the cost of short sessions. Single commands are left to
-    it."""
-
-    def pack_commands(self, commands: Iterable[Sequence[Any]]) -> list[bytes]:
-        """The commands encoded for the wire."""
-        packed: list[bytes] = []
-        for command in commands:
-            if any(isinstance(word, bytes) and len(word) > BIG_BYTES for word in command):
-                packed += _pack_uncopied(command)
-            else:
-                packed.append(hiredis.pack_command(tuple(command)))
-        return packed
-
-
-def _pack_uncopied(command: Sequence[Any]) -> Iterator[bytes]:
-    """Encode a command in pieces, as a RESP array of bulk strings, without copying its arguments."""
-    yield b"*%d\r\n" % len(command)
-    for word in command:
-        data = word if isinstance(word, bytes) else str(word).encode()
-        yield b"$%d\r\n" % len(data)
-        yield data
-        yield b"\r\n"
+    parsed = parse_redis_url(url)
+    if parsed.topology != "standalone":
+        raise ValueError(f"redis+{parsed.topology}:// is not supported yet")
+    return Connector(parsed, connections=connections, timeout_s=timeout_s, password=password, name=name).server()
 
 
 class ScriptCall(NamedTuple):

@@ -78,6 +78,13 @@ def is_of_key(error: Exception) -> bool:
 
 def describe(error: Exception) -> str:
     """An error for logs: server errors name keys and commands, never documents."""
+    if isinstance(error, AuthenticationError):
+        # redis-py cuts the code off, and what is left does not say what to do
+        if "required" in str(error):
+            return "NOAUTH: Redis asks for a password, and none is configured (store.password_file)"
+        if "no password is set" in str(error) or "without any password" in str(error):
+            return "Redis has no password, and one is configured (store.password_file, store.url)"
+        return "WRONGPASS: Redis does not take this user name and password"
     return f"{type(error).__name__}: {str(error) or 'no answer'}"[:_DETAIL_CHARS]
 
 

@@ -1,4 +1,4 @@
-"""store_url.py: no password survives being shown, whatever the URL looks like."""
+"""store_url.py: no password survives being shown, and what a URL names has to be there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callstate_sidecar.config.store_url import redact_url
+from callstate_sidecar.config.redis_url import UrlOptionError
+from callstate_sidecar.config.store_url import check_store_files, check_store_url, redact_url
+from support.certificates import Certificates
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,8 @@ from callstate_sidecar.config.store_url import redact_url
         ("unix://:pw@/run/redis.sock", "unix://:***@/run/redis.sock"),
         ("unix:///run/redis.sock?db=1&password=pw", "unix:///run/redis.sock?db=1&password=***"),
         ("redis://cache?password=pw&db=1", "redis://cache?password=***&db=1"),
+        ("redis+sentinel://h/m?sentinel_password=pw&db=1", "redis+sentinel://h/m?sentinel_password=***&db=1"),
+        ("rediss://cache?ssl_password=pw", "rediss://cache?ssl_password=***"),
         ("user:pw@cache:6379", "***@cache:6379"),
         ("cache:6379", "cache:6379"),
     ],
@@ -38,3 +42,65 @@ def test_the_password_is_hidden_and_the_rest_is_not(url: str, shown: str) -> Non
 def test_no_part_of_any_password_is_shown(scheme: str, user: str, password: str) -> None:
     assert "secret" not in redact_url(f"{scheme}://{user}:{password}@cache:6379/0")
     assert "secret" not in redact_url(f"{user}:{password}@cache:6379")
+
+
+# -- sqlite -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["sqlite:", "sqlite:x.db", "sqlite:/data/x.db", "sqlite:///data/x.db"])
+def test_an_sqlite_url_has_a_path(url: str) -> None:
+    check_store_url(url)
+    check_store_files(url)
+
+
+@pytest.mark.parametrize("url", ["sqlite:x.db?mode=ro", "sqlite://data/x.db", "sqlite:x.db#1"])
+def test_what_an_sqlite_url_can_not_have_is_refused_rather_than_dropped(url: str) -> None:
+    with pytest.raises(UrlOptionError, match="sqlite: takes a path"):
+        check_store_url(url)
+
+
+# -- files --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "ssl_ca_certs={0.authority}",
+        "ssl_ca_path={0.authority.parent}",
+        "ssl_ca_certs={0.authority}&ssl_certfile={0.client}&ssl_keyfile={0.client_key}",
+        "ssl_certfile={0.client}&ssl_keyfile={0.locked_key}&ssl_password={0.password}",
+    ],
+)
+def test_files_that_can_be_used_are_taken(certificates: Certificates, options: str) -> None:
+    check_store_files(f"rediss://cache?{options.format(certificates)}")
+    check_store_files(f"redis+sentinel://cache/calls?ssl=true&{options.format(certificates)}")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("ssl_ca_certs=/no/ca.pem", "ssl_ca_certs: No such file or directory: /no/ca.pem"),
+        ("ssl_ca_certs={0.client_key}", "ssl_ca_certs: no certificate of an authority in it: {0.client_key}"),
+        ("ssl_ca_data=nothing", "ssl_ca_data: no certificate of an authority in it"),
+        ("ssl_ca_path=/no", "ssl_ca_path: no such directory: /no"),
+        ("ssl_certfile=/no/client.pem", "ssl_certfile: No such file or directory: /no/client.pem"),
+        ("ssl_certfile={0.client}&ssl_keyfile=/no/key", "ssl_keyfile: No such file or directory: /no/key"),
+        ("ssl_certfile={0.client}", "ssl_certfile, ssl_keyfile: no certificate and its key"),
+        ("ssl_certfile={0.client}&ssl_keyfile={0.server_key}", "ssl_certfile, ssl_keyfile: no certificate and its"),
+        ("ssl_certfile={0.client}&ssl_keyfile={0.locked_key}", "ssl_certfile, ssl_keyfile: no certificate and its"),
+        (
+            "ssl_certfile={0.client}&ssl_keyfile={0.locked_key}&ssl_password=hunter2",
+            "ssl_certfile, ssl_keyfile: no certificate and its key",
+        ),
+    ],
+)
+def test_files_that_can_not_be_used_are_named(certificates: Certificates, options: str, message: str) -> None:
+    with pytest.raises(UrlOptionError) as caught:
+        check_store_files(f"rediss://cache?{options.format(certificates)}")
+    assert str(caught.value).startswith(message.format(certificates))
+    assert "hunter2" not in str(caught.value)

@@ -1,0 +1,158 @@
+"""redis-py clients that suit a store of live calls: no retries, RESP2, a bound on every wait.
+
+redis-py's defaults replay writes, wait a minute for a stopped server, and reuse dead idle connections with RESP3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import hiredis
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ResponseError
+
+from callstate_sidecar.config.redis_url import RedisUrl
+
+BIG_BYTES: Final = 256 * 1024
+"""Arguments above this size are sent without being copied: hiredis takes a millisecond for each megabyte."""
+
+Node = tuple[str, int]
+"""Host and port of a server."""
+
+
+class Connector:
+    """Makes clients for the servers of one URL; they connect at their first command.
+
+    Args:
+        url: its options take precedence.
+        connections: per server, at most so many at a time; further commands wait for a free one.
+        timeout_s: longest wait for a connection, for connecting, and for each reply, seconds.
+        password: used if the URL has none.
+        name: CLIENT SETNAME of the connections; empty for none.
+    """
+
+    def __init__(
+        self, url: RedisUrl, *, connections: int, timeout_s: float, password: str | None = None, name: str = ""
+    ) -> None:
+        self.url = url
+        self.timeout_s = timeout_s
+        self._connections = connections
+        self._name = name
+        self._options: dict[str, Any] = {
+            "socket_timeout": timeout_s,
+            "socket_connect_timeout": timeout_s,
+            **url.options,
+        }
+        self._credentials: dict[str, Any] = {"username": url.username or None, "password": url.password or password}
+
+    def server(self) -> Redis:
+        """The one server of a standalone URL."""
+        if self.url.path:
+            return self._client(UnixDomainSocketConnection, self._options, path=self.url.path)
+        return self.node(*self.url.nodes[0])
+
+    def node(self, host: str, port: int) -> Redis:
+        """A server."""
+        return self._client(_transport(self.url.tls), self._options, host=host, port=port)
+
+    def primary(self, find: Callable[[], Awaitable[Node]]) -> Redis:
+        """A server that each new connection looks up by `find`."""
+        following = type(
+            "FollowingConnection", (_Following, _transport(self.url.tls)), {"find": staticmethod(find)}
+        )
+        return self._client(following, self._options)
+
+    def sentinel_options(self) -> dict[str, Any]:
+        """Keyword arguments of redis-py's `Redis` for connections to sentinels.
+
+        Their timeouts are a share of the timeout: a lookup may have to ask all of them, one after the other.
+        """
+        tls = self.url.sentinel["ssl"]
+        share_s = self.timeout_s / (len(self.url.nodes) + 1)
+        mine = {name: value for name, value in self.url.options.items() if tls or not name.startswith("ssl_")}
+        return {
+            **mine,
+            "socket_timeout": min(share_s, mine.get("socket_timeout", share_s)),
+            "socket_connect_timeout": min(share_s, mine.get("socket_connect_timeout", share_s)),
+            "ssl": tls,
+            "username": self.url.sentinel["username"] or None,
+            "password": self.url.sentinel["password"] or None,
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+        }
+
+    def _client(self, transport: type[Any], options: Mapping[str, Any], **where: Any) -> Redis:
+        if not issubclass(transport, SSLConnection):
+            options = {name: value for name, value in options.items() if not name.startswith("ssl_")}
+        packing: Any = type("PackingConnection", (_Packing, transport), {})
+        pool = BlockingConnectionPool(
+            connection_class=packing,
+            max_connections=self._connections,
+            timeout=self.timeout_s,
+            db=self.url.db,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            redis_connect_func=_named(self._name) if self._name else None,
+            **self._credentials,
+            **where,
+            **options,
+        )
+        return Redis(connection_pool=pool)
+
+
+def _transport(tls: bool) -> type[Connection]:
+    return SSLConnection if tls else Connection
+
+
+def _named(name: str) -> Callable[[Any], Awaitable[None]]:
+    """What prepares a connection and gives it a name, where the server's ACL lets us."""
+
+    async def prepare(connection: Any) -> None:
+        await connection.on_connect()
+        await connection.send_command("CLIENT", "SETNAME", name, check_health=False)
+        with suppress(ResponseError):
+            await connection.read_response()
+
+    return prepare
+
+
+class _Following:
+    """A connection mixin that looks up where to connect each time."""
+
+    find: Callable[[], Awaitable[Node]]
+    host: str
+    port: int
+
+    async def _connect(self) -> None:
+        self.host, self.port = await self.find()
+        await super()._connect()  # type: ignore[misc]
+
+
+class _Packing:
+    """A connection mixin that packs pipelines in C. redis-py's asynchronous connections pack in Python, argument by
+    argument, even with hiredis installed, which is half the cost of short sessions. Single commands are left to
+    it."""
+
+    def pack_commands(self, commands: Iterable[Sequence[Any]]) -> list[bytes]:
+        """The commands encoded for the wire."""
+        packed: list[bytes] = []
+        for command in commands:
+            if any(isinstance(word, bytes) and len(word) > BIG_BYTES for word in command):
+                packed += _pack_uncopied(command)
+            else:
+                packed.append(hiredis.pack_command(tuple(command)))
+        return packed
+
+
+def _pack_uncopied(command: Sequence[Any]) -> Iterator[bytes]:
+    """Encode a command in pieces, as a RESP array of bulk strings, without copying its arguments."""
+    yield b"*%d\r\n" % len(command)
+    for word in command:
+        data = word if isinstance(word, bytes) else str(word).encode()
+        yield b"$%d\r\n" % len(data)
+        yield data
+        yield b"\r\n"
