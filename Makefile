@@ -54,8 +54,7 @@ soak: $(DEV_STAMP) ## kill -9 under load, a thousand times (ROUNDS=1000), about 
 
 fuzz: $(DEV_STAMP) ## the state machines and bad input, at length (EXAMPLES=2000)
 	@CALLSTATE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --timeout 7200 \
-		tests/property tests/unit/engine/test_events.py \
-		tests/unit/engine/test_transaction.py tests/integration/test_bad_input.py
+		tests/property tests/unit/engine/test_events.py tests/integration/test_bad_input.py
 
 lint: $(DEV_STAMP) ## ruff, mypy, pyright, and whether the blocking front is current
 	@$(BIN)/ruff check .

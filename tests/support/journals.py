@@ -9,10 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from callstate_client.engine.sessions.document import Document
-from callstate_client.engine.sessions.head import read_head
-from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
-from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.replay import replay
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.journal import Checkpointer, Files, Journal
@@ -37,31 +33,19 @@ class Keeping:
         self.journal.start()
 
     def create(self, session_id: str) -> None:
-        """A new session without turns."""
+        """Create a session without turns."""
         self.clock_us += 1
-        head = read_head(b'{"id":"%b"}' % session_id.encode(), "$", lambda _: "2026-01-01T00:00:00Z")
-        session = Session(session_id, Document(head, self.clock_us))
-        self.hot.tx.create(session)
-        session.next_version(self.clock_us)
-        self.hot.tx.log(session, session.record(HistoryMode.KEEP, b"", 0, []), 0.0)
+        self.hot.create(session_id, at_us=self.clock_us)
         self.commit()
 
     def add_turn(self, session_id: str, content: bytes) -> None:
-        """One turn more."""
+        """Add a turn."""
         self.clock_us += 1
-        session = self.hot.table.sessions[session_id]
-        self.hot.tx.change(session)
-        session.doc.append(content, 1)
-        session.doc.updated_us = self.clock_us
-        version = session.next_version(self.clock_us)
-        record = TurnsRecord(
-            session_id, version, self.clock_us, session.doc.metrics, HistoryMode.APPEND, content, 1, []
-        )
-        self.hot.tx.log(session, record, 0.0)
+        self.hot.add_turn(self.hot.table.sessions[session_id], turn=content, at_us=self.clock_us)
         self.commit()
 
     def delete(self, session_id: str) -> None:
-        """The session is gone."""
+        """Delete a session."""
         self.clock_us += 1
         session = self.hot.table.sessions[session_id]
         self.hot.tx.remove(session, session.next_version(self.clock_us), 0.0)

@@ -1,0 +1,161 @@
+"""The flush queue: batches of dirty sessions, and what each outcome of a write leaves dirty."""
+
+from __future__ import annotations
+
+from support.table_harness import TURN, TableHarness
+
+
+def test_only_the_newest_state_is_written() -> None:
+    harness = TableHarness()
+    session = harness.create("a", 1.0)
+    for _ in range(5):
+        harness.add_turn(session, 2.0)
+    [(write, since)] = harness.take()
+    assert since == 1.0, "dirty since the first change"
+    assert write.document is not None
+    assert write.document.count(TURN) == 5
+    assert harness.table.dirty.size_bytes == 0
+
+
+def test_a_batch_is_bounded_and_the_oldest_go_first() -> None:
+    harness = TableHarness()
+    for number in range(10):
+        harness.create(f"s{number}", float(number))
+    assert [write.session_id for write, _ in harness.take(sessions=3)] == ["s0", "s1", "s2"]
+    assert [write.session_id for write, _ in harness.take(size_bytes=1)] == ["s3"], "one at least, of any size"
+    assert len(harness.take()) == 6
+
+
+def test_a_session_changed_during_its_write_is_dirty_again() -> None:
+    harness = TableHarness()
+    session = harness.create("a", 1.0)
+    [(write, since)] = harness.take()
+    harness.add_turn(session, 2.0)
+    harness.queue.acked(write)
+    assert session.stored_version == write.meta.version < session.version
+    assert harness.table.dirty.marks["a"][0] == 2.0
+    assert not harness.table.is_stored(session)
+    harness.flush()
+    assert harness.table.is_stored(session)
+    assert since == 1.0
+
+
+def test_a_failed_write_is_retried_first() -> None:
+    harness = TableHarness()
+    for name in "abc":
+        harness.create(name, 1.0)
+    batch = harness.take()
+    harness.create("d", 5.0)
+    harness.add_turn(harness.table.sessions["b"], 6.0)
+    for write, since in reversed(batch):
+        harness.queue.retry(write, since)
+    assert list(harness.table.dirty.marks) == ["a", "b", "c", "d"]
+    assert [since for since, _, _ in harness.table.dirty.marks.values()] == [1.0, 1.0, 1.0, 5.0]
+    assert harness.table.dirty.size_bytes == sum(size for _, size, _ in harness.table.dirty.marks.values())
+    assert not harness.table.dirty.in_flight
+
+
+def test_a_failed_write_of_an_evicted_session_is_dropped() -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    harness.flush()
+    harness.queue.mark_stale("a", 1.0, 10)  # its time to live in the store is renewed
+    [(write, since)] = harness.take()
+    harness.tx.evict(session)
+    harness.queue.retry(write, since)
+    assert not harness.table.dirty.marks
+
+
+def test_a_session_the_store_refuses_is_quarantined_until_it_changes() -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    [(write, _)] = harness.take()
+    harness.queue.quarantine(write, "rejected: too big")
+    assert session.quarantined == "rejected: too big"
+    assert not harness.table.dirty.marks
+    assert not harness.table.is_stored(session)
+    harness.add_turn(session)
+    harness.flush()
+    assert session.quarantined == ""
+    assert harness.table.is_stored(session)
+
+
+def test_a_deletion_the_store_refuses_is_given_up() -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    harness.flush()
+    harness.remove(session)
+    [(write, _)] = harness.take()
+    harness.queue.quarantine(write, "superseded")
+    assert not harness.table.tombstones.pending
+
+
+# -- rollback of a group during whose time a write ended -----------------------------------------------------------
+
+
+def test_a_failed_write_stays_dirty_after_the_rollback_of_a_change() -> None:
+    harness = TableHarness()
+    session = harness.create("a", 1.0)
+    [(write, since)] = harness.take()
+    harness.add_turn(session, 2.0)
+    harness.queue.retry(write, since)
+    harness.rollback()
+    assert harness.table.dirty.marks["a"][0] == 1.0
+    assert session.version == write.meta.version
+
+
+def test_a_successful_write_counts_after_the_rollback_of_a_deletion() -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    [(write, _)] = harness.take()
+    harness.remove(session)
+    harness.queue.acked(write)
+    harness.rollback()
+    assert harness.table.is_stored(session)
+    assert not harness.table.tombstones.pending
+
+
+def test_a_failed_write_leaves_unknown_what_the_store_has_after_the_rollback_of_a_deletion() -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    [(write, since)] = harness.take()
+    harness.remove(session)
+    harness.queue.retry(write, since)
+    harness.rollback()
+    assert "a" in harness.table.dirty.marks
+    harness.remove(session)
+    assert [write.meta.deleted for write, _ in harness.take()] == [True]
+
+
+def test_a_written_tombstone_is_done_with_after_the_rollback_of_a_creation() -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    harness.flush()
+    harness.remove(session)
+    [(tombstone, _)] = harness.take()
+    harness.create("a")
+    harness.queue.acked(tombstone)
+    harness.rollback()
+    assert not harness.table.tombstones.pending, "the store has it, and nothing would ever remove this one"
+
+
+def test_a_failed_tombstone_stays_dirty_after_the_rollback_of_a_creation() -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    harness.flush()
+    harness.remove(session)
+    [(tombstone, since)] = harness.take()
+    harness.create("a")
+    harness.queue.retry(tombstone, since)
+    harness.rollback()
+    assert [write.meta.deleted for write, _ in harness.take()] == [True]
+
+
+def test_a_renewal_survives_the_rollback_of_a_change() -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    harness.flush()
+    harness.add_turn(session, 2.0)
+    harness.queue.mark_stale("a", 3.0, session.doc.size)
+    harness.rollback()
+    assert "a" in harness.table.dirty.marks
