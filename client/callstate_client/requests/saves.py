@@ -1,0 +1,96 @@
+"""Requests that save a state, whole or its head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from callstate_client import protocol
+from callstate_client.model.history import Piece
+from callstate_client.model.members import encode_members
+from callstate_client.model.merge import merge_patch
+from callstate_client.model.state import SessionState
+from callstate_client.requests import replies, validation
+from callstate_client.requests.patches import Beside
+from callstate_client.requests.prepared import PreparedRequest
+from callstate_client.store import Record
+
+
+def save(
+    state: SessionState,
+    if_version: int | None,
+    labels: Mapping[str, str] | None,
+    heartbeat_timeout_s: float | None,
+    max_duration_s: float | None,
+    op: str,
+) -> PreparedRequest[protocol.SaveResult]:
+    """Keep a state, whole. Decoding the reply sets its `updated_at`."""
+    beside = beside_state(labels, heartbeat_timeout_s, max_duration_s, op)
+    return save_document(state, document(state), beside, if_version, None)
+
+
+def document(state: SessionState) -> Sequence[Piece]:
+    """A state as JSON, in pieces.
+
+    Raises:
+        DocumentError: it can't be saved.
+    """
+    validation.check_state(state)
+    return state.pieces(validation.check_extra)
+
+
+def beside_state(
+    labels: Mapping[str, str] | None, heartbeat_timeout_s: float | None, max_duration_s: float | None, op: str
+) -> dict[str, Any]:
+    """The params of a save besides the state."""
+    beside: dict[str, Any] = {}
+    if labels is not None:
+        beside["labels"] = dict(labels)
+    if heartbeat_timeout_s is not None:
+        beside["heartbeat_timeout_s"] = heartbeat_timeout_s
+    if max_duration_s is not None:
+        beside["max_duration_s"] = max_duration_s
+    beside["op"] = op
+    return beside
+
+
+def save_document(
+    state: SessionState,
+    pieces: Sequence[Piece],
+    beside: Mapping[str, Any],
+    if_version: int | None,
+    epoch: int | None,
+) -> PreparedRequest[protocol.SaveResult]:
+    """Keep a state as it was when `document` was made of it. Decoding the reply sets its `updated_at`."""
+    given = {"if_version": if_version, "epoch": epoch}
+    members = {name: value for name, value in given.items() if value is not None} | dict(beside)
+    params = protocol.Written((b'{"session":', *pieces, b",", protocol.encode_params(members)[1:]))
+
+    def result(line: bytes) -> protocol.SaveResult:
+        saved = protocol.decode_save(line)
+        state.saved_at(saved.updated_at)
+        return saved
+
+    return PreparedRequest("session.save", params, result, state.id)
+
+
+REWRITES: Final = 10
+"""How often a head is rewritten when another change has come first, before the conflict is raised."""
+
+
+def rewrite_head(
+    record: Record, if_version: int | None, patch: dict[str, Any], beside: Beside, epoch: int | None, op: str
+) -> PreparedRequest[int]:
+    """Patch a session's head together with what is kept beside the document, which only a save can change: the head
+    as it was read, patched, without its history, and on condition that nothing has changed since."""
+    members = merge_patch(record.state.to_members(with_history=False), patch)
+    params = protocol.SaveParams(
+        session=msgspec.Raw(encode_members(members)),
+        if_version=record.version if if_version is None else if_version,
+        epoch=epoch,
+        op=op,
+        **beside,
+    )
+    return PreparedRequest("session.save", params, replies.version, record.state.id)

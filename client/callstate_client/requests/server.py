@@ -1,0 +1,34 @@
+"""Requests about the daemon itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from callstate_client import protocol
+from callstate_client.requests import replies
+from callstate_client.requests.prepared import PreparedRequest
+
+FLUSH_S: Final = 10.0
+"""How long the daemon tries to flush, seconds; it writes to its store five times a second while that is up."""
+
+FLUSH_MARGIN_S: Final = 5.0
+"""How much longer than that the client waits, seconds: the daemon gives up first, and its reply says what it
+flushed."""
+
+PING: Final = PreparedRequest("server.ping", None, replies.nothing)
+INFO: Final = PreparedRequest("server.info", None, protocol.decode_members)
+STATS: Final = PreparedRequest("server.stats", None, protocol.decode_members)
+
+
+def flush(session_ids: Sequence[str] | None, timeout_s: float) -> PreparedRequest[protocol.FlushResult]:
+    """Wait for the store. The daemon tries for `timeout_s`, so the reply may take FLUSH_MARGIN_S more."""
+    ids = None if session_ids is None else list(session_ids)
+    return PreparedRequest(
+        "server.flush", protocol.FlushParams(session_ids=ids, timeout_s=timeout_s), protocol.decode_flush
+    )
+
+
+def drain(on: bool) -> PreparedRequest[protocol.DrainResult]:
+    """Refuse new sessions, or accept them again."""
+    return PreparedRequest("server.drain", protocol.DrainParams(on=on), protocol.decode_drain)
