@@ -22,8 +22,8 @@ SOURCE = CLIENT / "session_api.py"
 TARGET = CLIENT / "sync" / "session_api.py"
 CLASS = "SessionApi"
 
-# Not copied: for what has an event loop, of a store's own making, or for calls that queue their mutations.
-ASYNCIO_ONLY = {"default_heartbeat_timeout_s", "_execute", "_mutate", "_update_beside"}
+# Not copied: for calls that queue their mutations.
+ASYNCIO_ONLY = {"_mutate", "_update_beside"}
 # Written by hand in requester.py: it is the most frequent request, and its line is encoded once.
 BY_HAND = {"update_heartbeat"}
 

@@ -1,174 +1,36 @@
 """One method for each verb of the protocol, as coroutines: what every store can do with sessions.
 
-A method makes its request (requests/), sends it through `request()`, which each store implements, and decodes the
-reply. So names, parameters, checks and decoding exist once, and SidecarStore and MemoryStore can't drift apart. The
-blocking front has the same methods. Nothing here knows of calls that are held: the calls that a worker holds, their
-outboxes and heartbeats, are built on this class (calls/), and CallStore (api.py) puts the two together.
+A method makes its request (requests/), sends it (requester.py) and decodes the reply. So names, parameters, checks
+and decoding exist once, and SidecarStore and MemoryStore can't drift apart. The blocking front's methods are
+generated from these. Nothing here knows of held calls: they, their outboxes and heartbeats are built on this class
+(calls/), and CallStore (api.py) puts the two together.
 """
 
 from __future__ import annotations
 
-import secrets
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import datetime
-from types import TracebackType
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, Unpack
 
 from callstate_client import protocol, requests
 from callstate_client.errors import ConflictError, StoreClosedError
 from callstate_client.model.state import SessionState
-from callstate_client.protocol.events import Cursor, Event
 from callstate_client.protocol.results import DrainResult
+from callstate_client.requester import Requester
 from callstate_client.requests import Page, PreparedRequest
 from callstate_client.requests.patches import Beside, Changes, split_changes
 from callstate_client.store import Record
-from callstate_client.uncopied import Uncopied
 
-__all__ = ["EventSource", "SessionApi"]
-
-ResultT = TypeVar("ResultT")
+__all__ = ["SessionApi"]
 
 
-class EventSource(Protocol):
-    """What `events()` gives: an async iterator, and a context manager that subscribes on entering."""
-
-    def __aiter__(self) -> EventSource:
-        """The events, as they come."""
-        ...
-
-    async def __anext__(self) -> Event:
-        """The next event, however long it takes."""
-        ...
-
-    async def __aenter__(self) -> EventSource:
-        """Subscribe: from now on no event is missed."""
-        ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Unsubscribe."""
-        ...
-
-    def take(self) -> Event | None:
-        """The next event if it has arrived already, else None."""
-        ...
-
-    def close(self) -> None:
-        """Unsubscribe. Iterations that are waiting for an event end."""
-        ...
-
-
-class SessionApi(Uncopied, ABC):
+class SessionApi(Requester):
     """The verbs of the protocol. `timeout_s` is how long one call may take, seconds; None for the store's own.
 
     Mutations carry an `op`, so one that is sent twice happens once. Their `epoch` is a fencing token, as a claim
     returns it (`Record.epoch`): FencedError once the session has another one. Passing it is speaking for the
     session's owner. None: whatever epoch the session has.
     """
-
-    instead = "share this one within the process, and make one with connect() in another"
-
-    def __init__(self, close_timeout_s: float) -> None:
-        self.close_timeout_s = close_timeout_s
-        """How long leaving a call, and `close()`, wait until what was queued is acknowledged, seconds."""
-        self._ops = requests.Ops()
-        self._unnamed_worker = f"nobody-{secrets.token_hex(6)}"
-
-    # -- what each kind of store implements ---------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def closed(self) -> bool:
-        """Whether `close()` was called."""
-
-    @property
-    @abstractmethod
-    def worker_id(self) -> str | None:
-        """The worker id that this store acts under; None: it is no worker's."""
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """What kind of store it is, for logs."""
-
-    @abstractmethod
-    def request(
-        self,
-        method: str,
-        params: protocol.Params | None = None,
-        *,
-        op_of: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Awaitable[bytes]:
-        """Send one request of the protocol; gives the reply's line, for one of protocol's decoders.
-
-        Args:
-            method: the verb.
-            params: of the verb's class.
-            op_of: for a mutation with an `op`, the session that remembers it: it may be sent twice.
-            timeout_s: seconds; None for the store's own.
-        """
-
-    @abstractmethod
-    def events(self, *types: str, since: Cursor | None = None) -> EventSource:
-        """What happens to sessions, workers and the store behind: `async for event in store.events()`.
-
-        From `async with store.events() as events` on, or else from the first event that is awaited, no event is
-        missed. Events that could not be kept are reported by one of type `gap`: reconcile by `sessions()` then.
-
-        Args:
-            types: which, see `EventType`; none: all but `turn`.
-            since: the last event seen (`event.cursor`): later ones that are still kept come first.
-        """
-
-    @abstractmethod
-    async def default_heartbeat_timeout_s(self) -> float:
-        """After how much silence a session without a timeout of its own is suspected, seconds."""
-
-    @property
-    def _known_features(self) -> Collection[str] | None:
-        """`features()` as far as they are known without a request; None where they are not."""
-        return None
-
-    @property
-    def _place(self) -> object:
-        """Where the sessions are: equal for all stores that share them."""
-        return self
-
-    def _may_have_left(self, reply: Awaitable[bytes]) -> bool:
-        """Whether a request whose reply is no longer awaited may have reached the daemon."""
-        return True
-
-    # -- what they share ----------------------------------------------------------------------------------
-
-    @property
-    def _claimant(self) -> str:
-        """The worker id that sessions are claimed for, also where this store is no worker's."""
-        return self.worker_id or self._unnamed_worker
-
-    def new_op(self) -> str:
-        """A name for one mutation, like no other's."""
-        return self._ops.new()
-
-    async def _execute(
-        self, request: PreparedRequest[ResultT], timeout_s: float | None, epoch: int | None = None
-    ) -> ResultT:
-        """Send a request and decode its reply.
-
-        Args:
-            request: what to send.
-            timeout_s: seconds; None for the store's own.
-            epoch: the fencing token of a mutation; None for none.
-        """
-        requests.fenced(request, epoch)
-        reply = await self.request(request.method, request.params, op_of=request.op_of, timeout_s=timeout_s)
-        return request.result(reply)
-
-    async def _mutate(self, request: PreparedRequest[int], timeout_s: float | None, epoch: int | None) -> int:
-        """Execute a mutation of one session; a store that holds the session may have others to send before it."""
-        return await self._execute(request, timeout_s, epoch)
 
     # -- one session, read --------------------------------------------------------------------------------
 
@@ -266,6 +128,10 @@ class SessionApi(Uncopied, ABC):
             StoreUnavailableError: it is not in memory, and the store that would know can't be reached.
         """
         await self._execute(requests.delete(session_id, self.new_op(), await self.features()), timeout_s, epoch)
+
+    async def _mutate(self, request: PreparedRequest[int], timeout_s: float | None, epoch: int | None) -> int:
+        """Execute a mutation of one session; a store that holds the session may have others to send before it."""
+        return await self._execute(request, timeout_s, epoch)
 
     async def add_turn(
         self,

@@ -19,7 +19,7 @@ from callstate_client import protocol
 from callstate_client.api import CallStore
 from callstate_client.errors import MethodNotFoundError, StoreClosedError
 from callstate_client.protocol.events import Cursor
-from callstate_client.session_api import EventSource
+from callstate_client.requester import EventSource
 from support.worker_forker import LINE_BYTES, READY, Done, Job, decode_done, encode
 
 TESTS = Path(__file__).parents[1]

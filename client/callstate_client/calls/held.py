@@ -28,7 +28,8 @@ from callstate_client.errors import (
     SessionNotFoundError,
     UndeliveredError,
 )
-from callstate_client.session_api import EventSource, SessionApi
+from callstate_client.requester import EventSource
+from callstate_client.session_api import SessionApi
 from callstate_client.store import Record
 
 __all__ = ["HeldCalls"]

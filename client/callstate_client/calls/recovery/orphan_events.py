@@ -12,7 +12,7 @@ from typing import Final
 
 from callstate_client.calls.recovery.retries import Retries
 from callstate_client.protocol.events import GAP, Event
-from callstate_client.session_api import EventSource
+from callstate_client.requester import EventSource
 
 __all__ = ["TYPES", "OrphanEvents"]
 
