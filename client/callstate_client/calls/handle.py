@@ -1,12 +1,8 @@
 """CallHandle: a call that a worker holds, and what the worker does with it.
 
-A handle begins held, with heartbeats running. It stops being held in one of three ways, and only the first is final
-for the session: `ended` (this worker has ended it; late turns are still taken), `released` (its block was left, or
-`release()` called), or `lost` (the session takes nothing more of this worker: another has claimed it, it has ended
-or was deleted). Released and lost set the same event, which `wait_lost()` and `cancel_on_lost` wait for.
-
-Every mutation changes the view (`state`) and goes into the outbox, whose rules are in calls/outbox. What can't be
-sent raises before anything has changed.
+A handle begins held, with heartbeats running. How it stops being held is in tenure.py, what its mutations do in
+mutations.py, and how they are delivered in calls/outbox. This module joins them, and says how a call is left: what
+is queued is delivered first, and heartbeats go on until it is.
 """
 
 from __future__ import annotations
@@ -15,45 +11,24 @@ import asyncio
 import logging
 from contextlib import suppress
 from datetime import datetime
-from functools import partial
 from types import TracebackType
-from typing import Any, Final, Protocol, TypeVar, Unpack
+from typing import Any, Protocol, TypeVar, Unpack
 
-from callstate_client import protocol, requests
 from callstate_client.calls.background import BackgroundTasks
 from callstate_client.calls.heartbeats.call_heartbeats import CallHeartbeats
 from callstate_client.calls.heartbeats.schedule import Heartbeats
 from callstate_client.calls.hold_rules import COMPLETED, reason_to_end
-from callstate_client.calls.outbox.backlog import OutboxEntry
+from callstate_client.calls.mutations import Mutations
 from callstate_client.calls.outbox.delivery import deliver_or_raise
 from callstate_client.calls.outbox.in_order import InOrder
-from callstate_client.calls.outbox.local_changes import (
-    Change,
-    HeadPatched,
-    Interrupted,
-    Switched,
-    TurnAdded,
-    TurnAmended,
-)
 from callstate_client.calls.outbox.outbox import Outbox
-from callstate_client.calls.queued import AmendableTurn, QueuedMutation, TurnHandle, amendable, queued
-from callstate_client.calls.task import CancelOnLost, OneShotEvent
+from callstate_client.calls.queued import AmendableTurn, QueuedMutation
+from callstate_client.calls.task import CancelOnLost
+from callstate_client.calls.tenure import Tenure
 from callstate_client.calls.view import StateView
 from callstate_client.errors import CallstateError, StoreClosedError, UndeliveredError
-from callstate_client.model.members import encode_members
 from callstate_client.model.state import SessionState
-from callstate_client.model.times import now
-from callstate_client.model.turn import Turn
-from callstate_client.model.wellformed import as_text, cleaned, turn_values
-from callstate_client.requests import PreparedRequest, validation
-from callstate_client.requests.patches import (
-    Beside,
-    Changes,
-    find_last_turn,
-    patched_turn,
-    split_changes,
-    turn_patch,
-)
+from callstate_client.requests.patches import Changes
 from callstate_client.session_api import SessionApi
 from callstate_client.uncopied import Uncopied
 
@@ -62,9 +37,6 @@ __all__ = ["CallHandle"]
 RecoveryT = TypeVar("RecoveryT")
 
 _log = logging.getLogger("callstate")
-
-HEAD: Final = object()
-"""The key of updates: those that wait become one."""
 
 
 class Holder(Protocol):
@@ -105,15 +77,11 @@ class CallHandle(Uncopied):
         self._view = StateView(state)
         self.version = version
         """Of the last acknowledged mutation."""
-        self.ended = False
-        """Whether `end()` was called."""
         self.end_on: tuple[type[BaseException], ...] = ()
         """Exceptions that mean the call is over, should they leave its block."""
         self.handovers = handovers
         """How often in a row it was claimed before and not held for a minute, by whatever worker."""
-        self._lost: CallstateError | None = None
-        self._released = False
-        self._not_held = OneShotEvent()  # set once it is lost or released
+        self._tenure = Tenure()
         self._heartbeats = CallHeartbeats(holder.heartbeats, state.id, self.lose)
         self._outbox = Outbox(
             holder.store,
@@ -124,6 +92,7 @@ class CallHandle(Uncopied):
             on_lost=self.lose,
             on_empty=self._delivered,
         )
+        self._mutations = Mutations(state, self._outbox, holder.store, self._retime)
 
     def __repr__(self) -> str:
         return f"CallHandle({self.id!r}, status={self._state.status!r}, unacknowledged={self.unacknowledged})"
@@ -161,19 +130,24 @@ class CallHandle(Uncopied):
         return self._outbox.epoch
 
     @property
+    def ended(self) -> bool:
+        """Whether `end()` was called, and not refused."""
+        return self._tenure.ended
+
+    @property
     def lost(self) -> CallstateError | None:
         """Why the session takes no more heartbeats or mutations of this worker; None while it does."""
-        return self._lost
+        return self._tenure.lost
 
     @property
     def released(self) -> bool:
         """Whether it was released, or its block left."""
-        return self._released
+        return self._tenure.released
 
     @property
     def is_held(self) -> bool:
         """Whether it is this worker's still: not lost, released, or ended by it."""
-        return not (self.ended or self._released or self._lost)
+        return self._tenure.is_held
 
     @property
     def unacknowledged(self) -> int:
@@ -202,18 +176,18 @@ class CallHandle(Uncopied):
         Raises:
             StoreClosedError: this worker has left or released it.
         """
-        await self._not_held.wait()
-        if self._lost is None:
+        await self._tenure.wait_over()
+        if self.lost is None:
             raise StoreClosedError(f"{self.id} is not held any more")
-        return self._lost
+        return self.lost
 
     async def wait_not_held(self) -> None:
         """Return once the call is lost or released."""
-        await self._not_held.wait()
+        await self._tenure.wait_over()
 
     def cancel_on_lost(self) -> CancelOnLost:
         """Cancel the current task as soon as the call is lost. What `hold(cancel_on_lost=True)` does."""
-        return self._not_held.cancel_current_task()
+        return self._tenure.cancel_current_task()
 
     def lose(self, error: CallstateError) -> None:
         """The session takes nothing more of this worker. Called by what sends heartbeats and mutations."""
@@ -224,7 +198,7 @@ class CallHandle(Uncopied):
 
     def lose_released(self, error: CallstateError) -> None:
         """The call was released while its block runs, which finds it lost, and is cancelled if it wants to be."""
-        if self._lost is None and not self.ended:
+        if self.lost is None and not self.ended:
             self._mark_lost(error)
 
     def abandon(self, error: CallstateError) -> None:
@@ -234,14 +208,12 @@ class CallHandle(Uncopied):
         self._outbox.abandon()
 
     def _mark_lost(self, error: CallstateError) -> None:
-        self._lost = self._lost or error
+        self._tenure.lose(error)
         self._heartbeats.unwatch()
-        self._not_held.set()
 
     def _mark_released(self) -> None:
-        self._released = True
+        self._tenure.release()
         self._heartbeats.unwatch()
-        self._not_held.set(cancel=False)
 
     def reclaimed(self, epoch: int) -> None:
         """This worker has claimed the session again, which had become an orphan: it has this epoch now."""
@@ -263,10 +235,7 @@ class CallHandle(Uncopied):
         Args:
             watchdog_s: how often, seconds.
         """
-        self._heartbeats.watch(
-            watchdog_s,
-            self._beat_soon,
-        )
+        self._heartbeats.watch(watchdog_s, self._beat_soon)
 
     def alive(self) -> None:
         """This call's task lives: for `hold(watchdog_s=…)`. Without a watchdog it does nothing."""
@@ -319,42 +288,7 @@ class CallHandle(Uncopied):
             DocumentError: this can't be sent; nothing has changed.
             OverloadedError: too much is unacknowledged; same.
         """
-        role, content, duration_ms = turn_values(role, content, duration_ms)
-        extra = cleaned(extra)
-        turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
-        validation.check_turn(turn)
-        encoded = encode_members(turn.to_dict())
-        self._outbox.check_room(len(encoded))
-        entry = self._outbox.add_turn(encoded, TurnAdded(self._state, turn))
-        self._state.updated_at = now()
-        return amendable(self, turn, entry, entry.future)
-
-    def amend(
-        self,
-        turn: TurnHandle,
-        content: str | None = None,
-        duration_ms: int | None = None,
-        extra: dict[str, Any] | None = None,
-    ) -> QueuedMutation:
-        """What `turn.amend()` does."""
-        if turn.place.refusal is not None:
-            return queued(turn.place.future)
-        patch = turn_patch(content, duration_ms, extra)
-        # with another duration the turn would be counted by that one, instead of by the one it was said with
-        if duration_ms is None and self._outbox.is_waiting(turn.place):
-            amended = patched_turn(turn.turn, patch)
-            text = encode_members(amended.to_dict())
-            self._outbox.check_room(max(0, len(text) - turn.place.size))
-            self._outbox.rewrite(turn.place, text)
-            turn.turn.become(amended)
-            self._state.updated_at = now()
-            return queued(turn.place.future)
-        requests.check_amendable(0, None, self._store._known_features or protocol.FEATURES)
-        # with its role: if the history has been replaced by a shorter one, it is a conflict, not another turn
-        request = requests.amend_turn(
-            self.id, None, turn.turn.role, content, duration_ms, extra, self._store.new_op()
-        )
-        return self._put(request, TurnAmended(turn.turn, patch), key=turn.turn, amends=turn.place)
+        return self._mutations.add_turn(role, content, duration_ms, at, extra)
 
     def amend_last_turn(
         self,
@@ -376,32 +310,15 @@ class CallHandle(Uncopied):
             ConflictError: there is no such turn.
             MethodNotFoundError: `role` was given, and the daemon is too old to know it.
         """
-        requests.check_amendable(None, role, self._store._known_features or protocol.FEATURES)
-        turn = find_last_turn(self._state, role)
-        request = requests.amend_turn(self.id, None, role, content, duration_ms, extra, self._store.new_op())
-        change = TurnAmended(turn, turn_patch(content, duration_ms, extra))
-        return self._put(request, change, key=turn, follows=self._outbox.turn_of(turn))
+        return self._mutations.amend_last_turn(content, duration_ms, extra, role)
 
     def record_interruption(self) -> QueuedMutation:
         """The caller spoke over the agent."""
-        return self._put(requests.record_interruption(self.id, self._store.new_op()), Interrupted(self._state))
+        return self._mutations.record_interruption()
 
     def update(self, **changes: Unpack[Changes]) -> QueuedMutation:
         """Change members of the session, all but its history; see `CallStore.update`."""
-        patch, beside = split_changes(changes)
-        change = HeadPatched(self._state, patch)
-        if not beside:
-            return self._put(requests.update(self.id, None, patch, self._store.new_op()), change, key=HEAD)
-        self._outbox.check_room(len(encode_members(patch)))
-        entry = self._outbox.put_action("session.update", partial(self._rewrite_head, patch, beside), change)
-        self._state.updated_at = now()
-        return queued(entry.future)
-
-    async def _rewrite_head(self, patch: dict[str, Any], beside: Beside) -> int:
-        version = await self._store._rewrite_head(self.id, None, patch, beside, epoch=self.epoch)
-        if "heartbeat_timeout_s" in beside and self.is_held:
-            self._heartbeats.retime(beside["heartbeat_timeout_s"])
-        return version
+        return self._mutations.update(changes)
 
     def end(self, reason: str = COMPLETED, detail: Any = None) -> QueuedMutation:
         """The call is over. Leaving the block does not end it a second time.
@@ -410,25 +327,7 @@ class CallHandle(Uncopied):
             reason: a word of the worker's own, up to 64 bytes.
             detail: any JSON beside it.
         """
-        reason = as_text(reason, "a reason")
-        validation.check_word(reason, "$.params.reason", least=1)
-        request = requests.end(self.id, reason, detail, self._store.new_op())
-        return self._put(request, Switched(self._state, self._set_ended))
-
-    def _put(
-        self,
-        request: PreparedRequest[int],
-        change: Change,
-        *,
-        key: object = None,
-        follows: OutboxEntry | None = None,
-        amends: OutboxEntry | None = None,
-    ) -> QueuedMutation:
-        params = request.params
-        assert isinstance(params, protocol.Mutation)  # noqa: S101 - all but turns and saves are prepared so
-        entry = self._outbox.put(request.method, params, change, key=key, follows=follows, amends=amends)
-        self._state.updated_at = now()
-        return queued(entry.future)
+        return self._mutations.end(reason, detail, self._set_ended)
 
     @property
     def in_order(self) -> InOrder:
@@ -441,7 +340,11 @@ class CallHandle(Uncopied):
         self.version = version
 
     def _set_ended(self, ended: bool) -> None:
-        self.ended = ended
+        self._tenure.ended = ended
+
+    def _retime(self, timeout_s: float) -> None:
+        if self.is_held:
+            self._heartbeats.retime(timeout_s)
 
     def _delivered(self) -> None:
         """Heartbeats of a call that was left go on until all that it has queued is delivered."""

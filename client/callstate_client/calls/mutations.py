@@ -1,0 +1,158 @@
+"""The mutations of a held call: checked, made in the worker's view of the call, and queued in its outbox.
+
+Each method raises what can't be sent before anything has changed; the rest is the outbox's (calls/outbox).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+from callstate_client import protocol, requests
+from callstate_client.calls.outbox.backlog import OutboxEntry
+from callstate_client.calls.outbox.local_changes import (
+    Change,
+    HeadPatched,
+    Interrupted,
+    Switched,
+    TurnAdded,
+    TurnAmended,
+)
+from callstate_client.calls.outbox.outbox import Outbox
+from callstate_client.calls.queued import AmendableTurn, QueuedMutation, TurnHandle, amendable, queued
+from callstate_client.model.members import encode_members
+from callstate_client.model.state import SessionState
+from callstate_client.model.times import now
+from callstate_client.model.turn import Turn
+from callstate_client.model.wellformed import as_text, cleaned, turn_values
+from callstate_client.requests import PreparedRequest, validation
+from callstate_client.requests.patches import Beside, find_last_turn, patched_turn, split_changes, turn_patch
+from callstate_client.session_api import SessionApi
+
+__all__ = ["Mutations"]
+
+HEAD: Final = object()
+"""The key of updates: those that wait are merged into one."""
+
+
+class Mutations:
+    """Those of one call; for the methods see `CallHandle`.
+
+    Args:
+        state: the worker's view of the call, which they change.
+        outbox: of the call.
+        store: sends what takes more than one request.
+        on_timeout: called with a new heartbeat timeout, seconds, once it is acknowledged.
+    """
+
+    __slots__ = ("_on_timeout", "_outbox", "_state", "_store")
+
+    def __init__(
+        self, state: SessionState, outbox: Outbox, store: SessionApi, on_timeout: Callable[[float], None]
+    ) -> None:
+        self._state = state
+        self._outbox = outbox
+        self._store = store
+        self._on_timeout = on_timeout
+
+    # -- turns ----------------------------------------------------------------------------------------------
+
+    def add_turn(
+        self, role: str, content: str, duration_ms: int, at: datetime | None, extra: dict[str, Any] | None
+    ) -> AmendableTurn:
+        """Append a turn."""
+        role, content, duration_ms = turn_values(role, content, duration_ms)
+        extra = cleaned(extra)
+        turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
+        validation.check_turn(turn)
+        encoded = encode_members(turn.to_dict())
+        self._outbox.check_room(len(encoded))
+        entry = self._outbox.add_turn(encoded, TurnAdded(self._state, turn))
+        self._state.updated_at = now()
+        return amendable(self, turn, entry, entry.future)
+
+    def amend(
+        self, turn: TurnHandle, content: str | None, duration_ms: int | None, extra: dict[str, Any] | None
+    ) -> QueuedMutation:
+        """Amend this very turn: in the outbox while it waits there, else by a request."""
+        if turn.place.refusal is not None:
+            return queued(turn.place.future)
+        patch = turn_patch(content, duration_ms, extra)
+        # with another duration the turn would be counted by that one, instead of by the one it was said with
+        if duration_ms is None and self._outbox.is_waiting(turn.place):
+            amended = patched_turn(turn.turn, patch)
+            text = encode_members(amended.to_dict())
+            self._outbox.check_room(max(0, len(text) - turn.place.size))
+            self._outbox.rewrite(turn.place, text)
+            turn.turn.become(amended)
+            self._state.updated_at = now()
+            return queued(turn.place.future)
+        self._check_amendable(0, None)
+        # with its role: if the history has been replaced by a shorter one, it is a conflict, not another turn
+        request = requests.amend_turn(
+            self._state.id, None, turn.turn.role, content, duration_ms, extra, self._store.new_op()
+        )
+        return self._put(request, TurnAmended(turn.turn, patch), key=turn.turn, amends=turn.place)
+
+    def amend_last_turn(
+        self, content: str | None, duration_ms: int | None, extra: dict[str, Any] | None, role: str | None
+    ) -> QueuedMutation:
+        """Amend the last turn, or the last one of a role."""
+        self._check_amendable(None, role)
+        turn = find_last_turn(self._state, role)
+        request = requests.amend_turn(self._state.id, None, role, content, duration_ms, extra, self._store.new_op())
+        change = TurnAmended(turn, turn_patch(content, duration_ms, extra))
+        return self._put(request, change, key=turn, follows=self._outbox.turn_of(turn))
+
+    def _check_amendable(self, index: int | None, role: str | None) -> None:
+        requests.check_amendable(index, role, self._store._known_features or protocol.FEATURES)
+
+    # -- the rest of the session ----------------------------------------------------------------------------
+
+    def record_interruption(self) -> QueuedMutation:
+        """Count an interruption."""
+        request = requests.record_interruption(self._state.id, self._store.new_op())
+        return self._put(request, Interrupted(self._state))
+
+    def update(self, changes: Mapping[str, Any]) -> QueuedMutation:
+        """Patch the head. Labels and timeouts are not part of the document, so changing them takes a read and a
+        write: they are queued as an action."""
+        patch, beside = split_changes(changes)
+        change = HeadPatched(self._state, patch)
+        if not beside:
+            request = requests.update(self._state.id, None, patch, self._store.new_op())
+            return self._put(request, change, key=HEAD)
+        self._outbox.check_room(len(encode_members(patch)))
+        entry = self._outbox.put_action("session.update", partial(self._rewrite_head, patch, beside), change)
+        self._state.updated_at = now()
+        return queued(entry.future)
+
+    async def _rewrite_head(self, patch: dict[str, Any], beside: Beside) -> int:
+        version = await self._store._rewrite_head(self._state.id, None, patch, beside, epoch=self._outbox.epoch)
+        if "heartbeat_timeout_s" in beside:
+            self._on_timeout(beside["heartbeat_timeout_s"])
+        return version
+
+    def end(self, reason: str, detail: Any, set_ended: Callable[[bool], None]) -> QueuedMutation:
+        """End the session; `set_ended` is called with whether it has ended, as far as its worker knows."""
+        reason = as_text(reason, "a reason")
+        validation.check_word(reason, "$.params.reason", least=1)
+        request = requests.end(self._state.id, reason, detail, self._store.new_op())
+        return self._put(request, Switched(self._state, set_ended))
+
+    def _put(
+        self,
+        request: PreparedRequest[int],
+        change: Change,
+        *,
+        key: object = None,
+        follows: OutboxEntry | None = None,
+        amends: OutboxEntry | None = None,
+    ) -> QueuedMutation:
+        params = request.params
+        assert isinstance(params, protocol.Mutation)  # noqa: S101 - all but turns and saves are prepared so
+        entry = self._outbox.put(request.method, params, change, key=key, follows=follows, amends=amends)
+        self._state.updated_at = now()
+        return queued(entry.future)
