@@ -19,7 +19,15 @@ from bench.documents import documents
 from bench.failover import JUDGED, SCENES, deaths_json, failover_verdict, play
 from bench.growth import by_length, curve_json, relative
 from bench.limits import PIPELINED, blocking_heartbeat, pipelined_cpu
-from bench.loads import FLUSH_WHEN_ASKED, LoadedDaemon, Size, flushing_verdict, heartbeats_during, under_load
+from bench.loads import (
+    FLUSH_WHEN_ASKED,
+    LoadedDaemon,
+    Size,
+    flushing_verdict,
+    heartbeats_during,
+    memory_over_json,
+    under_load,
+)
 from bench.processes import Rig, Server, awake
 from bench.reaper import ticks
 from bench.sampling import Spread
@@ -250,10 +258,10 @@ class Run:
         yield Verdict(f"growth: add_turn at {long:,} turns vs at {short}", relative(added)[long], 1.2, note=note)
 
     def _size(self, rig: Rig) -> Iterator[Verdict]:
-        size = self._effort.size
-        daemon = LoadedDaemon(rig, rig.redis(), size, "size")
+        size, redis = self._effort.size, rig.redis()
         name = f"memory of {size.live:,} sessions of 20 turns vs JSON"
-        yield Verdict(name, Spread.of([daemon.memory_of_json]), 1.5)
+        yield Verdict(name, Spread.of([memory_over_json(rig, redis, size.live)]), 1.5)
+        daemon = LoadedDaemon(rig, redis, size, "size")
         flushes = [heartbeats_during(daemon.server, daemon.flush()) for _ in range(self._effort.rounds)]
         yield flushing_verdict(flushes, size.dirty)
 
