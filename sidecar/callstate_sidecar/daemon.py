@@ -267,7 +267,7 @@ class Daemon:
         else:
             self._server.limit(config.limits)
             self._engine.liveness.timeout_s = config.reaper.heartbeat_timeout_s
-            configure_logging(config.log, self._environ)
+            configure_logging(config.log.level, config.log.format, self._environ)
             log.info("reloaded: limits, reaper.heartbeat_timeout_s, log; the rest needs a restart")
         self._manager.ready()
 

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         stdio.complain("callstated", str(error))
         return Exit.USAGE
-    configure_logging(config.log, os.environ)
+    configure_logging(config.log.level, config.log.format, os.environ)
     for warning in args.warnings:
         log.warning("%s", warning)
 

@@ -55,7 +55,7 @@ ENGINE = {
     "request": "table verbs",
 }
 SIDECAR = {
-    "system": "config",
+    "system": "",
     "config": "system",
     "metrics": "",
     "background": "metrics",

@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
-from callstate_sidecar.config.schema import LogConfig
-
 LOGGER_NAME: Final = "callstate_sidecar"
 
 # sd-daemon(3): `<N>` before a line is its syslog priority.
@@ -88,25 +86,26 @@ class _OwnHandler(logging.StreamHandler[TextIO]):
     """A class of its own, so that a reload replaces no handler but ours."""
 
 
-def configure_logging(config: LogConfig, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
+def configure_logging(level: str, style: str, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
     """Send all logs of this process to stderr; another call (a reload) replaces the settings.
 
     The level applies to the daemon's own loggers; from libraries only warnings and errors are shown.
 
     Args:
-        config: level and format.
+        level: `debug`, `info`, `warning` or `error`.
+        style: `text` or `json`.
         environ: contains $JOURNAL_STREAM under systemd.
         stream: used instead of stderr.
     """
     target = sys.stderr if stream is None else stream
-    formatter = JsonFormatter if config.format == "json" else TextFormatter
+    formatter = JsonFormatter if style == "json" else TextFormatter
     handler = _OwnHandler(target)
     handler.setFormatter(formatter(journal=goes_to_journal(target, environ)))
     root = logging.getLogger()
     for old in [old for old in root.handlers if isinstance(old, _OwnHandler)]:
         root.removeHandler(old)
     root.addHandler(handler)
-    logging.getLogger(LOGGER_NAME).setLevel(config.level.upper())
+    logging.getLogger(LOGGER_NAME).setLevel(level.upper())
 
 
 def goes_to_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:

@@ -8,11 +8,9 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from callstate_sidecar.config.schema import LogConfig
 from callstate_sidecar.system.logs import LOGGER_NAME, configure_logging
 
 Set = Callable[..., io.StringIO]
@@ -24,9 +22,9 @@ def configured() -> Iterator[Set]:
     root, ours = logging.getLogger(), logging.getLogger(LOGGER_NAME)
     before = root.handlers[:], ours.level
 
-    def configure(**config: Any) -> io.StringIO:
+    def configure(level: str = "info", style: str = "text") -> io.StringIO:
         stream = io.StringIO()
-        configure_logging(LogConfig(**config), {}, stream)
+        configure_logging(level, style, {}, stream)
         return stream
 
     yield configure
@@ -70,7 +68,7 @@ def test_a_traceback_follows_its_line(configured: Set) -> None:
 
 
 def test_a_line_of_json_is_one_object(configured: Set) -> None:
-    stream = configured(format="json")
+    stream = configured(style="json")
     log.warning("flushed %d", 3, extra={"session_id": "call-1", "level": "mine", "path": Path("/x")})
     failing()
     first, second = map(json.loads, stream.getvalue().splitlines())
@@ -93,7 +91,7 @@ def test_the_level_holds_for_our_own_lines_and_libraries_only_warn(configured: S
 
 def test_configuring_again_replaces_what_was_set(configured: Set) -> None:
     first = configured(level="debug")
-    second = configured(level="error", format="json")
+    second = configured(level="error", style="json")
     log.warning("quiet")
     log.error("loud")
     assert first.getvalue() == ""
@@ -105,7 +103,7 @@ def test_for_the_journal_each_line_has_its_priority_and_no_time(configured: Set,
     path = tmp_path / "journal"
     with path.open("w") as stream:
         status = os.fstat(stream.fileno())
-        configure_logging(LogConfig(level="debug"), {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, stream)
+        configure_logging("debug", "text", {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, stream)
         for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.CRITICAL):
             log.log(level, "x")
         failing()
@@ -119,6 +117,6 @@ def test_a_journal_that_is_another_file_gets_no_priorities(configured: Set, tmp_
     configured()
     path = tmp_path / "not-the-journal"
     with path.open("w") as stream:
-        configure_logging(LogConfig(), {"JOURNAL_STREAM": "1:2"}, stream)
+        configure_logging("info", "text", {"JOURNAL_STREAM": "1:2"}, stream)
         log.info("x")
     assert path.read_text().endswith("INFO    x\n")
