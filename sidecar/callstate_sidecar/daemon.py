@@ -22,14 +22,9 @@ from callstate_client.engine.engine import Engine
 from callstate_client.engine.sessions.records import Record
 from callstate_client.engine.table.replay import replay, snapshot
 from callstate_sidecar.background import cancel_and_wait, supervise
-from callstate_sidecar.config.load import (
-    Config,
-    ConfigError,
-    check_store_files,
-    resolve_password,
-    resolve_socket,
-    resolve_state_dir,
-)
+from callstate_sidecar.config.errors import ConfigError
+from callstate_sidecar.config.resolve import check_store_files, resolve_password, resolve_socket, resolve_state_dir
+from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
 from callstate_sidecar.journal import Checkpointer, Files, Journal, Maintenance, SyncGate, journal_host
 from callstate_sidecar.metrics import Metrics

@@ -10,15 +10,10 @@ from collections.abc import Sequence
 
 import uvloop
 
-from callstate_sidecar.config.load import (
-    Config,
-    ConfigError,
-    check_store_files,
-    load_config,
-    resolve_password,
-    resolve_socket,
-    resolve_state_dir,
-)
+from callstate_sidecar.config.errors import ConfigError
+from callstate_sidecar.config.load import load_config
+from callstate_sidecar.config.resolve import check_store_files, resolve_password, resolve_socket, resolve_state_dir
+from callstate_sidecar.config.schema import Config
 from callstate_sidecar.daemon import Daemon
 from callstate_sidecar.journal import JournalError
 from callstate_sidecar.journal import cli as journal_cli

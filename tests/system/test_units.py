@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from callstate_sidecar.config.load import CREDENTIAL_NAME, Config, load_config
+from callstate_sidecar.config.load import load_config
 from callstate_sidecar.config.reference import reference_toml
+from callstate_sidecar.config.resolve import CREDENTIAL_NAME
+from callstate_sidecar.config.schema import Config
 from callstate_sidecar.system.exits import Exit
 
 UNITS = Path(__file__).parents[2] / "systemd"

@@ -30,7 +30,7 @@ from callstate_client.engine.verbs.table import VERBS
 from callstate_client.engine.workers import states
 from callstate_client.protocol.events import TYPES
 from callstate_sidecar.config.load import load_config
-from callstate_sidecar.config.schema import OPTIONS, SECTIONS
+from callstate_sidecar.config.options import OPTIONS, SECTIONS
 from callstate_sidecar.journal import Checkpointer, Files, Journal
 from callstate_sidecar.journal import cli as journal_cli
 from callstate_sidecar.journal.format import VERSION

@@ -10,7 +10,8 @@ import sys
 import textwrap
 from typing import Final
 
-from callstate_sidecar.config.schema import GIB, KIB, MIB, OPTIONS, SECTIONS, Option
+from callstate_sidecar.config.options import OPTIONS, SECTIONS, Option
+from callstate_sidecar.config.schema import GIB, KIB, MIB
 from callstate_sidecar.system import stdio
 
 _WIDTH: Final = 100

@@ -7,8 +7,7 @@ and infinity.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Final, Literal, get_args, get_type_hints
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, to_builtins
 
@@ -292,73 +291,3 @@ class Config(Struct, frozen=True, kw_only=True):
     limits: LimitsConfig = LimitsConfig()
     host: HostConfig = HostConfig()
     log: LogConfig = LogConfig()
-
-
-class Option(Struct, frozen=True, kw_only=True):
-    """One key, as described by its annotation.
-
-    Args:
-        section: such as `store`.
-        name: such as `flush_interval_s`.
-        annotation: the annotated type, against which `msgspec.convert` checks a value.
-        type: the bare type: str, int, float, or a Literal.
-        default: the value if it is not configured.
-        meta: range, unit and meaning.
-    """
-
-    section: str
-    name: str
-    annotation: Any
-    type: Any
-    default: str | float
-    meta: Meta
-
-    @property
-    def key(self) -> str:
-        """The key as in messages and `--set`: `store.flush_interval_s`."""
-        return f"{self.section}.{self.name}"
-
-    @property
-    def variable(self) -> str:
-        """The environment variable: `CALLSTATE_STORE_FLUSH_INTERVAL_S`."""
-        return f"CALLSTATE_{self.section}_{self.name}".upper()
-
-    @property
-    def expected(self) -> str:
-        """The permitted values in words: `seconds, 0.005 to 60`."""
-        extra = self.meta.extra or {}
-        if "unit" in extra:
-            whole = "a whole number of " if self.type is int else ""
-            return f"{whole}{extra['unit']}, {_number(self.meta.ge)} to {_number(self.meta.le)}"
-        return str(extra.get("expected") or _alternatives(get_args(self.type)))
-
-
-def _number(value: float | None) -> str:
-    return "any" if value is None else f"{value:.15g}"
-
-
-def _alternatives(words: tuple[str, ...]) -> str:
-    return f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def _section_options(section: str, struct: type[Struct]) -> Iterator[Option]:
-    default = struct()
-    for name, annotation in get_type_hints(struct, include_extras=True).items():
-        bare, meta = get_args(annotation)
-        yield Option(
-            section=section,
-            name=name,
-            annotation=annotation,
-            type=bare,
-            default=getattr(default, name),
-            meta=meta,
-        )
-
-
-SECTIONS: Final[dict[str, type[Struct]]] = get_type_hints(Config)
-"""The structs of the sections by name, in the order of the reference file."""
-
-OPTIONS: Final[dict[str, Option]] = {
-    option.key: option for section, struct in SECTIONS.items() for option in _section_options(section, struct)
-}
-"""All options by key."""

@@ -8,7 +8,7 @@ import socket
 import stat
 from pathlib import Path
 
-from callstate_sidecar.config.load import ConfigError
+from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.system.files import naming
 from callstate_sidecar.system.state_dir import AlreadyRunningError
 

@@ -1,4 +1,4 @@
-"""load.py, schema.py, reference.py: where values come from, what is refused, and the resolved paths."""
+"""The configuration: where values come from, what is refused, and the resolved paths."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from callstate_sidecar.config.load import (
+from callstate_sidecar.config.errors import ConfigError
+from callstate_sidecar.config.load import load_config
+from callstate_sidecar.config.options import OPTIONS
+from callstate_sidecar.config.reference import reference_toml
+from callstate_sidecar.config.resolve import (
     MAX_SOCKET_PATH_BYTES,
-    Config,
-    ConfigError,
-    ServerConfig,
-    StoreConfig,
-    load_config,
     resolve_password,
     resolve_socket,
     resolve_state_dir,
 )
-from callstate_sidecar.config.reference import reference_toml
-from callstate_sidecar.config.schema import OPTIONS
+from callstate_sidecar.config.schema import Config, ServerConfig, StoreConfig
 
 KEYS = list(OPTIONS)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from callstate_sidecar.config.load import ConfigError
+from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.serving.listener import Listener
 from callstate_sidecar.system.state_dir import AlreadyRunningError
 
