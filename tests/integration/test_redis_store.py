@@ -157,6 +157,8 @@ async def test_a_write_leaves_meta_beside_the_document(backend: RedisBackend, ra
         b"stamp": b"%d:%b" % (len(document), document[:512]),
         b"heartbeat_timeout_s": b"",
         b"max_duration_s": b"",
+        b"state": b"",
+        b"orphan": b"",
     }
     assert await raw.zscore(prefix + "@heartbeats", "call-1") == 1_700_000_000_123
     assert await raw.smembers(prefix + "@host:here:sessions") == {b"call-1"}

@@ -35,7 +35,7 @@ CLIENT = {
     "cli": "errors model protocol store requests calls api client",
 }
 ENGINE = {
-    "sessions": "",
+    "sessions": "reasons",
     "table": "sessions",
     "clock": "",
     "limits": "",

@@ -98,6 +98,7 @@ class Expiry:
         session = ctx.table.sessions[session_id]
         if after is Phase.SUSPECT:
             ctx.liveness.learn(session_id, evidence, now, labels=session.facts.labels)
+            ctx.mark_stale(session)
             self._tell_suspect(session, evidence, now)
             done.suspected += 1
         elif after is Phase.ENDED:

@@ -165,6 +165,10 @@ class Context:
         """What its owner's leaving means for a session is part of the open group."""
         self.tx.decide_departure(self.departures.pending, session_id)
 
+    def mark_stale(self, session: Session) -> None:
+        """Other hosts are to learn of its state, which has changed while nothing else has."""
+        self.table.dirty.mark(session.id, self.clock.mono(), session.doc.size)
+
     def watch_again(self, session: Session) -> None:
         """After a change was undone: a session has its full time again. A suspect is one again: its worker is as
         dead as before."""

@@ -56,6 +56,7 @@ def bring_back(ctx: Context, caller: Caller, session: Session, phase: Phase | No
     """A session that was not live has given a sign of life; `phase`: the one it was in; None: not watched."""
     if phase is Phase.SUSPECT:
         session.suspected = ""
+        ctx.mark_stale(session)
         ctx.events.note("recovered", now_us, session)
     elif phase is None:
         ctx.watch(caller, session)

@@ -39,6 +39,7 @@ class InStore(Struct, frozen=True, gc=False):
         facts, ops: those of that version.
         call_id: the call id it can be found by.
         ended: whether it had ended.
+        state: `StoredMeta.state` of it.
     """
 
     version: int
@@ -51,6 +52,7 @@ class InStore(Struct, frozen=True, gc=False):
     ops: Mapping[str, bytes]
     call_id: str
     ended: bool
+    state: str = ""
 
 
 def room_for(head: bytes) -> int:

@@ -22,12 +22,22 @@ from typing import Any, Final
 
 from msgspec import structs
 
+from callstate_client.engine.reasons import SILENT
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import NO_FACTS, NOT_ENDED, Facts
 from callstate_client.engine.sessions.head import Head, head_of
 from callstate_client.engine.sessions.layout import InStore
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase, OpResult, StateRecord
-from callstate_client.engine.sessions.stored import Patch, StoredMeta, StoredSession, Write
+from callstate_client.engine.sessions.stored import (
+    ENDED,
+    LIVE,
+    ORPHAN,
+    SUSPECT,
+    Patch,
+    StoredMeta,
+    StoredSession,
+    Write,
+)
 from callstate_client.errors import DocumentError, UnreadableError
 from callstate_client.model import documents
 from callstate_client.model.times import MAX_US, format_us, is_time, parse_us
@@ -93,6 +103,15 @@ class Session:
     def ended(self) -> bool:
         """Whether its status is `ended`."""
         return self.doc.status == "ended"
+
+    @property
+    def state(self) -> str:
+        """What other hosts are told of its life (`StoredMeta.state`)."""
+        if self.ended:
+            return ENDED
+        if self.suspected:
+            return SUSPECT
+        return ORPHAN if self.facts.orphan else LIVE
 
     @property
     def awaited_s(self) -> float | None:
@@ -241,7 +260,7 @@ class Session:
             length = len(document)
         else:
             room, length = known.room, patch.new_length
-        meta = _meta(self.facts, self.ops, self.version, host_id)
+        meta = _meta(self.facts, self.ops, self.version, host_id, self.state)
         return Write(
             self.id, document, meta, active=not self.ended, beat_ms=self.beat_us // 1000,
             seen=None if self.base is None else self.base.version, call_id=doc.call_id, patch=patch,
@@ -249,7 +268,7 @@ class Session:
             result=InStore(
                 version=self.version, room=room, length=length, fields=doc.fields, lineage=doc.lineage,
                 history_bytes=doc.history_bytes, facts=self.facts, ops=self.ops, call_id=doc.call_id,
-                ended=self.ended,
+                ended=self.ended, state=self.state,
             ),
         )  # fmt: skip
 
@@ -258,7 +277,7 @@ class Session:
         if self.base is not None or known.ended or self.ended or known.call_id != self.doc.call_id:
             return None
         changes = self.doc.changes_since(known)
-        base = _meta(known.facts, known.ops, known.version, host_id)
+        base = _meta(known.facts, known.ops, known.version, host_id, known.state)
         return None if changes is None else Patch(base, known.length, changes)
 
     @classmethod
@@ -306,15 +325,18 @@ class Session:
             epoch=meta.epoch, owner=meta.owner, labels=meta.labels, heartbeat_timeout_s=meta.heartbeat_timeout_s,
             max_duration_s=meta.max_duration_s, ended_reason=meta.ended_reason, ended_detail=meta.ended_detail,
             ended_us=parse_us(meta.ended_at) if is_time(meta.ended_at) else 0, reaped=meta.reaped,
+            orphan=meta.orphan,
         )  # fmt: skip
+        self.suspected = SILENT if meta.state == SUSPECT else ""
 
 
-def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str) -> StoredMeta:
+def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str, state: str) -> StoredMeta:
     return StoredMeta(
         host=host_id, epoch=facts.epoch, version=version, owner=facts.owner, ended_reason=facts.ended_reason,
         ended_at=format_us(facts.ended_us) if facts.ended_us else "", ended_detail=facts.ended_detail,
         labels=facts.labels, reaped=facts.reaped, heartbeat_timeout_s=facts.heartbeat_timeout_s,
-        max_duration_s=facts.max_duration_s, ops=ops,
+        max_duration_s=facts.max_duration_s, ops=ops, state=state,
+        orphan=facts.orphan if state in (ORPHAN, SUSPECT) else "",
     )  # fmt: skip
 
 

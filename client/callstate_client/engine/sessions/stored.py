@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from msgspec import Struct
 
 from callstate_client.engine.sessions.layout import InStore
+
+LIVE: Final = "live"
+SUSPECT: Final = "suspect"
+ORPHAN: Final = "orphan"
+ENDED: Final = "ended"
+"""The values of `StoredMeta.state`."""
 
 
 class StoreError(Exception):
@@ -40,6 +47,8 @@ class StoredMeta(Struct, kw_only=True):
         heartbeat_timeout_s: the session's own, or None for the daemon's.
         max_duration_s: the session's own, or None for none.
         reaped: the reaper ended it, no worker did.
+        state: `live`, `suspect`, `orphan` or `ended`; empty where an earlier version wrote it.
+        orphan: why an orphan has no owner any more.
         deleted: a tombstone: no document, but nothing older may come back.
         ops: results of the last repeatable mutations by their `op`, as JSON, oldest first; a tombstone's too.
     """
@@ -55,6 +64,8 @@ class StoredMeta(Struct, kw_only=True):
     heartbeat_timeout_s: float | None = None
     max_duration_s: float | None = None
     reaped: bool = False
+    state: str = ""
+    orphan: str = ""
     deleted: bool = False
     ops: Mapping[str, bytes] = {}
 

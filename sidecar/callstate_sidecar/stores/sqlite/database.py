@@ -58,7 +58,9 @@ _SCHEMA: Final = (
     "CREATE INDEX session_expires ON session (expires_ms)",
 )
 
-_ADDED_COLUMNS: Final = {"ops": "TEXT NOT NULL DEFAULT ''", "call_id": "TEXT NOT NULL DEFAULT ''"}
+_ADDED_COLUMNS: Final[dict[str, str]] = dict.fromkeys(
+    ("ops", "call_id", "state", "orphan"), "TEXT NOT NULL DEFAULT ''"
+)
 """Columns of `session` missing from files of earlier versions. An older callstate ignores them, so they don't
 increase the schema version."""
 
