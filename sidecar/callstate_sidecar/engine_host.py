@@ -135,7 +135,7 @@ class DaemonHost:
         """The result of `server.stats`."""
         engine, table, now = self._engine, self._engine.table, self._clock.mono()
         workers = engine.registry.workers
-        oldest = next(iter(table.dirty.marks.values()), None)
+        oldest = table.dirty.oldest
         return {
             "sessions": dict(table.index.by_status),
             "suspects": len(engine.liveness.suspects),
@@ -145,9 +145,9 @@ class DaemonHost:
             "subscribers": engine.events.subscribers,
             "draining": engine.ctx.draining,
             "connections": len(self._server.connections),
-            "dirty": len(table.dirty.marks) + len(table.dirty.in_flight),
+            "dirty": table.dirty.sessions,
             "dirty_bytes": table.dirty.size_bytes,
-            "oldest_dirty_s": round(now - oldest[0], 3) if oldest else 0.0,
+            "oldest_dirty_s": 0.0 if oldest is None else round(now - oldest, 3),
             "quarantined": len(table.quarantined),
             "store": self._write_behind.store.status,
             **({"store_error": self._write_behind.store.error} if self._write_behind.store.error else {}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from hypothesis import settings
@@ -23,6 +24,7 @@ def state(harness: TableHarness) -> dict[str, Any]:
         "sessions": {i: kept(session) | {"host": session.host} for i, session in harness.table.sessions.items()},
         "tombstones": dict(harness.table.tombstones.pending),
         "dirty": dict(harness.table.dirty.marks),
+        "refused": {i: harness.table.quarantined.get(i) for i in harness.table.quarantined},
         "dirty_bytes": harness.table.dirty.size_bytes,
         "by_status": dict(harness.table.index.by_status),
     }
@@ -38,6 +40,12 @@ def as_whole(write: Write, stored: Write | None) -> Write:
     assert write.result is not None
     assert len(document) == write.result.length
     return structs.replace(write, document=document, patch=None)
+
+
+def is_kept_for_the_store(harness: TableHarness, session_id: str) -> bool:
+    """Whether a session or its deletion is going to be written, sooner or later."""
+    table = harness.table
+    return session_id in table.dirty.marks or session_id in table.dirty.in_flight or session_id in table.quarantined
 
 
 class TransactionMachine(RuleBasedStateMachine):
@@ -127,7 +135,7 @@ class TransactionMachine(RuleBasedStateMachine):
         self.open_group()
 
     @precondition(lambda self: self.flight)
-    @rule(outcome=st.sampled_from(["acknowledged", "failed", "reply lost"]))
+    @rule(outcome=st.sampled_from(["acknowledged", "failed", "reply lost", "refused"]))
     def write_ends(self, outcome: str) -> None:
         """Whether or not a group is open."""
         self.ended_meanwhile = True
@@ -136,13 +144,20 @@ class TransactionMachine(RuleBasedStateMachine):
             if write.patch is not None and (stored is None or stored.meta.version != write.patch.base.version):
                 self.harness.queue.write_whole(write, since)
                 continue
-            if outcome != "failed":
+            if outcome in ("acknowledged", "reply lost"):
                 self.store[write.session_id] = as_whole(write, stored)
             if outcome == "acknowledged":
                 self.harness.queue.acked(write)
+            elif outcome == "refused":
+                self.harness.queue.quarantine(write, "rejected", self.now)
             else:
                 self.harness.queue.retry(write, since)
         self.flight = []
+
+    @rule()
+    def retry_refused(self) -> None:
+        self.ended_meanwhile = True
+        self.harness.queue.retry_refused(math.inf, 10)
 
     @rule()
     def restart(self) -> None:
@@ -166,10 +181,12 @@ class TransactionMachine(RuleBasedStateMachine):
         self.commit()
         if self.flight:
             self.write_ends("acknowledged")
+        self.harness.queue.retry_refused(math.inf, 10)
         while self.harness.table.dirty.marks:
             self.take(3)
             self.write_ends("acknowledged")
         assert not self.harness.table.tombstones.pending
+        assert not self.harness.table.quarantined
         found = {i: write.meta.version for i, write in self.store.items() if write.document is not None}
         assert found == self.truth
         assert all(self.harness.table.is_stored(session) for session in self.harness.table.sessions.values())
@@ -185,12 +202,12 @@ class TransactionMachine(RuleBasedStateMachine):
         for session_id, session in harness.table.sessions.items():
             stored = self.store.get(session_id)
             reached = stored is not None and stored.meta.version == session.version
-            assert reached or session_id in harness.table.dirty.marks or session_id in harness.table.dirty.in_flight
+            assert reached or is_kept_for_the_store(harness, session_id)
         for session_id, write in self.store.items():
             deleted = session_id not in harness.table.sessions and write.document is not None
             assert not deleted or session_id in harness.table.tombstones.pending, "the store would bring it back"
         for session_id in harness.table.tombstones.pending:
-            assert session_id in harness.table.dirty.marks or session_id in harness.table.dirty.in_flight
+            assert is_kept_for_the_store(harness, session_id)
         assert all(
             session_id in harness.table.sessions or session_id in harness.table.tombstones.pending
             for session_id in harness.table.dirty.marks
@@ -204,7 +221,10 @@ class TransactionMachine(RuleBasedStateMachine):
             flight.era for flight in harness.table.dirty.in_flight.values()
         ]
         assert all(harness.table.dirty.unwritten(era) == sum(each <= era for each in eras) for era in eras)
-        assert all(session_id in harness.table.sessions for session_id in harness.table.quarantined)
+        assert all(
+            session_id in harness.table.sessions or session_id in harness.table.tombstones.pending
+            for session_id in harness.table.quarantined
+        )
         statuses = [session.doc.status for session in harness.table.sessions.values()]
         assert harness.table.index.by_status == {status: statuses.count(status) for status in statuses}
         assert list(harness.table.sessions) == [

@@ -5,7 +5,8 @@ The writer takes a batch, sends it, and says of each write what came of it:
     acked        the store has this version
     retry        nobody knows whether it has: the session is dirty again, as old as it was
     write_whole  it was a patch of what the store does not have: the session is dirty again
-    quarantine   the store does not take it: the session stays hot and in the journal
+    quarantine   the store does not take it: the session stays hot and in the journal, a deletion keeps its
+                 tombstone, and either is tried again later
 
 What is learned of the store is no change of the open group, which may end after the write has: so it is applied to
 the session as it is and, where the group has deleted or replaced that, to the one that a rollback brings back.
@@ -13,6 +14,7 @@ the session as it is and, where the group has deleted or replaced that, to the o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 
@@ -39,15 +41,25 @@ class FlushQueue:
 
     # -- batches --------------------------------------------------------------------------------------------
 
-    def take(self, host_id: str, max_sessions: int, max_bytes: int) -> list[tuple[Write, float]]:
+    def take(
+        self, host_id: str, max_sessions: int, max_bytes: int, now: float = math.inf
+    ) -> list[tuple[Write, float]]:
         """The oldest of what is dirty, as writes that are in flight from now on, each with the time since when it
-        is dirty."""
+        is dirty; without what waits in quarantine at this time, monotonic seconds."""
         table, batch = self.table, list[tuple[Write, float]]()
         sent: dict[str, int] = {}
         size = 0
+        held: list[str] = []
         for session_id, mark in table.dirty.marks.items():
             if len(batch) >= max_sessions or size >= max_bytes:
                 break
+            if table.quarantined.is_alone(session_id):
+                if table.quarantined.is_held(session_id, now):
+                    held.append(session_id)
+                    continue
+                if batch:
+                    break
+                size = max_bytes  # no other goes with it
             session = table.sessions.get(session_id)
             if session is None:
                 write = self._deletion(host_id, session_id)
@@ -58,6 +70,8 @@ class FlushQueue:
                     sent[session_id] = session.version
                 size += write.size
             batch.append((write, mark[0]))
+        for session_id in held:
+            table.dirty.discard(session_id)
         if sent:
             self._tx.records.append(StoreRecord(sent, {}))
         for write, _ in batch:
@@ -94,8 +108,10 @@ class FlushQueue:
         """The store has acknowledged this write."""
         table, session_id, version = self.table, write.session_id, write.meta.version
         table.dirty.arrive(session_id)
-        table.quarantined.pop(session_id, None)
+        table.quarantined.discard(session_id)
         saved = self._tx.saved(session_id)
+        if saved is not None:
+            saved.refusal = None
         if saved is not None and saved.tombstone is not None and saved.tombstone.version <= version:
             saved.tombstone = None  # an undo must not bring it back
         for session in self._in_play(session_id):
@@ -130,22 +146,47 @@ class FlushQueue:
         self.mark_stale(session_id, since, 0 if hot is None else hot.doc.size)
         table.dirty.retry(session_id, since, table.dirty.marks[session_id][1], era)
 
+    def postpone(self, session_id: str) -> None:
+        """Write all else that is dirty first."""
+        marks = self.table.dirty.marks
+        if session_id in marks:
+            marks.move_to_end(session_id)
+
     def write_whole(self, write: Write, since: float) -> None:
         """The store does not have what this patch was made for: write the whole document next."""
         for session in self._in_play(write.session_id):
             session.in_store = None
         self.retry(write, since)
 
-    def quarantine(self, write: Write, why: str) -> None:
-        """The store rejects this write."""
+    def quarantine(self, write: Write, why: str, now: float = 0.0, *, alone: bool = False) -> None:
+        """The store refuses this write: keep what it would have changed, and try again after a backoff.
+
+        Args:
+            write: the write.
+            why: in words.
+            now: monotonic seconds.
+            alone: it was not answered in time, and is tried again by itself.
+        """
         table, session_id = self.table, write.session_id
         table.dirty.arrive(session_id)
         for session in self._in_play(session_id):
             session.quarantined = why
-        if session_id in table.sessions:
-            table.quarantined[session_id] = None
-        elif session_id not in table.dirty.marks:
-            table.tombstones.pending.pop(session_id, None)
+            session.maybe_stored = session.maybe_stored or alone
+        saved = self._tx.saved(session_id)
+        if session_id in table.sessions or session_id in table.tombstones.pending:
+            refusal = table.quarantined.refuse(session_id, why, now, alone=alone)
+            if saved is not None:
+                saved.refusal = refusal
+        elif saved is not None and (saved.session is not None or saved.tombstone is not None):
+            saved.refusal = table.quarantined.refuse(session_id, why, now, alone=alone)
+            table.quarantined.discard(session_id)
+
+    def retry_refused(self, now: float, most: int) -> None:
+        """Mark what is in quarantine and due for another attempt as dirty, at most so many."""
+        table = self.table
+        for session_id in table.quarantined.take_due(now, most):
+            session = table.sessions.get(session_id)
+            self.mark_stale(session_id, now, 0 if session is None else session.doc.size)
 
     def _in_play(self, session_id: str) -> Iterator[Session]:
         """The session as it is, and as it is again if the open group, which replaced it, is undone."""

@@ -5,7 +5,8 @@ holds back every reply that could have seen it, and where the journal does not t
 never been asked for. Everything that takes part registers here:
 
     records                 what the journal has to hear, in order
-    saved sessions          each session, tombstone and dirty mark as it was before the first change under its id
+    saved sessions          each session, tombstone, dirty mark and refusal by the store as it was before the first
+                            change under its id
     events                  those that tell of a change; Events keeps them until the group is committed
     lifted suspicions       a claim, release or end leaves no room for suspicion, and its undoing no room for relief
     decided departures      what an owner's leaving means for a session, decided by a change
@@ -34,6 +35,7 @@ from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.sessions.records import Record, RemovalRecord, StateRecord, TurnsRecord, WorkerRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.dirty_set import Mark
+from callstate_client.engine.table.quarantine import Refusal
 from callstate_client.engine.table.replay import removal
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.table.tombstones import Tombstone
@@ -47,6 +49,7 @@ class Saved(Struct, gc=False):
     mark: tuple[Any, ...] | None
     tombstone: Tombstone | None
     dirty: Mark | None
+    refusal: Refusal | None
 
 
 class Suspicion(Struct, gc=False):
@@ -103,7 +106,8 @@ class Transaction:
                 if place is not None:
                     self._orphans[session_id] = place
         tombstone, dirty = table.tombstones.pending.get(session_id), table.dirty.marks.get(session_id)
-        self._saved[session_id] = Saved(session, mark, tombstone, dirty)
+        refusal = table.quarantined.get(session_id)
+        self._saved[session_id] = Saved(session, mark, tombstone, dirty, refusal)
 
     def saved(self, session_id: str) -> Saved | None:
         """The state before the group, if the group has changed it."""
@@ -278,7 +282,7 @@ class Transaction:
         return (saved.session for saved in self._saved.values() if saved.session is not None)
 
     def _restore(self, session_id: str, saved: Saved) -> None:
-        """Restore session, tombstone, dirty mark and index."""
+        """Restore session, tombstone, dirty mark, index and quarantine."""
         table = self._table
         table.dirty.discard(session_id)
         if saved.dirty is not None:
@@ -288,14 +292,17 @@ class Transaction:
         else:
             table.tombstones.pending.pop(session_id, None)
         session = saved.session
-        if session is None:
-            table.drop(session_id)
-            return
-        session.restore(saved.mark or ())
         if table.sessions.get(session_id) is not session:  # deleted, and perhaps another one made in its place
             table.drop(session_id)
-            table.insert(session)
-        table.index.update(session)
+        if session is not None:
+            session.restore(saved.mark or ())
+            if session_id not in table.sessions:
+                table.insert(session)
+            table.index.update(session)
+        if saved.refusal is None:
+            table.quarantined.discard(session_id)
+        else:
+            table.quarantined.put(session_id, saved.refusal)
 
     def _restore_liveness(self) -> None:
         """Deadlines as the sessions need them; orphans and suspects keep their places in the order of claiming."""

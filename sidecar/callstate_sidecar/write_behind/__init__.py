@@ -11,14 +11,18 @@ between two rounds cost one write, and a session created and deleted in between 
 - clean, if the store has written it and it has not changed since;
 - dirty again, with its old age, if the batch failed. Nobody knows whether the store applied it, but writes are
   absolute, so repeating them is harmless;
-- quarantined, if the store can't take it (`REJECTED`): it stays in memory and in the journal, is reported once, and
-  is tried again when it changes;
+- quarantined, if the store can't take it (`REJECTED`): it stays in memory and in the journal, a deletion with its
+  tombstone; it is reported once, and is tried again when it changes and by backoff (engine/table/quarantine.py);
 - reconciled, if the store has a state from elsewhere (`SUPERSEDED`, `UNSEEN`): reconcile.py decides whether ours is
   written again above the store's, or the store's counts and ours is quarantined.
 
 **The journal goes first.** The open group is committed before a batch is taken and before its results are applied.
 So the store never gets a change that could still be rolled back, and a rollback never undoes what the store has
 said.
+
+**A batch that is not answered** although the store answers a ping is halved until the culprit is alone, which is
+then quarantined; its attempts go alone from then on (batch_limit.py). If the store answers for none of several, it
+is the store's failure.
 
 **Failures of the store** change its status (store_state.py) and are retried with exponential backoff; dirty
 sessions wait in memory and journal. While nothing is dirty, a ping finds out that the store is back. If the store

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from callstate_client.engine.events import SUPERSEDED, Events
+from callstate_client.engine.events import Events
 from callstate_client.engine.flush_queue import FlushQueue
-from callstate_client.engine.sessions.stored import StoredSession, StoreError, Write
+from callstate_client.engine.sessions.stored import (
+    StoreDownError,
+    StoreError,
+    StoreRefusingError,
+    StoreTimeoutError,
+    Write,
+)
 from callstate_sidecar.background import BackgroundTask, in_slices
 from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.stores.backend import Backend, WriteOutcome, WriteResult
-from callstate_sidecar.stores.fencing import Stamp, superseded_by
+from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system.clock import SystemClock
+from callstate_sidecar.write_behind.batch_limit import BatchLimit
 from callstate_sidecar.write_behind.flush import FlushBarrier
+from callstate_sidecar.write_behind.outcomes import Outcomes
 from callstate_sidecar.write_behind.renewal import Renewals
 from callstate_sidecar.write_behind.store_state import StoreState
 
 log = logging.getLogger(__name__)
+
+RETRIES_A_ROUND: Final = 200
+"""Sessions in quarantine that one round tries again: if thousands are due at once, the others wait no longer."""
+
+MAX_CULPRITS: Final = 2
+"""Sessions put into quarantine because the store did not answer them, while it answered for no other. If there are
+more, it is the store's fault."""
 
 LOSS_CHECK_S: Final = 1.0
 """How often an idle store is checked for data loss."""
@@ -66,13 +79,17 @@ class WriteBehind(BackgroundTask):
         self._clock = clock
         self._config = config
         self._host_id = host_id
-        self._events = events
         self._commit = commit
-        self._reconciler = reconciler
         self.store = StoreState(queue.table, events, clock, metrics, commit)
         self._wake = asyncio.Event()
         self._barrier = FlushBarrier(queue.table, self.store, self._wake)
         self._renewals = Renewals(queue, clock, config.ttl_s)
+        self._outcomes = Outcomes(queue, backend, clock, metrics, events, commit, reconciler, self._renewals)
+        self._limit = BatchLimit(config.batch_sessions)
+        self._breaks = 0
+        """Connections broken by batches one after the other."""
+        self._culprits: set[str] = set()
+        """Sessions that the store did not answer, each sent alone, since it last took any."""
         self._next_beats = clock.mono() + config.beat_interval_s
         self._data_losses = backend.data_losses
         self._checking_loss = asyncio.Lock()
@@ -109,10 +126,11 @@ class WriteBehind(BackgroundTask):
         on a busy host the beats would never be reached.
         """
         self._renewals.mark_due()
+        self._queue.retry_refused(self._clock.mono(), RETRIES_A_ROUND)
         left = len(self._table.dirty.marks)
         while left > 0 and self._table.dirty.marks:
             written = await self._write_batch()
-            if not written:
+            if written is None:
                 return
             left -= written
         if self._clock.mono() >= self._next_beats:
@@ -166,94 +184,90 @@ class WriteBehind(BackgroundTask):
 
     # -- batches ------------------------------------------------------------------------------------------
 
-    async def _write_batch(self) -> int:
-        """Write one batch; returns its size, or 0 if the store failed."""
+    async def _write_batch(self) -> int | None:
+        """Write one batch.
+
+        Returns:
+            how many sessions were answered for; 0: none, and there may be others; None: the store failed.
+        """
         self._commit()
-        batch = self._queue.take(self._host_id, self._config.batch_sessions, self._config.batch_bytes)
-        answered = False
+        batch = self._queue.take(self._host_id, self._limit.sessions, self._config.batch_bytes, self._clock.mono())
+        if not batch:  # all that is dirty waits in quarantine
+            self._barrier.signal()
+            return 0
         try:
             self._commit()  # journals what is in flight, so that a replay can tell it from another host's write
             await asyncio.sleep(0)  # encoding the batch and sending it take a turn of the loop each
             results = await self._backend.write([write for write, _ in batch])
-            answered = True
         except StoreError as error:
-            self.store.failed(error)
-            return 0
-        finally:
-            if not answered:  # failed or cancelled: repeating writes that may have been applied is harmless
-                for write, since in reversed(batch):
-                    self._queue.retry(write, since)
-                self._barrier.signal()
+            return await self._not_answered(batch, error)
+        except BaseException:
+            self._put_back(batch)
+            raise
         self._commit()  # so that no rollback undoes what the results say
-        other_state = self._apply_results(batch, results)
+        other_state = self._outcomes.apply(batch, results)
         self._commit()  # journals deletions that the store has written
+        self._limit.clear(write.session_id for write, _ in batch)
+        self._breaks = 0
+        self._culprits.clear()
         self.store.succeeded()
-        reconciled = await self._reconcile(other_state)
         self._metrics.count("store_batches")
         self._metrics.count("store_writes", len(batch))
-        self._barrier.signal()
-        return len(batch) if reconciled else 0
-
-    def _apply_results(
-        self, batch: list[tuple[Write, float]], results: list[WriteResult]
-    ) -> deque[tuple[Write, float, WriteResult]]:
-        """Apply the results of a batch; returns those where the store has another state."""
-        other_state: deque[tuple[Write, float, WriteResult]] = deque()
-        for (write, since), result in zip(batch, results, strict=True):
-            if result.outcome is WriteOutcome.WRITTEN:
-                self._queue.acked(write)
-                self._renewals.written(write)
-            elif result.outcome is WriteOutcome.NOT_BASE:
-                self._queue.write_whole(write, since)
-            elif result.outcome is WriteOutcome.REJECTED:
-                self._quarantine(write, result)
-            else:
-                other_state.append((write, since, result))
-        return other_state
-
-    async def _reconcile(self, other_state: deque[tuple[Write, float, WriteResult]]) -> bool:
-        """Read what the store has, and decide which state counts; returns whether the store has answered."""
         try:
-            while other_state:
-                write, since, result = other_state[0]
-                stored = await self._backend.read(write.session_id)
-                self._commit()
-                settled = self._reconciler.settle(write, stored)
-                other_state.popleft()
-                if settled:
-                    self._commit()
-                    self._queue.retry(write, since)
-                else:
-                    self._superseded(write, result, stored)
+            await self._outcomes.reconcile(other_state)
         except StoreError as error:
             self.store.failed(error)
-            return False
+            return None
         finally:
-            while other_state:
-                write, since, _ = other_state.pop()
-                self._queue.retry(write, since)
+            self._barrier.signal()
+        return len(batch)
+
+    def _put_back(self, batch: list[tuple[Write, float]]) -> None:
+        """Nobody knows what the store has taken of this: repeating it is harmless."""
+        for write, since in reversed(batch):
+            self._queue.retry(write, since)
+        self._barrier.signal()
+
+    async def _not_answered(self, batch: list[tuple[Write, float]], error: StoreError) -> int | None:
+        """A batch failed: find out whether because of the store or of a session. Returns as `_write_batch`."""
+        guilty = False
+        try:
+            guilty = await self._is_batch_guilty(error)
+        finally:
+            session_ids = [write.session_id for write, _ in batch]
+            known = self._culprits.union(session_ids)
+            is_culprit = guilty and len(batch) == 1 and len(known) <= MAX_CULPRITS
+            if guilty:
+                batch.sort(key=lambda sent: sent[0].size)  # the larger, the more suspicious
+            if not is_culprit:
+                self._put_back(batch)
+        if not guilty:
+            self.store.failed(error)
+            return None
+        if is_culprit:
+            self._culprits = known
+            self._outcomes.quarantine(batch[0][0], f"unanswered: {error}", alone=True)
+            self._limit.clear(session_ids)
+            self._barrier.signal()
+            return 1
+        if len(batch) == 1:  # one after the other: try another one after the backoff
+            self._queue.postpone(session_ids[0])
+            self.store.failed(StoreRefusingError(f"it answers PING, but no write: {error}"))
+            return None
+        self._limit.halve(session_ids)
+        self._metrics.count("store_batches_halved")
+        return 0
+
+    async def _is_batch_guilty(self, error: StoreError) -> bool:
+        """Whether the store answers although it did not answer a batch. A broken connection may be chance once."""
+        if not isinstance(error, StoreDownError):
+            return False
+        if not isinstance(error, StoreTimeoutError):
+            self._breaks += 1
+            if self._breaks == 1 and not self._limit.is_searching:
+                return False
+        try:
+            await self._backend.ping()
+        except StoreError:
+            return False
         return True
-
-    def _superseded(self, write: Write, result: WriteResult, stored: StoredSession | None) -> None:
-        """The store's state counts: quarantine ours, and publish that once."""
-        session = self._table.sessions.get(write.session_id)
-        if not result.detail and stored is not None and stored.meta is not None:
-            meta = stored.meta
-            result.detail = superseded_by(Stamp(meta.host, meta.epoch, meta.version))
-        if session is not None and not session.quarantined:
-            self._events.note("fenced", self._clock.wall_us(), session, reason=SUPERSEDED)
-        self._quarantine(write, WriteResult(WriteOutcome.SUPERSEDED, result.detail))
-        self._commit()
-
-    def _quarantine(self, write: Write, result: WriteResult) -> None:
-        outcome, detail = result.outcome, result.detail
-        session = self._table.sessions.get(write.session_id)
-        already = session is not None and session.quarantined
-        self._queue.quarantine(write, f"{outcome.value}: {detail}")
-        self._metrics.count("store_refused")
-        if already:  # logged before; every later turn of the call is refused again
-            return
-        log.error(
-            "the store does not take session %s (%s%s); it stays here and in the journal",
-            write.session_id, outcome.value, f": {detail}" if detail else "",
-        )  # fmt: skip

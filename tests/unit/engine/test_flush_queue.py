@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from callstate_client.engine.table.quarantine import RETRY_FIRST_S, RETRY_MAX_S, SPARE_ENTRIES, Quarantine
+from support.core import HOST
 from support.table_harness import TURN, TableHarness
 
 
@@ -80,14 +82,96 @@ def test_a_session_the_store_refuses_is_quarantined_until_it_changes() -> None:
     assert harness.table.is_stored(session)
 
 
-def test_a_deletion_the_store_refuses_is_given_up() -> None:
+def test_a_deletion_the_store_refuses_keeps_its_tombstone_and_is_tried_again() -> None:
     harness = TableHarness()
     session = harness.create("a")
     harness.flush()
     harness.remove(session)
     [(write, _)] = harness.take()
-    harness.queue.quarantine(write, "superseded")
+    harness.queue.quarantine(write, "superseded", 10.0)
+    assert harness.table.tombstones.known_missing("a", 10.0)
+    assert harness.table.quarantined.keys() == {"a"}
+    harness.queue.retry_refused(10.4, 10)
+    assert not harness.table.dirty.marks
+    harness.queue.retry_refused(11.0, 10)
+    assert harness.take() == [(write, 11.0)]
+    harness.queue.acked(write)
+    assert not harness.table.quarantined
     assert not harness.table.tombstones.pending
+
+
+def test_a_refused_session_is_in_quarantine_again_after_the_rollback_of_a_change() -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    harness.tx.commit()
+    [(write, _)] = harness.take()
+    harness.queue.quarantine(write, "rejected: too big")
+    harness.tx.commit()
+    refusal = harness.table.quarantined.get("a")
+    harness.remove(session)
+    assert not harness.table.quarantined, "the deletion is tried at once"
+    harness.rollback()
+    assert harness.table.quarantined.get("a") is refusal
+    assert session.quarantined == "rejected: too big"
+    harness.add_turn(session)
+    harness.rollback()
+    assert harness.table.quarantined.get("a") is refusal
+
+
+def test_a_refused_deletion_is_in_quarantine_after_the_rollback_of_a_creation() -> None:
+    harness = TableHarness()
+    session = harness.create("a")
+    harness.flush()
+    harness.remove(session)
+    harness.tx.commit()
+    [(write, _)] = harness.take()
+    harness.create("a")
+    harness.queue.quarantine(write, "rejected", 5.0)
+    assert harness.table.quarantined.keys() == {"a"}
+    harness.rollback()
+    assert harness.table.quarantined.keys() == {"a"}
+    assert harness.table.tombstones.pending.keys() == {"a"}
+
+
+def test_an_unanswered_session_is_sent_alone_and_not_before_its_backoff() -> None:
+    harness = TableHarness()
+    for name in ("a", "b", "c"):
+        harness.create(name)
+
+    def take(now: float) -> list[str]:
+        return [write.session_id for write, _ in harness.queue.take(HOST, 3, 1 << 20, now)]
+
+    [(write, _), *others] = harness.take()
+    harness.queue.quarantine(write, "unanswered", 100.0, alone=True)
+    for other, since in reversed(others):
+        harness.queue.retry(other, since)
+    harness.add_turn(harness.table.sessions["a"], 100.2)
+    assert take(100.2) == ["b", "c"]
+    assert not harness.table.dirty.marks, "the change waits with the rest of the session"
+    harness.create("d", 100.4)
+    harness.queue.retry_refused(101.0, 10)
+    harness.create("e", 101.0)
+    assert [take(101.0) for _ in range(3)] == [["d"], ["a"], ["e"]]
+
+
+def test_the_backoff_of_a_refusal_doubles_up_to_a_bound_and_begins_anew_once_it_is_taken() -> None:
+    quarantine = Quarantine()
+    rests = [quarantine.refuse("a", "rejected", 0.0, alone=False).due for _ in range(20)]
+    for number, rest in enumerate(rests):
+        highest = min(RETRY_MAX_S, RETRY_FIRST_S * 2**number)
+        assert highest / 2 <= rest <= highest
+    assert quarantine.take_due(RETRY_MAX_S, 10) == ["a"]
+    assert quarantine.take_due(RETRY_MAX_S, 10) == [], "each is handed out once"
+    quarantine.discard("a")
+    assert quarantine.refuse("a", "rejected", 0.0, alone=False).due <= RETRY_FIRST_S
+
+
+def test_refusals_of_a_session_that_changes_all_the_time_take_no_memory() -> None:
+    quarantine = Quarantine()
+    for _ in range(10 * SPARE_ENTRIES):
+        quarantine.refuse("a", "rejected", 0.0, alone=False)
+    assert len(quarantine._by_due) <= SPARE_ENTRIES + 3
+    assert quarantine.take_due(RETRY_MAX_S, 10) == ["a"]
 
 
 # -- rollback of a group during whose time a write ended -----------------------------------------------------------

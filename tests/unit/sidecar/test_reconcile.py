@@ -87,9 +87,8 @@ def again(core: Core) -> Core:
 def restarted(core: Core) -> Core:
     table = core.replayed()
     all_dirty(table, 0.0)
-    successor = Core(table=table)
-    successor.memory = successor.backend = core.memory
-    successor.writer._backend = successor.read_through._backend = core.memory
+    successor = Core(table=table, backend=core.memory)
+    successor.memory = core.memory
     successor.logged = [*core.logged]
     successor.restarts = getattr(core, "restarts", 0)  # type: ignore[attr-defined]
     for entry in table.sessions.values():

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from callstate_client.engine.sessions.stored import StoreDownError, StoreError, StoreTimeoutError, Write
+from callstate_client.engine.table.replay import all_dirty
+from callstate_client.errors import SessionNotFoundError
 from callstate_sidecar.config.schema import StoreConfig
+from callstate_sidecar.stores.backend import WriteResult
 from callstate_sidecar.write_behind import flush, renewal, store_state
 from callstate_sidecar.write_behind import writer as writer_module
 from support.core import Core
@@ -149,6 +155,182 @@ async def test_one_that_the_store_can_not_take_holds_up_no_other(caplog: pytest.
     await core.writer.write_round()
     assert core.memory.versions()["s1"] == core.session("s1").version
     assert core.session("s1").quarantined == ""
+
+
+async def test_what_is_refused_is_tried_again_by_backoff_also_where_it_does_not_change() -> None:
+    core = await busy(2)
+    await core.writer.write_round()
+    await core.call("session.delete", session_id="s1")
+    await core.turn("s0")
+    core.memory.rejected = {"s0", "s1"}
+    attempts: list[float] = []
+    start_s = core.clock.mono()
+    for _ in range(1300):
+        before = len(core.memory.batches)
+        await core.writer.write_round()
+        attempts += [core.clock.mono() - start_s] * sum(map(len, core.memory.batches[before:]))
+        core.clock.advance(1.0)
+    assert core.table.quarantined.keys() == {"s0", "s1"}
+    rests = [later - earlier for earlier, later in pairwise(attempts[::2])]
+    assert all(0.5 <= rest <= 301.0 for rest in rests)
+    assert 10 <= len(rests) <= 20
+    assert rests[-1] >= 150.0
+    with pytest.raises(SessionNotFoundError):
+        await core.call("session.load", session_id="s1")
+    core.memory.rejected = set()
+    core.clock.advance(300.0)
+    await core.writer.write_round()
+    assert not core.table.quarantined
+    assert core.memory.versions() == {"s0": core.session("s0").version}
+    assert core.memory.rows["s1"].document is None
+    assert not core.table.tombstones.pending
+
+
+async def test_a_deletion_that_is_refused_survives_a_restart(caplog: pytest.LogCaptureFixture) -> None:
+    core = await busy(1)
+    await core.writer.write_round()
+    await core.call("session.delete", session_id="s0")
+    core.memory.rejected = {"s0"}
+    await core.writer.write_round()
+    assert "does not take the deletion of session s0" in caplog.text
+    assert await core.writer.flush(None, 0.01) == {"flushed": 0, "unflushed": 1}
+    table = core.replayed()
+    all_dirty(table, 0.0)
+    assert table.tombstones.pending.keys() == {"s0"}
+    core.memory.rejected = set()
+    again = Core(table=table, backend=core.memory)
+    await again.writer.write_round()
+    assert core.memory.rows["s0"].document is None
+
+
+async def test_a_session_made_anew_over_a_refused_deletion_is_written() -> None:
+    core = await busy(1)
+    await core.writer.write_round()
+    await core.call("session.delete", session_id="s0")
+    core.memory.rejected = {"s0"}
+    await core.writer.write_round()
+    core.memory.rejected = set()
+    saved = await core.save("s0")
+    assert not core.table.quarantined
+    await core.writer.write_round()
+    assert core.memory.versions() == {"s0": saved["version"]}
+
+
+# -- batches that are not answered --------------------------------------------------------------------------------
+
+
+def slow_for(core: Core, *culprits: str, error: type[StoreError] = StoreTimeoutError) -> list[list[str]]:
+    """The store does not answer a batch with one of these in it; gives all batches that it was sent."""
+    sent: list[list[str]] = []
+    real = core.memory.write
+
+    async def write(batch: Sequence[Write]) -> list[WriteResult]:
+        sent.append([each.session_id for each in batch])
+        if any(each.session_id in culprits for each in batch):
+            raise error("Timeout reading from socket")
+        return await real(batch)
+
+    core.memory.write = write  # type: ignore[method-assign]
+    return sent
+
+
+async def test_a_session_that_is_not_answered_is_found_and_holds_up_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    core = await busy(21)
+    sent = slow_for(core, "s7")
+    await core.writer.write_round()
+    assert core.memory.versions().keys() == {f"s{number}" for number in range(21) if number != 7}
+    assert core.table.quarantined.keys() == {"s7"}
+    assert core.session("s7").quarantined == "unanswered: Timeout reading from socket"
+    assert sum("s7" in batch for batch in sent) <= 6, "halved each time"
+    assert core.writer.store.status == "up"
+    assert "does not take session s7 (unanswered" in caplog.text
+    before = len(sent)
+    for name in ("s7", "s8", "s9"):
+        await core.turn(name)
+    await core.writer.write_round()
+    assert sent[before:] == [["s8", "s9"]], "batches are whole again, and it waits"
+    core.clock.advance(1.0)
+    await core.turn("s10")
+    await core.writer.write_round()
+    assert sent[before + 1 :] == [["s10"], ["s7"]], "tried again alone"
+
+
+async def test_the_largest_is_suspected_first() -> None:
+    core = await busy(20)
+    await core.save("big", session={"recovery_data": {"blob": "x" * 100_000}})
+    for number in range(20):
+        await core.turn(f"s{number}")
+    core.table.dirty.marks.move_to_end("big", last=False)
+    sent = slow_for(core, "big")
+    await core.writer.write_round()
+    assert [len(batch) for batch in sent] == [21, 10, 10, 1]
+    assert core.table.quarantined.keys() == {"big"}
+
+
+async def test_it_is_written_once_the_store_is_quick_enough() -> None:
+    core = await busy(2)
+    real = core.memory.write
+    slow_for(core, "s0")
+    await core.writer.write_round()
+    core.memory.write = real  # type: ignore[method-assign]
+    core.clock.advance(1.0)
+    await core.writer.write_round()
+    assert not core.table.quarantined
+    assert core.memory.versions().keys() == {"s0", "s1"}
+
+
+async def test_no_session_is_blamed_for_a_store_that_answers_nothing() -> None:
+    core = await busy(5)
+    core.memory.failure = lambda: StoreTimeoutError("Timeout reading from socket")
+    for _ in range(5):
+        await core.writer.write_round()
+    assert not core.table.quarantined
+    assert list(core.table.dirty.marks) == [f"s{number}" for number in range(5)]
+    assert core.writer.store.status == "down"
+
+
+async def test_a_store_that_answers_only_pings_is_refusing() -> None:
+    """Such as over a network that loses all but small packets: it is not each session's fault."""
+    core = await busy(20)
+    real = core.memory.write
+    slow_for(core, *(f"s{number}" for number in range(20)))
+    for _ in range(30):
+        await core.writer.write_round()
+        core.clock.advance(1.0)
+    assert core.writer.store.status == "refusing"
+    assert "answers PING" in core.writer.store.error
+    assert len(core.table.quarantined) == 2
+    assert core.table.dirty.sessions >= 18
+    core.memory.write = real  # type: ignore[method-assign]
+    core.clock.advance(300.0)
+    await core.writer.write_round()
+    assert len(core.memory.versions()) == 20
+    assert core.writer.store.status == "up"
+
+
+async def test_a_session_that_breaks_every_connection_is_found_too() -> None:
+    """Redis hangs up on a command that is larger than it allows."""
+    core = await busy(5)
+    slow_for(core, "s2", error=StoreDownError)
+    await core.writer.write_round()
+    assert not core.table.quarantined, "once may be chance"
+    await core.writer.write_round()
+    assert core.table.quarantined.keys() == {"s2"}
+    assert len(core.memory.versions()) == 4
+
+
+async def test_a_stop_while_a_culprit_is_looked_for_leaves_all_dirty() -> None:
+    core = await busy(2)
+    slow_for(core, "s0")
+    core.memory.hold()
+    core.writer.start()
+    core.writer._wake.set()
+    await core.memory.called.wait()  # the ping
+    await core.writer.stop()
+    assert list(core.table.dirty.marks) == ["s0", "s1"]
+    assert not core.table.dirty.in_flight
 
 
 async def test_one_that_somebody_else_has_taken_over_stays_here() -> None:
@@ -293,6 +475,19 @@ async def test_a_fault_of_ours_does_not_end_the_writing(
     assert await core.writer.flush(None, 20.0) == {"flushed": 1, "unflushed": 0}
     await core.writer.stop()
     assert "writing to the store failed" in caplog.text
+
+
+async def test_a_dirty_session_counts_once_in_flight_or_not() -> None:
+    core = await busy(3)
+    core.clock.advance(2.0)
+    core.memory.hold()
+    writing = asyncio.ensure_future(core.writer.write_round())
+    await core.memory.called.wait()
+    await core.turn("s0")
+    assert (core.table.dirty.sessions, core.table.dirty.oldest) == (3, core.clock.mono() - 2.0)
+    core.memory.let_go()
+    await writing
+    assert (core.table.dirty.sessions, core.table.dirty.oldest) == (1, core.clock.mono())
 
 
 # -- the barrier -------------------------------------------------------------------------------------------------

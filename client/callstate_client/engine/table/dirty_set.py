@@ -11,6 +11,7 @@ is dirty or in flight. Later changes belong to the next era and are not waited f
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import islice
 from typing import NamedTuple
 
 Mark = tuple[float, int, int]
@@ -22,6 +23,8 @@ class InFlightWrite(NamedTuple):
 
     version: int
     era: int
+    since: float
+    """When the session became dirty, monotonic seconds."""
 
 
 class DirtySet:
@@ -63,14 +66,26 @@ class DirtySet:
             self.size_bytes -= was[1]
             self._one_less(was[2])
 
+    @property
+    def sessions(self) -> int:
+        """Number of sessions whose newest state the store does not have, in flight or not."""
+        return len(self.marks) + sum(session_id not in self.marks for session_id in self.in_flight)
+
+    @property
+    def oldest(self) -> float | None:
+        """Since when the one that has waited longest is dirty, monotonic seconds; None if nothing is dirty."""
+        waiting = [mark[0] for mark in islice(self.marks.values(), 1)]
+        flying = [flight.since for flight in islice(self.in_flight.values(), 1)]
+        return min(waiting + flying, default=None)
+
     # -- in flight ----------------------------------------------------------------------------------------
 
     def depart(self, session_id: str, version: int) -> None:
         """Begin the write of a dirty session, at this version."""
-        era = self.marks[session_id][2]
+        since, _, era = self.marks[session_id]
         self._unwritten[era] += 1
         self.discard(session_id)
-        self.in_flight[session_id] = InFlightWrite(version, era)
+        self.in_flight[session_id] = InFlightWrite(version, era, since)
 
     def arrive(self, session_id: str) -> int:
         """End a write, whether or not its outcome is known; returns its era."""

@@ -10,6 +10,7 @@ from callstate_client.engine.sessions.records import WorkerRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.dirty_set import DirtySet
 from callstate_client.engine.table.index import HotOrder, Index
+from callstate_client.engine.table.quarantine import Quarantine
 from callstate_client.engine.table.tombstones import Tombstones
 
 
@@ -22,8 +23,8 @@ class SessionTable:
         self.order = HotOrder()
         self.tombstones = Tombstones()
         self.dirty = DirtySet()
-        self.quarantined: dict[str, None] = {}
-        """Hot sessions that the store rejects."""
+        self.quarantined = Quarantine()
+        """Hot sessions and pending deletions that the store refuses."""
         self.unflushed_beats: dict[str, int] = {}
         """Beats in neither journal nor store, microseconds since 1970."""
         self.processes: dict[str, WorkerRecord] = {}
@@ -38,8 +39,7 @@ class SessionTable:
         self.sessions[session_id] = session
         self.tombstones.became_hot(session_id)
         self.index.update(session)
-        if session.quarantined:
-            self.quarantined[session_id] = None
+        self.quarantined.discard(session_id)  # a deletion of what was there before
 
     def drop(self, session_id: str) -> None:
         """Remove a session, if it is hot."""
@@ -47,7 +47,7 @@ class SessionTable:
         if session is not None:
             self.index.drop(session)
             self.order.drop(session)
-            self.quarantined.pop(session_id, None)
+            self.quarantined.discard(session_id)
 
     def is_stored(self, session: Session) -> bool:
         """Whether the store is known to have its current state, with no write in flight."""

@@ -1,0 +1,116 @@
+"""Sessions and deletions that the store refuses. Pure: the time is passed in.
+
+A refused session stays in memory and in the journal, a refused deletion keeps its tombstone, and both are tried
+again: when the session changes, and by exponential backoff. What was not answered in time is sent alone, and only
+when its backoff has passed, for each attempt costs a timeout.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, KeysView
+from heapq import heappop, heappush
+from typing import Final
+
+from msgspec import Struct
+
+RETRY_FIRST_S: Final = 1.0
+"""Soon enough for a fault that somebody mends right away."""
+
+RETRY_MAX_S: Final = 300.0
+"""Each attempt sends the whole session; a fault that lasts for hours is somebody's to mend by hand."""
+
+SPARE_ENTRIES: Final = 1000
+"""Entries of the heap that may be out of date, besides one for each session."""
+
+
+class Refusal(Struct, gc=False):
+    """Why and since when the store refuses one session.
+
+    Args:
+        why: in words.
+        since: when it was first refused, monotonic seconds.
+        attempts: how often it was refused.
+        due: when it is tried again, monotonic seconds.
+        alone: it was not answered in time.
+    """
+
+    why: str
+    since: float
+    attempts: int
+    due: float
+    alone: bool = False
+
+
+class Quarantine:
+    """What the store refuses, by session id."""
+
+    def __init__(self) -> None:
+        self._refusals: dict[str, Refusal] = {}
+        self._by_due: list[tuple[float, str]] = []
+        """A heap; entries that no longer match their refusal are skipped."""
+
+    def __len__(self) -> int:
+        return len(self._refusals)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._refusals)
+
+    def __contains__(self, session_id: object) -> bool:
+        return session_id in self._refusals
+
+    def keys(self) -> KeysView[str]:
+        """The ids, those refused first at first."""
+        return self._refusals.keys()
+
+    def get(self, session_id: str) -> Refusal | None:
+        """The refusal of this session, if it is refused."""
+        return self._refusals.get(session_id)
+
+    def refuse(self, session_id: str, why: str, now: float, *, alone: bool) -> Refusal:
+        """Note that the store has refused this session, once more perhaps."""
+        before = self._refusals.get(session_id)
+        attempts = 1 if before is None else before.attempts + 1
+        delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(attempts - 1, 30)) * random.uniform(0.5, 1.0)
+        since = now if before is None else before.since
+        refusal = Refusal(why, since, attempts, now + delay_s, alone)
+        self.put(session_id, refusal)
+        return refusal
+
+    def put(self, session_id: str, refusal: Refusal) -> None:
+        """Have this session refused as it is said there."""
+        self._refusals[session_id] = refusal
+        if len(self._by_due) > 2 * len(self._refusals) + SPARE_ENTRIES:
+            self._by_due = sorted((each.due, name) for name, each in self._refusals.items())
+        else:
+            heappush(self._by_due, (refusal.due, session_id))
+
+    def discard(self, session_id: str) -> None:
+        """The store has taken it, or it is not to be written any more."""
+        self._refusals.pop(session_id, None)
+
+    def hurry(self, session_id: str, now: float) -> None:
+        """Have a refused session tried again now."""
+        refusal = self._refusals[session_id]
+        refusal.due = now
+        heappush(self._by_due, (now, session_id))
+
+    def is_held(self, session_id: str, now: float) -> bool:
+        """Whether it waits for its backoff even if it has changed."""
+        refusal = self._refusals.get(session_id)
+        return refusal is not None and refusal.alone and refusal.due > now
+
+    def is_alone(self, session_id: str) -> bool:
+        """Whether it is to be sent in a batch of its own."""
+        refusal = self._refusals.get(session_id)
+        return refusal is not None and refusal.alone
+
+    def take_due(self, now: float, most: int) -> list[str]:
+        """Some of those whose backoff has passed, each of them once."""
+        found: list[str] = []
+        while self._by_due and len(found) < most and self._by_due[0][0] <= now:
+            due, session_id = heappop(self._by_due)
+            refusal = self._refusals.get(session_id)
+            if refusal is not None and refusal.due == due:
+                found.append(session_id)
+        return found

@@ -1,0 +1,127 @@
+"""What became of a batch: sessions are clean, dirty again, in quarantine, or reconciled with what the store has."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from callstate_client.engine.events import SUPERSEDED, Events
+from callstate_client.engine.flush_queue import FlushQueue
+from callstate_client.engine.sessions.stored import StoredSession, Write
+from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.reconcile import Reconciler
+from callstate_sidecar.stores.backend import Backend, WriteOutcome, WriteResult
+from callstate_sidecar.stores.fencing import Stamp, superseded_by
+from callstate_sidecar.system.clock import SystemClock
+from callstate_sidecar.write_behind.renewal import Renewals
+
+log = logging.getLogger(__name__)
+
+
+class Refused(NamedTuple):
+    """A write that the store refused because it has another state."""
+
+    write: Write
+    since: float
+    result: WriteResult
+
+
+class Outcomes:
+    """Applies the results of batches.
+
+    Args:
+        backend: read where the store has another state.
+        commit: commits the open group.
+        reconciler: decides about sessions that the store has in another state.
+    """
+
+    def __init__(
+        self,
+        queue: FlushQueue,
+        backend: Backend,
+        clock: SystemClock,
+        metrics: Metrics,
+        events: Events,
+        commit: Callable[[], None],
+        reconciler: Reconciler,
+        renewals: Renewals,
+    ) -> None:
+        self._table = queue.table
+        self._queue = queue
+        self._backend = backend
+        self._clock = clock
+        self._metrics = metrics
+        self._events = events
+        self._commit = commit
+        self._reconciler = reconciler
+        self._renewals = renewals
+
+    def apply(self, batch: list[tuple[Write, float]], results: list[WriteResult]) -> deque[Refused]:
+        """Apply the results of a batch; returns those to be reconciled: the store has another state."""
+        other_state: deque[Refused] = deque()
+        for (write, since), result in zip(batch, results, strict=True):
+            if result.outcome is WriteOutcome.WRITTEN:
+                self._queue.acked(write)
+                self._renewals.written(write)
+            elif result.outcome is WriteOutcome.NOT_BASE:
+                self._queue.write_whole(write, since)
+            elif result.outcome is WriteOutcome.REJECTED:
+                self.quarantine(write, f"{result.outcome.value}: {result.detail}")
+            else:
+                other_state.append(Refused(write, since, result))
+        return other_state
+
+    async def reconcile(self, other_state: deque[Refused]) -> None:
+        """Read what the store has, and decide which state counts.
+
+        Raises:
+            StoreError: the store failed; what is left is dirty again.
+        """
+        try:
+            while other_state:
+                write, since, result = other_state[0]
+                stored = await self._backend.read(write.session_id)
+                self._commit()
+                settled = self._reconciler.settle(write, stored)
+                other_state.popleft()
+                if settled:
+                    self._commit()
+                    self._queue.retry(write, since)
+                else:
+                    self._superseded(write, result, stored)
+        finally:
+            while other_state:
+                write, since, _ = other_state.pop()
+                self._queue.retry(write, since)
+
+    def _superseded(self, write: Write, result: WriteResult, stored: StoredSession | None) -> None:
+        """The store's state counts: quarantine ours, and publish that once."""
+        session = self._table.sessions.get(write.session_id)
+        detail = result.detail
+        if not detail and stored is not None and stored.meta is not None:
+            meta = stored.meta
+            detail = superseded_by(Stamp(meta.host, meta.epoch, meta.version))
+        if session is not None and session.id not in self._table.quarantined:
+            self._events.note("fenced", self._clock.wall_us(), session, reason=SUPERSEDED)
+        self.quarantine(write, f"{WriteOutcome.SUPERSEDED.value}: {detail}")
+        self._commit()
+
+    def quarantine(self, write: Write, why: str, *, alone: bool = False) -> None:
+        """The store does not take this session or deletion: keep it, log that once, and try again later.
+
+        Args:
+            write: what the store does not take.
+            why: in words.
+            alone: it was not answered in time, and is tried again by itself.
+        """
+        session_id = write.session_id
+        already = session_id in self._table.quarantined
+        self._queue.quarantine(write, why, self._clock.mono(), alone=alone)
+        self._metrics.count("store_refused")
+        if not already:  # every later turn of the call is refused again
+            log.error(
+                "the store does not take %s %s (%s); it stays here and in the journal, and is tried again",
+                "session" if write.document is not None else "the deletion of session", session_id, why,
+            )  # fmt: skip
