@@ -1,7 +1,9 @@
+"""Heartbeats of one call, and the watchdog that its task reports to."""
+
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -36,24 +38,13 @@ async def test_silence_is_noticed_and_so_is_its_end() -> None:
     watchdog.stop()
 
 
-async def test_who_is_alive_in_time_is_not_silent() -> None:
+@pytest.mark.parametrize(
+    ("timeout_s", "prevent"), [(60, Watchdog.alive), (0.001, Watchdog.stop)], ids=["alive in time", "stopped"]
+)
+async def test_without_silence_nothing_is_called(timeout_s: float, prevent: Callable[[Watchdog], None]) -> None:
     heard, late = Heard(), Heard()
-    watchdog = heard.watchdog(60)
-    watchdog.alive()
-    other = late.watchdog(0.01)
-    async with asyncio.timeout(WITHIN_S):
-        await late.silent.wait()
-    watchdog.alive()
-    assert not heard.silent.is_set()
-    assert not heard.back.is_set()
-    watchdog.stop()
-    other.stop()
-
-
-async def test_one_that_was_stopped_says_nothing() -> None:
-    heard, late = Heard(), Heard()
-    watchdog = heard.watchdog(0.001)
-    watchdog.stop()
+    watchdog = heard.watchdog(timeout_s)
+    prevent(watchdog)
     other = late.watchdog(0.01)
     async with asyncio.timeout(WITHIN_S):
         await late.silent.wait()
@@ -99,7 +90,7 @@ async def test_a_call_whose_task_hangs_can_be_claimed(store: MemoryStore) -> Non
         assert call.lost is not None
 
 
-async def test_a_call_whose_task_lives_is_beaten_for(store: MemoryStore) -> None:
+async def test_a_call_whose_task_reports_gets_heartbeats(store: MemoryStore) -> None:
     async with store.hold(SessionState("c1"), heartbeat_timeout_s=0.3, watchdog_s=0.2) as call:
         before = (await store.load("c1")).updated_at
         async with asyncio.timeout(WITHIN_S):
