@@ -39,8 +39,8 @@ HEARTBEAT_TIMEOUT_S: Final = 30.0
 class SidecarStore(CallStore):
     """Keeps the state of live calls in the daemon on this host. Made by `connect()`.
 
-    A forked child may go on using it, in an event loop of its own: it connects anew, as another worker. The calls
-    that were held stay the parent's.
+    A forked child may continue to use it, in an event loop of its own: it connects again, as another worker. The
+    calls that were held stay with the parent.
 
     Args:
         socket, worker_id, timeout_s, register, stall_timeout_s, close_timeout_s: see `connect()`.
@@ -80,11 +80,11 @@ class SidecarStore(CallStore):
         return LoopHeartbeats(lambda: self._connection.places, self._registered, self._stall_timeout_s)
 
     def _registered(self) -> Identity | None:
-        """Whom connections are registered for; None: nobody."""
+        """The worker that connections are registered for; None: they are not registered."""
         return self._identity if self._register else None
 
     def forked(self) -> None:
-        """In a child: leave the parent's connections and calls to it; ours are made with the first request."""
+        """In a child: leave the parent its connections and calls. Ours are made with the first request."""
         self._places = self._connection.places
         self._connection.forked()
         for stream in [*self._streams]:
@@ -256,7 +256,7 @@ def connect(
             then is delivered in the background while the store is open.
 
     Raises:
-        NoDaemonError: none was found; the text lists each path tried and why it was of no use.
+        NoDaemonError: none was found; the text lists each path tried and why it could not be used.
         InvalidParamsError: this is not a worker id, or not one that the daemon takes. At once, as the next two.
         ConflictError: another live process is registered under this worker id; `owner` is the id.
         UnsupportedProtocolError: the daemon speaks another version of the protocol.

@@ -1,7 +1,7 @@
-"""The clock of a MemoryStore: it goes with the system's or stands still, and tests move it on.
+"""The clock of a MemoryStore: it follows the system's or stands still, and tests advance it.
 
-It has two readings: the time of day, which is written down, and seconds that never go back, which measure spans.
-Moving it on moves both, and tells all watchers, which then do what has become due.
+It has two readings: the time of day, for what is recorded, and monotonic seconds, for durations. Advancing it moves
+both and calls all watchers, which then do what has become due.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Clock:
     """Tells the time.
 
     Args:
-        start: the moment it stands at until `advance` moves it, with a timezone; None: it goes with the
-            system's clock.
+        start: the time it stands at until `advance` moves it, with a timezone; None: it follows the system's
+            clock.
     """
 
     def __init__(self, start: datetime | None = None) -> None:
@@ -41,17 +41,17 @@ class Clock:
         return self._start is None
 
     def watch(self, watcher: Watcher) -> None:
-        """Call its `catch_up` whenever the clock is moved; that alone does not keep it alive."""
+        """Call its `catch_up` whenever the clock is advanced. Keeps only a weak reference."""
         self._watchers.add(watcher)
 
     def advance(self, seconds: float) -> None:
-        """Move on by so many seconds. What becomes due in them happens, each thing at its own moment.
+        """Advance by this many seconds. What becomes due meanwhile happens, each thing at its own time.
 
         Args:
             seconds: 0 or more.
 
         Raises:
-            ValueError: they are less than 0.
+            ValueError: less than 0.
         """
         if seconds < 0:
             raise ValueError("time does not go back")
@@ -65,5 +65,5 @@ class Clock:
         return present + timedelta(seconds=self._advanced_s)
 
     def monotonic(self) -> float:
-        """Seconds since some moment in the past; they never go back."""
+        """Monotonic seconds since some time in the past."""
         return self._advanced_s + (time.monotonic() if self._start is None else 0.0)

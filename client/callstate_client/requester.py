@@ -43,7 +43,7 @@ class EventSource(Protocol):
         ...
 
     def take(self) -> Event | None:
-        """The next event if it has arrived already, else None."""
+        """The next event if it has arrived, else None."""
         ...
 
     def close(self) -> None:
@@ -72,12 +72,12 @@ class Requester(Uncopied, ABC):
     @property
     @abstractmethod
     def worker_id(self) -> str | None:
-        """The worker id that this store acts under; None: it is no worker's."""
+        """The worker id that this store acts under; None if it is not a worker."""
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """What kind of store it is, for logs."""
+        """The kind of store, for logs."""
 
     @abstractmethod
     def request(
@@ -88,7 +88,7 @@ class Requester(Uncopied, ABC):
         op_of: str | None = None,
         timeout_s: float | None = None,
     ) -> Awaitable[bytes]:
-        """Send one request of the protocol; gives the reply's line, for one of protocol's decoders.
+        """Send one request of the protocol. Returns the reply's line, for one of protocol's decoders.
 
         Args:
             method: the verb.
@@ -99,10 +99,10 @@ class Requester(Uncopied, ABC):
 
     @abstractmethod
     def events(self, *types: str, since: Cursor | None = None) -> EventSource:
-        """What happens to sessions, workers and the store behind: `async for event in store.events()`.
+        """Events of sessions, workers and the daemon's store: `async for event in store.events()`.
 
         From `async with store.events() as events` on, or else from the first event that is awaited, no event is
-        missed. Events that could not be kept are reported by one of type `gap`: reconcile by `sessions()` then.
+        missed. Where events could not be kept, there is one of type `gap`: reconcile by `sessions()` then.
 
         Args:
             types: which, see `EventType`; none: all but `turn`.
@@ -111,16 +111,16 @@ class Requester(Uncopied, ABC):
 
     @abstractmethod
     async def default_heartbeat_timeout_s(self) -> float:
-        """After how much silence a session without a timeout of its own is suspected, seconds."""
+        """Silence after which a session without a timeout of its own becomes a suspect, seconds."""
 
     @property
     def _known_features(self) -> Collection[str] | None:
-        """`features()` as far as they are known without a request; None where they are not."""
+        """`features()` if they are known without a request, else None."""
         return None
 
     @property
     def _place(self) -> object:
-        """Where the sessions are: equal for all stores that share them."""
+        """Where the sessions are kept: equal for all stores that share them."""
         return self
 
     def _may_have_left(self, reply: Awaitable[bytes]) -> bool:
@@ -131,11 +131,11 @@ class Requester(Uncopied, ABC):
 
     @property
     def _claimant(self) -> str:
-        """The worker id that sessions are claimed for, also where this store is no worker's."""
+        """The worker id that sessions are claimed under, also if this store is not a worker."""
         return self.worker_id or self._unnamed_worker
 
     def new_op(self) -> str:
-        """A name for one mutation, like no other's."""
+        """A unique name for one mutation."""
         return self._ops.new()
 
     async def _execute(

@@ -1,4 +1,4 @@
-"""What a session store is: the interfaces of the Go package as typing.Protocols, and Record, what `get` returns."""
+"""The interfaces of the Go package's session stores as typing.Protocols, and Record, which `get` returns."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class SessionStore(Protocol):
     """
 
     async def save(self, state: SessionState | None) -> int | None:
-        """Keep this state, whole, under its id; sets its `updated_at`. None is a no-op.
+        """Save this state, whole, under its id, and set its `updated_at`. None is a no-op.
 
         Returns:
-            the new version, from stores that keep versions.
+            the new version, if the store keeps versions.
         """
         ...
 
     async def load(self, session_id: str) -> SessionState:
-        """The state under this id, `updated_at` being the later of the last save and the last heartbeat.
+        """The state of this session; its `updated_at` is the later of the last save and the last heartbeat.
 
         Raises:
             SessionNotFoundError: there is none.
@@ -34,7 +34,7 @@ class SessionStore(Protocol):
         ...
 
     async def delete(self, session_id: str) -> None:
-        """Forget this session.
+        """Delete this session.
 
         Raises:
             SessionNotFoundError: there is none.
@@ -42,11 +42,11 @@ class SessionStore(Protocol):
         ...
 
     async def list_active(self) -> list[str]:
-        """The ids of all sessions that are there and have not ended."""
+        """The ids of all sessions that have not ended."""
         ...
 
     async def update_heartbeat(self, session_id: str) -> None:
-        """Say that this call is alive, touching nothing else of its state.
+        """Send a heartbeat for this call; nothing else of its state changes.
 
         Raises:
             SessionNotFoundError: there is no such session.
@@ -54,16 +54,16 @@ class SessionStore(Protocol):
         ...
 
     async def close(self) -> None:
-        """Give up the connections, or whatever else the store has open."""
+        """Close the connections, or whatever else the store has open."""
         ...
 
 
 @runtime_checkable
 class HealthChecker(Protocol):
-    """A store that can say whether it works."""
+    """A store whose health can be checked."""
 
     async def ping(self) -> None:
-        """Return once the store has answered; raise the reason where it does not."""
+        """Return once the store has answered, or raise why it does not."""
         ...
 
 
@@ -79,21 +79,21 @@ class Namer(Protocol):
 
 @dataclass(slots=True)
 class Record:
-    """A session with what is known about it beside its document.
+    """A session with what is known about it besides its document.
 
     Args:
         state: the document.
         version: grows with each mutation; opaque beyond that.
         epoch: changes with the owner; a fencing token.
         owner: the worker that holds the session.
-        ended_reason: why it ended, once it has.
+        ended_reason: why it ended; None if it has not.
         ended_detail: the `detail` it was ended with, as decoded JSON; None for none.
-        labels: what the worker selects its calls by.
+        labels: strings to select calls by.
         history_from: index of the first turn in `state.history`; over 0 when loaded in part.
         turn_count: the whole history's length.
-        heartbeat_timeout_s: silence after which it is suspected, seconds; None where the reply does not say it:
+        heartbeat_timeout_s: silence after which it is suspected, seconds; None if the reply does not say it:
             listings leave the default out.
-        max_duration_s: the age at which it is ended, seconds; None for no limit, or where the reply does not say.
+        max_duration_s: the age at which it is ended, seconds; None for no limit, or if the reply does not say.
         handovers: how often in a row it was claimed and then held for less than a minute, for whatever reason.
         restored: the daemon has restarted, and there has been no sign of life of this session since.
     """

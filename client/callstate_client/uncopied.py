@@ -1,4 +1,4 @@
-"""A base for objects that stand for a connection or a live call, of which there can't be two."""
+"""A base for objects that represent a connection or a live call, and so can't be copied."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NoReturn, SupportsIndex
 
 
 class Uncopied:
-    """Can be neither pickled nor copied: the TypeError says `instead` what to do."""
+    """Can be neither pickled nor copied; `instead` is what the TypeError tells callers to do."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Work that a store does for its calls by itself: tasks, which end with the store at the latest."""
+"""Background work of a store for its calls: tasks that end with the store at the latest."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from callstate_client.session_api import SessionApi
 __all__ = ["BackgroundTasks"]
 
 SETTLE_S: Final = 2.0
-"""How long closing a store waits for releases in the background, seconds. What has not been released by then
+"""How long closing a store waits for releases in the background, seconds. A call that is not released by then
 becomes an orphan when the daemon's reconnect grace is over."""
 
 ResultT = TypeVar("ResultT")
@@ -22,7 +22,7 @@ class BackgroundTasks:
     """The tasks of one store.
 
     Args:
-        store: starts none once it is closed.
+        store: once it is closed, no task is started.
     """
 
     def __init__(self, store: SessionApi) -> None:
@@ -30,10 +30,10 @@ class BackgroundTasks:
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak references
 
     def start(self, work: Coroutine[Any, Any, ResultT], name: str) -> asyncio.Task[ResultT]:
-        """Run this as a task. It need not be awaited: an exception that is not retrieved is dropped.
+        """Run this as a task. It need not be awaited; an exception that is not retrieved is dropped.
 
         Raises:
-            StoreClosedError: the store is closed; the coroutine is, too.
+            StoreClosedError: the store is closed. The coroutine is closed too.
         """
         if self._store.closed:
             work.close()
@@ -49,7 +49,7 @@ class BackgroundTasks:
             task.exception()
 
     async def settle(self) -> None:
-        """Give the tasks SETTLE_S to end by themselves, then cancel them."""
+        """Wait SETTLE_S for the tasks to end, then cancel them."""
         if self._tasks:
             await asyncio.wait([*self._tasks], timeout=SETTLE_S)
         while tasks := [*self._tasks]:

@@ -40,7 +40,7 @@ _log = logging.getLogger("callstate")
 
 
 class Holder(Protocol):
-    """What holds the calls of a store (held.py), as far as one of its calls uses it."""
+    """The part of HeldCalls (held.py) that a call uses."""
 
     store: SessionApi
     heartbeats: Heartbeats
@@ -52,17 +52,17 @@ class Holder(Protocol):
         ...
 
     async def give_up(self, session_id: str, epoch: int | None) -> None:
-        """Release a session, where it can still be released."""
+        """Release a session, if it can still be released."""
         ...
 
 
 class CallHandle(Uncopied):
-    """One call, held. Its methods queue at once and give an awaitable: awaiting it means acknowledged.
+    """One call that is held. Its methods queue at once and return an awaitable, which ends when it is acknowledged.
 
     What is queued survives reconnects and restarts of the daemon, and is delivered in order, once. When too
     much is unacknowledged, methods raise OverloadedError at once.
 
-    One that `recover()` gave is left as `async with call:`, by the rules of `hold()`.
+    A handle from `recover()` is left by `async with call:`, with the rules of `hold()`.
     """
 
     instead = "copy its `state`; another process or task claims the call with hold(id)"
@@ -80,7 +80,7 @@ class CallHandle(Uncopied):
         self.end_on: tuple[type[BaseException], ...] = ()
         """Exceptions that mean the call is over, should they leave its block."""
         self.handovers = handovers
-        """How often in a row it was claimed before and not held for a minute, by whatever worker."""
+        """How often in a row the call was claimed and then held for less than a minute, by any worker."""
         self._tenure = Tenure()
         self._heartbeats = CallHeartbeats(holder.heartbeats, state.id, self.lose)
         self._outbox = Outbox(
@@ -98,7 +98,7 @@ class CallHandle(Uncopied):
         return f"CallHandle({self.id!r}, status={self._state.status!r}, unacknowledged={self.unacknowledged})"
 
     def __del__(self) -> None:
-        # its user has dropped it; in whatever thread the garbage collector runs
+        # its user has dropped it; this may run in any thread, as the garbage collector does
         if not (self.released or self.ended or self.lost):
             with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._release_dropped)
@@ -110,7 +110,7 @@ class CallHandle(Uncopied):
             self._queue_release()
             self._mark_released()
 
-    # -- what it is -----------------------------------------------------------------------------------------
+    # -- properties -----------------------------------------------------------------------------------------
 
     @property
     def id(self) -> str:
@@ -119,14 +119,14 @@ class CallHandle(Uncopied):
 
     @property
     def state(self) -> SessionState:
-        """The call as this worker sees it, including what is queued. Read-only: it changes by the methods of the
-        call, and setting a member says by which."""
+        """The call as this worker sees it, including what is queued. Read-only: the methods of the call change it,
+        and the error of setting a member says which."""
         return self._view
 
     @property
     def epoch(self) -> int | None:
-        """The fencing token of this claim: another worker's claim makes it worthless.
-        None: the session was created here, and its epoch could not be learned."""
+        """The fencing token of this claim, until another worker claims the session.
+        None: the session was created here, and its epoch is not known."""
         return self._outbox.epoch
 
     @property
@@ -136,17 +136,17 @@ class CallHandle(Uncopied):
 
     @property
     def lost(self) -> CallstateError | None:
-        """Why the session takes no more heartbeats or mutations of this worker; None while it does."""
+        """Why the session accepts no more heartbeats or mutations from this worker; None while it does."""
         return self._tenure.lost
 
     @property
     def released(self) -> bool:
-        """Whether it was released, or its block left."""
+        """Whether `release()` was called, or its block left."""
         return self._tenure.released
 
     @property
     def is_held(self) -> bool:
-        """Whether it is this worker's still: not lost, released, or ended by it."""
+        """Whether this worker still has it: not lost, not released, and not ended by this worker."""
         return self._tenure.is_held
 
     @property
@@ -156,25 +156,25 @@ class CallHandle(Uncopied):
 
     @property
     def full(self) -> CallstateError | None:
-        """Why the session takes no more turns: it has `limits.session_bytes`. None while there is room.
+        """Why the session accepts no more turns: it has reached `limits.session_bytes`. None while there is room.
 
-        Turns that are too large for what is left are refused without being sent; what makes room (a turn amended
-        to something shorter, an update) is taken, and then turns are again.
+        Turns that are too large for what is left are refused without being sent. What makes room (a turn amended
+        to something shorter, an update) is accepted, and after that so are turns.
         """
         return self._outbox.full
 
     def recovery(self, as_type: type[RecoveryT]) -> RecoveryT | None:
-        """What it takes to resume the call, as a type of the caller's; see `SessionState.recovery`."""
+        """The data to resume the call with, as a type of the caller's; see `SessionState.recovery`."""
         return self._state.recovery(as_type)
 
     # -- losing it ------------------------------------------------------------------------------------------
 
     async def wait_lost(self) -> CallstateError:
-        """Return once the call is lost, with what `lost` is then: claimed by another worker, ended by an operator
-        or by its `max_duration_s`, reaped, deleted. The daemon reports it at once.
+        """Wait until the call is lost, and return why: claimed by another worker, ended by an operator or by its
+        `max_duration_s`, reaped, deleted. The daemon reports it at once.
 
         Raises:
-            StoreClosedError: this worker has left or released it.
+            StoreClosedError: it was left or released instead.
         """
         await self._tenure.wait_over()
         if self.lost is None:
@@ -182,7 +182,7 @@ class CallHandle(Uncopied):
         return self.lost
 
     async def wait_not_held(self) -> None:
-        """Return once the call is lost or released."""
+        """Wait until the call is lost or released."""
         await self._tenure.wait_over()
 
     def cancel_on_lost(self) -> CancelOnLost:
@@ -190,19 +190,19 @@ class CallHandle(Uncopied):
         return self._tenure.cancel_current_task()
 
     def lose(self, error: CallstateError) -> None:
-        """The session takes nothing more of this worker. Called by what sends heartbeats and mutations."""
+        """Note that the session accepts nothing more from this worker."""
         self._heartbeats.stop()
         if not (self.ended or self.released) and self.lost is None:
             self._mark_lost(error)
             _log.warning("%s is lost: %s", self.id, error)
 
     def lose_released(self, error: CallstateError) -> None:
-        """The call was released while its block runs, which finds it lost, and is cancelled if it wants to be."""
+        """The call was released while its block runs: the block finds it lost, and `cancel_on_lost` cancels it."""
         if self.lost is None and not self.ended:
             self._mark_lost(error)
 
     def abandon(self, error: CallstateError) -> None:
-        """In a forked child: the call is its parent's, and so is what is queued for it."""
+        """In a forked child: the call and what is queued for it belong to the parent."""
         self._mark_lost(error)
         self._mark_released()
         self._outbox.abandon()
@@ -216,7 +216,7 @@ class CallHandle(Uncopied):
         self._heartbeats.unwatch()
 
     def reclaimed(self, epoch: int) -> None:
-        """This worker has claimed the session again, which had become an orphan: it has this epoch now."""
+        """Note the epoch of a new claim: the session had become an orphan, and this worker has claimed it again."""
         self._outbox.epoch = epoch
 
     # -- heartbeats -----------------------------------------------------------------------------------------
@@ -230,22 +230,22 @@ class CallHandle(Uncopied):
         self._heartbeats.start(timeout_s)
 
     def start_watchdog(self, watchdog_s: float) -> None:
-        """What `hold(watchdog_s=…)` does: send heartbeats only while `alive()` is called at least so often.
+        """Send heartbeats only while `alive()` is called often enough. What `hold(watchdog_s=…)` does.
 
         Args:
-            watchdog_s: how often, seconds.
+            watchdog_s: the longest time between two calls, seconds.
         """
         self._heartbeats.watch(watchdog_s, self._beat_soon)
 
     def alive(self) -> None:
-        """This call's task lives: for `hold(watchdog_s=…)`. Without a watchdog it does nothing."""
+        """Report that this call's task is alive, for `hold(watchdog_s=…)`. Without a watchdog it does nothing."""
         self._heartbeats.alive()
 
     async def beat(self) -> None:
-        """Say that the call is alive: for `beat="manual"`.
+        """Send a heartbeat: for `beat="manual"`.
 
         Raises:
-            SessionNotFoundError, SessionEndedError, FencedError: it is not, or another worker's; see `lost`.
+            SessionNotFoundError, SessionEndedError, FencedError: the call is over, or another worker's; see `lost`.
         """
         try:
             await self._store.update_heartbeat(self.id)
@@ -258,7 +258,7 @@ class CallHandle(Uncopied):
         self._holder.background.start(self._beat_quietly(), f"callstate-beat-{self.id}")
 
     async def _beat_quietly(self) -> None:
-        with suppress(CallstateError):  # it is in `lost`, where it concerns the call; else the next one is due soon
+        with suppress(CallstateError):  # `lost` has it if the call is lost; else the next one is due soon
             await self.beat()
 
     # -- what happens in the call ---------------------------------------------------------------------------
@@ -272,7 +272,7 @@ class CallHandle(Uncopied):
         at: datetime | None = None,
         extra: dict[str, Any] | None = None,
     ) -> AmendableTurn:
-        """Something was said. Also taken after `end()`, for late transcripts.
+        """Append a turn: something was said. Also accepted after `end()`, for late transcripts.
 
         Args:
             role: see `Role`.
@@ -298,7 +298,7 @@ class CallHandle(Uncopied):
         extra: dict[str, Any] | None = None,
         role: str | None = None,
     ) -> QueuedMutation:
-        """Change the last turn, or the last one of a role, say to what was spoken of it before the caller cut in.
+        """Change the last turn, or the last one of a role, for example to what was heard before a barge-in.
 
         Args:
             content: what was said; None leaves it.
@@ -313,7 +313,7 @@ class CallHandle(Uncopied):
         return self._mutations.amend_last_turn(content, duration_ms, extra, role)
 
     def record_interruption(self) -> QueuedMutation:
-        """The caller spoke over the agent."""
+        """Count an interruption: the caller spoke over the agent."""
         return self._mutations.record_interruption()
 
     def update(self, **changes: Unpack[Changes]) -> QueuedMutation:
@@ -321,11 +321,11 @@ class CallHandle(Uncopied):
         return self._mutations.update(changes)
 
     def end(self, reason: str = COMPLETED, detail: Any = None) -> QueuedMutation:
-        """The call is over. Leaving the block does not end it a second time.
+        """End the call. Leaving the block does not end it a second time.
 
         Args:
-            reason: a word of the worker's own, up to 64 bytes.
-            detail: any JSON beside it.
+            reason: a word of the worker's choice, up to 64 bytes.
+            detail: any JSON to go with it.
         """
         return self._mutations.end(reason, detail, self._set_ended)
 
@@ -347,24 +347,24 @@ class CallHandle(Uncopied):
             self._heartbeats.retime(timeout_s)
 
     def _delivered(self) -> None:
-        """Heartbeats of a call that was left go on until all that it has queued is delivered."""
+        """Heartbeats of a call that was left continue until everything that it has queued is delivered."""
         if self.released:
             self._heartbeats.stop()
 
     # -- leaving it -----------------------------------------------------------------------------------------
 
     async def release(self) -> None:
-        """Give the call up without ending it: deliver what is queued, then let another worker claim it at once.
+        """Release the call without ending it: deliver what is queued, then let another worker claim it at once.
 
         Raises:
-            UndeliveredError: not all was acknowledged within the store's `close_timeout_s`. Delivery goes on for as
-                long as the store is open, and the call is released after it.
+            UndeliveredError: not all was acknowledged within the store's `close_timeout_s`. Delivery continues for
+                as long as the store is open, and the call is released after it.
         """
         if not self.released:
             await self._deliver_and_release()
 
     def _queue_release(self) -> None:
-        """Take nothing more, and release the session, unless it has ended, when all is delivered."""
+        """Accept nothing more; release the session, unless it has ended, once all is delivered."""
         if not (self.ended or self.lost or self.released):
             self._outbox.put_action("session.release", lambda: self._holder.give_up(self.id, self.epoch))
         self._outbox.close()
@@ -391,13 +391,13 @@ class CallHandle(Uncopied):
         await self.leave(error)
 
     async def close(self, error: BaseException | None = None) -> None:
-        """Leave a call that `open_call()` gave, as a block is left: without an exception it ends with `completed`.
+        """Leave a call from `open_call()` as a block is left: without an exception it ends with `completed`.
 
         Args:
-            error: what ended it instead: one in `end_on` ends the call by its reason, any other releases it.
+            error: the exception, if any: one in `end_on` ends the call with its reason, any other releases it.
 
         Raises:
-            CallstateError: what kept the end from being acknowledged.
+            CallstateError: why the end was not acknowledged.
         """
         if self.released:
             return
@@ -413,15 +413,15 @@ class CallHandle(Uncopied):
             await acknowledged
 
     async def leave(self, error: BaseException | None) -> None:
-        """What leaving its block does with the call: it ends, or is released; see hold_rules.py.
+        """End or release the call, as its block is left; see hold_rules.py.
 
         Args:
-            error: the exception that leaves the block, which goes on afterwards; None for none.
+            error: the exception that leaves the block and propagates afterwards; None for none.
 
         Raises:
-            CallstateError: what kept the end from being acknowledged, unless there is an `error`.
+            CallstateError: why the end was not acknowledged, unless there is an `error`.
             UndeliveredError: not all was acknowledged within the store's `close_timeout_s`; same.
-            asyncio.CancelledError: cancelled while it delivered, which it did first, unless cancelled twice.
+            asyncio.CancelledError: a first cancellation, after the delivery; a second one, at once.
         """
         try:
             await self.close(error)

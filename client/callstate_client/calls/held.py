@@ -1,4 +1,4 @@
-"""The calls that one store holds: which they are, how one is added, and that no other store of the process has it.
+"""The calls that one store holds: adding and releasing them, and checking that no other store of the process does.
 
 Invariants: a session is held by at most one handle of a store at a time, and, unless it is stolen or the other
 loop stands still, by one store of the process: a second block would end the call while the first one still talks.
@@ -35,8 +35,8 @@ from callstate_client.store import Record
 __all__ = ["HeldCalls"]
 
 _of_process: WeakValueDictionary[int, HeldCalls] = WeakValueDictionary()
-"""Those of all stores of this process, whatever thread they are in. Without a lock: a fork could leave it locked in
-the child, with nobody to unlock it."""
+"""Of all stores of this process, in any thread. Without a lock: after a fork it could stay locked in the child
+for ever."""
 
 
 class HeldCalls:
@@ -45,7 +45,7 @@ class HeldCalls:
     Args:
         store: sends the requests.
         heartbeats: sends their heartbeats in the background.
-        on_drain: called with whether the host drains, each time that is learned.
+        on_drain: called with whether the host drains, whenever that becomes known.
     """
 
     def __init__(self, store: SessionApi, heartbeats: Heartbeats, on_drain: Callable[[bool], None]) -> None:
@@ -58,9 +58,9 @@ class HeldCalls:
         self.handles: WeakValueDictionary[str, CallHandle] = WeakValueDictionary()
         self.watch = self._new_watch()
         self.leaving = False
-        """Whether this worker takes no more calls."""
+        """Whether this worker accepts no more calls."""
         self.recoveries: set[EventSource] = set()
-        """What runs of `recover(watch=True)` wait for; closed when the worker leaves."""
+        """The subscriptions of `recover(watch=True)`; closed when the worker leaves."""
         _of_process[id(self)] = self
 
     def _new_watch(self) -> LossWatch:
@@ -79,15 +79,15 @@ class HeldCalls:
         return held is not None and (await self.store.get(session_id, "none")).epoch != held.epoch
 
     def check_unheld(self, session_id: str, *, steal: bool) -> None:
-        """See that this process does not hold the session. Another store of the same worker id whose loop stands
-        still does not count.
+        """Check that this process does not hold the session. Another store of the same worker id whose loop is
+        stalled does not count.
 
         Args:
             session_id: of the call.
             steal: it may be held by another store.
 
         Raises:
-            ConflictError: it does.
+            ConflictError: it holds it.
         """
         others = [] if steal else [calls for calls in self._of_same_worker() if not calls.heartbeats.stalled]
         if any(calls.holds(session_id) for calls in (self, *others)):
@@ -95,7 +95,7 @@ class HeldCalls:
             raise ConflictError(text, owner=self.store._claimant)
 
     def _of_same_worker(self) -> list[HeldCalls]:
-        """Those of this process's other stores that the daemon can't tell from this one."""
+        """The calls of this process's other stores that the daemon can't tell from this one."""
         mine = self.store._place, self.store.worker_id
         all_calls = [reference() for reference in _of_process.valuerefs()]
         return [
@@ -110,15 +110,15 @@ class HeldCalls:
         """Hold a session that this worker has just created or claimed; heartbeats start.
 
         Args:
-            record: what is known of it.
+            record: the session.
             beat: see `CallStore.hold`.
-            epoch: the session's; None: it was created here, and its epoch could not be learned.
+            epoch: the session's; None: it was created here, and its epoch is not known.
 
         Raises:
-            ConflictError: it came to be held here meanwhile.
+            ConflictError: another task of this store holds it by now.
         """
         timeout_s = record.heartbeat_timeout_s
-        if timeout_s is None:  # an older daemon, which does not say it for each session
+        if timeout_s is None:  # an older daemon does not say it for each session
             timeout_s = await self.store.default_heartbeat_timeout_s()
         held = self.handles.get(record.state.id)
         if held is not None and held.epoch == epoch:
@@ -133,11 +133,11 @@ class HeldCalls:
         return handle
 
     async def give_up(self, session_id: str, epoch: int | None) -> None:
-        """Release a session, where it can still be released.
+        """Release a session, if it can still be released.
 
         Args:
             session_id: of the call.
-            epoch: of the claim; None: it was created here, and its epoch could not be learned.
+            epoch: of the claim; None: it was created here, and its epoch is not known.
         """
         with suppress(SessionEndedError, SessionNotFoundError, FencedError, MethodNotFoundError):
             if epoch is None:
@@ -145,13 +145,13 @@ class HeldCalls:
             await self.store.release(session_id, epoch)
 
     async def give_up_if_ours(self, session_id: str) -> None:
-        """Release a session that this worker owns and no handle holds: an entry without a reply may have got it."""
+        """Release a session that this worker owns and no handle holds: an unanswered entry may have got it."""
         record = await self.store.get(session_id, "none")
         if record.owner == self.store._claimant and not self.holds(session_id):
             await self.give_up(session_id, record.epoch)
 
     def take_no_more(self) -> None:
-        """From now on no call is taken; runs of `recover()` end."""
+        """Accept no calls from now on. Runs of `recover()` end."""
         self.leaving = True
         for events in self.recoveries:
             events.close()
@@ -174,7 +174,7 @@ class HeldCalls:
         await self.heartbeats.close()
 
     def abandon(self, error: CallstateError) -> None:
-        """In a forked child: the calls, and what they have queued, are the parent's.
+        """In a forked child: the calls and what they have queued belong to the parent.
 
         Args:
             error: why the handles are lost here.

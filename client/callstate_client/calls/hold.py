@@ -1,10 +1,10 @@
 """Hold: a call for as long as a block lasts; how a session is created or claimed, and what a cancelled entry does.
 
-Entering has more outcomes than success and failure. The entry can be cancelled, or get no reply, when the daemon
-has created or claimed the session already: then its caller may be on the line and no worker has the call. So
-entering is a task of its own, which goes on in the background after a cancellation, and what it gets is released,
-for another worker to claim. The same Hold entered again joins that task, or takes the call back. The creation
-carries one `op`, so however often it is sent it is one creation.
+Entering has more outcomes than success and failure. The entry can be cancelled, or get no reply, after the daemon
+has created or claimed the session: then its caller may be on the line and no worker has the call. So entering is a
+task of its own, which continues in the background after a cancellation and releases what it gets, for another
+worker to claim. The same Hold entered again joins that task, or takes the call back. The creation carries one `op`,
+so it takes effect once however often it is sent.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _log = logging.getLogger("callstate")
 
 
 class Hold(Uncopied):
-    """What `store.hold()` gives: creates or claims the session on entering, ends or releases it on leaving.
+    """What `store.hold()` returns: creates or claims the session on entry, ends or releases it on exit.
 
     Args:
-        held: the calls of the store, which this one joins.
+        held: the calls of the store.
         options: the arguments of `hold()` that both fronts have.
         cancel_on_lost, watchdog_s: see `CallStore.hold`.
 
     Raises:
-        TypeError, ValueError: they make no sense together.
+        TypeError, ValueError: the arguments contradict each other.
     """
 
     instead = "call hold() again"
@@ -85,7 +85,7 @@ class Hold(Uncopied):
         return self._handle
 
     async def open(self) -> CallHandle:
-        """Enter without a block; the call is left by its `close()`.
+        """Enter without a block; `close()` of the call leaves it.
 
         Raises:
             CallstateError: see `CallStore.hold`.
@@ -104,7 +104,7 @@ class Hold(Uncopied):
             self._release_later(entering)
             raise
         except CallstateError as error:
-            if error.retryable:  # such as a timeout: the daemon may have done it all the same
+            if error.retryable:  # such as a timeout: the daemon may have done it
                 self._release_later(entering)
             raise
         self._entering = None
@@ -129,7 +129,7 @@ class Hold(Uncopied):
         return await self._create(options.call, again, replace_ended=options.replace_ended)
 
     async def _release_unused(self, entering: asyncio.Task[CallHandle]) -> None:
-        """Release what an entry got after it was given up."""
+        """Release what a cancelled or unanswered entry got."""
         await asyncio.wait((entering,))
         if entering.cancelled():
             return
@@ -184,7 +184,7 @@ class Hold(Uncopied):
         return await asyncio.gather(save(), self._store.get(state.id, "none"), return_exceptions=True)
 
     def _epoch(self, known: Record | BaseException, saved: int | None) -> int | None:
-        """The epoch of the session just created; None where it could not be learned: the session exists anyway.
+        """The epoch of the session just created; None if it is not known, which is no failure: the session exists.
 
         Args:
             known: the outcome of reading the session.
@@ -231,7 +231,7 @@ class Hold(Uncopied):
 
 
 def _is_spent(entering: asyncio.Task[CallHandle]) -> bool:
-    """Whether this entry has failed, or what it got has been released since."""
+    """Whether this entry has failed, or its call has been released since."""
     if not entering.done():
         return False
     return entering.cancelled() or entering.exception() is not None or entering.result().released

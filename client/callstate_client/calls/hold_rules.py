@@ -1,5 +1,5 @@
-"""The rules of holding a call, for both fronts: which options go together, what an id that is taken means, and how
-the block may be left.
+"""The rules of holding a call, for both fronts: which options can be combined, what it means that an id is taken,
+and how the block may be left.
 
 A block that is left normally ends its call with COMPLETED. One that is left by an exception in `end_on`, or by a
 group with such an exception in it, ends it too; by any other exception, a cancellation included, the call is
@@ -57,7 +57,7 @@ class HoldOptions(Struct, frozen=True, kw_only=True):
             `CallStore.hold`.
 
     Raises:
-        TypeError, ValueError: they make no sense together.
+        TypeError, ValueError: the arguments contradict each other.
     """
 
     call: SessionState | str
@@ -106,7 +106,7 @@ class HoldOptions(Struct, frozen=True, kw_only=True):
         return requests.save(state, if_version, labels, self.heartbeat_timeout_s, self.max_duration_s, op)
 
     def claim(self, worker_id: str, features: Collection[str]) -> PreparedRequest[Record]:
-        """Claim the session. An older daemon takes no timeouts with a claim: those in force stay, and heartbeats
+        """Claim the session. An older daemon accepts no timeouts with a claim: those in force stay, and heartbeats
         follow them.
 
         Args:
@@ -114,7 +114,7 @@ class HoldOptions(Struct, frozen=True, kw_only=True):
             features: of the daemon; needed if there are timeouts.
 
         Raises:
-            MethodNotFoundError: the call was to be limited, and can't be.
+            MethodNotFoundError: `max_duration_s` was given, and the daemon is too old for it.
         """
         takes_timeouts = protocol.CLAIM_TIMEOUTS in features
         if not takes_timeouts and self.max_duration_s is not None:
@@ -130,11 +130,11 @@ class HoldOptions(Struct, frozen=True, kw_only=True):
 
 
 def has_ended(error: ConflictError, known: Record | BaseException) -> bool:
-    """Whether the session that has the id has ended. A daemon of an earlier version does not say so in the error.
+    """Whether the session with this id has ended. An older daemon does not say so in the error.
 
     Args:
         error: of the attempt to create a session.
-        known: what a `get` of the id gave.
+        known: the outcome of a `get` of the id.
     """
     if error.status is not None:
         return error.status == Status.ENDED
@@ -142,12 +142,12 @@ def has_ended(error: ConflictError, known: Record | BaseException) -> bool:
 
 
 def taken(error: ConflictError, session_id: str, known: Record | BaseException) -> ConflictError:
-    """The error for an id that is taken: it says what has the id, and what can be done.
+    """The error for an id that is taken: it says by what, and what can be done.
 
     Args:
         error: of the attempt to create a session.
         session_id: the id.
-        known: what a `get` of it gave.
+        known: the outcome of a `get` of it.
     """
     if not isinstance(known, Record):
         return error
@@ -174,21 +174,21 @@ def end_classes(end_on: EndOn) -> tuple[type[BaseException], ...]:
     """The classes as one tuple.
 
     Raises:
-        TypeError: one of them is no exception class.
+        TypeError: one of them is not an exception class.
     """
     classes = (end_on,) if isinstance(end_on, type) else tuple(end_on)
     for cls in classes:
-        given: object = cls  # of callers that no type checker has seen
+        given: object = cls  # callers may not use a type checker
         if not (isinstance(given, type) and issubclass(given, BaseException)):
             raise TypeError(f"end_on takes exception classes, not {cls!r}")
     return classes
 
 
 def reason_to_end(error: BaseException | None, classes: tuple[type[BaseException], ...]) -> str | None:
-    """The reason that a call ends with when its block is left; None: it is released.
+    """The reason that a call ends with when its block is left; None: the call is released.
 
     Args:
-        error: the exception that the block is left by; None for none.
+        error: the exception that leaves the block; None for none.
         classes: see `end_classes`.
     """
     if error is None:
@@ -198,10 +198,10 @@ def reason_to_end(error: BaseException | None, classes: tuple[type[BaseException
 
 
 def ended_by(error: BaseException, classes: tuple[type[BaseException], ...]) -> BaseException | None:
-    """The exception that means the call is over: this one, or one within the group that it is; None for none.
+    """The exception that means the call is over: this one, or one in it if it is a group; None for none.
 
-    One of a group is enough, whatever else is in it: a caller who has hung up does not come back, and usually
-    other tasks of the group fail because of it.
+    One in a group is enough, whatever else is in it: a caller who has hung up does not come back, and usually that
+    is why other tasks of the group failed.
     """
     if isinstance(error, classes):
         return error

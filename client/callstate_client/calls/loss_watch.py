@@ -1,9 +1,8 @@
-"""One event subscription per store, through which it learns at once that a held call is lost or the host drains.
+"""One event subscription per store, which reports at once that a held call is lost or that the host drains.
 
-An event only says that something may have happened to a call: it may be older than the claim, since ids are used
-again, and lacks what the error has to tell. So the session is read, and the call is lost if what is read is not
-this worker's. Failure cases: events that were missed (`gap`) make all calls be read; with a daemon that has no
-events, calls learn of their loss by the next heartbeat or mutation.
+An event is only a hint: it may be older than the claim, since ids are reused, and lacks what the error has to say.
+So the session is read, and the call is lost if it is no longer this worker's. Failure cases: after missed events
+(`gap`) all calls are read; with a daemon that has no events, the next heartbeat or mutation reports the loss.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _log = logging.getLogger("callstate")
 
 DRAIN: Final = "server.drain"
 OF_CALLS: Final = ("claimed", "fenced", "expired", "ended", "deleted")
-"""After one of these a held call may be lost."""
+"""Events after which a held call may be lost."""
 
 
 class LossWatch:
@@ -36,7 +35,7 @@ class LossWatch:
         store: the store.
         handles: its calls, by session id.
         background: runs the look-ups.
-        on_drain: called with whether the host drains, each time that is learned.
+        on_drain: called with whether the host drains, whenever that becomes known.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class LossWatch:
         self._too_old = False
 
     def start(self) -> None:
-        """Subscribe, unless that is done."""
+        """Subscribe, unless subscribed already."""
         if not self._too_old and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._run(), name="callstate-watch")
 
@@ -113,7 +112,7 @@ class LossWatch:
                 call.lose(loss)
 
     def _loss(self, call: CallHandle, record: Record) -> CallstateError | None:
-        """Why a call whose session is like this is lost; None where it is not."""
+        """Why a call whose session is in this state is lost; None if it is not."""
         if record.owner not in (None, self._store._claimant):
             text = f"{call.id} was claimed by {record.owner}"
             return FencedError(text, epoch=record.epoch, owner=record.owner)

@@ -38,12 +38,12 @@ HEAD: Final = object()
 
 
 class Mutations:
-    """Those of one call; for the methods see `CallHandle`.
+    """The mutations of one call; for the methods see `CallHandle`.
 
     Args:
         state: the worker's view of the call, which they change.
         outbox: of the call.
-        store: sends what takes more than one request.
+        store: sends updates that take more than one request.
         on_timeout: called with a new heartbeat timeout, seconds, once it is acknowledged.
     """
 
@@ -76,11 +76,11 @@ class Mutations:
     def amend(
         self, turn: TurnHandle, content: str | None, duration_ms: int | None, extra: dict[str, Any] | None
     ) -> QueuedMutation:
-        """Amend this very turn: in the outbox while it waits there, else by a request."""
+        """Amend exactly this turn: in the outbox while it waits there, else by a request."""
         if turn.place.refusal is not None:
             return queued(turn.place.future)
         patch = turn_patch(content, duration_ms, extra)
-        # with another duration the turn would be counted by that one, instead of by the one it was said with
+        # not with another duration: the daemon would add that one to the speech time, instead of the first
         if duration_ms is None and self._outbox.is_waiting(turn.place):
             amended = patched_turn(turn.turn, patch)
             text = encode_members(amended.to_dict())

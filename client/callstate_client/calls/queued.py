@@ -1,4 +1,4 @@
-"""What a held call's methods return at once: a mutation that is queued, and a turn that can still be amended.
+"""What a held call's methods return: a queued mutation, and a turn that can still be amended.
 
 Both are awaitables of their own, not futures: awaiting one is optional, and cancelling the wait cancels neither the
 mutation nor its delivery.
@@ -18,9 +18,8 @@ __all__ = ["AmendableTurn", "Queued", "QueuedMutation", "TurnHandle"]
 
 
 class Queued(Uncopied):
-    """A mutation of a held call. Awaiting it gives the session's version once it is acknowledged, or raises the
-    error it was refused with. It need not be awaited: it is delivered all the same, also when the wait is
-    cancelled.
+    """A mutation of a held call. Awaiting it returns the session's version once it is acknowledged, or raises the
+    error that it was refused with. It need not be awaited, and is delivered even if the wait is cancelled.
     """
 
     __slots__ = ("_future",)
@@ -47,11 +46,11 @@ class Queued(Uncopied):
         return self._future.done()
 
     def result(self) -> int:
-        """The version. Raises the error it was refused with, or InvalidStateError before there is an outcome."""
+        """The version. Raises the error it was refused with, or InvalidStateError while there is no outcome."""
         return self._future.result()
 
     def exception(self) -> BaseException | None:
-        """The error it was refused with; None where it is acknowledged. Without an outcome as `result()`."""
+        """The error that it was refused with; None if it is acknowledged. Without an outcome as `result()`."""
         return self._future.exception()
 
     def add_done_callback(self, callback: Callable[[Any], object]) -> None:
@@ -59,7 +58,7 @@ class Queued(Uncopied):
         self._future.add_done_callback(callback)
 
     def remove_done_callback(self, callback: Callable[[Any], object]) -> int:
-        """Don't call it then. Gives how often it would have been called."""
+        """Remove a callback. Returns how often it had been added."""
         return self._future.remove_done_callback(callback)
 
 
@@ -78,10 +77,10 @@ class Amender(Protocol):
 
 
 class TurnHandle(Queued):
-    """A turn of a held call, as `call.add_turn()` gives it; awaitable as any queued mutation.
+    """A turn of a held call, as `call.add_turn()` returns it; awaitable like any queued mutation.
 
-    `amend()` changes this very turn, whatever has been said since and by whom: the reply to the turn has its index
-    in the history, and the amendment is sent with it.
+    `amend()` changes exactly this turn, whatever has been added since: the reply to the turn has its index in the
+    history, and the amendment is sent with it.
     """
 
     __slots__ = ("_amender", "place", "turn")
@@ -90,7 +89,7 @@ class TurnHandle(Queued):
         super().__init__(future)
         self._amender = amender
         self.turn = turn
-        """The turn, as this worker sees it. Read-only: what is set on it is not sent."""
+        """The turn, as this worker sees it. Read-only: changes to it are not sent."""
         self.place = place
         """Its entry in the outbox. Internal."""
 
@@ -100,7 +99,7 @@ class TurnHandle(Queued):
     def amend(
         self, *, content: str | None = None, duration_ms: int | None = None, extra: dict[str, Any] | None = None
     ) -> QueuedMutation:
-        """Change this turn, say to what was spoken of it before the caller cut in, or to the result of a tool.
+        """Change this turn, for example to what was heard of it before a barge-in, or to the result of a tool.
 
         Args:
             content: what was said; None leaves it.

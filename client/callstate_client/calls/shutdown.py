@@ -1,7 +1,7 @@
 """Shutting a worker down without losing a call, as for a deployment.
 
-From the first signal on the worker takes no more calls. Those that it holds may come to their end for a while; the
-rest is released, with all that it has queued, and other workers' `recover()` gets it at once.
+From the first signal on the worker accepts no more calls. Those that it holds get some time to end; the rest are
+released, with everything that they have queued, and other workers' `recover()` gets them at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = logging.getLogger("callstate")
 
 FINISH_S: Final = 30.0
 """How long the calls that are held may take to end, seconds. Supervisors kill after 30 (Kubernetes) or 90 (systemd)
-unless they are configured otherwise, so a longer time has to be configured there, too."""
+by default, so a longer time has to be configured there too."""
 
 
 class LeaveResult(NamedTuple):
@@ -70,12 +70,12 @@ async def _release(call: CallHandle) -> None:
 
 
 class Graceful:
-    """What `store.graceful()` gives: shuts the worker down at a signal, or when its block is left.
+    """What `store.graceful()` returns: shuts the worker down at a signal, or when its block is left.
 
     Args:
         held: the calls.
         finish_s: how long they may take to end, seconds.
-        signals: the first one begins, a second one ends the wait.
+        signals: the first one begins the shutdown, a second one ends the wait.
     """
 
     def __init__(self, held: HeldCalls, finish_s: float, signals: Iterable[int]) -> None:
@@ -85,7 +85,7 @@ class Graceful:
         self._began = asyncio.Event()
         self._hurry = asyncio.Event()
         self.result: LeaveResult | None = None
-        """What became of the calls; None until the block has been left."""
+        """How many calls ended and were released; None until the block has been left."""
 
     @property
     def began(self) -> bool:
@@ -93,14 +93,14 @@ class Graceful:
         return self._began.is_set()
 
     def begin(self) -> None:
-        """Take no more calls, as at the first signal; called again: end the wait, as at the second."""
+        """Accept no more calls, as on the first signal; the second time, end the wait, as on the second one."""
         if self.began:
             self._hurry.set()
         self._began.set()
         self._held.take_no_more()
 
     async def wait(self) -> None:
-        """Return when a signal has come, or `begin()` was called."""
+        """Wait for a signal, or for `begin()`."""
         await self._began.wait()
 
     async def __aenter__(self) -> Graceful:

@@ -1,4 +1,4 @@
-"""The task that handles a call: how it learns that the call is lost, and how it shows that it does not hang."""
+"""The task that handles a call: cancelling it when the call is lost, and noticing when it hangs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["CancelOnLost", "OneShotEvent", "Watchdog"]
 class OneShotEvent:
     """An event that is set once, which any number of tasks can wait for, and which can cancel one block.
 
-    Every call that is held has one, and few are waited for: an asyncio.Event, which is ten times as large, is made
-    by the first wait.
+    Every held call has one, and few are waited for: an asyncio.Event, which is ten times as large, is created by
+    the first wait.
     """
 
     __slots__ = ("_event", "_guard", "is_set")
@@ -23,10 +23,10 @@ class OneShotEvent:
         self._guard: CancelOnLost | None = None
 
     def set(self, *, cancel: bool = True) -> None:
-        """Wake those that wait.
+        """Wake the tasks that wait.
 
         Args:
-            cancel: cancel the block too, where one is to be cancelled.
+            cancel: cancel the block too, if there is one to cancel.
         """
         self.is_set = True
         if self._event is not None:
@@ -55,9 +55,9 @@ class OneShotEvent:
 
 
 class CancelOnLost:
-    """Cancels the task that a block runs in, and tells its own cancellation from others, as asyncio.timeout() does.
+    """Cancels the task that a block runs in, and tells its own cancellation from others, like asyncio.timeout().
 
-    To be made, and left, in that task.
+    To be created and left in that task.
 
     Raises:
         RuntimeError: there is no current task.
@@ -74,7 +74,7 @@ class CancelOnLost:
         self._cancelled = False
 
     def cancel(self) -> None:
-        """Cancel the block, unless it was left, or cancelled by this, before."""
+        """Cancel the block, unless it was left or cancelled by this before."""
         if self._task is not None and not self._cancelled:
             self._cancelled = True
             self._task.cancel()
@@ -86,7 +86,7 @@ class CancelOnLost:
             error: the exception that leaves it; None for none.
 
         Returns:
-            whether it was cancelled by this, and by nothing else.
+            whether it was cancelled by this and by nothing else.
         """
         task, self._task = self._task, None
         if task is None or not self._cancelled:
@@ -95,7 +95,7 @@ class CancelOnLost:
         if isinstance(error, asyncio.CancelledError):
             return not others
         try:
-            await asyncio.sleep(0)  # a cancellation that the block ended before is delivered here
+            await asyncio.sleep(0)  # a cancellation that the block has not noticed is delivered here
         except asyncio.CancelledError:
             if others:
                 raise
@@ -108,9 +108,9 @@ class Watchdog:
     Heartbeats alone only prove that the loop runs.
 
     Args:
-        timeout_s: how long, seconds.
-        on_silence: called once the task has been silent for so long.
-        on_return: called when it reports again after that.
+        timeout_s: how long that is, seconds.
+        on_silence: called when the task has been silent for that long.
+        on_return: called when it reports again.
 
     Raises:
         ValueError: the timeout is not above 0.
@@ -134,7 +134,7 @@ class Watchdog:
             self._on_return()
 
     def stop(self) -> None:
-        """Call nothing any more."""
+        """Call nothing from now on."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,4 +1,4 @@
-"""A read-only view of a held call's state: what a user set on it would never be sent."""
+"""A read-only view of a held call's state, since changes made to it would never be sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ INSTEAD: Final = {
 
 
 class StateView(SessionState):
-    """A SessionState that shows another one as it is at each access, and can't be changed.
+    """A SessionState that shows the present values of another one, and can't be changed.
 
     What it contains (`metrics`, `recovery_data`, `history`) is not copied, and must not be changed either.
     """
@@ -45,7 +45,7 @@ class StateView(SessionState):
 
 
 def shown(state: SessionState) -> SessionState:
-    """The state itself, where this is a view of it."""
+    """The state itself, if this is a view of one."""
     return object.__getattribute__(state, "_shown") if type(state) is StateView else state
 
 

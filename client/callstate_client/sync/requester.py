@@ -20,7 +20,7 @@ from callstate_client.transport.pool import Pool
 from callstate_client.uncopied import Uncopied
 
 HEARTBEAT_REPLY: Final = b'{"jsonrpc":"2.0","id":%d,"result":{}}\n' % REQUEST_ID
-"""The reply to nearly every heartbeat; compared, not parsed."""
+"""The reply to nearly every heartbeat; compared instead of parsed."""
 
 HEARTBEAT_LINES: Final = 4096
 """Sessions whose encoded heartbeat is cached: more than a worker holds; with the longest ids it takes 1.5 MiB."""
@@ -44,7 +44,7 @@ class PerProcess(Generic[ValueT]):
         self._in_child = in_child
 
     def get(self) -> ValueT:
-        """The value of the process that asks; all of its threads get the same one."""
+        """The value of the calling process; all of its threads get the same one."""
         pid = os.getpid()
         if pid not in self._values:
             self._values.setdefault(pid, self._in_child())
@@ -74,13 +74,13 @@ class Requester(Uncopied):
 
     @property
     def worker_id(self) -> str:
-        """The worker that sessions are claimed for. Where `connect()` was given none, it is a random one, and the
-        connections are not registered: nothing is owned by being created here, and an owner is known by its
-        heartbeats alone. A forked child is another worker."""
+        """The worker that sessions are claimed under. If `connect()` was given none, it is a random one, and the
+        connections are not registered: what is created here has no owner, and an owner is known by its heartbeats
+        alone. A forked child is another worker."""
         return self._identity.get().worker_id
 
     def new_op(self) -> str:
-        """A name for one mutation, like no other's."""
+        """A unique name for one mutation."""
         return self._ops.new()
 
     def request(
@@ -91,7 +91,7 @@ class Requester(Uncopied):
         op_of: str | None = None,
         timeout_s: float | None = None,
     ) -> bytes:
-        """Send a request of the protocol; gives the reply's line, for one of protocol's decoders.
+        """Send a request of the protocol. Returns the reply's line, for one of protocol's decoders.
 
         Args:
             method: the verb.
@@ -107,10 +107,10 @@ class Requester(Uncopied):
         return self._pool.exchange(line, timeout_s, lambda: method in REPEATABLE)
 
     def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
-        """Say that this call is alive, without touching anything else of its state.
+        """Send a heartbeat for this call; nothing else of its state changes.
 
         Raises:
-            SessionNotFoundError, SessionEndedError, FencedError: it is not, or belongs to another worker.
+            SessionNotFoundError, SessionEndedError, FencedError: the call is over, or another worker's.
         """
         line = self._heartbeat_lines.get(session_id) or self._new_heartbeat_line(session_id)
         reply = self._pool.exchange(line, timeout_s)
@@ -121,7 +121,7 @@ class Requester(Uncopied):
         if self.closed:
             raise StoreClosedError
         request = requests.heartbeat(session_id)
-        if len(self._heartbeat_lines) >= HEARTBEAT_LINES:  # most belong to calls that are long over
+        if len(self._heartbeat_lines) >= HEARTBEAT_LINES:  # most are of calls that ended long ago
             self._heartbeat_lines.clear()
         line = protocol.encode_request(REQUEST_ID, request.method, request.params)
         self._heartbeat_lines[session_id] = line

@@ -30,7 +30,7 @@ class SessionApi(Requester):
     # -- one session, read --------------------------------------------------------------------------------
 
     def load(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> SessionState:
-        """The state under this id, `updated_at` being the later of the last change and the last heartbeat.
+        """The state of this session; its `updated_at` is the later of the last change and the last heartbeat.
 
         Args:
             session_id: of the call.
@@ -42,7 +42,7 @@ class SessionApi(Requester):
         return self._execute(requests.load(session_id, history), timeout_s)
 
     def get(self, session_id: str, history: str | int = "all", *, timeout_s: float | None = None) -> Record:
-        """The session with what is known about it beside its document.
+        """This session with what is known about it besides its document.
 
         Args:
             session_id: of the call.
@@ -64,12 +64,12 @@ class SessionApi(Requester):
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int | None:
-        """Keep this state, whole, under its id, and set its `updated_at`. None is a no-op.
+        """Save this state, whole, under its id, and set its `updated_at`. None is a no-op.
 
         Args:
-            state: what to keep.
+            state: what to save.
             if_version: only if the session has this version; 0: only if there is none yet.
-            labels: up to 16 short strings to select calls by; left as they are where not given.
+            labels: up to 16 short strings to select calls by; unchanged if not given.
             heartbeat_timeout_s: silence after which this call is suspected, seconds; same.
             max_duration_s: how long this call may last, seconds; same.
 
@@ -100,12 +100,12 @@ class SessionApi(Requester):
         return self._execute(request, timeout_s, epoch).version
 
     def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
-        """Forget this session and all that is kept of it.
+        """Delete this session and everything that is kept of it.
 
         Raises:
             SessionNotFoundError: there is none.
             FencedError: another worker holds it.
-            StoreUnavailableError: it is not in memory, and the store that would know can't be reached.
+            StoreUnavailableError: it is not in memory, and the daemon's store can't be reached.
         """
         self._execute(requests.delete(session_id, self.new_op(), self.features()), timeout_s, epoch)
 
@@ -121,7 +121,7 @@ class SessionApi(Requester):
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """Append a turn, count it, and add its speech time. Gives the new version.
+        """Append a turn, count it, and add its speech time. Returns the new version.
 
         Args:
             session_id: of the call.
@@ -145,7 +145,7 @@ class SessionApi(Requester):
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """Change the last turn, or the last one of a role, say to what was spoken of it before the caller cut in.
+        """Change the last turn, or the last one of a role, for example to what was heard before a barge-in.
 
         As `amend_turn` without an index.
         """
@@ -171,7 +171,7 @@ class SessionApi(Requester):
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """Change a turn, say to what was spoken of it before the caller cut in. Gives the new version.
+        """Change a turn, for example to what was heard of it before a barge-in. Returns the new version.
 
         Args:
             session_id: of the call.
@@ -193,7 +193,7 @@ class SessionApi(Requester):
     def record_interruption(
         self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None
     ) -> int:
-        """Count one interruption (barge-in). Gives the new version."""
+        """Count one interruption (barge-in). Returns the new version."""
         return self._execute(requests.record_interruption(session_id, self.new_op()), timeout_s, epoch)
 
     def update(
@@ -205,7 +205,7 @@ class SessionApi(Requester):
         timeout_s: float | None = None,
         **changes: Unpack[Changes],
     ) -> int:
-        """Change members of the session, all but its history (a merge patch, RFC 7396). Gives the new version.
+        """Change members of the session, all but its history (a merge patch, RFC 7396). Returns the new version.
 
         Args:
             session_id: of the call.
@@ -234,7 +234,7 @@ class SessionApi(Requester):
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """An update of what is kept beside the document too: read, patch, save if nothing has changed since."""
+        """An update of labels or timeouts, and of the head: read, patch, save if nothing has changed since."""
         for left in reversed(range(requests.REWRITES)):
             record = self.get(session_id, "none", timeout_s=timeout_s)
             request = requests.rewrite_head(record, if_version, patch, beside, epoch, self.new_op())
@@ -254,12 +254,12 @@ class SessionApi(Requester):
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """The call is over. Ending it again changes nothing. Gives the version.
+        """End the session. Ending it again changes nothing. Returns the version.
 
         Args:
             session_id: of the call.
-            reason: a word of the worker's own, up to 64 bytes.
-            detail: any JSON beside it.
+            reason: a word of the worker's choice, up to 64 bytes.
+            detail: any JSON to go with it.
         """
         return self._execute(requests.end(session_id, reason, detail, self.new_op()), timeout_s, epoch)
 
@@ -268,32 +268,32 @@ class SessionApi(Requester):
     def claim(
         self, session_id: str, *, steal: bool = False, history: str | int = "all", timeout_s: float | None = None
     ) -> Record:
-        """Own this session from now on, which takes heartbeats: `hold(id)` does both. Again, it changes nothing.
+        """Become the owner of this session, which takes heartbeats: `hold(id)` does both. Idempotent.
 
         Args:
             session_id: of the call.
-            steal: also from a worker that is alive.
+            steal: also from a live worker.
             history: `"all"`, `"none"`, or how many of the last turns.
 
         Raises:
-            ConflictError: another worker holds it, and is alive.
-            SessionEndedError: it is over.
+            ConflictError: another live worker holds it.
+            SessionEndedError: it has ended.
         """
         return self._execute(requests.claim(session_id, self.worker_id, history, steal=steal), timeout_s)
 
     def claim_next(
         self, labels: Mapping[str, str] | None = None, history: str | int = "all", *, timeout_s: float | None = None
     ) -> Record | None:
-        """Own any session that has lost its worker; None where there is none. No two workers get the same.
+        """Claim any session that has lost its worker; None if there is none. No two workers get the same one.
 
         Args:
-            labels: all of them must be there.
+            labels: the session must have all of these.
             history: `"all"`, `"none"`, or how many of the last turns.
         """
         return self._execute(requests.claim_next(self.worker_id, labels, history), timeout_s)
 
     def release(self, session_id: str, epoch: int, *, timeout_s: float | None = None) -> None:
-        """Give this session up: another worker may claim it at once, and has its full timeout to do so.
+        """Release this session: another worker may claim it at once, and has its full timeout to do so.
 
         Args:
             session_id: of the call.
@@ -310,11 +310,11 @@ class SessionApi(Requester):
         """The ids of all sessions that have not ended.
 
         Args:
-            scope: `"host"`: of this host; `"all"`: of every host, which asks the store too.
+            scope: `"host"`: of this host; `"all"`: of every host, which reads the daemon's store too.
             timeout_s: for each page of the answer.
 
         Raises:
-            StoreUnavailableError: `"all"`, and the store can't be reached.
+            StoreUnavailableError: `"all"`, and that store can't be reached.
         """
         ids: list[str] = []
         request: PreparedRequest[Page[str]] | None = requests.list_active(scope)
@@ -344,14 +344,14 @@ class SessionApi(Requester):
             state: of those that have not ended, `"live"`, `"suspect"`, `"orphan"` (no owner now, had one) or
                 `"restored"` (from the journal, and no sign of life since the daemon started).
             ended_since: only those that ended then or later; with a timezone.
-            labels: all of them must be there.
+            labels: the session must have all of these.
             scope: `"host"`: what is in this host's memory, ended calls for `reaper.retention_s`; `"all"`: what the
                 store has of every host as well, for as long as it keeps ended calls. A session that leaves memory
-                meanwhile may come twice.
+                meanwhile may be listed twice.
 
         Raises:
             StoreUnavailableError: `"all"`, and the store can't be reached.
-            MethodNotFoundError: an older daemon lists by no state, or of its own host alone.
+            MethodNotFoundError: the daemon is too old to list by state, or other hosts' sessions.
         """
         if needed := requests.listing_features(state, scope):
             requests.check_listable(self.features(), needed)
@@ -379,34 +379,34 @@ class SessionApi(Requester):
     def flush(
         self, session_ids: Sequence[str] | None = None, timeout_s: float = requests.FLUSH_S
     ) -> protocol.FlushResult:
-        """Return when the store behind has these sessions, or all: the barrier.
+        """Wait until these sessions, or all, are in the daemon's store.
 
         Args:
             session_ids: which; None for all.
             timeout_s: how long the daemon tries, seconds.
 
         Returns:
-            how many sessions the store has, and how many it does not have yet.
+            how many sessions the store has, and how many are still missing.
         """
         return self._execute(requests.flush(session_ids, timeout_s), timeout_s + requests.FLUSH_MARGIN_S)
 
     def drain(self, on: bool = True, *, timeout_s: float | None = None) -> DrainResult:
-        """Let the host run out of calls: no new sessions are taken, those that exist go on.
+        """Drain the host: new sessions are refused, existing ones continue.
 
         Args:
-            on: False: take new ones again.
+            on: False: accept new ones again.
 
         Returns:
-            whether it drains now, and how many sessions have not ended.
+            whether it is draining now, and how many sessions have not ended.
         """
         return self._execute(requests.drain(on), timeout_s)
 
     def stats(self, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """What the store counts, as `server.stats` gives it."""
+        """The counters of the daemon: the result of `server.stats`."""
         return self._execute(requests.STATS, timeout_s)
 
     def info(self, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """What the store is, as `server.info` gives it."""
+        """What the daemon is: the result of `server.info`."""
         return self._execute(requests.INFO, timeout_s)
 
     def ping(self, *, timeout_s: float | None = None) -> None:

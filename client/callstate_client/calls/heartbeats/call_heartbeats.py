@@ -14,12 +14,12 @@ _log = logging.getLogger("callstate")
 
 
 class CallHeartbeats:
-    """Those of one call; none until `start()`.
+    """The heartbeats of one call; none until `start()`.
 
     Args:
         sender: sends the heartbeats of all calls of the store.
         session_id: of the call.
-        on_lost: called when the call takes no more heartbeats.
+        on_lost: called when the call accepts no more heartbeats.
     """
 
     def __init__(self, sender: Heartbeats, session_id: str, on_lost: LostCallback) -> None:
@@ -43,7 +43,7 @@ class CallHeartbeats:
         self._sender.discard(self._session_id, self._on_lost)
 
     def retime(self, timeout_s: float) -> None:
-        """The call has another heartbeat timeout, seconds. Where the worker sends them itself, nothing changes."""
+        """Note another heartbeat timeout, seconds. Does nothing if the worker sends them itself."""
         if self._timeout_s is not None:
             self.start(timeout_s)
 
@@ -51,8 +51,8 @@ class CallHeartbeats:
         """Send them only while the call's task reports.
 
         Args:
-            watchdog_s: how often at least, seconds.
-            on_return: called when the task reports again after it was silent for so long.
+            watchdog_s: the longest time between two reports, seconds.
+            on_return: called when the task reports again after a longer silence.
         """
 
         def pause() -> None:
@@ -73,7 +73,7 @@ class CallHeartbeats:
             self._watchdog.alive()
 
     def unwatch(self) -> None:
-        """The task need not report any more."""
+        """Stop the watchdog."""
         if self._watchdog is not None:
             self._watchdog.stop()
             self._watchdog = None

@@ -2,7 +2,7 @@
 
 A loop that is busy for a while must not be taken for dead, so a thread with a connection of its own sends the
 heartbeats. A loop that hangs must not be taken for alive, so the thread sends none once the loop has not run for
-the stall timeout; it goes on as soon as the loop runs again.
+the stall timeout, and continues as soon as it runs again.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ TICKS_PER_STALL: Final = 4
 """How often the loop reports within the stall timeout."""
 
 MAX_INTERVAL_S: Final = 1.0
-"""Longest time between two reports, seconds: within it, a loop that runs again is noticed."""
+"""Longest time between two reports, seconds, and so until a loop that runs again is noticed."""
 
 
 class LoopWatchdog:
-    """Notes when a loop last ran.
+    """Records when a loop last ran.
 
     Args:
         loop: the loop.
         stall_timeout_s: how long it may not run before it counts as stalled, seconds.
-        on_tick: called in the loop at each of its reports.
-        clock: tells the time, seconds that never go back.
+        on_tick: called in the loop with each report.
+        clock: the time, monotonic seconds.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class LoopWatchdog:
 
     @property
     def stalled(self) -> bool:
-        """Whether the loop has not run for too long. From any thread."""
+        """Whether the loop has not run for too long. May be read from any thread."""
         return self._clock() - self._last > self._stall_timeout_s
 
     def start(self) -> None:
-        """Watch the loop from now on. In the loop."""
+        """Begin to watch the loop. Called in it."""
         if self._timer is None:
             self._tick()
 
     def stop(self) -> None:
-        """Watch it no more. In the loop."""
+        """Stop watching. Called in the loop."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -73,13 +73,13 @@ class LoopWatchdog:
 
 
 class LoopHeartbeats:
-    """See `Heartbeats`. Belongs to the loop it is made in, in which callbacks are called.
+    """See `Heartbeats`. Belongs to the loop it is created in, in which callbacks are called.
 
     Args:
         places: where to look for the daemon's socket.
-        identity: gives whom the connection is registered for; None: nobody.
+        identity: returns the worker that the connection is registered for; None: none.
         stall_timeout_s: how long the loop may not run before heartbeats stop, seconds.
-        clock: tells when a heartbeat is due and how long the loop has not run, seconds that never go back.
+        clock: the time, for heartbeats that are due and a loop that does not run; monotonic seconds.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class LoopHeartbeats:
 
     @property
     def stalled(self) -> bool:
-        """Whether none are sent because the loop is blocked. From any thread."""
+        """Whether none are sent because the loop is blocked. May be read from any thread."""
         return len(self._thread) > 0 and self._watchdog.stalled
 
     async def close(self) -> None:

@@ -1,12 +1,12 @@
-"""When the heartbeats of held calls are due, without I/O; and what a store needs of whatever sends them.
+"""When the heartbeats of held calls are due, without I/O; and the interface of what sends them.
 
 A call's heartbeat is due once in a third of its timeout, so that two may be lost or late before a live call is
-suspected. One that is due soon leaves early, together with those that are due now: calls that began at different
-times so come to share messages.
+suspected. One that is due soon is sent early, together with those that are due now, so calls that began at
+different times come to share messages.
 
-A schedule does not keep a call alive: no heartbeats are due for one whose holder is gone, and methods are
-referenced weakly. A call that takes no more heartbeats (it ended, or another worker has it) is dropped and its
-holder told once.
+A schedule does not keep a call alive: callbacks that are methods are referenced weakly, so that a handle can be
+garbage-collected. A call that accepts no more heartbeats (it ended, or another worker has it) is dropped, and its
+callback called once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EARLY: Final = 1 / 8
 """The part of its interval by which a heartbeat may leave early."""
 
 LostCallback = Callable[[CallstateError], None]
-"""Called when a call takes no more heartbeats, with the reason."""
+"""Called with the reason when a call accepts no more heartbeats."""
 
 
 class Heartbeats(Protocol):
@@ -39,22 +39,22 @@ class Heartbeats(Protocol):
         Args:
             session_id: of the call.
             timeout_s: the call's heartbeat timeout, seconds.
-            lost: called once when the call takes no more heartbeats; it is discarded then.
+            lost: called once, when the call accepts no more heartbeats; it is discarded then.
         """
         ...
 
     def discard(self, session_id: str, lost: LostCallback | None) -> None:
-        """Send no more for this call, unless it was added again with another callback: it may be held anew.
+        """Send no more for this call, unless it was added again with another callback by a new hold.
 
         Args:
             session_id: of the call.
-            lost: the callback it was added with; None: one whose object is gone.
+            lost: the callback it was added with; None: one whose object was garbage-collected.
         """
         ...
 
     @property
     def stalled(self) -> bool:
-        """Whether none are sent because the event loop is blocked. From any thread."""
+        """Whether none are sent because the event loop is blocked. May be read from any thread."""
         ...
 
     async def close(self) -> None:
@@ -67,8 +67,8 @@ class ScheduledCall:
 
     Args:
         timeout_s: the call's heartbeat timeout, seconds.
-        now: seconds of the schedule's clock.
-        lost: called when the call takes no more heartbeats.
+        now: the schedule's time, seconds.
+        lost: called when the call accepts no more heartbeats.
     """
 
     __slots__ = ("_lost", "due", "interval_s")
@@ -79,27 +79,27 @@ class ScheduledCall:
         self._lost: Callable[[], Any] = WeakMethod(lost) if isinstance(lost, MethodType) else lambda: lost
 
     def was_added_with(self, lost: LostCallback | None) -> bool:
-        """Whether this is its callback; None: one whose object is gone."""
+        """Whether this is its callback; None: one whose object was garbage-collected."""
         return bool(self._lost() == lost)
 
     def retime(self, timeout_s: float, now: float) -> None:
-        """The call has another heartbeat timeout, seconds."""
+        """Note another heartbeat timeout, seconds."""
         self.interval_s = timeout_s / HEARTBEATS_PER_TIMEOUT
         self.due = min(self.due, now + self.interval_s)
 
     def retry(self, pause_s: float, now: float) -> None:
-        """It was not sent: send it again after a pause, seconds, in any case well before the call is suspected."""
+        """The heartbeat was not sent: retry after a pause, seconds, but well before the call is suspected."""
         self.due = now + min(pause_s, self.interval_s)
 
     def lose(self, error: CallstateError) -> None:
-        """Tell the holder that the call takes no more heartbeats."""
+        """Report that the call accepts no more heartbeats."""
         lost = self._lost()
         if lost is not None:
             lost(error)
 
 
 class Schedule:
-    """The calls that heartbeats are sent for. Not thread-safe. Times are seconds of one monotonic clock."""
+    """The calls that heartbeats are sent for. Not thread-safe. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._calls: dict[str, ScheduledCall] = {}
@@ -118,7 +118,7 @@ class Schedule:
             del self._calls[session_id]
 
     def drop(self, session_id: str, call: ScheduledCall) -> bool:
-        """Discard a call that was lost; False where it was discarded before, and added again perhaps."""
+        """Discard a lost call; False if that was done already, and perhaps another one added under its id."""
         if self._calls.get(session_id) is not call:
             return False
         del self._calls[session_id]
@@ -130,11 +130,11 @@ class Schedule:
 
     @property
     def next_due(self) -> float | None:
-        """When the next heartbeat is due; None without any call."""
+        """When the next heartbeat is due; None if there is no call."""
         return min((call.due for call in self._calls.values()), default=None)
 
     def take_due(self, now: float) -> dict[str, ScheduledCall]:
-        """The calls whose heartbeat is due now or soon; the next one of each is due an interval later."""
+        """The calls whose heartbeat is due now or soon. Their next ones are due an interval later."""
         due = {
             session_id: call
             for session_id, call in self._calls.items()

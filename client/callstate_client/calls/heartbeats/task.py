@@ -1,5 +1,4 @@
-"""Heartbeats from a task of the worker's own event loop: those of a MemoryStore, which has no daemon to send them
-to."""
+"""Heartbeats from a task of the worker's own event loop: for a MemoryStore, which has no daemon."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ class HeartbeatTask:
     """See `Heartbeats`.
 
     Args:
-        send: sends one heartbeat, and gives the call's timeout, seconds, where it has changed.
+        send: sends one heartbeat; returns the call's timeout, seconds, if it has changed.
     """
 
     def __init__(self, send: Callable[[str], Awaitable[float | None]]) -> None:

@@ -1,8 +1,8 @@
 """Heartbeats from a thread with a connection of its own.
 
 The thread sleeps until a heartbeat is due, sends all that are due in as few messages as possible, and waits for the
-replies. When that fails it connects anew after a pause; the calls stay scheduled. Its connection is known to
-`leave` from before it is connected, so leaving never waits for the daemon.
+replies. When that fails it reconnects after a pause; the calls stay scheduled. `leave` knows each connection before
+it is connected, so leaving never waits for the daemon.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class HeartbeatThread:
     Args:
         places: returns where to look for the daemon's socket.
         identity: returns the worker that the connection is registered for; None: none.
-        clock: tells when a heartbeat is due, seconds that never go back.
+        clock: the time, monotonic seconds.
         may_send: called in the thread: whether heartbeats may be sent now. When they may again, call `wake`.
         lose: called in the thread with a call that accepts no more heartbeats, and why; by default it calls the
             call's own callback.
@@ -96,12 +96,12 @@ class HeartbeatThread:
             self._schedule.discard(session_id, lost)
 
     def wake(self) -> None:
-        """Look again whether heartbeats may be sent."""
+        """Check again whether heartbeats may be sent."""
         with self._changed:
             self._changed.notify()
 
     def leave(self) -> Thread | None:
-        """Send no more; gives the thread, which ends at once."""
+        """Send no more. Returns the thread, which ends at once."""
         with self._changed:
             self._closing = True
             self._schedule.clear()

@@ -25,11 +25,11 @@ from callstate_client.protocol.framing import LINE_BYTES
 __all__ = ["MAX_ENTRY_BYTES", "Acknowledgement", "Action", "Backlog", "OutboxEntry"]
 
 MAX_ENTRIES: Final = 1000
-"""Unacknowledged mutations of one call: more than half an hour of talk at a turn every two seconds, which no
-restart takes. Beyond it something is broken, and the caller has to know."""
+"""Unacknowledged mutations of one call: more than half an hour of talk at a turn every two seconds, far longer than
+a restart. Beyond it something is broken, and the caller has to know."""
 
 MAX_BYTES: Final = 1024 * 1024
-"""Their JSON together, bytes: a thousand calls of a worker can't take more than a gigabyte."""
+"""Their total JSON, bytes: a thousand calls of a worker take a gigabyte at most."""
 
 MAX_ENTRY_BYTES: Final = LINE_BYTES - 4096
 """One mutation's JSON, bytes: it fits into a request line with its envelope, ids and `op`."""
@@ -38,16 +38,16 @@ BATCH_BYTES: Final = 256 * 1024
 """Turns of one request, bytes: well below a request line's limit, envelope included."""
 
 PATCHING: Final = frozenset({"session.amend_turn", "session.update"})
-"""Patches: two of different things can change places, two of the same thing can become one. Those that are actions
-can do neither: what they patch is not known here."""
+"""Patches: two of different things can be reordered, two of the same thing merged. Neither is true of actions, as
+it is not known here what they patch."""
 
 Action = Callable[[], Awaitable[int | None]]
-"""Does what is no single mutation with an `op`, such as a release; gives the new version, if there is one."""
+"""Does what is not a single mutation with an `op`, such as a release. Returns the new version, if there is one."""
 
 
 class Acknowledgement(asyncio.Future[int]):
     """Gets the version once a mutation is acknowledged. It need not be awaited: asyncio does not log an exception
-    that nobody retrieves."""
+    that is not retrieved."""
 
     def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
@@ -69,9 +69,9 @@ class OutboxEntry:
         method: the verb.
         params: of the verb's class; none for a turn, and for an action.
         turn: a turn's JSON.
-        change: what it has changed in the worker's own view.
-        key: what a patch is of: patches of the same thing may become one.
-        action: done in place of a request.
+        change: its change of the worker's own view.
+        key: what is patched: patches of the same thing may be merged.
+        action: done instead of a request.
     """
 
     __slots__ = (
@@ -112,7 +112,7 @@ class OutboxEntry:
         self.amends: OutboxEntry | None = None
         """Of an amendment: the entry of its turn."""
         self.follows: OutboxEntry | None = None
-        """An entry without which this one makes no sense: refused, it takes this one with it."""
+        """An entry that this one depends on: if it is refused, so is this one."""
 
     @property
     def is_turn(self) -> bool:
@@ -121,11 +121,11 @@ class OutboxEntry:
 
     @property
     def refusal(self) -> BaseException | None:
-        """Why it was refused; None where it was not, or is not answered yet."""
+        """Why it was refused; None if it was not, or is not answered yet."""
         return self.future.exception() if self.future.done() else None
 
     def absorb(self, later: OutboxEntry) -> bool:
-        """Become both patches in one; False where no single patch does what the two do one after the other."""
+        """Merge a later patch into this one; False if no single patch has the effect of the two."""
         mine, theirs = self.change, later.change
         if not isinstance(mine, Patched) or not isinstance(theirs, Patched):
             return False
@@ -145,11 +145,11 @@ class OutboxEntry:
     def redo(self) -> None:
         """Make its change of the view again."""
         if self.change is not None:
-            with suppress(CallstateError):  # senseless without what was refused: the daemon will refuse it as well
+            with suppress(CallstateError):  # it depended on what was refused: the daemon will refuse it too
                 self.change.make()
 
     def acknowledge(self, version: int) -> None:
-        """The daemon has it."""
+        """The daemon has acknowledged it."""
         if not self.future.done():
             self.future.set_result(version)
 
@@ -165,7 +165,7 @@ class Backlog:
     def __init__(self) -> None:
         self._entries: deque[OutboxEntry] = deque()
         self._bytes = 0
-        self._singles = 0  # so many of the oldest go one by one
+        self._singles = 0  # how many of the oldest are sent one by one
         self.in_flight = 0
 
     def __len__(self) -> int:
@@ -180,14 +180,14 @@ class Backlog:
         return self._entries[0]
 
     def check_room(self, size: int, details: str) -> None:
-        """See that an entry of this size would be taken.
+        """Check that there is room for an entry of this size.
 
         Args:
             size: of its JSON, bytes.
             details: for the error: whose entries these are, and why they are still here.
 
         Raises:
-            TooLargeError: no request has room for it.
+            TooLargeError: it does not fit into any request.
             OverloadedError: there is no room now.
         """
         if size > MAX_ENTRY_BYTES:
@@ -195,10 +195,10 @@ class Backlog:
         if len(self._entries) >= MAX_ENTRIES or self._bytes + size > MAX_BYTES:
             raise OverloadedError(f"{len(self._entries)} mutations are not acknowledged yet{details}")
 
-    # -- putting in -----------------------------------------------------------------------------------------
+    # -- adding ---------------------------------------------------------------------------------------------
 
     def put(self, entry: OutboxEntry) -> OutboxEntry:
-        """Put it in behind all others, or into a waiting patch of the same thing; gives the entry it is in now."""
+        """Append it, or merge it into a waiting patch of the same thing. Returns the entry that it is in now."""
         earlier = self._mergeable(entry)
         if earlier is not None:
             before = earlier.size
@@ -210,7 +210,7 @@ class Backlog:
         return entry
 
     def _mergeable(self, entry: OutboxEntry) -> OutboxEntry | None:
-        """A waiting patch of the same thing with nothing but other patches behind it."""
+        """A waiting patch of the same thing that is followed by nothing but other patches."""
         if entry.key is None:
             return None
         for other in islice(reversed(self._entries), len(self._entries) - self.in_flight):
@@ -221,11 +221,11 @@ class Backlog:
         return None
 
     def turn_of(self, key: object) -> OutboxEntry | None:
-        """The turn with this key, if it is here."""
+        """The queued turn with this key, if there is one."""
         return next((entry for entry in reversed(self._entries) if entry.is_turn and entry.key is key), None)
 
     def is_waiting(self, entry: OutboxEntry) -> bool:
-        """Whether it is here, and not in flight."""
+        """Whether it is queued and not in flight."""
         return any(other is entry for other in islice(self._entries, self.in_flight, None))
 
     def rewrite(self, turn: OutboxEntry, text: bytes) -> None:
@@ -233,10 +233,10 @@ class Backlog:
         self._bytes += len(text) - turn.size
         turn.turn, turn.size = text, len(text)
 
-    # -- taking out -----------------------------------------------------------------------------------------
+    # -- removing -------------------------------------------------------------------------------------------
 
     def next_batch(self) -> list[OutboxEntry]:
-        """The entries of the next request, in flight from now on: turns up to BATCH_BYTES, or one other."""
+        """The entries of the next request, in flight from now on: turns up to BATCH_BYTES, or a single other."""
         self.in_flight = self._batch_length()
         return [*islice(self._entries, self.in_flight)]
 
@@ -253,18 +253,18 @@ class Backlog:
         return count
 
     def split_batch(self) -> None:
-        """What was in flight is to go one by one."""
+        """Send what was in flight one by one."""
         self._singles, self.in_flight = self.in_flight, 0
 
     def take(self, count: int) -> list[OutboxEntry]:
-        """Take out the oldest."""
+        """Remove and return the oldest."""
         entries = [self._entries.popleft() for _ in range(count)]
         self._bytes -= sum(entry.size for entry in entries)
         self.in_flight = 0
         return entries
 
     def drop(self, count: int) -> list[OutboxEntry]:
-        """Take out the oldest, and their changes out of the view."""
+        """Remove the oldest, and undo their changes of the view."""
         for entry in reversed(self._entries):
             entry.undo()
         entries = self.take(count)
@@ -273,7 +273,7 @@ class Backlog:
         return entries
 
     def withdraw(self, entry: OutboxEntry) -> None:
-        """Take out one that is waiting, and its change out of the view."""
+        """Remove a waiting entry, and undo its change of the view."""
         for other in reversed(self._entries):
             other.undo()
         self._entries.remove(entry)

@@ -1,4 +1,4 @@
-"""Waiting until outboxes are empty, also while all tasks of the loop are being cancelled, and reporting what is
+"""Waiting until outboxes are empty, even while all tasks of the loop are being cancelled, and reporting what is
 left."""
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ _log = logging.getLogger("callstate")
 async def _wait_empty(outboxes: Collection[Outbox], timeout_s: float) -> None:
     """Return when these are empty, or after this many seconds.
 
-    A first cancellation is raised only then. At the end of `asyncio.run`, or of a server that is told to stop, a
-    task that leaves a call is cancelled while it does, along with the tasks that send: those are started again. A
-    second cancellation is raised at once: somebody means it.
+    A first cancellation is raised only then. At the end of `asyncio.run`, or when a server stops, a task is
+    cancelled while it leaves a call, along with the tasks that send: those are started again. A second cancellation
+    is raised at once: it is meant.
 
     Raises:
         asyncio.CancelledError: see above.
@@ -44,11 +44,11 @@ async def _wait_empty(outboxes: Collection[Outbox], timeout_s: float) -> None:
 
 
 def _report(outbox: Outbox, *, going_on: bool) -> UndeliveredError | None:
-    """An error that tells what is not acknowledged, logged; None where nothing could be lost.
+    """Log and return an error that lists what is not acknowledged; None if nothing can be lost.
 
     Args:
         outbox: of the call.
-        going_on: whether delivery goes on.
+        going_on: whether delivery continues.
     """
     session_id, (unsent, unknown) = outbox.session_id, outbox.count_undelivered()
     if not unsent + unknown:
@@ -84,7 +84,7 @@ async def deliver_or_raise(outbox: Outbox, timeout_s: float) -> None:
         timeout_s: how long to wait for it, seconds.
 
     Raises:
-        UndeliveredError: there is a remainder. Logged, too.
+        UndeliveredError: there is a remainder. It is logged too.
         asyncio.CancelledError: a first cancellation, when the waiting is over; a second one, at once.
     """
     failure: UndeliveredError | None = None

@@ -1,6 +1,6 @@
 """The request in flight: what is sent, and its repetition until there is an answer that a repeat would not change.
 
-It is not the sending task's: when that is cancelled, the next one goes on with the same request, and with its `op`.
+It outlives the sending task: when that is cancelled, the next one continues with the same request and its `op`.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ class InFlight:
             turns = msgspec.Raw(b"[%b]" % b",".join([entry.turn for entry in batch]))
             self._params = protocol.AddTurnParams(session_id=session_id, turns=turns, op=store.new_op())
         self._reply: Awaitable[bytes] | None = None  # of the present attempt
-        self._unknown = False  # an earlier attempt was sent, and not answered
+        self._unknown = False  # an earlier attempt was sent and not answered
         self.last_error: CallstateError | None = None
-        """Why the last attempt has to be repeated; None where there was none."""
+        """Why the last attempt has to be repeated; None if there was none."""
 
     @property
     def may_be_applied(self) -> bool:
-        """Whether the daemon may have done what is not acknowledged."""
+        """Whether the daemon may have applied it although it is not acknowledged."""
         return self._unknown or (self._reply is not None and self._store._may_have_left(self._reply))
 
     async def deliver(self, epoch: Callable[[], int | None]) -> protocol.VersionResult:
         """Send it until it is answered.
 
         Args:
-            epoch: gives the session's epoch at the time of an attempt.
+            epoch: returns the session's epoch at the time of an attempt.
 
         Raises:
             CallstateError: it was refused.
@@ -72,7 +72,7 @@ class InFlight:
                 elif not isinstance(error, NoDaemonError):
                     self._unknown = True
                 if isinstance(error, FencedError) and sent_epoch != epoch():
-                    continue  # this worker itself has claimed the session again meanwhile
+                    continue  # this worker has claimed the session again meanwhile
                 if not error.retryable:
                     raise
                 if self.last_error is None:
@@ -99,7 +99,7 @@ class InFlight:
         return protocol.decode_version(await self._reply)
 
     async def _set_index(self, turn: OutboxEntry, params: protocol.Mutation) -> None:
-        """Say which turn an amendment is of.
+        """Set the index of the turn that an amendment is of.
 
         Raises:
             MethodNotFoundError: this daemon only amends the last turn.

@@ -25,12 +25,12 @@ class Change:
         """Change the view.
 
         Raises:
-            CallstateError: it makes no sense for this view, which is unchanged.
+            CallstateError: it can't be made in this view, which is unchanged.
         """
         raise NotImplementedError
 
     def undo(self) -> None:
-        """Undo it. All that was made after it has been undone before."""
+        """Undo it. Everything that was changed after it has been undone already."""
         raise NotImplementedError
 
 
@@ -60,7 +60,7 @@ class TurnAdded(Change):
 
 
 class Patched(Change):
-    """A merge patch was applied. `patch` may grow by a later one, whose own change has been made already."""
+    """A merge patch was applied. A later one, already made, may be merged into `patch`."""
 
     __slots__ = ("patch",)
 
@@ -69,7 +69,7 @@ class Patched(Change):
 
 
 class TurnAmended(Patched):
-    """A turn was patched; its speech time stays as it was counted."""
+    """A turn was patched; its speech time stays as counted."""
 
     __slots__ = ("_before", "turn")
 
@@ -128,7 +128,7 @@ class Interrupted(Change):
 
 
 class Replaced(Change):
-    """The state was replaced as a whole, by one as it was when it was saved."""
+    """The state was replaced by a saved one, as it was when that was queued."""
 
     __slots__ = ("_after", "_before", "_state")
 
@@ -139,7 +139,7 @@ class Replaced(Change):
 
     def make(self) -> None:
         after, before = SessionState.from_json(self._after), SessionState()
-        before.take_over(self._state)  # the very same turns: their handles know them by identity
+        before.take_over(self._state)  # the same objects: handles of turns know them by identity
         self._state.take_over(after)
         self._before = before
 
@@ -149,7 +149,7 @@ class Replaced(Change):
 
 
 class Switched(Change):
-    """The call has ended, as far as its worker knows."""
+    """The call has ended, as its worker sees it."""
 
     __slots__ = ("_before", "_set_ended", "_state")
 

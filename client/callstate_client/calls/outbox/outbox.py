@@ -1,7 +1,7 @@
-"""The outbox of one call: queueing, sending, and what an answer does to the call. For the idea see the package.
+"""The outbox of one call: queueing, sending, and what an answer does to the call. For the design see the package.
 
-Backlog and request in flight are the outbox's, neither is the sending task's: the task can be cancelled at any
-await, and another one goes on, started by the next mutation that is queued or by `resume()`.
+Backlog and request in flight belong to the outbox, not to the sending task: that can be cancelled at any await, and
+another one continues, started by the next mutation that is queued or by `resume()`.
 """
 
 from __future__ import annotations
@@ -34,25 +34,25 @@ __all__ = ["Outbox"]
 _log = logging.getLogger("callstate")
 
 MAKES_ROOM: Final = ("session.amend_turn", "session.update", "session.save")
-"""After one of these a turn that had no room may have some."""
+"""After one of these there may be room for a turn again."""
 
 SETS_STATUS: Final = ("session.update", "session.save")
-"""An ended session refuses these for the status that they set, and still takes late turns."""
+"""An ended session refuses these because of the status that they set, but still accepts late turns."""
 
 FATAL: Final = (SessionEndedError, SessionNotFoundError, FencedError, StoreClosedError)
-"""After one of these the session takes nothing of this call any more."""
+"""After one of these the session accepts nothing more from this call."""
 
 
 class Outbox:
-    """The outbox of one call. Belongs to the loop it is made in.
+    """The outbox of one call. Belongs to the loop it is created in.
 
     Args:
         store: sends the requests.
-        undelivered: has this outbox in it while it is not empty.
+        undelivered: contains this outbox while it is not empty.
         session_id: of the call.
-        epoch: the session's, the fencing token of all requests; None where it is not known.
+        epoch: the session's, the fencing token of all requests; None if it is not known.
         on_version: called with the version after each request.
-        on_lost: called when the session takes nothing more.
+        on_lost: called when the session accepts nothing more.
         on_empty: called when nothing is left to deliver.
     """
 
@@ -85,12 +85,12 @@ class Outbox:
 
     @property
     def full(self) -> CallstateError | None:
-        """Why the session had no room for a turn, unless something has made room since."""
+        """Why a turn had no room in the session, unless something has made room since."""
         return None if self._full is None else self._full[1]
 
     @property
     def last_error(self) -> CallstateError | None:
-        """Why the request in flight has to be repeated; None where it has not."""
+        """Why the request in flight has to be repeated; None if it has not."""
         return None if self._in_flight is None else self._in_flight.last_error
 
     def __len__(self) -> int:
@@ -99,14 +99,14 @@ class Outbox:
     # -- queueing -------------------------------------------------------------------------------------------
 
     def check_room(self, size: int) -> None:
-        """See that an entry of this size would be taken.
+        """Check that there is room for an entry of this size.
 
         Args:
             size: of its JSON, bytes.
 
         Raises:
             StoreClosedError: the call is not held any more.
-            TooLargeError: no request has room for it.
+            TooLargeError: it does not fit into any request.
             OverloadedError: the outbox is full.
             RuntimeError: this is not the call's loop.
         """
@@ -126,13 +126,13 @@ class Outbox:
         return self._put(entry)
 
     def _no_room_for(self, entry: OutboxEntry) -> CallstateError | None:
-        """The error that a turn of this size is known to be refused with; None where it may be taken."""
+        """The error that a turn of this size would be refused with; None if it may be accepted."""
         if self._full is None or not entry.is_turn or entry.size < self._full[0]:
             return None
         return self._full[1]
 
     def is_waiting(self, turn: OutboxEntry) -> bool:
-        """Whether this turn is queued, and in no request that may have reached the daemon."""
+        """Whether this turn is queued and not part of a request that may have reached the daemon."""
         return self._backlog.is_waiting(turn)
 
     def rewrite(self, turn: OutboxEntry, text: bytes) -> None:
@@ -140,7 +140,7 @@ class Outbox:
         self._backlog.rewrite(turn, text)
 
     def turn_of(self, key: object) -> OutboxEntry | None:
-        """The queued turn with this key; None where it is not queued any more."""
+        """The queued turn with this key; None if there is none."""
         return self._backlog.turn_of(key)
 
     def put(
@@ -159,12 +159,12 @@ class Outbox:
             method: the verb.
             params: of the verb's class, with an `op`.
             change: of the worker's own view.
-            key: what a patch is of. A waiting patch of the same thing may absorb this one, and is returned then.
+            key: what is patched. This patch may be merged into a waiting one of the same thing, which is returned.
             follows: if this turn is refused, so is the mutation.
-            amends: the turn that an amendment is of, whose index it gets when it is sent; implies `follows`.
+            amends: the turn that is amended, whose index is sent with it; implies `follows`.
 
         Raises:
-            StoreClosedError, TooLargeError, OverloadedError: as `check_room`; but an end has always room.
+            StoreClosedError, TooLargeError, OverloadedError: as `check_room`; but there is always room for an end.
         """
         if not isinstance(params, protocol.EndParams):
             self.check_room(len(getattr(params, "set", b"")))
@@ -173,11 +173,11 @@ class Outbox:
         return self._put(entry)
 
     def put_action(self, method: str, action: Action, change: Change | None = None) -> OutboxEntry:
-        """Queue something to be done in its place among the requests. Also taken after `close()`."""
+        """Queue something to be done in its place among the requests. Also accepted after `close()`."""
         return self._put(OutboxEntry(self._new_future(always=True), method, action=action, change=change))
 
     def withdraw(self, entry: OutboxEntry) -> bool:
-        """Remove an entry that is still waiting; False where it is not."""
+        """Remove an entry if it is still waiting; False if it is not."""
         if not self._backlog.is_waiting(entry):
             return False
         self._backlog.withdraw(entry)
@@ -203,7 +203,7 @@ class Outbox:
     # -- sending --------------------------------------------------------------------------------------------
 
     def resume(self) -> asyncio.Task[None] | None:
-        """The task that sends, started if there is none; None where nothing is queued."""
+        """The task that sends, started if there is none; None if nothing is queued."""
         if self._backlog and (self._task is None or self._task.done()):
             self._task = self._loop.create_task(self._send_all(), name=f"callstate-outbox-{self.session_id}")
             self._task.add_done_callback(self._task_ended)
@@ -221,7 +221,7 @@ class Outbox:
                 result = await request.deliver(lambda: self.epoch)
             except CallstateError as error:
                 self._refused(error)
-            except Exception as error:  # noqa: BLE001 - a bug of ours must not hold up the rest for ever
+            except Exception as error:  # noqa: BLE001 - a bug must not block the rest for ever
                 _log.exception("delivering for %s failed", self.session_id)
                 self._refused(InternalError(f"{type(error).__name__}: {error}"))
             else:
@@ -233,10 +233,10 @@ class Outbox:
         return InFlight(self._store, self.session_id, self._backlog.next_batch())
 
     def _check_promising(self) -> None:
-        """See that the next request is not known to be refused.
+        """Check that the next request is not certain to be refused.
 
         Raises:
-            CallstateError: it is.
+            CallstateError: it is; this is why.
         """
         first = self._backlog.first
         refusal = None if first.follows is None else first.follows.refusal
@@ -261,7 +261,7 @@ class Outbox:
     def _refused(self, error: CallstateError) -> None:
         count, self._in_flight = self._backlog.in_flight, None
         if count > 1 and isinstance(error, InvalidParamsError | TooLargeError):
-            self._backlog.split_batch()  # none of the turns was taken: one bad turn must not take others with it
+            self._backlog.split_batch()  # none of the turns was applied; one bad turn must not fail the others
             return
         of_status = isinstance(error, SessionEndedError) and self._backlog.first.method in SETS_STATUS
         fatal = isinstance(error, FATAL) and not of_status
@@ -281,11 +281,11 @@ class Outbox:
     # -- leaving --------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Take nothing more. What is queued is delivered all the same."""
+        """Accept nothing more. What is queued is still delivered."""
         self._closed = True
 
     def abandon(self) -> None:
-        """In a forked child: what is queued is the parent's to deliver, and its tasks do not exist here."""
+        """In a forked child: the parent delivers what is queued, and its tasks do not exist here."""
         self._closed = True
         self._task = self._in_flight = None
         self._backlog.take(len(self._backlog))
@@ -302,7 +302,7 @@ class Outbox:
         self._on_empty()
 
     def count_undelivered(self) -> tuple[int, int]:
-        """How many mutations were never sent, and how many were sent and not answered. A release is none."""
+        """How many mutations were never sent, and how many were sent and not answered. A release does not count."""
         sent = self._backlog.in_flight if self._in_flight is not None and self._in_flight.may_be_applied else 0
         is_loss = [entry.method != "session.release" for entry in self._backlog]
         return sum(is_loss[sent:]), sum(is_loss[:sent])

@@ -1,7 +1,7 @@
 """Which sessions may be claimable, according to events, so that a recoverer sends no claims that can't succeed.
 
-Of many recoverers that learn of one orphan, one gets it. The others learn that from the next event, mostly before
-they have sent a claim, since each waits a random moment first.
+Of many recoverers that are notified of an orphan, one gets it. The next event tells the others, mostly before they
+have sent a claim, since each first waits a random time.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ CLAIMABLE: Final = ("suspect", "orphaned", "released")
 """Events after which a session may be claimed."""
 
 OVER: Final = ("ended", "expired", "deleted")
-"""Events after which it can't be."""
+"""Events after which it can't be claimed."""
 
 TAKEN: Final = ("claimed", "recovered", *OVER)
-"""Events after which it need not be."""
+"""Events after which it need not be claimed."""
 
 TYPES: Final = (*CLAIMABLE, *TAKEN)
 """Events to subscribe to."""
 
 ANY: Final = ""
-"""In place of an id: there may be sessions to claim, it is not known which."""
+"""In place of an id: there may be sessions to claim, but it is not known which."""
 
 
 class OrphanEvents:
@@ -53,18 +53,18 @@ class OrphanEvents:
         return bool(self._candidates)
 
     def add_any(self) -> None:
-        """There may be more sessions."""
+        """Note that there may be more sessions."""
         self._candidates.add(ANY)
 
     def clear(self) -> None:
-        """The next claim finds those known of so far, if others have not taken them."""
+        """Forget the candidates: the next claim finds those of them that others have not claimed."""
         self._candidates.clear()
 
     async def wait(self, timeout_s: float | None) -> bool:
-        """Wait for the next event; False: there will be none any more.
+        """Wait for the next event; False if the subscription has ended.
 
         Args:
-            timeout_s: return after so long, seconds; None: wait as long as it takes.
+            timeout_s: return after this time, seconds; None: no limit.
         """
         if self._next is None:
             self._next = asyncio.ensure_future(anext(self._events))
@@ -79,7 +79,7 @@ class OrphanEvents:
         return True
 
     def note_arrived(self) -> None:
-        """Take in the events that have arrived, without waiting."""
+        """Process the events that have arrived, without waiting."""
         if self._next is not None and self._next.done() and self._next.exception() is None:
             self._note(self._next.result())
             self._next = None
@@ -88,7 +88,7 @@ class OrphanEvents:
                 self._note(event)
 
     def close(self) -> None:
-        """Wait for no event any more."""
+        """Stop waiting for events."""
         if self._next is not None and not self._next.cancel() and not self._next.cancelled():
             self._next.exception()  # retrieved, so that asyncio does not log it
 

@@ -1,8 +1,8 @@
-"""`store.recover()`: the calls of workers that died, claimed one by one, and handed to a handler or an iteration.
+"""`store.recover()`: the calls of workers that died, claimed one by one, and passed to a handler or an iteration.
 
-A cancellation does not undo a claim in flight: what such a claim gets is released, as are calls that are held back
-when the run ends. With `watch` a run sends claims only when events tell that there may be a session to claim
-(orphan_events.py); a call that comes back is held back for a while (retries.py).
+A cancellation does not undo a claim in flight: what that claim gets is released, as are calls that are held back
+when the run ends. With `watch` a run sends claims only when events say that there may be a session to claim
+(orphan_events.py). A call that comes back is held back for a while (retries.py).
 """
 
 from __future__ import annotations
@@ -35,28 +35,27 @@ __all__ = ["CONCURRENCY", "MAX_ATTEMPTS", "Handler", "Recovery"]
 _log = logging.getLogger("callstate")
 
 Handler = Callable[[CallHandle], Awaitable[object]]
-"""What goes on with a recovered call."""
+"""Continues a recovered call."""
 
 CONCURRENCY: Final = 100
-"""Handlers that run at once: a worker whose host has lost thousands of calls takes what it can serve."""
+"""Handlers that run at once: of thousands of lost calls a worker claims only as many as it can serve."""
 
 MAX_ATTEMPTS: Final = 5
-"""Failed claims of one call in a row after which it is left to other workers: with the pauses between them a
-quarter of a minute, in which a dependency that was restarted is back, and longer than which nobody waits on the
-line."""
+"""Consecutive failed claims of one call after which it is left to other workers: with the pauses between them a
+quarter of a minute, enough for a dependency to restart, and as long as any caller stays on the line."""
 
 JITTER_S: Final = 0.02
-"""Up to so long, seconds, a recoverer waits before it claims what an event told it of. Most of many recoverers
-learn meanwhile that another one has it, so a call costs a few claims instead of one by each."""
+"""A recoverer waits up to this long, seconds, before it claims what an event announced. Meanwhile most of many
+recoverers learn that another one has it, so a call costs a few claims instead of one by each."""
 
 
 class Recovery:
     """One run of `recover()`.
 
     Args:
-        held: the calls of the store, which those that are claimed join.
+        held: the calls of the store; claimed ones are added to it.
         labels: only calls that have all of these.
-        watch: go on for ever.
+        watch: continue for ever.
     """
 
     def __init__(self, held: HeldCalls, labels: Mapping[str, str] | None, *, watch: bool) -> None:
@@ -115,7 +114,7 @@ class Recovery:
                     if ended_by(error, call.end_on) is None:
                         self._abandon_if_hopeless(call, error, max_attempts)
                     raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other calls go on
+        except Exception as error:  # noqa: BLE001 - the other calls continue in any case
             if ended_by(error, call.end_on) is None:
                 _log.exception("%s was recovered, and its handler failed", call.id)
 
@@ -156,7 +155,7 @@ class Recovery:
         backoff = Backoff(RECOVER)
         while not self._held.leaving:
             try:
-                while orphans:  # else others have taken all that events told of
+                while orphans:  # else others have claimed all that events announced
                     async with aclosing(self._claimable(orphans)) as calls:
                         async for call in calls:
                             backoff.reset()
@@ -181,7 +180,7 @@ class Recovery:
                     yield call
 
     async def _claimable(self, orphans: OrphanEvents | None) -> AsyncGenerator[CallHandle, None]:
-        """The calls that can be claimed at this moment, but those that are held back."""
+        """The calls that can be claimed now, except those that are held back."""
         while not self._held.leaving:
             if orphans is not None:
                 orphans.note_arrived()
@@ -202,7 +201,7 @@ class Recovery:
     # -- claiming -------------------------------------------------------------------------------------------
 
     async def _claim_next(self) -> Record | None:
-        """As the store's method, but what a cancelled claim gets is released."""
+        """As the store's method, but a call that a cancelled claim gets is released."""
         claiming = self._held.background.start(self._claim_any(), "callstate-claim")
         try:
             await asyncio.wait((claiming,))
@@ -225,7 +224,7 @@ class Recovery:
         return None
 
     async def _claim_another(self) -> Record | None:
-        """For a daemon of an earlier version: an abandoned call that it returns is released at once."""
+        """For an older daemon: an abandoned call that it returns is released at once."""
         record = await self._store.claim_next(self._labels)
         if record is not None and self._retries.is_abandoned(record.state.id):
             await self._store.release(record.state.id, record.epoch)

@@ -1,8 +1,7 @@
-"""Calls that a recoverer claims again and again: how long each is held back, and when it is left to other workers.
+"""Calls that a recoverer claims repeatedly: how long each is held back, and when it is left to other workers.
 
-A call comes back when its handler raised, or when a worker that had claimed it died. It stays claimed meanwhile,
-with heartbeats, so that no other worker takes it at once, but is handed out only after a pause that doubles each
-time.
+A call comes back when its handler raised, or when a worker that had claimed it died. It is claimed at once, with
+heartbeats, so that no other worker takes it meanwhile, but handed out only after a pause that doubles each time.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from callstate_client.transport.backoff import Delays
 __all__ = ["Retries"]
 
 HOLD_BACK: Final = Delays(1.0, 30.0)
-"""How long a call that comes back is held before it is handed out, seconds. Below a minute, so that the daemon
-counts the claim among those in a row."""
+"""How long a call that comes back is held before it is handed out, seconds. Less than a minute, so that the daemon
+still counts the claim as one in a row."""
 
 SHORT_S: Final = 60.0
-"""A claim that lasted at least so long, seconds, was no failure; the daemon counts likewise."""
+"""A claim that lasted at least this long, seconds, did not fail; the daemon counts likewise."""
 
 REMEMBERED: Final = 10_000
-"""Calls whose attempts are remembered, the latest: as many as a worker may hand out within the longest pause."""
+"""How many calls' attempts are remembered: as many as a worker hands out within the longest pause."""
 
 
 class Retries:
-    """Those of one run of `recover()`.
+    """The calls of one run of `recover()`.
 
     Args:
-        watch: the run goes on for ever. One that does not hands no call out twice.
+        watch: the run continues for ever. One that does not hands out no call twice.
     """
 
     def __init__(self, *, watch: bool) -> None:
@@ -43,7 +42,7 @@ class Retries:
         self._order = 0
 
     def hold_back(self, call: CallHandle) -> bool:
-        """Count one attempt; True: the call failed lately, here or at other workers, and is kept until `due`."""
+        """Count an attempt; True if the call failed lately, here or elsewhere, and is kept until it is due."""
         now = asyncio.get_running_loop().time()
         before, at = self._attempts.pop(call.id, (0, now))
         if self._watch and now - at > SHORT_S:
@@ -60,13 +59,13 @@ class Retries:
         return held_back
 
     def due_in_s(self) -> float | None:
-        """In how many seconds the next call is due; None where none is held back."""
+        """In how many seconds the next call is due; None if none is held back."""
         if not self._held_back:
             return None
         return max(0.0, self._held_back[0][0] - asyncio.get_running_loop().time())
 
     def take(self) -> CallHandle:
-        """Take the call that is due first."""
+        """Remove and return the call that is due first."""
         return heapq.heappop(self._held_back)[2]
 
     def __len__(self) -> int:
@@ -85,14 +84,14 @@ class Retries:
             self._abandoned.popitem(last=False)
 
     def is_abandoned(self, session_id: str) -> bool:
-        """Whether it was."""
+        """Whether it was abandoned."""
         return session_id in self._abandoned
 
     @property
     def has_abandoned(self) -> bool:
-        """Whether any was."""
+        """Whether any call was abandoned."""
         return bool(self._abandoned)
 
     def forget(self, session_id: str) -> None:
-        """The call is over."""
+        """The call has ended: remember nothing of it."""
         self._abandoned.pop(session_id, None)
