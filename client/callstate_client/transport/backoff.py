@@ -1,4 +1,4 @@
-"""How long the client waits: for replies, between attempts, and when it closes. Also how much it reads."""
+"""How long the client waits: for replies, between attempts, and when it closes. Also the longest reply."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ CLOSE_TIMEOUT_S: Final = 10.0
 daemon takes one or two, and service managers send SIGKILL after thirty (Kubernetes) or ninety (systemd)."""
 
 SHORTEST_HANDSHAKE_S: Final = 1.0
-"""The least time a daemon that listens gets for a handshake, seconds, even where connecting is tried only once."""
+"""The least time a listening daemon gets for a handshake, seconds, even if connecting is tried only once."""
 
 REPLY_BYTES: Final = 64 * 1024 * 1024
-"""Longest reply line taken: eight sessions of the largest size. A peer that sends more is no callstated."""
+"""Longest reply line accepted, bytes: eight sessions of the largest size. callstated sends no longer ones."""
 
 
 class Delays(NamedTuple):
@@ -25,7 +25,7 @@ class Delays(NamedTuple):
     Args:
         first_s: the first delay, seconds.
         longest_s: the upper bound, seconds.
-        at_once: the first retry follows without a delay.
+        at_once: the first retry has no delay.
     """
 
     first_s: float
@@ -33,19 +33,19 @@ class Delays(NamedTuple):
     at_once: bool = False
 
     def after_s(self, failures: int) -> float:
-        """The delay after so many failures in a row, 1 or more, without jitter; seconds."""
+        """The delay after this many consecutive failures, 1 or more, without jitter; seconds."""
         return min(self.first_s * 2.0 ** min(failures - 1, 60), self.longest_s)
 
 
 CONNECT: Final = Delays(0.01, 0.5, at_once=True)
 """Between attempts to connect: a daemon restarts in tens of milliseconds, and a failed local connect costs
-microseconds, so there is no reason to wait long."""
+microseconds, so delays can be short."""
 
 DELIVER: Final = Delays(0.05, 2.0)
 """Between attempts to deliver a queued change to a daemon that answers with a retryable error."""
 
 HEARTBEAT: Final = Delays(0.1, 1.0)
-"""Between attempts to send a heartbeat: short against the third of a timeout that passes between two."""
+"""Between attempts to send a heartbeat: short compared with the third of a timeout between two heartbeats."""
 
 RECOVER: Final = Delays(0.01, 0.5)
 """Between attempts to look for orphans while the daemon answers with a retryable error."""
@@ -59,7 +59,7 @@ class Backoff:
         self._failures = 0
 
     def reset(self) -> None:
-        """After a success: the next failure is a first one."""
+        """After a success: the next failure counts as the first."""
         self._failures = 0
 
     def pause_s(self) -> float:

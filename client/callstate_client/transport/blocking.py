@@ -17,35 +17,34 @@ from callstate_client.transport.discovery import Candidate
 from callstate_client.transport.identity import Identity
 
 REQUEST_ID: Final = 1
-"""Id of every request: a connection has one pending and is closed when that fails, so no reply can belong to
-another, and a request's line can be encoded once and sent many times."""
+"""Id of every request: a connection has one pending request and is closed when that fails, so no reply can belong
+to another one, and a request's line can be encoded once and sent many times."""
 
 REPLY_HEADS: Final = (b'{"jsonrpc":"2.0","id":1,', b'{"jsonrpc":"2.0","id":null,')
-"""How a reply begins. One without an id is about a line that could not be read, which can only be the one sent."""
+"""How a reply begins. One without an id is about a line that could not be read: the one just sent."""
 
 FIRST_READ_BYTES: Final = 16 * 1024
-"""Size of the first read, bytes: all replies but those with long histories fit, and a larger buffer costs more."""
+"""Size of the first read, bytes: all but long histories fit, and a larger buffer costs more."""
 
 READ_BYTES: Final = 256 * 1024
 """Size of each further read, bytes: what a Unix socket holds."""
 
 LONGEST_S: Final = 10 * 365 * 86400.0
-"""Longest timeout, seconds: more than anybody waits, and within the timeval of any platform."""
+"""Longest timeout, seconds: ten years, which any platform's timeval can hold."""
 
 SHORTEST_S: Final = 0.001
 """Shortest timeout, seconds: a timeval of zero means no timeout."""
 
 
 class NoReplyError(ConnectionError):
-    """What came is not a reply; the peer is not a callstated."""
+    """What was received is not a reply: the peer is not callstated."""
 
 
 class BlockingConnection:
     """One connection, for one request at a time.
 
-    The time limit is the kernel's (SO_RCVTIMEO, SO_SNDTIMEO; socket(7)): with Python's own, each call is
-    preceded by a poll. Only where something else has made the descriptor non-blocking, as gevent and eventlet
-    do, it is Python's.
+    The timeout is the kernel's (SO_RCVTIMEO, SO_SNDTIMEO; socket(7)), since Python's own adds a poll to each call.
+    If something has made the descriptor non-blocking, as gevent and eventlet do, it is Python's.
 
     Args:
         socket: a Unix stream socket.
@@ -74,7 +73,7 @@ class BlockingConnection:
 
         Raises:
             TimeoutError: it took longer.
-            NoReplyError: something else came.
+            NoReplyError: something else was received.
             BrokenPipeError: the daemon closed the connection before it had the whole line.
             OSError: the connection was lost.
         """
@@ -140,11 +139,11 @@ def dial(
     timeout_s: float,
     opened: Callable[[BlockingConnection], None] = lambda _: None,
 ) -> tuple[BlockingConnection, Candidate] | None:
-    """Connect to the first place that answers; None where none does, and `attempt` says why.
+    """Connect to the first place that answers; None if none does, and `attempt` says why.
 
     Args:
         attempt: the places to try.
-        identity: whom to register the connection for; None: nobody.
+        identity: the worker to register the connection for; None: none.
         timeout_s: how long each place may take to be connected, and again for the handshake, seconds.
         opened: called with each connection before it is connected, so that another thread can interrupt it.
     """

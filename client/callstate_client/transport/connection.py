@@ -1,6 +1,6 @@
-"""A store's connection to the daemon, which many tasks share and which is made again when it is lost.
+"""A store's connection to the daemon, which many tasks share. It reconnects when the connection is lost.
 
-Requests of one iteration of the event loop leave in one write. Replies are matched by id and handed over unparsed:
+Requests of one iteration of the event loop are sent in one write. Replies are matched by id and passed on unparsed:
 the waiting task decodes its own. When the connection is lost, pending requests that may be repeated are sent again
 on the next one; the others fail with ConnectionLostError. A daemon that answers with something unreadable is
 disconnected.
@@ -32,13 +32,13 @@ LONG_LINE_BYTES: Final = 2048
 
 
 class Connection:
-    """The connection of one store. Belongs to the loop it is made in.
+    """The connection of one store. Belongs to the loop it is created in.
 
     Args:
-        places: where to look for the socket; the first that answers is kept to from then on.
+        places: where to look for the socket; the first that answers is used from then on.
         timeout_s: how long a call waits for its reply, seconds.
-        collect: called before each write, to turn what has gathered in this iteration of the loop into requests.
-        identity: whom each connection is registered for before it is used; None: nobody.
+        collect: called before each write, to send what was gathered in this iteration of the loop.
+        identity: the worker that each connection is registered for before it is used; None: none.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class Connection:
         self._timer_at = math.inf
         self._refused: CallstateError | None = None
         self.features: Collection[str] | None = None
-        """The optional parts of the protocol that the daemon of the newest connection has; None before there is
+        """The optional parts of the protocol that the daemon of the latest connection has; None before the first
         one."""
         self.generation = 0
-        """Raised by each connection, after which the daemon may be another."""
+        """The number of connections so far; each may be to another daemon."""
         self.closed = False
         self.on_drain: Callable[[bool], None] = lambda _: None
-        """Called with what each registration says: whether the host takes no new sessions."""
+        """Called with what each registration says: whether the host refuses new sessions."""
 
     @property
     def path(self) -> str:
@@ -86,18 +86,18 @@ class Connection:
         Raises:
             NoDaemonError: there was none in that time.
             ConflictError: another live process has our worker id.
-            InvalidParamsError, ForbiddenError: the daemon takes no worker of this id.
+            InvalidParamsError, ForbiddenError: the daemon refuses a worker with this id.
             UnsupportedProtocolError: it speaks another version of the protocol.
         """
         until = self._loop.time() + wait_s
-        # a daemon that listens and never answers takes no longer than one that is not there
+        # a daemon that listens and never answers takes no more time than an absent one
         while (attempt := await self._attempt(max(until - self._loop.time(), SHORTEST_HANDSHAKE_S))) is not None:
             left = until - self._loop.time()
             attempt.check(left)
             await asyncio.sleep(min(left, self._backoff.pause_s()))
 
     async def _attempt(self, timeout_s: float) -> Attempt | None:
-        """Try to connect once; None on success, else the failed attempt."""
+        """Try to connect once. Returns None on success, else the failed attempt."""
         attempt = Attempt(self.places)
 
         async def greet(protocol: LineProtocol) -> None:
@@ -111,7 +111,7 @@ class Connection:
             self._tried, self._refused = attempt.tried, attempt.refused
             return attempt
         protocol, place = found
-        if protocol.transport.is_closing():  # already lost: `lost` was called, or will be, before this one is ours
+        if protocol.transport.is_closing():  # lost already: `lost` is called before it becomes ours
             self._begin_reconnect()
             return None
         self.places = [place]
@@ -127,20 +127,19 @@ class Connection:
             self._reconnecting.add_done_callback(self._reconnect_ended)
 
     def _reconnect_ended(self, task: asyncio.Task[None]) -> None:
-        """Start over where the task was cancelled, as by code that cancels all tasks, while requests are
-        pending."""
+        """Start again if the task was cancelled while requests are pending, as by code that cancels all tasks."""
         if task.cancelled() and self._pending.are_waited_for:
             self._begin_reconnect()
 
     async def _reconnect(self) -> None:
         reported = ""
         while True:
-            await asyncio.sleep(self._backoff.pause_s())  # none, unless the last connection brought nothing
+            await asyncio.sleep(self._backoff.pause_s())  # none, unless the last connection received nothing
             if await self._attempt(self._timeout_s) is None and self._protocol is not None:
                 return
             if self._refused is not None and str(self._refused) != reported:
-                # not given up: who took our id while we were away may leave, and the next daemon may take what this
-                # one refuses; until then requests time out with this as the reason
+                # not given up: a worker that took our id meanwhile may leave, and the next daemon may accept what
+                # this one refuses; until then requests time out with this as the reason
                 reported = str(self._refused)
                 worker_id = self._identity and self._identity.worker_id
                 _log.error("no use of %s as %s, trying again: %s", self.path, worker_id, reported)
@@ -166,7 +165,7 @@ class Connection:
         self._begin_reconnect()
 
     def forked(self) -> None:
-        """In a child: the connection is the parent's. Nothing else is touched, the loop being the parent's too."""
+        """In a child: the connection belongs to the parent. Nothing else is touched: so does the loop."""
         self._protocol = None
 
     # -- sending ------------------------------------------------------------------------------------------
@@ -217,7 +216,7 @@ class Connection:
         if self.closed:
             return
         try:
-            self._collect()  # its requests find a flush due, and leave with it
+            self._collect()  # its requests find a flush scheduled, and are sent with it
         finally:
             self._flush_due = False
         protocol = self._protocol
@@ -226,7 +225,7 @@ class Connection:
         requests, self._unsent = self._unsent, []
         lines: list[bytes] = []
         for request in requests:
-            if request.waiter.done():  # cancelled or too late before it was sent
+            if request.waiter.done():  # cancelled or timed out before it was sent
                 self._pending.drop(request)
             else:
                 request.connection = self.generation
@@ -239,7 +238,7 @@ class Connection:
     # -- timeouts -----------------------------------------------------------------------------------------
 
     def _watch(self, deadline: float) -> None:
-        # one timer for all requests: it fires about once per timeout, however many there are
+        # one timer for all requests: it fires about once per timeout, however many requests there are
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(deadline, self._expire)
@@ -265,7 +264,7 @@ class Connection:
     # -- receiving ----------------------------------------------------------------------------------------
 
     def received(self, source: LineProtocol, lines: list[bytes | None]) -> None:
-        """Hand replies to their waiters."""
+        """Pass replies to their waiters."""
         self._backoff.reset()
         try:
             for line in lines:
@@ -283,7 +282,7 @@ class Connection:
         self.writable()
 
     def lost(self, source: LineProtocol, error: Exception | None) -> None:
-        """Connect again, unless the connection was left before."""
+        """Reconnect, unless the connection had been left before."""
         if source is not self._protocol:
             return
         self._protocol = None

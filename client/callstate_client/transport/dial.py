@@ -1,18 +1,17 @@
-"""Connecting to the daemon, without I/O: which places are tried, what is said first, and what failures mean.
+"""Connecting to the daemon, without I/O: which places are tried, the handshake, and what failures mean.
 
 The asyncio and the blocking front connect alike; they differ only in how they open a socket and wait. An `Attempt`
-goes once through the places where the socket may be and notes why each was of no use. On a new connection
-`handshake` is the dialogue before any other request: `server.info`, which tells the protocol version and the
-features, then, for a worker, `worker.register`.
+goes once through the places where the socket may be and records why each failed. On a new connection `handshake` is
+the dialogue before any other request: `server.info`, which returns the protocol version and the features, then, for
+a worker, `worker.register`.
 
 What follows from a failure:
 
-- No socket at a place: the next place is tried. Any other failure ends the attempt, for a daemon of another place
+- No socket at a place: the next place is tried. Any other failure ends the attempt, since a daemon at another place
   would not know our calls.
 - Attempts are repeated, with `backoff.CONNECT` in between, for as long as the caller waits for the daemon.
-- A daemon that refuses this worker, or speaks another protocol (`REFUSALS`), would do so again: whoever opens a
-  store is told at once. A store that reconnects keeps trying, since the other worker may leave, or the daemon be
-  replaced.
+- A daemon that refuses this worker, or speaks another protocol (`REFUSALS`), would do so again: opening a store
+  fails at once. A store that reconnects keeps trying, since the other worker may leave, or the daemon be replaced.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from callstate_client.transport.discovery import Candidate, Tried, describe, no_
 from callstate_client.transport.identity import Identity
 
 REFUSALS: Final = (ConflictError, ForbiddenError, InvalidParamsError, UnsupportedProtocolError)
-"""What a healthy daemon answers to a worker that it does not take, or to a client that it can't talk to."""
+"""What a healthy daemon answers to a worker that it refuses, or to a client of another protocol version."""
 
 
 class Greeting(NamedTuple):
@@ -44,7 +43,7 @@ class Greeting(NamedTuple):
 
     Args:
         info: the result of `server.info`.
-        drain: whether the host takes no new sessions; None where nobody registered.
+        drain: whether the host refuses new sessions; None if no worker was registered.
     """
 
     info: dict[str, Any]
@@ -61,11 +60,11 @@ def handshake(identity: Identity | None, request_id: int) -> Generator[bytes, by
     outcome.
 
     Args:
-        identity: whom to register the connection for; None: nobody.
+        identity: the worker to register the connection for; None: none.
         request_id: of each of its requests.
 
     Raises:
-        WireError: the daemon refuses, or what it says can't be read (InternalError).
+        WireError: the daemon refuses, or its reply can't be read (InternalError).
         UnsupportedProtocolError: it speaks another version of the protocol.
     """
     info = check_protocol(decode_members((yield encode_request(request_id, "server.info"))))
@@ -90,11 +89,10 @@ class Attempt:
         """Those given; just the one that is being tried once there is one."""
         self.tried: list[Tried] = []
         self.refused: CallstateError | None = None
-        """The daemon's refusal, where it is one of REFUSALS."""
+        """The daemon's refusal, if it is one of REFUSALS."""
 
     def __iter__(self) -> Iterator[Candidate]:
-        """The places to connect to; ends after a failure that is final. Each that fails must be given to
-        `failed`."""
+        """The places to connect to, until a failure is final. Each failure must be passed to `failed`."""
         uid = os.getuid()
         for place in self.places:
             unusable = refusal(place, uid)
@@ -106,7 +104,7 @@ class Attempt:
                 return
 
     def failed(self, place: Candidate, error: OSError | CallstateError) -> None:
-        """Note why a place was of no use."""
+        """Record why a place failed."""
         if not isinstance(error, CallstateError):
             self.tried.append(describe(place, error))
             return
@@ -116,10 +114,10 @@ class Attempt:
         self.tried.append(Tried(place.path, why if isinstance(error, InternalError) else str(error), final=True))
 
     def check(self, left_s: float) -> None:
-        """Raise if it is of no use to try again.
+        """Raise if it is useless to try again.
 
         Args:
-            left_s: how long the caller would go on, seconds.
+            left_s: how long the caller would keep trying, seconds.
 
         Raises:
             ConflictError, ForbiddenError, InvalidParamsError, UnsupportedProtocolError: as the daemon said.

@@ -1,4 +1,4 @@
-"""Where the daemon's socket may be, and a sentence per path that says why it could not be used."""
+"""Where the daemon's socket may be, and for each path a sentence that says why it could not be used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Candidate(NamedTuple):
     Args:
         path: of the socket.
         source: where the path comes from, in words.
-        private: any user could have made its directory, so it is used only if that is our own with mode 0700.
+        private: any user could have created its directory, so that must be our own with mode 0700.
     """
 
     path: str
@@ -44,8 +44,8 @@ class Tried(NamedTuple):
         path: of the socket.
         why: the reason.
         final: no later place may be used instead.
-        hopeless: trying again will not help.
-        silent: something listens there and did not answer in time.
+        hopeless: it is useless to try again.
+        silent: something listens there but did not answer in time.
     """
 
     path: str
@@ -76,7 +76,7 @@ def candidates(socket: str | os.PathLike[str] | None, environ: Mapping[str, str]
 
 
 def refusal(candidate: Candidate, uid: int) -> Tried | None:
-    """Why a place must not be connected to, or None.
+    """Why a place must not be connected to; None if it may be.
 
     It looks only at inodes of in-memory file systems, so it does not block on a disk.
     """
@@ -108,7 +108,7 @@ def describe(candidate: Candidate, error: OSError) -> Tried:
     if number in (errno.ENOENT, errno.ENOTDIR):
         return Tried(path, "absent", final=False)
     if number in (errno.EACCES, errno.EPERM):
-        # in a directory that we may not search, whether there is a socket is unknown
+        # if we may not search the directory, it is unknown whether there is a socket
         exists = os.access(Path(path).parent, os.X_OK)
         return Tried(path, "permission denied: join group callstate", final=exists)
     if number == errno.ECONNREFUSED:

@@ -2,7 +2,7 @@
 
 Nothing runs in the background: events are read when they are taken. A subscriber that takes none for a long time is
 disconnected by the daemon; it then subscribes again from the last event it took, and gets what it missed, or a gap
-where the daemon no longer has it.
+if the daemon no longer has it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ __all__ = ["EventStream"]
 _log = logging.getLogger("callstate")
 
 FULL_LINES: Final = 1000
-"""Lines that may wait to be taken; then the socket is not read until half of them are gone."""
+"""Lines that may be queued; then the socket is not read until half of them have been taken."""
 
 SUBSCRIBE_ID: Final = 1
-"""Id of the only request on the connection."""
+"""Id of the single request on the connection."""
 
 
 class _Lines(Connected, asyncio.Protocol):
-    """The lines of one connection in order; those received before it was lost can still be taken."""
+    """The lines of one connection, in order. Those received before it was lost can still be taken."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -69,8 +69,8 @@ class _Lines(Connected, asyncio.Protocol):
         """The next line.
 
         Raises:
-            ConnectionLostError: the connection was lost, and all lines are taken.
-            InternalError: the line is longer than any of a daemon's.
+            ConnectionLostError: the connection was lost, and all lines have been taken.
+            InternalError: the line is longer than a daemon sends.
         """
         while not self._received:
             if self._lost:
@@ -88,7 +88,7 @@ class _Lines(Connected, asyncio.Protocol):
         return bool(self._received) and self._received[0] is not None
 
     def pop(self) -> bytes | None:
-        """The first line; None for one that is longer than any of a daemon's."""
+        """The first line; None if it is longer than a daemon sends."""
         line = self._received.popleft()
         if self._paused and len(self._received) < FULL_LINES // 2 and not self.transport.is_closing():
             self._paused = False
@@ -100,23 +100,23 @@ class _Lines(Connected, asyncio.Protocol):
         self.transport.abort()
 
     def leave_soon(self) -> None:
-        """Disconnect, from whichever thread the garbage collector runs in."""
+        """Disconnect, from any thread: the garbage collector's."""
         with suppress(RuntimeError):  # the loop is closed, and with it all of its connections
             self._loop.call_soon_threadsafe(self.transport.abort)
 
 
 class EventStream:
-    """Events as they come: `async for event in stream`. For one task at a time.
+    """Events as they arrive: `async for event in stream`. For one task at a time.
 
-    Nothing is missed from `async with stream` on, or else from the first event that is waited for: a lost
-    connection is made again and continues after the last event taken. Where the daemon no longer has what came in
-    between, for it was restarted or we were disconnected or slow for too long, there is an event of type `gap`. The
-    stream ends when it is closed.
+    Nothing is missed from `async with stream` on, or else from the first event that is awaited: after a lost
+    connection the stream continues after the last event taken. If the daemon no longer has what came in between,
+    because it was restarted or the subscriber was disconnected or slow for too long, there is an event of type
+    `gap`. The stream ends when it is closed.
 
     Args:
         places: where to look for the daemon's socket.
         types: of the events; none: all types but `turn`.
-        since: the last event that the caller has; those after it that the daemon still keeps come first.
+        since: the last event seen; later ones that the daemon still keeps come first.
         timeout_s: how long the daemon may take to answer before another connection is tried, seconds.
     """
 
@@ -136,7 +136,7 @@ class EventStream:
         self._lines: _Lines | None = None
         self._subscribed = False
         self.cursor = since
-        """The last event taken, or the place after which events come; None before subscribing."""
+        """The last event taken, or the position that events are read from; None before subscribing."""
 
     @property
     def closed(self) -> bool:
@@ -146,12 +146,12 @@ class EventStream:
     # -- opening and closing -------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Return once subscribed, however long there is no daemon.
+        """Return once subscribed, however long that takes.
 
         Raises:
-            InvalidParamsError: there is no such type, or `since` is a place beyond the last event.
+            InvalidParamsError: there is no such type, or `since` is beyond the last event.
             MethodNotFoundError: the daemon is too old to have events.
-            InternalError: what listens there is no callstated.
+            InternalError: what listens there is not callstated.
         """
         while not (self._subscribed or self.closed):
             delay_s = self._backoff.pause_s()
@@ -186,7 +186,7 @@ class EventStream:
             self._lines.leave_soon()
 
     def forked(self) -> None:
-        """In a child: the connection is the parent's, and the stream ends."""
+        """In a child: the connection belongs to the parent, and the stream ends."""
         self._lines = None
         self._closing.set()
 
@@ -199,7 +199,7 @@ class EventStream:
     # -- subscribing ----------------------------------------------------------------------------------------
 
     async def _attempt(self) -> None:
-        """Try to connect and subscribe once. A failure that may pass leaves the stream unconnected."""
+        """Try to connect and subscribe once. After a transient failure the stream is not connected."""
         found = await dial(Attempt(self._places), _Lines)
         if found is None:
             return
@@ -236,7 +236,7 @@ class EventStream:
         """The next event, however long it takes.
 
         Raises:
-            StopAsyncIteration: it is closed.
+            StopAsyncIteration: the stream is closed.
             InvalidParamsError, MethodNotFoundError, InternalError: see `open()`.
         """
         while True:
@@ -256,10 +256,10 @@ class EventStream:
                     return self._taken(event)
 
     def take(self) -> Event | None:
-        """The next event if it was received already, else None.
+        """The next event if one has been received, else None.
 
         Raises:
-            InternalError: what was received is no event.
+            InternalError: what was received is not an event.
         """
         while self._subscribed and self._lines is not None and self._lines.has_line:
             event = _read(self._lines.pop() or b"")
@@ -274,10 +274,10 @@ class EventStream:
 
 
 def _read(line: bytes) -> Event | None:
-    """The event in a line, or None where it is something else.
+    """The event in a line; None if it is something else.
 
     Raises:
-        InternalError: no callstated would send that.
+        InternalError: callstated would not send that.
     """
     try:
         incoming = decode_incoming(line)
@@ -285,6 +285,6 @@ def _read(line: bytes) -> Event | None:
             return decode_event(incoming.params)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InternalError(f"an event that can't be read: {error}") from error
-    if incoming.error is not None:  # such as that we read too slowly, before it disconnects
+    if incoming.error is not None:  # such as that we read too slowly, before it disconnects us
         _log.warning("the daemon: %s", incoming.error.message)
     return None

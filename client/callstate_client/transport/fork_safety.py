@@ -1,13 +1,13 @@
-"""What a forked child does with its parent's connections: it lets go of them without the daemon's noticing.
+"""What a forked child does with its parent's connections: it closes its copies, which the daemon does not notice.
 
 The kernel reports the end of a connection to the daemon when its last copy is closed, so a child that kept a copy
 open would keep a dead parent alive. The copies are replaced by /dev/null under the same descriptor numbers: objects
 of the parent that the child still has can close those without hitting another file.
 
-Therefore all sockets of the client are made here and are known before they are connected, as one may fork while a
-connection is being made.
+Therefore all sockets of the client are created here and recorded before they are connected, as a process may fork
+while it connects.
 
-A fork made in C runs no hook of Python's; there the copies stay open until the child execs or ends.
+A fork made in C runs no Python hooks; the copies then stay open until the child execs or ends.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ class Forked(Protocol):
     """An object with connections, or other state, that a forked child must not use."""
 
     def forked(self) -> None:
-        """Called in the child before anything else runs there, after its sockets were let go of. Must not raise."""
+        """Called in the child before anything else runs there, after its sockets were closed. Must not raise."""
         ...
 
 
 _watched: WeakSet[Any] = WeakSet()
 _sockets: WeakSet[sockets.socket] = WeakSet()
 _making = RLock()
-"""Held while a socket is made and recorded, and while the process forks: no fork comes in between. Reentrant, for a
-signal handler may fork."""
+"""Held while a socket is created and recorded, and while the process forks, so that no fork comes in between.
+Reentrant, as a signal handler may fork."""
 
 
 def watch(thing: Forked) -> None:
-    """Call `thing.forked()` in each forked child, as long as something else refers to it."""
+    """Call `thing.forked()` in each forked child. Keeps only a weak reference."""
     _watched.add(thing)
 
 
 def unix_socket() -> sockets.socket:
-    """A Unix stream socket that a forked child lets go of."""
+    """A Unix stream socket that forked children close."""
     with _making:
         made = sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM)
         _sockets.add(made)
@@ -51,7 +51,7 @@ def unix_socket() -> sockets.socket:
 
 
 def connected(path: str) -> sockets.socket:
-    """A connected non-blocking one, for a loop's `create_unix_connection(sock=...)`.
+    """A connected, non-blocking socket, for a loop's `create_unix_connection(sock=...)`.
 
     Raises:
         OSError: nobody listens there; with EAGAIN, the listener's backlog is full.
@@ -67,7 +67,7 @@ def connected(path: str) -> sockets.socket:
 
 
 def _let_go(fd: int) -> None:
-    """Close a descriptor and open /dev/null in its place, unless there is none, as in a chroot."""
+    """Close a descriptor and open /dev/null in its place, unless there is no /dev/null, as in a chroot."""
     os.close(fd)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     if null != fd:

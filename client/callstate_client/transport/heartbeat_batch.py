@@ -1,10 +1,9 @@
-"""Heartbeats of many sessions in one message, without I/O: how they are gathered, and what the reply means for
-each.
+"""Heartbeats of many sessions in one message, without I/O: gathering them, and what the reply means for each.
 
-The reply to a message lists the sessions that got no heartbeat: `missing`, `ended`, `fenced`, `unreadable`. The
-lists don't say when and why a session ended, or who has it; as this is rare, each of those sessions gets a
-heartbeat of its own, whose reply is the error. `timeouts` are the heartbeat timeouts that have changed since the
-session was claimed.
+The reply to a message lists the sessions that got no heartbeat: `missing`, `ended`, `fenced`, `unreadable`. It does
+not say when and why a session ended, or who has it. As this is rare, a separate heartbeat is then sent for each of
+those sessions, whose reply is the error. `timeouts` are the heartbeat timeouts that have changed since the session
+was claimed.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from callstate_client.protocol.params import HeartbeatParams
 from callstate_client.transport.pending import Waiter
 
 BATCH_SIZE: Final = 2000
-"""Heartbeats in one message: with the longest ids half of what a request line may have."""
+"""Heartbeats in one message: with the longest ids half of the longest request line."""
 
 _ALL_TAKEN: Final = (b'"result":{"missing":[],"ended":[],"fenced":[]}}', b'"result":{}}')
-"""How the reply to nearly every message ends, of several heartbeats or of one; it then needs no parsing."""
+"""How the reply to nearly every message ends, with several heartbeats or one; it then needs no parsing."""
 
 
 class HeartbeatOutcome(NamedTuple):
     """What the reply to a message says.
 
     Args:
-        missing: sessions that are not there.
-        unclear: sessions that took no heartbeat for a reason that a message of their own has to tell.
-        timeouts: by session, the heartbeat timeout that was given to it since it was claimed, seconds.
+        missing: sessions that do not exist.
+        unclear: sessions that got no heartbeat, for a reason that only a separate message can tell.
+        timeouts: by session, the heartbeat timeout that was set since it was claimed, seconds.
     """
 
     missing: list[str]
@@ -71,11 +70,11 @@ class Acknowledged(Protocol):
         ...
 
     def set_result(self, result: None, /) -> None:
-        """The session took it."""
+        """The session got it."""
         ...
 
     def set_exception(self, error: Exception, /) -> None:
-        """It did not, or nobody knows."""
+        """It did not, or that is unknown."""
         ...
 
 
@@ -87,7 +86,7 @@ class HeartbeatBatcher:
     """Gathers heartbeats until `flush`, which sends them.
 
     Args:
-        send: sends a heartbeat message and gives its reply's line to the waiter.
+        send: sends a heartbeat message and passes its reply's line to the waiter.
     """
 
     def __init__(self, send: Callable[[HeartbeatParams, Waiter], None]) -> None:
@@ -95,11 +94,11 @@ class HeartbeatBatcher:
         self._waiting: Waiting = {}
 
     def add(self, session_id: str, waiter: Acknowledged) -> None:
-        """One more; several for one session are sent as one."""
+        """Add a heartbeat; several for one session are sent as one."""
         self._waiting.setdefault(session_id, []).append(waiter)
 
     def flush(self) -> None:
-        """Send what was gathered."""
+        """Send the gathered heartbeats."""
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, {}
@@ -110,7 +109,7 @@ class HeartbeatBatcher:
             self._send_batch({session_id: waiting[session_id] for session_id in ids})
 
     def fail(self, error: Exception) -> None:
-        """Fail what was gathered and not sent."""
+        """Fail the gathered heartbeats that were not sent."""
         waiting, self._waiting = self._waiting, {}
         _fail_all(waiting, error)
 
@@ -121,7 +120,7 @@ class HeartbeatBatcher:
 
 
 class _Batch:
-    """The heartbeats of one message; the waiters of each get its outcome as soon as the reply is there."""
+    """The heartbeats of one message; the waiters of each get its outcome as soon as the reply arrives."""
 
     __slots__ = ("_send_batch", "_waiting")
 
@@ -130,7 +129,7 @@ class _Batch:
         self._waiting = waiting
 
     def done(self) -> bool:
-        """Never: the waiters are looked at when the reply is there."""
+        """Never: the waiters are checked when the reply arrives."""
         return False
 
     def set_exception(self, error: Exception) -> None:
@@ -138,7 +137,7 @@ class _Batch:
         _fail_all(self._waiting, error)
 
     def set_result(self, line: bytes) -> None:
-        """The reply came."""
+        """Pass the outcome on to the waiters."""
         try:
             outcome = read_outcome(line)
         except CallstateError as failure:

@@ -1,4 +1,4 @@
-"""Who a store is to the daemon: a worker of its own, in a process that its workers share."""
+"""The identity of a store at the daemon: a worker of its own, in a process that may have several."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from callstate_client import protocol
 from callstate_client.protocol.ids import MAX_NAME_BYTES
 
 _MAX_HOST: Final = 40
-"""How many characters of the host's name go into a worker id, which has at most 64 with pid and random part."""
+"""Characters of the host name in a worker id, which with pid and random part has at most 64."""
 
 _processes: dict[int, str] = {}
 
 
 def own_worker_id() -> str:
-    """A unique id for a worker that was given none; it shows host and pid to operators."""
+    """A unique id for a worker that was given none. Operators can read host and pid from it."""
     host = re.sub("[^!-~]", "-", socket.gethostname())
     return f"{host[:_MAX_HOST]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
 def own_process() -> str:
-    """A random name of this process, which all of its workers share. A forked child has another: the pid is looked
-    up each time, since a fork made in C runs no hook of Python's."""
+    """A random name of this process, which all of its workers share. A forked child has another one: the pid is
+    looked up each time, since a fork made in C runs no Python hooks."""
     return _processes.setdefault(os.getpid(), secrets.token_hex(8))
 
 
 class Identity(NamedTuple):
-    """Whom all connections of one store are registered for.
+    """The worker that all connections of one store are registered for.
 
     Args:
         worker_id: of the worker.
@@ -43,16 +43,16 @@ class Identity(NamedTuple):
 
     @classmethod
     def of(cls, worker_id: str | None) -> Identity:
-        """Of a new store, with this worker id or, where it is None, a generated one."""
+        """The identity of a new store, with this worker id, or a generated one if it is None."""
         return cls(own_worker_id() if worker_id is None else worker_id, secrets.token_hex(8))
 
     def in_child(self) -> Identity:
-        """Of the store in a forked child, which is another worker."""
+        """The identity of the store in a forked child, which is another worker."""
         pid = f".{os.getpid()}"
         return Identity.of(self.worker_id[: MAX_NAME_BYTES - len(pid)] + pid)
 
     def registration(self, features: Collection[str]) -> protocol.RegisterParams:
-        """The params of `worker.register` for a daemon that has these features."""
+        """The params of `worker.register` for a daemon with these features."""
         params = protocol.RegisterParams(worker_id=self.worker_id)
         if protocol.INSTANCE in features:
             params.instance, params.process = self.instance, own_process()

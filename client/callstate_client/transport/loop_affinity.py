@@ -1,4 +1,4 @@
-"""Stores and held calls belong to the event loop that they were made in; calls from elsewhere fail before any
+"""Stores and held calls belong to the event loop that they were created in; calls from elsewhere fail before any
 change."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sockets of an event loop: connecting to the daemon, and the lines of one connection."""
+"""Sockets on an event loop: connecting to the daemon, and the lines of one connection."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ WRITE_LOW_BYTES: Final = 256 * 1024
 """Unsent bytes at which writing pauses and resumes. Both are set: uvloop's own low mark is 16 bytes."""
 
 HANDSHAKE_ID: Final = 0
-"""Id of the requests of a handshake; those of other requests begin with 1."""
+"""Id of the requests of a handshake; other requests are numbered from 1."""
 
 ProtocolT = TypeVar("ProtocolT", bound="Connected")
 
 
 class Connected(asyncio.BaseProtocol):
-    """A protocol of the loop that has its transport once it is connected."""
+    """A protocol that has its transport once it is connected."""
 
     transport: asyncio.Transport
 
@@ -42,12 +42,12 @@ async def dial(
     factory: Callable[[], ProtocolT],
     greet: Callable[[ProtocolT], Awaitable[None]] = _nothing,
 ) -> tuple[ProtocolT, Candidate] | None:
-    """Connect to the first place that answers; None where none does, and `attempt` says why.
+    """Connect to the first place that answers; None if none does, and `attempt` says why.
 
     Args:
         attempt: the places to try.
-        factory: makes a connection's protocol.
-        greet: what has to succeed on a connection before it counts, with errors of the client's or OSError.
+        factory: creates a connection's protocol.
+        greet: has to succeed on a connection before that is used; fails with a CallstateError or OSError.
     """
     loop = asyncio.get_running_loop()
     for place in attempt:
@@ -68,14 +68,14 @@ async def dial(
 
 
 class Owner(Protocol):
-    """Whom a LineProtocol tells of what happens to its connection."""
+    """Gets what happens to the connection of a LineProtocol."""
 
     def received(self, source: LineProtocol, lines: list[bytes | None]) -> None:
-        """These lines came; None stands for one over REPLY_BYTES."""
+        """These lines were received; None stands for one over REPLY_BYTES."""
         ...
 
     def writable(self) -> None:
-        """Writing may go on after it was paused."""
+        """Writing may continue after a pause."""
         ...
 
     def lost(self, source: LineProtocol, error: Exception | None) -> None:
@@ -84,9 +84,9 @@ class Owner(Protocol):
 
 
 class LineProtocol(Connected, asyncio.BufferedProtocol):
-    """One connection: cuts what comes into lines, and hands them to the handshake, then to the owner.
+    """One connection: splits what is received into lines, for the handshake at first, then for the owner.
 
-    Also those of a connection that the owner has left go there, with the protocol as their source.
+    The owner also gets lines of a connection that it has left; it can tell by their source, the protocol.
     """
 
     def __init__(self, owner: Owner) -> None:
@@ -100,7 +100,7 @@ class LineProtocol(Connected, asyncio.BufferedProtocol):
         """See `dial.handshake`.
 
         Raises:
-            CallstateError: the daemon does not take us, or the connection was lost.
+            CallstateError: the daemon refuses this worker, or the connection was lost.
             TimeoutError: it did not answer within `timeout_s`, seconds.
         """
         dialogue = handshake(identity, HANDSHAKE_ID)

@@ -24,37 +24,37 @@ REPEATABLE: Final = frozenset(
         "server.ping", "server.info", "server.stats", "server.flush",
     }
 )  # fmt: skip
-"""Verbs that may be done twice without harm; any other only with an `op`. A deletion has no `op` where it goes to a
-daemon of the previous version, which deletes what is absent without an error."""
+"""Verbs that may be executed twice without harm; others only with an `op`. A deletion is sent without `op` to a
+daemon of the previous version, which reports no error if there is nothing to delete."""
 
 
 class Waiter(Protocol):
-    """Gets the reply to a request: a future, or an object that is called at once instead of an iteration later."""
+    """Gets the reply to a request: a future, or an object that is called at once, not an iteration later."""
 
     def done(self) -> bool:
         """Whether the reply is no longer wanted."""
         ...
 
     def set_result(self, line: bytes, /) -> None:
-        """The reply came."""
+        """This is the reply."""
         ...
 
     def set_exception(self, error: Exception, /) -> None:
-        """There will be none."""
+        """There will be no reply."""
         ...
 
 
 class PendingRequest(Struct, eq=False):
-    """A request without its reply.
+    """A request that waits for its reply.
 
     Args:
         request_id: what the reply will carry.
         line: the request.
         waiter: gets the reply.
-        deadline: when it times out, seconds of the caller's clock.
+        deadline: when it times out, by the caller's clock, seconds.
         repeatable: may be sent again after the connection was lost.
         op_of: for a mutation with an `op`, the session that remembers it.
-        connection: the number of the connection it was sent on last; 0 for none yet.
+        connection: the number of the connection that it was last sent on; 0 for none.
     """
 
     request_id: int
@@ -72,7 +72,7 @@ class PendingRequest(Struct, eq=False):
 
 
 class PendingRequests:
-    """All pending requests of a store, in the order in which they were made."""
+    """All pending requests of a store, oldest first."""
 
     def __init__(self) -> None:
         self._last_id = 0
@@ -84,7 +84,7 @@ class PendingRequests:
     def add(
         self, method: str, params: Params | None, waiter: Waiter, *, deadline: float, op_of: str | None
     ) -> PendingRequest:
-        """A new request."""
+        """Add a request."""
         request_id = self._last_id = self._last_id + 1
         line = encode_request(request_id, method, params)
         request = PendingRequest(
@@ -99,7 +99,7 @@ class PendingRequests:
         return any(not request.waiter.done() for request in self._requests.values())
 
     def was_sent(self, waiter: Waiter) -> bool:
-        """Whether the request with this waiter was sent on some connection. Looks through all of them."""
+        """Whether the request with this waiter was sent on any connection. Searches all requests."""
         return any(request.connection and request.waiter is waiter for request in self._requests.values())
 
     def drop(self, request: PendingRequest) -> None:
@@ -107,12 +107,12 @@ class PendingRequests:
         self._requests.pop(request.request_id, None)
 
     def take_waiter(self, line: bytes) -> Waiter | CallstateError | None:
-        """Who waits for this reply, whose request is then forgotten.
+        """The waiter for this reply, whose request is no longer pending.
 
-        None where nobody does any more; the error where the daemon reports one without an id.
+        None if there is none any more; the error if the daemon reports one without an id.
 
         Raises:
-            msgspec.MsgspecError, UnicodeDecodeError: no callstated would send that.
+            msgspec.MsgspecError, UnicodeDecodeError: callstated would not send that.
         """
         request_id = reply_id(line)
         if request_id is not None:
@@ -134,7 +134,7 @@ class PendingRequests:
         return None
 
     def take_expired(self, now: float) -> list[PendingRequest]:
-        """Take out the requests whose deadline has come."""
+        """Remove and return the requests whose deadline has passed."""
         requests = [request for request in self._requests.values() if request.deadline <= now]
         for request in requests:
             self.drop(request)
@@ -142,13 +142,13 @@ class PendingRequests:
 
     @property
     def next_deadline(self) -> float | None:
-        """When the next request times out; None without any."""
+        """When the next request times out; None if there is none."""
         return min((request.deadline for request in self._requests.values()), default=None)
 
     def connection_lost(self) -> list[PendingRequest]:
-        """Fail what may not be repeated; gives what to send on the next connection.
+        """Fail the requests that may not be repeated, and return those to send on the next connection.
 
-        That is in the order in which the requests were made, as those on one session take effect in the order sent.
+        They are in their original order, as mutations of one session take effect in the order sent.
         """
         mutations: Counter[str] = Counter()
         for request in reversed([*self._requests.values()]):
@@ -162,7 +162,7 @@ class PendingRequests:
         return [*self._requests.values()]
 
     def fail_all(self, error: Exception) -> None:
-        """There will be no replies."""
+        """Fail all: there will be no replies."""
         requests, self._requests = self._requests, {}
         for request in requests.values():
             request.fail(error)

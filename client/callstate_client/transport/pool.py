@@ -1,9 +1,9 @@
 """A pool of blocking connections to the daemon, each with at most one pending request.
 
 There are as many as threads send requests at the same time. A single connection under a lock would not do: one
-thread's slow load (from a store that does not answer) would hold up the heartbeats of all. Nor would one connection
-per thread: each thread that ends would leave one behind. A connection whose request failed is closed, so no reply
-can be taken for another request's, and all requests carry the same id.
+thread's slow load (from a store that does not answer) would block the heartbeats of all. Nor would one connection
+per thread: each thread that ends would leave one behind. A connection whose request failed is closed, so a reply
+can't be taken for another request's, and all requests carry the same id.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Pool:
     """The connections of one store. Safe to use from many threads.
 
     Args:
-        places: where to look for the socket; the first that answers is kept to from then on.
+        places: where to look for the socket; the first that answers is used from then on.
         timeout_s: how long a call waits for its reply, seconds.
-        identity: gives whom each connection is registered for before it is used; None: nobody.
+        identity: returns the worker that each connection is registered for before it is used; None: none.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Pool:
 
         Raises:
             NoDaemonError: there was none in that time.
-            ConflictError, InvalidParamsError, ForbiddenError: the daemon does not take this worker.
+            ConflictError, InvalidParamsError, ForbiddenError: the daemon refuses this worker.
             UnsupportedProtocolError: it speaks another version of the protocol.
         """
         ours = self._ours()
@@ -71,7 +71,7 @@ class Pool:
         ours.idle.append(self.connect(ours, monotonic() + wait_s, Backoff(CONNECT), shortest_s))
 
     def forked(self) -> None:
-        """In a child: let go of the parent's connections now, even if the child never sends a request."""
+        """In a child: close the parent's connections now, even if the child never sends a request."""
         self._ours()
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class Pool:
     def _ours(self) -> ProcessConnections:
         pid = getpid()
         ours = self._by_process.get(pid)
-        if ours is None:  # setdefault: threads that come here at the same time get the same
+        if ours is None:  # setdefault: concurrent threads get the same object
             ours = self._by_process.setdefault(pid, ProcessConnections())
             for other in [number for number in self._by_process if number != pid]:
                 inherited = self._by_process.pop(other, None)
@@ -110,24 +110,24 @@ class Pool:
     def exchange(
         self, line: bytes, timeout_s: float | None = None, may_repeat: Callable[[], bool] = lambda: True
     ) -> bytes:
-        """Send a request line and give the reply's, newline included.
+        """Send a request line and return the reply's, newline included.
 
         Args:
             line: the request, its id blocking.REQUEST_ID.
             timeout_s: how long to wait, seconds; None for the pool's own.
-            may_repeat: asked after the connection was lost: whether the request may be sent again.
+            may_repeat: called after the connection was lost: whether the request may be sent again.
 
         Raises:
             RequestTimeoutError: no reply in time, neither to the request nor to the handshake of a new connection.
             UnsupportedProtocolError: the daemon, since replaced, speaks another version of the protocol.
             ConnectionLostError: the connection was lost, and the request may not be repeated, or not in time.
             NoDaemonError: there is no daemon, and the request was not sent to one before.
-            StoreClosedError: the pool was closed, before or meanwhile.
+            StoreClosedError: the pool is closed, or was closed meanwhile.
         """
         if timeout_s is None:
             timeout_s = self._timeout_s
         until = monotonic() + timeout_s
-        # looked up each time: a fork made in C, such as uWSGI's, runs no hook of Python's
+        # looked up each time: a fork made in C, such as uWSGI's, runs no Python hooks
         ours = self._by_process.get(getpid()) or self._ours()
         retry: _Retry | None = None
         try:
@@ -143,7 +143,7 @@ class Pool:
                 retry = retry or _Retry(self, ours, until, may_repeat)
                 connection = retry.again(error)
                 timeout_s = until - monotonic()
-            except BaseException:  # such as KeyboardInterrupt: the reply is still to come
+            except BaseException:  # such as KeyboardInterrupt: the reply may still arrive
                 ours.drop(connection)
                 raise
             else:
@@ -157,10 +157,10 @@ class Pool:
     def connect(
         self, ours: ProcessConnections, until: float, backoff: Backoff, shortest_s: float = SHORTEST_S
     ) -> BlockingConnection:
-        """A new connection; attempts are repeated until then.
+        """A new connection. Attempts are repeated until the given time.
 
         Args:
-            ours: takes it in.
+            ours: the connections that it is added to.
             until: a time of the monotonic clock, seconds.
             backoff: how long to pause between attempts.
             shortest_s: the least time that a daemon gets for the handshake, seconds.
@@ -186,8 +186,7 @@ class Pool:
 
 
 class _Retry:
-    """A request that needs a new connection: makes it, and decides whether the request may be sent (again) on
-    it."""
+    """Makes the new connection that a request needs, and decides whether the request may be sent (again) on it."""
 
     def __init__(self, pool: Pool, ours: ProcessConnections, until: float, may_repeat: Callable[[], bool]) -> None:
         self._pool = pool
@@ -198,7 +197,7 @@ class _Retry:
         self._sent = False
 
     def connect(self) -> BlockingConnection:
-        """A new connection to send it on."""
+        """A new connection for the request."""
         try:
             connection = self._pool.connect(self._ours, self._until, self._backoff)
         except NoDaemonError as error:
@@ -213,7 +212,7 @@ class _Retry:
         return connection
 
     def again(self, lost: OSError) -> BlockingConnection:
-        """A new connection after one was lost, or did not bring a reply, with this error."""
+        """A new connection after one was lost, or brought no reply, with this error."""
         if self._pool.closed:
             raise StoreClosedError
         if isinstance(lost, TimeoutError):
@@ -224,7 +223,7 @@ class _Retry:
         self._sent = self._sent or not isinstance(lost, BrokenPipeError)
         if self._sent and not self._may_repeat():
             raise ConnectionLostError(LOST) from lost
-        self._ours.drop_idle()  # those to the same daemon, which are lost as well
+        self._ours.drop_idle()  # those to the same daemon are lost too
         self._ours.closing.wait(max(0.0, min(self._backoff.pause_s(), self._until - monotonic())))
         if self._sent and monotonic() >= self._until:
             if isinstance(lost, NoReplyError):

@@ -1,7 +1,7 @@
-"""The blocking connections of one process: idle ones, those in use, and what their pending mutations may repeat.
+"""The blocking connections of one process, idle and in use, and which of their pending mutations may be repeated.
 
 A forked child gets an object of its own and closes its copies of the parent's connections. Mutations are numbered
-by session, because the daemon remembers only a session's last `OPS_REMEMBERED`: one that was overtaken by as many
+by session, because the daemon remembers only a session's last `OPS_REMEMBERED`: one that was followed by as many
 others must not be sent again.
 """
 
@@ -18,23 +18,23 @@ class ProcessConnections:
 
     def __init__(self) -> None:
         self.idle: list[BlockingConnection] = []
-        """Those that no request uses, the one used last at the end: so few are used, and they stay warm. `pop` and
+        """Those that no request uses, the last used one at the end, so that few are used and stay warm. `pop` and
         `append` are atomic."""
         self.closing = Event()
         self._all: set[BlockingConnection] = set()
         self._mutations: dict[str, list[int]] = {}
         self._lock = RLock()
-        """Reentrant: a signal handler may send a request, too, while it is held."""
+        """Reentrant: a signal handler may send a request while it is held."""
 
     def add(self, connection: BlockingConnection) -> None:
-        """Take in a new connection; it is interrupted at once if the pool was closed meanwhile."""
+        """Add a new connection, which is interrupted at once if the pool was closed meanwhile."""
         with self._lock:
             self._all.add(connection)
             if self.closing.is_set():
                 connection.interrupt()
 
     def drop(self, connection: BlockingConnection) -> None:
-        """Close one that only the caller has."""
+        """Close a connection that only the caller has."""
         with self._lock:
             self._all.discard(connection)
             connection.close()
@@ -49,7 +49,7 @@ class ProcessConnections:
             self.drop(connection)
 
     def close(self) -> None:
-        """Wake the threads that wait for replies, which then close theirs, and close the others."""
+        """Wake the threads that wait for replies, which then close their connections, and close the idle ones."""
         with self._lock:
             self.closing.set()
             for connection in [*self._all]:
@@ -62,7 +62,7 @@ class ProcessConnections:
             connection.close()
 
     def begin(self, session_id: str) -> int:
-        """Count a mutation of this session as pending; gives its number."""
+        """Count a mutation of this session as pending, and return its number."""
         with self._lock:
             counts = self._mutations.setdefault(session_id, [0, 0])
             counts[0] += 1
@@ -70,7 +70,7 @@ class ProcessConnections:
             return counts[1]
 
     def done(self, session_id: str) -> None:
-        """Count it as pending no more."""
+        """Count it as no longer pending."""
         with self._lock:
             counts = self._mutations[session_id]
             counts[0] -= 1
@@ -78,5 +78,5 @@ class ProcessConnections:
                 del self._mutations[session_id]
 
     def is_remembered(self, session_id: str, number: int) -> bool:
-        """Whether the daemon still remembers the `op` of a mutation, if it took effect."""
+        """Whether the daemon still remembers the `op` of a mutation, if that took effect."""
         return self._mutations[session_id][1] - number < OPS_REMEMBERED
