@@ -27,7 +27,8 @@ from callstate_sidecar.serving.server import Server
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.system.host import HostIdentity
-from callstate_sidecar.system.peers import Peer, Peers
+from callstate_sidecar.system.peers import Peers
+from callstate_sidecar.system.pidfd import Peer
 from callstate_sidecar.write_behind import WriteBehind
 
 

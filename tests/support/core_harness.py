@@ -12,7 +12,7 @@ from callstate_client.engine.liveness import Phase
 from callstate_client.engine.process import Gone, Process
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.reaper import SESSIONS_A_SLICE
-from callstate_sidecar.system.peers import Peer as Found
+from callstate_sidecar.system.pidfd import Peer as Found
 from support.core import BadDisk, Core, FakeClient, durable_state, open_journal
 
 BOOT = "boot-1"

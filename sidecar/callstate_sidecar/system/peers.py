@@ -1,9 +1,8 @@
-"""The process at the other end of a Unix socket, and its exit, detected through its pidfd.
+"""The process at the other end of a Unix socket, and one that the journal names, each found with its pidfd.
 
-A pidfd refers to one process, even when its pid is reused, and becomes readable when that process exits
-(pidfd_open(2)). SO_PEERPIDFD (Linux 6.5) returns the pidfd of the process that connected; on older kernels one is
-opened by the pid in SO_PEERCRED. Where neither works (macOS, older kernels, seccomp, no descriptors left) only
-connection and heartbeats tell whether a worker is alive.
+SO_PEERPIDFD (Linux 6.5) returns the pidfd of the process that connected; on older kernels one is opened by the pid
+in SO_PEERCRED. Where neither works (macOS, older kernels, seccomp, no descriptors left) only connection and
+heartbeats tell whether a worker is alive.
 
 A process in a PID namespace that is invisible to the daemon, such as another container's, has no pid here. Its
 pidfd works all the same, and its inode identifies the process; but after a restart of the daemon it can't be found
@@ -12,20 +11,18 @@ again.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import os
-import select
 import socket
 import struct
 import sys
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from callstate_client.engine.process import Gone, Process
+from callstate_sidecar.system.pidfd import Peer, has_exited, poll
 
 log = logging.getLogger(__name__)
 
@@ -49,72 +46,6 @@ class PeerSocket(Protocol):
     def fileno(self) -> int: ...
 
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
-
-
-class Peer:
-    """A process and its pidfd. The holder closes it, or passes it to a `Watch`.
-
-    Args:
-        process: which one; None if the kernel does not tell.
-        pidfd: -1 for none.
-        exited: the process is known to have exited.
-    """
-
-    __slots__ = ("exited", "pidfd", "process")
-
-    def __init__(self, process: Process | None, pidfd: int = -1, *, exited: bool = False) -> None:
-        self.process = process
-        self.pidfd = pidfd
-        self.exited = exited
-
-    @property
-    def watchable(self) -> bool:
-        """Whether its exit is known or can be watched for."""
-        return self.exited or self.pidfd >= 0
-
-    def watch(self, exited: Callable[[], None]) -> Watch:
-        """Call back once when the process has exited; see Watch."""
-        return Watch(self, exited)
-
-    def close(self) -> None:
-        """Close the pidfd; may be called twice."""
-        pidfd, self.pidfd = self.pidfd, -1
-        if pidfd >= 0:
-            os.close(pidfd)
-
-
-class Watch:
-    """Calls back once, from the running loop, when a peer's process has exited; never from the constructor.
-
-    Args:
-        peer: a watchable one; the watch takes over its pidfd and closes it.
-        exited: called after the watch has been closed.
-    """
-
-    def __init__(self, peer: Peer, exited: Callable[[], None]) -> None:
-        if not peer.watchable:
-            raise ValueError("there is no pidfd to watch this peer by")
-        self._peer = peer
-        self._exited = exited
-        self._loop = asyncio.get_running_loop()
-        self._soon: asyncio.Handle | None = None
-        if peer.exited:
-            self._soon = self._loop.call_soon(self._tell)
-        else:
-            self._loop.add_reader(peer.pidfd, self._tell)
-
-    def _tell(self) -> None:
-        self.close()
-        self._exited()
-
-    def close(self) -> None:
-        """Stop watching; may be called twice, and from the callback."""
-        if self._soon is not None:
-            self._soon.cancel()
-            self._soon = None
-        if self._peer.pidfd >= 0:
-            self._loop.remove_reader(self._peer.pidfd)  # first: once closed, the number may be another file's
-            self._peer.close()
 
 
 class Peers:
@@ -170,7 +101,7 @@ class Peers:
         if not isinstance(pidfd, int):
             return Peer(None)
         inode = self._pidfs_inode(pidfd)
-        exited = _readable(pidfd)
+        exited = has_exited(pidfd)
         if exited or not inode:  # without an inode it can't be identified
             os.close(pidfd)
             pidfd = -1
@@ -182,7 +113,7 @@ class Peers:
         The pid may be reused between connect(2) and pidfd_open(2), but not while its process lives and holds the
         connection. So the pidfd is the right one if afterwards the peer has not hung up. One hole remains: the
         process exited, a child inherited the connection, and the pid is a stranger's. Then the stranger's exit is
-        reported, which has no effect before that connection is closed too; or it never exits, and beats decide.
+        reported, which has no effect before that connection is closed too; or without an exit, heartbeats decide.
         """
         pidfd = self._open(pid)
         if _hung_up(sock):
@@ -233,12 +164,12 @@ class Peers:
             return Peer(Process(pid, boot_id=self._boot_id), exited=pidfd is Gone.GONE)
         start_ticks = self._start_ticks(pid)
         inode = self._pidfs_inode(pidfd)
-        if _readable(pidfd):
+        if has_exited(pidfd):
             os.close(pidfd)  # it has exited, so what /proc says may be about another process
             return Peer(Process(pid, 0, self._boot_id, inode), exited=True)
         return Peer(Process(pid, start_ticks, self._boot_id, inode), pidfd)
 
-    # -- marks ----------------------------------------------------------------------------------------------
+    # -- identity ----------------------------------------------------------------------------------------------
 
     def _start_ticks(self, pid: int) -> int:
         try:
@@ -279,20 +210,9 @@ def _peer_pid(sock: PeerSocket) -> int:
     return pid
 
 
-def _poll(fd: int, events: int) -> int:
-    poll = select.poll()
-    poll.register(fd, events)
-    found = poll.poll(0)
-    return found[0][1] if found else 0
-
-
-def _readable(pidfd: int) -> bool:
-    return bool(_poll(pidfd, select.POLLIN))
-
-
 def _hung_up(sock: PeerSocket) -> bool:
     """Whether the other end is closed: poll(2) reports that unasked, but not for a half-closed connection."""
-    return bool(_poll(sock.fileno(), 0))
+    return bool(poll(sock.fileno(), 0))
 
 
 def _runs(pid: int) -> bool:

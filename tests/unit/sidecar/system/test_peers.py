@@ -24,7 +24,8 @@ import pytest
 from callstate_client.engine.process import Gone, Process
 from callstate_sidecar.system import peers as module
 from callstate_sidecar.system.host import boot_id
-from callstate_sidecar.system.peers import SO_PEERPIDFD, Peer, Peers, PeerSocket, Watch
+from callstate_sidecar.system.peers import SO_PEERPIDFD, Peers, PeerSocket
+from callstate_sidecar.system.pidfd import Peer, Watch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pidfds are Linux's")
 
