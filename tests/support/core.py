@@ -32,9 +32,9 @@ from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.stores.backend import Backend
-from callstate_sidecar.system import peers as process_peers
 from callstate_sidecar.system.host import HostIdentity
 from callstate_sidecar.system.peers import Peers
+from callstate_sidecar.system.pidfd import Peer
 from callstate_sidecar.write_behind import WriteBehind
 from support.clock import ManualClock
 from support.stores import MemoryBackend
@@ -98,9 +98,9 @@ def open_journal(directory: Path, disk: Files, table: SessionTable | None, *, st
 class KnownPeers(Peers):
     """Whose connection is whose as the tests say it: the other end is `FakeClient`, which is in this process."""
 
-    def identify(self, sock: Any) -> process_peers.Peer:
+    def identify(self, sock: Any) -> Peer:
         """The process the test gave to this connection, watched by a pipe in place of a pidfd."""
-        return process_peers.Peer(sock.process, -1 if sock.pidfd is None else os.dup(sock.pidfd))
+        return Peer(sock.process, -1 if sock.pidfd is None else os.dup(sock.pidfd))
 
 
 class Core:

@@ -33,9 +33,9 @@ from typing import Final
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
 from callstate_sidecar.journal.disk_space import ensure_space, remove_before, remove_leftovers
 from callstate_sidecar.journal.errors import JournalError
-from callstate_sidecar.journal.format import DATA_START, RECORD_HEADER_BYTES, VERSION, Frame, framed
-from callstate_sidecar.journal.layout import log_path, logs
-from callstate_sidecar.journal.manifest import Manifest, read_manifest, write_manifest
+from callstate_sidecar.journal.format import DATA_START, RECORD_HEADER_BYTES, Frame, framed
+from callstate_sidecar.journal.layout import logs
+from callstate_sidecar.journal.manifest import ManifestFile, read_manifest
 from callstate_sidecar.journal.replay import cut, discard_unused, replay
 from callstate_sidecar.journal.segment import SEGMENT_BYTES, OpenSegment, create_segment
 from callstate_sidecar.system.files import Files, naming
@@ -81,7 +81,6 @@ class Journal:
         self._files = files or Files()
         self._segment_bytes = segment_bytes
         self._checkpoint_min_bytes = checkpoint_min_bytes
-        self._host_id = host_id
         self.sequence = 0
         self.synced = 0
         self.snapshot_bytes = 0
@@ -92,7 +91,7 @@ class Journal:
         self._unsynced_fds: list[int] = []
         self._directory_synced_for = 0  # generation whose name is known to be on disk
         # checkpoints
-        self._manifest: Manifest | None = None
+        self._manifest = ManifestFile(self._files, directory, host_id)
         self._checkpoint_sequence = self._snapshot_begun_at = 0
         self._rebuilding = False
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -144,11 +143,7 @@ class Journal:
             self._files.truncate(fd, DATA_START + self._closed_bytes.get(generation, 0))
         self.synced = 0
         self.roll()
-        self._manifest = read_manifest(self.directory)
-        if self._manifest is None:
-            self._write_manifest(None, self._last_generation)
-        elif self._manifest.host != self._host_id:
-            self._write_manifest(self._manifest.snapshot, self._manifest.log)
+        self._manifest.ensure(self._last_generation)
 
     def discard_replayed(self) -> None:
         """Stop counting everything replayed, so that a crash from now on loses it (durability `memory`).
@@ -157,7 +152,7 @@ class Journal:
             OSError: it still counts.
         """
         generation = self.roll().generation
-        self._write_manifest(None, generation)
+        self._manifest.write(None, generation)
         self.remove_before(generation)
         self._drop_closed_before(generation)
 
@@ -307,7 +302,7 @@ class Journal:
         Raises:
             OSError: the older files still count.
         """
-        self._write_manifest(generation, generation)
+        self._manifest.write(generation, generation)
 
     def snapshot_installed(self, generation: int, snapshot_bytes: int) -> None:
         """Take the new snapshot into account; bytes are its size."""
@@ -319,29 +314,11 @@ class Journal:
     def _drop_closed_before(self, generation: int) -> None:
         self._closed_bytes = {older: size for older, size in self._closed_bytes.items() if older >= generation}
 
-    def _write_manifest(self, snapshot: int | None, first: int) -> None:
-        """Write a manifest, after syncing the header of the first segment that it names."""
-        path = log_path(self.directory, first)
-        fd = self._files.open(path)
-        try:
-            with naming(path):
-                self._files.sync(fd)
-        finally:
-            self._files.close(fd)
-        manifest = Manifest(snapshot, first, VERSION, self._host_id)
-        write_manifest(self._files, self.directory, manifest)
-        self._manifest = manifest
-
     def remove_before(self, generation: int) -> None:
         """Remove the files that no longer count. Failures are harmless. May run in another thread."""
         remove_before(self._files, self.directory, generation, self._segment_bytes)
 
     def remove_leftovers(self) -> None:
-        """Remove what failed checkpoints have left behind. Failures are harmless. May run in another thread.
-
-        If renaming a manifest failed halfway, the new one may count: what it names is kept too.
-        """
+        """Remove what failed checkpoints have left behind. Failures are harmless. May run in another thread."""
         with contextlib.suppress(OSError, JournalError):
-            manifests = (self._manifest, read_manifest(self.directory))
-            counted = {manifest.snapshot for manifest in manifests if manifest is not None}
-            remove_leftovers(self._files, self.directory, counted)
+            remove_leftovers(self._files, self.directory, self._manifest.snapshots())

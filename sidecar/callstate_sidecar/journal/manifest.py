@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from callstate_sidecar.journal.errors import JournalDamagedError, JournalFormatError
 from callstate_sidecar.journal.format import VERSION
-from callstate_sidecar.system.files import Files
+from callstate_sidecar.journal.layout import log_path
+from callstate_sidecar.system.files import Files, naming
 
 MANIFEST: Final = "MANIFEST"
 
@@ -63,15 +64,6 @@ def read_manifest(directory: Path) -> Manifest | None:
     return manifest
 
 
-def write_manifest(files: Files, directory: Path, manifest: Manifest) -> None:
-    """Replace the manifest; it is on disk when this returns.
-
-    Raises:
-        OSError: the previous one still counts.
-    """
-    files.replace(directory / MANIFEST, encode_manifest(manifest))
-
-
 def journal_host(directory: Path) -> str:
     """The id of the host whose journal this is; empty if there is no journal, or an older one without it.
 
@@ -80,3 +72,60 @@ def journal_host(directory: Path) -> str:
     """
     manifest = read_manifest(directory)
     return "" if manifest is None else manifest.host
+
+
+class ManifestFile:
+    """The manifest of a journal that is open.
+
+    Args:
+        files: the file calls.
+        directory: of the journal.
+        host_id: the host by which the store knows these sessions.
+    """
+
+    def __init__(self, files: Files, directory: Path, host_id: str) -> None:
+        self._files = files
+        self._directory = directory
+        self._host_id = host_id
+        self._written: Manifest | None = None
+
+    def ensure(self, first: int) -> None:
+        """Keep the existing manifest, under the present host; without one, write one that begins with this segment.
+
+        Raises:
+            OSError: of the file system.
+            JournalError: it can't be read.
+        """
+        self._written = read_manifest(self._directory)
+        if self._written is None:
+            self.write(None, first)
+        elif self._written.host != self._host_id:
+            self.write(self._written.snapshot, self._written.log)
+
+    def write(self, snapshot: int | None, first: int) -> None:
+        """Replace the manifest, after syncing the header of the first segment that it names.
+
+        The new one is on disk when this returns.
+
+        Raises:
+            OSError: the previous one still counts.
+        """
+        path = log_path(self._directory, first)
+        fd = self._files.open(path)
+        try:
+            with naming(path):
+                self._files.sync(fd)
+        finally:
+            self._files.close(fd)
+        manifest = Manifest(snapshot, first, VERSION, self._host_id)
+        self._files.replace(self._directory / MANIFEST, encode_manifest(manifest))
+        self._written = manifest
+
+    def snapshots(self) -> set[int | None]:
+        """Generations of the snapshots that count, or may: a rename that failed halfway may have taken effect.
+
+        Raises:
+            OSError, JournalError: the manifest can't be read.
+        """
+        manifests = (self._written, read_manifest(self._directory))
+        return {manifest.snapshot for manifest in manifests if manifest is not None}
