@@ -35,14 +35,17 @@ run: $(RUN_STAMP) ## start a daemon in the foreground, with its state in .run/
 demo: $(RUN_STAMP) ## live calls, a kill -9, a restart, dead workers: everything in under a minute
 	@$(BIN)/python examples/demo.py
 
+# With bytecode, whatever the shell says: pytest rewrites each test module, and would do so in each process again.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+
 # One process per core, but real daemons by themselves: some of their tests measure time.
 test: $(DEV_STAMP) ## the whole test suite, some minutes
-	@$(BIN)/python -m pytest -q -n auto -m 'not system'
-	@$(BIN)/python -m pytest -q -m system
+	@$(PYTEST) -q -n auto -m 'not system'
+	@$(PYTEST) -q -m system
 
-# A quarter of the examples of each state machine: `make test` tries all of them.
+# A quarter of the examples of each property and state machine: `make test` tries all of them.
 test-quick: $(DEV_STAMP) ## units and properties, under a minute
-	@CALLSTATE_TEST_QUICK=1 $(BIN)/python -m pytest -q -n auto -m 'not system' --ignore=tests/unit/test_docs.py \
+	@CALLSTATE_TEST_QUICK=1 $(PYTEST) -q -n auto -m 'not system' --ignore=tests/unit/test_docs.py \
 		--ignore=tests/property/test_ownership_machine.py tests/unit tests/property
 
 # How long `make soak` and `make fuzz` take; the suite runs a short form of each.
@@ -50,10 +53,10 @@ ROUNDS ?= 1000
 EXAMPLES ?= 2000
 
 soak: $(DEV_STAMP) ## kill -9 under load, a thousand times (ROUNDS=1000), about two hours
-	@CALLSTATE_SOAK_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest -q tests/system/test_crash_oracle.py
+	@CALLSTATE_SOAK_ROUNDS=$(ROUNDS) $(PYTEST) -q tests/system/test_crash_oracle.py
 
 fuzz: $(DEV_STAMP) ## the state machines and bad input, at length (EXAMPLES=2000)
-	@CALLSTATE_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q --timeout 7200 \
+	@CALLSTATE_FUZZ_EXAMPLES=$(EXAMPLES) $(PYTEST) -q --timeout 7200 \
 		tests/property tests/unit/engine/test_events.py tests/integration/test_bad_input.py
 
 lint: $(DEV_STAMP) ## ruff, mypy, pyright, and whether the blocking front is current

@@ -187,11 +187,13 @@ TestDocument = DocumentMachine.TestCase
 TestDocument.settings = settings(max_examples=examples(50), stateful_step_count=15, deadline=None)
 
 
+@settings(max_examples=examples(100))
 @given(st.integers(-62_135_596_800_000_000, 253_402_300_799_999_999))
 def test_times_come_back(at_us: int) -> None:
     assert parse_us(format_us(at_us)) == at_us
 
 
+@settings(max_examples=examples(100))
 @given(VALUES, VALUES)
 def test_a_merge_patch_is_rfc_7396(target: Any, patch: Any) -> None:
     assert merge_patch(target, patch) == reference_patch(target, patch)

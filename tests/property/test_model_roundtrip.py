@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callstate_client import SessionState
 from callstate_client.model.times import parse_time
+from support.budget import examples
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -89,12 +90,14 @@ def encoded(document: Any, *, spaced: bool = False, ascii_only: bool = False) ->
     return json.dumps(document, separators=separators, ensure_ascii=ascii_only).encode()
 
 
+@settings(max_examples=examples(100))
 @given(DOCUMENT, st.booleans(), st.booleans())
 def test_every_member_survives(document: dict[str, Any], spaced: bool, ascii_only: bool) -> None:
     state = SessionState.from_json(encoded(document, spaced=spaced, ascii_only=ascii_only))
     assert json.loads(state.to_json()) == expected(document)
 
 
+@settings(max_examples=examples(100))
 @given(DOCUMENT)
 def test_what_was_written_once_is_written_the_same_for_ever(document: dict[str, Any]) -> None:
     once = SessionState.from_json(encoded(document)).to_json()
@@ -103,6 +106,7 @@ def test_what_was_written_once_is_written_the_same_for_ever(document: dict[str, 
     assert again.copy() == again
 
 
+@settings(max_examples=examples(100))
 @given(st.lists(TURN, min_size=1, max_size=4), st.booleans(), st.data())
 def test_turns_nobody_looked_at_stay_as_they_came(
     turns: list[dict[str, Any]], spaced: bool, data: st.DataObject
@@ -123,6 +127,7 @@ def test_turns_nobody_looked_at_stay_as_they_came(
             assert part == raw[index]
 
 
+@settings(max_examples=examples(100))
 @given(st.lists(TURN, min_size=1, max_size=4), st.booleans())
 def test_the_last_turn_is_the_last_one(turns: list[dict[str, Any]], spaced: bool) -> None:
     lazy, whole = (SessionState.from_json(encoded({"history": turns}, spaced=spaced)) for _ in range(2))
@@ -135,6 +140,7 @@ def test_the_last_turn_is_the_last_one(turns: list[dict[str, Any]], spaced: bool
     assert written == whole == lazy
 
 
+@settings(max_examples=examples(100))
 @given(times())
 def test_times_are_the_moments_go_means(text: str) -> None:
     at = parse_time(text)
@@ -145,6 +151,7 @@ def test_times_are_the_moments_go_means(text: str) -> None:
     assert SessionState.from_json(state.to_json()).created_at == at
 
 
+@settings(max_examples=examples(100))
 @given(
     st.datetimes(timezones=st.just(UTC)),
     TEXT,

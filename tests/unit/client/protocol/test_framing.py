@@ -76,8 +76,8 @@ def test_a_long_and_a_short_line_in_any_pieces() -> None:
 def read_into(buffer: LineBuffer, data: bytes, most: int) -> list[bytes | None]:
     """As a transport does it: each read overwrites what the one before left."""
     lines: list[bytes | None] = []
-    while data:
-        piece, data = data[:most], data[most:]
+    for at in range(0, len(data), most):
+        piece = data[at : at + most]
         buffer.view[: len(piece)] = piece
         lines += buffer.cut(len(piece))
     return lines

@@ -6,10 +6,11 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callstate_client.engine.sessions import tail
+from support.budget import examples
 
 TRICKS = st.text(st.sampled_from(list('{}[],:"\\ ae1')), max_size=12)
 VALUES: Any = st.recursive(
@@ -21,6 +22,7 @@ TURNS = st.dictionaries(TRICKS, VALUES, max_size=4)
 GAPS = st.sampled_from([",", " , ", ",\n"])
 
 
+@settings(max_examples=examples(100))
 @given(st.lists(TURNS, min_size=1, max_size=8), GAPS, st.data())
 def test_from_no_other_place_on_it_is_a_list(turns: list[dict[str, Any]], gap: str, data: st.DataObject) -> None:
     """Each `{` either begins a turn, or what follows is refused."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callstate_client.engine.table.label_index import LabelIndex
+from support.budget import examples
 
 LABELS = st.dictionaries(st.sampled_from(["app", "lang"]), st.sampled_from("xy"))
 
 
+@settings(max_examples=examples(100))
 @given(st.lists(st.tuples(st.sampled_from("abcd"), st.none() | LABELS), max_size=30), LABELS)
 def test_those_with_all_labels_are_found(
     steps: list[tuple[str, dict[str, str] | None]], wanted: dict[str, str]

@@ -7,10 +7,11 @@ from __future__ import annotations
 import ssl
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callstate_sidecar.config.redis_url import RedisUrl, UrlOptionError, parse_redis_url
+from support.budget import examples
 
 SENTINEL = {"username": "", "password": "", "ssl": False}
 
@@ -147,6 +148,7 @@ def refusal(url: str) -> str:
     return ""
 
 
+@settings(max_examples=examples(100))
 @given(
     url=st.sampled_from(
         [

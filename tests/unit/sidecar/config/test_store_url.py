@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from callstate_sidecar.config.redis_url import UrlOptionError
 from callstate_sidecar.config.store_url import check_store_files, check_store_url, redact_url
+from support.budget import examples
 from support.certificates import Certificates
 
 
@@ -34,6 +35,7 @@ def test_the_password_is_hidden_and_the_rest_is_not(url: str, shown: str) -> Non
     assert redact_url(url) == shown
 
 
+@settings(max_examples=examples(100))
 @given(
     scheme=st.sampled_from(["redis", "rediss", "unix", "redis+sentinel", "http"]),
     user=st.from_regex(r"[a-z]{0,8}", fullmatch=True),
