@@ -1,7 +1,7 @@
 """CallStore: the store as a worker sees it.
 
 The verbs of the protocol (session_api.py), and on top of them what a worker does with the calls that it holds
-(calls/): hold one, recover those of workers that died, leave without losing one.
+(calls/): hold one, recover those of dead workers, shut down without losing one.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ __all__ = ["CallStore"]
 class CallStore(SessionApi):
     """Keeps the state of live calls. Safe to use from many tasks of one loop.
 
-    Every method raises StoreClosedError after `close()`, a WireError where the daemon refuses, NoDaemonError,
-    ConnectionLostError or RequestTimeoutError where it does not answer. `timeout_s` is how long one call may take,
-    seconds; None for the store's own. Mutations carry an `op`, so one that is sent twice happens once.
+    Every method raises StoreClosedError after `close()`, a WireError if the daemon refuses, NoDaemonError,
+    ConnectionLostError or RequestTimeoutError if it does not answer. `timeout_s` is how long one call may take,
+    seconds; None for the store's own. Mutations carry an `op`, so one that is sent twice takes effect once.
 
     `epoch` of a mutation is a fencing token, as a claim returns it (`Record.epoch`): FencedError once the session
-    has another one. Passing it is speaking for the session's owner. None: any; for a call that is held, use the
-    call's methods.
+    has another one. A request that has it counts as one of the session's owner. None: not fenced; for a call that
+    is held, use the call's methods.
     """
 
     def __init__(self, close_timeout_s: float = CLOSE_TIMEOUT_S, timeout_s: float = TIMEOUT_S) -> None:
@@ -53,32 +53,32 @@ class CallStore(SessionApi):
     # -- what each kind of store implements ---------------------------------------------------------------
 
     def _new_heartbeats(self) -> Heartbeats:
-        """What sends heartbeats for the calls that are held."""
+        """What sends heartbeats for held calls."""
         return HeartbeatTask(self._beat)
 
     async def _beat(self, session_id: str) -> float | None:
-        """Send a heartbeat for a call that is held; gives its timeout, seconds, where that may have changed."""
+        """Send a heartbeat for a held call. Returns its timeout, seconds, if that may have changed."""
         await self.update_heartbeat(session_id)
         return None
 
     @abstractmethod
     async def _close(self) -> None:
-        """Give up the connections, or whatever answers the requests."""
+        """Close the connections, or whatever answers the requests."""
 
     def _lose_all(self, error: CallstateError) -> None:
-        """In a forked child: no call is held here."""
+        """In a forked child: the calls belong to the parent."""
         self._held.abandon(error)
 
     # -- opening and closing ------------------------------------------------------------------------------
 
     async def close(self) -> None:
-        """Give up the store. May be called twice.
+        """Close the store. May be called twice.
 
         What calls have queued is delivered first, also through a restart of the daemon, for up to
-        `close_timeout_s`; those that are still held are released. A first cancellation waits until that is done.
+        `close_timeout_s`; calls that are still held are released. A first cancellation waits until that is done.
 
         Raises:
-            UndeliveredError: not all was acknowledged; logged for each call. The store is closed all the same.
+            UndeliveredError: not all was acknowledged; logged for each call. The store is closed nevertheless.
         """
         failure: UndeliveredError | None = None
         try:
@@ -184,26 +184,25 @@ class CallStore(SessionApi):
             max_duration_s: how long the call may last, seconds; for a new session.
             beat: `"auto"`: heartbeats are sent in the background; `"manual"`: by `call.beat()`.
             end_on: exceptions that mean the call is over: one class, or several.
-            steal: claim it also from a worker that is alive.
+            steal: claim it even from a live worker.
             cancel_on_lost: cancel the block as soon as the call is lost; it then raises what `call.lost` is. Else
-                the block runs on, and learns it from `call.lost` or `await call.wait_lost()`.
+                the block continues, and can check `call.lost` or `await call.wait_lost()`.
             watchdog_s: send heartbeats only while the call's task calls `call.alive()` at least this often,
-                seconds; else a task that hangs keeps its call for as long as the loop runs. If it does not, the
-                call is suspected a heartbeat timeout later, and another worker may claim it; `alive()` before that
-                repairs it.
-            replace_ended: where a call under this id has ended, begin a new one in its place: its history,
-                counters, labels and reason are deleted, the epoch is the next. Of two workers that try at once, one
-                gets it. For a provider that uses a Call-ID twice.
-            resume: create or claim, whichever fits: an existing session of this state's id is claimed, and goes on
-                with what is kept of it; the state and the labels given are for a new one. For a worker that hears
-                of a call and can't know whether another one has begun it. With `replace_ended` an id whose call has
-                ended begins anew.
+                seconds. If it does not, the call is suspected a heartbeat timeout later, and another worker may
+                claim it; `alive()` before that undoes it. Without a watchdog a task that hangs keeps its call for
+                as long as the loop runs.
+            replace_ended: if a call under this id has ended, create a new one in its place: its history, counters,
+                labels and reason are deleted, the epoch is the next. Of two workers that try at once, one gets it.
+                For a provider that uses a Call-ID twice.
+            resume: create or claim, whichever fits: an existing session of this state's id is claimed and continues
+                with what is kept of it; the state and the labels given are for a new one. For a worker that can't
+                know whether another one has begun the call. With `replace_ended` an ended one is replaced.
 
         Raises:
-            ConflictError: on entering: a session of this id exists already (the error has its `status`, and where
-                it has ended `ended_at` and `reason`); by id: another worker holds it.
-            FencedError: on entering: another worker has claimed it the moment it was created.
-            SessionNotFoundError, SessionEndedError: on entering by id: there is none, or it is over.
+            ConflictError: on entry: a session of this id exists (the error has its `status`, and if it has ended
+                `ended_at` and `reason`); by id: another worker holds it.
+            FencedError: on entry: another worker claimed it as it was created.
+            SessionNotFoundError, SessionEndedError: on entry by id: there is none, or it has ended.
         """
         options = HoldOptions(
             call=call,
@@ -236,9 +235,8 @@ class CallStore(SessionApi):
         call.close()` ends it, or `await call.close(error)`.
 
         Args:
-            call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, watchdog_s, replace_ended: see
-                `hold()`, as for the errors.
-            resume: likewise.
+            call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, watchdog_s, replace_ended,
+                resume: see `hold()`, also for the errors.
         """
         return await self.hold(
             call,
@@ -285,27 +283,27 @@ class CallStore(SessionApi):
         max_attempts: int | None = MAX_ATTEMPTS,
         end_on: EndOn = (),
     ) -> AsyncGenerator[CallHandle, None] | Coroutine[Any, Any, None]:
-        """Take over the calls of workers that died, one by one: `await store.recover(handler, watch=True)`.
+        """Take over the calls of dead workers, one by one: `await store.recover(handler, watch=True)`.
 
         `await handler(call)` runs in a task of its own for each, in the call's block: by the rules of `hold()` the
         call ends when the handler returns, and is released when it raises, to be tried again after a pause that
         grows. A cancellation of `recover()` cancels the handlers, which releases their calls.
 
         Without a handler, `async for call in store.recover(): …` yields calls that are held, each to be left by
-        `async with call:`. It claims the next one when the iteration asks for it, so a body that waits for the end
-        of its call keeps all others waiting, and those are reaped after their grace: start a task for each.
+        `async with call:`. The next one is claimed when the iteration gets there, so a body that waits for the end
+        of its call keeps all others waiting, and those are reaped after their grace period: start a task for each.
 
         A call that comes back, because its handler raised or its worker died, is held back for a while: from one
         second to half a minute, longer each time. Without `watch` none is yielded twice.
 
         Args:
-            handler: goes on with a call.
-            labels: only those that have all of these.
-            watch: go on for ever, waiting for more.
-            concurrency: how many handlers run at once; calls beyond that are left for other workers.
-            max_attempts: a call whose handler raises, and which was claimed so often in a row, by whatever worker,
-                each time for less than a minute, is released and ignored from then on: another worker may take it,
-                and the daemon ends it when none does. None: no limit.
+            handler: continues a call.
+            labels: only calls that have all of these.
+            watch: continue for ever, waiting for more.
+            concurrency: how many handlers run at once; calls beyond that are left to other workers.
+            max_attempts: a call whose handler raises, and which was claimed this often in a row, by any worker,
+                each time for less than a minute, is released and ignored from then on: another worker may claim
+                it, and the daemon ends it if none does. None: no limit.
             end_on: exceptions of the handler that mean the call is over, see `hold()`.
         """
         if not callable(handler):
@@ -316,10 +314,10 @@ class CallStore(SessionApi):
     # -- shutting down ----------------------------------------------------------------------------------------
 
     async def leave(self, finish_s: float = FINISH_S) -> LeaveResult:
-        """Shut down without losing a call: take no more, let those that are held end, release the rest.
+        """Shut down without losing a call: accept no more, let those that are held end, release the rest.
 
         For the shutdown hook of a framework that handles signals itself. `hold()`, `open_call()` and `recover()`
-        take no more calls from now on; what each call has queued is delivered. The store stays open.
+        accept no more calls from now on; what each call has queued is delivered. The store stays open.
 
         Args:
             finish_s: how long the calls may take, seconds. Those that are held after that are released, for other
@@ -331,10 +329,10 @@ class CallStore(SessionApi):
     def graceful(
         self, finish_s: float = FINISH_S, signals: Iterable[int] = (signal.SIGTERM, signal.SIGINT)
     ) -> Graceful:
-        """Shut down at a signal: `async with store.graceful() as leaving: await leaving.wait()`.
+        """Shut down on a signal: `async with store.graceful() as leaving: await leaving.wait()`.
 
-        At the first signal no more calls are taken; leaving the block waits for those that are held, as `leave()`
-        does. At a second signal the rest is released at once. In the main thread only, as all signal handling.
+        After the first signal no more calls are accepted; leaving the block waits for those that are held, as
+        `leave()` does. A second signal releases the rest at once. Only in the main thread, as all signal handling.
 
         Args:
             finish_s: how long the calls may take to end, seconds.
@@ -342,16 +340,16 @@ class CallStore(SessionApi):
         """
         return Graceful(self._held, finish_s, signals)
 
-    # -- a host that drains ---------------------------------------------------------------------------------
+    # -- draining -------------------------------------------------------------------------------------------
 
     @property
     def draining(self) -> bool:
-        """Whether the host drains: new sessions are refused. Known from the registration, and updated at once while
+        """Whether the host drains: new sessions are refused. Known from the registration, and kept up to date while
         calls are held or a task waits for it."""
         return self._draining
 
     async def wait_draining(self) -> None:
-        """Return once the host drains, or at once if it does.
+        """Wait until the host drains.
 
         Raises:
             StoreClosedError: the store is closed.

@@ -16,7 +16,7 @@ USAGE_STATUS = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives the exit code.
+    """Run one command. Returns the exit code.
 
     Args:
         argv: arguments without the program's name; default the process's own.

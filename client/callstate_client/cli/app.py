@@ -38,7 +38,7 @@ Command = Callable[[CallStore, argparse.Namespace, Output], Awaitable[int]]
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command; gives the exit code."""
+    """Run one command. Returns the exit code."""
     args = arguments.parse(argv)
     try:
         return asyncio.run(_run(args))

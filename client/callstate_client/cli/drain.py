@@ -39,7 +39,7 @@ async def drain(store: CallStore, args: argparse.Namespace, out: Output) -> int:
 
 
 async def _wait(store: CallStore, left: int, wait_s: float, show: Callable[[int], None]) -> int:
-    """Poll until no call is left or the time is up; gives how many are left."""
+    """Poll until no call is left or the time is up. Returns how many are left."""
     until = time.monotonic() + wait_s
     while left and (rest_s := until - time.monotonic()) > 0:
         show(left)
@@ -61,7 +61,7 @@ def _calls(count: int) -> str:
 
 @contextmanager
 def _progress(*, visible: bool) -> Iterator[Callable[[int], None]]:
-    """Shows the falling count on stderr; nothing where that is no terminal."""
+    """Shows the falling count on stderr, if that is a terminal."""
     if not (visible and sys.stderr.isatty()):
         yield lambda _left: None
         return

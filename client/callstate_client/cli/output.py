@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 from callstate_client.cli.stdio import complain
 
 PIPE_COLUMNS: Final = 10_000
-"""Width where stdout is no terminal: a table piped into grep must not be cut to 80 columns."""
+"""Width if stdout is not a terminal: a table piped into grep must not be cut to 80 columns."""
 
 # Joiners are invisible, but Persian, Hindi and emoji sequences are unreadable without them.
 _JOINERS: Final = frozenset("\u200c\u200d")
@@ -27,7 +27,7 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self._tty = sys.stdout.isatty()
-        # rich would exit by itself on a broken pipe; so it only renders, and we write
+        # rich exits the process on a broken pipe; so it only renders, and we write
         self._console = Console(highlight=False, width=None if self._tty else PIPE_COLUMNS)
 
     def text(self, *parts: RenderableType) -> None:

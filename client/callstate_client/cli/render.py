@@ -27,7 +27,7 @@ _ROLE_STYLES = {"user": "bold cyan", "agent": "bold green"}
 
 
 def masked(number: str) -> str:
-    """A phone number or address, hidden but for its last two digits."""
+    """A phone number or address, masked except for its last two digits."""
     digits = re.sub(r"\D", "", number)
     if not number:
         return ""
@@ -47,7 +47,7 @@ def duration_text(duration: timedelta) -> str:
 
 
 def sessions_table(records: list[Record], at: datetime, *, show_numbers: bool) -> Table:
-    """Sessions, a line each."""
+    """Sessions, one per line."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("ID", "STATUS", "PROVIDER", "DIRECTION", "FROM", "TO"):
         table.add_column(name, no_wrap=True)
@@ -165,7 +165,7 @@ def _status(record: Record) -> Text:
 
 
 def pairs_table(rows: Mapping[str, Text | str]) -> Table:
-    """Names in bold with their values, a line each."""
+    """Names in bold with their values, one per line."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")

@@ -1,8 +1,7 @@
 """The standard streams of `callstate`, however it was started: closed, on a full disk, or without a reader.
 
-Output that can't be written shows in the exit status, as with coreutils: one line on stderr and status 1, or, where
-the reader has hung up, no line and status 141. Output is UTF-8 whatever the locale, because JSON is and transcripts
-are.
+Output that can't be written shows in the exit status, as with coreutils: one line on stderr and status 1, or, if
+the reader has hung up, no line and status 141. Output is UTF-8 in every locale, because JSON and transcripts are.
 """
 
 from __future__ import annotations

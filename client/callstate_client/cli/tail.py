@@ -1,4 +1,4 @@
-"""`callstate tail`: prints events as they happen, a line each, until it is interrupted."""
+"""`callstate tail`: prints events as they happen, one per line, until it is interrupted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _GAPS = {
 
 
 async def tail(store: CallStore, args: argparse.Namespace, out: Output) -> int:
-    """Print events. Ends by itself only when the store is closed."""
+    """Print events until the store is closed."""
     last: Cursor | None = args.since
     try:
         async for event in store.events(*args.types, since=args.since):

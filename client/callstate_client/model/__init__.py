@@ -1,5 +1,4 @@
-"""Sessions as workers see them: SessionState and its parts, and their JSON, which Go programs read and write
-too."""
+"""Sessions as workers see them: SessionState and its parts, and their JSON, which is shared with Go programs."""
 
 from callstate_client.model.history import History
 from callstate_client.model.members import encode_members

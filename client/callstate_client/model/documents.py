@@ -1,10 +1,9 @@
-"""Documents as stores have them: everything that Go's encoding/json writes from the package's types, read as Go
-does.
+"""Documents as stores have them: everything that Go's encoding/json writes from the package's types, read as by Go.
 
-There is one reader for all who read a store: the daemon, RedisStore and SqliteStore. A document that it can't read
-is `unreadable` everywhere. Values that are passed through stay bytes: integers of any size, floats as they were
-written, nesting as deep as Go's. What clients send is validated elsewhere (engine/sessions/validation), more
-strictly.
+There is one reader for everything that reads a store: the daemon, RedisStore and SqliteStore. A document that it
+can't read is `unreadable` everywhere. Values that are passed through stay bytes: integers of any size, floats as
+they were written, nesting as deep as Go's. What clients send is validated elsewhere (engine/sessions/validation),
+more strictly.
 
 The usual document, with defined members only, is decoded in one pass. If that fails, it is read member by member:
 it may have unknown members, names in another case, or deep nesting; or it is not a document.
@@ -26,7 +25,7 @@ from callstate_client.model.times import ZERO_TIME, is_time
 
 
 class TurnDoc(Struct, gc=False):
-    """The defined members of a turn. One that is left out has Go's zero value."""
+    """The defined members of a turn. A missing one has Go's zero value."""
 
     role: str = ""
     content: str = ""
@@ -35,11 +34,11 @@ class TurnDoc(Struct, gc=False):
 
 
 class _OnlyTurn(TurnDoc, forbid_unknown_fields=True, gc=False):
-    """The usual turn, without other members."""
+    """The usual turn, which has no other members."""
 
 
 class HeadDoc(Struct):
-    """The defined members of a session, but for history, metrics and recovery data."""
+    """The defined members of a session, except history, metrics and recovery data."""
 
     id: str = ""
     created_at: str = ZERO_TIME
@@ -107,12 +106,12 @@ _raw_members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 def shadowed(names: Iterable[str], known: frozenset[str]) -> str | None:
-    """The first of these names that Go takes for a defined one though it is spelled differently, or None."""
+    """The first of these names that Go takes for a defined one although it is spelled differently, or None."""
     return next((name for name in names if name not in known and fold(name) in known), None)
 
 
 def refuse_shadows(names: Iterable[str], known: frozenset[str], path: str) -> None:
-    """Check that Go, which matches names without case, takes none of these members for a defined one.
+    """Check that Go, which matches names regardless of case, takes none of these members for a defined one.
 
     Raises:
         InvalidParamsError: it would.
@@ -187,7 +186,7 @@ def _unusual(document: bytes) -> Parts:
 
 
 def _members(text: bytes, known: frozenset[str], place: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """The members that Go takes for defined ones, of each the last, and the others, which are checked."""
+    """The members that Go takes for defined ones (the last one counts), and the others, which are checked."""
     if text[:1] != b"{":
         text = text.lstrip()
     if text[:1] != b"{":
@@ -259,8 +258,7 @@ def _unusual_history(array: bytes, inside: bytes) -> tuple[bytes, int]:
 
 
 def _read_turn(part: bytes, place: str) -> bytes:
-    """Check a turn; gives its bytes, or, where Go takes other names for defined ones, a turn with the defined
-    names."""
+    """Check a turn. Returns its bytes, with the defined names where Go would take others for them."""
     members: dict[str, bytes] | None = None
     extra: dict[str, bytes] = {}
     try:

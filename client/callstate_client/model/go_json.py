@@ -1,4 +1,4 @@
-"""How Go's encoding/json reads a JSON text, where that differs from msgspec.
+"""How Go's encoding/json reads JSON text, where that differs from msgspec.
 
 Go matches the names of members without case and takes the last (`fields.byFoldedName` in encoding/json/decode.go,
 `foldRune` in fold.go), has int64 where its types say so, and gives up beyond 10,000 levels (`maxNestingDepth` in
@@ -22,7 +22,7 @@ Int64 = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
 """Go's int64 and int: the type of each number in the package's types."""
 
 GO_DEPTH: Final = 10_000
-"""Deepest nesting that Go's encoding/json reads; the document itself is the first level."""
+"""Deepest nesting that Go's encoding/json reads, the document itself being the first level."""
 
 _decode = msgspec.json.decode
 _decode_members = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -38,8 +38,8 @@ _ESCAPED: Final = re.compile("[\udc80-\udcff]")
 
 @lru_cache(maxsize=1024)
 def fold(name: str) -> str:
-    """A form that is equal for names that Go takes for the same. Apart from the case of letters, only the long s
-    and the Kelvin sign are folded into ASCII; `str.lower` folds the latter."""
+    """A form that is equal for names that Go considers the same. Besides the case of letters, only the long s and
+    the Kelvin sign are folded into ASCII; `str.lower` folds the latter."""
     return name.replace("\u017f", "s").lower()
 
 
@@ -88,8 +88,7 @@ def decode(text: bytes) -> Any:
 
     Raises:
         ValueError: it is not JSON, not UTF-8, has a lone surrogate or a number out of range, or is nested deeper
-        than
-            GO_DEPTH.
+            than GO_DEPTH.
     """
     nesting = _Nesting()
     wants = "value"
@@ -114,7 +113,7 @@ def decode_any(text: bytes) -> Any:
 
 
 def _tokens(text: bytes) -> Iterator[bytes]:
-    text.decode()  # bad UTF-8 is a ValueError too
+    text.decode()  # invalid UTF-8 is a ValueError too
     text = text.rstrip(_SPACE)
     at = 0
     while at < len(text):

@@ -1,4 +1,4 @@
-"""The turns of one call: a list that decodes each turn only when it is looked at."""
+"""The turns of one call: a list that decodes each turn only when it is accessed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from callstate_client.model.turn import Check, Joined, Turn, decode_turn
 __all__ = ["History", "Piece"]
 
 LAST_TURN_BYTES: Final = 4096
-"""How far from the end of a history the beginning of its last turn is searched for; most turns have some 200
-bytes."""
+"""How far from the end of a history the start of its last turn is searched, bytes; most turns have about 200."""
 
 Piece = bytes | memoryview | msgspec.Raw
 """A piece of JSON, to be joined with others."""
@@ -34,13 +33,13 @@ def _elements(array: bytes | msgspec.Raw) -> Iterable[msgspec.Raw]:
 class History(MutableSequence[Turn]):
     """The turns of one call, oldest first; compares equal to any sequence of equal turns.
 
-    The turns of a document stay bytes until they are looked at: first as one array, from whose end the last turn
-    can be split off, and after which turns can be appended; once any other turn is looked at, as one piece of bytes
-    per turn. So to load a session, read the last of its 200 turns, append one and save decodes and encodes two
+    The turns of a document stay bytes until they are accessed: first as one array, from whose end the last turn can
+    be split off, and to which turns can be appended; once any other turn is accessed, as one piece of bytes per
+    turn. So loading a session, reading the last of its 200 turns, appending one and saving decodes and encodes two
     turns and copies the others.
 
-    Turns that were appended or looked at are encoded once: the JSON of each and of all of them joined is cached,
-    and the next save encodes what has changed since.
+    Turns that were appended or accessed are encoded once: the JSON of each and of all of them joined is cached, and
+    the next save encodes what has changed since.
     """
 
     __slots__ = ("_array", "_end", "_items", "_joined")
@@ -60,7 +59,7 @@ class History(MutableSequence[Turn]):
 
     @classmethod
     def of_json(cls, array: msgspec.Raw) -> History:
-        """A history from JSON: an array or null. Its turns are checked when they are looked at.
+        """A history from JSON: an array or null. Its turns are checked when they are accessed.
 
         Raises:
             DocumentError: it is neither.
@@ -77,7 +76,7 @@ class History(MutableSequence[Turn]):
 
     @classmethod
     def of_objects(cls, array: msgspec.Raw) -> History:
-        """The same for an array that is known to begin with `[{`."""
+        """As `of_json`, for an array that is known to begin with `[{`."""
         history = cls.__new__(cls)
         history._array = array
         history._end = len(array) - 1
@@ -89,7 +88,7 @@ class History(MutableSequence[Turn]):
         """The JSON of the history, in as few pieces as possible, to be joined.
 
         Args:
-            check: applied to each turn's `extra` before it is encoded, unless it was before.
+            check: applied to each turn's `extra` before that is encoded, unless it was before.
 
         Raises:
             DocumentError: a turn has a value that can't be written as JSON, or `check` refuses it.
@@ -115,7 +114,7 @@ class History(MutableSequence[Turn]):
         return text
 
     def _all(self) -> list[Turn | msgspec.Raw]:
-        """All turns, from now on each by itself."""
+        """All turns, separate from now on."""
         if self._array is not None:
             untouched = self._end == len(self._array) - 1
             whole = self._array if untouched else b"".join((memoryview(self._array)[: self._end], b"]"))
@@ -130,14 +129,14 @@ class History(MutableSequence[Turn]):
         item = self._items[index]
         if not isinstance(item, Turn):
             item = self._items[index] = decode_turn(item)
-            self._joined = None  # it was not encoded into it, so its changes would not make it stale
+            self._joined = None  # the turn was not encoded into the cache, so its changes would not make that stale
         return item
 
     def _take_last(self) -> Turn | None:
-        """Split the last turn off the array; None where that takes looking at all of them.
+        """Split the last turn off the array; None if that takes decoding all of them.
 
-        The beginning of the turn is guessed from `},{"`. The guess was right if a turn can be decoded from there to
-        the end. Inside a string, the quote would be the closing one; from there on strings and what is between them
+        The start of the turn is guessed from `},{"`. The guess was right if a turn can be decoded from there to the
+        end. Inside a string, the quote would be the closing one; from there on strings and what is between them
         would be swapped, and the last string would not end. In a nested array, more brackets would be closed than
         opened.
         """
@@ -172,7 +171,7 @@ class History(MutableSequence[Turn]):
             last = None if self._items else self._take_last()
             if last is not None:
                 return last
-        if not -len(self._items) <= index < 0:  # not one of those appended
+        if not -len(self._items) <= index < 0:  # not an appended turn
             self._all()
         return self._turn(index)
 

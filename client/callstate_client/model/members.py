@@ -1,4 +1,4 @@
-"""Members of a session, its metrics or a turn: their JSON, and names that Go would take for defined ones."""
+"""Members of a session, its metrics or a turn: their JSON, and names that Go would mistake for defined ones."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def encode_members(members: Any) -> bytes:
         except RecursionError:
             return go_json.encode(members)
         except UnicodeEncodeError:
-            # as builtins, in which the text of structs can be cleaned; Raw is kept
+            # as builtins, so that text in structs can be cleaned; Raw is kept
             return _encode(cleaned(msgspec.to_builtins(members, builtin_types=(bytes, msgspec.Raw))))
     except (TypeError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise DocumentError(f"the state can't be written as JSON: {error}") from error
 
 
 def check_shadows(extra: Iterable[str], known: frozenset[str], holder: str) -> None:
-    """Check that Go, which matches names without case, takes no extra member for a defined one.
+    """Check that Go, which matches names regardless of case, mistakes no extra member for a defined one.
 
     Args:
         extra: the names of the extra members.

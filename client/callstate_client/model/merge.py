@@ -1,4 +1,4 @@
-"""JSON Merge Patch (RFC 7396). Shared by client and daemon, which must apply a patch alike."""
+"""JSON Merge Patch (RFC 7396), shared by client and daemon, so that both apply a patch in the same way."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def merge_patch(target: Any, patch: Any) -> Any:
 
 
 def compose_patches(first: dict[str, Any], then: dict[str, Any]) -> dict[str, Any] | None:
-    """One patch with the effect of two in succession; None where there is none.
+    """One patch with the effect of two in succession; None if there is none.
 
-    A patch can't replace a member by an object, since an object in a patch is a patch of the member.
+    A patch can't replace a member by an object, since an object in a patch patches the member.
     """
     both = dict(first)
     for name, value in then.items():

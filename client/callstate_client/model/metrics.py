@@ -1,7 +1,7 @@
-"""A call's counters: the members that are defined, once, and the types built on them.
+"""A call's counters: the defined members, listed once, and the types built on them.
 
-`Counters` is what a document's `metrics` decode into; `StrictCounters` refuses members that it does not name, so a
-single pass tells whether a document has any. `SessionMetrics` is what workers see: the same with `extra`.
+`Counters` is what a document's `metrics` decode into; `StrictCounters` refuses other members, so one pass shows
+whether a document has any. `SessionMetrics` is what workers see: the same with `extra`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from callstate_client.model.go_json import Int64
 
 
 class Counters(msgspec.Struct):
-    """The defined members of metrics, in the Go package's order. One that a document leaves out is zero."""
+    """The defined members of metrics, in the Go package's order. A missing one is zero."""
 
     turn_count: Int64 = 0
     interruption_count: Int64 = 0
@@ -25,14 +25,14 @@ class Counters(msgspec.Struct):
 
 
 class StrictCounters(Counters, forbid_unknown_fields=True):
-    """The same, without any other member."""
+    """The same, without any other members."""
 
 
 class SessionMetrics(Counters, omit_defaults=True, kw_only=True):
     """What was counted in one call.
 
     Args:
-        turn_count: turns added so far; raised by each turn, kept when the history is trimmed.
+        turn_count: turns added so far; not lowered when the history is trimmed.
         interruption_count: how often the caller spoke over the agent.
         user_speech_duration_ms: speech of `user` turns, milliseconds.
         agent_speech_duration_ms: speech of `agent` turns, milliseconds.
@@ -62,7 +62,7 @@ def metrics_of(found: Counters | None, extra: dict[str, Any] | None = None) -> S
     """The metrics of a decoded document.
 
     Args:
-        found: the counters; None where the document has none.
+        found: the counters; None if the document has none.
         extra: the other members.
     """
     if found is None:

@@ -1,7 +1,7 @@
 """SessionState: one call's state as a worker holds it, and its JSON.
 
 Field names, JSON names and named values are those of the Go package `storage`. Members that callstate does not
-define are kept in `extra` and written back inline. Decoding is lazy: turns stay bytes until they are looked at.
+define are kept in `extra` and written back inline. Decoding is lazy: turns stay bytes until they are accessed.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class SessionState:
         from_: the calling party; `from` in JSON.
         to: the called party.
         status: see `Status`.
-        call_id: the provider's id of the call; left out of the JSON when empty.
+        call_id: the provider's id of the call; omitted from the JSON if empty.
         history: the turns so far.
-        metrics: what was counted so far.
-        recovery_data: what it takes to resume the call, any JSON value; left out when empty.
+        metrics: the counters.
+        recovery_data: the data to resume the call with, any JSON value; omitted if empty.
         created_at, updated_at: with a timezone; default now.
         extra: members that callstate does not define, written back inline.
 
@@ -103,7 +103,7 @@ class SessionState:
 
     @property
     def history(self) -> History:
-        """The turns, oldest first: a list of `Turn`, each decoded when it is looked at."""
+        """The turns, oldest first: a list of `Turn`, each decoded when it is accessed."""
         return self._history
 
     @history.setter
@@ -153,7 +153,7 @@ class SessionState:
         self._updated_at = text
 
     def take_over(self, other: SessionState, *, history: bool = True) -> None:
-        """Take over the values of another state, to which there must be no other reference; `history`: also its
+        """Take over the values of another state, which must not be referenced elsewhere; `history`: also its
         turns."""
         for name in self.__slots__:
             if history or name not in ("_history", "history_from"):
@@ -185,9 +185,9 @@ class SessionState:
             raise DocumentError(f"recovery_data is no {as_type.__name__}: {error}") from error
 
     def duration(self, at: datetime | None = None) -> timedelta:
-        """How long the call lasted (once ended) or has lasted so far, at the present time or at `at`.
+        """How long the call lasted, if it has ended, or has lasted by now or by `at`.
 
-        Never negative, whatever the clocks of the writers were; zero where the document does not say when it began.
+        Never negative, however wrong the writers' clocks; zero if the document does not say when the call began.
         """
         began = self.created_at
         if began <= _ZERO:
@@ -196,7 +196,7 @@ class SessionState:
         return max(until - began, timedelta(0))
 
     def copy(self) -> SessionState:
-        """A deep copy, which shares nothing with this state."""
+        """A deep copy."""
         return _restored(self.to_json(), self.history_from)
 
     def to_json(self) -> bytes:
@@ -211,7 +211,7 @@ class SessionState:
         """The document in pieces, to be joined, so that the long history, mostly cached, is copied only once.
 
         Args:
-            check: applied to each turn's `extra` before it is encoded, unless it was before.
+            check: applied to each turn's `extra` before that is encoded, unless it was before.
 
         Raises:
             DocumentError: a value can't be written as JSON, or `check` refuses a turn.
@@ -267,9 +267,9 @@ class SessionState:
 
     @classmethod
     def from_json(cls, document: bytes | str | msgspec.Raw) -> SessionState:
-        """Decode a document of callstate or of Go, matching names without case as Go does.
+        """Decode a document of callstate or of Go, matching names regardless of case, as Go does.
 
-        In a usual document, turns are checked only when they are looked at.
+        In a usual document, turns are checked only when they are accessed.
 
         Raises:
             DocumentError: it is not a session document.
@@ -281,7 +281,7 @@ class SessionState:
 
     @classmethod
     def of_parts(cls, parts: documents.Parts) -> SessionState:
-        """The state of a document that was read into its parts."""
+        """The state from the parts of a document."""
         head = parts.head
         state = cls.__new__(cls)
         state.id = head.id
@@ -337,7 +337,7 @@ def of_plain(document: documents.PlainDocument, history: History | None = None) 
 
     Args:
         document: decoded in one pass.
-        history: where it is decoded already.
+        history: if it has been decoded already.
 
     Raises:
         DocumentError: its history is neither an array nor null.

@@ -13,13 +13,13 @@ from time import time_ns
 from typing import Any, Final, overload
 
 ZERO_TIME: Final = "0001-01-01T00:00:00Z"
-"""Go's zero time.Time: what a field nobody set looks like."""
+"""Go's zero time.Time: the value of a field that was not set."""
 
 YEAR_0: Final = "0000-"
-"""Go's calendar has it, datetimes don't: taken from a store, not from clients."""
+"""Go's calendar has it, datetimes don't. Accepted from a store, but not from clients."""
 
 MIN_US: Final = -62_135_596_800_000_000
-"""0001-01-01T00:00:00Z in microseconds since 1970: the earliest moment a datetime can express."""
+"""0001-01-01T00:00:00Z in microseconds since 1970: the earliest time of a datetime."""
 
 MAX_US: Final = 253_402_300_799_999_999
 """9999-12-31T23:59:59.999999Z, the latest."""
@@ -27,7 +27,7 @@ MAX_US: Final = 253_402_300_799_999_999
 _FIRST: Final = datetime(1, 1, 1, tzinfo=UTC)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-# Go's time.Time.UnmarshalJSON takes just this, so just this may be written where Go reads (RFC 3339, 5.6).
+# Go's time.Time.UnmarshalJSON accepts only this, so only this may be written where Go reads (RFC 3339, 5.6).
 _STRICT = re.compile(
     r"\d{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d{1,9})?"
     r"(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)"
@@ -62,22 +62,22 @@ def format_time(at: datetime) -> str:
     """RFC 3339 in UTC with `Z`.
 
     Raises:
-        ValueError: the datetime has no timezone, so nobody can say which moment it means.
+        ValueError: the datetime has no timezone, so which moment it means is unknown.
     """
     if at.tzinfo is None:
         raise ValueError("a datetime without a timezone names no moment; give it one, such as datetime.now(UTC)")
     try:
         if at.tzinfo is not UTC:
             at = at.astimezone(UTC)
-    except OverflowError:  # year 1 or 9999, an offset over the edge
+    except OverflowError:  # in year 1 or 9999, with an offset that leads out of it
         return at.isoformat()
     return at.isoformat().removesuffix("+00:00") + "Z"
 
 
 def parse_time(text: str) -> datetime:
-    """The datetime of RFC 3339 text; what is finer than a microsecond is cut off.
+    """The datetime of RFC 3339 text, truncated to microseconds.
 
-    Go knows a year 0, a datetime does not: all of it counts as the first moment of year 1.
+    Go has a year 0, a datetime does not: all of it becomes the first moment of year 1.
 
     Raises:
         ValueError: not RFC 3339 as Go reads it.
@@ -85,7 +85,7 @@ def parse_time(text: str) -> datetime:
     if _STRICT.fullmatch(text) is None:
         raise ValueError(f"not an RFC 3339 time: {text!r}")
     if text.startswith(YEAR_0):
-        datetime.fromisoformat("0004" + text[4:])  # a leap year too: says whether there is such a day
+        datetime.fromisoformat("0004" + text[4:])  # a leap year too: raises if there is no such day
         return _FIRST
     return datetime.fromisoformat(text)
 
@@ -103,7 +103,7 @@ def parse_us(text: str) -> int:
     return max(MIN_US, min(at_us, MAX_US))
 
 
-@lru_cache(maxsize=4096)  # a save comes with the times of the load before it
+@lru_cache(maxsize=4096)  # a save has the times of the load before it
 def is_time(text: str) -> bool:
     """Whether this is RFC 3339 as Go reads it."""
     try:
@@ -114,10 +114,10 @@ def is_time(text: str) -> bool:
 
 
 class Instant:
-    """Descriptor of a point in time that is kept as its text and parsed when read.
+    """Descriptor of a point in time that is stored as text and parsed when read.
 
-    A datetime holds microseconds and Go writes nanoseconds: what nobody assigns goes back as it came.
-    The text lives in the slot named like the field with an underscore before it.
+    A datetime has microseconds and Go writes nanoseconds: what is not assigned is written back unchanged.
+    The text is in the slot named like the field with an underscore before it.
     """
 
     def __set_name__(self, owner: type, name: str) -> None:

@@ -1,4 +1,4 @@
-"""One thing said, and its JSON, which is kept for as long as nothing of the turn can have changed."""
+"""One turn of a conversation, and its JSON, which is cached as long as the turn can't have changed."""
 
 from __future__ import annotations
 
@@ -31,20 +31,19 @@ def _moment(timestamp: object) -> datetime:
 
 
 class Joined:
-    """The cached JSON of a history's first turns, joined by commas, and whether it is still valid.
+    """The cached JSON of a history's first turns, joined by commas, and whether it is valid.
 
-    A turn that changes marks the cache that it was written into last, and only that one, as stale. A mark is never
-    taken back; a stale cache is replaced by a new one. So no change is lost if one thread saves a history while
-    another changes it.
+    A turn that changes marks the cache that it was last written into as stale. A mark is never removed; a stale
+    cache is replaced by a new one. So no change is lost if one thread saves a history while another changes it.
     """
 
     __slots__ = ("done", "lent", "once", "stale")
 
     def __init__(self) -> None:
         self.done: tuple[bytes, int] = b"", 0
-        """The JSON and the number of its turns, in one value, so that they always belong together."""
+        """The JSON and the number of its turns, in one value, so that they always match."""
         self.lent: list[Turn] = []
-        """Turns whose `extra` is empty but was handed out: the caller may add members to it unnoticed."""
+        """Turns whose `extra` is empty but was returned to a caller, who may add members to it unnoticed."""
         self.once = False
         """Valid only once: a turn in it may change unnoticed, or was not checked."""
         self.stale = False
@@ -52,7 +51,7 @@ class Joined:
 
     @property
     def holds(self) -> bool:
-        """Whether it still is the JSON of the turns."""
+        """Whether it is still the JSON of the turns."""
         return not (self.stale or self.once or any(turn.has_extra for turn in self.lent))
 
 
@@ -97,7 +96,7 @@ class Turn:
 
     _timestamp: str
     _json: bytes | None
-    """Its JSON, unless it has changed since."""
+    """Its JSON, if it has not changed since."""
     _lent: bool
     """Whether others may have a reference to `extra` or to a value in it, and so change it unnoticed."""
     _told: Joined | None
@@ -142,17 +141,17 @@ class Turn:
 
     @property
     def has_extra(self) -> bool:
-        """Whether `extra` has members; unlike reading `extra`, this does not hand it out."""
+        """Whether `extra` has members; unlike reading `extra`, this does not hand out a reference."""
         return bool(self._extra)
 
     def become(self, other: Turn) -> None:
-        """Take over the values of another turn, to which there must be no other reference."""
+        """Take over the values of another turn, which must not be referenced elsewhere."""
         self._role, self._content, self._timestamp = other._role, other._content, other._timestamp
         self._duration_ms, self._extra, self._lent = other._duration_ms, other._extra, other._lent
         self.changed()
 
     def own_extra(self) -> None:
-        """Note that nobody else refers to `extra`, provided its values can't be changed in place."""
+        """Note that `extra` is not referenced elsewhere, if its values can't be changed in place."""
         self._lent = not (self._extra and _PLAIN.issuperset(map(type, self._extra.values())))
 
     def changed(self) -> None:

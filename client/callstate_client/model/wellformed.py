@@ -25,7 +25,7 @@ def well_formed(text: str) -> str:
 
 
 def as_text(value: object, name: str) -> str:
-    """A text as a plain str, also if it is of a subclass, such as an enum's or numpy's.
+    """A text as a plain str, even if it is of a subclass, such as an enum's or numpy's.
 
     Raises:
         DocumentError: it is not a str.

@@ -1,4 +1,4 @@
-"""The named values of statuses, directions and roles. None is a closed set: any string up to 64 bytes is taken."""
+"""The named values of statuses, directions and roles. Any other string up to 64 bytes is accepted too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class _Words(EnumMeta):
 
 
 class Status(StrEnum, metaclass=_Words):
-    """The named statuses. Only `ended` is not active."""
+    """The named statuses. All but `ended` are active."""
 
     PENDING = "pending"
     ACTIVE = "active"

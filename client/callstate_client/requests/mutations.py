@@ -64,7 +64,7 @@ def amend_turn(
 
 
 def check_amendable(index: int | None, role: str | None, features: Collection[str]) -> None:
-    """See that a daemon with these features can amend the turn that is meant.
+    """Check that a daemon with these features can amend this turn.
 
     Raises:
         MethodNotFoundError: it only amends the last turn.

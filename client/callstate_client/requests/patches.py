@@ -2,7 +2,7 @@
 state.
 
 `update()` takes changes by the names of SessionState. Those of the document become a patch, which the daemon
-applies; labels and timeouts are kept beside the document and are sent otherwise.
+applies; labels and timeouts are not part of the document and are sent differently.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class UnknownMemberError(InvalidParamsError, TypeError):
 
 
 def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
-    """Split changes into the patch of the document and what is kept beside it.
+    """Split changes into the patch of the document and those that are not part of it.
 
     Raises:
         UnknownMemberError: there is no member of that name.
@@ -117,8 +117,8 @@ def check_patch(patch: Mapping[str, Any], path: str) -> None:
     """Check a document's patch.
 
     Raises:
-        InvalidParamsError: it has a member that Go would take for a defined one, or recovery data that is no
-        object.
+        InvalidParamsError: it has a member that Go would take for a defined one, or recovery data that is not an
+            object.
     """
     documents.refuse_shadows(patch, documents.SESSION_NAMES, path)
     if isinstance(patch.get("metrics"), Mapping):
@@ -171,13 +171,13 @@ def replace_head(state: SessionState, members: dict[str, Any]) -> None:
     """Replace a state's members in place; its history stays the same object.
 
     Raises:
-        DocumentError: they are not those of a session.
+        DocumentError: they are not the members of a session.
     """
     state.take_over(SessionState.from_json(encode_members(members)), history=False)
 
 
 def find_turn(state: SessionState, index: int | None, role: str | None) -> int:
-    """The index, from 0, of the turn that is to be amended.
+    """The index, from 0, of the turn to amend.
 
     Args:
         state: the session, with its whole history.
@@ -208,7 +208,7 @@ def find_last_turn(state: SessionState, role: str | None) -> Turn:
     Raises:
         ConflictError: there is no such turn.
     """
-    # not by `find_turn`, which counts the turns: slow for a long history that was loaded
+    # not by `find_turn`, which counts the turns: slow for a long history that is not decoded yet
     if role is not None:
         return state.history[find_turn(state, None, role)]
     if not state.history:

@@ -23,7 +23,7 @@ def load(session_id: str, history: str | int) -> PreparedRequest[SessionState]:
 
 
 def get(session_id: str, history: str | int) -> PreparedRequest[Record]:
-    """One session's state, with what is known beside the document."""
+    """One session's state, with what is known besides the document."""
     return PreparedRequest("session.load", _load_params(session_id, history), replies.record)
 
 
@@ -78,10 +78,10 @@ def listing_features(state: str | None, scope: str) -> frozenset[str]:
 
 
 def check_listable(features: Collection[str], needed: frozenset[str]) -> None:
-    """See that a daemon with these features can list what is wanted.
+    """Check that a daemon with these features can list what is wanted.
 
     Raises:
-        MethodNotFoundError: it does not.
+        MethodNotFoundError: it can't.
     """
     if not needed <= frozenset(features):
         raise MethodNotFoundError("this daemon, of an earlier version, lists no sessions by state or of every host")

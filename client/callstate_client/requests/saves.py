@@ -26,7 +26,7 @@ def save(
     max_duration_s: float | None,
     op: str,
 ) -> PreparedRequest[protocol.SaveResult]:
-    """Keep a state, whole. Decoding the reply sets its `updated_at`."""
+    """Save a state, whole. Decoding the reply sets its `updated_at`."""
     beside = beside_state(labels, heartbeat_timeout_s, max_duration_s, op)
     return save_document(state, document(state), beside, if_version, None)
 
@@ -44,7 +44,7 @@ def document(state: SessionState) -> Sequence[Piece]:
 def beside_state(
     labels: Mapping[str, str] | None, heartbeat_timeout_s: float | None, max_duration_s: float | None, op: str
 ) -> dict[str, Any]:
-    """The params of a save besides the state."""
+    """The params of a save other than the state."""
     beside: dict[str, Any] = {}
     if labels is not None:
         beside["labels"] = dict(labels)
@@ -63,7 +63,7 @@ def save_document(
     if_version: int | None,
     epoch: int | None,
 ) -> PreparedRequest[protocol.SaveResult]:
-    """Keep a state as it was when `document` was made of it. Decoding the reply sets its `updated_at`."""
+    """Save a state as it was when `document` encoded it. Decoding the reply sets its `updated_at`."""
     given = {"if_version": if_version, "epoch": epoch}
     members = {name: value for name, value in given.items() if value is not None} | dict(beside)
     params = protocol.Written((b'{"session":', *pieces, b",", protocol.encode_params(members)[1:]))
@@ -77,14 +77,14 @@ def save_document(
 
 
 REWRITES: Final = 10
-"""How often a head is rewritten when another change has come first, before the conflict is raised."""
+"""How often a head is rewritten if another change came first, before the conflict is raised."""
 
 
 def rewrite_head(
     record: Record, if_version: int | None, patch: dict[str, Any], beside: Beside, epoch: int | None, op: str
 ) -> PreparedRequest[int]:
-    """Patch a session's head together with what is kept beside the document, which only a save can change: the head
-    as it was read, patched, without its history, and on condition that nothing has changed since."""
+    """Patch a session's head together with labels and timeouts, which only a save can change: the head as it was
+    read, patched, without its history, and on condition that nothing has changed since."""
     members = merge_patch(record.state.to_members(with_history=False), patch)
     params = protocol.SaveParams(
         session=msgspec.Raw(encode_members(members)),

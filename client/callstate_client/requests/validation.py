@@ -1,8 +1,8 @@
 """Checks of what is to be sent, before anything is sent or changed locally.
 
 The daemon checks everything again. The client checks what must fail at the caller and not later: ids, since one bad
-id would fail all heartbeats of its message; queued changes, which nobody may be waiting for; and values that JSON
-would change without an error.
+id would fail all heartbeats of its message; queued changes, which may not be awaited; and values that JSON would
+change without an error.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def check_worker_id(worker_id: object) -> None:
 def check_free(value: Any, place: str) -> None:
     """Check a value that is passed through: JSON and the daemon must keep it as it is.
 
-    msgspec Structs and dataclasses are accepted, since their author reads them with the same type again. Tuples
-    come back as lists.
+    msgspec Structs and dataclasses are accepted, since they are read with the same type again. Tuples come back as
+    lists.
 
     Args:
         value: the value to send.
@@ -147,7 +147,7 @@ def is_struct(value: object) -> bool:
 
 
 def struct_members(value: Any) -> dict[str, Any]:
-    """The JSON members of such a value, including those that its type omits as defaults."""
+    """The JSON members of a Struct or dataclass, including those that its type omits as defaults."""
     members: dict[str, Any] = dict(msgspec.to_builtins(value))
     if isinstance(value, msgspec.Struct):
         for name, encoded in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True):
@@ -216,7 +216,7 @@ def check_detail(detail: bytes) -> None:
 
 
 def check_turn(turn: Turn) -> None:
-    """Check a turn before it is sent; for the usual one there is nothing to do."""
+    """Check a turn before it is sent. The usual turn needs no check."""
     if len(turn.role) > SURELY_A_WORD:
         check_word(turn.role, "$.params.turn.role")
     if turn.has_extra:
@@ -238,7 +238,7 @@ def check_state(state: SessionState) -> None:
     """Check a state before it is saved; its turns are checked when they are encoded.
 
     Raises:
-        DocumentError: it was loaded in part, or has a value that can't be kept.
+        DocumentError: it was loaded in part, or has a value that can't be saved.
     """
     if state.history_from:
         raise DocumentError(

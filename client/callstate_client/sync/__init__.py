@@ -35,7 +35,7 @@ __all__ = ["HeldCall", "Hold", "Store", "connect"]
 CLAIM_CHANGES: Final = frozenset(
     ("session.claim", "session.claim_next", "session.release", "session.end", "session.delete")
 )
-"""SessionApi after which this process holds a session, or no longer does."""
+"""Verbs after which this process holds a session, or no longer does."""
 
 ResultT = TypeVar("ResultT")
 
@@ -43,13 +43,13 @@ ResultT = TypeVar("ResultT")
 class Store(SessionApi):
     """Keeps the state of live calls in the daemon on this host. Made by `connect()`.
 
-    Safe to use from many threads: each request has a connection to itself, an idle one or a new one, so there are
-    as many connections as threads that send at once. A forked child connects anew.
+    Safe to use from many threads: each request has a connection of its own, idle or new, so there are as many
+    connections as threads that send at the same time. A forked child connects again.
 
     The methods are those of the asyncio front's `CallStore`, and raise the same errors. Outside of `hold()` the
     caller sends the heartbeats, well within the session's `heartbeat_timeout_s`. `timeout_s` is how long one method
     may take, reconnecting included, seconds; None for the store's own. Mutations carry an `op`, so one that is sent
-    twice happens once. `epoch` left out is that of the claim by which this process holds the session, if it does.
+    twice takes effect once. `epoch` defaults to that of the claim by which this process holds the session, if any.
 
     Args:
         socket, wait_s, timeout_s, worker_id: see `connect()`.
@@ -108,7 +108,7 @@ class Store(SessionApi):
         if request.method in CLAIM_CHANGES:
             if isinstance(result, Record):
                 epochs[result.state.id] = result.epoch
-            else:  # a `claim_next` that found nothing names no session
+            else:  # a `claim_next` that found nothing has no session id
                 epochs.pop(getattr(request.params, "session_id", ""), None)
         return result
 
@@ -131,26 +131,26 @@ class Store(SessionApi):
         group, ends it with the exception's `reason`, or its name in snake case; any other releases it, for another
         worker to claim. The exception propagates in each case.
 
-        Heartbeats are sent by one thread for all calls that the store holds, for as long as the block lasts, also
-        while it hangs. The call is held as this store's worker, under a random id where `connect()` was given none.
-        An entry that gets no answer may have created or claimed the session, which is suspected when no heartbeat
+        Heartbeats are sent by one thread for all calls that the store holds, for as long as the block lasts, even
+        while it hangs. The call is held as this store's worker, under a random id if `connect()` was given none. An
+        entry that gets no answer may have created or claimed the session, which is suspected when no heartbeat
         follows; entering the same Hold again takes over what was created.
 
         Args:
-            call: a state, which is created, or the id of a session that is there, which is claimed.
+            call: a state, which is created, or the id of an existing session, which is claimed.
             labels: up to 16 short strings to select calls by; for a new session.
             heartbeat_timeout_s: silence after which the call is suspected, seconds.
             max_duration_s: how long the call may last, seconds.
             beat: `"auto"`: heartbeats are sent by the thread; `"manual"`: by the caller, with `call.beat()`.
             end_on: exceptions that mean the call is over: one class, or several.
-            steal: claim it even from a worker that is alive.
-            replace_ended: where a call under this id has ended, start it anew in its place.
-            resume: where a session of this state's id is there already, claim it.
+            steal: claim it even from a live worker.
+            replace_ended: if a call under this id has ended, start a new one in its place.
+            resume: if a session of this state's id exists, claim it.
 
         Raises:
-            ConflictError: on entering: a session of this id is there already; by id: another worker holds it, or
-                this store does.
-            SessionNotFoundError, SessionEndedError: on entering by id: there is no such session, or it has ended.
+            ConflictError: on entry: a session of this id exists; by id: another worker holds it, or this store
+                does.
+            SessionNotFoundError, SessionEndedError: on entry by id: there is no such session, or it has ended.
         """
         options = HoldOptions(
             call=call,
@@ -179,16 +179,16 @@ def connect(
         socket: the daemon's; default `CALLSTATE_SOCKET`, else the first that exists of
             `$XDG_RUNTIME_DIR/callstate.sock`, `/run/callstate/callstate.sock` and
             `/tmp/callstate-<uid>/callstate.sock`.
-        wait_s: how long to wait for a daemon that is not there yet, seconds; 0 tries once.
+        wait_s: how long to wait for a daemon that does not listen yet, seconds; 0 tries once.
         timeout_s: how long each call waits for its reply, seconds.
         worker_id: be this worker, which owns the calls that it creates and claims; 1 to 64 bytes of printable ASCII
-            without spaces. Its process is watched: when it dies, its calls are there to be recovered at once. None:
-            no worker, as an operator's tool or a simple script.
+            without spaces. Its process is watched: when it dies, its calls can be recovered at once. None: no
+            worker, like an operator's tool or a simple script.
 
     Raises:
-        NoDaemonError: none was found; the text lists each path tried and why not.
-        InvalidParamsError: this is no worker id, or none that the daemon takes. At once, as the next.
-        ConflictError: another process is known under this worker id, and lives.
+        NoDaemonError: none was found; the text lists each path tried and why it could not be used.
+        InvalidParamsError: this is not a worker id, or not one that the daemon accepts. At once, as the next two.
+        ConflictError: another live process is registered under this worker id.
         UnsupportedProtocolError: the daemon speaks another version of the protocol.
     """
     return Store(socket, wait_s, timeout_s, worker_id)

@@ -1,12 +1,12 @@
-"""A call while a block of a program without asyncio holds it.
+"""A call that is held by a block of a program without asyncio.
 
 Unlike the asyncio front's `CallHandle` it has no outbox: each method sends its request in the epoch of the call,
-waits for the acknowledgement and only then changes the local state, which so never runs ahead of the daemon.
-Sent again over a new connection after one was lost, each mutation still happens once, by its `op`.
+waits for the acknowledgement and only then changes the local state, which therefore never runs ahead of the daemon.
+Repeated after a lost connection, each mutation still takes effect once, by its `op`.
 
-A call is *lost* when a heartbeat or a request learns that it has been claimed by another worker, has ended or is
-missing. A forked child does not hold the calls of its parent: they are lost there, and leaving their blocks does
-nothing.
+A call is *lost* when the answer to a heartbeat or a request says that another worker has claimed it, that it has
+ended or is missing. A forked child does not hold the calls of its parent: they are lost there, and leaving their
+blocks does nothing.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ ResultT = TypeVar("ResultT")
 
 
 class HeldCall(Uncopied):
-    """A call that is held. Each method returns once the daemon has acknowledged it, else raises.
+    """A call that is held. Each method returns once the daemon has acknowledged it, or raises.
 
     Safe to use from several threads. A method that fails because another worker has claimed the call, or because it
-    is over, also makes it `lost`.
+    has ended, also makes it `lost`.
 
     Args:
         api: sends requests as the worker that holds the call.
@@ -103,13 +103,13 @@ class HeldCall(Uncopied):
 
     @property
     def state(self) -> SessionState:
-        """The call as of the last acknowledged mutation. Read only: the methods of the call change it."""
+        """The call as of the last acknowledged mutation. Read-only: the methods of the call change it."""
         return self._view
 
     @property
     def lost(self) -> CallstateError | None:
-        """Why the session takes no more heartbeats or mutations from here, as learnt from the last one; None while
-        it does."""
+        """Why the session accepts no more heartbeats or mutations, according to the last one; None while it
+        does."""
         if self._lost is None and os.getpid() != self._pid:
             self._lost = ConnectionLostError("this is a forked child: the call is held by its parent")
         return self._lost
@@ -160,7 +160,7 @@ class HeldCall(Uncopied):
         extra: dict[str, Any] | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """Append a turn: something was said. Gives the new version.
+        """Append a turn: something was said. Returns the new version.
 
         Args:
             role: see `Role`.
@@ -192,13 +192,13 @@ class HeldCall(Uncopied):
         role: str | None = None,
         timeout_s: float | None = None,
     ) -> int:
-        """Change the last turn, or the last one of a role, for example to the part of it that was spoken before the
-        caller cut in. Gives the new version.
+        """Change the last turn, or the last one of a role, for example to what was heard before a barge-in. Returns
+        the new version.
 
         Args:
             content: what was said; None leaves it.
-            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted anew.
-            extra: members to put beside; None as a value takes one away.
+            duration_ms: how long it took, milliseconds; None leaves it. Speech time is not counted again.
+            extra: members to add or replace; None as a value removes one.
             role: the last turn of this role, whatever has been said since.
 
         Raises:
@@ -220,14 +220,14 @@ class HeldCall(Uncopied):
         )
 
     def record_interruption(self, *, timeout_s: float | None = None) -> int:
-        """Count an interruption: the caller spoke over the agent. Gives the new version."""
+        """Count an interruption: the caller spoke over the agent. Returns the new version."""
         return self._mutate(
             lambda: self._api.record_interruption(self.id, epoch=self.epoch, timeout_s=timeout_s),
             Interrupted(self._state),
         )
 
     def update(self, *, timeout_s: float | None = None, **changes: Unpack[Changes]) -> int:
-        """Change members of the session, all but its history; see `Store.update`. Gives the new version."""
+        """Change members of the session, all but its history; see `Store.update`. Returns the new version."""
         patch, beside = split_changes(changes)
         version = self._mutate(
             lambda: self._api.update(self.id, epoch=self.epoch, timeout_s=timeout_s, **changes),
@@ -238,11 +238,11 @@ class HeldCall(Uncopied):
         return version
 
     def end(self, reason: str = COMPLETED, detail: Any = None, *, timeout_s: float | None = None) -> int:
-        """The call is over. Leaving the block does not end it a second time. Gives the version.
+        """End the call. Leaving the block does not end it a second time. Returns the version.
 
         Args:
-            reason: a word of the worker's own, up to 64 bytes.
-            detail: any JSON beside it.
+            reason: a word of the worker's choice, up to 64 bytes.
+            detail: any JSON to go with it.
         """
         version = self._mutate(
             lambda: self._api.end(self.id, reason, detail, epoch=self.epoch, timeout_s=timeout_s),
@@ -266,7 +266,7 @@ class HeldCall(Uncopied):
     # -- leaving ----------------------------------------------------------------------------------------------
 
     def release(self, *, timeout_s: float | None = None) -> None:
-        """Release the call without ending it, for another worker to claim at once. Again, it changes nothing."""
+        """Release the call without ending it, for another worker to claim at once. Idempotent."""
         if self.released or os.getpid() != self._pid:
             return
         try:
@@ -289,7 +289,7 @@ class HeldCall(Uncopied):
         Raises:
             CallstateError: why the end was not acknowledged, unless the block raised an exception itself.
         """
-        if os.getpid() != self._pid:  # a forked child leaves the block: the call is its parent's
+        if os.getpid() != self._pid:  # a forked child leaves the block: the call belongs to its parent
             return
         try:
             self._end_or_release(error)

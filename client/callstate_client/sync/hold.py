@@ -1,4 +1,4 @@
-"""`store.hold()` of the blocking front: creates or claims a call on entering, ends or releases it on leaving.
+"""`store.hold()` of the blocking front: creates or claims a call on entry, ends or releases it on exit.
 
 A store holds a call in one block at a time: a second one is refused. A forked child holds none of its parent's
 calls. One thread sends the heartbeats of all calls of a store; it starts with the first of them.
@@ -41,7 +41,7 @@ class HeldCalls:
         api: sends requests as the store's worker, over connections that are registered for it.
         pool: those connections.
         identity: what they register with.
-        epochs: of the sessions that the store holds, by their ids; those of held calls are added.
+        epochs: of the sessions that the store holds, by id; those of held calls are added.
     """
 
     def __init__(
@@ -98,15 +98,15 @@ class HeldCalls:
             return ours.heartbeats
 
     def stop_heartbeats(self) -> Thread | None:
-        """Send no more heartbeats; gives the thread that sent them, which ends at once."""
+        """Send no more heartbeats. Returns the thread that sent them, which ends at once."""
         heartbeats = self._holding.get().heartbeats
         return None if heartbeats is None else heartbeats.leave()
 
 
 class Hold(Uncopied):
-    """What `store.hold()` gives: creates or claims the session on entering, ends or releases it on leaving.
+    """What `store.hold()` returns: creates or claims the session on entry, ends or releases it on exit.
 
-    The same Hold entered again after an entry that got no answer takes up what that one may have created.
+    The same Hold entered again after an entry that got no answer takes over what that one may have created.
     """
 
     instead = "call hold() again"

@@ -21,7 +21,7 @@ from callstate_client.cli.render import pairs_table
 from callstate_client.cli.simulate import Simulation, Tally, Traffic
 
 REFRESH_S: Final = 0.1
-"""How often the bar is redrawn, seconds. At each of thousands of answers a second, it would be what is measured."""
+"""How often the bar is redrawn, seconds. On each of thousands of answers a second, drawing would dominate."""
 
 
 async def simulate(store: CallStore, args: argparse.Namespace, out: Output) -> int:
@@ -91,7 +91,7 @@ class _Display:
 
 @contextmanager
 def _progress(calls: int, *, visible: bool) -> Iterator[_Display]:
-    """A bar on stderr, so that stdout has only the summary; hidden where stderr is no terminal."""
+    """A bar on stderr, so that stdout has only the summary; hidden if stderr is not a terminal."""
     console = Console(stderr=True)
     columns = (
         TextColumn("[bold]calls"),

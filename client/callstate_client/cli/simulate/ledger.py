@@ -1,7 +1,7 @@
-"""What was acknowledged of one call, and whether a store still has it: the oracle of simulations.
+"""What was acknowledged of one call, and whether a store has it: the oracle of simulations.
 
 Pure: the player records in it what was sent and what was acknowledged, and it compares that with what is read back.
-Every turn carries its number in the call, so that a lost, a doubled and a changed one can be told apart.
+Every turn carries its number in the call, so that lost, doubled and changed turns can be distinguished.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TURN_NUMBER: Final = "sim_turn"
 
 @dataclass(slots=True)
 class SentTurn:
-    """A turn as it was sent; `contents` holds every wording it may rightly have by now."""
+    """A turn as it was sent; `contents` holds every wording that it may have by now."""
 
     role: str
     contents: list[str]
@@ -74,7 +74,7 @@ class Ledger:
     died: bool = False
 
     def sent_turn(self, role: str, content: str) -> int:
-        """Record a turn that is about to be sent; gives its number."""
+        """Record a turn that is about to be sent. Returns its number."""
         self.turns.append(SentTurn(role, [content]))
         return len(self.turns) - 1
 

@@ -1,6 +1,6 @@
-"""What simulated callers and agents say: a few everyday errands, written for this purpose.
+"""What simulated callers and agents say: a few everyday errands, written for the simulation.
 
-`{…}` are slots that a scenario fills in, so that two calls about the same errand are not the same call.
+`{…}` are slots that a scenario fills in, so that calls about the same errand differ.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Errand:
         name: one word, used as a label.
         greeting: the agent's first words when called.
         outreach: the agent's first words when calling.
-        exchanges: (caller, agent) pairs, told in order; a long call goes round again.
+        exchanges: (caller, agent) pairs, used in order; a long call starts over.
         farewell: (caller, agent), the last words of a call that went well.
     """
 

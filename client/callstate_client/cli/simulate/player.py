@@ -29,7 +29,7 @@ RETRY_INTERVAL_S: Final = 0.1
 
 
 class WorkerDiedError(Exception):
-    """Leaves a call as a crash of its worker does: without ending it."""
+    """Leaves a call without ending it, like a crash of its worker."""
 
 
 @dataclass(slots=True)
@@ -145,7 +145,7 @@ class Player:
             except ConflictError:
                 if tries == 1:
                     raise
-                # an earlier attempt succeeded, only its answer was lost
+                # an earlier attempt succeeded, but its answer was lost
                 return await stack.enter_async_context(self._context.store.hold(state.id, beat="manual"))
 
         return await self._context.retrying("create", create)

@@ -1,4 +1,4 @@
-"""Calls that look like real ones, as data: who calls when, what is said, how it ends.
+"""Realistic calls, as data: who calls when, what is said, how it ends.
 
 Pure and repeatable: the same `Traffic` gives the same scripts. Times inside a call are call time, in seconds;
 the player divides them by the speed. Nothing here does I/O or waits.
@@ -79,7 +79,7 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class SetStatus:
-    """The call goes on hold, comes back, or is being transferred; it stays so for `lasts_s`."""
+    """The call is put on hold, resumed, or transferred; that lasts for `lasts_s`."""
 
     status: str
     lasts_s: float
