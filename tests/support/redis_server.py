@@ -27,16 +27,25 @@ def binaries() -> dict[str, Path]:
     return found
 
 
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
 class RedisServer:
     """One server process; its data survive `stop` and `kill` as far as `config` says, not `close`.
 
     Args:
         binary: one of `binaries()`.
         config: further lines of its configuration.
+        sentinel: a sentinel it is, and no server.
     """
 
-    def __init__(self, binary: Path, *config: str) -> None:
+    def __init__(self, binary: Path, *config: str, sentinel: bool = False) -> None:
         self._binary = binary
+        self._sentinel = sentinel
         self._dir = Path(tempfile.mkdtemp(prefix="cs-"))
         self.socket = self._dir / "redis.sock"
         self.url = f"unix://{self.socket}"
@@ -47,12 +56,14 @@ class RedisServer:
         self._config = self._dir / "redis.conf"
         self.configure("port 0", f"unixsocket {self.socket}", f"dir {self._dir}", 'save ""', *config)
 
-    def start(self, *, until: str = READY) -> None:
-        """Start it, and return once its log says `until`."""
+    def start(self, *, until: str = "") -> None:
+        """Start it, and return once its log says `until`; by default that it serves."""
         assert self._process is None
+        until = until or ("Sentinel ID is" if self._sentinel else READY)
         self.socket.unlink(missing_ok=True)
+        mode = ["--sentinel"] if self._sentinel else []
         self._process = subprocess.Popen(
-            [self._binary, self._config], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [self._binary, self._config, *mode], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         self.log.clear()
         self._reader = threading.Thread(target=self._read_log, args=(self._process,), daemon=True)

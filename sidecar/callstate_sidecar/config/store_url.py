@@ -36,8 +36,7 @@ def check_store_url(url: str) -> None:
         ValueError: it is the URL of no kind of store.
     """
     if not url.startswith("sqlite:"):
-        if parse_redis_url(url).topology != "standalone":
-            raise UrlOptionError("redis+sentinel:// and redis+cluster:// are not supported yet")
+        parse_redis_url(url)
         return
     parts = urlsplit(url)
     if parts.netloc or parts.query or parts.fragment:

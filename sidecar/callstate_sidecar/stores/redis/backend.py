@@ -114,8 +114,9 @@ class RedisBackend:
         replies = await self._writing.run_each(calls, self._confirms)
         await self._check_faults(replies[: len(batch)])
         results = [_result(reply) for reply in replies[: len(batch)]]
-        if self._confirms:
-            self._check_confirmed(replies[-1])
+        asked = len(self._confirms)
+        for reply in replies[len(batch) + asked - 1 :: asked] if asked else []:  # the last of each server
+            self._check_confirmed(reply)
         return results
 
     async def _check_faults(self, replies: Sequence[Any]) -> None:
@@ -194,22 +195,15 @@ class RedisBackend:
         """
         ids: list[bytes]
         if query.call_id is not None:
-            ids, cursor = await self._scan(cursor, "SSCAN", self._keys.call(query.call_id), "COUNT", limit)
+            ids, cursor = await self._reading.members(self._keys.call(query.call_id), cursor, limit)
         elif query.status not in (None, "ended"):
-            ids, cursor = await self._scan(cursor, "SSCAN", self._keys.active, "COUNT", limit)
+            ids, cursor = await self._reading.members(self._keys.active, cursor, limit)
         else:
             matching = ("MATCH", self._keys.documents, "COUNT", SCANNED_KEYS, "TYPE", "string")
-            keys, cursor = await self._scan(cursor, "SCAN", *matching)
+            keys, cursor = await self._reading.scan(cursor, *matching)
             ids = [key.removeprefix(self._keys.prefix) for key in keys]
         names = [name for name in map(id_text, ids) if not is_layout_name(name)]
         return await self._read_each(names), cursor
-
-    async def _scan(self, cursor: str, command: str, *args: str | int | bytes) -> tuple[list[bytes], str]:
-        """One SCAN or SSCAN step: keys or members, and the next cursor, empty at the end."""
-        words: list[str | int | bytes] = [*args]
-        words.insert(1 if command == "SSCAN" else 0, cursor or 0)
-        after, found = await self._reading.command(command, *words)
-        return found, "" if int(after) == 0 else str(int(after))
 
     async def _read_each(self, names: list[str]) -> list[tuple[str, StoredSession]]:
         calls = [ScriptCall(READ, self._keys.session(name), (id_bytes(name),)) for name in names]
@@ -219,7 +213,7 @@ class RedisBackend:
 
     async def ping(self) -> None:
         """Return once Redis has answered."""
-        await self._reading.command("PING")
+        await self._reading.ping()
 
     async def close(self) -> None:
         """Close all connections; may be called twice."""

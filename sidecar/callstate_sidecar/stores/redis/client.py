@@ -7,26 +7,31 @@ StoreRefusingError (the answer is an error that concerns the whole server).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple
+from collections.abc import Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
 from callstate_client.engine.sessions.stored import StoreDownError
 from callstate_sidecar.config.redis_url import parse_redis_url
+from callstate_sidecar.stores.redis.cluster import Cluster
 from callstate_sidecar.stores.redis.connections import Connector
 from callstate_sidecar.stores.redis.errors import translate
 from callstate_sidecar.stores.redis.scripts import Script
+from callstate_sidecar.stores.redis.sentinel import SentinelServer
+from callstate_sidecar.stores.redis.servers import Command, OneServer, Servers, Words, next_cursor
+
+ResultT = TypeVar("ResultT")
 
 
-def connect(url: str, *, connections: int, timeout_s: float, password: str | None = None, name: str = "") -> Redis:
-    """A client that connects at its first command.
+def connect(
+    url: str, *, connections: int, timeout_s: float, password: str | None = None, name: str = ""
+) -> Servers:
+    """The servers of a URL, with clients that connect at their first command.
 
     Args:
         url: see config/redis_url.py; options in its query take precedence.
-        connections: at most so many at a time; further commands wait for a free one.
+        connections: to each server at most so many at a time; further commands wait for a free one.
         timeout_s: longest wait for a connection, for connecting, and for each reply, seconds.
         password: used if the URL has none.
         name: CLIENT SETNAME of the connections; empty for none.
@@ -35,9 +40,12 @@ def connect(url: str, *, connections: int, timeout_s: float, password: str | Non
         ValueError: the URL is not as described. The message contains no password.
     """
     parsed = parse_redis_url(url)
-    if parsed.topology != "standalone":
-        raise ValueError(f"redis+{parsed.topology}:// is not supported yet")
-    return Connector(parsed, connections=connections, timeout_s=timeout_s, password=password, name=name).server()
+    connector = Connector(parsed, connections=connections, timeout_s=timeout_s, password=password, name=name)
+    if parsed.topology == "sentinel":
+        return SentinelServer(connector)
+    if parsed.topology == "cluster":
+        return Cluster(connector)
+    return OneServer(connector.server())
 
 
 class ScriptCall(NamedTuple):
@@ -52,16 +60,21 @@ class ScriptClient:
     """Runs scripts and commands, and translates errors.
 
     Args:
-        client: from `connect`, or the caller's own.
-        owned: close the client with this object.
-        limit_s: timeout of a whole `run`, seconds; None leaves it to the client's own timeouts.
+        servers: from `connect`, or around the caller's own client.
+        owned: close the connections with this object.
+        limit_s: timeout of a whole `run` or `command`, seconds; None leaves it to those of the connections.
     """
 
-    def __init__(self, client: Redis, *, owned: bool, limit_s: float | None = None) -> None:
-        self._client = client
+    def __init__(self, servers: Servers, *, owned: bool, limit_s: float | None = None) -> None:
+        self._servers = servers
         self._owned = owned
         self._limit_s = limit_s
         self._closed = False
+
+    @property
+    def clustered(self) -> bool:
+        """Whether all keys of one script have to be in one hash slot."""
+        return self._servers.clustered
 
     async def run(self, script: Script, keys: Sequence[bytes], *args: Any) -> Any:
         """Run a script; returns its reply.
@@ -71,55 +84,90 @@ class ScriptClient:
             StoreRefusingError: the answer is an error.
         """
         try:
-            return await self.command("EVALSHA", script.sha, len(keys), *keys, *args)
+            return await self._execute(Command(keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args)))
         except NoScriptError:  # restarted, or a new server; EVAL also caches the script
-            return await self.command("EVAL", script.text, len(keys), *keys, *args)
+            return await self._execute(Command(keys[0], ("EVAL", script.text, len(keys), *keys, *args)))
 
-    async def command(self, *command: Any) -> Any:
-        """Run one command; returns its reply. Raises as `run`, and NoScriptError."""
-        self._check_open()
+    async def command(self, name: str, key: bytes, *args: Any) -> Any:
+        """Run one command on a key; returns its reply. Raises as `run`."""
+        return await self._execute(Command(key, (name, key, *args)))
+
+    async def members(self, key: bytes, cursor: str, count: int) -> tuple[list[Any], str]:
+        """One SSCAN step over a set: about `count` members, and the next cursor, empty after the last. Raises as
+        `run`."""
+        after, members = await self.command("SSCAN", key, cursor or 0, "COUNT", count)
+        return members, next_cursor(after)
+
+    async def each_primary(self, *words: Any) -> list[Any]:
+        """Run a command without keys on every primary; returns the replies. Raises as `run`."""
+        return await self._attempt(self._servers.each_primary(*words))
+
+    async def scan(self, cursor: str, *args: Any) -> tuple[list[bytes], str]:
+        """One SCAN step over all keys there are: keys, and the next cursor, empty after the last. Raises as `run`.
+
+        Args:
+            cursor: empty for the first step.
+            args: MATCH, COUNT, TYPE and what belongs to them.
+        """
+        return await self._attempt(self._servers.scan(cursor, *args))
+
+    async def ping(self) -> None:
+        """Return once every primary has answered. Raises as `run`."""
+        await self._attempt(self._servers.ping())
+
+    async def _execute(self, command: Command) -> Any:
+        return await self._attempt(self._servers.execute(command))
+
+    async def _attempt(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+        """Do it within the limit; translates errors but NoScriptError."""
+        if self._closed:
+            work.close()
+            raise StoreDownError("the store is closed")
         try:
             async with asyncio.timeout(self._limit_s):
-                execute: Any = self._client.execute_command  # untyped in some versions of redis-py
-                return await execute(*command)
+                return await work
         except NoScriptError:
             raise
         except Exception as error:
             await self._drop_broken(error)
             raise translate(error) from error
 
-    async def run_each(self, calls: Sequence[ScriptCall], behind: Sequence[tuple[Any, ...]] = ()) -> list[Any]:
-        """Run scripts, then the commands `behind`, in one round trip.
+    async def run_each(self, calls: Sequence[ScriptCall], behind: Sequence[Words] = ()) -> list[Any]:
+        """Run scripts, then the commands `behind`, in one round trip to each server concerned.
 
         The timeout applies to each reply rather than to all of them, so a slow server may work through a large
         batch.
 
+        Args:
+            calls: with the keys of each in one hash slot, where `clustered`.
+            behind: commands without keys, which each of the servers runs after what it got of the calls.
+
         Returns:
-            one reply each, or the ResponseError that it failed with.
+            one reply each, or the ResponseError that it failed with; then those of `behind`, server by server.
 
         Raises:
-            StoreDownError: the connection failed; some of the calls may have been executed.
-            StoreRefusingError: the server refused the connection.
+            StoreDownError: a connection failed; some of the calls may have been executed.
+            StoreRefusingError: a server refused the connection.
         """
         replies = await self._pipeline(calls, behind)
-        unknown = [i for i, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        unknown = [i for i, reply in enumerate(replies[: len(calls)]) if isinstance(reply, NoScriptError)]
         if unknown:
             for text in {calls[i].script.text for i in unknown}:
-                await self.command("SCRIPT LOAD", text)
+                await self.each_primary("SCRIPT LOAD", text)
             again = await self._pipeline([calls[i] for i in unknown], behind)
-            for i, reply in zip([*unknown, *range(len(calls), len(replies))], again, strict=True):
+            for i, reply in zip(unknown, again, strict=False):
                 replies[i] = reply
+            replies += again[len(unknown) :]
         return replies
 
-    async def _pipeline(self, calls: Sequence[ScriptCall], behind: Sequence[tuple[Any, ...]]) -> list[Any]:
-        self._check_open()
+    async def _pipeline(self, calls: Sequence[ScriptCall], behind: Sequence[Words]) -> list[Any]:
+        if self._closed:
+            raise StoreDownError("the store is closed")
+        commands = [
+            Command(keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args)) for script, keys, args in calls
+        ]
         try:
-            async with self._client.pipeline(transaction=False) as pipe:
-                for script, keys, args in calls:
-                    pipe.execute_command("EVALSHA", script.sha, len(keys), *keys, *args)
-                for command in behind:
-                    pipe.execute_command(*command)
-                return await pipe.execute(raise_on_error=False)
+            return await self._servers.pipeline(commands, behind)
         except Exception as error:
             await self._drop_broken(error)
             raise translate(error) from error
@@ -128,18 +176,10 @@ class ScriptClient:
         """Close the connections; may be called twice."""
         self._closed = True
         if self._owned:
-            await self._disconnect(in_use=True)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise StoreDownError("the store is closed")
+            await self._servers.disconnect(in_use=True)
 
     async def _drop_broken(self, error: Exception) -> None:
         """Drop connections that failed with an error unknown to redis-py, such as uvloop's RuntimeError for a
         closed transport: the pool would hand them out again and again."""
         if self._owned and not isinstance(error, RedisError | OSError):
-            await self._disconnect(in_use=False)
-
-    async def _disconnect(self, *, in_use: bool) -> None:
-        with suppress(Exception):  # the peer is gone; there is nobody to say goodbye to
-            await self._client.connection_pool.disconnect(inuse_connections=in_use)
+            await self._servers.disconnect(in_use=False)

@@ -13,6 +13,7 @@ from callstate_sidecar.stores.encoding import ttl_ms
 from callstate_sidecar.stores.redis.client import ScriptClient, connect
 from callstate_sidecar.stores.redis.layout import DEFAULT_PREFIX, Layout, beat_ms, id_bytes, id_text
 from callstate_sidecar.stores.redis.scripts import BEAT, DELETE, LIVE, READ, SAVE
+from callstate_sidecar.stores.redis.servers import OneServer
 
 _SCAN_COUNT: Final = 500
 """Ids scanned in one step; Redis serves other clients in between."""
@@ -68,7 +69,7 @@ class RedisStore(DocumentStore):
             client: a `redis.asyncio.Redis`, decoding replies or not.
             prefix, ttl: as for `from_url`.
         """
-        return cls(ScriptClient(client, owned=False), prefix=prefix, ttl=ttl)
+        return cls(ScriptClient(OneServer(client), owned=False), prefix=prefix, ttl=ttl)
 
     @property
     def name(self) -> str:
@@ -114,7 +115,7 @@ class RedisStore(DocumentStore):
                 return Beat(BeatResult.ENDED, *map(id_text, ended))
 
     async def _ping(self) -> None:
-        await self._client.command("PING")
+        await self._client.ping()
 
     async def _release(self) -> None:
         await self._client.close()
@@ -125,6 +126,6 @@ async def live_page(client: ScriptClient, keys: Layout, cursor: str) -> tuple[li
 
     Ids without a document are removed from the set on the way. An id may be returned twice.
     """
-    after, ids = await client.command("SSCAN", keys.active, cursor or 0, "COUNT", _SCAN_COUNT)
+    ids, after = await client.members(keys.active, cursor, _SCAN_COUNT)
     live = await client.run(LIVE, [keys.active, keys.beats], keys.prefix, *ids) if ids else []
-    return [id_text(session_id) for session_id in live], "" if int(after) == 0 else str(int(after))
+    return [id_text(session_id) for session_id in live], after

@@ -1,0 +1,262 @@
+"""A Redis Cluster: which primary has which hash slots, and commands sent to the right ones.
+
+redis-py's own client for clusters has no bound on the wait for a connection, sleeps and retries by itself, packs
+pipelines in Python, and builds a table of 16,384 entries with each look at the topology, which holds up the loop.
+So only its parts are used: a client for each node, `key_slot`, and the errors that redirect.
+
+- MOVED: the slot is elsewhere now. Follow it, and look at the topology before the next command.
+- ASK: the slot is being moved, and this key is already there. Follow it, this once.
+- TRYAGAIN: the slot is being moved, and only some of a script's keys are there. Wait, for a moment.
+- CLUSTERDOWN, or a node that does not answer: look at the topology before the next command, and let the caller try
+  again. During a failover that lasts until the cluster has chosen a new primary.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections import defaultdict
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
+
+from redis.asyncio import Redis
+from redis.crc import key_slot
+from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+
+from callstate_sidecar.stores.redis.connections import Connector, Node
+from callstate_sidecar.stores.redis.servers import Command, OneServer, Words, disconnect, next_cursor, pipeline
+
+ResultT = TypeVar("ResultT")
+
+ATTEMPTS: Final = 16
+"""How often a command is sent before its redirection is given back as its reply."""
+
+TRY_AGAIN_S: Final = 0.05
+"""The wait after TRYAGAIN. A slot of a thousand sessions is moved in less than the sum of all attempts."""
+
+
+class SlotMap:
+    """Which primary has which slots.
+
+    Args:
+        reply: of CLUSTER SLOTS.
+        asked: who gave it; nodes without an address of their own are there.
+
+    Attributes:
+        primaries: each once.
+    """
+
+    def __init__(self, reply: Iterable[Sequence[Any]], asked: Node) -> None:
+        ranges = sorted((first, last, _node(primary, asked)) for first, last, primary, *_ in reply)
+        self._starts = [first for first, _, _ in ranges]
+        self._ranges = ranges
+        self.primaries = sorted({node for _, _, node in ranges})
+
+    def node(self, slot: int) -> Node:
+        """The primary of a slot.
+
+        Raises:
+            ClusterDownError: none has it.
+        """
+        index = bisect.bisect(self._starts, slot) - 1
+        if index < 0 or slot > self._ranges[index][1]:
+            raise ClusterDownError(f"no primary has slot {slot}")
+        return self._ranges[index][2]
+
+
+def _node(entry: Sequence[Any], asked: Node) -> Node:
+    host = entry[0].decode() if entry[0] else ""
+    return (host if host and host != "?" else asked[0]), int(entry[1])
+
+
+class _Route(NamedTuple):
+    node: Node
+    asking: bool
+
+
+class Cluster:
+    """The primaries of a cluster.
+
+    Args:
+        connector: of a `redis+cluster://` URL.
+    """
+
+    clustered = True
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        self._clients: dict[Node, Redis] = {}
+        self._map: SlotMap | None = None
+        self._looking = asyncio.Lock()
+
+    # -- topology -----------------------------------------------------------------------------------------------
+
+    async def _slots(self) -> SlotMap:
+        """The present map; asks for it if there is none."""
+        if self._map is not None:
+            return self._map
+        async with self._looking:
+            if self._map is None:
+                self._map = await self._look()
+            return self._map
+
+    async def _look(self) -> SlotMap:
+        """Ask all nodes we know and take the first answer: one that is down would take its timeout to give none."""
+        nodes = {*self._clients, *self._connector.url.nodes}
+        asking = [asyncio.ensure_future(self._ask(node)) for node in nodes]
+        try:
+            slots = await self._first(asking)
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        for node in {*self._clients} - {*slots.primaries}:
+            await disconnect(self._clients.pop(node), in_use=True)
+        return slots
+
+    @staticmethod
+    async def _first(asking: Iterable[asyncio.Future[SlotMap]]) -> SlotMap:
+        fault: Exception = ClusterDownError("no node is known")
+        for answer in asyncio.as_completed(asking):
+            try:
+                return await answer
+            except Exception as error:  # noqa: BLE001 - another may answer
+                fault = error
+        raise fault
+
+    async def _ask(self, node: Node) -> SlotMap:
+        (reply,) = await pipeline(
+            self._client(node), [("CLUSTER", "SLOTS")]
+        )  # of a pipeline, replies are not parsed
+        if isinstance(reply, Exception):
+            raise reply
+        slots = SlotMap(reply, node)
+        if not slots.primaries:
+            raise ClusterDownError(f"{node[0]}:{node[1]} knows of no primary")
+        return slots
+
+    def _client(self, node: Node) -> Redis:
+        if node not in self._clients:
+            self._clients[node] = self._connector.node(*node)
+        return self._clients[node]
+
+    # -- commands -----------------------------------------------------------------------------------------------
+
+    async def execute(self, command: Command) -> Any:
+        """Run one command on the server of its key."""
+        (reply,) = await self.pipeline([command])
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def pipeline(self, commands: Sequence[Command], behind: Sequence[Words] = ()) -> list[Any]:
+        """Run commands in one round trip to each primary, all at a time; in more to those that redirect us."""
+        replies: list[Any] = [None] * len(commands)
+        after: list[Any] = []
+        slots = await self._slots()
+        homes = [slots.node(key_slot(command.key)) for command in commands]
+        left = {i: _Route(home, asking=False) for i, home in enumerate(homes)}
+        for attempt in range(ATTEMPTS):
+            if attempt and any(isinstance(replies[i], TryAgainError) for i in left):
+                await asyncio.sleep(TRY_AGAIN_S)
+            groups: dict[Node, list[int]] = defaultdict(list)
+            for i, route in left.items():
+                groups[route.node].append(i)
+            answers = await self._all(
+                self._send(node, [(commands[i].words, left[i].asking) for i in some], behind)
+                for node, some in groups.items()
+            )
+            for some, (got, got_behind) in zip(groups.values(), answers, strict=True):
+                after += got_behind
+                for i, reply in zip(some, got, strict=True):
+                    replies[i] = reply
+            left = self._redirected(replies, left, homes)
+            if not left:
+                break
+        return [*replies, *after]
+
+    async def _send(
+        self, node: Node, commands: Sequence[tuple[Words, bool]], behind: Sequence[Words]
+    ) -> tuple[list[Any], list[Any]]:
+        """One round trip to one primary: the replies to the commands, and to those behind."""
+        words: list[Words] = []
+        places: list[int] = []
+        for command, asking in commands:
+            if asking:
+                words.append(("ASKING",))
+            places.append(len(words))
+            words.append(command)
+        try:
+            replies = await pipeline(self._client(node), [*words, *behind])
+        except Exception:
+            self._map = None
+            raise
+        return [replies[i] for i in places], replies[len(words) :]
+
+    def _redirected(
+        self, replies: Sequence[Any], sent: Mapping[int, _Route], homes: list[Node]
+    ) -> dict[int, _Route]:
+        """Those to be sent again, and where to."""
+        again: dict[int, _Route] = {}
+        for i, route in sent.items():
+            reply = replies[i]
+            if isinstance(reply, MovedError):
+                homes[i] = _elsewhere(reply, route.node)
+                again[i] = _Route(homes[i], asking=False)
+                self._map = None
+            elif isinstance(reply, AskError):
+                again[i] = _Route(_elsewhere(reply, route.node), asking=True)
+            elif isinstance(reply, TryAgainError):
+                again[i] = _Route(homes[i], asking=False)
+            elif isinstance(reply, ClusterDownError):
+                self._map = None
+        return again
+
+    async def _all(self, work: Iterable[Coroutine[Any, Any, ResultT]]) -> list[ResultT]:
+        """Wait for all; raises the first error once none is left that could write."""
+        results = await asyncio.gather(*work, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return results  # type: ignore[return-value]
+
+    async def each_primary(self, *words: Any) -> list[Any]:
+        """Run a command without keys on every primary."""
+        slots = await self._slots()
+        return await self._all(self._on(node, words) for node in slots.primaries)
+
+    async def _on(self, node: Node, words: Words) -> Any:
+        try:
+            (reply,) = await OneServer(self._client(node)).each_primary(*words)
+        except Exception:
+            self._map = None
+            raise
+        return reply
+
+    async def scan(self, cursor: str, *args: Any) -> tuple[list[Any], str]:
+        """One SCAN step; the primaries are scanned one after the other. A slot that moves from one that comes later
+        to an earlier one meanwhile is not seen."""
+        at, _, address = cursor.partition("@")
+        primaries = [(f"{host}:{port}", (host, port)) for host, port in (await self._slots()).primaries]
+        left = sorted(entry for entry in primaries if entry[0] >= address)
+        if not left:
+            return [], ""
+        name, node = left[0]
+        after, keys = await self._on(node, ("SCAN", at if name == address else 0, *args))
+        if int(after):
+            return keys, f"{next_cursor(after)}@{name}"
+        return keys, f"0@{left[1][0]}" if len(left) > 1 else ""
+
+    async def ping(self) -> None:
+        """Return once all primaries have answered, and say that they are."""
+        await self.each_primary("PING")
+
+    async def disconnect(self, *, in_use: bool) -> None:
+        """Close the connections."""
+        for client in [*self._clients.values()]:
+            await disconnect(client, in_use=in_use)
+
+
+def _elsewhere(redirection: AskError, node: Node) -> Node:
+    """Where a redirection points to; without a host, to the one it is from."""
+    return redirection.host or node[0], int(redirection.port)

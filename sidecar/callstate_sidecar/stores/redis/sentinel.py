@@ -1,0 +1,111 @@
+"""The primary that sentinels name, looked up for each new connection and with each ping.
+
+A sentinel that fails over closes the connections to the old primary, where it can reach it. Where it can't, or
+where somebody made the primary a replica by hand, we notice it ourselves: by a write that is refused as READONLY,
+or by the next ping, which asks the sentinels again. Else reads would be answered from an old state for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+from redis.exceptions import AuthenticationError, ConnectionError, ReadOnlyError, RedisError  # noqa: A004
+
+from callstate_sidecar.stores.redis.connections import Connector, Node
+from callstate_sidecar.stores.redis.servers import Command, OneServer, Words
+
+
+class SentinelServer:
+    """The primary of a service.
+
+    Args:
+        connector: of a `redis+sentinel://` URL.
+    """
+
+    clustered = False
+
+    def __init__(self, connector: Connector) -> None:
+        self._service = connector.url.service
+        make: Any = Sentinel  # untyped in some versions of redis-py
+        self._sentinel = make(connector.url.nodes, sentinel_kwargs=connector.sentinel_options())
+        self._address: Node | None = None
+        self._server = OneServer(connector.primary(self._find))
+
+    async def _find(self) -> Node:
+        """Ask the sentinels, one after the other, for the primary.
+
+        Raises:
+            MasterNotFoundError: none knows one at present.
+            AuthenticationError: one has refused us, and no other knows it.
+        """
+        faults: list[Exception] = []
+        for sentinel in [*self._sentinel.sentinels]:
+            try:
+                masters = await sentinel.sentinel_masters()
+            except (RedisError, OSError) as error:
+                faults.append(error)
+                continue
+            state = masters.get(self._service)
+            if state is not None and self._sentinel.check_master_state(state, self._service):
+                self._sentinel.sentinels.remove(sentinel)
+                self._sentinel.sentinels.insert(0, sentinel)  # the first to ask the next time
+                self._address = state["ip"], state["port"]
+                return self._address
+            faults.append(
+                MasterNotFoundError(
+                    f"the primary of {self._service} is down" if state else f"no service {self._service} there"
+                )
+            )
+        for fault in faults:
+            if isinstance(fault, AuthenticationError):
+                raise fault
+        raise MasterNotFoundError(f"no sentinel names a primary: {'; '.join(dict.fromkeys(map(str, faults)))}")
+
+    async def execute(self, command: Command) -> Any:
+        """Run one command."""
+        try:
+            return await self._server.execute(command)
+        except RedisError as error:
+            if _is_demotion(error):
+                await self._leave(error)
+            raise
+
+    async def pipeline(self, commands: Sequence[Command], behind: Sequence[Words] = ()) -> list[Any]:
+        """Run commands in one round trip."""
+        replies = await self._server.pipeline(commands, behind)
+        demoted = next((reply for reply in replies if _is_demotion(reply)), None)
+        if demoted is not None:
+            await self._leave(demoted)
+        return replies
+
+    async def each_primary(self, *words: Any) -> list[Any]:
+        """Run a command."""
+        return await self._server.each_primary(*words)
+
+    async def scan(self, cursor: str, *args: Any) -> tuple[list[Any], str]:
+        """One SCAN step."""
+        return await self._server.scan(cursor, *args)
+
+    async def ping(self) -> None:
+        """Return once the sentinels have named the primary, and it has answered."""
+        before = self._address
+        if await self._find() != before:
+            await self._server.disconnect(in_use=True)
+        await self._server.ping()
+
+    async def _leave(self, error: Exception) -> None:
+        await self._server.disconnect(in_use=True)
+        raise ConnectionError("the primary has become a replica") from error
+
+    async def disconnect(self, *, in_use: bool) -> None:
+        """Close the connections, to the sentinels too."""
+        await self._server.disconnect(in_use=in_use)
+        for sentinel in self._sentinel.sentinels:
+            await OneServer(sentinel).disconnect(in_use=in_use)
+
+
+def _is_demotion(reply: Any) -> bool:
+    """Whether a server refused a write because it is a replica; before Redis 7, a script's error has no code."""
+    return isinstance(reply, ReadOnlyError) or (isinstance(reply, RedisError) and "read only replica" in str(reply))

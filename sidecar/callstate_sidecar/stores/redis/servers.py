@@ -1,0 +1,120 @@
+"""The servers behind one URL, in the form that ScriptClient uses them: one of them, or a cluster.
+
+Errors are redis-py's own here; `ScriptClient` translates them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+from redis.asyncio import Redis
+
+Words = tuple[Any, ...]
+"""A command and its arguments."""
+
+
+class Command(NamedTuple):
+    """A command, and one of its keys, which tells the server it goes to."""
+
+    key: bytes
+    words: Words
+
+
+class Servers(Protocol):
+    """What a URL names."""
+
+    @property
+    def clustered(self) -> bool:
+        """Whether the keys of one script have to be in one hash slot."""
+        ...
+
+    async def execute(self, command: Command) -> Any:
+        """Run one command; returns its reply."""
+        ...
+
+    async def pipeline(self, commands: Sequence[Command], behind: Sequence[Words] = ()) -> list[Any]:
+        """Run commands in one round trip to each server concerned, and after them the commands `behind` on each.
+
+        Returns:
+            one reply each, or the ResponseError that it failed with; then those of `behind`, server by server.
+        """
+        ...
+
+    async def each_primary(self, *words: Any) -> list[Any]:
+        """Run a command without keys on every primary; returns the replies."""
+        ...
+
+    async def scan(self, cursor: str, *args: Any) -> tuple[list[Any], str]:
+        """One SCAN step over the keys of all primaries: keys, and the next cursor, empty after the last."""
+        ...
+
+    async def ping(self) -> None:
+        """Return once all primaries have answered, and are still the primaries."""
+        ...
+
+    async def disconnect(self, *, in_use: bool) -> None:
+        """Close the connections: all of them, or those that nobody uses now."""
+        ...
+
+
+class OneServer:
+    """One server.
+
+    Args:
+        client: of redis-py; this object does not close it, only its connections.
+    """
+
+    clustered = False
+
+    def __init__(self, client: Redis) -> None:
+        self._client = client
+
+    async def execute(self, command: Command) -> Any:
+        """Run one command."""
+        return await self._execute(*command.words)
+
+    async def _execute(self, *words: Any) -> Any:
+        execute: Any = self._client.execute_command  # untyped in some versions of redis-py
+        return await execute(*words)
+
+    async def pipeline(self, commands: Sequence[Command], behind: Sequence[Words] = ()) -> list[Any]:
+        """Run commands in one round trip."""
+        return await pipeline(self._client, [*(command.words for command in commands), *behind])
+
+    async def each_primary(self, *words: Any) -> list[Any]:
+        """Run a command."""
+        return [await self._execute(*words)]
+
+    async def scan(self, cursor: str, *args: Any) -> tuple[list[Any], str]:
+        """One SCAN step."""
+        after, keys = await self._execute("SCAN", cursor or 0, *args)
+        return keys, next_cursor(after)
+
+    async def ping(self) -> None:
+        """Return once it has answered."""
+        await self._execute("PING")
+
+    async def disconnect(self, *, in_use: bool) -> None:
+        """Close its connections."""
+        await disconnect(self._client, in_use=in_use)
+
+
+async def pipeline(client: Redis, commands: Sequence[Words]) -> list[Any]:
+    """Run commands in one round trip; replies or ResponseErrors."""
+    async with client.pipeline(transaction=False) as pipe:
+        for words in commands:
+            pipe.execute_command(*words)
+        return await pipe.execute(raise_on_error=False)
+
+
+async def disconnect(client: Redis, *, in_use: bool) -> None:
+    """Close a client's connections: all of them, or those that nobody uses now."""
+    with suppress(Exception):  # the peer is gone; there is nobody to say goodbye to
+        await client.connection_pool.disconnect(inuse_connections=in_use)
+
+
+def next_cursor(after: Any) -> str:
+    """The cursor of SCAN's and SSCAN's reply as a text, empty at the end."""
+    return "" if int(after) == 0 else str(int(after))

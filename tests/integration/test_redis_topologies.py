@@ -1,0 +1,240 @@
+"""Redis as people run it: behind sentinels, as a cluster, over TLS, with users of few rights; real servers each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from callstate_client import SessionState, SidecarStore, connect
+from callstate_client.engine.sessions.stored import StoreDownError, StoreError
+from callstate_sidecar.stores.redis import RedisStore
+from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient
+from callstate_sidecar.stores.redis.client import connect as connect_redis
+from callstate_sidecar.stores.redis.scripts import Script
+from support.daemon import Daemon
+from support.redis_server import binaries
+from support.redis_topologies import ClusterServers, Watched, slot_of, until
+
+pytestmark = pytest.mark.system
+on_uvloop = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop of the test; the daemon's is uvloop anyway
+
+TIMEOUT_S = 0.5
+STORE_AWAY = "the store is"
+
+BOTH = Script("redis.call('SET', KEYS[1], ARGV[1]) redis.call('SET', KEYS[2], ARGV[1]) return ARGV[1]")
+"""Like those for sessions: two keys of one slot."""
+
+READ = Script("return {redis.call('GET', KEYS[1]), redis.call('GET', KEYS[2])}")
+
+
+def pair(name: str) -> list[bytes]:
+    return [name.encode(), b"{%b}:meta" % name.encode()]
+
+
+def writes(values: dict[str, str]) -> list[ScriptCall]:
+    return [ScriptCall(BOTH, pair(name), [value]) for name, value in values.items()]
+
+
+@asynccontextmanager
+async def client(url: str) -> AsyncIterator[ScriptClient]:
+    made = ScriptClient(connect_redis(url, connections=2, timeout_s=TIMEOUT_S), owned=True, limit_s=5.0)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def retried(work: Any, within_s: float = 20.0) -> Any:
+    """What it gives in the end, as the writer tries it again and again."""
+    async with asyncio.timeout(within_s):
+        while True:
+            try:
+                return await work()
+            except StoreError:
+                await asyncio.sleep(0.02)
+
+
+# -- a cluster ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=binaries())
+def cluster(request: pytest.FixtureRequest) -> Iterator[ClusterServers]:
+    with ClusterServers(binaries()[request.param]) as servers:
+        yield servers
+
+
+NAMES = [f"call-{i}" for i in range(60)]
+
+
+async def test_a_cluster_is_written_and_read_by_slot(cluster: ClusterServers) -> None:
+    async with client(cluster.url) as redis:
+        assert redis.clustered
+        await redis.ping()
+        values = {name: f"1-{name}" for name in NAMES}
+        await redis.run_each(writes(values))
+        replies = await redis.run_each(writes(values), [("PING",)])
+        assert [reply.decode() for reply in replies[: len(NAMES)]] == [*values.values()]
+        assert len(replies) == len(NAMES) + 3, "one PING at each primary"
+        for name in NAMES:
+            assert await redis.run(READ, pair(name)) == [values[name].encode()] * 2
+            assert await redis.command("GET", name.encode()) == values[name].encode()
+        assert len({slot_of(name) // 5462 for name in NAMES}) == 3
+        found, cursor = await redis.scan("", "COUNT", 7)
+        while cursor:
+            more, cursor = await redis.scan(cursor, "COUNT", 7)
+            found += more
+        assert {key.decode() for key in found} >= {*NAMES}
+
+
+async def test_scripts_a_cluster_forgot_are_sent_again(cluster: ClusterServers) -> None:
+    async with client(cluster.url) as redis:
+        for forgetful in (*cluster.primaries, cluster.primaries[0]):
+            forgetful.ask("SCRIPT", "FLUSH")
+            assert await redis.run(BOTH, pair("call-1"), "2") == b"2"
+            forgetful.ask("SCRIPT", "FLUSH")
+            assert {*(await redis.run_each(writes(dict.fromkeys(NAMES, "3"))))} == {b"3"}
+
+
+async def test_a_slot_that_moves_is_followed_key_by_key(cluster: ClusterServers) -> None:
+    """The two keys of a session are elsewhere, here, or one of each; then the slot is elsewhere for good."""
+    source, target = cluster.primaries[1], cluster.primaries[2]
+    name = next(f"moves-{i}" for i in range(1000) if slot_of(f"moves-{i}") // 5462 == 1)
+    slot = slot_of(name)
+    async with client(cluster.url) as redis:
+        await redis.run(BOTH, pair(name), "before")
+        cluster.begin_move(slot, source, target)
+        assert await redis.run(BOTH, pair(name), "still here") == b"still here"
+        assert cluster.move_keys(slot, source, target, count=1) == 1
+        waiting = asyncio.ensure_future(redis.run_each(writes({name: "halfway", "call-2": "x"})))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(cluster.move_keys, slot, source, target)
+        assert await waiting == [b"halfway", b"x"]
+        assert await redis.run(READ, pair(name)) == [b"halfway"] * 2, "asked where it is already"
+        cluster.end_move(slot, source, target)
+        assert await redis.run_each(writes({name: "after", "call-3": "y"})) == [b"after", b"y"]
+        assert await redis.run(READ, pair(name)) == [b"after"] * 2
+        assert target.ask("GET", name) == b"after"
+        cluster.move(slot, target, source)
+        assert await redis.run(READ, pair(name)) == [b"after"] * 2
+
+
+async def test_a_session_stuck_between_two_nodes_fails_alone(
+    cluster: ClusterServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("callstate_sidecar.stores.redis.cluster.TRY_AGAIN_S", 0.001)
+    source, target = cluster.primaries[1], cluster.primaries[2]
+    name = next(f"stuck-{i}" for i in range(1000) if slot_of(f"stuck-{i}") // 5462 == 1)
+    slot = slot_of(name)
+    async with client(cluster.url) as redis:
+        await redis.run(BOTH, pair(name), "before")
+        cluster.begin_move(slot, source, target)
+        cluster.move_keys(slot, source, target, count=1)
+        stuck, others = await redis.run_each(writes({name: "halfway", "call-2": "x"}))
+        assert "rehashing" in str(stuck)
+        assert others == b"x"
+        cluster.move_keys(slot, source, target)
+        cluster.end_move(slot, source, target)
+        assert await redis.run_each(writes({name: "after"})) == [b"after"]
+        cluster.move(slot, target, source)
+
+
+async def test_a_cluster_that_is_not_there_is_down() -> None:
+    async with client("redis+cluster://127.0.0.1:1,127.0.0.1:2") as redis:
+        for work in (redis.ping(), redis.run(READ, pair("x")), redis.run_each(writes({"x": "1"}))):
+            with pytest.raises(StoreDownError):
+                await work
+
+
+async def test_a_primary_of_a_cluster_that_dies_is_replaced_under_load() -> None:
+    with ClusterServers(binaries()["valkey"]) as servers:
+        async with client(servers.url) as redis:
+            await redis.run_each(writes(dict.fromkeys(NAMES, "0")))
+            servers.primaries[0].server.pause()
+            with pytest.raises(StoreError):
+                await redis.run_each(writes(dict.fromkeys(NAMES, "1")))
+            await retried(lambda: redis.run_each(writes(dict.fromkeys(NAMES, "2"))))
+            assert servers.promoted()
+            servers.primaries[0].server.resume()
+            assert {*await retried(lambda: redis.run_each(writes(dict.fromkeys(NAMES, "3"))))} == {b"3"}
+            for name in NAMES:
+                assert await redis.run(READ, pair(name)) == [b"3", b"3"]
+
+
+# -- sentinels ------------------------------------------------------------------------------------------------
+
+
+class Load:
+    """Calls that are spoken in all the time.
+
+    Attributes:
+        acknowledged: of each call, the turns whose addition was acknowledged.
+    """
+
+    def __init__(self, store: SidecarStore, calls: int) -> None:
+        self._store = store
+        self.acknowledged: dict[str, list[str]] = {f"call-{i}": [] for i in range(calls)}
+        self._stopping = False
+
+    async def __aenter__(self) -> Load:
+        for name in self.acknowledged:
+            await self._store.save(SessionState(name, status="active"))
+        self._tasks = [asyncio.ensure_future(self._speak(name)) for name in self.acknowledged]
+        return self
+
+    async def _speak(self, name: str) -> None:
+        while not self._stopping:
+            text = f"turn {len(self.acknowledged[name])}"
+            await self._store.add_turn(name, "user", text)
+            self.acknowledged[name].append(text)
+            await asyncio.sleep(0.01)
+
+    async def turns(self, more: int) -> None:
+        """Return once each call has had so many turns more."""
+        wanted = {name: len(turns) + more for name, turns in self.acknowledged.items()}
+        async with asyncio.timeout(20):
+            while any(len(self.acknowledged[name]) < count for name, count in wanted.items()):
+                await asyncio.sleep(0.01)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+
+async def store_is(store: SidecarStore, state: str) -> None:
+    async with asyncio.timeout(20):
+        while (await store.stats())["store"] != state:
+            await asyncio.sleep(0.01)
+
+
+@on_uvloop
+@pytest.mark.parametrize("how", ["killed", "asked"])
+async def test_a_failover_of_sentinels_under_load_loses_nothing(how: str) -> None:
+    with Watched(binaries()["valkey"]) as servers:
+        # the first of these sentinels is not there
+        url = servers.url.replace("://", "://127.0.0.1:1,")
+        daemon = Daemon("--set", "store.timeout_s=0.5", store=url)
+        try:
+            await daemon.in_thread("start")
+            async with connect(daemon.socket) as store:
+                async with Load(store, 20) as load:
+                    await load.turns(3)
+                    assert (await store.flush()).unflushed == 0
+                    if how == "killed":
+                        servers.primary.server.kill()
+                    else:
+                        servers.sentinel.ask("SENTINEL", "FAILOVER", "calls")
+                    await asyncio.to_thread(until, servers.promoted)
+                    await load.turns(3)
+                    await store_is(store, "up")
+                assert (await store.flush(timeout_s=20)).unflushed == 0
+                shared = RedisStore.from_url(url)
+                for name, turns in load.acknowledged.items():
+                    assert [turn.content for turn in (await shared.load(name)).history] == turns
+                await shared.close()
+                assert len(servers.replica.ask("SMEMBERS", "voicesession:active")) == 20
+        finally:
+            daemon.close(expect=STORE_AWAY)
