@@ -1,1 +1,1 @@
-"""How fast callstate is, beside what one would use instead: `make bench-quick` and `make bench`."""
+"""Benchmarks of callstate against its alternatives: `make bench-quick` and `make bench`."""

@@ -18,18 +18,18 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def say(line: str) -> None:
-    """Print it at once: a run takes its time."""
+    """Print a line and flush it."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def show(verdict: Verdict) -> None:
-    """Print one line."""
+    """Print a verdict."""
     say(verdict.line())
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="How fast callstate is, beside its peers.")
     commands = parser.add_subparsers(dest="command", required=True)
     quick = commands.add_parser("quick", help="one line a target, in under a minute")
@@ -52,7 +52,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def measure(effort: Effort, args: argparse.Namespace) -> None:
-    """Run all parts, or some, and write their figures down; what was measured before a failure is kept."""
+    """Run all or some parts and write their figures, also those measured before a failure."""
     began = time.monotonic()
     run = Run(effort, show)
     kind = "a full run in parts" if args.only else "a full run" if effort.full else "a short run"
@@ -66,8 +66,8 @@ def measure(effort: Effort, args: argparse.Namespace) -> None:
 
 
 def draw(args: argparse.Namespace) -> None:
-    """Tables and plots, from the JSON alone."""
-    from bench.plots import draw_all  # noqa: PLC0415 - matplotlib takes a second, and is of the `bench` extra
+    """Draw tables and plots from the JSON file."""
+    from bench.plots import draw_all  # noqa: PLC0415 - matplotlib takes a second, and is in the `bench` extra
 
     figures = json.loads(args.json.read_text("utf-8"))
     draw_all(figures, args.docs)

@@ -1,4 +1,4 @@
-"""Two Python clients of Redis, reduced to the commands that the peers are made of."""
+"""Two Python clients of Redis, reduced to the commands that the peers use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TTL_S: Final = 86400
 
 
 class Client(Protocol):
-    """The commands that a peer needs. Methods return the client's own awaitable: nothing is added to its cost."""
+    """The commands that a peer needs. Methods return the client's own awaitable, to add nothing to its cost."""
 
     name: str
 
@@ -24,7 +24,7 @@ class Client(Protocol):
         """SET with a TTL, and SADD, in one round trip."""
 
     def heartbeat(self, key: str, member: str) -> Awaitable[Any]:
-        """ZADD with the present time."""
+        """ZADD with the current time."""
 
     def push(self, key: str, value: bytes) -> Awaitable[Any]:
         """RPUSH."""
@@ -37,14 +37,14 @@ class Client(Protocol):
 
 
 REQUEST_TIMEOUT_MS: Final = 60_000
-"""valkey-glide gives up after 250 ms by itself, and 256 tasks may wait longer for a long reply."""
+"""valkey-glide's default is 250 ms, and 256 tasks may wait longer for a long reply."""
 
 MAX_CONNECTIONS: Final = 512
-"""redis-py takes a connection for each command in flight, and refuses after a hundred."""
+"""redis-py takes a connection for each command in flight, and its default limit is a hundred."""
 
 
 class RedisPy:
-    """redis-py, with the connection pool it makes by itself."""
+    """redis-py, with its own connection pool."""
 
     name = "redis-py"
 
@@ -71,7 +71,7 @@ class RedisPy:
 
 
 class Glide:
-    """valkey-glide: a core in Rust, one multiplexed connection."""
+    """valkey-glide: a core in Rust and one multiplexed connection."""
 
     name = "valkey-glide"
 
@@ -84,8 +84,8 @@ class Glide:
 
     @classmethod
     async def connect(cls, path: Path) -> Glide:
-        """A client of this server."""
-        import glide  # noqa: PLC0415 - of the `bench` extra; a quick run does without
+        """Connect to this server."""
+        import glide  # noqa: PLC0415 - in the `bench` extra; a quick run does not need it
 
         address = glide.NodeAddress(unix_socket_path=str(path))
         config = glide.GlideClientConfiguration([address], request_timeout=REQUEST_TIMEOUT_MS)

@@ -1,4 +1,4 @@
-"""The same operation by several subjects, in turn within one run, and what one is to another."""
+"""The same operation by several subjects, in turn within one run, and the ratios between them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from bench.sampling import Sample, Spread, percentile, take
 from bench.subjects import Subject
 
 PER_TASK: Final = 4
-"""Sessions that each task works on, one after the other: a task is a worker with a few calls. Each subject has so
-many of each length."""
+"""Sessions that each task works on in turn: a task stands for a worker with a few calls."""
 
 SPREAD: Final[Mapping[int, int]] = {20: 1024, 200: 256}
-"""Turns of a session to how many of that length are asked in turn instead, so that nearly each mutation is of a
-session whose last one is long written: what write-behind can't gather."""
+"""By turns of a session: the number of sessions used in turn instead, so that nearly every mutation hits a session
+whose previous one has already been written, and write-behind can't combine them."""
 
 ADDS: Final[Mapping[int, int]] = {20: 4, 200: 20}
-"""Turns of a session to how many it may get during a stretch; then it is given its old length again."""
+"""By turns of a session: how many it may get during a stretch; then it gets its old length back."""
 
 TURNS: Final = tuple(ADDS)
-"""The lengths that are compared."""
+"""The session lengths that are compared."""
 
 WARM_UP_S: Final = 0.05
 
 
 def pool(turns: int, sessions: int) -> list[str]:
-    """The ids of so many sessions of so many turns; a smaller pool is the beginning of a larger one."""
+    """Ids of sessions of this length; a smaller pool is the beginning of a larger one."""
     return [f"turns-{turns}-{number:06d}" for number in range(sessions)]
 
 
 async def keep_pools(subjects: Sequence[Subject], pools: Mapping[int, int]) -> None:
-    """Give each subject its sessions: `pools` is turns to how many."""
+    """Give each subject its sessions: `pools` maps turns to the number of sessions."""
     for subject in subjects:
         for turns, sessions in pools.items():
             await subject.keep(documents(pool(turns, sessions), turns))
@@ -44,7 +43,7 @@ async def keep_pools(subjects: Sequence[Subject], pools: Mapping[int, int]) -> N
 
 @dataclass(frozen=True)
 class Cell:
-    """One operation on so many sessions of one length by so many tasks: each subject's samples, one a round."""
+    """One operation on sessions of one length by some tasks: each subject's samples, one per round."""
 
     operation: str
     turns: int
@@ -54,24 +53,24 @@ class Cell:
 
     @property
     def spread(self) -> bool:
-        """Whether more sessions are asked in turn than the tasks have of their own."""
+        """Whether more sessions are used in turn than PER_TASK for each task."""
         return self.sessions > PER_TASK * self.tasks
 
     def ratio(self, one: str, other: str, figure: Callable[[Sample], float]) -> Spread:
-        """A figure of one subject over that of the other, round by round: what ran side by side is compared."""
+        """One subject's figure over another's, round by round, so that what ran side by side is compared."""
         pairs = zip(self.samples[one], self.samples[other], strict=True)
         return Spread.of([figure(ours) / figure(theirs) for ours, theirs in pairs])
 
     def throughput(self, one: str, other: str) -> Spread:
-        """How many times as many requests a second."""
+        """The ratio of requests per second."""
         return self.ratio(one, other, lambda sample: sample.throughput)
 
     def p50(self, one: str, other: str) -> Spread:
-        """The median latency as a part of the other's."""
+        """The ratio of median latencies."""
         return self.ratio(one, other, lambda sample: sample.percentile(0.5))
 
     def latency(self, subject: str, part: float) -> float:
-        """A latency over all rounds, seconds."""
+        """A quantile of the latency over all rounds, seconds."""
         return percentile(chain.from_iterable(sample.latencies_s for sample in self.samples[subject]), part)
 
     def figure(self, subject: str, figure: Callable[[Sample], float]) -> Spread:
@@ -83,15 +82,15 @@ async def compare(
     subjects: Sequence[Subject], operation: str, turns: int, tasks: int, *, rounds: int, seconds: float,
     sessions: int | None = None, enough: Callable[[Cell], bool] = lambda _: False,
 ) -> Cell:  # fmt: skip
-    """Let all subjects that can do one operation in each round, the first of one round being the last of the next.
+    """Sample one operation by all subjects that support it; the order is reversed with each round.
 
     Args:
-        subjects: who; what they were given by `keep_pools` is asked.
-        operation, turns, tasks: what, on sessions of what length, by how many.
+        subjects: with the sessions that `keep_pools` gave them.
+        operation, turns, tasks: the operation, the length of the sessions, the number of tasks.
         rounds: at most.
-        seconds: a sample lasts.
-        sessions: how many are asked; None: what the tasks have of their own.
-        enough: told what there is after each round from the third on; true ends it.
+        seconds: duration of a sample.
+        sessions: number of sessions; None: PER_TASK for each task.
+        enough: called with the results after each round from the third on; True ends the comparison.
     """
     able = [subject for subject in subjects if operation in subject.operations()]
     sessions = PER_TASK * tasks if sessions is None else sessions

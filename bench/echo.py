@@ -1,6 +1,6 @@
-"""The limit: a server that does nothing with a line but send it back, `python -m bench.echo SOCKET`.
+"""The lower limit: a server that only sends lines back, `python -m bench.echo SOCKET`.
 
-It splits what came into lines and joins them again, which is the least that any server of this protocol does.
+It splits the input into lines and joins them again, the least that any server of this protocol has to do.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ class Echo(asyncio.Protocol):
     """One connection."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client came."""
+        """asyncio: a client has connected."""
         self._transport = cast(asyncio.Transport, transport)
         self._rest = b""
 
     def data_received(self, data: bytes) -> None:
-        """Split, and send what is whole."""
+        """asyncio: bytes have arrived; complete lines are sent back."""
         lines = (self._rest + data).split(b"\n")
         self._rest = lines.pop()
         if lines:
@@ -30,7 +30,7 @@ class Echo(asyncio.Protocol):
 
 
 async def serve(path: str) -> None:
-    """Serve until ended."""
+    """Serve until cancelled."""
     server = await asyncio.get_running_loop().create_unix_server(Echo, path)
     await server.serve_forever()
 

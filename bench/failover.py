@@ -1,4 +1,4 @@
-"""How long a worker's death takes to be known, and its call to be held by another: kill -9, again and again."""
+"""How soon a worker's death is reported, and its call taken over by another worker: kill -9, many times."""
 
 from __future__ import annotations
 
@@ -27,31 +27,31 @@ ENDED_WITHIN_S: Final = 10.0
 PATIENCE_MS: Final = 30_000
 
 AT_ONCE: Final = 20
-"""Victims that wait for their turn: all of them hold their calls before the first of them is killed."""
+"""Victims started together: all of them hold their calls before the first is killed."""
 
 PAUSE_S: Final = 0.02
-"""At most so long from the end of one rescue to the next kill, at random: what the daemon does at intervals of its
-own (write-behind, ticks) is met at any point of it."""
+"""Longest pause between a takeover and the next kill, chosen at random, so that kills fall on every phase of the
+daemon's periodic work (write-behind, ticks)."""
 
 WARM_UP: Final = 4
-"""Kills before the first that counts."""
+"""Kills before the first that is measured."""
 
 BUSY_PER_S: Final = 1000
-"""Requests of a busy host, half of them turns: 1,500 calls that have one every three seconds."""
+"""Requests per second of a busy host, half of them turns: 1,500 calls with a turn every three seconds."""
 
 LARGE_BYTES: Final = 256 << 20
-"""Of a worker with models or audio in memory, which the kernel takes back before anybody hears of its death."""
+"""Memory of a worker with models or audio, which the kernel frees before the exit is visible to anyone."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What goes on meanwhile.
+    """The conditions under which workers are killed.
 
     Args:
         name: in words.
-        rate_per_s: requests of 32 tasks of another process; 0: as many as there can be; None: none.
-        ballast_bytes: memory of a victim for itself, beyond that of a small Python process.
-        part: of the kills asked for; the costly ones are fewer.
+        rate_per_s: requests by 32 tasks of another process; 0: as many as possible; None: none.
+        ballast_bytes: private memory of a victim beyond that of a small Python process.
+        part: fraction of the requested kills; expensive scenes have fewer.
         at_once: see AT_ONCE.
     """
 
@@ -71,23 +71,23 @@ SCENES: Final[Mapping[str, Scene]] = {
     ),
 }
 JUDGED: Final = ("idle", "busy")
-"""What the target is about; a host that is saturated is looked at beside it."""
+"""The scenes that the target applies to."""
 
 LIMIT_MS: Final = 50.0
 
 
 @dataclass(frozen=True)
 class Deaths:
-    """What was measured in one scene, a kill each, seconds since the signal was sent."""
+    """What was measured in one scene: one value per kill, in seconds since the signal was sent."""
 
     exits_s: Sequence[float]
-    """Until the process was gone: what the kernel takes, and nobody can be told before."""
+    """Until the process had exited: the kernel's share, before which nothing can be reported."""
     suspects_s: Sequence[float]
     """Until another worker had read the event."""
     claims_s: Sequence[float]
-    """Until yet another held the call, and had its history."""
+    """Until a third worker held the call and had its history."""
     requests_per_s: float | None
-    """What the traffic came to."""
+    """The rate that the traffic reached."""
 
 
 class Actor:
@@ -95,8 +95,8 @@ class Actor:
 
     Args:
         server: the daemon.
-        role: see there.
-        number: same.
+        role: see bench/workers.py.
+        number: see bench/workers.py.
     """
 
     def __init__(self, server: Server, role: str, number: int = 0) -> None:
@@ -112,10 +112,10 @@ class Actor:
         self.stdin, self._stdout = self._process.stdin, self._process.stdout
 
     def said(self) -> list[str]:
-        """The words of its next line.
+        """The words of its next line of output.
 
         Raises:
-            RuntimeError: it has ended.
+            RuntimeError: the process has exited.
         """
         line = self._stdout.readline()
         if not line:
@@ -123,7 +123,7 @@ class Actor:
         return line.split()
 
     def dismiss(self) -> None:
-        """Tell it to end."""
+        """Let it exit, by closing its stdin."""
         self.stdin.close()
 
     def __enter__(self) -> Self:
@@ -142,8 +142,8 @@ class Actor:
 
 
 class _Killer:
-    """Kills one worker after the other, and is itself the worker that hears of it: one thread that does nothing
-    else, so that what it measures is not its own."""
+    """Kills one worker after the other, and is itself the worker that receives the event: a single thread that does
+    nothing else, so that it does not measure delays of its own."""
 
     def __init__(self, server: Server, victims: Actor, rescuer: Actor) -> None:
         self._victims = victims
@@ -153,7 +153,7 @@ class _Killer:
         self._wire.call("events.subscribe", types=["suspect", "claimed"])
 
     def run(self, kills: int, at_once: int) -> Iterator[tuple[float, float, float]]:
-        """Exit, suspect and claim of each; seconds."""
+        """Times until exit, suspect and claim for each kill; seconds."""
         while kills > 0:
             count = min(kills, at_once)
             for pidfd, session_id in self._fork(count):
@@ -165,13 +165,13 @@ class _Killer:
             kills -= count
 
     def _fork(self, count: int) -> list[tuple[int, str]]:
-        """So many victims, each with its call. By pidfd: the number of one that died may be another's by now."""
+        """Start victims, each with its call. They are returned by pidfd, because a pid may be reused."""
         self._victims.stdin.write(f"{count}\n")
         said = [self._victims.said() for _ in range(count)]
         return [(os.pidfd_open(int(pid)), session_id) for pid, session_id in said]
 
     def _kill(self, pidfd: int, session_id: str) -> tuple[float, float, float] | None:
-        """None where the rescuer, asking for more just then, was given the call before anybody was told of it."""
+        """Kill one worker; None if the rescuer, claiming at that moment, got the call before the event was sent."""
         poll = select.poll()
         poll.register(pidfd, select.POLLIN)
         poll.register(self._wire.socket, select.POLLIN)
@@ -198,19 +198,19 @@ class _Killer:
         return (exited - killed) / 1e9, (told - killed) / 1e9, (claimed - killed) / 1e9
 
     def _claimed(self, session_id: str) -> int:
-        """When it was, by the same clock; returns when the call is over."""
+        """Wait until the call is claimed and over; returns the time of the claim by the same clock."""
         rescued, at, turns = self._rescuer.said()
         if (rescued, int(turns)) != (session_id, TURNS):
             raise RuntimeError(f"{rescued} was claimed with {turns} turns, not {session_id} with {TURNS}")
         return int(at)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._wire.close()
 
 
 def _event(line: bytes, session_id: str) -> str:
-    """What an event of this session tells, which must be because its worker has exited."""
+    """The type of an event, which must be of this session, with the reason that its worker has exited."""
     event = json.loads(line)["params"]
     told: str = event["type"]
     if (event["session_id"], event["reason"]) != (session_id, "worker_exited"):
@@ -219,7 +219,7 @@ def _event(line: bytes, session_id: str) -> str:
 
 
 def play(rig: Rig, redis: Server, name: str, kills: int) -> Deaths:
-    """One scene, upon a daemon of its own."""
+    """Run one scene, with a daemon of its own."""
     scene = SCENES[name]
     kills = max(1, round(kills * scene.part))
     server = rig.daemon(f"dying-{name}", redis, "--set", f"store.prefix=dying-{name}:")
@@ -246,7 +246,7 @@ def play(rig: Rig, redis: Server, name: str, kills: int) -> Deaths:
 
 
 def failover_verdict(deaths: Mapping[str, Deaths]) -> Verdict:
-    """The target, by the worse of the scenes that it is about."""
+    """The verdict, by the worse of the scenes that the target applies to."""
     p99 = {name: percentile(deaths[name].suspects_s, 0.99) * 1000 for name in JUDGED}
     note = "; ".join(
         f"{name}: p50 {percentile(deaths[name].suspects_s, 0.5) * 1000:.1f}, p99 {p99[name]:.1f}, "
@@ -258,7 +258,7 @@ def failover_verdict(deaths: Mapping[str, Deaths]) -> Verdict:
 
 
 def deaths_json(deaths: Mapping[str, Deaths]) -> dict[str, dict[str, Any]]:
-    """For the JSON."""
+    """The figures for the JSON file."""
     return {
         name: {
             "name": SCENES[name].name,

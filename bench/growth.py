@@ -1,4 +1,4 @@
-"""What an operation costs as a session's history grows."""
+"""The cost of an operation by the length of a session's history."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from bench.subjects import Sidecar, connected
 GROWTH_SESSIONS: Final = 32
 LEAST_ADDS: Final = 10
 LONGER: Final = 0.1
-"""In a stretch each session may get LEAST_ADDS turns, or this part of its length where that is more."""
+"""In a stretch each session may get LEAST_ADDS turns, or this fraction of its length if that is more."""
 
 GROWTH_S: Final = 0.1
-"""How long a sample lasts."""
+"""Duration of a sample."""
 
 Costs = dict[int, list[float]]
-"""History length, in turns, to seconds a request, round by round."""
+"""By history length in turns: seconds per request, one value per round."""
 
 
 def relative(costs: Costs) -> dict[int, Spread]:
-    """Each cost over that of the first, round by round."""
+    """Each cost as a multiple of the first length's, round by round."""
     first = next(iter(costs.values()))
     return {
         number: Spread.of([cost / base for cost, base in zip(values, first, strict=True)])
@@ -35,7 +35,7 @@ def relative(costs: Costs) -> dict[int, Spread]:
 async def by_length(
     server: Server, lengths: Sequence[int], operations: Sequence[str], *, rounds: int
 ) -> dict[str, Costs]:
-    """What each operation costs at each history length, 32 tasks; the lengths in turn, round by round."""
+    """Measure each operation at each history length with 32 tasks; a round goes through all lengths."""
     subject = Sidecar(await connected(server.path), server)
     ids = {turns: pool(turns, GROWTH_SESSIONS) for turns in lengths}
     costs: dict[str, Costs] = {operation: {turns: [] for turns in ids} for operation in operations}
@@ -55,7 +55,7 @@ async def by_length(
 
 
 def curve_json(costs: Mapping[str, Costs]) -> dict[str, dict[int, dict[str, list[float]]]]:
-    """By operation and length: each cost in microseconds, and over that at the first length."""
+    """By operation and length: the cost in microseconds, and as a multiple of that at the first length."""
     return {
         operation: {
             number: {"us": Spread.of([value * 1e6 for value in cost[number]]).to_json(), "ratio": ratio.to_json()}

@@ -1,4 +1,4 @@
-"""callstated beside a server that only sends lines back: what is the protocol's cost, and what the machine's."""
+"""callstated compared with an echo server: which part of the cost is ours, and which is the machine's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.wire import heartbeat
 from callstate_client import sync
 
 PIPELINED: Final = 100
-"""Requests that leave as one write: what a worker with a hundred calls sends in one pass of its event loop."""
+"""Requests in one write: what a worker with a hundred calls sends in one turn of its event loop."""
 
 
 def _connected(server: Server) -> socket.socket:
@@ -23,7 +23,7 @@ def _connected(server: Server) -> socket.socket:
 
 
 def blocking_heartbeat(daemon: Server, echo: Server, *, rounds: int, heartbeats: int) -> Spread:
-    """The blocking client's median heartbeat over the median ping-pong of the same line through the echo."""
+    """The blocking client's median heartbeat over the median round trip of the same line to the echo."""
     session_id = pool(20, 1)[0]
     line = heartbeat(session_id)
     ratios: list[float] = []
@@ -48,7 +48,7 @@ def blocking_heartbeat(daemon: Server, echo: Server, *, rounds: int, heartbeats:
 
 
 def pipelined_cpu(daemon: Server, echo: Server, *, rounds: int, batches: int) -> tuple[Spread, Spread]:
-    """The daemon's CPU time a pipelined heartbeat, over the echo's for the same line; and by itself, seconds."""
+    """The daemon's CPU time per pipelined heartbeat: over the echo server's for the same line, and in seconds."""
     ids = pool(20, PIPELINED)
     batch = b"".join(map(heartbeat, ids))
     ratios: list[float] = []

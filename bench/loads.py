@@ -1,7 +1,7 @@
-"""How long a heartbeat takes while the daemon has much else to do, beside what it takes when it has nothing.
+"""Heartbeat latency while the daemon is busy with something else, and memory per session.
 
-A load is put on the daemon from outside, through its socket, in a thread. Meanwhile heartbeats are sent on
-a connection of their own at a fixed rate: their latency is what a worker would see.
+A thread puts the load on the daemon through its socket. Meanwhile heartbeats are sent at a fixed rate on a
+connection of their own: their latency is what a worker would see.
 """
 
 from __future__ import annotations
@@ -22,49 +22,49 @@ from bench.targets import Verdict
 from bench.wire import PATIENCE_S, Wire, add_turn, fill, paced_heartbeats, save
 
 HEARTBEAT_EVERY_S: Final = 0.001
-"""A thousand a second: a host of 15,000 calls, each with a heartbeat every 15 s."""
+"""1,000 per second: a host of 15,000 calls, each with a heartbeat every 15 s."""
 
 SLICE_S: Final = 0.05
 """How often it is checked whether the load is done."""
 
 HEARTBEAT_SESSIONS: Final = 32
-"""Sessions that get heartbeats, and nothing else."""
+"""Sessions that receive heartbeats and nothing else."""
 
 LOOK_EVERY_S: Final = 0.01
 STATS_EVERY_S: Final = 0.1
 
 TIMEOUT_S: Final = 1.0
 GRACE_S: Final = 0.5
-"""Of the sessions that expire: silence until they are suspected, and until they are ended."""
+"""Of the sessions that expire: seconds of silence until they are suspect, and until they are ended."""
 
 BALLAST: Final = "ballast"
 BALLAST_TURNS: Final = 200
-"""Of a session that is saved again and again until the log has outgrown its bound."""
+"""Length of a session that is saved repeatedly until the log has outgrown its bound."""
 
 LOG_ROOM: Final = 1.25
-"""The bound, over the bytes of everything that the daemon is filled with."""
+"""The bound as a multiple of the bytes that the daemon is filled with."""
 
 FLUSH_WHEN_ASKED: Final = ("--set", "store.flush_interval_s=60")
 
 
 class Load(Protocol):
-    """Something for the daemon to do."""
+    """Work for the daemon."""
 
     def prepare(self) -> None:
-        """Make it ready; not measured."""
+        """Prepare the work; not measured."""
 
     def run(self) -> None:
-        """Do it, and return when it is done."""
+        """Do the work; return when it is done."""
 
 
 class Idle:
-    """Nothing, for so long."""
+    """No work, for some seconds."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
     def prepare(self) -> None:
-        """Nothing to make ready."""
+        """There is nothing to prepare."""
 
     def run(self) -> None:
         """Wait."""
@@ -72,9 +72,9 @@ class Idle:
 
 
 class Flush:
-    """These sessions, changed since they were written last, are written all at once.
+    """A flush of many sessions at once, each changed since its last write.
 
-    The daemon must have been told to flush only when asked (`FLUSH_WHEN_ASKED`).
+    The daemon must run with `FLUSH_WHEN_ASKED`.
     """
 
     def __init__(self, server: Server, session_ids: Sequence[str]) -> None:
@@ -82,20 +82,20 @@ class Flush:
         self._ids = session_ids
 
     def prepare(self) -> None:
-        """Add a turn to each."""
+        """Add a turn to each session."""
         with Wire(self._server) as wire:
             wire.send_all(map(add_turn, self._ids))
 
     def run(self) -> None:
-        """Ask for the flush."""
+        """Request the flush and wait for it."""
         with Wire(self._server) as wire:
             wire.flush()
 
 
 class Checkpoint:
-    """A snapshot of everything is written, because the log has outgrown its bound.
+    """A checkpoint of all sessions, due because the log has outgrown its bound.
 
-    The daemon must have been started with `checkpoint_at` for the documents that it was filled with.
+    The daemon must run with `checkpoint_at` for the documents that it was filled with.
     """
 
     def __init__(self, server: Server, directory: Path, kept: Mapping[str, bytes]) -> None:
@@ -104,10 +104,10 @@ class Checkpoint:
         self._bound = _log_bound(kept)
         self._saves = [
             save(document(BALLAST, BALLAST_TURNS, history(BALLAST_TURNS, word))) for word in ("one", "other")
-        ]  # alternating: what is saved again unchanged costs the log nothing
+        ]  # alternating: saving an unchanged document adds nothing to the log
 
     def prepare(self) -> None:
-        """Bring the log near its bound."""
+        """Let the log grow almost to its bound."""
         if self._snapshots():
             raise RuntimeError("a checkpoint came before its time")
         with Wire(self._server) as wire:
@@ -116,7 +116,7 @@ class Checkpoint:
                 self._save(wire)
 
     def run(self) -> None:
-        """Push it over, and wait until the snapshot counts."""
+        """Exceed the bound, and wait until the snapshot is complete."""
         deadline = time.monotonic() + PATIENCE_S
         with Wire(self._server) as wire:
             for _ in range(3):
@@ -124,7 +124,7 @@ class Checkpoint:
         while not (done := self._snapshots()) or not all(path.suffix == ".csj" for path in done):
             if time.monotonic() > deadline:
                 raise TimeoutError("no checkpoint was written")
-            time.sleep(LOOK_EVERY_S)  # nobody is notified of a file's coming
+            time.sleep(LOOK_EVERY_S)  # there is no notification to wait for
 
     def _save(self, wire: Wire) -> None:
         self._saves.reverse()
@@ -135,7 +135,7 @@ class Checkpoint:
 
 
 def checkpoint_at(kept: Mapping[str, bytes]) -> tuple[str, ...]:
-    """Options of a daemon that is filled with these, and then made to write a checkpoint."""
+    """Options of a daemon that is filled with these documents and then made to write a checkpoint."""
     return ("--set", f"journal.checkpoint_min_bytes={_log_bound(kept)}", "--set", "journal.sync_interval_s=0.05")
 
 
@@ -144,16 +144,16 @@ def _log_bound(kept: Mapping[str, bytes]) -> int:
 
 
 class Expiry:
-    """These sessions fall silent at the same moment, are suspected together, and ended together."""
+    """Many sessions that fall silent at the same moment, and so become suspect and end together."""
 
     def __init__(self, server: Server, kept: Mapping[str, bytes]) -> None:
         self._server = server
         self._documents = kept
 
     def prepare(self) -> None:
-        """One heartbeat for all of them; then silence until just before their time."""
+        """Send one heartbeat for all of them, then wait until just before their timeout."""
         with Wire(self._server) as wire:
-            for timeout_s in (TIMEOUT_S + 60, TIMEOUT_S):  # more, while they come
+            for timeout_s in (TIMEOUT_S + 60, TIMEOUT_S):  # a longer one while they are being saved
                 more = f',"heartbeat_timeout_s":{timeout_s}'
                 wire.send_all(save(each, more) for each in self._documents.values())
             self._ended = wire.call("server.stats")["sessions"].get("ended", 0) + len(self._documents)
@@ -172,12 +172,12 @@ class Expiry:
 
 @dataclass(frozen=True)
 class Size:
-    """How many sessions.
+    """Numbers of sessions.
 
     Args:
         dirty: of 200 turns, which are flushed.
-        live: of 20 turns, which expire.
-        many: of 20 turns, for one more checkpoint.
+        live: of 20 turns, which expire; also the number whose memory is measured.
+        many: of 20 turns, for a larger checkpoint.
     """
 
     dirty: int = 1000
@@ -187,24 +187,24 @@ class Size:
 
 @dataclass(frozen=True)
 class UnderLoad:
-    """How long the heartbeats took during one load, and how long the load took; seconds."""
+    """Latencies of the heartbeats during one load, and duration of the load; seconds."""
 
     latencies_s: list[float]
     elapsed_s: float
 
     def percentile_ms(self, part: float) -> float:
-        """Of the heartbeats."""
+        """A percentile of the latencies, in milliseconds."""
         return percentile(self.latencies_s, part) * 1000
 
 
 def heartbeats_during(server: Server, load: Load) -> UnderLoad:
-    """Heartbeats at a fixed rate until the load is done."""
+    """Send heartbeats at a fixed rate until the load is done."""
     latencies: list[float] = []
     load.prepare()
     with Wire(server) as wire, ThreadPoolExecutor(1) as thread:
         work = thread.submit(_timed, load)
         running = True
-        while running:  # once more after it is done: a small load may be over before the first heartbeat
+        while running:  # one more slice at the end: a small load may be over before the first heartbeat
             running = not work.done()
             latencies += paced_heartbeats(wire, _heartbeat_ids(), seconds=SLICE_S, every_s=HEARTBEAT_EVERY_S)
         return UnderLoad(latencies, work.result())
@@ -221,7 +221,7 @@ def _heartbeat_ids() -> list[str]:
 
 
 class LoadedDaemon:
-    """A daemon full of sessions, those of each load among them."""
+    """A daemon filled with the sessions of all loads."""
 
     def __init__(self, rig: Rig, redis: Server, size: Size, label: str) -> None:
         self._live = documents(pool(20, size.live), 20)
@@ -233,15 +233,15 @@ class LoadedDaemon:
         fill(self.server, self._kept | documents(_heartbeat_ids(), 20))
 
     def flush(self) -> Load:
-        """Of the long sessions."""
+        """A flush of the long sessions."""
         return Flush(self.server, [*self._long])
 
     def checkpoint(self) -> Load:
-        """Of everything."""
+        """A checkpoint of all sessions."""
         return Checkpoint(self.server, self._journal, self._kept)
 
     def expiry(self) -> Load:
-        """Of the short sessions."""
+        """The expiry of the short sessions."""
         return Expiry(self.server, self._live)
 
 
@@ -264,7 +264,7 @@ def memory_over_json(rig: Rig, redis: Server, sessions: int) -> float:
 
 
 def under_load(rig: Rig, redis: Server, size: Size, *, rounds: int, idle_s: float) -> dict[str, dict[str, Any]]:
-    """Each load by itself, each round on a daemon of its own; the large checkpoint once. For the JSON."""
+    """Measure each load, with a new daemon for each round, and the large checkpoint once; returned as JSON."""
     names = {
         "idle": "nothing else to do",
         "flush": f"{size.dirty:,} changed sessions of 200 turns are flushed",
@@ -291,7 +291,7 @@ def under_load(rig: Rig, redis: Server, size: Size, *, rounds: int, idle_s: floa
 
 
 def _figures(rounds: Sequence[UnderLoad], name: str) -> dict[str, Any]:
-    """Of all rounds together, but `p99_ms` with the least and the most of a round."""
+    """Figures over all rounds; `p99_ms` is the median, minimum and maximum of the rounds."""
     everything = [*chain.from_iterable(each.latencies_s for each in rounds)]
     p99 = Spread.of([each.percentile_ms(0.99) for each in rounds])
     return {
@@ -305,7 +305,7 @@ def _figures(rounds: Sequence[UnderLoad], name: str) -> dict[str, Any]:
 
 
 def flushing_verdict(flushes: Sequence[UnderLoad], dirty: int) -> Verdict:
-    """The target about heartbeats during a flush."""
+    """The target for heartbeats during a flush."""
     p99 = Spread.of([each.percentile_ms(0.99) for each in flushes])
     longest = max(max(each.latencies_s) for each in flushes) * 1000
     took = Spread.of([each.elapsed_s for each in flushes]).median * 1000

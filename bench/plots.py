@@ -1,4 +1,4 @@
-"""The figures as SVG: the same figures give the same bytes."""
+"""The figures as SVG plots; the same figures give the same bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bench.report import measured
 from bench.sampling import QUANTILES
 
 STYLE: Final[Any] = {
-    "svg.hashsalt": "callstate",  # the ids in it are random otherwise
+    "svg.hashsalt": "callstate",  # otherwise its ids are random
     "svg.fonttype": "none",  # text as text: small, and searchable
     "xtick.minor.size": 0, "ytick.minor.size": 0,
     "font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False,
@@ -26,15 +26,15 @@ OPERATIONS: Final = ("heartbeat", "add_turn", "save", "load")
 TURNS: Final = (20, 200)
 
 Told = dict[str, Any]
-"""What `--json` wrote."""
+"""The content of the JSON file."""
 
 
 def draw_all(told: Told, directory: Path) -> None:
-    """Every plot, as performance-*.svg.
+    """Draw every plot as performance-*.svg.
 
     Args:
         told: the figures of a full run.
-        directory: where to.
+        directory: for the files.
     """
     plots: dict[str, Callable[[Told], None]] = {
         "throughput": throughput, "latency": latency, "growth": growth, "loads": loads, "dying": dying,
@@ -45,7 +45,7 @@ def draw_all(told: Told, directory: Path) -> None:
                 continue
             plot(told)
             for axes in plt.gcf().axes:
-                axes.minorticks_off()  # nine more of everything between two powers of ten
+                axes.minorticks_off()  # there would be nine between two powers of ten
             plt.savefig(directory / f"performance-{name}.svg", metadata={"Date": None})
             plt.close()
 
@@ -57,7 +57,7 @@ def _cells(told: Told, operation: str, turns: int) -> Iterable[Told]:
 
 
 def throughput(told: Told) -> None:
-    """Requests a second by tasks, every side."""
+    """Requests per second by number of tasks, all subjects."""
     _, rows = plt.subplots(len(TURNS), len(OPERATIONS), figsize=(11, 5), sharey=True)
     for turns, row in zip(TURNS, rows, strict=True):
         for operation, axes in zip(OPERATIONS, row, strict=True):
@@ -75,7 +75,7 @@ def throughput(told: Told) -> None:
 
 
 def latency(told: Told) -> None:
-    """How the latencies of 32 tasks are distributed."""
+    """Latency distributions with 32 tasks."""
     _, row = plt.subplots(1, len(OPERATIONS), figsize=(11, 3), sharey=True)
     for operation, axes in zip(OPERATIONS, row, strict=True):
         (cell,) = (cell for cell in _cells(told, operation, 200) if cell["tasks"] == 32)
@@ -104,7 +104,7 @@ def growth(told: Told) -> None:
 
 
 def loads(told: Told) -> None:
-    """Heartbeats while the daemon does something else."""
+    """Heartbeat latencies under each load."""
     _, axes = plt.subplots(figsize=(8, 3.2))
     loads_ = [*reversed(told["loads"].values())]
     places = range(len(loads_))
@@ -123,7 +123,7 @@ def loads(told: Told) -> None:
 
 
 def dying(told: Told) -> None:
-    """How soon deaths are known, and calls held by another, as distributions."""
+    """Distributions of the time from kill -9 to suspect, and to the takeover."""
     figure, row = plt.subplots(1, 2, figsize=(8, 3.5), sharex=True, sharey=True)
     for what, axes in zip(("suspect", "claimed"), row, strict=True):
         for each in told["dying"].values():

@@ -1,4 +1,4 @@
-"""The servers that are measured: each a process of its own, on a Unix socket in a directory of the run."""
+"""The servers that are measured, each in a process of its own, on a Unix socket in a temporary directory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ STOPPED_WITHIN_S: Final = 30.0
 LOOK_EVERY_S: Final = 0.005
 
 CPUCLOCK_SCHED: Final = 2
-"""The clock of all threads of a process, in nanoseconds (clock_getcpuclockid(3) puts it together alike)."""
+"""The CPU clock of all threads of a process; clock_getcpuclockid(3) composes a clock id in the same way."""
 
 PING: Final = b'{"jsonrpc":"2.0","id":1,"method":"server.ping"}\n'
 
 NO_REAPING: Final = ("--set", "reaper.heartbeat_timeout_s=86400")
-"""Sessions that wait for their turn to be measured are not dead."""
+"""Sessions that wait to be measured must not be reaped."""
 
 
 _SPIN: Final = """
@@ -44,10 +44,10 @@ while os.getppid() == parent:
 
 @contextmanager
 def awake() -> Iterator[None]:
-    """Keep the processors from going to sleep: on each a process runs that is of less importance than any other.
+    """Keep the processors from going idle: on each a process spins at the lowest priority (SCHED_IDLE).
 
-    To wake a virtual processor takes 30 to 50 µs, more than most requests here. On a host with calls something
-    runs all the time.
+    Waking a virtual processor takes 30 to 50 µs, more than most requests here. On a host with calls something is
+    always running.
     """
     command = [sys.executable, "-c", _SPIN]
     spinners = [
@@ -67,10 +67,10 @@ def awake() -> Iterator[None]:
 
 @contextmanager
 def on_one_processor(*servers: Server) -> Iterator[None]:
-    """Keep this process and these servers on one processor meanwhile.
+    """Pin this process and these servers to one processor.
 
-    With one request under way they never work at the same time, and where the scheduler puts them would decide:
-    to wake a virtual processor that sleeps takes longer than an echo, there and back.
+    With one request in flight they never work at the same time, and their placement by the scheduler would decide
+    the result: waking an idle virtual processor takes longer than the round trip of an echo.
     """
     was = {pid: os.sched_getaffinity(pid) for pid in (0, *(server.pid for server in servers))}
     one = {max(was[0])}
@@ -88,10 +88,10 @@ class Server:
 
     Args:
         name: as in the report.
-        command: what is run.
+        command: its command line.
         path: the socket.
-        hello: what it answers once it serves; one that replays a journal listens long before.
-        log: where its output goes; shown when it does not start.
+        hello: a request that it answers once it serves; while it replays a journal it only listens.
+        log: receives its output; shown if it does not start.
     """
 
     def __init__(self, name: str, command: Sequence[str | Path], path: Path, hello: bytes, log: Path) -> None:
@@ -114,7 +114,7 @@ class Server:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.close()
                 raise RuntimeError(f"{self.name} does not start:\n{self._log.read_text()}")
-            time.sleep(LOOK_EVERY_S)  # there is nothing to wait for but the socket's coming
+            time.sleep(LOOK_EVERY_S)  # there is no notification to wait for
 
     def _answers(self, hello: bytes) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -131,40 +131,40 @@ class Server:
         return time.clock_gettime((~self._process.pid << 3) | CPUCLOCK_SCHED)
 
     def rss_bytes(self) -> int:
-        """What it has in memory now."""
+        """Its resident memory."""
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text("ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Its process id."""
         return self._process.pid
 
     def obituary(self) -> str:
-        """Of one that has ended by itself, with what it said last; empty while it runs."""
+        """The exit status and last output of a server that has exited by itself; empty while it runs."""
         if self._process.poll() is None:
             return ""
         last = self._log.read_text()[-2000:] if self._log.exists() else "its log is gone"
         return f"{self.name} on {self.path} has ended with {self._process.returncode}: {last}"
 
     def stop(self, within_s: float = STOPPED_WITHIN_S) -> str:
-        """Ask it to end, and wait; gives what it has said."""
+        """Terminate it with SIGTERM and wait; returns its output."""
         self._process.terminate()
         self._process.wait(within_s)
         return self._log.read_text()
 
     def close(self) -> None:
-        """End it; a second time does nothing."""
+        """Kill it if it still runs; may be called twice."""
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait(STOPPED_WITHIN_S)
 
 
 class Rig:
-    """A directory, and all servers started in it; leaving ends them and removes it."""
+    """A temporary directory and the servers started in it; on exit they are killed and it is removed."""
 
     def __init__(self) -> None:
-        # not below the checkout: a Unix socket's path has 107 bytes at most
+        # not below the checkout: a Unix socket's path has at most 107 bytes
         self.root = Path(tempfile.mkdtemp(prefix="cs-"))
         self._servers: list[Server] = []
 
@@ -186,9 +186,9 @@ class Rig:
         return server
 
     def redis(self) -> Server:
-        """A Redis that appends to its file and syncs it each second, as DESIGN wants both sides to meet.
+        """A Redis that syncs its append-only file every second.
 
-        It never rewrites that file by itself: nobody's figures shall hold a rewrite that another one caused.
+        It never rewrites that file by itself, so that no figure contains a rewrite that another one caused.
         """
         options = {
             "port": "0", "unixsocket": str(self.root / "redis.sock"), "dir": str(self.root), "save": "",
@@ -198,11 +198,11 @@ class Rig:
         return self._start("redis", "redis", [get_binary_path(), *words], b"PING\r\n")
 
     def daemon(self, label: str, store: Server | None, *options: str) -> Server:
-        """A callstated at its default durability, `process`.
+        """A callstated with its default durability, `process`.
 
         Args:
-            label: names its socket and state directory; one that was there before is taken up again.
-            store: the Redis it writes behind to; None: SQLite in its state directory.
+            label: names its socket and state directory; an existing directory is used again.
+            store: the Redis behind it; None: SQLite in its state directory.
             options: further arguments.
         """
         paths = ["--socket", str(self.root / f"{label}.sock"), "--state-dir", str(self.root / label)]
@@ -211,11 +211,11 @@ class Rig:
         return self._start("callstated", label, [*command, *NO_REAPING, *options], PING)
 
     def echo(self) -> Server:
-        """A uvloop server that splits lines, joins them and sends them back."""
+        """A uvloop server that splits the input into lines, joins them and sends them back."""
         command = [sys.executable, "-m", "bench.echo", str(self.root / "echo.sock")]
         return self._start("echo", "echo", command, b"\n")
 
     def end(self, server: Server) -> None:
-        """End one before the others."""
+        """Kill one server before the others."""
         server.close()
         self._servers.remove(server)

@@ -1,4 +1,4 @@
-"""What a look at the deadlines costs: the daemon's own reaper and journal over many sessions, in this process."""
+"""The cost of a tick: the daemon's own reaper and journal over many sessions, in this process."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.system.logs import TextFormatter
 
 FAR_S: Final = 1e6
-"""Evidence of life from so far in the future never runs out here."""
+"""Seconds: evidence of life from this far in the future never expires here."""
 
 
 class Reapable:
-    """So many live sessions, of which some are due together.
+    """Live sessions, of which some are due together.
 
     Args:
         directory: for the journal.
-        live: how many.
-        due: how many of them fall silent at once.
+        live: number of sessions.
+        due: number of those that fall silent at once.
     """
 
     def __init__(self, directory: Path, live: int, due: int) -> None:
@@ -53,14 +53,14 @@ class Reapable:
             session.next_version(self._clock.wall_us())
             session.journaled = True
             liveness.watch(session.id, self._began + (FAR_S if number >= due else 0.0))
-        engine.tx.commit()  # else how to undo all this would be forgotten in the first tick that changes something
+        engine.tx.commit()  # otherwise the first tick that changes something would pay for discarding this undo log
 
     def idle_tick_s(self, ticks: int) -> float:
-        """The longest of so many ticks with nothing due."""
+        """The longest of some ticks with nothing due."""
         return max(self._tick(self._began)[0] for _ in range(ticks))
 
     def busy_tick_s(self) -> float:
-        """The longest tick while all that are due are suspected, then ended."""
+        """The longest tick while all due sessions become suspect, and then end."""
         config, longest = self._reaper_config, 0.0
         for now in (config.heartbeat_timeout_s, config.heartbeat_timeout_s + config.grace_s + 1.0):
             acts = 1
@@ -86,12 +86,12 @@ def _session(number: int) -> Session:
 
 
 async def ticks(directory: Path, *, live: int, due: int) -> tuple[float, float]:
-    """The longest tick with none due, and with so many due at once; seconds.
+    """The longest tick with none due, and with many due at once; seconds.
 
-    In a loop, for the parts of a daemon ask for one; the ticks are taken one after the other, without it.
+    A coroutine because the parts of the daemon need a running loop; the ticks themselves don't use it.
     """
-    directory.mkdir()  # noqa: ASYNC240 - nobody else waits for this loop
-    log = logging.FileHandler(directory / "log")  # each session that is reaped is a line, as in the daemon
+    directory.mkdir()  # noqa: ASYNC240 - nothing else runs in this loop
+    log = logging.FileHandler(directory / "log")  # each reaped session is a log line, as in the daemon
     log.setFormatter(TextFormatter(journal=False))
     logger = logging.getLogger("callstate_sidecar")
     logger.addHandler(log)

@@ -1,4 +1,4 @@
-"""What was measured, as JSON."""
+"""The figures of a run as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES: Final = ("callstate", "redis", "uvloop", "orjson", "msgspec", "valkeyl
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what."""
+    """The machine and the versions of the packages."""
     return {
         "cpus": len(os.sched_getaffinity(0)),
         "kernel": platform.release(),
@@ -50,7 +50,7 @@ def _side(cell: Cell, name: str) -> dict[str, Any]:
 
 
 def cell_json(cell: Cell) -> dict[str, Any]:
-    """A comparison; each figure with a spread is [median, least, most] over the rounds."""
+    """A comparison; a figure with a spread is [median, minimum, maximum] over the rounds."""
     return {
         "operation": cell.operation,
         "turns": cell.turns,
@@ -62,18 +62,18 @@ def cell_json(cell: Cell) -> dict[str, Any]:
 
 
 def measured(figures: dict[str, Any], name: str) -> bool:
-    """Whether a run has measured what a table or plot of this name shows."""
+    """Whether a run has the figures for the table or plot of this name."""
     return bool(figures.get("comparisons" if name in ("throughput", "latency", "requests") else name))
 
 
 def write_json(path: Path, kind: str, figures: Figures, *, keep: bool) -> None:
-    """All figures of a run.
+    """Write all figures of a run.
 
     Args:
-        path: where to.
+        path: the file.
         kind: of the run, in words.
-        figures: what was measured.
-        keep: leave there what an earlier run of other parts found.
+        figures: of the run.
+        keep: keep the figures that an earlier run of other parts has written there.
     """
     found: dict[str, Any] = json.loads(path.read_text("utf-8")) if keep and path.exists() else {}
     anew = {verdict.name: verdict.to_json() for verdict in figures.verdicts}

@@ -1,4 +1,4 @@
-"""One sample: so many tasks doing one thing for a while, with what it took."""
+"""One sample: a number of tasks repeat one operation for some time, and what that took."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Final
 from bench.subjects import Operation, Subject
 
 WRITING: Final = ("add_turn", "save", "save_built")
-"""Operations that leave the store behind something to do."""
+"""Operations whose changes remain to be written to the store."""
 
 
 QUANTILES: Final = (*(number / 50 for number in range(50)), 0.99, 0.995, 0.999)
-"""Parts of all requests whose latency is drawn."""
+"""Quantiles of the latency that are plotted."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a sample gave. Times in seconds; `flush_s` is how long the store behind took to have it all."""
+    """The result of a sample. Times in seconds; `flush_s` is how long the closing flush to the store took."""
 
     count: int
     elapsed_s: float
@@ -34,17 +34,17 @@ class Sample:
 
     @property
     def throughput(self) -> float:
-        """Requests a second."""
+        """Requests per second."""
         return self.count / self.elapsed_s
 
     def percentile(self, part: float) -> float:
-        """A latency, seconds; `part` from 0 to 1."""
+        """A quantile of the latency, seconds; `part` is from 0 to 1."""
         return percentile(self.latencies_s, part)
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A figure over several rounds: its median, and the least and the most it was."""
+    """A figure over several rounds: median, minimum and maximum."""
 
     median: float
     low: float
@@ -52,21 +52,21 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of one figure a round."""
+        """The spread of one value per round."""
         return cls(statistics.median(values), min(values), max(values))
 
     def to_json(self) -> list[float]:
-        """Median, least, most."""
+        """Median, minimum, maximum."""
         return [short(self.median), short(self.low), short(self.high)]
 
 
 def short(value: float) -> float:
-    """A figure with as many digits as it is worth."""
+    """Round to four significant digits."""
     return float(f"{value:.4g}")
 
 
 def percentile(latencies_s: Iterable[float], part: float) -> float:
-    """The latency that this part of them does not exceed."""
+    """The latency that this fraction of them does not exceed."""
     ordered = sorted(latencies_s)
     return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
 
@@ -80,11 +80,11 @@ async def _work(operation: Operation, items: Iterable[str], latencies: list[floa
         append(now - began)
         if now > until:
             return
-        began = now  # one look at the clock a request: what lies between two is the loop over items
+        began = now  # one clock call per request: between two lies only the loop over the items
 
 
 def _plans(name: str, session_ids: Sequence[str], adds: int, tasks: int) -> list[Iterable[str]]:
-    """The sessions each task goes through; no two tasks share one unless there are too few."""
+    """The sessions that each task works through; tasks share sessions only if there are too few."""
     shares = [session_ids[start::tasks] or session_ids for start in range(tasks)]
     if name != "add_turn":
         return [cycle(share) for share in shares]
@@ -92,7 +92,7 @@ def _plans(name: str, session_ids: Sequence[str], adds: int, tasks: int) -> list
 
 
 class _Stretches:
-    """Work that is measured, piece by piece, and what it took all together."""
+    """Measured stretches of work, added up."""
 
     def __init__(self, subject: Subject) -> None:
         self._server = subject.server
@@ -100,7 +100,7 @@ class _Stretches:
         self.elapsed_s = self.client_cpu_s = self.server_cpu_s = 0.0
 
     async def run(self, operation: Operation, plans: Sequence[Iterable[str]], seconds: float) -> list[int]:
-        """One stretch; gives how many requests each task made of it."""
+        """Run one stretch; returns the number of requests of each task."""
         taken: list[list[float]] = [[] for _ in plans]
         server_cpu, client_cpu, began = self._server.cpu_s(), time.process_time(), time.perf_counter()
         until = began + seconds
@@ -118,20 +118,19 @@ async def take(
     subject: Subject, name: str, session_ids: Sequence[str], *,
     adds: int, tasks: int, seconds: float,
 ) -> Sample:  # fmt: skip
-    """Let `tasks` tasks do one operation for so long.
+    """Let `tasks` tasks repeat one operation for some time.
 
-    Sessions that have grown as far as they may are given their length again, then it goes on: a sample of add_turn
-    is many short stretches. What lies between two does not count. The store behind is written to when the daemon
-    thinks it is time, within stretches and between; only at the end everything is flushed, and `flush_s` says how
-    long that took.
+    A sample of add_turn consists of many short stretches: whenever the sessions have grown as far as they may, they
+    get their old length back, which is not measured. The daemon writes to the store as it always does, during
+    stretches and between them; at the end everything is flushed, and `flush_s` is how long that took.
 
     Args:
-        subject: who does it.
-        name: which operation.
-        session_ids: whom it is done to, in turn.
-        adds: how many turns a session may get.
-        tasks: how many do it at once.
-        seconds: for how long.
+        subject: performs the operation.
+        name: of the operation.
+        session_ids: the sessions, used in turn.
+        adds: number of turns that a session may get.
+        tasks: number of concurrent tasks.
+        seconds: duration of the sample.
     """
     operation = subject.operations()[name]
     stretches = _Stretches(subject)

@@ -1,8 +1,8 @@
-"""From launch to the first answer: a state directory with many sessions of 20 turns, and a daemon started on it.
+"""Time from launch to the first reply of a daemon whose state directory has many sessions of 20 turns.
 
-The state is written through the daemon's own table and journal, either as a snapshot alone, or with as much of a
-log behind it as makes a checkpoint due, which is the most that ever has to be replayed. The store behind does not
-answer, so that nothing but journal and memory is measured.
+The state is written with the daemon's own table and journal: a snapshot alone, or a snapshot and as much log as
+makes a checkpoint due, which is the most that a start has to replay. The store does not answer, so that only
+journal and memory are measured.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from callstate_sidecar.journal import Checkpointer, Files, Journal
 TURNS: Final = 20
 
 GROUP_RECORDS: Final = 64
-"""Records that are journaled together: about what a busy pass of the event loop gathers."""
+"""Records in a group: about as many as a busy turn of the event loop collects."""
 
 OF_SESSIONS: Final = 100_000
-"""What the targets are about; of fewer sessions proportionally less is expected."""
+"""Sessions that the targets are for; with fewer the limits are proportionally lower."""
 
 FROM_CHECKPOINT_S: Final = 5.0
 FROM_LOG_S: Final = 20.0
@@ -49,7 +49,7 @@ _TURN: Final = (
 
 
 class JournalBuilder:
-    """Writes sessions into a journal: saved once and then extended turn by turn, or saved whole each time."""
+    """Writes sessions to a journal: saved once and then extended turn by turn, or saved whole each time."""
 
     def __init__(self, directory: Path, *, saves: bool) -> None:
         self._directory = directory
@@ -61,18 +61,18 @@ class JournalBuilder:
         self._turns = [_TURN % (b"agent" if n % 2 else b"user", n, n % 60) for n in range(TURNS)]
 
     def create(self, sessions: int) -> None:
-        """Each session once, left as a snapshot."""
+        """Write each session once, and leave a snapshot."""
         journal = self._open()
         for number in range(sessions):
             head = read_head(_HEAD % number, "$", lambda _: "2026-01-01T00:00:00Z")
             session = Session(head.session_id, Document(head, self._us))
             self._tx.create(session)
-            self._write(journal, session, saves=True)  # only the snapshot stays
+            self._write(journal, session, saves=True)  # only the snapshot remains
         Checkpointer(journal, Files(), partial(snapshot, self._table), lambda: None).run_now()
         journal.close()
 
     def outgrow(self) -> None:
-        """The same sessions again and again until a checkpoint is due."""
+        """Write the same sessions repeatedly until a checkpoint is due."""
         journal = self._open()
         for session in cycle([*self._table.sessions.values()]):
             if journal.checkpoint_due:
@@ -118,14 +118,14 @@ class JournalBuilder:
 
 
 def starts(from_checkpoint: int, from_log: int, turn_by_turn: int = 0) -> Iterator[Verdict]:
-    """How long a daemon takes to answer.
+    """How long a daemon takes from launch to its first reply.
 
     Args:
-        from_checkpoint: sessions in a snapshot, with nothing behind it.
-        from_log: sessions that were saved whole again and again, until the log has four times the snapshot, which
-            is when the next one is due.
-        turn_by_turn: sessions that were extended turn by turn, until the next snapshot was due, which is after a
-            million records; 0 leaves them out.
+        from_checkpoint: sessions in a snapshot without a log.
+        from_log: sessions saved whole repeatedly, until the log has four times the size of the snapshot, at which
+            a checkpoint is due.
+        turn_by_turn: sessions extended turn by turn, until a checkpoint was due, after a million records; 0: not
+            measured.
     """
     yield _start("checkpoint", from_checkpoint, FROM_CHECKPOINT_S, log=False, saves=True)
     yield _start("log at 4x", from_log, FROM_LOG_S, log=True, saves=True)
@@ -139,7 +139,7 @@ def _start(what: str, sessions: int, limit_s: float, *, log: bool, saves: bool) 
         builder.create(sessions)
         if log:
             builder.outgrow()
-        del builder  # half a gigabyte, which the daemon shall have
+        del builder  # half a gigabyte that the daemon may need
         took = Spread.of([rig.daemon("start", None, "--store", f"unix://{rig.root}/no-redis-here").started_s])
     limit_s *= sessions / OF_SESSIONS
     return Verdict(f"start with {sessions:,} sessions from a {what}", took, limit_s, unit=" s")

@@ -1,4 +1,4 @@
-"""What is compared: the same operations on the same sessions, by callstate and by its alternatives."""
+"""The subjects compared: callstate and its alternatives, with the same operations on the same sessions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from callstate_client import SessionState, connect
 from callstate_client.client import SidecarStore
 
 Operation = Callable[[str], Awaitable[object]]
-"""One request about the session of this id."""
+"""One request for the session with this id."""
 
 SAVERS: Final = 32
-"""Tasks that fill a daemon."""
+"""Concurrent saves that fill a daemon."""
 
 OPERATIONS: Final = ("heartbeat", "add_turn", "save", "load", "list_active")
 
@@ -34,31 +34,31 @@ class Subject(Protocol):
     server: Server
 
     def operations(self) -> Mapping[str, Operation]:
-        """What it can do, by the names in OPERATIONS."""
+        """The operations it supports, by the names in OPERATIONS."""
 
     async def keep(self, documents: Mapping[str, bytes]) -> None:
-        """Have these sessions, exactly as they are here."""
+        """Store exactly these sessions."""
 
     async def restore(self, session_ids: Iterable[str]) -> None:
-        """Give these sessions the length back that they had."""
+        """Give these sessions their old length back."""
 
     async def turns(self, session_id: str) -> int | None:
-        """How long this session's history is; None where that is no matter."""
+        """The length of this session's history; None if it does not matter."""
 
     async def settle(self) -> float:
-        """Return when the store has everything; gives how long that took, seconds."""
+        """Wait until the store has everything; returns how long that took, seconds."""
 
 
 async def connected(path: Path) -> SidecarStore:
-    """One more store of this worker: what one of them keeps in the daemon, the next may save anew."""
+    """One more store of this worker: a session saved through one of them can be saved through the next."""
     return await connect(str(path), f"bench-{os.getpid()}")
 
 
 class Sidecar:
-    """callstate: its asyncio client, and the daemon with the same Redis behind.
+    """callstate: its asyncio client, and a daemon with the same Redis behind it.
 
-    A load counts when status, metrics and the last turn were read; what is saved was loaded before, as it is for
-    the peer. `save_built` saves states whose turns were made here and looked at by nobody else.
+    A load includes reading status, metrics and the last turn; a save saves what was loaded before, as with the
+    peer. `save_built` saves states whose turns were made in this process, so that each has to be encoded.
     """
 
     name = "callstate"
@@ -70,7 +70,7 @@ class Sidecar:
         self._built: dict[str, SessionState] = {}
 
     def operations(self) -> Mapping[str, Operation]:
-        """Through the public client."""
+        """The operations, through the public client."""
         store = self._store
 
         def add_turn(session_id: str) -> Awaitable[object]:
@@ -95,7 +95,7 @@ class Sidecar:
         }  # fmt: skip
 
     async def keep(self, documents: Mapping[str, bytes]) -> None:
-        """Save them."""
+        """Save them and flush."""
         for session_id, document in documents.items():
             self._states[session_id] = SessionState.from_json(document)
         await self.restore(documents)
@@ -105,7 +105,7 @@ class Sidecar:
         built = self._built.get(session_id)
         if built is None:
             built = self._built[session_id] = self._states[session_id].copy()
-            list(built.history)  # looked at, so each is a Turn from now on
+            list(built.history)  # reading a turn makes it a Turn object
         return built
 
     async def restore(self, session_ids: Iterable[str]) -> None:
@@ -119,11 +119,11 @@ class Sidecar:
         await asyncio.gather(*(save() for _ in range(SAVERS)))
 
     async def turns(self, session_id: str) -> int | None:
-        """As the daemon counts them."""
+        """The length according to the daemon."""
         return (await self._store.get(session_id, "none")).turn_count
 
     async def settle(self) -> float:
-        """The daemon's own barrier."""
+        """Wait for `server.flush`."""
         began = time.perf_counter()
         flushed = await self._store.flush(timeout_s=60.0)
         if flushed.unflushed:
@@ -136,9 +136,9 @@ class Sidecar:
 
 
 class RedisStore:
-    """The Go package's RedisStore: one document a session, read and written whole, and a set of the active ids.
+    """The Go package's RedisStore: one document per session, read and written whole, and a set of the active ids.
 
-    Written to lose nothing to us: documents stay dicts, SET and SADD share a round trip, orjson does the rest.
+    Written to be fast: documents stay dicts, SET and SADD share a round trip, and orjson encodes and decodes.
     """
 
     def __init__(self, client: Client, server: Server) -> None:
@@ -177,7 +177,7 @@ class RedisStore:
         return document["status"], document["metrics"]["turn_count"], document["history"][-1]["content"]
 
     def operations(self) -> Mapping[str, Operation]:
-        """As the Go package has them."""
+        """The operations, as the Go package implements them."""
 
         def save(session_id: str) -> Awaitable[object]:
             return self._save(self._states[session_id])
@@ -203,7 +203,7 @@ class RedisStore:
             await self._client.put(self._prefix + session_id, document, self._active, session_id)
 
     async def turns(self, session_id: str) -> int | None:
-        """As many as the document has."""
+        """The length of the stored document's history."""
         return len((await self._load(session_id))["history"])
 
     async def settle(self) -> float:
@@ -212,7 +212,7 @@ class RedisStore:
 
 
 class ByHand:
-    """The best one can do by hand: a beat is one ZADD, a turn one RPUSH. It counts no metrics with them."""
+    """The least one can do by hand: a heartbeat is a ZADD, a turn an RPUSH. No metrics are counted."""
 
     def __init__(self, client: Client, server: Server) -> None:
         self.name = f"{client.name} by hand"
@@ -220,7 +220,7 @@ class ByHand:
         self._client = client
 
     def operations(self) -> Mapping[str, Operation]:
-        """The two that don't touch the document."""
+        """The two operations that don't touch the document."""
 
         def heartbeat(session_id: str) -> Awaitable[object]:
             return self._client.heartbeat("hand:beats", session_id)
@@ -233,13 +233,13 @@ class ByHand:
         return {"heartbeat": heartbeat, "add_turn": add_turn}
 
     async def keep(self, documents: Mapping[str, bytes]) -> None:
-        """Appending to a list costs the same whatever is in it."""
+        """Do nothing: appending to a list costs the same whatever its length."""
 
     async def restore(self, session_ids: Iterable[str]) -> None:
-        """Same as keep()."""
+        """Do nothing, as in `keep`."""
 
     async def turns(self, session_id: str) -> int | None:
-        """Appending costs the same whatever is there."""
+        """None: appending costs the same whatever the length."""
         return None
 
     async def settle(self) -> float:

@@ -1,6 +1,6 @@
-"""What a run consists of: a quick one says something of every target within a minute, a full one all there is.
+"""The parts of a run. A quick run has a figure for every target within a minute, a full run measures everything.
 
-Each part is measured on servers of its own. `Effort` says how thoroughly; the parts of both runs are the same code.
+Each part has servers of its own. Both kinds of run are the same code, with a different `Effort`.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ QUICK_MATRIX: Final = (
     ("load", 20, 32), ("load", 200, 32), ("load", 20, 1), ("load", 200, 1),
     ("save", 20, 32), ("save", 200, 32), ("save", 20, 1),
 )  # fmt: skip
-"""Operation, turns and tasks of each comparison that a target is about."""
+"""Operation, turns and tasks of each comparison that has a target."""
 
 OPERATIONS: Final = ("heartbeat", "add_turn", "save", "save_built", "load", "list_active")
 SPREAD_OVER: Final = ("add_turn", "save")
-"""Also compared on many sessions in turn, see compare.SPREAD: operations whose writes the daemon batches."""
+"""Operations whose writes the daemon batches: also compared on many sessions in turn, see compare.SPREAD."""
 
 SPREAD_TASKS: Final = 32
 GROWING: Final = ("heartbeat", "add_turn", "load", "save")
 
 FEWER_ROUNDS: Final = 3
-"""For what is only remarked beside a figure."""
+"""Rounds for a remark beside a figure."""
 
 REWRITE_BYTES: Final = 1 << 30
-"""An append-only file longer than this is rewritten between two comparisons, where it affects no figure."""
+"""A longer append-only file is rewritten between two comparisons, where that affects no figure."""
 
 QUICK_PARTS: Final = (
     "heartbeat",
@@ -70,29 +70,29 @@ QUICK_PARTS: Final = (
     "dying",
 )
 FULL_PARTS: Final = ("comparisons", "limits", "growth", "size", "reaping", "start", "loads", "dying")
-"""Parts, in the order in which they are measured. `size` is memory, and heartbeats while much of it is flushed."""
+"""The parts in the order in which they are measured. `size` is memory, and heartbeats during a large flush."""
 
 ASLEEP: Final = ("start", "dying")
-"""Parts that are measured on processors that may sleep, see awake()."""
+"""Parts measured on processors that may go idle, see awake()."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done: little says little, but soon.
+    """How much is measured.
 
     Args:
         full: all operations, peers and lengths, and the loads.
-        rounds: samples of each subject; a quick run takes fewer where those that it has leave no doubt.
-        seconds: how long a sample lasts.
-        heartbeats: of the blocking client, a round.
-        batches: of pipelined heartbeats, a round.
-        tasks: at once, in the comparisons of a full run.
-        lengths: of histories, in turns; the growth target is about the first and the last.
+        rounds: samples of each subject; a quick run stops earlier if they already agree.
+        seconds: duration of a sample.
+        heartbeats: of the blocking client, per round.
+        batches: of pipelined heartbeats, per round.
+        tasks: concurrent tasks, in the comparisons of a full run.
+        lengths: of histories, in turns; the growth target compares the last with the first.
         spread: see compare.SPREAD.
-        size: sessions that fill a daemon; `live` for memory, `dirty` that are flushed at once.
-        live, due: sessions that the reaper watches, and how many of them fall silent.
+        size: see loads.Size.
+        live, due: sessions that the reaper watches, and those of them that fall silent.
         from_checkpoint, from_log, turn_by_turn: sessions that a start restores, see starts().
-        idle_s: the daemon is left alone, as the load that the others are compared with.
+        idle_s: duration of the idle load, with which the others are compared.
         kills: of workers, in each scene of failover.py.
     """
 
@@ -124,29 +124,29 @@ TINY: Final = Effort(
     size=Size(dirty=20, live=200, many=300), live=500, due=100, from_checkpoint=100, from_log=100,
     idle_s=0.1, kills=3,
 )  # fmt: skip
-"""Whether everything runs; its figures mean nothing."""
+"""Only checks that everything runs; the figures mean nothing."""
 TINY_FULL: Final = replace(TINY, full=True, kills=6)
 
 
 @dataclass
 class Figures:
-    """What a run measured so far."""
+    """What a run has measured so far."""
 
     cells: list[Cell] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     growth: dict[str, Any] = field(default_factory=dict)
-    """Operation to history length to cost."""
+    """Costs by operation and history length."""
     loads: dict[str, Any] = field(default_factory=dict)
-    """By load: heartbeats meanwhile."""
+    """Heartbeat latencies by load."""
     dying: dict[str, Any] = field(default_factory=dict)
-    """By scene: how soon a worker's death was known, and its call held by another."""
+    """By scene: how soon a worker's death was reported and its call taken over."""
 
 
 class Run:
     """One run.
 
     Args:
-        effort: how thorough.
+        effort: how much is measured.
         show: called with each verdict as soon as it is known.
     """
 
@@ -156,7 +156,7 @@ class Run:
         self.figures = Figures()
 
     def run(self, parts: Collection[str]) -> None:
-        """Measure these parts; `figures` has what was measured so far at any time."""
+        """Measure these parts; `figures` is filled as it goes."""
         steps: dict[str, Callable[[Rig], Iterable[Verdict]]] = {
             "limits": self._limits, "growth": self._growth, "size": self._size, "reaping": self._reaping,
             "start": self._start, "loads": self._loads, "dying": self._dying,
@@ -195,7 +195,7 @@ class Run:
             subjects += [RedisStore(client, redis), ByHand(client, redis)]
         await keep_pools(subjects, self._pools())
         for operation, turns, tasks, sessions in self._matrix(operations):
-            by_hand = self._effort.full or operation == "add_turn"  # which alone has a target beside it
+            by_hand = self._effort.full or operation == "add_turn"  # the only one with a target against it
             cell = await compare(
                 subjects if by_hand else subjects[:2], operation, turns, tasks, sessions=sessions,
                 rounds=self._effort.rounds, seconds=self._effort.seconds,
@@ -288,7 +288,7 @@ class Run:
 
 
 def rewrite_if_long(redis: Server) -> None:
-    """Give Redis a short append-only file again, and wait until it has it."""
+    """Let Redis rewrite a long append-only file, and wait until it has."""
     with Redis(unix_socket_path=str(redis.path)) as client:
 
         def persistence() -> Any:
@@ -298,4 +298,4 @@ def rewrite_if_long(redis: Server) -> None:
             return
         client.bgrewriteaof()
         while (info := persistence())["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"]:
-            time.sleep(0.05)  # Redis notifies nobody when it is done
+            time.sleep(0.05)  # there is no notification to wait for

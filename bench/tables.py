@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md, written anew by each full run between the marks that are there for them."""
+"""The tables of docs/performance.md, which each full run writes between the marks in that file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from bench.report import measured
 from bench.targets import OURS, THEIRS
 
 Told = dict[str, Any]
-"""What `--json` wrote."""
+"""The content of the JSON file."""
 
 _MARKED: Final = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def fill_in(document: Path, told: Told) -> None:
-    """Replace what lies between `<!-- figures: NAME -->` and `<!-- end -->` by that table."""
+    """Replace the text between `<!-- figures: NAME -->` and `<!-- end -->` with that table."""
 
     def table(found: re.Match[str]) -> str:
         name = found[2]
@@ -43,7 +43,7 @@ def _ratio(spread: Sequence[float]) -> str:
 
 
 def machine(told: Told) -> str:
-    """Where, with what, and how thoroughly."""
+    """The kind of run, the machine, and the versions."""
     packages = ", ".join(f"{name} {version}" for name, version in told["machine"]["packages"].items())
     where = told["machine"]
     return (
@@ -76,7 +76,7 @@ def _what(cell: Told) -> Sequence[str]:
 
 
 def throughput(told: Told) -> str:
-    """callstate's requests a second over each peer's."""
+    """callstate's requests per second over each peer's."""
     peers = [name for name in told["comparisons"][0]["sides"] if name != OURS]
 
     def rows() -> Iterator[Sequence[str]]:
@@ -90,7 +90,7 @@ def throughput(told: Told) -> str:
 
 
 def requests(told: Told) -> str:
-    """What one request takes on either side."""
+    """Latency and CPU time of one request, for callstate and RedisStore."""
 
     def rows() -> Iterator[Sequence[str]]:
         for cell in told["comparisons"]:
@@ -118,7 +118,7 @@ def growth(told: Told) -> str:
 
 
 def loads(told: Told) -> str:
-    """Heartbeats while the daemon does something else."""
+    """Heartbeat latencies under each load."""
 
     def rows() -> Iterator[Sequence[str]]:
         for each in told["loads"].values():
@@ -132,7 +132,7 @@ def loads(told: Told) -> str:
 
 
 def dying(told: Told) -> str:
-    """How soon a worker's death is known, and its call is held by another."""
+    """How soon a worker's death is reported and its call taken over."""
 
     def rows() -> Iterator[Sequence[str]]:
         for each in told["dying"].values():

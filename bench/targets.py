@@ -1,4 +1,4 @@
-"""What was to be reached, one line a target: figure, target, met or not."""
+"""The targets, and one line for each: figure, target, met or not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ THROUGHPUT: Final = {
     ("save", 20, THEIRS): 3.0,
     ("save", 200, THEIRS): 3.0,
 }
-"""Operation, turns and peer to how many times its requests a second, 32 tasks."""
+"""By operation, turns and peer: the required multiple of its requests per second, with 32 tasks."""
 
 ONE_TASK: Final = {
     ("heartbeat", 20): 0.25,
@@ -34,12 +34,12 @@ ONE_TASK: Final = {
     ("load", 20): 1.0,
     ("load", 200): 0.7,
 }
-"""Operation and turns to the median latency of one task, as a part of RedisStore's."""
+"""By operation and turns: the permitted median latency of one task, as a fraction of RedisStore's."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A figure beside its target."""
+    """A figure and its target."""
 
     name: str
     value: Spread
@@ -50,11 +50,11 @@ class Verdict:
 
     @property
     def met(self) -> bool:
-        """By the median."""
+        """Whether the median meets the target."""
         return self.value.median >= self.limit if self.at_least else self.value.median <= self.limit
 
     def line(self) -> str:
-        """One line for people."""
+        """The verdict as one line of text."""
         spread = ""
         if self.value.low != self.value.high:
             spread = f" ({_number(self.value.low)} … {_number(self.value.high)})"
@@ -65,7 +65,7 @@ class Verdict:
         return f"{self.name:<49} {figure:<25} {target:<8} {verdict:<8} {self.note}".rstrip()
 
     def to_json(self) -> dict[str, Any]:
-        """For `--json`."""
+        """The verdict for `--json`."""
         return {
             "target": self.name,
             **{name: float(f"{getattr(self.value, name):.4g}") for name in ("median", "low", "high")},
@@ -80,7 +80,7 @@ def _number(value: float) -> str:
 
 
 def shares(cell: Cell) -> str:
-    """Where a request's time goes: CPU of the client and of the daemon, µs, and the closing flush."""
+    """Where a request's time goes: CPU time of client and daemon in µs, and the closing flush."""
     client = cell.figure(OURS, lambda sample: sample.client_cpu_s / sample.count * 1e6).median
     daemon = cell.figure(OURS, lambda sample: sample.server_cpu_s / sample.count * 1e6).median
     text = f"cpu client {client:.1f} + daemon {daemon:.1f} µs"
@@ -89,7 +89,7 @@ def shares(cell: Cell) -> str:
 
 
 def judge(cell: Cell) -> Iterator[Verdict]:
-    """The targets that a comparison with the peers is about."""
+    """The verdicts that follow from a comparison with the peers."""
     if cell.spread:
         return
     if cell.tasks == 1 and (limit := ONE_TASK.get((cell.operation, cell.turns))) is not None:
@@ -102,5 +102,5 @@ def judge(cell: Cell) -> Iterator[Verdict]:
 
 
 def decided(cell: Cell) -> bool:
-    """Whether no round has said otherwise than the median: more of them would hardly change a verdict."""
+    """Whether every round agrees with the median on each verdict, so that more rounds would hardly change one."""
     return all(not verdict.value.low < verdict.limit <= verdict.value.high for verdict in judge(cell))

@@ -1,4 +1,4 @@
-"""Lines on a socket, without a client: to fill daemons fast, and to measure them without measuring a client."""
+"""Raw lines on a socket: to fill daemons quickly, and to measure them without the cost of a client."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from bench.documents import CONTENT, DURATION_MS, ROLE
 from bench.processes import Server
 
 AT_ONCE: Final = 64
-"""Requests that are sent before their replies are read: few enough for the socket's buffers, so nobody blocks."""
+"""Requests sent before their replies are read: few enough for the socket's buffers, so that neither end blocks."""
 
 PATIENCE_S: Final = 120.0
 
 
 def line(method: str, params: str = "{}", request_id: int = 1) -> bytes:
-    """A request."""
+    """A request line."""
     return f'{{"jsonrpc":"2.0","id":{request_id},"method":"{method}","params":{params}}}\n'.encode()
 
 
 def heartbeat(session_id: str) -> bytes:
-    """A heartbeat."""
+    """The request line of a heartbeat."""
     return line("session.heartbeat", f'{{"session_id":"{session_id}"}}')
 
 
 def add_turn(session_id: str) -> bytes:
-    """A turn, as the other sides say it."""
+    """The request line of a turn, the same turn that the peers add."""
     turn = (
         f'{{"role":"{ROLE}","content":"{CONTENT}","timestamp":"2026-01-01T00:00:00Z","duration_ms":{DURATION_MS}}}'
     )
@@ -38,7 +38,7 @@ def add_turn(session_id: str) -> bytes:
 
 
 def save(document: bytes, more: str = "") -> bytes:
-    """A save of a whole document; `more` are further parameters, a comma before them."""
+    """The request line of a save; `more` holds further parameters, with a leading comma."""
     return line("session.save", f'{{"session":{document.decode()}{more}}}')
 
 
@@ -80,16 +80,16 @@ class Wire:
         return json.loads(self.reply())["result"]
 
     def flush(self) -> None:
-        """Have everything written to the store.
+        """Flush everything to the store.
 
         Raises:
-            RuntimeError: something was not.
+            RuntimeError: some sessions were not flushed.
         """
         if unflushed := self.call("server.flush", timeout_s=PATIENCE_S)["unflushed"]:
             raise RuntimeError(f"{unflushed} sessions were not flushed")
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._replies.close()
         self.socket.close()
 
@@ -103,17 +103,17 @@ class Wire:
 
 
 def fill(server: Server, sessions: Mapping[str, bytes]) -> None:
-    """Give a daemon these sessions, and its store too."""
+    """Save these sessions in a daemon and flush them to its store."""
     with Wire(server) as wire:
         wire.send_all(save(document) for document in sessions.values())
         wire.flush()
 
 
 def paced_heartbeats(wire: Wire, session_ids: Sequence[str], *, seconds: float, every_s: float) -> list[float]:
-    """Heartbeats at a fixed rate, one at a time; how long each took, seconds.
+    """Send heartbeats at a fixed rate, one at a time; returns the latency of each, seconds.
 
-    One that had to wait for the one before counts from when it should have left: else a daemon that stands still
-    for long would be seen once where a worker with many calls feels it with each.
+    One that is late because the previous reply was late is measured from when it was due: otherwise a long stall
+    would be counted once, where a worker with many calls suffers it with each (coordinated omission).
     """
     heartbeats = [heartbeat(session_id) for session_id in session_ids]
     latencies: list[float] = []

@@ -1,5 +1,5 @@
-"""The processes of failover.py beside the daemon, each until its stdin is closed: workers to be killed, one that
-takes over their calls, and one that makes traffic.
+"""The worker processes of failover.py: those to be killed, one that takes over their calls, and one that makes
+traffic. Each runs until its stdin is closed.
 
     python -m bench.workers ROLE SOCKET [NUMBER]
 """
@@ -25,30 +25,30 @@ from callstate_client import SessionState, connect
 from callstate_client.client import SidecarStore
 
 LABELS: Final = {"app": "dying"}
-"""Of the calls whose workers are killed."""
+"""Labels of the calls whose workers are killed."""
 
 TURNS: Final = 20
-"""Of every call here."""
+"""Length of every call here."""
 
 NODE: Final = "booking"
 TIMEOUT_S: Final = 30.0
-"""Of the calls whose workers are killed: their beats go on as they do by default."""
+"""Heartbeat timeout of the calls whose workers are killed, the default one."""
 
 TASKS: Final = 32
 CALLS_A_TASK: Final = 4
 MOST_TURNS: Final = 40
-"""A call of the traffic that has grown to so many is saved with TURNS again: the next call begins."""
+"""A call of the traffic that has this many turns is saved with TURNS again, as the next call."""
 
 PAGE_BYTES: Final = 4096
 
 
 def say(*words: object) -> None:
-    """One line, in one write: several processes share a pipe."""
+    """Print a line with a single write, because several processes share the pipe."""
     os.write(sys.stdout.fileno(), (" ".join(map(str, words)) + "\n").encode())
 
 
 async def _until_told(work: Coroutine[Any, Any, None]) -> None:
-    """Do this until stdin is closed."""
+    """Run this until stdin is closed."""
     task = asyncio.ensure_future(work)
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), task.cancel)
     with suppress(asyncio.CancelledError):
@@ -59,18 +59,18 @@ async def _until_told(work: Coroutine[Any, Any, None]) -> None:
 
 
 def victims(socket: str, ballast_bytes: int) -> None:
-    """Fork as many workers as each line of stdin says. Each says PID and session once it holds its call.
+    """For each line of stdin, fork that many workers. Each prints its pid and session once it holds its call.
 
-    A fork has nothing to import, and shares the memory of this process: it is small, and soon ready.
+    A fork has nothing to import and shares the memory of this process, so it is small and soon ready.
 
     Args:
         socket: the daemon's.
-        ballast_bytes: of memory that each has for itself beyond that.
+        ballast_bytes: private memory of each beyond that.
     """
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them: their end shall wake only the daemon
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # they are not waited for: their exit must wake only the daemon
     life, ours = os.pipe()
     gc.collect()
-    gc.freeze()  # a collection in a child would make it copy what it shares
+    gc.freeze()  # a collection in a child would copy shared pages
     number = 0
     for line in sys.stdin:
         for _ in range(int(line)):
@@ -100,9 +100,9 @@ async def _victim(socket: str, number: int, life: int, ballast_bytes: int) -> No
 
 
 async def _rescue(socket: str) -> None:
-    """Take over call after call, as a worker does that has room for more.
+    """Take over one call after the other, like a worker with free capacity.
 
-    Says the session, when it was held with its history (CLOCK_MONOTONIC, ns), and how many turns that has.
+    Prints for each the session, when it was held with its history (CLOCK_MONOTONIC, ns), and its number of turns.
     """
     async with (
         connect(socket, "rescuer", timeout_s=30.0) as store,
@@ -114,13 +114,13 @@ async def _rescue(socket: str) -> None:
             at = time.monotonic_ns()
             if (node, last) != (NODE, CONTENT):
                 raise RuntimeError(f"{call.id} was not as it was left: {node}, {last}")
-            async with call:  # it ends here
+            async with call:  # leaving the block ends the call
                 pass
             say(call.id, at, len(history))
 
 
 def rescuer(socket: str, _: int) -> None:
-    """One that takes over."""
+    """The worker that takes over calls."""
     uvloop.run(_until_told(_rescue(socket)))
 
 
@@ -128,7 +128,7 @@ def rescuer(socket: str, _: int) -> None:
 
 
 class _Traffic:
-    """Tasks that say turns and beat, in turn, each for a few calls of its own."""
+    """Tasks that alternate turns and heartbeats, each for a few calls of its own."""
 
     def __init__(self, store: SidecarStore) -> None:
         self._store = store
@@ -136,16 +136,16 @@ class _Traffic:
         self.requests = 0
 
     async def begin(self, session_id: str) -> None:
-        """A call of TURNS turns."""
+        """Save a call of TURNS turns."""
         await self._store.save(SessionState.from_json(document(session_id, TURNS)))
         self._said[session_id] = TURNS
 
     async def talk(self, calls: Sequence[str], rate_per_s: float) -> None:
-        """One task.
+        """Run one task.
 
         Args:
-            calls: its own.
-            rate_per_s: requests a second, at random times; 0: as many as there can be.
+            calls: the task's calls.
+            rate_per_s: requests per second, at random times; 0: as many as possible.
         """
         loop = asyncio.get_running_loop()
         due = loop.time()
@@ -165,7 +165,7 @@ class _Traffic:
 
 
 async def _haul(socket: str, rate_per_s: int) -> None:
-    """Says `begun`, and in the end how many requests a second it came to."""
+    """Prints `begun`, and at the end the rate that was reached, in requests per second."""
     async with connect(socket, "traffic", timeout_s=30.0) as store:
         traffic = _Traffic(store)
         shares = [[f"talk-{task}-{call}" for call in range(CALLS_A_TASK)] for task in range(TASKS)]
@@ -181,7 +181,7 @@ async def _haul(socket: str, rate_per_s: int) -> None:
 
 
 def traffic(socket: str, rate_per_s: int) -> None:
-    """One that has much to say."""
+    """The worker that makes traffic."""
     gc.freeze()
     uvloop.run(_until_told(_haul(socket, rate_per_s)))
 
