@@ -26,6 +26,9 @@ from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.resolve import check_store_files, resolve_password, resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
+from callstate_sidecar.hosts.lease import NOTE_NAME, HostIdTakenError, HostLease, LeaseNote
+from callstate_sidecar.hosts.rounds import HostRounds
+from callstate_sidecar.hosts.watch import HostWatch
 from callstate_sidecar.journal import Checkpointer, Files, Journal, Maintenance, SyncGate, journal_host
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
@@ -120,9 +123,12 @@ class Daemon:
         self._backend = _backend(self._config, state_dir, self._host_id, self._environ)
         self._build_journal(state_dir)
         self._build_store_tasks()
+        self._build_host_tasks(state_dir)
         self._attach_host()
         self._restore()
         try:
+            if self._hosts is not None:
+                await self._hosts.begin(self._signals.check)
             await self._run_until_stopped(sockets)
         finally:
             # also where the stop itself failed: once the lock is given up, no thread of ours may touch the journal
@@ -166,6 +172,20 @@ class Daemon:
         )
         self._reaper = Reaper(engine, self._clock, self._metrics, config.reaper.tick_s, commit)
 
+    def _build_host_tasks(self, state_dir: Path) -> None:
+        """What makes this host one of several, where the store is shared."""
+        registry, lease_s = self._backend.hosts, self._config.store.host_lease_s
+        self._hosts: HostRounds | None = None
+        if registry is not None:
+            self._hosts = HostRounds(
+                registry,
+                HostLease(registry, LeaseNote(state_dir / NOTE_NAME), self._host_id, lease_s),
+                HostWatch(self._host_id, lease_s),
+                self._clock,
+                self._metrics,
+                self._host_id_taken,
+            )
+
     def _attach_host(self) -> None:
         """Make all of this known to the engine."""
         boot_id = host.boot_id()
@@ -192,6 +212,8 @@ class Daemon:
         self._write_behind.start()
         self._reaper.start()
         self._maintenance.start()
+        if self._hosts is not None:
+            self._hosts.start()
         loop = asyncio.get_running_loop()
         servers = [await _start_server(loop, self._connection, sock) for sock in sockets]
         self._signals.serve(self._stop.set, self._reload)
@@ -246,6 +268,12 @@ class Daemon:
         self._exit = Exit.FAILED
         self._stop.set()
 
+    def _host_id_taken(self, error: HostIdTakenError) -> None:
+        """Stop: each of two daemons with one host id would take the other's writes for its own."""
+        log.critical("this host's id is in use: %s; stopping", error)
+        self._exit = Exit.ALREADY_RUNNING
+        self._stop.set()
+
     async def _feed_watchdog(self) -> None:
         interval_s = systemd.watchdog_interval_s(self._environ)
         while interval_s is not None:
@@ -276,9 +304,13 @@ class Daemon:
             listening.close()
         server.stopping = True
         await self._reaper.stop()
+        if self._hosts is not None:
+            await self._hosts.stop()
         self._engine.close()
         await server.answered(DRAIN_S)
-        left = await self._write_behind.flush(None, self._config.server.shutdown_flush_s)
+        # a daemon that turned out to have another's host id writes nothing more under it
+        flush_s = 0.0 if self._exit is Exit.ALREADY_RUNNING else self._config.server.shutdown_flush_s
+        left = await self._write_behind.flush(None, flush_s)
         await self._write_behind.stop()
         await self._read_through.close()
         await server.group.close()

@@ -16,6 +16,7 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_sidecar.stores.backend import Backend, WriteOutcome, WriteResult
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
+from callstate_sidecar.stores.hosts import HostRegistry
 
 
 def down() -> StoreDownError:
@@ -50,6 +51,7 @@ class MemoryBackend:
         self.pings = 0
         self.closed = False
         self.data_losses = 0
+        self.hosts: HostRegistry | None = None
         self.called = asyncio.Event()
         self._gate = asyncio.Event()
         self._gate.set()

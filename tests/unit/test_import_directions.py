@@ -66,9 +66,10 @@ SIDECAR = {
     "reconcile": "stores",
     "write_behind": "system config stores reconcile background metrics",
     "reaper": "background metrics",
+    "hosts": "system stores background metrics",
     "engine_host": "system config stores journal serving metrics read_through write_behind reaper",
     "daemon": "system config stores journal serving metrics background read_through write_behind reconcile reaper "
-    "engine_host",
+    "hosts engine_host",
     "launch": "system config journal daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}

@@ -16,6 +16,12 @@ OVERTIME: Final = "max_duration"
 POISONED: Final = "poisoned"
 """Ended: too many of those who claimed it died of it."""
 
+HOST_LOST: Final = "host_lost"
+"""An orphan: the host that had it is dead, and this one has taken it over."""
+
+STOLEN: Final = "stolen"
+"""Taken from a host or a worker that may be alive."""
+
 RELEASED: Final = "released"
 """An orphan: its owner gave it up."""
 

@@ -148,6 +148,15 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
         float,
         _seconds("How often the latest heartbeats are written to the store.", 0.1, 3600),
     ] = 15.0
+    host_lease_s: Annotated[
+        float,
+        _seconds(
+            "How long another host that shares this Redis may be silent before its calls are taken over. It has to "
+            "be the same on all hosts.",
+            1,
+            3600,
+        ),
+    ] = 30.0
     password_file: Annotated[
         str,
         _text(

@@ -19,6 +19,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from callstate_client.engine.sessions.stored import Query, StoredSession, Write
+from callstate_sidecar.stores.hosts import HostRegistry
 
 
 class WriteOutcome(Enum):
@@ -56,6 +57,11 @@ class Backend(Protocol):
     @property
     def name(self) -> str:
         """`sqlite` or `redis`."""
+        ...
+
+    @property
+    def hosts(self) -> HostRegistry | None:
+        """The hosts that share the store; None: it has one host."""
         ...
 
     @property

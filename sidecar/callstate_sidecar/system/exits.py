@@ -20,6 +20,6 @@ class Exit(IntEnum):
     """A wrong flag, key or value, an unreadable configuration file or file named in it, a path for the socket that
     is something else, or a missing extra."""
     ALREADY_RUNNING = 3
-    """Another daemon holds the socket or the journal."""
+    """Another daemon holds the socket or the journal, or runs under the same host id over the same store."""
     JOURNAL = 4
     """The journal has lost synced data, or was written by a newer version."""

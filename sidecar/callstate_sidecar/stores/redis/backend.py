@@ -21,8 +21,10 @@ from callstate_client.engine.sessions.stored import (
 from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
+from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect
 from callstate_sidecar.stores.redis.errors import describe, fault_of_all, is_of_key
+from callstate_sidecar.stores.redis.hosts import RedisHosts
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
     Layout,
@@ -86,6 +88,8 @@ class RedisBackend:
         self._keys = Layout(prefix)
         self._ttl_ms = ttl_ms(ttl_s)
         self._host_id = host_id
+        self.hosts: HostRegistry | None = RedisHosts(self._reading, self._keys, host_id, self._ttl_ms)
+        """The hosts that share this Redis."""
         self._confirms = _confirms(timeout_s) if synced else []
         self._unconfirmed = ""
 

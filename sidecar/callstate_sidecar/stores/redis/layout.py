@@ -4,7 +4,12 @@
     <prefix>active                    set of the ids of active sessions          the Go package's
     {<prefix><id>}:meta               hash: version, epoch, owner, labels …      ours, as all that follow
     <prefix>@heartbeats               zset: id -> last beat, milliseconds
+    <prefix>@host:<host>              the lease of the host's daemon: a counter
+    {<prefix>@host:<host>}:instance   hash: which daemon raised it, and when
     <prefix>@host:<host>:sessions     set of the host's live ids; a hint, meta is decisive
+    <prefix>@host:<host>:taken        set of ids that other hosts have taken from it, until it knows
+    <prefix>@hosts                    set of the hosts to be watched
+    <prefix>@duty:<name>              which daemon does something that one does for all
     <prefix>@call:<call_id>           set of the ids with this call id; a hint, the document is decisive
 
 The braces put meta into the hash slot of its document, which a cluster requires of keys used in one script.
@@ -74,6 +79,24 @@ class Layout:
     def shared(self, host: str) -> dict[bytes, str]:
         """The keys that the writes of all of a host's sessions share, and the type of each, as TYPE gives it."""
         return {self.active: "set", self.beats: "zset", self.host_sessions(host): "set"}
+
+    def lease(self, host: str) -> list[bytes]:
+        """The keys of a host's lease: its counter, and who raises it."""
+        counter = b"%b@host:%b" % (self.prefix, host.encode())
+        return [counter, b"{%b}:instance" % counter]
+
+    @property
+    def hosts(self) -> bytes:
+        """The key of the set of the hosts to be watched."""
+        return self.prefix + b"@hosts"
+
+    def taken_away(self, host: str) -> bytes:
+        """The key of the set of sessions that other hosts have taken from this one."""
+        return b"%b@host:%b:taken" % (self.prefix, host.encode())
+
+    def duty(self, name: str) -> bytes:
+        """The key of what one host does for all."""
+        return b"%b@duty:%b" % (self.prefix, name.encode())
 
     def host_sessions(self, host: str) -> bytes:
         """The key of the set of a host's live sessions."""

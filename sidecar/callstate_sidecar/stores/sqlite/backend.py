@@ -13,6 +13,7 @@ from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, St
 from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import ops_text, parse_ops, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
+from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.sqlite.database import ROW_ERRORS, Database, purge, put_document, transaction
 from callstate_sidecar.stores.sqlite.expiry import since_boot
 from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, ping
@@ -65,6 +66,8 @@ class SqliteBackend:
         clock: Callable[[], float] = since_boot,
         synced: bool = False,
     ) -> None:
+        self.hosts: HostRegistry | None = None
+        """None: a file has one host."""
         self._ttl_ms = ttl_ms(ttl_s)
         self._host_id = host_id
         self.synced = synced

@@ -1,0 +1,68 @@
+"""The Lua scripts of leases, and of taking sessions over from another host; see scripts.py."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from callstate_sidecar.stores.redis.scripts import Script
+
+RAISE: Final = Script(
+    """
+local instance, ttl, seize, seen = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local counter = redis.call('GET', KEYS[1]) or '0'
+local held = redis.call('HMGET', KEYS[2], 'instance', 'raised_ms')
+if held[1] and held[1] ~= instance and not (held[1] == seize and counter == seen) then
+  return {held[1], counter, ''}
+end
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+counter = redis.call('INCR', KEYS[1])
+redis.call('PEXPIRE', KEYS[1], ttl)
+redis.call('HSET', KEYS[2], 'instance', instance, 'raised_ms', string.format('%.0f', now_ms))
+redis.call('PEXPIRE', KEYS[2], ttl)
+return {instance, counter, held[2] and string.format('%.0f', math.max(0, now_ms - held[2])) or ''}
+"""
+)
+"""KEYS: counter, holder. ARGV: instance, ttl in ms, the instance to take it from and the counter that it was seen
+to have. Returns the instance that holds it, the counter, and how long ago it was raised before, in ms, or empty."""
+
+TAKE: Final = Script(
+    """
+local host, seen_host, seen_epoch, epoch = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local owner, force, ttl = ARGV[6], ARGV[7] == '1', ARGV[8]
+local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'owner', 'state', 'deleted', 'ended_at')
+if redis.call('TYPE', KEYS[1]).ok ~= 'string' then return {2} end
+if held[1] ~= seen_host or held[2] ~= seen_epoch or held[5] == '1' then return {2} end
+if held[4] == 'ended' or (held[6] and held[6] ~= '') then return {2} end
+local is_held = held[3] and held[3] ~= '' and held[4] ~= 'suspect' and held[4] ~= 'orphan'
+if is_held and not force then return {0} end
+local fields = redis.call('HGETALL', KEYS[2])
+redis.call('HSET', KEYS[2], 'host', host, 'epoch', epoch, 'owner', owner,
+           'state', owner == '' and 'orphan' or 'live', 'orphan', owner == '' and ARGV[9] or '')
+for _, key in ipairs({KEYS[1], KEYS[2]}) do
+  local left = redis.call('PTTL', key)
+  if left >= 0 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
+end
+return {1, redis.call('GET', KEYS[1]), fields}
+"""
+)
+"""KEYS: document, meta. ARGV: id, the host that takes it, the host and epoch it was seen to have, its new epoch,
+its new owner or empty, whether to take it from an owner that is alive, ttl in ms, why it becomes an orphan. Returns
+`{1, document, meta before}`, `{0}` where it is held, `{2}` where it has changed, ended or gone."""
+
+POSSESSION: Final = Script(
+    """
+return redis.call('HMGET', KEYS[1], 'host', 'epoch', 'state', 'deleted', 'version')
+"""
+)
+"""KEYS: meta."""
+
+BEGIN_DUTY: Final = Script(
+    """
+local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+)
+"""KEYS: the duty's. ARGV: instance, ms. Returns 1 where this instance has it for so long from now on."""
