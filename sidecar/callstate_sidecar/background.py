@@ -66,13 +66,13 @@ async def in_thread(call: Callable[..., T], *args: object) -> T:
         except asyncio.CancelledError as error:
             interrupted = error
     if interrupted is not None:
-        future.exception()  # retrieve it: nobody else will
+        future.exception()  # retrieve it, or asyncio logs it as never retrieved
         raise interrupted
     return future.result()
 
 
 async def in_slices(items: Sequence[T], size: int) -> AsyncIterator[T]:
-    """Iterate over items, giving way to the loop after each slice of so many."""
+    """Iterate over items, yielding to the loop after each `size` of them."""
     for number, item in enumerate(items, 1):
         if number % size == 0:
             await asyncio.sleep(0)

@@ -51,7 +51,7 @@ log = logging.getLogger(__name__)
 
 REPLAY_NOTICE_RECORDS: Final = 20_000
 REPLAY_NOTICE_S: Final = 30.0
-"""After so many records, some tenths of a second, a replay asks systemd for so much more time."""
+"""After this many records, some tenths of a second, a replay asks systemd for this much more time."""
 
 DRAIN_S: Final = 2.0
 """How long a stop waits for requests in flight before it flushes, seconds."""
@@ -131,11 +131,11 @@ class Daemon:
                 await self._hosts.begin(self._signals.check)
             await self._run_until_stopped(sockets)
         finally:
-            # also where the stop itself failed: once the lock is given up, no thread of ours may touch the journal
+            # even if the stop failed: once the lock is released, no thread may touch the journal
             await self._maintenance.stop()
 
     def _build_journal(self, state_dir: Path) -> None:
-        """The journal, the server that commits to it, and what keeps it synced and short."""
+        """The journal, the server that commits to it, and its syncs and checkpoints."""
         config, files = self._config, Files()
         journal = self._journal = Journal(
             state_dir / JOURNAL_NAME,
@@ -155,7 +155,7 @@ class Daemon:
         )
 
     def _build_store_tasks(self) -> None:
-        """What reads from the store, writes to it, and ends the sessions of dead calls."""
+        """The parts that read from the store, write to it, and end the sessions of dead calls."""
         config, engine = self._config, self._engine
         commit = self._server.group.commit
         self._read_through = ReadThrough(engine.ctx, self._backend, self._host_id)
@@ -187,7 +187,7 @@ class Daemon:
             )
 
     def _attach_host(self) -> None:
-        """Make all of this known to the engine."""
+        """Give the engine access to the other parts."""
         boot_id = host.boot_id()
         self._peers = Peers(boot_id)
         self._engine.attach(
@@ -208,7 +208,7 @@ class Daemon:
         )
 
     async def _run_until_stopped(self, sockets: list[Any]) -> None:
-        """Serve until told to stop, and stop."""
+        """Serve until a stop is requested, then stop."""
         self._write_behind.start()
         self._reaper.start()
         self._maintenance.start()
@@ -230,7 +230,7 @@ class Daemon:
 
     def _restore(self) -> None:
         """Replay the journal into the engine, and begin a new segment of it."""
-        gc.disable()  # nothing that is made here is garbage
+        gc.disable()  # nothing created here is garbage
         replayed = self._journal.replay(self._replay_record)
         self._engine.restore(self._peers.find)
         self._journal.start()
@@ -259,7 +259,7 @@ class Daemon:
         await self._maintenance.sync()
 
     def _sync_failed(self, error: Exception) -> None:
-        """Stop: the kernel may have dropped what it could not write, so that a second sync would prove nothing."""
+        """Stop: the kernel may have dropped what it could not write, and a second sync would prove nothing."""
         log.critical(
             "the journal can't be synced: %s; stopping, for nobody knows what is on disk. "
             "Look at the disk, then run: callstated journal verify %s",
@@ -281,12 +281,12 @@ class Daemon:
             await asyncio.sleep(interval_s)
 
     def _reload(self) -> None:
-        """SIGHUP: put in force what may change while running: limits, the default timeout, logging."""
+        """SIGHUP: apply what may change while running: limits, the default timeout, logging."""
         self._manager.reloading()
         try:
             config = self._reload_config()
         except ConfigError as error:
-            log.error("not reloaded: %s", error)  # noqa: TRY400 - no traceback for a typing error
+            log.error("not reloaded: %s", error)  # noqa: TRY400 - no traceback for a typo
         else:
             self._server.limit(config.limits)
             self._engine.liveness.timeout_s = config.reaper.heartbeat_timeout_s
@@ -326,13 +326,12 @@ class Daemon:
         log.info("stopped, %d sessions in the journal", len(self._engine.table.sessions))
 
     def _checkpoint_at_stop(self) -> None:
-        """Write a checkpoint for a quick start. Where that fails, the log has the same, and a start takes
-        longer."""
+        """Write a checkpoint for a quick start. If that fails, the log has the same, and the start takes longer."""
         try:
             self._checkpointer.run_now()
         except Exception as error:
             fault = None if isinstance(error, OSError) else error
-            log.error("no checkpoint at the stop: %s", error, exc_info=fault)  # noqa: TRY400 - only of ours
+            log.error("no checkpoint at the stop: %s", error, exc_info=fault)  # noqa: TRY400 - traceback only for a bug
 
 
 def _backend(config: Config, state_dir: Path, host_id: str, environ: Mapping[str, str]) -> Backend:

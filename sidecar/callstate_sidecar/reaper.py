@@ -1,10 +1,10 @@
-"""Drives the engine by time: paces what is due over the turns of the loop, and takes the daemon's own sleep out.
+"""Lets the engine act on deadlines: tick by tick, slice by slice, not counting time when the daemon stood still.
 
-What is due, and what becomes of it, is the engine's to say (engine/expiry.py); a thousand sessions that are due at
-once are acted on in slices, so that no request waits for more than one of them.
+The engine decides what is due and what becomes of it (engine/expiry.py). If a thousand sessions are due at once,
+they are handled in slices, so that no request waits for more than one slice.
 
-On CLOCK_MONOTONIC, a tick that comes far too late was held up by the daemon itself (stopped, stalled, suspended):
-the gap is added to every deadline, and what clients sent meanwhile is read before anybody is judged by it.
+A tick that is far too late by CLOCK_MONOTONIC was delayed by the daemon itself (stopped, stalled, suspended). The
+gap is added to every deadline, and what clients sent during it is read before any session is judged.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from callstate_sidecar.metrics import Metrics
 log = logging.getLogger(__name__)
 
 STALL_S: Final = 0.5
-"""A tick later than this was held up by the daemon, not by the clock."""
+"""A tick later than this means that the daemon stood still, seconds."""
 
 SESSIONS_A_SLICE: Final = 20
-"""Sessions acted on in one turn of the loop: about a millisecond, as each is journaled and logged. Ten thousand due
-at once take two seconds that way, and no request waits for them."""
+"""Sessions handled in one turn of the loop: about a millisecond, as each is journaled and logged. Ten thousand due
+at once take two seconds in this way, and no request waits for them all."""
 
 SLICE_PAUSE_S: Final = 0.002
-"""Pause until the next slice: the requests of the meantime are served first."""
+"""Pause before the next slice, in which requests are served, seconds."""
 
 
 class Reaper(BackgroundTask):
     """Ends the sessions of dead calls.
 
     Args:
-        engine: knows what is due.
+        engine: decides what is due.
         clock: the daemon's.
-        metrics: counts suspected and reaped sessions, and knows how late the last tick was.
+        metrics: counts suspected and reaped sessions, and records how late the last tick was.
         tick_s: seconds between ticks.
         commit: writes the changes of a slice to the journal, and publishes them.
     """
@@ -55,7 +55,7 @@ class Reaper(BackgroundTask):
         self._next_slice: asyncio.Handle | None = None
 
     async def stop(self) -> None:
-        """End; see BackgroundTask."""
+        """Stop; see BackgroundTask."""
         if self._next_slice is not None:
             self._next_slice.cancel()
         await super().stop()
@@ -73,7 +73,7 @@ class Reaper(BackgroundTask):
             self._metrics.loop_lag_s = late_s
             full = False
             if late_s > STALL_S:
-                # give everybody the time back, and read what came meanwhile before the next tick
+                # extend all deadlines, and read what was sent meanwhile before the next tick
                 clock.stalled_s += late_s
                 self._engine.ctx.step_back()
                 log.warning("the daemon stood still for %.1f s; all deadlines are moved by that", late_s)
@@ -81,22 +81,24 @@ class Reaper(BackgroundTask):
                 try:
                     full = self.tick(clock.live()) >= SESSIONS_A_SLICE
                 except Exception:
-                    # a fault of ours must not end the watch over every other session
+                    # a bug must not stop the watch over all other sessions
                     log.exception("a look at the deadlines failed")
             delay = SLICE_PAUSE_S if full else self._tick_s
-            due = woke + delay  # from before the tick: its own duration, even of a slow commit, is no stall
+            due = (
+                woke + delay
+            )  # counted from before the tick: its own duration, even with a slow commit, is no stall
 
     def tick(self, now: float) -> int:
-        """Act on a slice of what is due.
+        """Act on a slice of the sessions that are due.
 
         Args:
             now: seconds of the clock's `live()`.
 
         Returns:
-            how many sessions that were.
+            the number of sessions.
         """
         verdicts = self._engine.tick(now, SESSIONS_A_SLICE)
-        self.wake()  # also for departures that a full disk has put off
+        self.wake()  # also for departures that a full disk has delayed
         self._report(verdicts)
         if verdicts.sessions:
             self._commit()
@@ -105,7 +107,7 @@ class Reaper(BackgroundTask):
     # -- workers that have left -----------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """See to the sessions of workers that have left from the next turn of the loop on, if there are any."""
+        """From the next turn of the loop on, handle the sessions of workers that have left, if there are any."""
         if self._engine.departures and self._next_slice is None:
             self._next_slice = asyncio.get_running_loop().call_soon(self._depart)
 
@@ -117,12 +119,12 @@ class Reaper(BackgroundTask):
             self.depart()
         except Exception:
             log.exception("seeing to the sessions of a worker that left failed")
-        # if none was decided, the journal takes no writes, and the next tick tries again
+        # if none was handled, the journal can't be written, and the next tick tries again
         if departures.listing or 0 < len(departures.pending) < left:
             self._next_slice = asyncio.get_running_loop().call_later(SLICE_PAUSE_S, self._depart)
 
     def depart(self) -> int:
-        """As `tick`, for a slice of the sessions whose worker has left."""
+        """Like `tick`, for a slice of the sessions whose worker has left."""
         verdicts = self._engine.depart(self._clock.live(), SESSIONS_A_SLICE)
         self._report(verdicts)
         self._commit()

@@ -136,7 +136,7 @@ class Checkpointer:
         await in_thread(self._journal.remove_before, generation)
 
     def run_now(self) -> None:
-        """Write a checkpoint without giving way to the loop: at a stop, when nobody is served any more.
+        """Write a checkpoint without yielding to the loop: at a stop, when no client is served any more.
 
         Raises:
             OSError: of the file system; the older files still count.
@@ -145,7 +145,7 @@ class Checkpointer:
         self._journal.remove_before(self.write())
 
     def write(self) -> int:
-        """Write a snapshot and let it count, without removing what it replaces; returns its generation.
+        """Write a snapshot and put it into effect, without removing what it replaces; returns its generation.
 
         Raises:
             OSError: of the file system; the older files still count.

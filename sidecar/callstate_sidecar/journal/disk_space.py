@@ -26,7 +26,7 @@ MAX_SPARES: Final = 4
 def ensure_space(files: Files, directory: Path, snapshot_bytes: int, segment_bytes: int) -> None:
     """Check that there is space for a checkpoint, deleting spares if necessary.
 
-    A checkpoint that ran out of space halfway would have filled the disk for everybody else.
+    A checkpoint that ran out of space halfway would have filled the disk for all other processes.
 
     Args:
         snapshot_bytes: approximate size of the snapshot.

@@ -41,13 +41,13 @@ from callstate_sidecar.journal.segment import SEGMENT_BYTES, OpenSegment, create
 from callstate_sidecar.system.files import Files, naming
 
 MAX_SEGMENTS: Final = 64
-"""A checkpoint is due at so many closed segments, however small: each start begins a new one."""
+"""A checkpoint is due at this many closed segments, however small: each start begins a new one."""
 
 MAX_RECORDS: Final = 1_000_000
-"""A checkpoint is due at so many records: a replay takes some 10 µs for each."""
+"""A checkpoint is due at this many records: a replay takes some 10 µs for each."""
 
 CHECKPOINT_GROWTH: Final = 4
-"""A checkpoint is due when the log is so many times the size of the last snapshot: it then frees 4/5."""
+"""A checkpoint is due when the log is this many times the size of the last snapshot: it then frees 4/5."""
 
 
 class Journal:
@@ -231,7 +231,7 @@ class Journal:
         self.sequence += len(bodies)
 
     def roll(self, group_bytes: int = 0) -> OpenSegment:
-        """Begin a new segment with space for a group of so many bytes; returns it.
+        """Begin a new segment with space for a group of this size; returns it.
 
         Raises:
             OSError: the current one is still in use.
@@ -295,7 +295,7 @@ class Journal:
         return self._last_generation
 
     def install_snapshot(self, generation: int) -> None:
-        """Let this generation's snapshot and the log from this generation on count, instead of the older files.
+        """Put this generation's snapshot and the log from this generation on into effect, in place of older files.
 
         May run in another thread. Then call `snapshot_installed`.
 

@@ -27,7 +27,7 @@ class Maintenance:
 
     Args:
         interval_s: seconds between syncs: how much a power loss can lose (durability `process`).
-        fatal: called if a sync fails, because then nobody knows what is on disk.
+        fatal: called if a sync fails, because then it is unknown what is on disk.
         metrics: counts checkpoints that failed.
     """
 
@@ -61,7 +61,7 @@ class Maintenance:
         for task in tasks:
             await cancel_and_wait(task)
         async with self._syncing:
-            pass  # wait for a sync that the sync gate has asked for
+            pass  # wait for a sync that the sync gate has started
 
     async def sync(self) -> None:
         """Sync in a thread, one at a time."""
@@ -74,7 +74,7 @@ class Maintenance:
             await asyncio.sleep(self._interval_s)
             try:
                 await self.sync()
-            except Exception as error:  # noqa: BLE001 - any failure: nobody knows what is on disk
+            except Exception as error:  # noqa: BLE001 - any failure: what is on disk is unknown
                 if isinstance(error, OSError) and self._journal.is_removed:
                     continue  # deleted, not failed: the next checkpoint writes a new journal
                 self._fatal(error)

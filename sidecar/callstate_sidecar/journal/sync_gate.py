@@ -61,7 +61,7 @@ class SyncGate:
                 self._release(held)
             self._task = None
             self._release(self._take_held())
-        except Exception as error:  # noqa: BLE001 - any failure: nobody knows what is on disk
+        except Exception as error:  # noqa: BLE001 - any failure: what is on disk is unknown
             self._fatal(error)
 
     def _take_held(self) -> list[tuple[HeldReplies, bytes]]:

@@ -3,10 +3,9 @@
 Requests are served in the order sent, a few lines in one turn of the loop, so that a client that sends a lot
 shares the loop with the others. While lines wait here (the connection's share of this turn is used up, the client
 does not read its replies, too many of its requests wait for the store), the socket is not read from, and the
-kernel's buffers push back on the client. So neither end can make the other keep more than a bounded number of
-bytes.
+kernel's buffers exert backpressure on the client. So the bytes that either end has to buffer are bounded.
 
-Replies are queued, not sent: they leave with the group that their requests are part of, or saw (group_commit.py).
+Replies are queued, not sent: they leave with the group that their requests changed or read (group_commit.py).
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from typing import Final, Protocol, cast
 from callstate_client.protocol.framing import LineSplitter
 
 LINES_A_TURN: Final = 8
-"""Lines of one connection served in one turn of the loop. Then others have theirs, and the replies leave: a client
-with many requests in flight reads the first ones while the next are served, on another processor. Fewer lines would
-mean more groups, and a write to the journal for each."""
+"""Lines of one connection served in one turn of the loop. Then other connections are served, and the replies leave:
+a client with many requests in flight reads the first ones on another processor while the next are served. Fewer
+lines would mean more groups, and a journal write for each."""
 
 LOW_WATER_SHARE: Final = 4
-"""Lines are served again once unsent replies are down to this part of `limits.pending_reply_bytes`. uvloop's own
+"""Serving resumes once unsent replies are down to this fraction (1/4) of `limits.pending_reply_bytes`. uvloop's own
 low-water mark is 16 bytes."""
 
 HANG_UP_S: Final = 10.0
-"""Seconds that the client of a connection being closed has to read the rest."""
+"""Seconds that a client has to read the remaining replies of a connection that is being closed."""
 
 MAX_WAITING: Final = 1000
-"""Requests of one connection that may wait for the store or a flush at a time; beyond that it is not read from."""
+"""Requests of one connection that may wait for the store or a flush; at this number it is not read from."""
 
 
 class LineServer(Protocol):
-    """What a connection asks of the server."""
+    """The server, as a connection uses it."""
 
     def connected(self, connection: ClientConnection, /) -> None:
         """A client has connected."""
@@ -49,7 +48,7 @@ class LineServer(Protocol):
         ...
 
     def reply_queued(self, connection: ClientConnection, /) -> None:
-        """A first reply is queued: take it when it may leave."""
+        """The first reply of a turn is queued: take it when it may leave."""
         ...
 
 
@@ -58,7 +57,7 @@ class ClientConnection(asyncio.Protocol):
 
     Args:
         server: serves its lines.
-        line_bytes: the longest line that is taken.
+        line_bytes: the longest line that is accepted.
         pending_reply_bytes: unsent replies beyond which no more lines are served.
     """
 
@@ -84,11 +83,11 @@ class ClientConnection(asyncio.Protocol):
         self.waiting = 0
         self.closing = False
         self.worker = ""
-        """The worker it is registered as; empty for none."""
+        """The worker it is registered as; empty if it is not registered."""
         self.instance = ""
-        """Which store of the worker it is of; empty where it did not say."""
+        """The instance of that worker, a store of its own; empty if the client named none."""
         self.told_timeout_s = 0.0
-        """The default timeout that `server.info` has told it, seconds; 0: it was not told."""
+        """The default timeout that `server.info` reported to it, seconds; 0: not yet."""
         self.transport: asyncio.Transport | None = None
 
     # -- asyncio.Protocol -----------------------------------------------------------------------------------
@@ -114,7 +113,7 @@ class ClientConnection(asyncio.Protocol):
                 self._serve()
 
     def eof_received(self) -> bool:
-        """asyncio: the client sends no more (`printf … | nc -U`); what it sent is answered before we hang up."""
+        """asyncio: the client sends no more (`printf … | nc -U`); it still gets all its replies."""
         self._ended = True
         self._update_reading()
         return True
@@ -131,7 +130,7 @@ class ClientConnection(asyncio.Protocol):
     # -- serving --------------------------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        """Serve lines until there are none, its share of the turn is used up, or the client has to read first."""
+        """Serve lines until none is left, the share of the turn is used up, or the client has to read first."""
         self._scheduled = False
         left = LINES_A_TURN
         backlog = self._backlog
@@ -146,7 +145,7 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """Replies that the client has not taken."""
+        """Bytes of replies that are not sent yet."""
         return self.out_bytes + (self.transport.get_write_buffer_size() if self.transport else 0)
 
     def serve_soon(self) -> None:
@@ -159,7 +158,7 @@ class ClientConnection(asyncio.Protocol):
             self._update_reading()
 
     def _update_reading(self) -> None:
-        """Read from the socket only while no line waits; hang up after the last reply to a half-closed client."""
+        """Read from the socket only while no line waits; close after the last reply to a half-closed client."""
         if self._ended:
             done = not (self._backlog or self.waiting or self.out_bytes)
             if done and self.transport is not None:
@@ -188,18 +187,18 @@ class ClientConnection(asyncio.Protocol):
         return len(out) - 1
 
     def replace(self, place: int, reply: bytes) -> None:
-        """Put this in the place of a queued reply."""
+        """Replace a queued reply."""
         self.out_bytes += len(reply) - len(self.out[place])
         self.out[place] = reply
 
     def take(self) -> bytes:
-        """Take what is queued, as one piece of bytes that `release` sends when it may leave."""
+        """Remove and return the queued replies; `release` sends them once they may leave."""
         data = self.out[0] if len(self.out) == 1 else b"".join(self.out)
         self.out = []
         return data
 
     def release(self, data: bytes) -> None:
-        """Send what was taken, in one write."""
+        """Send replies taken before, in one write."""
         self.out_bytes -= len(data)
         if self.transport is not None and data:
             self.transport.write(data)
@@ -209,17 +208,17 @@ class ClientConnection(asyncio.Protocol):
             self._hang_up()
 
     def flush(self) -> None:
-        """Send what is queued."""
+        """Send the queued replies."""
         self.release(self.take())
 
     def close(self) -> None:
-        """Serve no more lines, and hang up once what is queued has left, with its group as all replies do."""
+        """Serve no more lines, and close once the queued replies have left, with their group as always."""
         self.closing = True
         if not self.out_bytes:
             self._hang_up()
 
     def _hang_up(self) -> None:
-        """Close; after HANG_UP_S also where the client does not read the rest."""
+        """Close the transport; after HANG_UP_S even if the client has not read the rest."""
         transport = self.transport
         if transport is not None and not transport.is_closing():
             transport.close()

@@ -4,9 +4,9 @@ While a turn lasts, requests change the sessions in memory, and their replies ar
 its end the group is appended to the journal by one write; only then do the replies leave, those of reads included,
 which may have seen the group. With durability `power` they leave after a sync (journal/sync_gate.py).
 
-Where the journal does not take the group, it is undone in memory. Requests that were part of it are answered
-`not_durable`; requests that only saw it are run again, and answered by what they find now. What is no change
-(beats, worker records, that a worker has left) stays.
+If the journal can't be written, the group is rolled back in memory. Requests that changed something are answered
+`not_durable`; requests that only read are run again, and answered according to the restored state. What is not a
+change (heartbeats, worker records, the departure of a worker) is kept.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class GroupCommit:
 
     Args:
         ctx: the sessions.
-        journal: takes the group; None: there is no log (durability `memory`).
+        journal: receives each group; None: there is no log (durability `memory`).
         gate: holds replies until a sync (durability `power`); None: they leave at once.
         metrics: counts groups that failed.
-        run_again: runs a request again whose first reply came of a group that was undone.
+        run_again: runs a request again whose reply was part of a group that was rolled back.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class GroupCommit:
 
     @property
     def journal_state(self) -> str:
-        """`ok`, or `failing` while the journal takes no writes."""
+        """`ok`, or `failing` while the journal can't be written."""
         return "failing" if self._refusing else "ok"
 
-    # -- while it lasts -------------------------------------------------------------------------------------
+    # -- during a turn -------------------------------------------------------------------------------------
 
     def reply_queued(self, connection: ClientConnection) -> None:
         """A reply is queued on this connection: it leaves once the group is committed."""
@@ -72,7 +72,7 @@ class GroupCommit:
             self.schedule()
 
     def forget(self, connection: ClientConnection) -> None:
-        """The connection is closed."""
+        """A connection is closed."""
         self._replying.pop(connection, None)
 
     def request_answered(
@@ -83,20 +83,20 @@ class GroupCommit:
         Args:
             connection: whose request it is.
             request: the request.
-            place: of the reply among those queued on the connection; -1 for none.
-            changed: the request is part of the group, and did not only see it.
+            place: of the reply among those queued on the connection; -1: there is none.
+            changed: the request is part of the group, and did not only read.
         """
         self._tx.after_rollback.append(partial(self._answer_again, connection, request, place, changed))
         if not self._scheduled:
             self.schedule()
 
     def schedule(self) -> None:
-        """End the turn once the loop has run what is ready now."""
+        """End the turn after the callbacks that are ready now."""
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.end)
 
-    # -- its end --------------------------------------------------------------------------------------------
+    # -- the end of a turn ----------------------------------------------------------------------------------
 
     def end(self) -> None:
         """Commit the group, then let the replies leave."""
@@ -110,26 +110,26 @@ class GroupCommit:
             connection.flush()
 
     async def drained(self) -> None:
-        """End the turn, and wait until no reply is held back."""
+        """End the turn, and wait until no reply is held."""
         self.end()
         if self._gate is not None:
             await self._gate.drained()
 
     async def close(self) -> None:
-        """End the last turn, wait for the sync in progress, and begin no other."""
+        """End the last turn and wait for the sync in progress; no other is begun."""
         self.end()
         if self._gate is not None:
             await self._gate.close()
 
     def commit(self) -> None:
-        """Write the open group to the journal, or undo it where that fails; then publish the events."""
+        """Write the open group to the journal, or roll it back if that fails; then publish the events."""
         if self._tx.observed:
             self._write_facts()
-        while group := self._tx.records:  # again, where a request that is run again makes a change this time
+        while group := self._tx.records:  # repeated if a request that was run again makes a change this time
             try:
                 if self._journal is not None:
                     self._journal.append(group)
-            except Exception as error:  # noqa: BLE001 - ours too: a group left open would hold up everybody
+            except Exception as error:  # noqa: BLE001 - bugs too: a group left open would block all clients
                 self._roll_back(error)
             else:
                 self._refused(False)
@@ -139,18 +139,18 @@ class GroupCommit:
         self._publish()
 
     def _write_facts(self) -> None:
-        """Write what is no change and so is never undone; where that fails, again at the end of the next turn."""
+        """Write what is not a change and never rolled back; if that fails, at the end of the next turn."""
         try:
             if self._journal is not None:
                 self._journal.append(self._tx.observed)
-        except Exception as error:  # noqa: BLE001 - as with a group
+        except Exception as error:  # noqa: BLE001 - as for a group
             self._refuse(error)
         else:
             self._tx.observed = []
             self._refused(False)
 
     def _publish(self) -> None:
-        """Tell subscribers what has happened; also at the end of a turn in which nothing was changed."""
+        """Send subscribers the events, also at the end of a turn without changes."""
         cut_off = self._ctx.events.publish(self.pending_reply_bytes)
         if cut_off:
             self._metrics.count("subscribers_cut_off", cut_off)
@@ -162,15 +162,15 @@ class GroupCommit:
             self._ctx.events.note("journal.full" if refusing else "journal.ok", self._ctx.now_us())
 
     def _refuse(self, error: Exception) -> None:
-        if not self._refusing:  # once, not for every write of a bad hour
+        if not self._refusing:  # once, not for every failed write
             self._refused(True)
-            fault = None if isinstance(error, OSError) else error  # a fault of ours: with its traceback
+            fault = None if isinstance(error, OSError) else error  # a bug: with its traceback
             log.error(
                 "the journal does not take writes: %s; they are refused as not_durable", error, exc_info=fault
             )
 
     def _roll_back(self, error: Exception) -> None:
-        """The group could not be written: undo it, refuse its requests, and run again those that only saw it."""
+        """Roll back a group that could not be written: refuse its requests, and run again those that only read."""
         self._metrics.count("groups_not_durable")
         self._refuse(error)
         why = getattr(error, "strerror", None) or "see the daemon's log"
@@ -184,7 +184,7 @@ class GroupCommit:
         changed: bool,
         refusal: NotDurableError,
     ) -> None:
-        """A request was answered in a group that was rolled back."""
+        """Replace the reply of a request whose group was rolled back."""
         if place >= 0:
             connection.replace(place, error_line(request.request_id or NULL_ID, refusal) if changed else b"")
         if not changed:

@@ -1,4 +1,4 @@
-"""The listening socket, where systemd passed none: made so that it never replaces one that a daemon listens on."""
+"""The listening socket, if systemd passed none; it never replaces one on which a daemon listens."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ BACKLOG = 512
 class Listener:
     """A listening Unix socket, and its file, which `close` removes.
 
-    A path can be bound only while it does not exist, and a socket file outlives its daemon. So, under a lock beside
-    the socket: see whether anybody accepts connections there, and replace the file only if not.
+    A path can be bound only if it does not exist, and a socket file outlives its daemon. So, holding a lock beside
+    the socket, try to connect, and replace the file only if nothing accepts the connection.
 
     Args:
         path: where to listen.
@@ -64,13 +64,13 @@ class Listener:
                 try:
                     probe.connect(str(path))
                 except (ConnectionRefusedError, FileNotFoundError):
-                    path.unlink(missing_ok=True)  # left behind: nobody listens there
+                    path.unlink(missing_ok=True)  # left behind by a daemon that has exited
                 else:
                     raise AlreadyRunningError(f"somebody listens on {path}")
         elif os.path.lexists(path):
             raise ConfigError(f"server.socket: {path} is there and no socket: move it away, or name another path")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        before = os.umask(0o177)  # 0600 from the start: at no moment could others connect
+        before = os.umask(0o177)  # 0600 from the start, so that others can never connect
         try:
             listening.bind(str(path))
         except BaseException:
@@ -83,6 +83,6 @@ class Listener:
         return listening
 
     def close(self) -> None:
-        """Remove the socket file. The lock file stays: all that wait for the lock must wait for the same file."""
+        """Remove the socket file. The lock file stays, so that all daemons lock the same file."""
         self.path.unlink(missing_ok=True)
         os.close(self._lock_fd)

@@ -1,9 +1,9 @@
 """The daemon's connections, and each request's way from a line to a reply.
 
-A request runs at once, in the turn of the loop in which its line arrived. Its reply is queued on the connection and
-leaves with the group (group_commit.py). A request that needs a session the daemon does not have (NotCached) runs
-again once the store has been asked; one that takes time by itself (Deferred: a flush, a listing of the store) is
-answered when its result comes. Requests that wait count on their connection, which is not read from beyond a bound.
+A request runs at once, in the turn of the loop in which its line is read. Its reply is queued on the connection
+and leaves with the group (group_commit.py). A request for a session that the daemon does not have (NotCached) runs
+again after the store was read; one that takes time itself (Deferred: a flush, a listing of the store) is answered
+when its result arrives. Waiting requests are counted per connection, which is not read from beyond a bound.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Server:
 
     Args:
         engine: the sessions and their rules.
-        journal: takes each group; None: there is no log (durability `memory`).
+        journal: receives each group; None: there is no log (durability `memory`).
         metrics: counts requests and errors.
         limits: in force until `limit` is called.
         gate: holds replies until a sync (durability `power`).
@@ -97,7 +97,7 @@ class Server:
         self._engine.disconnected(connection)
 
     def limit(self, limits: LimitsConfig) -> None:
-        """Put these limits in force: at the start, and with each reload of the configuration."""
+        """Apply these limits: at the start, and with each reload of the configuration."""
         self.limits = self._engine.ctx.limits = limits
         self.group.pending_reply_bytes = limits.pending_reply_bytes
         self._engine.events.limit = limits.events
@@ -139,7 +139,7 @@ class Server:
             if isinstance(outcome, Deferred):
                 self._begin_waiting(connection)
                 undone: list[NotDurableError] = []
-                if self._tx.records:  # what it is made of may be undone before it is complete
+                if self._tx.records:  # what it depends on may be rolled back before it is complete
                     self._tx.after_rollback.append(undone.append)
                 outcome.start(lambda done: self._answer_deferred(connection, request, done, bool(undone)))
                 return
@@ -148,13 +148,13 @@ class Server:
             self._begin_waiting(connection)
             self._engine.ctx.host.when_known(miss.session_id, lambda: self._run_waiting(connection, request))
             return
-        except Exception as error:  # noqa: BLE001 - each becomes an error reply; our own faults are logged
+        except Exception as error:  # noqa: BLE001 - each becomes an error reply; bugs are logged
             result = error
         self._answer(connection, request, result, len(group) > before)
 
     def _run_again(self, connection: ClientConnection, request: DecodedRequest) -> None:
-        """Run a request again whose first reply came of a group that was undone."""
-        if isinstance(request.params, Extending):  # the history that it repeats may be another one now
+        """Run a request again whose reply was part of a group that was rolled back."""
+        if isinstance(request.params, Extending):  # the history that it repeats may have changed
             request = read_request(request.params.line) or request
         self._run(connection, request)
 
@@ -178,7 +178,7 @@ class Server:
             self.group.request_answered(connection, request, place, changed)
 
     def _error_of(self, request: DecodedRequest, failure: Exception) -> WireError:
-        """The error for the client; the details of the daemon's own faults go to the log instead."""
+        """The error for the client; the details of a bug go to the log instead."""
         if isinstance(failure, WireError):
             error = failure
         else:
@@ -202,11 +202,11 @@ class Server:
         connection.serve_soon()
 
     def _run_waiting(self, connection: ClientConnection, request: DecodedRequest) -> None:
-        """The store has been asked for the session that the request needs."""
+        """Run a request after the store was read for its session."""
         self._end_waiting(connection)
         if connection.unsent_bytes <= self.limits.pending_reply_bytes:
             self._run(connection, request)
-        else:  # a thousand may have waited for one session of megabytes: their replies are not piled up
+        else:  # a thousand may have waited for one session of megabytes: don't queue that many replies
             unread = OverloadedError("limits.pending_reply_bytes is reached: nothing was done, read replies first")
             self._answer(connection, request, unread)
 
@@ -220,7 +220,7 @@ class Server:
         self._answer(connection, request, result)
 
     async def answered(self, timeout_s: float) -> None:
-        """Wait until every request in flight has its reply, or the time is up."""
+        """Wait until every request in flight is answered, or the time is up."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._idle.wait()

@@ -1,1 +1,1 @@
-"""What the daemon asks of the operating system and of systemd."""
+"""The interfaces to the operating system and systemd."""

@@ -8,8 +8,8 @@ import time
 class SystemClock:
     """Wall time for timestamps, monotonic time for intervals, and live time for deadlines of sessions.
 
-    `live()` does not advance while the daemon itself is stopped, stalled or suspended, so that no worker is blamed
-    for a silence during which nobody listened. The reaper adds such gaps to `stalled_s`.
+    `live()` does not advance while the daemon itself is stopped, stalled or suspended, so that no worker is
+    blamed for a silence during which the daemon could not listen. The reaper adds such gaps to `stalled_s`.
     """
 
     def __init__(self) -> None:

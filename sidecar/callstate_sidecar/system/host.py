@@ -25,7 +25,7 @@ def boot_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class HostIdentity:
-    """What `server.info` says of the daemon and its host."""
+    """The daemon and its host, as `server.info` reports them."""
 
     host_id: str
     boot_id: str

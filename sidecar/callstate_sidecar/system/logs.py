@@ -83,7 +83,7 @@ class JsonFormatter(_Formatter):
 
 
 class _OwnHandler(logging.StreamHandler[TextIO]):
-    """A class of its own, so that a reload replaces no handler but ours."""
+    """A separate class, so that a reload replaces only this handler."""
 
 
 def configure_logging(level: str, style: str, environ: Mapping[str, str], stream: TextIO | None = None) -> None:

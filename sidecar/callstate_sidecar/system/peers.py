@@ -78,8 +78,8 @@ class Peers:
         """The process that connected this Unix stream socket.
 
         That is the process that called connect(2), not a child that inherited the connection. One in an invisible
-        PID namespace has pid 0, and is identified by the inode of its pidfd (Linux 6.9). There is no process for
-        such a peer on an older kernel, for sockets of other families, and on systems that don't tell.
+        PID namespace has pid 0, and is identified by the inode of its pidfd (Linux 6.9). The result has no
+        process for such a peer on an older kernel, for sockets of other families, and on systems that can't tell.
         """
         pid = _peer_pid(sock)
         if pid < 0:

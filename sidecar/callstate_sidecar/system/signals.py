@@ -1,6 +1,6 @@
 """SIGTERM, SIGINT and SIGHUP, handled from the very start, so that none ever kills the daemon silently.
 
-The first SIGTERM or SIGINT stops the daemon in good order, the second one exits at once. SIGHUP reloads.
+The first SIGTERM or SIGINT stops the daemon in an orderly way, the second one exits at once. SIGHUP reloads.
 """
 
 from __future__ import annotations
