@@ -175,10 +175,10 @@ async def test_heartbeats_lose_no_concurrent_turn(store: SessionStore) -> None:
             assert len((await store.load("call-1")).history) == i + 1
 
     talking = asyncio.create_task(talk())
-    beats = 0
-    while not talking.done() or beats < turns:
+    send_heartbeats = 0
+    while not talking.done() or send_heartbeats < turns:
         await asyncio.gather(*(store.update_heartbeat("call-1") for _ in range(4)))
-        beats += 4
+        send_heartbeats += 4
     await talking
     loaded = await store.load("call-1")
     assert [turn.content for turn in loaded.history] == [f"turn {i}" for i in range(turns)]

@@ -189,7 +189,7 @@ def test_transcript_of_a_special_state(transcript: Transcript) -> None:
 @pytest.mark.parametrize(
     ("said", "answer"),
     [
-        ('S: {"jsonrpc":"2.0","id":1,"result":{"more":1}}', "not in the answer"),
+        ('S: {"jsonrpc":"2.0","id":1,"result":{"more":1}}', "not in the reply"),
         ('S: {"jsonrpc":"2.0","id":2,"result":{}}', "no such reply"),
         ("S: (nothing)", "not in the transcript"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from support.budget import examples
-from support.journals import FaultyFiles, Keeping, Killed, done_then_killed, eio, killed, turn
+from support.journals import FaultyFiles, JournaledTable, Killed, done_then_killed, eio, killed, turn
 
 SESSIONS = st.sampled_from([f"s{number}" for number in range(6)])
 
@@ -25,10 +25,10 @@ class JournalMachine(RuleBasedStateMachine):
         self.model: dict[str, list[int]] = {}
         self.number = 0
         self.files = FaultyFiles(10**9, eio)
-        self.keeping = Keeping(self.directory, self.files, segment_bytes=2048)
+        self.journaled = JournaledTable(self.directory, self.files, segment_bytes=2048)
 
     def teardown(self) -> None:
-        self.keeping.journal.close()
+        self.journaled.journal.close()
         shutil.rmtree(self.directory)
 
     def _fail_in(self, calls: int | None) -> None:
@@ -40,7 +40,7 @@ class JournalMachine(RuleBasedStateMachine):
             return
         self._fail_in(fail_in)
         try:
-            self.keeping.create(session)
+            self.journaled.create(session)
         except OSError:
             return
         self.model[session] = []
@@ -53,7 +53,7 @@ class JournalMachine(RuleBasedStateMachine):
         for _ in range(count):
             self.number += 1
             try:
-                self.keeping.add_turn(session, turn(self.number))
+                self.journaled.add_turn(session, turn(self.number))
             except OSError:
                 continue
             self.model[session].append(self.number)
@@ -64,7 +64,7 @@ class JournalMachine(RuleBasedStateMachine):
             return
         self._fail_in(fail_in)
         try:
-            self.keeping.delete(session)
+            self.journaled.delete(session)
         except OSError:
             return
         del self.model[session]
@@ -73,26 +73,26 @@ class JournalMachine(RuleBasedStateMachine):
     def checkpoint(self, fail_in: int | None) -> None:
         self._fail_in(fail_in)
         try:
-            self.keeping.checkpoint()
+            self.journaled.checkpoint()
         except OSError:
             pass
 
     @rule()
     def sync(self) -> None:
         self._fail_in(None)
-        self.keeping.journal.sync()
+        self.journaled.journal.sync()
 
     @rule(at=st.none() | st.integers(0, 12), after=st.booleans(), torn=st.binary(max_size=40))
     def crash(self, at: int | None, after: bool, torn: bytes) -> None:
         """Killed now, or in the middle of a checkpoint, with half a record behind the log."""
         if at is not None:
             dying = FaultyFiles(at, done_then_killed if after else killed)
-            self.keeping.journal._files = self.keeping.files = dying
+            self.journaled.journal._files = self.journaled.files = dying
             try:
-                self.keeping.checkpoint()
+                self.journaled.checkpoint()
             except Killed:
                 pass
-        journal = self.keeping.journal
+        journal = self.journaled.journal
         if torn and at is None:
             path = self.directory / f"log-{journal.segment.generation:012d}.csj"
             with path.open("r+b") as file:
@@ -100,12 +100,12 @@ class JournalMachine(RuleBasedStateMachine):
                 file.write(torn)
         journal.close()
         self.files = FaultyFiles(10**9, eio)
-        self.keeping = Keeping(self.directory, self.files, segment_bytes=2048)
+        self.journaled = JournaledTable(self.directory, self.files, segment_bytes=2048)
 
     @precondition(lambda self: self.number % 3 == 0)
     @invariant()
     def all_that_was_acknowledged_and_nothing_else(self) -> None:
-        table = self.keeping.hot.table
+        table = self.journaled.harness.table
         assert set(table.sessions) == set(self.model)
         for session, numbers in self.model.items():
             expected = b",".join(turn(number) for number in numbers)

@@ -1,4 +1,4 @@
-"""A peer at the other end of a Unix socket, of which a test plays the daemon's part line by line; no loop."""
+"""A peer at the other end of a Unix socket, as which the test plays the daemon line by line, without a loop."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Side:
 
 
 def compact(value: Any) -> bytes:
-    """As the daemon writes it."""
+    """JSON as the daemon writes it."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -61,8 +61,8 @@ class Peer:
 
     Args:
         path: of the socket.
-        says: what a thread answers to the question who it is, with which each connection of a pool begins; None
-            leaves that to the test.
+        says: the result with which a thread answers `server.info`, the first request of each pooled connection;
+            None: the test answers it.
     """
 
     def __init__(self, path: Path, says: Mapping[str, Any] | None = None) -> None:
@@ -72,7 +72,7 @@ class Peer:
         self.start()
 
     def start(self) -> None:
-        """Listen from now on."""
+        """Start to listen."""
         self._welcome: Queue[Side | None] = Queue()
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.settimeout(WITHIN_S if self.says is None else None)
@@ -94,7 +94,7 @@ class Peer:
         """The next connection.
 
         Raises:
-            TimeoutError: there was none for so long.
+            TimeoutError: there was none in time.
         """
         if self.says is not None:
             try:
@@ -109,10 +109,10 @@ class Peer:
         return side
 
     def stop(self) -> None:
-        """Be gone, with all connections; who waits for one is told."""
+        """Close the socket and all connections; a waiting `accept` raises."""
         self._welcome.put(None)
         with contextlib.suppress(OSError):  # stopped already
-            self.listener.shutdown(socket.SHUT_RDWR)  # close() alone does not wake who accepts
+            self.listener.shutdown(socket.SHUT_RDWR)  # close() alone does not wake a thread in accept()
         self.listener.close()
         while self._sides:
             self._sides.pop().close()

@@ -16,7 +16,7 @@ MUTATIONS: dict[str, dict[str, Any]] = {
     "session.update": {"set": {"to": "+1"}},
     "session.end": {"reason": "done"},
 }
-"""Verbs that change a session, each with parameters that do."""
+"""Verbs that change a session, with params that do."""
 
 _serial = itertools.count()
 
@@ -44,7 +44,7 @@ def contents(wire: Wire, session_id: str) -> list[str]:
 
 
 def refused(wire: Wire, kind: str, method: str, **params: Any) -> dict[str, Any]:
-    """Asserts that a request is refused so; gives the error's data."""
+    """Assert that a request is refused with this kind of error, and return the error's data."""
     with pytest.raises(Refused) as caught:
         wire.call(method, **params)
     assert caught.value.kind == kind, caught.value

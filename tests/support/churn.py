@@ -1,4 +1,4 @@
-"""Things that come and go in a daemon: requests, connections, workers, sessions that are left to the reaper."""
+"""Load that leaves nothing behind in a daemon: requests, connections, workers, and sessions left to the reaper."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from support.daemon import Daemon
 
 TURNS: Final = 20
 SHORT_TURNS: Final = 2
-"""Turns of the sessions that come and go: what they leave behind does not depend on their length."""
+"""Turns of short-lived sessions: what they leave behind does not depend on their length."""
 
 STANDING: Final = 100
-"""Sessions that are there all the time."""
+"""Sessions that exist all the time."""
 
 SETTLED_WITHIN_S: Final = 60.0
 LOOK_EVERY_S: Final = 0.05
 
 SILENT_S: Final = 0.2
-"""A session that gets no heartbeat for so long is suspected."""
+"""The heartbeat timeout of sessions that are left to the reaper."""
 
 SETTINGS: Final = [
     argument
@@ -34,20 +34,20 @@ SETTINGS: Final = [
     )
     for argument in ("--set", setting)
 ]  # fmt: skip
-"""Arguments of a daemon in which everything is over soon."""
+"""Arguments of a daemon in which everything expires soon."""
 
 GONE: Final = {
     "suspects": 0, "orphans": 0, "workers": 0, "subscribers": 0, "connections": 1, "dirty": 0, "dirty_bytes": 0,
     "quarantined": 0,
 }  # fmt: skip
-"""What `server.stats` says when only the standing sessions are left, and the connection that asks."""
+"""`server.stats` when only the standing sessions and the connection that asks are left."""
 
 
 class Churning:
-    """What one step does, by kind.
+    """The steps of the load, by kind.
 
     Args:
-        daemon: with SETTINGS; it gets the standing sessions now.
+        daemon: with SETTINGS; the standing sessions are created at once.
     """
 
     def __init__(self, daemon: Daemon) -> None:
@@ -70,7 +70,7 @@ class Churning:
         return [f"fresh-{number:08d}" for number in range(self._made - count, self._made)]
 
     def _requests(self, count: int) -> None:
-        """Of each kind that leaves a session as long as it is, and some that are refused."""
+        """Send requests of each kind that does not make a session longer, and some that are refused."""
 
         def lines() -> Iterator[bytes]:
             for number in range(count // 8):
@@ -88,12 +88,12 @@ class Churning:
         self._wire.send_all(lines())
 
     def _expired(self, count: int) -> None:
-        """Each comes, and is left to the reaper."""
+        """Create sessions that are left to the reaper."""
         silent = f',"heartbeat_timeout_s":{SILENT_S}'
         self._wire.send_all(save(document(one, SHORT_TURNS, self._turns), silent) for one in self._fresh(count))
 
     def _connections(self, count: int) -> None:
-        """Each asks for something and hangs up, some within a line."""
+        """Connections that send a request and are closed, some in the middle of a line."""
         for number in range(count):
             with self._connect() as wire:
                 wire.send_all([heartbeat(self._standing[number % STANDING])])
@@ -101,7 +101,7 @@ class Churning:
                     wire.socket.sendall(b'{"jsonrpc":"2.0","id":1,')
 
     def _workers(self, count: int) -> None:
-        """Each registers, listens to events, owns a session, and leaves."""
+        """Workers that register, subscribe to events, own a session, and disconnect."""
         for one in self._fresh(count):
             with self._connect() as wire:
                 wire.call("worker.register", worker_id=one)
@@ -110,20 +110,20 @@ class Churning:
                 wire.call("events.subscribe")
 
     def settle(self, standing: int = STANDING) -> None:
-        """Wait until all that came is gone.
+        """Wait until nothing of the load is left.
 
         Raises:
-            TimeoutError: something stays.
+            TimeoutError: something was not removed.
         """
         expected = {"sessions": {"active": standing} if standing else {}} | GONE
         deadline = time.monotonic() + SETTLED_WITHIN_S
         while (left := {name: self._wire.call("server.stats")[name] for name in expected}) != expected:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not gone after {SETTLED_WITHIN_S:.0f} s: {left}")
+                raise TimeoutError(f"not removed after {SETTLED_WITHIN_S:.0f} s: {left}")
             time.sleep(LOOK_EVERY_S)
 
     def leave(self) -> None:
-        """The standing sessions are deleted too; then nothing may be left."""
+        """Delete the standing sessions too, after which nothing may be left."""
         self._wire.send_all(line("session.delete", f'{{"session_id":"{one}"}}') for one in self._standing)
         self.settle(0)
         self._wire.close()

@@ -1,4 +1,4 @@
-"""A clock of the daemon's that goes only when a test says so."""
+"""The daemon's clock, advanced only by the test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ START_US = 1_767_225_600_000_000
 
 
 class ManualClock(SystemClock):
-    """All three clocks of the daemon, standing still until `advance`."""
+    """The daemon's clocks, which stand still until `advance`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,10 +21,10 @@ class ManualClock(SystemClock):
         return self.at_us
 
     def mono(self) -> float:
-        """Seconds, steady."""
+        """Seconds of the monotonic clock."""
         return self.at_s
 
     def advance(self, seconds: float) -> None:
-        """Let time pass for all of them."""
+        """Let time pass on all of them."""
         self.at_s += seconds
         self.at_us += round(seconds * 1e6)

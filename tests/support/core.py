@@ -1,4 +1,4 @@
-"""The daemon's core in one object: every part of it real, with a clock and a store that a test can reach."""
+"""The daemon's core in one object: all real parts, with a clock and a store that the test controls."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ TIME = "2026-01-01T00:00:00Z"
 
 
 class BadDisk(Files):
-    """File calls of which writing fails when it is told to.
+    """File calls whose writes fail on request.
 
-    `error`, while set, is raised; `once` is how many times it is, and then no more, 0 for as long as it is set.
+    `error`, while set, is raised by writes: by the next `once` of them, or by all if that is 0.
     """
 
     def __init__(self) -> None:
@@ -57,7 +57,7 @@ class BadDisk(Files):
         self.appends = 0
 
     def write(self, fd: int, data: bytes, at: int) -> None:
-        """Write, or refuse to."""
+        """Write, or raise `error`."""
         error = self.error
         if error is not None:
             if self.once:
@@ -69,7 +69,7 @@ class BadDisk(Files):
 
 
 def off_loop(work: Callable[[], ResultT]) -> ResultT:
-    """Do this in a thread and wait: what reads files at a daemon's start is not to be done in a test's loop."""
+    """Run this in a thread and wait for it, because blocking file calls are forbidden in a test's event loop."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work).result()
 
@@ -78,10 +78,10 @@ def open_journal(directory: Path, disk: Files, table: SessionTable | None, *, st
     """A journal for a core.
 
     Args:
-        directory: where it lies.
-        disk: what may fail.
-        table: what it is replayed into, if it is.
-        start: begin to write.
+        directory: of the journal.
+        disk: its file calls.
+        table: replayed into, if given.
+        start: open it for writing.
     """
 
     def opened() -> Journal:
@@ -96,20 +96,20 @@ def open_journal(directory: Path, disk: Files, table: SessionTable | None, *, st
 
 
 class KnownPeers(Peers):
-    """Whose connection is whose as the tests say it: the other end is `FakeClient`, which is in this process."""
+    """Identifies connections as the test says: the other end of each is a `FakeClient` in this process."""
 
     def identify(self, sock: Any) -> Peer:
-        """The process the test gave to this connection, watched by a pipe in place of a pidfd."""
+        """The process that the test assigned to this connection, watched by a pipe in place of a pidfd."""
         return Peer(sock.process, -1 if sock.pidfd is None else os.dup(sock.pidfd))
 
 
 class Core:
-    """All parts of a daemon, joined as `daemon.py` joins them, none of them running by itself.
+    """All parts of a daemon, joined as in `daemon.py`, with no background task running.
 
     Args:
-        journal: takes what the server commits; None: only what `Core` itself notes of it.
-        backend: the store behind.
-        table: what is hot from the start, as a replay has made it.
+        journal: gets what the server commits; None: only `Core.logged` does.
+        backend: the store.
+        table: the sessions in memory at the start, as after a replay.
         options: sections of the configuration.
     """
 
@@ -148,7 +148,7 @@ class Core:
         self.logged: list[Record] = []
 
     def serve(self, server: Server, journal: Journal | None) -> None:
-        """Let this server commit what is done from now on."""
+        """Make this the server that commits from now on."""
         self.server = server
         self.host = DaemonHost(
             identity=HostIdentity(HOST, "boot-1", "0"),
@@ -157,7 +157,7 @@ class Core:
             metrics=self.metrics,
             engine=self.engine,
             backend=self.backend,
-            journal=journal,  # type: ignore[arg-type]  # `server.stats` alone asks it
+            journal=journal,  # type: ignore[arg-type]  # used by `server.stats` alone
             peers=self.peers,
             server=server,
             read_through=self.read_through,
@@ -169,12 +169,12 @@ class Core:
     # -- groups -------------------------------------------------------------------------------------------
 
     def commit(self) -> None:
-        """The open group is down."""
+        """Commit the open group."""
         self.logged += self.tx.records
         self.server.group.commit()
 
     def replayed(self) -> SessionTable:
-        """What a restart would make of the log, each record having been through its bytes."""
+        """The table that a restart would restore from the log, with each record encoded and decoded."""
         table = SessionTable()
         for record in self.logged:
             replay(table, decode_record(encode_record(record)))
@@ -183,20 +183,20 @@ class Core:
     # -- verbs --------------------------------------------------------------------------------------------
 
     async def call(self, method: str, **params: Any) -> Any:
-        """The result of one request, its group being down."""
+        """The result of one request, after the commit of its group."""
         return json.loads(await self.raw(method, **params))
 
     async def raw(self, method: str, **params: Any) -> bytes:
-        """As `call`, as bytes."""
+        """Like `call`, but returns the bytes."""
         return await self.begin(method, msgspec.json.encode(params))
 
     def begin(self, method: str, params: bytes) -> asyncio.Future[bytes]:
-        """Run a request; what it gives is done at once unless it has to wait for the store."""
+        """Run a request. The future is done at once, unless the request waits for the store."""
         done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         verb = VERBS[method]
         try:
             typed = verb.params(Raw(params))
-        except Exception as error:  # noqa: BLE001 - it is the request's answer
+        except Exception as error:  # noqa: BLE001 - the request's error
             done.set_exception(error)
             return done
 
@@ -209,10 +209,10 @@ class Core:
 
         def run() -> None:
             try:
-                outcome = self.engine.run(InternalCaller(), verb, typed)  # an operator, say
+                outcome = self.engine.run(InternalCaller(), verb, typed)  # as an operator
             except NotCached as miss:
                 self.host.when_known(miss.session_id, run)
-            except Exception as error:  # noqa: BLE001 - it is the request's answer
+            except Exception as error:  # noqa: BLE001 - the request's error
                 finish(error)
             else:
                 if isinstance(outcome, Deferred):
@@ -240,7 +240,7 @@ class Core:
         self.clock.advance(seconds)
         self.reaper.tick(self.clock.live())
 
-    # -- looking ------------------------------------------------------------------------------------------
+    # -- state --------------------------------------------------------------------------------------------
 
     def session(self, session_id: str) -> Session:
         """A session in memory."""
@@ -277,7 +277,7 @@ def kept(session: Session) -> dict[str, Any]:
 class FakeClient(asyncio.Transport):
     """A client joined to the core in memory: its requests are lines, and so are the replies.
 
-    It is the transport of the daemon's end: `writes` is what each single write held.
+    It is the transport of the daemon's end; `writes` has the data of each write.
     """
 
     def __init__(self, core: Core, process: Process | None = None) -> None:
@@ -304,13 +304,13 @@ class FakeClient(asyncio.Transport):
         ) + b"\n"
 
     def send(self, *requests: tuple[str, dict[str, Any]]) -> list[int]:
-        """All of these arrive in one turn of the loop; gives their ids."""
+        """Send all of these in one turn of the loop, and return their ids."""
         made = [self.request(method, params) for method, params in requests]
         self.connection.data_received(b"".join(line for _, line in made))
         return [request_id for request_id, _ in made]
 
     def answered(self, ids: list[int]) -> bool:
-        """Whether each of these has its reply."""
+        """Whether all of these have their replies."""
         return all(request_id in self.replies for request_id in ids)
 
     # -- asyncio.Transport ----------------------------------------------------------------------------------
@@ -327,28 +327,28 @@ class FakeClient(asyncio.Transport):
             self.replies[reply["id"]] = reply
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """This end stands for the socket too."""
+        """Itself, in place of the socket."""
         return self
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Nothing is buffered."""
 
     def get_write_buffer_size(self) -> int:
-        """As much as a test says."""
+        """As much as the test says."""
         return self.buffered
 
     def is_closing(self) -> bool:
-        """Whether the daemon has hung up."""
+        """Whether the daemon has closed the connection."""
         return self.closed
 
     def pause_reading(self) -> None:
-        """The daemon reads no more for now."""
+        """The daemon stops reading."""
         self.reading = False
 
     def resume_reading(self) -> None:
-        """The daemon reads on."""
+        """The daemon reads again."""
         self.reading = True
 
     def close(self) -> None:
-        """The daemon hangs up."""
+        """The daemon closes the connection."""
         self.closed = True

@@ -1,4 +1,4 @@
-"""Workers around one core, whose processes die and whose connections close when a test says so."""
+"""One core and its workers, whose processes exit and whose connections close when the test says so."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from support.core import BadDisk, Core, FakeClient, durable_state, open_journal
 
 BOOT = "boot-1"
 LOOP_PASSES = 40
-"""Enough passes of the event loop for whatever is due now: nothing here waits for anything else."""
+"""Enough passes of the event loop for everything that is due: nothing here waits for anything outside."""
 ENDS = ("ended", "expired", "deleted")
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 TIMEOUT_S, GRACE_S, RETENTION_S, RECONNECT_S, TICK_S = 30.0, 30.0, 300.0, 5.0, 0.1
-"""A core's spans: the defaults of `reaper.*`."""
+"""The core's time spans: the defaults of `reaper.*`."""
 
 
 class FakeProcess:
     """A process, with a pipe in place of its pidfd.
 
     Args:
-        process: what the kernel would report; None: nothing, as for another PID namespace.
+        process: what the kernel reports; None: nothing, as for another PID namespace.
         watchable: whether there is a pidfd.
     """
 
@@ -42,7 +42,7 @@ class FakeProcess:
 
     @property
     def watchable(self) -> bool:
-        """Whether its exit can be noticed."""
+        """Whether its exit can be detected."""
         return self.pidfd is not None
 
     def exit(self) -> None:
@@ -59,7 +59,7 @@ class FakeProcess:
             self.pidfd = None
 
 
-class ErrorReply(Exception):  # noqa: N818 - an answer
+class ErrorReply(Exception):  # noqa: N818 - a reply
     """A request's error reply."""
 
     def __init__(self, error: dict[str, Any]) -> None:
@@ -82,7 +82,7 @@ class CoreHarness:
         self.processes: list[FakeProcess] = []
         self.living: dict[Process, FakeProcess] = {}
         self.history: list[dict[str, Any]] = []
-        """All events of all starts."""
+        """All events, over all restarts."""
         self._read = 0
         self._open(Core(**options).clock)
 
@@ -92,7 +92,7 @@ class CoreHarness:
         self.journal = open_journal(self.directory, self.disk, table, start=True)
         self.core = Core(journal=self.journal, table=table, **self.options)
         clock.stalled_s = 0.0
-        # the new core has a clock of its own: only the time goes on
+        # the new core has a clock of its own, at the old one's time
         self.core.clock.at_us, self.core.clock.at_s = clock.at_us, clock.at_s
         self.core.peers.find = self.find  # type: ignore[method-assign]
         self.operator = FakeClient(self.core)
@@ -132,7 +132,7 @@ class CoreHarness:
     # -- workers --------------------------------------------------------------------------------------------
 
     def process(self, number: int | None = None, *, watchable: bool = True, visible: bool = True) -> FakeProcess:
-        """A new process; `number`: its pid, else one that was not used yet."""
+        """A new process, with this pid or with an unused one."""
         mark = len(self.processes) + 1
         process = Process(number or 100 + mark, mark, BOOT, mark) if visible else None
         program = FakeProcess(process, watchable=watchable)
@@ -142,13 +142,13 @@ class CoreHarness:
         return program
 
     def connect(self, program: FakeProcess) -> FakeClient:
-        """A connection that this process made."""
+        """A connection made by this process."""
         peer = FakeClient(self.core, program.process)
         peer.pidfd = program.pidfd
         return peer
 
     async def worker(self, worker_id: str, program: FakeProcess | None = None, **more: str) -> FakeClient:
-        """A registered connection, of a new process where none is given."""
+        """A registered connection of this process, or of a new one."""
         peer = self.connect(program or self.process())
         await self.request(peer, "worker.register", worker_id=worker_id, **more)
         return peer
@@ -158,7 +158,7 @@ class CoreHarness:
         return next(p for p in self.processes if p.process is not None and p.process == peer.process)
 
     def exit(self, program: FakeProcess) -> None:
-        """The process exits; its connections are closed by `drop_connection`."""
+        """Let the process exit; its connections stay open until `drop_connection`."""
         if program.process is not None:
             self.living.pop(program.process, None)
         program.exit()
@@ -169,7 +169,7 @@ class CoreHarness:
             peer.connection.connection_lost(None)
 
     async def disconnect(self, peer: FakeClient) -> None:
-        """Close the connection, and do all that follows from it."""
+        """Close the connection, and let the core deal with it."""
         self.drop_connection(peer)
         await self.settle()
 
@@ -181,12 +181,12 @@ class CoreHarness:
     # -- requests -------------------------------------------------------------------------------------------
 
     async def settle(self) -> None:
-        """Run the loop until nothing is due any more."""
+        """Run the loop until nothing is due."""
         for _ in range(LOOP_PASSES):
             await asyncio.sleep(0)
 
     async def replies(self, peer: FakeClient, *requests: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
-        """Send all of these in one pass of the event loop; gives their replies."""
+        """Send all of these in one pass of the event loop, and return their replies."""
         ids = peer.send(*requests)
         await self.settle()
         assert peer.answered(ids)
@@ -204,7 +204,7 @@ class CoreHarness:
         return reply["result"]
 
     async def refused(self, peer: FakeClient, method: str, **params: Any) -> dict[str, Any]:
-        """The data of the error that a request must get; it must change nothing."""
+        """Send a request that must fail and change nothing; returns the error's data."""
         before = self.durable_state()
         [reply] = await self.replies(peer, (method, params))
         assert "error" in reply, reply
@@ -247,7 +247,7 @@ class CoreHarness:
     # -- time -----------------------------------------------------------------------------------------------
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass, and do all that is due then."""
+        """Let time pass, and run the reaper until nothing is due."""
         self.core.clock.advance(seconds)
         while self.core.reaper.tick(self.core.clock.live()) >= SESSIONS_A_SLICE:
             pass
@@ -261,7 +261,7 @@ class CoreHarness:
     # -- state ----------------------------------------------------------------------------------------------
 
     def new_events(self, *types: str) -> list[dict[str, Any]]:
-        """The events since the last call (of these types), without what numbers and dates them."""
+        """The events since the last call, of these types, without stream, number and time."""
         news, self._read = self.history[self._read :], len(self.history)
         return [
             {name: value for name, value in event.items() if name not in ("stream", "seq", "at")}
@@ -274,16 +274,16 @@ class CoreHarness:
         return self.core.liveness.phase(session_id)
 
     def ownership(self, session_id: str) -> tuple[str, int, str]:
-        """Owner, epoch, and why it lost its owner, if it did."""
+        """Owner, epoch, and why the session is an orphan, if it is one."""
         facts = self.core.session(session_id).facts
         return facts.owner, facts.epoch, facts.orphan
 
     def durable_state(self) -> dict[str, Any]:
-        """All that a rollback or a replay has to restore."""
+        """What a rollback or a replay has to restore."""
         return durable_state(self.core.table)
 
     def check_consistency(self) -> None:
-        """Assert what holds at any time: index, phases and suspicions agree with the sessions."""
+        """Assert the invariants: index, phases and suspicions agree with the sessions."""
         table, liveness = self.core.table, self.core.liveness
         sessions = table.sessions.values()
         owned: dict[str, set[str]] = {}
@@ -309,10 +309,10 @@ class CoreHarness:
         assert len(liveness) == len(table.sessions)
         queued = [*(i for queue in liveness._live.values() for i in queue.order)]
         queued += [*liveness._suspects.order, *liveness._ended.order]
-        assert sorted(queued) == sorted(table.sessions), "in two phases, or in none"
+        assert sorted(queued) == sorted(table.sessions), "each session is in one phase"
 
     def check_replay(self) -> None:
-        """Assert that the journal alone restores all of it."""
+        """Assert that the journal alone restores the state."""
         table = SessionTable()
         open_journal(self.directory, self.disk, table, start=False)
         assert durable_state(table) == self.durable_state()

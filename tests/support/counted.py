@@ -1,9 +1,9 @@
-"""A Python module run in this process, which tells how much it has in memory when it is asked.
+"""Run a Python module in this process, and report on request how much memory its objects take.
 
     python counted.py FIFO PYTHON -m MODULE [ARGUMENT …]
 
-SIGUSR1 has it write into FIFO how many blocks of memory Python's allocator has given out: an object that is kept is
-one at least, and nothing else moves the figure, where resident memory comes and goes in pages.
+On SIGUSR1 it writes into FIFO how many memory blocks Python's allocator has in use. Every object that is kept is at
+least one block, and nothing else changes the figure, unlike resident memory, which changes by pages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ANSWERS_WITHIN_S = 20.0
 
 
 def count(pid: int, fifo: Path) -> int:
-    """How many blocks this process has, garbage left out."""
+    """How many blocks the process has in use after a garbage collection."""
     answer = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     try:
         os.kill(pid, signal.SIGUSR1)
@@ -31,7 +31,7 @@ def count(pid: int, fifo: Path) -> int:
 
 
 def main() -> None:
-    """Be that module, in the place of its own process."""
+    """Run the module as if it had been started itself."""
     fifo, _, _, module, *arguments = sys.argv[1:]
 
     def tell(*_: object) -> None:

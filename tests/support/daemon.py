@@ -1,4 +1,4 @@
-"""A real daemon for tests: a process of its own, on paths of its own."""
+"""A real daemon for tests, in a process and on paths of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TROUBLE = re.compile(r"^.*(?:\bERROR\b|\bCRITICAL\b|Traceback|Task exception was
 
 
 class Daemon:
-    """One callstated, which keeps its paths over restarts.
+    """A callstated that keeps its paths over restarts.
 
     Args:
         args: further arguments, such as `--set`, `reaper.grace_s=1`.
@@ -44,14 +44,14 @@ class Daemon:
     # -- starting ---------------------------------------------------------------------------------------------
 
     def command(self) -> list[str]:
-        """What is run."""
+        """The command line."""
         store = [] if self.store is None else ["--store", self.store]
         paths = ["--socket", str(self.socket), "--state-dir", str(self.state_dir)]
         return [sys.executable, "-m", "callstate_sidecar", *paths, *store, *self.args]
 
     def launch(self) -> None:
-        """Start the process, without waiting until it serves."""
-        assert self.process is None or self.process.poll() is not None, "it runs already"
+        """Start the process without waiting until it serves."""
+        assert self.process is None or self.process.poll() is not None, "it is already running"
         environ = {name: value for name, value in os.environ.items() if not name.startswith("CALLSTATE_")}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -69,9 +69,9 @@ class Daemon:
         assert self.process is not None
         deadline = time.monotonic() + STARTED_WITHIN_S
         while not self.answers():
-            assert self.process.poll() is None, f"it left with {self.process.returncode}:\n{self.log()}"
+            assert self.process.poll() is None, f"it exited with {self.process.returncode}:\n{self.log()}"
             assert time.monotonic() < deadline, f"no ping was answered:\n{self.log()}"
-            time.sleep(LOOK_EVERY_S)  # there is nothing to wait for but the socket's coming
+            time.sleep(LOOK_EVERY_S)  # there is no event for the appearance of a socket
 
     def answers(self) -> bool:
         """Whether it answers a ping now."""
@@ -112,7 +112,7 @@ class Daemon:
         self.process.send_signal(number)
 
     async def in_thread(self, name: str) -> None:
-        """One of the methods above (`start`, `kill`, `restart` …) while the test's loop goes on."""
+        """Run one of the methods above (`start`, `kill`, `restart` …) in a thread."""
         await asyncio.to_thread(getattr(self, name))
 
     def log(self) -> str:
@@ -120,14 +120,14 @@ class Daemon:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def close(self, *, expect: str = "") -> None:
-        """End it and remove its files.
+        """Stop it and remove its files.
 
         Args:
-            expect: a regular expression; lines of the log that match may tell of errors.
+            expect: a regular expression for error lines that the log may have.
         """
         try:
             if self.process is not None and self.process.poll() is None:
-                self.process.send_signal(signal.SIGCONT)  # one that was stopped could not hear the next
+                self.process.send_signal(signal.SIGCONT)  # a stopped process would not get SIGTERM
                 self.terminate()
             trouble = [line for line in TROUBLE.findall(self.log()) if not (expect and re.search(expect, line))]
             assert not trouble, self.log()

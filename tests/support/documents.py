@@ -1,4 +1,4 @@
-"""Documents as Go's encoding/json writes them from the package's types, in every form they take."""
+"""Documents as Go's encoding/json writes them from the package's types, and documents that can't be read."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ GO_DOCUMENTS: dict[str, bytes] = {
 
 
 def go_document(name: str, session_id: bytes = b"go-1") -> bytes:
-    """One of `GO_DOCUMENTS` under an id."""
+    """One of `GO_DOCUMENTS`, with this id."""
     return GO_DOCUMENTS[name].replace(b"%b", session_id)
 
 
 def count_turns(turns: bytes) -> int:
-    """How many turns (comma-joined, no brackets) these are."""
+    """The number of these turns (comma-joined, without brackets)."""
     return len(json.loads(b"[%b]" % turns))
 
 
@@ -75,4 +75,4 @@ UNREADABLE: dict[str, bytes] = {
     "count of 64 bits": b'{"id":"a","metrics":{"turn_count":9223372036854775808}}',
     "deeper than Go reads": b'{"id":"a","recovery_data":' + b'{"a":' * 10_000 + b"1" + b"}" * 10_001,
 }
-"""What is no session document under the id `a`."""
+"""Documents that are not accepted as session `a`."""

@@ -1,4 +1,4 @@
-"""A MemoryStore that fails when told to, before or after it has done what it was asked."""
+"""A MemoryStore that fails on request, before or after it has executed a verb."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from callstate_client import CallstateError, MemoryStore
 
 
 class FlakyStore(MemoryStore):
-    """Counts what is asked of it, and lets it fail on demand."""
+    """Counts requests by verb in `asked`, and fails them on request."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -20,18 +20,18 @@ class FlakyStore(MemoryStore):
         self._changed = asyncio.Condition()
 
     def fail(self, method: str, error: CallstateError, *, times: int, applied: bool = False) -> None:
-        """Let the next requests of a method fail.
+        """Make the next requests of a verb fail.
 
         Args:
             method: the verb.
             error: what to raise.
-            times: how many of them.
-            applied: do what was asked first: the reply was lost, not the request.
+            times: how many requests fail.
+            applied: execute them first, as if only the reply had been lost.
         """
         self._failures[method] = (error, times, applied)
 
     async def when_asked(self, method: str, times: int) -> None:
-        """Return when it was asked so often in all."""
+        """Return once the verb was requested so often in all."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.asked[method] >= times)
 

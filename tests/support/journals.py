@@ -16,57 +16,57 @@ from support.table_harness import TableHarness
 
 
 def turn(number: int) -> bytes:
-    """A turn that tells which one it is."""
+    """A turn that contains its number."""
     return b'{"role":"user","content":"turn %d","timestamp":"2026-01-01T00:00:00Z","duration_ms":1}' % number
 
 
-class Keeping:
-    """A table and its journal, changed the way the daemon does it: a group, then append, then commit."""
+class JournaledTable:
+    """A table and its journal, changed as the daemon does it: each group is journaled, then committed."""
 
     def __init__(self, directory: Path, files: Files | None = None, **options: Any) -> None:
         self.files = files or Files()
         options = {"checkpoint_min_bytes": 1 << 30, "segment_bytes": 4096} | options
         self.journal = Journal(directory, files=self.files, **options)
-        self.hot = TableHarness()
+        self.harness = TableHarness()
         self.clock_us = 1_000_000
-        self.replayed = self.journal.replay(self.hot.replay)
+        self.replayed = self.journal.replay(self.harness.replay)
         self.journal.start()
 
     def create(self, session_id: str) -> None:
         """Create a session without turns."""
         self.clock_us += 1
-        self.hot.create(session_id, at_us=self.clock_us)
+        self.harness.create(session_id, at_us=self.clock_us)
         self.commit()
 
     def add_turn(self, session_id: str, content: bytes) -> None:
         """Add a turn."""
         self.clock_us += 1
-        self.hot.add_turn(self.hot.table.sessions[session_id], turn=content, at_us=self.clock_us)
+        self.harness.add_turn(self.harness.table.sessions[session_id], turn=content, at_us=self.clock_us)
         self.commit()
 
     def delete(self, session_id: str) -> None:
         """Delete a session."""
         self.clock_us += 1
-        session = self.hot.table.sessions[session_id]
-        self.hot.tx.remove(session, session.next_version(self.clock_us), 0.0)
+        session = self.harness.table.sessions[session_id]
+        self.harness.tx.remove(session, session.next_version(self.clock_us), 0.0)
         self.commit()
 
     def commit(self) -> None:
-        """Journal the group; where that fails, undo it and raise."""
+        """Journal and commit the group; if that fails, roll it back and raise."""
         try:
-            self.journal.append(self.hot.tx.records)
+            self.journal.append(self.harness.tx.records)
         except OSError:
-            self.hot.rollback()
+            self.harness.rollback()
             raise
-        self.hot.tx.commit()
+        self.harness.tx.commit()
 
     def checkpoint(self) -> None:
-        """Write one, at once."""
-        Checkpointer(self.journal, self.files, self.hot.snapshot, lambda: None).run_now()
+        """Write a checkpoint now."""
+        Checkpointer(self.journal, self.files, self.harness.snapshot, lambda: None).run_now()
 
     def state(self) -> dict[str, bytes]:
         """Every session's document."""
-        return documents(self.hot.table)
+        return documents(self.harness.table)
 
 
 def documents(table: SessionTable) -> dict[str, bytes]:
@@ -75,24 +75,24 @@ def documents(table: SessionTable) -> dict[str, bytes]:
 
 
 def recovered(directory: Path) -> dict[str, bytes]:
-    """What a start would make of a journal, without starting."""
+    """The documents that a start would restore from a journal."""
     table = SessionTable()
     Journal(directory, checkpoint_min_bytes=1 << 30).replay(partial(replay, table))
     return documents(table)
 
 
 class Killed(BaseException):
-    """Stands for kill -9: nothing after it runs, and only what was written is there."""
+    """Stands for kill -9: nothing runs after it, and only what was written is left."""
 
 
 class FaultyFiles(Files):
     """File calls of which the one numbered `fail_at` fails.
 
     Args:
-        fail_at: counted from 0 over all the calls named in `calls`.
+        fail_at: the number, from 0, among the calls named in `calls`.
+        failure: gets the real call; raises, perhaps after executing it.
         calls: which calls count.
-        failure: called with the real call: raises, maybe after doing part of it.
-        forever: every later call fails too, as on a dead disk.
+        forever: all later calls fail too, as on a dead disk.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class FaultyFiles(Files):
 
 
 def eio(_: Callable[[], Any]) -> Any:
-    """The disk does not answer."""
+    """An I/O error."""
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
@@ -140,7 +140,7 @@ def erofs(_: Callable[[], Any]) -> Any:
 
 
 def done_then_eio(real: Callable[[], Any]) -> Any:
-    """The disk does it, and says it did not."""
+    """The call succeeds, and reports an I/O error."""
     real()
     raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -157,19 +157,19 @@ def done_then_killed(real: Callable[[], Any]) -> Any:
 
 
 class VolatileFiles(Files):
-    """Remembers what of each file was synced, so that a power loss can take the rest."""
+    """Records what was synced of each file, so that a power loss can drop the rest."""
 
     def __init__(self) -> None:
         self.synced: dict[int, bytes] = {}
 
     def sync(self, fd: int) -> None:
-        """Sync, and remember."""
+        """Sync, and record the file's content."""
         super().sync(fd)
         status = os.fstat(fd)
         self.synced[status.st_ino] = os.pread(fd, status.st_size, 0)
 
     def lose_power(self, directory: Path, into: Path) -> None:
-        """A copy of the directory as the disk may have it: what was not synced is zeros."""
+        """Copy the directory as it may be after a power loss: what was not synced is zeros."""
         into.mkdir()
         for path in directory.iterdir():
             status = path.stat()

@@ -1,4 +1,4 @@
-"""An oracle for crashes: it asks a daemon for much, notes what was acknowledged, and judges what is left.
+"""An oracle for crashes: it sends a daemon many requests, records which were acknowledged, and checks what is left.
 
 Each session's requests go over one connection in order, so after a crash the session must be in the state that
 some prefix of its requests leads to, and that prefix must reach at least to the last one acknowledged.
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 WINDOW = 8
-"""Requests of one connection under way at a time."""
+"""Pending requests per connection."""
 
 
 @dataclass
-class Model:
-    """One session as a plain object."""
+class SessionModel:
+    """The expected state of one session."""
 
     exists: bool = False
     status: str = "pending"
@@ -27,14 +27,16 @@ class Model:
     interruptions: int = 0
     counter: int = 0
 
-    def after(self, request: dict[str, Any]) -> Model:
-        """The state this request leads to."""
+    def after(self, request: dict[str, Any]) -> SessionModel:
+        """The state after this request."""
         method, params = request["method"], request["params"]
-        state = Model(self.exists, self.status, [*self.turns], self.interruptions, self.counter)
+        state = SessionModel(self.exists, self.status, [*self.turns], self.interruptions, self.counter)
         if method == "session.save":
             session = params["session"]
             turns = [turn["content"] for turn in session["history"]]
-            return Model(True, session["status"], turns, session["metrics"]["interruption_count"], session["n"])
+            return SessionModel(
+                True, session["status"], turns, session["metrics"]["interruption_count"], session["n"]
+            )
         if method == "session.add_turn":
             state.turns += [turn["content"] for turn in params["turns"]]
         elif method == "session.amend_turn":
@@ -47,20 +49,20 @@ class Model:
         elif method == "session.end":
             state.status = "ended"
         elif method == "session.delete":
-            return Model()
+            return SessionModel()
         return state
 
 
 @dataclass
-class Told:
-    """One session: how it was at the last judgement, and all that was asked of it since."""
+class SessionLog:
+    """One session: its state at the last check, and the requests since then."""
 
-    base: Model = field(default_factory=Model)
-    now: Model = field(default_factory=Model)
-    """After everything that was asked, as if all of it had happened."""
-    asked: list[dict[str, Any]] = field(default_factory=list)
+    base: SessionModel = field(default_factory=SessionModel)
+    now: SessionModel = field(default_factory=SessionModel)
+    """The state after all requests, as if all had been executed."""
+    requests: list[dict[str, Any]] = field(default_factory=list)
     acknowledged: int = 0
-    """How many of those, from the first on, were acknowledged."""
+    """How many of them, from the first on, were acknowledged."""
 
 
 class Oracle:
@@ -69,28 +71,28 @@ class Oracle:
     Args:
         socket: where it listens.
         seed: of the requests.
-        connections: at a time.
-        sessions: of each connection.
+        connections: how many at a time.
+        sessions: how many per connection.
     """
 
     def __init__(self, socket: Path, seed: int, connections: int = 6, sessions: int = 5) -> None:
         self.socket = socket
         self.random = random.Random(seed)
         self.groups = [[f"c{c}-{s}" for s in range(sessions)] for c in range(connections)]
-        self.told = {session: Told() for group in self.groups for session in group}
+        self.sessions = {session: SessionLog() for group in self.groups for session in group}
         self.acknowledged = 0
         self.number = 0
 
-    # -- asking ---------------------------------------------------------------------------------------------
+    # -- requests -------------------------------------------------------------------------------------------
 
     async def drive(self, kill_after: int, kill: Any) -> None:
-        """Ask until so many requests were acknowledged, then call `kill`, while more are under way."""
+        """Send requests until so many were acknowledged, then call `kill` while others are pending."""
         target = self.acknowledged + kill_after
         tasks = [asyncio.ensure_future(self._worker(group)) for group in self.groups]
         while self.acknowledged < target:
             done, _ = await asyncio.wait(tasks, timeout=0.0005)
             for task in done:
-                task.result()  # a worker ends only when the daemon is gone or has said something wrong
+                task.result()  # a worker returns only when the daemon has exited, and raises at a wrong reply
         await kill()
         await asyncio.gather(*tasks)
 
@@ -101,10 +103,10 @@ class Oracle:
             while True:
                 while len(pending) < WINDOW:
                     session = self.random.choice(group)
-                    told = self.told[session]
-                    request = self._request(session, told.now)
-                    told.asked.append(request)
-                    told.now = told.now.after(request)
+                    log = self.sessions[session]
+                    request = self._request(session, log.now)
+                    log.requests.append(request)
+                    log.now = log.now.after(request)
                     pending[request["id"]] = (session, request)
                     writer.write(json.dumps(request).encode() + b"\n")
                 await writer.drain()
@@ -113,7 +115,7 @@ class Oracle:
                     return
                 reply = json.loads(line)
                 if reply.get("error", {}).get("data", {}).get("kind") == "shutting_down":
-                    return  # a clean stop: this one and all behind it were refused
+                    return  # a clean stop: this request and all later ones were refused
                 self._note(reply, pending)
         except ConnectionError:
             return
@@ -123,16 +125,16 @@ class Oracle:
     def _note(self, reply: dict[str, Any], pending: dict[int, tuple[str, dict[str, Any]]]) -> None:
         assert "result" in reply, reply
         session, request = pending.pop(reply["id"])
-        told = self.told[session]
-        place = told.asked.index(request)
-        told.acknowledged = max(told.acknowledged, place + 1)
+        log = self.sessions[session]
+        place = log.requests.index(request)
+        log.acknowledged = max(log.acknowledged, place + 1)
         self.acknowledged += 1
 
-    def _request(self, session: str, state: Model) -> dict[str, Any]:
+    def _request(self, session: str, state: SessionModel) -> dict[str, Any]:
         self.number += 1
         number = self.number
         if not state.exists:
-            return self._save(session, Model(True))
+            return self._save(session, SessionModel(True))
         choice = self.random.random()
         params: dict[str, Any] = {"session_id": session}
         if choice < 0.6:
@@ -148,7 +150,7 @@ class Oracle:
             status = "ended" if state.status == "ended" else self.random.choice(("active", "on_hold"))
             return self._ask("session.update", {**params, "set": {"n": number, "status": status}})
         if choice < 0.94:
-            saved = Model(True, "active", [*state.turns, f"s{number}"], state.interruptions, number)
+            saved = SessionModel(True, "active", [*state.turns, f"s{number}"], state.interruptions, number)
             if self.random.random() < 0.3:
                 saved.turns = saved.turns[-2:]
             return self._save(session, saved)
@@ -156,7 +158,7 @@ class Oracle:
             return self._ask("session.end", {**params, "reason": "caller_hangup"})
         return self._ask("session.delete", params)
 
-    def _save(self, session: str, state: Model) -> dict[str, Any]:
+    def _save(self, session: str, state: SessionModel) -> dict[str, Any]:
         history = [
             {"role": "user", "content": content, "timestamp": "2026-01-01T00:00:00Z", "duration_ms": 5}
             for content in state.turns
@@ -173,45 +175,47 @@ class Oracle:
     def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
         return {"jsonrpc": "2.0", "id": self.number, "method": method, "params": params}
 
-    # -- judging --------------------------------------------------------------------------------------------
+    # -- checking -------------------------------------------------------------------------------------------
 
-    async def judge(self) -> None:
-        """Compare every session with what it may be, and let what it is be where the next round begins."""
+    async def check(self) -> None:
+        """Check every session against its possible states, and begin the next round from the one it has."""
         reader, writer = await asyncio.open_unix_connection(str(self.socket), limit=1 << 24)
         try:
-            for session, told in self.told.items():
+            for session, log in self.sessions.items():
                 self.number += 1
                 request = self._ask("session.load", {"session_id": session})
                 writer.write(json.dumps(request).encode() + b"\n")
                 found = self._found(json.loads(await reader.readline()))
-                told.base = self._match(session, told, found)
-                told.now = told.base
-                told.asked, told.acknowledged = [], 0
+                log.base = self._match(session, log, found)
+                log.now = log.base
+                log.requests, log.acknowledged = [], 0
         finally:
             writer.close()
 
     @staticmethod
-    def _found(reply: dict[str, Any]) -> Model:
+    def _found(reply: dict[str, Any]) -> SessionModel:
         if "error" in reply:
             assert reply["error"]["data"]["kind"] == "not_found", reply
-            return Model()
+            return SessionModel()
         session = reply["result"]["session"]
         turns = [turn["content"] for turn in session["history"]]
         assert reply["result"]["turn_count"] == len(turns)
-        return Model(True, session["status"], turns, session["metrics"]["interruption_count"], session.get("n", 0))
+        return SessionModel(
+            True, session["status"], turns, session["metrics"]["interruption_count"], session.get("n", 0)
+        )
 
     @staticmethod
-    def _match(session: str, told: Told, found: Model) -> Model:
-        state = told.base
-        for request in told.asked[: told.acknowledged]:
+    def _match(session: str, log: SessionLog, found: SessionModel) -> SessionModel:
+        state = log.base
+        for request in log.requests[: log.acknowledged]:
             state = state.after(request)
         if state == found:
             return found
-        for request in told.asked[told.acknowledged :]:
+        for request in log.requests[log.acknowledged :]:
             state = state.after(request)
             if state == found:
                 return found
         raise AssertionError(
-            f"{session}: {told.acknowledged} of {len(told.asked)} requests were acknowledged, and what is there is "
-            f"no state that they lead to: {found}"
+            f"{session}: {log.acknowledged} of {len(log.requests)} requests were acknowledged, and no "
+            f"prefix of them leads to the state found: {found}"
         )

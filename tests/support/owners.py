@@ -1,6 +1,6 @@
-"""What changes the owner of a session, asked of any store in the words of the protocol; and where to ask it.
+"""Requests that change the owner of a session, through any store, and the interface of what they are tested on.
 
-The places themselves are in targets.py.
+The implementations of that interface are in targets.py.
 """
 
 from __future__ import annotations
@@ -29,78 +29,78 @@ def a_call(session_id: str = "c1", **fields: Any) -> SessionState:
     return SessionState(session_id, **({"provider": "sip", "status": "active", "created_at": START} | fields))
 
 
-# -- asking -------------------------------------------------------------------------------------------------------
+# -- requests -----------------------------------------------------------------------------------------------------
 
 
 async def claim(store: CallStore, session_id: str, worker_id: str, **more: Any) -> p.LoadResult[msgspec.Raw]:
-    """Take a session over."""
+    """Claim a session."""
     params = p.ClaimParams(session_id=session_id, worker_id=worker_id, **more)
     return decode_claim(await store.request("session.claim", params))
 
 
 async def claim_next(store: CallStore, worker_id: str, **more: Any) -> str | None:
-    """Take the next orphan over; gives its id."""
+    """Claim the next session, and return its id."""
     line = await store.request("session.claim_next", p.ClaimNextParams(worker_id=worker_id, **more))
     result = load_reply.decode_claim_next(line)
     return None if result is None else result.session.id
 
 
 async def release(store: CallStore, session_id: str, epoch: int) -> None:
-    """Give a session up."""
+    """Release a session."""
     params = p.ReleaseParams(session_id=session_id, epoch=epoch)
     p.decode_empty(await store.request("session.release", params))
 
 
 async def register(store: CallStore, worker_id: str) -> p.RegisterResult:
-    """Say whose this connection is."""
+    """Register the connection."""
     return p.decode_register(await store.request("worker.register", p.RegisterParams(worker_id=worker_id)))
 
 
 async def drain(store: CallStore, on: bool) -> p.DrainResult:
-    """Take no new sessions, or take them again."""
+    """Switch draining on or off."""
     return p.decode_drain(await store.request("server.drain", p.DrainParams(on=on)))
 
 
-async def beats(store: CallStore, *session_ids: str) -> p.HeartbeatResult:
-    """Beat for several."""
+async def send_heartbeats(store: CallStore, *session_ids: str) -> p.HeartbeatResult:
+    """Send one heartbeat for several sessions."""
     params = p.HeartbeatParams(session_ids=[*session_ids])
     return p.decode_heartbeat(await store.request("session.heartbeat", params))
 
 
 async def interrupted(store: CallStore, session_id: str, epoch: int | None = None) -> int:
-    """The smallest mutation, with an epoch where one is given."""
+    """Record an interruption, the smallest mutation."""
     params = p.RecordInterruptionParams(session_id=session_id, epoch=epoch)
     return p.decode_version(await store.request("session.record_interruption", params)).version
 
 
 async def amended(store: CallStore, session_id: str, patch: dict[str, Any], **which: Any) -> int | None:
-    """Change a turn; gives which one that was."""
+    """Amend a turn, and return its index."""
     params = p.AmendTurnParams(session_id=session_id, set=msgspec.Raw(msgspec.json.encode(patch)), **which)
     return p.decode_version(await store.request("session.amend_turn", params)).index
 
 
-# -- where --------------------------------------------------------------------------------------------------------
+# -- the target --------------------------------------------------------------------------------------------------
 
 
 class Events(Protocol):
-    """Events as they come."""
+    """A stream of events."""
 
     async def __anext__(self) -> Event: ...
 
 
 @dataclass
 class Target:
-    """Where workers of one backend meet.
+    """What ownership is tested on: one daemon, or MemoryStores with common sessions.
 
     Args:
-        make_worker: a store registered under this id: in the process of that worker where it lives, else in one of
-            its own; None: one that is no worker's.
-        kill: let a worker's process die at once, and return when that is known and its calls are suspects.
-        watch: the events of these types from now on, or behind a cursor.
-        pass_time: let at least so many seconds pass for the backend, and what is due in them happen.
-        now: the backend's time.
-        timeout_s, grace_s, retention_s, reconnect_grace_s: the backend's, each long enough that a quarter of it
-            is longer than anything takes that a test does.
+        make_worker: a store registered under this id, in the worker's process if it has one, else in a new one;
+            None: unregistered.
+        kill: kill a worker's process, and return when its calls are suspects.
+        watch: the events of these types from now on, or after a cursor.
+        pass_time: let at least so many seconds pass, and everything due in them happen.
+        now: the target's time.
+        timeout_s, grace_s, retention_s, reconnect_grace_s: the target's, so long that no step of a test takes a
+            quarter of it.
     """
 
     make_worker: Callable[[str | None], Awaitable[CallStore]]
@@ -133,5 +133,5 @@ async def fenced(request: Awaitable[object]) -> tuple[int | None, str | None]:
     return caught.value.epoch, caught.value.owner
 
 
-def beaten(**lists: list[str]) -> HeartbeatResult:
+def heartbeat_result(**lists: list[str]) -> HeartbeatResult:
     return HeartbeatResult(**({"missing": [], "ended": [], "fenced": []} | lists))

@@ -1,4 +1,4 @@
-"""A real server, on a Unix socket in a directory of its own, to use and to mistreat."""
+"""A real Redis or Valkey server on a Unix socket, in a directory of its own, to use and to break."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ READY = "eady to accept connections"  # "Ready …", and of Redis 7.0 "The serve
 
 
 def binaries() -> dict[str, Path]:
-    """The servers there are: the one that comes with the test dependencies, and Redis where installed."""
+    """The available servers: Valkey from the test dependencies, and Redis if installed."""
     found = {"valkey": get_binary_path()}
     if installed := shutil.which("redis-server"):
         found["redis"] = Path(installed)
@@ -35,12 +35,12 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """One server process; its data survive `stop` and `kill` as far as `config` says, not `close`.
+    """A server process. Its data survive `stop` and `kill` as far as `config` says, but not `close`.
 
     Args:
         binary: one of `binaries()`.
-        config: further lines of its configuration.
-        sentinel: a sentinel it is, and no server.
+        config: more lines of its configuration.
+        sentinel: run it as a Sentinel.
     """
 
     def __init__(self, binary: Path, *config: str, sentinel: bool = False) -> None:
@@ -57,7 +57,7 @@ class RedisServer:
         self.configure("port 0", f"unixsocket {self.socket}", f"dir {self._dir}", 'save ""', *config)
 
     def start(self, *, until: str = "") -> None:
-        """Start it, and return once its log says `until`; by default that it serves."""
+        """Start it, and return once its log has `until`; by default, once it is ready."""
         assert self._process is None
         until = until or ("Sentinel ID is" if self._sentinel else READY)
         self.socket.unlink(missing_ok=True)
@@ -98,12 +98,12 @@ class RedisServer:
             self._logged.notify_all()
 
     def configure(self, *config: str) -> None:
-        """Further lines of configuration, for the next start."""
+        """Add lines to the configuration of the next start."""
         with self._config.open("a") as file:
             file.writelines(line + "\n" for line in config)
 
     def command(self, *words: str) -> bytes:
-        """The first reply bytes to a command, sent plainly: no client library is trusted here."""
+        """Send a command without a client library, and return the first bytes of the reply."""
         with socket.socket(socket.AF_UNIX) as client:
             client.settimeout(START_TIMEOUT_S)
             client.connect(str(self.socket))
@@ -118,33 +118,33 @@ class RedisServer:
         self._process.send_signal(number)
 
     def pause(self) -> None:
-        """Stop it where it stands: its socket stays, nobody answers."""
+        """SIGSTOP: its socket stays, but nothing is answered."""
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """SIGCONT."""
         self.signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """Ask it to end, and wait."""
+        """SIGTERM, and wait."""
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """kill -9, and wait."""
+        """SIGKILL, and wait."""
         self._end(signal.SIGKILL)
 
     def _end(self, number: int) -> None:
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(signal.SIGCONT)  # a stopped one would hear nothing but SIGKILL
+        process.send_signal(signal.SIGCONT)  # a stopped process would get no signal but SIGKILL
         process.send_signal(number)
         process.wait(START_TIMEOUT_S)
         assert self._reader is not None
         self._reader.join(START_TIMEOUT_S)
 
     def close(self) -> None:
-        """End it, and remove all it wrote."""
+        """Kill it, and remove its files."""
         self._end(signal.SIGKILL)
         shutil.rmtree(self._dir, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""Stores of workers in processes of their own, as a test has them in its hands."""
+"""Stores in other processes, each a worker, as the test uses them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ TESTS = Path(__file__).parents[1]
 
 @contextlib.contextmanager
 def forker(directory: Path) -> Iterator[Path]:
-    """A process that forks others; gives the path of its socket.
+    """Start a process that forks workers, and yield the path of its socket.
 
     Args:
-        directory: for that, with a short name.
+        directory: for the socket, with a short name.
     """
     path = directory / "forker"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("CALLSTATE_")}
@@ -49,8 +49,8 @@ class Remote:
     """A process that can be killed, and the stores in it.
 
     Args:
-        reader, writer: to it.
-        pid: its.
+        reader, writer: the connection to it.
+        pid: its process id.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pid: int) -> None:
@@ -74,16 +74,16 @@ class Remote:
                     self._waiting.pop(done.id).set_result(done)
         finally:
             for waiting in self._waiting.values():
-                waiting.set_exception(StoreClosedError("the worker's process is gone"))
+                waiting.set_exception(StoreClosedError("the worker's process has exited"))
 
     async def do(self, do: str, store: int, **more: Any) -> bytes:
-        """What a store in it answers, as the daemon's line.
+        """Let one of its stores do a job, and return the daemon's reply.
 
         Raises:
-            StoreClosedError: the process is gone.
+            StoreClosedError: the process has exited.
         """
         if not self.alive:
-            raise StoreClosedError("the worker's process is gone")
+            raise StoreClosedError("the worker's process has exited")
         job = Job(next(self._ids), do, store, **more)
         waiting = self._waiting[job.id] = asyncio.get_running_loop().create_future()
         self._writer.write(encode(job) + b"\n")
@@ -92,15 +92,15 @@ class Remote:
         return bytes(done.line)
 
     async def open(self, socket: Path, worker_id: str | None) -> RemoteStore:
-        """A store in it."""
+        """Open a store in it."""
         store = RemoteStore(self, next(self._ids), worker_id)
         protocol.decode_empty(await self.do("open", store.number, socket=str(socket), worker_id=worker_id))
         return store
 
     async def kill(self) -> None:
-        """kill -9, and return when it is gone."""
+        """kill -9, and return when it has exited."""
         if self.alive:
-            os.kill(self.pid, signal.SIGKILL)  # nobody else's: it is there as long as we read from it
+            os.kill(self.pid, signal.SIGKILL)  # the pid can't have been reused: we still read from it
         await self._reading
         self._writer.close()
         with contextlib.suppress(ConnectionError):
@@ -109,11 +109,11 @@ class Remote:
 
 @contextlib.asynccontextmanager
 async def remote(forker: Path, loop_name: str) -> AsyncIterator[Remote]:
-    """A new process of a forker.
+    """A new process, made by the forker.
 
     Args:
-        forker: the path of its socket.
-        loop_name: which loop it has.
+        forker: the path of the forker's socket.
+        loop_name: of the process's event loop.
     """
     reader, writer = await asyncio.open_unix_connection(str(forker), limit=LINE_BYTES)
     writer.write(loop_name.encode() + b"\n")
@@ -125,12 +125,12 @@ async def remote(forker: Path, loop_name: str) -> AsyncIterator[Remote]:
 
 
 class RemoteStore(CallStore):
-    """A store of a worker in another process: what it is asked, that one asks the daemon.
+    """A store in another process, to which it forwards all requests.
 
     Args:
-        process: where it is.
-        number: which of those in there.
-        worker_id: whose.
+        process: the other process.
+        number: of the store there.
+        worker_id: of the store.
     """
 
     def __init__(self, process: Remote, number: int, worker_id: str | None) -> None:
@@ -142,7 +142,7 @@ class RemoteStore(CallStore):
 
     @property
     def worker_id(self) -> str | None:
-        """Whose it is."""
+        """The worker id; None: unregistered."""
         return self._worker_id
 
     @property
@@ -152,7 +152,7 @@ class RemoteStore(CallStore):
 
     @property
     def closed(self) -> bool:
-        """Whether `close()` was called, or the worker killed."""
+        """Whether `close()` was called or the worker was killed."""
         return self._closed or not self.process.alive
 
     async def request(
@@ -163,28 +163,28 @@ class RemoteStore(CallStore):
         op_of: str | None = None,
         timeout_s: float | None = None,
     ) -> bytes:
-        """Ask for a verb of the protocol; see CallStore."""
+        """Send a request; see CallStore."""
         if self.closed:
             raise StoreClosedError
         raw = UNSET if params is None else Raw(_written(params))
         return await self.process.do("ask", self.number, method=method, params=raw, op_of=op_of)
 
     async def update_heartbeat(self, session_id: str, *, timeout_s: float | None = None) -> None:
-        """Say that this call is alive; see CallStore."""
+        """Send a heartbeat; see CallStore."""
         if self.closed:
             raise StoreClosedError
         protocol.decode_empty(await self.process.do("beat", self.number, session_id=session_id))
 
     async def default_heartbeat_timeout_s(self) -> float:
-        """What the daemon says."""
+        """The daemon's default."""
         return float((await self.info())["heartbeat_timeout_s"])
 
     def events(self, *types: str, since: Cursor | None = None) -> EventSource:
-        """Tests listen for themselves."""
+        """Not supported: tests subscribe in their own process."""
         return self._no_events()
 
     def _no_events(self) -> NoReturn:
-        raise MethodNotFoundError("events are listened to in the test's own process")
+        raise MethodNotFoundError("subscribe to events in the test's own process")
 
     async def _close(self) -> None:
         if not self.closed:

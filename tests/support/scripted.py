@@ -1,4 +1,4 @@
-"""A peer at the other end of a Unix socket that does what the test says: what no real daemon would."""
+"""A peer at the other end of a Unix socket that does what the test says, also what no real daemon would."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from callstate_client.errors import WireError
 GREETINGS = tuple(
     b'{"jsonrpc":"2.0","id":0,"method":"%b"' % method for method in (b"worker.register", b"server.info")
 )
-"""What a client says first on each connection."""
+"""How the first request of each connection begins."""
 
 
 class ScriptedPeer:
-    """Listens, and puts what comes into `received` and each new connection into `connections`."""
+    """Listens, and queues what it reads in `received` and new connections in `connections`."""
 
     def __init__(self, path: Path, *, registers: bool = True) -> None:
         self.path = path
         self.registers = registers
-        """Clients are welcome: their greetings are answered, and not among what is received."""
+        """Answer the greeting of each client, and leave it out of `received`."""
         self.received: asyncio.Queue[bytes] = asyncio.Queue()
-        """What each read brought, as it came."""
+        """The data of each read."""
         self.connections: asyncio.Queue[asyncio.Transport] = asyncio.Queue()
         self.gone: asyncio.Queue[None] = asyncio.Queue()
-        """Something for each connection that ended, whoever ended it."""
+        """One item per connection that was closed, by either side."""
         self._open: list[asyncio.Transport] = []
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Listen from now on."""
+        """Start to listen."""
         self._server = await asyncio.get_running_loop().create_unix_server(lambda: _Side(self), str(self.path))
 
     async def stop(self) -> None:
@@ -49,7 +49,7 @@ class ScriptedPeer:
             self._open.pop().close()
 
     async def requests(self, count: int) -> list[dict[str, Any]]:
-        """The next so many requests."""
+        """The next requests."""
         lines: list[bytes] = []
         while len(lines) < count:
             lines += (await self.received.get()).splitlines()

@@ -1,4 +1,4 @@
-"""What stands in for systemd at the other end of $NOTIFY_SOCKET."""
+"""A stand-in for systemd at the other end of $NOTIFY_SOCKET."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ServiceManager:
         return lines
 
     def received_nothing(self) -> bool:
-        """Whether no notification waits."""
+        """Whether no notification is pending."""
         self._socket.setblocking(False)
         try:
             self._socket.recv(4096)

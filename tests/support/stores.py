@@ -1,4 +1,4 @@
-"""A store behind the daemon, in memory: the fencing rule is the real one, and it fails when it is told to."""
+"""A store in memory for the daemon's tests: it uses the real fencing rule, and fails on request."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def down() -> StoreDownError:
 
 
 def refusing() -> StoreRefusingError:
-    """The store answers, and takes nothing."""
+    """The store answers, and refuses all writes."""
     return StoreRefusingError("OOM command not allowed")
 
 
 class MemoryBackend:
-    """A Backend whose state and whose failures a test can reach.
+    """A Backend whose state and failures a test controls.
 
-    `failure`, while set, meets every call; `script` holds what meets the next writes, one after the other: None
-    lets one through, and an exception in `cut` is raised after the write was applied, its reply lost. While
-    `held` is set, calls wait for `let_go`.
+    `failure`, while set, makes the exception that every call raises. `script` does so for the next writes, one
+    after the other; None lets one succeed. While `cut` is set, writes are applied but their replies lost.
+    After `hold`, calls wait for `let_go`.
     """
 
     def __init__(self) -> None:
@@ -58,24 +58,24 @@ class MemoryBackend:
 
     @property
     def name(self) -> str:
-        """As `server.info` shows it."""
+        """The name in `server.info`."""
         return "memory"
 
-    # -- what a test does to it ---------------------------------------------------------------------------
+    # -- control by the test ------------------------------------------------------------------------------
 
     def put(self, session_id: str, document: bytes | None, meta: StoredMeta | None, beat_ms: int = 0) -> None:
-        """Somebody else wrote this; a document without meta is the Go package's."""
+        """Write a row as another writer would; a document without meta is the Go package's."""
         self.rows[session_id] = StoredSession(document, meta, beat_ms)
         if document is not None and b'"status":"ended"' not in document:
             self.active.add(session_id)
 
     def hold(self) -> None:
-        """From now on calls wait."""
+        """Make calls wait from now on."""
         self._gate.clear()
         self.called.clear()
 
     def let_go(self) -> None:
-        """Let those that wait go on."""
+        """Let waiting calls continue."""
         self._gate.set()
 
     async def _meet(self) -> None:
@@ -90,14 +90,14 @@ class MemoryBackend:
         """A test sets `data_losses`."""
 
     async def read(self, session_id: str) -> StoredSession | None:
-        """What is there as of the call, however late the answer."""
+        """Read the row as it is at the call, even if the reply is held back."""
         found = self.rows.get(session_id)
         self.reads.append(session_id)
         await self._meet()
         return found
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
-        """Write these, each by the fencing rule."""
+        """Apply each write by the fencing rule."""
         self.attempts += 1
         await self._meet()
         scripted = self.script.popleft() if self.script else None
@@ -130,7 +130,7 @@ class MemoryBackend:
         return WriteResult(WriteOutcome.WRITTEN)
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
-        """Note last heartbeats."""
+        """Record last heartbeats."""
         await self._meet()
         self.beats.append(dict(beats))
 
@@ -140,7 +140,7 @@ class MemoryBackend:
         return [*self.active], ""
 
     async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
-        """Any session, in the order of ids: whoever asks looks again."""
+        """Any sessions, in the order of ids; the caller filters."""
         await self._meet()
         ids = sorted(i for i, row in self.rows.items() if row.document is not None and i > cursor)[:limit]
         return [(i, self.rows[i]) for i in ids], ids[-1] if len(ids) == limit else ""
@@ -151,13 +151,13 @@ class MemoryBackend:
         await self._meet()
 
     async def close(self) -> None:
-        """Nothing to give up."""
+        """Record that it was closed."""
         self.closed = True
 
-    # -- what a test sees ---------------------------------------------------------------------------------
+    # -- state --------------------------------------------------------------------------------------------
 
     def versions(self) -> dict[str, int]:
-        """Versions of the sessions that are there."""
+        """Versions of the stored sessions."""
         return {i: row.meta.version if row.meta else 0 for i, row in self.rows.items() if row.document is not None}
 
 
@@ -173,7 +173,7 @@ async def all_active(backend: Backend) -> list[str]:
 
 
 async def all_found(backend: Backend, query: Query, limit: int = 2) -> dict[str, StoredSession]:
-    """The sessions that a store gives to a query, page by page."""
+    """All sessions that a store returns for a query."""
     found: dict[str, StoredSession] = {}
     cursor = ""
     while True:

@@ -1,4 +1,4 @@
-"""What ownership is tested on: a MemoryStore with a clock that stands still, and a daemon with workers to kill."""
+"""What ownership is tested on: MemoryStores whose clock stands still, and a daemon with workers to kill."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from support.remote import Remote, RemoteStore, remote
 from support.worker_forker import LOOPS
 
 SPANS = {"heartbeat_timeout_s": 1.0, "grace_s": 0.8, "retention_s": 60.0, "reconnect_grace_s": 0.4, "tick_s": 0.02}
-"""The daemon's: real seconds that tests wait for, so no longer than a busy machine needs."""
+"""The daemon's time spans: tests wait for them, so they are no longer than a busy machine needs."""
 
 FLUSH_S = 60.0
-"""Longer than any test, so that what was written to the store is the same each time."""
+"""Longer than any test, so that no test depends on when the daemon flushes."""
 
 WITHIN_S = 20.0
 """How long an event may take on a busy machine."""
 
 HOURGLASS = "hourglass-"
-"""Id prefix of sessions that show how much time has passed for the daemon; tests do not see their events."""
+"""Id prefix of sessions that measure the daemon's time; tests do not get their events."""
 
 
 class Daemons:
-    """One daemon per test. The next one starts while a test runs, because that takes as long as the test."""
+    """One daemon per test. The next one starts while a test runs, because a start takes as long as a test."""
 
     def __init__(self) -> None:
         self._next: Daemon | None = None
@@ -44,24 +44,24 @@ class Daemons:
         return daemon
 
     def take(self) -> Daemon:
-        """A daemon that serves and is empty; the caller closes it."""
+        """A running daemon without sessions; the caller closes it."""
         daemon, self._next = self._next or self._launch(), None
         daemon.wait_ready()
         self._next = self._launch()
         return daemon
 
     def close(self) -> None:
-        """Close the one that was started in advance."""
+        """Close the daemon that was started in advance."""
         if self._next is not None:
             self._next.close()
 
 
 @dataclass
 class TargetResources:
-    """What a target is made with.
+    """What a target is made from.
 
     Args:
-        daemons: one for each.
+        daemons: for one per target.
         forker: path of the worker forker's socket.
     """
 
@@ -71,7 +71,7 @@ class TargetResources:
 
 @asynccontextmanager
 async def memory(_: Callable[[], TargetResources]) -> AsyncIterator[Target]:
-    """MemoryStores with the same sessions, and a clock that stands still."""
+    """MemoryStores with common sessions, and a clock that stands still."""
     first = MemoryStore(Clock(START), worker_id=None)
     made: list[MemoryStore] = [first]
 
@@ -94,14 +94,14 @@ async def memory(_: Callable[[], TargetResources]) -> AsyncIterator[Target]:
         await store.close()
 
 
-class Told:
+class WithoutHourglasses:
     """Events without those of hourglass sessions."""
 
     def __init__(self, events: Events) -> None:
         self._events = events
 
     async def __anext__(self) -> Event:
-        """The next one."""
+        """The next event."""
         while True:
             event = await anext(self._events)
             if not (event.session_id or "").startswith(HOURGLASS):
@@ -112,9 +112,9 @@ class DaemonTarget:
     """A daemon and the processes around it.
 
     Args:
-        daemon: it serves.
-        forker: forks workers.
-        store: an unregistered one, for events.
+        daemon: running.
+        forker: path of the worker forker's socket.
+        store: unregistered, for events.
         stack: closes what is opened here.
     """
 
@@ -123,7 +123,7 @@ class DaemonTarget:
         self._forker = forker
         self._store = store
         self._stack = stack
-        self._loops = cycle(LOOPS)  # in turn, so that clients on both take part in each test
+        self._loops = cycle(LOOPS)  # in turn, so that each test has clients on both
         self._workers: dict[str, Remote] = {}
         self._hourglasses = 0
 
@@ -141,7 +141,7 @@ class DaemonTarget:
         return await process.open(self._daemon.socket, worker_id)
 
     async def kill(self, store: CallStore) -> None:
-        """See Target. `worker.left` comes after the first of its calls are suspects."""
+        """See Target. By the event `worker.left` the first of its calls are suspects."""
         assert isinstance(store, RemoteStore)
         async with asyncio.timeout(WITHIN_S), self._store.events("worker.left") as left:
             await store.process.kill()
@@ -152,11 +152,11 @@ class DaemonTarget:
         """See Target."""
         events = self._store.events(*types, since=since)
         await self._stack.enter_async_context(events)
-        return Told(events)
+        return WithoutHourglasses(events)
 
     async def pass_time(self, seconds: float) -> None:
-        """See Target. By the daemon's own time: once a session with this timeout is suspected, whatever else was
-        due by then has been done."""
+        """See Target. It waits until a session with this timeout is suspected: then everything else that was due
+        has been done."""
         self._hourglasses += 1
         hourglass = f"{HOURGLASS}{self._hourglasses}"
         async with asyncio.timeout(seconds + WITHIN_S), self._store.events("suspect") as events:
@@ -168,7 +168,7 @@ class DaemonTarget:
 
 @asynccontextmanager
 async def daemon(resources: Callable[[], TargetResources]) -> AsyncIterator[Target]:
-    """A daemon with short spans, and a process for each worker."""
+    """A daemon with short time spans, and a process for each worker."""
     around = resources()
     running = around.daemons.take()
     with contextlib.closing(running):
@@ -184,4 +184,4 @@ TARGETS: dict[str, Callable[[Callable[[], TargetResources]], AbstractAsyncContex
     "memory": memory,
     "daemon": daemon,
 }
-"""By name. The resources are made where they are needed: MemoryStore needs none."""
+"""Targets by name. Resources are made on demand: MemoryStore needs none."""

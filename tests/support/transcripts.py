@@ -1,4 +1,4 @@
-"""Transcripts of the wire protocol: found in a document, said to a daemon, its answers compared.
+"""Transcripts of the wire protocol: read from a document, sent to a daemon, and compared with its replies.
 
 The notation is defined in docs/protocol.md, "How to read the transcripts".
 """
@@ -30,7 +30,7 @@ _BARE_MARK = "\ue000"
 
 
 class Step(NamedTuple):
-    """One line: `side` is C, S or #, `connection` whose it is, from 1; `number` the line's in the document."""
+    """One line: `side` is C, S or #, `connection` a number from 1, `number` that of the line in the document."""
 
     side: str
     connection: int
@@ -41,7 +41,7 @@ class Step(NamedTuple):
 class Transcript(NamedTuple):
     """One fenced block.
 
-    `heading` is the section it stands in, `setup` the word behind `transcript`, `line` where it begins.
+    `heading` is that of its section, `setup` the word after `transcript`, `line` the number of its first line.
     """
 
     heading: str
@@ -127,17 +127,17 @@ KINDS: dict[str, tuple[bool, Callable[[Any], bool]]] = {
 
 
 def _keyed(messages: list[dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:
-    """What each is told by: a reply, which may come in any order, by its id; an event by its place among them."""
+    """Each message with its key: the id of a reply, which may come in any order, or the number of an event."""
     events = count()
     return [(("id", m["id"]) if "id" in m else ("event", next(events)), m) for m in messages]
 
 
 class Player:
-    """Says one transcript to a daemon.
+    """Plays one transcript against a daemon.
 
     Args:
-        connect: makes a connection; called for each when the transcript first names it.
-        on_remark: called at each remark of the transcript, with its number from 0.
+        connect: makes a connection; called when the transcript first names it.
+        on_remark: called at each remark of the transcript, with its number, from 0.
     """
 
     def __init__(self, connect: Callable[[], Wire], on_remark: Callable[[int], None] = lambda _: None) -> None:
@@ -148,7 +148,7 @@ class Player:
         self._bound: dict[str, Any] = {}
 
     def play(self, transcript: Transcript) -> None:
-        """Say it; asserts that every answer is as written, and that there are no others."""
+        """Play it, and assert that the replies are those of the transcript and no others."""
         remarks = 0
         with ExitStack() as opened:
             for (side, connection), group in groupby(transcript.steps, lambda step: (step.side, step.connection)):
@@ -192,7 +192,7 @@ class Player:
         wanted = _keyed([json.loads(_template(step.text)) for step in lines])
         replies = _keyed([wire.reply() for _ in wanted])
         for step, (key, template) in zip(lines, wanted, strict=True):
-            # replies come in any order; those without an id in the order of their lines
+            # replies come in any order, events in the order of their lines
             found = next((place for place, (other, _) in enumerate(replies) if other == key), None)
             assert found is not None, f"line {step.number}: no such reply among {replies}"
             self._match(template, replies.pop(found)[1], f"line {step.number}: $")
@@ -203,7 +203,7 @@ class Player:
     def _nothing(self, wire: Wire, step: Step) -> None:
         reply = wire.ask(SENTINEL)
         more = reply.get("id") != "is-that-all"
-        assert not more, f"line {step.number}: an answer that is not in the transcript: {reply}"
+        assert not more, f"line {step.number}: a reply that is not in the transcript: {reply}"
 
     def _match(self, template: Any, actual: Any, place: str) -> None:
         if isinstance(template, str) and (found := _PLACEHOLDER.fullmatch(template.removeprefix(_BARE_MARK))):
@@ -213,7 +213,7 @@ class Player:
             names = template.keys() - {MORE}
             surplus = actual.keys() - names if MORE not in template else set()
             assert not surplus, f"{place}: not in the transcript: {surplus} of {actual}"
-            assert names <= actual.keys(), f"{place}: not in the answer: {names - actual.keys()} of {actual}"
+            assert names <= actual.keys(), f"{place}: not in the reply: {names - actual.keys()} of {actual}"
             for name in names:
                 self._match(template[name], actual[name], f"{place}.{name}")
         elif isinstance(template, list):
@@ -226,7 +226,7 @@ class Player:
             assert template == actual, f"{place}: {actual!r}, not {template!r}"
 
     def _bind(self, found: re.Match[str], quoted: bool, actual: Any, place: str) -> None:
-        assert found["kind"] in KINDS, f"{place}: {found[0]} is of no kind there is"
+        assert found["kind"] in KINDS, f"{place}: {found[0]} has an unknown kind"
         in_quotes, fits = KINDS[found["kind"]]
         assert in_quotes is quoted, f"{place}: {found[0]} and its quotes"
         assert fits(actual), f"{place}: {actual!r} is no {found['kind']}"

@@ -1,4 +1,4 @@
-"""A raw client for tests: bytes out, lines in, nothing between the test and the socket."""
+"""A raw client for tests: it sends bytes and reads lines, with nothing between the test and the socket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Self
 ANSWERED_WITHIN_S = 20.0
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a fault of the test
+class Refused(Exception):  # noqa: N818 - a reply, not a fault of the test
     """An error reply.
 
     Args:
@@ -43,15 +43,15 @@ class Wire:
         self._ids = itertools.count(1)
 
     def send(self, data: bytes) -> None:
-        """Exactly these bytes."""
+        """Send exactly these bytes."""
         self.socket.sendall(data)
 
     def line(self) -> bytes:
-        """The next line, newline included; empty where the daemon has hung up."""
+        """The next line, newline included; empty if the daemon has closed the connection."""
         return self._lines.readline()
 
     def reply(self) -> dict[str, Any]:
-        """The next line as a reply; asserts that it is a well-formed one."""
+        """The next line, which must be a well-formed message."""
         line = self.line()
         assert line.endswith(b"\n"), f"no whole line: {line[:200]!r}"
         reply: dict[str, Any] = json.loads(line)
@@ -61,22 +61,22 @@ class Wire:
         return reply
 
     def ask(self, line: bytes) -> dict[str, Any]:
-        """Send a line, and give the reply to it."""
+        """Send a line, and return the reply."""
         self.send(line + b"\n")
         return self.reply()
 
     def refusal(self, line: bytes) -> dict[str, Any]:
-        """Send a line, and give the `error` of the reply."""
+        """Send a line, and return the `error` of the reply, with its id."""
         reply = self.ask(line)
         assert "error" in reply, f"not refused: {line[:200]!r}: {reply}"
         error: dict[str, Any] = reply["error"] | {"id": reply["id"]}
         return error
 
     def call(self, method: str, **params: Any) -> Any:
-        """The result of a request.
+        """Send a request, and return its result.
 
         Raises:
-            Refused: it is an error.
+            Refused: the reply is an error.
         """
         request_id = next(self._ids)
         self.send(request(request_id, method, params))
@@ -87,14 +87,14 @@ class Wire:
         return reply["result"]
 
     def document(self, session_id: str) -> bytes:
-        """The session as the daemon's bytes have it: to compare before and after."""
+        """The line with the loaded session, to compare before and after."""
         self.send(request(0, "session.load", {"session_id": session_id}))
         line = self.line()
         assert b'"result"' in line, line
         return line
 
     def at_eof(self) -> bool:
-        """Whether the daemon has hung up; waits for it, or for a line."""
+        """Whether the daemon closes the connection before it sends another line."""
         return self.line() == b""
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class Wire:
 
 
 def request(request_id: int | None, method: str, params: dict[str, Any]) -> bytes:
-    """A request line; a notification where there is no id."""
+    """A request line; a notification if there is no id."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "method": method, "params": params}
     if request_id is not None:
         message["id"] = request_id

@@ -1,7 +1,7 @@
 """Forks a process for each worker of a test, from one that has imported the client already.
 
-Run as a program with the path of its socket. Each connection to it is one worker's process, while it is open. A
-line is a job: a request to send through one of the stores that the process has made with `connect()`.
+Run as a program with the path of its socket. Each connection to it is one worker's process, as long as it is open.
+Each line is a job: to open or close a store in that process, or to send a request through one.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 class Job(Struct, omit_defaults=True):
-    """What a worker is to do.
+    """A job for a worker.
 
     Args:
-        id: of the answer.
-        do: `open` a store, `ask` it, `beat` for a session, `close` it.
-        store: which one.
-        socket, worker_id: to open it with; no worker_id: unregistered.
-        method, params, op_of: to ask it.
-        session_id: to beat for.
+        id: repeated in the result.
+        do: `open` a store, send a request (`ask`) or a heartbeat (`beat`), `close` the store.
+        store: its number.
+        socket, worker_id: for `open`; no worker_id: unregistered.
+        method, params, op_of: for `ask`.
+        session_id: for `beat`.
     """
 
     id: int
@@ -57,9 +57,9 @@ class Job(Struct, omit_defaults=True):
 
 
 class Done(Struct, omit_defaults=True):
-    """The result: the daemon's line, or what the client raised where the daemon sent no reply.
+    """The result of a job: the daemon's reply, or what the client raised when there was none.
 
-    The first one belongs to no job, and has the PID of the process.
+    The first one belongs to no job, and has the pid of the process.
     """
 
     id: int
@@ -76,10 +76,10 @@ NOTHING = Raw(b'{"jsonrpc":"2.0","id":0,"result":{}}')
 
 
 class Worker:
-    """One process's stores.
+    """The stores of one process.
 
     Args:
-        writer: to the test.
+        writer: the connection to the test.
     """
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
@@ -131,12 +131,12 @@ async def work(sock: socket.socket) -> None:
 
 
 def child(sock: socket.socket) -> None:
-    """A worker's process, from its beginning to its end. The first line is the event loop to use."""
+    """Run a worker's process until it exits. The first line names its event loop."""
     status = 1
     try:
         name = b""
         while not name.endswith(b"\n"):
-            name += sock.recv(1)  # and nothing of what follows
+            name += sock.recv(1)  # one byte at a time, to leave the jobs in the socket
         with asyncio.Runner(loop_factory=LOOPS[name.decode().strip()]) as runner:
             runner.run(work(sock))
         status = 0

@@ -28,7 +28,7 @@ async def crash_rounds(daemon: Daemon, rounds: int, seed: int) -> int:
     for _ in range(rounds):
         await oracle.drive(when.randrange(1, 1500), lambda: daemon.in_thread("kill"))
         await daemon.in_thread("start")
-        await oracle.judge()
+        await oracle.check()
     return oracle.acknowledged
 
 
@@ -51,4 +51,4 @@ async def test_a_clean_stop_loses_nothing_at_any_level() -> None:
             for _ in range(3):
                 await oracle.drive(300, lambda: daemon.in_thread("terminate"))
                 await daemon.in_thread("start")
-                await oracle.judge()
+                await oracle.check()

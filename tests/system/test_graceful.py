@@ -1,4 +1,4 @@
-"""A service that holds calls is told to stop, and no call is lost by it."""
+"""A service that holds calls is log to stop, and no call is lost by it."""
 
 from __future__ import annotations
 

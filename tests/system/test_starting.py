@@ -12,7 +12,7 @@ import pytest
 
 from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
-from support.journals import Keeping, turn
+from support.journals import JournaledTable, turn
 
 pytestmark = [pytest.mark.system]
 
@@ -82,11 +82,11 @@ def test_a_reload_asked_for_during_the_start_does_not_end_it() -> None:
 def test_a_stop_during_a_long_replay_waits_for_nothing() -> None:
     daemon = Daemon()
     try:
-        keeping = Keeping(daemon.state_dir / "journal", segment_bytes=1 << 22)
-        keeping.create("c1")
+        journaled = JournaledTable(daemon.state_dir / "journal", segment_bytes=1 << 22)
+        journaled.create("c1")
         for number in range(20_100):
-            keeping.add_turn("c1", turn(number % 10))
-        keeping.journal.close()
+            journaled.add_turn("c1", turn(number % 10))
+        journaled.journal.close()
         code = SIGNAL_ITSELF.format(module="system.state_dir", where="StateDir", method="host_id", name="SIGTERM")
         status, said = ended(daemon, [sys.executable, "-c", code, *daemon.command()[3:]])
         assert status == Exit.OK

@@ -9,7 +9,19 @@ from msgspec import Raw
 
 from callstate_client import CallStore, ConflictError, FencedError, SessionEndedError, Turn
 from callstate_client import protocol as p
-from support.owners import Target, a_call, amended, beaten, beats, claim, event, fenced, held, interrupted, release
+from support.owners import (
+    Target,
+    a_call,
+    amended,
+    claim,
+    event,
+    fenced,
+    heartbeat_result,
+    held,
+    interrupted,
+    release,
+    send_heartbeats,
+)
 
 # -- owning -----------------------------------------------------------------------------------------------
 
@@ -47,8 +59,8 @@ async def test_beats_of_many_say_which_are_anothers(w1: CallStore, w2: CallStore
     await w2.save(a_call("theirs"))
     await operator.save(a_call("nobodys"))
     await w1.save(a_call("over", status="ended"))
-    result = await beats(w1, "mine", "theirs", "nobodys", "gone", "over")
-    assert result == beaten(fenced=["theirs"], missing=["gone"], ended=["over"])
+    result = await send_heartbeats(w1, "mine", "theirs", "nobodys", "gone", "over")
+    assert result == heartbeat_result(fenced=["theirs"], missing=["gone"], ended=["over"])
 
 
 async def test_a_session_without_owner_is_everybodys_and_stays_so(w1: CallStore, operator: CallStore) -> None:
@@ -95,7 +107,7 @@ async def test_an_operators_beat_is_taken_and_counts_while_the_owner_is_away(
     await w1.save(a_call())
     await target.pass_time(target.timeout_s * 1.25)
     await operator.update_heartbeat("c1")
-    assert await beats(operator, "c1") == beaten()
+    assert await send_heartbeats(operator, "c1") == heartbeat_result()
     await target.kill(w1)
     assert (await event(events)).type == "worker.left"  # not recovered: its owner was here to beat itself
     await operator.update_heartbeat("c1")
@@ -120,7 +132,7 @@ async def test_beats_are_all_that_one_has_who_never_connects(target: Target, ope
     await claim(operator, "c1", "script")
     await target.pass_time(target.timeout_s * 1.25)
     assert (await event(events)).owner == "script"
-    assert await beats(operator, "c1") == beaten()
+    assert await send_heartbeats(operator, "c1") == heartbeat_result()
     assert (await event(events)).type == "recovered"
 
 

@@ -13,7 +13,7 @@ from callstate_sidecar.journal import Checkpointer, Maintenance, maintenance
 from callstate_sidecar.journal.layout import logs, snapshots, spares
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.system.files import Files
-from support.journals import Keeping, recovered, turn
+from support.journals import JournaledTable, recovered, turn
 
 SEGMENT = 64 * 1024
 
@@ -34,12 +34,12 @@ class FullFor(Files):
         setattr(self, call, refuse)
 
 
-def filled(directory: Path, files: Files) -> Keeping:
-    keeping = Keeping(directory, files, segment_bytes=SEGMENT)
+def filled(directory: Path, files: Files) -> JournaledTable:
+    journaled = JournaledTable(directory, files, segment_bytes=SEGMENT)
     for number in range(20):
-        keeping.create(f"s{number}")
-        keeping.add_turn(f"s{number}", turn(number))
-    return keeping
+        journaled.create(f"s{number}")
+        journaled.add_turn(f"s{number}", turn(number))
+    return journaled
 
 
 @pytest.mark.parametrize(
@@ -51,19 +51,19 @@ async def test_checkpoints_that_fail_leave_no_more_on_disk_each_time(
     tmp_path: Path, name: str, call: str, busy: bool
 ) -> None:
     files = FullFor(name, call)
-    keeping = filled(tmp_path, files)
-    checkpointer = Checkpointer(keeping.journal, files, keeping.hot.snapshot, lambda: None)
+    journaled = filled(tmp_path, files)
+    checkpointer = Checkpointer(journaled.journal, files, journaled.harness.snapshot, lambda: None)
     files.full = True
     written = 0
     for attempt in range(30):
         with pytest.raises(OSError, match="No space left"):
             await checkpointer.run()
         if busy:
-            keeping.add_turn("s1", turn(attempt))
+            journaled.add_turn("s1", turn(attempt))
             written += 512  # a record and the header of its segment, with room to spare
     # one segment to be written, a snapshot that came to nothing, and what the log really holds, in whole blocks
     blocks = 4096 * len(logs(tmp_path))
-    assert keeping.journal.disk_bytes() < 2 * SEGMENT + written + blocks
+    assert journaled.journal.disk_bytes() < 2 * SEGMENT + written + blocks
     assert len(snapshots(tmp_path)) <= 1
     if not busy:
         assert len(logs(tmp_path)) == 2
@@ -71,8 +71,8 @@ async def test_checkpoints_that_fail_leave_no_more_on_disk_each_time(
     await checkpointer.run()
     assert len(logs(tmp_path)) == len(snapshots(tmp_path)) == 1
     assert not list(tmp_path.glob("*.tmp"))
-    keeping.journal.close()
-    assert recovered(tmp_path) == keeping.state()
+    journaled.journal.close()
+    assert recovered(tmp_path) == journaled.state()
 
 
 class Small(Files):
@@ -91,42 +91,42 @@ class Small(Files):
         super().unlink(path)
 
 
-def with_spares(directory: Path, files: Files) -> Keeping:
-    keeping = filled(directory, files)
+def with_spares(directory: Path, files: Files) -> JournaledTable:
+    journaled = filled(directory, files)
     number = 0
     while len(logs(directory)) < 5:
-        keeping.add_turn("s1", turn(number))
+        journaled.add_turn("s1", turn(number))
         number += 1
-    keeping.checkpoint()
+    journaled.checkpoint()
     assert len(spares(directory)) == 4
-    keeping.add_turn("s1", turn(0))
-    return keeping
+    journaled.add_turn("s1", turn(0))
+    return journaled
 
 
 def test_room_is_looked_at_before_anything_is_written(tmp_path: Path) -> None:
     files = Small()
-    keeping = with_spares(tmp_path, files)
+    journaled = with_spares(tmp_path, files)
     files.free = -4 * SEGMENT
     segments = list(logs(tmp_path))
     with pytest.raises(OSError, match="a checkpoint takes") as caught:
-        keeping.checkpoint()
+        journaled.checkpoint()
     assert caught.value.errno == errno.ENOSPC
     assert str(tmp_path) in str(caught.value)
     assert list(logs(tmp_path)) == segments
     assert len(spares(tmp_path)) == 1, "the others were given up, and one is needed"
-    keeping.add_turn("s1", turn(1))
-    keeping.journal.close()
-    assert recovered(tmp_path) == keeping.state()
+    journaled.add_turn("s1", turn(1))
+    journaled.journal.close()
+    assert recovered(tmp_path) == journaled.state()
 
 
 def test_spares_are_given_up_for_a_checkpoint(tmp_path: Path) -> None:
     files = Small()
-    keeping = with_spares(tmp_path, files)
-    files.free = keeping.journal.snapshot_bytes - SEGMENT - 1
-    keeping.checkpoint()
+    journaled = with_spares(tmp_path, files)
+    files.free = journaled.journal.snapshot_bytes - SEGMENT - 1
+    journaled.checkpoint()
     assert files.taken == 2
-    keeping.journal.close()
-    assert recovered(tmp_path) == keeping.state()
+    journaled.journal.close()
+    assert recovered(tmp_path) == journaled.state()
 
 
 async def test_a_stop_waits_for_the_thread_that_settles_a_checkpoint(tmp_path: Path) -> None:
@@ -145,11 +145,11 @@ async def test_a_stop_waits_for_the_thread_that_settles_a_checkpoint(tmp_path: P
             super().rename(old, new)
 
     files = Slow()
-    keeping = filled(tmp_path, files)
-    keeping.journal._checkpoint_min_bytes = 0
-    checkpointer = Checkpointer(keeping.journal, files, keeping.hot.snapshot, lambda: None)
+    journaled = filled(tmp_path, files)
+    journaled.journal._checkpoint_min_bytes = 0
+    checkpointer = Checkpointer(journaled.journal, files, journaled.harness.snapshot, lambda: None)
     files.slow = True
-    upkeep = Maintenance(keeping.journal, checkpointer, 0.001, pytest.fail, Metrics())
+    upkeep = Maintenance(journaled.journal, checkpointer, 0.001, pytest.fail, Metrics())
     upkeep.start()
     while not settling.is_set():
         await asyncio.sleep(0)
@@ -158,16 +158,16 @@ async def test_a_stop_waits_for_the_thread_that_settles_a_checkpoint(tmp_path: P
     allowed.set()
     await stopping
     checkpointer.run_now()
-    keeping.journal.close()
-    assert recovered(tmp_path) == keeping.state()
+    journaled.journal.close()
+    assert recovered(tmp_path) == journaled.state()
 
 
 async def test_a_fault_of_ours_in_a_checkpoint_is_logged_and_the_next_one_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(maintenance, "RETRY_S", 0)
-    keeping = filled(tmp_path, Files())
-    keeping.journal._checkpoint_min_bytes = 0
+    journaled = filled(tmp_path, Files())
+    journaled.journal._checkpoint_min_bytes = 0
     done = asyncio.Event()
 
     class Faulty(Checkpointer):
@@ -181,12 +181,12 @@ async def test_a_fault_of_ours_in_a_checkpoint_is_logged_and_the_next_one_works(
             done.set()
 
     metrics = Metrics()
-    checkpointer = Faulty(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None)
-    upkeep = Maintenance(keeping.journal, checkpointer, 0.001, pytest.fail, metrics)
+    checkpointer = Faulty(journaled.journal, journaled.files, journaled.harness.snapshot, lambda: None)
+    upkeep = Maintenance(journaled.journal, checkpointer, 0.001, pytest.fail, metrics)
     upkeep.start()
     await asyncio.wait_for(done.wait(), 10)
     await upkeep.stop()
     assert metrics.counters == {"checkpoints_failed": 1}
     assert "the checkpoint failed: can't serialize ints" in caplog.text
     assert "Traceback" in caplog.text
-    keeping.journal.close()
+    journaled.journal.close()

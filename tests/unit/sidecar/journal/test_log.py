@@ -15,7 +15,7 @@ from callstate_sidecar.journal.manifest import MANIFEST
 from support.budget import sample
 from support.journals import (
     FaultyFiles,
-    Keeping,
+    JournaledTable,
     Killed,
     done_then_eio,
     done_then_killed,
@@ -28,58 +28,58 @@ from support.journals import (
 )
 
 
-def grown(directory: Path, turns: int = 5, **options: object) -> Keeping:
-    keeping = Keeping(directory, **options)
-    keeping.create("a")
-    keeping.create("b")
+def grown(directory: Path, turns: int = 5, **options: object) -> JournaledTable:
+    journaled = JournaledTable(directory, **options)
+    journaled.create("a")
+    journaled.create("b")
     for number in range(turns):
-        keeping.add_turn("ab"[number % 2], turn(number))
-    return keeping
+        journaled.add_turn("ab"[number % 2], turn(number))
+    return journaled
 
 
 def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
-    keeping = grown(tmp_path)
-    keeping.delete("b")
-    keeping.journal.close()
-    again = Keeping(tmp_path)
-    assert again.state() == keeping.state()
+    journaled = grown(tmp_path)
+    journaled.delete("b")
+    journaled.journal.close()
+    again = JournaledTable(tmp_path)
+    assert again.state() == journaled.state()
     assert list(again.state()) == ["a"]
-    assert "b" not in again.hot.table.tombstones.pending  # the store never heard of it
+    assert "b" not in again.harness.table.tombstones.pending  # the store never heard of it
     again.journal.close()
 
 
 def test_a_journal_goes_on_after_each_start(tmp_path: Path) -> None:
     for start in range(5):
-        keeping = Keeping(tmp_path)
-        assert len(keeping.state()) == start
-        keeping.create(f"s{start}")
-        keeping.add_turn(f"s{start}", turn(start))
-        keeping.journal.close()
+        journaled = JournaledTable(tmp_path)
+        assert len(journaled.state()) == start
+        journaled.create(f"s{start}")
+        journaled.add_turn(f"s{start}", turn(start))
+        journaled.journal.close()
     assert len(recovered(tmp_path)) == 5
 
 
 def test_segments_roll_over_and_a_group_larger_than_one_has_its_own(tmp_path: Path) -> None:
-    keeping = grown(tmp_path, turns=100)
-    keeping.add_turn("a", turn(1) + b",".join([b"", *[turn(2)] * 200]))
-    keeping.add_turn("a", turn(3))
+    journaled = grown(tmp_path, turns=100)
+    journaled.add_turn("a", turn(1) + b",".join([b"", *[turn(2)] * 200]))
+    journaled.add_turn("a", turn(3))
     assert len(logs(tmp_path)) > 3
-    keeping.journal.close()
-    assert recovered(tmp_path) == keeping.state()
+    journaled.journal.close()
+    assert recovered(tmp_path) == journaled.state()
 
 
 def test_a_tail_cut_at_every_byte_of_the_last_records_loses_only_what_is_cut(tmp_path: Path) -> None:
     origin = tmp_path / "origin"
-    keeping = Keeping(origin)
-    keeping.create("a")
-    states = [keeping.state()]
-    ends = [keeping.journal.segment.end]
+    journaled = JournaledTable(origin)
+    journaled.create("a")
+    states = [journaled.state()]
+    ends = [journaled.journal.segment.end]
     for number in range(3):
-        keeping.add_turn("a", turn(number))
-        states.append(keeping.state())
-        ends.append(keeping.journal.segment.end)
-    path = log_path(origin, keeping.journal.segment.generation)
+        journaled.add_turn("a", turn(number))
+        states.append(journaled.state())
+        ends.append(journaled.journal.segment.end)
+    path = log_path(origin, journaled.journal.segment.generation)
     data = path.read_bytes()
-    keeping.journal.close()
+    journaled.journal.close()
     for cut_at in sample(range(ends[0], ends[-1] + 1)):
         copy = tmp_path / "copy"
         shutil.copytree(origin, copy)
@@ -93,17 +93,17 @@ def test_a_tail_cut_at_every_byte_of_the_last_records_loses_only_what_is_cut(tmp
 
 
 def test_a_zeroed_tail_is_an_unfinished_one_unless_it_had_been_synced(tmp_path: Path) -> None:
-    keeping = grown(tmp_path)
-    before = keeping.state()
-    start = keeping.journal.segment.end
-    keeping.add_turn("a", turn(77))
-    path = log_path(tmp_path, keeping.journal.segment.generation)
+    journaled = grown(tmp_path)
+    before = journaled.state()
+    start = journaled.journal.segment.end
+    journaled.add_turn("a", turn(77))
+    path = log_path(tmp_path, journaled.journal.segment.generation)
     whole = path.read_bytes()
     zeroed = whole[:start] + bytes(len(whole) - start)
     path.write_bytes(zeroed)
     assert recovered(tmp_path) == before
     path.write_bytes(whole)
-    keeping.journal.sync()
+    journaled.journal.sync()
     synced = path.read_bytes()
     path.write_bytes(synced[:start] + bytes(len(whole) - start))
     with pytest.raises(JournalDamagedError, match="were on disk") as caught:
@@ -111,19 +111,19 @@ def test_a_zeroed_tail_is_an_unfinished_one_unless_it_had_been_synced(tmp_path: 
     assert caught.value.path == path
     assert caught.value.offset == start
     assert "callstated journal repair" in str(caught.value)
-    keeping.journal.close()
+    journaled.journal.close()
 
 
 def test_every_flipped_bit_of_a_synced_journal_is_found_or_does_no_harm(tmp_path: Path) -> None:
     """Never a wrong state, never a shorter one passed over silently."""
-    keeping = Keeping(tmp_path)
-    keeping.create("a")
+    journaled = JournaledTable(tmp_path)
+    journaled.create("a")
     for number in range(3):
-        keeping.add_turn("a", turn(number))
-    keeping.journal.sync()
-    state, end = keeping.state(), keeping.journal.segment.end
-    path = log_path(tmp_path, keeping.journal.segment.generation)
-    keeping.journal.close()
+        journaled.add_turn("a", turn(number))
+    journaled.journal.sync()
+    state, end = journaled.state(), journaled.journal.segment.end
+    path = log_path(tmp_path, journaled.journal.segment.generation)
+    journaled.journal.close()
     data = path.read_bytes()
     refused = in_records = 0
     for at in sample(range(end + len(END_OF_LOG))):
@@ -144,12 +144,12 @@ def test_every_flipped_bit_of_a_synced_journal_is_found_or_does_no_harm(tmp_path
 
 
 def test_a_flipped_bit_in_a_record_that_was_not_synced_is_an_unfinished_tail(tmp_path: Path) -> None:
-    keeping = grown(tmp_path)
-    keeping.journal.sync()
-    before, start = keeping.state(), keeping.journal.segment.end
-    keeping.add_turn("a", turn(9))
-    path = log_path(tmp_path, keeping.journal.segment.generation)
-    keeping.journal.close()
+    journaled = grown(tmp_path)
+    journaled.journal.sync()
+    before, start = journaled.state(), journaled.journal.segment.end
+    journaled.add_turn("a", turn(9))
+    path = log_path(tmp_path, journaled.journal.segment.generation)
+    journaled.journal.close()
     data = bytearray(path.read_bytes())
     data[start + 40] ^= 1
     path.write_bytes(data)
@@ -158,13 +158,13 @@ def test_a_flipped_bit_in_a_record_that_was_not_synced_is_an_unfinished_tail(tmp
 
 
 def test_a_record_lost_before_one_that_knew_it_synced_is_refused(tmp_path: Path) -> None:
-    keeping = grown(tmp_path)
-    start = keeping.journal.segment.end
-    keeping.add_turn("a", turn(1))
-    keeping.journal.sync()
-    keeping.add_turn("a", turn(2))  # carries what is synced
-    path = log_path(tmp_path, keeping.journal.segment.generation)
-    keeping.journal.close()
+    journaled = grown(tmp_path)
+    start = journaled.journal.segment.end
+    journaled.add_turn("a", turn(1))
+    journaled.journal.sync()
+    journaled.add_turn("a", turn(2))  # carries what is synced
+    path = log_path(tmp_path, journaled.journal.segment.generation)
+    journaled.journal.close()
     data = bytearray(path.read_bytes())
     data[64:96] = bytes(32)  # without the file's own mark
     data[start + 30] ^= 4
@@ -174,49 +174,49 @@ def test_a_record_lost_before_one_that_knew_it_synced_is_refused(tmp_path: Path)
 
 
 def test_old_records_behind_a_recycled_segment_are_never_read(tmp_path: Path) -> None:
-    keeping = grown(tmp_path, turns=60)
-    keeping.checkpoint()
+    journaled = grown(tmp_path, turns=60)
+    journaled.checkpoint()
     spares = len(list(tmp_path.glob("spare-*.csj")))
     assert spares
     for number in range(30):
-        keeping.add_turn("a", turn(1000 + number))
+        journaled.add_turn("a", turn(1000 + number))
     assert len(list(tmp_path.glob("spare-*.csj"))) < spares
-    path = log_path(tmp_path, keeping.journal.segment.generation)
+    path = log_path(tmp_path, journaled.journal.segment.generation)
     data = path.read_bytes()
     assert data[:4] == FILE_MAGIC
     header = read_header(data)
     whole = list(frames(data, header.generation))
     assert data[whole[-1].after :].strip(b"\0"), "there is old stuff behind"
-    keeping.journal.close()
-    assert recovered(tmp_path) == keeping.state()
+    journaled.journal.close()
+    assert recovered(tmp_path) == journaled.state()
 
 
 def test_a_segment_that_kept_its_old_content_in_a_power_loss_never_began(tmp_path: Path) -> None:
     """Renamed to be written again, and what was written to it is lost: nothing of the one before is."""
-    keeping = grown(tmp_path, turns=60)
-    keeping.checkpoint()
-    keeping.journal.sync()
-    keeping.add_turn("a", turn(1))
+    journaled = grown(tmp_path, turns=60)
+    journaled.checkpoint()
+    journaled.journal.sync()
+    journaled.add_turn("a", turn(1))
     spare = min(tmp_path.glob("spare-*.csj"))
     stale = spare.read_bytes()
-    keeping.journal.roll()
-    path = log_path(tmp_path, keeping.journal.segment.generation)
+    journaled.journal.roll()
+    path = log_path(tmp_path, journaled.journal.segment.generation)
     path.write_bytes(stale)
-    keeping.journal.close()
-    assert recovered(tmp_path) == keeping.state()
+    journaled.journal.close()
+    assert recovered(tmp_path) == journaled.state()
     assert not path.exists(), "it holds nothing but what was before, maybe of sessions deleted since"
     assert not list(tmp_path.glob("*.aside-*"))
 
 
 def test_a_segment_that_lost_its_header_but_not_its_records_is_set_aside(tmp_path: Path) -> None:
-    keeping = grown(tmp_path)
-    before = keeping.state()
-    keeping.journal.roll()
-    keeping.add_turn("a", turn(1))
-    path = log_path(tmp_path, keeping.journal.segment.generation)
+    journaled = grown(tmp_path)
+    before = journaled.state()
+    journaled.journal.roll()
+    journaled.add_turn("a", turn(1))
+    path = log_path(tmp_path, journaled.journal.segment.generation)
     data = path.read_bytes()
     path.write_bytes(log_path(tmp_path, 1).read_bytes()[:DATA_START] + data[DATA_START:])
-    keeping.journal.close()
+    journaled.journal.close()
     assert recovered(tmp_path) == before
     assert path.with_suffix(".aside-1").exists()
 
@@ -224,20 +224,20 @@ def test_a_segment_that_lost_its_header_but_not_its_records_is_set_aside(tmp_pat
 @pytest.mark.parametrize("failure", [killed, done_then_killed], ids=["before", "after"])
 def test_a_first_start_killed_at_any_step_keeps_no_other_from_starting(tmp_path: Path, failure: object) -> None:
     counting = FaultyFiles(10**9, failure)  # type: ignore[arg-type]
-    Keeping(tmp_path / "counted", counting).journal.close()
+    JournaledTable(tmp_path / "counted", counting).journal.close()
     assert counting.count > 8
     for step in range(counting.count):
         directory = tmp_path / f"step{step}"
         with pytest.raises(Killed):
-            Keeping(directory, FaultyFiles(step, failure))  # type: ignore[arg-type]
-        keeping = grown(directory)
-        keeping.journal.close()
-        assert recovered(directory) == keeping.state(), f"step {step}"
+            JournaledTable(directory, FaultyFiles(step, failure))  # type: ignore[arg-type]
+        journaled = grown(directory)
+        journaled.journal.close()
+        assert recovered(directory) == journaled.state(), f"step {step}"
 
 
 def test_a_missing_segment_and_a_missing_manifest_are_refused(tmp_path: Path) -> None:
-    keeping = grown(tmp_path, turns=100)
-    keeping.journal.close()
+    journaled = grown(tmp_path, turns=100)
+    journaled.journal.close()
     generations = list(logs(tmp_path))
     assert len(generations) > 3
     hidden = log_path(tmp_path, generations[1])
@@ -255,9 +255,9 @@ def test_a_missing_segment_and_a_missing_manifest_are_refused(tmp_path: Path) ->
 
 
 def test_a_newer_format_is_refused_by_its_version(tmp_path: Path) -> None:
-    keeping = grown(tmp_path)
-    path = log_path(tmp_path, keeping.journal.segment.generation)
-    keeping.journal.close()
+    journaled = grown(tmp_path)
+    path = log_path(tmp_path, journaled.journal.segment.generation)
+    journaled.journal.close()
     data = bytearray(path.read_bytes())
     import struct
     import zlib
@@ -272,23 +272,23 @@ def test_a_newer_format_is_refused_by_its_version(tmp_path: Path) -> None:
 # -- disk trouble ---------------------------------------------------------------------------------------------
 
 
-def script(keeping: Keeping) -> list[str]:
+def script(journaled: JournaledTable) -> list[str]:
     """A bit of everything; gives what was refused."""
     refused = []
     for number in range(60):
         session = f"s{number % 7}"
         try:
-            if session not in keeping.hot.table.sessions:
-                keeping.create(session)
+            if session not in journaled.harness.table.sessions:
+                journaled.create(session)
             elif number % 11 == 10:
-                keeping.delete(session)
+                journaled.delete(session)
             else:
-                keeping.add_turn(session, turn(number))
+                journaled.add_turn(session, turn(number))
         except OSError:
             refused.append(session)
         if number in (25, 50):
             try:
-                keeping.checkpoint()
+                journaled.checkpoint()
             except OSError:
                 refused.append("checkpoint")
     return refused
@@ -302,61 +302,63 @@ def test_a_call_that_fails_loses_nothing_acknowledged_and_leaves_nothing_refused
 ) -> None:
     """Every file call in turn, from the first append on: what was not refused is there, what was is not."""
     quiet = FaultyFiles(10**9, failure)  # type: ignore[arg-type]
-    origin = Keeping(tmp_path / "counted", quiet)
+    origin = JournaledTable(tmp_path / "counted", quiet)
     started = quiet.count
     assert script(origin) == []
     origin.journal.close()
     for number in sample(range(started, quiet.count)):
         directory = tmp_path / f"n{number}"
         files = FaultyFiles(number, failure)  # type: ignore[arg-type]
-        keeping = Keeping(directory, files)
-        script(keeping)
+        journaled = JournaledTable(directory, files)
+        script(journaled)
         assert files.failed
-        keeping.add_turn("s0", turn(10_000)) if "s0" in keeping.hot.table.sessions else keeping.create("s0")
-        keeping.journal.close()
-        assert recovered(directory) == keeping.state(), f"call {number}: {files.failed}"
+        journaled.add_turn("s0", turn(10_000)) if "s0" in journaled.harness.table.sessions else journaled.create(
+            "s0"
+        )
+        journaled.journal.close()
+        assert recovered(directory) == journaled.state(), f"call {number}: {files.failed}"
         shutil.rmtree(directory)
 
 
 def test_on_a_dead_disk_everything_is_refused_and_what_was_before_is_there(tmp_path: Path) -> None:
     files = FaultyFiles(10**9, eio, forever=True)
-    keeping = Keeping(tmp_path, files)
-    keeping.create("a")
-    keeping.add_turn("a", turn(1))
-    before = keeping.state()
+    journaled = JournaledTable(tmp_path, files)
+    journaled.create("a")
+    journaled.add_turn("a", turn(1))
+    before = journaled.state()
     files.fail_at = files.count
     for number in range(3):
         with pytest.raises(OSError, match=r"Input/output") as caught:
-            keeping.add_turn("a", turn(number))
+            journaled.add_turn("a", turn(number))
         assert caught.value.errno == errno.EIO
-    assert keeping.state() == before
+    assert journaled.state() == before
     assert recovered(tmp_path) == before
     files.fail_at = 10**9
-    keeping.add_turn("a", turn(5))
-    keeping.journal.close()
-    assert recovered(tmp_path) == keeping.state()
+    journaled.add_turn("a", turn(5))
+    journaled.journal.close()
+    assert recovered(tmp_path) == journaled.state()
 
 
 def test_a_sync_that_fails_says_so_and_syncs_nothing(tmp_path: Path) -> None:
     files = FaultyFiles(10**9, eio, calls=("sync",))
-    keeping = Keeping(tmp_path, files)
-    keeping.create("a")
+    journaled = JournaledTable(tmp_path, files)
+    journaled.create("a")
     files.fail_at = files.count
     with pytest.raises(OSError, match=r"Input/output"):
-        keeping.journal.sync()
-    assert keeping.journal.synced == 0
-    keeping.journal.close()
+        journaled.journal.sync()
+    assert journaled.journal.synced == 0
+    journaled.journal.close()
 
 
 def test_a_directory_taken_away_refuses_writes_until_a_checkpoint_has_put_all_down_again(tmp_path: Path) -> None:
     directory = tmp_path / "journal"
-    keeping = grown(directory)
+    journaled = grown(directory)
     shutil.rmtree(directory)
-    before = keeping.state()
+    before = journaled.state()
     with pytest.raises(OSError, match="deleted"):
-        keeping.add_turn("a", turn(1))
-    assert keeping.state() == before
-    keeping.checkpoint()
-    keeping.add_turn("a", turn(2))
-    keeping.journal.close()
-    assert recovered(directory) == keeping.state() != before
+        journaled.add_turn("a", turn(1))
+    assert journaled.state() == before
+    journaled.checkpoint()
+    journaled.add_turn("a", turn(2))
+    journaled.journal.close()
+    assert recovered(directory) == journaled.state() != before

@@ -18,15 +18,15 @@ from callstate_sidecar.journal.manifest import MANIFEST, Manifest, encode_manife
 from callstate_sidecar.journal.repair import repair
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.files import Files
-from support.journals import Keeping, recovered, turn
+from support.journals import JournaledTable, recovered, turn
 
 
-def filled(directory: Path) -> Keeping:
-    keeping = Keeping(directory, host_id="host-1")
+def filled(directory: Path) -> JournaledTable:
+    journaled = JournaledTable(directory, host_id="host-1")
     for number in range(10):
-        keeping.create(f"s{number}")
-        keeping.add_turn(f"s{number}", turn(number))
-    return keeping
+        journaled.create(f"s{number}")
+        journaled.add_turn(f"s{number}", turn(number))
+    return journaled
 
 
 def repaired(directory: Path) -> str:
@@ -36,9 +36,9 @@ def repaired(directory: Path) -> str:
 
 
 def test_a_whole_snapshot_that_no_manifest_names_is_saved(tmp_path: Path) -> None:
-    keeping = filled(tmp_path)
-    keeping.checkpoint()
-    keeping.journal.close()
+    journaled = filled(tmp_path)
+    journaled.checkpoint()
+    journaled.journal.close()
     present = read_manifest(tmp_path)
     assert present is not None
     gone = present.log + 1
@@ -46,19 +46,19 @@ def test_a_whole_snapshot_that_no_manifest_names_is_saved(tmp_path: Path) -> Non
     with pytest.raises(JournalError, match="callstated journal repair"):
         recovered(tmp_path)
     assert "10 sessions" in repaired(tmp_path)
-    assert recovered(tmp_path) == keeping.state()
+    assert recovered(tmp_path) == journaled.state()
     assert journal_host(tmp_path) == "host-1"
 
 
 def test_without_a_manifest_the_newest_whole_snapshot_counts_and_the_log_from_there(tmp_path: Path) -> None:
     directory = tmp_path / "journal"
-    keeping = filled(directory)
+    journaled = filled(directory)
     old = tmp_path / "old"
     shutil.copytree(directory, old)
-    keeping.delete("s3")
-    keeping.checkpoint()
-    keeping.add_turn("s1", turn(11))
-    keeping.journal.close()
+    journaled.delete("s3")
+    journaled.checkpoint()
+    journaled.add_turn("s1", turn(11))
+    journaled.journal.close()
     for path in logs(old).values():
         shutil.copy(path, directory)  # a segment that the checkpoint replaced, which could not be removed
     (directory / MANIFEST).unlink()
@@ -66,60 +66,60 @@ def test_without_a_manifest_the_newest_whole_snapshot_counts_and_the_log_from_th
         recovered(directory)
     # by the command as the message gives it
     assert cli.main(["repair", str(directory)]) == Exit.OK
-    assert recovered(directory) == keeping.state()
+    assert recovered(directory) == journaled.state()
     assert "s3" not in recovered(directory)
 
 
 def test_where_the_named_snapshot_is_not_whole_an_older_one_and_the_rest_of_it_are_saved(tmp_path: Path) -> None:
-    keeping = filled(tmp_path)
-    Checkpointer(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None).write()
-    keeping.create("late")
-    keeping.add_turn("s1", turn(12))
-    Checkpointer(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None).write()
-    keeping.add_turn("s2", turn(13))
-    keeping.journal.close()
+    journaled = filled(tmp_path)
+    Checkpointer(journaled.journal, journaled.files, journaled.harness.snapshot, lambda: None).write()
+    journaled.create("late")
+    journaled.add_turn("s1", turn(12))
+    Checkpointer(journaled.journal, journaled.files, journaled.harness.snapshot, lambda: None).write()
+    journaled.add_turn("s2", turn(13))
+    journaled.journal.close()
     newest = max(snapshots(tmp_path).values())
     data = newest.read_bytes()
     newest.write_bytes(data[: len(data) // 2])
     assert "is incomplete" in repaired(tmp_path)
-    assert recovered(tmp_path) == keeping.state()
+    assert recovered(tmp_path) == journaled.state()
 
 
 def test_a_segment_that_never_began_raises_nobody_from_the_dead(tmp_path: Path) -> None:
-    keeping = filled(tmp_path)
-    stale = logs(tmp_path)[keeping.journal.segment.generation].read_bytes()
-    keeping.delete("s3")
-    keeping.checkpoint()
-    keeping.add_turn("s1", turn(14))
-    keeping.journal.roll()
-    log_path(tmp_path, keeping.journal.segment.generation).write_bytes(stale)  # its new name, and its old content
-    keeping.journal.close()
+    journaled = filled(tmp_path)
+    stale = logs(tmp_path)[journaled.journal.segment.generation].read_bytes()
+    journaled.delete("s3")
+    journaled.checkpoint()
+    journaled.add_turn("s1", turn(14))
+    journaled.journal.roll()
+    log_path(tmp_path, journaled.journal.segment.generation).write_bytes(stale)  # its new name, and its old content
+    journaled.journal.close()
     (tmp_path / MANIFEST).unlink()
     assert "never written to" in repaired(tmp_path)
-    assert recovered(tmp_path) == keeping.state()
+    assert recovered(tmp_path) == journaled.state()
 
 
 def test_a_record_that_makes_no_sense_is_left_out_and_said(tmp_path: Path) -> None:
-    keeping = filled(tmp_path)
+    journaled = filled(tmp_path)
     from callstate_sidecar.journal.format import END_OF_LOG, frame
 
-    path = log_path(tmp_path, keeping.journal.segment.generation)
-    segment = keeping.journal.segment
-    strange = frame(segment.generation, keeping.journal.sequence + 1, 0, msgspec.msgpack.encode([99]))
+    path = log_path(tmp_path, journaled.journal.segment.generation)
+    segment = journaled.journal.segment
+    strange = frame(segment.generation, journaled.journal.sequence + 1, 0, msgspec.msgpack.encode([99]))
     with path.open("r+b") as file:
-        file.seek(keeping.journal.segment.end)
+        file.seek(journaled.journal.segment.end)
         file.write(strange + END_OF_LOG)
-    keeping.journal.close()
+    journaled.journal.close()
     assert "can't be decoded and is skipped" in repaired(tmp_path)
-    assert recovered(tmp_path) == keeping.state()
+    assert recovered(tmp_path) == journaled.state()
 
 
 @pytest.mark.parametrize("call", ["allocate", "write", "sync", "rename"])
 def test_on_a_full_disk_the_old_files_are_where_they_were(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    keeping = filled(tmp_path)
-    keeping.journal.close()
+    journaled = filled(tmp_path)
+    journaled.journal.close()
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
 
     class Full(Files):
@@ -134,16 +134,16 @@ def test_on_a_full_disk_the_old_files_are_where_they_were(
         repair(tmp_path, io.StringIO())
     left = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     assert {name: data for name, data in left.items() if not name.endswith(".tmp")} == before
-    assert recovered(tmp_path) == keeping.state()
+    assert recovered(tmp_path) == journaled.state()
 
 
 def test_a_snapshot_whose_manifest_was_never_written_has_what_a_damaged_log_lacks(tmp_path: Path) -> None:
-    keeping = filled(tmp_path)
-    keeping.journal.sync()
-    first = log_path(tmp_path, keeping.journal.segment.generation)
+    journaled = filled(tmp_path)
+    journaled.journal.sync()
+    first = log_path(tmp_path, journaled.journal.segment.generation)
     manifest = (tmp_path / MANIFEST).read_bytes()
-    Checkpointer(keeping.journal, keeping.files, keeping.hot.snapshot, lambda: None).write()
-    keeping.journal.close()
+    Checkpointer(journaled.journal, journaled.files, journaled.harness.snapshot, lambda: None).write()
+    journaled.journal.close()
     (tmp_path / MANIFEST).write_bytes(manifest)  # killed before it was renamed
     data = bytearray(first.read_bytes())
     data[300] ^= 1
@@ -151,5 +151,5 @@ def test_a_snapshot_whose_manifest_was_never_written_has_what_a_damaged_log_lack
     with pytest.raises(JournalError):
         recovered(tmp_path)
     repaired(tmp_path)
-    assert recovered(tmp_path) == keeping.state()
+    assert recovered(tmp_path) == journaled.state()
     assert snapshot_path(tmp_path, max(snapshots(tmp_path))).exists()
