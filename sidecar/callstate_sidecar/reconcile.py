@@ -11,6 +11,9 @@ claimed the session. Write-behind reads what the store has and calls `settle`, w
 - **The store's state belongs to another host, or is newer and unowned**: it counts. Ours is quarantined: it stays
   in memory and journal, with an event `fenced`.
 - **The store has a tombstone newer than what the journal knows**: the session was deleted, and is dropped here too.
+- **Other software has changed the document**, which does not update meta: if ours has no change of its own, theirs
+  is taken as the next version, with an event `recovered`, or `ended`; else ours is written, and the store sets
+  theirs aside. A call that has ended here stays ended.
 - **Ours is a deletion**: it is raised above the store's version, unless the session there belongs to another host.
 
 Every change made here is logged to the journal like any other, before write-behind writes the session again.
@@ -20,11 +23,12 @@ from __future__ import annotations
 
 import logging
 
-from callstate_client.engine.events import MERGED, NEWER
+from callstate_client.engine.events import FOREIGN, MERGED, NEWER
 from callstate_client.engine.interfaces import INTERNAL
+from callstate_client.engine.reasons import OPERATOR
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.lifecycle import retime
-from callstate_client.engine.sessions.merging import merge
+from callstate_client.engine.sessions.merging import merge, take_document
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import StoredMeta, StoredSession, Write
@@ -59,11 +63,17 @@ class Reconciler:
         meta = None if stored is None else stored.meta
         if session is None:
             return self._settle_deletion(write.session_id, meta)
+        foreign = b"" if stored is None else stored.foreign_stamp
         try:
             theirs = None if stored is None else Session.of_stored(write.session_id, stored, self._host_id)
         except UnreadableError:
-            return False  # it can't be read, so it can't be merged
-        if theirs is None:
+            if not foreign:
+                return False  # it can't be read, so it can't be merged
+            self._raise_above(session, 0, -1)
+            return True
+        if theirs is not None and foreign and theirs.host is None:
+            self._settle_foreign(session, theirs, foreign)
+        elif theirs is None:
             self._settle_no_document(session, meta)
         elif self._store_counts(session, theirs):
             return False
@@ -105,16 +115,48 @@ class Reconciler:
             base is not None and 0 < base.version < meta.version
             and base.version == session.version and meta.host == self._host_id
         ):  # fmt: skip
-            ctx = self._ctx
             log.warning("session %s was deleted after the journal's last record of it: dropped", session.id)
-            ctx.events.note("deleted", ctx.now_us(), session, reason=NEWER)
-            ctx.tx.forget(session, meta.version)
-            ctx.liveness.forget(session.id)
+            self._forget(session, meta.version, NEWER)
         else:
             is_ours = meta.host == self._host_id and meta.epoch == session.facts.epoch
             self._raise_above(session, meta.version, -1 if is_ours else meta.epoch)
 
+    def drop_deleted(self, session: Session) -> None:
+        """Other software has deleted a session that has no change of ours since the store had it."""
+        log.warning("session %s: other software has deleted it in the store: dropped", session.id)
+        self._forget(session, session.version, "deleted")
+
+    def _forget(self, session: Session, version: int, reason: str) -> None:
+        ctx = self._ctx
+        ctx.events.note("deleted", ctx.now_us(), session, reason=reason)
+        ctx.tx.forget(session, version)
+        ctx.liveness.forget(session.id)
+        ctx.decide_departure(session.id)
+
     # -- sessions -----------------------------------------------------------------------------------------------
+
+    def _settle_foreign(self, session: Session, theirs: Session, stamp: bytes) -> None:
+        """Other software has changed the document that we wrote."""
+        if session.version != session.stored_version or session.unverified:
+            return  # ours has changed too: it is written, and theirs set aside
+        if session.ended and not theirs.ended:
+            self._raise_above(session, theirs.version, -1)
+            return
+        ctx, now_us = self._ctx, self._ctx.now_us()
+        before = session.doc.status
+        ctx.tx.change(session)
+        take_document(session, theirs)
+        session.rise_above(theirs.version, -1, now_us)
+        session.seen_stamp = stamp
+        if session.ended and before != session.doc.status:
+            session.change_facts(status_before=before, ended_reason=OPERATOR, ended_us=now_us)
+            ctx.lift(session)
+            ctx.liveness.keep(session.id, ctx.clock.live())
+            ctx.events.note("ended", now_us, session, reason=OPERATOR)
+        else:
+            ctx.events.note("recovered", now_us, session, reason=FOREIGN)
+        ctx.tx.log(session, session.snapshot(), ctx.clock.mono())
+        log.warning("session %s: other software has changed it in the store; taken", session.id)
 
     def _store_counts(self, session: Session, theirs: Session) -> bool:
         """Whether the store's state counts: another host's that is live or newer, or a newer one of no host at all,

@@ -87,7 +87,8 @@ def a_write(session_id: str = "call-1", version: int = 1, document: bytes | None
 
 
 async def keys_under(raw: Redis, prefix: str) -> set[str]:
-    return {key.decode().replace(prefix, "P:") for key in await raw.keys(f"*{prefix}*")}
+    keys = {key.decode().replace(prefix, "P:") for key in await raw.keys(f"*{prefix}*")}
+    return {key for key in keys if not key.startswith("P:@mark:")}
 
 
 # -- the layout ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from callstate_client.engine.sessions.stored import (
     StoreRefusingError,
     Write,
 )
-from callstate_sidecar.stores.backend import Backend, WriteOutcome, WriteResult
+from callstate_sidecar.stores.backend import Backend, Deviation, StoredVersion, WriteOutcome, WriteResult
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
 from callstate_sidecar.stores.hosts import HostRegistry
 
@@ -49,6 +49,7 @@ class MemoryBackend:
         self.beats: list[dict[str, int]] = []
         self.attempts = 0
         self.pings = 0
+        self.checks: list[list[StoredVersion]] = []
         self.closed = False
         self.data_losses = 0
         self.hosts: HostRegistry | None = None
@@ -116,18 +117,40 @@ class MemoryBackend:
         meta = None if held is None else held.meta
         found = None if meta is None else Stamp(meta.host, meta.epoch, meta.version)
         stamp = Stamp(write.meta.host, write.meta.epoch, write.meta.version)
+        foreign = held is not None and held.foreign_stamp not in (b"", write.seen_stamp)
+        if foreign and write.patch is None and not write.is_new:
+            return WriteResult(WriteOutcome.UNSEEN)
         if unseen(found, stamp, write.seen, there=held is not None):
             return WriteResult(WriteOutcome.UNSEEN)
         if found is not None and not takes(found, stamp):
             return WriteResult(WriteOutcome.SUPERSEDED, superseded_by(found))
         document = write.document
         if write.patch is not None:
-            if held is None or held.document is None or meta is None or meta.version != write.patch.base.version:
+            if foreign or held is None or held.document is None or meta is None:
+                return WriteResult(WriteOutcome.NOT_BASE)
+            if meta.version != write.patch.base.version:
                 return WriteResult(WriteOutcome.NOT_BASE)
             document = write.patch.apply(held.document)
         self.rows[write.session_id] = StoredSession(document, write.meta, write.beat_ms)
         (self.active.add if write.active else self.active.discard)(write.session_id)
-        return WriteResult(WriteOutcome.WRITTEN)
+        return WriteResult(WriteOutcome.WRITTEN, set_aside=foreign)
+
+    async def check(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Deviation]]:
+        """Compare with what is there."""
+        self.checks.append([*sessions])
+        await self._meet()
+        found: list[tuple[str, Deviation]] = []
+        for session in sessions:
+            row = self.rows.get(session.session_id)
+            if row is None or row.meta is None:
+                found.append((session.session_id, Deviation.MISSING))
+            elif row.document is None and not row.meta.deleted:
+                found.append((session.session_id, Deviation.DELETED))
+            elif row.meta.version != session.version or row.meta.deleted:
+                found.append((session.session_id, Deviation.OTHER))
+            elif row.foreign_stamp:
+                found.append((session.session_id, Deviation.CHANGED))
+        return found
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Record last heartbeats."""

@@ -32,7 +32,11 @@ REVIVED: Final = "revived"
 
 MERGED: Final = "merged"
 NEWER: Final = "store_newer"
+FOREIGN: Final = "foreign_write"
 """Reasons of `recovered` for a session merged with the store's state: also changes."""
+
+SET_ASIDE: Final = "foreign_set_aside"
+"""Reason of `recovered` for a session that was written over a change of other software, which was set aside."""
 
 SUPERSEDED: Final = "superseded"
 """Reason of `fenced` for a session of this daemon: the store's state wins."""
@@ -276,7 +280,7 @@ def _is_undone(noted: _Noted, fenced: Mapping[str, int]) -> bool:
     if noted.type == "fenced" and noted.session is not None:
         session_id, epoch = noted.session[0], noted.session[-1]
         return fenced.get(session_id, epoch) != epoch
-    return noted.type in CHANGES or noted.reason in (REVIVED, MERGED, NEWER)
+    return noted.type in CHANGES or noted.reason in (REVIVED, MERGED, NEWER, FOREIGN)
 
 
 _NO_SESSION: Final = (UNSET, "", "", UNSET, "", UNSET)

@@ -24,6 +24,7 @@ from callstate_client.engine.sessions.records import BeatsRecord, RemovalRecord,
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import StoredMeta, Write
 from callstate_client.engine.table.session_table import SessionTable
+from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.engine.transaction import Transaction
 
 
@@ -102,6 +103,12 @@ class FlushQueue:
             session.stored_version, session.in_store = 0, None
             self.mark_stale(session_id, now, session.doc.size)
 
+    def delete_again(self, session_id: str, tombstone: Tombstone, now: float) -> None:
+        """The store has lost this deletion; a session created since stays."""
+        if session_id not in self.table.sessions and session_id not in self.table.tombstones.pending:
+            self._tx.raise_tombstone(session_id, tombstone)
+            self.mark_stale(session_id, now, 0)
+
     # -- outcomes -------------------------------------------------------------------------------------------
 
     def acked(self, write: Write) -> None:
@@ -116,7 +123,7 @@ class FlushQueue:
             saved.tombstone = None  # an undo must not bring it back
         for session in self._in_play(session_id):
             if version >= session.stored_version:
-                session.in_store = write.result
+                session.in_store, session.seen_stamp = write.result, b""
             session.stored_version = max(session.stored_version, version)
             session.maybe_stored = False
             session.quarantined = ""

@@ -27,3 +27,6 @@ RELEASED: Final = "released"
 
 DISCONNECTED: Final = "disconnected"
 """An orphan: its owner lost its connection, may live, and did not come back in time."""
+
+OPERATOR: Final = "operator"
+"""Ended: somebody outside the call ended it, such as software that writes to the store directly."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -51,6 +51,33 @@ class WriteResult(Struct):
     set_aside: bool = False
 
 
+class StoredVersion(NamedTuple):
+    """A session that the store is known to have in a version.
+
+    Args:
+        call_id: the call id it can be found by; empty for none.
+        live: whether it has not ended, so that its TTL is to be renewed.
+    """
+
+    session_id: str
+    version: int
+    call_id: str
+    live: bool
+
+
+class Deviation(Enum):
+    """What the store was found to have in place of a version that it is known to have."""
+
+    MISSING = "missing"
+    """Nothing: it was lost."""
+    DELETED = "deleted"
+    """Nothing: other software has deleted it."""
+    CHANGED = "changed"
+    """A document that other software has changed."""
+    OTHER = "other"
+    """Another version, or another host's."""
+
+
 class Backend(Protocol):
     """A store as the daemon uses it. Methods raise StoreError, nothing else."""
 
@@ -79,6 +106,14 @@ class Backend(Protocol):
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
         """Write a batch, in one round trip if the store can; one result each, in order."""
+        ...
+
+    async def check(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Deviation]]:
+        """Compare sessions with the store, and renew TTLs of which a quarter has passed.
+
+        Returns:
+            those that the store has otherwise.
+        """
         ...
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:

@@ -26,11 +26,13 @@ is the store's failure.
 
 **Failures of the store** change its status (store_state.py) and are retried with exponential backoff; dirty
 sessions wait in memory and journal. While nothing is dirty, a ping finds out that the store is back. If the store
-turns out to have lost what was written (a SQLite file that was deleted or replaced), everything hot is dirty again.
+turns out to have lost what was written (a SQLite file that was deleted, a Redis that failed over to a replica that
+lagged behind), everything hot is dirty again, and recent deletions are repeated (deletions.py). Ended sessions stay
+hot as long as it is in doubt whether the store still has them.
 
 **Beats** are not part of a session's state: the last ones are written every `store.beat_interval_s`, many at a
-time. **TTLs** of live sessions that don't change are renewed by writing them again (renewal.py). **`server.flush`**
-waits until the store has everything that was dirty when it was called (flush.py).
+time. **The sweep** compares hot sessions with the store and renews the TTLs of live ones (sweep.py).
+**`server.flush`** waits until the store has everything that was dirty when it was called (flush.py).
 """
 
 from callstate_sidecar.write_behind.writer import WriteBehind

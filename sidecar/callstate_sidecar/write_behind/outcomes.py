@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from callstate_client.engine.events import SUPERSEDED, Events
+from callstate_client.engine.events import SET_ASIDE, SUPERSEDED, Events
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import StoredSession, Write
 from callstate_sidecar.metrics import Metrics
@@ -15,7 +15,7 @@ from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.backend import Backend, WriteOutcome, WriteResult
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.system.clock import SystemClock
-from callstate_sidecar.write_behind.renewal import Renewals
+from callstate_sidecar.write_behind.deletions import FlushedDeletions
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Outcomes:
         events: Events,
         commit: Callable[[], None],
         reconciler: Reconciler,
-        renewals: Renewals,
+        deletions: FlushedDeletions,
     ) -> None:
         self._table = queue.table
         self._queue = queue
@@ -56,7 +56,7 @@ class Outcomes:
         self._events = events
         self._commit = commit
         self._reconciler = reconciler
-        self._renewals = renewals
+        self._deletions = deletions
 
     def apply(self, batch: list[tuple[Write, float]], results: list[WriteResult]) -> deque[Refused]:
         """Apply the results of a batch; returns those to be reconciled: the store has another state."""
@@ -64,7 +64,9 @@ class Outcomes:
         for (write, since), result in zip(batch, results, strict=True):
             if result.outcome is WriteOutcome.WRITTEN:
                 self._queue.acked(write)
-                self._renewals.written(write)
+                self._deletions.written(write)
+                if result.set_aside:
+                    self._publish_set_aside(write.session_id)
             elif result.outcome is WriteOutcome.NOT_BASE:
                 self._queue.write_whole(write, since)
             elif result.outcome is WriteOutcome.REJECTED:
@@ -72,6 +74,16 @@ class Outcomes:
             else:
                 other_state.append(Refused(write, since, result))
         return other_state
+
+    def _publish_set_aside(self, session_id: str) -> None:
+        """Other software had changed the document while ours had changes of its own."""
+        session = self._table.sessions.get(session_id)
+        if session is not None:
+            self._events.note("recovered", self._clock.wall_us(), session, reason=SET_ASIDE)
+        self._metrics.count("store_set_aside")
+        log.warning(
+            "session %s: other software had changed it in the store; that is set aside for the TTL", session_id
+        )
 
     async def reconcile(self, other_state: deque[Refused]) -> None:
         """Read what the store has, and decide which state counts.

@@ -60,6 +60,7 @@ class StoreState:
                 "the store is %s: %s; serving goes on, %d dirty", status, error, len(self._table.dirty.marks)
             )
         self.status, self.error = status, str(error)
+        self._table.store_in_doubt = True
         self.failures += 1
         self._metrics.count("store_failures")
 

@@ -24,10 +24,11 @@ from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.batch_limit import BatchLimit
+from callstate_sidecar.write_behind.deletions import FlushedDeletions
 from callstate_sidecar.write_behind.flush import FlushBarrier
 from callstate_sidecar.write_behind.outcomes import Outcomes
-from callstate_sidecar.write_behind.renewal import Renewals
 from callstate_sidecar.write_behind.store_state import StoreState
+from callstate_sidecar.write_behind.sweep import StoreSweep
 
 log = logging.getLogger(__name__)
 
@@ -83,8 +84,11 @@ class WriteBehind(BackgroundTask):
         self.store = StoreState(queue.table, events, clock, metrics, commit)
         self._wake = asyncio.Event()
         self._barrier = FlushBarrier(queue.table, self.store, self._wake)
-        self._renewals = Renewals(queue, clock, config.ttl_s)
-        self._outcomes = Outcomes(queue, backend, clock, metrics, events, commit, reconciler, self._renewals)
+        self._deletions = FlushedDeletions(queue, clock, config.ttl_s)
+        self._outcomes = Outcomes(queue, backend, clock, metrics, events, commit, reconciler, self._deletions)
+        self._sweep = StoreSweep(
+            queue, backend, clock, config, metrics, self.store, commit, reconciler, self._rewrite_after_loss
+        )
         self._limit = BatchLimit(config.batch_sessions)
         self._breaks = 0
         """Connections broken by batches one after the other."""
@@ -94,6 +98,16 @@ class WriteBehind(BackgroundTask):
         self._data_losses = backend.data_losses
         self._checking_loss = asyncio.Lock()
         self._next_loss_check = clock.mono() + LOSS_CHECK_S
+
+    def start(self) -> None:
+        """Start writing and sweeping."""
+        super().start()
+        self._sweep.start()
+
+    async def stop(self) -> None:
+        """Stop both; see `BackgroundTask.stop`."""
+        await self._sweep.stop()
+        await super().stop()
 
     async def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
         """Wait until the store has what is dirty now; see `FlushBarrier.wait`."""
@@ -125,7 +139,6 @@ class WriteBehind(BackgroundTask):
         Sessions that become dirty meanwhile wait for the next round: by then they have gathered more changes, and
         on a busy host the beats would never be reached.
         """
-        self._renewals.mark_due()
         self._queue.retry_refused(self._clock.mono(), RETRIES_A_ROUND)
         left = len(self._table.dirty.marks)
         while left > 0 and self._table.dirty.marks:
@@ -171,13 +184,15 @@ class WriteBehind(BackgroundTask):
                 return
             data_losses = self._backend.data_losses
             if data_losses == self._data_losses:
+                self._table.store_in_doubt = False
                 return
-            self._table.repairing = True
+            self._table.store_in_doubt = True
             session_ids = [*self._table.sessions]
             async for session_id in in_slices(session_ids, IDS_A_SLICE):
                 self._queue.not_stored(session_id, self._clock.mono())
-            self._data_losses, self._table.repairing = data_losses, False
-        log.error("the store was removed or replaced; %d sessions are written to it again", len(session_ids))
+            self._deletions.repeat()
+            self._data_losses, self._table.store_in_doubt = data_losses, False
+        log.error("the store has lost data; %d sessions are written to it again", len(session_ids))
         self._metrics.count("store_repairs")
         self.store.publish("store.repaired")
         self._wake.set()

@@ -15,7 +15,7 @@ from callstate_client.engine.table.replay import all_dirty
 from callstate_client.errors import SessionNotFoundError
 from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.stores.backend import WriteResult
-from callstate_sidecar.write_behind import flush, renewal, store_state
+from callstate_sidecar.write_behind import flush, store_state
 from callstate_sidecar.write_behind import writer as writer_module
 from support.core import Core
 from support.stores import MemoryBackend, down, refusing
@@ -418,35 +418,6 @@ async def test_beats_are_no_writes() -> None:
     for _ in range(100):
         await core.call("session.heartbeat", session_id="s0")
     assert not core.table.dirty.marks
-
-
-async def test_the_store_does_not_forget_a_call_that_goes_on() -> None:
-    core = await busy(2, ttl_s=1000)
-    await core.save("ended", session={"status": "ended"})
-    await core.writer.write_round()
-    core.clock.advance(249.0)
-    await core.writer.write_round()
-    assert len(core.memory.batches) == 1
-    core.clock.advance(1.0)
-    await core.writer.write_round()
-    assert written(core)[1:] == [["s0", "s1"]], "a quarter of the time to live is spent; what ended may go"
-    core.clock.advance(200.0)
-    await core.turn("s0")
-    await core.writer.write_round()
-    core.clock.advance(50.0)
-    await core.writer.write_round()
-    assert written(core)[2:] == [["s0"], ["s1"]]
-
-
-async def test_renewals_are_spread() -> None:
-    core = await busy(renewal.RENEW_BATCH + 10, ttl_s=1000)
-    await core.writer.write_round()
-    core.clock.advance(300.0)
-    before = len(core.memory.batches)
-    await core.writer.write_round()
-    assert sum(map(len, core.memory.batches[before:])) == renewal.RENEW_BATCH
-    await core.writer.write_round()
-    assert sum(map(len, core.memory.batches[before:])) == renewal.RENEW_BATCH + 10
 
 
 async def test_nothing_is_written_that_the_journal_has_not_taken() -> None:

@@ -59,6 +59,15 @@ def merge(session: Session, base: MergeBase, theirs: Session) -> None:
     session.beat_us = max(session.beat_us, theirs.beat_us)
 
 
+def take_document(session: Session, theirs: Session) -> None:
+    """Put the store's document in place of ours."""
+    doc, other = session.doc, theirs.doc
+    head = Head(session.id, other.fields, other.provider, other.call_id, other.status, other.metrics, None)
+    doc.take_head(head, other.updated_us)
+    doc.updated_text = other.updated_text
+    doc.replace_history(b",".join(other.chunks), other.turn_count)
+
+
 def _either(ours: T, base: T | None, theirs: T) -> T:
     return theirs if ours == base else ours
 

@@ -5,8 +5,8 @@ A session has four kinds of state, by what becomes of them when a change is undo
     doc, version, facts, ops, host, base,      what changes make: `mark` and `restore` take it back
     journaled, fenced_epoch, known_timeout_s
     beat_us, restored, suspected, born         what was observed: it stays, for it happened
-    stored_version, in_store, maybe_stored,    what is known of the store: it stays
-    quarantined
+    stored_version, in_store, seen_stamp,      what is known of the store: it stays
+    maybe_stored, quarantined
     counted, owner_counted, seq                where the indexes have it: they follow
 
 `facts`, `base`, `ops` and the parts of the document are replaced, never changed in place, so a mark is a tuple of
@@ -52,7 +52,7 @@ class Session:
     __slots__ = (
         "base", "beat_us", "born", "born_of", "counted", "doc", "facts", "fenced_epoch", "host", "id", "in_store",
         "journaled",
-        "known_timeout_s", "maybe_stored", "ops", "owner_counted", "quarantined", "restored", "seq",
+        "known_timeout_s", "maybe_stored", "ops", "owner_counted", "quarantined", "restored", "seen_stamp", "seq",
         "stored_version", "suspected", "version",
     )  # fmt: skip
 
@@ -86,6 +86,8 @@ class Session:
         """The last version that the store is known to have."""
         self.in_store: InStore | None = None
         """What the store has, as far as a patch of it can be made; None: the next write is the whole document."""
+        self.seen_stamp = b""
+        """The stamp of other software's document that was taken into account, until the store has ours."""
         self.maybe_stored = False
         """The store may have a state of it that `stored_version` does not tell of."""
         self.quarantined = ""
@@ -270,6 +272,7 @@ class Session:
                 history_bytes=doc.history_bytes, facts=self.facts, ops=self.ops, call_id=doc.call_id,
                 ended=self.ended, state=self.state,
             ),
+            seen_stamp=self.seen_stamp,
         )  # fmt: skip
 
     def _patch(self, known: InStore, host_id: str) -> Patch | None:
@@ -299,6 +302,9 @@ class Session:
         session.doc.replace_history(parts.history, parts.turn_count)
         session.beat_us = max(session.doc.updated_us, min(stored.beat_ms * 1000, MAX_US))
         session._take_meta(stored.meta, host_id)
+        if stored.foreign_stamp and session.facts.ended_us and not session.ended:
+            # other software wrote back what it had read before the end: that does not revive the call
+            session.doc.status = "ended"
         return session
 
     @classmethod

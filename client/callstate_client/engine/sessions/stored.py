@@ -109,6 +109,7 @@ class Write(Struct):
         patch: the change from what the store has, in place of the document.
         is_new: whether it has changes that the store was never known to have; else it is written again.
         result: what the session is known to be in the store once this is written.
+        seen_stamp: of the document of other software that this takes into account; empty for none.
     """
 
     session_id: str
@@ -121,6 +122,7 @@ class Write(Struct):
     patch: Patch | None = None
     is_new: bool = True
     result: InStore | None = None
+    seen_stamp: bytes = b""
 
     @property
     def size(self) -> int:
@@ -155,8 +157,11 @@ class StoredSession(Struct):
         document: the session as JSON, or None where there is only a tombstone.
         meta: None where somebody else (the Go package) wrote the document.
         beat_ms: last heartbeat, milliseconds since 1970, 0 when none is known.
+        foreign_stamp: of a document that other software has changed since a daemon wrote it; empty for one that is
+            as it was written, or has no meta.
     """
 
     document: bytes | None
     meta: StoredMeta | None
     beat_ms: int = 0
+    foreign_stamp: bytes = b""

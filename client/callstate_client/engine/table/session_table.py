@@ -29,8 +29,8 @@ class SessionTable:
         """Beats in neither journal nor store, microseconds since 1970."""
         self.processes: dict[str, WorkerRecord] = {}
         """Which process a worker is, for those that own sessions or may."""
-        self.repairing = False
-        """The store has lost what it had, and all is about to be dirty."""
+        self.store_in_doubt = False
+        """Whether the store may have lost what it had: it failed, and has not been checked since."""
 
     def insert(self, session: Session) -> None:
         """Add a hot session."""
@@ -51,6 +51,6 @@ class SessionTable:
 
     def is_stored(self, session: Session) -> bool:
         """Whether the store is known to have its current state, with no write in flight."""
-        if self.repairing or session.id in self.dirty.marks or session.id in self.dirty.in_flight:
+        if self.store_in_doubt or session.id in self.dirty.marks or session.id in self.dirty.in_flight:
             return False
         return session.stored_version >= session.version

@@ -18,7 +18,7 @@ from callstate_client.engine.sessions.stored import (
     StoreRefusingError,
     Write,
 )
-from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
+from callstate_sidecar.stores.backend import Deviation, StoredVersion, WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.stores.hosts import HostRegistry
@@ -27,6 +27,7 @@ from callstate_sidecar.stores.redis.errors import describe, fault_of_all, is_of_
 from callstate_sidecar.stores.redis.hosts import RedisHosts
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
+    STAMP_BYTES,
     Layout,
     beat_ms,
     id_bytes,
@@ -35,7 +36,8 @@ from callstate_sidecar.stores.redis.layout import (
     meta_fields,
     parse_meta,
 )
-from callstate_sidecar.stores.redis.scripts import BEATS, PATCH, READ, WRITE
+from callstate_sidecar.stores.redis.mark import Mark
+from callstate_sidecar.stores.redis.scripts import BEATS, CHECK, PATCH, READ, WRITE
 from callstate_sidecar.stores.redis.store import live_page
 
 log = logging.getLogger(__name__)
@@ -90,6 +92,7 @@ class RedisBackend:
         self._host_id = host_id
         self.hosts: HostRegistry | None = RedisHosts(self._reading, self._keys, host_id, self._ttl_ms)
         """The hosts that share this Redis."""
+        self._mark = Mark(self._keys.mark(host_id))
         self._confirms = _confirms(timeout_s) if synced else []
         self._unconfirmed = ""
 
@@ -100,11 +103,16 @@ class RedisBackend:
 
     @property
     def data_losses(self) -> int:
-        """Always 0: not detected yet."""
-        return 0
+        """How often Redis was found to have lost writes; see mark.py."""
+        return self._mark.losses
 
     async def check_for_loss(self) -> None:
-        """Do nothing: data loss is not detected yet."""
+        """Compare the mark, as each batch does."""
+        call = self._mark.call()
+        (reply,) = await self._writing.run_each([call])
+        if isinstance(reply, ResponseError):
+            raise StoreRefusingError(describe(reply))
+        self._mark.check(call, reply)
 
     async def read(self, session_id: str) -> StoredSession | None:
         """Read document, meta and last beat atomically."""
@@ -114,8 +122,9 @@ class RedisBackend:
         """Write a batch in one round trip, each session through the fencing script."""
         if not batch:
             return []
-        calls = [self._call(write) for write in batch]
-        replies = await self._writing.run_each(calls, self._confirms)
+        mark = self._mark.call()
+        marked, *replies = await self._writing.run_each([mark, *map(self._call, batch)], self._confirms)
+        self._mark.check(mark, marked)
         await self._check_faults(replies[: len(batch)])
         results = [_result(reply) for reply in replies[: len(batch)]]
         asked = len(self._confirms)
@@ -162,6 +171,7 @@ class RedisBackend:
             id_bytes(write.session_id), self._keys.prefix, host, meta.epoch, meta.version, self._ttl_ms,
             int(write.active and not deleted), write.beat_ms, int(deleted), write.document or b"",
             "" if write.seen is None else write.seen, int(bool(write.call_id) and not deleted), int(write.is_new),
+            write.seen_stamp,
             *meta_fields(meta, deleted=deleted),
         ])  # fmt: skip
 
@@ -172,6 +182,24 @@ class RedisBackend:
             meta.host or self._host_id, meta.epoch, meta.version, patch.base.version, self._ttl_ms,
             len(patch.changes), *chain.from_iterable(patch.changes), len(removed), *removed, *changed,
         ])  # fmt: skip
+
+    async def check(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Deviation]]:
+        """Compare sessions with the store, and renew TTLs of which a quarter has passed."""
+        if not sessions:
+            return []
+        confirmed = self._mark.confirmed
+        keys = [self._keys.active, self._keys.host_sessions(self._host_id), self._keys.mark(self._host_id)]
+        args: list[Any] = [self._ttl_ms, self._host_id, 1]
+        for session in sessions:
+            keys += self._keys.session(session.session_id)[:2]
+            args += (id_bytes(session.session_id), session.version, int(session.live))
+        mark, *reply = await self._reading.run(CHECK, keys, *args)
+        found = [(sessions[index], id_text(what)) for index, what in zip(reply[::2], reply[1::2], strict=True)]
+        for call_id in {session.call_id for session, what in found if what == "renewed" and session.call_id}:
+            await self._reading.command("PEXPIRE", self._keys.call(call_id), self._ttl_ms)
+        if not self._mark.is_kept(mark, confirmed):
+            return []  # the server has lost everything, which `check_for_loss` is about to find
+        return [(session.session_id, Deviation(what)) for session, what in found if what != "renewed"]
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats of active sessions; an older one never replaces a newer one."""
@@ -227,13 +255,17 @@ class RedisBackend:
 
 def _stored(reply: Any) -> StoredSession | None:
     """Parse the reply of READ."""
-    document, fields, beat = reply
-    meta = parse_meta(dict(zip(fields[::2], fields[1::2], strict=True)))
+    document, values, beat = reply
+    fields = dict(zip(values[::2], values[1::2], strict=True))
+    meta = parse_meta(fields)
     if document is None and meta is None:
         return None
-    if meta is not None and document is not None:
-        meta.deleted = False  # written over the tombstone by software that knows no meta
-    return StoredSession(document, meta, beat_ms(beat))
+    if meta is None or document is None:
+        return StoredSession(document, meta, beat_ms(beat))
+    meta.deleted = False  # written over the tombstone by software that knows no meta
+    stamp = b"%d:%b" % (len(document), document[:STAMP_BYTES])
+    is_ours = fields.get(b"stamp", b"") in (b"", stamp)
+    return StoredSession(document, meta, beat_ms(beat), b"" if is_ours else stamp)
 
 
 def _confirms(timeout_s: float) -> list[tuple[Any, ...]]:

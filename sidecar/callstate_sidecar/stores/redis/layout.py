@@ -10,6 +10,7 @@
     <prefix>@host:<host>:taken        set of ids that other hosts have taken from it, until it knows
     <prefix>@hosts                    set of the hosts to be watched
     <prefix>@duty:<name>              which daemon does something that one does for all
+    <prefix>@mark:<host>              changes with each batch of the host; shows data loss
     <prefix>@call:<call_id>           set of the ids with this call id; a hint, the document is decisive
 
 The braces put meta into the hash slot of its document, which a cluster requires of keys used in one script.
@@ -28,6 +29,9 @@ from callstate_client.engine.sessions.stored import StoredMeta
 from callstate_sidecar.stores.encoding import parse_ops
 
 DEFAULT_PREFIX: Final = "voicesession:"
+
+STAMP_BYTES: Final = 512
+"""A document's stamp is its length and its first bytes, so many, as a daemon wrote them."""
 
 _decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -97,6 +101,10 @@ class Layout:
     def duty(self, name: str) -> bytes:
         """The key of what one host does for all."""
         return b"%b@duty:%b" % (self.prefix, name.encode())
+
+    def mark(self, host: str) -> bytes:
+        """The key of a host's mark (mark.py)."""
+        return b"%b@mark:%b" % (self.prefix, host.encode())
 
     def host_sessions(self, host: str) -> bytes:
         """The key of the set of a host's live sessions."""

@@ -47,9 +47,10 @@ local function foreign_key() return redis.error_reply('WRONGTYPE the document ke
 # What the document was when a daemon last wrote it: its length and first bytes. Software that knows no meta changes
 # the document alone, so that it no longer has its stamp.
 _STAMP = """
-local function document_stamp()
-  return redis.call('STRLEN', KEYS[1]) .. ':' .. redis.call('GETRANGE', KEYS[1], 0, 511)
+local function stamp_of(key)
+  return redis.call('STRLEN', key) .. ':' .. redis.call('GETRANGE', key, 0, 511)
 end
+local function document_stamp() return stamp_of(KEYS[1]) end
 """
 
 # Versions go up to 2^63 and Lua's numbers are doubles: compared as digits, the longer being the larger.
@@ -181,6 +182,75 @@ return 1
 """KEYS: active set, heartbeats. ARGV: ttl in ms, then alternating ids and times. Skips sessions that are not
 active: a beat written after its session's end would never be removed."""
 
+_INFO = """
+local function info(section, field)
+  local reply = redis.pcall('INFO', section)
+  return type(reply) == 'string' and string.match(reply, field .. ':([^\\r\\n]*)') or ''
+end
+"""
+
+MARK: Final = Script(
+    _INFO
+    + """
+local found = redis.call('GET', KEYS[1])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return {found or '', info('server', 'run_id'), info('memory', 'maxmemory_policy')}
+"""
+)
+"""KEYS: mark. ARGV: its new value, its ttl in ms. Returns the value before or an empty string, the server's run id,
+and its eviction policy; empty strings where the user may not run INFO."""
+
+CHECK: Final = Script(
+    _STAMP
+    + _INFO
+    + """
+local ttl, host, shared = ARGV[1], ARGV[2], ARGV[3] == '1'
+local function renew(key)
+  local left = redis.call('PTTL', key)
+  if left < 0 or left >= ttl * 0.75 then return false end
+  redis.call('PEXPIRE', key, ttl)
+  return true
+end
+local at, deviating, evicts = 0, {''}, true
+if shared then
+  renew(KEYS[2])
+  at, deviating, evicts = 3, {redis.call('GET', KEYS[3]) or ''}, info('stats', 'evicted_keys') ~= '0'
+end
+-- An ended session is not in the active set either way: it may have been evicted, and is rather kept.
+local function was_deleted(id, live)
+  return shared and redis.call('SISMEMBER', KEYS[1], id) == 0 and (live or not evicts)
+end
+for i = 4, #ARGV, 3 do
+  local document, meta, id, live = KEYS[at + 1], KEYS[at + 2], ARGV[i], ARGV[i + 2] == '1'
+  at = at + 2
+  local held = redis.call('HMGET', meta, 'host', 'version', 'stamp')
+  local there = redis.call('TYPE', document).ok == 'string'
+  local found
+  if held[2] and (held[1] ~= host or held[2] ~= ARGV[i + 1]) or there and not held[2] then
+    found = 'other'
+  elseif not there then
+    found = was_deleted(id, live) and 'deleted' or 'missing'
+  elseif held[3] ~= stamp_of(document) then
+    found = 'changed'
+  elseif live and renew(document) then
+    redis.call('PEXPIRE', meta, ttl)
+    found = 'renewed'
+  end
+  if found then
+    deviating[#deviating + 1] = (i - 4) / 3
+    deviating[#deviating + 1] = found
+  end
+end
+return deviating
+"""
+)
+"""KEYS: on a single server the active set, the host's set and its mark; then document and meta of each session.
+ARGV: ttl in ms, host, whether those three are given, then each session's id, version, and whether it is live.
+
+Returns the mark, empty if unknown; then alternating indexes and what was found instead of that version: `missing`;
+`deleted`, so that it is not in the active set either; `changed` by software that knows no meta; `other`, a version
+or host; or `renewed`, as a quarter of the TTL of a live session had passed."""
+
 WRITE: Final = Script(
     _EXTEND
     + _IS_DOCUMENT
@@ -191,6 +261,7 @@ local id, prefix, host, epoch, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARG
 local ttl, active, beat = ARGV[6], ARGV[7] == '1', ARGV[8]
 local deleted, document, seen, of_call, is_new =
   ARGV[9] == '1', ARGV[10], ARGV[11], ARGV[12] == '1', ARGV[13] == '1'
+local seen_stamp = ARGV[14]
 local shared = KEYS[3]
 
 local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'version', 'stamp')
@@ -202,6 +273,7 @@ end
 local kind = document_type()
 if kind ~= 'string' and kind ~= 'none' then return foreign_key() end
 local foreign = kind == 'string' and held[4] and held[4] ~= '' and held[4] ~= document_stamp()
+if foreign and document_stamp() == seen_stamp then foreign = false end
 if foreign and not is_new then return {2} end
 local listed, ours
 if shared then
@@ -223,7 +295,7 @@ else
 end
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[2], 'host', host, 'epoch', epoch, 'version', version, 'stamp', stamp,
-           unpack(ARGV, 14))
+           unpack(ARGV, 15))
 redis.call('PEXPIRE', KEYS[2], ttl)
 if not shared then return {1, foreign and 1 or 0} end
 if active then
@@ -252,7 +324,7 @@ return {1, foreign and 1 or 0}
 """KEYS: the session's, then the host's set and that of the call; on a cluster only document and meta, as the others
 are in other slots. ARGV: id, prefix, host, epoch, version, ttl in ms, whether it is active, last beat in ms or 0,
 whether it is a tombstone, document, `seen` or empty, whether it has a call id, whether it has changes that the
-store never had, then meta's other fields.
+store never had, the stamp of other software's document that it takes into account, then meta's other fields.
 
 Returns `{1, set aside}` if written, `{2}` if the store has a state to be read first, else `{0, host, epoch,
 version}` of what it has. A document that other software has changed since our last write is set aside, under meta's

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, StoredSession, Write
-from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
+from callstate_sidecar.stores.backend import Deviation, StoredVersion, WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import ops_text, parse_ops, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
 from callstate_sidecar.stores.hosts import HostRegistry
@@ -96,6 +96,12 @@ class SqliteBackend:
         if not batch:
             return []
         return await self._database.run(_write, batch, self._host_id, self._ttl_ms)
+
+    async def check(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Deviation]]:
+        """Compare sessions with the file, and renew TTLs of which a quarter has passed."""
+        if not sessions:
+            return []
+        return await self._database.run(_check, sessions, self._host_id, self._ttl_ms)
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats of active sessions; an older one never replaces a newer one."""
@@ -250,6 +256,29 @@ def _document(connection: sqlite3.Connection, session_id: str) -> bytes | None:
         "SELECT body FROM document JOIN session USING (key) WHERE id = ?", (session_id,)
     ).fetchone()
     return None if row is None else row[0]
+
+
+def _check(
+    connection: sqlite3.Connection, now_ms: int, sessions: Sequence[StoredVersion], host_id: str, ttl: int
+) -> list[tuple[str, Deviation]]:
+    found: list[tuple[str, Deviation]] = []
+    renew: list[tuple[int, str]] = []
+    for session in sessions:
+        row = connection.execute(
+            "SELECT host, version, document.key, expires_ms FROM session LEFT JOIN document USING (key)"
+            " WHERE id = ? AND expires_ms > ?",
+            (session.session_id, now_ms),
+        ).fetchone()
+        if row is None:
+            found.append((session.session_id, Deviation.MISSING))
+        elif row[:2] != (host_id, session.version) or row[2] is None:
+            found.append((session.session_id, Deviation.OTHER))
+        elif session.live and row[3] - now_ms < ttl * 0.75:
+            renew.append((now_ms + ttl, session.session_id))
+    if renew:
+        with transaction(connection):
+            connection.executemany("UPDATE session SET expires_ms = ? WHERE id = ?", renew)
+    return found
 
 
 def _write_beats(connection: sqlite3.Connection, _now_ms: int, beats: Mapping[str, int]) -> None:

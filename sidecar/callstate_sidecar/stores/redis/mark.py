@@ -1,0 +1,71 @@
+"""The mark: how a daemon notices that Redis has lost what was written to it.
+
+A FLUSHALL, a restart without data, an eviction, or a failover to a replica that lagged behind: Redis goes on
+answering, and nothing fails. So the daemon keeps one key on the server, and sets it to a new value with each batch.
+If the server no longer has the value last set, it has lost the writes in between, and perhaps everything. A server
+with another run id may have lost them as well: it was restarted, or is another server.
+
+Values are numbered. A batch whose reply was lost may have been executed or not, so any number from the last
+confirmed one on is right.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from callstate_sidecar.stores.redis.client import ScriptCall
+from callstate_sidecar.stores.redis.scripts import MARK
+
+log = logging.getLogger(__name__)
+
+MARK_TTL_MS: Final = 30 * 86_400_000
+"""The mark of a host that is gone for good expires."""
+
+
+class Mark:
+    """The mark of this host on one server.
+
+    Args:
+        key: of the mark.
+
+    Attributes:
+        losses: how often the server was found to have lost writes.
+        confirmed: the number of the last value that the server is known to have had; 0 for none yet.
+    """
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._token = secrets.token_hex(8)
+        self._last = 0
+        self._run_id = b""
+        self.losses = 0
+        self.confirmed = 0
+
+    def call(self) -> ScriptCall:
+        """A call that sets the next value; it goes to `check`, with its reply."""
+        self._last += 1
+        return ScriptCall(MARK, [self._key], [f"{self._token}:{self._last}".encode(), MARK_TTL_MS])
+
+    def is_kept(self, value: bytes, since: int) -> bool:
+        """Whether a server with this value has all that it had when `confirmed` was `since`."""
+        token, _, number = value.partition(b":")
+        return token == self._token.encode() and number.isdigit() and int(number) >= since > 0
+
+    def check(self, call: ScriptCall, reply: Any) -> None:
+        """Compare what the server had with what was set before. An error reply says nothing."""
+        if isinstance(reply, ResponseError):
+            return
+        found, run_id, policy = reply
+        lost = self.confirmed > 0 and not self.is_kept(found, self.confirmed)
+        replaced = bool(self._run_id) and bool(run_id) and run_id != self._run_id
+        self.losses += lost or replaced
+        self.confirmed = int(call.args[0].rpartition(b":")[2])
+        if run_id and run_id != self._run_id:
+            self._run_id = run_id
+            if policy not in (b"", b"noeviction"):
+                name = policy.decode("ascii", "replace")
+                log.warning("Redis may evict live sessions: set its maxmemory-policy to noeviction, not %s", name)
