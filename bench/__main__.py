@@ -30,9 +30,9 @@ def show(verdict: Verdict) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description="How fast callstate is, beside its peers.")
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Compare callstate with its peers.")
     commands = parser.add_subparsers(dest="command", required=True)
-    quick = commands.add_parser("quick", help="one line a target, in under a minute")
+    quick = commands.add_parser("quick", help="one line per target, in under a minute")
     quick.add_argument("--rounds", type=int, default=QUICK.rounds, help="samples of each side")
     quick.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     full = commands.add_parser("full", help="everything, as JSON and as plots and tables in docs/; some minutes")
@@ -41,8 +41,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         (full, FULL_PARTS, "; the others' figures stay as they are"),
     ):
         command.add_argument("--only", metavar="PART", nargs="+", choices=parts, help=", ".join(parts) + rest)
-        command.add_argument("--tiny", action="store_true", help="only whether everything runs")
-    draw = commands.add_parser("draw", help="tables and plots anew from the figures of an earlier run")
+        command.add_argument("--tiny", action="store_true", help="check only that everything runs")
+    draw = commands.add_parser("draw", help="redraw tables and plots from the figures of an earlier run")
     for command in (full, draw):
         command.add_argument(
             "--json", type=Path, metavar="FILE", default=DOCS / "performance.json", help="all figures"

@@ -64,8 +64,8 @@ class Scene:
 
 SCENES: Final[Mapping[str, Scene]] = {
     "idle": Scene("nothing else to do"),
-    "busy": Scene(f"another worker asks {BUSY_PER_S:,} times a second", BUSY_PER_S),
-    "saturated": Scene("another worker asks as often as it can", 0),
+    "busy": Scene(f"another worker sends {BUSY_PER_S:,} requests a second", BUSY_PER_S),
+    "saturated": Scene("another worker sends as many requests as it can", 0),
     "large": Scene(
         f"nothing else to do, victims of {LARGE_BYTES >> 20} MB", ballast_bytes=LARGE_BYTES, part=0.2, at_once=4
     ),

@@ -310,4 +310,4 @@ def flushing_verdict(flushes: Sequence[UnderLoad], dirty: int) -> Verdict:
     longest = max(max(each.latencies_s) for each in flushes) * 1000
     took = Spread.of([each.elapsed_s for each in flushes]).median * 1000
     note = f"longest {longest:.1f} ms, a flush {took:.0f} ms"
-    return Verdict(f"beat p99 while {dirty:,} sessions of 200 turns flush", p99, 5.0, unit=" ms", note=note)
+    return Verdict(f"heartbeat p99 while {dirty:,} sessions of 200 turns flush", p99, 5.0, unit=" ms", note=note)

@@ -70,7 +70,7 @@ def throughput(told: Told) -> None:
     for axes in rows[-1]:
         axes.set_xlabel("tasks")
     for row in rows:
-        row[0].set_ylabel("requests a second")
+        row[0].set_ylabel("requests per second")
     rows[0][1].legend(fontsize=7)
 
 
@@ -99,7 +99,7 @@ def growth(told: Told) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("turns in the history")
-    axes.set_ylabel("µs a request, 32 tasks")
+    axes.set_ylabel("µs per request, 32 tasks")
     axes.legend()
 
 

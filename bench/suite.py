@@ -237,7 +237,7 @@ class Run:
         yield Verdict("one blocking client, heartbeat p50 vs echo", ratio, 1.25)
         ratio, cost = pipelined_cpu(daemon, echo, rounds=effort.rounds, batches=effort.batches)
         note = f"daemon {cost.median * 1e6:.1f} µs"
-        yield Verdict("daemon CPU a pipelined heartbeat vs echo", ratio, 5.0, note=note)
+        yield Verdict("daemon CPU per pipelined heartbeat vs echo", ratio, 5.0, note=note)
 
     def _growth(self, rig: Rig) -> Iterator[Verdict]:
         lengths, rounds, redis = self._effort.lengths, self._effort.rounds, rig.redis()

@@ -47,7 +47,7 @@ def machine(told: Told) -> str:
     packages = ", ".join(f"{name} {version}" for name, version in told["machine"]["packages"].items())
     where = told["machine"]
     return (
-        f"By {where['run']} on {where['cpus']} shared cores, Linux {where['kernel']}, Python {where['python']}; "
+        f"From {where['run']} on {where['cpus']} shared cores, Linux {where['kernel']}, Python {where['python']}; "
         f"{packages}."
     )
 
@@ -143,7 +143,7 @@ def dying(told: Told) -> str:
             ]
             yield each["name"] + rate, str(each["kills"]), *figures
 
-    head = ("meanwhile", "kills", "the process is gone, ms", "`suspect` at another, ms", "claimed by another, ms")
+    head = ("meanwhile", "kills", "process exited, ms", "`suspect` at another, ms", "claimed by another, ms")
     return _table(head, rows())
 
 

@@ -62,7 +62,7 @@ class Verdict:
         figure = f"{_number(self.value.median)}{self.unit}{spread}"
         target = f"{sign} {_number(self.limit)}{self.unit}"
         verdict = "met" if self.met else "NOT MET"
-        return f"{self.name:<49} {figure:<25} {target:<8} {verdict:<8} {self.note}".rstrip()
+        return f"{self.name:<53} {figure:<25} {target:<8} {verdict:<8} {self.note}".rstrip()
 
     def to_json(self) -> dict[str, Any]:
         """The verdict for `--json`."""
