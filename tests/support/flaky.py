@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
-from callstate_client import CallstateError, MemoryStore
+from callstate_client import CallHandle, CallstateError, MemoryStore, NoDaemonError, SessionState
+
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+AWAY = NoDaemonError("there is no daemon")
+FOR_EVER = 10**9
 
 
 class FlakyStore(MemoryStore):
@@ -48,3 +53,14 @@ class FlakyStore(MemoryStore):
         if applied:
             await super().request(method, params, **options)
         raise error
+
+
+async def same(store: FlakyStore, call: CallHandle) -> None:
+    """Check that the store has what the call shows."""
+    kept = await store.load(call.id)
+    kept.updated_at = call.state.updated_at  # the store's own
+    assert kept == call.state
+
+
+def said(state: SessionState) -> list[str]:
+    return [turn.content for turn in state.history]
