@@ -282,21 +282,9 @@ class SessionState:
     @classmethod
     def of_parts(cls, parts: documents.Parts) -> SessionState:
         """The state from the parts of a document."""
-        head = parts.head
-        state = cls.__new__(cls)
-        state.id = head.id
-        state._created_at = head.created_at
-        state._updated_at = head.updated_at
-        state.call_id = head.call_id
-        state.provider = head.provider
-        state.direction = head.direction
-        state.from_ = head.from_
-        state.to = head.to
-        state.status = head.status
-        state._history = History.of_json(msgspec.Raw(b"[%b]" % parts.history))
+        state = _of_head(parts.head, History.of_json(msgspec.Raw(b"[%b]" % parts.history)))
         state.metrics = metrics_of(parts.metrics, _values(parts.metrics_extra))
         state.recovery_data = None if parts.recovery_data is None else go_json.decode_any(parts.recovery_data)
-        state.history_from = 0
         state.extra = _values(parts.extra)
         return state
 
@@ -342,19 +330,25 @@ def of_plain(document: documents.PlainDocument, history: History | None = None) 
     Raises:
         DocumentError: its history is neither an array nor null.
     """
-    state = SessionState.__new__(SessionState)
-    state.id = document.id
-    state._created_at = document.created_at
-    state._updated_at = document.updated_at
-    state.call_id = document.call_id
-    state.provider = document.provider
-    state.direction = document.direction
-    state.from_ = document.from_
-    state.to = document.to
-    state.status = document.status
-    state._history = History.of_json(document.history) if history is None else history
+    state = _of_head(document, History.of_json(document.history) if history is None else history)
     state.metrics = metrics_of(document.metrics)
     state.recovery_data = document.recovery_data
-    state.history_from = 0
     state.extra = {}
+    return state
+
+
+def _of_head(head: documents.HeadDoc, history: History) -> SessionState:
+    """A state without metrics, recovery data and extra members, which the caller adds."""
+    state = SessionState.__new__(SessionState)
+    state.id = head.id
+    state._created_at = head.created_at
+    state._updated_at = head.updated_at
+    state.call_id = head.call_id
+    state.provider = head.provider
+    state.direction = head.direction
+    state.from_ = head.from_
+    state.to = head.to
+    state.status = head.status
+    state._history = history
+    state.history_from = 0
     return state
