@@ -1,7 +1,7 @@
-"""Every error callstate raises, and its wire form. Imports nothing of ours.
+"""Every error that callstate raises, and its wire form. Imports nothing of ours.
 
     CallstateError
-    ├── WireError                   the daemon said so; code, kind, retryable, data
+    ├── WireError                   an error reply; code, kind, retryable, data
     │   ├── ParseError              -32700  parse_error
     │   ├── InvalidRequestError     -32600  invalid_request
     │   ├── MethodNotFoundError     -32601  method_not_found
@@ -19,15 +19,15 @@
     │   ├── NotDurableError         -32010  not_durable
     │   └── UnreadableError         -32011  unreadable          .version
     ├── StoreClosedError            the store was closed by its user
-    ├── DocumentError               bytes that are no session document
+    ├── DocumentError               bytes that are not a session document
     ├── NoDaemonError               no daemon found; the text lists each path tried
     ├── UndeliveredError            what held calls had queued was not acknowledged in time
     ├── UnsupportedProtocolError    the daemon speaks another version of the protocol
-    ├── ConnectionLostError         the connection went; the outcome is unknown
+    ├── ConnectionLostError         the connection was lost; the outcome is unknown
     └── RequestTimeoutError         no answer in time; the outcome is unknown
 
-`retryable` says whether the same request, sent again a little later, may succeed without anything else
-being mended first.
+`retryable` says whether the same request, sent again a little later, may succeed without anything being repaired
+first.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class WireError(CallstateError):
 
     Args:
         message: one sentence for a person.
-        data: what the reply's `error.data` carries beside `kind` and `retryable`.
+        data: the members of the reply's `error.data` other than `kind` and `retryable`.
     """
 
     code: int = -32603
@@ -59,7 +59,7 @@ class WireError(CallstateError):
 
     @property
     def message(self) -> str:
-        """The sentence the error was raised with."""
+        """The message that the error was raised with."""
         return str(self.args[0])
 
     def to_wire(self) -> dict[str, Any]:
@@ -72,14 +72,14 @@ class WireError(CallstateError):
 
 
 class ParseError(WireError):
-    """The line is not JSON: broken syntax, bad UTF-8, a lone surrogate, NaN, or nested too deep."""
+    """The line is not JSON: a syntax error, invalid UTF-8, a lone surrogate, NaN, or nested too deeply."""
 
     code = -32700
     kind = "parse_error"
 
 
 class InvalidRequestError(WireError):
-    """The line is JSON but no JSON-RPC 2.0 request; batches are refused with this too."""
+    """The line is JSON but not a JSON-RPC 2.0 request. Batches are refused with this too."""
 
     code = -32600
     kind = "invalid_request"
@@ -93,7 +93,7 @@ class MethodNotFoundError(WireError):
 
 
 class InvalidParamsError(WireError):
-    """A parameter is missing, unknown or wrong. `path` is its place, `expected` what belongs there."""
+    """A parameter is missing, unknown or invalid. `path` is its place, `expected` what belongs there."""
 
     code = -32602
     kind = "invalid_params"
@@ -110,18 +110,18 @@ class InvalidParamsError(WireError):
 
 
 class InternalError(WireError):
-    """A fault of the daemon's own; its log has the traceback."""
+    """A bug in the daemon; its log has the traceback."""
 
 
 class SessionNotFoundError(WireError):
-    """No such session. Only said when that is known: a store that could not be asked is `store_unavailable`."""
+    """There is no such session. If the daemon's store can't be read, it is `store_unavailable` instead."""
 
     code = -32001
     kind = "not_found"
 
 
 class SessionEndedError(WireError):
-    """The session has ended and takes no more of this."""
+    """The session has ended and accepts no more of this."""
 
     code = -32002
     kind = "session_ended"
@@ -133,19 +133,19 @@ class SessionEndedError(WireError):
 
     @property
     def reason(self) -> str | None:
-        """Why: `completed`, `heartbeat_timeout`, the worker's own word …"""
+        """Why: `completed`, `heartbeat_timeout`, a word of the worker's …"""
         return self.data.get("reason")
 
 
 class ConflictError(WireError):
-    """The state is not what the request presumes: another version, another owner, a session that exists."""
+    """The state is not what the request presumes: another version or owner, or the session exists."""
 
     code = -32003
     kind = "conflict"
 
     @property
     def version(self) -> int | None:
-        """The version the session has."""
+        """The version of the session."""
         return self.data.get("version")
 
     @property
@@ -155,29 +155,29 @@ class ConflictError(WireError):
 
     @property
     def status(self) -> str | None:
-        """The status of the session that was there already when it was to be created."""
+        """The status of the session that exists under the id to be created."""
         return self.data.get("status")
 
     @property
     def ended_at(self) -> str | None:
-        """When that one ended, RFC 3339; None while it has not."""
+        """When that session ended, as RFC 3339 text; None if it has not."""
         return self.data.get("ended_at")
 
     @property
     def reason(self) -> str | None:
-        """Why that one ended; None while it has not."""
+        """Why that session ended; None if it has not."""
         return self.data.get("reason")
 
 
 class FencedError(WireError):
-    """The session belongs to somebody else by now: the epoch given is not, or no longer, the session's."""
+    """Another worker has the session: the epoch given is not, or no longer, the session's."""
 
     code = -32004
     kind = "fenced"
 
     @property
     def epoch(self) -> int | None:
-        """The epoch the session has."""
+        """The epoch of the session."""
         return self.data.get("epoch")
 
     @property
@@ -192,7 +192,7 @@ class FencedError(WireError):
 
 
 class ShuttingDownError(WireError):
-    """The daemon is stopping and takes no new work."""
+    """The daemon is stopping and accepts no new work."""
 
     code = -32005
     kind = "shutting_down"
@@ -200,7 +200,7 @@ class ShuttingDownError(WireError):
 
 
 class StoreUnavailableError(WireError):
-    """The answer needs the store behind, which can't be reached now."""
+    """The answer needs the daemon's store, which can't be reached now."""
 
     code = -32006
     kind = "store_unavailable"
@@ -208,7 +208,7 @@ class StoreUnavailableError(WireError):
 
 
 class OverloadedError(WireError):
-    """A bound was reached (connections, sessions, unwritten bytes); live calls go on."""
+    """A limit was reached (connections, sessions, unwritten bytes). Live calls continue."""
 
     code = -32007
     kind = "overloaded"
@@ -230,7 +230,7 @@ class ForbiddenError(WireError):
 
 
 class NotDurableError(WireError):
-    """The journal could not take the write, so it was undone: it did not happen."""
+    """The journal could not be written, so the change was rolled back: it did not take effect."""
 
     code = -32010
     kind = "not_durable"
@@ -238,9 +238,9 @@ class NotDurableError(WireError):
 
 
 class UnreadableError(WireError):
-    """The store has something under this id that is no session document of Go's or ours, or another session's.
+    """The store has something under this id that is not a session document of Go's or ours, or another session's.
 
-    It stays as it is: no save replaces it but one whose `if_version` is this error's `version`. Or delete it.
+    It is left unchanged: only a save whose `if_version` is this error's `version` replaces it. Or delete it.
     """
 
     code = -32011
@@ -248,7 +248,7 @@ class UnreadableError(WireError):
 
     @property
     def version(self) -> int | None:
-        """What names this document, to be given as `if_version`; None from a store without versions."""
+        """Identifies this document, to be passed as `if_version`; None from a store without versions."""
         return self.data.get("version")
 
 
@@ -260,15 +260,15 @@ class StoreClosedError(CallstateError):
 
 
 class DocumentError(CallstateError, ValueError):
-    """Bytes that are no session document, as Go's or ours."""
+    """Bytes that are not a session document of Go's or ours."""
 
 
 class NoDaemonError(CallstateError, ConnectionError):
-    """No daemon was found. The text lists each path tried and why not.
+    """No daemon was found. The text lists each path tried and why it could not be used.
 
     Args:
         message: one sentence for a person, and the paths.
-        silent: something listens at one of them, and did not answer in time.
+        silent: something listens at one of them but did not answer in time.
     """
 
     retryable = True
@@ -283,9 +283,9 @@ class UndeliveredError(CallstateError):
 
     Args:
         message: one sentence for a person.
-        unsent: how many mutations never left, and so were not taken, by session.
-        unknown: how many were sent and not answered, by session: whether they were taken is not known.
-        going_on: whether they are still delivered in the background, the store being open.
+        unsent: how many mutations were never sent, and so did not take effect, by session.
+        unknown: how many were sent and not answered, by session: whether they took effect is unknown.
+        going_on: whether delivery continues in the background, as the store is open.
     """
 
     def __init__(
@@ -303,7 +303,7 @@ class UndeliveredError(CallstateError):
 
 
 class UnsupportedProtocolError(CallstateError, ConnectionError):
-    """The daemon speaks a version of the protocol that this client does not know: one of the two is to be updated.
+    """The daemon speaks a version of the protocol that this client does not know: update one of the two.
 
     Args:
         message: one sentence for a person.
@@ -316,7 +316,7 @@ class UnsupportedProtocolError(CallstateError, ConnectionError):
 
 
 class ConnectionLostError(CallstateError, ConnectionError):
-    """The connection went while a request was under way that may not be repeated: its outcome is unknown."""
+    """The connection was lost with a pending request that may not be repeated: its outcome is unknown."""
 
     retryable = True
 
@@ -353,8 +353,8 @@ BY_CODE: Mapping[int, type[WireError]] = {
 def from_wire(code: int, message: str, data: Mapping[str, Any] | None = None) -> WireError:
     """The exception for an error reply.
 
-    A code that we don't know, a newer daemon's, becomes a plain WireError of that code, with the `kind` and
-    `retryable` that the reply names: who may try again need not know why.
+    An unknown code, from a newer daemon, becomes a plain WireError of that code, with the `kind` and `retryable` of
+    the reply: that is enough to know whether to try again.
     """
     said = dict(data or {})
     kind, retryable = said.pop("kind", None), said.pop("retryable", None)

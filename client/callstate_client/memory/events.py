@@ -1,4 +1,4 @@
-"""Events of a MemoryStore as they come: a subscriber of the engine's that is read by `async for`."""
+"""Events of a MemoryStore: a subscriber of the engine that is read by `async for`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["MemoryEvents"]
 
 
 class _Subscriber:
-    """A connection that is there for events alone (Caller).
+    """A connection for events only (Caller).
 
-    It keeps those that were not taken yet, up to a bound. Beyond it the oldest is dropped, and a gap tells of that.
+    It keeps events that were not taken yet, up to a limit. Beyond it the oldest is dropped, and reported by a gap.
 
     Args:
-        limit: how many may wait to be taken.
-        wake: called when there is something new.
+        limit: how many may be kept.
+        wake: called when there are new events.
     """
 
     worker = ""
@@ -40,7 +40,7 @@ class _Subscriber:
         self._gap: Event | None = None
 
     def send(self, data: bytes, /) -> None:
-        """Take lines of events."""
+        """Receive lines of events."""
         for line in data.splitlines():
             event = decode_event(decode_incoming(line).params or b"{}")
             if event.type == GAP:
@@ -53,7 +53,7 @@ class _Subscriber:
         self._wake()
 
     def close(self) -> None:
-        """The engine closes nobody who reads at once."""
+        """Never called: the engine closes only slow readers, and this one reads at once."""
 
     def take(self) -> Event | None:
         """The next event, if there is one."""
@@ -64,20 +64,20 @@ class _Subscriber:
 
 
 class MemoryEvents:
-    """Events as they come: `async for event in stream`. For one task at a time.
+    """Events as they arrive: `async for event in stream`. For one task at a time.
 
-    Nothing is missed from its creation on. A task that waits for an event is woken by what others do and by what
-    becomes due: with a clock that runs, in time; with one that stands still, when that is moved. Iteration ends
-    once the stream, or the view it is of, is closed.
+    No event is missed from its creation on. A task that waits for an event is woken by other tasks' changes and by
+    deadlines: in time if the clock runs, else when it is advanced. Iteration ends once the stream or its view is
+    closed.
 
     Args:
         sessions: whose events.
         types: which; none: all but `turn`.
-        since: the last event one has; what came after it and is still kept comes first.
-        view: the one it is of.
+        since: the last event seen; later ones that are still kept come first.
+        view: the view of the worker.
 
     Raises:
-        InvalidParamsError: there is no such type, or `since` is a place that is yet to come.
+        InvalidParamsError: there is no such type, or `since` is beyond the last event.
     """
 
     def __init__(self, sessions: Sessions, types: Sequence[str], since: Cursor | None, view: View) -> None:
@@ -92,22 +92,22 @@ class MemoryEvents:
         )
         self._cursor = Cursor(subscribed.stream, subscribed.seq)
         sessions.waiting.add(self._news)
-        # a stream that nobody has any more listens no more
+        # a stream that is garbage-collected is unsubscribed
         self._unsubscribe = weakref.finalize(self, sessions.engine.events.unsubscribe, self._subscriber)
         self._unsubscribe.atexit = False
 
     @property
     def closed(self) -> bool:
-        """Whether it, or its view, was closed."""
+        """Whether it or its view was closed."""
         return self._closed or self._view.closed
 
     @property
     def cursor(self) -> Cursor:
-        """The last event taken, or the place from which on they come."""
+        """The last event taken, or the position that events are read from."""
         return self._cursor
 
     def close(self) -> None:
-        """End the stream, also for a task that waits. May be called twice."""
+        """End the stream, and the wait of a task. May be called twice."""
         self._closed = True
         self._unsubscribe()
         self._news.set()
@@ -134,7 +134,7 @@ class MemoryEvents:
             StopAsyncIteration: it is closed.
         """
         while not self.closed:
-            self._news.clear()  # before looking: what comes after that sets it again
+            self._news.clear()  # before checking: what arrives after that sets it again
             event = self.take()
             if event is not None:
                 return event
@@ -144,7 +144,7 @@ class MemoryEvents:
         raise StopAsyncIteration
 
     def take(self) -> Event | None:
-        """The next event, if it has come already."""
+        """The next event, if it has arrived."""
         self._sessions.catch_up()
         event = None if self.closed else self._subscriber.take()
         if event is not None:

@@ -1,13 +1,13 @@
-"""What all views of a MemoryStore share: an engine, driven by the calls of its users and by a clock they may move.
+"""What all views of a MemoryStore share: an engine, driven by requests and by a clock that tests can advance.
 
-Time. Nothing runs by itself here. Whoever asks for something, or moves the clock, first lets the engine catch up:
-step by step from one deadline to the next, each at its own moment, so that a clock that is moved by an hour leaves
-behind what an hour would have. A deadline that was made shorter than the time that is over is due now, not then.
+Time. Nothing runs in the background. Each request, and each advance of the clock, first lets the engine catch up,
+from one deadline to the next, each at its own time: advancing the clock by an hour has the effect of an hour that
+passes. A deadline that was shortened to a time in the past is due now, not then.
 
 Groups. Each request, and each step in time, is a group of its own and committed at once: there is no journal that
-could refuse it, and no store behind. So what is committed counts as stored, an ended session is evicted after its
-retention and is gone by that, and a session that is not in memory does not exist. A deletion is remembered as long
-as an ended session would be: until then one that is created anew under its id continues its versions and epochs.
+could fail, and no store. So what is committed counts as stored, an ended session is deleted by its eviction after
+the retention, and a session that is not in memory does not exist. A deletion is remembered as long as an ended
+session would be: until then a new session under its id continues its versions and epochs.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ class Wakeable(Protocol):
 
 
 class SteppedClock:
-    """The clock of the user, as the engine reads it; it stands at a past moment while the engine catches up."""
+    """The user's clock as the engine reads it: it shows a past time while the engine catches up."""
 
     stalled_s = 0.0
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.at: float | None = None
-        """The moment that is being caught up with, monotonic seconds; None: the present."""
+        """The time of the deadline being processed, monotonic seconds; None: the present."""
 
     def wall_us(self) -> int:
         """Microseconds since 1970."""
@@ -57,19 +57,19 @@ class SteppedClock:
         return now_us if self.at is None else now_us - round((self._clock.monotonic() - self.at) * 1e6)
 
     def mono(self) -> float:
-        """Seconds, steady."""
+        """Monotonic seconds."""
         return self._clock.monotonic() if self.at is None else self.at
 
     live = mono
 
 
 class Sessions:
-    """The sessions and workers of one MemoryStore, and all that its views have in common.
+    """The sessions and workers of one MemoryStore, shared by its views.
 
     Args:
-        clock: tells the time.
-        spans: how long signs of life are waited for.
-        events: how many are kept.
+        clock: the user's.
+        spans: the timeouts and grace periods.
+        events: how many events are kept.
     """
 
     def __init__(self, clock: Clock, spans: Spans, events: int) -> None:
@@ -83,7 +83,7 @@ class Sessions:
         self._deletions: dict[str, float] = {}
         """When sessions were deleted, monotonic seconds, oldest first."""
         self._processes: WeakValueDictionary[str, ViewProcess] = WeakValueDictionary()
-        """Of workers: while they have a view, or may come back."""
+        """The processes of workers that have a view or may come back."""
         self.waiting: WeakSet[Wakeable] = WeakSet()
         """Woken when something may be due earlier than it was."""
         self._next_deadline: float | None = None
@@ -95,7 +95,7 @@ class Sessions:
         """The reply to a request line, as a daemon would give it.
 
         Raises:
-            WireError: where a daemon would answer with an error.
+            WireError: a daemon would answer with this error.
         """
         if len(line) > protocol.LINE_BYTES:
             raise TooLargeError(f"the line passes limits.line_bytes ({protocol.LINE_BYTES})")
@@ -130,7 +130,7 @@ class Sessions:
     # -- views ----------------------------------------------------------------------------------------------
 
     def new_view(self, worker_id: str | None) -> View:
-        """A view for this worker, in the process that the worker runs in; a new one where it is not there."""
+        """A view for this worker, in the process that the worker runs in, or a new one."""
         self.catch_up()
         process = None if worker_id is None else self._processes.get(worker_id)
         if worker_id is None:
@@ -140,7 +140,7 @@ class Sessions:
         return View(process)
 
     def close_views(self, *views: View) -> None:
-        """Connections are closed."""
+        """Close these views, as a daemon sees connections closed."""
         self.catch_up()
         for view in views:
             view.close()
@@ -149,7 +149,7 @@ class Sessions:
         self._wake()  # their event streams have ended
 
     def kill(self, process: ViewProcess) -> None:
-        """A process ends at once, and with it all of its connections."""
+        """End a process, and with it all of its connections."""
         self.catch_up()
         process.kill()
         self.close_views(*process.views)
@@ -157,14 +157,14 @@ class Sessions:
     # -- time -----------------------------------------------------------------------------------------------
 
     def due_in_s(self) -> float | None:
-        """Seconds until there is something to catch up with; None: that is not for time alone to bring about."""
+        """Seconds until the next deadline; None if there is none, or the clock stands still."""
         deadline = self.engine.next_deadline()
         if deadline is None or not self.clock.runs:
             return None
         return max(0.0, deadline - self.clock.monotonic())
 
     def catch_up(self) -> None:
-        """Let happen what is due by now, each thing at its own moment. Costs little while nothing is due."""
+        """Do what is due by now, each thing at its own time. Cheap if nothing is due."""
         now = self.clock.monotonic()
         while (deadline := self.engine.next_deadline()) is not None and deadline <= now:
             self._now.at = self._seen_s = max(deadline, self._seen_s)
@@ -180,7 +180,7 @@ class Sessions:
     # -- groups ---------------------------------------------------------------------------------------------
 
     def _commit(self) -> None:
-        """End the open group: decide what it left open, and tell of it."""
+        """End the open group: decide departures, commit, and publish events."""
         engine = self.engine
         while engine.departures:
             engine.depart(self._now.live())
@@ -201,7 +201,7 @@ class Sessions:
 
 
 class MemoryHost:
-    """What the engine runs in (Host): there is no store, so nothing has to be waited for.
+    """The engine's environment (Host). There is no store, so nothing has to be waited for.
 
     Args:
         engine: whose host this is.
@@ -215,11 +215,11 @@ class MemoryHost:
         self._clock = clock
 
     def note_missing(self, session_id: str) -> None:
-        """What is not in memory is nowhere."""
+        """A session that is not in memory does not exist."""
         self._engine.table.tombstones.remember_miss(session_id, self._clock.mono())
 
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
-        """It is known at once."""
+        """Known at once: it does not exist."""
         self.note_missing(session_id)
         then()
 
@@ -232,24 +232,24 @@ class MemoryHost:
         return [], ""
 
     async def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
-        """Nothing waits to be written: all of them count as flushed."""
+        """Nothing is queued for a store: all sessions count as flushed."""
         return {"flushed": len(self._engine.table.sessions if session_ids is None else session_ids), "unflushed": 0}
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
-        """Do the work in one go, as nothing in it waits; then call `done` with its result or its exception."""
+        """Run the work to its end, as nothing in it waits, and call `done` with its result or exception."""
         try:
             next(work.__await__())
         except StopIteration as end:
             done(end.value)
-        except Exception as error:  # noqa: BLE001 - it is the request's answer
+        except Exception as error:  # noqa: BLE001 - it answers the request
             done(error)
 
     def identify(self, caller: Caller) -> ViewPeer:
         """The process of a view."""
-        return ViewPeer(cast(View, caller).process)  # no other caller asks to be registered
+        return ViewPeer(cast(View, caller).process)  # no other caller registers
 
     def wake(self) -> None:
-        """Departures are decided before the group ends, in which the worker left."""
+        """Nothing to do: departures are decided within the group in which the worker left."""
 
     def info(self) -> dict[str, Any]:
         """The result of `server.info`."""

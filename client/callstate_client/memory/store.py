@@ -26,29 +26,29 @@ class _Spans:
 
 
 class MemoryStore(CallStore):
-    """Keeps the state of calls in this process, by the rules and in the words of the daemon: it runs its engine.
+    """Keeps the state of calls in this process, with the daemon's rules and errors: it runs the daemon's engine.
 
-    What goes in and comes out is copied; nothing is shared with the caller. There is no store behind, so an
-    ended session is gone after its retention. Works in any event loop, and by `clock.advance()` at any time.
+    Arguments and results are copied; nothing is shared with the caller. There is no store that outlives it, so an
+    ended session is deleted after its retention. Works in any event loop; `clock.advance()` moves its time.
 
-    A store is one worker's view of the sessions; `worker()` gives another worker's view of the same ones. To close
-    a view is to lose a connection: a worker that opens another one within the reconnect grace (`worker()` with the
-    same id) keeps its calls; else they are orphans. `kill_worker()` is a worker's sudden end.
+    A store is one worker's view of the sessions; `worker()` returns another worker's view of the same ones. Closing
+    a view is like losing a connection: a worker that opens another one within the reconnect grace (`worker()` with
+    the same id) keeps its calls; else they become orphans. `kill_worker()` is the sudden death of a worker.
 
     Args:
-        clock: tells the time; default the system's, which can be moved on.
+        clock: default the system's, which can be advanced.
         worker_id: whose view this is: it owns what it creates and claims; 1 to 64 bytes of printable ASCII. None:
-            no worker's, as an operator's or a simple script's: it may change everything and owns nothing.
+            no worker's, like an operator's or a simple script's: it may change everything and owns nothing.
         heartbeat_timeout_s: silence after which a session without a timeout of its own is suspected, seconds.
         grace_s: how long a suspect may still come back before it is reaped, seconds.
         retention_s: how long an ended session is kept, seconds.
-        reconnect_grace_s: how long a worker may be without a view before its sessions are orphans, seconds.
-        max_handovers: so many claimers a call may kill, each within a minute of its claim, before it is ended as
+        reconnect_grace_s: how long a worker may be without a view before its sessions become orphans, seconds.
+        max_handovers: how many claimers of a call may die, each within a minute of its claim, before it is ended as
             poisoned; 0: any number.
         events: how many events are kept for subscribers that come back, and for slow ones.
 
     Raises:
-        InvalidParamsError: this is no worker id.
+        InvalidParamsError: this is not a valid worker id.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class MemoryStore(CallStore):
     def _open(self, sessions: Sessions, worker_id: str | None) -> None:
         super().__init__()
         self.clock = sessions.clock
-        """What this store takes for the time."""
+        """The clock of this store."""
         self._sessions = sessions
         self._view = sessions.new_view(worker_id)
         if worker_id is not None:
@@ -79,13 +79,13 @@ class MemoryStore(CallStore):
     # -- workers --------------------------------------------------------------------------------------------
 
     def worker(self, worker_id: str | None = None) -> MemoryStore:
-        """Another view of the same sessions, also when this one is closed.
+        """Another view of the same sessions, even if this one is closed.
 
         Args:
-            worker_id: of a new worker; of one whose process lives, for a further view of it; None: no worker's.
+            worker_id: of a new worker, or of a live one, for a further view of it; None: no worker's.
 
         Raises:
-            InvalidParamsError: this is no worker id.
+            InvalidParamsError: this is not a valid worker id.
         """
         view = MemoryStore.__new__(MemoryStore)
         view._open(self._sessions, worker_id)
@@ -97,9 +97,9 @@ class MemoryStore(CallStore):
         return self._view.worker or None
 
     def kill_worker(self) -> None:
-        """End this worker's process at once: all of its views are closed, its calls are suspects.
+        """Kill this worker's process: all of its views are closed, and its calls become suspects.
 
-        A view that is made with its id after that is of a new process.
+        A view that is created with its id after that belongs to a new process.
         """
         self._sessions.kill(self._view.process)
 
@@ -120,7 +120,7 @@ class MemoryStore(CallStore):
         return self._view.closed
 
     def count(self) -> int:
-        """How many sessions there are, ended ones included until they are forgotten."""
+        """How many sessions there are, including ended ones that are still kept."""
         self._sessions.catch_up()
         return len(self._sessions.engine.table.sessions)
 
@@ -132,13 +132,13 @@ class MemoryStore(CallStore):
         op_of: str | None = None,
         timeout_s: float | None = None,
     ) -> bytes:
-        """Ask for a verb of the protocol; see CallStore."""
+        """Send a request of the protocol; see CallStore."""
         if self.closed:
             raise StoreClosedError
         return self._sessions.answer(self._view, protocol.encode_request(0, method, params))
 
     def events(self, *types: str, since: Cursor | None = None) -> MemoryEvents:
-        """What happens to calls and workers; see CallStore."""
+        """Events of calls and workers; see CallStore."""
         if self.closed:
             raise StoreClosedError
         return MemoryEvents(self._sessions, types, since, self._view)
@@ -153,7 +153,7 @@ class MemoryStore(CallStore):
         return self._sessions.engine.table.sessions[session_id].facts.heartbeat_timeout_s
 
     async def default_heartbeat_timeout_s(self) -> float:
-        """What this store was made with."""
+        """The timeout that this store was created with."""
         return self._sessions.engine.liveness.timeout_s
 
     @property

@@ -51,7 +51,7 @@ TURN: Final = "turn"
 kept for later ones."""
 
 DEFAULT_TYPES: Final = TYPES - {TURN}
-"""What a subscriber gets that names no types."""
+"""What a subscriber gets if it names no types."""
 
 GAP: Final = "gap"
 """Events were missed: reason `restart` (another stream) or `overrun` (they are no longer kept). Sent whatever types
@@ -59,18 +59,18 @@ were subscribed to; the subscriber then reconciles by listing the sessions."""
 
 
 class Cursor(NamedTuple):
-    """A place in a stream of events: after this event.
+    """A position in a stream of events: after this event.
 
     Args:
         stream: the id of the stream.
-        seq: the event's number in it; 0 is the place before the first.
+        seq: the event's number in it; 0 is before the first.
     """
 
     stream: str
     seq: int
 
     def since(self) -> Since:
-        """As the wire has it."""
+        """Its form on the wire."""
         return Since(stream=self.stream, seq=self.seq)
 
 
@@ -81,7 +81,7 @@ class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Something that happened to a session, a worker, the store or the daemon.
 
     Args:
-        cursor: its place in the stream: subscribe again from there and nothing is missed or repeated.
+        cursor: its position in the stream: a new subscription from there misses and repeats nothing.
         type: one of TYPES, GAP, or a type of a newer daemon.
         at: when it happened.
         session_id, provider, call_id, labels, owner, epoch: of the session it happened to. With `released` and

@@ -13,7 +13,7 @@ byte."""
 
 
 def _split_long(data: bytes) -> list[bytes]:
-    """As `data.split(b"\\n")`, faster where the lines are long."""
+    """As `data.split(b"\\n")`, but faster if the lines are long."""
     pieces: list[bytes] = []
     start = 0
     while (end := data.find(b"\n", start)) >= 0:
@@ -30,7 +30,7 @@ class LineSplitter:
     linear time. A line over the limit is dropped, up to its newline, as it arrives.
 
     Args:
-        limit: longest line taken, bytes, newline included.
+        limit: longest line accepted, bytes, newline included.
     """
 
     __slots__ = ("_dropping", "_limit", "_parts", "_size")
@@ -70,7 +70,7 @@ class LineSplitter:
         if self._dropping:
             return
         self._size += len(data)
-        if self._size >= self._limit:  # no newline can come within the limit any more
+        if self._size >= self._limit:  # no newline can arrive within the limit
             self._parts.clear()
             self._size = 0
             self._dropping = True
@@ -90,13 +90,13 @@ READ_BYTES: Final = 256 * 1024
 
 
 class LineBuffer:
-    """A buffer that is read into again and again, and the lines in it.
+    """A reusable read buffer, and the lines in it.
 
     Reading into new bytes each time would allocate them, which from about 100 kB on means fresh pages from the
     kernel, and copy the data once more when it is cut into lines.
 
     Args:
-        limit: longest line taken, bytes, newline included; READ_BYTES at least.
+        limit: longest line accepted, bytes, newline included; at least READ_BYTES.
     """
 
     __slots__ = ("_data", "_splitter", "view")
@@ -108,7 +108,7 @@ class LineBuffer:
         """What to read into."""
 
     def cut(self, size: int) -> list[bytes | None]:
-        """The lines that the first `size` bytes complete, as `LineSplitter.feed` gives them."""
+        """The lines that the first `size` bytes complete, as `LineSplitter.feed` returns them."""
         data, view = self._data, self.view
         lines: list[bytes | None] = []
         start = 0

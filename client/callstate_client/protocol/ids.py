@@ -1,4 +1,4 @@
-"""Which session ids, worker ids and short strings are valid: the only place that defines it."""
+"""Which session ids, worker ids and short strings are valid, defined only here."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ MAX_NAME_BYTES: Final = 64
 """Longest status, direction, role, provider, op and label name, bytes."""
 
 MAX_LABELS: Final = 16
-"""Labels of one session. They are kept beside the document, in memory and in the store: a few words to select
-by."""
+"""Labels of one session: a few words to select by, kept beside the document in memory and in the store."""
 
 MAX_LABEL_VALUE_BYTES: Final = 256
 """Longest value of a label, bytes."""
 
 MAX_DETAIL_BYTES: Final = 1024
-"""Longest detail beside the reason of an end, bytes of JSON: a note, not a report."""
+"""Longest detail of an end, bytes of JSON: a note, not a report."""
 
 MAX_SECONDS: Final = 10 * 365 * 86400
 """Longest timeout, seconds: ten years."""

@@ -1,4 +1,4 @@
-"""Decoding the replies of loads, claims and lists, whose turns stay bytes until they are looked at.
+"""Decoding the replies of loads, claims and lists, whose turns stay bytes until they are accessed.
 
 A load's reply is mostly history, so the usual one is decoded without scanning it: the history is cut out by
 searching for the text before and after it, and the rest is decoded in one pass. Everything unusual (unknown
@@ -50,10 +50,10 @@ def decode_load(line: bytes) -> LoadResult[SessionState]:
 
 
 def _plain_load(line: bytes) -> tuple[LoadResult[PlainDocument], History | None]:
-    """A load's reply in the form that daemons give it; its history is replaced by a mark and not scanned.
+    """A load's reply in the form that daemons send; its history is replaced by a mark and not scanned.
 
-    The cut can't be wrong unnoticed. `,"history":[{` is not part of a string, for a quote inside one is escaped,
-    and after a closing quote there would be punctuation. If the two cuts don't belong together, the brackets of
+    A wrong cut is always detected. `,"history":[{` is not part of a string, since a quote in one is escaped, and
+    after a closing quote there would be punctuation. If the two cuts don't belong together, the brackets of
     what is left don't match, and decoding fails. If both belong to a nested value, the mark is not decoded as the
     session's history.
     """
@@ -134,7 +134,7 @@ def load_result(result: LoadResult[Raw]) -> LoadResult[SessionState]:
 
 
 def _with_state(result: LoadResult[Any], state: SessionState) -> LoadResult[SessionState]:
-    # judged by the reply, not the request: `history: "none"` loads a part, too
+    # according to the reply, not the request: `history: "none"` loads a part too
     if result.history_from is not None and state.history:
         state.history_from = result.history_from
     else:
