@@ -55,11 +55,11 @@ def outsider_changes(machine: OwnershipMachine) -> None:
 
 def orphans(machine: OwnershipMachine) -> None:
     """They are handed on in the order in which they lost their owner, and nothing else is."""
-    machine.hear([(OWNER, Request("release", "c")), (OWNER, Request("release", "b"))])
-    machine.look()
+    machine.send([(OWNER, Request("release", "c")), (OWNER, Request("release", "b"))])
+    machine.check()
     for _ in range(3):
-        machine.hear([(OPERATOR, Request("claim_next", worker_id="w3"))])
-        machine.look()
+        machine.send([(OPERATOR, Request("claim_next", worker_id="w3"))])
+        machine.check()
 
 
 def left(machine: OwnershipMachine) -> None:
@@ -77,10 +77,10 @@ def restarted(machine: OwnershipMachine) -> None:
 
 def overtime(machine: OwnershipMachine) -> None:
     """A call as old as it may become is ended while it beats, and has no limit any more once it is claimed."""
-    machine.hear([(OWNER, Request("save", "b", max_s=4.0))])
+    machine.send([(OWNER, Request("save", "b", max_s=4.0))])
     for _ in range(18):
         machine.tick([(OWNER, Request("beat", "b"))])
-    machine.hear([(OPERATOR, Request("claim", "b", worker_id="w2"))])
+    machine.send([(OPERATOR, Request("claim", "b", worker_id="w2"))])
     machine.tick([])
 
 
@@ -89,33 +89,33 @@ def instances(machine: OwnershipMachine) -> None:
     machine.join("w3", False, "i1")
     machine.join("w3", True, "i2")
     one, other = 2, 3
-    machine.hear([(one, Request("save", "d"))])
-    machine.look()
+    machine.send([(one, Request("save", "d"))])
+    machine.check()
     for kind in ("beat", "beats", "turn", "update", "release"):
-        machine.hear([(other, Request(kind, "d"))])
-        machine.look()
-    machine.hear(
+        machine.send([(other, Request(kind, "d"))])
+        machine.check()
+    machine.send(
         [(other, Request("claim", "d")), (one, Request("beat", "d")), (one, Request("turn", "d", epoch="old"))]
     )
-    machine.look()
+    machine.check()
     machine.hang_up(which=other)
-    machine.hear([(one, Request("turn", "d")), (one, Request("beat", "d"))])
-    machine.look()
+    machine.send([(one, Request("turn", "d")), (one, Request("beat", "d"))])
+    machine.check()
 
 
 def timeouts(machine: OwnershipMachine) -> None:
     """A call is silent for as long as its last claim says, and over time when that does."""
-    machine.hear([(OWNER, Request("claim", "b", timeout_s=5.0)), (OWNER, Request("claim", "c", timeout_s=0.75))])
+    machine.send([(OWNER, Request("claim", "b", timeout_s=5.0)), (OWNER, Request("claim", "c", timeout_s=0.75))])
     machine.time_passes(ticks=16)
-    machine.hear([(OPERATOR, Request("claim", "b", worker_id="w2", steal=True, max_s=4.0, timeout_s=5.0))])
+    machine.send([(OPERATOR, Request("claim", "b", worker_id="w2", steal=True, max_s=4.0, timeout_s=5.0))])
     machine.time_passes(ticks=4)
 
 
 def retimed(machine: OwnershipMachine) -> None:
     """A call whose timeout somebody else makes shorter is not suspected before its owner was told, and then is."""
-    machine.hear([(OPERATOR, Request("save", "b", timeout_s=0.75)), (OWNER, Request("turn", "b"))])
+    machine.send([(OPERATOR, Request("save", "b", timeout_s=0.75)), (OWNER, Request("turn", "b"))])
     machine.time_passes(ticks=4)
-    machine.hear([(OWNER, Request("beats", "b")), (OWNER, Request("beat", "b"))])
+    machine.send([(OWNER, Request("beats", "b")), (OWNER, Request("beat", "b"))])
     machine.time_passes(ticks=4)
 
 
@@ -129,10 +129,10 @@ def test_a_course(course: Callable[[OwnershipMachine], None]) -> None:
     machine = OwnershipMachine()
     try:
         machine.begin(workers=["w1", "w2"], first=[OPERATOR])
-        machine.hear(
+        machine.send(
             [(2, Request("save", "b")), (1, Request("save", "c")), (1, Request("save", "b", status="on_hold"))]
         )
-        machine.look()
+        machine.check()
         course(machine)
         machine.counts_are_recounts()
     finally:

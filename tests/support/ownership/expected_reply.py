@@ -1,4 +1,4 @@
-"""A request that was sent, and the reply that the model foretells for it."""
+"""A request that was sent, and the reply that the model expects."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from support.ownership.model import Request
 
 
 class ExpectedReply(NamedTuple):
-    """What the reply has to be: an error of this kind, or a result with at least these members."""
+    """The expected reply: an error of this kind, or a result with at least these members."""
 
     request: Request
     kind: str
     result: dict[str, Any] | None
     undone: bool
-    """It was sent together with a change that a full disk undid, and may have been undone with it."""
+    """Whether its group has a change that a full disk rolled back, so that it may have been rolled back too."""
     peer: FakeClient
     request_id: int
 
     def check(self, reply: dict[str, Any]) -> None:
-        """Assert that this is the reply."""
+        """Assert that this is the expected reply."""
         assert kind_of(reply) == self.kind, (self, reply)
         if self.kind:
             return
@@ -35,5 +35,5 @@ class ExpectedReply(NamedTuple):
 
 
 def kind_of(reply: dict[str, Any]) -> str:
-    """The kind of a reply's error; empty for a result."""
+    """The kind of a reply's error; empty if it is a result."""
     return reply["error"]["data"]["kind"] if "error" in reply else ""

@@ -1,9 +1,10 @@
-"""Calls and workers as time has them, by docs/protocol.md: written from the text, and not from the code.
+"""How calls and workers change with time, by docs/protocol.md: written from the text, not from the code.
 
-What time does is not foretold. The daemon says so by an event, and the model says whether it might by then, and
-after each look of the reaper whether it ought to have. `heard` is the last sign of life that counts for certain:
-nobody may be judged before its span is over from then on. `spoken` is the last that may count: everybody must be by
-then. They differ only where the contract leaves it open.
+The model does not predict when something expires. The daemon reports it by an event, and the model checks that it
+was possible by then, and after each tick of the reaper that nothing is overdue. `heard` is the last sign of life
+that certainly counts: nothing may expire before its time span has passed since then. `spoken` is the last that may
+count: everything must have expired once the span has passed since then. They differ only where the contract leaves
+it open.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal
 
 @dataclass(frozen=True)
 class Spans:
-    """The daemon's spans, `reaper.*` of its configuration; seconds."""
+    """The daemon's time spans, `reaper.*` of its configuration; seconds."""
 
     heartbeat_timeout_s: float
     grace_s: float
@@ -24,18 +25,18 @@ class Spans:
 
 
 SPANS: Final = Spans(heartbeat_timeout_s=2.0, grace_s=1.5, reconnect_grace_s=0.75, retention_s=6.0)
-"""All of it in quarters of a second, which floats hold exactly: a deadline is met or is not, never by a hair."""
+"""Multiples of a quarter of a second, which floats represent exactly: no deadline is missed by a rounding error."""
 
 SILENT, EXITED, OVERTIME = "heartbeat_timeout", "worker_exited", "max_duration"
 EPSILON_S = 1e-6
-"""Ages are of microseconds."""
-UNTOLD = frozenset({"journal.full", "journal.ok", "store.up", "store.down"})
-"""Events that say nothing of sessions and workers."""
+"""The daemon computes ages in microseconds."""
+UNRELATED = frozenset({"journal.full", "journal.ok", "store.up", "store.down"})
+"""Types of events that do not concern sessions or workers."""
 
 
 @dataclass
 class Call:
-    """A session that was created and not deleted since."""
+    """A session that exists, in memory or in the store."""
 
     session_id: str
     owner: str
@@ -46,31 +47,31 @@ class Call:
     heard: float = 0.0
     spoken: float = 0.0
     instance: str = ""
-    """Of its owner, that holds it; empty where it did not say."""
+    """The instance of its owner that holds it; empty if it gave none."""
     phase: Literal["live", "suspect", "ended"] = "live"
     status: str = "active"
     orphan: str = ""
     suspected: str = ""
     place: int = 0
-    """Raised from one that loses its owner, or is suspected, to the next."""
+    """Its place in the order in which calls lose their owners or are suspected."""
     reaped: bool = False
     status_before: str = ""
     ended_reason: str = ""
     timeout_s: float | None = None
     known_s: float | None = None
-    """What its owner goes by, while somebody else has changed it and it was not told."""
+    """The timeout that its owner last learned, while another one is in force."""
     max_s: float | None = None
     to: str = ""
     turns: int = 0
     interruptions: int = 0
     fenced_epoch: int | None = None
     cold: bool = False
-    """Only the store has it."""
+    """Whether it is in the store alone."""
     touched: bool = True
-    """Changed since the last look."""
+    """Whether it changed since the last check."""
 
     def in_force_s(self) -> float:
-        """The timeout that it has."""
+        """The heartbeat timeout in force."""
         return SPANS.heartbeat_timeout_s if self.timeout_s is None else self.timeout_s
 
     def span_s(self) -> float:
@@ -82,7 +83,7 @@ class Call:
 
 @dataclass
 class Worker:
-    """A worker that has joined, or is remembered from before a restart, and has not left."""
+    """A worker that has joined, or was restored by a restart, and has not left."""
 
     program: int | None
     lines: set[int] = field(default_factory=set)
@@ -91,41 +92,41 @@ class Worker:
 
 
 class ExpiryModel:
-    """What becomes of calls and workers; `now` is the daemon's own running time."""
+    """Calls and workers over time; `now` is the time for which the daemon has run."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.gained = 0.0
-        """Seconds by which the wall clock has gone more than the daemon has run: stalls, and steps forward."""
+        """Seconds that the wall clock has gained on the daemon's time, by stalls and steps forward."""
         self.lost = 0.0
-        """And fewer: steps back."""
+        """Seconds that it has lost, by steps back."""
         self.calls: dict[str, Call] = {}
         self.tombstones: dict[str, int] = {}
         self.workers: dict[str, Worker] = {}
         self.known: dict[str, int] = {}
         self.dead: set[int] = set()
         self.pending: dict[str, str] = {}
-        """Calls whose owner has left, and why: soon they are suspects, or orphans. Claimable they are at once."""
+        """Calls whose owner has left, and why: soon suspects or orphans, and claimable at once."""
         self.expected: list[dict[str, Any]] = []
         self.may_recover: set[str] = set()
-        """Suspects that a change was undone of: left open is whether it was a sign of life all the same."""
+        """Suspects of which a change was rolled back: it may or may not count as a sign of life."""
         self.draining = False
         self.changed = False
         self.places = 0
         self.caller = ""
         self.instance = ""
         self.instances: dict[int, str] = {}
-        """Of each connection, what it said when it registered."""
+        """The instance that each connection gave when it registered."""
 
     # -- a call --------------------------------------------------------------------------------------------
 
     def touch(self, call: Call) -> None:
-        """It is changed, so it is in memory."""
+        """The call changes, so it is in memory."""
         call.touched = self.changed = True
         call.cold = False
 
     def alive(self, call: Call) -> None:
-        """It has its full time."""
+        """The call is live, with its full timeout."""
         call.phase, call.suspected = "live", ""
         call.heard = call.spoken = self.now
 
@@ -178,9 +179,9 @@ class ExpiryModel:
             if worker.program == program and not worker.lines:
                 self.left(worker_id, "exited")
 
-    def left(self, worker_id: str, reason: str, *, told: bool = False) -> None:
+    def left(self, worker_id: str, reason: str, *, reported: bool = False) -> None:
         del self.workers[worker_id]
-        if not told:
+        if not reported:
             self.expected.append({"type": "worker.left", "worker_id": worker_id, "reason": reason})
         for call in self.calls.values():
             if call.owner != worker_id or call.phase == "ended":
@@ -193,7 +194,7 @@ class ExpiryModel:
                 self.pending[call.session_id] = EXITED if reason == "exited" else reason
 
     def restart(self) -> None:
-        """Nobody is connected, everybody has a full timeout, and the dead are looked for."""
+        """No worker is connected, each call has its full timeout, and exited processes are found."""
         self.workers, self.draining, self.pending = {}, False, {}
         for call in self.calls.values():
             call.fenced_epoch = call.known_s = None
@@ -218,18 +219,18 @@ class ExpiryModel:
         owner = call.owner if owner is None else owner
         self.expected.append(event | ({"owner": owner} if owner else {}) | ({"optional": True} if optional else {}))
 
-    def told(self, event: dict[str, Any]) -> None:
-        """An event: foretold, or what time has done, and might do by now."""
-        said = {name: value for name, value in event.items() if name not in ("stream", "seq", "at", "deadline")}
-        if said["type"] in UNTOLD:
+    def observe(self, event: dict[str, Any]) -> None:
+        """Check an event: it was expected, or time may have caused it by now."""
+        event = {name: value for name, value in event.items() if name not in ("stream", "seq", "at", "deadline")}
+        if event["type"] in UNRELATED:
             return
-        about = [expected for expected in self.expected if key(expected) == key(said)]
+        about = [expected for expected in self.expected if key(expected) == key(event)]
         for expected in about:
-            if expected == said | {"optional": True}:
-                # perhaps told again where a request is answered again, and perhaps not where it has become hot
-                self.expected = [other for other in self.expected if other != said]
+            if expected == event | {"optional": True}:
+                # a request that runs again may report it again, and may not if the call is in memory meanwhile
+                self.expected = [other for other in self.expected if other != event]
                 return
-            if expected == said:
+            if expected == event:
                 self.expected.remove(expected)
                 return
             if "optional" not in expected:
@@ -239,92 +240,94 @@ class ExpiryModel:
             "suspect": self.suspect,
             "expired": self.expired,
             "orphaned": self.orphaned,
-            "worker.left": self.gone,
+            "worker.left": self.worker_left,
         }
-        assert said["type"] in verb, (said, about)
-        verb[said["type"]](said)
+        assert event["type"] in verb, (event, about)
+        verb[event["type"]](event)
 
-    def suspect(self, said: dict[str, Any]) -> None:
-        call = self.concerned(said)
-        assert call.phase == "live", said
-        if said["reason"] == EXITED:
-            assert said["evidence"] == "process_exited"
-            assert self.pending.pop(call.session_id, "") == EXITED, f"its owner has not exited: {said}"
+    def suspect(self, event: dict[str, Any]) -> None:
+        call = self.find_concerned(event)
+        assert call.phase == "live", event
+        if event["reason"] == EXITED:
+            assert event["evidence"] == "process_exited"
+            assert self.pending.pop(call.session_id, "") == EXITED, f"its owner has not exited: {event}"
         else:
-            assert (said["reason"], said["evidence"]) == (SILENT, "silence")
-            assert call.heard + call.span_s() <= self.now + EPSILON_S, f"suspected while it lives: {said}"
+            assert (event["reason"], event["evidence"]) == (SILENT, "silence")
+            assert call.heard + call.span_s() <= self.now + EPSILON_S, f"suspected too early: {event}"
         self.places += 1
         call.phase, call.suspected, call.place = (
             "suspect",
-            said["reason"],
+            event["reason"],
             call.place if call.orphan else self.places,
         )
         call.heard = call.spoken = self.now
 
-    def recovered(self, said: dict[str, Any]) -> None:
-        call = self.concerned(said)
-        assert call.session_id in self.may_recover, f"nothing has shown that it lives: {said}"
+    def recovered(self, event: dict[str, Any]) -> None:
+        call = self.find_concerned(event)
+        assert call.session_id in self.may_recover, f"recovered without a sign of life: {event}"
         assert call.phase == "suspect"
-        assert "reason" not in said
+        assert "reason" not in event
         self.alive(call)
 
-    def expired(self, said: dict[str, Any]) -> None:
-        call = self.concerned(said)
-        assert call.phase != "ended", f"ended twice: {said}"
-        if said["reason"] == OVERTIME:
-            assert self.limit(call, early=True) <= self.now + EPSILON_S, f"ended before its time: {said}"
+    def expired(self, event: dict[str, Any]) -> None:
+        call = self.find_concerned(event)
+        assert call.phase != "ended", f"ended twice: {event}"
+        if event["reason"] == OVERTIME:
+            assert self.limit(call, early=True) <= self.now + EPSILON_S, (
+                f"ended before its maximal duration: {event}"
+            )
         else:
-            assert call.phase == "suspect", f"ended, and was never suspected: {said}"
-            assert said["reason"] == call.suspected
-            assert call.heard + call.span_s() <= self.now + EPSILON_S, f"ended within its grace: {said}"
-        self.over(call, said["reason"])
+            assert call.phase == "suspect", f"expired without a suspicion: {event}"
+            assert event["reason"] == call.suspected
+            assert call.heard + call.span_s() <= self.now + EPSILON_S, f"expired within the grace period: {event}"
+        self.over(call, event["reason"])
         call.reaped = call.touched = True
 
-    def orphaned(self, said: dict[str, Any]) -> None:
-        call = self.calls[said["session_id"]]
-        assert (said["owner"], said["epoch"], said["reason"]) == (call.owner, call.epoch, "disconnected")
-        assert self.pending.pop(call.session_id, "") == "disconnected", f"its owner has not left: {said}"
+    def orphaned(self, event: dict[str, Any]) -> None:
+        call = self.calls[event["session_id"]]
+        assert (event["owner"], event["epoch"], event["reason"]) == (call.owner, call.epoch, "disconnected")
+        assert self.pending.pop(call.session_id, "") == "disconnected", f"its owner has not left: {event}"
         self.forsake(call, "disconnected")
 
-    def gone(self, said: dict[str, Any]) -> None:
-        worker = self.workers[said["worker_id"]]
-        assert said["reason"] == "disconnected", said
-        assert worker.away is not None, said
-        assert worker.away + SPANS.reconnect_grace_s <= self.now, f"left within its grace: {said}"
-        self.left(said["worker_id"], "disconnected", told=True)
+    def worker_left(self, event: dict[str, Any]) -> None:
+        worker = self.workers[event["worker_id"]]
+        assert event["reason"] == "disconnected", event
+        assert worker.away is not None, event
+        assert worker.away + SPANS.reconnect_grace_s <= self.now, f"left within the grace period: {event}"
+        self.left(event["worker_id"], "disconnected", reported=True)
 
-    def concerned(self, said: dict[str, Any]) -> Call:
-        call = self.calls[said["session_id"]]
-        assert (said.get("owner", ""), said["epoch"]) == (call.owner, call.epoch), said
+    def find_concerned(self, event: dict[str, Any]) -> Call:
+        call = self.calls[event["session_id"]]
+        assert (event.get("owner", ""), event["epoch"]) == (call.owner, call.epoch), event
         return call
 
     # -- time ----------------------------------------------------------------------------------------------
 
     def limit(self, call: Call, *, early: bool) -> float:
-        """When it is over time: it is as old as the wall clock says, or as the daemon has run since its begin."""
+        """When its maximal duration is over: the wall clock and the daemon's time give the earliest and latest."""
         if call.max_s is None:
             return float("inf")
         skew = call.gained - self.gained if early else self.lost - call.lost
         return call.born + call.max_s + skew
 
     def overdue(self) -> Iterator[str]:
-        """What the reaper, having looked, ought to have seen to by now."""
+        """What the reaper should have ended or suspected by now."""
         for call in self.calls.values():
             if call.phase != "ended" and call.spoken + call.span_s() <= self.now - EPSILON_S:
-                yield f"{call.session_id} is {call.phase}, and was silent too long"
+                yield f"{call.session_id} is {call.phase}, and has been silent too long"
             if call.phase != "ended" and self.limit(call, early=False) <= self.now - EPSILON_S:
-                yield f"{call.session_id} is over time"
+                yield f"{call.session_id} is past its maximal duration"
         for worker_id, worker in self.workers.items():
             if worker.away is not None and worker.away + SPANS.reconnect_grace_s <= self.now:
-                yield f"{worker_id} is away"
+                yield f"{worker_id} has not reconnected in time"
 
     def blur(self) -> None:
-        """A group was undone: whether that counted as a sign of life is left open."""
+        """A group was rolled back: its requests may or may not count as signs of life."""
         for call in self.calls.values():
             call.spoken = self.now
 
     def forget(self) -> None:
-        """The reaper has looked: nothing is kept of workers that are not here and own nothing."""
+        """After a tick of the reaper nothing is kept of workers that are not connected and own nothing."""
         owners = {call.owner for call in self.calls.values() if not call.cold}
         for worker_id, worker in [*self.workers.items()]:
             if worker.restored and worker_id not in owners:
@@ -335,7 +338,7 @@ class ExpiryModel:
 
 
 def key(event: dict[str, Any]) -> tuple[str, str]:
-    """What an event is about."""
+    """The session or worker that an event concerns."""
     if "session_id" in event:
         return "session", event["session_id"]
     return "worker", event.get("worker_id", "")

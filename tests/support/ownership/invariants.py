@@ -1,4 +1,4 @@
-"""What may never be, whatever a model says: kept from events and listings alone."""
+"""Invariants that need no model: they are checked from events and listings alone."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from support.ownership.expiry_model import Call
 
 
 class Invariants:
-    """Who was seen to hold what in which epoch, what has ended, and how often that was told."""
+    """Which worker held which session in which epoch, which versions it had, and which sessions are live."""
 
     def __init__(self) -> None:
         self.seq = 0
         self.births: Counter[str] = Counter()
-        """How many sessions there have been under an id."""
+        """How many sessions have been created under each id."""
         self.live: set[str] = set()
         self.holders: dict[tuple[str, int, int], str] = {}
         self.epochs: dict[str, int] = {}
         self.versions: dict[tuple[str, int], int] = {}
 
     def restarted(self) -> None:
-        """Another stream begins; what is told of it has been read by no one yet."""
+        """A new event stream begins."""
         self.seq = 0
 
-    def told(self, event: dict[str, Any]) -> None:
-        """An event: numbers only rise, and what ends was live and ends once."""
+    def observe(self, event: dict[str, Any]) -> None:
+        """Check an event: numbers rise, and only live sessions end, once each."""
         assert event["seq"] > self.seq, event
         self.seq = event["seq"]
         if "session_id" not in event:
@@ -36,7 +36,7 @@ class Invariants:
             self.births[session_id] += 1
             self.live.add(session_id)
         elif type_ in ("ended", "expired"):
-            assert session_id in self.live, f"ended, and was not live: {event}"
+            assert session_id in self.live, f"ended, but was not live: {event}"
             assert reason
             self.live.remove(session_id)
         elif type_ == "deleted":
@@ -49,13 +49,13 @@ class Invariants:
         self.held(session_id, event["epoch"], event.get("owner", ""))
 
     def listed(self, rows: dict[str, dict[str, Any]]) -> None:
-        """What is in memory: what is live there is what did not end."""
+        """Check a listing: the live sessions in memory are those that have not ended."""
         assert {session_id for session_id, row in rows.items() if row["session"]["status"] != "ended"} == self.live
         for session_id, row in rows.items():
             self.held(session_id, row["epoch"], row.get("owner", ""))
 
     def held(self, session_id: str, epoch: int, owner: str) -> None:
-        """Epochs never fall, and no two hold a session in one of them."""
+        """Check that epochs never fall, and that each has one owner at most."""
         assert epoch >= self.epochs.get(session_id, 0), f"the epoch of {session_id} fell to {epoch}"
         self.epochs[session_id] = epoch
         if owner:
@@ -63,7 +63,7 @@ class Invariants:
             assert holder == owner, f"{holder} and {owner} hold {session_id} in epoch {epoch}"
 
     def version(self, session_id: str, version: int, *, changed: bool) -> None:
-        """What was changed has a higher version, and nothing else has another one."""
+        """Check that the version has risen if the session changed, and is the same otherwise."""
         place = session_id, self.births[session_id]
         before = self.versions.get(place, version - 1)
         assert version > before if changed else version == before, f"{session_id}: {before}, then {version}"
@@ -71,7 +71,7 @@ class Invariants:
 
 
 def shown(call: Call) -> dict[str, Any]:
-    """A call as a listing must show it."""
+    """A call of the model as a listing must show it."""
     return {
         "owner": call.owner, "epoch": call.epoch, "status": call.status, "ended_reason": call.ended_reason,
         "to": call.to, "turns": call.turns, "interruptions": call.interruptions,
@@ -79,7 +79,7 @@ def shown(call: Call) -> dict[str, Any]:
 
 
 def listed(row: dict[str, Any]) -> dict[str, Any]:
-    """A call as a listing shows it."""
+    """The same members, of a row of the listing."""
     session = row["session"]
     return {
         "owner": row.get("owner", ""), "epoch": row["epoch"], "status": session["status"],

@@ -1,8 +1,8 @@
-"""A state machine of all that happens to calls and workers: the whole core, its reaper running, and the model.
+"""A state machine of calls and workers: the whole core with its reaper, compared with the model.
 
 Workers register, reconnect, disconnect, die and come back under their old id. They and an unregistered connection
 send heartbeats, change, end, delete, claim and release sessions. Time passes, the daemon stalls, the wall clock is
-set. The daemon is killed and started again, the disk fills up. Nothing waits: the loop runs by the daemon's clock.
+set. The daemon is killed and started again, the disk fills up. Nothing waits: the loop runs by the test's clock.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from support.core_harness import FakeProcess
 from support.ownership.expected_reply import ExpectedReply, kind_of
 from support.ownership.expiry_model import SPANS
 from support.ownership.invariants import Invariants, listed, shown
-from support.ownership.model import Model, Request
+from support.ownership.model import OwnershipModel, Request
 from support.ownership.request_strategies import CALLERS, METHODS, OPERATOR, OWNER, heartbeats, params, sent
 from support.ownership.virtual_loop import TICK_S, VirtualHarness, VirtualLoop
 
@@ -44,7 +44,7 @@ class OwnershipMachine(RuleBasedStateMachine):
         self.loop = VirtualLoop()
         self.directory = Path(tempfile.mkdtemp(prefix="cs-"))
         self.harness: VirtualHarness | None = None
-        self.model = Model()
+        self.model = OwnershipModel()
         self.checks = Invariants()
         self.number = 0
 
@@ -68,14 +68,14 @@ class OwnershipMachine(RuleBasedStateMachine):
         self.run(start())
         for worker_id in workers:
             self.join(worker_id, False)
-        self.hear([(which, Request("save", session_id)) for which, session_id in zip(first, "abc", strict=False)])
-        self.look()
+        self.send([(which, Request("save", session_id)) for which, session_id in zip(first, "abc", strict=False)])
+        self.check()
 
     # -- workers -------------------------------------------------------------------------------------------
 
     @rule(worker_id=WORKERS, same=st.booleans(), instance=st.sampled_from(["", "i1", "i2"]))
     def join(self, worker_id: str, same: bool, instance: str = "") -> None:
-        """A connection of a new process, or of the one that has this id, is registered."""
+        """Register a connection of a new process, or of the one that has this id."""
         harness = self.harness
         number = self.model.known.get(worker_id)
         if not same or number is None or number in self.model.dead:
@@ -91,7 +91,7 @@ class OwnershipMachine(RuleBasedStateMachine):
         else:
             harness.lines.append(line)
         harness.drop_closed()
-        self.look()
+        self.check()
 
     @precondition(lambda self: self.harness.lines)
     @rule(which=WHICH)
@@ -99,12 +99,12 @@ class OwnershipMachine(RuleBasedStateMachine):
         line = self.harness.lines.pop(which % len(self.harness.lines))
         self.model.hung_up(id(line), line.worker_id)
         self.run(self.harness.disconnect(line.peer))
-        self.look()
+        self.check()
 
     @precondition(lambda self: self.living)
     @rule(which=WHICH, closes=st.sampled_from(["no", "all", "all"]))
     def exit(self, which: int, closes: str) -> None:
-        """A process exits; a child may hold its connections, or what it sent last is still unread."""
+        """A process exits; its connections may stay open, held by a child or with unread requests."""
         number = self.living[which % len(self.living)]
         program: FakeProcess = self.harness.processes[number]
         self.harness.exit(program)
@@ -115,7 +115,7 @@ class OwnershipMachine(RuleBasedStateMachine):
                 self.harness.lines.remove(line)
                 self.model.hung_up(id(line), line.worker_id)
                 self.run(self.harness.disconnect(line.peer))
-        self.look()
+        self.check()
 
     @property
     def living(self) -> list[int]:
@@ -123,54 +123,56 @@ class OwnershipMachine(RuleBasedStateMachine):
 
     # -- requests ------------------------------------------------------------------------------------------
 
-    @rule(said=some)
-    def turn_of_the_loop(self, said: list[tuple[int, Request]]) -> None:
-        self.hear(said)
-        self.look()
+    @rule(drawn=some)
+    def turn_of_the_loop(self, drawn: list[tuple[int, Request]]) -> None:
+        self.send(drawn)
+        self.check()
 
-    @rule(said=some)
-    def turn_with_a_full_disk(self, said: list[tuple[int, Request]]) -> None:
+    @rule(drawn=some)
+    def turn_with_a_full_disk(self, drawn: list[tuple[int, Request]]) -> None:
         """Changes are rolled back and cause no events; reads are answered as if they had never been requested."""
-        self.hear(said, full=True)
-        self.look()
+        self.send(drawn, full=True)
+        self.check()
 
-    @rule(said=some, over=st.sampled_from([True, True, False]))
-    def drain(self, said: list[tuple[int, Request]], over: bool) -> None:
-        self.hear([(OPERATOR, Request("drain", steal=True))])
-        self.hear(said)
+    @rule(drawn=some, over=st.sampled_from([True, True, False]))
+    def drain(self, drawn: list[tuple[int, Request]], over: bool) -> None:
+        self.send([(OPERATOR, Request("drain", steal=True))])
+        self.send(drawn)
         if over:
-            self.hear([(OPERATOR, Request("drain", steal=False))])
-        self.look()
+            self.send([(OPERATOR, Request("drain", steal=False))])
+        self.check()
 
     @rule(worker_id=WORKERS, successor=WORKERS)
-    def give_up(self, worker_id: str, successor: str) -> None:
-        """A worker that stops releases all it has; another one takes the first of it."""
+    def release_all(self, worker_id: str, successor: str) -> None:
+        """A worker releases all its calls; another one claims the first."""
         owned = [call.session_id for call in self.model.calls.values() if call.owner == worker_id]
-        self.hear([(OWNER, Request("release", session_id)) for session_id in owned])
-        self.hear([(OPERATOR, Request("claim_next", worker_id=successor))])
-        self.look()
+        self.send([(OWNER, Request("release", session_id)) for session_id in owned])
+        self.send([(OPERATOR, Request("claim_next", worker_id=successor))])
+        self.check()
 
     @rule(kind=st.sampled_from(["beat", "beats", "turn", "update", "save"]), ticks=st.sampled_from([4, 9, 16]))
     def only_an_operator_speaks(self, kind: str, ticks: int) -> None:
-        """Its requests are taken, but are no sign of life of a call whose owner is connected and silent."""
+        """An operator's requests succeed, but are no signs of life while the owner is connected."""
         for _ in range(ticks):
             self.tick([(OPERATOR, Request(kind, session_id)) for session_id in self.model.calls])
 
-    def hear(self, said: Sequence[tuple[int, Request]], *, full: bool = False, hot_only: bool = False) -> None:
-        """The daemon reads all of these requests in one pass of the event loop, and answers them.
+    def send(
+        self, drawn: Sequence[tuple[int, Request]], *, full: bool = False, in_memory_only: bool = False
+    ) -> None:
+        """Send all of these requests in one pass of the event loop, and check their replies.
 
         Args:
-            said: each caller and its request.
+            drawn: each sender and its request.
             full: the disk is full.
-            hot_only: leave out what has to be read from the store first, and so is not done at once.
+            in_memory_only: omit requests that wait for a read from the store.
         """
         heard: list[ExpectedReply] = []
 
         async def read() -> list[dict[str, Any]]:
-            for which, drawn in said:
-                request = self.meant(drawn)
-                if self.is_done_at_once(request, hot_only):
-                    heard.append(self.read(which, request, full, any(one.undone for one in heard)))
+            for which, each in drawn:
+                request = self.aimed(each)
+                if self.is_done_at_once(request, in_memory_only):
+                    heard.append(self.send_one(which, request, full, any(one.undone for one in heard)))
             return await self.harness.answers([(one.peer, one.request_id) for one in heard])
 
         self.harness.disk.error = ENOSPC if full else None
@@ -182,10 +184,10 @@ class OwnershipMachine(RuleBasedStateMachine):
         if full:
             self.model.blur()
 
-    def read(self, which: int, drawn: Request, full: bool, undone: bool) -> ExpectedReply:
-        """Send one request; gives what its reply has to be."""
+    def send_one(self, which: int, drawn: Request, full: bool, undone: bool) -> ExpectedReply:
+        """Send one request, and return its expected reply."""
         self.number += 1
-        peer, caller, instance = self.speaker(which, drawn)
+        peer, caller, instance = self.sender(which, drawn)
         request = replace(drawn, number=self.number, worker_id=drawn.worker_id or caller or "w1")
         [request_id] = peer.send((METHODS[request.kind], params(request, self.model.epoch_for(request))))
         trial = deepcopy(self.model) if full else self.model
@@ -197,20 +199,20 @@ class OwnershipMachine(RuleBasedStateMachine):
             kind, result = self.model.request(request, caller, instance)
         return ExpectedReply(request, kind, result, undone and "beat" not in request.kind, peer, request_id)
 
-    def is_done_at_once(self, request: Request, hot_only: bool) -> bool:
-        """Whether it needs no read from the store, where that matters."""
+    def is_done_at_once(self, request: Request, in_memory_only: bool) -> bool:
+        """Whether the request waits for no read from the store, if that matters."""
         call = self.model.calls.get(request.session_id)
-        return not (hot_only and request.kind != "claim_next" and (call is None or call.cold))
+        return not (in_memory_only and request.kind != "claim_next" and (call is None or call.cold))
 
-    def meant(self, drawn: Request) -> Request:
-        """As drawn, but seldom about a session that does not exist: little can go wrong with those."""
+    def aimed(self, drawn: Request) -> Request:
+        """The request as drawn, but seldom for a session that does not exist: little can go wrong there."""
         calls = self.model.calls
         if drawn.session_id in calls or drawn.stray or drawn.kind == "save" or not calls:
             return drawn
         return replace(drawn, session_id=min(calls))
 
-    def speaker(self, which: int, request: Request) -> tuple[FakeClient, str, str]:
-        """A connection, the worker it is of, and which instance of that."""
+    def sender(self, which: int, request: Request) -> tuple[FakeClient, str, str]:
+        """The sender's connection, worker id and instance."""
         lines = self.harness.lines
         if which == OWNER:
             call = self.model.calls.get(request.session_id)
@@ -231,19 +233,19 @@ class OwnershipMachine(RuleBasedStateMachine):
     def tick_among_requests(
         self, late_s: float, before: list[tuple[int, Request]], after: list[tuple[int, Request]], full: bool
     ) -> None:
-        """Requests that are read before the reaper's tick count; those behind it may come too late."""
+        """Requests read before the reaper's tick count; those after it may be too late."""
         self.tick(before, late_s=late_s, full=full)
-        self.hear(after, hot_only=True)
-        self.look()
+        self.send(after, in_memory_only=True)
+        self.check()
 
     def tick(self, before: list[tuple[int, Request]], *, late_s: float = 0.0, full: bool = False) -> None:
         """One tick of the reaper, perhaps with a full disk."""
         self.harness.core.clock.advance(TICK_S + late_s)
         self.model.now += TICK_S + late_s
-        self.hear(before, full=full, hot_only=True)
-        self.look()
+        self.send(before, full=full, in_memory_only=True)
+        self.check()
         assert full or not (overdue := [*self.model.overdue()]), overdue
-        assert full or not self.model.pending, "what a full disk has undone is tried again with the next tick"
+        assert full or not self.model.pending, "what a full disk rolled back is tried again with the next tick"
         self.model.forget()
 
     @rule(
@@ -259,13 +261,13 @@ class OwnershipMachine(RuleBasedStateMachine):
         after: list[tuple[int, Request]],
         silent_ticks: int,
     ) -> None:
-        """The daemon stands still, then reads what has arrived meanwhile before its reaper's tick, or after it."""
+        """The daemon stalls, then reads what has arrived meanwhile, before or after its reaper's tick."""
         self.harness.core.clock.advance(TICK_S + seconds)
         self.model.now += TICK_S
         self.model.gained += seconds
-        self.hear(waiting, hot_only=True)
-        self.hear(after, hot_only=True)
-        self.look()
+        self.send(waiting, in_memory_only=True)
+        self.send(after, in_memory_only=True)
+        self.check()
         for _ in range(silent_ticks):
             self.tick([])
 
@@ -279,7 +281,7 @@ class OwnershipMachine(RuleBasedStateMachine):
 
     @rule(down_s=st.sampled_from([0.0, 1.0, 7200.0]), meanwhile=st.lists(WHICH, max_size=2))
     def restart(self, down_s: float, meanwhile: list[int]) -> None:
-        """kill -9 and a new start, some processes having exited in between."""
+        """kill -9 and a new start, with some processes exiting in between."""
         for which in meanwhile:
             if self.living:
                 number = self.living[which % len(self.living)]
@@ -290,30 +292,30 @@ class OwnershipMachine(RuleBasedStateMachine):
         self.model.restart()
         self.run(self.harness.restart())
         self.checks.restarted()
-        self.look()
+        self.check()
 
     @rule(ticks=st.sampled_from([0, 26]))
     def write_behind(self, ticks: int) -> None:
-        """The store has everything, so that ended sessions may be evicted in time."""
+        """Flush everything, so that ended sessions can be evicted in time."""
         self.run(self.harness.core.writer.write_round())
-        self.look()
+        self.check()
         for _ in range(ticks):
             self.tick([])
 
-    # -- what holds all the time ---------------------------------------------------------------------------
+    # -- checks -------------------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """Events and listing are what the model foretold, or what time may have done."""
+    def check(self) -> None:
+        """Check events and listing against the model."""
         assert not self.loop.faults
         for event in self.harness.news():
-            self.checks.told(event)
-            self.model.told(event)
+            self.checks.observe(event)
+            self.model.observe(event)
         assert not [event for event in self.model.expected if not event.get("optional")], self.model.expected
         self.model.expected.clear()
         self.model.may_recover.clear()
         rows = self.run(self.harness.listed())
         self.checks.listed(rows)
-        self.cool(rows)
+        self.note_evicted(rows)
         assert {call.session_id: shown(call) for call in self.model.calls.values() if not call.cold} == {
             session_id: listed(row) for session_id, row in rows.items()
         }
@@ -322,14 +324,14 @@ class OwnershipMachine(RuleBasedStateMachine):
             self.checks.version(session_id, row["version"], changed=call.touched)
             call.touched = False
 
-    def cool(self, rows: dict[str, Any]) -> None:
-        """Ended calls are evicted when their retention is over, and not before."""
+    def note_evicted(self, rows: dict[str, Any]) -> None:
+        """Find the calls that were evicted: ended ones whose retention is over."""
         for call in self.model.calls.values():
             if not call.cold and call.session_id not in rows:
-                assert call.phase == "ended", f"{call} is live, and not in memory"
+                assert call.phase == "ended", f"{call} is live, but not in memory"
                 assert call.heard + SPANS.retention_s <= self.model.now
                 call.cold, call.fenced_epoch = True, None
-                call.orphan, call.instance = "", ""  # the store knows of neither
+                call.orphan, call.instance = "", ""  # the store has neither
 
     @invariant()
     def counts_are_recounts(self) -> None:

@@ -1,4 +1,4 @@
-"""Who may do what with a call, and what it does, by docs/protocol.md: all of it foretold."""
+"""Which requests are allowed, and what they do, by docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.ownership.expiry_model import EXITED, OVERTIME, Call, ExpiryModel, 
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it is drawn; each kind takes from it what it needs."""
+    """A request as hypothesis draws it; each kind uses the members that it needs."""
 
     kind: str
     session_id: str = "a"
@@ -22,26 +22,26 @@ class Request:
     max_s: float | None = None
     steal: bool = False
     stray: bool = False
-    """Request for just this session, be it there or not."""
+    """Use just this session id, whether or not the session exists."""
     number: int = 0
 
 
-class Refused(Exception):  # noqa: N818 - an answer
+class ExpectedError(Exception):
     """The kind of error that a request must get."""
 
 
-class Model(ExpiryModel):
-    """All that the contract says of one daemon's calls."""
+class OwnershipModel(ExpiryModel):
+    """The contract of one daemon's calls."""
 
     # -- requests ------------------------------------------------------------------------------------------
 
     def request(self, request: Request, caller: str, instance: str) -> tuple[str, Any]:
-        """The kind of error that this must get, or none; and what the result has to say."""
+        """The kind of error that a request must get, if any, and what its result must contain."""
         self.caller, self.instance, self.changed = caller, instance, False
         verb: Callable[[Request], Any] = getattr(self, request.kind)
         try:
             return "", verb(request)
-        except Refused as refused:
+        except ExpectedError as refused:
             return str(refused), None
 
     def epoch_for(self, request: Request) -> int | None:
@@ -55,30 +55,30 @@ class Model(ExpiryModel):
 
     def find(self, session_id: str) -> Call:
         if session_id not in self.calls:
-            raise Refused("not_found")
+            raise ExpectedError("not_found")
         return self.calls[session_id]
 
     def allow(self, call: Call, request: Request, *, with_epoch: bool = True) -> None:
-        """Who may do what."""
+        """Refuse a request whose caller may not change the call."""
         anothers = call.owner != self.caller or self.held_elsewhere(call)
         self.fence(
             call, (with_epoch and self.is_stale(call, request)) or bool(call.owner and self.caller and anothers)
         )
 
     def is_stale(self, call: Call, request: Request) -> bool:
-        """Whether it gives an epoch, and not the session's."""
+        """Whether the request gives another epoch than the session's."""
         return self.epoch_for(request) not in (None, call.epoch)
 
     def fence(self, call: Call, fenced: bool) -> None:
-        """Refuse who acts on another's; the first of an epoch is an event."""
+        """Refuse a fenced request; the first of an epoch is reported by an event."""
         if fenced:
             if call.cold or call.fenced_epoch != call.epoch:
                 self.expect("fenced", call, worker_id=self.caller, optional=call.cold)
-                call.fenced_epoch = None if call.cold else call.epoch  # what the store alone has is not kept
-            raise Refused("fenced")
+                call.fenced_epoch = None if call.cold else call.epoch  # not kept for a session outside of memory
+            raise ExpectedError("fenced")
 
     def held_elsewhere(self, call: Call) -> bool:
-        """Another instance of the worker that asks holds it, and is there."""
+        """Whether another instance of the calling worker holds the call, and is connected."""
         if not (self.instance and call.instance) or self.instance == call.instance:
             return False
         worker = self.workers.get(call.owner)
@@ -88,7 +88,7 @@ class Model(ExpiryModel):
         call = self.find(request.session_id)
         self.allow(call, request)
         if call.reaped:
-            raise Refused("session_ended")
+            raise ExpectedError("session_ended")
         self.touch(call)
         return call
 
@@ -100,7 +100,7 @@ class Model(ExpiryModel):
         call = self.find(request.session_id)
         self.allow(call, request, with_epoch=False)
         if call.phase == "ended":
-            raise Refused("session_ended")
+            raise ExpectedError("session_ended")
         if call.owner in ("", self.caller) or not (self.caller or self.connected(call.owner)):
             self.life(call)
             known_s, call.known_s = call.known_s, None
@@ -116,13 +116,13 @@ class Model(ExpiryModel):
             call.known_s = before_s
 
     def beats(self, request: Request) -> dict[str, Any]:
-        """For several, one of which is not there."""
+        """A heartbeat for two sessions, one of which does not exist."""
         lists: dict[str, Any] = {"missing": [], "ended": [], "fenced": []}
         names = {"not_found": "missing", "session_ended": "ended", "fenced": "fenced"}
         for session_id in (request.session_id, "nowhere"):
             try:
                 lists |= self.beat(Request("beat", session_id))
-            except Refused as refused:
+            except ExpectedError as refused:
                 lists[names[str(refused)]].append(session_id)
         return lists
 
@@ -133,7 +133,7 @@ class Model(ExpiryModel):
         was_ended = call.phase == "ended"
         call.to, call.interruptions = f"+{request.number}", 0
         if was_ended and request.status != "ended" and not call.owner and self.caller:
-            call.epoch += 1  # a claim: it may have been another's
+            call.epoch += 1  # as for a claim: another worker may have had it
             call.owner, call.instance, call.orphan = self.caller, self.instance, ""
         self.settle(call, request)
         before_s = call.in_force_s()
@@ -145,7 +145,7 @@ class Model(ExpiryModel):
 
     def create(self, request: Request) -> dict[str, Any]:
         if self.draining:
-            raise Refused("shutting_down")
+            raise ExpectedError("shutting_down")
         call = Call(
             request.session_id, self.caller, self.tombstones.pop(request.session_id, 0), self.now, self.gained,
             self.lost, self.now, self.now, status=request.status, timeout_s=request.timeout_s, max_s=request.max_s,
@@ -163,7 +163,7 @@ class Model(ExpiryModel):
         late = self.calls.get(request.session_id)
         if late is not None and late.phase == "ended" and request.status != "ended":
             self.allow(late, request)
-            raise Refused("session_ended")
+            raise ExpectedError("session_ended")
         call = self.changeable(request)
         call.to = f"+{request.number}"
         self.settle(call, request)
@@ -206,13 +206,13 @@ class Model(ExpiryModel):
         worker_id = self.claimer(request)
         call = self.find(request.session_id)
         if call.phase == "ended" and (call.cold or not call.reaped):
-            raise Refused("session_ended")
+            raise ExpectedError("session_ended")
         anothers = call.owner not in ("", worker_id)
         own = self.is_own(call, worker_id)
         if own:
             self.life(call)
         elif call.phase == "live" and anothers and not request.steal and call.session_id not in self.pending:
-            raise Refused("conflict")
+            raise ExpectedError("conflict")
         else:
             self.take(call, worker_id)
         before = call.in_force_s(), call.max_s
@@ -244,7 +244,7 @@ class Model(ExpiryModel):
         call = self.find(request.session_id)
         self.allow(call, request)
         if call.phase == "ended":
-            raise Refused("session_ended")
+            raise ExpectedError("session_ended")
         if call.owner:
             owner = call.owner
             self.forsake(call, "released")
@@ -261,7 +261,7 @@ class Model(ExpiryModel):
 
     def claimer(self, request: Request) -> str:
         if self.caller and request.worker_id and request.worker_id != self.caller:
-            raise Refused("forbidden")
+            raise ExpectedError("forbidden")
         return request.worker_id or self.caller
 
     def is_own(self, call: Call, worker_id: str) -> bool:
@@ -270,14 +270,14 @@ class Model(ExpiryModel):
         return call.owner == worker_id and same and call.phase != "ended" and not left
 
     def heard_by(self, call: Call, request: Request) -> None:
-        """A change is a sign of life if it comes from whom the call concerns."""
+        """A change counts as a sign of life if it comes from the owner, or gives the epoch."""
         if call.phase == "ended":
             call.heard = call.spoken = self.now
         elif call.owner in ("", self.caller) or self.epoch_for(request) is not None:
             self.life(call)
 
     def settle(self, call: Call, request: Request) -> None:
-        """A change of the status: end, revival, or a change like any other."""
+        """Apply the status of a save or an update: an end, a revival, or a change like any other."""
         if (call.phase == "ended") is (request.status == "ended"):
             call.status = request.status
             self.heard_by(call, request)
@@ -288,7 +288,7 @@ class Model(ExpiryModel):
             call.status, call.ended_reason = request.status, ""
             self.alive(call)
             self.places += 1
-            call.place = self.places  # an orphan anew, where it is one
+            call.place = self.places  # if it is an orphan, it becomes the newest
             self.expect("recovered", call, reason="revived")
 
     def life(self, call: Call) -> None:
@@ -298,7 +298,7 @@ class Model(ExpiryModel):
             self.expect("recovered", call)
 
     def take(self, call: Call, worker_id: str) -> None:
-        """It changes hands."""
+        """A worker claims the call from its owner, if it has one."""
         left = self.pending.pop(call.session_id, "")
         why = left or call.suspected or call.orphan or ("stolen" if call.owner else "unowned")
         reason = "reaped" if call.reaped else why
@@ -311,8 +311,8 @@ class Model(ExpiryModel):
         self.touch(call)
         self.expect("claimed", call, reason=reason)
 
-    def undone(self, trial: Model, request: Request) -> None:
-        """This was undone, with which all would have been as in `trial`."""
+    def undone(self, trial: OwnershipModel, request: Request) -> None:
+        """A request was rolled back that would have led to `trial`."""
         call = self.calls.get(request.session_id)
         if call is None or call.phase != "suspect":
             return

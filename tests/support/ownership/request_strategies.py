@@ -1,4 +1,4 @@
-"""Requests of workers and of an unregistered connection: how they are drawn, and what is sent for them."""
+"""Strategies for requests of workers and of an unregistered connection, and the params to send."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.ownership.model import Request
 
 OPERATOR, OWNER = 0, -1
-"""Who sends a request: an unregistered connection, or the call's owner. Above 0: a worker's connection."""
+"""The sender of a request: an unregistered connection, or the call's owner. Above 0: some worker's connection."""
 
 KINDS = ["beat", "beat", "beats", "save", "save", "update", "turn", "interrupt", "end", "delete"]
 KINDS += ["claim", "claim", "claim", "claim_next", "release"]
@@ -39,7 +39,7 @@ heartbeats = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(
 
 
 def params(request: Request, epoch: int | None) -> dict[str, Any]:
-    """The parameters of a request, with this epoch if any."""
+    """The params of a request, with this epoch if given."""
     named: dict[str, Any] = {"session_id": request.session_id}
     fenced = named if epoch is None else named | {"epoch": epoch}
     session = {"id": request.session_id, "status": request.status, "to": f"+{request.number}"}
@@ -58,6 +58,6 @@ def params(request: Request, epoch: int | None) -> dict[str, Any]:
         "delete": fenced,
         "claim": named | worker | {"steal": request.steal, "history": "none"} | given,
         "claim_next": worker | {"history": "none"},
-        "release": {"epoch": 0} | fenced,  # it must be given
+        "release": {"epoch": 0} | fenced,  # a required param
         "drain": {"on": request.steal},
     }[request.kind]

@@ -1,4 +1,4 @@
-"""A whole core on an event loop that runs by the tests' clock: the reaper's real task wakes when they say so."""
+"""A core on an event loop that runs by the test's clock, with the reaper's real task."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from support.ownership.expiry_model import SPANS
 
 TICK_S = 0.25
 REAPER = ReaperConfig(**asdict(SPANS), tick_s=TICK_S, max_handovers=0)
-"""Without a limit of handovers: workers die all the time here, so no call is to blame."""
+"""No limit of handovers, because workers die all the time here."""
 
 
 class NeverWaitingSelector(selectors.DefaultSelector):
-    """Finds what is ready now. To wait is an error: the clock stands still meanwhile, so it would be for ever."""
+    """Returns what is ready now. Waiting is an error: the clock stands still, so it would never end."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """What is ready."""
+        """The file objects that are ready."""
         ready = super().select(0)
         if not ready and (timeout is None or timeout > 0):
             raise RuntimeError("the loop waits for time to pass, and it does not")
@@ -32,7 +32,7 @@ class NeverWaitingSelector(selectors.DefaultSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose timers run by a daemon's clock; it never waits, for something is always ready while it runs."""
+    """A loop whose timers run by the daemon's clock, and which never waits."""
 
     clock: ManualClock | None = None
 
@@ -42,15 +42,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.set_exception_handler(lambda _, context: self.faults.append(f"{context}"))
 
     def time(self) -> float:
-        """Seconds, steady."""
+        """Seconds of the monotonic clock."""
         return super().time() if self.clock is None else self.clock.mono()
 
 
 class Client(FakeClient):
-    """A client whose connection the daemon may abort."""
+    """A client whose connection the daemon can abort."""
 
     def abort(self) -> None:
-        """The daemon drops what was not read yet; it has closed the connection by then."""
+        """Nothing to do: the daemon has closed the connection before it aborts it."""
 
 
 @dataclass(eq=False)
@@ -64,11 +64,11 @@ class WorkerConnection:
 
 
 class VirtualHarness(CoreHarness):
-    """Workers around a core whose reaper runs, and a store that outlives the daemon.
+    """A core whose reaper runs, its workers, and a store that survives restarts.
 
     Args:
-        directory: where the journal lies.
-        loop: the one that all of this runs in.
+        directory: of the journal.
+        loop: the event loop.
     """
 
     def __init__(self, directory: Path, loop: VirtualLoop) -> None:
@@ -95,13 +95,13 @@ class VirtualHarness(CoreHarness):
     # -- workers --------------------------------------------------------------------------------------------
 
     def connect(self, program: FakeProcess) -> FakeClient:
-        """A connection that this process made."""
+        """A connection made by this process."""
         peer = Client(self.core, program.process)
         peer.pidfd = program.pidfd
         return peer
 
     async def line(self, worker_id: str, program: FakeProcess, instance: str) -> WorkerConnection:
-        """A connection that this process made, and has not registered yet."""
+        """A connection made by this process, not registered yet."""
         return WorkerConnection(self.connect(program), self.processes.index(program), worker_id, instance)
 
     def drop_closed(self) -> None:
@@ -114,22 +114,22 @@ class VirtualHarness(CoreHarness):
     # -- time -----------------------------------------------------------------------------------------------
 
     def step_wall(self, hours: int) -> None:
-        """The wall clock is set; the steady clocks are not."""
+        """Set the wall clock, and not the monotonic ones."""
         self.core.clock.at_us += hours * 3_600_000_000
 
-    # -- asking ---------------------------------------------------------------------------------------------
+    # -- requests -------------------------------------------------------------------------------------------
 
     async def answers(self, sent: Sequence[tuple[FakeClient, int]]) -> list[dict[str, Any]]:
-        """The replies to what was sent."""
+        """The replies to these requests."""
         await self.settle()
         return [peer.replies.pop(request_id) for peer, request_id in sent]
 
     async def listed(self) -> dict[str, dict[str, Any]]:
-        """The daemon's listing of all that is in its memory."""
+        """The daemon's listing of its memory."""
         page = await self.request(self.operator, "session.list")
         return {row["session"]["id"]: row for row in page["sessions"]}
 
     def news(self) -> list[dict[str, Any]]:
-        """The events since the last look, as they came."""
+        """The events since the last call."""
         news, self._heard = self.history[self._heard :], len(self.history)
         return news
