@@ -12,18 +12,17 @@ import gc
 import logging
 import secrets
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.sessions.records import Record
 from callstate_client.engine.table.replay import replay, snapshot
 from callstate_sidecar.background import cancel_and_wait, supervise
 from callstate_sidecar.config.errors import ConfigError
-from callstate_sidecar.config.resolve import check_store_files, resolve_password, resolve_socket, resolve_state_dir
+from callstate_sidecar.config.resolve import resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
 from callstate_sidecar.hosts.lease import NOTE_NAME, HostIdTakenError, HostLease, LeaseNote
@@ -31,13 +30,13 @@ from callstate_sidecar.hosts.rounds import HostRounds
 from callstate_sidecar.hosts.watch import HostWatch
 from callstate_sidecar.journal import Checkpointer, Files, Journal, Maintenance, SyncGate, journal_host
 from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.named_backend import named_backend
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.listener import Listener
 from callstate_sidecar.serving.server import Server
-from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system import host, systemd
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.system.exits import Exit
@@ -120,7 +119,7 @@ class Daemon:
         return listener, [listener.socket]
 
     async def _serve(self, state_dir: Path, sockets: list[Any]) -> None:
-        self._backend = _backend(self._config, state_dir, self._host_id, self._environ)
+        self._backend = named_backend(self._config, state_dir, self._host_id, self._environ)
         self._build_journal(state_dir)
         self._build_store_tasks()
         self._build_host_tasks(state_dir)
@@ -332,29 +331,6 @@ class Daemon:
         except Exception as error:
             fault = None if isinstance(error, OSError) else error
             log.error("no checkpoint at the stop: %s", error, exc_info=fault)  # noqa: TRY400 - traceback only for a bug
-
-
-def _backend(config: Config, state_dir: Path, host_id: str, environ: Mapping[str, str]) -> Backend:
-    """The store that the configuration names; redis is imported only for Redis."""
-    store = config.store
-    check_store_files(config)
-    # the journal drops what the store has, so the store has to be as durable as the journal
-    synced = config.journal.durability == "power"
-    if store.url.startswith("sqlite:"):
-        from callstate_sidecar.stores.sqlite import SqliteBackend  # noqa: PLC0415
-
-        path = Path(urlsplit(store.url).path or "callstate.db")
-        return SqliteBackend(
-            state_dir / path, ttl_s=store.ttl_s, host_id=host_id, timeout_s=store.timeout_s, synced=synced
-        )
-    try:
-        from callstate_sidecar.stores.redis import RedisBackend  # noqa: PLC0415
-    except ImportError as error:
-        raise ConfigError(f"store.url: Redis needs {error.name}: pip install 'callstate[sidecar,redis]'") from error
-    return RedisBackend(
-        store.url, prefix=store.prefix, ttl_s=store.ttl_s, timeout_s=store.timeout_s, host_id=host_id,
-        password=resolve_password(config, environ), synced=synced or store.confirm == "aof",
-    )  # fmt: skip
 
 
 async def _start_server(

@@ -23,7 +23,7 @@ from callstate_client import (
     connect,
 )
 from callstate_sidecar.config.load import load_config
-from callstate_sidecar.daemon import _backend
+from callstate_sidecar.named_backend import named_backend
 from callstate_sidecar.stores.redis import RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
 from support.daemon import Daemon
@@ -194,9 +194,9 @@ def test_with_sqlite_behind_nothing_of_redis_is_imported() -> None:
         "from pathlib import Path\n"
         "import callstate_sidecar.launch\n"
         "from callstate_sidecar.config.load import load_config\n"
-        "from callstate_sidecar.daemon import _backend\n"
+        "from callstate_sidecar.named_backend import named_backend\n"
         "with tempfile.TemporaryDirectory() as d:\n"
-        "    _backend(load_config([], {})[0], Path(d), 'h', {})\n"
+        "    named_backend(load_config([], {})[0], Path(d), 'h', {})\n"
         "print(*sys.modules)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -283,7 +283,7 @@ async def test_at_durability_power_redis_has_it_when_its_disk_has() -> None:
 
 @pytest.mark.parametrize(("args", "synced"), [((), False), (("--durability", "power"), True)])
 def test_the_store_is_as_safe_as_the_journal(args: tuple[str, ...], synced: bool, tmp_path: Path) -> None:
-    backend = _backend(load_config(list(args), {})[0], tmp_path, "h", {})
+    backend = named_backend(load_config(list(args), {})[0], tmp_path, "h", {})
     assert isinstance(backend, SqliteBackend)
     assert backend.synced is synced
 

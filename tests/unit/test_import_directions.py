@@ -68,8 +68,9 @@ SIDECAR = {
     "reaper": "background metrics",
     "hosts": "system stores background metrics",
     "engine_host": "system config stores journal serving metrics read_through write_behind reaper",
-    "daemon": "system config stores journal serving metrics background read_through write_behind reconcile reaper "
-    "hosts engine_host",
+    "named_backend": "config stores",
+    "daemon": "system config journal serving metrics background named_backend read_through write_behind reconcile "
+    "reaper hosts engine_host",
     "launch": "system config journal daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}
