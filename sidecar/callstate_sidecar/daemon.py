@@ -157,7 +157,6 @@ class Daemon:
         """The parts that read from the store, write to it, and end the sessions of dead calls."""
         config, engine = self._config, self._engine
         commit = self._server.group.commit
-        self._read_through = ReadThrough(engine.ctx, self._backend, self._host_id)
         self._write_behind = WriteBehind(
             engine.flush_queue,
             self._backend,
@@ -169,6 +168,7 @@ class Daemon:
             commit,
             Reconciler(engine.ctx, self._host_id),
         )
+        self._read_through = ReadThrough(engine.ctx, self._write_behind.reads, self._host_id)
         self._reaper = Reaper(engine, self._clock, self._metrics, config.reaper.tick_s, commit)
 
     def _build_host_tasks(self, state_dir: Path) -> None:
@@ -309,12 +309,12 @@ class Daemon:
         await server.answered(DRAIN_S)
         # a daemon that turned out to have another's host id writes nothing more under it
         flush_s = 0.0 if self._exit is Exit.ALREADY_RUNNING else self._config.server.shutdown_flush_s
-        left = await self._write_behind.flush(None, flush_s)
+        unflushed = await self._write_behind.flush_before_stop(flush_s)
         await self._write_behind.stop()
         await self._read_through.close()
         await server.group.close()
-        if left["unflushed"]:
-            log.warning("%d sessions not yet in the store; the journal has them", left["unflushed"])
+        if unflushed:
+            log.warning("%d sessions not yet in the store; the journal has them", unflushed)
         await self._maintenance.stop()
         if self._exit is Exit.OK:
             self._checkpoint_at_stop()

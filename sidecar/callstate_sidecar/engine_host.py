@@ -66,7 +66,7 @@ class DaemonHost:
         self._tasks: set[asyncio.Future[Any]] = set()
         self.when_known = read_through.when_known
         self.flush = write_behind.flush
-        self.stored_active_ids = backend.active_ids
+        self.stored_active_ids = write_behind.reads.active_ids
 
     # -- the store ------------------------------------------------------------------------------------------
 
@@ -80,7 +80,7 @@ class DaemonHost:
 
     async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[Session], str]:
         """Some of the sessions in the store; what can't be read is passed over."""
-        found, cursor = await self._backend.find(query, cursor, limit)
+        found, cursor = await self._write_behind.reads.find(query, cursor, limit)
         sessions: list[Session] = []
         for session_id, stored in found:
             with suppress(UnreadableError):

@@ -20,7 +20,7 @@ from callstate_client.engine.sessions.session import FoundUnreadableError, Sessi
 from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoredSession, StoreError
 from callstate_client.engine.table.tombstones import NO_TOMBSTONE, Tombstone
 from callstate_client.errors import UnreadableError
-from callstate_sidecar.stores.backend import Backend
+from callstate_sidecar.stores.backend import Reads
 
 log = logging.getLogger(__name__)
 
@@ -35,9 +35,9 @@ class ReadThrough:
         host_id: the host whose sessions are admitted to the cache.
     """
 
-    def __init__(self, ctx: Context, backend: Backend, host_id: str) -> None:
+    def __init__(self, ctx: Context, reads: Reads, host_id: str) -> None:
         self._ctx = ctx
-        self._backend = backend
+        self._reads = reads
         self._host_id = host_id
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,7 +57,7 @@ class ReadThrough:
         found: Session | Exception | None
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
-                found = self._session(session_id, await self._backend.read(session_id))
+                found = self._session(session_id, await self._reads.read(session_id))
         except (StoreError, FoundUnreadableError) as error:
             found = error
         except TimeoutError:

@@ -20,6 +20,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from callstate_client.engine.table.quarantine import RETRY_MAX_S
 from callstate_client.engine.table.replay import all_dirty
 from callstate_client.engine.table.session_table import SessionTable
 from support.budget import examples
@@ -173,6 +174,7 @@ class CoreMachine(RuleBasedStateMachine):
             self.disk.error = None if fails == "no" else ENOSPC
             if meanwhile:
                 self.core.memory.let_go()
+            self.was_open = self.core.writer.store.is_open
             ids = self.peer.send(*made)
             for _ in range(200):  # turns of the loop, not time: nothing here waits for anything else
                 if self.peer.answered(ids):
@@ -250,7 +252,8 @@ class CoreMachine(RuleBasedStateMachine):
         if method == "session.save":
             session = params["session"]
             # a save of what could not be looked for is a new session, as far as anybody knew
-            hot = known is not None and (self.core.memory.failure is None or known.get("hot", True))
+            asked = self.core.memory.failure is None and not self.was_open
+            hot = known is not None and (asked or known.get("hot", True))
             before = known if hot else None
             history = session.get("history", before["history"] if before else [])
             after = deepcopy(before) if before else {"interruptions": 0, "ops": {}, "reaped": False}
@@ -370,13 +373,9 @@ class CoreMachine(RuleBasedStateMachine):
             return
         table = self.core.table
         for session_id, entry in table.sessions.items():
-            assert (
-                entry.stored_version >= entry.version
-                or session_id in table.dirty.marks
-                or session_id in table.dirty.in_flight
-            )
+            assert entry.stored_version >= entry.version or self.is_kept_for_the_store(session_id)
         for session_id in table.tombstones.pending:
-            assert session_id in table.dirty.marks or session_id in table.dirty.in_flight
+            assert self.is_kept_for_the_store(session_id)
         assert table.dirty.size_bytes == sum(size for _, size, _ in table.dirty.marks.values())
         ages = [since for since, _, _ in table.dirty.marks.values()]
         assert all(
@@ -389,6 +388,12 @@ class CoreMachine(RuleBasedStateMachine):
             counts[entry.doc.status] = counts.get(entry.doc.status, 0) + 1
         assert table.index.by_status == counts
 
+    def is_kept_for_the_store(self, session_id: str) -> bool:
+        """Whether it is going to be written, sooner or later."""
+        table = self.core.table
+        dirty = session_id in table.dirty.marks or session_id in table.dirty.in_flight
+        return dirty or session_id in table.quarantined
+
     @rule()
     def all_is_written(self) -> None:
         """With store and disk well again, the store has just what was acknowledged."""
@@ -398,9 +403,11 @@ class CoreMachine(RuleBasedStateMachine):
             core.memory.let_go()
             await self.finish_round()
             core.memory.failure, core.memory.cut = None, False
+            core.clock.advance(RETRY_MAX_S)
             for _ in range(3):
                 await core.writer.write_round()
             assert not core.table.dirty.marks
+            assert not core.table.quarantined
             rows = core.memory.rows
             assert {i for i, row in rows.items() if row.document is not None} == self.model.keys()
             for session_id, known in self.model.items():

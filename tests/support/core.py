@@ -130,7 +130,6 @@ class Core:
         self.table, self.tx, self.ctx = self.engine.table, self.engine.tx, self.engine.ctx
         self.queue = self.engine.flush_queue
         self.liveness, self.events = self.engine.liveness, self.engine.events
-        self.read_through = ReadThrough(self.ctx, self.backend, HOST)
         self.writer = WriteBehind(
             self.queue,
             self.backend,
@@ -142,6 +141,7 @@ class Core:
             self.commit,
             Reconciler(self.ctx, HOST),
         )
+        self.read_through = ReadThrough(self.ctx, self.writer.reads, HOST)
         self.reaper = Reaper(self.engine, self.clock, self.metrics, self.config.reaper.tick_s, self.commit)
         self.peers = KnownPeers("boot-1")
         self.serve(Server(self.engine, journal, self.metrics, self.config.limits), journal)

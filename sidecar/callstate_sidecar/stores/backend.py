@@ -78,7 +78,26 @@ class Deviation(Enum):
     """Another version, or another host's."""
 
 
-class Backend(Protocol):
+class Reads(Protocol):
+    """What is read from a store on behalf of clients. Methods raise StoreError, nothing else."""
+
+    async def read(self, session_id: str) -> StoredSession | None:
+        """Read one session; None if the store has nothing under this id, not even a tombstone."""
+        ...
+
+    async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
+        """A page of the active sessions of all hosts, and the cursor of the next page, empty after the last.
+
+        A session that is active throughout the listing is returned at least once, perhaps twice.
+        """
+        ...
+
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
+        """A page of about `limit` sessions of all hosts, without tombstones; cursors are as in `active_ids`."""
+        ...
+
+
+class Backend(Reads, Protocol):
     """A store as the daemon uses it. Methods raise StoreError, nothing else."""
 
     @property
@@ -100,10 +119,6 @@ class Backend(Protocol):
         """Bring `data_losses` up to date, where that is cheap."""
         ...
 
-    async def read(self, session_id: str) -> StoredSession | None:
-        """Read one session; None if the store has nothing under this id, not even a tombstone."""
-        ...
-
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
         """Write a batch, in one round trip if the store can; one result each, in order."""
         ...
@@ -118,17 +133,6 @@ class Backend(Protocol):
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats: session id to milliseconds since 1970."""
-        ...
-
-    async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
-        """A page of the active sessions of all hosts, and the cursor of the next page, empty after the last.
-
-        A session that is active throughout the listing is returned at least once, perhaps twice.
-        """
-        ...
-
-    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
-        """A page of about `limit` sessions of all hosts, without tombstones; cursors are as in `active_ids`."""
         ...
 
     async def ping(self) -> None:

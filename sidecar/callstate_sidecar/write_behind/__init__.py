@@ -24,8 +24,9 @@ said.
 then quarantined; its attempts go alone from then on (batch_limit.py). If the store answers for none of several, it
 is the store's failure.
 
-**Failures of the store** change its status (store_state.py) and are retried with exponential backoff; dirty
-sessions wait in memory and journal. While nothing is dirty, a ping finds out that the store is back. If the store
+**Failures of the store** open the circuit (store_state.py) and are retried with exponential backoff; dirty sessions
+wait in memory and journal. Reads on behalf of clients (guarded_reads.py) go through the same circuit, and an idle
+store is pinged (store_watch.py). While nothing is dirty, a ping finds out that the store is back. If the store
 turns out to have lost what was written (a SQLite file that was deleted, a Redis that failed over to a replica that
 lagged behind), everything hot is dirty again, and recent deletions are repeated (deletions.py). Ended sessions stay
 hot as long as it is in doubt whether the store still has them.

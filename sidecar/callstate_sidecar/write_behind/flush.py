@@ -40,12 +40,15 @@ class FlushBarrier:
         self._progress.set()
         self._progress = asyncio.Event()
 
-    async def wait(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
+    async def wait(
+        self, session_ids: list[str] | None, timeout_s: float | None, *, unless_down: bool = False
+    ) -> dict[str, int]:
         """Wait until the store has what is dirty now, it has refused the rest, or the time is up.
 
         Args:
             session_ids: only these; None for all.
             timeout_s: seconds; None waits as long as it takes.
+            unless_down: do not wait for a store that is down.
 
         Returns:
             `flushed` and `unflushed`: how many of these sessions the store has, and does not have.
@@ -56,7 +59,9 @@ class FlushBarrier:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 if session_ids is None:
-                    await self._until(lambda: not self._table.dirty.unwritten(era))
+                    await self._until(
+                        lambda: not self._table.dirty.unwritten(era) or (unless_down and self._store.is_open)
+                    )
                 else:
                     async for session_id in in_slices(session_ids, IDS_A_SLICE):
                         await self._until(partial(self._is_answered, session_id, era))

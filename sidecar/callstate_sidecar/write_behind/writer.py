@@ -26,8 +26,10 @@ from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.batch_limit import BatchLimit
 from callstate_sidecar.write_behind.deletions import FlushedDeletions
 from callstate_sidecar.write_behind.flush import FlushBarrier
+from callstate_sidecar.write_behind.guarded_reads import GuardedReads
 from callstate_sidecar.write_behind.outcomes import Outcomes
 from callstate_sidecar.write_behind.store_state import StoreState
+from callstate_sidecar.write_behind.store_watch import StoreWatch
 from callstate_sidecar.write_behind.sweep import StoreSweep
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class WriteBehind(BackgroundTask):
 
     Attributes:
         store: whether the store is up.
+        reads: what is read from the store on behalf of clients.
     """
 
     def __init__(
@@ -81,8 +84,10 @@ class WriteBehind(BackgroundTask):
         self._config = config
         self._host_id = host_id
         self._commit = commit
-        self.store = StoreState(queue.table, events, clock, metrics, commit)
         self._wake = asyncio.Event()
+        self.store = StoreState(queue.table, events, clock, metrics, commit, self._look_at_store)
+        self.reads = GuardedReads(backend, self.store)
+        self._watch = StoreWatch(backend, self.store, clock, metrics, config.timeout_s)
         self._barrier = FlushBarrier(queue.table, self.store, self._wake)
         self._deletions = FlushedDeletions(queue, clock, config.ttl_s)
         self._outcomes = Outcomes(queue, backend, clock, metrics, events, commit, reconciler, self._deletions)
@@ -100,21 +105,42 @@ class WriteBehind(BackgroundTask):
         self._next_loss_check = clock.mono() + LOSS_CHECK_S
 
     def start(self) -> None:
-        """Start writing and sweeping."""
+        """Start the rounds, the watch over the store, and the sweep."""
         super().start()
+        self._watch.start()
         self._sweep.start()
 
     async def stop(self) -> None:
-        """Stop both; see `BackgroundTask.stop`."""
+        """Stop all three; see `BackgroundTask.stop`."""
         await self._sweep.stop()
+        await self._watch.stop()
         await super().stop()
 
     async def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
         """Wait until the store has what is dirty now; see `FlushBarrier.wait`."""
+        await self._look_for_loss(timeout_s)
+        return await self._barrier.wait(session_ids, timeout_s)
+
+    async def flush_before_stop(self, timeout_s: float) -> int:
+        """Wait until the store has what is dirty, the time is up, or the store turns out to be down.
+
+        Returns:
+            how many sessions and deletions the store does not have; the journal has them.
+        """
+        if not self.store.is_open:
+            await self._look_for_loss(timeout_s)
+        left = await self._barrier.wait(None, timeout_s, unless_down=True)
+        return left["unflushed"]
+
+    async def _look_for_loss(self, timeout_s: float | None) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._rewrite_after_loss()
-        return await self._barrier.wait(session_ids, timeout_s)
+
+    def _look_at_store(self) -> None:
+        """Begin a round, and let those who wait for a flush check whether that has a point."""
+        self._wake.set()
+        self._barrier.signal()
 
     # -- rounds -------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.sessions.stored import StoredMeta
+from callstate_client.engine.sessions.stored import StoredMeta, StoreTimeoutError
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.errors import (
     ConflictError,
@@ -164,7 +164,72 @@ async def test_a_store_that_is_away_makes_no_session_missing(how: Any) -> None:
             await core.call(method, session_id="a")
     core.memory.failure = None
     core.memory.put("a", LIVE, meta())
+    await core.writer.write_round()  # finds out that the store is back
     assert (await core.call("session.load", session_id="a"))["version"] == 5, "nothing wrong is remembered"
+
+
+async def test_while_the_store_is_down_nobody_waits_for_it() -> None:
+    """One waits for the timeout; then the circuit is open until the store was tried again."""
+    core = Core()
+    core.memory.failure = lambda: StoreTimeoutError("no answer")
+    with pytest.raises(StoreUnavailableError):
+        await core.call("session.load", session_id="a")
+    assert core.writer.store.status == "down"
+    core.memory.hold()  # from now on whoever asks it would wait for ever
+    for method in ("session.load", "session.heartbeat", "session.delete", "session.end"):
+        with pytest.raises(StoreUnavailableError, match="no answer"):
+            await core.call(method, session_id="b")
+    for method in ("session.list", "session.list_active"):
+        with pytest.raises(StoreUnavailableError, match="no answer"):
+            await core.call(method, scope="all")
+    for number, created in enumerate(({}, {"if_version": 0})):
+        saved = await core.call("session.save", session={"id": f"new-{number}"}, **created)
+        assert saved["unverified"] is True
+    assert core.memory.reads == ["a"]
+
+
+async def test_a_read_that_finds_the_store_down_has_it_tried_again() -> None:
+    core = Core()
+    core.memory.failure = down
+    with pytest.raises(StoreUnavailableError):
+        await core.call("session.load", session_id="a")
+    assert core.writer._wake.is_set(), "not only after the flush interval"
+    assert core.writer.store.failures == 1
+    core.memory.failure = None
+    await core.writer.write_round()
+    assert core.writer.store.status == "up"
+
+
+async def test_a_read_of_a_document_that_takes_too_long_does_not_open_the_circuit() -> None:
+    """Where others are answered meanwhile."""
+    core = Core()
+    core.memory.put("small", LIVE.replace(b'"a"', b'"small"'), meta())
+    real = core.memory.read
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def read(session_id: str) -> Any:
+        if session_id == "large":
+            begun.set()
+            await gate.wait()
+            raise StoreTimeoutError("no answer")
+        return await real(session_id)
+
+    core.memory.read = read  # type: ignore[method-assign]
+    large = core.begin("session.load", b'{"session_id":"large"}')
+    await begun.wait()
+    await core.call("session.load", session_id="small")
+    gate.set()
+    with pytest.raises(StoreUnavailableError):
+        await large
+    assert core.writer.store.status == "up"
+
+
+async def test_a_store_that_refuses_writes_is_read_all_the_same() -> None:
+    core = Core()
+    core.memory.put("a", LIVE, meta())
+    core.writer.store.failed(refusing())
+    assert (await core.call("session.load", session_id="a"))["version"] == 5
+    assert core.writer.store.status == "refusing", "an answer to a read does not say that it takes writes"
 
 
 @pytest.mark.parametrize("document", UNREADABLE.values(), ids=UNREADABLE)

@@ -56,7 +56,8 @@ _READ_CONNECTIONS: Final = 4
 
 
 class RedisBackend:
-    """Writes over one dedicated connection and reads over others, so that neither waits for the other.
+    """Writes over one dedicated connection and reads over others, so that neither waits for the other; pings over
+    one more.
 
     Args:
         url: `redis://`, `rediss://`, `unix:///path` or `host:port`.
@@ -87,6 +88,8 @@ class RedisBackend:
         reading = connect(url, connections=_READ_CONNECTIONS, timeout_s=timeout_s, password=password, name=name)
         self._writing = ScriptClient(writing, owned=True)
         self._reading = ScriptClient(reading, owned=True, limit_s=timeout_s)
+        pinging = connect(url, connections=1, timeout_s=timeout_s, password=password, name=name)
+        self._pinging = ScriptClient(pinging, owned=True, limit_s=timeout_s)
         self._keys = Layout(prefix)
         self._ttl_ms = ttl_ms(ttl_s)
         self._host_id = host_id
@@ -244,13 +247,14 @@ class RedisBackend:
         return [(name, stored) for name, stored in found if stored is not None and stored.document is not None]
 
     async def ping(self) -> None:
-        """Return once Redis has answered."""
-        await self._reading.ping()
+        """Return once Redis has answered, on a connection that no other command keeps busy."""
+        await self._pinging.ping()
 
     async def close(self) -> None:
         """Close all connections; may be called twice."""
         await self._writing.close()
         await self._reading.close()
+        await self._pinging.close()
 
 
 def _stored(reply: Any) -> StoredSession | None:
