@@ -165,10 +165,10 @@ class TestPingInfoStats:
 class TestLs:
     def test_nothing_there(self, callstate):
         assert callstate("ls") == (0, "no calls\n", "")
-        assert callstate("ls --status active") == (0, "no such calls\n", "")
-        assert callstate("ls --state orphan") == (0, "no such calls\n", "")
+        assert callstate("ls --status active") == (0, "no matching calls\n", "")
+        assert callstate("ls --state orphan") == (0, "no matching calls\n", "")
         status, out, err = callstate("ls --call-id CA1")
-        assert (status, out) == (0, "no such calls\n")
+        assert (status, out) == (0, "no matching calls\n")
         assert "only calls in the daemon's memory" in err, "the store may have it"
         assert callstate("ls --call-id CA1 --json") == (0, "[]\n", "")
         assert callstate("ls --json") == (0, "[]\n", "")
@@ -272,7 +272,7 @@ class TestEndAndRm:
 
     def test_one_that_had_ended_keeps_its_reason(self, daemon, callstate):
         save_three(daemon)
-        assert callstate("end c") == (0, "c had ended before: caller_hangup\n", "")
+        assert callstate("end c") == (0, "c had already ended: caller_hangup\n", "")
         out = callstate("end c --json")[1]
         assert json.loads(out) == {"id": "c", "ended_reason": "caller_hangup", "was_ended": True}
 
@@ -338,7 +338,7 @@ class TestTail:
             assert "reason=transferred" in tailing.line()
             status, err = tailing.interrupt()
         assert status == 130
-        place = re.fullmatch(r"callstate: to go on from here: --since (\w+:\d+)\n", err.decode())
+        place = re.fullmatch(r"callstate: to resume from here: --since (\w+:\d+)\n", err.decode())
         assert place is not None
         assert place[1].split(":")[0] == since.split(":")[0]
 
@@ -356,7 +356,7 @@ class TestTail:
 
     def test_a_gap_is_said_clearly(self, daemon):
         with Tailing(daemon, "tail --since before:7") as tailing:
-            assert "events are missing: the daemon was started anew" in tailing.line()
+            assert "events are missing: the daemon restarted" in tailing.line()
             assert tailing.interrupt()[0] == 130
 
     def test_a_place_that_is_yet_to_come_is_status_1(self, daemon, callstate):
@@ -373,11 +373,11 @@ class TestDrain:
 
     def test_on_and_off(self, daemon, callstate):
         save_three(daemon)
-        assert callstate("drain") == (0, "no new calls are taken; 2 calls left\n", "")
+        assert callstate("drain") == (0, "new calls are refused; 2 calls left\n", "")
         with pytest.raises(ShuttingDownError):
             using(daemon, lambda store: store.save(SessionState("new")))
         using(daemon, lambda store: store.add_turn("a", "user", "goes on"))
-        assert callstate("drain --off") == (0, "new calls are taken\n", "")
+        assert callstate("drain --off") == (0, "new calls are accepted\n", "")
         using(daemon, lambda store: store.save(SessionState("new")))
 
     def test_as_json(self, daemon, callstate):
@@ -388,7 +388,7 @@ class TestDrain:
     def test_calls_that_are_left_when_the_time_is_up_are_status_1(self, daemon, callstate):
         save_three(daemon)
         status, out, err = callstate("drain --wait 0.1")
-        assert (status, out) == (1, "no new calls are taken; 2 calls left\n")
+        assert (status, out) == (1, "new calls are refused; 2 calls left\n")
         assert err == "callstate: 2 calls left after 0.1 s\n"
 
     def test_it_waits_for_the_last_call_and_no_longer(self, daemon):
@@ -400,7 +400,7 @@ class TestDrain:
                 assert draining.poll() is None
                 using(daemon, lambda store, name=name: store.end(name))
             out, _ = draining.communicate(timeout=WITHIN_S)
-        assert (draining.returncode, out) == (0, b"no new calls are taken; none left\n")
+        assert (draining.returncode, out) == (0, b"new calls are refused; none left\n")
 
     def test_on_a_terminal_it_shows_what_is_left_and_the_answer_is_clean(self, daemon):
         save_three(daemon)
@@ -413,10 +413,10 @@ class TestDrain:
         environ = {"PATH": os.environ["PATH"], "TERM": "xterm-256color"}
         progress, answer = on_a_terminal(command(daemon, "drain --wait 60"), "stderr", environ, end_both)
         assert b"2 calls left" in progress
-        assert answer == b"no new calls are taken; none left\n"
+        assert answer == b"new calls are refused; none left\n"
 
     def test_without_calls_there_is_nothing_to_wait_for(self, callstate):
-        assert callstate("drain --wait 60") == (0, "no new calls are taken; none left\n", "")
+        assert callstate("drain --wait 60") == (0, "new calls are refused; none left\n", "")
 
 
 class TestSimulate:

@@ -26,12 +26,12 @@ SHOWN_TURNS: Final = 20
 """Turns of a transcript shown without `--all`: what fits on a screen."""
 
 IN_MEMORY_ONLY: Final = (
-    "only calls in the daemon's memory are listed, which ended ones leave after reaper.retention_s;"
-    " --scope all asks the store too"
+    "only calls in the daemon's memory are listed; ended ones leave it after reaper.retention_s."
+    " --scope all includes those in the store"
 )
 
 UNREADABLE_HINT: Final = (
-    "; it is left as it is until `callstate rm` deletes it, or a save with if_version={version} replaces it"
+    "; it is left unchanged until `callstate rm` deletes it, or a save with if_version={version} replaces it"
 )
 
 Command = Callable[[CallStore, argparse.Namespace, Output], Awaitable[int]]
@@ -109,7 +109,7 @@ async def _ls(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     elif records:
         out.text(render.sessions_table(records, now(), show_numbers=args.show_numbers))
     else:
-        out.text("no such calls" if _filtered(args) else "no calls")
+        out.text("no matching calls" if _filtered(args) else "no calls")
     if _may_be_in_store_only(args) and not out.as_json:
         output.error(IN_MEMORY_ONLY)
     return 0
@@ -147,7 +147,7 @@ async def _end(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     if out.as_json:
         out.document({"id": args.id, "ended_reason": reason, "was_ended": was_over})
     else:
-        out.text(f"{args.id} had ended before: {reason}" if was_over else f"{args.id} ended: {reason}")
+        out.text(f"{args.id} had already ended: {reason}" if was_over else f"{args.id} ended: {reason}")
     return 0
 
 

@@ -36,7 +36,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     # second parser would overwrite what the first one has read, hence SUPPRESS
     parser = argparse.ArgumentParser(
         prog="callstate",
-        description="Look at the live calls that callstated holds.",
+        description="Inspect and manage the live calls of callstated.",
         epilog="exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon, 130 interrupted",
         parents=[_common(socket=None, json=False, timeout=DEFAULT_TIMEOUT_S)],
         allow_abbrev=False,
@@ -48,16 +48,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     def command(name: str, text: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
 
-    command("ping", "ask the daemon for a sign of life")
-    command("info", "what the daemon is: version, store, durability")
-    command("stats", "what the daemon does: sessions, store, journal, counters")
-    _add_ls(command("ls", "list the calls in the daemon's memory; what ended leaves it after reaper.retention_s"))
+    command("ping", "check that the daemon answers")
+    command("info", "show the daemon's version, store and durability")
+    command("stats", "show the daemon's state: sessions, store, journal, counters")
+    _add_ls(command("ls", "list the calls in the daemon's memory; ended ones leave it after reaper.retention_s"))
     _add_show(command("show", "show one call with its transcript"))
     _add_end(command("end", "end a call"))
-    _add_id(command("rm", "delete a call and all that is kept of it"))
-    _add_tail(command("tail", "print what happens to calls, a line each, until interrupted"))
-    _add_drain(command("drain", "take no new calls, so that the daemon can be stopped when the last one is over"))
-    _add_simulate(command("simulate", "play calls that look like real ones and check that nothing is lost"))
+    _add_id(command("rm", "delete a call and everything stored about it"))
+    _add_tail(command("tail", "print events as they happen, one per line, until interrupted"))
+    _add_drain(command("drain", "refuse new calls, so that the daemon can be stopped when the last one is over"))
+    _add_simulate(command("simulate", "play realistic calls and check that nothing is lost"))
     return parser.parse_args(argv)
 
 
@@ -118,7 +118,7 @@ def _add_ls(parser: argparse.ArgumentParser) -> None:
         default="host",
         help="host: calls in this daemon's memory (default); all: those in the store, of every host, as well",
     )
-    parser.add_argument("--limit", metavar="N", type=_count, help="at most so many (default: all)")
+    parser.add_argument("--limit", metavar="N", type=_count, help="at most this many (default: all)")
     _add_numbers(parser)
 
 
@@ -141,39 +141,39 @@ def _add_tail(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         dest="types",
-        help=f"only such events; given more than once, each of them. One of {', '.join(sorted(DEFAULT_TYPES))}; "
+        help=f"only events of this type; may be repeated. One of {', '.join(sorted(DEFAULT_TYPES))}; "
         "or turn, of which there are many (default: all but turn)",
     )
     parser.add_argument(
         "--since",
         metavar="STREAM:SEQ",
         type=_cursor,
-        help="begin behind this event, as far as the daemon still has what came then",
+        help="resume after this event, as far as the daemon still has the later ones",
     )
 
 
 def _add_drain(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--off", action="store_true", help="take new calls again")
+    what.add_argument("--off", action="store_true", help="accept new calls again")
     what.add_argument(
         "--wait",
         metavar="S",
         type=_positive,
-        help="wait until the last call is over, at most so many seconds; status 1 where one is left then",
+        help="wait up to this many seconds until the last call is over; exit status 1 if any are left",
     )
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--calls", metavar="N", type=_count, default=50, help="how many (default 50)")
+    parser.add_argument("--calls", metavar="N", type=_count, default=50, help="number of calls (default 50)")
     parser.add_argument(
         "--rate",
         metavar="CALLS_PER_S",
         type=_positive,
         default=10.0,
-        help="mean arrivals a second (default 10)",
+        help="mean arrivals per second (default 10)",
     )
     parser.add_argument(
-        "--speed", metavar="X", type=_positive, default=30.0, help="so many times real time (default 30)"
+        "--speed", metavar="X", type=_positive, default=30.0, help="multiple of real time (default 30)"
     )
     parser.add_argument("--seed", metavar="S", type=int, help="same seed, same calls (default: a new one)")
     parser.add_argument(
@@ -181,10 +181,10 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
         metavar="FRACTION",
         type=_fraction,
         default=0.0,
-        help="so many calls lose their worker and are never ended, 0 to 1 (default 0)",
+        help="fraction of calls that lose their worker and are never ended, 0 to 1 (default 0)",
     )
     parser.add_argument(
-        "--turns", metavar="A:B", type=_range, default=(6, 16), help="turns of a call (default 6:16)"
+        "--turns", metavar="A:B", type=_range, default=(6, 16), help="turns per call (default 6:16)"
     )
 
 

@@ -1,4 +1,4 @@
-"""`callstate drain`: take no new calls, and optionally wait until the present ones are over."""
+"""`callstate drain`: refuse new calls, and optionally wait until the current ones are over."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def drain(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     if out.as_json:
         out.document({"drain": result.drain, "sessions": left})
     else:
-        out.text(_summary(left) if result.drain else "new calls are taken")
+        out.text(_summary(left) if result.drain else "new calls are accepted")
     if args.wait is None or not left:
         return 0
     output.error(f"{_calls(left)} left after {args.wait:g} s")
@@ -52,7 +52,7 @@ async def _wait(store: CallStore, left: int, wait_s: float, show: Callable[[int]
 
 
 def _summary(left: int) -> str:
-    return f"no new calls are taken; {_calls(left)} left"
+    return f"new calls are refused; {_calls(left)} left"
 
 
 def _calls(count: int) -> str:

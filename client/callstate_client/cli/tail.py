@@ -26,8 +26,8 @@ _EVENT_STYLES = {
     GAP: "bold red",
 }
 _GAPS = {
-    "restart": "the daemon was started anew",
-    "overrun": "more happened than the daemon keeps",
+    "restart": "the daemon restarted",
+    "overrun": "the daemon no longer has all of them",
 }
 
 
@@ -43,7 +43,7 @@ async def tail(store: CallStore, args: argparse.Namespace, out: Output) -> int:
                 out.text(event_line(event))
     except asyncio.CancelledError:
         if last is not None and not out.as_json:  # in JSON each line has its cursor
-            output.error(f"to go on from here: --since {last.stream}:{last.seq}")
+            output.error(f"to resume from here: --since {last.stream}:{last.seq}")
         raise
     return 0
 
@@ -54,7 +54,7 @@ def event_line(event: Event) -> Text:
     line.append(f"  {printable(event.type):<14}", style=_EVENT_STYLES.get(event.type, "bold"))
     if event.type == GAP:
         why = _GAPS.get(event.reason or "", printable(event.reason or ""))
-        return line.append(f"  events are missing: {why}; `callstate ls` shows what is", style="bold red")
+        return line.append(f"  events are missing: {why}; `callstate ls` shows the current state", style="bold red")
     for name, value in {
         "session": event.session_id,
         "owner": event.owner,

@@ -56,7 +56,7 @@ def report_tables(report: Mapping[str, Any]) -> Iterator[Table]:
             f" {checked['altered']} altered, {checked['missing_calls']} calls missing",
             "also": f"{counts['barge_ins']} barge-ins, {counts['holds']} holds,"
             f" {counts['transfers']} transfers, {counts['beats']} beats",
-            "daemon": f"{counts['restarts']} restarts seen, {counts['beats_missed']} beats missed,"
+            "daemon": f"{counts['restarts']} restarts seen, {counts['beats_missed']} heartbeats missed,"
             f" {counts['retries']} retries",
             "took": f"{report['duration_s']:.1f} s: {rates['calls']:g} calls/s, {rates['turns']:g} turns/s,"
             f" {rates['requests']:g} requests/s",

@@ -324,8 +324,8 @@ class TestEvents:
     @pytest.mark.parametrize(
         ("reason", "shown"),
         [
-            ("restart", "the daemon was started anew"),
-            ("overrun", "more happened than"),
+            ("restart", "the daemon restarted"),
+            ("overrun", "the daemon no longer has all"),
             ("other", "missing: other"),
         ],
     )
