@@ -119,13 +119,13 @@ class CallStore(SessionApi):
         call = self._held_call(state.id, epoch)
         if call is None or (call.released and not call.unacknowledged):
             return await super()._save(state, if_version, beside, epoch, timeout_s)
-        return await call.in_order.save(state, if_version, beside, self._limit_s(timeout_s))
+        return await call._in_order.save(state, if_version, beside, self._limit_s(timeout_s))
 
     async def _mutate(self, request: PreparedRequest[int], timeout_s: float | None, epoch: int | None) -> int:
         call = None if request.op_of is None else self._held_call(request.op_of, epoch)
         if call is None or not call.unacknowledged:
             return await super()._mutate(request, timeout_s, epoch)
-        return await call.in_order.execute(request, self._limit_s(timeout_s), fenced=epoch is not None)
+        return await call._in_order.execute(request, self._limit_s(timeout_s), fenced=epoch is not None)
 
     async def _update_beside(
         self,
@@ -140,7 +140,7 @@ class CallStore(SessionApi):
         call = self._held_call(session_id, epoch)
         if call is None or not call.unacknowledged:
             return await self._rewrite_head(session_id, if_version, patch, beside, epoch=epoch, timeout_s=timeout_s)
-        return await call.in_order.rewrite_head(
+        return await call._in_order.rewrite_head(
             session_id, if_version, patch, beside, self._limit_s(timeout_s), fenced=epoch is not None
         )
 

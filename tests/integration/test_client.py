@@ -158,6 +158,25 @@ async def test_requests_under_way_survive_a_kill(daemon: Daemon, store: SidecarS
         assert len((await store.load(f"c{n}")).history) == 1
 
 
+async def test_mutations_of_the_store_and_of_its_call_keep_their_order_over_a_restart(
+    daemon: Daemon, store: SidecarStore
+) -> None:
+    async with store.hold(a_call()) as call:
+        await daemon.in_thread("kill")
+        call.add_turn("user", "1")
+        others = [asyncio.ensure_future(store.add_turn("c1", "agent", "2", timeout_s=20))]
+        await asyncio.sleep(0)
+        call.add_turn("user", "3")
+        others.append(asyncio.ensure_future(store.update("c1", status="on_hold", timeout_s=20)))
+        await asyncio.sleep(0)
+        await daemon.in_thread("start")
+        await call.add_turn("user", "4")
+        await asyncio.gather(*others)
+        state = await store.load("c1")
+        assert [turn.content for turn in state.history] == ["1", "2", "3", "4"]
+        assert state.status == "on_hold"
+
+
 async def test_a_daemon_that_stands_still_is_a_timeout(daemon: Daemon, store: SidecarStore) -> None:
     daemon.signal(signal.SIGSTOP)
     with pytest.raises(RequestTimeoutError):

@@ -330,8 +330,8 @@ class CallHandle(Uncopied):
         return self._mutations.end(reason, detail, self._set_ended)
 
     @property
-    def in_order(self) -> InOrder:
-        """Sends what the store's own methods do with this call, after what is queued. Internal."""
+    def _in_order(self) -> InOrder:
+        """Sends what the store's own methods do with this call, after what is queued."""
         return InOrder(self._outbox, self, self._store)
 
     # -- what the outbox reports ----------------------------------------------------------------------------
