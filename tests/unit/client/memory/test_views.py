@@ -17,7 +17,7 @@ from callstate_client import (
     SessionState,
     StoreClosedError,
 )
-from support.owners import START, a_call, beats, claim, claim_next, interrupted, register, release
+from support.owners import START, a_call, claim, claim_next, interrupted, register, release, send_heartbeats
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ async def test_deleted_while_suspect(w1: MemoryStore) -> None:
     assert [(await anext(events)).session_id for _ in range(2)] == ["c1", "c2"]
     with pytest.raises(SessionNotFoundError):
         await claim(w1, "c1", "w1")
-    assert (await beats(w1, "c1")).missing == ["c1"]
+    assert (await send_heartbeats(w1, "c1")).missing == ["c1"]
 
 
 async def test_a_deleted_sessions_epoch_is_remembered_as_long_as_an_ended_session(w1: MemoryStore) -> None:
@@ -283,10 +283,10 @@ async def test_a_refusal_is_told_once_an_epoch(w1: MemoryStore) -> None:
     events = operator.events("fenced")
     await w1.save(SessionState("c1"))
     for _ in range(2):
-        assert (await beats(w2, "c1")).fenced == ["c1"]
+        assert (await send_heartbeats(w2, "c1")).fenced == ["c1"]
     with pytest.raises(Exception, match="epoch is 0"):
         await interrupted(operator, "c1", epoch=5)
     await claim(w2, "c1", "w2", steal=True)
-    await beats(w1, "c1")
+    await send_heartbeats(w1, "c1")
     told = [await anext(events), await anext(events)]
     assert [(each.epoch, each.owner, each.worker_id) for each in told] == [(0, "w1", "w2"), (1, "w2", "w1")]
