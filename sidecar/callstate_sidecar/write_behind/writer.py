@@ -176,7 +176,8 @@ class WriteBehind(BackgroundTask):
             await self._write_beats()
         elif self.store.failures:
             await self._attempt(self._backend.ping())
-        if self._clock.mono() >= self._next_loss_check or self._backend.data_losses != self._data_losses:
+        due = self._clock.mono() >= self._next_loss_check or self._backend.data_losses != self._data_losses
+        if due or (self._table.store_in_doubt and not self.store.failures):
             await self._rewrite_after_loss()
 
     async def _attempt(self, work: Awaitable[None]) -> bool:
