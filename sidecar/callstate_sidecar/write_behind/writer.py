@@ -11,11 +11,7 @@ from typing import Final
 from callstate_client.engine.events import Events
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import (
-    StoreDownError,
     StoreError,
-    StoreRefusingError,
-    StoreTimeoutError,
-    Write,
 )
 from callstate_sidecar.background import BackgroundTask, in_slices
 from callstate_sidecar.config.schema import StoreConfig
@@ -23,7 +19,7 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system.clock import SystemClock
-from callstate_sidecar.write_behind.batch_limit import BatchLimit
+from callstate_sidecar.write_behind.batches import Batches
 from callstate_sidecar.write_behind.deletions import FlushedDeletions
 from callstate_sidecar.write_behind.flush import FlushBarrier
 from callstate_sidecar.write_behind.guarded_reads import GuardedReads
@@ -36,10 +32,6 @@ log = logging.getLogger(__name__)
 
 RETRIES_A_ROUND: Final = 200
 """Sessions in quarantine that one round tries again: if thousands are due at once, the others wait no longer."""
-
-MAX_CULPRITS: Final = 2
-"""Sessions put into quarantine because the store did not answer them, while it answered for no other. If there are
-more, it is the store's fault."""
 
 LOSS_CHECK_S: Final = 1.0
 """How often an idle store is checked for data loss."""
@@ -82,7 +74,6 @@ class WriteBehind(BackgroundTask):
         self._backend = backend
         self._clock = clock
         self._config = config
-        self._host_id = host_id
         self._commit = commit
         self._wake = asyncio.Event()
         self.store = StoreState(queue.table, events, clock, metrics, commit, self._look_at_store)
@@ -90,15 +81,13 @@ class WriteBehind(BackgroundTask):
         self._watch = StoreWatch(backend, self.store, clock, metrics, config.timeout_s)
         self._barrier = FlushBarrier(queue.table, self.store, self._wake)
         self._deletions = FlushedDeletions(queue, clock, config.ttl_s)
-        self._outcomes = Outcomes(queue, backend, clock, metrics, events, commit, reconciler, self._deletions)
+        outcomes = Outcomes(queue, backend, clock, metrics, events, commit, reconciler, self._deletions)
         self._sweep = StoreSweep(
             queue, backend, clock, config, metrics, self.store, commit, reconciler, self._rewrite_after_loss
         )
-        self._limit = BatchLimit(config.batch_sessions)
-        self._breaks = 0
-        """Connections broken by batches one after the other."""
-        self._culprits: set[str] = set()
-        """Sessions that the store did not answer, each sent alone, since it last took any."""
+        self._batches = Batches(
+            queue, backend, clock, config, metrics, host_id, self.store, self._barrier, outcomes, commit
+        )
         self._next_beats = clock.mono() + config.beat_interval_s
         self._data_losses = backend.data_losses
         self._checking_loss = asyncio.Lock()
@@ -168,7 +157,7 @@ class WriteBehind(BackgroundTask):
         self._queue.retry_refused(self._clock.mono(), RETRIES_A_ROUND)
         left = len(self._table.dirty.marks)
         while left > 0 and self._table.dirty.marks:
-            written = await self._write_batch()
+            written = await self._batches.write()
             if written is None:
                 return
             left -= written
@@ -223,93 +212,3 @@ class WriteBehind(BackgroundTask):
         self._metrics.count("store_repairs")
         self.store.publish("store.repaired")
         self._wake.set()
-
-    # -- batches ------------------------------------------------------------------------------------------
-
-    async def _write_batch(self) -> int | None:
-        """Write one batch.
-
-        Returns:
-            how many sessions were answered for; 0: none, and there may be others; None: the store failed.
-        """
-        self._commit()
-        batch = self._queue.take(self._host_id, self._limit.sessions, self._config.batch_bytes, self._clock.mono())
-        if not batch:  # all that is dirty waits in quarantine
-            self._barrier.signal()
-            return 0
-        try:
-            self._commit()  # journals what is in flight, so that a replay can tell it from another host's write
-            await asyncio.sleep(0)  # encoding the batch and sending it take a turn of the loop each
-            results = await self._backend.write([write for write, _ in batch])
-        except StoreError as error:
-            return await self._not_answered(batch, error)
-        except BaseException:
-            self._put_back(batch)
-            raise
-        self._commit()  # so that no rollback undoes what the results say
-        other_state = self._outcomes.apply(batch, results)
-        self._commit()  # journals deletions that the store has written
-        self._limit.clear(write.session_id for write, _ in batch)
-        self._breaks = 0
-        self._culprits.clear()
-        self.store.succeeded()
-        self._metrics.count("store_batches")
-        self._metrics.count("store_writes", len(batch))
-        try:
-            await self._outcomes.reconcile(other_state)
-        except StoreError as error:
-            self.store.failed(error)
-            return None
-        finally:
-            self._barrier.signal()
-        return len(batch)
-
-    def _put_back(self, batch: list[tuple[Write, float]]) -> None:
-        """Nobody knows what the store has taken of this: repeating it is harmless."""
-        for write, since in reversed(batch):
-            self._queue.retry(write, since)
-        self._barrier.signal()
-
-    async def _not_answered(self, batch: list[tuple[Write, float]], error: StoreError) -> int | None:
-        """A batch failed: find out whether because of the store or of a session. Returns as `_write_batch`."""
-        guilty = False
-        try:
-            guilty = await self._is_batch_guilty(error)
-        finally:
-            session_ids = [write.session_id for write, _ in batch]
-            known = self._culprits.union(session_ids)
-            is_culprit = guilty and len(batch) == 1 and len(known) <= MAX_CULPRITS
-            if guilty:
-                batch.sort(key=lambda sent: sent[0].size)  # the larger, the more suspicious
-            if not is_culprit:
-                self._put_back(batch)
-        if not guilty:
-            self.store.failed(error)
-            return None
-        if is_culprit:
-            self._culprits = known
-            self._outcomes.quarantine(batch[0][0], f"unanswered: {error}", alone=True)
-            self._limit.clear(session_ids)
-            self._barrier.signal()
-            return 1
-        if len(batch) == 1:  # one after the other: try another one after the backoff
-            self._queue.postpone(session_ids[0])
-            self.store.failed(StoreRefusingError(f"it answers PING, but no write: {error}"))
-            return None
-        self._limit.halve(session_ids)
-        self._metrics.count("store_batches_halved")
-        return 0
-
-    async def _is_batch_guilty(self, error: StoreError) -> bool:
-        """Whether the store answers although it did not answer a batch. A broken connection may be chance once."""
-        if not isinstance(error, StoreDownError):
-            return False
-        if not isinstance(error, StoreTimeoutError):
-            self._breaks += 1
-            if self._breaks == 1 and not self._limit.is_searching:
-                return False
-        try:
-            await self._backend.ping()
-        except StoreError:
-            return False
-        return True

@@ -423,7 +423,7 @@ async def test_beats_are_no_writes() -> None:
 async def test_nothing_is_written_that_the_journal_has_not_taken() -> None:
     core = await busy(1)
     order: list[str] = []
-    core.writer._commit = lambda: order.append("barrier")
+    core.writer._batches._commit = lambda: order.append("barrier")
     real = core.memory.write
 
     async def write(batch: Any) -> Any:
