@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect
+from callstate_sidecar.stores.redis.cluster_sets import ClusterSets
 from callstate_sidecar.stores.redis.errors import describe, fault_of_all, is_of_key
 from callstate_sidecar.stores.redis.hosts import RedisHosts
 from callstate_sidecar.stores.redis.layout import (
@@ -36,9 +38,10 @@ from callstate_sidecar.stores.redis.layout import (
     meta_fields,
     parse_meta,
 )
-from callstate_sidecar.stores.redis.mark import Mark
-from callstate_sidecar.stores.redis.scripts import BEATS, CHECK, PATCH, READ, WRITE
-from callstate_sidecar.stores.redis.store import live_page
+from callstate_sidecar.stores.redis.mark import Marks
+from callstate_sidecar.stores.redis.scripts import READ
+from callstate_sidecar.stores.redis.store import IDS_A_PAGE, live_page
+from callstate_sidecar.stores.redis.write_scripts import BEATS, CHECK, PATCH, WRITE
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +98,10 @@ class RedisBackend:
         self._host_id = host_id
         self.hosts: HostRegistry | None = RedisHosts(self._reading, self._keys, host_id, self._ttl_ms)
         """The hosts that share this Redis."""
-        self._mark = Mark(self._keys.mark(host_id))
+        self._marks = Marks(partial(self._keys.mark, host_id))
+        self._sets = (
+            ClusterSets(self._writing, self._keys, host_id, self._ttl_ms) if self._writing.clustered else None
+        )
         self._confirms = _confirms(timeout_s) if synced else []
         self._unconfirmed = ""
 
@@ -107,32 +113,43 @@ class RedisBackend:
     @property
     def data_losses(self) -> int:
         """How often Redis was found to have lost writes; see mark.py."""
-        return self._mark.losses
+        return self._marks.losses
 
     async def check_for_loss(self) -> None:
         """Compare the mark, as each batch does."""
-        call = self._mark.call()
-        (reply,) = await self._writing.run_each([call])
-        if isinstance(reply, ResponseError):
-            raise StoreRefusingError(describe(reply))
-        self._mark.check(call, reply)
+        tags = await self._writing.slot_tags()
+        calls = [self._marks.of(tag).call() for tag in tags]
+        replies = await self._writing.run_each(calls)
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise StoreRefusingError(describe(reply))
+        self._marks.check(tags, calls, replies)
 
     async def read(self, session_id: str) -> StoredSession | None:
-        """Read document, meta and last beat atomically."""
-        return _stored(await self._reading.run(READ, self._keys.session(session_id), id_bytes(session_id)))
+        """Read document and meta atomically, and the last beat."""
+        (reply,) = await self._read_replies([session_id])
+        if isinstance(reply, ResponseError):
+            raise StoreRefusingError(describe(reply))
+        return _stored(reply)
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
-        """Write a batch in one round trip, each session through the fencing script."""
+        """Write a batch in one round trip, each session through the fencing script; on a cluster in three."""
         if not batch:
             return []
-        mark = self._mark.call()
-        marked, *replies = await self._writing.run_each([mark, *map(self._call, batch)], self._confirms)
-        self._mark.check(mark, marked)
+        tags = await self._writing.slot_tags()
+        marks = [self._marks.of(tag).call() for tag in tags]
+        if self._sets is not None:
+            await self._sets.add(batch)
+        replies = await self._writing.run_each([*marks, *map(self._call, batch)], self._confirms)
+        self._marks.check(tags, marks, replies[: len(marks)])
+        del replies[: len(marks)]
         await self._check_faults(replies[: len(batch)])
         results = [_result(reply) for reply in replies[: len(batch)]]
         asked = len(self._confirms)
         for reply in replies[len(batch) + asked - 1 :: asked] if asked else []:  # the last of each server
             self._check_confirmed(reply)
+        if self._sets is not None:
+            await self._sets.remove(batch, results)
         return results
 
     async def _check_faults(self, replies: Sequence[Any]) -> None:
@@ -167,9 +184,9 @@ class RedisBackend:
         meta = write.meta
         host = meta.host or self._host_id
         deleted = write.document is None
-        keys = [
-            *self._keys.session(write.session_id), self._keys.host_sessions(host), self._keys.call(write.call_id)
-        ]  # fmt: skip
+        keys = self._session_keys(write.session_id)
+        if self._sets is None:
+            keys += (self._keys.host_sessions(host), self._keys.call(write.call_id))
         return ScriptCall(WRITE, keys, [
             id_bytes(write.session_id), self._keys.prefix, host, meta.epoch, meta.version, self._ttl_ms,
             int(write.active and not deleted), write.beat_ms, int(deleted), write.document or b"",
@@ -181,7 +198,7 @@ class RedisBackend:
     def _patch(self, write: Write, patch: Patch) -> ScriptCall:
         meta = write.meta
         removed, changed = meta_changes(patch.base, meta)
-        return ScriptCall(PATCH, self._keys.session(write.session_id)[:2], [
+        return ScriptCall(PATCH, self._keys.document(write.session_id), [
             meta.host or self._host_id, meta.epoch, meta.version, patch.base.version, self._ttl_ms,
             len(patch.changes), *chain.from_iterable(patch.changes), len(removed), *removed, *changed,
         ])  # fmt: skip
@@ -190,22 +207,45 @@ class RedisBackend:
         """Compare sessions with the store, and renew TTLs of which a quarter has passed."""
         if not sessions:
             return []
-        confirmed = self._mark.confirmed
+        found = await (self._check_each(sessions) if self._sets else self._check_all(sessions))
+        renewed = {session.call_id for session, what in found if what == "renewed" and session.call_id}
+        if self._sets is not None:
+            await self._sets.renew(renewed)
+        else:
+            for call_id in renewed:
+                await self._reading.command("PEXPIRE", self._keys.call(call_id), self._ttl_ms)
+        return [(session.session_id, Deviation(what)) for session, what in found if what != "renewed"]
+
+    async def _check_all(self, sessions: Sequence[StoredVersion]) -> list[tuple[StoredVersion, str]]:
+        """Compare them in one script."""
+        mark = self._marks.of(b"")
+        confirmed = mark.confirmed
         keys = [self._keys.active, self._keys.host_sessions(self._host_id), self._keys.mark(self._host_id)]
         args: list[Any] = [self._ttl_ms, self._host_id, 1]
         for session in sessions:
-            keys += self._keys.session(session.session_id)[:2]
+            keys += self._keys.document(session.session_id)
             args += (id_bytes(session.session_id), session.version, int(session.live))
-        mark, *reply = await self._reading.run(CHECK, keys, *args)
-        found = [(sessions[index], id_text(what)) for index, what in zip(reply[::2], reply[1::2], strict=True)]
-        for call_id in {session.call_id for session, what in found if what == "renewed" and session.call_id}:
-            await self._reading.command("PEXPIRE", self._keys.call(call_id), self._ttl_ms)
-        if not self._mark.is_kept(mark, confirmed):
+        value, *reply = await self._reading.run(CHECK, keys, *args)
+        if not mark.is_kept(value, confirmed):
             return []  # the server has lost everything, which `check_for_loss` is about to find
-        return [(session.session_id, Deviation(what)) for session, what in found if what != "renewed"]
+        return [(sessions[index], id_text(what)) for index, what in zip(reply[::2], reply[1::2], strict=True)]
+
+    async def _check_each(self, sessions: Sequence[StoredVersion]) -> list[tuple[StoredVersion, str]]:
+        """Compare them in a script each, as they are in different slots."""
+        replies = await self._reading.run_each([
+            ScriptCall(CHECK, self._keys.document(session.session_id), [
+                self._ttl_ms, self._host_id, 0, id_bytes(session.session_id), session.version, int(session.live),
+            ])
+            for session in sessions
+        ])  # fmt: skip
+        found = zip(sessions, replies, strict=True)
+        return [(session, id_text(reply[2])) for session, reply in found if isinstance(reply, list) and reply[1:]]
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats of active sessions; an older one never replaces a newer one."""
+        if self._sets is not None:
+            await self._sets.write_beats(beats)
+            return
         items = list(beats.items())
         keys = [self._keys.active, self._keys.beats]
         calls: list[ScriptCall] = []
@@ -220,7 +260,10 @@ class RedisBackend:
 
     async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
         """A page of the active sessions of all hosts whose documents exist."""
-        return await live_page(self._reading, self._keys, cursor)
+        if self._sets is None:
+            return await live_page(self._reading, self._keys, cursor)
+        ids, cursor = await self._sets.live_page(cursor, IDS_A_PAGE)
+        return [*map(id_text, ids)], cursor
 
     async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
         """A page of matching sessions of all hosts: from the call's set, from the active set, or by scanning the
@@ -241,10 +284,23 @@ class RedisBackend:
         return await self._read_each(names), cursor
 
     async def _read_each(self, names: list[str]) -> list[tuple[str, StoredSession]]:
-        calls = [ScriptCall(READ, self._keys.session(name), (id_bytes(name),)) for name in names]
-        replies = await self._reading.run_each(calls) if calls else []
+        replies = await self._read_replies(names)
         found = [(n, _stored(reply)) for n, reply in zip(names, replies, strict=True) if isinstance(reply, list)]
         return [(name, stored) for name, stored in found if stored is not None and stored.document is not None]
+
+    async def _read_replies(self, names: Sequence[str]) -> list[Any]:
+        """The replies of READ: document, meta and last beat of each."""
+        calls = [ScriptCall(READ, self._session_keys(name), (id_bytes(name),)) for name in names]
+        replies = await self._reading.run_each(calls) if calls else []
+        if self._sets is not None:
+            for reply, beat in zip(replies, await self._sets.last_beats(names), strict=True):
+                if isinstance(reply, list):
+                    reply[2] = beat
+        return replies
+
+    def _session_keys(self, session_id: str) -> list[bytes]:
+        """The keys of a script on a session: on a cluster without the shared ones."""
+        return self._keys.session(session_id) if self._sets is None else self._keys.document(session_id)
 
     async def ping(self) -> None:
         """Return once Redis has answered, on a connection that no other command keeps busy."""

@@ -10,13 +10,13 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
-from callstate_client.engine.sessions.stored import StoreDownError
+from callstate_client.engine.sessions.stored import StoreDownError, StoreRefusingError
 from callstate_sidecar.config.redis_url import parse_redis_url
 from callstate_sidecar.stores.redis.cluster import Cluster
 from callstate_sidecar.stores.redis.connections import Connector
-from callstate_sidecar.stores.redis.errors import translate
+from callstate_sidecar.stores.redis.errors import describe, translate
 from callstate_sidecar.stores.redis.scripts import Script
 from callstate_sidecar.stores.redis.sentinel import SentinelServer
 from callstate_sidecar.stores.redis.servers import Command, OneServer, Servers, Words, next_cursor
@@ -98,6 +98,11 @@ class ScriptClient:
         after, members = await self.command("SSCAN", key, cursor or 0, "COUNT", count)
         return members, next_cursor(after)
 
+    async def slot_tags(self) -> list[bytes]:
+        """For each primary a text that, in braces, puts a key into one of its slots; a single empty one if there
+        are no slots. Raises as `run`."""
+        return await self._attempt(self._servers.slot_tags())
+
     async def each_primary(self, *words: Any) -> list[Any]:
         """Run a command without keys on every primary; returns the replies. Raises as `run`."""
         return await self._attempt(self._servers.each_primary(*words))
@@ -160,12 +165,30 @@ class ScriptClient:
             replies += again[len(unknown) :]
         return replies
 
+    async def commands(self, *commands: Words) -> list[Any]:
+        """Run commands, the first argument of each being its key, in one round trip to each server concerned.
+
+        Raises:
+            StoreDownError: a connection failed; some of them may have been executed.
+            StoreRefusingError: the reply to one of them is an error.
+        """
+        if not commands:
+            return []
+        replies = await self._send([Command(words[1], words) for words in commands], ())
+        for reply in replies:
+            if isinstance(reply, ResponseError):
+                raise StoreRefusingError(describe(reply))
+        return replies
+
     async def _pipeline(self, calls: Sequence[ScriptCall], behind: Sequence[Words]) -> list[Any]:
-        if self._closed:
-            raise StoreDownError("the store is closed")
         commands = [
             Command(keys[0], ("EVALSHA", script.sha, len(keys), *keys, *args)) for script, keys, args in calls
         ]
+        return await self._send(commands, behind)
+
+    async def _send(self, commands: Sequence[Command], behind: Sequence[Words]) -> list[Any]:
+        if self._closed:
+            raise StoreDownError("the store is closed")
         try:
             return await self._servers.pipeline(commands, behind)
         except Exception as error:

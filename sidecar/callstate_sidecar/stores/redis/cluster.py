@@ -17,6 +17,7 @@ import asyncio
 import bisect
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
@@ -51,6 +52,7 @@ class SlotMap:
         self._starts = [first for first, _, _ in ranges]
         self._ranges = ranges
         self.primaries = sorted({node for _, _, node in ranges})
+        self._tags: dict[Node, bytes] = {}
 
     def node(self, slot: int) -> Node:
         """The primary of a slot.
@@ -62,6 +64,16 @@ class SlotMap:
         if index < 0 or slot > self._ranges[index][1]:
             raise ClusterDownError(f"no primary has slot {slot}")
         return self._ranges[index][2]
+
+    def tags(self) -> list[bytes]:
+        """For each primary a text whose slot it has. The same texts as long as no slot of theirs moves."""
+        tried = 0
+        while len(self._tags) < len(self.primaries):
+            tag = b"%d" % tried
+            with suppress(ClusterDownError):  # a slot that nobody has
+                self._tags.setdefault(self.node(key_slot(tag)), tag)
+            tried += 1
+        return [self._tags[node] for node in self.primaries]
 
 
 def _node(entry: Sequence[Any], asked: Node) -> Node:
@@ -232,6 +244,10 @@ class Cluster:
             self._map = None
             raise
         return reply
+
+    async def slot_tags(self) -> list[bytes]:
+        """A tag for each primary."""
+        return (await self._slots()).tags()
 
     async def scan(self, cursor: str, *args: Any) -> tuple[list[Any], str]:
         """One SCAN step; the primaries are scanned one after the other. A slot that moves from one that comes later

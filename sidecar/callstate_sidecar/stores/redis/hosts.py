@@ -46,14 +46,15 @@ class RedisHosts:
         seize, seen = ("", "") if instead_of is None else (instead_of.instance, str(instead_of.counter))
         call = ScriptCall(RAISE, self._keys.lease(self._host_id), (instance, self._ttl_ms, seize, seen))
         hosts = self._keys.hosts
-        reply, *_ = await self._each([call], ("SADD", hosts, self._host_id), ("PEXPIRE", hosts, self._ttl_ms))
+        await self._client.commands(("SADD", hosts, self._host_id), ("PEXPIRE", hosts, self._ttl_ms))
+        (reply,) = await self._each([call])
         holder, counter, age_ms = reply
         return LeaseReply(id_text(holder), int(counter), int(age_ms) if age_ms else None)
 
     async def counters(self) -> dict[str, int]:
         """The lease counters of all hosts, 0 for none."""
         hosts = [id_text(raw) for raw in await self._client.command("SMEMBERS", self._keys.hosts)]
-        counts = await self._each((), *(("GET", self._keys.lease(host)[0]) for host in hosts)) if hosts else []
+        counts = await self._client.commands(*(("GET", self._keys.lease(host)[0]) for host in hosts))
         return {host: int(raw) if raw and raw.isdigit() else 0 for host, raw in zip(hosts, counts, strict=True)}
 
     async def add_hosts(self, hosts: Sequence[str]) -> None:
@@ -86,10 +87,10 @@ class RedisHosts:
         """Take these sessions over, each by itself; the results in order."""
         keys, own = self._keys, self._keys.host_sessions(self._host_id)
         ids = [id_bytes(take.session_id) for take in takes]
-        await self._each((), ("SADD", own, *ids), ("PEXPIRE", own, self._ttl_ms))
-        beats = [("ZSCORE", keys.beats, raw) for raw in ids]
-        replies = await self._each([self._take(take) for take in takes], *beats)
-        results = [_taken(reply, beat) for reply, beat in zip(replies, replies[len(takes) :], strict=False)]
+        await self._client.commands(("SADD", own, *ids), ("PEXPIRE", own, self._ttl_ms))
+        beats = await self._client.commands(*(("ZSCORE", keys.beats, raw) for raw in ids))
+        replies = await self._each([self._take(take) for take in takes])
+        results = [_taken(reply, beat) for reply, beat in zip(replies, beats, strict=True)]
         after: list[tuple[Any, ...]] = []
         for take, raw, result in zip(takes, ids, results, strict=True):
             if result.outcome is TakeOutcome.TAKEN:
@@ -99,7 +100,7 @@ class RedisHosts:
                     ("SREM", keys.host_sessions(take.host), raw),
                 )  # fmt: skip
         if after:
-            await self._each((), *after)
+            await self._client.commands(*after)
         return results
 
     def _take(self, take: Take) -> ScriptCall:
@@ -129,9 +130,9 @@ class RedisHosts:
     def _meta_key(self, session_id: str) -> bytes:
         return self._keys.session(session_id)[1]
 
-    async def _each(self, calls: Sequence[ScriptCall], *commands: tuple[Any, ...]) -> list[Any]:
-        """Run scripts and commands in one round trip; an error among the replies is raised."""
-        replies = await self._client.run_each(calls, commands)
+    async def _each(self, calls: Sequence[ScriptCall]) -> list[Any]:
+        """Run scripts in one round trip; an error among the replies is raised."""
+        replies = await self._client.run_each(calls)
         for reply in replies:
             if isinstance(reply, ResponseError):
                 raise StoreRefusingError(describe(reply))

@@ -66,6 +66,10 @@ class Layout:
         self.active = self.prefix + b"active"
         self.beats = self.prefix + b"@heartbeats"
 
+    def document(self, session_id: str) -> list[bytes]:
+        """The keys of one session alone, which are in one slot: document and meta."""
+        return self.session(session_id)[:2]
+
     def session(self, session_id: str) -> list[bytes]:
         """The first keys of every script on a session: document, meta, active set, heartbeats."""
         document = self.prefix + id_bytes(session_id)
@@ -102,9 +106,10 @@ class Layout:
         """The key of what one host does for all."""
         return b"%b@duty:%b" % (self.prefix, name.encode())
 
-    def mark(self, host: str) -> bytes:
-        """The key of a host's mark (mark.py)."""
-        return b"%b@mark:%b" % (self.prefix, host.encode())
+    def mark(self, host: str, tag: bytes = b"") -> bytes:
+        """The key of a host's mark (mark.py), on a cluster with a tag that puts it on one of the primaries."""
+        key = b"%b@mark:%b" % (self.prefix, host.encode())
+        return b"%b:{%b}" % (key, tag) if tag else key
 
     def host_sessions(self, host: str) -> bytes:
         """The key of the set of a host's live sessions."""

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
 from callstate_sidecar.stores.redis.client import ScriptCall
-from callstate_sidecar.stores.redis.scripts import MARK
+from callstate_sidecar.stores.redis.write_scripts import MARK
 
 log = logging.getLogger(__name__)
 
@@ -69,3 +70,31 @@ class Mark:
             if policy not in (b"", b"noeviction"):
                 name = policy.decode("ascii", "replace")
                 log.warning("Redis may evict live sessions: set its maxmemory-policy to noeviction, not %s", name)
+
+
+class Marks:
+    """The marks of this host: one on each primary.
+
+    Args:
+        key: makes a mark's key from a tag (`ScriptClient.slot_tags`).
+    """
+
+    def __init__(self, key: Callable[[bytes], bytes]) -> None:
+        self._key = key
+        self._marks: dict[bytes, Mark] = {}
+
+    @property
+    def losses(self) -> int:
+        """How often a server was found to have lost writes."""
+        return sum(mark.losses for mark in self._marks.values())
+
+    def of(self, tag: bytes) -> Mark:
+        """The mark under a tag."""
+        if tag not in self._marks:
+            self._marks[tag] = Mark(self._key(tag))
+        return self._marks[tag]
+
+    def check(self, tags: Sequence[bytes], calls: Sequence[ScriptCall], replies: Sequence[Any]) -> None:
+        """Check the replies to the calls of the marks under these tags."""
+        for tag, call, reply in zip(tags, calls, replies, strict=True):
+            self.of(tag).check(call, reply)

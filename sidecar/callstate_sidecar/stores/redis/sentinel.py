@@ -84,6 +84,10 @@ class SentinelServer:
         """Run a command."""
         return await self._server.each_primary(*words)
 
+    async def slot_tags(self) -> list[bytes]:
+        """None is needed."""
+        return [b""]
+
     async def scan(self, cursor: str, *args: Any) -> tuple[list[Any], str]:
         """One SCAN step."""
         return await self._server.scan(cursor, *args)

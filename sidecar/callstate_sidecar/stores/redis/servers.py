@@ -46,6 +46,11 @@ class Servers(Protocol):
         """Run a command without keys on every primary; returns the replies."""
         ...
 
+    async def slot_tags(self) -> list[bytes]:
+        """For each primary a text that, in braces, puts a key into one of its slots; a single empty one if there
+        are no slots."""
+        ...
+
     async def scan(self, cursor: str, *args: Any) -> tuple[list[Any], str]:
         """One SCAN step over the keys of all primaries: keys, and the next cursor, empty after the last."""
         ...
@@ -86,6 +91,10 @@ class OneServer:
     async def each_primary(self, *words: Any) -> list[Any]:
         """Run a command."""
         return [await self._execute(*words)]
+
+    async def slot_tags(self) -> list[bytes]:
+        """None is needed."""
+        return [b""]
 
     async def scan(self, cursor: str, *args: Any) -> tuple[list[Any], str]:
         """One SCAN step."""

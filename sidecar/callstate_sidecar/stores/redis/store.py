@@ -12,10 +12,11 @@ from callstate_sidecar.stores.document_store import DEFAULT_TTL_S, Beat, BeatRes
 from callstate_sidecar.stores.encoding import ttl_ms
 from callstate_sidecar.stores.redis.client import ScriptClient, connect
 from callstate_sidecar.stores.redis.layout import DEFAULT_PREFIX, Layout, beat_ms, id_bytes, id_text
-from callstate_sidecar.stores.redis.scripts import BEAT, DELETE, LIVE, READ, SAVE
+from callstate_sidecar.stores.redis.scripts import READ
 from callstate_sidecar.stores.redis.servers import OneServer
+from callstate_sidecar.stores.redis.store_scripts import BEAT, DELETE, LIVE, SAVE
 
-_SCAN_COUNT: Final = 500
+IDS_A_PAGE: Final = 500
 """Ids scanned in one step; Redis serves other clients in between."""
 
 DEFAULT_TIMEOUT_S: Final = 5.0
@@ -56,6 +57,8 @@ class RedisStore(DocumentStore):
         Raises:
             ValueError: an argument is not as described.
         """
+        if url.startswith("redis+cluster:"):
+            raise ValueError("RedisStore is for a single server; a daemon serves sessions in a cluster")
         client = connect(url, connections=DEFAULT_CONNECTIONS, timeout_s=timeout_s)
         return cls(ScriptClient(client, owned=True, limit_s=timeout_s), prefix=prefix, ttl=ttl)
 
@@ -126,6 +129,6 @@ async def live_page(client: ScriptClient, keys: Layout, cursor: str) -> tuple[li
 
     Ids without a document are removed from the set on the way. An id may be returned twice.
     """
-    ids, after = await client.members(keys.active, cursor, _SCAN_COUNT)
+    ids, after = await client.members(keys.active, cursor, IDS_A_PAGE)
     live = await client.run(LIVE, [keys.active, keys.beats], keys.prefix, *ids) if ids else []
     return [id_text(session_id) for session_id in live], after

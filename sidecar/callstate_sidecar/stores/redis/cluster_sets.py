@@ -1,0 +1,97 @@
+"""The keys that all sessions share, on a cluster.
+
+On a single server the scripts that write a session keep the shared keys (the active set, the heartbeats, the host's
+set and that of the call) in the same step. On a cluster those are in other slots than the session. So ids are added
+to the sets before a session is written, and removed after it: if a crash comes between, there is an id too many,
+which meta contradicts, and never one too few.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from callstate_client.engine.sessions.stored import Write
+from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
+from callstate_sidecar.stores.redis.client import ScriptClient
+from callstate_sidecar.stores.redis.layout import Layout, id_bytes
+
+
+class ClusterSets:
+    """The shared keys of a cluster.
+
+    Args:
+        client: runs the commands.
+        host_id: whose sessions are written.
+        ttl_ms: how long the keys stay after their last use, milliseconds; longer TTLs are left alone.
+    """
+
+    def __init__(self, client: ScriptClient, keys: Layout, host_id: str, ttl_ms: int) -> None:
+        self._client = client
+        self._keys = keys
+        self._host_id = host_id
+        self._ttl_ms = ttl_ms
+
+    async def add(self, batch: Iterable[Write]) -> None:
+        """Add sessions that are about to be written as active."""
+        keys, ids, calls = self._keys, list[bytes](), defaultdict[bytes, list[bytes]](list)
+        beats: list[bytes | int] = []
+        for write in batch:
+            if write.patch is not None or write.document is None:
+                continue  # what is patched is in the sets
+            raw = id_bytes(write.session_id)
+            if write.call_id:
+                calls[keys.call(write.call_id)].append(raw)
+            if write.active:
+                ids.append(raw)
+                beats += (write.beat_ms, raw)
+        own = keys.host_sessions(self._host_id)
+        commands: list[tuple[Any, ...]] = [("SADD", key, *some) for key, some in calls.items()]
+        if ids:
+            commands += (("SADD", keys.active, *ids), ("SADD", own, *ids), ("ZADD", keys.beats, "GT", *beats))
+        await self._client.commands(*commands, *self._renewals([*calls, own, keys.beats] if commands else []))
+
+    async def remove(self, batch: Sequence[Write], results: Sequence[WriteResult]) -> None:
+        """Remove sessions that were written as ended or deleted."""
+        keys = self._keys
+        ids = [
+            id_bytes(write.session_id)
+            for write, result in zip(batch, results, strict=True)
+            if result.outcome is WriteOutcome.WRITTEN and not (write.active and write.document is not None)
+        ]
+        if ids:
+            own = keys.host_sessions(self._host_id)
+            await self._client.commands(
+                ("SREM", keys.active, *ids), ("SREM", own, *ids), ("ZREM", keys.beats, *ids)
+            )  # fmt: skip
+
+    async def write_beats(self, beats: Mapping[str, int]) -> None:
+        """Raise the last heartbeats of sessions that have one."""
+        pairs = [word for session_id, at_ms in beats.items() for word in (at_ms, id_bytes(session_id))]
+        key = self._keys.beats
+        await self._client.commands(("ZADD", key, "XX", "GT", *pairs), *self._renewals([key]))
+
+    async def last_beats(self, session_ids: Sequence[str]) -> list[Any]:
+        """The scores of these sessions, None for none."""
+        key = self._keys.beats
+        return await self._client.commands(*(("ZSCORE", key, id_bytes(name)) for name in session_ids))
+
+    async def live_page(self, cursor: str, count: int) -> tuple[list[bytes], str]:
+        """A page of the active ids whose documents exist; the others are removed."""
+        keys = self._keys
+        ids, cursor = await self._client.members(keys.active, cursor, count)
+        exists = await self._client.commands(*(("EXISTS", keys.prefix + raw) for raw in ids))
+        ghosts = [raw for raw, there in zip(ids, exists, strict=True) if not there]
+        if ghosts:
+            await self._client.commands(("SREM", keys.active, *ghosts), ("ZREM", keys.beats, *ghosts))
+        return [raw for raw, there in zip(ids, exists, strict=True) if there], cursor
+
+    async def renew(self, call_ids: Iterable[str]) -> None:
+        """Renew the TTLs of the host's set and of these calls' sets."""
+        keys = self._keys
+        await self._client.commands(*self._renewals([keys.host_sessions(self._host_id), *map(keys.call, call_ids)]))
+
+    def _renewals(self, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
+        """TTLs only grow, because another writer may have set a longer one; a key without one gets it."""
+        return [("PEXPIRE", key, self._ttl_ms, how) for key in keys for how in ("NX", "GT")]
