@@ -1,7 +1,7 @@
-"""One session as bytes: a head that rarely changes, counters that do, and the history as chunks.
+"""One session as bytes: a head that rarely changes, counters that change often, and the history as chunks.
 
-Nothing is kept as a tree of dicts: 20 turns of JSON would take ten times their size that way. A load joins
-the parts; a turn is appended without looking at the turns before it. Pure: no clock, no I/O.
+Nothing is kept as a tree of dicts: 20 turns would take ten times the size of their JSON. A load joins the parts;
+a turn is appended without reading the earlier ones. Pure: no clock, no I/O.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from callstate_client.model.merge import merge_text
 from callstate_client.model.times import format_us
 
 FOLD_CHUNKS: Final = 32
-"""Small chunks are folded at this count: each costs 41 bytes, and a join walks them all."""
+"""Small chunks are folded at this count: each costs 41 bytes, and a join visits them all."""
 
 HEAD_REST_BYTES: Final = 320
-"""About what a document has beside `fields` and turns: status, `updated_at`, metrics, names, brackets."""
+"""Approximate size of a document without `fields` and turns: status, `updated_at`, metrics, names, brackets."""
 
 FOLD_BYTES: Final = 64 * 1024
 """Chunks are folded up to this size: folding copies them, and a big copy would block the loop."""
 
 
 ROLES_AT_FIRST: Final = 32
-"""How many of the last turns are searched first for one of a role."""
+"""How many of the last turns are searched first for a role."""
 
 
 class _Created(Struct):
@@ -64,7 +64,7 @@ _parts = go_json.raw_list
 _role_list = msgspec.json.Decoder(list[_Role]).decode
 
 _CHECKED: Final = documents.HEAD_NAMES | {"metrics"}
-"""The members of a head that have types of their own."""
+"""The members of a head that are validated by type."""
 
 
 _lineages = count(1)
@@ -73,8 +73,7 @@ _lineages = count(1)
 class Document:
     """One session's document, in parts.
 
-    Everything a mutation replaces is an object of its own, and `chunks` only ever grows at its end, so that an undo
-    takes constant time.
+    A mutation replaces whole objects, and `chunks` only grows at its end, so that an undo takes constant time.
     """
 
     __slots__ = (
@@ -97,15 +96,15 @@ class Document:
         self.turn_count: int = 0
         self.history_bytes: int = 0
         self.lineage = next(_lineages)
-        """Another number whenever turns are replaced: while it stays, turns were only added at the end."""
+        """A new number whenever turns are replaced: while it is the same, turns were only appended."""
         self.full = False
-        """A turn had no room, which was told; until one is amended to something shorter."""
+        """A turn was refused for lack of room, which is an event; False again once one is amended to be shorter."""
         self.updated_text: tuple[str, int] = ("", 0)
-        """How a store's document wrote `updated_at`, finer than we do perhaps, and the microseconds that are."""
+        """`updated_at` as the store's document has it, perhaps finer than ours, and the same in microseconds."""
         self.take_head(head, updated_us)
 
     def take_head(self, head: Head, updated_us: int) -> None:
-        """Replace all but the history."""
+        """Replace everything but the history."""
         self.fields = head.fields
         self.provider = head.provider
         self.call_id = head.call_id
@@ -137,7 +136,7 @@ class Document:
         if not count:
             return
         if len(self.chunks) >= FOLD_CHUNKS and len(self.chunks[-FOLD_CHUNKS]) < FOLD_BYTES // 2:
-            self.chunks = _fold(self.chunks)  # a new list: a mark of the old one stays good
+            self.chunks = _fold(self.chunks)  # a new list: a mark of the old one stays valid
         self.history_bytes += len(turns) + (1 if self.chunks else 0)
         self.chunks.append(turns)
         self.turn_count += count
@@ -150,7 +149,7 @@ class Document:
         self.lineage = next(_lineages)
 
     def repeated(self, text: bytes, at: int) -> int:
-        """Up to where a text, from a place on, is the kept history; `at` itself where it is not."""
+        """The offset up to which a text, from `at` on, equals the kept history; `at` itself if it does not."""
         end = at
         for chunk in self.chunks:
             if end != at:
@@ -163,18 +162,18 @@ class Document:
         return end
 
     def extension(self, history: bytes) -> bytes | None:
-        """What a history has behind the kept one, or None where it does not begin with it."""
+        """What follows the kept history in a longer one, or None if that does not begin with it."""
         end = self.repeated(history, 0)
         if not end and self.chunks:
             return None
         rest = history[end:].lstrip()
         if not end or not rest:
             return rest
-        # `{"a":1}` is also how `{"a":1}2` begins: what follows a whole turn is a comma
+        # `{"a":1}` is also a prefix of `{"a":1}2`: a whole turn is followed by a comma
         return rest[1:].lstrip() if rest[:1] == b"," else None
 
     def last_turns(self, count: int) -> bytes:
-        """The last turns, comma-joined; reads only the chunks that hold them."""
+        """The last turns, comma-joined; reads only the chunks that contain them."""
         if count >= self.turn_count:
             return b",".join(self.chunks)
         found: list[bytes] = []
@@ -185,11 +184,11 @@ class Document:
         return b",".join(found[len(found) - count :])
 
     def find_turn(self, index: int | None, role: str | None = None) -> Place:
-        """The turn that is meant.
+        """Find a turn.
 
         Args:
             index: from 0, or negative from the end; None: the last.
-            role: without an index the last turn of this role is meant; with one that turn must have it.
+            role: without an index, the last turn of this role; with one, the turn must have this role.
 
         Raises:
             ConflictError: there is no such turn.
@@ -206,7 +205,7 @@ class Document:
         return place
 
     def _place(self, index: int) -> Place:
-        """Where a turn lies that is there; looked for from the nearer end."""
+        """The location of an existing turn, searched from the nearer end."""
         if index < self.turn_count // 2:
             before = 0
             for chunk, turns in enumerate(self.chunks):
@@ -237,8 +236,8 @@ class Document:
         raise ConflictError("the session has no turn of this role to amend")
 
     def amended(self, place: Place, patch: Raw, path: str) -> bytes:
-        """The turn there with a merge patch on it, checked."""
-        changes = check_json(patch, path, 4)  # as deep as the turn lies in a save
+        """The turn at this place with a merge patch applied, validated."""
+        changes = check_json(patch, path, 4)  # the depth of a turn in a save
         if not isinstance(changes, dict):
             raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")
         documents.refuse_shadows(changes, documents.TURN_NAMES, path)
@@ -249,9 +248,9 @@ class Document:
         return turn
 
     def replace_turn(self, place: Place, turn: bytes) -> None:
-        """Put a turn in place of this one; in a chunk of its own, for it may be amended again.
+        """Replace a turn. The new one gets a chunk of its own, because it may be amended again.
 
-        What lies before the parts stays a chunk, too: it may be long, and the next change is most often near.
+        The text before the parts stays a chunk, too: it may be long, and the next change is usually nearby.
         """
         chunk, end = self.chunks[place.chunk], place.start
         while end and chunk[end - 1] in b" \t\r\n,":
@@ -267,7 +266,7 @@ class Document:
 
     @property
     def size(self) -> int:
-        """About how many bytes the document has as JSON."""
+        """Approximate size of the document as JSON, bytes."""
         return len(self.fields) + self.history_bytes + HEAD_REST_BYTES
 
     def head_json(self, updated_us: int) -> bytes:
@@ -275,29 +274,29 @@ class Document:
         return b"{%b}" % self._head(updated_us)
 
     def to_json(self, updated_us: int, history: bytes | None = None) -> bytes:
-        """The document as JSON, with the whole history or the one given instead."""
+        """The document as JSON, with the whole history or a given one."""
         opening = b"{%b%b" % (self._head(updated_us), HISTORY)
         return self._closed(opening) if history is None else b"%b%b%b" % (opening, history, END)
 
     def _closed(self, opening: bytes) -> bytes:
-        """The document that begins so, with the whole history."""
+        """The document with this beginning and the whole history."""
         if not self.chunks:
             return opening + END
-        first, *others = self.chunks  # joined in one go: of eight megabytes each copy takes milliseconds
+        first, *others = self.chunks  # joined at once: each copy of eight megabytes takes milliseconds
         if not others:
             return b"%b%b%b" % (opening, first, END)
         *others, last = others
         return b",".join([opening + first, *others, last + END])
 
     def for_store(self) -> tuple[bytes, int]:
-        """The document as the store gets it (layout.py), and the room of its head."""
+        """The document in the store's layout (layout.py), and the room for its head."""
         head = b"{%b" % self._head(self.updated_us)
         room = room_for(head)
         return self._closed(head.ljust(room) + HISTORY), room
 
     def changes_since(self, base: InStore) -> tuple[tuple[int, bytes], ...] | None:
-        """What to write where in the store's document, offsets and bytes, to make it this one; None if it can't be
-        changed in place."""
+        """The writes (offset, bytes) that turn the store's document into this one; None if it can't be changed in
+        place."""
         head = b"{%b" % self._head(self.updated_us)
         if self.lineage != base.lineage or len(head) > base.room:
             return None
@@ -308,7 +307,7 @@ class Document:
         return counters, (base.length - len(END), self._history_from(base.history_bytes) + END)
 
     def _history_from(self, offset: int) -> bytes:
-        """The history's bytes from an offset on, where a turn ended; reads only the chunks behind it."""
+        """The history from an offset on, at which a turn ended; reads only the chunks after it."""
         comma = b"," if offset else b""
         wanted, size = self.history_bytes - offset - len(comma), -1
         first = len(self.chunks)
@@ -336,10 +335,10 @@ class Document:
             return str(_decode(go_json.raw_members(head)["created_at"]))
 
     def patched(self, patch: Raw, path: str) -> Head:
-        """The head with a merge patch (RFC 7396) on it, checked; history is not the head's.
+        """The head with a merge patch (RFC 7396) applied, validated.
 
         Raises:
-            InvalidParamsError: it touches what no patch may, or the outcome is no session.
+            InvalidParamsError: it names a member that can't be patched, or the result is not a valid session.
         """
         changes = check_json(patch, path, 2)
         if not isinstance(changes, dict):
@@ -351,7 +350,7 @@ class Document:
                 )
         documents.refuse_shadows(changes, documents.SESSION_NAMES, path)
         patched = go_json.raw_members(merge_text(self.head_json(self.updated_us), changes))
-        # what is touched has to be as a client may send it; what is not stays, and may be more than that
+        # only patched members have to be valid from a client; the others, perhaps from Go, may go beyond that
         touched = {name: value for name, value in patched.items() if name in changes and name in _CHECKED}
         counters = changes.get("metrics")
         if isinstance(counters, dict):
@@ -381,8 +380,8 @@ def _roles(turns: bytes) -> list[str]:
 
 
 def _fold(chunks: list[bytes]) -> list[bytes]:
-    """The same history in fewer chunks: the last ones joined, as many as stay small. A big one is left as it is:
-    copied again and again, a long history would cost its length a turn."""
+    """The same history in fewer chunks: as many of the last as stay small are joined. Big ones are left alone:
+    copying them again and again would make every turn cost as much as the history is long."""
     start, size = len(chunks), 0
     while start and size + len(chunks[start - 1]) <= FOLD_BYTES:
         start -= 1

@@ -1,9 +1,9 @@
-"""What is known of a session beside its document: who holds it, how it ended, what it may cost.
+"""The facts kept beside a session's document: its owner, how it ended, its timeouts.
 
-Kept beside the document and never in it, so that another program that rewrites the document (the Go package) can't
-drop it. One frozen struct: a change puts another one in its place (`Session.change_facts`), so that a change is
-undone by putting the old one back, and the journal takes it as it is. Not in here is what changes with every turn
-and beat (version, counters, last sign of life), what is known of the store, and what is derived.
+They are never part of the document, so that another program that rewrites it (the Go package) can't drop them.
+One frozen struct: a change replaces it (`Session.change_facts`), a rollback puts the old one back, and the journal
+writes it unchanged. Not in here: what changes with every turn and heartbeat (version, counters, last sign of life),
+what is known about the store, and what is derived.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from msgspec import Struct
 
 
 class Facts(Struct, frozen=True, array_like=True, gc=False):
-    """One state of a session's facts. The order of the members is that of the journal: new ones go to the end."""
+    """One state of a session's facts. The journal depends on the members' order: append new ones."""
 
     epoch: int = 0
     """Raised with each change of owner."""
     owner: str = ""
     """The worker that holds it; empty for none."""
     instance: str = ""
-    """Which store of that worker: only it keeps the epoch. Empty where it did not say."""
+    """The store instance of that worker: only this one keeps the epoch. Empty if it gave none."""
     orphan: str = ""
-    """Why it has no owner any more; empty for one that has an owner, or never had one."""
+    """Why it no longer has an owner; empty if it has one or never had."""
     raised: tuple[int, int] = (-1, -1)
-    """The epoch it was raised to when it was merged with the store's state, and the one before, which its owner was
-    given and still goes by."""
+    """The epoch to which a merge with the store's state raised it, and the previous one, which its owner was given
+    and still uses."""
     labels: dict[str, str] = {}
-    """What workers select calls by. Replaced, never changed."""
+    """By which workers select calls. Replaced, never changed in place."""
     heartbeat_timeout_s: float | None = None
     """Silence after which it is suspected; None until it is first watched."""
     max_duration_s: float | None = None
-    """Its greatest age; None for no limit."""
+    """Its maximum age; None for no limit."""
     claimed_us: int = 0
-    """When its present holder claimed it; 0 for one that created it, and once that hold has been counted."""
+    """When its present owner claimed it; 0 if the owner created it, and once the hold has been counted."""
     handovers: int = 0
-    """How often in a row it was claimed and held for less than a minute; see handovers.py."""
+    """How many times in a row it was claimed and held for less than a minute; see handovers.py."""
     crashes: int = 0
     """How many of those claimers died."""
     ended_reason: str = ""
     ended_detail: str = ""
-    """What the worker said beside the reason, as JSON."""
+    """What the worker gave in addition to the reason, as JSON."""
     ended_us: int = 0
     """Microseconds since 1970; 0 while it lives."""
     reaped: bool = False
-    """The daemon ended it, no worker did."""
+    """The daemon ended it, not a worker."""
     status_before: str = ""
-    """The status a reaped session had: it gets it back when somebody claims it in time."""
+    """The status of a session before it was reaped, restored if it is claimed in time."""
 
 
 NO_FACTS: Final = Facts()
-"""Of a session that nothing is known of but its document."""
+"""For a session of which only the document is known."""
 
 NOT_ENDED: Final[Mapping[str, Any]] = {"ended_reason": "", "ended_detail": "", "ended_us": 0, "reaped": False}
-"""What `Session.change_facts` takes for a session that lives again."""
+"""The arguments of `Session.change_facts` for a session that is revived."""

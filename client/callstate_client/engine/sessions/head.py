@@ -1,4 +1,4 @@
-"""A session without its history: the counters, and the members that only a save or an update changes."""
+"""A session without its history: its counters, and the members that only a save or an update changes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _int64(count: int) -> int:
 
 
 class CallMetrics(Struct, frozen=True, array_like=True):
-    """A session's counters. Replaced, never changed, so that an undo only has to put the old ones back."""
+    """A session's counters. Replaced, never changed in place, so that a rollback only puts the old ones back."""
 
     turn_count: int = 0
     interruption_count: int = 0
@@ -50,7 +50,7 @@ class CallMetrics(Struct, frozen=True, array_like=True):
     """Unknown members, as `,"name":value …`."""
 
     def to_json(self) -> bytes:
-        """As Go writes it: the two response times are left out when zero."""
+        """In the form that Go writes: zero response times are omitted."""
         return _METRICS_JSON % (
             self.turn_count,
             self.interruption_count,
@@ -62,11 +62,11 @@ class CallMetrics(Struct, frozen=True, array_like=True):
         )  # fmt: skip
 
     def with_turns(self, turns: Sequence[IncomingTurn]) -> CallMetrics:
-        """After these turns: counted, speech time added for `user` and `agent`."""
+        """With these turns counted, and the speech time of `user` and `agent` added."""
         user, agent = self.user_speech_duration_ms, self.agent_speech_duration_ms
         for turn in turns:
             if turn.role == "user":
-                user += max(turn.duration_ms, 0)  # a clock set back in between
+                user += max(turn.duration_ms, 0)  # negative if a clock was set back during the turn
             elif turn.role == "agent":
                 agent += max(turn.duration_ms, 0)
         count = self.turn_count + len(turns)
@@ -78,7 +78,7 @@ class CallMetrics(Struct, frozen=True, array_like=True):
         )  # fmt: skip
 
     def with_interruption(self) -> CallMetrics:
-        """After one interruption."""
+        """With one more interruption."""
         return CallMetrics(
             self.turn_count, _int64(self.interruption_count + 1),
             self.user_speech_duration_ms, self.agent_speech_duration_ms,
@@ -90,7 +90,7 @@ class Head(Struct):
     """A validated head, ready for a document.
 
     `fields` are the members that only a save or an update changes, as JSON without the braces: id, created_at,
-    call_id, provider, direction, from, to, recovery_data, and the ones we don't know.
+    call_id, provider, direction, from, to, recovery_data, and unknown ones.
     """
 
     session_id: str
@@ -100,7 +100,7 @@ class Head(Struct):
     status: str
     metrics: CallMetrics
     history: bytes | None
-    """The inside of the history's brackets; empty for null and `[]`; None where it was left out."""
+    """The history without its brackets; empty for null and `[]`; None if it was left out."""
     updated_at: str | None = None
     """The document's own `updated_at`."""
 
@@ -115,7 +115,7 @@ def _members(extra: Mapping[str, Raw | bytes]) -> bytes:
 
 
 class _Fields(Struct, omit_defaults=True):
-    """What `Head.fields` has of the members that we know, in Go's order."""
+    """The known members of `Head.fields`, in Go's order."""
 
     id: str
     created_at: str
@@ -144,7 +144,7 @@ def _metrics_of(counters: Counters, extra: bytes) -> CallMetrics:
 
 
 def head_of(parts: documents.Parts) -> Head:
-    """The head of a document that was read from a store."""
+    """The head of a document read from a store."""
     known = parts.head
     recovery = UNSET if parts.recovery_data is None else Raw(parts.recovery_data)
     fields = _Fields(
@@ -163,15 +163,15 @@ def head_of(parts: documents.Parts) -> Head:
 
 
 def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[str], str]) -> Head:
-    """A document's head, checked; its turns are not, see `check_turns`.
+    """Validate and read a document's head. Its turns are left to `check_turns`.
 
     Args:
         data: the document.
-        path: its place in the message, for errors.
-        created_at: asked, with the session's id, where the document does not say.
+        path: its path in the message, for errors.
+        created_at: called with the session's id if the document has none.
 
     Raises:
-        InvalidParamsError, ParseError: something in it can't be kept.
+        InvalidParamsError, ParseError: something in it is invalid.
     """
     door: HeadFields
     extra: dict[str, Raw] = {}

@@ -1,7 +1,7 @@
-"""What the journal says, as data: the bodies of its records, and how each is put on the wire of the log.
+"""The bodies of the journal's records, as data, and their encoding.
 
 Bodies are msgpack arrays (typed, compact, a microsecond to write). A record is absolute for the head and a
-delta for the history, and carries the version it leads to, so replay can skip what a session already has.
+delta for the history, and carries the resulting version, so that a replay can skip what a session already has.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from callstate_client.engine.sessions.head import CallMetrics
 
 
 class HistoryMode(IntEnum):
-    """What a record's turns are to the history before it."""
+    """How a record's turns change the history."""
 
     KEEP = 0
     REPLACE = 1
     APPEND = 2
     AMEND = 3
-    """The one turn replaces that at the record's `index`."""
+    """The record's one turn replaces the turn at its `index`."""
 
 
 class OpResult(Struct, array_like=True, frozen=True):
-    """A repeatable mutation and the result it got the first time."""
+    """A repeatable mutation and its first result."""
 
     op: str
     result: bytes
 
 
 class MergeBase(Struct, array_like=True, frozen=True):
-    """A state of a session than which the store had none newer, as far as is known; see merging.py.
+    """The last state known to be common to the session and the store; see merging.py.
 
-    Version 0: nothing is known, for the store could not be asked. None for status, labels or metrics, and -1 for
-    `turns`: ours counts, whatever the store has.
+    Version 0: nothing is known, because the store was unreachable. None for status, labels or metrics, and -1 for
+    `turns`: ours wins, whatever the store has.
     """
 
     version: int = 0
@@ -52,12 +52,12 @@ class MergeBase(Struct, array_like=True, frozen=True):
     turns: int = -1
     """The history's length."""
     amended: tuple[int, ...] = ()
-    """Which of those turns have been amended since."""
+    """Indexes of those turns that have been amended since."""
     sent: int = 0
-    """The first version made since that was sent to the store, which may have it; 0: none was."""
+    """The first later version that was sent to the store, which may have it; 0: none was."""
 
     def after(self, mode: int, index: int) -> MergeBase:
-        """With what a change of the history means for it."""
+        """The merge base after a change of the history."""
         if mode == HistoryMode.REPLACE:
             return structs.replace(self, turns=-1)
         if mode == HistoryMode.AMEND and index < self.turns and index not in self.amended:
@@ -66,7 +66,7 @@ class MergeBase(Struct, array_like=True, frozen=True):
 
 
 class StateRecord(Struct, array_like=True, kw_only=True, tag=7):
-    """A session's head and all that is kept beside the document, and a change of its history."""
+    """A session's head, everything kept beside the document, and a change of its history."""
 
     session_id: str
     version: int
@@ -83,13 +83,13 @@ class StateRecord(Struct, array_like=True, kw_only=True, tag=7):
     facts: Facts
     maybe_stored: bool = False
     ops: list[OpResult] = []
-    """The op of this mutation; in a snapshot all that are kept."""
+    """The op of this mutation; in a snapshot all kept ones."""
     base: MergeBase | None = None
-    """While the store may have changes that are not in here: what both come from."""
+    """The common ancestor, while the store may have changes that are not in this record."""
 
 
 class StateRecordV3(Struct, array_like=True, tag=1):
-    """A StateRecord as formats 1 to 3 have it; read only."""
+    """A StateRecord in formats 1 to 3, which are only read."""
 
     session_id: str
     version: int
@@ -124,14 +124,14 @@ class StateRecordV3(Struct, array_like=True, tag=1):
     instance: str = ""
 
     def to_current(self) -> StateRecord:
-        """The same as the present format has it."""
+        """Convert it to the present format."""
         members = structs.asdict(self)
         facts = Facts(**{name: members.pop(name) for name in Facts.__struct_fields__})
         return StateRecord(facts=facts, **members)
 
 
 class TurnsRecord(Struct, array_like=True, tag=2):
-    """Turns said, one amended, or only a count raised: the most frequent mutation, kept small."""
+    """Turns added, one amended, or only a counter raised: the most frequent mutation, kept small."""
 
     session_id: str
     version: int
@@ -142,29 +142,29 @@ class TurnsRecord(Struct, array_like=True, tag=2):
     count: int
     ops: list[OpResult] = []
     index: int = -1
-    """Of the turn that was amended, from 0; -1, as records of format 2 have it: the last."""
+    """Index of the amended turn, from 0; -1, as in records of format 2: the last."""
 
 
 class RemovalRecord(Struct, array_like=True, tag=3):
-    """A session deleted, or kept hot no longer; `pending`: the store has yet to be told of the deletion."""
+    """A session deleted or evicted; `pending`: the deletion has still to be written to the store."""
 
     session_id: str
     version: int
     epoch: int = 0
     pending: bool = True
     ops: list[OpResult] = []
-    """Of a deletion: all that were kept, its own the last."""
+    """For a deletion: all kept ones, its own last."""
 
 
 class BeatsRecord(Struct, array_like=True, tag=4):
-    """Last beats, microseconds since 1970, by session: written seldom, for `updated_at` after a crash."""
+    """Last heartbeats, microseconds since 1970, by session: written rarely, for `updated_at` after a crash."""
 
     beats: dict[str, int]
 
 
 class WorkerRecord(Struct, array_like=True, tag=5):
-    """Which process a worker is, so that one that dies while the daemon is down is found dead by its successor.
-    Pid and inode 0: it is gone, and whoever has its name from now on is another one."""
+    """The process of a worker, so that a death while the daemon is down is detected after its restart.
+    Pid and inode 0: the worker has left, and a later one of the same id is another worker."""
 
     worker_id: str
     pid: int
@@ -172,12 +172,12 @@ class WorkerRecord(Struct, array_like=True, tag=5):
     boot_id: str = ""
     pidfs_inode: int = 0
     own_name: str = ""
-    """What the worker calls its process: several workers of one name are all of it."""
+    """The worker's name for its process: workers that give the same name belong to the same process."""
 
 
 class StoreRecord(Struct, array_like=True, tag=6):
-    """Of sessions with a merge base: versions that are on their way to the store, and versions it has taken, from
-    which on nothing has to be merged."""
+    """For sessions with a merge base: versions being sent to the store, and versions the store has accepted, after
+    which nothing has to be merged."""
 
     sent: dict[str, int]
     taken: dict[str, int]
@@ -185,17 +185,17 @@ class StoreRecord(Struct, array_like=True, tag=6):
 
 Record = StateRecord | TurnsRecord | RemovalRecord | BeatsRecord | WorkerRecord | StoreRecord
 AnyRecord = Record | StateRecordV3
-"""What may lie in a journal."""
+"""Every record that a journal may contain."""
 
 encode_record = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(AnyRecord).decode
 
 
 def decode_record(body: bytes | memoryview) -> Record:
-    """A record's body as data, in whatever format it was written.
+    """Decode a record's body, in any format.
 
     Raises:
-        msgspec.MsgspecError: it is none.
+        msgspec.MsgspecError: it is not a record.
     """
     record = _decode(body)
     return record.to_current() if isinstance(record, StateRecordV3) else record

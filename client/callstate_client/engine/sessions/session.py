@@ -1,16 +1,16 @@
-"""One hot session: its document, what is known beside it, and its forms for the journal and the store.
+"""One hot session: its document, the facts kept beside it, and its forms for the journal and the store.
 
-A session has four kinds of state, by what becomes of them when a change is undone (see transaction.py):
+A rollback (see transaction.py) treats the four kinds of state in a session differently:
 
-    doc, version, facts, ops, host, base,      what changes make: `mark` and `restore` take it back
+    doc, version, facts, ops, host, base,      made by changes: `mark` and `restore` undo it
     journaled, fenced_epoch, known_timeout_s
-    beat_us, restored, suspected, born         what was observed: it stays, for it happened
-    stored_version, in_store, seen_stamp,      what is known of the store: it stays
+    beat_us, restored, suspected, born         observed: it stays, because it happened
+    stored_version, in_store, seen_stamp,      known about the store: it stays
     maybe_stored, quarantined
-    counted, owner_counted, seq                where the indexes have it: they follow
+    counted, owner_counted, seq                its entries in the indexes: updated to match
 
-`facts`, `base`, `ops` and the parts of the document are replaced, never changed in place, so a mark is a tuple of
-references.
+`facts`, `base`, `ops` and the parts of the document are replaced and never changed in place, so a mark is a tuple
+of references.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from callstate_client.model import documents
 from callstate_client.model.times import MAX_US, format_us, is_time, parse_us
 
 KEPT_OPS: Final = 16
-"""Results of the last so many repeatable mutations of a session are kept for a repeat (the wire contract)."""
+"""How many results of repeatable mutations a session keeps to answer repeats (part of the wire contract)."""
 
 
 class Session:
@@ -62,42 +62,42 @@ class Session:
         self.version = 0
         self.facts = facts
         self.ops: dict[str, bytes] = {}
-        """Results of repeatable mutations by their `op`, oldest first. Replaced, never changed."""
+        """Results of repeatable mutations by `op`, oldest first. Replaced, never changed in place."""
         self.host: str | None = None
-        """None: ours. Another host's id: theirs. Empty: nobody's, such as one that the Go package wrote."""
+        """The host it belongs to. None: this one. Empty: none, for example after a write by the Go package."""
         self.base: MergeBase | None = None
-        """While the store may have changes that are not in here: what both come from. Replaced, never changed."""
+        """The common ancestor, while the store may have changes that are not in here. Replaced, never changed."""
         self.journaled = False
-        """The journal has it whole, so that a change may be told as a difference."""
+        """The journal has the whole session, so that a change can be journaled as a difference."""
         self.fenced_epoch = -1
-        """The epoch in which a caller was last refused as fenced: the first of an epoch is an event."""
+        """The epoch in which a caller was last fenced: only the first refusal of an epoch is an event."""
         self.known_timeout_s: float | None = None
-        """The timeout before, while the owner has not been told that another caller has changed it."""
+        """The previous timeout, until the owner learns that another caller has changed it."""
         self.beat_us = doc.updated_us
         """The last sign of life, wall clock."""
         self.restored = False
-        """From the journal, and no sign of life since."""
+        """Replayed from the journal, without a sign of life since."""
         self.suspected = ""
-        """Why it is a suspect; empty while it is none."""
+        """Why it is a suspect; empty if it is not."""
         self.born = 0.0
         self.born_of = ""
-        """When the call began, seconds of the clock that deadlines go by, as reckoned from this `created_at`."""
+        """When the call began, in seconds of the clock used for deadlines, computed from this `created_at`."""
         self.stored_version = 0
-        """The last version that the store is known to have."""
+        """The last version known to be in the store."""
         self.in_store: InStore | None = None
         """What the store has, as far as a patch of it can be made; None: the next write is the whole document."""
         self.seen_stamp = b""
         """The stamp of other software's document that was taken into account, until the store has ours."""
         self.maybe_stored = False
-        """The store may have a state of it that `stored_version` does not tell of."""
+        """The store may have a state that `stored_version` does not cover."""
         self.quarantined = ""
-        """Why the store does not take it; empty while it does."""
+        """Why the store refuses it; empty if it does not."""
         self.counted: str | None = None
-        """The status that the index has it under; None while it is not hot."""
+        """The status under which it is indexed; None while it is not hot."""
         self.owner_counted = ""
-        """The owner that the index has it under; empty for an orphan, and while it is not hot."""
+        """The owner under which it is indexed; empty for an orphan, and while it is not hot."""
         self.seq = 0
-        """Raised from session to session as they become hot: what a listing goes by."""
+        """Sequence number, assigned when it becomes hot: the order of listings."""
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -117,43 +117,43 @@ class Session:
 
     @property
     def awaited_s(self) -> float | None:
-        """Silence after which it is suspected: not before its owner could know that it shall be."""
+        """Silence after which it is suspected: the longer timeout, until its owner knows of the shorter one."""
         timeout_s, known_s = self.facts.heartbeat_timeout_s, self.known_timeout_s
         return timeout_s if timeout_s is None or known_s is None else max(timeout_s, known_s)
 
     @property
     def updated_us(self) -> int:
-        """The later of the document's last change and the last beat; of an ended one, its last change."""
+        """The later of the document's last change and the last heartbeat; once it has ended, its last change."""
         return self.doc.updated_us if self.ended else max(self.doc.updated_us, self.beat_us)
 
     @property
     def unverified(self) -> bool:
-        """Whether it was saved while the store could not be asked, and has not been compared with it since."""
+        """Whether it was saved while the store was unreachable, and has not been compared with it since."""
         return self.base is not None and self.base.version == 0
 
     @property
     def journaled_base(self) -> MergeBase | None:
-        """The merge base where the journal has to know it: a replay makes one of the session itself, where nothing
-        was changed since."""
+        """The merge base if it has to be journaled: a replay derives it from the session if nothing has changed
+        since."""
         return None if self.base is None or self.version == self.base.version else self.base
 
     def is_epoch(self, epoch: int) -> bool:
-        """Whether this is its epoch, or the one that its owner was given before a merge raised it."""
+        """Whether this is its epoch, or the one its owner was given before a merge raised it."""
         return epoch == self.facts.epoch or self.facts.raised == (self.facts.epoch, epoch)
 
     # -- changing -----------------------------------------------------------------------------------------
 
     def change_facts(self, **changes: Any) -> None:
-        """Put other values of some facts (members of Facts, by name) in place."""
+        """Replace some facts (members of Facts, by name)."""
         self.facts = structs.replace(self.facts, **changes)
 
     def next_version(self, now_us: int) -> int:
-        """Raise the version: always up, and of the wall clock where that is up."""
+        """Raise the version to the wall clock's time, or by one if that would not raise it."""
         self.version = max(self.version + 1, now_us)
         return self.version
 
     def rise_above(self, version: int, epoch: int, now_us: int) -> None:
-        """Be newer than this in the store; the holder goes on with the epoch that it was given."""
+        """Become newer than this version and epoch in the store; the epoch the owner was given stays valid."""
         before = self.facts.epoch
         if epoch >= before:
             self.change_facts(epoch=epoch + 1, raised=(epoch + 1, before))
@@ -161,10 +161,10 @@ class Session:
         self.next_version(now_us)
 
     def keep_op(self, op: str | None, result: bytes) -> list[OpResult]:
-        """Remember a repeatable mutation's result; gives what the journal must hear of it."""
+        """Keep the result of a repeatable mutation; returns what has to be journaled."""
         if op is None:
             return []
-        ops = self.ops.copy()  # a mark has the old one
+        ops = self.ops.copy()  # a mark refers to the old one
         if len(ops) >= KEPT_OPS:
             del ops[next(iter(ops))]
         ops[op] = result
@@ -172,7 +172,7 @@ class Session:
         return [OpResult(op, result)]
 
     def based_on_this(self) -> MergeBase:
-        """A merge base of how it is now."""
+        """A merge base of its present state."""
         doc, facts = self.doc, self.facts
         return MergeBase(
             version=self.version, epoch=facts.epoch, owner=facts.owner, status=doc.status, labels=facts.labels,
@@ -183,7 +183,7 @@ class Session:
     # -- undo ---------------------------------------------------------------------------------------------
 
     def mark(self) -> tuple[Any, ...]:
-        """What `restore` needs to come back to now."""
+        """Save the current state for `restore`."""
         return (
             self.version, self.facts, self.ops, self.host, self.base, self.journaled, self.fenced_epoch,
             self.known_timeout_s, self.doc.mark(),
@@ -200,7 +200,7 @@ class Session:
     # -- the journal's form -------------------------------------------------------------------------------
 
     def record(self, mode: HistoryMode, turns: bytes, count: int, ops: list[OpResult]) -> StateRecord:
-        """The journal's record of this session's head, with this change of its history."""
+        """The journal record of the session's head and of this change to its history."""
         doc = self.doc
         return StateRecord(
             session_id=self.id, version=self.version, updated_us=doc.updated_us, beat_us=self.beat_us,
@@ -218,7 +218,7 @@ class Session:
 
     @classmethod
     def of_record(cls, record: StateRecord, before: Session | None) -> Session:
-        """The session after a record, built on what the log said of it so far."""
+        """The session after a record, applied to its state from the log so far."""
         head = Head(
             record.session_id,
             record.fields,
@@ -241,7 +241,7 @@ class Session:
         return session
 
     def apply_turns(self, mode: int, turns: bytes, count: int, ops: list[OpResult], index: int = -1) -> None:
-        """What a record says of history and ops."""
+        """Apply a record's history and ops."""
         if mode == HistoryMode.REPLACE:
             self.doc.replace_history(turns, count)
         elif mode == HistoryMode.APPEND:
@@ -285,10 +285,10 @@ class Session:
 
     @classmethod
     def of_stored(cls, session_id: str, stored: StoredSession, host_id: str) -> Session | None:
-        """The session a store has; None where that is a tombstone.
+        """The session in the store; None if that is a tombstone.
 
         Raises:
-            UnreadableError: the document is none, or another session's.
+            UnreadableError: it is not a session document, or one with another id.
         """
         if stored.document is None:
             return None
@@ -309,8 +309,8 @@ class Session:
 
     @classmethod
     def unreadable(cls, session_id: str, stored: StoredSession, host_id: str) -> Session:
-        """What stands for a session whose document can't be read, while it is replaced or deleted: what is kept
-        beside the document, and an empty one."""
+        """A placeholder for a session whose document can't be read, so that it can be replaced or deleted: its meta
+        and an empty document."""
         session = cls(session_id, Document(head_of(documents.read(b'{"id":""}')), 0))
         session._take_meta(stored.meta, host_id)
         session.version = session.stored_version = _seen_version(stored)
@@ -318,10 +318,10 @@ class Session:
         return session
 
     def _take_meta(self, meta: StoredMeta | None, host_id: str) -> None:
-        """What is kept beside the document."""
+        """Take over what the store keeps beside the document."""
         if meta is None:  # another program wrote it, such as the Go package
             self.host = ""
-            # never 0, which says that there is none; and another one when they write again
+            # never 0, which means that there is none; and a new one whenever they write again
             self.version = self.stored_version = max(1, self.doc.updated_us)
             return
         self.host = None if meta.host == host_id else meta.host
@@ -347,11 +347,11 @@ def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str, st
 
 
 class FoundUnreadableError(Exception):
-    """What a read of the store found: a document that can't be read.
+    """A read of the store found a document that can't be read.
 
     Args:
-        error: what a request for it is answered with.
-        session: what stands for it.
+        error: the answer to requests for it.
+        session: its placeholder.
     """
 
     def __init__(self, error: UnreadableError, session: Session) -> None:
@@ -361,8 +361,8 @@ class FoundUnreadableError(Exception):
 
 
 def _seen_version(stored: StoredSession) -> int:
-    """What names a document that can't be read: its meta's version; without meta what its bytes hash to, so that
-    another document has another. Never 0, which says that there is none."""
+    """The version of a document that can't be read: that of its meta; without meta a hash of its bytes, so that
+    another document has another version. Never 0, which means that there is none."""
     if stored.meta is not None:
         return max(1, stored.meta.version)
     digest = hashlib.blake2b(stored.document or b"", digest_size=6).digest()  # below any version by the clock

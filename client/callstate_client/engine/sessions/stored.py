@@ -1,4 +1,4 @@
-"""What a session is to the store behind the table: a document and what is kept beside it. No I/O."""
+"""A session as the store has it: a document and what is kept beside it. No I/O."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StoreTimeoutError(StoreDownError):
 
 
 class StoreRefusingError(StoreError):
-    """The store answers, but takes no writes at present (out of memory, read-only, loading, no permission)."""
+    """The store answers, but accepts no writes (out of memory, read-only, loading, no permission)."""
 
 
 class StoredMeta(Struct, kw_only=True):
@@ -40,17 +40,17 @@ class StoredMeta(Struct, kw_only=True):
         epoch: changes with the owner.
         version: grows with each mutation.
         owner: the worker that holds the session, or empty.
-        ended_reason: empty while it lives.
-        ended_detail: what the worker said beside the reason, as JSON; empty for nothing.
-        ended_at: RFC 3339 text, empty while it lives.
-        labels: what the worker selects its calls by.
+        ended_reason: empty while it is live.
+        ended_detail: what the worker gave in addition to the reason, as JSON; empty for nothing.
+        ended_at: RFC 3339 text, empty while it is live.
+        labels: by which workers select calls.
         heartbeat_timeout_s: the session's own, or None for the daemon's.
         max_duration_s: the session's own, or None for none.
-        reaped: the reaper ended it, no worker did.
+        reaped: the reaper ended it, not a worker.
         state: `live`, `suspect`, `orphan` or `ended`; empty where an earlier version wrote it.
         orphan: why an orphan has no owner any more.
-        deleted: a tombstone: no document, but nothing older may come back.
-        ops: results of the last repeatable mutations by their `op`, as JSON, oldest first; a tombstone's too.
+        deleted: a tombstone: there is no document, and nothing older may be written.
+        ops: results of the last repeatable mutations by `op`, as JSON, oldest first; also for a tombstone.
     """
 
     host: str = ""
@@ -133,14 +133,14 @@ class Write(Struct):
 
 
 class Query(Struct, frozen=True):
-    """Which sessions are looked for. A store gives all that match, and may give others: whoever asks looks again.
+    """Which sessions are wanted. A store returns all that match, and may return others: the caller filters them.
 
     Args:
         call_id: of the call at its provider.
         owner: the worker that holds it.
         status: of the document.
-        labels: all of them must be there.
-        ended_since: only what ended then or later: RFC 3339 text in UTC, whole seconds.
+        labels: all of them must match.
+        ended_since: only sessions that ended then or later: RFC 3339 text in UTC, whole seconds.
     """
 
     call_id: str | None = None
@@ -154,8 +154,8 @@ class StoredSession(Struct):
     """What a store has under an id.
 
     Args:
-        document: the session as JSON, or None where there is only a tombstone.
-        meta: None where somebody else (the Go package) wrote the document.
+        document: the session as JSON, or None if there is only a tombstone.
+        meta: None if another program (the Go package) wrote the document.
         beat_ms: last heartbeat, milliseconds since 1970, 0 when none is known.
         foreign_stamp: of a document that other software has changed since a daemon wrote it; empty for one that is
             as it was written, or has no meta.

@@ -1,9 +1,9 @@
-"""What is checked before anything is kept: types, bounds and encodings of documents and turns.
+"""Validation of incoming documents and turns: types, bounds and encodings.
 
-What was accepted must be writable: nesting over 64, integers beyond signed 64 bits, lone surrogates and
-times that Go can't read are refused here, also inside members we pass through unread. The usual turn has
-no such member and costs one typed decode, one with further words and numbers two; only what nests is looked
-at value by value.
+Whatever is accepted must be writable: nesting over 64, integers beyond signed 64 bits, lone surrogates and
+times that Go can't read are refused here, also inside unknown members, which are passed through. The usual turn
+has no unknown member and costs one typed decode, one with unknown scalars two; only nested values are checked
+one by one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Time = Annotated[datetime, Meta(tz=True)]
 
 
 class IncomingTurn(Struct):
-    """A turn as it may come in. A member left out is Go's zero value."""
+    """A turn from a client. A member left out has Go's zero value."""
 
     role: Name = ""
     content: str = ""
@@ -41,17 +41,17 @@ _members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 class TurnTime(Struct):
-    """A turn's timestamp as it is written."""
+    """A turn's timestamp as text."""
 
     timestamp: str | None = None
 
 
 class PlainTurn(IncomingTurn, forbid_unknown_fields=True):
-    """The usual turn: nothing in it that we don't know."""
+    """The usual turn, without unknown members."""
 
 
 class HeadFields(Struct, kw_only=True):
-    """A session as it may come in, history and pass-through members still bytes."""
+    """A session from a client, its history and pass-through members still bytes."""
 
     id: str
     created_at: str | None = None
@@ -67,29 +67,29 @@ class HeadFields(Struct, kw_only=True):
 
 
 class IncomingHead(HeadFields, kw_only=True):
-    """Any session."""
+    """Any session, with or without unknown members."""
 
     metrics: Raw | UnsetType = UNSET
 
 
 class PlainHead(HeadFields, kw_only=True, forbid_unknown_fields=True):
-    """The usual session: nothing in it that we don't know, so one pass over the line is enough."""
+    """The usual session, without unknown members: one pass over the line is enough."""
 
     metrics: StrictCounters | UnsetType | None = UNSET
 
 
 HEAD_MEMBERS: Final = frozenset(IncomingHead.__struct_encode_fields__)
 
-# msgspec reads more forms than Go does ("2026-01-01 00:00:00z", "+0530"): a turn's time is looked at as text too.
-# Inside a JSON string the quotes would be escaped, so only members match; and a name that is to go unseen must
-# escape a letter that nobody need escape.
+# msgspec accepts more forms than Go ("2026-01-01 00:00:00z", "+0530"), so a turn's time is checked as text, too.
+# Inside a JSON string the quotes would be escaped, so only members match; a name could evade the search only by
+# escaping a letter that needs no escape.
 _TIMESTAMP: Final = b'"timestamp"'
 _STRICT_MEMBER: Final = re.compile(
     rb'"timestamp":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)"'
 )
 _strict_members = _STRICT_MEMBER.findall
 
-# The same for one turn, in half the time: what stands between `"timestamp"` and the closing quote, each digit a 0.
+# The same for one turn, in half the time: the text between `"timestamp"` and the closing quote, each digit made 0.
 _DIGITS_TO_0: Final = bytes.maketrans(b"123456789", b"000000000")
 _STRICT_TIMES: Final = frozenset(
     b':"0000-00-00T00:00:00%b%b' % (b"." + b"0" * digits if digits else b"", zone)
@@ -98,10 +98,10 @@ _STRICT_TIMES: Final = frozenset(
 )
 
 _LONG: Final = b"0" * 19
-"""As many digits as an integer beyond 64 bits has at least."""
+"""The fewest digits of an integer beyond 64 bits."""
 
 _BACKSLASH: Final = ord("\\")
-"""Looked for before an escape is: one byte is found ten times as fast as two and more, and few turns have any."""
+"""Searched for before an escape: one byte is found ten times as fast as several, and few turns have any."""
 
 _strict_turn = msgspec.json.Decoder(PlainTurn).decode
 _strict_turns = msgspec.json.Decoder(list[PlainTurn]).decode
@@ -121,14 +121,14 @@ _WANTED = re.compile(r"Expected (?P<expected>.*?)(?:, got .*)?$", re.DOTALL)
 
 
 def params_error(error: msgspec.ValidationError, path: str = "$.params") -> InvalidParamsError:
-    """The wire's form of a failed decode: the place from the message's root on, and what was expected."""
+    """The wire error for a failed decode: the path from the message's root, and what was expected."""
     match = _PLACE.match(str(error))
     what, place = (match["what"], match["place"]) if match else (str(error), None)
     where = path + place[1:] if place else path
     wanted = _WANTED.search(what)
     expected = wanted["expected"].replace("`", "") if wanted else None
     unknown = _UNKNOWN.search(what)
-    if unknown:  # named by its place, like every other fault
+    if unknown:  # reported by its path, like every other fault
         where, expected = f"{where}.{unknown['name']}", "no such member"
     missing = _MISSING.search(what)
     if missing:
@@ -139,21 +139,21 @@ def params_error(error: msgspec.ValidationError, path: str = "$.params") -> Inva
 
 
 def undecodable(error: Exception, path: str) -> ParseError:
-    """The wire's form of JSON that can't be decoded: broken, or nested deeper than a decoder follows."""
+    """The wire error for JSON that can't be decoded: malformed, or nested too deep for the decoder."""
     what = f"nested deeper than {MAX_DEPTH}" if isinstance(error, RecursionError) else str(error)
     return ParseError(f"{what} at {path}", path=path)
 
 
 def check_json(data: bytes | Raw, path: str, depth: int) -> Any:
-    """Look at every value of a member that is passed through.
+    """Check every value of a member that is passed through.
 
     Args:
         data: the member's JSON.
-        path: its place, for the error.
-        depth: how deep in the message it lies.
+        path: its path, for the error.
+        depth: its nesting depth in the message.
 
     Returns:
-        the value, decoded.
+        the decoded value.
     """
     try:
         value = _any(data)
@@ -163,7 +163,7 @@ def check_json(data: bytes | Raw, path: str, depth: int) -> Any:
         raise undecodable(error, path) from error
     text = bytes(data)
     if text.count(b"{") + text.count(b"[") <= MAX_DEPTH - depth and _LONG not in text.translate(_DIGITS_TO_0):
-        return value  # too little in it to be nested too deep, and no number so long
+        return value  # too few brackets to be nested too deep, and no number that long
     todo: list[tuple[Any, int]] = [(value, depth)]
     while todo:
         node, level = todo.pop()
@@ -178,15 +178,15 @@ def check_json(data: bytes | Raw, path: str, depth: int) -> Any:
 
 
 def check_turns(array: bytes, path: str, depth: int = 3) -> list[IncomingTurn]:
-    """The turns of a JSON array, each found right.
+    """Validate and decode the turns of a JSON array.
 
     Raises:
-        InvalidParamsError, ParseError: one is not, with its place.
+        InvalidParamsError, ParseError: a turn is invalid; the error has its path.
     """
     turns: list[IncomingTurn]
     members: list[dict[str, Any]]
     try:
-        turns = _strict_turns(array)  # type: ignore[assignment]  # lists are invariant; nobody adds to this one
+        turns = _strict_turns(array)  # type: ignore[assignment]  # lists are invariant; this one is not added to
     except (msgspec.MsgspecError, RecursionError):
         try:
             turns = _lenient_turns(array)
@@ -196,21 +196,21 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[IncomingTurn]:
             raise undecodable(error, path) from error
         try:
             members = _plain_turns(array)
-        except (msgspec.MsgspecError, RecursionError):  # something nested, or something wrong: looked at closely
+        except (msgspec.MsgspecError, RecursionError):  # nested or invalid: check each value
             members = check_json(array, path, depth)
         for index, names in enumerate(members):
             documents.refuse_shadows(names, documents.TURN_NAMES, f"{path}[{index}]")
     if not _times_are_strict(array):
         for index, turn_time in enumerate(_times(array)):
             check_time(turn_time.timestamp, f"{path}[{index}].timestamp")
-    if not array.isascii() or _has_escape(array, b"\\u"):  # a role's bytes may be more than its characters
+    if not array.isascii() or _has_escape(array, b"\\u"):  # a role may have more bytes than characters
         for index, turn in enumerate(turns):
             check_name(turn.role, f"{path}[{index}].role")
     return turns
 
 
 def _times_are_strict(turns: bytes) -> bool:
-    """Whether every `timestamp` in this JSON is beyond doubt as Go reads it."""
+    """Whether every `timestamp` in this JSON certainly has the form that Go reads."""
     return not _has_escape(turns, b"\\u00") and len(_strict_members(turns)) == turns.count(_TIMESTAMP)
 
 
@@ -228,12 +228,12 @@ def _has_escape(data: bytes, escape: bytes) -> bool:
 
 
 def check_turn(data: bytes, path: str) -> IncomingTurn:
-    """One turn, found right; errors name its place without an index."""
+    """Validate and decode one turn; errors have its path without an index."""
     if data.isascii() and not _has_escape(data, b"\\u") and _time_is_strict(data):
         try:
             return _strict_turn(data)
         except (msgspec.MsgspecError, RecursionError):
-            pass  # an unusual one: looked at closely below
+            pass  # unusual or invalid: checked in full below
     try:
         return check_turns(b"[%b]" % data, path)[0]
     except (InvalidParamsError, ParseError) as error:
@@ -244,16 +244,16 @@ def check_turn(data: bytes, path: str) -> IncomingTurn:
 
 
 def is_whole(turn: IncomingTurn) -> bool:
-    """Whether it surely has all of a turn's members; one that says a member's zero value is looked at closely."""
+    """Whether it certainly has all members of a turn; zero values need a closer look."""
     return bool(turn.role and turn.content and turn.duration_ms) and turn.timestamp is not UNSET
 
 
 def completed(turns: bytes, now: str) -> bytes:
-    """The turns (comma-joined, no brackets) with all of a turn's members, of which none is optional.
+    """The turns (comma-joined, no brackets) completed with the members they lack, as none is optional in Go.
 
     Args:
-        turns: found right.
-        now: the timestamp of those that have none.
+        turns: validated.
+        now: the timestamp for those that have none.
     """
     parts = []
     for part in _raw_list(b"[%b]" % turns):
@@ -269,7 +269,7 @@ def completed(turns: bytes, now: str) -> bytes:
 
 
 def check_name(text: str, path: str) -> None:
-    """A word of at most 64 bytes, its type having seen to at most 64 characters."""
+    """Refuse a name of more than 64 bytes; its type already limits it to 64 characters."""
     if not text.isascii() and len(text.encode()) > MAX_NAME_BYTES:
         raise InvalidParamsError(
             f"longer than {MAX_NAME_BYTES} bytes at {path}",
@@ -279,7 +279,7 @@ def check_name(text: str, path: str) -> None:
 
 
 def check_time(text: str | None, path: str) -> None:
-    """An RFC 3339 time, or nothing."""
+    """Refuse anything but an RFC 3339 time or None."""
     if text is not None:
         try:
             if text.startswith(YEAR_0):
@@ -290,10 +290,10 @@ def check_time(text: str | None, path: str) -> None:
 
 
 def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Raw]]:
-    """A session's head, and the members of it that we don't know, each found right; the history unread.
+    """Validate a session's head; returns it with its unknown members. The history is not read.
 
     Raises:
-        InvalidParamsError, ParseError: something is not, with its place.
+        InvalidParamsError, ParseError: something is invalid; the error has its path.
     """
     try:
         head = _head(data)
@@ -311,10 +311,10 @@ def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Ra
 
 
 def check_fields(head: HeadFields, path: str) -> None:
-    """What of a head its types don't say.
+    """Check what the types of a head leave open.
 
     Raises:
-        InvalidParamsError, ParseError: something is not right, with its place.
+        InvalidParamsError, ParseError: something is invalid; the error has its path.
     """
     for name, at in (("created_at", head.created_at), ("updated_at", head.updated_at)):
         if at is not None and (at.startswith(YEAR_0) or not is_time(at)):
@@ -330,7 +330,7 @@ def check_fields(head: HeadFields, path: str) -> None:
 
 
 def check_metrics(data: Raw | UnsetType, path: str) -> tuple[Counters, dict[str, Raw]]:
-    """Metrics and their unknown members; left out or null are all zero."""
+    """Validate metrics; returns them with their unknown members. If left out or null, all are zero."""
     if data is UNSET:
         return Counters(), {}
     try:

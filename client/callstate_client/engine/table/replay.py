@@ -1,8 +1,8 @@
-"""The table as records of a journal, and back: `replay` applies one record, `snapshot` tells of everything.
+"""The table as journal records, and back: `replay` applies one record, `snapshot` yields all of them.
 
-A record is skipped where the session already has its version, so a log may begin before the snapshot that it
-follows is complete. After a replay nobody knows what the store has (`all_dirty`): all is to be written, and each
-session gets a merge base, in case the store turns out to have something newer.
+A record is skipped if the session already has its version, so a log may begin before the snapshot it follows is
+complete. After a replay the store's state is unknown (`all_dirty`): every session is to be written, and gets a
+merge base, in case the store turns out to have something newer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from callstate_client.engine.table.tombstones import Tombstone
 
 
 def replay(table: SessionTable, record: Record) -> None:
-    """Apply a record of the journal."""
+    """Apply a journal record."""
     if isinstance(record, BeatsRecord):
         _beats(table, record)
     elif isinstance(record, WorkerRecord):
@@ -103,22 +103,22 @@ def _turns(session: Session, record: TurnsRecord) -> None:
 
 
 def all_dirty(table: SessionTable, now: float) -> None:
-    """After a replay: nobody knows what the store has. `now`: monotonic seconds."""
+    """Mark everything dirty after a replay, as the store's state is unknown. `now`: monotonic seconds."""
     for session in table.sessions.values():
         session.maybe_stored = True
         if session.base is None:
             session.base = session.based_on_this()
-            session.journaled = False  # the first change is journaled with what it was changed from
+            session.journaled = False  # so that the first change is journaled with the state before it
         table.dirty.mark(session.id, now, session.doc.size)
     for session_id in table.tombstones.pending:
         table.dirty.mark(session_id, now, 0)
 
 
 def snapshot(table: SessionTable) -> Iterator[Record]:
-    """Everything hot, and every deletion that a restart must know of, as records.
+    """Records of every hot session, and of every deletion that must survive a restart.
 
-    The table may change while this is being consumed: each record is of the moment at which it is asked for, and
-    what came or went since the start is the log's to tell.
+    The table may change while this is being consumed: each record is as of the moment it is yielded, and the log
+    has what was added or removed since the start.
     """
     yield from [*table.processes.values()]
     for session_id in [*table.sessions]:
@@ -132,6 +132,6 @@ def snapshot(table: SessionTable) -> Iterator[Record]:
 
 
 def removal(session_id: str, tombstone: Tombstone, *, pending: bool) -> RemovalRecord:
-    """The journal's record of a deletion; `pending`: the store has yet to be told."""
+    """The journal record of a deletion; `pending`: it has still to be written to the store."""
     ops = [*starmap(OpResult, tombstone.ops.items())]
     return RemovalRecord(session_id, tombstone.version, tombstone.epoch, pending, ops)
