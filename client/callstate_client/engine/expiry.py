@@ -23,7 +23,7 @@ from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import TRANSITIONS, Evidence, Phase
 from callstate_client.engine.reasons import DISCONNECTED, EXITED, OVERTIME, POISONED, SILENT
 from callstate_client.engine.rules.context import Context
-from callstate_client.engine.rules.handovers import hold_ended, is_poison
+from callstate_client.engine.rules.handovers import counted_hold, is_poison
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.mutate import end_session
 from callstate_client.engine.verbs.ownership import make_orphan
@@ -84,7 +84,7 @@ class Expiry:
             make_orphan(ctx, INTERNAL, session, DISCONNECTED)
             return
         poisoned = is_poison(session, ctx.now_us(), ctx.max_handovers)
-        hold_ended(session, ctx.now_us(), crashed=True)
+        ctx.tx.observe_hold(session, counted_hold(session, ctx.now_us(), crashed=True))
         if poisoned:
             self._reap(session, POISONED, done)
         elif ctx.liveness.phase(session_id) is Phase.LIVE:

@@ -9,15 +9,17 @@ never been asked for. Everything that takes part registers here:
                             change under its id
     events                  those that tell of a change; Events keeps them until the group is committed
     lifted suspicions       a claim, release or end leaves no room for suspicion, and its undoing no room for relief
+    restored sessions       those that were known from the journal alone until they were claimed or released
     decided departures      what an owner's leaving means for a session, decided by a change
     replies                 run after a rollback: changes are refused, what only saw them is answered anew
 
 `commit` forgets all of it. `rollback` takes it back: sessions, the last changed first, then where they stand
 (deadlines, suspicions, departures), then events, and at last the replies, in the order of asking.
 
-What was observed is no change, and stays: beats and the recoveries they bring, suspicions that have arisen, what a
-refused caller was told, which process a worker is, what the store has, and what it did not have (a miss is only
-forgotten). A change that is undone has still shown that its session lives, so it has its full timeout again.
+What was observed is not a change, and stays: heartbeats and the recoveries they bring, new suspicions, holds that
+ended with the claimer's death, what a refused caller was told, the processes of workers, and what the store has. A
+cached miss of the store is only forgotten. A change that is undone has still shown that its session is live, so the
+session has its full timeout again.
 
 Between groups nothing is saved. A change is registered before it is made (`change`, `create`, `remove`, `evict`,
 `forget`), and told to the journal after it (`log`).
@@ -86,6 +88,11 @@ class Transaction:
         self._saved: dict[str, Saved] = {}
         self._admitted: list[Session] = []
         self._suspicions: dict[str, Suspicion] = {}
+        self._restored: list[tuple[Session, int]] = []
+        """Sessions that were `restored`, and their last sign of life before the claim counted as one."""
+        self._holds: list[tuple[Session, int, dict[str, Any]]] = []
+        """Holds of changed sessions that ended with the claimer's death: when it had claimed the session, and the
+        counts."""
         self._orphans: dict[str, int] = {}
         """Orphans that were changed, and their places among the orphans."""
         self._departures: list[tuple[dict[str, str], str, str]] = []
@@ -227,6 +234,23 @@ class Transaction:
         if place is not None:
             self._suspicions[session.id] = Suspicion(session, session.suspected, place)
 
+    def clear_restored(self, session: Session) -> None:
+        """The change that is being made gives a session another owner, or none."""
+        if session.restored:
+            self._restored.append((session, session.beat_us))
+            session.restored = False
+
+    def observe_hold(self, session: Session, counted: dict[str, Any]) -> None:
+        """A claimer has died: count its hold. A rollback leaves it counted, unless it undoes the claim as well.
+
+        The counts are journaled with the next change. If the daemon crashes before that, it finds the claimer dead
+        again after its restart.
+        """
+        if counted:
+            if session.id in self._saved:
+                self._holds.append((session, session.facts.claimed_us, counted))
+            session.change_facts(**counted)
+
     def decide_departure(self, pending: dict[str, str], session_id: str) -> None:
         """The change that is being made decides what its owner's leaving means for a session, if it has left."""
         why = pending.pop(session_id, None)
@@ -254,6 +278,8 @@ class Transaction:
         self._saved.clear()
         self._admitted.clear()
         self._suspicions.clear()
+        self._restored.clear()
+        self._holds.clear()
         self._orphans.clear()
         self._departures.clear()
 
@@ -269,6 +295,11 @@ class Transaction:
             self._restore(session_id, saved)
         for session in self._admitted:
             session.journaled = False
+        for session, beat_us in reversed(self._restored):
+            session.restored, session.beat_us = True, beat_us
+        for session, claimed_us, counted in self._holds:
+            if session.facts.claimed_us == claimed_us:
+                session.change_facts(**counted)
         table.tombstones.forget_misses()
         self._restore_liveness()
         for pending, session_id, reason in reversed(self._departures):

@@ -4,7 +4,7 @@ A rollback (see transaction.py) treats the four kinds of state in a session diff
 
     doc, version, facts, ops, host, base,      made by changes: `mark` and `restore` undo it
     journaled, fenced_epoch, known_timeout_s
-    beat_us, restored, suspected, born         observed: it stays, because it happened
+    beat_us, restored, suspected, born         observed: it stays, except what the transaction saved
     stored_version, in_store, seen_stamp,      known about the store: it stays
     maybe_stored, quarantined
     counted, owner_counted, seq                its entries in the indexes: updated to match

@@ -19,7 +19,7 @@ from callstate_client.engine.liveness import Phase
 from callstate_client.engine.reasons import EXITED, OVERTIME, RELEASED
 from callstate_client.engine.rules.authority import check_authority, is_holder
 from callstate_client.engine.rules.context import Context, ended_error
-from callstate_client.engine.rules.handovers import hold_ended, is_poison
+from callstate_client.engine.rules.handovers import counted_hold, is_poison
 from callstate_client.engine.rules.lifecycle import beat, retime, tell_timeout
 from callstate_client.engine.rules.names import checked_labels, checked_word, checked_worker
 from callstate_client.engine.sessions.facts import NOT_ENDED
@@ -142,9 +142,9 @@ def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: Cla
     now_us = ctx.now_us()
     reason = _why_claimable(ctx, session)
     ctx.tx.change(session)
-    hold_ended(session, now_us, crashed=reason == EXITED)
     facts = session.facts
-    changes: dict[str, Any] = {"claimed_us": now_us, "epoch": facts.epoch + 1}
+    changes = counted_hold(session, now_us, crashed=reason == EXITED)
+    changes |= {"claimed_us": now_us, "epoch": facts.epoch + 1}
     if facts.reaped:
         session.doc.status = facts.status_before
         changes |= NOT_ENDED
@@ -153,8 +153,8 @@ def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: Cla
             changes["max_duration_s"] = None
     if p is not None:
         changes |= _given_timeouts(p)
-    session.change_facts(**changes)
-    _set_owner(ctx, caller, session, worker_id, "", now_us)
+    changes |= {"owner": worker_id, "orphan": "", "instance": caller.instance}
+    _set_owner(ctx, caller, session, changes, now_us)
     ctx.events.note("claimed", now_us, session, reason=reason)
 
 
@@ -185,19 +185,19 @@ def make_orphan(ctx: Context, caller: Caller, session: Session, why: str) -> Non
     now_us = ctx.now_us()
     owner = session.facts.owner
     ctx.tx.change(session)
-    hold_ended(session, now_us)
-    _set_owner(ctx, caller, session, "", why, now_us)
+    changes = counted_hold(session, now_us) | {"owner": "", "orphan": why, "instance": ""}
+    _set_owner(ctx, caller, session, changes, now_us)
     ctx.events.note("released" if why == RELEASED else "orphaned", now_us, session, reason=why, owner=owner)
 
 
-def _set_owner(ctx: Context, caller: Caller, session: Session, owner: str, orphaned: str, now_us: int) -> None:
-    """Record a change of owner, or none and the reason for that (`orphaned`), as a change of the session."""
+def _set_owner(ctx: Context, caller: Caller, session: Session, changes: dict[str, Any], now_us: int) -> None:
+    """Change the facts of a session, its owner among them."""
     ctx.lift(session)
-    session.change_facts(owner=owner, orphan=orphaned, instance=caller.instance if owner else "")
+    ctx.tx.clear_restored(session)
+    session.change_facts(**changes)
     session.known_timeout_s = None
     session.host = None
-    session.restored = False
-    if owner:
+    if session.facts.owner:
         session.beat_us = max(session.beat_us, now_us)
     session.next_version(now_us)
     ctx.watch(caller, session)

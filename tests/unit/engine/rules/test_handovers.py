@@ -7,11 +7,29 @@ from typing import Any
 import pytest
 
 from callstate_client.engine.liveness import Phase
+from callstate_client.engine.rules.handovers import counted_hold
+from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.head import read_head
+from callstate_client.engine.sessions.session import Session
 from callstate_sidecar.config.schema import ReaperConfig
-from support.core import FakeClient
+from support.clock import START_US
+from support.core import TIME, FakeClient
 from support.core_harness import FULL, TIMEOUT_S, CoreHarness
+from support.table_harness import TableHarness
 
 HELD_S = 60.0
+
+
+def create(table: TableHarness, session_id: str) -> Session:
+    head = read_head(b'{"id":"%b","status":"active"}' % session_id.encode(), "$", lambda _: TIME)
+    session = Session(session_id, Document(head, START_US))
+    table.tx.create(session)
+    return session
+
+
+def add_turn(table: TableHarness, session: Session) -> None:
+    table.tx.change(session)
+    session.doc.append(b"{}", 1)
 
 
 @pytest.fixture
@@ -130,6 +148,49 @@ async def test_an_end_that_was_not_journaled_comes_when_it_can(harness: CoreHarn
     await harness.advance(1.0)
     assert (await loaded(harness))["ended_reason"] == "poisoned"
     harness.check_replay()
+
+
+async def test_a_death_stays_counted_however_long_the_journal_is_full(harness: CoreHarness, w0: FakeClient) -> None:
+    """A minute later the present time would say that the claimer had survived the handover."""
+    await harness.kill(w0)
+    for number in (1, 2):
+        await killed(harness, number)
+    peer = await harness.worker("v3")
+    await harness.claim(peer, "a", "v3")
+    harness.disk.error = FULL
+    await harness.kill(peer)
+    await harness.advance(2 * HELD_S)
+    assert (harness.core.session("a").ended, count(harness)) == (False, (3, 3))
+    harness.disk.error = None
+    await harness.advance(1.0)
+    assert (await loaded(harness))["ended_reason"] == "poisoned"
+    assert count(harness) == (3, 3)
+    harness.check_replay()
+
+
+def test_a_death_in_the_group_of_an_undone_change_stays_counted() -> None:
+    table = TableHarness()
+    session = create(table, "a")
+    session.change_facts(claimed_us=START_US)
+    table.tx.commit()
+    add_turn(table, session)
+    table.tx.observe_hold(session, counted_hold(session, START_US, crashed=True))
+    table.rollback()
+    assert session.doc.turn_count == 0
+    assert (session.facts.claimed_us, session.facts.handovers, session.facts.crashes) == (0, 1, 1)
+
+
+def test_a_death_is_not_counted_if_the_claim_is_undone() -> None:
+    table = TableHarness()
+    session = create(table, "a")
+    session.change_facts(claimed_us=START_US, handovers=1)
+    table.tx.commit()
+    table.tx.change(session)
+    session.change_facts(claimed_us=START_US + 1, handovers=2)
+    table.tx.observe_hold(session, counted_hold(session, START_US + 2, crashed=True))
+    assert session.facts.crashes == 1
+    table.rollback()
+    assert (session.facts.claimed_us, session.facts.handovers, session.facts.crashes) == (START_US, 1, 0)
 
 
 async def test_a_silent_claimer_that_dies_has_died_of_it_too(harness: CoreHarness, w0: FakeClient) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from callstate_client.engine.liveness import Phase
 from support.core import TIME, FakeClient
-from support.core_harness import RETENTION_S, TIMEOUT_S, CoreHarness
+from support.core_harness import FULL, RETENTION_S, TIMEOUT_S, CoreHarness
 from support.verbs import event, make_claimable, unjournaled
 
 CLAIMABLE = ["released", "disconnected", "heartbeat_timeout", "worker_exited", "reaped", "unowned", "stolen"]
@@ -154,3 +154,22 @@ async def test_of_two_claims_at_once_the_second_is_a_conflict(
     first, second = (w.replies[ids[0]] for w, ids in asked)
     assert first["result"]["epoch"] == 1
     assert second["error"]["data"] | {"kind": "conflict", "owner": "w2"} == second["error"]["data"]
+
+
+async def test_an_undone_claim_leaves_a_restored_session_restored(harness: CoreHarness, w1: FakeClient) -> None:
+    """Its last sign of life is still that of its owner, from before the restart."""
+    await harness.save(w1, "a")
+    await harness.restart()
+    peer = await harness.worker("w3")
+    session = harness.core.session("a")
+    before = session.beat_us
+    await harness.advance(1.0)
+    harness.disk.error = FULL
+    await harness.refused(peer, "session.claim", session_id="a", worker_id="w3", steal=True)
+    assert (session.restored, session.beat_us) == (True, before)
+    await harness.refused(harness.operator, "session.release", session_id="a", epoch=0)
+    assert (session.restored, session.beat_us) == (True, before)
+    harness.disk.error = None
+    harness.check_consistency()
+    await harness.claim(peer, "a", "w3", steal=True)
+    assert not session.restored
