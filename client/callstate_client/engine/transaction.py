@@ -34,6 +34,7 @@ from msgspec import Struct
 
 from callstate_client.engine.events import Events
 from callstate_client.engine.liveness import Liveness
+from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import Record, RemovalRecord, StateRecord, TurnsRecord, WorkerRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.dirty_set import Mark
@@ -144,9 +145,7 @@ class Transaction:
         session.journaled = True
         self._admitted.append(session)
 
-    def remove(
-        self, session: Session, version: int, now: float, op: str | None = None, result: bytes = b"{}"
-    ) -> None:
+    def remove(self, session: Session, version: int, now: float, op: str | None = None) -> None:
         """Delete a session. The store is told only where it may have heard of it, or where it has changed hands.
 
         Args:
@@ -154,12 +153,11 @@ class Transaction:
             version: of the deletion.
             now: monotonic time.
             op: under which the deletion may be repeated.
-            result: what a repeat is answered with.
         """
         session_id, table = session.id, self._table
         self.save(session_id)
         self._save_suspicion(session)
-        session.keep_op(op, result)
+        session.keep_op(op, DELETED)
         epoch = session.facts.epoch
         # a former owner stays fenced off from one that is made anew under the id, however late: hence the epoch
         maybe_known = session.maybe_stored or session.host is not None or epoch > 0

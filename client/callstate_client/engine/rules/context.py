@@ -7,14 +7,12 @@ change a session is in authority.py, what a change means for its life in lifecyc
 
 from __future__ import annotations
 
-from typing import Final
-
 from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.events import Events
 from callstate_client.engine.interfaces import INTERNAL, Caller, Host, NotCached
 from callstate_client.engine.limits import Limits
 from callstate_client.engine.liveness import Evidence, Liveness
-from callstate_client.engine.rules.names import checked_id
+from callstate_client.engine.rules.param_checks import checked_id
 from callstate_client.engine.sessions.session import FoundUnreadableError, Session
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.transaction import Transaction
@@ -29,9 +27,6 @@ from callstate_client.errors import (
     TooLargeError,
 )
 from callstate_client.model.times import ZERO_TIME, format_us, parse_us
-
-DELETED: Final = b"{}"
-"""The result of a deletion, and of no other verb that takes an `op`."""
 
 
 class Context:

@@ -16,8 +16,9 @@ from msgspec import Raw, structs
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import NOT_ENDED
 from callstate_client.engine.sessions.head import CallMetrics, Head
+from callstate_client.engine.sessions.ops import KEPT_OPS
 from callstate_client.engine.sessions.records import MergeBase
-from callstate_client.engine.sessions.session import KEPT_OPS, Session
+from callstate_client.engine.sessions.session import Session
 
 T = TypeVar("T")
 

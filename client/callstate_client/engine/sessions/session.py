@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from itertools import starmap
-from typing import Any, Final
+from typing import Any
 
 from msgspec import structs
 
@@ -27,6 +27,7 @@ from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import NO_FACTS, NOT_ENDED, Facts
 from callstate_client.engine.sessions.head import Head, head_of
 from callstate_client.engine.sessions.layout import InStore
+from callstate_client.engine.sessions.ops import KEPT_OPS
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase, OpResult, StateRecord
 from callstate_client.engine.sessions.stored import (
     ENDED,
@@ -41,9 +42,6 @@ from callstate_client.engine.sessions.stored import (
 from callstate_client.errors import DocumentError, UnreadableError
 from callstate_client.model import documents
 from callstate_client.model.times import MAX_US, format_us, is_time, parse_us
-
-KEPT_OPS: Final = 16
-"""How many results of repeatable mutations a session keeps to answer repeats (part of the wire contract)."""
 
 
 class Session:

@@ -15,7 +15,7 @@ from msgspec import Raw
 
 from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.rules.context import Context
-from callstate_client.engine.rules.names import checked_labels
+from callstate_client.engine.rules.param_checks import checked_labels
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query, StoreError
 from callstate_client.engine.sessions.validation import check_time

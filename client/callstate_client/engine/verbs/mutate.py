@@ -9,9 +9,10 @@ from msgspec import UNSET, Raw
 
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.rules.authority import check_authority, check_epoch, check_writable
-from callstate_client.engine.rules.context import DELETED, Context, ended_error
+from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import settle_status, sign_of_life
-from callstate_client.engine.rules.names import checked_word
+from callstate_client.engine.rules.param_checks import checked_word
+from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.validation import (
@@ -199,7 +200,7 @@ def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
     check_authority(ctx, caller, session, p.epoch)
     now_us = ctx.now_us()
     ctx.events.note("deleted", now_us, session, reason="deleted")
-    ctx.tx.remove(session, max(session.version + 1, now_us), ctx.clock.mono(), p.op, DELETED)
+    ctx.tx.remove(session, max(session.version + 1, now_us), ctx.clock.mono(), p.op)
     ctx.liveness.forget(session.id)
     ctx.decide_departure(session.id)
     return DELETED

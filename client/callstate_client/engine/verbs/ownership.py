@@ -21,7 +21,7 @@ from callstate_client.engine.rules.authority import check_authority, is_holder
 from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.handovers import counted_hold, is_poison
 from callstate_client.engine.rules.lifecycle import beat, retime, tell_timeout
-from callstate_client.engine.rules.names import checked_labels, checked_word, checked_worker
+from callstate_client.engine.rules.param_checks import checked_labels, checked_word, checked_worker
 from callstate_client.engine.sessions.facts import NOT_ENDED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session

@@ -14,13 +14,14 @@ from msgspec import Raw, structs
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.reasons import OVERTIME
 from callstate_client.engine.rules.authority import check_epoch, check_writable, is_holder
-from callstate_client.engine.rules.context import DELETED, Context, ended_error
+from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import retime, settle_status, tell_timeout
-from callstate_client.engine.rules.names import checked_id, checked_labels, checked_word
+from callstate_client.engine.rules.param_checks import checked_id, checked_labels, checked_word
 from callstate_client.engine.sessions.document import HEAD_REST_BYTES, Document
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Head, read_head
 from callstate_client.engine.sessions.merging import blind_base
+from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.validation import PlainHead, check_turns

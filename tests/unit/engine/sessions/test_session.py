@@ -9,6 +9,7 @@ import pytest
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import CallMetrics, read_head
+from callstate_client.engine.sessions.ops import KEPT_OPS
 from callstate_client.engine.sessions.records import (
     HistoryMode,
     OpResult,
@@ -16,7 +17,7 @@ from callstate_client.engine.sessions.records import (
     decode_record,
     encode_record,
 )
-from callstate_client.engine.sessions.session import KEPT_OPS, Session
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
 from callstate_client.errors import UnreadableError
 from callstate_client.model.times import MAX_US

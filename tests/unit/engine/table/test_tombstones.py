@@ -125,7 +125,7 @@ def test_a_tombstone_keeps_the_results_of_repeatable_mutations(known: bool) -> N
     harness.add_turn(session, op="op-1")
     if known:
         harness.flush()
-    harness.tx.remove(session, session.version + 1, 0.0, "op-2", b"{}")
+    harness.tx.remove(session, session.version + 1, 0.0, "op-2")
     version = b"%d" % session.version
     records = [*harness.tx.records]
     harness.tx.commit()

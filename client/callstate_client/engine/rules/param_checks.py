@@ -1,4 +1,4 @@
-"""What the types of params don't say: names and words within their bounds."""
+"""Checks of params that their types leave open: ids, labels and words within their bounds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from callstate_client.protocol.ids import (
 
 
 def checked_id(session_id: str, path: str) -> str:
-    """A session id that can be kept.
+    """Return a session id if it is valid.
 
     Raises:
-        InvalidParamsError: it can't.
+        InvalidParamsError: it is not.
     """
     if not is_session_id(session_id):
         raise InvalidParamsError(
@@ -28,10 +28,10 @@ def checked_id(session_id: str, path: str) -> str:
 
 
 def checked_labels(labels: dict[str, str], path: str = "$.params.labels") -> dict[str, str]:
-    """Labels within their bounds.
+    """Return labels if they are within their bounds.
 
     Raises:
-        InvalidParamsError: too many, or one too long.
+        InvalidParamsError: there are too many, or one is too long.
     """
     if len(labels) > MAX_LABELS:
         raise InvalidParamsError(
@@ -48,7 +48,7 @@ def checked_labels(labels: dict[str, str], path: str = "$.params.labels") -> dic
 
 
 def checked_word(text: str | None, path: str) -> str | None:
-    """A word of at most 64 bytes: an op, a reason.
+    """Return a word (an op, a reason) if it has 1 to 64 bytes, or None.
 
     Raises:
         InvalidParamsError: it is longer, or empty.
@@ -65,10 +65,10 @@ def checked_word(text: str | None, path: str) -> str | None:
 
 
 def checked_worker(worker_id: str) -> str:
-    """A worker id that can be kept.
+    """Return a worker id if it is valid.
 
     Raises:
-        InvalidParamsError: it can't.
+        InvalidParamsError: it is not.
     """
     if not is_worker_id(worker_id):
         raise InvalidParamsError(
