@@ -246,7 +246,7 @@ class LoadedDaemon:
 
 
 def memory_over_json(rig: Rig, redis: Server, sessions: int) -> float:
-    """How much a daemon's resident memory grows with so many sessions of 20 turns, over their JSON.
+    """How much a daemon's resident memory grows with this many sessions of 20 turns, over their JSON.
 
     As many others are saved and flushed first, to fill what takes memory once and not per session: the heap that
     a start leaves free (14 MB where it had to compile redis-py, none where the bytecode was cached), the ring of

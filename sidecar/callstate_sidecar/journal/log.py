@@ -19,7 +19,7 @@ any moment leaves a manifest whose files are complete.
 
 **Failures.** A failed `append` is repeatable. A failed `sync` is not: the kernel may have dropped the pages that it
 could not write, and would report success the next time (Rebello et al., USENIX ATC 2020), so the daemon stops. If
-somebody deletes the files while the daemon runs, appends fail until a checkpoint has written everything anew.
+the files are deleted while the daemon runs, appends fail until a checkpoint has written everything anew.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ class Journal:
 
     @property
     def is_removed(self) -> bool:
-        """Whether somebody deleted the files that we write to, so that a replay would not find them."""
+        """Whether the files being written to were deleted, so that a replay would not find them."""
         return self._rebuilding or self._segment is None or not self._segment.is_linked
 
     @property

@@ -53,7 +53,7 @@ class OpenSegment:
         return self._files.is_linked(self.fd)
 
     def has_space_for(self, size: int) -> bool:
-        """Whether so many bytes of records can be appended."""
+        """Whether this many bytes of records can be appended."""
         return self.end + size + len(END_OF_LOG) <= self._capacity
 
     def append(self, data: bytes) -> None:

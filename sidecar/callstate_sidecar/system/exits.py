@@ -8,7 +8,7 @@ from enum import IntEnum
 class Exit(IntEnum):
     """Exit statuses of `callstated`.
 
-    2, 3 and 4 recur at every start until somebody fixes the cause, so the unit lists them in
+    2, 3 and 4 recur at every start until the cause is fixed, so the unit lists them in
     `RestartPreventExitStatus=`.
     """
 

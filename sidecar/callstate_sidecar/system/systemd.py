@@ -59,7 +59,7 @@ class Notifier:
         self._send(status=text)
 
     def extend_timeout(self, seconds: float, status: str = "") -> None:
-        """Ask systemd to wait for the start or stop for so long from now."""
+        """Ask systemd to allow this much more time, from now, for the start or stop."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}", status=status)
 
     def _send(self, message: str = "", *, status: str = "") -> None:
