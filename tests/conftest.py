@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -26,7 +27,7 @@ WITHOUT_IO = (
     "unit/client/memory/",
     "unit/sidecar/test_",
 )
-"""What these test opens no socket and starts no process: a second loop would show nothing new."""
+"""Tests of code that opens no socket and starts no process: a second loop would show nothing new."""
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -42,9 +43,16 @@ def short_dir() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    """A running daemon for one test."""
+    with Daemon() as daemon:
+        yield daemon
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
-    """One server for all tests that keep to a prefix of their own and leave it running as it was."""
+    """One server for all tests that use a key prefix of their own and neither stop nor reconfigure it."""
     with RedisServer(binaries()["valkey"]) as server:
         yield server
 

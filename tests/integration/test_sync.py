@@ -37,12 +37,6 @@ WITHIN_S = 30.0
 
 
 @pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as daemon:
-        yield daemon
-
-
-@pytest.fixture
 def store(daemon: Daemon) -> Iterator[sync.Store]:
     with sync.connect(daemon.socket, timeout_s=WITHIN_S) as store:
         yield store

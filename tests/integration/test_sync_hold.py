@@ -33,12 +33,6 @@ class HangupError(Exception):
 
 
 @pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as daemon:
-        yield daemon
-
-
-@pytest.fixture
 def store(daemon: Daemon) -> Iterator[sync.Store]:
     with sync.connect(daemon.socket, worker_id="w1") as store:
         yield store

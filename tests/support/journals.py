@@ -81,6 +81,15 @@ def recovered(directory: Path) -> dict[str, bytes]:
     return documents(table)
 
 
+def write_long_journal(directory: Path, turns: int) -> None:
+    """Write a journal of session `c1` with so many turns, each a record, for a replay that takes some time."""
+    journaled = JournaledTable(directory, segment_bytes=1 << 22)
+    journaled.create("c1")
+    for number in range(turns):
+        journaled.add_turn("c1", turn(number % 10))
+    journaled.journal.close()
+
+
 class Killed(BaseException):
     """Stands for kill -9: nothing runs after it, and only what was written is left."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
@@ -42,12 +41,6 @@ async def main(socket, finish_s):
 
 asyncio.run(main(sys.argv[1], float(sys.argv[2])))
 """
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as daemon:
-        yield daemon
 
 
 class Service:

@@ -17,7 +17,7 @@ from callstate_sidecar.journal.format import frames
 from callstate_sidecar.journal.layout import generation_of
 from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
-from support.journals import JournaledTable, turn
+from support.journals import write_long_journal
 from support.service_manager import ServiceManager
 from support.wire import Refused, Wire
 
@@ -396,11 +396,7 @@ def test_a_long_replay_asks_systemd_for_patience_and_says_ready_only_when_it_ser
     manager = ServiceManager(str(short_dir / "notify"))
     daemon = Daemon()
     try:
-        journaled = JournaledTable(daemon.state_dir / "journal", segment_bytes=1 << 22)
-        journaled.create("c1")
-        for number in range(20_100):
-            journaled.add_turn("c1", turn(number % 10))
-        journaled.journal.close()
+        write_long_journal(daemon.state_dir / "journal", turns=20_100)
         environ = os.environ | manager.environ
         with subprocess.Popen(daemon.command(), env=environ, stderr=subprocess.DEVNULL) as process:
             try:

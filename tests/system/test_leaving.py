@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -113,12 +112,6 @@ class Worker:
         with suppress(ProcessLookupError):
             self.process.kill()
         self.process.communicate()
-
-
-@pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as daemon:
-        yield daemon
 
 
 async def kept(daemon: Daemon) -> Record:

@@ -12,7 +12,7 @@ import pytest
 
 from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
-from support.journals import JournaledTable, turn
+from support.journals import write_long_journal
 
 pytestmark = [pytest.mark.system]
 
@@ -82,11 +82,7 @@ def test_a_reload_asked_for_during_the_start_does_not_end_it() -> None:
 def test_a_stop_during_a_long_replay_waits_for_nothing() -> None:
     daemon = Daemon()
     try:
-        journaled = JournaledTable(daemon.state_dir / "journal", segment_bytes=1 << 22)
-        journaled.create("c1")
-        for number in range(20_100):
-            journaled.add_turn("c1", turn(number % 10))
-        journaled.journal.close()
+        write_long_journal(daemon.state_dir / "journal", turns=20_100)
         code = SIGNAL_ITSELF.format(module="system.state_dir", where="StateDir", method="host_id", name="SIGTERM")
         status, said = ended(daemon, [sys.executable, "-c", code, *daemon.command()[3:]])
         assert status == Exit.OK
