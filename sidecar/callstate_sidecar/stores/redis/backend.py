@@ -127,9 +127,9 @@ class RedisBackend:
 
     async def read(self, session_id: str) -> StoredSession | None:
         """Read document and meta atomically, and the last beat."""
-        (reply,) = await self._read_replies([session_id])
-        if isinstance(reply, ResponseError):
-            raise StoreRefusingError(describe(reply))
+        reply = await self._reading.run(READ, self._session_keys(session_id), id_bytes(session_id))
+        if self._sets is not None:
+            (reply[2],) = await self._sets.last_beats([session_id])
         return _stored(reply)
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
