@@ -157,6 +157,7 @@ class Daemon:
         """The parts that read from the store, write to it, and end the sessions of dead calls."""
         config, engine = self._config, self._engine
         commit = self._server.group.commit
+        self._reconciler = Reconciler(engine.ctx, self._host_id, self._metrics)
         self._write_behind = WriteBehind(
             engine.flush_queue,
             self._backend,
@@ -166,7 +167,7 @@ class Daemon:
             self._host_id,
             engine.events,
             commit,
-            Reconciler(engine.ctx, self._host_id),
+            self._reconciler,
         )
         self._read_through = ReadThrough(engine.ctx, self._write_behind.reads, self._host_id)
         self._reaper = Reaper(engine, self._clock, self._metrics, config.reaper.tick_s, commit)

@@ -149,7 +149,7 @@ class DaemonHost:
             "dirty": table.dirty.sessions,
             "dirty_bytes": table.dirty.size_bytes,
             "oldest_dirty_s": 0.0 if oldest is None else round(now - oldest, 3),
-            "quarantined": len(table.quarantined),
+            "quarantined": len(table.quarantined) + len(table.set_aside),
             "store": self._write_behind.store.status,
             **({"store_error": self._write_behind.store.error} if self._write_behind.store.error else {}),
             "journal": self._server.group.journal_state,

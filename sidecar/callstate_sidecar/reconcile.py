@@ -8,13 +8,16 @@ claimed the session. Write-behind reads what the store has and calls `settle`, w
 - **The store's state is older otherwise**: ours is raised above it, and is written again.
 - **Both have changed since a state that both know**, the merge base: they are merged (engine/sessions/merging.py),
   raised above the store's version, and written again. This is logged, with an event `recovered`.
-- **The store's state belongs to another host, or is newer and unowned**: it counts. Ours is quarantined: it stays
-  in memory and journal, with an event `fenced`.
+- **The store's state belongs to another host**: it counts. Ours is set aside, in memory and journal, with an event
+  `fenced`, and the session is known as the other host's from then on (engine/rules/handoff.py).
+- **The store's state is newer and of no host**: it counts. Ours is quarantined: it stays in memory and journal,
+  with an event `fenced`.
 - **The store has a tombstone newer than what the journal knows**: the session was deleted, and is dropped here too.
 - **Other software has changed the document**, which does not update meta: if ours has no change of its own, theirs
   is taken as the next version, with an event `recovered`, or `ended`; else ours is written, and the store sets
   theirs aside. A call that has ended here stays ended.
-- **Ours is a deletion**: it is raised above the store's version, unless the session there belongs to another host.
+- **Ours is a deletion**: it is raised above the store's version, unless the session there belongs to another host,
+  with an event `fenced`.
 
 Every change made here is logged to the journal like any other, before write-behind writes the session again.
 """
@@ -23,17 +26,19 @@ from __future__ import annotations
 
 import logging
 
-from callstate_client.engine.events import FOREIGN, MERGED, NEWER
+from callstate_client.engine.events import FOREIGN, MERGED, NEWER, SUPERSEDED
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.reasons import OPERATOR
+from callstate_client.engine.rules import handoff
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.lifecycle import retime
 from callstate_client.engine.sessions.merging import merge, take_document
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import StoredMeta, StoredSession, Write
+from callstate_client.engine.sessions.stored import ENDED, StoredMeta, StoredSession, Write
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.errors import UnreadableError
+from callstate_sidecar.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +48,12 @@ class Reconciler:
 
     Args:
         host_id: this host.
+        metrics: counts what other hosts have taken over.
     """
 
-    def __init__(self, ctx: Context, host_id: str) -> None:
+    def __init__(self, ctx: Context, host_id: str, metrics: Metrics) -> None:
         self._ctx = ctx
+        self._metrics = metrics
         self._host_id = host_id
 
     def settle(self, write: Write, stored: StoredSession | None) -> bool:
@@ -62,7 +69,10 @@ class Reconciler:
         session = self._ctx.table.sessions.get(write.session_id)
         meta = None if stored is None else stored.meta
         if session is None:
-            return self._settle_deletion(write.session_id, meta)
+            return self._settle_deletion(write.session_id, stored)
+        if meta is not None and meta.host not in ("", self._host_id) and not _is_new_call(session, meta):
+            self.lose(session, meta.host, meta.epoch)
+            return True
         foreign = b"" if stored is None else stored.foreign_stamp
         try:
             theirs = None if stored is None else Session.of_stored(write.session_id, stored, self._host_id)
@@ -75,8 +85,8 @@ class Reconciler:
             self._settle_foreign(session, theirs, foreign)
         elif theirs is None:
             self._settle_no_document(session, meta)
-        elif self._store_counts(session, theirs):
-            return False
+        elif theirs.host == "" and session.unverified and theirs.version > session.doc.updated_us:
+            return False  # newer, and of no host, as the Go package writes it
         elif session.base is None or _is_known(session, session.base, theirs):
             if (
                 theirs.host is None
@@ -93,17 +103,28 @@ class Reconciler:
 
     # -- deletions ----------------------------------------------------------------------------------------------
 
-    def _settle_deletion(self, session_id: str, meta: StoredMeta | None) -> bool:
+    def _settle_deletion(self, session_id: str, stored: StoredSession | None) -> bool:
         """Raise our tombstone above what the store has, unless that belongs to another host."""
         tombstone = self._ctx.table.tombstones.pending.get(session_id)
+        meta = None if stored is None else stored.meta
         if tombstone is None:
             return True  # created again and deleted meanwhile: there is nothing left to write
-        if meta is not None and meta.host != self._host_id:
-            return False
+        if stored is not None and meta is not None and meta.host != self._host_id:
+            self._give_up_deletion(session_id, stored, meta)
+            return True
         if meta is not None:
             version, epoch = max(tombstone.version, meta.version + 1), max(tombstone.epoch, meta.epoch)
             self._ctx.tx.raise_tombstone(session_id, Tombstone(version, epoch, tombstone.ops))
         return True
+
+    def _give_up_deletion(self, session_id: str, stored: StoredSession, meta: StoredMeta) -> None:
+        """Another host has the session, or has deleted it too."""
+        ctx = self._ctx
+        ctx.tx.give_up_deletion(session_id)
+        if not meta.deleted:
+            log.error("session %s, deleted here, is host %s's by now and lives on there", session_id, meta.host)
+            theirs = Session.unreadable(session_id, stored, self._host_id)  # its document does not matter
+            ctx.events.note("fenced", ctx.now_us(), theirs, reason=SUPERSEDED)
 
     def _settle_no_document(self, session: Session, meta: StoredMeta | None) -> None:
         """The store has no document: nothing at all, or a tombstone, perhaps of a deletion that the journal
@@ -158,14 +179,14 @@ class Reconciler:
         ctx.tx.log(session, session.snapshot(), ctx.clock.mono())
         log.warning("session %s: other software has changed it in the store; taken", session.id)
 
-    def _store_counts(self, session: Session, theirs: Session) -> bool:
-        """Whether the store's state counts: another host's that is live or newer, or a newer one of no host at all,
-        as the Go package writes it."""
-        if theirs.host is None:
-            return False
-        if theirs.host == "":
-            return session.unverified and theirs.version > session.doc.updated_us
-        return not session.unverified or not theirs.ended or theirs.version > session.version
+    def lose(self, session: Session, host: str, epoch: int) -> None:
+        """Another host has this session in the store."""
+        log.error(
+            "session %s is host %s's by now (epoch %d); what was acknowledged here is set aside", session.id, host,
+            epoch,
+        )  # fmt: skip
+        handoff.lose(self._ctx, session, host)
+        self._metrics.count("sessions_lost")
 
     def _continue_from(self, session: Session) -> None:
         """The store has an earlier state of ours, and takes the present one as it is: only the reply was lost. The
@@ -230,6 +251,14 @@ class Reconciler:
             ctx.watch(INTERNAL, session)
         elif timeouts != (session.facts.heartbeat_timeout_s, session.facts.max_duration_s):
             retime(ctx, INTERNAL, session, timeouts[0])
+
+
+def _is_new_call(session: Session, meta: StoredMeta) -> bool:
+    """Whether ours was saved anew, while the store was away, under an id whose call at another host is over."""
+    if not session.unverified:
+        return False
+    is_over = meta.state == ENDED or bool(meta.ended_at)
+    return meta.deleted or (is_over and meta.version <= session.version)
 
 
 def _is_known(session: Session, base: MergeBase, theirs: Session) -> bool:

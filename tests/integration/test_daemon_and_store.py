@@ -378,11 +378,12 @@ async def test_created_during_an_outage_what_another_host_has_stays_that_hosts()
             assert (await read_from(redis, "c2")).id == "c2"
             await ours.in_thread("kill")
             await ours.in_thread("start")
-            assert (await store.load("c1")).provider == "ours", "the journal keeps it"
+            assert (await store.load("c1")).provider == "theirs"
+            assert (await store.stats())["quarantined"] == 1, "the journal keeps ours"
     finally:
         redis.close()
         theirs.close(expect=STORE_AWAY)
-        ours.close(expect=f"{STORE_AWAY}|does not take session c1")
+        ours.close(expect=f"{STORE_AWAY}|session c1 is host")
 
 
 @on_uvloop

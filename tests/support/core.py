@@ -139,7 +139,7 @@ class Core:
             HOST,
             self.events,
             self.commit,
-            Reconciler(self.ctx, HOST),
+            Reconciler(self.ctx, HOST, self.metrics),
         )
         self.read_through = ReadThrough(self.ctx, self.writer.reads, HOST)
         self.reaper = Reaper(self.engine, self.clock, self.metrics, self.config.reaper.tick_s, self.commit)

@@ -47,7 +47,7 @@ ENGINE = {
     "transaction": "sessions table liveness events",
     "flush_queue": "sessions table transaction",
     "workers": "sessions table process interfaces events clock reasons transaction",
-    "rules": "sessions table clock limits interfaces events liveness workers transaction",
+    "rules": "sessions reasons table clock limits interfaces events liveness workers transaction",
     "verbs": "sessions table clock limits reasons interfaces events liveness rules",
     "expiry": "sessions reasons interfaces liveness rules verbs",
     "engine": "sessions table process clock limits interfaces events liveness workers rules verbs expiry "
@@ -63,7 +63,7 @@ SIDECAR = {
     "journal": "system background metrics",
     "serving": "system config metrics journal",
     "read_through": "stores",
-    "reconcile": "stores",
+    "reconcile": "stores metrics",
     "write_behind": "system config stores reconcile background metrics",
     "reaper": "background metrics",
     "hosts": "system stores background metrics",

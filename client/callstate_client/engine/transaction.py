@@ -35,7 +35,14 @@ from msgspec import Struct
 from callstate_client.engine.events import Events
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.sessions.ops import DELETED
-from callstate_client.engine.sessions.records import Record, RemovalRecord, StateRecord, TurnsRecord, WorkerRecord
+from callstate_client.engine.sessions.records import (
+    Record,
+    RemovalRecord,
+    SetAsideRecord,
+    StateRecord,
+    TurnsRecord,
+    WorkerRecord,
+)
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.dirty_set import Mark
 from callstate_client.engine.table.quarantine import Refusal
@@ -96,6 +103,7 @@ class Transaction:
         counts."""
         self._orphans: dict[str, int] = {}
         """Orphans that were changed, and their places among the orphans."""
+        self._set_aside: list[SetAsideRecord] = []
         self._departures: list[tuple[dict[str, str], str, str]] = []
 
     # -- before a change ------------------------------------------------------------------------------------
@@ -191,6 +199,30 @@ class Transaction:
         self._table.drop(session.id)
         self.records.append(RemovalRecord(session.id, session.version + 1, session.facts.epoch, False))
 
+    def set_aside(self, session: Session, host: str, now_us: int) -> None:
+        """Another host has taken it over: keep a copy, and have it hot no longer.
+
+        Args:
+            session: which.
+            host: the host that has it.
+            now_us: when this was learned, microseconds since 1970.
+        """
+        self.save(session.id)
+        self._save_suspicion(session)
+        copy = SetAsideRecord(session.snapshot(), host, now_us)
+        self._drop(session.id)
+        self._table.set_aside.add(copy)
+        self._set_aside.append(copy)
+        self.records.append(copy)
+
+    def give_up_deletion(self, session_id: str) -> None:
+        """Another host has the session, which lives on there: it is not deleted here any more."""
+        self.save(session_id)
+        tombstone = self._table.tombstones.pending.pop(session_id, None)
+        self._table.dirty.discard(session_id)
+        if tombstone is not None:
+            self.records.append(RemovalRecord(session_id, tombstone.version, tombstone.epoch, False))
+
     def raise_tombstone(self, session_id: str, tombstone: Tombstone) -> None:
         """A deletion has to be above what the store turned out to have."""
         self._table.tombstones.pending[session_id] = tombstone
@@ -279,6 +311,7 @@ class Transaction:
         self._restored.clear()
         self._holds.clear()
         self._orphans.clear()
+        self._set_aside.clear()
         self._departures.clear()
 
     @property
@@ -291,6 +324,8 @@ class Transaction:
         table, replies = self._table, self.after_rollback
         for session_id, saved in reversed(self._saved.items()):
             self._restore(session_id, saved)
+        for copy in self._set_aside:
+            table.set_aside.drop(copy.state.session_id, copy.state.version)
         for session in self._admitted:
             session.journaled = False
         for session, beat_us in reversed(self._restored):

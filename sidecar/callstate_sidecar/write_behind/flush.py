@@ -84,7 +84,9 @@ class FlushBarrier:
 
     def _has(self, session_id: str, era: int) -> bool:
         """Whether the store has written it."""
-        return session_id not in self._table.quarantined and self._is_answered(session_id, era)
+        table = self._table
+        is_lost = session_id in table.set_aside and session_id not in table.sessions
+        return not is_lost and session_id not in table.quarantined and self._is_answered(session_id, era)
 
     def _count_unflushed(self, era: int) -> int:
         """How many sessions the store does not have as they were at the end of this era."""
@@ -94,7 +96,8 @@ class FlushBarrier:
             flight.era <= era and _dirty_era(table, i) <= era for i, flight in table.dirty.in_flight.items()
         )
         quarantined = sum(self._is_answered(i, era) for i in table.quarantined)
-        return table.dirty.unwritten(era) - twice + quarantined
+        set_aside = sum(i not in table.sessions for i in table.set_aside)
+        return table.dirty.unwritten(era) - twice + quarantined + set_aside
 
 
 def _dirty_era(table: SessionTable, session_id: str) -> float:

@@ -217,7 +217,7 @@ async def test_the_merge_is_told(core: Core) -> None:
     assert reasons(peer, "recovered") == ["merged"]
 
 
-async def test_another_live_owners_wins_and_ours_is_quarantined(core: Core) -> None:
+async def test_another_live_owners_wins_and_ours_is_set_aside(core: Core) -> None:
     put(core, meta(host="other", owner="w9"))
     before = core.memory.rows["a"]
     await blind(core, session={"status": "active"})
@@ -225,11 +225,16 @@ async def test_another_live_owners_wins_and_ours_is_quarantined(core: Core) -> N
     core = again(core)
     peer = await listening(core)
     await flush(core)
-    await core.turn("a", "more")
+    with pytest.raises(FencedError) as refused:
+        await core.turn("a", "more")
+    assert refused.value.host == "other"
+    assert (await core.call("session.load", session_id="a"))["owner"] == "w9", "it is read from the store"
     await flush(core)
     assert core.memory.rows["a"] == before
-    assert core.table.quarantined.keys() == {"a"}
-    assert core.replayed().sessions["a"].doc.turn_count == 2, "the journal keeps it"
+    assert "a" not in core.replayed().sessions
+    for table in (core.table, core.replayed()):
+        (copy,) = table.set_aside.of("a")
+        assert (copy.host, copy.state.count) == ("other", 1), "memory and journal keep it"
     assert reasons(peer, "fenced") == ["superseded"], "told once"
     assert await core.writer.flush(None, 0.01) == {"flushed": 0, "unflushed": 1}
 

@@ -183,7 +183,16 @@ class StoreRecord(Struct, array_like=True, tag=6):
     taken: dict[str, int]
 
 
-Record = StateRecord | TurnsRecord | RemovalRecord | BeatsRecord | WorkerRecord | StoreRecord
+class SetAsideRecord(Struct, array_like=True, frozen=True, tag=8):
+    """A session that another host has taken over, as it was here; `dropped`: nobody needs the copy any more."""
+
+    state: StateRecord
+    host: str
+    at_us: int
+    dropped: bool = False
+
+
+Record = StateRecord | TurnsRecord | RemovalRecord | BeatsRecord | WorkerRecord | StoreRecord | SetAsideRecord
 AnyRecord = Record | StateRecordV3
 """Every record that a journal may contain."""
 

@@ -17,6 +17,7 @@ from callstate_client.engine.sessions.records import (
     OpResult,
     Record,
     RemovalRecord,
+    SetAsideRecord,
     StateRecord,
     StoreRecord,
     TurnsRecord,
@@ -35,6 +36,8 @@ def replay(table: SessionTable, record: Record) -> None:
         _worker(table, record)
     elif isinstance(record, StoreRecord):
         _store(table, record)
+    elif isinstance(record, SetAsideRecord):
+        _set_aside(table, record)
     else:
         session = table.sessions.get(record.session_id)
         if session is not None and record.version <= session.version:
@@ -71,6 +74,17 @@ def _store(table: SessionTable, record: StoreRecord) -> None:
         base = None if session is None else session.base
         if session is not None and base is not None and 0 < (base.version or base.sent) <= version:
             session.base = None
+
+
+def _set_aside(table: SessionTable, record: SetAsideRecord) -> None:
+    session_id, version = record.state.session_id, record.state.version
+    session = table.sessions.get(session_id)
+    if record.dropped:
+        table.set_aside.drop(session_id, version)
+        return
+    table.set_aside.add(record)
+    if session is not None and session.version <= version:  # else it has come back since
+        table.drop(session_id)
 
 
 def _removal(table: SessionTable, record: RemovalRecord) -> None:
@@ -125,6 +139,8 @@ def snapshot(table: SessionTable) -> Iterator[Record]:
         session = table.sessions.get(session_id)
         if session is not None:
             yield session.snapshot()
+    for session_id in [*table.set_aside]:
+        yield from table.set_aside.of(session_id)
     for session_id, tombstone in [*table.tombstones.pending.items()]:
         yield removal(session_id, tombstone, pending=True)
     for session_id, tombstone in [*table.tombstones.settled.items()]:

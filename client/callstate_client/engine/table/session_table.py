@@ -11,6 +11,7 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.dirty_set import DirtySet
 from callstate_client.engine.table.index import HotOrder, Index
 from callstate_client.engine.table.quarantine import Quarantine
+from callstate_client.engine.table.set_aside import SetAside
 from callstate_client.engine.table.tombstones import Tombstones
 
 
@@ -25,6 +26,8 @@ class SessionTable:
         self.dirty = DirtySet()
         self.quarantined = Quarantine()
         """Hot sessions and pending deletions that the store refuses."""
+        self.set_aside = SetAside()
+        """Copies of sessions that another host has taken over."""
         self.unflushed_beats: dict[str, int] = {}
         """Beats in neither journal nor store, microseconds since 1970."""
         self.processes: dict[str, WorkerRecord] = {}
