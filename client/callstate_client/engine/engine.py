@@ -3,10 +3,10 @@
 A front builds one, gives it a host, and drives it: the daemon from its event loop, a MemoryStore from the calls of
 its user. What a front does:
 
-- `run` a request, once for each. Its changes join the open group.
+- `run` each request once. Its changes join the open group.
 - `tick` when time has passed, and `depart` while there are `departures`.
-- commit the group, or roll it back, then `publish`: `tx.records` is what a journal has to hear of.
-- `disconnected` when a connection has closed. That a worker's process has exited comes through `PeerProcess.watch`.
+- commit the group, or roll it back, then `publish`: `tx.records` is what is to be journaled.
+- `disconnected` when a connection has closed. The exit of a worker's process is reported by `PeerProcess.watch`.
 
 The parts, each with its own rules: the table of hot sessions (`table`), the open group (`tx`), changes that the
 store does not have yet (`flush_queue`), the deadlines (`liveness`), workers and their connections (`registry`),
@@ -42,9 +42,9 @@ class Engine:
     Args:
         limits: how much it keeps.
         spans: how long it waits for signs of life.
-        clock: what time it is.
-        stream: names its events; another one at each start.
-        table: the sessions to begin with, as a replay has made them.
+        clock: the time.
+        stream: the name of its event stream, new at each start.
+        table: the initial sessions, from a replay.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Engine:
         self._expiry = Expiry(self.ctx)
 
     def attach(self, host: Host) -> None:
-        """Make known what the engine runs in. It asks the host nothing before its first request."""
+        """Set the program that the engine runs in. It is not used before the first request."""
         self.ctx.host = host
 
     def _watch_again(self, session: Session) -> None:
@@ -77,10 +77,10 @@ class Engine:
         self.ctx.host.wake()
 
     def restore(self, find: Callable[[Process], PeerProcess | Literal[Gone.GONE] | None]) -> None:
-        """After a replay: every session has its full time again, and workers that died meanwhile have left.
+        """After a replay: give every session its full time, and detect workers that died meanwhile.
 
         Args:
-            find: looks for a process that the journal remembers; None: there is no saying whether it runs.
+            find: looks for a process known from the journal; None: it is unknown whether it is running.
         """
         now = self._clock.live()
         for session in self.table.sessions.values():
@@ -98,16 +98,16 @@ class Engine:
         """Answer a request.
 
         Args:
-            caller: whose request it is.
+            caller: who sent it.
             verb: of the request.
-            params: of the verb, decoded by it.
+            params: decoded by the verb.
 
         Returns:
             the result as JSON, or how to wait for it.
 
         Raises:
-            NotCached: ask the store for a session (`Host.when_known`), then run the request again.
-            WireError: the answer is this error.
+            NotCached: read a session from the store (`Host.when_known`), then run the request again.
+            WireError: the error to reply with.
         """
         return verb.run(self.ctx, caller, params)
 
@@ -119,31 +119,31 @@ class Engine:
     # -- time -----------------------------------------------------------------------------------------------
 
     def tick(self, now: float, most: int | None = None) -> Verdicts:
-        """Act on the workers and sessions whose time is up.
+        """Process the workers and sessions whose deadline has passed.
 
         Args:
             now: seconds of the clock's `live()`.
-            most: sessions at the most; None: all.
+            most: at most this many sessions; None: all.
         """
         self.registry.expire(now)
         return self._expiry.expire(now, most)
 
     def depart(self, now: float, most: int | None = None) -> Verdicts:
-        """Decide what becomes of sessions whose worker has left; parameters as with `tick`."""
+        """Process the sessions of workers that have left; parameters as with `tick`."""
         self.departures.list_some()
         return self._expiry.depart(now, most)
 
     def next_deadline(self) -> float | None:
-        """When `tick` has something to do next, seconds of the clock's `live()`; None: never, as things are."""
+        """When `tick` is due next, seconds of the clock's `live()`; None if nothing is pending."""
         deadlines = (self.liveness.next_deadline(), self.registry.workers.next_deadline())
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     # -- the group ------------------------------------------------------------------------------------------
 
     def publish(self, max_unsent_bytes: int) -> int:
-        """Tell subscribers what has happened; see Events.publish."""
+        """Send events to subscribers; see Events.publish."""
         return self.events.publish(max_unsent_bytes)
 
     def close(self) -> None:
-        """Watch no process any more."""
+        """Stop watching processes."""
         self.registry.close()

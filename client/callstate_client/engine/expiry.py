@@ -1,14 +1,14 @@
-"""What becomes of sessions whose time is up, and of those whose worker has left.
+"""Sessions whose deadline has passed, and those whose worker has left.
 
     evidence                                        live                      suspect             ended
     nothing heard of it for the span of its phase   suspected                 reaped              leaves the hot map
     it lasts longer than its `max_duration_s`       reaped                    reaped              -
     its owner's process has exited                  suspected; reaped, if     suspected for that  -
                                                     it killed too many
-    its owner is disconnected, and may live         an orphan, with a full timeout                -
+    its owner is disconnected, and may be alive     an orphan, with a full timeout                -
 
 No clock and no waiting: `now` is passed in, seconds of the clock's `live()`, and the driver (the daemon's reaper,
-or a MemoryStore whose time is moved) says how many sessions to look at in one go. The changes are part of the open
+or a MemoryStore whose time is moved) says how many sessions to process at a time. The changes are part of the open
 group, to be committed and published afterwards.
 """
 
@@ -32,14 +32,14 @@ _REASONS: Final = {Evidence.SILENCE: SILENT, Evidence.EXIT: EXITED}
 
 
 class Verdicts(Struct):
-    """What one look at the sessions came to."""
+    """The result of one pass over the sessions."""
 
     sessions: int = 0
-    """How many were looked at: those that were due."""
+    """How many were due, and were processed."""
     suspected: int = 0
-    """How many are suspects by that."""
+    """How many became suspects."""
     reaped: list[tuple[str, str]] = field(default_factory=list)
-    """Which have been ended, and why."""
+    """The sessions that were ended, and why."""
 
 
 class Expiry:
@@ -53,11 +53,11 @@ class Expiry:
         self._ctx = ctx
 
     def expire(self, now: float, most: int | None) -> Verdicts:
-        """Act on the sessions whose time is up.
+        """Process the sessions whose deadline has passed.
 
         Args:
             now: seconds of the clock's `live()`.
-            most: how many at the most; None: all.
+            most: at most this many; None: all.
         """
         done = Verdicts()
         for session_id, phase, evidence in islice(self._ctx.liveness.due(now), most):
@@ -66,7 +66,7 @@ class Expiry:
         return done
 
     def depart(self, now: float, most: int | None) -> Verdicts:
-        """Decide what becomes of the sessions of workers that have left; parameters as with `expire`."""
+        """Process the sessions of workers that have left; parameters as with `expire`."""
         pending = self._ctx.departures.pending
         done = Verdicts()
         for session_id, why in [*islice(pending.items(), most)]:
@@ -89,7 +89,7 @@ class Expiry:
             self._reap(session, POISONED, done)
         elif ctx.liveness.phase(session_id) is Phase.LIVE:
             self._act(session_id, Phase.LIVE, Evidence.EXIT, now, done)
-        elif session.suspected != EXITED:  # silent before; another process of this name will get another epoch
+        elif session.suspected != EXITED:  # silent before; another process of this id will get another epoch
             self._tell_suspect(session, Evidence.EXIT, now)
 
     def _act(self, session_id: str, phase: Phase, evidence: Evidence, now: float, done: Verdicts) -> None:
@@ -115,7 +115,7 @@ class Expiry:
         done.reaped.append((session.id, reason))
 
     def _tell_suspect(self, session: Session, evidence: Evidence, now: float) -> None:
-        """Why it is suspected: for the first time, or by better evidence, its deadline being what it was."""
+        """Note why it is suspected: for the first time, or by better evidence with the same deadline."""
         ctx = self._ctx
         session.suspected = _REASONS[evidence]
         now_us = ctx.now_us()

@@ -10,8 +10,8 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query
 
 
-class NotCached(Exception):  # noqa: N818 - no error: a question to the store
-    """The session is not hot and the store has not been asked: ask, then run the request again."""
+class NotCached(Exception):  # noqa: N818 - not an error: the store has to be read
+    """The session is not hot and has not been read from the store: read it, then run the request again."""
 
     def __init__(self, session_id: str) -> None:
         super().__init__(session_id)
@@ -19,7 +19,7 @@ class NotCached(Exception):  # noqa: N818 - no error: a question to the store
 
 
 class Deferred:
-    """The answer of a verb that has to wait: `start` is given what to call with the result, or an error."""
+    """The result of a verb that has to wait: `start` gets the callback for the result or an error."""
 
     __slots__ = ("start",)
 
@@ -28,33 +28,33 @@ class Deferred:
 
 
 class Caller(Protocol):
-    """Who asks: a connection."""
+    """The sender of a request: a connection."""
 
     worker: str
     """The worker it is registered as; empty for none: an operator, a simple script."""
     instance: str
-    """Which store of the worker it is of; empty where it did not say."""
+    """The store instance of the worker; empty if not given."""
     told_timeout_s: float
-    """The default timeout that `server.info` has told it, seconds; 0: it was not told."""
+    """The default timeout that `server.info` has told it, seconds; 0: none yet."""
 
     def __hash__(self) -> int: ...
 
     @property
     def unsent_bytes(self) -> int:
-        """What it has not taken yet of what was sent."""
+        """Bytes queued and not yet read."""
         ...
 
     def send(self, data: bytes, /) -> object:
-        """Queue lines behind what is queued already."""
+        """Append lines to the send queue."""
         ...
 
     def close(self) -> None:
-        """Hang up once what is queued has left."""
+        """Close the connection once the queue is sent."""
         ...
 
 
 class InternalCaller:
-    """The engine itself as a caller: no worker, and nobody who could read a reply."""
+    """The engine itself as a caller: it is not a worker, and reads no replies."""
 
     worker = ""
     instance = ""
@@ -80,7 +80,7 @@ class ExitWatch(Protocol):
 
 
 class PeerProcess(Protocol):
-    """The process at the other end of a connection. Whoever has it closes it, or watches it."""
+    """The process at the other end of a connection. Its holder has to close or watch it."""
 
     @property
     def process(self) -> Process | None:
@@ -93,19 +93,19 @@ class PeerProcess(Protocol):
         ...
 
     def watch(self, exited: Callable[[], None], /) -> ExitWatch:
-        """Call back once when it has exited, and never from within this call."""
+        """Call `exited` once when it has exited, and never from within this call."""
         ...
 
     def close(self) -> None:
-        """It will not be watched."""
+        """Release it; it will not be watched."""
         ...
 
 
 class Host(Protocol):
-    """What the engine asks of the program it runs in: the store behind, the system's word on processes, figures."""
+    """What the engine needs of the program it runs in: the store, processes, and figures."""
 
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
-        """Call `then` once the store has been asked for this session, in the order of these calls."""
+        """Call `then` once this session has been read from the store, in the order of these calls."""
         ...
 
     def stored_active_ids(self, cursor: str) -> Awaitable[tuple[list[str], str]]:
@@ -117,7 +117,7 @@ class Host(Protocol):
         ...
 
     def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> Awaitable[dict[str, int]]:
-        """The result of `server.flush`, once the store has it or the time is up."""
+        """The result of `server.flush`, once everything is stored or the time is up."""
         ...
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
@@ -126,15 +126,15 @@ class Host(Protocol):
 
     @property
     def accepts_new(self) -> bool:
-        """Whether there is room for what the store does not have yet."""
+        """Whether there is room for more unstored changes."""
         ...
 
     def identify(self, caller: Caller) -> PeerProcess | None:
-        """The process behind a connection; None: it has hung up meanwhile."""
+        """The process at the other end of a connection; None if it has disconnected."""
         ...
 
     def wake(self) -> None:
-        """A worker has left, outside of any request perhaps: decide its departures and publish the events soon."""
+        """A worker has left, perhaps outside of any request: process its departures and publish events soon."""
         ...
 
     def info(self) -> dict[str, Any]:

@@ -2,17 +2,17 @@
 
 Pure: `now` is passed in, seconds of the clock's `live()`, which stands still while the daemon does.
 
-    phase     what may be in it                                   what is done when its span runs out
+    phase     which sessions are in it                            what happens when its span ends
     LIVE      a session that has not ended, with an owner,        suspected
               without one yet, or an orphan
     SUSPECT   one that was silent for its timeout, or whose       reaped
               owner's process has exited
     ENDED     one that has ended, still hot                       evicted, once the store has it
 
-Sessions of one phase and one span are in one queue, in the order of their last evidence. So a heartbeat moves one
-session to the end of its queue, and a tick looks at the fronts only: its cost is in what expires, not in what
-lives. There are few spans: the default timeout, and those that sessions were given. Limits of a call's duration,
-which no heartbeat moves, are in a heap.
+Sessions of one phase and one span share a queue, in the order of their last evidence. So a heartbeat moves one
+session to the end of its queue, and a tick reads only the fronts: its cost depends on what expires, not on what is
+live. There are few spans: the default timeout, and those given to sessions. Limits of a call's duration, which
+heartbeats do not move, are in a heap.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Evidence(Enum):
     EXIT = "process_exited"
     """The process of its owner has exited."""
     OWNER = "owner"
-    """It was claimed; or it is an orphan, released by its owner or left by one that may live."""
+    """It was claimed; or it became an orphan, because its owner released it or is disconnected."""
     END = "end"
     """It was ended."""
     REVIVAL = "revival"
@@ -90,7 +90,7 @@ class Liveness:
 
     Args:
         timeout_s: silence after which a session without a timeout of its own is suspected.
-        grace_s: how long a suspect may still come back.
+        grace_s: how long a suspect may still recover.
         retention_s: how long an ended session stays hot.
     """
 
@@ -115,7 +115,7 @@ class Liveness:
 
     @property
     def suspects(self) -> Collection[str]:
-        """The suspects in the order in which they are to be claimed: the one suspected for longest first."""
+        """The suspects in the order of claiming: the one suspected longest first."""
         return self._labelled.keys()
 
     def suspects_having(self, labels: Mapping[str, str]) -> Iterator[str]:
@@ -138,11 +138,11 @@ class Liveness:
     # -- what is learned ----------------------------------------------------------------------------------
 
     def watch(self, session_id: str, now: float, timeout_s: float | None = None) -> None:
-        """Begin to watch a live session, or give it another timeout, with a full span from now on."""
+        """Watch a live session, or give it another timeout, with a full span from now on."""
         self._put(session_id, self._live_queue(timeout_s), now)
 
     def keep(self, session_id: str, now: float) -> None:
-        """Watch an ended session: it stays hot for the retention from now on."""
+        """Keep an ended session hot for the retention from now on."""
         self._limit_of.pop(session_id, None)
         self._put(session_id, self._ended, now)
 
@@ -150,7 +150,7 @@ class Liveness:
         """A sign of life, the most frequent evidence.
 
         Returns:
-            the phase it was in until now; None: it is not watched.
+            its previous phase; None: it is not watched.
         """
         queue = self._of.get(session_id)
         if queue is None:
@@ -172,14 +172,14 @@ class Liveness:
         timeout_s: float | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Phase | None:
-        """Move a watched session on, as TRANSITIONS says. Gives its new phase; None: it is watched no more.
+        """Move a watched session to its next phase, by TRANSITIONS. Returns that; None: it is no longer watched.
 
         Args:
-            session_id: which.
-            evidence: what is learned of it.
+            session_id: the session.
+            evidence: the observation.
             now: seconds.
-            timeout_s: its own, where it becomes live by this.
-            labels: to find it by, where it becomes a suspect by this.
+            timeout_s: its own, if it becomes live.
+            labels: by which it can be found if it becomes a suspect.
         """
         after = TRANSITIONS[self._of[session_id].phase, evidence]
         if after is Phase.LIVE:
@@ -214,7 +214,7 @@ class Liveness:
         since, order = before.order[session_id], after.order
         later = [*takewhile(lambda other: order[other] > since, reversed(order))]
         self._put(session_id, after, since)
-        for other in reversed(later):  # few: a session that is given a timeout has mostly just shown a sign of life
+        for other in reversed(later):  # few: a session that gets a timeout has usually just given a sign of life
             order.move_to_end(other)
 
     def deadline(self, session_id: str) -> float:
@@ -245,10 +245,10 @@ class Liveness:
     # -- what is due --------------------------------------------------------------------------------------
 
     def due(self, now: float) -> Iterator[tuple[str, Phase, Evidence]]:
-        """What has run out by now, one at a time: session, the phase it is in, and what is learned of it.
+        """The expired sessions, one at a time, each with its phase and the evidence.
 
-        The caller passes the evidence to `learn`, or keeps the session with `watch` or `keep`, before it asks
-        for the next.
+        The caller passes the evidence to `learn`, or keeps the session with `watch` or `keep`, before it takes
+        the next.
         """
         while self._limits and self._limits[0][0] <= now:
             deadline, session_id = heapq.heappop(self._limits)
@@ -264,7 +264,7 @@ class Liveness:
                 yield session_id, queue.phase, Evidence.SILENCE
 
     def next_deadline(self) -> float | None:
-        """When something runs out next; None: nothing is watched. It may have been put off by then."""
+        """When something expires next; None: nothing is watched. A heartbeat may postpone it."""
         limits = self._limits
         while limits and self._limit_of.get(limits[0][1]) != limits[0][0]:
             heapq.heappop(limits)

@@ -1,20 +1,20 @@
 """The open group: all changes since the last commit, for the journal to take as one, or to be undone as one.
 
-Sessions are changed in memory at once, and others may see the changes before they are in the journal; so a group
-holds back every reply that could have seen it, and where the journal does not take it, all of it is as if it had
-never been asked for. Everything that takes part registers here:
+Sessions are changed in memory at once, and others may see the changes before they are in the journal; so
+replies that could depend on them are held back with the group, and if the journal refuses it, everything is as if
+the group had never been requested. Everything that takes part registers here:
 
-    records                 what the journal has to hear, in order
+    records                 what is to be journaled, in order
     saved sessions          each session, tombstone, dirty mark and refusal by the store as it was before the first
                             change under its id
     events                  those that tell of a change; Events keeps them until the group is committed
-    lifted suspicions       a claim, release or end leaves no room for suspicion, and its undoing no room for relief
-    restored sessions       those that were known from the journal alone until they were claimed or released
+    lifted suspicions       a claim, release or end lifts a suspicion; a rollback brings it back
+    restored sessions       those without a sign of life since the restart until they were claimed or released
     decided departures      what an owner's leaving means for a session, decided by a change
     replies                 run after a rollback: changes are refused, what only saw them is answered anew
 
-`commit` forgets all of it. `rollback` takes it back: sessions, the last changed first, then where they stand
-(deadlines, suspicions, departures), then events, and at last the replies, in the order of asking.
+`commit` discards all of it. `rollback` undoes it: sessions, the last changed first, then their deadlines,
+suspicions and departures, then events; finally it sends the replies, in the order of the requests.
 
 What was observed is not a change, and stays: heartbeats and the recoveries they bring, new suspicions, holds that
 ended with the claimer's death, what a refused caller was told, the processes of workers, and what the store has. A
@@ -22,7 +22,7 @@ cached miss of the store is only forgotten. A change that is undone has still sh
 session has its full timeout again.
 
 Between groups nothing is saved. A change is registered before it is made (`change`, `create`, `remove`, `evict`,
-`forget`), and told to the journal after it (`log`).
+`forget`), and journaled after it (`log`).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Transaction:
         table: the sessions.
         liveness: their deadlines.
         events: those noted while the group is open.
-        watch_again: gives a session that is as it was before its full time, as a suspect where it is one.
+        watch_again: gives a restored session its full time, as a suspect if it is one.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class Transaction:
         self._watch_again = watch_again
         self.records: list[Record] = []
         self.observed: list[Record] = []
-        """What the journal must hear of as well, but is so whether it does or not: no part of any group."""
+        """Observations to be journaled as well, which hold whether or not they are: not part of any group."""
         self.after_rollback: list[Callable[[NotDurableError], None]] = []
-        """The replies of the group, in order: called with why it was undone, once all is as it was before. They may
-        open another group."""
+        """The replies of the group, in order: called with the reason for a rollback once everything is undone. They
+        may open another group."""
         self._saved: dict[str, Saved] = {}
         self._admitted: list[Session] = []
         self._suspicions: dict[str, Suspicion] = {}
@@ -102,7 +102,7 @@ class Transaction:
         """Holds of changed sessions that ended with the claimer's death: when it had claimed the session, and the
         counts."""
         self._orphans: dict[str, int] = {}
-        """Orphans that were changed, and their places among the orphans."""
+        """Changed orphans, and their places among the orphans."""
         self._set_aside: list[SetAsideRecord] = []
         self._departures: list[tuple[dict[str, str], str, str]] = []
 
@@ -130,23 +130,24 @@ class Transaction:
         return self._saved.get(session_id)
 
     def change(self, session: Session) -> None:
-        """About to change this session; one that was only read from the store becomes hot."""
+        """Prepare to change this session. If it was only read from the store, it becomes hot."""
         if session.id not in self._saved:
             self.save(session.id)
         if session.id not in self._table.sessions:
             self._table.insert(session)
 
     def create(self, session: Session) -> None:
-        """A new session."""
+        """Add a new session."""
         self.save(session.id)
         if self._table.tombstones.pending.pop(session.id, None) is not None:
-            session.maybe_stored = True  # the store still has the one before
+            session.maybe_stored = True  # the store still has its predecessor
         self._table.insert(session)
 
     def admit(self, session: Session) -> None:
-        """A session of ours that the store had becomes hot; the journal is told, so that replay knows it too.
+        """Make a session of this host, read from the store, hot; it is journaled so that a replay has it, too.
 
-        No change, so nothing to undo: where the journal does not take it, it is told at the first change.
+        This is not a change, so there is nothing to undo: if the journal refuses it, it is journaled whole with its
+        first change.
         """
         self._table.insert(session)
         self.records.append(session.snapshot())
@@ -154,10 +155,11 @@ class Transaction:
         self._admitted.append(session)
 
     def remove(self, session: Session, version: int, now: float, op: str | None = None) -> None:
-        """Delete a session. The store is told only where it may have heard of it, or where it has changed hands.
+        """Delete a session. The deletion is written to the store only if that may have the session, or if its owner
+        has changed.
 
         Args:
-            session: which.
+            session: the session.
             version: of the deletion.
             now: monotonic time.
             op: under which the deletion may be repeated.
@@ -167,7 +169,7 @@ class Transaction:
         self._save_suspicion(session)
         session.keep_op(op, DELETED)
         epoch = session.facts.epoch
-        # a former owner stays fenced off from one that is made anew under the id, however late: hence the epoch
+        # the epoch fences a former owner from a new session of the same id, however late its requests arrive
         maybe_known = session.maybe_stored or session.host is not None or epoch > 0
         known = maybe_known or session.stored_version > 0 or session_id in table.dirty.in_flight
         tombstone = Tombstone(version, epoch, session.ops)
@@ -181,7 +183,7 @@ class Transaction:
         self.records.append(removal(session_id, tombstone, pending=known))
 
     def forget(self, session: Session, version: int) -> None:
-        """The store has had it deleted, by this version."""
+        """Drop a session that the store knows to be deleted, as of this version."""
         self.save(session.id)
         self._save_suspicion(session)
         self._drop(session.id)
@@ -194,7 +196,7 @@ class Transaction:
         self._table.dirty.discard(session_id)
 
     def evict(self, session: Session) -> None:
-        """Keep it hot no longer; the store has it. Told to the journal, so that replay keeps it cold too."""
+        """Drop a session from memory; the store has it. Journaled, so that a replay leaves it out, too."""
         self.save(session.id)
         self._table.drop(session.id)
         self.records.append(RemovalRecord(session.id, session.version + 1, session.facts.epoch, False))
@@ -224,20 +226,20 @@ class Transaction:
             self.records.append(RemovalRecord(session_id, tombstone.version, tombstone.epoch, False))
 
     def raise_tombstone(self, session_id: str, tombstone: Tombstone) -> None:
-        """A deletion has to be above what the store turned out to have."""
+        """Raise the version of a deletion above that which the store turned out to have."""
         self._table.tombstones.pending[session_id] = tombstone
         self.records.append(removal(session_id, tombstone, pending=True))
 
     # -- after a change -------------------------------------------------------------------------------------
 
     def log(self, session: Session, record: StateRecord | TurnsRecord, now: float) -> None:
-        """The journal must hear of this change, and the store in time.
+        """Journal this change, and mark the session dirty.
 
-        A session that the journal does not know yet, new or just taken over, is told to it whole; so is the first
-        change after a restart until the store has taken it, with what it was changed from.
+        A session that the journal does not have yet, because it is new or was just taken over, is journaled whole;
+        so is the first change after a restart while the store has not confirmed the session, with its merge base.
         """
         base = session.base
-        if base is not None and (base.version or session.journaled):  # what creates it changes nothing
+        if base is not None and (base.version or session.journaled):  # creating it changes nothing
             session.base = base.after(record.mode, getattr(record, "index", -1))
         if isinstance(record, StateRecord):
             record.base = session.journaled_base
@@ -254,7 +256,7 @@ class Transaction:
     # -- what comes back with the sessions ------------------------------------------------------------------
 
     def lift_suspicion(self, session: Session) -> None:
-        """The change that is being made leaves no room for suspicion."""
+        """Lift the suspicion of a session that is being changed."""
         if session.suspected:
             self._save_suspicion(session)
             session.suspected = ""
@@ -265,7 +267,7 @@ class Transaction:
             self._suspicions[session.id] = Suspicion(session, session.suspected, place)
 
     def clear_restored(self, session: Session) -> None:
-        """The change that is being made gives a session another owner, or none."""
+        """Clear `restored`, because the session is being claimed or released."""
         if session.restored:
             self._restored.append((session, session.beat_us))
             session.restored = False
@@ -282,7 +284,7 @@ class Transaction:
             session.change_facts(**counted)
 
     def decide_departure(self, pending: dict[str, str], session_id: str) -> None:
-        """The change that is being made decides what its owner's leaving means for a session, if it has left."""
+        """Settle a session's pending departure, if its owner has left, by the change that is being made."""
         why = pending.pop(session_id, None)
         if why is not None:
             self._departures.append((pending, session_id, why))
@@ -290,12 +292,12 @@ class Transaction:
     # -- workers: observed, not changed ---------------------------------------------------------------------
 
     def remember_process(self, record: WorkerRecord) -> None:
-        """A worker that may come to own sessions is this process."""
+        """Journal the process of a worker that may own sessions."""
         self._table.processes[record.worker_id] = record
         self.observed.append(record)
 
     def forget_process(self, worker_id: str) -> None:
-        """A worker has left and owns nothing: another of its id may be another process, or none."""
+        """A worker has left and owns nothing: a later one of its id may be another process."""
         if self._table.processes.pop(worker_id, None) is not None:
             self.observed.append(WorkerRecord(worker_id, 0, 0, "", 0))
 
@@ -320,7 +322,7 @@ class Transaction:
         return not (self.records or self._saved)
 
     def rollback(self, why: NotDurableError) -> None:
-        """Undo the group, which the journal did not accept for this reason."""
+        """Undo the group, which the journal refused for this reason."""
         table, replies = self._table, self.after_rollback
         for session_id, saved in reversed(self._saved.items()):
             self._restore(session_id, saved)
@@ -356,7 +358,7 @@ class Transaction:
         else:
             table.tombstones.pending.pop(session_id, None)
         session = saved.session
-        if table.sessions.get(session_id) is not session:  # deleted, and perhaps another one made in its place
+        if table.sessions.get(session_id) is not session:  # deleted, and perhaps replaced
             table.drop(session_id)
         if session is not None:
             session.restore(saved.mark or ())
@@ -369,7 +371,7 @@ class Transaction:
             table.quarantined.put(session_id, saved.refusal)
 
     def _restore_liveness(self) -> None:
-        """Deadlines as the sessions need them; orphans and suspects keep their places in the order of claiming."""
+        """Restore deadlines, and the places of orphans and suspects in the order of claiming."""
         for suspicion in self._suspicions.values():
             suspicion.session.suspected = suspicion.reason
         for session_id, saved in reversed(self._saved.items()):

@@ -1,13 +1,13 @@
-"""Who may change a session, and whose word counts as a sign of its life.
+"""Who may change a session, and whose requests count as a sign of life.
 
-- A session of another host is changed by nobody here, until it is claimed.
-- A request that names an epoch must name the session's: a claim raises it, and so fences off the previous owner.
-- A registered worker changes only sessions without an owner and its own, and of its own not those that another
-  instance of it holds, as long as that one is connected as well.
-- An unregistered connection (an operator, a simple script) is no worker: it may change any session.
-- A reaped session takes no changes at all; one that a worker ended still takes late turns and updates.
+- A session of another host can't be changed here until it is claimed.
+- A request that names an epoch must name the session's: a claim raises it, which fences the previous owner.
+- A registered worker may change only sessions without an owner and its own, except those that another, connected
+  instance of it holds.
+- An unregistered connection (an operator, a simple script) is not a worker: it may change any session.
+- A reaped session accepts no changes; one that a worker ended still accepts late turns and updates.
 
-Whether a heartbeat counts as life is another question: see `speaks_for`.
+Whether a heartbeat counts as a sign of life is a separate rule: see `speaks_for`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def check_authority(ctx: Context, caller: Caller, session: Session, epoch: int |
 
 
 def check_writable(ctx: Context, caller: Caller, session: Session, epoch: int | None) -> None:
-    """As `check_authority`; and refuse a session that was reaped. One that a worker ended is taken.
+    """As `check_authority`; and refuse a session that was reaped. One that a worker ended is accepted.
 
     Raises:
         FencedError, SessionEndedError: the caller can't change it.
@@ -63,7 +63,7 @@ def _is_held_elsewhere(ctx: Context, caller: Caller, session: Session) -> bool:
 
 
 def fence_off(ctx: Context, caller: Caller, session: Session, why: str) -> FencedError:
-    """The error for a caller whose session has another owner by now; the first one of each epoch is an event."""
+    """The error for a caller that has lost its session; the first one of each epoch is an event."""
     if session.fenced_epoch != session.facts.epoch:
         session.fenced_epoch = session.facts.epoch
         ctx.events.note("fenced", ctx.now_us(), session, worker_id=caller.worker)
@@ -74,7 +74,7 @@ def speaks_for(ctx: Context, caller: Caller, session: Session) -> bool:
     """Whether a heartbeat of the caller counts as a sign of life.
 
     It does for a session without an owner, for the caller's own, and, from an unregistered connection, for one
-    whose owner is not connected and so can't send any itself: somebody claimed it on behalf of a worker.
+    whose owner is not connected and so can't send any itself, because it was claimed on behalf of a worker.
     """
     owner, worker = session.facts.owner, caller.worker
     return owner in ("", worker) or (not worker and not ctx.registry.is_connected(owner))

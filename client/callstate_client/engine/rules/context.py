@@ -1,8 +1,8 @@
-"""What verbs share: the sessions, what is kept about them, how one is found, whether there is room, and deadlines.
+"""What verbs share: access to sessions, limits, and deadlines.
 
-A session is hot (in the table), or known to be nowhere (deleted, or just not found in the store), or neither: then
-the store has to be asked (`NotCached`), and the request runs again with what was found in `read_through`. Who may
-change a session is in authority.py, what a change means for its life in lifecycle.py.
+A session is hot (in the table), known to be missing (deleted, or just not found in the store), or neither: then it
+has to be read from the store (`NotCached`), and the request runs again with the result in `read_through`. Who may
+change a session is in authority.py, how a change affects its life in lifecycle.py.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Context:
     """The sessions of one engine, as verbs see them."""
 
     host: Host
-    """What the engine runs in; set before the first request."""
+    """The program that the engine runs in; set before the first request."""
 
     def __init__(
         self,
@@ -56,29 +56,29 @@ class Context:
         self.departures = departures
         self.registry = registry
         self.max_handovers = max_handovers
-        """So many claimers a call may kill, each within a minute of its claim; 0: any number."""
+        """How many claimers a call may kill, each within a minute of its claim; 0: any number."""
         self.draining = False
-        """No new sessions are taken."""
+        """No new sessions are accepted."""
         self.read_through: dict[str, Session | Exception] = {}
-        """While requests that waited for the store run: what it had, of sessions that are not kept hot."""
+        """While requests that waited for the store run: what it returned for sessions that are not hot."""
 
     # -- finding ------------------------------------------------------------------------------------------
 
     def known(self, session_id: str) -> Session | None:
-        """The session where it is at hand: hot, or just read from the store."""
+        """The session if it is hot or was just read from the store."""
         session = self.table.sessions.get(session_id)
         if session is None and not self.table.tombstones.known_missing(session_id, self.clock.mono()):
-            found = self.read_through.get(session_id)  # as it was before this turn: it may have been deleted since
+            found = self.read_through.get(session_id)  # from before this turn: it may be deleted by now
             session = found if isinstance(found, Session) else None
         return session
 
     def lookup(self, session_id: str) -> Session | None:
-        """The session, or None where there is none.
+        """The session, or None if it does not exist.
 
         Raises:
-            NotCached: the store has to be asked.
-            StoreUnavailableError: it can't be asked now.
-            UnreadableError: the store has something there that is no session.
+            NotCached: it has to be read from the store.
+            StoreUnavailableError: the store can't be read now.
+            UnreadableError: the store has a document that is not a session.
         """
         session = self.table.sessions.get(session_id)
         if session is not None:
@@ -99,7 +99,7 @@ class Context:
         """The session.
 
         Raises:
-            SessionNotFoundError: there is none.
+            SessionNotFoundError: it does not exist.
         """
         session = self.lookup(session_id)
         if session is None:
@@ -107,17 +107,17 @@ class Context:
         return session
 
     def unreadable(self, session_id: str) -> Session | None:
-        """What stands in for a session whose document in the store can't be read."""
+        """The placeholder for a session whose document in the store can't be read."""
         found = self.read_through.get(session_id)
         return found.session if isinstance(found, FoundUnreadableError) else None
 
     # -- room ---------------------------------------------------------------------------------------------
 
     def check_room(self) -> None:
-        """Refuse another session where there is no room for it; live calls go on.
+        """Refuse a new session if there is no room for it; live calls continue.
 
         Raises:
-            ShuttingDownError, OverloadedError: there is none.
+            ShuttingDownError, OverloadedError: there is no room.
         """
         if self.draining:
             raise ShuttingDownError("the daemon drains: it takes no new sessions")
@@ -127,10 +127,10 @@ class Context:
             raise OverloadedError("the store is away and store.max_dirty_bytes is reached")
 
     def check_growth(self, session: Session, size: int) -> None:
-        """As `check_size`, for a session that is to grow by a turn; the first time that it may not is an event.
+        """As `check_size`, for a session that grows by a turn; the first refusal is an event.
 
         Raises:
-            TooLargeError: it may not.
+            TooLargeError: it would be too large.
         """
         if size > self.limits.session_bytes and not session.doc.full:
             session.doc.full = True
@@ -151,13 +151,12 @@ class Context:
         return self.clock.wall_us()
 
     def lift(self, session: Session) -> None:
-        """What is being changed leaves no room for suspicion, nor its owner anything to leave: it was claimed,
-        released or ended."""
+        """Lift the suspicion and settle the pending departure of a session that is claimed, released or ended."""
         self.decide_departure(session.id)
         self.tx.lift_suspicion(session)
 
     def decide_departure(self, session_id: str) -> None:
-        """What its owner's leaving means for a session is part of the open group."""
+        """Settle a session's pending departure with the open group."""
         self.tx.decide_departure(self.departures.pending, session_id)
 
     def mark_stale(self, session: Session) -> None:
@@ -165,8 +164,8 @@ class Context:
         self.table.dirty.mark(session.id, self.clock.mono(), session.doc.size)
 
     def watch_again(self, session: Session) -> None:
-        """After a change was undone: a session has its full time again. A suspect is one again: its worker is as
-        dead as before."""
+        """After a rollback: give a session its full time again. A suspect stays one: its worker is as dead as
+        before."""
         if session.ended:
             self.liveness.keep(session.id, self.clock.live())
             return
@@ -177,10 +176,10 @@ class Context:
             self.liveness.learn(session.id, Evidence.SILENCE, self.clock.live(), labels=session.facts.labels)
 
     def watch(self, caller: Caller, session: Session) -> None:
-        """Give a live session its full timeout, and its limit where it has one.
+        """Give a live session its full timeout, and its limit if it has one.
 
-        One without a timeout of its own keeps the present default for good: its owner goes by that, and knows
-        nothing of a configuration that is changed meanwhile.
+        Without a timeout of its own it keeps the present default for good: its owner uses that, and does not learn
+        of a later change of the configuration.
         """
         session.suspected = ""
         if session.facts.heartbeat_timeout_s is None:
@@ -189,13 +188,13 @@ class Context:
         self.limit_duration(session)
 
     def _default_timeout_s(self, caller: Caller) -> float:
-        """The timeout of a session that was given none: not below what `server.info` told the caller, which may go
-        by that. A caller with an instance goes by the replies to its saves and claims."""
+        """The timeout of a session without one: not below what `server.info` told the caller, which may rely on it.
+        A caller with an instance uses the replies to its saves and claims."""
         told_s = 0.0 if caller.instance else caller.told_timeout_s
         return max(self.liveness.timeout_s, told_s)
 
     def step_back(self) -> None:
-        """A stall was noticed, and the clock has stepped back by it: what began since then begins now."""
+        """The clock has stepped back by the length of a stall: date everything that began later at now."""
         now = self.clock.live()
         self.liveness.step_back(now)
         for session_id in [*self.liveness.limited]:
@@ -205,7 +204,7 @@ class Context:
                 self.limit_duration(session)
 
     def limit_duration(self, session: Session) -> None:
-        """Let a session live no longer than its `max_duration_s`, counted from when it was created."""
+        """Limit a session to its `max_duration_s`, counted from its creation."""
         if session.facts.max_duration_s is None:
             self.liveness.limit(session.id, None)  # an undone change may have set one
             return
@@ -217,7 +216,7 @@ class Context:
 
 
 def ended_error(session: Session) -> SessionEndedError:
-    """Says when and why the session ended."""
+    """The error that says when and why the session ended."""
     return SessionEndedError(
         f"the session has ended: {session.facts.ended_reason}",
         ended_at=format_us(session.facts.ended_us) if session.facts.ended_us else None,

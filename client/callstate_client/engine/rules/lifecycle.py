@@ -1,8 +1,8 @@
-"""What a change of a session means for its life: heartbeats, the end, revival, and other timeouts.
+"""How a change affects the life of a session: signs of life, the end, revival, and new timeouts.
 
-Deadlines are kept by `Liveness`; here it is decided which of them a session gets. The timeout by which an owner
-sends heartbeats is the one it was last told. So where somebody else changes the timeout, the longer one of both
-holds until a reply to the owner has told it (`retime`, `tell_timeout`).
+`Liveness` keeps the deadlines; the rules here choose them. An owner sends heartbeats according to the timeout it
+was last told. So if another caller changes the timeout, the longer of both applies until a reply has told the owner
+the new one (`retime`, `tell_timeout`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from callstate_client.engine.sessions.session import Session
 
 
 def sign_of_life(ctx: Context, caller: Caller, session: Session, now_us: int, epoch: int | None) -> None:
-    """After a change that kept the status: it counts as a sign of life, or keeps an ended session hot.
+    """After a change that kept the status: count it as a sign of life, or keep an ended session hot.
 
     Args:
         ctx: the sessions.
         caller: who changed it.
-        session: what was changed.
+        session: the changed session.
         now_us: when, microseconds since 1970.
-        epoch: that the request gave: a caller that knows it speaks for the owner, over whatever connection.
+        epoch: given by the request: a caller that knows it acts for the owner, whatever its connection.
     """
     if session.doc.status == "ended":
         ctx.liveness.keep(session.id, ctx.clock.live())
@@ -35,16 +35,16 @@ def sign_of_life(ctx: Context, caller: Caller, session: Session, now_us: int, ep
 
 
 def beat(ctx: Context, caller: Caller, session: Session, now_us: int, now: float) -> None:
-    """A sign of life of a session that has not ended.
+    """Record a sign of life of a session that has not ended.
 
     Args:
         ctx: the sessions.
         caller: who gave it.
-        session: which one is alive.
+        session: the session.
         now_us: when, microseconds since 1970.
         now: the same, seconds of the clock's `live()`.
     """
-    if session.beat_us < now_us:  # noqa: PLR1730 - `max` is a call, and each turn comes through here
+    if session.beat_us < now_us:  # noqa: PLR1730 - `max` is a call, and every turn runs this
         session.beat_us = now_us
     session.restored = False
     phase = ctx.liveness.beat(session.id, now, session.awaited_s)
@@ -53,7 +53,7 @@ def beat(ctx: Context, caller: Caller, session: Session, now_us: int, now: float
 
 
 def bring_back(ctx: Context, caller: Caller, session: Session, phase: Phase | None, now_us: int) -> None:
-    """A session that was not live has given a sign of life; `phase`: the one it was in; None: not watched."""
+    """Make a session live after a sign of life. `phase`: its previous phase; None: it was not watched."""
     if phase is Phase.SUSPECT:
         session.suspected = ""
         ctx.mark_stale(session)
@@ -71,7 +71,7 @@ def settle_status(
     epoch: int | None,
     reason: str = "completed",
 ) -> None:
-    """After a change: end or revive the session where its status says so; else take it as a sign of life."""
+    """After a change: end or revive the session if its status says so; else count it as a sign of life."""
     if session.ended == was_ended:
         sign_of_life(ctx, caller, session, now_us, epoch)
     elif was_ended:
@@ -86,16 +86,16 @@ def settle_status(
 
 
 def retime(ctx: Context, caller: Caller, session: Session, before_s: float | None) -> None:
-    """A live session was given another timeout or limit. That by itself is no sign of life.
+    """Apply a new timeout or limit of a live session. That alone is not a sign of life.
 
-    Where its owner did not do it, the longer of both timeouts holds until a reply to a heartbeat has told the
-    owner, which goes by the previous one until then.
+    Unless its owner made the change, the longer of both timeouts applies until a reply to a heartbeat has told the
+    owner, which uses the previous one until then.
 
     Args:
         ctx: the sessions.
-        caller: who gave it.
+        caller: who changed it.
         session: the session.
-        before_s: the timeout that it had, seconds.
+        before_s: the previous timeout, seconds.
     """
     if not session.facts.owner or is_holder(caller, session):
         session.known_timeout_s = None
@@ -106,9 +106,9 @@ def retime(ctx: Context, caller: Caller, session: Session, before_s: float | Non
 
 
 def tell_timeout(ctx: Context, session: Session) -> float | None:
-    """The timeout in force, which the owner is told by this reply and goes by from now on; seconds.
+    """The timeout in force, seconds, which this reply tells the owner and which applies from now on.
 
-    The reply is held back with the open group, and is another one where that is undone: then it has not been told.
+    The reply is held back with the open group and replaced after a rollback: then the owner has not been told.
     """
     if session.known_timeout_s is not None:
         ctx.tx.save(session.id)

@@ -1,9 +1,8 @@
 """The verbs of ownership: register, claim, release. Each is headed by a sample of its params.
 
-A claim gives a session a new owner and raises its epoch, which fences off the previous one. It succeeds where
-there is no owner, where the owner may be dead (a suspect, or its worker has left), for a reaped session that is
-still hot, and with `steal`. A claim repeated by the owner, whose first reply was lost perhaps, changes nothing:
-same epoch.
+A claim gives a session a new owner and raises its epoch, which fences the previous one. It succeeds if there is no
+owner, if the owner may be dead (a suspect, or its worker has left), for a reaped session that is still hot, and
+with `steal`. If the owner repeats its claim, perhaps because the first reply was lost, the epoch stays the same.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ from callstate_client.protocol.params import (
 )
 
 MAX_PENDING_LOOKED_AT: Final = 1000
-"""How many pending departures one `claim_next` looks at, a fraction of a millisecond. Where it finds none among
-them, events tell the worker of the others."""
+"""How many pending departures one `claim_next` examines, in a fraction of a millisecond. If none of them is
+claimable, events will report the others to the worker."""
 
 
 def register(ctx: Context, caller: Caller, p: RegisterParams) -> bytes:
@@ -58,7 +57,7 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
     checked_history(p.history)
     session = ctx.find(p.session_id)
     if session.host:
-        check_authority(ctx, caller, session, None)  # refused: it is another host's
+        check_authority(ctx, caller, session, None)  # always refused: it belongs to another host
     if session.ended and not (session.facts.reaped and p.session_id in ctx.table.sessions):
         raise ended_error(session)
     phase = ctx.liveness.phase(session.id)
@@ -76,7 +75,7 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
 
 
 def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> None:
-    """The owner claims again: put the timeouts in force that it gives now."""
+    """Apply the timeouts that an owner gives when it repeats its claim."""
     before = session.facts
     timeouts = _given_timeouts(p)
     if structs.replace(before, **timeouts) == before:
@@ -89,7 +88,7 @@ def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> N
 
 
 def _given_timeouts(p: ClaimParams) -> dict[str, float]:
-    """The timeouts that a claim gives, by their names in Facts."""
+    """The timeouts given by a claim, by their names in Facts."""
     given = {"heartbeat_timeout_s": p.heartbeat_timeout_s, "max_duration_s": p.max_duration_s}
     return {name: seconds for name, seconds in given.items() if seconds is not None}
 
@@ -101,7 +100,7 @@ def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes:
     session = next(_claimable(ctx, checked_labels(p.labels or {})), None)
     if session is None:
         return b"null"
-    if _is_own(ctx, caller, session, worker_id):  # a claim of its own whose reply was lost
+    if _is_own(ctx, caller, session, worker_id):  # its own session, whose reply was lost
         beat(ctx, caller, session, ctx.now_us(), ctx.clock.live())
         if is_holder(caller, session):
             tell_timeout(ctx, session)
@@ -111,7 +110,7 @@ def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes:
 
 
 def _is_own(ctx: Context, caller: Caller, session: Session, worker_id: str) -> bool:
-    """Whether a live session is this very worker's: not that of an earlier process or of another instance."""
+    """Whether a live session belongs to this very worker, not to an earlier process or another instance of it."""
     if session.facts.owner != worker_id or session.ended:
         return False
     if caller.worker and session.facts.instance != caller.instance:
@@ -120,8 +119,8 @@ def _is_own(ctx: Context, caller: Caller, session: Session, worker_id: str) -> b
 
 
 def _claimable(ctx: Context, labels: dict[str, str]) -> Iterator[Session]:
-    """The sessions that `claim_next` may give, oldest first: orphans, which wait for this; then suspects, before
-    they are reaped; then pending departures, which are about to be one or the other."""
+    """The sessions that `claim_next` may return, oldest first: orphans; then suspects, before they are reaped; then
+    pending departures, which are about to become one or the other."""
     sessions = ctx.table.sessions
     for session_id in ctx.table.index.orphans.having(labels):
         yield sessions[session_id]
@@ -133,12 +132,12 @@ def _claimable(ctx: Context, labels: dict[str, str]) -> Iterator[Session]:
         if session is None or session.ended or not labels.items() <= session.facts.labels.items():
             continue
         is_poisoned = why == EXITED and is_poison(session, now_us, ctx.max_handovers)
-        if not is_poisoned:  # else it is about to be ended
+        if not is_poisoned:  # otherwise it is about to be ended
             yield session
 
 
 def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: ClaimParams | None = None) -> None:
-    """Give a session a new owner, and fence off the previous one."""
+    """Give a session a new owner, which fences the previous one."""
     now_us = ctx.now_us()
     reason = _why_claimable(ctx, session)
     ctx.tx.change(session)
@@ -149,7 +148,7 @@ def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: Cla
         session.doc.status = facts.status_before
         changes |= NOT_ENDED
         changes["status_before"] = ""
-        if facts.ended_reason == OVERTIME:  # else it would be ended again at once
+        if facts.ended_reason == OVERTIME:  # otherwise it would be ended again at once
             changes["max_duration_s"] = None
     if p is not None:
         changes |= _given_timeouts(p)
@@ -181,7 +180,7 @@ def release(ctx: Context, caller: Caller, p: ReleaseParams) -> bytes:
 
 
 def make_orphan(ctx: Context, caller: Caller, session: Session, why: str) -> None:
-    """Take the owner from a live session. It becomes an orphan, with a full timeout in which to be claimed."""
+    """Make a live session an orphan, with a full timeout in which to be claimed."""
     now_us = ctx.now_us()
     owner = session.facts.owner
     ctx.tx.change(session)
@@ -213,10 +212,10 @@ def drain(ctx: Context, caller: Caller, p: DrainParams) -> bytes:
 
 
 def _claimer_id(caller: Caller, worker_id: str) -> str:
-    """The id that a claim is for. A registered connection claims for its own worker only.
+    """The worker id of a claim. A registered connection may claim for its own worker only.
 
     Raises:
-        ForbiddenError: it is another worker's.
+        ForbiddenError: it is the id of another worker.
     """
     if caller.worker and worker_id != caller.worker:
         raise ForbiddenError(f"this connection is {caller.worker}'s and can't claim for another")

@@ -1,1 +1,1 @@
-"""Workers: their connections and processes, and what their leaving means for the sessions that they own."""
+"""Workers: their connections and processes, and what becomes of their sessions when they leave."""

@@ -1,12 +1,12 @@
-"""Sessions whose worker has left, until it has been decided what that means for each of them.
+"""Sessions whose worker has left, until each has become a suspect or an orphan.
 
-A worker may own ten thousand sessions, and no request is to wait while all of those become suspects or orphans. So
-a departure takes two steps, both in slices: the worker's sessions are listed as `pending`, each with the reason
-for which it loses its owner, and `Expiry.depart` decides some of the pending ones at a time.
+A worker may own ten thousand sessions, and requests must not wait until all of those are processed. So a departure
+takes two steps, both in slices: the worker's sessions are listed as `pending`, each with the reason why it loses
+its owner, and `Expiry.depart` processes some of the pending ones at a time.
 
-While a session is pending, its owner is still on record but no longer counts: anybody may claim the session. A
-claim, release, end or deletion decides the departure as well (`Context.decide_departure`). A departure is over
-only once the group that decided it is committed; after a rollback it is pending again.
+While a session is pending, its owner is still recorded but no longer counts: any worker may claim the session. A
+claim, release, end or deletion settles the departure as well (`Context.decide_departure`). A departure ends only
+when the group that settled it is committed; after a rollback it is pending again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Final
 from callstate_client.engine.table.session_table import SessionTable
 
 LISTED_AT_ONCE: Final = 1000
-"""Sessions of a worker that are listed in one go: about a millisecond."""
+"""Sessions of a worker that are listed at a time: about a millisecond."""
 
 
 class Departures:
-    """What workers that have left owned.
+    """The sessions of workers that have left.
 
     Args:
         table: the sessions.
@@ -31,17 +31,17 @@ class Departures:
     def __init__(self, table: SessionTable) -> None:
         self._table = table
         self.pending: dict[str, str] = {}
-        """Sessions by their id, and why they lose their owner: EXITED or DISCONNECTED."""
+        """Why each session loses its owner, by session id: EXITED or DISCONNECTED."""
         self._unlisted: dict[str, tuple[str, Iterator[str]]] = {}
-        """By the id of a worker that has left: the reason, and which of its sessions are still to be listed."""
+        """By id of a worker that has left: the reason, and its sessions still to be listed."""
 
     def __bool__(self) -> bool:
-        """Whether there is anything left to list or to decide."""
+        """Whether any session is still to be listed or processed."""
         return bool(self.pending or self._unlisted)
 
     @property
     def listing(self) -> bool:
-        """Whether some have not been listed yet."""
+        """Whether any session is still to be listed."""
         return bool(self._unlisted)
 
     def worker_left(self, worker_id: str, why: str) -> None:
@@ -52,12 +52,12 @@ class Departures:
             self._list(worker_id, LISTED_AT_ONCE)
 
     def worker_comes(self, worker_id: str) -> None:
-        """A worker registers under this id: list all that an earlier one left, before this one owns anything."""
+        """A worker registers under this id: list all sessions of its predecessor before it owns any itself."""
         if worker_id in self._unlisted:
             self._list(worker_id, None)
 
     def list_some(self) -> None:
-        """List some more sessions of one of the workers that have left."""
+        """List more sessions of one worker that has left."""
         if self._unlisted:
             self._list(next(iter(self._unlisted)), LISTED_AT_ONCE)
 

@@ -1,11 +1,11 @@
 """Which workers are registered, over which connections, and what happens when one of them leaves.
 
-This is the whole path of a worker's death: the system reports that its process has exited (a pidfd, watched through
-`PeerProcess.watch`) or that a connection has closed; `workers.Workers` says whether the worker has left by that; if
-so, `worker.left` is noted and its sessions become `Departures`, which `Expiry` turns into suspects or orphans.
+The whole path of a worker's death: the system reports that its process has exited (a pidfd, watched through
+`PeerProcess.watch`) or that a connection has closed; `workers.Workers` decides whether the worker has left; if so,
+`worker.left` is noted and its sessions become `Departures`, which `Expiry` turns into suspects or orphans.
 
-A worker that owns sessions, or may come to, is known to the journal by its process, so that its death shows also
-where it falls into a restart of the daemon. It is forgotten once it is gone and owns nothing any more.
+The process of a worker that owns sessions, or may do so, is journaled, so that its death is detected even if the
+daemon is restarting at that time. It is forgotten once the worker has left and owns no sessions.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from callstate_client.engine.workers.workers import Workers
 from callstate_client.errors import CallstateError
 
 _LEFT: Final = {WorkerOutcome.LEFT_EXITED: EXITED, WorkerOutcome.LEFT_DISCONNECTED: DISCONNECTED}
-"""How a worker has left, and why its sessions lose their owner by that."""
+"""How a worker has left, and why its sessions lose their owner."""
 
 
 class WorkerRegistry:
     """The workers of one engine.
 
     Args:
-        table: the sessions, and which processes the journal knows.
-        tx: tells the journal of processes.
+        table: the sessions, and the processes known to the journal.
+        tx: journals processes.
         departures: gets the sessions of workers that leave.
-        events: hears who joins and who leaves.
+        events: where joining and leaving are noted.
         clock: times the grace.
-        reconnect_grace_s: how long a worker that may live can be without a connection.
-        wake: called when a worker has left: there are events to publish and departures to decide, though no request
-            may be in progress.
+        reconnect_grace_s: how long a worker that may be alive can be without a connection.
+        wake: called when a worker has left, perhaps outside of any request: there are events to publish and
+            departures to process.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class WorkerRegistry:
         self._watches: dict[str, ExitWatch] = {}
         self._connections: dict[str, set[Caller]] = {}
         self._lingering: set[str] = set()
-        """Workers that have left, or have not been seen since a restart, and may still own sessions."""
+        """Workers that have left, or have not reconnected since a restart, and may still own sessions."""
         self.workers = Workers(reconnect_grace_s)
 
     def is_connected(self, worker_id: str, instance: str = "") -> bool:
-        """Whether a registered connection is open under this id; with an instance, one of that."""
+        """Whether a registered connection of this worker, or of one instance of it, is open."""
         if not instance:
             return self.workers.is_connected(worker_id)
         return any(connection.instance == instance for connection in self._connections.get(worker_id, ()))
@@ -78,18 +78,18 @@ class WorkerRegistry:
     def register(
         self, caller: Caller, peer: PeerProcess, worker_id: str, instance: str = "", own_name: str = ""
     ) -> None:
-        """A connection registers as one of a worker.
+        """Register a connection for a worker.
 
         Args:
             caller: the connection.
             peer: the process at its other end; closed here unless it is watched from now on.
             worker_id: the worker.
-            instance: which store of the worker it is of; empty: it does not say.
-            own_name: what the worker calls its process; empty: it does not say.
+            instance: the store instance of the worker; empty if not given.
+            own_name: the worker's name for its process; empty if not given.
 
         Raises:
-            ForbiddenError: the connection is another worker's already.
-            ConflictError: another process has this id, and lives.
+            ForbiddenError: the connection is already registered for another worker.
+            ConflictError: another process has this id, and is alive.
         """
         try:
             done = self.workers.register(worker_id, caller, peer.process, pidfd=peer.watchable, own_name=own_name)
@@ -113,7 +113,7 @@ class WorkerRegistry:
             self._events.note("worker.joined", self._clock.wall_us(), worker_id=worker_id)
 
     def _remember(self, worker_id: str) -> None:
-        """Write to the journal which process a worker is, unless it knows: an earlier write may have failed."""
+        """Journal the process of a worker, unless that is done: an earlier write may have failed."""
         process = self.workers.process_of(worker_id)
         if process is not None:
             record = _record(worker_id, process, self.workers.own_name_of(worker_id))
@@ -121,7 +121,7 @@ class WorkerRegistry:
                 self._tx.remember_process(record)
 
     def _watch(self, worker_id: str, peer: PeerProcess) -> None:
-        """Watch this process, in place of any other under this id."""
+        """Watch this process, and no other one of this worker."""
         self._unwatch(worker_id)
         if peer.process is not None:
             self._watches[worker_id] = peer.watch(partial(self._exited, worker_id, peer.process))
@@ -132,10 +132,10 @@ class WorkerRegistry:
             watch.close()
 
     def restore(self, find: Callable[[Process], PeerProcess | Literal[Gone.GONE] | None]) -> None:
-        """After a replay: workers that died meanwhile have left, the others are watched again.
+        """After a replay: workers that died meanwhile have left; the others are watched again.
 
         Args:
-            find: looks for a process that the journal remembers; None: there is no saying whether it runs.
+            find: looks for a process known from the journal; None: it is unknown whether it is running.
         """
         table = self._table
         for worker_id in [*table.processes]:
@@ -175,7 +175,7 @@ class WorkerRegistry:
         self._left(worker_id, self.workers.exited(worker_id, process))
 
     def expire(self, now: float) -> None:
-        """Workers that have not come back in time have left. `now`: seconds of the clock's `live()`."""
+        """Treat workers that have not reconnected in time as left. `now`: seconds of the clock's `live()`."""
         for worker_id in self.workers.due(now):
             self._left(worker_id, WorkerOutcome.LEFT_DISCONNECTED)
         for worker_id in [*self._lingering]:
@@ -184,14 +184,14 @@ class WorkerRegistry:
                 self._forget(worker_id)
 
     def _forget(self, worker_id: str) -> None:
-        """Drop what is known of a worker that has left and owns nothing any more."""
+        """Forget a worker if it has left; it no longer owns any session."""
         self.workers.idle(worker_id)
         if self.workers.state(worker_id) is WorkerState.GONE:
             self._tx.forget_process(worker_id)
             self._unwatch(worker_id)
 
     def _left(self, worker_id: str, outcome: WorkerOutcome) -> None:
-        """A worker has left, where the outcome of what was learned of it says so."""
+        """Note that a worker has left, if this outcome says so."""
         why = _LEFT.get(outcome)
         if why is None:
             return

@@ -1,15 +1,15 @@
 """The states of workers, and the transitions between them, as data.
 
-    state       what may be in it                                           how it ends by itself
+    state       which workers are in it                                     how it times out
     CONNECTED   a worker with a connection                                  -
     EXITED      its process has exited, a connection is open: a child       -
                 inherited it, or its last requests are still being read
     AWAY        no connection, its process alive or unknown                 left, after the reconnect grace
-    RESTORED    known from the journal, not seen since the daemon started   - (its sessions' deadlines decide)
-    GONE        every id that is not in the table                           -
+    RESTORED    known from the journal, not connected since the start       - (its sessions' deadlines decide)
+    GONE        every unknown id                                            -
 
-What is learned of a worker comes from its connections and its process. What it means for its sessions that it has
-left (suspects, or orphans) is in the outcome.
+The evidence about a worker comes from its connections and its process. The outcome says whether the sessions of a
+worker that has left become suspects or orphans.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 
 
 class WorkerState(Enum):
-    """Where a worker stands."""
+    """The state of a worker."""
 
     CONNECTED = "connected"
     EXITED = "exited"
@@ -30,12 +30,12 @@ class WorkerState(Enum):
 
 
 class WorkerEvidence(Enum):
-    """What is learned of a worker."""
+    """An observation about a worker."""
 
     REGISTERED = "registered"
-    """A connection registered under its id, of its process or of one that may be."""
+    """A connection registered under its id, from its process or one that may be the same."""
     SUPERSEDED = "superseded"
-    """Another process registered under its id, and nothing shows that this one still lives."""
+    """Another process registered under its id, and there is no proof that this one is still alive."""
     DISCONNECTED = "disconnected"
     """Its last connection closed."""
     PROCESS_EXITED = "process_exited"
@@ -47,15 +47,15 @@ class WorkerEvidence(Enum):
 
 
 class WorkerOutcome(Enum):
-    """What has to be done about a worker."""
+    """What follows from an observation."""
 
     NOTHING = "nothing"
     JOINED = "joined"
     """Event `worker.joined`."""
     LEFT_EXITED = "exited"
-    """Event `worker.left` with this for a reason; its live sessions are suspects."""
+    """Event `worker.left` with this as its reason; its live sessions become suspects."""
     LEFT_DISCONNECTED = "disconnected"
-    """Event `worker.left` with this for a reason; its sessions are orphans."""
+    """Event `worker.left` with this as its reason; its sessions become orphans."""
 
 
 TRANSITIONS: Final[Mapping[tuple[WorkerState, WorkerEvidence], tuple[WorkerState, WorkerOutcome]]] = {
@@ -89,5 +89,5 @@ TRANSITIONS: Final[Mapping[tuple[WorkerState, WorkerEvidence], tuple[WorkerState
     ),
     (WorkerState.GONE, WorkerEvidence.IDLE): (WorkerState.GONE, WorkerOutcome.NOTHING),
 }
-"""(state, evidence) to the next state and what has to be done. What is not listed can't happen: only AWAY has a
-grace, only CONNECTED and EXITED have connections, and a newcomer under the id of a CONNECTED one is refused."""
+"""(state, evidence) to the next state and the outcome. Pairs not listed can't occur: only AWAY has a grace, only
+CONNECTED and EXITED have connections, and another process is refused under the id of a CONNECTED worker."""

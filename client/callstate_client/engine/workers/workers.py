@@ -1,12 +1,12 @@
-"""The workers of one engine, and when one has left: connections and processes as evidence, see states.py.
+"""The workers of one engine, and when one of them has left, judged by connections and processes; see states.py.
 
 Pure: `now` is passed in, seconds of the clock's `live()`, which stands still while the daemon does and may step
 back by the length of a stall once that is noticed.
 
-A pid names one process at a time, so two processes under one worker id are told apart by what else is known of
-them (process.py): one that may still live keeps the id, and the newcomer gets a conflict. The other way round,
-several worker ids from one process are a proxy in front of many workers, unless each says that it is that process
-(`own_name`): the exit of a proxy says nothing about them, so they are known by connections and heartbeats alone.
+Pids are reused, so two processes under one worker id are told apart by other marks as well (process.py): one that
+may still be alive keeps the id, and the newcomer gets a conflict. Conversely, several worker ids from one process
+mean a proxy in front of many workers, unless each gives the same name for its process (`own_name`). The exit of a
+proxy says nothing about its workers, so they are judged by connections and heartbeats alone.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from callstate_client.errors import ConflictError, ForbiddenError
 
 
 class Registration(NamedTuple):
-    """What a registration did, to be acted on in this order."""
+    """The effects of a registration, to be acted on in this order."""
 
     replaced: WorkerOutcome
-    """How the worker that had the id until now left, if one did; else NOTHING."""
+    """How the previous worker of this id left, if it was replaced; else NOTHING."""
     joined: bool
     """The first connection of a worker."""
     watch: bool
-    """Its process has to be watched from now on, in place of any watch there was, and its exit reported."""
+    """Watch its process from now on, instead of any previous one, and report its exit."""
 
 
 AGAIN: Final = Registration(WorkerOutcome.NOTHING, joined=False, watch=False)
@@ -37,14 +37,14 @@ AGAIN: Final = Registration(WorkerOutcome.NOTHING, joined=False, watch=False)
 
 @dataclass(slots=True, eq=False)
 class _Program:
-    """A process that workers are registered from."""
+    """A process from which workers are registered."""
 
     process: Process
     workers: set[str] = field(default_factory=set)
     own_names: set[str] = field(default_factory=set)
-    """What its workers call their process; an empty name: one of them did not say."""
+    """Its workers' names for their process; an empty one: some worker gave none."""
     shared: bool = False
-    """A proxy: several worker ids that are not all of one process. Its exit says nothing about them."""
+    """It is a proxy: its worker ids belong to several processes, so its exit says nothing about them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +58,7 @@ class _Worker:
 
     @property
     def process(self) -> Process | None:
-        """The process whose exit is its own; None: not known."""
+        """The process whose exit means the worker's death; None: not known."""
         return None if self.program is None or self.program.shared else self.program.process
 
     @property
@@ -67,12 +67,12 @@ class _Worker:
 
 
 class Workers:
-    """The workers that are connected, may come back soon, or are remembered from before a restart.
+    """The workers that are connected, may reconnect soon, or are known from before a restart.
 
     Their number is bounded by the connections, those closed within the last grace, and the workers restored.
 
     Args:
-        reconnect_grace_s: how long a worker whose process may live can be without a connection.
+        reconnect_grace_s: how long a worker whose process may be alive can be without a connection.
     """
 
     def __init__(self, reconnect_grace_s: float) -> None:
@@ -88,11 +88,11 @@ class Workers:
 
     @property
     def unwatched(self) -> int:
-        """How many of them are known by connections and heartbeats alone."""
+        """How many of them are judged by connections and heartbeats alone."""
         return sum(not worker.watched for worker in self._workers.values())
 
     def state(self, worker_id: str) -> WorkerState:
-        """The state of a worker; GONE for every id that is not known."""
+        """The state of a worker; GONE for an unknown id."""
         worker = self._workers.get(worker_id)
         return WorkerState.GONE if worker is None else worker.state
 
@@ -101,16 +101,16 @@ class Workers:
         return self.state(worker_id) in (WorkerState.CONNECTED, WorkerState.EXITED)
 
     def worker_of(self, connection: Hashable) -> str | None:
-        """The id it is registered under; None also for one whose worker was superseded."""
+        """The id under which it is registered; None also if its worker was superseded."""
         return self._of.get(connection)
 
     def process_of(self, worker_id: str) -> Process | None:
-        """The process whose exit is this worker's, for the journal; None: not known."""
+        """The process whose exit means this worker's death, for the journal; None: not known."""
         worker = self._workers.get(worker_id)
         return None if worker is None else worker.process
 
     def own_name_of(self, worker_id: str) -> str:
-        """What this worker calls its process, for the journal; empty: it has not said."""
+        """This worker's name for its process, for the journal; empty if it gave none."""
         worker = self._workers.get(worker_id)
         return "" if worker is None else worker.own_name
 
@@ -119,18 +119,19 @@ class Workers:
     def register(
         self, worker_id: str, connection: Hashable, process: Process | None, *, pidfd: bool, own_name: str = ""
     ) -> Registration:
-        """A connection says which worker it is of.
+        """Register a connection for a worker.
 
         Args:
-            connection: whatever tells connections apart.
-            process: who is at its other end; None: not known.
+            worker_id: the worker.
+            connection: a key that identifies the connection.
+            process: the process at its other end; None: not known.
             pidfd: whether the exit of that process can be watched.
-            own_name: what the worker calls its process. Several workers of one pid and name are all of that
-                process, and it is no proxy.
+            own_name: the worker's name for its process. If several workers of one pid give the same name, they
+                belong to that process, and it is not a proxy.
 
         Raises:
             ForbiddenError: the connection is registered under another id.
-            ConflictError: another process has the id, and lives.
+            ConflictError: another process has the id, and is alive.
         """
         registered = self._of.get(connection)
         if registered is not None:
@@ -171,11 +172,11 @@ class Workers:
         worker = self._workers.get(worker_id)
         ours = None if worker is None else worker.process
         if worker is None or ours is None or ours.is_same(process) is False:
-            return WorkerOutcome.NOTHING  # it left before, or its process is a proxy's
+            return WorkerOutcome.NOTHING  # it has left already, or the process is a proxy
         return self._learn(worker, WorkerEvidence.PROCESS_EXITED)
 
     def due(self, now: float) -> list[str]:
-        """The workers that have not come back in time: LEFT_DISCONNECTED, each given once."""
+        """The workers that have not reconnected in time, each returned once: LEFT_DISCONNECTED."""
         self._settle(now)
         left = []
         while self._away:
@@ -187,20 +188,21 @@ class Workers:
         return left
 
     def next_deadline(self) -> float | None:
-        """When the next grace is over; None: nobody is away."""
+        """When the next grace ends; None if no worker is away."""
         away_since = next(iter(self._away.values()), None)
         return None if away_since is None else away_since + self.reconnect_grace_s
 
     def restored(self, worker_id: str, process: Process | None, *, pidfd: bool, own_name: str = "") -> bool:
-        """A worker that the journal remembers and that may live; once for each, before any registers.
+        """Add a worker known from the journal that may be alive; once for each, before any registers.
 
-        True where its process has to be watched, as with `Registration.watch`.
+        Returns:
+            whether its process has to be watched, as with `Registration.watch`.
         """
         worker = self._workers[worker_id] = _Worker(worker_id, WorkerState.RESTORED)
         return self._adopt(worker, self._program(worker_id, process), pidfd=pidfd, own_name=own_name)
 
     def idle(self, worker_id: str) -> bool:
-        """A worker owns no session. True where it is forgotten by that, as a restored one is."""
+        """A worker owns no session. Returns whether it is forgotten for that, as a restored one is."""
         worker = self._workers.get(worker_id)
         if worker is None:
             return False
@@ -221,10 +223,10 @@ class Workers:
         return outcome
 
     def _supersede(self, worker: _Worker, program: _Program | None) -> WorkerOutcome:
-        """Another process has registered under its id: give the old one up, unless it lives."""
+        """Another process has registered under its id: give the old one up, unless it is alive."""
         ours = worker.process
         recycled = ours is not None and program is not None and ours.key == program.process.key
-        if recycled:  # so the old one has exited, and its watch is about to report it
+        if recycled:  # the pid was reused, so the old process has exited, and its watch is about to report it
             outcome = self._learn(worker, WorkerEvidence.PROCESS_EXITED)
             if worker.state is WorkerState.GONE:
                 return outcome
@@ -235,7 +237,7 @@ class Workers:
         return self._learn(worker, WorkerEvidence.SUPERSEDED)
 
     def _settle(self, now: float) -> None:
-        """When the clock has stepped back: keep `_away` in order, and nobody away since a time to come."""
+        """If the clock has stepped back, keep `_away` in order and without times in the future."""
         if now < self._now:
             for worker_id, since in self._away.items():
                 self._away[worker_id] = min(since, now)
@@ -244,14 +246,14 @@ class Workers:
     # -- processes --------------------------------------------------------------------------------------------
 
     def _program(self, worker_id: str, process: Process | None) -> _Program | None:
-        """What is known of a process, or a new entry that `_adopt` adds; None: nothing to go by."""
+        """The entry of a process, or a new one that `_adopt` adds; None if the process is not known."""
         if process is None:
             return None
         known = self._programs.get(process.key)
         if known is None or known.process.is_same(process) is False:
             return _Program(process)
         if any(self.state(other) is WorkerState.EXITED for other in known.workers):
-            # without marks to compare: the pid has been recycled, unless this was sent before the process exited
+            # there are no marks to compare: the pid was reused, unless this was sent before the process exited
             return known if worker_id in known.workers else _Program(process)
         if not (known.process.start_ticks or known.process.pidfs_inode):
             known.process = (
@@ -260,7 +262,7 @@ class Workers:
         return known
 
     def _adopt(self, worker: _Worker, program: _Program | None, *, pidfd: bool, own_name: str) -> bool:
-        """Record which process a worker is; True where that has to be watched, and was not."""
+        """Record the process of a worker. Returns whether its watch has to begin."""
         if program is None:
             return False
         if worker.program is not program:
@@ -270,7 +272,7 @@ class Workers:
             program.workers.add(worker.worker_id)
             program.own_names.add(own_name)
             if len(program.workers) > 1 and (len(program.own_names) > 1 or not own_name):
-                program.shared = True  # and stays so while any of them is left
+                program.shared = True  # and stays so as long as any of them is left
         watch = pidfd and not worker.pidfd and not program.shared
         worker.pidfd = worker.pidfd or watch
         return watch
@@ -285,7 +287,7 @@ class Workers:
 
 
 def _is_other(worker: _Worker, program: _Program | None) -> bool:
-    """Whether a newcomer under a worker's id is certainly another process than the worker."""
+    """Whether a process that registers under a worker's id is certainly not the worker's own."""
     if program is None:
-        return worker.state is WorkerState.EXITED  # whatever it is, it is running
+        return worker.state is WorkerState.EXITED  # the newcomer is running, whatever it is
     return worker.process is not None and program is not worker.program
