@@ -11,7 +11,8 @@ from msgspec import Raw, UnsetType
 from callstate_client import protocol as p
 from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.rules.context import Context
-from callstate_client.engine.sessions.validation import PlainHead, params_error, undecodable
+from callstate_client.engine.sessions.decode_errors import params_error, undecodable
+from callstate_client.engine.sessions.validation import PlainHead
 from callstate_client.engine.verbs import heartbeat, listing, mutate, ownership, read, save, subscribe
 from callstate_client.model.go_json import Int64
 
