@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.sessions.records import Record
+from callstate_client.engine.sessions.stored import StoreError, StoreUnsuitableError
 from callstate_client.engine.table.replay import replay, snapshot
 from callstate_sidecar.background import cancel_and_wait, supervise
 from callstate_sidecar.config.errors import ConfigError
@@ -54,6 +55,9 @@ REPLAY_NOTICE_S: Final = 30.0
 
 DRAIN_S: Final = 2.0
 """How long a stop waits for requests in flight before it flushes, seconds."""
+
+STORE_CHECK_S: Final = 1.0
+"""How long a start waits for a store to say what it is, seconds."""
 
 GC_THRESHOLDS: Final = (500, 4, 1_000_000)
 """Collect only young objects, and few at a time: with 100,000 sessions in memory, 500 objects and what they refer
@@ -124,6 +128,7 @@ class Daemon:
         self._build_store_tasks()
         self._build_host_tasks(state_dir)
         self._attach_host()
+        await self._check_store()
         self._restore()
         try:
             if self._hosts is not None:
@@ -132,6 +137,21 @@ class Daemon:
         finally:
             # even if the stop failed: once the lock is released, no thread may touch the journal
             await self._maintenance.stop()
+
+    async def _check_store(self) -> None:
+        """See that Redis is what the configuration says. One that does not answer is checked once it does; until
+        then it is down, and calls are served."""
+        if self._config.store.url.startswith("sqlite:"):
+            return
+        try:
+            async with asyncio.timeout(STORE_CHECK_S):
+                await self._backend.ping()
+        except StoreUnsuitableError as error:
+            await self._backend.close()
+            raise ConfigError(f"store.url: {error}") from error
+        except (StoreError, TimeoutError) as error:
+            log.debug("the store does not answer at the start: %s", error)
+        self._signals.check()
 
     def _build_journal(self, state_dir: Path) -> None:
         """The journal, the server that commits to it, and its syncs and checkpoints."""

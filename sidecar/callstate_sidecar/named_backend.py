@@ -34,5 +34,5 @@ def named_backend(config: Config, state_dir: Path, host_id: str, environ: Mappin
         raise ConfigError(f"store.url: Redis needs {error.name}: pip install 'callstate[sidecar,redis]'") from error
     return RedisBackend(
         store.url, prefix=store.prefix, ttl_s=store.ttl_s, timeout_s=store.timeout_s, host_id=host_id,
-        password=resolve_password(config, environ), synced=synced or store.confirm == "aof",
+        password=resolve_password(config, environ), synced=synced, sync_required=store.confirm == "aof",
     )  # fmt: skip

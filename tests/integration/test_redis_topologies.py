@@ -10,20 +10,21 @@ from typing import Any
 import pytest
 
 from callstate_client import SessionState, SidecarStore, connect
-from callstate_client.engine.sessions.stored import StoreDownError, StoreError
-from callstate_sidecar.stores.redis import RedisStore
+from callstate_client.engine.sessions.stored import StoreDownError, StoreError, StoreUnsuitableError
+from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient
 from callstate_sidecar.stores.redis.client import connect as connect_redis
 from callstate_sidecar.stores.redis.scripts import Script
+from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
-from support.redis_server import binaries
-from support.redis_topologies import ClusterServers, Watched, slot_of, until
+from support.redis_server import RedisServer, binaries, free_port
+from support.redis_topologies import ClusterServers, Group, TcpServer, Watched, slot_of, until
 
 pytestmark = pytest.mark.system
 on_uvloop = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop of the test; the daemon's is uvloop anyway
 
 TIMEOUT_S = 0.5
-STORE_AWAY = "the store is"
+STORE_AWAY = r"the store (is|has lost data)"
 
 BOTH = Script("redis.call('SET', KEYS[1], ARGV[1]) redis.call('SET', KEYS[2], ARGV[1]) return ARGV[1]")
 """Like those for sessions: two keys of one slot."""
@@ -56,6 +57,122 @@ async def retried(work: Any, within_s: float = 20.0) -> Any:
                 return await work()
             except StoreError:
                 await asyncio.sleep(0.02)
+
+
+# -- the wrong kind -------------------------------------------------------------------------------------------
+
+
+@on_uvloop
+@pytest.mark.parametrize("binary", binaries())
+async def test_a_url_of_the_wrong_kind_is_refused_with_the_right_one(binary: str) -> None:
+    path = binaries()[binary]
+    node = TcpServer(path, "cluster-enabled yes", f"cluster-port {free_port()}")
+    locked = TcpServer(path, "cluster-enabled yes", f"cluster-port {free_port()}", "requirepass hunter2")
+    sentinel = TcpServer(path, "sentinel monitor calls 127.0.0.1 1 1", sentinel=True)
+    plain = TcpServer(path)
+    refused = {
+        f"redis://:hunter2@{locked.address}": f"use redis+cluster://{locked.address}",
+        f"redis://{node.address}/1": f"use redis+cluster://{node.address}",
+        node.server.url: "unix:// names a node of a Redis Cluster: use redis+cluster://HOST:PORT",
+        f"redis://{sentinel.address}": f"use redis+sentinel://{sentinel.address}/calls",
+        f"redis://{sentinel.address}/1": f"use redis+sentinel://{sentinel.address}/calls",
+        f"redis+cluster://{plain.address}": f"no node of a cluster: use redis://{plain.address}",
+        f"redis+cluster://{sentinel.address}": f"names {sentinel.address}, which is a Redis Sentinel",
+        f"redis+sentinel://{plain.address}/calls": f"names {plain.address}, which is no sentinel",
+    }
+    with Group([node, locked, sentinel, plain]):
+        for url, said in refused.items():
+            backend = RedisBackend(url, ttl_s=10, timeout_s=5, host_id="here")
+            for work in (backend.ping, lambda: backend.write_beats({"call-1": 1})):  # noqa: B023 - used at once
+                with pytest.raises(StoreUnsuitableError) as caught:
+                    await work()
+                assert str(caught.value).startswith(f"{url.partition('://')[0]}://")
+                assert said in str(caught.value)
+                assert "hunter2" not in str(caught.value)
+            await backend.close()
+
+
+@pytest.mark.parametrize("confirms", [False, True])
+def test_a_daemon_refuses_to_start_with_a_store_of_the_wrong_kind(confirms: bool) -> None:
+    server = TcpServer(binaries()["valkey"], "appendonly no")
+    with Group([server]):
+        if confirms:
+            daemon = Daemon("--set", "store.confirm=aof", store=f"redis://{server.address}")
+            said = "store.url: store.confirm is aof, and the server has no append-only file: set appendonly yes"
+        else:
+            daemon = Daemon(store=f"redis+cluster://{server.address}")
+            said = f"store.url: redis+cluster:// names {server.address}, which is no node of a cluster"
+        try:
+            daemon.launch()
+            assert daemon.process is not None
+            assert daemon.process.wait(20) == Exit.USAGE, daemon.log()
+            assert said in daemon.log()
+            assert len(daemon.log().splitlines()) == 1
+        finally:
+            daemon.close(expect="store.url")
+
+
+@on_uvloop
+async def test_a_server_of_the_wrong_kind_that_comes_late_is_refused_then() -> None:
+    node = TcpServer(binaries()["valkey"], "cluster-enabled yes", f"cluster-port {free_port()}")
+    daemon = Daemon("--set", "server.shutdown_flush_s=0", store=f"redis://{node.address}")
+    try:
+        await daemon.in_thread("start")
+        async with connect(daemon.socket) as store:
+            await store.save(SessionState("call-1", status="active"))
+            await store_is(store, "down")
+            with Group([node]):
+                await store_is(store, "refusing")
+                assert f"use redis+cluster://{node.address}" in (await store.stats())["store_error"]
+                async with asyncio.timeout(20):
+                    while "ERROR   the store is refusing: redis:// names a node" not in daemon.log():
+                        await asyncio.sleep(0.01)
+                assert (await store.load("call-1")).id == "call-1"
+    finally:
+        daemon.close(expect=STORE_AWAY)
+
+
+# -- what is on the server's disk -----------------------------------------------------------------------------
+
+
+@on_uvloop
+@pytest.mark.parametrize(
+    ("binary", "config", "reason"),
+    [
+        ("valkey", "appendonly no", "the server has no append-only file: set appendonly yes"),
+        ("redis", "appendonly yes", "the server has no WAITAOF; it takes Redis 7.2 or newer"),
+        ("valkey", "user default on nopass ~* +@all -waitaof", "does not let the user run WAITAOF"),
+    ],
+)
+async def test_a_server_that_can_not_confirm_is_refused(binary: str, config: str, reason: str) -> None:
+    if binary not in binaries():
+        pytest.skip("no Redis is installed")
+    with RedisServer(binaries()[binary], config) as server:
+        backend = RedisBackend(server.url, ttl_s=10, timeout_s=5, host_id="here", sync_required=True)
+        for work in (backend.ping, lambda: backend.write_beats({"call-1": 1})):
+            with pytest.raises(StoreUnsuitableError, match=reason):
+                await work()
+        await backend.close()
+
+
+@on_uvloop
+async def test_with_confirm_aof_a_session_is_flushed_when_it_is_on_the_servers_disk() -> None:
+    with RedisServer(binaries()["valkey"], "appendonly yes") as server:
+        daemon = Daemon("--set", "store.confirm=aof", store=server.url)
+        try:
+            await daemon.in_thread("start")
+            async with connect(daemon.socket) as store:
+                await store.save(SessionState("call-1", status="active"))
+                assert (await store.flush()).unflushed == 0
+                assert b"cmdstat_waitaof:calls=" in server.command("INFO", "commandstats")
+                server.command("CONFIG", "SET", "appendonly", "no")
+                await store.add_turn("call-1", "user", "hello")
+                await store_is(store, "refusing")
+                assert "store.confirm is aof" in (await store.stats())["store_error"]
+                server.command("CONFIG", "SET", "appendonly", "yes")
+                assert (await store.flush(timeout_s=20)).unflushed == 0
+        finally:
+            daemon.close(expect=STORE_AWAY)
 
 
 # -- a cluster ------------------------------------------------------------------------------------------------

@@ -140,8 +140,9 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
         Literal["reply", "aof"],
         Meta(
             description="When a write counts as stored in Redis. reply: when Redis has replied. aof: when it is "
-            "also in the append-only file on disk (WAITAOF). With journal.durability power it is always aof, and "
-            "SQLite syncs its file."
+            "also in the append-only file on disk (WAITAOF, Redis 7.2 or newer); a Redis that can't say so is "
+            "refused. With journal.durability power it is always aof, where Redis can say so, and SQLite syncs "
+            "its file."
         ),
     ] = "reply"
     beat_interval_s: Annotated[

@@ -17,8 +17,8 @@ class Exit(IntEnum):
     FAILED = 1
     """A failure that a restart may cure: no memory, no file descriptors, a failed fsync."""
     USAGE = 2
-    """A wrong flag, key or value, an unreadable configuration file or file named in it, a path for the socket that
-    is something else, or a missing extra."""
+    """A wrong flag, key or value, an unreadable configuration file or file named in it, a Redis of another kind
+    than the URL says, a path for the socket that is something else, or a missing extra."""
     ALREADY_RUNNING = 3
     """Another daemon holds the socket or the journal, or runs under the same host id over the same store."""
     JOURNAL = 4

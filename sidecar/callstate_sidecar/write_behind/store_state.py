@@ -18,7 +18,12 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from callstate_client.engine.events import Events
-from callstate_client.engine.sessions.stored import StoreDownError, StoreError, StoreRefusingError
+from callstate_client.engine.sessions.stored import (
+    StoreDownError,
+    StoreError,
+    StoreRefusingError,
+    StoreUnsuitableError,
+)
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.system.clock import SystemClock
@@ -74,6 +79,7 @@ class StoreState:
         self.answers = 0
         self._since = clock.mono()
         self._told: Status = "up"
+        self._severity = logging.WARNING
 
     @property
     def is_open(self) -> bool:
@@ -98,6 +104,7 @@ class StoreState:
 
     def failed(self, error: StoreError) -> None:
         """Take note of a failed attempt of write-behind."""
+        self._severity = logging.ERROR if isinstance(error, StoreUnsuitableError) else logging.WARNING
         self._become("refusing" if isinstance(error, StoreRefusingError) else "down", str(error))
         self._table.store_in_doubt = True
         self.failures += 1
@@ -143,7 +150,8 @@ class StoreState:
             log.info("the store is up again, %d dirty", dirty)
         else:
             self.publish("store.down", self.error)
-            log.warning("the store is %s: %s; serving goes on, %d dirty", self.status, self.error, dirty)
+            words = "the store is %s: %s; serving goes on, %d dirty"
+            log.log(self._severity, words, self.status, self.error, dirty)
 
     def publish(self, event: Literal["store.down", "store.up", "store.repaired"], error: str = "") -> None:
         """Publish an event about the store."""

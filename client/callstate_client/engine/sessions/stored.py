@@ -32,6 +32,11 @@ class StoreRefusingError(StoreError):
     """The store answers, but accepts no writes (out of memory, read-only, loading, no permission)."""
 
 
+class StoreUnsuitableError(StoreRefusingError):
+    """The store is of another kind than the configuration says, or can't do what it asks for: somebody has to
+    change one of them."""
+
+
 class StoredMeta(Struct, kw_only=True):
     """What is kept beside a document.
 

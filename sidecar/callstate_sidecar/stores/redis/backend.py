@@ -23,7 +23,7 @@ from callstate_sidecar.stores.backend import Deviation, StoredVersion, WriteOutc
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.stores.hosts import HostRegistry
-from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect
+from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect_each
 from callstate_sidecar.stores.redis.cluster_sets import ClusterSets
 from callstate_sidecar.stores.redis.errors import describe, fault_of_all, is_of_key
 from callstate_sidecar.stores.redis.hosts import RedisHosts
@@ -69,7 +69,9 @@ class RedisBackend:
         timeout_s: longest wait for a read, and for each reply to a batch, seconds.
         host_id: the host to write where a session's meta names none.
         password: used if the URL has none.
-        synced: a write counts only once it is in the server's append-only file on disk.
+        synced: a write counts only once it is in the server's append-only file on disk. A server that can't tell
+            is trusted, with one warning.
+        sync_required: one that can't tell is refused instead.
 
     Raises:
         ValueError: one of these is not as described.
@@ -85,14 +87,15 @@ class RedisBackend:
         prefix: str = DEFAULT_PREFIX,
         password: str | None = None,
         synced: bool = False,
+        sync_required: bool = False,
     ) -> None:
         name = f"callstate:{host_id}"  # what CLIENT LIST shows
-        writing = connect(url, connections=1, timeout_s=timeout_s, password=password, name=name)
-        reading = connect(url, connections=_READ_CONNECTIONS, timeout_s=timeout_s, password=password, name=name)
-        self._writing = ScriptClient(writing, owned=True)
-        self._reading = ScriptClient(reading, owned=True, limit_s=timeout_s)
-        pinging = connect(url, connections=1, timeout_s=timeout_s, password=password, name=name)
-        self._pinging = ScriptClient(pinging, owned=True, limit_s=timeout_s)
+        writing, reading, pinging = connect_each(
+            url, (1, _READ_CONNECTIONS, 1), timeout_s=timeout_s, password=password, name=name
+        )
+        self._writing = ScriptClient(writing, owned=True, confirms=sync_required)
+        self._reading = ScriptClient(reading, owned=True, limit_s=timeout_s, confirms=sync_required)
+        self._pinging = ScriptClient(pinging, owned=True, limit_s=timeout_s, confirms=sync_required)
         self._keys = Layout(prefix)
         self._ttl_ms = ttl_ms(ttl_s)
         self._host_id = host_id
@@ -102,7 +105,8 @@ class RedisBackend:
         self._sets = (
             ClusterSets(self._writing, self._keys, host_id, self._ttl_ms) if self._writing.clustered else None
         )
-        self._confirms = _confirms(timeout_s) if synced else []
+        self._confirms = _confirms(timeout_s) if synced or sync_required else []
+        self._sync_required = sync_required
         self._unconfirmed = ""
 
     @property
@@ -169,7 +173,9 @@ class RedisBackend:
                 raise StoreRefusingError(f"{id_text(key)} is a {found}, not a {kind}: rename or delete it")
 
     def _check_confirmed(self, reply: Any) -> None:
-        """See that the batch is on the server's disk. A server that can't tell is trusted, with one warning."""
+        """See that the batch is on the server's disk."""
+        if isinstance(reply, ResponseError) and self._sync_required:
+            raise StoreRefusingError(f"store.confirm is aof, and Redis can't confirm: {describe(reply)}")
         if isinstance(reply, ResponseError):
             why = describe(reply)
             if why != self._unconfirmed:

@@ -7,7 +7,7 @@ StoreRefusingError (the answer is an error that concerns the whole server).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from redis.exceptions import NoScriptError, RedisError, ResponseError
@@ -18,20 +18,27 @@ from callstate_sidecar.stores.redis.cluster import Cluster
 from callstate_sidecar.stores.redis.connections import Connector
 from callstate_sidecar.stores.redis.errors import describe, translate
 from callstate_sidecar.stores.redis.scripts import Script
-from callstate_sidecar.stores.redis.sentinel import SentinelServer
+from callstate_sidecar.stores.redis.sentinel import Sentinels, SentinelServer
 from callstate_sidecar.stores.redis.servers import Command, OneServer, Servers, Words, next_cursor
+from callstate_sidecar.stores.redis.suitability import verify_append_only
 
 ResultT = TypeVar("ResultT")
 
 
-def connect(
-    url: str, *, connections: int, timeout_s: float, password: str | None = None, name: str = ""
-) -> Servers:
-    """The servers of a URL, with clients that connect at their first command.
+def connect(url: str, *, connections: int, timeout_s: float) -> Servers:
+    """The servers of a URL, for one client; see `connect_each`."""
+    return connect_each(url, [connections], timeout_s=timeout_s)[0]
+
+
+def connect_each(
+    url: str, connections: Sequence[int], *, timeout_s: float, password: str | None = None, name: str = ""
+) -> list[Servers]:
+    """The servers of a URL, for several clients, so that none waits for another's connections. They connect at the
+    first command.
 
     Args:
         url: see config/redis_url.py; options in its query take precedence.
-        connections: to each server at most so many at a time; further commands wait for a free one.
+        connections: for each client, how many it may have to each server at a time; further commands wait.
         timeout_s: longest wait for a connection, for connecting, and for each reply, seconds.
         password: used if the URL has none.
         name: CLIENT SETNAME of the connections; empty for none.
@@ -40,12 +47,16 @@ def connect(
         ValueError: the URL is not as described. The message contains no password.
     """
     parsed = parse_redis_url(url)
-    connector = Connector(parsed, connections=connections, timeout_s=timeout_s, password=password, name=name)
+    connectors = [
+        Connector(parsed, connections=number, timeout_s=timeout_s, password=password, name=name)
+        for number in connections
+    ]
     if parsed.topology == "sentinel":
-        return SentinelServer(connector)
+        sentinels = Sentinels(connectors[0])
+        return [SentinelServer(connector, sentinels) for connector in connectors]
     if parsed.topology == "cluster":
-        return Cluster(connector)
-    return OneServer(connector.server())
+        return [Cluster(connector) for connector in connectors]
+    return [OneServer(connector.server(), connector) for connector in connectors]
 
 
 class ScriptCall(NamedTuple):
@@ -63,10 +74,17 @@ class ScriptClient:
         servers: from `connect`, or around the caller's own client.
         owned: close the connections with this object.
         limit_s: timeout of a whole `run` or `command`, seconds; None leaves it to those of the connections.
+        confirms: the servers have to be able to say what is in their append-only files (WAITAOF).
+
+    Before the first use it sees that the servers are what the URL says, and raises StoreUnsuitableError if not.
     """
 
-    def __init__(self, servers: Servers, *, owned: bool, limit_s: float | None = None) -> None:
+    def __init__(
+        self, servers: Servers, *, owned: bool, limit_s: float | None = None, confirms: bool = False
+    ) -> None:
         self._servers = servers
+        self._confirms = confirms
+        self._verified = False
         self._owned = owned
         self._limit_s = limit_s
         self._closed = False
@@ -101,11 +119,11 @@ class ScriptClient:
     async def slot_tags(self) -> list[bytes]:
         """For each primary a text that, in braces, puts a key into one of its slots; a single empty one if there
         are no slots. Raises as `run`."""
-        return await self._attempt(self._servers.slot_tags())
+        return await self._attempt(self._servers.slot_tags)
 
     async def each_primary(self, *words: Any) -> list[Any]:
         """Run a command without keys on every primary; returns the replies. Raises as `run`."""
-        return await self._attempt(self._servers.each_primary(*words))
+        return await self._attempt(lambda: self._servers.each_primary(*words))
 
     async def scan(self, cursor: str, *args: Any) -> tuple[list[bytes], str]:
         """One SCAN step over all keys there are: keys, and the next cursor, empty after the last. Raises as `run`.
@@ -114,23 +132,23 @@ class ScriptClient:
             cursor: empty for the first step.
             args: MATCH, COUNT, TYPE and what belongs to them.
         """
-        return await self._attempt(self._servers.scan(cursor, *args))
+        return await self._attempt(lambda: self._servers.scan(cursor, *args))
 
     async def ping(self) -> None:
         """Return once every primary has answered. Raises as `run`."""
-        await self._attempt(self._servers.ping())
+        await self._attempt(self._servers.ping)
 
     async def _execute(self, command: Command) -> Any:
-        return await self._attempt(self._servers.execute(command))
+        return await self._attempt(lambda: self._servers.execute(command))
 
-    async def _attempt(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:
+    async def _attempt(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT:
         """Do it within the limit; translates errors but NoScriptError."""
         if self._closed:
-            work.close()
             raise StoreDownError("the store is closed")
         try:
             async with asyncio.timeout(self._limit_s):
-                return await work
+                await self._verify()
+                return await work()
         except NoScriptError:
             raise
         except Exception as error:
@@ -141,10 +159,10 @@ class ScriptClient:
         """Run scripts, then the commands `behind`, in one round trip to each server concerned.
 
         The timeout applies to each reply rather than to all of them, so a slow server may work through a large
-        batch.
+        batch. Calls on keys of different slots may be executed in any order, where `clustered`.
 
         Args:
-            calls: with the keys of each in one hash slot, where `clustered`.
+            calls: with all keys of each in one hash slot, where `clustered`.
             behind: commands without keys, which each of the servers runs after what it got of the calls.
 
         Returns:
@@ -157,12 +175,13 @@ class ScriptClient:
         replies = await self._pipeline(calls, behind)
         unknown = [i for i, reply in enumerate(replies[: len(calls)]) if isinstance(reply, NoScriptError)]
         if unknown:
-            for text in {calls[i].script.text for i in unknown}:
+            again = [calls[i] for i in unknown]
+            for text in {call.script.text for call in again}:
                 await self.each_primary("SCRIPT LOAD", text)
-            again = await self._pipeline([calls[i] for i in unknown], behind)
-            for i, reply in zip(unknown, again, strict=False):
+            second = await self._pipeline(again, behind)
+            for i, reply in zip(unknown, second, strict=False):
                 replies[i] = reply
-            replies += again[len(unknown) :]
+            replies += second[len(again) :]
         return replies
 
     async def commands(self, *commands: Words) -> list[Any]:
@@ -190,10 +209,19 @@ class ScriptClient:
         if self._closed:
             raise StoreDownError("the store is closed")
         try:
+            await self._verify()
             return await self._servers.pipeline(commands, behind)
         except Exception as error:
             await self._drop_broken(error)
             raise translate(error) from error
+
+    async def _verify(self) -> None:
+        if self._verified:
+            return
+        await self._servers.verify()
+        if self._confirms:
+            await verify_append_only(self._servers.each_primary)
+        self._verified = True
 
     async def close(self) -> None:
         """Close the connections; may be called twice."""

@@ -22,10 +22,11 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 from redis.crc import key_slot
-from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
 
 from callstate_sidecar.stores.redis.connections import Connector, Node
 from callstate_sidecar.stores.redis.servers import Command, OneServer, Words, disconnect, next_cursor, pipeline
+from callstate_sidecar.stores.redis.suitability import no_cluster
 
 ResultT = TypeVar("ResultT")
 
@@ -140,8 +141,8 @@ class Cluster:
         (reply,) = await pipeline(
             self._client(node), [("CLUSTER", "SLOTS")]
         )  # of a pipeline, replies are not parsed
-        if isinstance(reply, Exception):
-            raise reply
+        if isinstance(reply, ResponseError):
+            raise no_cluster(reply, self._connector.url, node)
         slots = SlotMap(reply, node)
         if not slots.primaries:
             raise ClusterDownError(f"{node[0]}:{node[1]} knows of no primary")
@@ -151,6 +152,10 @@ class Cluster:
         if node not in self._clients:
             self._clients[node] = self._connector.node(*node)
         return self._clients[node]
+
+    async def verify(self) -> None:
+        """See that the nodes are of a cluster."""
+        await self._slots()
 
     # -- commands -----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ redis-py's defaults replay writes, wait a minute for a stopped server, and reuse
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -49,22 +49,28 @@ class Connector:
         }
         self._credentials: dict[str, Any] = {"username": url.username or None, "password": url.password or password}
 
-    def server(self) -> Redis:
-        """The one server of a standalone URL."""
+    def server(self, db: int | None = None) -> Redis:
+        """The one server of a standalone URL.
+
+        Args:
+            db: in place of the URL's.
+        """
+        db = self.url.db if db is None else db
         if self.url.path:
-            return self._client(UnixDomainSocketConnection, self._options, path=self.url.path)
-        return self.node(*self.url.nodes[0])
+            return self._client(UnixDomainSocketConnection, path=self.url.path, db=db)
+        host, port = self.url.nodes[0]
+        return self._client(_transport(self.url.tls), host=host, port=port, db=db)
 
     def node(self, host: str, port: int) -> Redis:
-        """A server."""
-        return self._client(_transport(self.url.tls), self._options, host=host, port=port)
+        """A node of a cluster."""
+        return self._client(_transport(self.url.tls), host=host, port=port)
 
     def primary(self, find: Callable[[], Awaitable[Node]]) -> Redis:
         """A server that each new connection looks up by `find`."""
         following = type(
             "FollowingConnection", (_Following, _transport(self.url.tls)), {"find": staticmethod(find)}
         )
-        return self._client(following, self._options)
+        return self._client(following, db=self.url.db)
 
     def sentinel_options(self) -> dict[str, Any]:
         """Keyword arguments of redis-py's `Redis` for connections to sentinels.
@@ -85,15 +91,14 @@ class Connector:
             "retry": Retry(NoBackoff(), 0),
         }
 
-    def _client(self, transport: type[Any], options: Mapping[str, Any], **where: Any) -> Redis:
-        if not issubclass(transport, SSLConnection):
-            options = {name: value for name, value in options.items() if not name.startswith("ssl_")}
+    def _client(self, transport: type[Any], **where: Any) -> Redis:
+        tls = issubclass(transport, SSLConnection)
+        options = {name: value for name, value in self._options.items() if tls or not name.startswith("ssl_")}
         packing: Any = type("PackingConnection", (_Packing, transport), {})
         pool = BlockingConnectionPool(
             connection_class=packing,
             max_connections=self._connections,
             timeout=self.timeout_s,
-            db=self.url.db,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             redis_connect_func=_named(self._name) if self._name else None,

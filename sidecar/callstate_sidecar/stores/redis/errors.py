@@ -25,7 +25,13 @@ from callstate_client.engine.sessions.stored import (
     StoreError,
     StoreRefusingError,
     StoreTimeoutError,
+    StoreUnsuitableError,
 )
+
+
+class UnsuitableServerError(Exception):
+    """The server is of another kind than the URL says, or can't do what the configuration asks for."""
+
 
 _DETAIL_CHARS: Final = 200
 
@@ -90,6 +96,8 @@ def describe(error: Exception) -> str:
 
 def translate(error: Exception) -> StoreError:
     """The StoreError for an error of redis-py, or for one that leaked through it from a reset connection."""
+    if isinstance(error, UnsuitableServerError):
+        return StoreUnsuitableError(str(error))
     if isinstance(error.__cause__, RedisError):  # over a Unix socket, a refused AUTH arrives as ConnectionError
         return translate(error.__cause__)
     if isinstance(error, ResponseError) or is_refusal(error):

@@ -14,27 +14,34 @@ from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
 from redis.exceptions import AuthenticationError, ConnectionError, ReadOnlyError, RedisError  # noqa: A004
 
 from callstate_sidecar.stores.redis.connections import Connector, Node
-from callstate_sidecar.stores.redis.servers import Command, OneServer, Words
+from callstate_sidecar.stores.redis.servers import Command, OneServer, Words, disconnect
+from callstate_sidecar.stores.redis.suitability import verify_sentinels
 
 
-class SentinelServer:
-    """The primary of a service.
+class Sentinels:
+    """The sentinels of a URL, and the primary that they named last.
 
     Args:
         connector: of a `redis+sentinel://` URL.
     """
 
-    clustered = False
-
     def __init__(self, connector: Connector) -> None:
-        self._service = connector.url.service
         make: Any = Sentinel  # untyped in some versions of redis-py
+        self._service = connector.url.service
         self._sentinel = make(connector.url.nodes, sentinel_kwargs=connector.sentinel_options())
-        self._address: Node | None = None
-        self._server = OneServer(connector.primary(self._find))
+        self._primary: Node | None = None
+        self._servers: list[OneServer] = []
 
-    async def _find(self) -> Node:
-        """Ask the sentinels, one after the other, for the primary.
+    def add(self, server: OneServer) -> None:
+        """Let a client of the primary give up its connections when another server is named."""
+        self._servers.append(server)
+
+    async def verify(self) -> None:
+        """See that they are sentinels."""
+        await verify_sentinels(self._sentinel.sentinels)
+
+    async def find(self) -> Node:
+        """Ask them, one after the other, for the primary.
 
         Raises:
             MasterNotFoundError: none knows one at present.
@@ -51,8 +58,7 @@ class SentinelServer:
             if state is not None and self._sentinel.check_master_state(state, self._service):
                 self._sentinel.sentinels.remove(sentinel)
                 self._sentinel.sentinels.insert(0, sentinel)  # the first to ask the next time
-                self._address = state["ip"], state["port"]
-                return self._address
+                return await self._named((state["ip"], state["port"]))
             faults.append(
                 MasterNotFoundError(
                     f"the primary of {self._service} is down" if state else f"no service {self._service} there"
@@ -62,6 +68,38 @@ class SentinelServer:
             if isinstance(fault, AuthenticationError):
                 raise fault
         raise MasterNotFoundError(f"no sentinel names a primary: {'; '.join(dict.fromkeys(map(str, faults)))}")
+
+    async def _named(self, primary: Node) -> Node:
+        before, self._primary = self._primary, primary
+        if before not in (None, primary):
+            for server in self._servers:
+                await server.disconnect(in_use=True)
+        return primary
+
+    async def disconnect(self, *, in_use: bool) -> None:
+        """Close the connections to the sentinels."""
+        for sentinel in self._sentinel.sentinels:
+            await disconnect(sentinel, in_use=in_use)
+
+
+class SentinelServer:
+    """The primary of a service.
+
+    Args:
+        connector: of a `redis+sentinel://` URL.
+        sentinels: of this URL.
+    """
+
+    clustered = False
+
+    def __init__(self, connector: Connector, sentinels: Sentinels) -> None:
+        self._sentinels = sentinels
+        self._server = OneServer(connector.primary(sentinels.find))
+        sentinels.add(self._server)
+
+    async def verify(self) -> None:
+        """See that what the URL names are sentinels."""
+        await self._sentinels.verify()
 
     async def execute(self, command: Command) -> Any:
         """Run one command."""
@@ -94,9 +132,7 @@ class SentinelServer:
 
     async def ping(self) -> None:
         """Return once the sentinels have named the primary, and it has answered."""
-        before = self._address
-        if await self._find() != before:
-            await self._server.disconnect(in_use=True)
+        await self._sentinels.find()
         await self._server.ping()
 
     async def _leave(self, error: Exception) -> None:
@@ -106,8 +142,7 @@ class SentinelServer:
     async def disconnect(self, *, in_use: bool) -> None:
         """Close the connections, to the sentinels too."""
         await self._server.disconnect(in_use=in_use)
-        for sentinel in self._sentinel.sentinels:
-            await OneServer(sentinel).disconnect(in_use=in_use)
+        await self._sentinels.disconnect(in_use=in_use)
 
 
 def _is_demotion(reply: Any) -> bool:

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple, Protocol
 
 from redis.asyncio import Redis
 
+from callstate_sidecar.stores.redis.connections import Connector
+from callstate_sidecar.stores.redis.suitability import verify_standalone
+
 Words = tuple[Any, ...]
 """A command and its arguments."""
 
@@ -28,6 +31,14 @@ class Servers(Protocol):
     @property
     def clustered(self) -> bool:
         """Whether the keys of one script have to be in one hash slot."""
+        ...
+
+    async def verify(self) -> None:
+        """See that the servers are what the URL says.
+
+        Raises:
+            UnsuitableServerError: they are something else; says which URL to use.
+        """
         ...
 
     async def execute(self, command: Command) -> Any:
@@ -69,12 +80,19 @@ class OneServer:
 
     Args:
         client: of redis-py; this object does not close it, only its connections.
+        connector: of the URL that the client was made from; None if it is the caller's.
     """
 
     clustered = False
 
-    def __init__(self, client: Redis) -> None:
+    def __init__(self, client: Redis, connector: Connector | None = None) -> None:
         self._client = client
+        self._connector = connector
+
+    async def verify(self) -> None:
+        """See that it is neither a sentinel nor a node of a cluster."""
+        if self._connector is not None:
+            await verify_standalone(self._connector)
 
     async def execute(self, command: Command) -> Any:
         """Run one command."""
