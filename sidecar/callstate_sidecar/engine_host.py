@@ -67,6 +67,8 @@ class DaemonHost:
         self.when_known = read_through.when_known
         self.flush = write_behind.flush
         self.stored_active_ids = write_behind.reads.active_ids
+        self.read_stored = write_behind.reads.read
+        self.retry_refused = write_behind.wake
 
     # -- the store ------------------------------------------------------------------------------------------
 

@@ -20,8 +20,9 @@ import pytest
 
 from callstate_client import CallStore, SessionState, ShuttingDownError, connect
 from callstate_client.cli import main
-from callstate_sidecar.stores.sqlite import SqliteStore
+from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
 from support.daemon import Daemon
+from support.stores import refuse_changes, take_changes, taken_over
 
 T = TypeVar("T")
 
@@ -258,6 +259,88 @@ class TestUnreadable:
         assert re.search(r"`callstate rm` deletes it, or a save with if_version=\d+ replaces it", err)
         assert callstate("rm notes")[0] == 0
         assert callstate("show notes")[0] == 1
+
+
+class TestQuarantine:
+    @pytest.fixture
+    def daemon(self) -> Iterator[Daemon]:
+        """The store refuses a turn of `a` and the deletion of `b`; another host has taken over `c`."""
+        daemon = Daemon()
+        path = daemon.state_dir / "callstate.db"
+
+        async def lose(store: CallStore) -> None:
+            await store.save(SessionState("c", status="active"))
+            await store.flush()
+            backend = SqliteBackend(path, ttl_s=3600, host_id="host-2")
+            await taken_over(backend)
+            await backend.close()
+            await store.add_turn("c", "user", "said here")
+            for name in "ab":
+                await store.save(SessionState(name, from_="+442079460123", status="active"))
+            await store.flush()
+            refuse_changes(path)
+            await store.add_turn("a", "user", "hello")
+            await store.delete("b")
+            assert (await store.flush()).unflushed == 3
+
+        try:
+            daemon.start()
+            using(daemon, lose)
+            yield daemon
+        finally:
+            daemon.close(expect="the store does not take|session c is host host-2's by now")
+
+    def test_what_the_store_does_not_have_is_listed(self, callstate):
+        status, out, err = callstate("quarantine ls")
+        assert (status, err) == (0, "")
+        head, *rows = out.splitlines()
+        assert head.split() == ["ID", "KIND", "SINCE", "ATTEMPTS", "RETRY", "IN", "REASON"]
+        assert [row.split()[:2] for row in rows] == [["a", "session"], ["b", "deletion"], ["c", "copy"]]
+        assert all("rejected: IntegrityError: no change" in row for row in rows[:2])
+        assert "host host-2 has it" in rows[2]
+        listed = json.loads(callstate("quarantine ls --json --limit 1")[1])
+        assert [(each["session_id"], each["kind"], each["epoch"]) for each in listed] == [("a", "session", 0)]
+
+    def test_one_is_shown_with_what_the_store_has(self, callstate):
+        status, out, _ = callstate("quarantine show a")
+        assert status == 0
+        assert re.search(r"^stored.document_bytes +\d+$", out, flags=re.MULTILINE)
+        assert re.search(r"^turn_count +1$", out, flags=re.MULTILINE)
+        assert "+4420" not in out
+        shown = json.loads(callstate("quarantine show a --json --show-numbers")[1])
+        assert shown["session"]["from"] == "+442079460123"
+        assert "history" not in shown["session"]
+        assert json.loads(callstate("--json quarantine show b")[1])["kind"] == "deletion"
+        copy = json.loads(callstate("quarantine show c --json")[1])
+        assert (copy["kind"], copy["stored"]["host"], copy["stored"]["owner"]) == ("copy", "host-2", "w9")
+        assert copy["session"]["history"][0]["content"] == "said here"
+
+    def test_one_or_all_are_tried_again(self, daemon, callstate):
+        assert callstate("quarantine retry a unknown") == (0, "1 is tried again\n", "")
+        assert json.loads(callstate("quarantine retry --json")[1]) == {"retried": 2}
+        take_changes(daemon.state_dir / "callstate.db")
+        assert callstate("quarantine retry")[0] == 0
+        wait_until(daemon, lambda stats: stats["quarantined"] == 1)
+        assert callstate("quarantine retry") == (0, "nothing to try again\n", "")
+
+    def test_what_is_dropped_is_what_the_store_has(self, daemon, callstate):
+        assert callstate("quarantine drop a") == (0, "a dropped: what the store has is what counts\n", "")
+        assert json.loads(callstate("quarantine drop b --json")[1]) == {"id": "b", "dropped": True}
+        assert callstate("quarantine drop c")[0] == 0
+        assert callstate("quarantine ls") == (0, "nothing is in quarantine\n", "")
+        for name in "ab":
+            assert using(daemon, lambda store, name=name: store.get(name)).turn_count == 0
+        assert using(daemon, lambda store: store.stats())["quarantined"] == 0
+        daemon.kill()
+        daemon.start()
+        assert using(daemon, lambda store: store.get("a")).turn_count == 0, "the journal has dropped it too"
+        assert callstate("quarantine ls") == (0, "nothing is in quarantine\n", "")
+
+    @pytest.mark.parametrize("action", ["show", "drop"])
+    def test_one_that_is_not_in_quarantine(self, callstate, action):
+        status, out, err = callstate(f"quarantine {action} nobody")
+        assert (status, out) == (1, "")
+        assert "nobody" in err
 
 
 class TestEndAndRm:

@@ -23,6 +23,7 @@ from callstate_client.protocol.events import GAP, MEMBERS, TYPES
 from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.stores.sqlite import SqliteStore
 from support.daemon import Daemon
+from support.stores import refuse_changes
 from support.transcripts import HANGS_UP, KINDS, MORE, Player, Transcript, parse
 from support.wire import Wire
 
@@ -54,6 +55,10 @@ PARAMS = {
     "session.release": protocol.ReleaseParams,
     "worker.register": protocol.RegisterParams,
     "events.subscribe": protocol.SubscribeParams,
+    "quarantine.list": protocol.QuarantineListParams,
+    "quarantine.show": protocol.QuarantineShowParams,
+    "quarantine.retry": protocol.QuarantineRetryParams,
+    "quarantine.drop": protocol.QuarantineDropParams,
     "server.ping": protocol.NoParams,
     "server.info": protocol.NoParams,
     "server.stats": protocol.NoParams,
@@ -71,6 +76,9 @@ RESULTS = {
     "session.list": protocol.ListResult,
     "session.heartbeat": protocol.HeartbeatResult,
     "server.flush": protocol.FlushResult,
+    "quarantine.list": protocol.QuarantineListResult,
+    "quarantine.show": protocol.QuarantineShowResult,
+    "quarantine.retry": protocol.QuarantineRetryResult,
 }
 OTHERS = {
     "session.load": {"heartbeat_timeout_s", "max_duration_s", "restored"},
@@ -118,6 +126,7 @@ STAGES = {
     "no-grace": ["--set", "reaper.reconnect_grace_s=0"],
     "restarted": [],
     "unreadable": [],
+    "refused": [],
 }
 """What each set-up's daemon is started with."""
 
@@ -139,6 +148,8 @@ class Stage:
             self._wait_until_nobody_listens()
         elif self.setup == "unreadable":
             asyncio.run(self._write_over())
+        elif self.setup == "refused":
+            refuse_changes(self.daemon.state_dir / "callstate.db")
         elif self.setup == "restarted":
             self.daemon.kill()
             self.daemon.start()
@@ -166,7 +177,7 @@ class Stage:
     def close(self) -> None:
         if self.setup == "journal-full" and self.daemon.process is not None:
             resource.prlimit(self.daemon.process.pid, resource.RLIMIT_FSIZE, self.limits)
-        self.daemon.close(expect="journal does not take writes|File too large|disk")
+        self.daemon.close(expect="journal does not take writes|File too large|disk|the store does not take")
 
 
 @contextmanager

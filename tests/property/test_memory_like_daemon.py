@@ -148,6 +148,10 @@ VERBS: dict[str, tuple[Members, Members]] = {
     "session.claim": (NAMED | some(worker_id=WORKER_ID), some(steal=st.booleans(), history=HISTORY) | TIMES),
     "session.claim_next": (some(worker_id=WORKER_ID), some(labels=LABELS, history=HISTORY)),
     "session.release": (NAMED | some(epoch=st.sampled_from([0, 1, 2, 3])), {}),
+    "quarantine.list": ({}, some(limit=st.sampled_from([1, 2]), cursor=st.sampled_from(["0", "7", "x"]))),
+    "quarantine.show": (NAMED, {}),
+    "quarantine.retry": ({}, some(session_ids=st.lists(ID, max_size=2))),
+    "quarantine.drop": (NAMED, {}),
     "server.ping": ({}, {}),
     "server.drain": (some(on=st.sampled_from([False, False, True])), {}),
 }

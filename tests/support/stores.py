@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from msgspec import structs
 
 from callstate_client.engine.sessions.stored import (
     Query,
@@ -182,6 +187,30 @@ class MemoryBackend:
     def versions(self) -> dict[str, int]:
         """Versions of the stored sessions."""
         return {i: row.meta.version if row.meta else 0 for i, row in self.rows.items() if row.document is not None}
+
+
+def refuse_changes(path: Path) -> None:
+    """Let an SQLite file refuse any change of the sessions that are in it, until `take_changes`."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "CREATE TRIGGER refusal BEFORE UPDATE ON session BEGIN SELECT RAISE(ABORT, 'no change'); END"
+        )
+
+
+def take_changes(path: Path) -> None:
+    """End what `refuse_changes` began."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DROP TRIGGER refusal")
+
+
+async def taken_over(backend: Backend, host_id: str = "host-2", owner: str = "w9") -> None:
+    """Another host claims all active sessions of a store."""
+    for session_id in await all_active(backend):
+        stored = await backend.read(session_id)
+        assert stored is not None
+        assert stored.meta is not None
+        meta = structs.replace(stored.meta, host=host_id, epoch=1 << 20, owner=owner)
+        await backend.write([Write(session_id, stored.document, meta, active=True)])
 
 
 async def all_active(backend: Backend) -> list[str]:

@@ -12,6 +12,7 @@ from callstate_client.api import CallStore
 from callstate_client.cli import arguments, output, render
 from callstate_client.cli.drain import drain
 from callstate_client.cli.output import Output
+from callstate_client.cli.quarantine import quarantine
 from callstate_client.cli.simulate.command import simulate
 from callstate_client.cli.stdio import FAILED
 from callstate_client.cli.tail import tail
@@ -168,6 +169,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "show": _show,
     "end": _end,
     "rm": _rm,
+    "quarantine": quarantine,
     "tail": tail,
     "drain": drain,
     "simulate": simulate,

@@ -55,6 +55,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _add_show(command("show", "show one call with its transcript"))
     _add_end(command("end", "end a call"))
     _add_id(command("rm", "delete a call and everything stored about it"))
+    _add_quarantine(
+        command(
+            "quarantine", "show what the store refuses and what other hosts took over; try it again, or drop it"
+        ),
+        common,
+    )
     _add_tail(command("tail", "print events as they happen, one per line, until interrupted"))
     _add_drain(command("drain", "refuse new calls, so that the daemon can be stopped when the last one is over"))
     _add_simulate(command("simulate", "play realistic calls and check that nothing is lost"))
@@ -131,6 +137,25 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 def _add_end(parser: argparse.ArgumentParser) -> None:
     _add_id(parser)
     parser.add_argument("--reason", default="operator", help="why (default: operator)")
+
+
+def _add_quarantine(parser: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        return actions.add_parser(name, help=text, description=text, parents=[common], allow_abbrev=False)
+
+    listing = action(
+        "ls",
+        "list what the store refuses, and copies of sessions that another host took over",
+    )
+    listing.add_argument("--limit", metavar="N", type=_count, help="at most this many (default: all)")
+    show = action("show", "show one of them, and what the store has in its place")
+    _add_id(show)
+    _add_numbers(show)
+    retry = action("retry", "write them again now instead of waiting for their backoff")
+    retry.add_argument("ids", metavar="ID", type=_session_id, nargs="*", help="only these (default: all)")
+    _add_id(action("drop", "give up what the daemon has of one: for good, and what the store has is what counts"))
 
 
 def _add_tail(parser: argparse.ArgumentParser) -> None:

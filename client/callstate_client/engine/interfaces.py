@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import Query
+from callstate_client.engine.sessions.stored import Query, StoredSession
 
 
 class NotCached(Exception):  # noqa: N818 - not an error: the store has to be read
@@ -118,6 +118,14 @@ class Host(Protocol):
 
     def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> Awaitable[dict[str, int]]:
         """The result of `server.flush`, once everything is stored or the time is up."""
+        ...
+
+    def read_stored(self, session_id: str) -> Awaitable[StoredSession | None]:
+        """What the store has under this id; raises StoreError."""
+        ...
+
+    def retry_refused(self) -> None:
+        """Some of what the store refuses is to be tried again now."""
         ...
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:

@@ -30,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from callstate_client.engine.events import Events
 from callstate_client.engine.liveness import Liveness
@@ -104,6 +104,7 @@ class Transaction:
         self._orphans: dict[str, int] = {}
         """Changed orphans, and their places among the orphans."""
         self._set_aside: list[SetAsideRecord] = []
+        self._dropped_copies: list[SetAsideRecord] = []
         self._departures: list[tuple[dict[str, str], str, str]] = []
 
     # -- before a change ------------------------------------------------------------------------------------
@@ -217,11 +218,19 @@ class Transaction:
         self._set_aside.append(copy)
         self.records.append(copy)
 
+    def drop_copies(self, session_id: str) -> None:
+        """Nobody needs what was set aside of this session any more."""
+        for copy in self._table.set_aside.of(session_id):
+            self._table.set_aside.drop(session_id, copy.state.version)
+            self._dropped_copies.append(copy)
+            self.records.append(structs.replace(copy, dropped=True))
+
     def give_up_deletion(self, session_id: str) -> None:
-        """Another host has the session, which lives on there: it is not deleted here any more."""
+        """The session lives on as the store has it, at another host perhaps: it is not deleted here any more."""
         self.save(session_id)
         tombstone = self._table.tombstones.pending.pop(session_id, None)
         self._table.dirty.discard(session_id)
+        self._table.quarantined.discard(session_id)
         if tombstone is not None:
             self.records.append(RemovalRecord(session_id, tombstone.version, tombstone.epoch, False))
 
@@ -314,6 +323,7 @@ class Transaction:
         self._holds.clear()
         self._orphans.clear()
         self._set_aside.clear()
+        self._dropped_copies.clear()
         self._departures.clear()
 
     @property
@@ -328,6 +338,8 @@ class Transaction:
             self._restore(session_id, saved)
         for copy in self._set_aside:
             table.set_aside.drop(copy.state.session_id, copy.state.version)
+        for copy in self._dropped_copies:
+            table.set_aside.add(copy)
         for session in self._admitted:
             session.journaled = False
         for session, beat_us in reversed(self._restored):
@@ -368,7 +380,7 @@ class Transaction:
         if saved.refusal is None:
             table.quarantined.discard(session_id)
         else:
-            table.quarantined.put(session_id, saved.refusal)
+            table.quarantined.put(saved.refusal)
 
     def _restore_liveness(self) -> None:
         """Restore deadlines, and the places of orphans and suspects in the order of claiming."""

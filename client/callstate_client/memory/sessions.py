@@ -25,7 +25,7 @@ from callstate_client.engine.interfaces import Caller, Deferred, NotCached
 from callstate_client.engine.limits import DefaultLimits, Spans
 from callstate_client.engine.request import BadRequest, read_request, result_line
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import Query
+from callstate_client.engine.sessions.stored import Query, StoredSession
 from callstate_client.engine.workers.states import WorkerState
 from callstate_client.errors import TooLargeError
 from callstate_client.memory.views import View, ViewPeer, ViewProcess
@@ -234,6 +234,13 @@ class MemoryHost:
     async def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
         """Nothing is queued for a store: all sessions count as flushed."""
         return {"flushed": len(self._engine.table.sessions if session_ids is None else session_ids), "unflushed": 0}
+
+    async def read_stored(self, session_id: str) -> StoredSession | None:
+        """None are stored."""
+        return None
+
+    def retry_refused(self) -> None:
+        """There is no store that could refuse anything."""
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
         """Run the work to its end, as nothing in it waits, and call `done` with its result or exception."""

@@ -29,6 +29,9 @@ from callstate_client.protocol.results import (
     FlushResult,
     HeartbeatResult,
     ListActiveResult,
+    QuarantineListResult,
+    QuarantineRetryResult,
+    QuarantineShowResult,
     RegisterResult,
     SaveResult,
     SubscribeResult,
@@ -58,6 +61,9 @@ CLAIM_TIMEOUTS: Final = "claim_timeouts"
 INSTANCE: Final = "instance"
 """`worker.register` takes `instance` and `process`."""
 
+QUARANTINE: Final = "quarantine"
+"""`quarantine.list`, `show`, `retry` and `drop`."""
+
 FEATURES: Final = (
     "ownership",
     "events",
@@ -68,6 +74,7 @@ FEATURES: Final = (
     LIST_SCOPE,
     CLAIM_TIMEOUTS,
     INSTANCE,
+    QUARANTINE,
 )
 """All optional parts of the protocol; `server.info` lists those that a daemon has."""
 
@@ -216,6 +223,9 @@ decode_flush = result_decoder(FlushResult)
 decode_register = result_decoder(RegisterResult)
 decode_subscribe = result_decoder(SubscribeResult)
 decode_drain = result_decoder(DrainResult)
+decode_quarantine_list = result_decoder(QuarantineListResult)
+decode_quarantine_show = result_decoder(QuarantineShowResult)
+decode_quarantine_retry = result_decoder(QuarantineRetryResult)
 decode_members = result_decoder(dict[str, Any])
 
 

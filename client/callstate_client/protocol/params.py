@@ -211,6 +211,31 @@ class SubscribeParams(Params):
     since: Since | None = None
 
 
+class QuarantineListParams(Params):
+    """`quarantine.list`."""
+
+    limit: Limit | None = None
+    cursor: str | None = None
+
+
+class QuarantineShowParams(Params):
+    """`quarantine.show`."""
+
+    session_id: str
+
+
+class QuarantineRetryParams(Params):
+    """`quarantine.retry`: these sessions, or all."""
+
+    session_ids: Annotated[list[str], Meta(max_length=1000)] | None = None
+
+
+class QuarantineDropParams(Params):
+    """`quarantine.drop`."""
+
+    session_id: str
+
+
 class DrainParams(Params):
     """`server.drain`: take no new sessions, or take them again."""
 

@@ -83,6 +83,77 @@ class FlushResult(Struct):
     unflushed: int
 
 
+class Quarantined(Struct, kw_only=True, omit_defaults=True):
+    """What the store does not have of a session, and is not going to have as it is.
+
+    Args:
+        kind: `session` or `deletion`: the store refuses it, and it is tried again; `copy`: another host has taken
+            the session over, and this is what it was here then.
+        reason: why, in words.
+        since_s: since when, seconds.
+        attempts: how often the store has refused it; 0 for a copy.
+        retry_in_s: when it is tried again, seconds; absent for a copy.
+        version, epoch: of the session, deletion or copy.
+    """
+
+    session_id: str
+    kind: str
+    reason: str
+    since_s: float
+    version: int
+    epoch: int
+    attempts: int = 0
+    retry_in_s: float | UnsetType = UNSET
+
+
+class QuarantineListResult(Struct, omit_defaults=True):
+    """Of `quarantine.list`."""
+
+    quarantined: list[Quarantined]
+    next_cursor: str | None = None
+
+
+class InStore(Struct, omit_defaults=True):
+    """What the store has of a session; members at their default are left out.
+
+    Args:
+        version, epoch, host, owner: as its writer has them; empty where other software wrote the document.
+        deleted: there is a tombstone.
+        ended_at: when it ended, RFC 3339.
+        document_bytes: the document's size.
+    """
+
+    version: int = 0
+    epoch: int = 0
+    host: str = ""
+    owner: str = ""
+    deleted: bool = False
+    ended_at: str = ""
+    document_bytes: int = 0
+
+
+class QuarantineShowResult(Quarantined, kw_only=True, omit_defaults=True):
+    """Of `quarantine.show`.
+
+    Args:
+        session: the document as it is here, without its history, of a copy with it; not of a deletion.
+        turn_count: the history's length.
+        stored: what the store has; None: nothing.
+        store_error: why the store could not be asked.
+    """
+
+    session: Raw | UnsetType = UNSET
+    turn_count: int = 0
+    stored: InStore | UnsetType | None = UNSET
+    store_error: str = ""
+
+
+class QuarantineRetryResult(Struct):
+    """Of `quarantine.retry`: how many are tried again."""
+
+    retried: int
+
+
 class RegisterResult(Struct):
     """Of `worker.register`; `drain`: the daemon takes no new sessions."""
 

@@ -4,8 +4,9 @@ No I/O: the asyncio front and the blocking one send these requests and decode th
 sent raises here, before anything has been sent.
 
 reads.py: loads and listings. saves.py: a state as a whole. mutations.py: turns, updates, ends, deletions.
-ownership.py: heartbeats and claims. server.py: the daemon itself. prepared.py: what they all give. patches.py: the
-arguments of `update()` and `amend_turn()` as merge patches. validation.py: checks.
+ownership.py: heartbeats and claims. quarantine.py: what the store refuses. server.py: the daemon itself.
+prepared.py: what they all give. patches.py: the arguments of `update()` and `amend_turn()` as merge patches.
+validation.py: checks.
 """
 
 from callstate_client.requests.mutations import (
@@ -19,13 +20,20 @@ from callstate_client.requests.mutations import (
 )
 from callstate_client.requests.ownership import claim, claim_next, heartbeat, release
 from callstate_client.requests.prepared import Ops, Page, PreparedRequest, fenced
+from callstate_client.requests.quarantine import (
+    drop_quarantined,
+    quarantined,
+    retry_quarantined,
+    show_quarantined,
+)
 from callstate_client.requests.reads import check_listable, get, list_active, listing_features, load, sessions
 from callstate_client.requests.saves import REWRITES, beside_state, document, rewrite_head, save, save_document
 from callstate_client.requests.server import FLUSH_MARGIN_S, FLUSH_S, INFO, PING, STATS, drain, flush
 
 __all__ = [
-    "FLUSH_MARGIN_S", "FLUSH_S", "INFO", "PING", "REWRITES", "STATS", "Ops", "Page", "PreparedRequest", "add_turn",
-    "amend_turn", "beside_state", "check_amendable", "check_listable", "claim", "claim_next", "delete", "document",
-    "drain", "end", "fenced", "flush", "get", "heartbeat", "list_active", "listing_features", "load",
-    "record_interruption", "release", "rewrite_head", "save", "save_document", "sessions", "update",
+    "FLUSH_MARGIN_S", "FLUSH_S", "INFO", "PING", "REWRITES", "STATS", "Ops", "Page", "PreparedRequest",
+    "add_turn", "amend_turn", "beside_state", "check_amendable", "check_listable", "claim", "claim_next",
+    "delete", "document", "drain", "drop_quarantined", "end", "fenced", "flush", "get", "heartbeat",
+    "list_active", "listing_features", "load", "quarantined", "record_interruption", "release",
+    "retry_quarantined", "rewrite_head", "save", "save_document", "sessions", "show_quarantined", "update",
 ]  # fmt: skip

@@ -370,6 +370,38 @@ class SessionApi(Requester):
             yield from page.items
             request = page.next_page
 
+    # -- what the daemon's store refuses ------------------------------------------------------------------
+
+    def quarantined(self, *, timeout_s: float | None = None) -> Iterator[protocol.Quarantined]:
+        """The sessions, and deletions of sessions, that the daemon's store refuses; pages are requested as the
+        iteration reaches them."""
+        request: PreparedRequest[Page[protocol.Quarantined]] | None = requests.quarantined()
+        while request is not None:
+            page = self._execute(request, timeout_s)
+            yield from page.items
+            request = page.next_page
+
+    def show_quarantined(self, session_id: str, *, timeout_s: float | None = None) -> protocol.QuarantineShowResult:
+        """One of them, with what the store has in its place.
+
+        Raises:
+            SessionNotFoundError: the store does not refuse it.
+        """
+        return self._execute(requests.show_quarantined(session_id), timeout_s)
+
+    def retry_quarantined(self, session_ids: Sequence[str] | None = None, *, timeout_s: float | None = None) -> int:
+        """Have these written again now, at most 1000, or all; returns how many they are."""
+        return self._execute(requests.retry_quarantined(session_ids), timeout_s)
+
+    def drop_quarantined(self, session_id: str, *, timeout_s: float | None = None) -> None:
+        """Give up what the store refuses of this session: its state here, or its deletion. What the store has is
+        what counts from now on.
+
+        Raises:
+            SessionNotFoundError: the store does not refuse it.
+        """
+        self._execute(requests.drop_quarantined(session_id), timeout_s)
+
     # -- the store itself ---------------------------------------------------------------------------------
 
     def features(self) -> Collection[str]:

@@ -105,6 +105,10 @@ class WriteBehind(BackgroundTask):
         await self._watch.stop()
         await super().stop()
 
+    def wake(self) -> None:
+        """Begin a round now."""
+        self._wake.set()
+
     async def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
         """Wait until the store has what is dirty now; see `FlushBarrier.wait`."""
         await self._look_for_loss(timeout_s)

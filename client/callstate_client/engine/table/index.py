@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Generic, Protocol, TypeVar
 
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.label_index import LabelIndex
@@ -13,36 +13,46 @@ MIN_HOLES: Final = 1000
 """Numbers of dropped sessions are purged once they outnumber the others by this many."""
 
 
-class HotOrder:
-    """Hot sessions in the order in which they became hot, numbered for use as a cursor: a page costs what it shows,
-    not what precedes it."""
+class Numbered(Protocol):
+    """What a NumberedOrder holds."""
+
+    seq: int
+    """Its number in the order."""
+
+
+NumberedT = TypeVar("NumberedT", bound=Numbered)
+
+
+class NumberedOrder(Generic[NumberedT]):
+    """Entries in the order in which they were added, numbered for use as a cursor: a page costs what it shows, not
+    what precedes it."""
 
     def __init__(self) -> None:
         self.last = 0
         """The last number assigned."""
         self._numbers: list[int] = []
-        self._entries: dict[int, Session] = {}
+        self._entries: dict[int, NumberedT] = {}
 
-    def add(self, session: Session) -> None:
-        """Assign a session the next number."""
+    def add(self, entry: NumberedT) -> None:
+        """Assign an entry the next number."""
         self.last += 1
-        session.seq = self.last
-        self._numbers.append(session.seq)
-        self._entries[session.seq] = session
+        entry.seq = self.last
+        self._numbers.append(entry.seq)
+        self._entries[entry.seq] = entry
 
-    def drop(self, session: Session) -> None:
-        """The session is hot no longer."""
-        del self._entries[session.seq]
+    def drop(self, entry: NumberedT) -> None:
+        """Remove an entry."""
+        del self._entries[entry.seq]
         if len(self._numbers) > 2 * len(self._entries) + MIN_HOLES:
             self._numbers = [*self._entries]
 
-    def behind(self, number: int) -> Iterator[Session]:
-        """Iterate over the sessions after this number; none may become hot or cold meanwhile."""
-        numbers, sessions = self._numbers, self._entries
+    def behind(self, number: int) -> Iterator[NumberedT]:
+        """Iterate over the entries after this number; none may be added or dropped meanwhile."""
+        numbers, entries = self._numbers, self._entries
         for place in range(bisect_right(numbers, number), len(numbers)):
-            session = sessions.get(numbers[place])
-            if session is not None:
-                yield session
+            entry = entries.get(numbers[place])
+            if entry is not None:
+                yield entry
 
 
 class Index:

@@ -8,11 +8,13 @@ when its backoff has passed, for each attempt costs a timeout.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, KeysView
+from collections.abc import Iterator, KeysView, Sequence
 from heapq import heappop, heappush
 from typing import Final
 
 from msgspec import Struct
+
+from callstate_client.engine.table.index import NumberedOrder
 
 RETRY_FIRST_S: Final = 1.0
 """Soon enough for a fault that somebody mends right away."""
@@ -28,18 +30,22 @@ class Refusal(Struct, gc=False):
     """Why and since when the store refuses one session.
 
     Args:
+        session_id: which.
         why: in words.
         since: when it was first refused, monotonic seconds.
         attempts: how often it was refused.
         due: when it is tried again, monotonic seconds.
         alone: it was not answered in time.
+        seq: its place in a listing.
     """
 
+    session_id: str
     why: str
     since: float
     attempts: int
     due: float
     alone: bool = False
+    seq: int = 0
 
 
 class Quarantine:
@@ -49,6 +55,10 @@ class Quarantine:
         self._refusals: dict[str, Refusal] = {}
         self._by_due: list[tuple[float, str]] = []
         """A heap; entries that no longer match their refusal are skipped."""
+        self._hurried: list[str] = []
+        """To be tried again before any other, the next ones last."""
+        self.order: NumberedOrder[Refusal] = NumberedOrder()
+        """The refusals, oldest first."""
 
     def __len__(self) -> int:
         return len(self._refusals)
@@ -69,31 +79,43 @@ class Quarantine:
 
     def refuse(self, session_id: str, why: str, now: float, *, alone: bool) -> Refusal:
         """Note that the store has refused this session, once more perhaps."""
-        before = self._refusals.get(session_id)
-        attempts = 1 if before is None else before.attempts + 1
+        refusal = self._refusals.get(session_id)
+        attempts = 1 if refusal is None else refusal.attempts + 1
         delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(attempts - 1, 30)) * random.uniform(0.5, 1.0)
-        since = now if before is None else before.since
-        refusal = Refusal(why, since, attempts, now + delay_s, alone)
-        self.put(session_id, refusal)
+        due = now + delay_s
+        if refusal is None:
+            refusal = Refusal(session_id, why, now, attempts, due, alone)
+            self.put(refusal)
+        else:
+            refusal.why, refusal.attempts, refusal.due, refusal.alone = why, attempts, due, alone
+            self._schedule(refusal)
         return refusal
 
-    def put(self, session_id: str, refusal: Refusal) -> None:
-        """Have this session refused as it is said there."""
-        self._refusals[session_id] = refusal
+    def put(self, refusal: Refusal) -> None:
+        """Have a session refused as it is said there."""
+        self.discard(refusal.session_id)
+        self._refusals[refusal.session_id] = refusal
+        self.order.add(refusal)
+        self._schedule(refusal)
+
+    def _schedule(self, refusal: Refusal) -> None:
         if len(self._by_due) > 2 * len(self._refusals) + SPARE_ENTRIES:
             self._by_due = sorted((each.due, name) for name, each in self._refusals.items())
         else:
-            heappush(self._by_due, (refusal.due, session_id))
+            heappush(self._by_due, (refusal.due, refusal.session_id))
 
     def discard(self, session_id: str) -> None:
         """The store has taken it, or it is not to be written any more."""
-        self._refusals.pop(session_id, None)
+        refusal = self._refusals.pop(session_id, None)
+        if refusal is not None:
+            self.order.drop(refusal)
 
-    def hurry(self, session_id: str, now: float) -> None:
-        """Have a refused session tried again now."""
-        refusal = self._refusals[session_id]
-        refusal.due = now
-        heappush(self._by_due, (now, session_id))
+    def hurry(self, session_ids: Sequence[str] | None) -> int:
+        """Have refused sessions tried again next, these or all; returns how many they are."""
+        chosen = [*self._refusals] if session_ids is None else [i for i in session_ids if i in self._refusals]
+        chosen.reverse()
+        self._hurried = chosen if session_ids is None else self._hurried + chosen
+        return len(chosen)
 
     def is_held(self, session_id: str, now: float) -> bool:
         """Whether it waits for its backoff even if it has changed."""
@@ -108,6 +130,11 @@ class Quarantine:
     def take_due(self, now: float, most: int) -> list[str]:
         """Some of those whose backoff has passed, each of them once."""
         found: list[str] = []
+        while self._hurried and len(found) < most:
+            refusal = self._refusals.get(self._hurried.pop())
+            if refusal is not None:
+                refusal.due = now
+                found.append(refusal.session_id)
         while self._by_due and len(found) < most and self._by_due[0][0] <= now:
             due, session_id = heappop(self._by_due)
             refusal = self._refusals.get(session_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from callstate_client.engine.sessions.records import WorkerRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.dirty_set import DirtySet
-from callstate_client.engine.table.index import HotOrder, Index
+from callstate_client.engine.table.index import Index, NumberedOrder
 from callstate_client.engine.table.quarantine import Quarantine
 from callstate_client.engine.table.set_aside import SetAside
 from callstate_client.engine.table.tombstones import Tombstones
@@ -21,7 +21,8 @@ class SessionTable:
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
         self.index = Index()
-        self.order = HotOrder()
+        self.order: NumberedOrder[Session] = NumberedOrder()
+        """Hot sessions in the order in which they became hot."""
         self.tombstones = Tombstones()
         self.dirty = DirtySet()
         self.quarantined = Quarantine()

@@ -9,14 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec import Struct
+
 from callstate_client.engine.sessions.records import SetAsideRecord
+from callstate_client.engine.table.index import NumberedOrder
+
+
+class Copies(Struct, gc=False):
+    """The copies of one session, by their versions, oldest first; `seq`: its place in a listing."""
+
+    session_id: str
+    by_version: dict[int, SetAsideRecord] = {}
+    seq: int = 0
+
+    @property
+    def newest(self) -> SetAsideRecord:
+        """The last one that was set aside."""
+        return next(reversed(self.by_version.values()))
 
 
 class SetAside:
     """The copies, by session id."""
 
     def __init__(self) -> None:
-        self._copies: dict[str, dict[int, SetAsideRecord]] = {}
+        self._copies: dict[str, Copies] = {}
+        self.order: NumberedOrder[Copies] = NumberedOrder()
 
     def __len__(self) -> int:
         return len(self._copies)
@@ -29,15 +46,24 @@ class SetAside:
 
     def of(self, session_id: str) -> list[SetAsideRecord]:
         """The copies of one session, oldest first."""
-        return [*self._copies.get(session_id, {}).values()]
+        copies = self._copies.get(session_id)
+        return [] if copies is None else [*copies.by_version.values()]
 
     def add(self, copy: SetAsideRecord) -> None:
         """Keep a copy; one of the same version is the same."""
-        self._copies.setdefault(copy.state.session_id, {})[copy.state.version] = copy
+        session_id = copy.state.session_id
+        copies = self._copies.get(session_id)
+        if copies is None:
+            copies = self._copies[session_id] = Copies(session_id)
+            self.order.add(copies)
+        copies.by_version[copy.state.version] = copy
 
     def drop(self, session_id: str, version: int) -> None:
         """Drop a copy, if there is one of this version."""
-        copies = self._copies.get(session_id, {})
-        copies.pop(version, None)
-        if not copies:
-            self._copies.pop(session_id, None)
+        copies = self._copies.get(session_id)
+        if copies is None:
+            return
+        copies.by_version.pop(version, None)
+        if not copies.by_version:
+            del self._copies[session_id]
+            self.order.drop(copies)

@@ -13,7 +13,7 @@ from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
 from callstate_client.engine.sessions.validation import PlainHead
-from callstate_client.engine.verbs import heartbeat, listing, mutate, ownership, read, save, subscribe
+from callstate_client.engine.verbs import heartbeat, listing, mutate, ownership, quarantine, read, save, subscribe
 from callstate_client.model.go_json import Int64
 
 __all__ = ["VERBS", "Verb", "decode_usual"]
@@ -76,6 +76,10 @@ _TABLE: Final = (
     _verb("session.release", p.ReleaseParams, ownership.release),
     _verb("worker.register", p.RegisterParams, ownership.register),
     _verb("events.subscribe", p.SubscribeParams, subscribe.subscribe),
+    _verb("quarantine.list", p.QuarantineListParams, quarantine.list_quarantined),
+    _verb("quarantine.show", p.QuarantineShowParams, quarantine.show),
+    _verb("quarantine.retry", p.QuarantineRetryParams, quarantine.retry),
+    _verb("quarantine.drop", p.QuarantineDropParams, quarantine.drop),
     _verb("server.ping", p.NoParams, read.ping),
     _verb("server.info", p.NoParams, read.info),
     _verb("server.stats", p.NoParams, read.stats),

@@ -91,6 +91,18 @@ class TestArguments:
         assert args.types == ["ended", "worker.left", "turn"]
         assert args.since == Cursor("9f2c", 17)
 
+    def test_quarantine(self):
+        args = arguments.parse(["--json", "quarantine", "ls", "--limit", "3"])
+        assert (args.command, args.action, args.limit, args.json) == ("quarantine", "ls", 3, True)
+        args = arguments.parse(["quarantine", "show", "c1", "--json"])
+        assert (args.action, args.id, args.json, args.show_numbers) == ("show", "c1", True, False)
+        assert arguments.parse(["quarantine", "retry"]).ids == []
+        assert arguments.parse(["quarantine", "retry", "c1", "c2"]).ids == ["c1", "c2"]
+        assert arguments.parse(["quarantine", "drop", "c1"]).id == "c1"
+        for wrong in (["quarantine"], ["quarantine", "drop"], ["quarantine", "show", "not an id"]):
+            with pytest.raises(SystemExit):
+                arguments.parse(wrong)
+
     def test_drain(self):
         args = arguments.parse(["drain"])
         assert (args.off, args.wait) == (False, None)

@@ -80,7 +80,11 @@ ABSENT = {
 }
 """Of the asyncio front: what listens takes a loop; and a `hold` of its own, whose calls queue."""
 
-BLOCKING = {"AsyncIterator[Record]": "Iterator[Record]", "Awaitable[bytes]": "bytes"}
+BLOCKING = {
+    "AsyncIterator[Record]": "Iterator[Record]",
+    "AsyncIterator[protocol.Quarantined]": "Iterator[protocol.Quarantined]",
+    "Awaitable[bytes]": "bytes",
+}
 
 
 def public(cls: type) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.table.index import MIN_HOLES, HotOrder, Index
+from callstate_client.engine.table.index import MIN_HOLES, Index, NumberedOrder
 
 
 def session(session_id: str, status: str = "active", owner: str = "") -> Session:
@@ -55,7 +55,7 @@ def test_orphans_are_those_that_live_in_the_order_of_losing_their_owner() -> Non
 
 
 def test_the_roll_goes_on_behind_a_number_whatever_has_gone() -> None:
-    roll = HotOrder()
+    roll = NumberedOrder()
     sessions = [session(f"s{number}") for number in range(10)]
     for each in sessions:
         roll.add(each)
@@ -69,7 +69,7 @@ def test_the_roll_goes_on_behind_a_number_whatever_has_gone() -> None:
 
 
 def test_the_roll_does_not_grow_with_what_has_been() -> None:
-    roll = HotOrder()
+    roll = NumberedOrder()
     stays = session("stays")
     roll.add(stays)
     for number in range(3 * MIN_HOLES):

@@ -18,7 +18,13 @@ async def test_ping_info_and_the_table() -> None:
     assert info["name"] == "callstated"
     assert info["store"] == "memory"
     assert parse_us(info["started_at"]) > START_US / 2
-    assert {name.partition(".")[0] for name in VERBS} == {"session", "worker", "events", "server"}
+    assert {name.partition(".")[0] for name in VERBS} == {
+        "session",
+        "worker",
+        "events",
+        "quarantine",
+        "server",
+    }
 
 
 async def test_a_flush_waits_for_what_is_dirty(core: Core) -> None:
