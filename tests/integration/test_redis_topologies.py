@@ -1,8 +1,9 @@
-"""Redis as people run it: behind sentinels, as a cluster, over TLS, with users of few rights; real servers each."""
+"""Redis as people run it, on real servers: behind sentinels and as a cluster, with failovers under load."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -321,6 +322,11 @@ class Load:
         await asyncio.gather(*self._tasks)
 
 
+def texts(document: bytes) -> list[str]:
+    """What was said, of a document as it lies in Redis."""
+    return [turn["content"] for turn in json.loads(document)["history"]]
+
+
 async def store_is(store: SidecarStore, state: str) -> None:
     async with asyncio.timeout(20):
         while (await store.stats())["store"] != state:
@@ -353,5 +359,40 @@ async def test_a_failover_of_sentinels_under_load_loses_nothing(how: str) -> Non
                     assert [turn.content for turn in (await shared.load(name)).history] == turns
                 await shared.close()
                 assert len(servers.replica.ask("SMEMBERS", "voicesession:active")) == 20
+        finally:
+            daemon.close(expect=STORE_AWAY)
+
+
+@on_uvloop
+@pytest.mark.parametrize("binary", binaries())
+async def test_a_failover_and_a_resharding_of_a_cluster_under_load_lose_nothing(binary: str) -> None:
+    with ClusterServers(binaries()[binary]) as servers:
+        first, second, third = servers.primaries
+        daemon = Daemon("--set", "store.timeout_s=0.5", store=servers.url)
+        try:
+            await daemon.in_thread("start")
+            async with connect(daemon.socket) as store:
+                await store.save(SessionState("ended", status="active"))
+                async with Load(store, 30) as load:
+                    await load.turns(3)
+                    await store.end("ended")
+                    assert (await store.flush()).unflushed == 0
+                    first.server.kill()
+                    await asyncio.to_thread(until, servers.promoted)
+                    await load.turns(2)
+                    for name in load.acknowledged:
+                        slot = slot_of(f"voicesession:{name}")
+                        if slot // 5462 == 1:
+                            await asyncio.to_thread(servers.move, slot, second, third, but=first)
+                    await load.turns(2)
+                    await store_is(store, "up")
+                assert (await store.flush(timeout_s=20)).unflushed == 0
+                stats = await store.stats()
+                assert (stats["quarantined"], stats["store"]) == (0, "up")
+            async with client(servers.url) as redis:
+                for name, turns in load.acknowledged.items():
+                    assert texts(await redis.command("GET", f"voicesession:{name}".encode())) == turns
+                active = await redis.command("SMEMBERS", b"voicesession:active")
+                assert {name.decode() for name in active} == {*load.acknowledged}
         finally:
             daemon.close(expect=STORE_AWAY)

@@ -162,12 +162,12 @@ class ClusterServers(Group):
         """Whether the replica is a primary now."""
         return self.replica.info("replication")["role"] == "master"
 
-    def move(self, slot: int, source: TcpServer, target: TcpServer) -> None:
-        """Move a slot with all its keys."""
+    def move(self, slot: int, source: TcpServer, target: TcpServer, but: TcpServer | None = None) -> None:
+        """Move a slot with all its keys; `but` is down and not told of it."""
         self.begin_move(slot, source, target)
         while self.move_keys(slot, source, target):
             pass
-        self.end_move(slot, source, target)
+        self.end_move(slot, source, target, but)
 
     def begin_move(self, slot: int, source: TcpServer, target: TcpServer) -> None:
         """Begin to move a slot."""
@@ -181,9 +181,9 @@ class ClusterServers(Group):
             source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
         return len(keys)
 
-    def end_move(self, slot: int, source: TcpServer, target: TcpServer) -> None:
+    def end_move(self, slot: int, source: TcpServer, target: TcpServer, but: TcpServer | None = None) -> None:
         """Give a slot to its new primary."""
-        for node in (target, *self.primaries):
+        for node in (target, source, *(other for other in self.primaries if other not in (source, target, but))):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", self.id_of(target))
 
 
