@@ -13,10 +13,14 @@ from typing import Final
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import Write
 from callstate_client.engine.table.tombstones import Tombstone
+from callstate_sidecar.background import in_slices
 from callstate_sidecar.system.clock import SystemClock
 
 MAX_DELETIONS: Final = 100_000
 """Deletions are rare, as calls end and expire; so many take about 30 MB."""
+
+DELETIONS_A_SLICE: Final = 1000
+"""Deletions repeated without giving way to the loop: a few milliseconds."""
 
 
 class FlushedDeletions:
@@ -41,7 +45,7 @@ class FlushedDeletions:
         while deleted and (len(deleted) > MAX_DELETIONS or next(iter(deleted.values()))[0] < now - self._ttl_s):
             deleted.popitem(last=False)
 
-    def repeat(self) -> None:
+    async def repeat(self) -> None:
         """Delete all of them again."""
-        for session_id, (_, tombstone) in self._deleted.items():
+        async for session_id, (_, tombstone) in in_slices([*self._deleted.items()], DELETIONS_A_SLICE):
             self._queue.delete_again(session_id, tombstone, self._clock.mono())

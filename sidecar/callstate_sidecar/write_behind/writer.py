@@ -210,7 +210,7 @@ class WriteBehind(BackgroundTask):
             session_ids = [*self._table.sessions]
             async for session_id in in_slices(session_ids, IDS_A_SLICE):
                 self._queue.not_stored(session_id, self._clock.mono())
-            self._deletions.repeat()
+            await self._deletions.repeat()
             self._data_losses, self._table.store_in_doubt = data_losses, False
         log.error("the store has lost data; %d sessions are written to it again", len(session_ids))
         self._metrics.count("store_repairs")
