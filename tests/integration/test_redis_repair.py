@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from callstate_client import SessionState, SidecarStore, connect
+from callstate_client import SessionNotFoundError, SessionState, SidecarStore, connect
 from callstate_sidecar.stores.redis import RedisStore
 from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
@@ -231,3 +231,24 @@ async def test_a_call_that_is_only_beaten_keeps_its_keys(redis: RedisServer, raw
                 while min([await raw.pttl(key) for key in keys]) < 1500:
                     await asyncio.sleep(0.01)
             assert (await store.stats()).get("store_repairs", 0) == 0
+
+
+async def test_go_writing_back_what_it_read_before_a_deletion_revives_nothing(
+    store: SidecarStore, go: RedisStore
+) -> None:
+    await some_calls(store)
+    stale = await go.load("live")
+    await store.delete("live")
+    await flushed(store)
+    await go.save(stale)
+    with pytest.raises(SessionNotFoundError):
+        await store.load("live")
+    assert await store.list_active() == []
+    await go.save(SessionState("live", status="active"))
+    async with asyncio.timeout(20):
+        while True:  # a miss is remembered for a second
+            try:
+                assert (await store.load("live")).status == "active"
+                break
+            except SessionNotFoundError:
+                await asyncio.sleep(0.05)

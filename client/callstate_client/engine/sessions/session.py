@@ -283,7 +283,7 @@ class Session:
 
     @classmethod
     def of_stored(cls, session_id: str, stored: StoredSession, host_id: str) -> Session | None:
-        """The session in the store; None if that is a tombstone.
+        """The session in the store; None if that is a tombstone, or was deleted and written back.
 
         Raises:
             UnreadableError: it is not a session document, or one with another id.
@@ -299,6 +299,8 @@ class Session:
         session.doc.updated_text = parts.head.updated_at, head.updated_us
         session.doc.replace_history(parts.history, parts.turn_count)
         session.beat_us = max(session.doc.updated_us, min(stored.beat_ms * 1000, MAX_US))
+        if stored.tombstone and 0 < _created_us(session) <= stored.tombstone:
+            return None  # other software wrote back what it had read before the deletion
         session._take_meta(stored.meta, host_id)
         if stored.foreign_stamp and session.facts.ended_us and not session.ended:
             # other software wrote back what it had read before the end: that does not revive the call
@@ -356,6 +358,12 @@ class FoundUnreadableError(Exception):
         super().__init__(error.message)
         self.error = error
         self.session = session
+
+
+def _created_us(session: Session) -> int:
+    """When the call began, microseconds since 1970; 0 if the document does not say."""
+    text = session.doc.created_at
+    return parse_us(text) if is_time(text) else 0
 
 
 def _seen_version(stored: StoredSession) -> int:

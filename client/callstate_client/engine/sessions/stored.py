@@ -162,6 +162,7 @@ class StoredSession(Struct):
         document: the session as JSON, or None if there is only a tombstone.
         meta: None if another program (the Go package) wrote the document.
         beat_ms: last heartbeat, milliseconds since 1970, 0 when none is known.
+        tombstone: version of the deletion that other software has written the document over; 0 for none.
         foreign_stamp: of a document that other software has changed since a daemon wrote it; empty for one that is
             as it was written, or has no meta.
     """
@@ -170,3 +171,4 @@ class StoredSession(Struct):
     meta: StoredMeta | None
     beat_ms: int = 0
     foreign_stamp: bytes = b""
+    tombstone: int = 0

@@ -328,10 +328,11 @@ def _stored(reply: Any) -> StoredSession | None:
         return None
     if meta is None or document is None:
         return StoredSession(document, meta, beat_ms(beat))
+    tombstone = meta.version if meta.deleted else 0
     meta.deleted = False  # written over the tombstone by software that knows no meta
     stamp = b"%d:%b" % (len(document), document[:STAMP_BYTES])
     is_ours = fields.get(b"stamp", b"") in (b"", stamp)
-    return StoredSession(document, meta, beat_ms(beat), b"" if is_ours else stamp)
+    return StoredSession(document, meta, beat_ms(beat), b"" if is_ours else stamp, tombstone)
 
 
 def _confirms(timeout_s: float) -> list[tuple[Any, ...]]:

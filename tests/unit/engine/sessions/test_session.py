@@ -194,3 +194,21 @@ def test_what_a_record_does_to_the_history(
     session.apply_turns(mode, turns, count, [], index)
     assert b",".join(session.doc.chunks) == history
     assert session.doc.turn_count == count_turns(history)
+
+
+DELETED_US = 1_767_225_600_000_000  # 2026-01-01
+
+
+@pytest.mark.parametrize(
+    ("created", "found"),
+    [
+        ("2025-12-31T23:59:59Z", False),  # before the deletion: read before it, and written back
+        ("2026-01-01T00:00:01Z", True),  # a new call under the id
+        ("0001-01-01T00:00:00Z", True),  # not said
+    ],
+)
+def test_what_is_written_back_over_a_deletion_stays_deleted(created: str, found: bool) -> None:
+    document = b'{"id":"a","status":"active","created_at":"%b"}' % created.encode()
+    stored = StoredSession(document, StoredMeta(host=HOST, version=DELETED_US), tombstone=DELETED_US)
+    back = Session.of_stored("a", stored, HOST)
+    assert (back is not None) is found
