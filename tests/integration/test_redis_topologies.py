@@ -363,6 +363,26 @@ async def test_a_failover_of_sentinels_under_load_loses_nothing(how: str) -> Non
             daemon.close(expect=STORE_AWAY)
 
 
+async def test_a_primary_that_only_we_still_reach_is_left() -> None:
+    """On the other side of a partition the sentinels have chosen another: nothing closes our connections."""
+    ours, theirs = TcpServer(binaries()["valkey"]), TcpServer(binaries()["valkey"])
+    sentinel = TcpServer(binaries()["valkey"], f"sentinel monitor calls 127.0.0.1 {ours.port} 1", sentinel=True)
+    with Group([ours, theirs, sentinel]):
+        backend = RedisBackend(f"redis+sentinel://{sentinel.address}/calls", ttl_s=10, timeout_s=2, host_id="here")
+        await backend.write_beats({"call-1": 1})
+        await backend.read("call-1")
+        await backend.ping()
+        sentinel.ask("SENTINEL", "REMOVE", "calls")
+        sentinel.ask("SENTINEL", "MONITOR", "calls", "127.0.0.1", theirs.port, 1)
+        ours.ask("CONFIG", "RESETSTAT")
+        await backend.ping()
+        await backend.write_beats({"call-1": 1})
+        await backend.read("call-1")
+        assert "evalsha" not in str(ours.info("commandstats"))
+        assert "evalsha" in str(theirs.info("commandstats"))
+        await backend.close()
+
+
 @on_uvloop
 @pytest.mark.parametrize("binary", binaries())
 async def test_a_failover_and_a_resharding_of_a_cluster_under_load_lose_nothing(binary: str) -> None:

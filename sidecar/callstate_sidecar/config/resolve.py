@@ -12,7 +12,6 @@ from callstate_sidecar.config import store_url
 from callstate_sidecar.config.errors import ConfigError, reason
 from callstate_sidecar.config.redis_url import UrlOptionError
 from callstate_sidecar.config.schema import Config
-from callstate_sidecar.config.store_url import redact_url
 
 MAX_SOCKET_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
 """sun_path is 108 bytes on Linux and 104 on macOS and the BSDs, with the closing NUL (unix(7))."""
@@ -74,7 +73,8 @@ def resolve_password(config: Config, environ: Mapping[str, str]) -> str | None:
     Raises:
         ConfigError: the file can't be read or is empty, or the URL has a password as well.
     """
-    url_has_one = redact_url(config.store.url) != config.store.url
+    # and not only one for the sentinels, or of a key
+    url_has_one = store_url.has_password(config.store.url)
     if config.store.password_file:
         if url_has_one:
             raise ConfigError("store.password_file: store.url has a password too; give one of them")

@@ -43,6 +43,11 @@ def check_store_url(url: str) -> None:
         raise UrlOptionError("sqlite: takes a path, relative to the state directory or absolute, and no options")
 
 
+def has_password(url: str) -> bool:
+    """Whether a valid URL has a password for the store's servers."""
+    return not url.startswith("sqlite:") and bool(parse_redis_url(url).password)
+
+
 def check_store_files(url: str) -> None:
     """Check that the files named in a URL exist and are what redis-py needs: it would read them at its first
     connection, and report a store that is down.

@@ -14,10 +14,8 @@ So only its parts are used: a client for each node, `key_slot`, and the errors t
 from __future__ import annotations
 
 import asyncio
-import bisect
 from collections import defaultdict
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, Final, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
@@ -26,6 +24,7 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseErr
 
 from callstate_sidecar.stores.redis.connections import Connector, Node
 from callstate_sidecar.stores.redis.servers import Command, OneServer, Words, disconnect, next_cursor, pipeline
+from callstate_sidecar.stores.redis.slot_map import SlotMap
 from callstate_sidecar.stores.redis.suitability import no_cluster
 
 ResultT = TypeVar("ResultT")
@@ -35,51 +34,6 @@ ATTEMPTS: Final = 16
 
 TRY_AGAIN_S: Final = 0.05
 """The wait after TRYAGAIN. A slot of a thousand sessions is moved in less than the sum of all attempts."""
-
-
-class SlotMap:
-    """Which primary has which slots.
-
-    Args:
-        reply: of CLUSTER SLOTS.
-        asked: who gave it; nodes without an address of their own are there.
-
-    Attributes:
-        primaries: each once.
-    """
-
-    def __init__(self, reply: Iterable[Sequence[Any]], asked: Node) -> None:
-        ranges = sorted((first, last, _node(primary, asked)) for first, last, primary, *_ in reply)
-        self._starts = [first for first, _, _ in ranges]
-        self._ranges = ranges
-        self.primaries = sorted({node for _, _, node in ranges})
-        self._tags: dict[Node, bytes] = {}
-
-    def node(self, slot: int) -> Node:
-        """The primary of a slot.
-
-        Raises:
-            ClusterDownError: none has it.
-        """
-        index = bisect.bisect(self._starts, slot) - 1
-        if index < 0 or slot > self._ranges[index][1]:
-            raise ClusterDownError(f"no primary has slot {slot}")
-        return self._ranges[index][2]
-
-    def tags(self) -> list[bytes]:
-        """For each primary a text whose slot it has. The same texts as long as no slot of theirs moves."""
-        tried = 0
-        while len(self._tags) < len(self.primaries):
-            tag = b"%d" % tried
-            with suppress(ClusterDownError):  # a slot that nobody has
-                self._tags.setdefault(self.node(key_slot(tag)), tag)
-            tried += 1
-        return [self._tags[node] for node in self.primaries]
-
-
-def _node(entry: Sequence[Any], asked: Node) -> Node:
-    host = entry[0].decode() if entry[0] else ""
-    return (host if host and host != "?" else asked[0]), int(entry[1])
 
 
 class _Route(NamedTuple):

@@ -338,6 +338,16 @@ def test_a_password_file_without_a_password_is_refused(tmp_path: Path, content: 
         resolve_password(config, {})
 
 
+def test_passwords_of_sentinels_and_keys_are_no_password_of_the_server(tmp_path: Path) -> None:
+    (tmp_path / "pw").write_text("of the server")
+    for url in ("redis+sentinel://h/calls?sentinel_password=pw", "rediss://h?ssl_certfile=/c&ssl_password=pw"):
+        config = Config(store=StoreConfig(url=url, password_file=str(tmp_path / "pw")))
+        assert resolve_password(config, {}) == "of the server"
+    config = Config(store=StoreConfig(url="redis://h?password=pw", password_file=str(tmp_path / "pw")))
+    with pytest.raises(ConfigError, match="has a password too"):
+        resolve_password(config, {})
+
+
 def test_two_passwords_are_one_too_many(tmp_path: Path) -> None:
     config = Config(store=StoreConfig(url="redis://:own@cache", password_file=str(tmp_path / "pw")))
     with pytest.raises(ConfigError, match=r"^store\.password_file: store\.url has a password too"):
