@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from callstate_client.client import SidecarStore, connect
     from callstate_client.clock import Clock
     from callstate_client.memory import MemoryStore
+    from callstate_client.model.tools import ToolCall, tool_call, tool_calls_of, tool_result, unanswered_calls
 
 __all__ = [
     "CallHandle",
@@ -87,6 +88,7 @@ __all__ = [
     "StoreClosedError",
     "StoreUnavailableError",
     "TooLargeError",
+    "ToolCall",
     "Turn",
     "TurnHandle",
     "UndeliveredError",
@@ -94,6 +96,10 @@ __all__ = [
     "UnsupportedProtocolError",
     "WireError",
     "connect",
+    "tool_call",
+    "tool_calls_of",
+    "tool_result",
+    "unanswered_calls",
 ]
 
 _LAZY = {
@@ -103,8 +109,13 @@ _LAZY = {
     "MemoryStore": "memory",
     "Queued": "calls.queued",
     "SidecarStore": "client",
+    "ToolCall": "model.tools",
     "TurnHandle": "calls.queued",
     "connect": "client",
+    "tool_call": "model.tools",
+    "tool_calls_of": "model.tools",
+    "tool_result": "model.tools",
+    "unanswered_calls": "model.tools",
 }
 """Names whose modules are loaded when they are first used: the blocking front needs no asyncio, and a worker that
 talks to a daemon no engine of its own."""

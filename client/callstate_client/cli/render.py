@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from callstate_client.cli.output import printable
-from callstate_client.model.state import SessionState, Status, Turn
+from callstate_client.model.state import Role, SessionState, Status, Turn
 from callstate_client.model.times import format_time
+from callstate_client.model.tools import answered_call, tool_calls_of
 from callstate_client.store import Record
 
 _STATUS_STYLES: dict[str, str] = {
@@ -23,7 +24,12 @@ _STATUS_STYLES: dict[str, str] = {
     Status.TRANSFERRING: "yellow",
     Status.ENDED: "dim",
 }
-_ROLE_STYLES = {"user": "bold cyan", "agent": "bold green"}
+_ROLE_STYLES: dict[str, str] = {
+    Role.USER: "bold cyan",
+    Role.AGENT: "bold green",
+    Role.TOOL: "bold magenta",
+    Role.SYSTEM: "dim",
+}
 
 
 def masked(number: str) -> str:
@@ -118,9 +124,26 @@ def transcript_table(turns: list[Turn], first: int) -> Table:
             Text(turn.timestamp.strftime("%H:%M:%S"), style="dim"),
             Text(printable(turn.role), style=_ROLE_STYLES.get(turn.role, "bold")),
             Text(f"{turn.duration_ms / 1000:.1f}s", style="dim"),
-            Text(printable(turn.content)),
+            Text(printable(turn_text(turn))),
         )
     return table
+
+
+def turn_text(turn: Turn) -> str:
+    """A turn as it is read: content, tool calls, the call that it answers, whether it was interrupted."""
+    lines = [turn.content] if turn.content else []
+    lines += [
+        f"→ {call['function']['name']}({call['function']['arguments']}) {call['id']}"
+        for call in tool_calls_of(turn)
+    ]
+    answered = answered_call(turn)
+    extra = turn.to_dict() if turn.has_extra else {}
+    if answered is not None:
+        name = extra.get("name")
+        lines.insert(0, f"← {name if isinstance(name, str) else ''} {answered}".replace("  ", " "))
+    if extra.get("interrupted") is True:
+        lines.append("(interrupted)")
+    return "\n".join(lines)
 
 
 def figures_table(figures: Mapping[str, Any]) -> Table:

@@ -32,7 +32,8 @@ class SessionMetrics(Counters, omit_defaults=True, kw_only=True):
     """What was counted in one call.
 
     Args:
-        turn_count: turns added so far; not lowered when the history is trimmed.
+        turn_count: turns added so far, of every role, `system` and `tool` included; not lowered when the history is
+            trimmed, nor raised when a turn is amended or a state is created with a history.
         interruption_count: how often the caller spoke over the agent.
         user_speech_duration_ms: speech of `user` turns, milliseconds.
         agent_speech_duration_ms: speech of `agent` turns, milliseconds.

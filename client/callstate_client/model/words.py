@@ -28,7 +28,9 @@ class Direction(StrEnum, metaclass=_Words):
 
 
 class Role(StrEnum, metaclass=_Words):
-    """The named roles of a turn; agents have `system` and `tool` turns too."""
+    """The named roles of a turn. Only `user` and `agent` turns are speech; see model/tools.py for the others."""
 
     USER = "user"
     AGENT = "agent"
+    SYSTEM = "system"
+    TOOL = "tool"

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from callstate_client.cli import arguments, main, output, render, tail
 from callstate_client.model import SessionMetrics, SessionState, Status, Turn
+from callstate_client.model.tools import tool_call, tool_result
 from callstate_client.protocol.events import Cursor, Event
 from callstate_client.store import Record
 
@@ -277,6 +278,25 @@ class TestTables:
         lines = rendered(render.transcript_table(list(record.state.history), 17)).splitlines()
         assert lines[0].split() == ["18", "12:00:00", "agent", "1.5s", "words", "0"]
         assert lines[2].split()[0] == "20"
+
+    def test_a_transcript_shows_tool_calls_results_and_interruptions(self):
+        state = SessionState("c1")
+        state.add_turn(
+            "agent", "One moment.", extra={"tool_calls": [tool_call("t1", "look_up", {"day": "Friday"})]}
+        )
+        state.add_turn("tool", "two tables", extra=tool_result("t1", "look_up"))
+        state.add_turn("agent", "We have", extra={"interrupted": True})
+        state.add_turn("tool", "odd", extra={"tool_calls": "no list", "name": 7})
+        assert [render.turn_text(turn) for turn in state.history] == [
+            'One moment.\n→ look_up({"day":"Friday"}) t1',
+            "← look_up t1\ntwo tables",
+            "We have\n(interrupted)",
+            "odd",
+        ]
+        lines = rendered(render.transcript_table(list(state.history), 0)).splitlines()
+        assert [line.split()[2:4] for line in lines if ":" in line[:16]] == [
+            ["agent", "0.0s"], ["tool", "0.0s"], ["agent", "0.0s"], ["tool", "0.0s"],
+        ]  # fmt: skip
 
     def test_figures_are_flattened(self):
         lines = rendered(render.figures_table({"a": {"b": 1, "c": {"d": "x"}}, "e": None, "f": {}})).splitlines()

@@ -15,7 +15,7 @@ from callstate_client.model import Direction, Role, SessionState, Status, Turn
 NAMED = [
     (Status, ["pending", "active", "on_hold", "transferring", "ended"]),
     (Direction, ["inbound", "outbound"]),
-    (Role, ["user", "agent"]),
+    (Role, ["user", "agent", "system", "tool"]),
 ]
 
 
