@@ -19,16 +19,16 @@ from callstate_client.protocol.messages import encode_json
 
 EVENT_BYTES: Final = 2048
 """Bytes per event that the ring's size limit allows for: five times the usual size. A call id may be as long as a
-line, and ten thousand of those would fill the memory."""
+line, and ten thousand of those would exhaust memory."""
 
 CHANGES: Final = frozenset(
     {"created", "ended", "expired", "orphaned", "claimed", "released", "deleted", TURN}
 )  # fmt: skip
-"""Events that report changes of the group: a rollback drops them. The others (a worker left, a session fell silent,
-a caller was refused) survive it."""
+"""Events that report changes made by the group: a rollback drops them. The others (a worker left, a session fell
+silent, a caller was refused) survive it."""
 
 REVIVED: Final = "revived"
-"""Reason of `recovered` for a session that had ended: also a change."""
+"""Reason of `recovered` for a session that had ended: also a change, so a rollback drops it."""
 
 MERGED: Final = "merged"
 NEWER: Final = "store_newer"
@@ -39,7 +39,7 @@ SET_ASIDE: Final = "foreign_set_aside"
 """Reason of `recovered` for a session that was written over a change of other software, which was set aside."""
 
 SUPERSEDED: Final = "superseded"
-"""Reason of `fenced` for a session of this daemon: the store's state wins."""
+"""Reason of `fenced` for a session of this daemon that another host has taken over: the store's state wins."""
 
 CUT_OFF: Final = b'{"jsonrpc":"2.0","id":null,"error":%b}\n' % encode_json(
     OverloadedError("events were not read").to_wire()
@@ -65,7 +65,7 @@ class Subscriber(Protocol):
 
 
 class _Noted(NamedTuple):
-    """An event of the open group, with the values of that moment: the session may change before the commit."""
+    """An event of the open group, with the session's values at that moment: they may change before the commit."""
 
     type: str
     at_us: int
@@ -86,7 +86,7 @@ class Events:
     """The events of one engine, and its subscribers.
 
     Args:
-        limit: how many are kept; can be changed later.
+        limit: how many events are kept; may be changed later.
         stream: the name of the stream, new at each start.
     """
 
@@ -112,7 +112,7 @@ class Events:
         """The number of subscribers."""
         return len(self._subscribers)
 
-    # -- noting --------------------------------------------------------------------------------------------
+    # -- recording -----------------------------------------------------------------------------------------
 
     def note(
         self,
@@ -254,7 +254,7 @@ class Events:
         elif since is not None and since.seq > seq:
             expected = f"at most {seq}"
             raise InvalidParamsError(
-                f"an event that has not happened yet at $.params.since.seq: expected {expected}",
+                f"an event in the future at $.params.since.seq: expected {expected}",
                 path="$.params.since.seq", expected=expected,
             )  # fmt: skip
         elif since is not None and since.seq < self._lost_seq:

@@ -1,15 +1,15 @@
 """Changes to be written to the store, handed out in batches, and the outcome of each write.
 
-The writer takes a batch, sends it, and says of each write what came of it:
+The writer takes a batch, sends it, and reports the outcome of each write:
 
     acked        the store has this version
-    retry        nobody knows whether it has: the session is dirty again, as old as it was
-    write_whole  it was a patch of what the store does not have: the session is dirty again
-    quarantine   the store does not take it: the session stays hot and in the journal, a deletion keeps its
-                 tombstone, and either is tried again later
+    retry        the outcome is unknown: the session is dirty again, with its original age
+    write_whole  it was a patch of a document that the store does not have: the session is dirty again
+    quarantine   the store refuses it: the session stays hot and in the journal, a deletion keeps its tombstone,
+                 and either is tried again later
 
-What is learned of the store is no change of the open group, which may end after the write has: so it is applied to
-the session as it is and, where the group has deleted or replaced that, to the one that a rollback brings back.
+An outcome is not a change of the open group, which may end after the write does. So it is applied to the current
+session and, if the group has deleted or replaced that one, also to the one that a rollback would restore.
 """
 
 from __future__ import annotations
@@ -45,8 +45,17 @@ class FlushQueue:
     def take(
         self, host_id: str, max_sessions: int, max_bytes: int, now: float = math.inf
     ) -> list[tuple[Write, float]]:
-        """The oldest of what is dirty, as writes that are in flight from now on, each with the time since when it
-        is dirty; without what waits in quarantine at this time, monotonic seconds."""
+        """Put the oldest dirty sessions in flight.
+
+        Args:
+            host_id: this host.
+            max_sessions: the most sessions in a batch.
+            max_bytes: no session is added once the batch has reached this size.
+            now: monotonic seconds; what is quarantined until later (`Quarantine.is_held`) is left out.
+
+        Returns:
+            the writes, each with the time since which it has been dirty.
+        """
         table, batch = self.table, list[tuple[Write, float]]()
         sent: dict[str, int] = {}
         size = 0
@@ -60,7 +69,7 @@ class FlushQueue:
                     continue
                 if batch:
                     break
-                size = max_bytes  # no other goes with it
+                size = max_bytes  # a batch of its own
             session = table.sessions.get(session_id)
             if session is None:
                 write = self._deletion(host_id, session_id)
@@ -87,8 +96,7 @@ class FlushQueue:
         return Write(session_id, None, meta, active=False)
 
     def mark_stale(self, session_id: str, now: float, size: int) -> None:
-        """What the store has of this is to be written again, for another reason than a change: undoing the open
-        group leaves the mark."""
+        """Mark a session dirty for a reason other than a change: a rollback of the open group keeps the mark."""
         dirty = self.table.dirty
         if session_id not in dirty.marks:
             dirty.mark(session_id, now, size)
@@ -134,11 +142,11 @@ class FlushQueue:
                 self._tx.records.append(RemovalRecord(session_id, version, tombstone.epoch, False))
 
     def _drop_base(self, session: Session, version: int) -> None:
-        """The store has taken this version, so it has nothing that is not in it."""
+        """The store has taken this version, so it has nothing that would still have to be merged."""
         if session.journaled_base is not None:
             self._tx.records.append(StoreRecord({}, {session.id: version}))
         elif session.base is not None:
-            session.journaled = True  # as replayed, and nothing since
+            session.journaled = True  # unchanged since the replay
         session.base = None
 
     def retry(self, write: Write, since: float) -> None:
@@ -154,25 +162,25 @@ class FlushQueue:
         table.dirty.retry(session_id, since, table.dirty.marks[session_id][1], era)
 
     def postpone(self, session_id: str) -> None:
-        """Write all else that is dirty first."""
+        """Write everything else that is dirty first."""
         marks = self.table.dirty.marks
         if session_id in marks:
             marks.move_to_end(session_id)
 
     def write_whole(self, write: Write, since: float) -> None:
-        """The store does not have what this patch was made for: write the whole document next."""
+        """The store does not have the version that this patch applies to: write the whole document next."""
         for session in self._in_play(write.session_id):
             session.in_store = None
         self.retry(write, since)
 
     def quarantine(self, write: Write, why: str, now: float = 0.0, *, alone: bool = False) -> None:
-        """The store refuses this write: keep what it would have changed, and try again after a backoff.
+        """The store refuses this write: keep its session or deletion, and try again after a backoff.
 
         Args:
             write: the write.
-            why: in words.
+            why: the store's reason, in words.
             now: monotonic seconds.
-            alone: it was not answered in time, and is tried again by itself.
+            alone: it was not answered in time, so it is tried again in a batch of its own.
         """
         table, session_id = self.table, write.session_id
         table.dirty.arrive(session_id)
@@ -189,14 +197,14 @@ class FlushQueue:
             table.quarantined.discard(session_id)
 
     def retry_refused(self, now: float, most: int) -> None:
-        """Mark what is in quarantine and due for another attempt as dirty, at most so many."""
+        """Mark quarantined sessions and deletions whose next attempt is due as dirty, at most this many."""
         table = self.table
         for session_id in table.quarantined.take_due(now, most):
             session = table.sessions.get(session_id)
             self.mark_stale(session_id, now, 0 if session is None else session.doc.size)
 
     def _in_play(self, session_id: str) -> Iterator[Session]:
-        """The session as it is, and as it is again if the open group, which replaced it, is undone."""
+        """The current session, and the one that a rollback would restore if the open group has replaced it."""
         session, saved = self.table.sessions.get(session_id), self._tx.saved(session_id)
         if session is not None:
             yield session
@@ -204,10 +212,10 @@ class FlushQueue:
             yield saved.session
 
     def take_all_as_stored(self) -> list[str]:
-        """There is neither store nor journal: what is committed counts as stored. To be called between groups.
+        """Without store and journal, treat everything committed as stored. To be called between groups.
 
         Returns:
-            the deletions among it, whose tombstones stay pending for as long as the caller leaves them there.
+            the ids of deletions; their tombstones stay pending until the caller removes them.
         """
         table, deletions = self.table, list[str]()
         for session_id in [*table.dirty.marks]:
@@ -221,10 +229,10 @@ class FlushQueue:
         self._tx.observed.clear()
         return deletions
 
-    # -- beats ----------------------------------------------------------------------------------------------
+    # -- heartbeats -----------------------------------------------------------------------------------------
 
     def take_beats(self, most: int) -> dict[str, int]:
-        """Some of the beats that neither journal nor store have heard of; the journal hears of them now."""
+        """Take some of the heartbeats that are in neither journal nor store, and journal them."""
         unflushed = self.table.unflushed_beats
         beats = dict(islice(unflushed.items(), most))
         for session_id in beats:
@@ -234,6 +242,6 @@ class FlushQueue:
         return beats
 
     def retry_beats(self, beats: dict[str, int]) -> None:
-        """The store did not accept these: send them with the next batch, unless a later beat has arrived."""
+        """The store did not accept these: send them with the next batch, unless a later heartbeat has arrived."""
         for session_id, at_us in beats.items():
             self.table.unflushed_beats.setdefault(session_id, at_us)

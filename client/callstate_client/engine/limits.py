@@ -1,4 +1,4 @@
-"""How much the engine keeps, and how long: bounds on sessions and events, and the spans of liveness."""
+"""Limits of the engine: bounds on sessions and events, and the timeouts of liveness."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 SESSIONS: Final = 200_000
-"""Sessions held in memory, where nothing else is configured."""
+"""Sessions held in memory, by default."""
 
 SESSION_BYTES: Final = 8 * 1024 * 1024
-"""Bytes to which one session may grow, where nothing else is configured (the wire contract)."""
+"""Bytes to which one session may grow, by default (the wire contract)."""
 
 
 EVENTS: Final = 10_000
-"""Events kept for subscribers that come back, where nothing else is configured."""
+"""Events kept for reconnecting subscribers, by default."""
 
 
 class Limits(Protocol):
-    """What the engine asks of its configuration."""
+    """The part of the configuration that bounds what the engine keeps."""
 
     @property
     def sessions(self) -> int:
@@ -32,12 +32,12 @@ class Limits(Protocol):
 
     @property
     def events(self) -> int:
-        """Events kept for subscribers that come back."""
+        """Events kept for reconnecting subscribers."""
         ...
 
 
 class DefaultLimits(Struct, frozen=True, kw_only=True):
-    """The limits of a daemon that was configured without any."""
+    """The limits of a daemon whose configuration sets none."""
 
     sessions: int = SESSIONS
     session_bytes: int = SESSION_BYTES
@@ -54,20 +54,20 @@ class Spans(Protocol):
 
     @property
     def grace_s(self) -> float:
-        """How long a suspect may still come back before it is ended."""
+        """How long a suspect has to recover before it is reaped."""
         ...
 
     @property
     def reconnect_grace_s(self) -> float:
-        """How long a worker that may live can be without a connection before its sessions are orphans."""
+        """How long a worker that may be alive can be disconnected before its sessions become orphans."""
         ...
 
     @property
     def retention_s(self) -> float:
-        """How long an ended session stays hot."""
+        """How long an ended session stays in memory."""
         ...
 
     @property
     def max_handovers(self) -> int:
-        """So many claimers a call may kill, each within a minute of its claim; 0: any number."""
+        """Claimers in a row that may die within a minute of their claim before the call is ended; 0: any number."""
         ...

@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Gone(Enum):
-    """The result of a search for a process that has exited."""
+    """The result of looking up a process that has exited."""
 
     GONE = "gone"
 

@@ -1,7 +1,7 @@
-"""A line as a request, and results and errors as reply lines: JSON-RPC 2.0, without any I/O.
+"""JSON-RPC 2.0 without I/O: lines decoded to requests, results and errors encoded as reply lines.
 
-A line that is not UTF-8, not JSON or no request is refused, with the request's id where that can be read, else with
-`null`. What params hold is checked in the same pass where they are typed, and by the verb where they are passed on.
+A line that is not UTF-8, not JSON or not a request is refused, with the request's id if that can be read, else with
+`null`. Typed params are validated while decoding; members that stay bytes are validated by the verb.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _skip_json = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class DecodedRequest(Struct, gc=False):
-    """A good request. `request_id` is JSON, or None: a notification."""
+    """A valid request. `request_id` is JSON, or None for a notification."""
 
     request_id: bytes | None
     verb: Verb
@@ -38,7 +38,7 @@ class DecodedRequest(Struct, gc=False):
 
 
 class BadRequest(Exception):  # noqa: N818 - carries an error
-    """A line that is answered with an error, or (`request_id` None) with nothing."""
+    """A line that is answered with an error, or with nothing if `request_id` is None."""
 
     def __init__(self, request_id: bytes | None, error: WireError) -> None:
         super().__init__(error)
@@ -47,13 +47,13 @@ class BadRequest(Exception):  # noqa: N818 - carries an error
 
 
 def read_request(line: bytes) -> DecodedRequest | None:
-    """The request a line is; None for a blank one.
+    """Decode a line; None for a blank one.
 
-    A request written as most clients write it is decoded in one pass; any other one, and whatever is wrong,
-    goes the long way, which also tells what is wrong.
+    A request in the form that most clients send is decoded in one pass. Any other line takes the slow path, which
+    also reports what is wrong with an invalid one.
 
     Raises:
-        BadRequest: it is no good request.
+        BadRequest: it is not a valid request.
     """
     try:
         if not line.isascii():
@@ -65,7 +65,7 @@ def read_request(line: bytes) -> DecodedRequest | None:
 
 
 def read_long_request(line: bytes, table: SessionTable) -> DecodedRequest | None:
-    """As `read_request`; of a save only what it does not repeat of the kept history is decoded."""
+    """As `read_request`, but of a save only the part that does not repeat the kept history is decoded."""
     shorter = cut(table, line)
     if shorter is not None:
         try:
@@ -76,7 +76,7 @@ def read_long_request(line: bytes, table: SessionTable) -> DecodedRequest | None
             if params is not None:
                 return DecodedRequest(b"%d" % usual.id, usual.verb, params)
         except (ValueError, RecursionError):
-            pass  # decode the whole line, to name what is wrong in it
+            pass  # decode the whole line, to report what is wrong with it
     return read_request(line)
 
 
@@ -106,7 +106,7 @@ def _refused(line: bytes, error: Exception) -> BadRequest:
         return BadRequest(NULL_ID, ParseError(f"not UTF-8: {error.reason} at byte {error.start}"))
     if isinstance(error, msgspec.ValidationError):
         try:
-            _skip_json(line)  # the decoder stopped at what is no request; what comes behind may be no JSON at all
+            _skip_json(line)  # the decoder stopped at the first invalid member; the rest may not even be JSON
         except (ValueError, RecursionError) as broken:
             return _refused(line, broken)
         return BadRequest(_id_of(line), InvalidRequestError(f"not a JSON-RPC 2.0 request: {error}"))
@@ -116,7 +116,7 @@ def _refused(line: bytes, error: Exception) -> BadRequest:
 
 
 def _id_of(line: bytes) -> bytes:
-    """The id to answer a bad request with: null unless the line is an object that has a usable one."""
+    """The id for the reply to a bad request: null unless the line is an object with a usable one."""
     try:
         return encode_json(_decode_id(line).id)
     except (ValueError, RecursionError):
@@ -124,7 +124,7 @@ def _id_of(line: bytes) -> bytes:
 
 
 def result_line(request_id: bytes, result: bytes) -> bytes:
-    """A reply. Its head is as the client's `reply_id` expects it."""
+    """A reply. It begins as the client's `reply_id` expects."""
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (request_id, result)
 
 

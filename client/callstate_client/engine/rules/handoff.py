@@ -1,9 +1,9 @@
-"""Sessions that pass from one host to another, as either of them sees it.
+"""Sessions that move from one host to another: how they leave one, and how they arrive at the other.
 
-The store decides whose a session is, by a compare-and-set of its epoch; here its word is followed. The host that
-has lost a session keeps a copy of what it had (table/set_aside.py) and knows the session no more: the next request
-for it reads the store, finds another host's session and is refused as `fenced`. The host that has taken one over
-keeps it hot from then on, as an orphan that waits for a worker.
+The store decides which host has a session, by a compare-and-set of its epoch; this module applies the decision. The
+host that has lost a session sets a copy aside (table/set_aside.py) and drops it: the next request for it reads the
+store, finds another host's session and is refused as `fenced`. The host that has taken one over keeps it hot from
+then on, as an orphan to be claimed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from callstate_client.engine.sessions.stored import StoredSession
 
 
 def lose(ctx: Context, session: Session, host: str) -> None:
-    """A hot session belongs to another host by now: set it aside, and tell its worker by an event.
+    """Set aside a hot session that another host has taken over, and report it to its worker by an event.
 
     Args:
         ctx: the sessions.
-        session: as it is here.
-        host: the host that has it.
+        session: its state on this host.
+        host: the host that has it now.
     """
     now_us = ctx.now_us()
     ctx.events.note("fenced", now_us, session, reason=SUPERSEDED)
@@ -32,16 +32,16 @@ def lose(ctx: Context, session: Session, host: str) -> None:
 
 
 def adopt(ctx: Context, session_id: str, stored: StoredSession, host_id: str) -> Session | None:
-    """A session of a dead host was taken over: keep it hot, with a full timeout in which to be claimed.
+    """Make a session that was taken over from a dead host hot, with a full timeout in which to be claimed.
 
     Args:
         ctx: the sessions.
         session_id: its id.
-        stored: as it was in the store.
+        stored: its state in the store.
         host_id: this host.
 
     Returns:
-        the session; None where it is hot already.
+        the session; None if it is hot already or deleted in the store.
 
     Raises:
         UnreadableError: its document can't be read.
@@ -59,13 +59,13 @@ def adopt(ctx: Context, session_id: str, stored: StoredSession, host_id: str) ->
 
 
 def take_over(session_id: str, stored: StoredSession, host_id: str, why: str) -> Session | None:
-    """A session that the store has given to this host; None where that is a tombstone.
+    """Make a session that the store has reassigned to this host an orphan of this host; None for a tombstone.
 
     Args:
         session_id: its id.
-        stored: as it was in the store, with the epoch that it was given.
+        stored: its state in the store, with the epoch that this host was given.
         host_id: this host.
-        why: it has no owner any more; what it says of itself if it was an orphan already.
+        why: why it has no owner; ignored if it was an orphan already.
 
     Raises:
         UnreadableError: its document can't be read.

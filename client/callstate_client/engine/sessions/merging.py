@@ -1,7 +1,7 @@
 """Three-way merge of a session: our state, the store's, and their last known common ancestor, the merge base.
 
 A save accepted while the store was unreachable omits what it does not change, and a journal may be older than the
-store after a restore or a power loss. Either way both sides may have changed since the merge base. Each part is
+store after a restore or a power loss. In both cases both sides may have changed since the merge base. Each part is
 merged by the usual rule: if ours still equals the base, theirs is taken, else ours. Our turns are appended to the
 store's. Pure: no clock, no I/O.
 """
@@ -33,8 +33,8 @@ def blind_base(session: Session, given: frozenset[str], *, labels: bool, create:
         session: as the save made it.
         given: the members of the document that the save named.
         labels: whether it gave any.
-        create: it meant to create (`if_version: 0`). If the store has one after all, its history and counts are
-            not replaced: turns are appended, counts added.
+        create: it was to create the session (`if_version: 0`). If the store turns out to have one, that one's
+            history and counts are not replaced: turns are appended, counts added.
     """
     ours = _members(b"{%b}" % session.doc.fields)
     left_out = {name: value for name, value in ours.items() if name not in given and name != "id"}
@@ -61,7 +61,7 @@ def merge(session: Session, base: MergeBase, theirs: Session) -> None:
 
 
 def take_document(session: Session, theirs: Session) -> None:
-    """Put the store's document in place of ours."""
+    """Replace our document with the store's."""
     doc, other = session.doc, theirs.doc
     head = Head(session.id, other.fields, other.provider, other.call_id, other.status, other.metrics, None)
     doc.take_head(head, other.updated_us)
@@ -77,7 +77,7 @@ def _merge_head(session: Session, base: MergeBase, theirs: Session, metrics: Cal
     was_ended, before = session.ended, session.doc.status
     status = _either(before, base.status, theirs.doc.status)
     if base.version == 0 and theirs.ended and not was_ended:
-        status = before  # a new call under a reused id: it stays live
+        status = before  # a new call under a reused id stays live
     fields = _fields(session, base, theirs)
     head = Head(session.id, fields, _text(fields, "provider"), _text(fields, "call_id"), status, metrics, None)
     session.doc.take_head(head, max(session.doc.updated_us, theirs.doc.updated_us))
@@ -146,7 +146,7 @@ def _merge_facts(session: Session, base: MergeBase, theirs: Session) -> None:
     facts, other = session.facts, theirs.facts
     timeout_s = _either(facts.heartbeat_timeout_s, base.heartbeat_timeout_s, other.heartbeat_timeout_s)
     if base.version == 0 and facts.heartbeat_timeout_s is not None:
-        timeout_s = max(timeout_s or 0.0, facts.heartbeat_timeout_s)  # its worker was given this, and goes by it
+        timeout_s = max(timeout_s or 0.0, facts.heartbeat_timeout_s)  # its worker sends heartbeats by this one
     limit_s = facts.max_duration_s
     if not theirs.ended or session.ended:  # otherwise the old call's limit would end the new one
         limit_s = _either(limit_s, base.max_duration_s, other.max_duration_s)

@@ -64,7 +64,7 @@ class Session:
         self.host: str | None = None
         """The host it belongs to. None: this one. Empty: none, for example after a write by the Go package."""
         self.base: MergeBase | None = None
-        """The common ancestor, while the store may have changes that are not in here. Replaced, never changed."""
+        """The common ancestor, while the store may have changes that are missing here. Replaced, never changed."""
         self.journaled = False
         """The journal has the whole session, so that a change can be journaled as a difference."""
         self.fenced_epoch = -1
@@ -106,7 +106,7 @@ class Session:
 
     @property
     def state(self) -> str:
-        """What other hosts are told of its life (`StoredMeta.state`)."""
+        """Its liveness as other hosts see it (`StoredMeta.state`)."""
         if self.ended:
             return ENDED
         if self.suspected:
@@ -115,7 +115,7 @@ class Session:
 
     @property
     def awaited_s(self) -> float | None:
-        """Silence after which it is suspected: the longer timeout, until its owner knows of the shorter one."""
+        """Silence after which it is suspected: while its owner has not learned of a shorter timeout, the longer."""
         timeout_s, known_s = self.facts.heartbeat_timeout_s, self.known_timeout_s
         return timeout_s if timeout_s is None or known_s is None else max(timeout_s, known_s)
 
@@ -126,7 +126,7 @@ class Session:
 
     @property
     def unverified(self) -> bool:
-        """Whether it was saved while the store was unreachable, and has not been compared with it since."""
+        """Whether it was created while the store was unreachable, and has not been compared with it since."""
         return self.base is not None and self.base.version == 0
 
     @property
@@ -136,7 +136,7 @@ class Session:
         return None if self.base is None or self.version == self.base.version else self.base
 
     def is_epoch(self, epoch: int) -> bool:
-        """Whether this is its epoch, or the one its owner was given before a merge raised it."""
+        """Whether this is its epoch, or the one that its owner still uses after a merge raised it."""
         return epoch == self.facts.epoch or self.facts.raised == (self.facts.epoch, epoch)
 
     # -- changing -----------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ class Session:
         return self.version
 
     def rise_above(self, version: int, epoch: int, now_us: int) -> None:
-        """Become newer than this version and epoch in the store; the epoch the owner was given stays valid."""
+        """Exceed this version and epoch of the store; the owner's epoch stays valid."""
         before = self.facts.epoch
         if epoch >= before:
             self.change_facts(epoch=epoch + 1, raised=(epoch + 1, before))

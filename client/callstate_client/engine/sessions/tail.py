@@ -24,7 +24,7 @@ TURN_BYTES: Final = 256
 """A typical turn's size."""
 
 TRIES: Final = 32
-"""How many `{` of a window are tried before the whole run is split: a turn may nest thousands."""
+"""How many `{` of a window are tried before the whole run is split: a turn may contain thousands."""
 
 cut: Final = msgspec.json.Decoder(list[Raw]).decode
 

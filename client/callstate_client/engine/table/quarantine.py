@@ -1,8 +1,8 @@
 """Sessions and deletions that the store refuses. Pure: the time is passed in.
 
 A refused session stays in memory and in the journal, a refused deletion keeps its tombstone, and both are tried
-again: when the session changes, and by exponential backoff. What was not answered in time is sent alone, and only
-when its backoff has passed, for each attempt costs a timeout.
+again: when the session changes, and after an exponential backoff. A write that was not answered in time is tried
+alone, and only after its backoff, as each attempt costs a timeout.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from msgspec import Struct
 from callstate_client.engine.table.index import NumberedOrder
 
 RETRY_FIRST_S: Final = 1.0
-"""Soon enough for a fault that somebody mends right away."""
+"""The first backoff: a fault that is fixed at once costs no more than this."""
 
 RETRY_MAX_S: Final = 300.0
-"""Each attempt sends the whole session; a fault that lasts for hours is somebody's to mend by hand."""
+"""The longest backoff: each attempt sends the whole session, and a fault that lasts this long needs an operator."""
 
 SPARE_ENTRIES: Final = 1000
-"""Entries of the heap that may be out of date, besides one for each session."""
+"""Outdated entries that the heap may hold, besides one per session."""
 
 
 class Refusal(Struct, gc=False):
     """Why and since when the store refuses one session.
 
     Args:
-        session_id: which.
-        why: in words.
+        session_id: the session.
+        why: the store's reason, in words.
         since: when it was first refused, monotonic seconds.
         attempts: how often it was refused.
         due: when it is tried again, monotonic seconds.
@@ -56,7 +56,7 @@ class Quarantine:
         self._by_due: list[tuple[float, str]] = []
         """A heap; entries that no longer match their refusal are skipped."""
         self._hurried: list[str] = []
-        """To be tried again before any other, the next ones last."""
+        """Ids to be tried before any others, the next one last."""
         self.order: NumberedOrder[Refusal] = NumberedOrder()
         """The refusals, oldest first."""
 
@@ -70,7 +70,7 @@ class Quarantine:
         return session_id in self._refusals
 
     def keys(self) -> KeysView[str]:
-        """The ids, those refused first at first."""
+        """The ids, those refused first come first."""
         return self._refusals.keys()
 
     def get(self, session_id: str) -> Refusal | None:
@@ -78,7 +78,7 @@ class Quarantine:
         return self._refusals.get(session_id)
 
     def refuse(self, session_id: str, why: str, now: float, *, alone: bool) -> Refusal:
-        """Note that the store has refused this session, once more perhaps."""
+        """Record that the store has refused this session, perhaps not for the first time."""
         refusal = self._refusals.get(session_id)
         attempts = 1 if refusal is None else refusal.attempts + 1
         delay_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(attempts - 1, 30)) * random.uniform(0.5, 1.0)
@@ -92,7 +92,7 @@ class Quarantine:
         return refusal
 
     def put(self, refusal: Refusal) -> None:
-        """Have a session refused as it is said there."""
+        """Add this refusal, or replace the session's current one."""
         self.discard(refusal.session_id)
         self._refusals[refusal.session_id] = refusal
         self.order.add(refusal)
@@ -105,30 +105,30 @@ class Quarantine:
             heappush(self._by_due, (refusal.due, refusal.session_id))
 
     def discard(self, session_id: str) -> None:
-        """The store has taken it, or it is not to be written any more."""
+        """Remove a session's refusal, if there is one: the store has taken it, or it is no longer to be written."""
         refusal = self._refusals.pop(session_id, None)
         if refusal is not None:
             self.order.drop(refusal)
 
     def hurry(self, session_ids: Sequence[str] | None) -> int:
-        """Have refused sessions tried again next, these or all; returns how many they are."""
+        """Try refused sessions again before any others, these or all; returns their number."""
         chosen = [*self._refusals] if session_ids is None else [i for i in session_ids if i in self._refusals]
         chosen.reverse()
         self._hurried = chosen if session_ids is None else self._hurried + chosen
         return len(chosen)
 
     def is_held(self, session_id: str, now: float) -> bool:
-        """Whether it waits for its backoff even if it has changed."""
+        """Whether it has to wait for its backoff even if it has changed."""
         refusal = self._refusals.get(session_id)
         return refusal is not None and refusal.alone and refusal.due > now
 
     def is_alone(self, session_id: str) -> bool:
-        """Whether it is to be sent in a batch of its own."""
+        """Whether it must be sent in a batch of its own."""
         refusal = self._refusals.get(session_id)
         return refusal is not None and refusal.alone
 
     def take_due(self, now: float, most: int) -> list[str]:
-        """Some of those whose backoff has passed, each of them once."""
+        """Take some of those whose backoff has passed; each is returned once per backoff."""
         found: list[str] = []
         while self._hurried and len(found) < most:
             refusal = self._refusals.get(self._hurried.pop())

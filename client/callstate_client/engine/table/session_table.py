@@ -1,7 +1,7 @@
-"""The hot map: every live session of this host, and what is found of them without looking at all.
+"""The sessions in memory, with the indexes and queues that spare full scans.
 
-Plain data, without rules: changes of sessions go through a transaction (transaction.py), writes to the store
-through the flush queue (flush_queue.py), and a journal's records through replay.py.
+Plain data, without rules: sessions are changed through a transaction (transaction.py), written to the store through
+the flush queue (flush_queue.py), and restored from journal records by replay.py.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class SessionTable:
         self.set_aside = SetAside()
         """Copies of sessions that another host has taken over."""
         self.unflushed_beats: dict[str, int] = {}
-        """Beats in neither journal nor store, microseconds since 1970."""
+        """Heartbeats in neither journal nor store, microseconds since 1970."""
         self.processes: dict[str, WorkerRecord] = {}
-        """Which process a worker is, for those that own sessions or may."""
+        """The processes of the workers that own sessions or may own some."""
         self.store_in_doubt = False
-        """Whether the store may have lost what it had: it failed, and has not been checked since."""
+        """Whether the store may have lost data: it has failed, and has not been checked since."""
 
     def insert(self, session: Session) -> None:
         """Add a hot session."""
@@ -43,7 +43,7 @@ class SessionTable:
         self.sessions[session_id] = session
         self.tombstones.became_hot(session_id)
         self.index.update(session)
-        self.quarantined.discard(session_id)  # a deletion of what was there before
+        self.quarantined.discard(session_id)  # the refused deletion of a predecessor
 
     def drop(self, session_id: str) -> None:
         """Remove a session, if it is hot."""

@@ -1,8 +1,8 @@
-"""Copies of sessions that another host has taken over, as they were here when this host learned it.
+"""Copies of sessions that another host has taken over, as they were when this host learned of it.
 
-What was acknowledged here before that is in the copy, and may not be in the store. Nothing is done with a copy: it
-is kept in memory and journal, for a person to look at, until somebody drops it. The same session may be lost more
-than once, each time with another version.
+A copy holds everything acknowledged here until then, which may not be in the store. It is kept in memory and in the
+journal, unused, for an operator to inspect and drop. A session may be lost more than once, each time with another
+version.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from callstate_client.engine.table.index import NumberedOrder
 
 
 class Copies(Struct, gc=False):
-    """The copies of one session, by their versions, oldest first; `seq`: its place in a listing."""
+    """The copies of one session, by version, oldest first; `seq`: its place in a listing."""
 
     session_id: str
     by_version: dict[int, SetAsideRecord] = {}
@@ -24,7 +24,7 @@ class Copies(Struct, gc=False):
 
     @property
     def newest(self) -> SetAsideRecord:
-        """The last one that was set aside."""
+        """The copy set aside last."""
         return next(reversed(self.by_version.values()))
 
 
@@ -50,7 +50,7 @@ class SetAside:
         return [] if copies is None else [*copies.by_version.values()]
 
     def add(self, copy: SetAsideRecord) -> None:
-        """Keep a copy; one of the same version is the same."""
+        """Keep a copy; it replaces one of the same version, which is equal."""
         session_id = copy.state.session_id
         copies = self._copies.get(session_id)
         if copies is None:

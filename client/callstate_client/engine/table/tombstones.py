@@ -2,7 +2,7 @@
 
     pending     deleted here, not yet in the store. Kept until the store has the deletion, however long that takes:
                 otherwise the store would return the session
-    settled     deleted here, and the store need not be told; kept to answer retries, the newest MAX_MISSES of them
+    settled     deleted here, and not to be written to the store; the newest MAX_MISSES are kept to answer retries
     misses      the store had nothing, or a tombstone; valid for MISS_TTL_S, as another host may create one
 
 A session that becomes hot under the id ends all three.
