@@ -29,6 +29,7 @@ _SAVE: Final = b'"session.save","params":{"session":{"id":"'
 _SAVE_WITHIN: Final = 100
 """How far into a line its id, method and session are looked for."""
 
+_NAME: Final = b'"history"'
 _HISTORY: Final = b'"history":['
 """In a text its quotes would be escaped, so this is a member, of the session or of something in it."""
 
@@ -59,8 +60,8 @@ def cut(table: SessionTable, line: bytes) -> bytes | None:
     if end == at or line[end : end + 1] not in (b",", b"]"):
         return None
     before, behind = line[:at], line[end:]
-    # Is it the session's own history? Nothing else here may bear that name, however it is written.
-    if _HISTORY in behind or b"\\u" in before or b"\\u" in behind:
+    # Is it the session's own history? Nothing else may have that name, whatever spaces or escapes are around.
+    if _NAME in line[: at - len(_HISTORY)] or _NAME in behind or b"\\u" in before or b"\\u" in behind:
         return None
     return b"%b%b%b" % (before, MARK, behind)
 

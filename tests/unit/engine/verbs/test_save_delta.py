@@ -84,6 +84,15 @@ WHOLE = {
     ),
     "another's history last": line(b'%b,"history":[%b],"recovery_data":{"history":[%b]}' % (HEAD, KEPT, KEPT)),
     "another's, and a mark": line(rb'%b,"recovery_data":{"history":[%b]},"histor\u0079":[0]' % (HEAD, KEPT)),
+    "another's, and a mark spelled with spaces": line(
+        b'%b,"recovery_data":{"history":[%b]},"history" :[0,%b]' % (HEAD, KEPT, NEW)
+    ),
+    "another's, and a mark spelled with a line": line(
+        b'%b,"recovery_data":{"history":[%b]},"history":\n[0]' % (HEAD, KEPT)
+    ),
+    "another's, behind a mark": line(b'%b,"history" : [0],"recovery_data":{"history":[%b]}' % (HEAD, KEPT)),
+    "twice, first with spaces": line(b'%b,"history" :[0],"history":[%b]' % (HEAD, KEPT)),
+    "twice, last with spaces": line(b'%b,"history":[%b],"history" :[0]' % (HEAD, KEPT)),
     "another's alone": line(b'%b,"recovery_data":{"history":[%b]}' % (HEAD, KEPT)),
     "a mark": with_history(b"0"),
     "a mark and a turn": with_history(b"0," + NEW + b" " * 1000),
@@ -113,7 +122,7 @@ async def test_what_is_repeated_is_not_decoded(text: bytes) -> None:
     assert isinstance(asked.params, Extending)
 
 
-@pytest.mark.parametrize("name", ["another's history first", "another's history last", "another's, and a mark"])
+@pytest.mark.parametrize("name", [name for name in WHOLE if name.startswith(("another's", "twice"))])
 async def test_what_only_looks_like_the_history_is_not_cut(name: str) -> None:
     core = await core_with_turns(TURNS)
     try:
