@@ -6,12 +6,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
 from callstate_client import SessionNotFoundError, SessionState, SidecarStore, connect
 from callstate_sidecar.stores.redis import RedisStore
+from callstate_sidecar.stores.redis.store_scripts import LIVE
 from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
 
@@ -129,6 +131,26 @@ async def test_one_evicted_session_is_written_again(store: SidecarStore, raw: Re
             await anext(aiter(events))
     await flushed(store)
     await check_repaired(raw)
+
+
+async def test_an_evicted_session_is_no_deleted_one_after_a_listing(store: SidecarStore, raw: Redis) -> None:
+    """A listing removes ids without a document from the active set, and there deletions are told from losses."""
+    await some_calls(store)
+    async with store.events("store.repaired", "deleted") as events:
+        async with raw.pipeline(transaction=True) as pipe:
+            pipe.delete(PREFIX + "live")
+            pipe.evalsha(*await listing(raw))
+            await pipe.execute()
+        async with asyncio.timeout(20):
+            assert (await anext(aiter(events))).type == "store.repaired"
+    await flushed(store)
+    await check_repaired(raw)
+
+
+async def listing(raw: Redis) -> list[Any]:
+    """The script that a listing runs, as the words of EVALSHA."""
+    await raw.script_load(LIVE.text)
+    return [LIVE.sha, 2, PREFIX + "active", PREFIX + "@heartbeats", PREFIX, "live"]
 
 
 async def test_an_end_by_go_is_noticed_without_a_change(store: SidecarStore, go: RedisStore) -> None:

@@ -47,6 +47,15 @@ local function document_type() return redis.call('TYPE', KEYS[1]).ok end
 local function foreign_key() return redis.error_reply('WRONGTYPE the document key holds another type') end
 """
 
+# A document may be lost, evicted for example, while its session lives in a daemon's memory: meta is there still,
+# and no tombstone. The id has to stay in the active set, or the daemon would take the loss for a deletion.
+IS_KEPT: Final = """
+local function is_kept(document)
+  local held = redis.call('HMGET', '{' .. document .. '}:meta', 'version', 'deleted')
+  return held[1] and held[2] ~= '1'
+end
+"""
+
 # What the document was when a daemon last wrote it: its length and first bytes. Software that knows no meta changes
 # the document alone, so that it no longer has its stamp.
 STAMP: Final = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from callstate_sidecar.stores.redis.scripts import EXTEND, IS_DOCUMENT, Script
+from callstate_sidecar.stores.redis.scripts import EXTEND, IS_DOCUMENT, IS_KEPT, Script
 
 SAVE: Final = Script(
     EXTEND
@@ -74,13 +74,14 @@ return 1
 """ARGV: id, prefix. Leaves nothing behind, not even a tombstone."""
 
 LIVE: Final = Script(
-    """
+    IS_KEPT
+    + """
 local live = {}
 for i = 2, #ARGV do
   local id = ARGV[i]
   if redis.call('EXISTS', ARGV[1] .. id) == 1 then
     live[#live + 1] = id
-  else
+  elseif not is_kept(ARGV[1] .. id) then
     redis.call('SREM', KEYS[1], id)
     redis.call('ZREM', KEYS[2], id)
   end
@@ -88,4 +89,5 @@ end
 return live
 """
 )
-"""KEYS: active set, heartbeats. ARGV: prefix, ids. Returns those whose documents exist and removes the others."""
+"""KEYS: active set, heartbeats. ARGV: prefix, ids. Returns those whose documents exist and removes the
+others, unless their daemon is about to write them again."""
