@@ -15,7 +15,7 @@ from typing import Any, Unpack
 from callstate_client import protocol, requests
 from callstate_client.errors import ConflictError, StoreClosedError
 from callstate_client.model.state import SessionState
-from callstate_client.protocol.results import DrainResult
+from callstate_client.protocol.results import CheckResult, DrainResult
 from callstate_client.requester import Requester
 from callstate_client.requests import Page, PreparedRequest
 from callstate_client.requests.patches import Beside, Changes, split_changes
@@ -464,6 +464,17 @@ class SessionApi(Requester):
             how many sessions the store has, and how many are still missing.
         """
         return await self._execute(requests.flush(session_ids, timeout_s), timeout_s + requests.FLUSH_MARGIN_S)
+
+    async def check(self, *, repair: bool = False, timeout_s: float = requests.CHECK_S) -> CheckResult:
+        """Compare the daemon's memory with its store, and check the store itself.
+
+        Args:
+            repair: also repair what can be repaired safely.
+
+        Returns:
+            what was found, each with a remedy.
+        """
+        return await self._execute(requests.check(repair), timeout_s)
 
     async def drain(self, on: bool = True, *, timeout_s: float | None = None) -> DrainResult:
         """Drain the host: new sessions are refused, existing ones continue.

@@ -66,6 +66,7 @@ class DaemonHost:
         self._tasks: set[asyncio.Future[Any]] = set()
         self.when_known = read_through.when_known
         self.flush = write_behind.flush
+        self.check_store = write_behind.check
         self.stored_active_ids = write_behind.reads.active_ids
         self.read_stored = write_behind.reads.read
         self.retry_refused = write_behind.wake

@@ -27,7 +27,7 @@ from callstate_client import (
     connect,
     sync,
 )
-from callstate_client.protocol import DrainResult, FlushResult
+from callstate_client.protocol import CheckResult, DrainResult, FlushResult
 from support.daemon import Daemon
 
 pytestmark = pytest.mark.system
@@ -105,6 +105,7 @@ def script() -> list[Step]:
         step("claim_next"),
         step("release", "c1", 7),
         step("drain", False),
+        step("check"),
         step("end", "c1", "caller_hangup", {"cause": 16}),
         step("end", "c1", "again"),
         step("update_heartbeat", "c1"),
@@ -134,7 +135,7 @@ def settled(result: Any) -> Any:
         return set(result)
     if isinstance(result, list):
         return [settled(item) for item in result]
-    assert result is None or isinstance(result, int | str | FlushResult | DrainResult)
+    assert result is None or isinstance(result, int | str | FlushResult | DrainResult | CheckResult)
     return type(result) if isinstance(result, int) else result
 
 

@@ -63,6 +63,7 @@ PARAMS = {
     "server.info": protocol.NoParams,
     "server.stats": protocol.NoParams,
     "server.flush": protocol.FlushParams,
+    "server.check": protocol.CheckParams,
     "server.drain": protocol.DrainParams,
 }
 RESULTS = {
@@ -71,6 +72,7 @@ RESULTS = {
     "session.claim": protocol.LoadResult,
     "worker.register": protocol.RegisterResult,
     "events.subscribe": protocol.SubscribeResult,
+    "server.check": protocol.CheckResult,
     "server.drain": protocol.DrainResult,
     "session.list_active": protocol.ListActiveResult,
     "session.list": protocol.ListResult,

@@ -153,6 +153,7 @@ VERBS: dict[str, tuple[Members, Members]] = {
     "quarantine.retry": ({}, some(session_ids=st.lists(ID, max_size=2))),
     "quarantine.drop": (NAMED, {}),
     "server.ping": ({}, {}),
+    "server.check": ({}, some(repair=st.booleans())),
     "server.drain": (some(on=st.sampled_from([False, False, True])), {}),
 }
 BEATS_OF_SEVERAL = st.fixed_dictionaries({"session_ids": st.lists(ID, max_size=4)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from callstate_client.engine.sessions.stored import (
     StoreRefusingError,
     Write,
 )
-from callstate_sidecar.stores.backend import Backend, Deviation, StoredVersion, WriteOutcome, WriteResult
+from callstate_client.protocol.results import Finding
+from callstate_sidecar.stores.backend import Backend, Deviation, Flaw, StoredVersion, WriteOutcome, WriteResult
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
 from callstate_sidecar.stores.hosts import HostRegistry
 
@@ -55,6 +56,7 @@ class MemoryBackend:
         self.attempts = 0
         self.pings = 0
         self.checks: list[list[StoredVersion]] = []
+        self.findings: list[Finding] = []
         self.closed = False
         self.data_losses = 0
         self.hosts: HostRegistry | None = None
@@ -156,6 +158,16 @@ class MemoryBackend:
             elif row.foreign_stamp:
                 found.append((session.session_id, Deviation.CHANGED))
         return found
+
+    async def examine(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Flaw]]:
+        """Nothing is beside the documents."""
+        return []
+
+    async def inspect(self, wall_us: Callable[[], int], *, repair: bool) -> AsyncIterator[Finding]:
+        """The findings that a test has set."""
+        await self._meet()
+        for finding in self.findings:
+            yield finding
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Record last heartbeats."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from callstate_client.api import CallStore
 from callstate_client.cli import arguments, output, render
+from callstate_client.cli.doctor import doctor
 from callstate_client.cli.drain import drain
 from callstate_client.cli.output import Output
 from callstate_client.cli.quarantine import quarantine
@@ -172,5 +173,6 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "quarantine": quarantine,
     "tail": tail,
     "drain": drain,
+    "doctor": doctor,
     "simulate": simulate,
 }

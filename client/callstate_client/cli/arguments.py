@@ -63,6 +63,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     _add_tail(command("tail", "print events as they happen, one per line, until interrupted"))
     _add_drain(command("drain", "refuse new calls, so that the daemon can be stopped when the last one is over"))
+    _add_doctor(command("doctor", "compare the daemon's memory with its store, and check the store's settings"))
     _add_simulate(command("simulate", "play realistic calls and check that nothing is lost"))
     return parser.parse_args(argv)
 
@@ -185,6 +186,18 @@ def _add_drain(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         type=_positive,
         help="wait up to this many seconds until the last call is over; exit status 1 if any are left",
+    )
+
+
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repair", action="store_true", help="repair what can be repaired safely")
+    parser.add_argument(
+        "--ignore",
+        metavar="KIND",
+        action="append",
+        default=[],
+        dest="ignored",
+        help="leave out findings of this kind, such as not_persistent; may be repeated",
     )
 
 

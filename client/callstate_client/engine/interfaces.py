@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query, StoredSession
+from callstate_client.protocol.results import CheckResult
 
 
 class NotCached(Exception):  # noqa: N818 - not an error: the store has to be read
@@ -126,6 +127,10 @@ class Host(Protocol):
 
     def retry_refused(self) -> None:
         """Some of what the store refuses is to be tried again now."""
+        ...
+
+    def check_store(self, repair: bool) -> Awaitable[CheckResult]:
+        """The result of `server.check`, once memory and store have been compared."""
         ...
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:

@@ -242,6 +242,10 @@ class MemoryHost:
     def retry_refused(self) -> None:
         """There is no store that could refuse anything."""
 
+    async def check_store(self, repair: bool) -> protocol.CheckResult:
+        """There is no store to differ from."""
+        return protocol.CheckResult(len(self._engine.table.sessions), [])
+
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
         """Run the work to its end, as nothing in it waits, and call `done` with its result or exception."""
         try:

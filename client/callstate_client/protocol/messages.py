@@ -25,6 +25,7 @@ from callstate_client.errors import (
 from callstate_client.model.go_json import Int64
 from callstate_client.protocol.params import Params, Written
 from callstate_client.protocol.results import (
+    CheckResult,
     DrainResult,
     FlushResult,
     HeartbeatResult,
@@ -64,6 +65,9 @@ INSTANCE: Final = "instance"
 QUARANTINE: Final = "quarantine"
 """`quarantine.list`, `show`, `retry` and `drop`."""
 
+SERVER_CHECK: Final = "server_check"
+"""The daemon has `server.check`."""
+
 FEATURES: Final = (
     "ownership",
     "events",
@@ -75,6 +79,7 @@ FEATURES: Final = (
     CLAIM_TIMEOUTS,
     INSTANCE,
     QUARANTINE,
+    SERVER_CHECK,
 )
 """All optional parts of the protocol; `server.info` lists those that a daemon has."""
 
@@ -219,6 +224,7 @@ decode_save = result_decoder(SaveResult)
 decode_version = result_decoder(VersionResult)
 decode_list_active = result_decoder(ListActiveResult)
 decode_heartbeat = result_decoder(HeartbeatResult)
+decode_check = result_decoder(CheckResult)
 decode_flush = result_decoder(FlushResult)
 decode_register = result_decoder(RegisterResult)
 decode_subscribe = result_decoder(SubscribeResult)

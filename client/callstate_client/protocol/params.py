@@ -242,6 +242,12 @@ class DrainParams(Params):
     on: bool
 
 
+class CheckParams(Params):
+    """`server.check`: compare memory with the store, and `repair` what can be repaired safely."""
+
+    repair: bool = False
+
+
 class FlushParams(Params):
     """`server.flush`: these sessions, or all."""
 

@@ -154,6 +154,38 @@ class QuarantineRetryResult(Struct):
     retried: int
 
 
+class Finding(Struct, omit_defaults=True):
+    """One of `server.check`'s findings.
+
+    Args:
+        kind: what is wrong, in a word.
+        detail: what was found.
+        remedy: what to do about it.
+        session_id: the session concerned; empty if none is.
+        repaired: it has been repaired.
+    """
+
+    kind: str
+    detail: str
+    remedy: str
+    session_id: str = ""
+    repaired: bool = False
+
+
+class CheckResult(Struct):
+    """Of `server.check`.
+
+    Args:
+        checked: how many sessions were compared with the store.
+        findings: what is not as it should be.
+        left_out: how many more findings there are.
+    """
+
+    checked: int
+    findings: list[Finding]
+    left_out: int = 0
+
+
 class RegisterResult(Struct):
     """Of `worker.register`; `drain`: the daemon takes no new sessions."""
 

@@ -16,6 +16,9 @@ FLUSH_MARGIN_S: Final = 5.0
 """How much longer than that the client waits, seconds: the daemon gives up first, and its reply says what it
 flushed."""
 
+CHECK_S: Final = 120.0
+"""How long the client waits for the store to be compared with memory, seconds. 100,000 sessions take about ten."""
+
 PING: Final = PreparedRequest("server.ping", None, replies.nothing)
 INFO: Final = PreparedRequest("server.info", None, protocol.decode_members)
 STATS: Final = PreparedRequest("server.stats", None, protocol.decode_members)
@@ -27,6 +30,11 @@ def flush(session_ids: Sequence[str] | None, timeout_s: float) -> PreparedReques
     return PreparedRequest(
         "server.flush", protocol.FlushParams(session_ids=ids, timeout_s=timeout_s), protocol.decode_flush
     )
+
+
+def check(repair: bool) -> PreparedRequest[protocol.CheckResult]:
+    """Compare the daemon's memory with its store."""
+    return PreparedRequest("server.check", protocol.CheckParams(repair=repair), protocol.decode_check)
 
 
 def drain(on: bool) -> PreparedRequest[protocol.DrainResult]:

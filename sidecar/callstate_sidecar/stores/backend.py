@@ -12,13 +12,14 @@ implementation:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
 from callstate_client.engine.sessions.stored import Query, StoredSession, Write
+from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.hosts import HostRegistry
 
 
@@ -78,6 +79,19 @@ class Deviation(Enum):
     """Another version, or another host's."""
 
 
+class Flaw(Enum):
+    """What is not as it should be beside a session's document, where the document is right."""
+
+    NO_TTL = "no_ttl"
+    """It never expires."""
+    WRONG_TYPE = "wrong_type"
+    """A key of it holds another type."""
+    UNLISTED = "unlisted"
+    """It is live and not among the active ones."""
+    LISTED = "listed"
+    """It has ended and is among the active ones."""
+
+
 class Reads(Protocol):
     """What is read from a store on behalf of clients. Methods raise StoreError, nothing else."""
 
@@ -128,6 +142,19 @@ class Backend(Reads, Protocol):
 
         Returns:
             those that the store has otherwise.
+        """
+        ...
+
+    async def examine(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Flaw]]:
+        """What these sessions lack beside their documents."""
+        ...
+
+    def inspect(self, wall_us: Callable[[], int], *, repair: bool) -> AsyncIterator[Finding]:
+        """What is not as it should be with the store itself.
+
+        Args:
+            wall_us: this host's clock, microseconds since 1970.
+            repair: also repair what can be repaired safely.
         """
         ...
 

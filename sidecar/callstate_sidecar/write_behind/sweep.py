@@ -85,22 +85,22 @@ class StoreSweep(BackgroundTask):
         session_ids = [*self._table.sessions]
         missing = 0
         for start in range(0, len(session_ids), SESSIONS_A_REQUEST):
-            expected = self._expected(session_ids[start : start + SESSIONS_A_REQUEST])
+            expected = self.expected(session_ids[start : start + SESSIONS_A_REQUEST])
             try:
                 found = await self._backend.check([*expected.values()])
             except StoreError as error:
                 log.debug("the sweep was cut short: %s", error)
                 return
             for session_id, deviation in found:
-                missing += deviation is Deviation.MISSING and self._is_clean(session_id, expected)
-                self._settle(session_id, deviation, expected)
+                missing += deviation is Deviation.MISSING and self.is_clean(session_id, expected)
+                self.settle(session_id, deviation, expected)
             self._commit()
         if missing:
             log.error("the store has lost %d sessions; they are written to it again", missing)
             self._metrics.count("store_repairs")
             self._store.publish("store.repaired")
 
-    def _expected(self, session_ids: list[str]) -> dict[str, StoredVersion]:
+    def expected(self, session_ids: list[str]) -> dict[str, StoredVersion]:
         """Those of these sessions that the store is known to have."""
         found: dict[str, StoredVersion] = {}
         for session_id in session_ids:
@@ -117,7 +117,7 @@ class StoreSweep(BackgroundTask):
         # an ended session may expire in the store while it is still hot: its TTL is not renewed
         return not session.ended or self._clock.wall_us() - session.doc.updated_us < self._ttl_us / 2
 
-    def _is_clean(self, session_id: str, expected: dict[str, StoredVersion]) -> bool:
+    def is_clean(self, session_id: str, expected: dict[str, StoredVersion]) -> bool:
         """Whether the session is still as it was when the store was asked."""
         session = self._table.sessions.get(session_id)
         return (
@@ -126,8 +126,9 @@ class StoreSweep(BackgroundTask):
             and self._table.is_stored(session)
         )
 
-    def _settle(self, session_id: str, deviation: Deviation, expected: dict[str, StoredVersion]) -> None:
-        if not self._is_clean(session_id, expected):
+    def settle(self, session_id: str, deviation: Deviation, expected: dict[str, StoredVersion]) -> None:
+        """Do what follows from a deviation, unless the session has changed meanwhile."""
+        if not self.is_clean(session_id, expected):
             return
         session = self._table.sessions[session_id]
         if deviation is Deviation.DELETED:

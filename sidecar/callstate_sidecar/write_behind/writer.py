@@ -24,6 +24,7 @@ from callstate_sidecar.write_behind.deletions import FlushedDeletions
 from callstate_sidecar.write_behind.flush import FlushBarrier
 from callstate_sidecar.write_behind.guarded_reads import GuardedReads
 from callstate_sidecar.write_behind.outcomes import Outcomes
+from callstate_sidecar.write_behind.store_check import StoreCheck
 from callstate_sidecar.write_behind.store_state import StoreState
 from callstate_sidecar.write_behind.store_watch import StoreWatch
 from callstate_sidecar.write_behind.sweep import StoreSweep
@@ -54,6 +55,7 @@ class WriteBehind(BackgroundTask):
     Attributes:
         store: whether the store is up.
         reads: what is read from the store on behalf of clients.
+        check: compares memory with the store; see `StoreCheck.run`.
     """
 
     def __init__(
@@ -88,6 +90,18 @@ class WriteBehind(BackgroundTask):
         self._batches = Batches(
             queue, backend, clock, config, metrics, host_id, self.store, self._barrier, outcomes, commit
         )
+        check = StoreCheck(
+            queue.table,
+            backend,
+            clock,
+            self.store,
+            self._sweep,
+            self._rewrite_after_loss,
+            self._barrier,
+            host_id,
+            commit,
+        )
+        self.check = check.run
         self._next_beats = clock.mono() + config.beat_interval_s
         self._data_losses = backend.data_losses
         self._checking_loss = asyncio.Lock()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -11,7 +12,7 @@ from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol.messages import encode_json
-from callstate_client.protocol.params import FlushParams, LoadParams, NoParams
+from callstate_client.protocol.params import CheckParams, FlushParams, LoadParams, NoParams
 
 
 def load(ctx: Context, caller: Caller, p: LoadParams) -> bytes:
@@ -116,10 +117,21 @@ def stats(ctx: Context, caller: Caller, p: NoParams) -> bytes:
 def flush(ctx: Context, caller: Caller, p: FlushParams) -> Deferred:
     """{"session_ids":["c1"],"timeout_s":5}"""
 
+    return _later(ctx, lambda: ctx.host.flush(p.session_ids, p.timeout_s))
+
+
+def check(ctx: Context, caller: Caller, p: CheckParams) -> Deferred:
+    """{"repair":true}"""
+    return _later(ctx, lambda: ctx.host.check_store(p.repair))
+
+
+def _later(ctx: Context, begin: Callable[[], Awaitable[Any]]) -> Deferred:
+    """Answer with the result of work that the host does."""
+
     def start(done: Callable[[bytes | Exception], None]) -> None:
-        def flushed(result: dict[str, int] | Exception) -> None:
+        def finished(result: Any) -> None:
             done(result if isinstance(result, Exception) else encode_json(result))
 
-        ctx.host.after(ctx.host.flush(p.session_ids, p.timeout_s), flushed)
+        ctx.host.after(begin(), finished)
 
     return Deferred(start)

@@ -84,6 +84,7 @@ _TABLE: Final = (
     _verb("server.info", p.NoParams, read.info),
     _verb("server.stats", p.NoParams, read.stats),
     _verb("server.flush", p.FlushParams, read.flush),
+    _verb("server.check", p.CheckParams, read.check),
     _verb("server.drain", p.DrainParams, ownership.drain),
 )
 

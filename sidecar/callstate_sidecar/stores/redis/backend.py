@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any, Final
@@ -19,7 +19,8 @@ from callstate_client.engine.sessions.stored import (
     StoreRefusingError,
     Write,
 )
-from callstate_sidecar.stores.backend import Deviation, StoredVersion, WriteOutcome, WriteResult
+from callstate_client.protocol.results import Finding
+from callstate_sidecar.stores.backend import Deviation, Flaw, StoredVersion, WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.stores.hosts import HostRegistry
@@ -27,6 +28,7 @@ from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, conn
 from callstate_sidecar.stores.redis.cluster_sets import ClusterSets
 from callstate_sidecar.stores.redis.errors import describe, fault_of_all, is_of_key
 from callstate_sidecar.stores.redis.hosts import RedisHosts
+from callstate_sidecar.stores.redis.inspection import Inspection
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
     STAMP_BYTES,
@@ -105,6 +107,7 @@ class RedisBackend:
         self._sets = (
             ClusterSets(self._writing, self._keys, host_id, self._ttl_ms) if self._writing.clustered else None
         )
+        self._inspection = Inspection(self._reading, self._keys, host_id, self._ttl_ms)
         self._confirms = _confirms(timeout_s) if synced or sync_required else []
         self._sync_required = sync_required
         self._unconfirmed = ""
@@ -246,6 +249,14 @@ class RedisBackend:
         ])  # fmt: skip
         found = zip(sessions, replies, strict=True)
         return [(session, id_text(reply[2])) for session, reply in found if isinstance(reply, list) and reply[1:]]
+
+    async def examine(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Flaw]]:
+        """What these sessions lack beside their documents."""
+        return await self._inspection.sessions(sessions) if sessions else []
+
+    def inspect(self, wall_us: Callable[[], int], *, repair: bool) -> AsyncIterator[Finding]:
+        """What is not as it should be with the server, and the keys that all sessions share."""
+        return self._inspection.server(wall_us, repair=repair)
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats of active sessions; an older one never replaces a newer one."""

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, StoredSession, Write
-from callstate_sidecar.stores.backend import Deviation, StoredVersion, WriteOutcome, WriteResult
+from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, StoreDownError, StoredSession, Write
+from callstate_client.protocol.results import Finding
+from callstate_sidecar.stores.backend import Deviation, Flaw, StoredVersion, WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import ops_text, parse_ops, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
 from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.sqlite.database import ROW_ERRORS, Database, purge, put_document, transaction
 from callstate_sidecar.stores.sqlite.expiry import since_boot
+from callstate_sidecar.stores.sqlite.inspection import check_wal, find_ghosts, inspect_file
 from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, ping
 
 IDS_A_PAGE: Final = 1000
@@ -102,6 +105,24 @@ class SqliteBackend:
         if not sessions:
             return []
         return await self._database.run(_check, sessions, self._host_id, self._ttl_ms)
+
+    async def examine(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Flaw]]:
+        """Nothing: a row has one type and always a TTL, and `check` compares the rest."""
+        return []
+
+    async def inspect(self, wall_us: Callable[[], int], *, repair: bool) -> AsyncIterator[Finding]:
+        """What is not as it should be with the file."""
+        database = self._database
+        await database.run(ping)
+        try:
+            findings = await asyncio.to_thread(inspect_file, database.path, repair=repair)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreDownError(f"{database.path}: {error}") from error
+        wal = database.path.with_name(database.path.name + "-wal")
+        findings += await database.run(check_wal, wal, repair=repair)
+        findings += await database.run(find_ghosts, repair=repair)
+        for finding in findings:
+            yield finding
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats of active sessions; an older one never replaces a newer one."""

@@ -74,7 +74,7 @@ _FILL_CALL_IDS: Final = """
     ), '')
 """
 
-_WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
+WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 """Size to which the write-ahead log is truncated after a burst."""
 
 _NOWHERE: Final = (-1, -1)
@@ -129,6 +129,11 @@ class Database:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="callstate-sqlite")
         self._connection: sqlite3.Connection | None = None
         self._closed = False
+
+    @property
+    def path(self) -> Path:
+        """Where the file is."""
+        return self._path
 
     async def run(
         self,
@@ -263,7 +268,7 @@ def _prepare(connection: sqlite3.Connection, *, synced: bool) -> None:
     if mode != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
-    connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
     if _version(connection) < SCHEMA_VERSION:
         with transaction(connection):
             if _version(connection) == 0:  # another process may have been first

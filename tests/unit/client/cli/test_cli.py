@@ -110,6 +110,12 @@ class TestArguments:
         assert arguments.parse(["drain", "--off"]).off
         assert arguments.parse(["drain", "--wait", "90"]).wait == 90.0
 
+    def test_doctor(self):
+        args = arguments.parse(["doctor"])
+        assert (args.repair, args.ignored) == (False, [])
+        args = arguments.parse(["doctor", "--repair", "--ignore", "clock", "--ignore", "eviction"])
+        assert (args.repair, args.ignored) == (True, ["clock", "eviction"])
+
     @pytest.mark.parametrize(
         "argv",
         [
@@ -123,6 +129,8 @@ class TestArguments:
             "tail --since 9f2c:-1",
             "tail --since 9f2c:\u0661",
             "tail --since 9f2c:9999999999999999999",
+            "doctor --repair yes",
+            "doctor --ignore",
             "drain --wait 0",
             "drain --wait soon",
             "drain --off --wait 5",
@@ -189,7 +197,7 @@ class TestWithoutItsExtra:
 
 class TestWithoutADaemon:
     @pytest.mark.parametrize(
-        "argv", ["ping", "info", "stats", "ls", "show a", "end a", "rm a", "simulate", "tail", "drain"]
+        "argv", ["ping", "info", "stats", "ls", "show a", "end a", "rm a", "simulate", "tail", "drain", "doctor"]
     )
     def test_every_command_is_status_3_and_names_the_path_tried(self, argv, capsys, tmp_path):
         path = str(tmp_path / "absent.sock")
