@@ -19,6 +19,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
     StoreDownError,
@@ -300,11 +301,24 @@ async def test_a_key_of_another_type_rejects_its_session_alone(
     assert await raw.zcard(prefix + "@heartbeats") == 2
 
 
+@pytest.mark.parametrize("key", ["P:call-2", "{P:call-2}:meta"])
+async def test_a_key_of_another_type_is_unreadable_to_the_daemon_and_not_absent(
+    backend: RedisBackend, raw: Redis, prefix: str, key: str
+) -> None:
+    """Nothing is created over it, and it is no fault of the whole server."""
+    await backend.write([a_write("call-2")])
+    await raw.delete(key.replace("P:", prefix))
+    await raw.rpush(key.replace("P:", prefix), "not ours")
+    stored = await backend.read("call-2")
+    assert stored is not None
+    with pytest.raises(UnreadableError):
+        Session.of_stored("call-2", stored, "here")
+
+
 async def test_a_key_of_another_type_is_no_session(
     store: RedisStore, backend: RedisBackend, raw: Redis, prefix: str
 ) -> None:
     await raw.rpush(prefix + "call-2", "not ours")
-    assert await backend.read("call-2") is None
     with pytest.raises(SessionNotFoundError):
         await store.load("call-2")
     with pytest.raises(SessionNotFoundError):

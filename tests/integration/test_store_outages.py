@@ -6,12 +6,15 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
-from callstate_client import SessionState, SidecarStore, StoreUnavailableError, connect
+from callstate_client import SessionState, SidecarStore, StoreUnavailableError, UnreadableError, connect
+from callstate_sidecar.stores.sqlite import SqliteStore
 from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
+from support.wire import Wire
 
 pytestmark = pytest.mark.system
 on_uvloop = pytest.mark.asyncio(loop_factories=["uvloop"])
@@ -26,14 +29,16 @@ def redis(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 @asynccontextmanager
-async def daemon_behind(redis: RedisServer, *args: str) -> AsyncIterator[tuple[Daemon, SidecarStore]]:
+async def daemon_behind(
+    redis: RedisServer, *args: str, expect: str = STORE_AWAY
+) -> AsyncIterator[tuple[Daemon, SidecarStore]]:
     daemon = Daemon(*args, store=redis.url)
     try:
         await daemon.in_thread("start")
         async with connect(daemon.socket) as store:
             yield daemon, store
     finally:
-        daemon.close(expect=STORE_AWAY)
+        daemon.close(expect=expect)
 
 
 async def event(store: SidecarStore, type_: str, *, when: object = None) -> dict[str, object]:
@@ -81,3 +86,114 @@ async def test_a_daemon_whose_redis_hangs_stops_without_waiting_for_it(redis: Re
         await daemon.in_thread("start")
         assert (await store.flush(timeout_s=20)).unflushed == 0
         assert b'"c1"' in redis.command("GET", "voicesession:c1")
+
+
+async def cold(store: SidecarStore) -> None:
+    """Wait until no session is in memory: another process's counter has no event to wait for."""
+    await store.flush()
+    async with asyncio.timeout(20):
+        while (await store.stats())["sessions"]:
+            await asyncio.sleep(0.01)
+
+
+async def gone(path: Path, *, is_gone: bool) -> None:
+    """Put a directory in the place of an SQLite file, which can't be opened then; or put the file back."""
+
+    def swap() -> None:
+        aside = path.with_name("aside")
+        if is_gone:
+            path.rename(aside)
+            path.mkdir()
+        else:
+            path.rmdir()
+            aside.rename(path)
+
+    await asyncio.to_thread(swap)
+
+
+@on_uvloop
+@pytest.mark.parametrize("killed", [False, True])
+async def test_calls_begin_while_the_sqlite_file_is_away_and_empty_nothing_in_it(killed: bool) -> None:
+    daemon = Daemon("--set", "reaper.retention_s=0", "--set", "reaper.tick_s=0.01")
+    path = daemon.state_dir / "callstate.db"
+    try:
+        await daemon.in_thread("start")
+        async with connect(daemon.socket) as store:
+            await store.save(SessionState("c1", status="active", recovery_data={"node": "menu"}))
+            await store.add_turn("c1", "user", "before", duration_ms=900)
+            await store.end("c1", "transferred")
+            await cold(store)
+            await gone(path, is_gone=True)
+            for method in (store.load, store.end, store.delete, store.update_heartbeat):
+                with pytest.raises(StoreUnavailableError):
+                    await method("c1")
+            with Wire(daemon.socket) as wire:
+                for params in ({}, {"if_version": 0}):
+                    session = {"id": f"new-{len(params)}", "status": "active"}
+                    assert wire.call("session.save", session=session, **params)["unverified"] is True
+            await store.save(SessionState("c1", status="active"))  # a new state: its history is empty
+            await store.add_turn("c1", "agent", "after")
+            assert (await store.flush(timeout_s=0.05)).unflushed == 3
+            if killed:
+                await daemon.in_thread("kill")
+                await daemon.in_thread("start")
+            await gone(path, is_gone=False)
+            assert (await store.flush(timeout_s=20)).unflushed == 0
+            state = await store.load("c1")
+            assert [turn.content for turn in state.history] == ["before", "after"]
+            assert (state.metrics.turn_count, state.recovery_data) == (2, {"node": "menu"})
+        async with SqliteStore(path) as shared:
+            assert [turn.content for turn in (await shared.load("c1")).history] == ["before", "after"]
+            assert {*await shared.list_active()} == {"c1", "new-0", "new-1"}
+    finally:
+        daemon.close(expect=rf"{STORE_AWAY}|has lost data")
+
+
+@on_uvloop
+async def test_what_the_store_has_and_nobody_can_read_is_not_replaced_after_an_outage(redis: RedisServer) -> None:
+    """A key of another type is no absence, before the outage or after it."""
+    redis.command("RPUSH", "voicesession:c1", "not-ours")
+    async with daemon_behind(redis, expect=rf"{STORE_AWAY}|does not take session c1") as (_, store):
+        for if_version in (None, 0):
+            with pytest.raises(UnreadableError):
+                await store.save(SessionState("c1"), if_version=if_version)
+        redis.pause()
+        async with asyncio.timeout(10):
+            await event(store, "store.down")
+        await store.save(SessionState("c1"), if_version=0)
+        redis.resume()
+        assert (await store.flush(timeout_s=20)).unflushed == 1
+        (refused,) = [each async for each in store.quarantined()]
+        assert (refused.session_id, refused.kind) == ("c1", "session")
+        assert redis.command("LRANGE", "voicesession:c1", "0", "-1").endswith(b"not-ours\r\n")
+        redis.command("DEL", "voicesession:c1")
+        await store.retry_quarantined()
+        async with asyncio.timeout(20):
+            while (await store.stats())["quarantined"]:
+                await asyncio.sleep(0.01)
+        assert b'"c1"' in redis.command("GET", "voicesession:c1")
+
+
+@on_uvloop
+async def test_a_session_that_redis_hangs_up_on_holds_up_no_other(redis: RedisServer) -> None:
+    """One of more than `proto-max-bulk-len`: Redis breaks the connection instead of answering."""
+    redis.command("CONFIG", "SET", "proto-max-bulk-len", "1048576")
+    slow = ("--set", "store.flush_interval_s=60")  # what is flushed goes together, and whole
+    async with daemon_behind(redis, *slow, expect=rf"{STORE_AWAY}|does not take session big") as (_, store):
+        for number in range(20):
+            await store.save(SessionState(f"small-{number}", status="active"))
+        await store.save(SessionState("big", status="active"))
+        for _ in range(5):
+            await store.add_turn("big", "user", "x" * 900_000)
+        for number in range(20):
+            await store.add_turn(f"small-{number}", "user", "hello")
+        assert (await store.flush(timeout_s=30)).unflushed == 1
+        stats = await store.stats()
+        assert stats["quarantined"] == 1
+        assert redis.command("SCARD", "voicesession:active") in (b":20\r\n", b":21\r\n")
+        redis.command("CONFIG", "SET", "proto-max-bulk-len", "536870912")
+        await store.retry_quarantined()
+        async with asyncio.timeout(20):
+            while (await store.stats())["quarantined"]:
+                await asyncio.sleep(0.01)
+        assert int(redis.command("STRLEN", "voicesession:big").strip(b":\r\n")) > 4_500_000

@@ -249,7 +249,7 @@ class Transaction:
         """
         base = session.base
         if base is not None and (base.version or session.journaled):  # creating it changes nothing
-            session.base = base.after(record.mode, getattr(record, "index", -1))
+            session.base = base.after(record.mode, getattr(record, "index", -1), record.count)
         if isinstance(record, StateRecord):
             record.base = session.journaled_base
         if session.journaled:

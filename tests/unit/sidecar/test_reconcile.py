@@ -148,13 +148,16 @@ async def test_what_a_save_gave_is_ours(core: Core) -> None:
 
 
 @pytest.mark.parametrize("history", [[], None])
-async def test_a_history_that_was_emptied_is_empty(core: Core, history: Any) -> None:
+async def test_a_save_that_nobody_could_check_empties_no_history(core: Core, history: Any) -> None:
+    """A worker that begins with a new state has an empty one, and knows of no other."""
     put(core, meta())
     await blind(core, session={"status": "active", "history": history, "recovery_data": None})
     await core.turn("a", "new")
+    await core.call("session.save", session={"id": "a", "status": "active", "history": []})
+    await core.turn("a", "newer")
     core = again(core)
     await flush(core)
-    assert contents(stored(core)) == ["new"]
+    assert contents(stored(core)) == ["before", "newer"]
     assert "recovery_data" not in stored(core)
 
 

@@ -31,7 +31,8 @@ def blind_base(session: Session, given: frozenset[str], *, labels: bool, create:
 
     Args:
         session: as the save made it.
-        given: the members of the document that the save named.
+        given: the members of the document that the save named; without `history` where that is empty, as in a new
+            state: it empties nothing that nobody has seen.
         labels: whether it gave any.
         create: it was to create the session (`if_version: 0`). If the store turns out to have one, that one's
             history and counts are not replaced: turns are appended, counts added.
@@ -43,7 +44,9 @@ def blind_base(session: Session, given: frozenset[str], *, labels: bool, create:
         fields=_joined(left_out | emptied),
         status=None if "status" in given else session.doc.status,
         labels=None if labels else {},
-        metrics=None if "metrics" in given and not create else CallMetrics(),
+        metrics=None
+        if "metrics" in given and session.doc.metrics != CallMetrics() and not create
+        else CallMetrics(),
         turns=-1 if "history" in given and not create else 0,
     )
 

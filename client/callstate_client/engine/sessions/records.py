@@ -56,10 +56,11 @@ class MergeBase(Struct, array_like=True, frozen=True):
     sent: int = 0
     """The first later version that was sent to the store, which may have it; 0: none was."""
 
-    def after(self, mode: int, index: int) -> MergeBase:
-        """The merge base after a change of the history."""
+    def after(self, mode: int, index: int, count: int) -> MergeBase:
+        """The merge base after a change of the history; `count`: how many turns the change gave."""
         if mode == HistoryMode.REPLACE:
-            return structs.replace(self, turns=-1)
+            # an unverified save empties only what it has seen, which is nothing of the store
+            return self if self.version == 0 and not count else structs.replace(self, turns=-1)
         if mode == HistoryMode.AMEND and index < self.turns and index not in self.amended:
             return structs.replace(self, amended=(*self.amended, index))
         return self

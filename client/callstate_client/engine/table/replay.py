@@ -113,7 +113,7 @@ def _turns(session: Session, record: TurnsRecord) -> None:
     session.apply_turns(record.mode, record.turns, record.count, record.ops, record.index)
     session.version = record.version
     if session.base is not None:
-        session.base = session.base.after(record.mode, record.index)
+        session.base = session.base.after(record.mode, record.index, record.count)
 
 
 def all_dirty(table: SessionTable, now: float) -> None:

@@ -122,7 +122,7 @@ def _new(ctx: Context, caller: Caller, p: SaveParams, head: Head, unverified: bo
     session.ops = {op: result for op, result in tombstone.ops.items() if result == DELETED}
     session.maybe_stored = unverified
     if unverified:
-        given = _given(p.session)
+        given = _given(p.session) - (frozenset() if head.history else {"history"})
         session.base = blind_base(session, given, labels=p.labels is not None, create=p.if_version == 0)
     return session
 

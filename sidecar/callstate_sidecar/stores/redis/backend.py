@@ -332,9 +332,11 @@ class RedisBackend:
 
 def _stored(reply: Any) -> StoredSession | None:
     """Parse the reply of READ."""
-    document, values, beat = reply
+    document, values, beat, foreign = reply
     fields = dict(zip(values[::2], values[1::2], strict=True))
     meta = parse_meta(fields)
+    if foreign:
+        return StoredSession(b"", meta, beat_ms(beat))  # not absent, and nothing that anybody could read
     if document is None and meta is None:
         return None
     if meta is None or document is None:

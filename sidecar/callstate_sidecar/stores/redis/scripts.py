@@ -95,9 +95,13 @@ end
 READ: Final = Script(
     IS_DOCUMENT
     + """
-local document = false
-if document_type() == 'string' then document = redis.call('GET', KEYS[1]) end
-return {document, redis.call('HGETALL', KEYS[2]), KEYS[4] and redis.call('ZSCORE', KEYS[4], ARGV[1]) or false}
+local document, meta, kind, meta_kind = false, {}, document_type(), redis.call('TYPE', KEYS[2]).ok
+if kind == 'string' then document = redis.call('GET', KEYS[1]) end
+if meta_kind == 'hash' then meta = redis.call('HGETALL', KEYS[2]) end
+local beat = KEYS[4] and redis.call('ZSCORE', KEYS[4], ARGV[1]) or false
+local foreign = kind ~= 'string' and kind ~= 'none' or meta_kind ~= 'hash' and meta_kind ~= 'none'
+return {document, meta, beat, foreign and 1 or 0}
 """
 )
-"""ARGV: id. Returns document or nil, meta as a flat list, last beat or nil."""
+"""ARGV: id. Returns document or nil, meta as a flat list, last beat or nil, and whether one of the keys holds
+another type, so that nothing can be written in its place."""
