@@ -36,11 +36,21 @@ _SPACE: Final = b" \t\n\r"
 _ESCAPED: Final = re.compile("[\udc80-\udcff]")
 
 
-@lru_cache(maxsize=1024)
+CACHED_CHARS: Final = 64
+"""Longer names are rare, and a cache must not keep what clients send at any length."""
+
+
 def fold(name: str) -> str:
     """A form that is equal for names that Go considers the same. Besides the case of letters, only the long s and
     the Kelvin sign are folded into ASCII; `str.lower` folds the latter."""
+    return _cached_fold(name) if len(name) <= CACHED_CHARS else _fold(name)
+
+
+def _fold(name: str) -> str:
     return name.replace("\u017f", "s").lower()
+
+
+_cached_fold = lru_cache(maxsize=1024)(_fold)
 
 
 def coerced(text: str) -> str:

@@ -103,9 +103,17 @@ def parse_us(text: str) -> int:
     return max(MIN_US, min(at_us, MAX_US))
 
 
-@lru_cache(maxsize=4096)  # a save has the times of the load before it
+MAX_TIME_CHARS: Final = 64
+"""No time is longer, and a cache must not keep longer texts that clients send."""
+
+
 def is_time(text: str) -> bool:
     """Whether this is RFC 3339 as Go reads it."""
+    return len(text) <= MAX_TIME_CHARS and _is_time(text)
+
+
+@lru_cache(maxsize=4096)  # a save has the times of the load before it
+def _is_time(text: str) -> bool:
     try:
         parse_time(text)
     except ValueError:

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from callstate_client.model import times
+from callstate_client.model import go_json, times
 from callstate_client.model.times import ZERO_TIME, format_time, now, now_text, parse_time
 
 
@@ -69,3 +69,14 @@ def test_nanoseconds_are_cut_to_microseconds() -> None:
 def test_what_go_does_not_read_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - datetime's own text for days a month does not have
         parse_time(text)
+
+
+def test_no_cache_keeps_long_texts() -> None:
+    """Clients choose them: 300 refused saves with a megabyte each once stayed in memory for good."""
+    times._is_time.cache_clear()
+    go_json._cached_fold.cache_clear()
+    for number in range(3):
+        assert not times.is_time(f"{number}" * 100_000)
+        assert go_json.fold(f"N{number}" * 100_000) == f"n{number}" * 100_000
+    assert times._is_time.cache_info().currsize == 0
+    assert go_json._cached_fold.cache_info().currsize == 0
