@@ -14,6 +14,7 @@ from typing import Any, cast
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import Query
 from callstate_client.errors import UnreadableError
 from callstate_client.protocol.messages import FEATURES, PROTOCOL_VERSION
@@ -87,7 +88,7 @@ class DaemonHost:
         sessions: list[Session] = []
         for session_id, stored in found:
             with suppress(UnreadableError):
-                session = Session.of_stored(session_id, stored, self._identity.host_id)
+                session = session_of(session_id, stored, self._identity.host_id)
                 if session is not None:
                     sessions.append(session)
         return sessions, cursor

@@ -16,7 +16,8 @@ from typing import Final
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.rules.context import Context
-from callstate_client.engine.sessions.session import FoundUnreadableError, Session
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.store_form import FoundUnreadableError, placeholder_of, session_of
 from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoredSession, StoreError
 from callstate_client.engine.table.tombstones import NO_TOMBSTONE, Tombstone
 from callstate_client.errors import UnreadableError
@@ -73,9 +74,9 @@ class ReadThrough:
             ctx.table.tombstones.remember_miss(session_id, ctx.clock.mono())
             return None
         try:
-            session = Session.of_stored(session_id, stored, self._host_id)
+            session = session_of(session_id, stored, self._host_id)
         except UnreadableError as error:
-            raise FoundUnreadableError(error, Session.unreadable(session_id, stored, self._host_id)) from error
+            raise FoundUnreadableError(error, placeholder_of(session_id, stored, self._host_id)) from error
         if session is None:
             ctx.table.tombstones.remember_miss(session_id, ctx.clock.mono(), self._grave(stored.meta))
         return session

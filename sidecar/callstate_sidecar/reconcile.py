@@ -35,6 +35,7 @@ from callstate_client.engine.rules.lifecycle import retime
 from callstate_client.engine.sessions.merging import merge, take_document
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.store_form import placeholder_of, session_of
 from callstate_client.engine.sessions.stored import ENDED, StoredMeta, StoredSession, Write
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.errors import UnreadableError
@@ -75,7 +76,7 @@ class Reconciler:
             return True
         foreign = b"" if stored is None else stored.foreign_stamp
         try:
-            theirs = None if stored is None else Session.of_stored(write.session_id, stored, self._host_id)
+            theirs = None if stored is None else session_of(write.session_id, stored, self._host_id)
         except UnreadableError:
             if not foreign:
                 return False  # it can't be read, so it can't be merged
@@ -123,7 +124,7 @@ class Reconciler:
         ctx.tx.give_up_deletion(session_id)
         if not meta.deleted:
             log.error("session %s, deleted here, is host %s's by now and lives on there", session_id, meta.host)
-            theirs = Session.unreadable(session_id, stored, self._host_id)  # its document does not matter
+            theirs = placeholder_of(session_id, stored, self._host_id)  # its document does not matter
             ctx.events.note("fenced", ctx.now_us(), theirs, reason=SUPERSEDED)
 
     def _settle_no_document(self, session: Session, meta: StoredMeta | None) -> None:

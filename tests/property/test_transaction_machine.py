@@ -12,6 +12,7 @@ from msgspec import structs
 
 from callstate_client.engine.sessions.records import Record
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import StoredSession, Write
 from support.budget import examples
 from support.core import HOST, kept
@@ -107,7 +108,7 @@ class TransactionMachine(RuleBasedStateMachine):
 
     def read_again(self, session_id: str) -> None:
         write = self.store[session_id]
-        back = Session.of_stored(session_id, StoredSession(write.document, write.meta), HOST)
+        back = session_of(session_id, StoredSession(write.document, write.meta), HOST)
         assert back is not None
         assert back.version == self.truth[session_id]
         self.harness.tx.admit(back)

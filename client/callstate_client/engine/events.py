@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from msgspec import UNSET, Struct, UnsetType
-
+from callstate_client.engine.event_line import NotedEvent, event_line
 from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import InvalidParamsError, OverloadedError
-from callstate_client.model.times import format_us
 from callstate_client.protocol.events import GAP, TURN, Cursor, EventType
 from callstate_client.protocol.messages import encode_json
 
@@ -64,18 +62,6 @@ class Subscriber(Protocol):
         ...
 
 
-class _Noted(NamedTuple):
-    """An event of the open group, with the session's values at that moment: they may change before the commit."""
-
-    type: str
-    at_us: int
-    session: tuple[str, str, str, dict[str, str], str, int] | None
-    reason: str
-    evidence: str
-    deadline_us: int
-    more: dict[str, Any]
-
-
 class _Kept(NamedTuple):
     seq: int
     type: str
@@ -97,7 +83,7 @@ class Events:
         """The last published event's number."""
         self.wants_turns = False
         """Whether there is a subscriber to `turn`; otherwise those events are not recorded."""
-        self._open: list[_Noted] = []
+        self._open: list[NotedEvent] = []
         self._ring: deque[_Kept] = deque()
         self._ring_bytes = 0
         self._lost_seq = 0
@@ -151,7 +137,7 @@ class Events:
                 owner or session.facts.owner,
                 session.facts.epoch,
             )
-        self._open.append(_Noted(type_, now_us, about, reason, evidence, deadline_us, more))
+        self._open.append(NotedEvent(type_, now_us, about, reason, evidence, deadline_us, more))
 
     def drop_undone(self, fenced: Mapping[str, int]) -> None:
         """Drop the events of the changes that a rollback undid.
@@ -198,7 +184,7 @@ class Events:
         batch = []
         for each in noted:
             self.seq += 1
-            batch.append(_Kept(self.seq, each.type, _line(self.stream, self.seq, each)))
+            batch.append(_Kept(self.seq, each.type, event_line(self.stream, self.seq, each)))
         for kept in batch:
             if kept.type != TURN:
                 self._ring.append(kept)
@@ -265,8 +251,8 @@ class Events:
         self._subscribers[subscriber] = types
         self.wants_turns = self.wants_turns or TURN in types
         if since is not None:
-            noted = _Noted(GAP, now_us, None, gap, "", 0, {})
-            self._fresh[subscriber] = (seq, _line(self.stream, seq, noted) if gap else b"")
+            noted = NotedEvent(GAP, now_us, None, gap, "", 0, {})
+            self._fresh[subscriber] = (seq, event_line(self.stream, seq, noted) if gap else b"")
         return seq
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
@@ -276,46 +262,8 @@ class Events:
             self.wants_turns = any(TURN in types for types in self._subscribers.values())
 
 
-def _is_undone(noted: _Noted, fenced: Mapping[str, int]) -> bool:
+def _is_undone(noted: NotedEvent, fenced: Mapping[str, int]) -> bool:
     if noted.type == "fenced" and noted.session is not None:
         session_id, epoch = noted.session[0], noted.session[-1]
         return fenced.get(session_id, epoch) != epoch
     return noted.type in CHANGES or noted.reason in (REVIVED, MERGED, NEWER, FOREIGN)
-
-
-_NO_SESSION: Final = (UNSET, "", "", UNSET, "", UNSET)
-
-
-class _Params(Struct, omit_defaults=True, gc=False):
-    """The params of an event's notification; empty members are omitted."""
-
-    stream: str
-    seq: int
-    type: str
-    at: str
-    session_id: str | UnsetType = UNSET
-    provider: str = ""
-    call_id: str = ""
-    labels: dict[str, str] | UnsetType = UNSET
-    owner: str = ""
-    epoch: int | UnsetType = UNSET
-    reason: str = ""
-    evidence: str = ""
-    deadline: str = ""
-    worker_id: str = ""
-    error: str = ""
-    drain: bool | UnsetType = UNSET
-    turn_count: int | UnsetType = UNSET
-
-
-def _line(stream: str, seq: int, noted: _Noted) -> bytes:
-    """Encode an event as its notification."""
-    type_, at_us, session, reason, evidence, deadline_us, more = noted
-    session_id, provider, call_id, labels, owner, epoch = session or _NO_SESSION
-    params = _Params(  # by position: when thousands expire, each comes through here
-        stream, seq, type_, format_us(at_us), session_id, provider, call_id, labels or UNSET, owner, epoch,
-        reason, evidence, format_us(deadline_us) if deadline_us else "",
-    )  # fmt: skip
-    for name, value in more.items():
-        setattr(params, name, value)
-    return b'{"jsonrpc":"2.0","method":"event","params":%b}\n' % encode_json(params)

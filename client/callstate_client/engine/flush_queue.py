@@ -22,6 +22,7 @@ from msgspec import structs
 
 from callstate_client.engine.sessions.records import BeatsRecord, RemovalRecord, StoreRecord
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.store_form import write_of
 from callstate_client.engine.sessions.stored import StoredMeta, Write
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.table.tombstones import Tombstone
@@ -74,7 +75,7 @@ class FlushQueue:
             if session is None:
                 write = self._deletion(host_id, session_id)
             else:
-                write = session.write(host_id)
+                write = write_of(session, host_id)
                 if session.base is not None and not session.base.sent and session.journaled_base is not None:
                     session.base = structs.replace(session.base, sent=session.version)
                     sent[session_id] = session.version

@@ -13,7 +13,8 @@ from callstate_client.engine.interfaces import INTERNAL, Caller, Host, NotCached
 from callstate_client.engine.limits import Limits
 from callstate_client.engine.liveness import Evidence, Liveness
 from callstate_client.engine.rules.param_checks import checked_id
-from callstate_client.engine.sessions.session import FoundUnreadableError, Session
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.store_form import FoundUnreadableError
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.transaction import Transaction
 from callstate_client.engine.workers.departures import Departures

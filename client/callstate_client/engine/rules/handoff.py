@@ -13,6 +13,7 @@ from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.reasons import HOST_LOST
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import StoredSession
 
 
@@ -70,7 +71,7 @@ def take_over(session_id: str, stored: StoredSession, host_id: str, why: str) ->
     Raises:
         UnreadableError: its document can't be read.
     """
-    session = Session.of_stored(session_id, stored, host_id)
+    session = session_of(session_id, stored, host_id)
     if session is None:
         return None
     session.host = None

@@ -1,4 +1,4 @@
-"""One hot session: its document, the facts kept beside it, and its forms for the journal and the store.
+"""One hot session: its document, the facts kept beside it, and its form for the journal.
 
 A rollback (see transaction.py) treats the four kinds of state in a session differently:
 
@@ -15,33 +15,18 @@ of references.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from itertools import starmap
 from typing import Any
 
 from msgspec import structs
 
-from callstate_client.engine.reasons import SILENT
 from callstate_client.engine.sessions.document import Document
-from callstate_client.engine.sessions.facts import NO_FACTS, NOT_ENDED, Facts
-from callstate_client.engine.sessions.head import Head, head_of
+from callstate_client.engine.sessions.facts import NO_FACTS, Facts
+from callstate_client.engine.sessions.head import Head
 from callstate_client.engine.sessions.layout import InStore
 from callstate_client.engine.sessions.ops import KEPT_OPS
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase, OpResult, StateRecord
-from callstate_client.engine.sessions.stored import (
-    ENDED,
-    LIVE,
-    ORPHAN,
-    SUSPECT,
-    Patch,
-    StoredMeta,
-    StoredSession,
-    Write,
-)
-from callstate_client.errors import DocumentError, UnreadableError
-from callstate_client.model import documents
-from callstate_client.model.times import MAX_US, format_us, is_time, parse_us
+from callstate_client.engine.sessions.stored import ENDED, LIVE, ORPHAN, SUSPECT
 
 
 class Session:
@@ -248,128 +233,3 @@ class Session:
             self.doc.replace_turn(self.doc.find_turn(index), turns)
         for done in ops:
             self.keep_op(done.op, done.result)
-
-    # -- the store's form ---------------------------------------------------------------------------------
-
-    def write(self, host_id: str) -> Write:
-        """The session as the store is to have it: a patch where the store's document can be changed in place."""
-        doc, known, document = self.doc, self.in_store, b""
-        patch = None if known is None else self._patch(known, host_id)
-        if known is None or patch is None:
-            document, room = doc.for_store()
-            length = len(document)
-        else:
-            room, length = known.room, patch.new_length
-        meta = _meta(self.facts, self.ops, self.version, host_id, self.state)
-        return Write(
-            self.id, document, meta, active=not self.ended, beat_ms=self.beat_us // 1000,
-            seen=None if self.base is None else self.base.version, call_id=doc.call_id, patch=patch,
-            is_new=self.version != self.stored_version,
-            result=InStore(
-                version=self.version, room=room, length=length, fields=doc.fields, lineage=doc.lineage,
-                history_bytes=doc.history_bytes, facts=self.facts, ops=self.ops, call_id=doc.call_id,
-                ended=self.ended, state=self.state,
-            ),
-            seen_stamp=self.seen_stamp,
-        )  # fmt: skip
-
-    def _patch(self, known: InStore, host_id: str) -> Patch | None:
-        """What changes in the store's document; None where it has to be written whole."""
-        if self.base is not None or known.ended or self.ended or known.call_id != self.doc.call_id:
-            return None
-        changes = self.doc.changes_since(known)
-        base = _meta(known.facts, known.ops, known.version, host_id, known.state)
-        return None if changes is None else Patch(base, known.length, changes)
-
-    @classmethod
-    def of_stored(cls, session_id: str, stored: StoredSession, host_id: str) -> Session | None:
-        """The session in the store; None if that is a tombstone, or was deleted and written back.
-
-        Raises:
-            UnreadableError: it is not a session document, or one with another id.
-        """
-        if stored.document is None:
-            return None
-        try:
-            parts = documents.read_stored(stored.document, session_id)
-        except DocumentError as error:
-            raise UnreadableError(str(error), version=_seen_version(stored)) from error
-        head = head_of(parts)
-        session = cls(session_id, Document(head, head.updated_us))
-        session.doc.updated_text = parts.head.updated_at, head.updated_us
-        session.doc.replace_history(parts.history, parts.turn_count)
-        session.beat_us = max(session.doc.updated_us, min(stored.beat_ms * 1000, MAX_US))
-        if stored.tombstone and 0 < _created_us(session) <= stored.tombstone:
-            return None  # other software wrote back what it had read before the deletion
-        session._take_meta(stored.meta, host_id)
-        if stored.foreign_stamp and session.facts.ended_us and not session.ended:
-            # other software wrote back what it had read before the end: that does not revive the call
-            session.doc.status = "ended"
-        return session
-
-    @classmethod
-    def unreadable(cls, session_id: str, stored: StoredSession, host_id: str) -> Session:
-        """A placeholder for a session whose document can't be read, so that it can be replaced or deleted: its meta
-        and an empty document."""
-        session = cls(session_id, Document(head_of(documents.read(b'{"id":""}')), 0))
-        session._take_meta(stored.meta, host_id)
-        session.version = session.stored_version = _seen_version(stored)
-        session.change_facts(**NOT_ENDED)
-        return session
-
-    def _take_meta(self, meta: StoredMeta | None, host_id: str) -> None:
-        """Take over what the store keeps beside the document."""
-        if meta is None:  # another program wrote it, such as the Go package
-            self.host = ""
-            # never 0, which means that there is none; and a new one whenever they write again
-            self.version = self.stored_version = max(1, self.doc.updated_us)
-            return
-        self.host = None if meta.host == host_id else meta.host
-        self.version = self.stored_version = meta.version
-        self.ops = {**meta.ops}
-        self.facts = Facts(
-            epoch=meta.epoch, owner=meta.owner, labels=meta.labels, heartbeat_timeout_s=meta.heartbeat_timeout_s,
-            max_duration_s=meta.max_duration_s, ended_reason=meta.ended_reason, ended_detail=meta.ended_detail,
-            ended_us=parse_us(meta.ended_at) if is_time(meta.ended_at) else 0, reaped=meta.reaped,
-            orphan=meta.orphan,
-        )  # fmt: skip
-        self.suspected = SILENT if meta.state == SUSPECT else ""
-
-
-def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str, state: str) -> StoredMeta:
-    return StoredMeta(
-        host=host_id, epoch=facts.epoch, version=version, owner=facts.owner, ended_reason=facts.ended_reason,
-        ended_at=format_us(facts.ended_us) if facts.ended_us else "", ended_detail=facts.ended_detail,
-        labels=facts.labels, reaped=facts.reaped, heartbeat_timeout_s=facts.heartbeat_timeout_s,
-        max_duration_s=facts.max_duration_s, ops=ops, state=state,
-        orphan=facts.orphan if state in (ORPHAN, SUSPECT) else "",
-    )  # fmt: skip
-
-
-class FoundUnreadableError(Exception):
-    """A read of the store found a document that can't be read.
-
-    Args:
-        error: the answer to requests for it.
-        session: its placeholder.
-    """
-
-    def __init__(self, error: UnreadableError, session: Session) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.session = session
-
-
-def _created_us(session: Session) -> int:
-    """When the call began, microseconds since 1970; 0 if the document does not say."""
-    text = session.doc.created_at
-    return parse_us(text) if is_time(text) else 0
-
-
-def _seen_version(stored: StoredSession) -> int:
-    """The version of a document that can't be read: that of its meta; without meta a hash of its bytes, so that
-    another document has another version. Never 0, which means that there is none."""
-    if stored.meta is not None:
-        return max(1, stored.meta.version)
-    digest = hashlib.blake2b(stored.document or b"", digest_size=6).digest()  # below any version by the clock
-    return max(1, int.from_bytes(digest))

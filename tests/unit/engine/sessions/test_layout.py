@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.store_form import write_of
 from support.clock import START_US
 from support.core import HOST, TIME
 
@@ -28,7 +29,7 @@ def a_session(turns: int) -> Session:
 
 def written(session: Session, stored: bytes = b"") -> bytes:
     """The store's document after the session's next write, which the session learns."""
-    write = session.write(HOST)
+    write = write_of(session, HOST)
     document = write.document if write.patch is None else write.patch.apply(stored)
     assert document is not None
     assert write.result is not None
@@ -51,7 +52,7 @@ def test_a_turn_is_written_for_what_it_adds(turns: int) -> None:
     stored = written(session)
     for _ in range(70):  # chunks of the history are folded meanwhile
         a_turn_later(session)
-        write = session.write(HOST)
+        write = write_of(session, HOST)
         assert write.patch is not None
         assert write.size < 400
         stored = written(session, stored)
@@ -61,7 +62,7 @@ def test_fields_that_nobody_changed_are_not_sent() -> None:
     session = a_session(3)
     written(session)
     a_turn_later(session)
-    write = session.write(HOST)
+    write = write_of(session, HOST)
     assert write.patch is not None
     assert b"greet" not in b"".join(data for _, data in write.patch.changes)
 
@@ -71,7 +72,7 @@ def test_a_head_that_fits_its_room_is_written_in_place(status: str) -> None:
     session = a_session(3)
     stored = written(session)
     session.doc.status = status
-    assert session.write(HOST).patch is not None
+    assert write_of(session, HOST).patch is not None
     written(session, stored)
 
 
@@ -105,7 +106,7 @@ def test_what_does_not_fit_is_written_whole(change: object) -> None:
     written(session)
     change(session)  # type: ignore[operator]
     session.next_version(START_US)
-    assert session.write(HOST).patch is None
+    assert write_of(session, HOST).patch is None
     written(session)
 
 
@@ -117,7 +118,7 @@ def test_a_change_that_was_undone_is_not_in_a_patch() -> None:
     a_turn_later(session)
     session.restore(mark)
     a_turn_later(session, TURN % b"kept")
-    assert session.write(HOST).patch is not None
+    assert write_of(session, HOST).patch is not None
     assert b'"kept"' in written(session, stored)
 
 

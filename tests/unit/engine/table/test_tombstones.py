@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from callstate_client.engine.sessions.records import decode_record, encode_record
-from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
 from callstate_client.engine.table.tombstones import MAX_MISSES, MISS_TTL_S, NO_TOMBSTONE, Tombstone
 from support.core import HOST
@@ -75,7 +75,7 @@ def test_a_session_deleted_created_and_deleted_again_is_written_as_deleted() -> 
 
 def test_the_deletion_of_a_changed_session_of_the_go_package_is_written() -> None:
     harness = TableHarness()
-    session = Session.of_stored("a", StoredSession(b'{"id":"a"}', None), HOST)
+    session = session_of("a", StoredSession(b'{"id":"a"}', None), HOST)
     assert session is not None
     session.host = None
     harness.add_turn(session)

@@ -1,0 +1,155 @@
+"""A session's form in the store: written whole or as a patch, and read back.
+
+Another program, such as the Go package, may have written the document, with or without our meta, or something that
+can't be read. An unreadable document becomes a placeholder, so that the session can still be replaced or deleted.
+Pure: no clock, no I/O.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from callstate_client.engine.reasons import SILENT
+from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.facts import NOT_ENDED, Facts
+from callstate_client.engine.sessions.head import head_of
+from callstate_client.engine.sessions.layout import InStore
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.stored import ORPHAN, SUSPECT, Patch, StoredMeta, StoredSession, Write
+from callstate_client.errors import DocumentError, UnreadableError
+from callstate_client.model import documents
+from callstate_client.model.times import MAX_US, format_us, is_time, parse_us
+
+
+class FoundUnreadableError(Exception):
+    """A read of the store found a document that can't be read.
+
+    Args:
+        error: the answer to requests for it.
+        session: its placeholder.
+    """
+
+    def __init__(self, error: UnreadableError, session: Session) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.session = session
+
+
+# -- writing --------------------------------------------------------------------------------------------------
+
+
+def write_of(session: Session, host_id: str) -> Write:
+    """The write of a session's current state: a patch if the store's document can be changed in place."""
+    doc, known, document = session.doc, session.in_store, b""
+    patch = None if known is None else _patch(session, known, host_id)
+    if known is None or patch is None:
+        document, room = doc.for_store()
+        length = len(document)
+    else:
+        room, length = known.room, patch.new_length
+    state, base = session.state, session.base
+    meta = _meta(session.facts, session.ops, session.version, host_id, state)
+    return Write(
+        session.id, document, meta, active=not session.ended, beat_ms=session.beat_us // 1000,
+        seen=None if base is None else base.version, call_id=doc.call_id, patch=patch,
+        is_new=session.version != session.stored_version,
+        result=InStore(
+            version=session.version, room=room, length=length, fields=doc.fields, lineage=doc.lineage,
+            history_bytes=doc.history_bytes, facts=session.facts, ops=session.ops, call_id=doc.call_id,
+            ended=session.ended, state=state,
+        ),
+        seen_stamp=session.seen_stamp,
+    )  # fmt: skip
+
+
+def _patch(session: Session, known: InStore, host_id: str) -> Patch | None:
+    """What changes in the store's document; None if it has to be written whole."""
+    doc = session.doc
+    if session.base is not None or known.ended or session.ended or known.call_id != doc.call_id:
+        return None
+    changes = doc.changes_since(known)
+    base = _meta(known.facts, known.ops, known.version, host_id, known.state)
+    return None if changes is None else Patch(base, known.length, changes)
+
+
+def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str, state: str) -> StoredMeta:
+    return StoredMeta(
+        host=host_id, epoch=facts.epoch, version=version, owner=facts.owner, ended_reason=facts.ended_reason,
+        ended_at=format_us(facts.ended_us) if facts.ended_us else "", ended_detail=facts.ended_detail,
+        labels=facts.labels, reaped=facts.reaped, heartbeat_timeout_s=facts.heartbeat_timeout_s,
+        max_duration_s=facts.max_duration_s, ops=ops, state=state,
+        orphan=facts.orphan if state in (ORPHAN, SUSPECT) else "",
+    )  # fmt: skip
+
+
+# -- reading --------------------------------------------------------------------------------------------------
+
+
+def session_of(session_id: str, stored: StoredSession, host_id: str) -> Session | None:
+    """The session as it is in the store; None for a tombstone, or if it was deleted and written back.
+
+    Raises:
+        UnreadableError: it is not a session document, or one with another id.
+    """
+    if stored.document is None:
+        return None
+    try:
+        parts = documents.read_stored(stored.document, session_id)
+    except DocumentError as error:
+        raise UnreadableError(str(error), version=_seen_version(stored)) from error
+    head = head_of(parts)
+    session = Session(session_id, Document(head, head.updated_us))
+    session.doc.updated_text = parts.head.updated_at, head.updated_us
+    session.doc.replace_history(parts.history, parts.turn_count)
+    session.beat_us = max(session.doc.updated_us, min(stored.beat_ms * 1000, MAX_US))
+    if stored.tombstone and 0 < _created_us(session) <= stored.tombstone:
+        return None  # other software wrote back what it had read before the deletion
+    _take_meta(session, stored.meta, host_id)
+    if stored.foreign_stamp and session.facts.ended_us and not session.ended:
+        # other software wrote back what it had read before the end: that does not revive the call
+        session.doc.status = "ended"
+    return session
+
+
+def placeholder_of(session_id: str, stored: StoredSession, host_id: str) -> Session:
+    """A placeholder for a session whose document can't be read: its meta and an empty document."""
+    session = Session(session_id, Document(head_of(documents.read(b'{"id":""}')), 0))
+    _take_meta(session, stored.meta, host_id)
+    session.version = session.stored_version = _seen_version(stored)
+    session.change_facts(**NOT_ENDED)
+    return session
+
+
+def _take_meta(session: Session, meta: StoredMeta | None, host_id: str) -> None:
+    """Set what the store keeps beside the document."""
+    if meta is None:  # another program wrote it, such as the Go package
+        session.host = ""
+        # never 0, which means that there is none; and a new one whenever they write again
+        session.version = session.stored_version = max(1, session.doc.updated_us)
+        return
+    session.host = None if meta.host == host_id else meta.host
+    session.version = session.stored_version = meta.version
+    session.ops = {**meta.ops}
+    session.facts = Facts(
+        epoch=meta.epoch, owner=meta.owner, labels=meta.labels, heartbeat_timeout_s=meta.heartbeat_timeout_s,
+        max_duration_s=meta.max_duration_s, ended_reason=meta.ended_reason, ended_detail=meta.ended_detail,
+        ended_us=parse_us(meta.ended_at) if is_time(meta.ended_at) else 0, reaped=meta.reaped,
+        orphan=meta.orphan,
+    )  # fmt: skip
+    session.suspected = SILENT if meta.state == SUSPECT else ""
+
+
+def _created_us(session: Session) -> int:
+    """When the call began, microseconds since 1970; 0 if the document does not say."""
+    text = session.doc.created_at
+    return parse_us(text) if is_time(text) else 0
+
+
+def _seen_version(stored: StoredSession) -> int:
+    """The version of a document that can't be read: that of its meta; without meta a hash of its bytes, so that
+    another document has another version. Never 0, which means that there is none."""
+    if stored.meta is not None:
+        return max(1, stored.meta.version)
+    digest = hashlib.blake2b(stored.document or b"", digest_size=6).digest()  # below any version by the clock
+    return max(1, int.from_bytes(digest))
