@@ -26,8 +26,12 @@ from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.resolve import resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
+from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.lease import NOTE_NAME, HostIdTakenError, HostLease, LeaseNote
+from callstate_sidecar.hosts.possession import Possessions
 from callstate_sidecar.hosts.rounds import HostRounds
+from callstate_sidecar.hosts.sweep import ActiveSweep
+from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.hosts.watch import HostWatch
 from callstate_sidecar.journal import Checkpointer, Files, Journal, Maintenance, SyncGate, journal_host
 from callstate_sidecar.metrics import Metrics
@@ -58,6 +62,9 @@ DRAIN_S: Final = 2.0
 
 STORE_CHECK_S: Final = 1.0
 """How long a start waits for a store to say what it is, seconds."""
+
+SWEEP_LEASES: Final = 2
+"""The active set is swept once in so many leases: each minute."""
 
 GC_THRESHOLDS: Final = (500, 4, 1_000_000)
 """Collect only young objects, and few at a time: with 100,000 sessions in memory, 500 objects and what they refer
@@ -194,17 +201,32 @@ class Daemon:
 
     def _build_host_tasks(self, state_dir: Path) -> None:
         """What makes this host one of several, where the store is shared."""
-        registry, lease_s = self._backend.hosts, self._config.store.host_lease_s
         self._hosts: HostRounds | None = None
-        if registry is not None:
-            self._hosts = HostRounds(
-                registry,
-                HostLease(registry, LeaseNote(state_dir / NOTE_NAME), self._host_id, lease_s),
-                HostWatch(self._host_id, lease_s),
-                self._clock,
-                self._metrics,
-                self._host_id_taken,
-            )
+        self._takeovers: Takeovers | None = None
+        registry = self._backend.hosts
+        if registry is None:
+            return
+        ctx, host_id, commit = self._engine.ctx, self._host_id, self._server.group.commit
+        clock, metrics, lease_s = self._clock, self._metrics, self._config.store.host_lease_s
+        check = self._write_behind.store.check
+        self._takeovers = takeovers = Takeovers(registry, self._read_through, check, host_id, metrics)
+        lease = HostLease(registry, LeaseNote(state_dir / NOTE_NAME), host_id, lease_s)
+        watch = HostWatch(host_id, lease_s)
+        adopter = Adopter(registry, ctx, commit, host_id, lease.instance, takeovers.in_doubt, metrics)
+        sweep_s = SWEEP_LEASES * lease_s
+        self._hosts = HostRounds(
+            registry=registry,
+            lease=lease,
+            watch=watch,
+            possessions=Possessions(registry, ctx, self._reconciler, self._read_through, commit, host_id),
+            takeovers=takeovers,
+            adopter=adopter,
+            sweep=ActiveSweep(self._backend, registry, watch, adopter, lease.instance, sweep_s, clock.mono),
+            clock=clock,
+            metrics=metrics,
+            lease_s=lease_s,
+            host_id_taken=self._host_id_taken,
+        )
 
     def _attach_host(self) -> None:
         """Give the engine access to the other parts."""
@@ -224,6 +246,8 @@ class Daemon:
                 read_through=self._read_through,
                 write_behind=self._write_behind,
                 reaper=self._reaper,
+                takeovers=self._takeovers,
+                is_dead=(lambda _: False) if self._hosts is None else self._hosts.is_dead,
             )
         )
 

@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.interfaces import Caller, NotOurs
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import Query
 from callstate_client.errors import UnreadableError
 from callstate_client.protocol.messages import FEATURES, PROTOCOL_VERSION
 from callstate_sidecar.config.schema import Config
+from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
@@ -51,6 +52,8 @@ class DaemonHost:
         read_through: ReadThrough,
         write_behind: WriteBehind,
         reaper: Reaper,
+        takeovers: Takeovers | None,
+        is_dead: Callable[[str], bool],
     ) -> None:
         self._identity = identity
         self._config = config
@@ -66,6 +69,9 @@ class DaemonHost:
         self._started_at = datetime.now(UTC)
         self._tasks: set[asyncio.Future[Any]] = set()
         self.when_known = read_through.when_known
+        self._takeovers = takeovers
+        self.is_shared = takeovers is not None
+        self.is_dead = is_dead
         self.flush = write_behind.flush
         self.check_store = write_behind.check
         self.stored_active_ids = write_behind.reads.active_ids
@@ -104,6 +110,12 @@ class DaemonHost:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(finished)
+
+    def when_taken(self, theirs: NotOurs, then: Callable[[], None]) -> None:
+        """Call `then` once the store has given another host's session to this one, or has said why not."""
+        if self._takeovers is None:
+            raise AssertionError("the store is not shared")
+        self._takeovers.when_taken(theirs, then)
 
     # -- workers --------------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from callstate_client.engine.interfaces import INTERNAL
@@ -24,6 +25,9 @@ from callstate_client.errors import UnreadableError
 from callstate_sidecar.stores.backend import Reads
 
 log = logging.getLogger(__name__)
+
+Find = Callable[[], Awaitable[Session | None]]
+"""Asks the store for a session."""
 
 READ_DEADLINE_S: Final = 10.0
 """After this the store counts as down. Backends have shorter timeouts of their own."""
@@ -41,6 +45,8 @@ class ReadThrough:
         self._reads = reads
         self._host_id = host_id
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
+        self._delivering: dict[str, Find | None] = {}
+        """Sessions whose requests run now, and what one of those asks for next."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
@@ -49,16 +55,35 @@ class ReadThrough:
         if waiting is not None:
             waiting.append(then)
             return
-        self._waiting[session_id] = deque([then])
-        task = asyncio.ensure_future(self._read(session_id))
+        self.ask(session_id, partial(self.read, session_id), then)
+
+    def ask(self, session_id: str, find: Find, then: Callable[[], None]) -> None:
+        """Call `then` with what `find` gives for this session, ahead of what waits for it already."""
+        self._waiting.setdefault(session_id, deque()).appendleft(then)
+        if session_id in self._delivering:
+            self._delivering[session_id] = find
+        else:
+            self._begin(session_id, find)
+
+    def _begin(self, session_id: str, find: Find) -> None:
+        task = asyncio.ensure_future(self._find(session_id, find))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _read(self, session_id: str) -> None:
+    async def read(self, session_id: str) -> Session | None:
+        """The session that the store has.
+
+        Raises:
+            StoreError: the store can't say.
+            FoundUnreadableError: its document can't be read.
+        """
+        return self._session(session_id, await self._reads.read(session_id))
+
+    async def _find(self, session_id: str, find: Find) -> None:
         found: Session | Exception | None
         try:
             async with asyncio.timeout(READ_DEADLINE_S):
-                found = self._session(session_id, await self._reads.read(session_id))
+                found = await find()
         except (StoreError, FoundUnreadableError) as error:
             found = error
         except TimeoutError:
@@ -99,12 +124,17 @@ class ReadThrough:
         elif found is not None:
             ctx.read_through[session_id] = found
         waiting = self._waiting[session_id]
+        self._delivering[session_id] = None
         try:
-            while waiting:
+            while waiting and self._delivering[session_id] is None:
                 waiting.popleft()()
         finally:
-            del self._waiting[session_id]
             ctx.read_through.pop(session_id, None)
+            find = self._delivering.pop(session_id)
+            if find is None:
+                del self._waiting[session_id]
+            else:  # a request needs more than was read; the others wait for it
+                self._begin(session_id, find)
 
     async def close(self) -> None:
         """Wait for the reads in progress."""

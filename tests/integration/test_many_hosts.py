@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
+from callstate_client import CallStore, ConflictError, FencedError, SessionState, connect
 from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
+from support.owners import claim, claim_next, release
 from support.redis_server import RedisServer, binaries
+from support.wire import Wire
 
 pytestmark = pytest.mark.system
 on_uvloop = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop of the test; the daemons' is uvloop anyway
@@ -63,6 +69,30 @@ async def moves(hosts: Hosts, host_id: str) -> None:
         await asyncio.sleep(0.01)
 
 
+async def operator(daemon: Daemon, method: str, **params: Any) -> Any:
+    """The result of a request by a connection that is no worker's."""
+
+    def ask() -> Any:
+        with Wire(daemon.socket) as wire:
+            return wire.call(method, **params)
+
+    return await asyncio.to_thread(ask)
+
+
+async def until_fenced(store: CallStore, session_id: str) -> None:
+    """Return once the store's daemon knows that the session is another host's."""
+    async with asyncio.timeout(20):
+        with pytest.raises(FencedError):
+            while True:
+                await store.update(session_id, provider="late")
+
+
+async def until_subscribed(store: CallStore) -> None:
+    """Return once somebody gets the events of this store's daemon."""
+    while (await store.stats())["subscribers"] == 0:
+        await asyncio.sleep(0)
+
+
 # -- leases -------------------------------------------------------------------------------------------------------
 
 
@@ -109,3 +139,229 @@ async def test_the_later_of_two_that_started_without_the_store_stops(hosts: Host
     assert second.process is not None
     assert await asyncio.to_thread(second.process.wait, 20) == Exit.ALREADY_RUNNING
     assert first.answers()
+
+
+# -- claims across hosts ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def two(hosts: Hosts) -> tuple[Daemon, Daemon]:
+    """Two hosts, `one` and `two`."""
+    one, two = hosts.add("one", expect="is host two's by now"), hosts.add("two", expect="is host one's by now")
+    await asyncio.gather(one.in_thread("start"), two.in_thread("start"))
+    return one, two
+
+
+@on_uvloop
+async def test_an_owned_session_of_a_live_host_is_a_conflict_and_may_be_stolen(two: tuple[Daemon, Daemon]) -> None:
+    async with connect(two[0].socket, worker_id="w1") as here, connect(two[1].socket, worker_id="w2") as there:
+        with pytest.raises(FencedError):
+            async with here.hold(SessionState("c1", status="active", provider="sip")) as call:
+                await call.add_turn("user", "before")
+                await here.flush()
+                with pytest.raises(ConflictError) as refused:
+                    await claim(there, "c1", "w2")
+                assert refused.value.owner == "w1"
+                with pytest.raises(FencedError):
+                    await there.add_turn("c1", "user", "not yet ours")
+
+                stolen = await claim(there, "c1", "w2", steal=True)
+                assert (stolen.epoch >> 20, stolen.turn_count) == (1, 1)
+                await there.add_turn("c1", "agent", "after", epoch=stolen.epoch)
+                async with asyncio.timeout(20):
+                    lost = await call.wait_lost()
+                assert isinstance(lost, FencedError)
+                assert lost.owner == "w2"
+                with pytest.raises(FencedError) as fenced:
+                    await here.add_turn("c1", "user", "too late")
+                assert fenced.value.host == "two"
+        await there.flush()
+        loaded = await here.load("c1")
+        assert [turn.content for turn in loaded.history] == ["before", "after"], "read from the store"
+
+
+@on_uvloop
+async def test_what_was_acknowledged_before_a_theft_was_known_is_set_aside(two: tuple[Daemon, Daemon]) -> None:
+    async with connect(two[0].socket, worker_id="w1") as here, connect(two[1].socket, worker_id="w2") as there:
+        await here.save(SessionState("c1", status="active"))
+        await here.flush()
+        fenced = here.events("fenced")
+        told = asyncio.ensure_future(anext(fenced))
+        await until_subscribed(here)
+        two[0].signal(signal.SIGSTOP)
+        stolen = await claim(there, "c1", "w2", steal=True)
+        late = asyncio.ensure_future(here.add_turn("c1", "user", "late"))
+        await asyncio.sleep(0)
+        two[0].signal(signal.SIGCONT)
+        await late
+        async with asyncio.timeout(20):
+            event = await told
+        assert (event.session_id, event.reason) == ("c1", "superseded")
+        assert (await here.stats())["quarantined"] == 1
+        assert (await there.load("c1")).history == []
+        assert (await there.get("c1")).epoch == stolen.epoch
+        await two[0].in_thread("kill")
+        await two[0].in_thread("start")
+        assert (await here.stats())["quarantined"] == 1, "the journal has it"
+
+
+@on_uvloop
+@pytest.mark.parametrize("state", ["released", "unowned", "suspect"])
+async def test_what_nobody_alive_owns_is_taken_without_stealing(two: tuple[Daemon, Daemon], state: str) -> None:
+    async with connect(two[0].socket, worker_id="w1") as here, connect(two[1].socket, worker_id="w2") as there:
+        timeout_s = 0.2 if state == "suspect" else None
+        if state == "unowned":
+            await operator(two[0], "session.save", session={"id": "c1", "status": "active"})
+        else:
+            await here.save(SessionState("c1", status="active"), heartbeat_timeout_s=timeout_s)
+        if state == "released":
+            await release(here, "c1", (await here.get("c1")).epoch)
+        if state == "suspect":
+            async with asyncio.timeout(20):
+                await anext(here.events("suspect", since=None))
+        await here.flush()
+        taken = await claim(there, "c1", "w2")
+        assert (taken.owner, taken.epoch >> 20) == ("w2", 1)
+        await until_fenced(here, "c1")
+
+
+@on_uvloop
+async def test_of_many_hosts_that_claim_one_gets_it(hosts: Hosts) -> None:
+    daemons = [hosts.add(f"h{number}", expect="by now") for number in range(4)]
+    await asyncio.gather(*(daemon.in_thread("start") for daemon in daemons))
+    async with AsyncExitStack() as stack:
+        stores = [
+            await stack.enter_async_context(connect(daemon.socket, worker_id=f"w{number}"))
+            for number, daemon in enumerate(daemons)
+        ]
+        for round_ in range(10):
+            session_id = f"c{round_}"
+            await operator(daemons[0], "session.save", session={"id": session_id, "status": "active"})
+            await operator(daemons[0], "server.flush")
+            results = await asyncio.gather(
+                *(claim(store, session_id, f"w{n}") for n, store in enumerate(stores) if n), return_exceptions=True
+            )
+            won = [result for result in results if not isinstance(result, BaseException)]
+            assert len(won) == 1
+            assert all(isinstance(result, ConflictError) for result in results if isinstance(result, BaseException))
+
+
+# -- hosts that die -----------------------------------------------------------------------------------------------
+
+
+@on_uvloop
+async def test_the_sessions_of_a_dead_host_are_orphans_at_another_and_are_claimed_there(
+    two: tuple[Daemon, Daemon],
+) -> None:
+    async with connect(two[1].socket, worker_id="w2") as there:
+        async with connect(two[0].socket, worker_id="w1") as here:
+            await here.save(SessionState("c1", status="active", provider="sip"), labels={"app": "sales"})
+            await here.add_turn("c1", "user", "before")
+            await here.flush()
+            orphaned = there.events("orphaned")
+            told = asyncio.ensure_future(anext(orphaned))
+            await until_subscribed(there)
+            await two[0].in_thread("kill")
+        async with asyncio.timeout(30):
+            event = await told
+        assert (event.session_id, event.reason, event.owner) == ("c1", "host_lost", "w1")
+        assert event.labels == {"app": "sales"}
+        assert await claim_next(there, "w2", labels={"app": "sales"}) == "c1"
+        record = await there.get("c1")
+        assert (record.epoch, len(record.state.history)) == ((1 << 20) + 1, 1)
+        await there.add_turn("c1", "agent", "after", epoch=record.epoch)
+        await there.flush()
+        await two[0].in_thread("start")
+        async with connect(two[0].socket, worker_id="w1") as here:
+            with pytest.raises(FencedError) as fenced:
+                await here.add_turn("c1", "user", "back again")
+            assert fenced.value.host == "two", "known before it served"
+            assert (await here.stats())["quarantined"] == 1
+
+
+@on_uvloop
+async def test_what_nobody_claims_of_a_dead_host_is_reaped_once(hosts: Hosts) -> None:
+    reaper = ("--set", "reaper.heartbeat_timeout_s=5", "--set", "reaper.grace_s=0.2")
+    one, *others = (hosts.add(name, *reaper, expect="by now") for name in ("one", "two", "three"))
+    await asyncio.gather(*(daemon.in_thread("start") for daemon in (one, *others)))
+    ids = {f"c{number}" for number in range(50)}
+    expired: list[str] = []
+    all_expired = asyncio.Event()
+
+    async def listen(store: CallStore) -> None:
+        async for event in store.events("expired"):
+            expired.append(str(event.session_id))
+            if ids <= {*expired}:
+                all_expired.set()
+
+    async with AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(connect(daemon.socket)) for daemon in others]
+        listening = [asyncio.ensure_future(listen(store)) for store in stores]
+        for store in stores:
+            await until_subscribed(store)
+        async with connect(one.socket, worker_id="w1") as here:
+            await asyncio.gather(*(here.save(SessionState(session_id, status="active")) for session_id in ids))
+            await here.flush()
+            await one.in_thread("kill")
+        async with asyncio.timeout(60):
+            await all_expired.wait()
+        for store in stores:
+            await store.flush()
+        loaded = [await stores[0].get(session_id) for session_id in ids]
+        assert {record.ended_reason for record in loaded} == {"heartbeat_timeout"}
+        assert hosts.redis.command("SCARD", f"{PREFIX}active") == b":0\r\n"
+        await one.in_thread("start")
+        async with connect(one.socket) as here:
+            assert (await here.stats())["sessions"] == {}
+        assert sorted(expired) == sorted(ids), "each once"
+        for task in listening:
+            task.cancel()
+
+
+@on_uvloop
+async def test_a_host_that_lost_its_state_directory_has_its_sessions_again(hosts: Hosts) -> None:
+    one = hosts.add("one")
+    await one.in_thread("start")
+    async with connect(one.socket, worker_id="w1") as here:
+        for number in range(30):
+            await here.save(SessionState(f"c{number}", status="active"), labels={"n": str(number)})
+        await here.add_turn("c7", "user", "hello")
+        await here.save(SessionState("over", status="ended"))
+        await here.flush()
+        epoch = (await here.get("c7")).epoch
+    await one.in_thread("kill")
+    again = hosts.add("one")
+    await again.in_thread("start")
+    async with connect(again.socket, worker_id="w1") as here:
+        assert sorted(await here.list_active()) == sorted(f"c{number}" for number in range(30))
+        record = await here.get("c7")
+        assert (record.epoch, record.owner, record.labels) == (epoch, "w1", {"n": "7"})
+        await here.add_turn("c7", "agent", "again", epoch=epoch)
+
+
+# -- listings and ghosts ------------------------------------------------------------------------------------------
+
+
+@on_uvloop
+async def test_listings_of_all_hosts_show_each_hosts_sessions_by_status(two: tuple[Daemon, Daemon]) -> None:
+    async with connect(two[0].socket, worker_id="w1") as here, connect(two[1].socket, worker_id="w2") as there:
+        for store, name in ((here, "a"), (there, "b")):
+            for number, status in enumerate(("active", "on_hold", "ended")):
+                await store.save(SessionState(f"{name}{number}", status=status))
+            await store.flush()
+        for number, status in enumerate(("active", "on_hold", "ended")):
+            listed = await operator(two[0], "session.list", status=status, scope="all")
+            assert sorted(found["session"]["id"] for found in listed["sessions"]) == [f"a{number}", f"b{number}"]
+
+
+@on_uvloop
+async def test_one_host_sweeps_the_active_set_for_all(hosts: Hosts) -> None:
+    daemons = [hosts.add(name) for name in ("one", "two")]
+    await asyncio.gather(*(daemon.in_thread("start") for daemon in daemons))
+    await operator(daemons[0], "session.save", session={"id": "live", "status": "active"})
+    await operator(daemons[0], "server.flush")
+    hosts.redis.command("SADD", f"{PREFIX}active", "ghost1", "ghost2")
+    async with asyncio.timeout(30):
+        while hosts.redis.command("SCARD", f"{PREFIX}active") != b":1\r\n":
+            await asyncio.sleep(0.01)
+    assert hosts.redis.command("SISMEMBER", f"{PREFIX}active", "live") == b":1\r\n"

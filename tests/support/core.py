@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw, structs
 
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.interfaces import Deferred, InternalCaller, NotCached
+from callstate_client.engine.interfaces import Deferred, InternalCaller, NotCached, NotOurs
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
 from callstate_client.engine.sessions.session import Session
@@ -163,6 +163,8 @@ class Core:
             read_through=self.read_through,
             write_behind=self.writer,
             reaper=self.reaper,
+            takeovers=None,
+            is_dead=lambda _: False,
         )
         self.engine.attach(self.host)
 
@@ -212,6 +214,8 @@ class Core:
                 outcome = self.engine.run(InternalCaller(), verb, typed)  # as an operator
             except NotCached as miss:
                 self.host.when_known(miss.session_id, run)
+            except NotOurs as theirs:
+                self.host.when_taken(theirs, run)
             except Exception as error:  # noqa: BLE001 - the request's error
                 finish(error)
             else:

@@ -99,7 +99,10 @@ class Daemon:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(STOPPED_WITHIN_S)
+        try:
+            return self.process.wait(STOPPED_WITHIN_S)
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"it did not leave:\n{self.log()}") from error
 
     def restart(self) -> None:
         """SIGTERM, and start again; asserts a clean exit."""

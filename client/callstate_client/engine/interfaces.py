@@ -19,6 +19,27 @@ class NotCached(Exception):  # noqa: N818 - not an error: the store has to be re
         self.session_id = session_id
 
 
+class NotOurs(Exception):  # noqa: N818 - no error: a request to the store
+    """The session is another host's: have the store give it to this one, then run the request again.
+
+    Args:
+        session: as the store has it.
+        owner: the worker that claims it.
+        force: also where its owner is alive.
+        why: this host may have it.
+    """
+
+    def __init__(self, session: Session, *, owner: str, force: bool, why: str) -> None:
+        super().__init__(session.id)
+        self.session_id = session.id
+        self.host = session.host or ""
+        self.epoch = session.facts.epoch
+        self.owner = owner
+        self.force = force
+        self.why = why
+        self.seen = self.host, self.epoch, session.state
+
+
 class Deferred:
     """The result of a verb that has to wait: `start` gets the callback for the result or an error."""
 
@@ -107,6 +128,19 @@ class Host(Protocol):
 
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
         """Call `then` once this session has been read from the store, in the order of these calls."""
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other hosts use the store too."""
+        ...
+
+    def when_taken(self, theirs: NotOurs, then: Callable[[], None]) -> None:
+        """Call `then` once the store has given another host's session to this one, or has said why not."""
+        ...
+
+    def is_dead(self, host_id: str, /) -> bool:
+        """Whether another host has been silent for so long that its sessions may be taken over."""
         ...
 
     def stored_active_ids(self, cursor: str) -> Awaitable[tuple[list[str], str]]:

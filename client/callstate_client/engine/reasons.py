@@ -22,6 +22,9 @@ HOST_LOST: Final = "host_lost"
 STOLEN: Final = "stolen"
 """Taken from a host or a worker that may be alive."""
 
+UNOWNED: Final = "unowned"
+"""Claimed: it had no owner yet."""
+
 RELEASED: Final = "released"
 """An orphan: its owner gave it up."""
 

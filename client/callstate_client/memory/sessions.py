@@ -21,7 +21,7 @@ from weakref import WeakSet, WeakValueDictionary
 from callstate_client import protocol
 from callstate_client.clock import Clock
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.interfaces import Caller, Deferred, NotCached
+from callstate_client.engine.interfaces import Caller, Deferred, NotCached, NotOurs
 from callstate_client.engine.limits import DefaultLimits, Spans
 from callstate_client.engine.request import BadRequest, read_request, result_line
 from callstate_client.engine.sessions.session import Session
@@ -209,6 +209,7 @@ class MemoryHost:
     """
 
     accepts_new = True
+    is_shared = False
 
     def __init__(self, engine: Engine, clock: SteppedClock) -> None:
         self._engine = engine
@@ -217,6 +218,14 @@ class MemoryHost:
     def note_missing(self, session_id: str) -> None:
         """A session that is not in memory does not exist."""
         self._engine.table.tombstones.remember_miss(session_id, self._clock.mono())
+
+    def when_taken(self, theirs: NotOurs, then: Callable[[], None]) -> None:
+        """There are no other hosts."""
+        raise AssertionError(theirs.host)
+
+    def is_dead(self, host_id: str, /) -> bool:
+        """There are no other hosts."""
+        return False
 
     def when_known(self, session_id: str, then: Callable[[], None]) -> None:
         """Known at once: it does not exist."""

@@ -1,20 +1,28 @@
-"""The rounds of a host among others: raise the own lease, look at those of the others."""
+"""The rounds of a host among others: raise the own lease, look at those of the others, and act on what is seen."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from callstate_client.engine.sessions.stored import StoreError
-from callstate_sidecar.background import BackgroundTask
+from callstate_sidecar.background import BackgroundTask, supervise
+from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.lease import HostIdTakenError, HostLease
+from callstate_sidecar.hosts.possession import Possessions
+from callstate_sidecar.hosts.sweep import ActiveSweep
+from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.hosts.watch import HostWatch
 from callstate_sidecar.metrics import Metrics
-from callstate_sidecar.stores.hosts import HostRegistry
+from callstate_sidecar.stores.hosts import HostRegistry, LeaseReply
 from callstate_sidecar.system.clock import SystemClock
 
 log = logging.getLogger(__name__)
+
+COMPARE_S: Final = 30.0
+"""How long a start may take to compare its sessions with the store; what is left is done while it serves."""
 
 
 class HostRounds(BackgroundTask):
@@ -24,27 +32,47 @@ class HostRounds(BackgroundTask):
         registry: the hosts of the store.
         lease: this host's.
         watch: the others'.
+        possessions: compares sessions with the store.
+        takeovers: has the sessions that this host may have been given.
+        adopter: takes over the sessions of dead hosts.
+        sweep: of the active set.
         clock: monotonic time.
         metrics: counts what fails.
+        lease_s: `store.host_lease_s`.
         host_id_taken: called once where another daemon turns out to have this host's id.
     """
 
     def __init__(
         self,
+        *,
         registry: HostRegistry,
         lease: HostLease,
         watch: HostWatch,
+        possessions: Possessions,
+        takeovers: Takeovers,
+        adopter: Adopter,
+        sweep: ActiveSweep,
         clock: SystemClock,
         metrics: Metrics,
+        lease_s: float,
         host_id_taken: Callable[[HostIdTakenError], None],
     ) -> None:
         super().__init__(metrics)
         self._registry = registry
         self._lease = lease
         self._watch = watch
+        self._possessions = possessions
+        self._takeovers = takeovers
+        self._adopter = adopter
+        self._sweep = sweep
         self._clock = clock
+        self._lease_s = lease_s
         self._host_id_taken = host_id_taken
+        self._work: asyncio.Task[None] | None = None
+        self._dead: list[str] = []
         self.is_dead = watch.is_dead
+        self._compare = self._recover = True
+        """What is still to be done: compare all hot sessions with the store, and read its others."""
 
     async def begin(self, check: Callable[[], None]) -> None:
         """Before the daemon serves: the first round, where the store can be reached.
@@ -56,9 +84,36 @@ class HostRounds(BackgroundTask):
             HostIdTakenError: another daemon has this host's id.
         """
         try:
-            await self._lease.renew(check)
+            was_away = self._was_away(await self._lease.renew(check))
+            self._compare = self._compare and was_away
+            async with asyncio.timeout(COMPARE_S):
+                await self._catch_up()
         except StoreError as error:
             log.warning("whether another daemon has this host's id is not known yet: %s", error)
+        except TimeoutError:
+            log.warning("sessions have not been compared with the store in %g s; serving meanwhile", COMPARE_S)
+
+    def _was_away(self, reply: LeaseReply) -> bool:
+        """Whether the lease may have run out since it was raised before."""
+        return reply.age_ms is None or reply.age_ms > self._lease_s * 1000
+
+    async def _catch_up(self) -> None:
+        """Give up what others have taken, and read what is this host's and not hot."""
+        if self._compare:
+            await self._possessions.look_at_all()
+            self._compare = False
+        if self._recover:
+            found = await self._possessions.look_at_own_set()
+            if found:
+                log.info("%d sessions of this host were read from the store", found)
+            self._recover = False
+
+    async def stop(self) -> None:
+        """End; see BackgroundTask."""
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.wait([self._work])
+        await super().stop()
 
     async def _run(self) -> None:
         while True:
@@ -70,13 +125,31 @@ class HostRounds(BackgroundTask):
                 return
 
     async def round(self) -> None:
-        """One round; where the store does not answer, what was seen of the other hosts does not count any more.
+        """Raise the lease and look at the others'; where the store does not answer, what was seen of the other
+        hosts does not count any more.
 
         Raises:
             HostIdTakenError: another daemon has this host's id.
         """
         try:
-            await self._lease.renew()
-            self._watch.look(await self._registry.counters(), self._clock.mono())
+            self._compare = self._was_away(await self._lease.renew()) or self._compare
+            self._dead = self._watch.look(await self._registry.counters(), self._clock.mono())
         except StoreError:
             self._watch.interrupted()
+            return
+        if self._work is None or self._work.done():  # what takes long must not hold up the lease
+            self._work = supervise("hosts", self._act, self._metrics)
+
+    async def _act(self) -> None:
+        """Act on what was seen; what fails is done in the next round."""
+        try:
+            await self._possessions.look_at_hints()
+            await self._catch_up()
+            for session_id in [*self._takeovers.in_doubt]:
+                await self._possessions.recover(session_id)
+                self._takeovers.in_doubt.discard(session_id)
+            for host in self._dead:
+                await self._adopter.adopt_all(host)
+            await self._sweep.sweep_if_due()
+        except StoreError as error:
+            log.debug("a round among the hosts was cut short: %s", error)

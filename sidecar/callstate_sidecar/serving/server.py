@@ -13,7 +13,7 @@ import logging
 from contextlib import suppress
 
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.interfaces import Deferred, NotCached
+from callstate_client.engine.interfaces import Deferred, NotCached, NotOurs
 from callstate_client.engine.request import (
     NULL_ID,
     BadRequest,
@@ -147,6 +147,10 @@ class Server:
         except NotCached as miss:
             self._begin_waiting(connection)
             self._engine.ctx.host.when_known(miss.session_id, lambda: self._run_waiting(connection, request))
+            return
+        except NotOurs as theirs:
+            self._begin_waiting(connection)
+            self._engine.ctx.host.when_taken(theirs, lambda: self._run_waiting(connection, request))
             return
         except Exception as error:  # noqa: BLE001 - each becomes an error reply; bugs are logged
             result = error

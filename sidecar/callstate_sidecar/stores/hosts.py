@@ -70,7 +70,12 @@ class TakeOutcome(Enum):
 
 
 class Taken(NamedTuple):
-    """The result of a Take; `stored` is the session as it was before, where it was taken."""
+    """The result of a Take.
+
+    Args:
+        outcome: whether it was taken.
+        stored: where it was: the session with its new host and epoch, and the owner and state from before.
+    """
 
     outcome: TakeOutcome
     stored: StoredSession | None = None

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.interfaces import Caller, NotOurs
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.reasons import EXITED, OVERTIME, RELEASED
+from callstate_client.engine.reasons import EXITED, HOST_LOST, OVERTIME, RELEASED, STOLEN, UNOWNED
 from callstate_client.engine.rules.authority import check_authority, is_holder
 from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.handovers import counted_hold, is_poison
@@ -57,7 +57,9 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
     checked_history(p.history)
     session = ctx.find(p.session_id)
     if session.host:
-        check_authority(ctx, caller, session, None)  # always refused: it belongs to another host
+        if not ctx.host.is_shared:
+            check_authority(ctx, caller, session, None)  # refused: whose it is can't be changed
+        raise _across_hosts(ctx, session, worker_id, steal=p.steal)
     if session.ended and not (session.facts.reaped and p.session_id in ctx.table.sessions):
         raise ended_error(session)
     phase = ctx.liveness.phase(session.id)
@@ -72,6 +74,26 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
         raise ConflictError(f"the session is {session.facts.owner}'s, which is alive", owner=session.facts.owner)
     _take(ctx, caller, session, worker_id, p)
     return load_session(session, p.history, for_worker=True)
+
+
+def _across_hosts(ctx: Context, session: Session, worker_id: str, *, steal: bool) -> NotOurs:
+    """How to claim a session of another host: by the same rule as one of this host, and where its host is dead.
+
+    Raises:
+        SessionEndedError: it has ended.
+        ConflictError: it has an owner that is alive.
+        ShuttingDownError, OverloadedError: there is no room for another session here.
+    """
+    if session.ended:
+        raise ended_error(session)
+    facts, host = session.facts, session.host or ""
+    reason = facts.orphan or session.suspected or ("" if facts.owner else UNOWNED)
+    is_dead = not reason and ctx.host.is_dead(host)
+    if not (reason or is_dead or steal):
+        raise ConflictError(f"the session is {facts.owner}'s at host {host}, which is alive", owner=facts.owner)
+    ctx.check_room()
+    why = reason or (HOST_LOST if is_dead else STOLEN)
+    return NotOurs(session, owner=worker_id, force=is_dead or steal, why=why)
 
 
 def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> None:
@@ -165,7 +187,7 @@ def _why_claimable(ctx: Context, session: Session) -> str:
         return ctx.departures.pending[session.id]
     if session.suspected or session.facts.orphan:
         return session.suspected or session.facts.orphan
-    return "stolen" if session.facts.owner else "unowned"
+    return STOLEN if session.facts.owner else UNOWNED
 
 
 def release(ctx: Context, caller: Caller, p: ReleaseParams) -> bytes:

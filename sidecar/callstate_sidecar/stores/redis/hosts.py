@@ -90,7 +90,7 @@ class RedisHosts:
         await self._client.commands(("SADD", own, *ids), ("PEXPIRE", own, self._ttl_ms))
         beats = await self._client.commands(*(("ZSCORE", keys.beats, raw) for raw in ids))
         replies = await self._each([self._take(take) for take in takes])
-        results = [_taken(reply, beat) for reply, beat in zip(replies, beats, strict=True)]
+        results = [self._taken(take, *each) for take, *each in zip(takes, replies, beats, strict=True)]
         after: list[tuple[Any, ...]] = []
         for take, raw, result in zip(takes, ids, results, strict=True):
             if result.outcome is TakeOutcome.TAKEN:
@@ -109,6 +109,16 @@ class RedisHosts:
             int(take.force), self._ttl_ms, HOST_LOST,
         )  # fmt: skip
         return ScriptCall(TAKE, self._keys.session(take.session_id)[:2], args)
+
+    def _taken(self, take: Take, reply: Any, beat: Any) -> Taken:
+        code, *found = reply
+        if code != 1:
+            return Taken(TakeOutcome.CHANGED if code else TakeOutcome.HELD)
+        document, fields = found
+        meta = parse_meta(dict(zip(fields[::2], fields[1::2], strict=True)))
+        if meta is not None:
+            meta.host, meta.epoch = self._host_id, next_term(take.epoch)
+        return Taken(TakeOutcome.TAKEN, StoredSession(document, meta, beat_ms(beat)))
 
     async def taken_away(self) -> list[str]:
         """Some of the sessions that other hosts have taken from this one; a hint, meta is decisive."""
@@ -144,12 +154,3 @@ def _possession(reply: Any) -> Possession | None:
     if not version or deleted == b"1":
         return None
     return Possession(id_text(host), int(epoch) if epoch.isdigit() else 0, id_text(state))
-
-
-def _taken(reply: Any, beat: Any) -> Taken:
-    code, *found = reply
-    if code != 1:
-        return Taken(TakeOutcome.CHANGED if code else TakeOutcome.HELD)
-    document, fields = found
-    meta = parse_meta(dict(zip(fields[::2], fields[1::2], strict=True)))
-    return Taken(TakeOutcome.TAKEN, StoredSession(document, meta, beat_ms(beat)))

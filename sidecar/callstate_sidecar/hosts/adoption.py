@@ -1,0 +1,123 @@
+"""Adoption: the sessions of a dead host are taken over, and are orphans here until somebody claims them.
+
+Every host that sees it dead may adopt; each session goes to the one whose compare-and-set comes first. So that they
+don't all try at once, one of them has it as its duty for a while. Which sessions there are is read from the dead
+host's set, and meta decides; those that the set lacks are found by the sweep of the active set (sweep.py).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from callstate_client.engine.rules import handoff
+from callstate_client.engine.rules.context import Context
+from callstate_client.engine.sessions.stored import ENDED, StoreError
+from callstate_client.errors import UnreadableError
+from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.stores.hosts import HostRegistry, Possession, Take, TakeOutcome
+
+log = logging.getLogger(__name__)
+
+TAKES_AT_ONCE: Final = 20
+"""Documents parsed and journaled without giving way to the loop: a millisecond or two."""
+
+DUTY_S: Final = 10.0
+"""How long nobody else adopts a host's sessions after a page of them."""
+
+
+class Adopter:
+    """Takes over the sessions of dead hosts.
+
+    Args:
+        registry: the hosts of the store.
+        ctx: the sessions.
+        commit: commits the open group.
+        host_id: this host.
+        instance: this daemon.
+        in_doubt: gets the sessions that the store may have given to this host without a reply.
+        metrics: counts the sessions adopted.
+    """
+
+    def __init__(
+        self,
+        registry: HostRegistry,
+        ctx: Context,
+        commit: Callable[[], None],
+        host_id: str,
+        instance: str,
+        in_doubt: set[str],
+        metrics: Metrics,
+    ) -> None:
+        self._registry = registry
+        self._ctx = ctx
+        self._commit = commit
+        self._host_id = host_id
+        self._instance = instance
+        self._in_doubt = in_doubt
+        self._metrics = metrics
+
+    async def adopt_all(self, host: str) -> int:
+        """Take over all sessions of a dead host, as far as there is room.
+
+        Returns:
+            how many this host has taken.
+
+        Raises:
+            StoreError: the store failed on the way.
+        """
+        adopted, cursor, left = 0, "", False
+        while await self._registry.begin_duty(f"adopt:{host}", self._instance, DUTY_S):
+            session_ids, cursor = await self._registry.sessions_of(host, cursor)
+            found = await self._registry.possessions(session_ids)
+            theirs = {i: p for i, p in zip(session_ids, found, strict=True) if p is not None and p.host == host}
+            strays = [i for i in session_ids if i not in theirs or theirs[i].state == ENDED]
+            await self._registry.remove_from_set(host, strays)
+            taken = await self.adopt(theirs)
+            left = left or taken < len(theirs)
+            adopted += taken
+            if not cursor:
+                if not left:
+                    await self._registry.forget_host(host)
+                break
+        if adopted:
+            log.warning("host %s is dead: %d of its sessions were taken over", host, adopted)
+        return adopted
+
+    async def adopt(self, sessions: dict[str, Possession]) -> int:
+        """Take over these sessions of dead hosts.
+
+        Returns:
+            how many this host has taken.
+
+        Raises:
+            StoreError: the store failed on the way.
+        """
+        takes = [Take(i, p.host, p.epoch, "", force=True) for i, p in sessions.items() if p.state != ENDED]
+        adopted = 0
+        for start in range(0, len(takes), TAKES_AT_ONCE):
+            if len(self._ctx.table.sessions) + TAKES_AT_ONCE > self._ctx.limits.sessions or self._ctx.draining:
+                log.warning("no room for a dead host's sessions: limits.sessions is reached, or this host drains")
+                break
+            adopted += await self._adopt_some(takes[start : start + TAKES_AT_ONCE])
+        return adopted
+
+    async def _adopt_some(self, takes: Sequence[Take]) -> int:
+        try:
+            results = await self._registry.take(takes)
+        except StoreError:
+            self._in_doubt.update(take.session_id for take in takes)
+            raise
+        adopted = 0
+        for take, taken in zip(takes, results, strict=True):
+            if taken.outcome is not TakeOutcome.TAKEN or taken.stored is None:
+                continue
+            adopted += 1
+            try:
+                handoff.adopt(self._ctx, take.session_id, taken.stored, self._host_id)
+            except UnreadableError as error:
+                log.error("session %s of dead host %s can't be read: %s", take.session_id, take.host, error)  # noqa: TRY400
+        self._metrics.count("sessions_adopted", adopted)
+        self._commit()
+        return adopted
