@@ -32,6 +32,7 @@ CLIENT = {
     "client": "errors model protocol store requests transport calls api",
     "memory": "errors model protocol store engine clock calls api",
     "sync": "errors model protocol store requests transport calls uncopied",
+    "adapters": "errors model calls api client",
     "cli": "errors model protocol store requests calls api client",
 }
 ENGINE = {
