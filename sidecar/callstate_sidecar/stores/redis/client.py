@@ -14,6 +14,7 @@ from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from callstate_client.engine.sessions.stored import StoreDownError, StoreRefusingError
 from callstate_sidecar.config.redis_url import parse_redis_url
+from callstate_sidecar.config.tls import tls_context
 from callstate_sidecar.stores.redis.cluster import Cluster
 from callstate_sidecar.stores.redis.connections import Connector
 from callstate_sidecar.stores.redis.errors import describe, translate
@@ -47,8 +48,9 @@ def connect_each(
         ValueError: the URL is not as described. The message contains no password.
     """
     parsed = parse_redis_url(url)
+    tls = tls_context(parsed)
     connectors = [
-        Connector(parsed, connections=number, timeout_s=timeout_s, password=password, name=name)
+        Connector(parsed, tls, connections=number, timeout_s=timeout_s, password=password, name=name)
         for number in connections
     ]
     if parsed.topology == "sentinel":

@@ -5,12 +5,13 @@ redis-py's defaults replay writes, wait a minute for a stopped server, and reuse
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
 import hiredis
-from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
@@ -29,6 +30,7 @@ class Connector:
 
     Args:
         url: its options take precedence.
+        tls: its context (`tls_context`).
         connections: per server, at most so many at a time; further commands wait for a free one.
         timeout_s: longest wait for a connection, for connecting, and for each reply, seconds.
         password: used if the URL has none.
@@ -36,17 +38,20 @@ class Connector:
     """
 
     def __init__(
-        self, url: RedisUrl, *, connections: int, timeout_s: float, password: str | None = None, name: str = ""
+        self,
+        url: RedisUrl,
+        tls: ssl.SSLContext | None,
+        *,
+        connections: int,
+        timeout_s: float,
+        password: str | None = None,
+        name: str = "",
     ) -> None:
         self.url = url
         self.timeout_s = timeout_s
         self._connections = connections
         self._name = name
-        self._options: dict[str, Any] = {
-            "socket_timeout": timeout_s,
-            "socket_connect_timeout": timeout_s,
-            **url.options,
-        }
+        self._tls = tls
         self._credentials: dict[str, Any] = {"username": url.username or None, "password": url.password or password}
 
     def server(self, db: int | None = None) -> Redis:
@@ -59,58 +64,51 @@ class Connector:
         if self.url.path:
             return self._client(UnixDomainSocketConnection, path=self.url.path, db=db)
         host, port = self.url.nodes[0]
-        return self._client(_transport(self.url.tls), host=host, port=port, db=db)
+        return self._client(self._transport(self.url.tls), host=host, port=port, db=db)
 
     def node(self, host: str, port: int) -> Redis:
         """A node of a cluster."""
-        return self._client(_transport(self.url.tls), host=host, port=port)
+        return self._client(self._transport(self.url.tls), host=host, port=port)
 
     def primary(self, find: Callable[[], Awaitable[Node]]) -> Redis:
         """A server that each new connection looks up by `find`."""
-        following = type(
-            "FollowingConnection", (_Following, _transport(self.url.tls)), {"find": staticmethod(find)}
-        )
+        transport = self._transport(self.url.tls)
+        following: Any = type("FollowingConnection", (_Following, transport), {"find": staticmethod(find)})
         return self._client(following, db=self.url.db)
 
-    def sentinel_options(self) -> dict[str, Any]:
-        """Keyword arguments of redis-py's `Redis` for connections to sentinels.
+    def sentinels(self) -> list[Redis]:
+        """The sentinels of the URL.
 
         Their timeouts are a share of the timeout: a lookup may have to ask all of them, one after the other.
         """
-        tls = self.url.sentinel["ssl"]
-        share_s = self.timeout_s / (len(self.url.nodes) + 1)
-        mine = {name: value for name, value in self.url.options.items() if tls or not name.startswith("ssl_")}
-        return {
-            **mine,
-            "socket_timeout": min(share_s, mine.get("socket_timeout", share_s)),
-            "socket_connect_timeout": min(share_s, mine.get("socket_connect_timeout", share_s)),
-            "ssl": tls,
-            "username": self.url.sentinel["username"] or None,
-            "password": self.url.sentinel["password"] or None,
-            "protocol": 2,
-            "retry": Retry(NoBackoff(), 0),
-        }
+        sentinel = self.url.sentinel
+        transport, share_s = self._transport(sentinel["ssl"]), self.timeout_s / (len(self.url.nodes) + 1)
+        credentials = {"username": sentinel["username"] or None, "password": sentinel["password"] or None}
+        return [
+            self._client(transport, host=host, port=port, timeout_s=share_s, **credentials)
+            for host, port in self.url.nodes
+        ]
 
-    def _client(self, transport: type[Any], **where: Any) -> Redis:
-        tls = issubclass(transport, SSLConnection)
-        options = {name: value for name, value in self._options.items() if tls or not name.startswith("ssl_")}
+    def _transport(self, tls: bool) -> type[Connection]:
+        return type("TlsConnection", (_OverTls, Connection), {"context": self._tls}) if tls else Connection
+
+    def _client(self, transport: type[Any], timeout_s: float | None = None, **settings: Any) -> Redis:
+        timeout_s = timeout_s or self.timeout_s
+        timeouts = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
         packing: Any = type("PackingConnection", (_Packing, transport), {})
         pool = BlockingConnectionPool(
             connection_class=packing,
             max_connections=self._connections,
-            timeout=self.timeout_s,
+            timeout=timeout_s,
             protocol=2,
             retry=Retry(NoBackoff(), 0),
             redis_connect_func=_named(self._name) if self._name else None,
-            **self._credentials,
-            **where,
-            **options,
+            **{**self._credentials, **timeouts, **self._socket_options(), **settings},
         )
         return Redis(connection_pool=pool)
 
-
-def _transport(tls: bool) -> type[Connection]:
-    return SSLConnection if tls else Connection
+    def _socket_options(self) -> dict[str, Any]:
+        return {name: value for name, value in self.url.options.items() if name.startswith("socket_")}
 
 
 def _named(name: str) -> Callable[[Any], Awaitable[None]]:
@@ -123,6 +121,15 @@ def _named(name: str) -> Callable[[Any], Awaitable[None]]:
             await connection.read_response()
 
     return prepare
+
+
+class _OverTls:
+    """A connection mixin for TLS by a context of ours."""
+
+    context: ssl.SSLContext
+
+    def _connection_arguments(self) -> dict[str, Any]:
+        return {**super()._connection_arguments(), "ssl": self.context}  # type: ignore[misc]
 
 
 class _Following:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, ConnectionError, ReadOnlyError, RedisError  # noqa: A004
 
 from callstate_sidecar.stores.redis.connections import Connector, Node
@@ -26,9 +26,8 @@ class Sentinels:
     """
 
     def __init__(self, connector: Connector) -> None:
-        make: Any = Sentinel  # untyped in some versions of redis-py
         self._service = connector.url.service
-        self._sentinel = make(connector.url.nodes, sentinel_kwargs=connector.sentinel_options())
+        self._sentinels: list[Any] = [*connector.sentinels()]  # untyped in some versions of redis-py
         self._primary: Node | None = None
         self._servers: list[OneServer] = []
 
@@ -38,7 +37,7 @@ class Sentinels:
 
     async def verify(self) -> None:
         """See that they are sentinels."""
-        await verify_sentinels(self._sentinel.sentinels)
+        await verify_sentinels(self._sentinels)
 
     async def find(self) -> Node:
         """Ask them, one after the other, for the primary.
@@ -48,16 +47,16 @@ class Sentinels:
             AuthenticationError: one has refused us, and no other knows it.
         """
         faults: list[Exception] = []
-        for sentinel in [*self._sentinel.sentinels]:
+        for sentinel in [*self._sentinels]:
             try:
                 masters = await sentinel.sentinel_masters()
             except (RedisError, OSError) as error:
                 faults.append(error)
                 continue
             state = masters.get(self._service)
-            if state is not None and self._sentinel.check_master_state(state, self._service):
-                self._sentinel.sentinels.remove(sentinel)
-                self._sentinel.sentinels.insert(0, sentinel)  # the first to ask the next time
+            if state and state["is_master"] and not (state["is_sdown"] or state["is_odown"]):
+                self._sentinels.remove(sentinel)
+                self._sentinels.insert(0, sentinel)  # the first to ask the next time
                 return await self._named((state["ip"], state["port"]))
             faults.append(
                 MasterNotFoundError(
@@ -78,7 +77,7 @@ class Sentinels:
 
     async def disconnect(self, *, in_use: bool) -> None:
         """Close the connections to the sentinels."""
-        for sentinel in self._sentinel.sentinels:
+        for sentinel in self._sentinels:
             await disconnect(sentinel, in_use=in_use)
 
 
