@@ -125,7 +125,7 @@ class RedisBackend:
     async def check_for_loss(self) -> None:
         """Compare the mark, as each batch does."""
         tags = await self._writing.slot_tags()
-        calls = [self._marks.of(tag).call() for tag in tags]
+        calls = [self._marks.of(tag).call(with_run_id=True) for tag in tags]
         replies = await self._writing.run_each(calls)
         for reply in replies:
             if isinstance(reply, ResponseError):
@@ -147,9 +147,9 @@ class RedisBackend:
         marks = [self._marks.of(tag).call() for tag in tags]
         if self._sets is not None:
             await self._sets.add(batch)
-        replies = await self._writing.run_each([*marks, *map(self._call, batch)], self._confirms)
-        self._marks.check(tags, marks, replies[: len(marks)])
-        del replies[: len(marks)]
+        replies = await self._writing.run_each([*map(self._call, batch), *marks], self._confirms)
+        self._marks.check(tags, marks, replies[len(batch) : len(batch) + len(marks)])
+        del replies[len(batch) : len(batch) + len(marks)]
         await self._check_faults(replies[: len(batch)])
         results = [_result(reply) for reply in replies[: len(batch)]]
         asked = len(self._confirms)

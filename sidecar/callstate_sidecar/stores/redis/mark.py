@@ -1,9 +1,10 @@
 """The mark: how a daemon notices that Redis has lost what was written to it.
 
 A FLUSHALL, a restart without data, an eviction, or a failover to a replica that lagged behind: Redis goes on
-answering, and nothing fails. So the daemon keeps one key on the server, and sets it to a new value with each batch.
-If the server no longer has the value last set, it has lost the writes in between, and perhaps everything. A server
-with another run id may have lost them as well: it was restarted, or is another server.
+answering, and nothing fails. So the daemon keeps one key on the server, and sets it to a new value at the end of
+each batch: a server that has the value has all that was written before. If it no longer has the value last set, it
+has lost writes, and perhaps everything. A server with another run id was restarted, or is another one, and is not
+trusted either; that is looked at each second.
 
 Values are numbered. A batch whose reply was lost may have been executed or not, so any number from the last
 confirmed one on is right.
@@ -46,10 +47,15 @@ class Mark:
         self.losses = 0
         self.confirmed = 0
 
-    def call(self) -> ScriptCall:
-        """A call that sets the next value; it goes to `check`, with its reply."""
+    def call(self, *, with_run_id: bool = False) -> ScriptCall:
+        """A call that sets the next value; it goes to `check`, with its reply.
+
+        Args:
+            with_run_id: also look at the server's run id, which costs it five times as much.
+        """
         self._last += 1
-        return ScriptCall(MARK, [self._key], [f"{self._token}:{self._last}".encode(), MARK_TTL_MS])
+        known = [self._run_id] if with_run_id else []
+        return ScriptCall(MARK, [self._key], [f"{self._token}:{self._last}".encode(), MARK_TTL_MS, *known])
 
     def is_kept(self, value: bytes, since: int) -> bool:
         """Whether a server with this value has all that it had when `confirmed` was `since`."""

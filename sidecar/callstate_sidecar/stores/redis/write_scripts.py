@@ -26,11 +26,13 @@ MARK: Final = Script(
     + """
 local found = redis.call('GET', KEYS[1])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return {found or '', info('server', 'run_id'), info('memory', 'maxmemory_policy')}
+local run_id = ARGV[3] and info('server', 'run_id') or ''
+return {found or '', run_id, run_id ~= ARGV[3] and run_id ~= '' and info('memory', 'maxmemory_policy') or ''}
 """
 )
-"""KEYS: mark. ARGV: its new value, its ttl in ms. Returns the value before or an empty string, the server's run id,
-and its eviction policy; empty strings where the user may not run INFO."""
+"""KEYS: mark. ARGV: its new value, its ttl in ms; then the run id that the server had, to look at it, which takes
+longer than all the rest. Returns the value before, the server's run id and, if that is another one, its eviction
+policy; empty texts for what is not known or not asked for, and where the user may not run INFO."""
 
 CHECK: Final = Script(
     STAMP
@@ -43,14 +45,15 @@ local function renew(key)
   redis.call('PEXPIRE', key, ttl)
   return true
 end
-local at, deviating, evicts = 0, {''}, true
+local at, deviating = 0, {''}
 if shared then
   renew(KEYS[2])
-  at, deviating, evicts = 3, {redis.call('GET', KEYS[3]) or ''}, info('stats', 'evicted_keys') ~= '0'
+  at, deviating = 3, {redis.call('GET', KEYS[3]) or ''}
 end
 -- An ended session is not in the active set either way: it may have been evicted, and is rather kept.
 local function was_deleted(id, live)
-  return shared and redis.call('SISMEMBER', KEYS[1], id) == 0 and (live or not evicts)
+  if not shared or redis.call('SISMEMBER', KEYS[1], id) == 1 then return false end
+  return live or info('stats', 'evicted_keys') == '0'
 end
 for i = 4, #ARGV, 3 do
   local document, meta, id, live = KEYS[at + 1], KEYS[at + 2], ARGV[i], ARGV[i + 2] == '1'
