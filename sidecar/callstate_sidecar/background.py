@@ -17,6 +17,9 @@ T = TypeVar("T")
 RESTART_S: Final = 1.0
 """Pause before a failed task is restarted: a permanent fault must not fill the log and the CPU."""
 
+CANCEL_AGAIN_S: Final = 1.0
+"""After this a task that still runs is cancelled again."""
+
 
 def supervise(name: str, work: Callable[[], Awaitable[None]], metrics: Metrics) -> asyncio.Task[None]:
     """Run `work` in a task until it returns or is cancelled; restart it if it raises.
@@ -44,9 +47,14 @@ def supervise(name: str, work: Callable[[], Awaitable[None]], metrics: Metrics) 
 
 
 async def cancel_and_wait(task: asyncio.Task[None]) -> None:
-    """Cancel a task, and return when it has ended, in whatever way."""
-    task.cancel()
-    await asyncio.wait([task])
+    """Cancel a task, and wait until it has ended, whether with an exception or not.
+
+    Libraries swallow a cancellation now and then (redis-py does if a reply times out at about the same time), so it
+    is repeated until the task has ended.
+    """
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_S)
 
 
 async def in_thread(call: Callable[..., T], *args: object) -> T:
