@@ -10,10 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from callstate_client import SessionState, SidecarStore, StoreUnavailableError, UnreadableError, connect
+from callstate_client import (
+    OverloadedError,
+    SessionState,
+    SidecarStore,
+    StoreUnavailableError,
+    UnreadableError,
+    connect,
+)
 from callstate_sidecar.stores.sqlite import SqliteStore
 from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
+from support.slow_link import SlowLink
 from support.wire import Wire
 
 pytestmark = pytest.mark.system
@@ -197,3 +205,63 @@ async def test_a_session_that_redis_hangs_up_on_holds_up_no_other(redis: RedisSe
             while (await store.stats())["quarantined"]:
                 await asyncio.sleep(0.01)
         assert int(redis.command("STRLEN", "voicesession:big").strip(b":\r\n")) > 4_500_000
+
+
+@on_uvloop
+async def test_a_session_too_large_for_the_line_is_found_and_holds_up_no_other(redis: RedisServer) -> None:
+    """4.5 MB at 1 MB a second, and `store.timeout_s` is 2; what is small passes."""
+    async with SlowLink(redis.socket, 1_000_000) as link:
+        daemon = Daemon("--set", "store.flush_interval_s=60", store=f"unix://{link.socket}")
+        try:
+            await daemon.in_thread("start")
+            async with connect(daemon.socket) as store:
+                await store.save(SessionState("big", status="active"))
+                for _ in range(5):
+                    await store.add_turn("big", "user", "x" * 900_000)
+                for number in range(20):
+                    await store.save(SessionState(f"small-{number}", status="active"))
+                assert (await store.flush(timeout_s=30)).unflushed == 1
+                (refused,) = [each async for each in store.quarantined()]
+                assert refused.session_id == "big"
+                assert refused.reason.startswith("unanswered: ")
+                assert b":20\r\n" in redis.command("SCARD", "voicesession:active")
+                for number in range(20):
+                    await store.add_turn(f"small-{number}", "user", "hello")
+                assert (await store.flush(timeout_s=30)).unflushed == 1
+                assert (await store.stats())["store"] == "up"
+                link.bytes_per_s = None
+                await store.retry_quarantined()
+                async with asyncio.timeout(30):
+                    while (await store.stats())["quarantined"]:
+                        await asyncio.sleep(0.01)
+            assert int(redis.command("STRLEN", "voicesession:big").strip(b":\r\n")) > 4_500_000
+        finally:
+            # not in the loop, which is that of the link as well
+            await asyncio.to_thread(daemon.close, expect=rf"{STORE_AWAY}|does not take session big")
+
+
+@on_uvloop
+async def test_a_right_that_lacks_is_refusing_and_all_is_written_once_it_is_granted(redis: RedisServer) -> None:
+    """The whole store is at fault: no session is blamed, and new ones are bounded."""
+    redis.command("ACL", "SETUSER", "worker", "on", ">p", "~*", "+@all", "-sadd")
+    daemon = Daemon("--set", "store.max_dirty_bytes=65536", store=f"unix://worker:p@{redis.socket}")
+    try:
+        await daemon.in_thread("start")
+        async with connect(daemon.socket) as store:
+            await store.save(SessionState("c0", status="active"))
+            async with asyncio.timeout(20):
+                await event(store, "store.down")
+            stats = await store.stats()
+            assert stats["store"] == "refusing"
+            assert "sadd" in stats["store_error"] or "can't run this command" in stats["store_error"]
+            assert stats["quarantined"] == 0
+            await store.add_turn("c0", "user", "x" * 70_000)
+            with pytest.raises(OverloadedError):
+                await store.save(SessionState("c1", status="active"))
+            redis.command("ACL", "SETUSER", "worker", "+sadd")
+            assert (await store.flush(timeout_s=20)).unflushed == 0
+            await store.save(SessionState("c1", status="active"))
+            assert (await store.flush(timeout_s=20)).unflushed == 0
+            assert (await store.stats())["store"] == "up"
+    finally:
+        daemon.close(expect=STORE_AWAY)

@@ -135,7 +135,7 @@ class WriteBehind(BackgroundTask):
             how many sessions and deletions the store does not have; the journal has them.
         """
         if not self.store.is_open:
-            await self._look_for_loss(timeout_s)
+            await self._look_for_loss(min(timeout_s, self._config.timeout_s))
         left = await self._barrier.wait(None, timeout_s, unless_down=True)
         return left["unflushed"]
 
