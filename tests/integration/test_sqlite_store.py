@@ -29,7 +29,8 @@ from callstate_client.errors import InvalidParamsError, SessionNotFoundError, St
 from callstate_client.model import SessionState
 from callstate_sidecar.stores.backend import WriteOutcome
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore, expiry
-from callstate_sidecar.stores.sqlite import backend as sqlite_backend
+from callstate_sidecar.stores.sqlite import writes as sqlite_writes
+from callstate_sidecar.stores.sqlite.schema import SCHEMA_VERSION
 from support.stores import all_active
 
 DOCUMENT = b'{"id":"call-1","status":"active"}'
@@ -109,7 +110,7 @@ async def test_the_file_is_its_users_alone_and_in_wal(store: SqliteStore, path: 
         assert stat.S_IMODE(entry.stat().st_mode) == 0o600, entry
     with by_hand(path) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
 
 
 async def test_sessions_outlive_the_process(path: Path) -> None:
@@ -195,13 +196,13 @@ async def test_a_newer_file_is_refused_in_plain_words(
     store: SqliteStore, backend: SqliteBackend, path: Path
 ) -> None:
     with by_hand(path) as connection:
-        connection.execute("PRAGMA user_version = 2")
-    with pytest.raises(StoreUnavailableError, match=r"schema 2, made by a newer callstate; this one supports 1"):
+        connection.execute("PRAGMA user_version = 3")
+    with pytest.raises(StoreUnavailableError, match=r"schema 3, made by a newer callstate; this one supports 2"):
         await store.list_active()
     with pytest.raises(StoreRefusingError, match="newer"):
         await backend.ping()
     with by_hand(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
 
 
 async def test_a_file_of_before_there_were_ops_gets_them(backend: SqliteBackend, path: Path) -> None:
@@ -452,7 +453,7 @@ async def test_what_a_file_took_that_went_meanwhile_is_written_to_the_next(
     backend: SqliteBackend, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await backend.write([a_write("call-1")])
-    real, calls = sqlite_backend.purge, 0
+    real, calls = sqlite_writes.purge, 0
 
     def purge(connection: sqlite3.Connection, now_ms: int) -> None:
         nonlocal calls
@@ -461,7 +462,7 @@ async def test_what_a_file_took_that_went_meanwhile_is_written_to_the_next(
             path.unlink()
         real(connection, now_ms)
 
-    monkeypatch.setattr(sqlite_backend, "purge", purge)
+    monkeypatch.setattr(sqlite_writes, "purge", purge)
     await backend.write([a_write("call-2")])
     assert (calls, backend.data_losses) == (2, 1)
     async with SqliteStore(path) as other:

@@ -15,7 +15,7 @@ from redis.asyncio import Redis
 
 from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, StoredSession, Write
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.backend import Backend, WriteOutcome
+from callstate_sidecar.stores.backend import Backend, Deviation, StoredVersion, WriteOutcome
 from callstate_sidecar.stores.document_store import DocumentStore
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
@@ -505,8 +505,6 @@ async def test_a_patch_is_not_made_in_a_document_of_other_software(side: Side) -
 
 
 async def test_what_other_software_wrote_is_set_aside_and_replaced(side: Side) -> None:
-    if side.backend.name == "sqlite":
-        pytest.skip("only the daemon and its own SqliteStore write to the file")
     await side.backend.write([a_write()])
     await side.store.save(SessionState("call-1", from_="+49"))
     theirs = (await there(side)).document
@@ -518,3 +516,62 @@ async def test_what_other_software_wrote_is_set_aside_and_replaced(side: Side) -
     assert (await there(side)).document == b'{"id":"call-1","from":"+1"}'
     (result,) = await side.backend.write([a_write(version=3)])
     assert not result.set_aside
+
+
+async def test_what_other_software_wrote_and_was_taken_is_not_set_aside(side: Side) -> None:
+    await side.backend.write([a_write()])
+    assert (await there(side)).foreign_stamp == b""
+    await side.store.save(SessionState("call-1", from_="+49"))
+    stamp = (await there(side)).foreign_stamp
+    assert stamp
+    write = structs.replace(a_write(version=2), seen_stamp=stamp)
+    (result,) = await side.backend.write([write])
+    assert (result.outcome, result.set_aside) == (WriteOutcome.WRITTEN, False)
+    assert (await there(side)).foreign_stamp == b""
+
+
+async def test_a_patched_document_is_not_foreign_and_a_change_of_it_is(side: Side) -> None:
+    document = OPENING + b"]}"
+    first = a_write(document=document)
+    await side.backend.write([first])
+    patch = a_patch(first.meta, len(document), *a_turn_over(document, b'{"role":"user"}'), version=2)
+    await side.backend.write([patch])
+    assert (await there(side)).foreign_stamp == b""
+    state = await side.store.load("call-1")
+    assert (state.status, len(state.history)) == ("on_hold", 1)
+    await side.store.save(state)
+    assert (await there(side)).foreign_stamp
+    assert SessionState.from_json((await there(side)).document or b"") == state, "nothing of the patch is left"
+
+
+async def deviation(side: Side, version: int = 1) -> Deviation | None:
+    found = dict(await side.backend.check([StoredVersion("call-1", version, "", live=True)]))
+    return found.get("call-1")
+
+
+async def test_the_sweep_tells_what_others_did(side: Side) -> None:
+    await side.backend.write([a_write()])
+    assert await deviation(side) is None
+    assert await deviation(side, 2) is Deviation.OTHER
+    await side.store.save(SessionState("call-1", from_="+49"))
+    assert await deviation(side) is Deviation.CHANGED
+    await side.store.delete("call-1")
+    assert await deviation(side) is Deviation.DELETED
+    assert await outcome(side, a_write(version=2)) is WriteOutcome.WRITTEN
+    assert await deviation(side, 2) is None
+    assert (await there(side)).document == DOCUMENT
+    await side.expire("call-1")
+    assert await deviation(side, 2) is Deviation.MISSING
+
+
+async def test_what_other_software_deleted_holds_off_nothing(side: Side) -> None:
+    await side.backend.write([a_write(version=5, epoch=5, owner="w", labels={"app": "sales"})])
+    await side.store.delete("call-1")
+    assert await side.backend.read("call-1") is None
+    await side.store.save(SessionState("call-1", from_="+49"))
+    assert (await there(side)).meta is None
+    await side.store.delete("call-1")
+    await side.backend.write([a_write(version=5, epoch=5)])
+    await side.store.delete("call-1")
+    again = structs.replace(a_write(version=1), seen=0)
+    assert await outcome(side, again) is WriteOutcome.WRITTEN

@@ -81,7 +81,8 @@ class Patch(Struct, frozen=True):
     Args:
         base: the meta that the store must have; the store checks its host, epoch and version.
         length: length of the document that the store must have, bytes.
-        changes: what to write where: offsets and bytes. Only the last may reach beyond the document's end.
+        changes: what to write where: offsets and bytes. One may reach beyond the document's end; the others are in
+            its head, and reach to the end of the head's room.
     """
 
     base: StoredMeta

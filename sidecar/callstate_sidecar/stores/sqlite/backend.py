@@ -10,37 +10,26 @@ from typing import Any, Final
 
 import msgspec
 
-from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, StoreDownError, StoredSession, Write
+from callstate_client.engine.sessions.stored import Query, StoredMeta, StoreDownError, StoredSession, Write
 from callstate_client.protocol.results import Finding
-from callstate_sidecar.stores.backend import Deviation, Flaw, StoredVersion, WriteOutcome, WriteResult
-from callstate_sidecar.stores.encoding import ops_text, parse_ops, ttl_ms
-from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
+from callstate_sidecar.stores.backend import Deviation, Flaw, StoredVersion, WriteResult
+from callstate_sidecar.stores.encoding import parse_ops, ttl_ms
 from callstate_sidecar.stores.hosts import HostRegistry
-from callstate_sidecar.stores.sqlite.database import ROW_ERRORS, Database, purge, put_document, transaction
+from callstate_sidecar.stores.sqlite.database import Database
+from callstate_sidecar.stores.sqlite.documents import Changed, together
 from callstate_sidecar.stores.sqlite.expiry import since_boot
 from callstate_sidecar.stores.sqlite.inspection import check_wal, find_ghosts, inspect_file
 from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, ping
+from callstate_sidecar.stores.sqlite.transactions import snapshot, transaction
+from callstate_sidecar.stores.sqlite.writes import META, is_renewal_due, write_batch
 
 IDS_A_PAGE: Final = 1000
 """Ids in one page: the loop takes less than a millisecond to go through them."""
 
-_META: Final = StoredMeta.__struct_fields__
-"""Each field of meta has a column of the same name."""
-
-_COLUMNS: Final = ("id", "active", "beat_ms", "expires_ms", "call_id", *_META)
-
 # S608 suspects every composed statement; these are composed of constants only.
-_WRITE: Final = f"""
-    INSERT INTO session ({", ".join(_COLUMNS)}) VALUES ({", ".join(f":{name}" for name in _COLUMNS)})
-    ON CONFLICT (id) DO UPDATE SET
-        active = excluded.active, expires_ms = excluded.expires_ms, call_id = excluded.call_id,
-        beat_ms = iif(excluded.active, max(beat_ms, excluded.beat_ms), 0),
-        {", ".join(f"{name} = excluded.{name}" for name in _META)}
-"""  # noqa: S608
-
+_STORED: Final = f"key, body, head_position, head, foreign_stamp, beat_ms, {', '.join(META)}"
 _READ: Final = f"""
-    SELECT body, beat_ms, {", ".join(_META)} FROM session LEFT JOIN document USING (key)
-    WHERE id = ? AND expires_ms > ?
+    SELECT {_STORED} FROM session LEFT JOIN document USING (key) WHERE id = ? AND expires_ms > ?
 """  # noqa: S608
 
 
@@ -98,7 +87,7 @@ class SqliteBackend:
         """Write a batch in one transaction, each session by the fencing rule."""
         if not batch:
             return []
-        return await self._database.run(_write, batch, self._host_id, self._ttl_ms)
+        return await self._database.run(write_batch, batch, self._host_id, self._ttl_ms)
 
     async def check(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Deviation]]:
         """Compare sessions with the file, and renew TTLs of which a quarter has passed."""
@@ -148,8 +137,11 @@ class SqliteBackend:
 
 
 def _read(connection: sqlite3.Connection, now_ms: int, session_id: str) -> StoredSession | None:
-    row = connection.execute(_READ, (session_id, now_ms)).fetchone()
-    return None if row is None else _stored(*row)
+    with snapshot(connection):
+        row = connection.execute(_READ, (session_id, now_ms)).fetchone()
+        stored = None if row is None else _stored(connection, *row)
+    is_gone = stored is not None and stored.document is None and not (stored.meta and stored.meta.deleted)
+    return None if is_gone else stored  # gone: deleted by other software
 
 
 def _active_ids(connection: sqlite3.Connection, now_ms: int, cursor: str) -> tuple[list[str], str]:
@@ -166,12 +158,13 @@ def _find(
 ) -> tuple[list[tuple[str, StoredSession]], str]:
     conditions, values = _conditions(query)
     statement = f"""
-        SELECT key, id, body, beat_ms, {", ".join(_META)} FROM session JOIN document USING (key)
-        WHERE key > ? AND expires_ms > ? AND deleted = 0 {conditions} ORDER BY key LIMIT ?
+        SELECT id, {_STORED} FROM session JOIN document USING (key)
+        WHERE key > ? AND expires_ms > ? {conditions} ORDER BY key LIMIT ?
     """  # noqa: S608 - the values are bound
-    rows = connection.execute(statement, (_key(cursor), now_ms, *values, limit)).fetchall()
-    found = [(session_id, _stored(*row)) for _, session_id, *row in rows]
-    return found, str(rows[-1][0]) if len(rows) == limit else ""
+    with snapshot(connection):
+        rows = connection.execute(statement, (_key(cursor), now_ms, *values, limit)).fetchall()
+        found = [(session_id, _stored(connection, *row)) for session_id, *row in rows]
+    return found, str(rows[-1][1]) if len(rows) == limit else ""
 
 
 def _key(cursor: str) -> int:
@@ -196,87 +189,22 @@ def _conditions(query: Query) -> tuple[str, list[str]]:
     return text, values
 
 
-def _stored(document: bytes | None, beat_ms: int, *values: Any) -> StoredSession:
-    fields = dict(zip(_META, values, strict=True))
+def _stored(
+    connection: sqlite3.Connection, key: int, body: bytes | None, position: int, head: bytes | None, foreign: str,
+    beat_ms: int, *values: Any,
+) -> StoredSession:  # fmt: skip
+    document = None if body is None else together(connection, key, body, Changed(position, head))
+    fields = dict(zip(META, values, strict=True))
     if fields["version"] is None:
         return StoredSession(document, None, beat_ms)
     fields["labels"] = msgspec.json.decode(fields["labels"], type=dict[str, str])
     fields["ops"] = parse_ops(fields["ops"])
     fields["reaped"] = bool(fields["reaped"])
-    fields["deleted"] = bool(fields["deleted"])
-    return StoredSession(document, StoredMeta(**fields), beat_ms)
-
-
-def _write(
-    connection: sqlite3.Connection, now_ms: int, batch: Sequence[Write], host_id: str, ttl: int
-) -> list[WriteResult]:
-    results: list[WriteResult] = []
-    with transaction(connection):
-        purge(connection, now_ms)
-        for write in batch:
-            try:
-                results.append(_write_one(connection, write, host_id, now_ms, now_ms + ttl))
-            except ROW_ERRORS as error:  # only the statement is rolled back; the transaction continues
-                results.append(WriteResult(WriteOutcome.REJECTED, f"{type(error).__name__}: {error}"))
-    return results
-
-
-def _write_one(
-    connection: sqlite3.Connection, write: Write, host_id: str, now_ms: int, expires_ms: int
-) -> WriteResult:
-    meta = write.meta
-    new = Stamp(meta.host or host_id, meta.epoch, meta.version)
-    connection.execute("DELETE FROM session WHERE id = ? AND expires_ms <= ?", (write.session_id, now_ms))
-    row = connection.execute(
-        "SELECT host, epoch, version FROM session WHERE id = ?", (write.session_id,)
-    ).fetchone()
-    held = None if row is None or row[2] is None else Stamp(*row)
-    if unseen(held, new, write.seen, there=row is not None):
-        return WriteResult(WriteOutcome.UNSEEN)
-    if held is not None and not takes(held, new):
-        return WriteResult(WriteOutcome.SUPERSEDED, superseded_by(held))
-    document = write.document
-    if write.patch is not None:
-        document = _document(connection, write.session_id)
-        if held is None or document is None or not _is_base(write.patch, held, len(document)):
-            return WriteResult(WriteOutcome.NOT_BASE)
-        document = write.patch.apply(document)
-    deleted = document is None
-    active = write.active and not deleted
-    connection.execute(
-        _WRITE,
-        {
-            "id": write.session_id,
-            "active": active,
-            "beat_ms": write.beat_ms if active else 0,
-            "expires_ms": expires_ms,
-            "call_id": write.call_id,
-            **msgspec.structs.asdict(meta),
-            "host": new.host,
-            "labels": msgspec.json.encode(meta.labels).decode(),
-            "deleted": deleted,
-            "ops": ops_text(meta.ops).decode(),
-        },
-    )
-    if document is None:
-        connection.execute(
-            "DELETE FROM document WHERE key = (SELECT key FROM session WHERE id = ?)", (write.session_id,)
-        )
-    else:
-        put_document(connection, write.session_id, document)
-    return WriteResult(WriteOutcome.WRITTEN)
-
-
-def _is_base(patch: Patch, held: Stamp, length: int) -> bool:
-    """Whether the file has what the patch was made for. SqliteStore changes the document and not the stamp."""
-    return (held.host, held.version, length) == (patch.base.host, patch.base.version, patch.length)
-
-
-def _document(connection: sqlite3.Connection, session_id: str) -> bytes | None:
-    row: tuple[bytes] | None = connection.execute(
-        "SELECT body FROM document JOIN session USING (key) WHERE id = ?", (session_id,)
-    ).fetchone()
-    return None if row is None else row[0]
+    deleted = bool(fields["deleted"])
+    fields["deleted"] = deleted and document is None
+    meta = StoredMeta(**fields)
+    tombstone = meta.version if deleted and document is not None else 0
+    return StoredSession(document, meta, beat_ms, foreign.encode() if document is not None else b"", tombstone)
 
 
 def _check(
@@ -286,15 +214,19 @@ def _check(
     renew: list[tuple[int, str]] = []
     for session in sessions:
         row = connection.execute(
-            "SELECT host, version, document.key, expires_ms FROM session LEFT JOIN document USING (key)"
-            " WHERE id = ? AND expires_ms > ?",
+            "SELECT host, version, document.key, foreign_stamp, expires_ms, active"
+            " FROM session LEFT JOIN document USING (key) WHERE id = ? AND expires_ms > ?",
             (session.session_id, now_ms),
         ).fetchone()
         if row is None:
             found.append((session.session_id, Deviation.MISSING))
-        elif row[:2] != (host_id, session.version) or row[2] is None:
+        elif row[:2] != (host_id, session.version):
             found.append((session.session_id, Deviation.OTHER))
-        elif session.live and row[3] - now_ms < ttl * 0.75:
+        elif row[2] is None:  # who deletes a session takes it from the active ones as well
+            found.append((session.session_id, Deviation.MISSING if row[5] else Deviation.DELETED))
+        elif row[3]:
+            found.append((session.session_id, Deviation.CHANGED))
+        elif session.live and is_renewal_due(row[4], now_ms, ttl):
             renew.append((now_ms + ttl, session.session_id))
     if renew:
         with transaction(connection):

@@ -1,8 +1,7 @@
-"""The SQLite file: its schema, and the one thread that uses the connection.
+"""The SQLite file, and the one thread that uses the connection.
 
-A session is a row of `session` (meta, expiry, last beat) and a row of `document`, so that a heartbeat does not
-rewrite the transcript. The file may be removed or replaced while it is open: SQLite would go on writing to the
-unlinked inode, so every operation checks the inode afterwards, and is repeated on a new file if it changed.
+The file may be removed or replaced while it is open: SQLite would go on writing to the unlinked inode, so every
+operation checks the inode afterwards, and is repeated on a new file if it changed.
 """
 
 from __future__ import annotations
@@ -10,69 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, Final, ParamSpec, TypeVar
 
 from callstate_client.engine.sessions.stored import StoreDownError, StoreError, StoreRefusingError
 from callstate_sidecar.stores.sqlite import expiry
+from callstate_sidecar.stores.sqlite.schema import prepare
+from callstate_sidecar.stores.sqlite.transactions import transaction
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-SCHEMA_VERSION: Final = 1
-"""Increased when an older callstate would misread the file."""
-
-_SCHEMA: Final = (
-    # `version` is NULL if no daemon wrote the session; a row with `deleted` is a tombstone
-    """
-    CREATE TABLE session (
-        key INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        active INTEGER NOT NULL,
-        beat_ms INTEGER NOT NULL DEFAULT 0,
-        expires_ms INTEGER NOT NULL,
-        host TEXT NOT NULL DEFAULT '',
-        epoch INTEGER NOT NULL DEFAULT 0,
-        version INTEGER,
-        owner TEXT NOT NULL DEFAULT '',
-        ended_reason TEXT NOT NULL DEFAULT '',
-        ended_detail TEXT NOT NULL DEFAULT '',
-        ended_at TEXT NOT NULL DEFAULT '',
-        labels TEXT NOT NULL DEFAULT '{}',
-        heartbeat_timeout_s REAL,
-        max_duration_s REAL,
-        reaped INTEGER NOT NULL DEFAULT 0,
-        deleted INTEGER NOT NULL DEFAULT 0
-    )
-    """,
-    # a table of its own: SQLite writes whole rows, and a heartbeat must not copy the transcript
-    "CREATE TABLE document (key INTEGER PRIMARY KEY, body BLOB NOT NULL)",
-    """
-    CREATE TRIGGER session_gone AFTER DELETE ON session
-    BEGIN DELETE FROM document WHERE key = old.key; END
-    """,
-    "CREATE INDEX session_active ON session (id, expires_ms) WHERE active = 1",
-    "CREATE INDEX session_expires ON session (expires_ms)",
-)
-
-_ADDED_COLUMNS: Final[dict[str, str]] = dict.fromkeys(
-    ("ops", "call_id", "state", "orphan"), "TEXT NOT NULL DEFAULT ''"
-)
-"""Columns of `session` missing from files of earlier versions. An older callstate ignores them, so they don't
-increase the schema version."""
-
-_CALL_INDEX: Final = "CREATE INDEX session_call ON session (call_id) WHERE call_id != ''"
-
-# once, for files of earlier versions; their documents are JSON unless other software wrote them
-_FILL_CALL_IDS: Final = """
-    UPDATE session SET call_id = coalesce((
-        SELECT CAST(json_extract(CAST(body AS TEXT), '$.call_id') AS TEXT) FROM document
-        WHERE document.key = session.key AND json_valid(CAST(body AS TEXT))
-    ), '')
-"""
 
 WAL_LIMIT_BYTES: Final = 64 * 1024 * 1024
 """Size to which the write-ahead log is truncated after a burst."""
@@ -233,19 +181,6 @@ class Database:
         return StoreDownError(text)
 
 
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """A write transaction. It takes the write lock at once, because SQLite can't wait when a reader upgrades."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # some errors, such as a full disk, roll back by themselves
-            connection.rollback()
-        raise
-
-
 def purge(connection: sqlite3.Connection, now_ms: int) -> None:
     """Delete some of the expired sessions, and note the time."""
     expiry.note(connection, now_ms)
@@ -255,39 +190,13 @@ def purge(connection: sqlite3.Connection, now_ms: int) -> None:
     )
 
 
-def put_document(connection: sqlite3.Connection, session_id: str, document: bytes) -> None:
-    """Write the document of an existing session."""
-    connection.execute(
-        "INSERT OR REPLACE INTO document (key, body) SELECT key, ? FROM session WHERE id = ?",
-        (document, session_id),
-    )
-
-
 def _prepare(connection: sqlite3.Connection, *, synced: bool) -> None:
     (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if mode != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
-    if _version(connection) < SCHEMA_VERSION:
-        with transaction(connection):
-            if _version(connection) == 0:  # another process may have been first
-                for statement in _SCHEMA:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    if (version := _version(connection)) > SCHEMA_VERSION:
-        raise StoreRefusingError(
-            f"the database is of schema {version}, made by a newer callstate; this one supports {SCHEMA_VERSION}"
-        )
-    if _lacking(connection):
-        with transaction(connection):
-            lacking = _lacking(connection)
-            for name in lacking:
-                connection.execute(f"ALTER TABLE session ADD COLUMN {name} {_ADDED_COLUMNS[name]}")
-            if "call_id" in lacking:
-                connection.execute(_FILL_CALL_IDS)
-                connection.execute(_CALL_INDEX)
-    connection.execute(expiry.TABLE)
+    prepare(connection)
 
 
 def _expiry_offset(connection: sqlite3.Connection, steady_ms: int) -> int:
@@ -297,12 +206,3 @@ def _expiry_offset(connection: sqlite3.Connection, steady_ms: int) -> int:
     with transaction(connection):
         found = expiry.offset(connection, steady_ms)  # another process may have been first
         return expiry.begin(connection, steady_ms) if found is None else found
-
-
-def _lacking(connection: sqlite3.Connection) -> set[str]:
-    return _ADDED_COLUMNS.keys() - {column for _, column, *_ in connection.execute("PRAGMA table_info(session)")}
-
-
-def _version(connection: sqlite3.Connection) -> int:
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    return version

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from callstate_client.protocol.results import Finding
-from callstate_sidecar.stores.sqlite.database import WAL_LIMIT_BYTES, transaction
+from callstate_sidecar.stores.sqlite.database import WAL_LIMIT_BYTES
+from callstate_sidecar.stores.sqlite.transactions import transaction
 
 MAX_FAULTS: Final = 10
 """Lines of an integrity check that are reported; the first says enough."""

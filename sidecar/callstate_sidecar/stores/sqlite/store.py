@@ -10,8 +10,10 @@ from typing import Final
 
 from callstate_sidecar.stores.document_store import DEFAULT_TTL_S, Beat, BeatResult, DocumentStore
 from callstate_sidecar.stores.encoding import ttl_ms
-from callstate_sidecar.stores.sqlite.database import Database, purge, put_document, transaction
+from callstate_sidecar.stores.sqlite.database import Database, purge
+from callstate_sidecar.stores.sqlite.documents import Changed, drop_document, put_document, together
 from callstate_sidecar.stores.sqlite.expiry import since_boot
+from callstate_sidecar.stores.sqlite.transactions import snapshot, transaction
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 
@@ -87,8 +89,14 @@ def _put(
 ) -> None:  # fmt: skip
     with transaction(connection):
         purge(connection, now_ms)
-        connection.execute("DELETE FROM session WHERE id = ? AND expires_ms <= ?", (session_id, now_ms))
-        # meta stays: it belongs to the daemon, and fences what may overwrite this
+        connection.execute(
+            """
+            DELETE FROM session WHERE id = ? AND (expires_ms <= ?
+                OR (deleted = 0 AND NOT EXISTS (SELECT 1 FROM document WHERE document.key = session.key)))
+            """,
+            (session_id, now_ms),
+        )
+        # meta stays: it belongs to the daemon, which finds by `foreign_stamp` that the document is another
         connection.execute(
             """
             INSERT INTO session (id, active, expires_ms, call_id) VALUES (:id, :active, :expires_ms, :call_id)
@@ -97,26 +105,44 @@ def _put(
                 call_id = excluded.call_id,
                 beat_ms = iif(excluded.active, beat_ms, 0),
                 expires_ms = excluded.expires_ms,
-                deleted = 0
+                foreign_stamp = lower(hex(randomblob(8))),
+                head_position = 0,
+                head = NULL
             """,
             {"id": session_id, "active": active, "expires_ms": now_ms + ttl, "call_id": call_id},
         )
-        put_document(connection, session_id, document)
+        (key,) = connection.execute("SELECT key FROM session WHERE id = ?", (session_id,)).fetchone()
+        put_document(connection, key, document)
 
 
 def _get(connection: sqlite3.Connection, now_ms: int, session_id: str) -> tuple[bytes, int] | None:
-    row: tuple[bytes, int] | None = connection.execute(
-        "SELECT body, beat_ms FROM session JOIN document USING (key) WHERE id = ? AND expires_ms > ?",
-        (session_id, now_ms),
-    ).fetchone()
-    return row
+    with snapshot(connection):
+        row = connection.execute(
+            "SELECT key, body, head_position, head, beat_ms FROM session JOIN document USING (key)"
+            " WHERE id = ? AND expires_ms > ?",
+            (session_id, now_ms),
+        ).fetchone()
+        if row is None:
+            return None
+        key, body, position, head, beat_ms = row
+        return together(connection, key, body, Changed(position, head)), beat_ms
 
 
 def _remove(connection: sqlite3.Connection, now_ms: int, session_id: str) -> bool:
-    gone = connection.execute(
-        "DELETE FROM session WHERE id = ? AND expires_ms > ? AND deleted = 0", (session_id, now_ms)
-    )
-    return gone.rowcount > 0  # a daemon's tombstone stays
+    with transaction(connection):
+        row = connection.execute(
+            "SELECT key, version FROM session JOIN document USING (key) WHERE id = ? AND expires_ms > ?",
+            (session_id, now_ms),
+        ).fetchone()
+        if row is None:
+            return False  # a daemon's tombstone stays
+        key, version = row
+        if version is None:
+            connection.execute("DELETE FROM session WHERE key = ?", (key,))
+        else:  # the row stays without a document, and tells the daemon that another has deleted it
+            connection.execute("UPDATE session SET active = 0, beat_ms = 0 WHERE key = ?", (key,))
+            drop_document(connection, key)
+        return True
 
 
 def _beat(connection: sqlite3.Connection, now_ms: int, session_id: str, at_ms: int, ttl: int) -> Beat:
@@ -130,7 +156,7 @@ def _beat(connection: sqlite3.Connection, now_ms: int, session_id: str, at_ms: i
     if noted:
         return Beat(BeatResult.NOTED)
     ended = connection.execute(
-        "SELECT ended_at, ended_reason FROM session WHERE id = ? AND expires_ms > ? AND deleted = 0",
+        "SELECT ended_at, ended_reason FROM session JOIN document USING (key) WHERE id = ? AND expires_ms > ?",
         (session_id, now_ms),
     ).fetchone()
     return Beat(BeatResult.MISSING) if ended is None else Beat(BeatResult.ENDED, *ended)
