@@ -266,7 +266,7 @@ async def test_an_sqlite_file_that_goes_is_made_anew_with_everything_hot(how: st
                 assert len(await others.list_active()) == 29
             assert (await store.stats())["store_repairs"] == 2
     finally:
-        daemon.close(expect="the store was removed or replaced")
+        daemon.close(expect="the store has lost data")
 
 
 @on_uvloop
