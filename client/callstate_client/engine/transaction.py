@@ -1,25 +1,25 @@
-"""The open group: all changes since the last commit, for the journal to take as one, or to be undone as one.
+"""The open group: all changes since the last commit, journaled together or undone together.
 
-Sessions are changed in memory at once, and others may see the changes before they are in the journal; so
+Sessions are changed in memory at once, and other requests may see the changes before they are in the journal; so
 replies that could depend on them are held back with the group, and if the journal refuses it, everything is as if
 the group had never been requested. Everything that takes part registers here:
 
     records                 what is to be journaled, in order
     saved sessions          each session, tombstone, dirty mark and refusal by the store as it was before the first
                             change under its id
-    events                  those that tell of a change; Events keeps them until the group is committed
-    lifted suspicions       a claim, release or end lifts a suspicion; a rollback brings it back
+    events                  those that report a change; Events keeps them until the group is committed
+    lifted suspicions       a claim, release or end lifts a suspicion; a rollback restores it
     restored sessions       those without a sign of life since the restart until they were claimed or released
     decided departures      what an owner's leaving means for a session, decided by a change
-    replies                 run after a rollback: changes are refused, what only saw them is answered anew
+    replies                 run after a rollback: changes are refused, requests that only saw them are rerun
 
 `commit` discards all of it. `rollback` undoes it: sessions, the last changed first, then their deadlines,
 suspicions and departures, then events; finally it sends the replies, in the order of the requests.
 
-What was observed is not a change, and stays: heartbeats and the recoveries they bring, new suspicions, holds that
-ended with the claimer's death, what a refused caller was told, the processes of workers, and what the store has. A
-cached miss of the store is only forgotten. A change that is undone has still shown that its session is live, so the
-session has its full timeout again.
+Observations are not changes, and stay: heartbeats and the recoveries they bring, new suspicions, holds that ended
+with the claimer's death, replies to refused callers, the processes of workers, and what the store has. Cached
+misses of the store are dropped. An undone change has still shown that its session is live, so the session has its
+full timeout again.
 
 Between groups nothing is saved. A change is registered before it is made (`change`, `create`, `remove`, `evict`,
 `forget`), and journaled after it (`log`).
@@ -76,8 +76,8 @@ class Transaction:
     Args:
         table: the sessions.
         liveness: their deadlines.
-        events: those noted while the group is open.
-        watch_again: gives a restored session its full time, as a suspect if it is one.
+        events: those recorded while the group is open.
+        watch_again: gives a restored session its full timeout, as a suspect if it is one.
     """
 
     def __init__(
@@ -203,11 +203,11 @@ class Transaction:
         self.records.append(RemovalRecord(session.id, session.version + 1, session.facts.epoch, False))
 
     def set_aside(self, session: Session, host: str, now_us: int) -> None:
-        """Another host has taken it over: keep a copy, and have it hot no longer.
+        """Keep a copy of a session that another host has taken over, and drop it from memory.
 
         Args:
-            session: which.
-            host: the host that has it.
+            session: the session.
+            host: the host that has it now.
             now_us: when this was learned, microseconds since 1970.
         """
         self.save(session.id)
@@ -219,14 +219,14 @@ class Transaction:
         self.records.append(copy)
 
     def drop_copies(self, session_id: str) -> None:
-        """Nobody needs what was set aside of this session any more."""
+        """Drop the copies of this session that were set aside."""
         for copy in self._table.set_aside.of(session_id):
             self._table.set_aside.drop(session_id, copy.state.version)
             self._dropped_copies.append(copy)
             self.records.append(structs.replace(copy, dropped=True))
 
     def give_up_deletion(self, session_id: str) -> None:
-        """The session lives on as the store has it, at another host perhaps: it is not deleted here any more."""
+        """Drop a pending deletion: the session lives on in the store, perhaps on another host."""
         self.save(session_id)
         tombstone = self._table.tombstones.pending.pop(session_id, None)
         self._table.dirty.discard(session_id)
@@ -262,7 +262,7 @@ class Transaction:
             self._table.index.update(session)
         self._table.dirty.mark(session.id, now, doc.size)
 
-    # -- what comes back with the sessions ------------------------------------------------------------------
+    # -- restored with the sessions -------------------------------------------------------------------------
 
     def lift_suspicion(self, session: Session) -> None:
         """Lift the suspicion of a session that is being changed."""

@@ -1,4 +1,4 @@
-"""The heartbeat, of one session or of many. It is the most frequent request, so the usual case makes few calls."""
+"""session.heartbeat, of one session or of many: the most frequent request, so its usual case makes few calls."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Defer
 
 def _sign_of_life(ctx: Context, caller: Caller, session: Session) -> None:
     if not speaks_for(ctx, caller, session):
-        return  # no error for an operator, but the owner is connected, and only its own heartbeats count
+        return  # no error for an operator, but while the owner is connected only its own heartbeats count
     now_us = ctx.clock.wall_us()
     ctx.table.unflushed_beats[session.id] = now_us
     if session.host is None:
@@ -53,7 +53,7 @@ def _sign_of_life(ctx: Context, caller: Caller, session: Session) -> None:
 
 
 class _HeartbeatOfMany:
-    """A heartbeat of many sessions. Each takes effect by itself; where one is not hot, once the store was asked."""
+    """A heartbeat of many sessions, each handled by itself; those not hot once they have been read."""
 
     def __init__(self, ctx: Context, caller: Caller) -> None:
         self._ctx = ctx
@@ -65,7 +65,7 @@ class _HeartbeatOfMany:
         self.waiting: list[str] = []
 
     def take_usual(self, session_ids: list[str]) -> list[str]:
-        """Handle all that are hot, live and simply the caller's own, as `_sign_of_life` does; gives the others."""
+        """Handle those that are hot, live and owned by the caller, as `_sign_of_life` does; returns the others."""
         ctx, caller = self._ctx, self._caller
         worker, instance = caller.worker, caller.instance
         sessions, beaten, alive = ctx.table.sessions, ctx.table.unflushed_beats, ctx.liveness.beat
@@ -91,7 +91,7 @@ class _HeartbeatOfMany:
         return others
 
     def take(self, session_id: str) -> None:
-        """Handle one that may be anything."""
+        """Handle any other one."""
         ctx, caller = self._ctx, self._caller
         try:
             session = ctx.lookup(session_id)
@@ -116,7 +116,7 @@ class _HeartbeatOfMany:
                     self._timeouts[session_id] = tell_timeout(ctx, session)
 
     def start(self, done: Callable[[bytes | Exception], None]) -> None:
-        """Ask the store for those that wait, then give the result."""
+        """Read those that are not cached from the store, then pass the result on."""
         waiting, self.waiting = self.waiting, []
         left = len(waiting)
 
@@ -134,7 +134,7 @@ class _HeartbeatOfMany:
             self._ctx.host.when_known(session_id, partial(known, session_id))
 
     def result(self) -> bytes:
-        """The sessions that the heartbeat did not count for, and timeouts that the caller does not know yet."""
+        """The sessions for which the heartbeat did not count, and timeouts that the caller does not know yet."""
         if not (self._timeouts or self._unreadable or any(self._lists.values())):
             return _ALL_ALIVE
         result: dict[str, Any] = {**self._lists}

@@ -1,8 +1,8 @@
-"""The verbs that list: what is hot on this host, and with `scope: "all"` what the store has of all hosts as well.
+"""The verbs that list: hot sessions of this host, and with `scope: "all"` the store's of all hosts as well.
 
-A listing of all goes over what is hot here first, in the order in which it became hot, and then over what the
-store has, in the store's own order; a session that is hot here is shown as it is here. A cursor names a place in
-both, so a session that exists all the time is listed, however long the client takes over the pages.
+Hot sessions come first, in the order in which they became hot, then the store's, in the store's own order; one that
+is hot here is shown in its state here. A cursor names a place in both orders, so a session that exists throughout
+is listed, however long the client takes over the pages.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import SESSION_STATES, ListActiveParams, ListParams
 
 DEFAULT_LIMIT: Final = 1000
-"""Ids per page, where the request gives no limit."""
+"""Ids per page, if the request gives no limit."""
 
 HEADS_A_PAGE: Final = 300
-"""Sessions (without their histories) per page at the most: two or three milliseconds, and some 200 kB."""
+"""The most sessions (without their histories) per page: two or three milliseconds, and some 200 kB."""
 
 LOOKS_A_PAGE: Final = 3000
-"""Hot sessions looked at for one page, a millisecond or two, as many may not match. A page may so have fewer
-sessions than its limit; the cursor goes on."""
+"""The most hot sessions examined for one page, a millisecond or two, as many may not match. So a page may have
+fewer sessions than its limit and still a cursor."""
 
 READS_A_PAGE: Final = 50
-"""Reads of the store for one page: where hardly any session matches, the client still gets a page now and then."""
+"""The most reads of the store for one page: if hardly any session matches, the client still gets pages in time."""
 
 SESSIONS_A_READ: Final = 50
 """Sessions per read of the store: decoding them takes the loop a millisecond or two."""
@@ -49,22 +49,22 @@ class _Place(NamedTuple):
     """How far a listing has come."""
 
     seq: int
-    """Of the last hot session looked at."""
+    """The number of the last hot session examined."""
     stored: str | None = None
-    """The store's cursor; None: hot sessions come first."""
+    """The store's cursor; None while the listing is still at hot sessions."""
     after: str = ""
-    """The last id shown of what the store gives behind its cursor: it may give more than a page takes."""
+    """The last id listed of those that the store returns for this cursor: it may return more than a page takes."""
 
     def text(self) -> str:
-        """As `next_cursor` says it."""
+        """Its form in `next_cursor`."""
         return str(self.seq) if self.stored is None else f"{self.seq}:{self.stored}:{self.after}"
 
 
 def _place(cursor: str | None, *, everywhere: bool) -> _Place:
-    """What a cursor says.
+    """Parse a cursor.
 
     Raises:
-        InvalidParamsError: it is none.
+        InvalidParamsError: it is not one of this verb and scope.
     """
     if cursor is None:
         return _Place(0)
@@ -90,7 +90,7 @@ def _is_everywhere(scope: str) -> bool:
 def _hot(
     ctx: Context, place: _Place, limit: int, wanted: Callable[[Session], bool]
 ) -> tuple[list[Session], _Place | None]:
-    """Hot sessions behind a place, as many as one turn may look at, and where to go on; None: there are no more."""
+    """Hot sessions after a place, within the limits of a page, and where to go on; None if there are no more."""
     sessions: list[Session] = []
     last = place.seq
     for looked, session in enumerate(ctx.table.order.behind(last)):
@@ -118,15 +118,16 @@ async def _everywhere(
     hot: Callable[[_Place, int], tuple[list[Any], _Place | None]],
     read: Callable[[int, str], Awaitable[tuple[dict[str, Any], str]]],
 ) -> bytes:
-    """A page of what is hot, and of what the store has besides.
+    """A page of hot sessions and, after them, of the store's.
 
     Args:
         ctx: the sessions.
         name: of the result's member.
         place: where to go on.
         limit: how many there may be in a page.
-        hot: shows hot sessions behind a place.
-        read: shows sessions of the store that were not hot up to a number, behind a cursor, and gives the next one.
+        hot: returns the entries of hot sessions after a place, and where to go on.
+        read: returns the entries, by id, of the store's sessions at a cursor, without those that are hot under a
+            number up to this one; and the next cursor.
     """
     values: list[Any] = []
     if place.stored is None:
@@ -181,8 +182,8 @@ def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> bytes | De
 
 
 def _is_new(ctx: Context, session_id: str, seq: int) -> bool:
-    """Whether an active session of the store is to be listed: not one that is deleted here, that has ended here, or
-    that was hot when hot ones were listed."""
+    """Whether an active session of the store is to be listed: not if it was deleted or has ended here, or was hot
+    when the hot ones were listed."""
     session = ctx.table.sessions.get(session_id)
     if session is None:
         return session_id not in ctx.table.tombstones.pending
@@ -216,7 +217,7 @@ def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> bytes | Deferr
 
 
 def _as_it_is(ctx: Context, stored: Session, seq: int) -> Session | None:
-    """The session of the store, or as it is here by now; None where it was listed already, or is deleted here."""
+    """The session of the store, or its hot state here; None if it was listed already or is deleted here."""
     session = ctx.table.sessions.get(stored.id)
     if session is None:
         return None if stored.id in ctx.table.tombstones.pending else stored
@@ -224,7 +225,7 @@ def _as_it_is(ctx: Context, stored: Session, seq: int) -> Session | None:
 
 
 def _query(p: ListParams) -> Query:
-    """The query for the store, which may give more."""
+    """The query for the store, whose result may contain sessions that don't match."""
     since = None if p.ended_since is None else format_us(parse_us(p.ended_since))[: len("2026-01-01T00:00:00")]
     return Query(p.call_id, p.owner, p.status, p.labels or {}, since)
 
@@ -255,7 +256,7 @@ _STATES: Final[Mapping[str, Callable[[Session], bool]]] = {
     "orphan": lambda e: not e.ended and bool(e.facts.orphan),
     "restored": lambda e: not e.ended and e.restored,
 }
-"""What a host knows of its own: of another's, that it has not ended."""
+"""A host knows this of its own sessions only; of another's it knows only whether it has ended."""
 
 
 def _state(name: str | None) -> Callable[[Session], bool]:

@@ -84,7 +84,7 @@ def amend_turn(ctx: Context, caller: Caller, p: AmendTurnParams) -> bytes:
     place = doc.find_turn(p.index, p.role)
     turn = doc.amended(place, p.set, "$.params.set")
     added = len(turn) - len(place.parts[place.at])
-    if added > 0:  # at the limit, an amendment that makes the session smaller is still taken
+    if added > 0:  # a session at the limit may still be made smaller
         ctx.check_size(doc.size + added)
     else:
         doc.full = False
@@ -112,7 +112,7 @@ def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes:
         raise ConflictError(f"the session has version {session.version}", version=session.version)
     head = session.doc.patched(p.set, "$.params.set")
     if session.ended and head.status != "ended":
-        raise ended_error(session)  # a late update is no new call: only a save or a claim revives
+        raise ended_error(session)  # a late update does not start a new call: only a save or a claim revives
     ctx.check_size(len(head.fields) + session.doc.history_bytes)
     now_us = ctx.now_us()
     was_ended = session.ended
@@ -138,7 +138,7 @@ def end(ctx: Context, caller: Caller, p: EndParams) -> bytes:
     session, done = _repeatable(ctx, p)
     if done is not None:
         return done
-    if session.ended:  # a repeat changes nothing; with another epoch it is no repeat
+    if session.ended:  # a repeat changes nothing; with another epoch it is not a repeat
         if p.epoch is not None:
             check_epoch(ctx, caller, session, p.epoch)
         return b'{"version":%d}' % session.version
@@ -160,15 +160,15 @@ def end_session(
 ) -> bytes:
     """End a live session, for its worker, for an operator, or (`reaped`) for the engine itself.
 
-    The `updated_at` of a reaped session is its last sign of life, else it is the present time.
+    A reaped session's `updated_at` is its last sign of life, otherwise it is the current time.
 
     Args:
         ctx: the sessions.
-        caller: who ends it.
-        session: which.
-        reason: why.
-        detail: what the worker says beside the reason, JSON.
-        reaped: the session was given up: a claim within the retention revives it.
+        caller: the sender of the request, or the engine.
+        session: the session.
+        reason: why it ends.
+        detail: what the worker gave in addition to the reason, as JSON.
+        reaped: the engine ends it: a claim within the retention revives it.
         op: under which this may be repeated.
 
     Returns:
@@ -210,7 +210,7 @@ def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
 
 
 def _repeatable(ctx: Context, p: Mutation) -> tuple[Session, bytes | None]:
-    """The session; and where this very mutation was done before, its result then."""
+    """The session; and the earlier result if this mutation is a repeat."""
     op = p.op
     session = ctx.table.sessions.get(p.session_id) or ctx.find(p.session_id)
     if op is None:
@@ -233,7 +233,7 @@ def _changeable(ctx: Context, caller: Caller, p: Mutation) -> tuple[Session, byt
 
 
 def _needs_check(caller: Caller, session: Session, epoch: int | None) -> bool:
-    """Whether anything but the usual, the owner's own request in the present epoch, makes authority a question."""
+    """Whether authority has to be checked: not for the usual request, the owner's in the current epoch."""
     return (
         (epoch is not None and epoch != session.facts.epoch)
         or session.facts.owner not in ("", caller.worker)

@@ -97,7 +97,7 @@ def _across_hosts(ctx: Context, session: Session, worker_id: str, *, steal: bool
 
 
 def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> None:
-    """Apply the timeouts that an owner gives when it repeats its claim."""
+    """Apply the timeouts of an owner's repeated claim."""
     before = session.facts
     timeouts = _given_timeouts(p)
     if structs.replace(before, **timeouts) == before:
@@ -110,7 +110,7 @@ def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> N
 
 
 def _given_timeouts(p: ClaimParams) -> dict[str, float]:
-    """The timeouts given by a claim, by their names in Facts."""
+    """The timeouts in a claim, by their names in Facts."""
     given = {"heartbeat_timeout_s": p.heartbeat_timeout_s, "max_duration_s": p.max_duration_s}
     return {name: seconds for name, seconds in given.items() if seconds is not None}
 

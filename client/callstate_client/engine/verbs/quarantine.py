@@ -1,4 +1,4 @@
-"""The verbs about what the store refuses. Each is headed by a sample of its params."""
+"""The verbs of quarantine: what the store refuses. Each is headed by a sample of its params."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def load(ctx: Context, caller: Caller, p: LoadParams) -> bytes:
 
 
 def checked_history(history: str | int) -> None:
-    """Refuse what names no part of a history.
+    """Refuse a value that does not name a part of a history.
 
     Raises:
         InvalidParamsError: it does not.
@@ -35,7 +35,7 @@ def checked_history(history: str | int) -> None:
 
 
 def load_session(session: Session, history: str | int, *, for_worker: bool = False) -> bytes:
-    """The result of a load or (`for_worker`) a claim, with the part of the history that the request names."""
+    """The result of a load or (`for_worker`) a claim, with the requested part of the history."""
     doc = session.doc
     if history == "none":
         return loaded(session, doc.head_json(session.updated_us), 0, for_worker=for_worker)
@@ -47,7 +47,7 @@ def load_session(session: Session, history: str | int, *, for_worker: bool = Fal
 
 
 class _Beside(Struct, omit_defaults=True, gc=False):
-    """What a load says beside the document; members at their default are left out."""
+    """What a load returns beside the document; members with their default are omitted."""
 
     labels: dict[str, str]
     owner: str = ""
@@ -67,14 +67,14 @@ def loaded(
     for_worker: bool = False,
     default_timeout_s: float | None = None,
 ) -> bytes:
-    """The result of a load: the document spliced in, and what is known beside it.
+    """The result of a load: the document, spliced in as bytes, and the facts beside it.
 
     Args:
         session: the session.
-        document: its document, with that part of the history.
-        history_from: the first turn in it.
-        for_worker: also what a worker needs to know that takes it over.
-        default_timeout_s: a timeout that is left out: in a listing, the daemon's default.
+        document: its document, with the requested part of the history.
+        history_from: the index of the first turn in it.
+        for_worker: include what a worker needs to take it over.
+        default_timeout_s: a timeout that is omitted: in a listing, the daemon's default.
     """
     beside = _Beside(session.facts.labels, session.facts.owner)
     if for_worker and session.facts.heartbeat_timeout_s not in (None, default_timeout_s):

@@ -1,7 +1,7 @@
-"""session.save: a session is created, extended or replaced. Headed by a sample of its params.
+"""session.save: creates, extends or replaces a session. Headed by a sample of its params.
 
-A save gives the whole document, but usually repeats most of the history. What it repeats is compared with the kept
-bytes and not parsed again; only new turns are validated and journaled. A save without `history` keeps the history.
+A save contains the whole document, but usually repeats most of the history. The repeated part is compared with the
+kept bytes and not parsed again; only new turns are validated and journaled. Without `history`, the history is kept.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes:
 
 
 def _conflict(session: Session, if_version: int) -> ConflictError:
-    """The error that says what is there: its version, and to a caller that wanted to create it also its status."""
+    """The error, with the session's version and, for a caller that wanted to create it, its status."""
     text, about = f"the session has version {session.version}", {}
     if if_version == 0:
         about["status"] = session.doc.status
@@ -83,16 +83,16 @@ def _conflict(session: Session, if_version: int) -> ConflictError:
 
 
 def _is_anew(session: Session, p: SaveParams, head: Head) -> bool:
-    """Whether a new call begins under the id of an ended one. The caller names the version, so it knows of the end,
-    and this is no late save."""
+    """Whether a new call begins under the id of an ended one. A caller that gives the current version knows that it
+    has ended, so this is not a late save."""
     return session.ended and p.if_version is not None and head.status != "ended"
 
 
 def _find_cold(ctx: Context, p: SaveParams, session_id: str) -> tuple[Session | None, bool]:
-    """A session that is not hot, if there is one; and whether that can't be known, the store being away.
+    """A session that is not hot, if there is one; and whether the store is unavailable, so that this is unknown.
 
     Raises:
-        StoreUnavailableError: it can't be known, and the save is meant for an existing session.
+        StoreUnavailableError: it is unknown, and the save is meant for an existing session.
     """
     checked_id(session_id, "$.params.session.id")
     try:
@@ -104,7 +104,7 @@ def _find_cold(ctx: Context, p: SaveParams, session_id: str) -> tuple[Session | 
     except UnreadableError:
         session = ctx.unreadable(session_id)
         if session is None or not p.if_version:
-            raise  # nothing is created over it; a caller that names its version has seen it, and replaces it
+            raise  # nothing is created over it; only a caller that gives its version has seen it and may replace it
         return session, False
 
 
@@ -118,7 +118,7 @@ def _new(ctx: Context, caller: Caller, p: SaveParams, head: Head, unverified: bo
     facts = Facts(epoch=tombstone.epoch, owner=caller.worker, instance=caller.instance)
     session = Session(head.session_id, Document(head, ctx.now_us()), facts)
     session.version = tombstone.version
-    # a late repeat of the deletion meant the previous session: it must not delete this one
+    # a late repeat of the deletion is meant for the previous session: it must not delete this one
     session.ops = {op: result for op, result in tombstone.ops.items() if result == DELETED}
     session.maybe_stored = unverified
     if unverified:
@@ -128,7 +128,7 @@ def _new(ctx: Context, caller: Caller, p: SaveParams, head: Head, unverified: bo
 
 
 def _given(session: Raw | PlainHead) -> frozenset[str]:
-    """The members that a save names."""
+    """The members that a save gives."""
     if isinstance(session, Raw):
         return frozenset(_members(session))
     default = PlainHead(id="")
@@ -143,14 +143,14 @@ class _HistoryChange(NamedTuple):
     turns: bytes = b""
     """New turns, comma-joined."""
     turn_count: int = 0
-    """How many those are."""
+    """The number of new turns."""
 
 
 _KEEP: Final = _HistoryChange(HistoryMode.KEEP)
 
 
 def _history_change(ctx: Context, session: Session, head: Head, *, created: bool) -> _HistoryChange:
-    """What a save does to the history; of what it repeats of that, nothing is parsed."""
+    """What a save does to the history; turns that it repeats are not parsed."""
     path = "$.params.session.history"
     history_bytes = session.doc.history_bytes if head.history is None else len(head.history)
     ctx.check_size(len(head.fields) + HEAD_REST_BYTES + history_bytes)
@@ -164,12 +164,12 @@ def _history_change(ctx: Context, session: Session, head: Head, *, created: bool
     try:
         return _HistoryChange(HistoryMode.APPEND, rest, len(check_turns(b"[%b]" % rest, path)))
     except InvalidParamsError:
-        check_turns(b"[%b]" % head.history, path)  # names the place in the whole history
+        check_turns(b"[%b]" % head.history, path)  # raises with the place in the whole history
         raise
 
 
 def _extension(ctx: Context, session: Session, head: Head) -> _HistoryChange:
-    """As `_history_change`, where MARK stands for the whole kept history."""
+    """As `_history_change`, for a history in which MARK stands for all kept turns."""
     rest = (head.history or b"")[len(MARK) :].lstrip()
     ctx.check_size(len(head.fields) + HEAD_REST_BYTES + session.doc.history_bytes + len(rest))
     if not rest:
@@ -180,7 +180,7 @@ def _extension(ctx: Context, session: Session, head: Head) -> _HistoryChange:
         return _HistoryChange(HistoryMode.APPEND, turns, len(check_turns(b"[%b]" % turns, path)))
     except InvalidParamsError:
         whole = b",".join((*session.doc.chunks, turns))
-        check_turns(b"[%b]" % whole, path)  # names the place in the whole history
+        check_turns(b"[%b]" % whole, path)  # raises with the place in the whole history
         raise
 
 
@@ -197,14 +197,14 @@ def _replace(
     ctx: Context, caller: Caller, session: Session, p: SaveParams, labels: dict[str, str] | None, head: Head,
     change: _HistoryChange,
 ) -> bytes:  # fmt: skip
-    """Give a session another head."""
+    """Replace a session's head, and revive it if it had ended and no longer has."""
     ctx.tx.change(session)
     was_ended, anew = session.ended, _is_anew(session, p, head)
     session.doc.take_head(head, ctx.now_us())
     if anew:
         _begin_anew(caller, session)
     elif was_ended and not session.ended and not session.facts.owner and caller.worker:
-        # to revive a session without an owner is to claim it: it may have had another one
+        # reviving a session without an owner claims it: it may have had another one
         session.change_facts(
             epoch=session.facts.epoch + 1, owner=caller.worker, instance=caller.instance, orphan=""
         )
@@ -215,7 +215,7 @@ def _complete(
     ctx: Context, caller: Caller, session: Session, p: SaveParams, labels: dict[str, str] | None,
     change: _HistoryChange, *, was_ended: bool, created: bool,
 ) -> bytes:  # fmt: skip
-    """Complete a save, the head being in place: history, facts, version, end or revival, events, journal."""
+    """Complete a save after its head was set: history, facts, version, end or revival, events, journal."""
     now_us = ctx.now_us()
     session.host = None
     session.apply_turns(change.mode, change.turns, change.turn_count, [])
@@ -276,6 +276,6 @@ def _result(session: Session, version: int, now_us: int) -> bytes:
     )
     if session.unverified:
         result += b',"unverified":true'
-    if session.facts.heartbeat_timeout_s is None:  # ended from the first, so no heartbeats are expected
+    if session.facts.heartbeat_timeout_s is None:  # created as ended, so no heartbeats are expected
         return result + b"}"
     return result + b',"heartbeat_timeout_s":%b}' % encode_json(session.facts.heartbeat_timeout_s)

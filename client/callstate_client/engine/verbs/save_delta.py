@@ -3,7 +3,7 @@
 Parsing 40 kB of JSON takes 45 µs, comparing them with the kept bytes takes two. So the kept turns are cut out of
 the line before it is decoded, with a mark in their place:
 
-    {…"session":{"id":"c1",…,"history":[{kept},{kept},{new}],…}}   comes to
+    {…"session":{"id":"c1",…,"history":[{kept},{kept},{new}],…}}   becomes
     {…"session":{"id":"c1",…,"history":[0,{new}],…}}
 
 Pure: no I/O.
@@ -39,7 +39,7 @@ class Extending(Struct, gc=False):
 
     Args:
         params: with MARK in the history in their place.
-        line: the whole request, for once the session may have changed.
+        line: the whole request, in case the session changes before it is run.
     """
 
     params: SaveParams
@@ -47,7 +47,7 @@ class Extending(Struct, gc=False):
 
 
 def cut(table: SessionTable, line: bytes) -> bytes | None:
-    """The line without the turns that are kept, the mark in their place; None where it repeats none."""
+    """The line with the mark in place of the kept turns; None if it repeats none."""
     found = line.find(_SAVE, 0, _SAVE_WITHIN)
     if found < 0:
         return None
@@ -67,7 +67,7 @@ def cut(table: SessionTable, line: bytes) -> bytes | None:
 
 
 def extending(params: Any, line: bytes) -> Extending | None:
-    """What a line that was cut says, decoded; None where the cut was not in the session's history."""
+    """The params of a line that was cut; None if the cut was not in the session's history."""
     session = params.session
     if session.history is msgspec.UNSET or bytes(session.history)[1 : 1 + len(MARK)] != MARK:
         return None

@@ -1,4 +1,4 @@
-"""The verb that listens: events of sessions, workers and the daemon. Headed by a sample of its params."""
+"""events.subscribe: events of sessions, workers and the daemon. Headed by a sample of its params."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def subscribe(ctx: Context, caller: Caller, p: SubscribeParams) -> bytes:
 
 
 def _checked_types(types: list[str]) -> frozenset[str]:
-    """Those that there are.
+    """The types, checked.
 
     Raises:
-        InvalidParamsError: one is none.
+        InvalidParamsError: there is no such type.
     """
     for place, name in enumerate(types):
         if name not in _KNOWN:

@@ -1,4 +1,4 @@
-"""The verb table: for each method of the wire protocol, the type of its params and the function that answers it."""
+"""The verb table: for each method of the wire protocol, the type of its params and the function that handles it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NO_PARAMS: Final = b"{}"
 
 
 class PlainSaveParams(p.SaveParams):
-    """A save of a usual session, decoded in the same pass as the envelope."""
+    """A save of a session in the usual form, decoded in the same pass as the envelope."""
 
     session: PlainHead  # type: ignore[assignment]  # what `read_head` takes besides bytes
 
@@ -102,7 +102,7 @@ def _usual_request(verb: Verb) -> Any:
 decode_usual: Final[Callable[[bytes], Any]] = msgspec.json.Decoder(
     Union[tuple(_usual_request(verb) for verb in _TABLE)]  # noqa: UP007 - made at run time
 ).decode
-"""A request as most clients write it, in one pass: with `id`, `verb` and typed `params`.
+"""Decode a request in the form that most clients send, in one pass: `id`, `verb` and typed `params`.
 
-Raises msgspec.MsgspecError for any other, good or bad. Members that it hands on as bytes are not UTF-8 for sure.
+Raises msgspec.MsgspecError for any other request, valid or not. Members that stay bytes are not checked for UTF-8.
 """
