@@ -108,7 +108,7 @@ class Daemon:
             try:
                 await self._serve(state.path, sockets)
             except StoppedError as signal:
-                log.info("%s: stopped before it served", signal)
+                log.info("%s: stopped before it was ready", signal)
             finally:
                 if listener is not None:
                     listener.close()
@@ -157,7 +157,7 @@ class Daemon:
             await self._backend.close()
             raise ConfigError(f"store.url: {error}") from error
         except (StoreError, TimeoutError) as error:
-            log.debug("the store does not answer at the start: %s", error)
+            log.debug("the store does not answer at startup: %s", error)
         self._signals.check()
 
     def _build_journal(self, state_dir: Path) -> None:
@@ -305,8 +305,8 @@ class Daemon:
     def _sync_failed(self, error: Exception) -> None:
         """Stop: the kernel may have dropped what it could not write, and a second sync would prove nothing."""
         log.critical(
-            "the journal can't be synced: %s; stopping, for nobody knows what is on disk. "
-            "Look at the disk, then run: callstated journal verify %s",
+            "the journal can't be synced: %s; stopping, as what is on disk is uncertain. "
+            "Check the disk, then run: callstated journal verify %s",
             error, self._journal.directory, exc_info=None if isinstance(error, OSError) else error,
         )  # fmt: skip
         self._exit = Exit.FAILED
@@ -375,7 +375,7 @@ class Daemon:
             self._checkpointer.run_now()
         except Exception as error:
             fault = None if isinstance(error, OSError) else error
-            log.error("no checkpoint at the stop: %s", error, exc_info=fault)  # noqa: TRY400 - traceback only for a bug
+            log.error("no checkpoint at shutdown: %s", error, exc_info=fault)  # noqa: TRY400 - traceback only for a bug
 
 
 async def _start_server(

@@ -76,13 +76,13 @@ class Reaper(BackgroundTask):
                 # extend all deadlines, and read what was sent meanwhile before the next tick
                 clock.stalled_s += late_s
                 self._engine.ctx.step_back()
-                log.warning("the daemon stood still for %.1f s; all deadlines are moved by that", late_s)
+                log.warning("the daemon stalled for %.1f s; all deadlines are postponed by that", late_s)
             else:
                 try:
                     full = self.tick(clock.live()) >= SESSIONS_A_SLICE
                 except Exception:
                     # a bug must not stop the watch over all other sessions
-                    log.exception("a look at the deadlines failed")
+                    log.exception("checking the deadlines failed")
             delay = SLICE_PAUSE_S if full else self._tick_s
             due = (
                 woke + delay
@@ -118,7 +118,7 @@ class Reaper(BackgroundTask):
         try:
             self.depart()
         except Exception:
-            log.exception("seeing to the sessions of a worker that left failed")
+            log.exception("handling the sessions of a departed worker failed")
         # if none was handled, the journal can't be written, and the next tick tries again
         if departures.listing or 0 < len(departures.pending) < left:
             self._next_slice = asyncio.get_running_loop().call_later(SLICE_PAUSE_S, self._depart)

@@ -86,7 +86,7 @@ def test_a_stop_during_a_long_replay_waits_for_nothing() -> None:
         code = SIGNAL_ITSELF.format(module="system.state_dir", where="StateDir", method="host_id", name="SIGTERM")
         status, said = ended(daemon, [sys.executable, "-c", code, *daemon.command()[3:]])
         assert status == Exit.OK
-        assert "SIGTERM: stopped before it served" in said
+        assert "SIGTERM: stopped before it was ready" in said
         daemon.start()
         daemon.kill()
     finally:

@@ -213,7 +213,7 @@ def _split(url: str) -> SplitResult:
         url = f"redis://{url}"
     parts = urlsplit(url)
     if parts.scheme not in TOPOLOGIES:
-        raise ValueError(f"{parts.scheme}:// is no Redis URL; use {'://, '.join(TOPOLOGIES)}://")
+        raise ValueError(f"{parts.scheme}:// is not a Redis URL; use {'://, '.join(TOPOLOGIES)}://")
     rest = url.partition("://")[2]
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in rest[len(authority) :].partition("?")[0] or parts.fragment or authority.count("@") > 1:

@@ -77,7 +77,7 @@ def resolve_password(config: Config, environ: Mapping[str, str]) -> str | None:
     url_has_one = store_url.has_password(config.store.url)
     if config.store.password_file:
         if url_has_one:
-            raise ConfigError("store.password_file: store.url has a password too; give one of them")
+            raise ConfigError("store.password_file: store.url has a password as well; give only one")
         path = Path(config.store.password_file)
     else:
         path = Path(environ.get("CREDENTIALS_DIRECTORY", ""), CREDENTIAL_NAME)

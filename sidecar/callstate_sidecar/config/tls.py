@@ -62,7 +62,7 @@ def _load(name: str, where: str, context: ssl.SSLContext, **source: str) -> None
     try:
         context.load_verify_locations(**source)
     except ssl.SSLError as error:
-        raise UrlOptionError(f"{name}: no certificate of an authority in it{where}") from error
+        raise UrlOptionError(f"{name}: no CA certificate in it{where}") from error
 
 
 def _load_certificate(context: ssl.SSLContext, certificate: str, key: str | None, password: str) -> None:
@@ -73,7 +73,7 @@ def _load_certificate(context: ssl.SSLContext, certificate: str, key: str | None
         context.load_cert_chain(certificate, key, lambda: password)  # None in its place would ask on the terminal
     except ssl.SSLError as error:
         raise UrlOptionError(
-            "ssl_certfile, ssl_keyfile: no certificate and its key (ssl_password, if it is encrypted): "
+            "ssl_certfile, ssl_keyfile: not a certificate with its key (encrypted keys need ssl_password): "
             f"{certificate}, {key or certificate}"
         ) from error
 

@@ -89,7 +89,7 @@ class HostRounds(BackgroundTask):
             async with asyncio.timeout(COMPARE_S):
                 await self._catch_up()
         except StoreError as error:
-            log.warning("whether another daemon has this host's id is not known yet: %s", error)
+            log.warning("can't check yet whether another daemon uses this host's id: %s", error)
         except TimeoutError:
             log.warning("sessions have not been compared with the store in %g s; serving meanwhile", COMPARE_S)
 

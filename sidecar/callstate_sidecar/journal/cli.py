@@ -128,7 +128,7 @@ def verify(directory: Path, out: IO[str]) -> int:
     table = SessionTable()
     manifest = read_manifest(directory)
     if manifest is None:
-        print("the journal has not begun", file=out)
+        print("there is no journal yet", file=out)
         return Exit.OK
     found = replay(directory, manifest, lambda frame: apply(table, decode_record(frame.body)))
     print(f"good: {found.records} records, {len(table.sessions)} sessions, last record {found.sequence}", file=out)

@@ -215,7 +215,7 @@ def discard_unused(files: Files, directory: Path) -> None:
     left = logs(directory)
     if snapshots(directory) or any(has_records(path) for path in left.values()):
         raise JournalError(
-            f"{directory} has segments or snapshots but no MANIFEST that says which of them count. "
+            f"{directory} has segments or snapshots but no MANIFEST to say which of them are current. "
             f"Take a copy of it, then run: {REPAIR} {directory}"
         )
     for path in left.values():

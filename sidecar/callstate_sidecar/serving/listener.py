@@ -43,7 +43,7 @@ class Listener:
                 self.socket = self._bind(path)
         except BlockingIOError:
             os.close(self._lock_fd)
-            raise AlreadyRunningError(f"another callstated listens on {path}") from None
+            raise AlreadyRunningError(f"another callstated is listening on {path}") from None
         except BaseException:
             os.close(self._lock_fd)
             raise
@@ -54,7 +54,7 @@ class Listener:
         if directory.parent == Path("/tmp") and directory.name == f"callstate-{os.getuid()}":  # noqa: S108
             found = directory.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-                raise PermissionError(f"{directory} is not a directory of ours with mode 0700")
+                raise PermissionError(f"{directory} is not a directory of this user with mode 0700")
 
     @staticmethod
     def _bind(path: Path) -> socket.socket:
@@ -66,9 +66,9 @@ class Listener:
                 except (ConnectionRefusedError, FileNotFoundError):
                     path.unlink(missing_ok=True)  # left behind by a daemon that has exited
                 else:
-                    raise AlreadyRunningError(f"somebody listens on {path}")
+                    raise AlreadyRunningError(f"another program is listening on {path}")
         elif os.path.lexists(path):
-            raise ConfigError(f"server.socket: {path} is there and no socket: move it away, or name another path")
+            raise ConfigError(f"server.socket: {path} exists and is not a socket: move it, or choose another path")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)  # 0600 from the start, so that others can never connect
         try:

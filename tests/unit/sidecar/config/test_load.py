@@ -344,13 +344,13 @@ def test_passwords_of_sentinels_and_keys_are_no_password_of_the_server(tmp_path:
         config = Config(store=StoreConfig(url=url, password_file=str(tmp_path / "pw")))
         assert resolve_password(config, {}) == "of the server"
     config = Config(store=StoreConfig(url="redis://h?password=pw", password_file=str(tmp_path / "pw")))
-    with pytest.raises(ConfigError, match="has a password too"):
+    with pytest.raises(ConfigError, match="has a password as well"):
         resolve_password(config, {})
 
 
 def test_two_passwords_are_one_too_many(tmp_path: Path) -> None:
     config = Config(store=StoreConfig(url="redis://:own@cache", password_file=str(tmp_path / "pw")))
-    with pytest.raises(ConfigError, match=r"^store\.password_file: store\.url has a password too"):
+    with pytest.raises(ConfigError, match=r"^store\.password_file: store\.url has a password as well"):
         resolve_password(config, {})
 
 

@@ -87,17 +87,17 @@ def test_files_that_can_be_used_are_taken(certificates: Certificates, options: s
     ("options", "message"),
     [
         ("ssl_ca_certs=/no/ca.pem", "ssl_ca_certs: No such file or directory: /no/ca.pem"),
-        ("ssl_ca_certs={0.client_key}", "ssl_ca_certs: no certificate of an authority in it: {0.client_key}"),
-        ("ssl_ca_data=nothing", "ssl_ca_data: no certificate of an authority in it"),
+        ("ssl_ca_certs={0.client_key}", "ssl_ca_certs: no CA certificate in it: {0.client_key}"),
+        ("ssl_ca_data=nothing", "ssl_ca_data: no CA certificate in it"),
         ("ssl_ca_path=/no", "ssl_ca_path: no such directory: /no"),
         ("ssl_certfile=/no/client.pem", "ssl_certfile: No such file or directory: /no/client.pem"),
         ("ssl_certfile={0.client}&ssl_keyfile=/no/key", "ssl_keyfile: No such file or directory: /no/key"),
-        ("ssl_certfile={0.client}", "ssl_certfile, ssl_keyfile: no certificate and its key"),
-        ("ssl_certfile={0.client}&ssl_keyfile={0.server_key}", "ssl_certfile, ssl_keyfile: no certificate and its"),
-        ("ssl_certfile={0.client}&ssl_keyfile={0.locked_key}", "ssl_certfile, ssl_keyfile: no certificate and its"),
+        ("ssl_certfile={0.client}", "ssl_certfile, ssl_keyfile: not a certificate with its key"),
+        ("ssl_certfile={0.client}&ssl_keyfile={0.server_key}", "ssl_certfile, ssl_keyfile: not a certificate"),
+        ("ssl_certfile={0.client}&ssl_keyfile={0.locked_key}", "ssl_certfile, ssl_keyfile: not a certificate"),
         (
             "ssl_certfile={0.client}&ssl_keyfile={0.locked_key}&ssl_password=hunter2",
-            "ssl_certfile, ssl_keyfile: no certificate and its key",
+            "ssl_certfile, ssl_keyfile: not a certificate with its key",
         ),
     ],
 )
