@@ -14,6 +14,7 @@ from callstate_client import SessionState, connect
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.store_form import write_of
 from callstate_client.engine.sessions.stored import StoredSession
 from callstate_sidecar.stores.backend import WriteOutcome
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
@@ -88,7 +89,7 @@ def a_session(turns: int, session_id: str = "a") -> Session:
 
 async def flush(backend: SqliteBackend, session: Session) -> None:
     """Write the session and note what the store has then."""
-    write = session.write(HOST)
+    write = write_of(session, HOST)
     (result,) = await backend.write([write])
     assert result.outcome is WriteOutcome.WRITTEN
     session.in_store, session.stored_version = write.result, session.version
@@ -166,7 +167,7 @@ async def test_the_file_is_hardly_larger_than_what_is_in_it(backend: SqliteBacke
     for _ in range(100):
         for session in sessions:
             a_turn_later(session)
-        writes = [session.write(HOST) for session in sessions]
+        writes = [write_of(session, HOST) for session in sessions]
         assert all(result.outcome is WriteOutcome.WRITTEN for result in await backend.write(writes))
         for session, write in zip(sessions, writes, strict=True):
             session.in_store = write.result
@@ -186,7 +187,7 @@ async def test_a_large_change_of_the_head_is_not_kept_where_heartbeats_write(
     await flush(backend, session)
     session.doc.fields = session.doc.fields.replace(b"xx", b"yy")
     a_turn_later(session)
-    write = session.write(HOST)
+    write = write_of(session, HOST)
     assert write.patch is not None
     await flush(backend, session)
     assert parts(path) == 0
@@ -207,7 +208,7 @@ async def test_fields_and_counters_are_patched_in_any_order(backend: SqliteBacke
         session.doc.fields = session.doc.fields[: session.doc.fields.index(b',"recovery')]
         session.doc.fields += b',"recovery_data":{"node":"%b"}' % node
         a_turn_later(session)
-        assert session.write(HOST).patch is not None
+        assert write_of(session, HOST).patch is not None
         await flush(backend, session)
         found = json.loads((await stored(backend)).document or b"")
         assert found == json.loads(session.doc.to_json(session.doc.updated_us))
@@ -236,7 +237,7 @@ async def test_a_turn_renews_the_ttl_only_when_a_quarter_has_passed(
 async def test_a_file_of_the_first_version_gets_parts(path: Path, clock: Clock) -> None:
     session = a_session(3)
     session.version = 7
-    document = session.write(HOST).document
+    document = write_of(session, HOST).document
     with by_hand(path) as connection:
         connection.executescript(FIRST_SCHEMA)
         connection.execute(
