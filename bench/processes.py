@@ -135,6 +135,11 @@ class Server:
         pages = int(Path(f"/proc/{self._process.pid}/statm").read_text("ascii").split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def written_bytes(self) -> int:
+        """Bytes that it has passed to write(2) and its kin so far."""
+        lines = Path(f"/proc/{self._process.pid}/io").read_text("ascii").splitlines()
+        return int(dict(line.split(": ") for line in lines)["wchar"])
+
     @property
     def pid(self) -> int:
         """Its process id."""

@@ -80,6 +80,6 @@ def write_json(path: Path, kind: str, figures: Figures, *, keep: bool) -> None:
     found["machine"] = {"run": kind} | machine()
     found["targets"] = [anew.pop(old["target"], old) for old in found.get("targets", [])] + [*anew.values()]
     found["comparisons"] = [cell_json(cell) for cell in figures.cells] or found.get("comparisons", [])
-    for name in ("growth", "loads", "dying"):
+    for name in ("growth", "bytes", "loads", "dying"):
         found[name] = getattr(figures, name) or found.get(name, {})
     path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")

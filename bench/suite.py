@@ -32,6 +32,7 @@ from bench.processes import Rig, Server, awake
 from bench.reaper import ticks
 from bench.sampling import Spread
 from bench.starting import starts
+from bench.store_bytes import bytes_json, bytes_verdicts, in_redis, in_sqlite
 from bench.subjects import ByHand, RedisStore, Sidecar, Subject, connected
 from bench.targets import Verdict, decided, judge
 from bench.wire import fill
@@ -65,11 +66,12 @@ QUICK_PARTS: Final = (
     "limits",
     "growth",
     "size",
+    "bytes",
     "reaping",
     "start",
     "dying",
 )
-FULL_PARTS: Final = ("comparisons", "limits", "growth", "size", "reaping", "start", "loads", "dying")
+FULL_PARTS: Final = ("comparisons", "limits", "growth", "size", "bytes", "reaping", "start", "loads", "dying")
 """The parts in the order in which they are measured. `size` is memory, and heartbeats during a large flush."""
 
 ASLEEP: Final = ("start", "dying")
@@ -88,6 +90,8 @@ class Effort:
         batches: of pipelined heartbeats, per round.
         tasks: concurrent tasks, in the comparisons of a full run.
         lengths: of histories, in turns; the growth target compares the last with the first.
+        stored: lengths at which it is measured what a turn costs the store.
+        flushed: sessions flushed at once there.
         spread: see compare.SPREAD.
         size: see loads.Size.
         live, due: sessions that the reaper watches, and those of them that fall silent.
@@ -103,6 +107,8 @@ class Effort:
     batches: int = 50
     tasks: Sequence[int] = (1, 32)
     lengths: Sequence[int] = (20, 2000)
+    stored: Sequence[int] = (20, 200, 2000)
+    flushed: int = 50
     spread: Mapping[int, int] = field(default_factory=lambda: SPREAD)
     size: Size = field(default_factory=Size)
     live: int = 100_000
@@ -117,12 +123,12 @@ class Effort:
 QUICK: Final = Effort()
 FULL: Final = Effort(
     full=True, seconds=0.2, heartbeats=2000, batches=100, tasks=(1, 32, 256), lengths=(20, 60, 200, 600, 2000),
-    from_checkpoint=100_000, from_log=100_000, turn_by_turn=100_000, kills=200,
+    flushed=200, from_checkpoint=100_000, from_log=100_000, turn_by_turn=100_000, kills=200,
 )  # fmt: skip
 TINY: Final = Effort(
-    rounds=2, seconds=0.01, heartbeats=20, batches=2, lengths=(20, 60), spread={20: 200, 200: 200},
-    size=Size(dirty=20, live=200, many=300), live=500, due=100, from_checkpoint=100, from_log=100,
-    idle_s=0.1, kills=3,
+    rounds=2, seconds=0.01, heartbeats=20, batches=2, lengths=(20, 60), stored=(20, 40, 60), flushed=5,
+    spread={20: 200, 200: 200}, size=Size(dirty=20, live=200, many=300), live=500, due=100,
+    from_checkpoint=100, from_log=100, idle_s=0.1, kills=3,
 )  # fmt: skip
 """Only checks that everything runs; the figures mean nothing."""
 TINY_FULL: Final = replace(TINY, full=True, kills=6)
@@ -136,6 +142,8 @@ class Figures:
     verdicts: list[Verdict] = field(default_factory=list)
     growth: dict[str, Any] = field(default_factory=dict)
     """Costs by operation and history length."""
+    bytes: dict[str, Any] = field(default_factory=dict)
+    """By store and history length: what a turn costs it."""
     loads: dict[str, Any] = field(default_factory=dict)
     """Heartbeat latencies by load."""
     dying: dict[str, Any] = field(default_factory=dict)
@@ -158,8 +166,8 @@ class Run:
     def run(self, parts: Collection[str]) -> None:
         """Measure these parts; `figures` is filled as it goes."""
         steps: dict[str, Callable[[Rig], Iterable[Verdict]]] = {
-            "limits": self._limits, "growth": self._growth, "size": self._size, "reaping": self._reaping,
-            "start": self._start, "loads": self._loads, "dying": self._dying,
+            "limits": self._limits, "growth": self._growth, "size": self._size, "bytes": self._bytes,
+            "reaping": self._reaping, "start": self._start, "loads": self._loads, "dying": self._dying,
         }  # fmt: skip
         order = FULL_PARTS if self._effort.full else QUICK_PARTS
         operations = [part for part in order if part in parts and part not in steps]
@@ -264,6 +272,14 @@ class Run:
         daemon = LoadedDaemon(rig, redis, size, "size")
         flushes = [heartbeats_during(daemon.server, daemon.flush()) for _ in range(self._effort.rounds)]
         yield flushing_verdict(flushes, size.dirty)
+
+    def _bytes(self, rig: Rig) -> Iterator[Verdict]:
+        effort = self._effort
+        redis = in_redis(rig, effort.stored, sessions=effort.flushed, rounds=effort.rounds)
+        sqlite = in_sqlite(rig, effort.stored, sessions=effort.flushed, rounds=effort.rounds)
+        if effort.full:
+            self.figures.bytes = bytes_json({"Redis": redis, "SQLite": sqlite})
+        return bytes_verdicts(redis, sqlite)
 
     def _reaping(self, rig: Rig) -> Iterator[Verdict]:
         live, due = self._effort.live, self._effort.due

@@ -117,6 +117,32 @@ def growth(told: Told) -> str:
     return _table(("turns", *(f"{int(number):,}" for number in numbers)), rows())
 
 
+_COSTS: Final = {
+    "wire_bytes": "sent, kB", "aof_bytes": "append-only file, kB", "written_bytes": "written, kB",
+    "commands": "commands", "expires": "of them PEXPIRE", "store_cpu_us": "CPU of Redis, µs",
+    "daemon_cpu_us": "CPU of the daemon, µs",
+}  # fmt: skip
+"""What a turn costs the store, in the order of the columns."""
+
+
+def stored(told: Told) -> str:
+    """What a turn costs the store: as a patch / with the whole document."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for store, lengths in told["bytes"].items():
+            for turns, kinds in lengths.items():
+                yield store, f"{int(turns):,}", *(_both(kinds, name) for name in _COSTS)
+
+    return _table(("store", "turns", *_COSTS.values()), rows())
+
+
+def _both(kinds: Told, name: str) -> str:
+    if name not in kinds["added"]:
+        return ""
+    unit = 1000 if name.endswith("bytes") else 1
+    return " / ".join(_n(kinds[kind][name][0] / unit) for kind in ("added", "whole"))
+
+
 def loads(told: Told) -> str:
     """Heartbeat latencies under each load."""
 
@@ -149,5 +175,5 @@ def dying(told: Told) -> str:
 
 TABLES: Final[dict[str, Callable[[Told], str]]] = {
     "machine": machine, "targets": targets, "throughput": throughput, "requests": requests, "growth": growth,
-    "loads": loads, "dying": dying,
+    "bytes": stored, "loads": loads, "dying": dying,
 }  # fmt: skip

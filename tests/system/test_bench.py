@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 EXTRA = ("glide", "matplotlib")
-RATIO = re.compile(r"^\S.* [\d.]+(?:x| m?s)(?: \(.* … .*\))? +[<>]= [\d.]+(?:x| m?s) +(?:met|NOT MET)\b")
+RATIO = re.compile(r"^\S.* [\d.]+(?:x| m?s| kB)(?: \(.* … .*\))? +[<>]= [\d.]+(?:x| m?s| kB) +(?:met|NOT MET)\b")
 
 PLOTS = {"throughput", "latency", "growth", "loads", "dying"}
 
@@ -54,7 +54,7 @@ def test_every_target_gets_its_line_and_its_figure(tmp_path: Path, temporary: Pa
     lines = bench("quick", "--tiny", "--json", file, temporary=temporary).splitlines()
     assert [line for line in lines[:-1] if not RATIO.match(line)] == []
     told = json.loads(file.read_text())
-    assert len(told["targets"]) == len(lines) - 1 == 25
+    assert len(told["targets"]) == len(lines) - 1 == 30
     assert all(target["low"] <= target["median"] <= target["high"] for target in told["targets"])
     for target, line in zip(told["targets"], lines, strict=False):
         reached = target["median"] >= target["limit"] if target["at_least"] else target["median"] <= target["limit"]
