@@ -8,18 +8,17 @@ patch is ever applied to another document than it was made for.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import random
 from collections.abc import Iterator
 
 import pytest
-from redis.asyncio import Redis
 
-from callstate_client import SessionNotFoundError, SidecarStore, connect
+from callstate_client import connect
 from support.daemon import Daemon
 from support.oracle import Oracle
+from support.redis_contents import check_redis
 from support.redis_server import RedisServer, binaries
 
 ROUNDS = int(os.environ.get("CALLSTATE_SOAK_ROUNDS", "12"))
@@ -32,8 +31,6 @@ pytestmark = [
 ]
 
 log = logging.getLogger(__name__)
-
-PREFIX = "voicesession:"
 
 
 @pytest.fixture
@@ -71,30 +68,6 @@ class Trouble:
     def end(self) -> None:
         """Let it go on."""
         self._redis.resume()
-
-
-async def check_redis(redis: RedisServer, store: SidecarStore, session_ids: list[str]) -> None:
-    """Redis has what the daemon serves, and nothing else."""
-    assert (await store.flush(timeout_s=60.0)).unflushed == 0
-    async with Redis.from_url(redis.url, protocol=2) as raw:
-        active = {name.decode() for name in await raw.smembers(PREFIX + "active")}
-        alive: set[str] = set()
-        for session_id in session_ids:
-            document = await raw.get(PREFIX + session_id)
-            try:
-                state = await store.load(session_id)
-            except SessionNotFoundError:
-                assert document is None
-                continue
-            assert document is not None, session_id
-            found = json.loads(document)
-            expected = json.loads(state.to_json())
-            for members in (found, expected):
-                members.pop("updated_at")  # the daemon's includes the last beat
-            assert found == expected
-            if state.is_active:
-                alive.add(session_id)
-        assert active == alive
 
 
 async def test_redis_has_what_was_acknowledged_whatever_fails(redis: RedisServer) -> None:
