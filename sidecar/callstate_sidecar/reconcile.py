@@ -82,7 +82,8 @@ class Reconciler:
                 return False  # it can't be read, so it can't be merged
             self._raise_above(session, 0, -1)
             return True
-        if theirs is not None and foreign and theirs.host is None:
+        is_unchanged = session.version == session.stored_version and not session.unverified
+        if theirs is not None and foreign and theirs.host is None and is_unchanged:
             self._settle_foreign(session, theirs, foreign)
         elif theirs is None:
             self._settle_no_document(session, meta)
@@ -100,6 +101,7 @@ class Reconciler:
                 self._raise_above(session, theirs.version, -1 if is_same_epoch else theirs.facts.epoch)
         else:
             self._merge(session, session.base, theirs)
+            session.seen_stamp = foreign or session.seen_stamp
         return True
 
     # -- deletions ----------------------------------------------------------------------------------------------
@@ -158,9 +160,7 @@ class Reconciler:
     # -- sessions -----------------------------------------------------------------------------------------------
 
     def _settle_foreign(self, session: Session, theirs: Session, stamp: bytes) -> None:
-        """Other software has changed the document that we wrote."""
-        if session.version != session.stored_version or session.unverified:
-            return  # ours has changed too: it is written, and theirs set aside
+        """Other software has changed the document that we wrote, and ours has no change since."""
         if session.ended and not theirs.ended:
             self._raise_above(session, theirs.version, -1)
             return

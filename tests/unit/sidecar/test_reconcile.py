@@ -10,7 +10,7 @@ import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.sessions.stored import StoredMeta
+from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
 from callstate_client.engine.table.replay import all_dirty
 from callstate_client.errors import FencedError, SessionNotFoundError, StoreUnavailableError
 from support.core import HOST, Core, FakeClient, kept
@@ -530,3 +530,44 @@ async def test_what_the_store_took_while_a_change_was_made_needs_no_merge() -> N
     await core.turn("a", "three")
     await flush(core)
     assert contents(stored(core)) == ["one", "two", "three"]
+
+
+# -- other software has changed what we wrote -----------------------------------------------------------------
+
+
+def changed_by_go(core: Core, content: str) -> None:
+    """The Go package loads the stored session, adds a turn, and saves it."""
+    row = core.memory.rows["a"]
+    document = stored(core)
+    document["history"].append({"role": "user", "content": content})
+    text = json.dumps(document).encode()
+    core.memory.rows["a"] = StoredSession(text, row.meta, row.beat_ms, foreign_stamp=b"%d:" % len(text))
+
+
+async def test_what_go_changed_of_a_session_saved_blind_is_merged(core: Core) -> None:
+    """It was compared again and again, and never written."""
+    put(core, meta())
+    changed_by_go(core, "Go's")
+    await blind(core, session={"status": "active"})
+    await core.turn("a", "ours")
+    core = again(core)
+    await flush(core)
+    assert contents(stored(core)) == ["before", "Go's", "ours"]
+    assert not core.table.dirty.sessions
+
+
+async def test_what_go_changed_after_a_write_whose_reply_was_lost_is_set_aside() -> None:
+    core = Core()
+    await core.save("a", session={"history": [{"role": "user", "content": "before"}]})
+    await flush(core)
+    core = restarted(core)
+    await core.turn("a", "first")
+    core.memory.cut = True
+    await core.writer.write_round()
+    core.memory.cut = False
+    changed_by_go(core, "Go's")
+    await core.turn("a", "second")
+    await flush(core)
+    assert contents(stored(core)) == ["before", "first", "second"]
+    assert not core.table.dirty.sessions
+    assert core.metrics.counters["store_set_aside"] == 1
