@@ -152,7 +152,10 @@ async def test_the_documented_rights_are_enough_and_none_too_many(binary: str) -
 
 @on_uvloop
 async def test_a_cluster_needs_few_rights_more() -> None:
-    node = TcpServer(binaries()["valkey"], "cluster-enabled yes", f"cluster-port {free_port()}")
+    node = TcpServer(
+        binaries()["valkey"], "cluster-enabled yes", f"cluster-port {free_port()}", "appendonly yes",
+        "appendfsync always",
+    )  # fmt: skip
     with Group([node]):
         node.ask("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         await asyncio.to_thread(until, lambda: b"cluster_state:ok" in node.ask("CLUSTER", "INFO"))

@@ -148,8 +148,8 @@ class ScriptClient:
         if self._closed:
             raise StoreDownError("the store is closed")
         try:
+            await self._verify()
             async with asyncio.timeout(self._limit_s):
-                await self._verify()
                 return await work()
         except NoScriptError:
             raise
@@ -220,9 +220,10 @@ class ScriptClient:
     async def _verify(self) -> None:
         if self._verified:
             return
-        await self._servers.verify()
-        if self._confirms:
-            await verify_append_only(self._servers.each_primary)
+        async with asyncio.timeout(self._limit_s):  # of its own: a slow server would never get beyond this
+            await self._servers.verify()
+            if self._confirms:
+                await verify_append_only(self._servers.each_primary)
         self._verified = True
 
     async def close(self) -> None:

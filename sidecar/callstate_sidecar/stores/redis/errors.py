@@ -98,7 +98,9 @@ def translate(error: Exception) -> StoreError:
     """The StoreError for an error of redis-py, or for one that leaked through it from a reset connection."""
     if isinstance(error, UnsuitableServerError):
         return StoreUnsuitableError(str(error))
-    if isinstance(error.__cause__, RedisError):  # over a Unix socket, a refused AUTH arrives as ConnectionError
+    if isinstance(
+        error.__cause__, RedisError | UnsuitableServerError
+    ):  # over a Unix socket, a refused AUTH arrives as ConnectionError
         return translate(error.__cause__)
     if isinstance(error, ResponseError) or is_refusal(error):
         return StoreRefusingError(describe(error))

@@ -14,8 +14,9 @@ from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import AuthenticationError, ConnectionError, ReadOnlyError, RedisError  # noqa: A004
 
 from callstate_sidecar.stores.redis.connections import Connector, Node
+from callstate_sidecar.stores.redis.errors import UnsuitableServerError
 from callstate_sidecar.stores.redis.servers import Command, OneServer, Words, disconnect
-from callstate_sidecar.stores.redis.suitability import verify_sentinels
+from callstate_sidecar.stores.redis.suitability import no_sentinel
 
 
 class Sentinels:
@@ -35,22 +36,22 @@ class Sentinels:
         """Let a client of the primary give up its connections when another server is named."""
         self._servers.append(server)
 
-    async def verify(self) -> None:
-        """See that they are sentinels."""
-        await verify_sentinels(self._sentinels)
-
     async def find(self) -> Node:
         """Ask them, one after the other, for the primary.
 
         Raises:
             MasterNotFoundError: none knows one at present.
-            AuthenticationError: one has refused us, and no other knows it.
+            AuthenticationError, UnsuitableServerError: the same, and one has refused us, or is no sentinel.
         """
         faults: list[Exception] = []
         for sentinel in [*self._sentinels]:
             try:
                 masters = await sentinel.sentinel_masters()
-            except (RedisError, OSError) as error:
+            except RedisError as error:
+                where = sentinel.connection_pool.connection_kwargs
+                faults.append(no_sentinel(error, (where["host"], where["port"])))
+                continue
+            except OSError as error:
                 faults.append(error)
                 continue
             state = masters.get(self._service)
@@ -64,7 +65,7 @@ class Sentinels:
                 )
             )
         for fault in faults:
-            if isinstance(fault, AuthenticationError):
+            if isinstance(fault, AuthenticationError | UnsuitableServerError):
                 raise fault
         raise MasterNotFoundError(f"no sentinel names a primary: {'; '.join(dict.fromkeys(map(str, faults)))}")
 
@@ -98,7 +99,7 @@ class SentinelServer:
 
     async def verify(self) -> None:
         """See that what the URL names are sentinels."""
-        await self._sentinels.verify()
+        await self._sentinels.find()
 
     async def execute(self, command: Command) -> Any:
         """Run one command."""

@@ -6,7 +6,7 @@ command: nothing in those errors says that the URL is the mistake.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from redis.asyncio import Redis
@@ -64,33 +64,13 @@ def _address(url: RedisUrl) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-async def verify_sentinels(sentinels: Iterable[Any]) -> None:
-    """See that these are sentinels, as far as they answer.
-
-    Args:
-        sentinels: clients of redis-py.
-
-    Raises:
-        UnsuitableServerError: one is something else.
-        RedisError: none has answered.
-    """
-    fault: Exception | None = None
-    for sentinel in sentinels:
-        try:
-            await sentinel.sentinel_masters()
-        except ResponseError as error:
-            if "unknown command" not in str(error).lower():
-                raise
-            where = sentinel.connection_pool.connection_kwargs
-            raise UnsuitableServerError(
-                f"redis+sentinel:// names {where['host']}:{where['port']}, which is no sentinel but a server"
-            ) from error
-        except RedisError as error:
-            fault = error
-        else:
-            return
-    if fault is not None:
-        raise fault
+def no_sentinel(error: RedisError, node: tuple[str, int]) -> Exception:
+    """What the error of SENTINEL MASTERS means."""
+    if "unknown command" in str(error).lower():
+        return UnsuitableServerError(
+            f"redis+sentinel:// names {node[0]}:{node[1]}, which is no sentinel but a server"
+        )
+    return error
 
 
 def no_cluster(error: ResponseError, url: RedisUrl, node: tuple[str, int]) -> Exception:
