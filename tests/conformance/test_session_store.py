@@ -240,7 +240,7 @@ async def test_members_that_go_takes_for_ours_are_refused(store: SessionStore, n
         await store.load("call-1")
 
 
-async def test_members_nobody_knows_survive(store: SessionStore) -> None:
+async def test_unknown_members_survive(store: SessionStore) -> None:
     state = a_call(extra={"tenant": {"id": 9}})
     state.metrics.extra["sentiment"] = -0.25
     state.add_turn(Role.USER, "hi", extra={"confidence": 0.5})

@@ -138,7 +138,7 @@ def test_an_unknown_method_is_method_not_found(wire: Wire, method: str) -> None:
 
 
 @pytest.mark.parametrize("request_id", ["0", "-1", "9223372036854775807", "1.5", '""', '"é\\n"', "null"])
-def test_any_usable_id_comes_back_as_it_was(wire: Wire, request_id: str) -> None:
+def test_any_valid_id_is_returned_unchanged(wire: Wire, request_id: str) -> None:
     assert wire.ask(line_of("server.ping", "{}", request_id))["id"] == json.loads(request_id)
 
 
@@ -565,7 +565,7 @@ def evict_big_session(wire: Wire) -> None:
 
 
 @pytest.mark.system
-def test_connections_over_the_limit_are_told_and_closed() -> None:
+def test_connections_over_the_limit_get_an_error_and_are_closed() -> None:
     with Daemon("--set", "limits.connections=3") as daemon, contextlib.ExitStack() as stack:
         served = [stack.enter_context(Wire(daemon.socket)) for _ in range(3)]
         assert [wire.call("server.ping") for wire in served] == [{}] * 3

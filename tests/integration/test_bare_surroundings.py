@@ -216,7 +216,7 @@ class TestSurroundings:
         assert "Traceback" not in done.stderr
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-    def test_a_user_without_a_home_is_told_what_to_give(self) -> None:
+    def test_a_user_without_a_home_gets_an_error_that_names_the_option(self) -> None:
         code = (
             "import os, sys; from callstate_sidecar import launch\n"
             "os.setuid(54321); sys.exit(launch.main(['--check']))"

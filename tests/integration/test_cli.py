@@ -201,7 +201,7 @@ class TestLs:
         save_three(daemon)
         assert len(ids(callstate("ls --json --limit 2")[1])) == 2
 
-    def test_the_table_masks_numbers_unless_told_otherwise(self, daemon, callstate):
+    def test_the_table_masks_numbers_by_default(self, daemon, callstate):
         save_three(daemon)
         head, *lines = callstate("ls")[1].splitlines()
         assert head.split()[:3] == ["ID", "STATUS", "PROVIDER"]

@@ -110,7 +110,7 @@ async def test_a_turn_is_amended_over_a_restart_whatever_others_say(daemon: Daem
         assert [turn.content for turn in kept.history] == ["how are", "from elsewhere", "wait!"]
 
 
-async def test_what_becomes_of_a_call_is_known_at_once(daemon: Daemon, store: SidecarStore) -> None:
+async def test_the_loss_of_a_call_is_known_at_once(daemon: Daemon, store: SidecarStore) -> None:
     async with connect(daemon.socket, "another") as other:
         loop = asyncio.get_running_loop()
         with pytest.raises(FencedError, match="claimed by"):
@@ -137,7 +137,7 @@ async def test_draining_is_known_from_the_registration_and_at_once(daemon: Daemo
             assert late.draining
 
 
-async def test_requests_under_way_survive_a_kill(daemon: Daemon, store: SidecarStore) -> None:
+async def test_requests_in_flight_survive_a_kill(daemon: Daemon, store: SidecarStore) -> None:
     for n in range(8):
         await store.save(a_call(f"c{n}"))
     daemon.signal(signal.SIGSTOP)

@@ -128,7 +128,7 @@ async def test_redis_away_at_the_start_and_later_is_served_around(redis: RedisSe
 
 
 @on_uvloop
-async def test_a_redis_that_refuses_is_told_from_one_that_is_down(redis: RedisServer) -> None:
+async def test_a_redis_that_refuses_is_distinguished_from_one_that_is_down(redis: RedisServer) -> None:
     daemon = Daemon(store=redis.url)
     try:
         await daemon.in_thread("start")

@@ -165,7 +165,7 @@ async def test_what_is_not_kept_any_more_is_a_gap(store: CallStore) -> None:
     assert 190 < len(seen) <= 200
 
 
-async def test_who_does_not_read_is_cut_off_and_misses_nothing_that_is_kept(
+async def test_a_slow_subscriber_is_cut_off_and_misses_no_kept_event(
     daemon: Daemon, store: CallStore, line: Line
 ) -> None:
     line.send(("events.subscribe", {"types": ["created"]}))

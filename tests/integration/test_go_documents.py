@@ -115,7 +115,7 @@ async def read_back(behind: Behind, last: SessionState, recovery: bytes) -> None
     assert SessionState.from_json(await behind.raw(last.id)).to_json() == last.to_json()
 
 
-async def test_what_can_not_be_read_harms_nobody_else(behind: Behind) -> None:
+async def test_an_unreadable_document_does_not_affect_others(behind: Behind) -> None:
     unreadable = {
         f"a{n}": data.replace(b'"id":"a"', b'"id":"a%d"' % n) for n, data in enumerate(UNREADABLE.values())
     }

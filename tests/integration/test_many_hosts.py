@@ -207,7 +207,9 @@ async def test_what_was_acknowledged_before_a_theft_was_known_is_set_aside(two: 
 
 @on_uvloop
 @pytest.mark.parametrize("state", ["released", "unowned", "suspect"])
-async def test_what_nobody_alive_owns_is_taken_without_stealing(two: tuple[Daemon, Daemon], state: str) -> None:
+async def test_a_session_without_a_live_owner_is_claimed_without_stealing(
+    two: tuple[Daemon, Daemon], state: str
+) -> None:
     async with connect(two[0].socket, worker_id="w1") as here, connect(two[1].socket, worker_id="w2") as there:
         timeout_s = 0.2 if state == "suspect" else None
         if state == "unowned":
@@ -280,7 +282,7 @@ async def test_the_sessions_of_a_dead_host_are_orphans_at_another_and_are_claime
 
 
 @on_uvloop
-async def test_what_nobody_claims_of_a_dead_host_is_reaped_once(hosts: Hosts) -> None:
+async def test_unclaimed_sessions_of_a_dead_host_are_reaped_once(hosts: Hosts) -> None:
     reaper = ("--set", "reaper.heartbeat_timeout_s=5", "--set", "reaper.grace_s=0.2")
     one, *others = (hosts.add(name, *reaper, expect="by now") for name in ("one", "two", "three"))
     await asyncio.gather(*(daemon.in_thread("start") for daemon in (one, *others)))

@@ -102,7 +102,7 @@ asyncio.run(main())
 """
 
 
-async def test_a_killed_workers_call_comes_to_who_watches(daemon: Daemon) -> None:
+async def test_a_killed_workers_call_is_recovered_by_a_watching_worker(daemon: Daemon) -> None:
     async with connect(daemon.socket, "w2") as store:
         calls = store.recover(labels={"test": "killed"}, watch=True)
         first = asyncio.ensure_future(anext(calls))
@@ -177,7 +177,7 @@ async def test_a_forked_child_holds_nothing_and_connects_anew(daemon: Daemon) ->
 # -- fencing ------------------------------------------------------------------------------------------------------
 
 
-async def test_who_is_no_worker_is_fenced_by_the_epoch_of_what_it_created(daemon: Daemon) -> None:
+async def test_a_caller_that_is_not_a_worker_is_fenced_by_epoch(daemon: Daemon) -> None:
     async with connect(daemon.socket, register=False) as script, connect(daemon.socket, "w2") as worker:
         with pytest.raises(FencedError):
             async with script.hold(a_call("script")) as call:
@@ -248,10 +248,10 @@ async def test_beats_go_on_when_the_daemon_was_away(daemon: Daemon) -> None:
         connect(daemon.socket, "w1") as store,
         store.hold(a_call("kept"), heartbeat_timeout_s=1) as call,
     ):
-        beaten = (await store.load("kept")).updated_at
+        before = (await store.load("kept")).updated_at
         await daemon.in_thread("kill")
         await daemon.in_thread("start")
-        while (await store.load("kept")).updated_at == beaten:
+        while (await store.load("kept")).updated_at == before:
             await asyncio.sleep(0.01)  # beats of another process: there is no event
         assert call.lost is None
 

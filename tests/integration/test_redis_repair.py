@@ -194,7 +194,7 @@ async def test_go_writing_back_what_it_read_before_the_end_revives_nothing(
     assert (record.state.status, record.ended_reason) == ("ended", "caller_hangup")
 
 
-async def test_it_revives_nothing_either_once_the_daemon_has_let_go(
+async def test_a_stale_document_revives_nothing_after_the_daemon_has_dropped_the_session(
     redis: RedisServer, go: RedisStore, tmp_path: Path
 ) -> None:
     options = ("--set", "reaper.retention_s=0.1", "--set", "reaper.tick_s=0.05")
@@ -237,7 +237,7 @@ async def test_a_change_by_go_is_taken_and_one_across_ours_is_set_aside(
     assert len((await go.load("live")).history) == 2
 
 
-async def test_a_call_that_is_only_beaten_keeps_its_keys(redis: RedisServer, raw: Redis) -> None:
+async def test_a_call_with_nothing_but_heartbeats_keeps_its_keys(redis: RedisServer, raw: Redis) -> None:
     options = ("--set", "store.ttl_s=2", "--set", "store.beat_interval_s=0.2")
     with Daemon(*options, store=redis.url) as daemon:
         async with connect(daemon.socket) as store:

@@ -367,7 +367,7 @@ async def test_an_active_key_of_another_type_changes_nothing_by_halves(
     "fields",
     [{"version": "many"}, {"epoch": "-1", "version": ""}, {"version": "9" * 30}, {"host": b"\xff", "version": "0"}],
 )
-async def test_meta_somebody_spoiled_is_no_obstacle(
+async def test_damaged_meta_is_overwritten(
     backend: RedisBackend, raw: Redis, prefix: str, fields: dict[str, str | bytes]
 ) -> None:
     await raw.hset(f"{{{prefix}call-1}}:meta", mapping={"labels": "no json", "max_duration_s": "nan", **fields})
@@ -378,7 +378,7 @@ async def test_meta_somebody_spoiled_is_no_obstacle(
     assert stored == StoredSession(DOCUMENT, StoredMeta(host="here", epoch=1, version=5), 5)
 
 
-async def test_a_beat_nobody_could_have_meant_is_none(
+async def test_an_impossible_heartbeat_time_is_ignored(
     store: RedisStore, backend: RedisBackend, raw: Redis, prefix: str
 ) -> None:
     await store.save(SessionState("call-1"))
@@ -525,7 +525,7 @@ async def test_a_server_that_takes_nothing_refuses_and_recovers(name: str, binar
         ("value is not an integer or out of range, READONLY or not", False),
     ],
 )
-def test_refusals_are_told_from_what_one_session_is_guilty_of(text: str, refusal: bool) -> None:
+def test_refusals_of_all_writes_are_distinguished_from_those_of_one_session(text: str, refusal: bool) -> None:
     assert is_refusal(ResponseError(text)) is refusal
 
 
@@ -590,7 +590,7 @@ async def test_a_password_is_needed_and_used() -> None:
             await works(store, backend)
 
 
-async def test_a_password_the_server_does_not_ask_for_is_said_as_that(own_redis_server: RedisServer) -> None:
+async def test_an_unneeded_password_is_reported_as_such(own_redis_server: RedisServer) -> None:
     async with both(own_redis_server.url, password="none") as (_, backend):  # noqa: S106 - there is none
         with pytest.raises(StoreRefusingError, match="Redis has no password, and one is configured"):
             await backend.ping()

@@ -192,7 +192,7 @@ async def test_stores_of_one_file_see_each_others_sessions(store: SqliteStore, p
         assert await store.list_active() == []
 
 
-async def test_a_newer_file_is_refused_in_plain_words(
+async def test_a_newer_file_is_refused_with_a_clear_message(
     store: SqliteStore, backend: SqliteBackend, path: Path
 ) -> None:
     with by_hand(path) as connection:
@@ -396,7 +396,7 @@ async def test_the_loop_goes_on_while_the_file_is_busy(backend: SqliteBackend, p
     assert turns > 100
 
 
-async def test_closing_waits_for_what_is_under_way_and_ends_the_thread(path: Path) -> None:
+async def test_closing_waits_for_work_in_progress_and_ends_the_thread(path: Path) -> None:
     store = SqliteStore(path)
     saving = asyncio.create_task(store.save(SessionState("call-1")))
     await asyncio.sleep(0)  # the save is with the thread now
@@ -428,7 +428,7 @@ def test_arguments_that_are_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced", "all of it"])
-async def test_a_file_that_is_gone_is_made_anew_and_told_of(backend: SqliteBackend, path: Path, how: str) -> None:
+async def test_a_missing_file_is_created_again_and_reported(backend: SqliteBackend, path: Path, how: str) -> None:
     await backend.write([a_write("call-1")])
     assert backend.data_losses == 0
     if how == "replaced":

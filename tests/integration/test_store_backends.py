@@ -199,7 +199,7 @@ async def test_meta_that_is_empty_comes_back_empty(side: Side) -> None:
     assert (await there(side)).meta == StoredMeta(host="here", epoch=1, version=3)
 
 
-async def test_nothing_is_there_of_an_id_nobody_wrote(side: Side) -> None:
+async def test_an_unknown_id_has_no_document(side: Side) -> None:
     assert await side.backend.read("nobody") is None
     assert await all_active(side.backend) == []
     assert await side.backend.write([]) == []

@@ -57,7 +57,7 @@ async def event(store: SidecarStore, type_: str, *, when: object = None) -> dict
 
 
 @on_uvloop
-async def test_an_idle_daemon_notices_that_redis_hangs_and_nobody_waits_for_it(redis: RedisServer) -> None:
+async def test_an_idle_daemon_notices_that_redis_hangs_and_no_request_waits_for_it(redis: RedisServer) -> None:
     async with daemon_behind(redis) as (_, store):
         await store.save(SessionState("hot"))
         await store.flush()
@@ -158,7 +158,7 @@ async def test_calls_begin_while_the_sqlite_file_is_away_and_empty_nothing_in_it
 
 
 @on_uvloop
-async def test_what_the_store_has_and_nobody_can_read_is_not_replaced_after_an_outage(redis: RedisServer) -> None:
+async def test_an_unreadable_document_is_not_replaced_after_an_outage(redis: RedisServer) -> None:
     """A key of another type is no absence, before the outage or after it."""
     redis.command("RPUSH", "voicesession:c1", "not-ours")
     async with daemon_behind(redis, expect=rf"{STORE_AWAY}|does not take session c1") as (_, store):

@@ -254,7 +254,7 @@ def test_every_acknowledged_turn_is_there_once_however_often_it_is_killed(
         assert [turn.content for turn in store.load(session_id).history] == said
 
 
-def test_requests_under_way_survive_a_kill(daemon: Daemon, store: sync.Store, threads: ThreadPoolExecutor) -> None:
+def test_requests_in_flight_survive_a_kill(daemon: Daemon, store: sync.Store, threads: ThreadPoolExecutor) -> None:
     for n in range(8):
         store.save(a_call(f"c{n}"))
     daemon.signal(signal.SIGSTOP)
@@ -370,7 +370,7 @@ def test_two_stores_and_versions(daemon: Daemon, store: sync.Store) -> None:
 
 
 @pytest.mark.parametrize("worker_id", ["w1", None])
-def test_what_was_stolen_takes_nothing_of_who_had_claimed_it(daemon: Daemon, worker_id: str | None) -> None:
+def test_a_stolen_call_accepts_nothing_from_its_former_claimer(daemon: Daemon, worker_id: str | None) -> None:
     with sync.connect(daemon.socket) as other, sync.connect(daemon.socket, worker_id=worker_id) as store:
         other.save(a_call())
         assert store.claim("c1").epoch == 1

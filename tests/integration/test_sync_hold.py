@@ -162,7 +162,7 @@ def test_a_thread_sends_the_heartbeats_of_all_calls_and_learns_that_one_is_lost(
     assert other.get("c1").ended_reason == "completed"
 
 
-def test_a_timeout_that_an_operator_gives_is_beaten_by(store: sync.Store, operator: sync.Store) -> None:
+def test_heartbeats_follow_a_timeout_that_an_operator_sets(store: sync.Store, operator: sync.Store) -> None:
     with store.hold(a_call(), heartbeat_timeout_s=1.0) as call:
         operator.update("c1", heartbeat_timeout_s=0.3)
         seen = {operator.get("c1").state.updated_at}

@@ -102,8 +102,8 @@ class CoreMachine(RuleBasedStateMachine):
             core.clock.at_us, core.clock.at_s = before.clock.at_us, before.clock.at_s
             core.memory.rows, core.memory.active = before.memory.rows, before.memory.active
         all_dirty(table, core.clock.mono())
-        for entry in core.table.sessions.values():
-            (core.liveness.keep if entry.ended else core.liveness.watch)(entry.id, core.clock.live())
+        for session in core.table.sessions.values():
+            (core.liveness.keep if session.ended else core.liveness.watch)(session.id, core.clock.live())
         self.core, self.peer = core, FakeClient(core)
 
     @rule()
@@ -343,10 +343,10 @@ class CoreMachine(RuleBasedStateMachine):
             core.reaper.tick(core.clock.live())
             self.disk.error = None
             for session_id, known in self.model.items():
-                entry = core.table.sessions.get(session_id)
-                if entry is not None and entry.facts.reaped and not known["reaped"]:
-                    known |= {"status": "ended", "reaped": True, "version": entry.version}
-                known["hot"] = entry is not None
+                session = core.table.sessions.get(session_id)
+                if session is not None and session.facts.reaped and not known["reaped"]:
+                    known |= {"status": "ended", "reaped": True, "version": session.version}
+                known["hot"] = session is not None
 
         self.loop.run_until_complete(look())
 
@@ -359,10 +359,10 @@ class CoreMachine(RuleBasedStateMachine):
         table = self.core.table
         assert table.sessions.keys() <= self.model.keys()
         assert not self.core.tx.records, "every group is down or undone"
-        for session_id, entry in table.sessions.items():
-            doc = entry.doc.to_json(entry.doc.updated_us)
-            loaded = {"session": msgspec.json.decode(doc), "turn_count": entry.doc.turn_count}
-            self.same(loaded | {"version": entry.version}, self.model[session_id])
+        for session_id, session in table.sessions.items():
+            doc = session.doc.to_json(session.doc.updated_us)
+            loaded = {"session": msgspec.json.decode(doc), "turn_count": session.doc.turn_count}
+            self.same(loaded | {"version": session.version}, self.model[session_id])
             assert self.core.liveness.phase(session_id) is not None
         assert len(self.core.liveness) == len(table.sessions)
 
@@ -372,8 +372,8 @@ class CoreMachine(RuleBasedStateMachine):
         if self.core is None:
             return
         table = self.core.table
-        for session_id, entry in table.sessions.items():
-            assert entry.stored_version >= entry.version or self.is_kept_for_the_store(session_id)
+        for session_id, session in table.sessions.items():
+            assert session.stored_version >= session.version or self.is_kept_for_the_store(session_id)
         for session_id in table.tombstones.pending:
             assert self.is_kept_for_the_store(session_id)
         assert table.dirty.size_bytes == sum(size for _, size, _ in table.dirty.marks.values())
@@ -384,8 +384,8 @@ class CoreMachine(RuleBasedStateMachine):
         )
         assert not ages or min(ages) >= 1000.0
         counts: dict[str, int] = {}
-        for entry in table.sessions.values():
-            counts[entry.doc.status] = counts.get(entry.doc.status, 0) + 1
+        for session in table.sessions.values():
+            counts[session.doc.status] = counts.get(session.doc.status, 0) + 1
         assert table.index.by_status == counts
 
     def is_kept_for_the_store(self, session_id: str) -> bool:

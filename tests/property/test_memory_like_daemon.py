@@ -403,7 +403,7 @@ def deep(levels: int) -> Raw:
     ],
     ids=lambda odd: repr(odd)[:20],
 )  # fmt: skip
-async def test_what_is_odd_is_kept_or_refused_in_the_same_words(odd: Any) -> None:
+async def test_odd_documents_are_kept_or_refused_with_the_same_message(odd: Any) -> None:
     params: list[tuple[str, dict[str, Any]]] = [
         ("session.save", {"session": {"id": "c", "extra": odd}}),
         ("session.save", {"session": {"id": "c", "recovery_data": {"odd": odd}}}),
@@ -421,7 +421,7 @@ async def test_what_is_odd_is_kept_or_refused_in_the_same_words(odd: Any) -> Non
     await compare([("w1", request(*each)) for each in params])
 
 
-async def test_a_line_that_is_too_long_is_refused_in_the_same_words() -> None:
+async def test_a_line_that_is_too_long_is_refused_with_the_same_message() -> None:
     named = {"session_id": "a", "turn": {"role": "user", "content": ""}}
     spare = LINE_BYTES - len(request("session.add_turn", named) + b"\n")
     lines = []

@@ -108,7 +108,7 @@ def test_what_was_written_once_is_written_the_same_for_ever(document: dict[str, 
 
 @settings(max_examples=examples(100))
 @given(st.lists(TURN, min_size=1, max_size=4), st.booleans(), st.data())
-def test_turns_nobody_looked_at_stay_as_they_came(
+def test_turns_that_were_not_read_keep_their_bytes(
     turns: list[dict[str, Any]], spaced: bool, data: st.DataObject
 ) -> None:
     raw = [encoded(turn, spaced=spaced) for turn in turns]

@@ -20,7 +20,7 @@ class FlakyStore(MemoryStore):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.asked: Counter[str] = Counter()
-        self.beaten: list[str] = []
+        self.heartbeat_ids: list[str] = []
         self._failures: dict[str, tuple[CallstateError, int, bool]] = {}
         self._changed = asyncio.Condition()
 
@@ -43,7 +43,7 @@ class FlakyStore(MemoryStore):
     async def request(self, method: str, params: Any = None, **options: Any) -> bytes:
         self.asked[method] += 1
         if method == "session.heartbeat":
-            self.beaten.append(params.session_id)
+            self.heartbeat_ids.append(params.session_id)
         async with self._changed:
             self._changed.notify_all()
         error, times, applied = self._failures.get(method, (None, 0, False))

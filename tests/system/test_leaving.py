@@ -125,9 +125,7 @@ WAYS = ["interrupt", "task_group", "no_close", "cancel_all", "cancel_twice", "ow
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 @pytest.mark.parametrize("is_down", [False, True], ids=["up", "down"])
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_worker_that_is_told_to_stop_delivers_first(
-    daemon: Daemon, way: str, is_down: bool, loop: str
-) -> None:
+async def test_a_worker_delivers_before_it_stops(daemon: Daemon, way: str, is_down: bool, loop: str) -> None:
     worker = Worker(daemon, way, loop)
     try:
         assert worker.says() == "held"

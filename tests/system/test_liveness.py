@@ -234,7 +234,7 @@ def test_a_worker_killed_while_it_hung_is_known_as_dead(setup: LivenessSetup) ->
     assert again["epoch"] == 1, "a new process of the same name"
 
 
-def test_the_daemons_own_sleep_is_nobodys_death(setup: LivenessSetup) -> None:
+def test_no_worker_is_suspected_for_the_time_the_daemon_was_suspended(setup: LivenessSetup) -> None:
     """Stopped for twice the timeout: beats sent meanwhile are read first, and the silent have their time again."""
     setup.worker("beats")
     setup.watcher.ask(
@@ -250,7 +250,7 @@ def test_the_daemons_own_sleep_is_nobodys_death(setup: LivenessSetup) -> None:
     assert setup.watcher.until("suspect")["session_id"] == "silent", "from now on it counts again"
 
 
-def test_who_died_while_the_daemon_was_down_is_a_suspect_at_its_start(setup: LivenessSetup) -> None:
+def test_a_worker_that_died_while_the_daemon_was_down_is_suspected_at_startup(setup: LivenessSetup) -> None:
     dead, living = setup.worker("dead"), setup.worker("living")
     setup.daemon.kill()
     dead.kill()
@@ -274,7 +274,7 @@ def _since_start(setup: LivenessSetup) -> list[dict[str, Any]]:
     return setup.watcher.unread
 
 
-def test_who_lived_on_while_the_daemon_was_down_keeps_its_call(setup: LivenessSetup) -> None:
+def test_a_worker_that_survived_while_the_daemon_was_down_keeps_its_call(setup: LivenessSetup) -> None:
     setup.worker("a")
     setup.daemon.kill()
     setup.daemon.start()

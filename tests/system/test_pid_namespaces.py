@@ -78,7 +78,7 @@ class Worker:
         self.process.communicate()
 
 
-def test_two_processes_with_one_id_are_told_apart_and_a_death_is_seen(contained: Daemon) -> None:
+def test_two_processes_with_one_id_are_distinguished_and_a_death_is_noticed(contained: Daemon) -> None:
     first = Worker(contained)
     try:
         assert b'"result"' in first.answer

@@ -78,7 +78,7 @@ def ask(connection: socket.socket, method: str) -> dict[str, object]:
     return reply
 
 
-def test_whoever_connects_before_the_daemon_runs_is_served_by_it(activated: Activated) -> None:
+def test_connections_made_before_the_daemon_runs_are_served(activated: Activated) -> None:
     with activated.connect() as first, activated.connect() as second:
         assert "result" in ask(first, "server.ping")
         assert "result" in ask(second, "server.ping")
@@ -95,7 +95,7 @@ def test_the_socket_is_left_to_the_manager(activated: Activated) -> None:
     assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
 
 
-def test_the_manager_hears_when_it_serves_lives_and_stops(activated: Activated) -> None:
+def test_the_manager_is_notified_of_readiness_watchdog_and_stop(activated: Activated) -> None:
     with activated.connect() as connection:
         assert "READY=1" in activated.manager.received_until("READY=1")
         assert "result" in ask(connection, "server.ping")

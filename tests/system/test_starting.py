@@ -52,7 +52,7 @@ def ended(daemon: Daemon, command: list[str] | None = None) -> tuple[int, str]:
         ("daemon", "Daemon", "_restore"),
     ],
 )
-def test_a_signal_at_any_moment_of_the_start_stops_it_with_a_word(
+def test_a_signal_at_any_moment_of_startup_stops_it_with_a_log_line(
     name: str, module: str, where: str, method: str
 ) -> None:
     daemon = Daemon()

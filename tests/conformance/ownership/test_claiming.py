@@ -161,7 +161,7 @@ async def test_claim_next_takes_orphans_oldest_first_then_suspects(
     assert [await claim_next(w2, "w2") for _ in range(4)] == ["b", "a", "suspect", None]
 
 
-async def test_claim_next_takes_first_who_was_suspected_first(target: Target, w1: CallStore, w2: CallStore) -> None:
+async def test_claim_next_takes_the_longest_suspected_first(target: Target, w1: CallStore, w2: CallStore) -> None:
     early = await target.make_worker("early")
     await w1.save(a_call("a"))
     await early.save(a_call("b"))
@@ -171,7 +171,7 @@ async def test_claim_next_takes_first_who_was_suspected_first(target: Target, w1
     assert [await claim_next(w2, "w2") for _ in range(3)] == ["b", "a", None]
 
 
-async def test_claim_next_takes_suspects_that_nobody_owns(
+async def test_claim_next_takes_suspects_without_an_owner(
     target: Target, w1: CallStore, operator: CallStore
 ) -> None:
     events = await target.watch("suspect")
@@ -183,7 +183,7 @@ async def test_claim_next_takes_suspects_that_nobody_owns(
     assert await held(operator, "a") == ("w1", 1)
 
 
-async def test_a_call_that_kills_who_claims_it_is_ended(target: Target, operator: CallStore) -> None:
+async def test_a_call_that_kills_its_claimers_is_ended(target: Target, operator: CallStore) -> None:
     events = await target.watch("expired")
     await (await target.make_worker("w0")).save(a_call(), labels={"app": "sales"})
     for number in range(3):

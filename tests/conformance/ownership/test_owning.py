@@ -26,9 +26,7 @@ from support.owners import (
 # -- owning -----------------------------------------------------------------------------------------------
 
 
-async def test_a_worker_owns_what_it_creates_and_nobody_what_an_operator_does(
-    w1: CallStore, operator: CallStore
-) -> None:
+async def test_a_worker_owns_what_it_creates_and_an_operator_does_not(w1: CallStore, operator: CallStore) -> None:
     await w1.save(a_call("mine"))
     await operator.save(a_call("nobodys"))
     assert await held(operator, "mine") == ("w1", 0)
@@ -126,7 +124,9 @@ async def test_a_timeout_that_an_operator_gives_is_no_sign_of_life(
     assert (await event(events)).type == "expired"
 
 
-async def test_beats_are_all_that_one_has_who_never_connects(target: Target, operator: CallStore) -> None:
+async def test_an_owner_that_never_connects_is_judged_by_heartbeats_alone(
+    target: Target, operator: CallStore
+) -> None:
     events = await target.watch("suspect", "recovered")
     await operator.save(a_call())
     await claim(operator, "c1", "script")
@@ -136,7 +136,7 @@ async def test_beats_are_all_that_one_has_who_never_connects(target: Target, ope
     assert (await event(events)).type == "recovered"
 
 
-async def test_what_a_worker_ended_takes_late_words_from_it_alone(w1: CallStore, w2: CallStore) -> None:
+async def test_a_call_that_its_worker_ended_takes_late_turns_from_it_alone(w1: CallStore, w2: CallStore) -> None:
     await w1.save(a_call())
     await w1.end("c1")
     await w1.add_turn("c1", "user", "bye")
@@ -155,7 +155,7 @@ async def test_a_new_session_of_an_old_id_is_its_creators(w1: CallStore, w2: Cal
     assert await held(w1) == ("w1", first)
 
 
-async def test_whoever_held_an_old_session_stays_out_of_the_new_one_of_its_id(
+async def test_the_owner_of_an_old_session_is_fenced_off_from_a_new_one_of_its_id(
     target: Target, w1: CallStore, w2: CallStore
 ) -> None:
     await w1.save(a_call())
@@ -180,7 +180,7 @@ MUTATIONS: dict[str, p.Params] = {
 """All that changes a session, with the epoch of the first claim."""
 
 
-async def test_an_epoch_fences_off_who_is_no_worker_too(target: Target, operator: CallStore) -> None:
+async def test_an_epoch_also_fences_off_a_caller_that_is_not_a_worker(target: Target, operator: CallStore) -> None:
     """As a blocking program that claimed the call, hung, and goes on."""
     await operator.save(a_call(history=[Turn("user", "x")]))
     assert (await claim(operator, "c1", "a")).epoch == 1
@@ -193,7 +193,7 @@ async def test_an_epoch_fences_off_who_is_no_worker_too(target: Target, operator
     assert await operator.get("c1") == before
 
 
-async def test_who_revives_by_a_save_what_has_no_owner_owns_it(
+async def test_a_save_that_revives_a_session_without_an_owner_claims_it(
     w1: CallStore, w2: CallStore, operator: CallStore
 ) -> None:
     await operator.save(a_call("nobodys", status="ended"))
@@ -208,7 +208,7 @@ async def test_who_revives_by_a_save_what_has_no_owner_owns_it(
 
 @pytest.mark.parametrize("how", ["ended", "reaped"])
 @pytest.mark.parametrize("who", ["another", "the same", "an operator"])
-async def test_an_id_is_used_again_by_who_knows_that_its_call_is_over(
+async def test_an_id_can_be_reused_by_a_caller_that_knows_its_call_has_ended(
     target: Target, w1: CallStore, w2: CallStore, operator: CallStore, how: str, who: str
 ) -> None:
     await w1.save(a_call(history=[Turn("user", "x")]), max_duration_s=None if how == "ended" else 0.001)
@@ -231,7 +231,7 @@ async def test_an_id_is_used_again_by_who_knows_that_its_call_is_over(
     assert await fenced(interrupted(w1, "c1", epoch=0)) == (1, owner)  # a late turn of the call before
 
 
-async def test_a_conflict_says_how_the_call_stands_to_who_wanted_to_create_it(w1: CallStore, w2: CallStore) -> None:
+async def test_a_conflict_of_a_creation_reports_the_calls_status(w1: CallStore, w2: CallStore) -> None:
     await w1.save(a_call(status="on_hold"))
     with pytest.raises(ConflictError) as caught:
         await w2.save(a_call(), if_version=0)
@@ -258,7 +258,7 @@ async def test_an_update_revives_nothing(w1: CallStore, operator: CallStore) -> 
 # -- amending ---------------------------------------------------------------------------------------------
 
 
-async def test_the_turn_that_is_meant_is_amended_whoever_spoke_since(target: Target, w1: CallStore) -> None:
+async def test_a_turn_is_amended_by_index_or_role(target: Target, w1: CallStore) -> None:
     await w1.save(a_call())
     for role, content in (("agent", "Our opening hours are"), ("user", "Wait."), ("user", "Please.")):
         await w1.add_turn("c1", role, content)

@@ -54,7 +54,7 @@ async def test_while_it_drains_it_takes_no_new_calls(target: Target, w1: CallSto
 # -- events -----------------------------------------------------------------------------------------------
 
 
-async def test_the_life_of_a_call_is_told(target: Target, w1: CallStore) -> None:
+async def test_the_life_of_a_call_is_reported_by_events(target: Target, w1: CallStore) -> None:
     events = await target.watch()
     await w1.save(a_call(call_id="CA1"), labels={"app": "sales"})
     await w1.add_turn("c1", "user", "x")  # turns are told to those who ask for them
@@ -77,7 +77,7 @@ async def test_the_life_of_a_call_is_told(target: Target, w1: CallStore) -> None
     assert [(await event(behind)).cursor.seq for _ in range(2)] == [seqs[1], seqs[3]]
 
 
-async def test_turns_are_told_to_who_asks_and_not_kept(target: Target, w1: CallStore) -> None:
+async def test_turn_events_are_sent_to_their_subscribers_and_not_kept(target: Target, w1: CallStore) -> None:
     events = await target.watch("turn", "ended")
     await w1.save(a_call())
     await w1.add_turn("c1", "user", "x")

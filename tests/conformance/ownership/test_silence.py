@@ -140,7 +140,7 @@ async def test_a_call_is_expected_to_beat_as_its_claim_says(target: Target, w1: 
 
 
 @pytest.mark.parametrize("many", [False, True])
-async def test_an_owner_is_told_by_its_beat_which_timeout_somebody_else_gave_its_call(
+async def test_a_heartbeats_reply_has_the_timeout_that_another_caller_set(
     target: Target, w1: CallStore, operator: CallStore, many: bool
 ) -> None:
     """And is not suspected for not beating by it before."""
@@ -163,7 +163,7 @@ async def test_an_owner_is_told_by_its_beat_which_timeout_somebody_else_gave_its
     assert [(await event(events)).type for _ in range(2)] == ["suspect", "ended"], "not before it was told"
 
 
-async def test_who_changes_the_timeout_of_its_own_call_is_not_told_it_again(
+async def test_an_owner_that_changes_its_own_timeout_does_not_get_it_again(
     w1: CallStore, operator: CallStore
 ) -> None:
     beat = p.HeartbeatParams(session_id="c1")

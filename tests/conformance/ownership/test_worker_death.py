@@ -77,7 +77,9 @@ async def test_an_ended_call_is_replaced_whole(target: Target, w1: CallStore, w2
             pytest.fail("it has ended, and nobody said that it may be replaced")
 
 
-async def test_of_two_who_replace_an_ended_call_one_gets_it(target: Target, w1: CallStore, w2: CallStore) -> None:
+async def test_of_two_callers_that_replace_an_ended_call_one_succeeds(
+    target: Target, w1: CallStore, w2: CallStore
+) -> None:
     await w1.save(a_call())
     await w1.end("c1", "caller_hangup")
     holds = [store.hold(a_call(), replace_ended=True) for store in (w1, w2)]
@@ -175,7 +177,7 @@ async def test_a_worker_that_starts_again_claims_its_own_calls_anew(target: Targ
     assert await claim_next(again, "w1") == "b"
 
 
-async def test_calls_of_a_dead_worker_that_nobody_claims_are_reaped(target: Target, w1: CallStore) -> None:
+async def test_unclaimed_calls_of_a_dead_worker_are_reaped(target: Target, w1: CallStore) -> None:
     events = await target.watch("expired")
     other = await target.make_worker("other")
     await w1.save(a_call())
@@ -218,7 +220,7 @@ async def test_the_calls_of_one_that_does_not_are_orphans(target: Target, w1: Ca
     assert await fenced(late.update_heartbeat("c1")) == (1, "w2")
 
 
-async def test_one_that_is_late_finds_what_nobody_claimed_to_be_everybodys(target: Target, w1: CallStore) -> None:
+async def test_a_late_worker_finds_its_unclaimed_calls_orphaned(target: Target, w1: CallStore) -> None:
     await w1.save(a_call())
     await w1.close()
     await target.pass_time(target.reconnect_grace_s * 1.25)

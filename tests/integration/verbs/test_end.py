@@ -52,7 +52,7 @@ def test_what_a_worker_ended_is_completed_and_takes_all_but_beats(
 
 
 @pytest.mark.parametrize("status", ["active", None, "", "Ended"])
-def test_a_late_word_on_the_status_of_what_has_ended_is_refused(wire: Wire, sid: str, status: str | None) -> None:
+def test_a_late_status_update_of_an_ended_session_is_refused(wire: Wire, sid: str, status: str | None) -> None:
     wire.call("session.end", session_id=sid, reason="caller_hangup", detail={"cause": 16})
     before = wire.call("session.load", session_id=sid)
     patch = {"status": status, "summary": "short"}
@@ -133,7 +133,7 @@ def test_a_beat_raises_updated_at_and_not_the_version(wire: Wire, sid: str) -> N
     assert after["version"] == before["version"]
 
 
-def test_a_beat_of_nobody_is_not_found(wire: Wire) -> None:
+def test_a_heartbeat_of_an_unknown_session_is_not_found(wire: Wire) -> None:
     refused(wire, "not_found", "session.heartbeat", session_id=new_id())
 
 

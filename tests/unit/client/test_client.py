@@ -177,7 +177,7 @@ async def test_the_rest_fails_at_once(peer: ScriptedPeer, store: SidecarStore) -
     assert await asyncio.gather(*tasks[1:]) == [7] * OPS_REMEMBERED
 
 
-async def test_what_was_under_way_when_the_daemon_left_for_good(peer: ScriptedPeer, store: SidecarStore) -> None:
+async def test_requests_in_flight_when_the_daemon_stops_for_good(peer: ScriptedPeer, store: SidecarStore) -> None:
     (sent,) = soon(store.load("c1", timeout_s=0.1))
     await peer.requests(1)
     await peer.stop()
@@ -252,7 +252,7 @@ async def test_errors_without_id(peer: ScriptedPeer, store: SidecarStore, caplog
     assert "odd" in caplog.text
 
 
-async def test_a_peer_that_does_not_read_blocks_nobody_for_ever(peer: ScriptedPeer, store: SidecarStore) -> None:
+async def test_a_peer_that_does_not_read_blocks_no_caller_for_ever(peer: ScriptedPeer, store: SidecarStore) -> None:
     for transport in peer._open:
         transport.pause_reading()
     big = SessionState("c1", recovery_data={"x": "x" * 900_000})
@@ -264,7 +264,7 @@ async def test_a_peer_that_does_not_read_blocks_nobody_for_ever(peer: ScriptedPe
     await store.close()  # which does not wait for it either
 
 
-async def test_closing_ends_what_is_under_way(peer: ScriptedPeer, store: SidecarStore) -> None:
+async def test_closing_ends_requests_in_flight(peer: ScriptedPeer, store: SidecarStore) -> None:
     tasks = soon(store.ping(), store.load("c1"), store.update_heartbeat("c1"))
     await peer.requests(3)
     (unsent,) = soon(store.update_heartbeat("c2"))
@@ -390,7 +390,7 @@ async def test_what_is_no_worker_id_needs_no_daemon_to_say_so(
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.kind)
-async def test_who_is_refused_when_it_comes_back_goes_on_trying(
+async def test_a_client_refused_on_reconnect_tries_again(
     strict: ScriptedPeer, refusal: WireError, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The other one may be about to exit, and the next daemon may take what this one does not."""

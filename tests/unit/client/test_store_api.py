@@ -40,7 +40,7 @@ def test_memory_is_what_the_contracts_describe() -> None:
 
 
 @pytest.mark.parametrize("name", ["save", "load", "delete", "list_active", "update_heartbeat"])
-def test_whoever_calls_it_as_the_contract_says_is_understood(name: str) -> None:
+def test_calls_in_the_form_of_the_contract_are_accepted(name: str) -> None:
     asked, given = (inspect.signature(getattr(cls, name)).parameters for cls in (SessionStore, CallStore))
     assert list(given)[: len(asked)] == list(asked)
     assert all(given[extra].default is not inspect.Parameter.empty for extra in given if extra not in asked)

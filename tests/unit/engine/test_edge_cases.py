@@ -410,7 +410,7 @@ async def test_a_call_that_recovered_is_no_suspect_again_when_a_change_is_undone
     assert not harness.new_events("suspect")
 
 
-async def test_whoever_gets_a_dead_workers_name_later_is_not_taken_for_it(
+async def test_a_later_worker_with_a_dead_workers_id_is_not_mistaken_for_it(
     harness: CoreHarness, w1: FakeClient
 ) -> None:
     await harness.request(w1, "session.delete", session_id="a")
@@ -424,7 +424,7 @@ async def test_whoever_gets_a_dead_workers_name_later_is_not_taken_for_it(
     assert harness.new_events() == []
 
 
-async def test_who_is_fenced_off_by_a_claim_that_is_undone_was_not(
+async def test_a_rollback_of_a_claim_undoes_its_fencing(
     harness: CoreHarness, w1: FakeClient, w2: FakeClient
 ) -> None:
     stale = ("session.add_turn", {"session_id": "a", "turn": {"content": "x"}, "epoch": 0})

@@ -83,11 +83,9 @@ def happen(events: Events, count: int, type_: Any = "created") -> None:
 class TestLines:
     def test_of_a_session_with_all_there_is(self, events):
         ear = listen(events)
-        entry = session(labels={"app": "sales"}, owner="w1", epoch=3)
+        call = session(labels={"app": "sales"}, owner="w1", epoch=3)
         until = START_US + 30_000_000
-        events.note(
-            "suspect", START_US, entry, reason="worker_exited", evidence="process_exited", deadline_us=until
-        )
+        events.note("suspect", START_US, call, reason="worker_exited", evidence="process_exited", deadline_us=until)
         events.publish(MAX_UNSENT)
         assert ear.lines == [
             b'{"jsonrpc":"2.0","method":"event","params":{"stream":"9f2c61d07a3be458","seq":1,"type":"suspect",'
@@ -131,8 +129,8 @@ class TestLines:
     @pytest.mark.parametrize("type_", sorted(each for each in TYPES if "." not in each))
     def test_each_kind_is_what_the_client_reads(self, events, type_):
         ear = listen(events, *TYPES)
-        entry = session(labels={"app": "sales"}, owner="w1", epoch=2)
-        events.note(type_, START_US, entry, reason="why", turn_count=4)
+        call = session(labels={"app": "sales"}, owner="w1", epoch=2)
+        events.note(type_, START_US, call, reason="why", turn_count=4)
         events.publish(MAX_UNSENT)
         params = decode_incoming(ear.lines[0]).params
         event = decode_event(params)
@@ -142,10 +140,10 @@ class TestLines:
 
     def test_it_tells_of_the_moment_it_was_noted(self, events):
         ear = listen(events)
-        entry = session(owner="w1", epoch=1)
-        events.note("created", START_US, entry)
-        entry.change_facts(owner="w2", epoch=2, labels={"x": "y"})
-        events.note("claimed", START_US, entry, reason="stolen")
+        call = session(owner="w1", epoch=1)
+        events.note("created", START_US, call)
+        call.change_facts(owner="w2", epoch=2, labels={"x": "y"})
+        events.note("claimed", START_US, call, reason="stolen")
         events.publish(MAX_UNSENT)
         created, claimed = ear.heard()
         assert (created["owner"], created["epoch"], "labels" in created) == ("w1", 1, False)
@@ -166,7 +164,7 @@ class TestLines:
 
 
 class TestGroups:
-    def test_nothing_is_told_before_the_group_is_down(self, events):
+    def test_nothing_is_published_before_the_group_is_journaled(self, events):
         ear = listen(events)
         events.note("created", START_US, session())
         assert ear.lines == []
@@ -184,7 +182,7 @@ class TestGroups:
         events.publish(MAX_UNSENT)
         assert [data.count(b"\n") for data in sent] == [2]
 
-    def test_what_was_undone_is_not_told_and_has_no_number(self, events):
+    def test_events_of_undone_changes_are_not_published_or_numbered(self, events):
         ear = listen(events)
         for type_ in CHANGES:
             events.note(type_, START_US, session())
@@ -194,7 +192,7 @@ class TestGroups:
         happen(events, 1)
         assert ear.told() == [(1, "created")]
 
-    def test_what_is_so_whatever_becomes_of_the_group_is_told(self, events):
+    def test_events_that_are_not_changes_survive_a_rollback(self, events):
         ear = listen(events)
         events.note("created", START_US, session())
         events.note("suspect", START_US, session())
@@ -205,7 +203,7 @@ class TestGroups:
 
 
 class TestTypes:
-    def test_each_hears_what_it_asked_for(self, events):
+    def test_each_subscriber_gets_the_types_it_named(self, events):
         some, others, every = listen(events, "ended", "store.up"), listen(events, "created"), listen(events)
         for type_ in ("created", "ended", "suspect"):
             events.note(type_, START_US, session())
@@ -215,7 +213,7 @@ class TestTypes:
         assert others.told() == [(1, "created")]
         assert [seq for seq, _ in every.told()] == [1, 2, 3, 4]
 
-    def test_turns_are_told_to_who_names_them_and_not_kept(self, events):
+    def test_turn_events_are_sent_to_those_who_name_them_and_not_kept(self, events):
         happen(events, 1, "turn")
         assert (events.wants_turns, events.seq) == (False, 0)
         every, turns = listen(events), listen(events, "turn")
@@ -263,7 +261,7 @@ class TestComingBack:
         events.publish(MAX_UNSENT)
         assert ear.told() == [(2, "created")]
 
-    def test_it_is_told_from_where_on(self, events):
+    def test_the_reply_has_the_cursor_to_start_from(self, events):
         happen(events, 4)
         assert events.subscribe(Ear(), DEFAULT_TYPES, None, START_US) == 4
         assert events.subscribe(Ear(), DEFAULT_TYPES, Cursor(STREAM, 4), START_US) == 4
@@ -277,7 +275,7 @@ class TestComingBack:
         events.publish(MAX_UNSENT)
         assert ear.told() == [(3, "ended")]
 
-    def test_another_stream_is_a_gap_and_nothing_before_it_is_told(self, events):
+    def test_another_stream_is_a_gap_and_nothing_before_it_is_sent(self, events):
         happen(events, 3)
         ear = Ear()
         events.subscribe(ear, frozenset({"ended"}), Cursor("before", 99), START_US + 1_000_000)
@@ -287,7 +285,7 @@ class TestComingBack:
             b'"at":"2026-01-01T00:00:01Z","reason":"restart"}}\n'
         ]
 
-    def test_what_is_not_kept_any_more_is_a_gap_and_the_rest_is_told(self, events):
+    def test_dropped_events_are_a_gap_and_the_rest_is_sent(self, events):
         happen(events, 13)
         ear = listen(events, since=2)
         events.publish(MAX_UNSENT)
@@ -316,7 +314,7 @@ class TestComingBack:
         happen(events, 1, "ended")
         assert (ear.told(), events.subscribers) == ([(4, "ended")], 1)
 
-    def test_who_left_before_the_end_of_the_turn_is_told_nothing(self, events):
+    def test_a_subscriber_that_left_before_the_end_of_the_turn_gets_nothing(self, events):
         happen(events, 2)
         ear = listen(events, since=0)
         events.unsubscribe(ear)
@@ -358,7 +356,7 @@ class TestTheRing:
 
 
 class TestSlowOnes:
-    def test_who_does_not_read_gets_a_last_line_and_no_event_more(self, events):
+    def test_a_subscriber_that_does_not_read_gets_a_last_line_and_no_more_events(self, events):
         slow, other = listen(events, "turn"), listen(events)
         happen(events, 1, "turn")
         assert slow.told() == [(1, "turn")]
@@ -384,7 +382,7 @@ class TestSlowOnes:
         happen(events, 1)
         assert ear.told() == [(1, "created")]
 
-    def test_who_has_read_all_is_not_cut_off_for_what_is_sent_at_once(self, events):
+    def test_a_subscriber_that_has_read_all_is_not_cut_off_for_a_large_batch(self, events):
         ear = listen(events, since=0)
         ear.send = lambda data: setattr(ear, "unsent_bytes", ear.unsent_bytes + len(data))
         for _ in range(50):
@@ -393,7 +391,7 @@ class TestSlowOnes:
         assert ear.unsent_bytes > MAX_UNSENT
         assert not ear.closed
 
-    def test_nobody_is_cut_off_while_nothing_happens(self, events):
+    def test_no_subscriber_is_cut_off_without_events(self, events):
         ear = listen(events)
         ear.unsent_bytes = MAX_UNSENT + 1
         assert events.publish(MAX_UNSENT) == 0
@@ -406,7 +404,7 @@ class TestTheVerb:
         caller: Any = ear
         return json.loads(subscribe.subscribe(ctx, caller, SubscribeParams(**params)))
 
-    def test_without_params_all_but_turns_are_told_from_now_on(self, events):
+    def test_without_params_all_types_but_turn_are_sent_from_now_on(self, events):
         ear = Ear()
         happen(events, 2)
         assert self.subscribe(events, ear) == {"stream": STREAM, "seq": 2}

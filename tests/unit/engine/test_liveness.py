@@ -183,7 +183,7 @@ class _Counting(dict[str, float]):
         return super().__getitem__(name)
 
 
-def test_queues_of_timeouts_that_nobody_has_any_more_are_dropped() -> None:
+def test_queues_of_unused_timeouts_are_dropped() -> None:
     liveness = fresh()
     for number in range(100):
         liveness.watch("a", 0.0, 1.0 + number)

@@ -9,7 +9,7 @@ from support.core import durable_state, kept
 from support.table_harness import TableHarness, new_session
 
 
-def test_a_session_deleted_and_created_in_one_group_comes_back_as_it_was() -> None:
+def test_a_session_deleted_and_created_in_one_group_is_restored() -> None:
     harness = TableHarness()
     session = harness.create("a")
     harness.add_turn(session)

@@ -112,7 +112,7 @@ async def test_a_miss_is_asked_once_a_moment() -> None:
     assert core.memory.reads == ["a", "a"]
 
 
-async def test_a_tombstone_is_a_miss_and_a_floor() -> None:
+async def test_a_tombstone_is_a_miss_and_a_minimum_for_version_and_epoch() -> None:
     core = Core()
     later = core.clock.at_us + 10**9
     core.memory.put("a", None, meta(deleted=True, version=later, epoch=4))
@@ -345,12 +345,12 @@ async def test_a_late_read_never_replaces_what_is_hot() -> None:
     later = Core()
     await later.save("a")
     await later.turn("a", "newer")
-    entry = later.table.sessions.pop("a")
-    core.tx.create(entry)
-    core.ctx.watch(INTERNAL, entry)
+    session = later.table.sessions.pop("a")
+    core.tx.create(session)
+    core.ctx.watch(INTERNAL, session)
     core.memory.let_go()
     assert json.loads(await load)["session"]["history"][-1]["content"] == "newer"
-    assert core.session("a") is entry
+    assert core.session("a") is session
 
 
 async def test_another_hosts_session_can_only_be_read() -> None:

@@ -214,7 +214,7 @@ async def run(core: Core) -> None:
         await core.reaper._run()
 
 
-async def test_the_daemons_sleep_is_nobodys_silence(
+async def test_the_time_that_the_daemon_was_suspended_does_not_count_as_silence(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     core = Core(reaper=ReaperConfig(tick_s=0.1))
@@ -229,7 +229,7 @@ async def test_the_daemons_sleep_is_nobodys_silence(
     assert core.liveness.phase("a") is Phase.SUSPECT, "from then on time counts again"
 
 
-async def test_a_commit_that_took_long_is_nobodys_silence_either(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_time_of_a_long_commit_does_not_count_as_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that hung: the beats of the meantime are still unread."""
     core = Core(reaper=ReaperConfig(tick_s=0.1))
     await core.save("a", heartbeat_timeout_s=100.0)

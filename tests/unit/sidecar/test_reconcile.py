@@ -91,11 +91,11 @@ def restarted(core: Core) -> Core:
     successor.memory = core.memory
     successor.logged = [*core.logged]
     successor.restarts = getattr(core, "restarts", 0)  # type: ignore[attr-defined]
-    for entry in table.sessions.values():
-        if entry.ended:
-            successor.liveness.keep(entry.id, 0.0)
+    for session in table.sessions.values():
+        if session.ended:
+            successor.liveness.keep(session.id, 0.0)
         else:
-            successor.ctx.watch(INTERNAL, entry)
+            successor.ctx.watch(INTERNAL, session)
     return successor
 
 
@@ -242,7 +242,7 @@ async def test_another_live_owners_wins_and_ours_is_set_aside(core: Core) -> Non
     assert await core.writer.flush(None, 0.01) == {"flushed": 0, "unflushed": 1}
 
 
-async def test_a_newer_document_of_nobodys_wins(core: Core) -> None:
+async def test_a_newer_document_without_a_host_wins(core: Core) -> None:
     await blind(core, session={"status": "active"})
     core = again(core)
     put(core, None, updated_at="2027-01-01T00:00:00Z")
@@ -251,7 +251,7 @@ async def test_a_newer_document_of_nobodys_wins(core: Core) -> None:
     assert core.table.quarantined.keys() == {"a"}
 
 
-async def test_an_older_document_of_nobodys_is_merged(core: Core) -> None:
+async def test_an_older_document_without_a_host_is_merged(core: Core) -> None:
     put(core, None, updated_at="2025-01-01T00:00:00Z")
     await blind(core, session={"status": "active"})
     await core.turn("a", "after")

@@ -15,7 +15,7 @@ def store(*, closed: bool = False) -> Any:
     return SimpleNamespace(closed=closed)
 
 
-async def test_a_failure_that_nobody_retrieves_is_not_logged() -> None:
+async def test_an_unretrieved_failure_is_not_logged() -> None:
     complaints: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
 

@@ -74,9 +74,7 @@ async def released(events: Any) -> None:
 
 
 @pytest.mark.parametrize("claimed", [False, True])
-async def test_a_cancelled_entry_lets_go_of_what_it_got(
-    store: GatedStore, other: MemoryStore, claimed: bool
-) -> None:
+async def test_a_cancelled_entry_releases_its_call(store: GatedStore, other: MemoryStore, claimed: bool) -> None:
     if claimed:
         await other.save(a_call())
         await other.release("c1", 0)
@@ -89,7 +87,7 @@ async def test_a_cancelled_entry_lets_go_of_what_it_got(
     assert (record.state.id, record.owner, record.state.status) == ("c1", "w2", "active")
 
 
-async def test_the_same_hold_again_joins_an_entry_under_way(store: GatedStore, other: MemoryStore) -> None:
+async def test_a_repeated_hold_joins_an_entry_in_progress(store: GatedStore, other: MemoryStore) -> None:
     hold = store.hold(a_call())
     await cancelled_entry(store, hold)
     store.gate.set()
@@ -125,7 +123,7 @@ async def test_what_another_has_claimed_meanwhile_is_not_taken_back(store: Gated
     assert (await other.get("c1")).owner == "w2"
 
 
-async def test_an_entry_without_an_answer_lets_go_of_what_it_got(store: GatedStore, other: MemoryStore) -> None:
+async def test_an_entry_without_an_answer_releases_its_call(store: GatedStore, other: MemoryStore) -> None:
     store.fail("session.save", RequestTimeoutError("no answer"), times=1, applied=True)
     async with other.events("released") as events:
         with pytest.raises(RequestTimeoutError):
@@ -144,7 +142,7 @@ async def test_an_entry_without_an_answer_can_be_made_again(store: GatedStore, o
     assert (record.ended_reason, record.turn_count) == ("completed", 1)
 
 
-async def test_a_call_that_is_held_here_is_not_let_go_of_for_anothers_entry(store: GatedStore) -> None:
+async def test_a_held_call_is_not_released_by_the_entry_of_another_hold(store: GatedStore) -> None:
     async with store.hold(a_call()) as call:
         with pytest.raises(ConflictError, match="held by this process already"):
             await store.hold("c1").__aenter__()

@@ -328,7 +328,7 @@ async def test_beats_stop_with_the_call(store: FlakyStore) -> None:
     beats = store.asked["session.heartbeat"]
     async with store.hold(SessionState("c3"), heartbeat_timeout_s=0.03):
         await store.when_asked("session.heartbeat", beats + 4)
-    assert set(store.beaten[beats:]) == {"c3"}
+    assert set(store.heartbeat_ids[beats:]) == {"c3"}
 
 
 async def test_a_beat_that_is_refused_loses_the_call(store: FlakyStore) -> None:
@@ -352,7 +352,7 @@ async def test_manual_beats(store: FlakyStore) -> None:
         assert store.asked["session.heartbeat"] == 2
 
 
-async def test_a_repr_shows_no_word(store: FlakyStore) -> None:
+async def test_a_repr_shows_no_text_of_the_call(store: FlakyStore) -> None:
     async with store.hold(SessionState("c1", from_="+1555")) as call:
         call.add_turn("user", "secret")
         assert "secret" not in repr(call)

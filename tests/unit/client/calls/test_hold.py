@@ -74,7 +74,7 @@ MUTATIONS: dict[str, Callable[[CallHandle], Any]] = {
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS)
-async def test_what_somebody_claimed_takes_nothing_of_one_that_is_no_worker(
+async def test_a_claimed_call_accepts_nothing_from_a_store_without_a_worker_id(
     store: FlakyStore, other: MemoryStore, mutation: str
 ) -> None:
     """Who is not registered is an operator to the store: nothing but its epoch tells that its time is over."""
@@ -94,7 +94,7 @@ async def test_what_somebody_claimed_takes_nothing_of_one_that_is_no_worker(
     assert record.state.metrics.interruption_count == 0
 
 
-async def test_what_was_stolen_and_released_takes_nothing_of_who_had_it_first(
+async def test_a_stolen_and_released_call_accepts_nothing_from_its_first_owner(
     store: FlakyStore, other: MemoryStore
 ) -> None:
     with pytest.raises(FencedError):
@@ -105,7 +105,7 @@ async def test_what_was_stolen_and_released_takes_nothing_of_who_had_it_first(
     assert (record.state.status, record.owner) == ("active", None), "it is to be recovered, not ended"
 
 
-async def test_a_call_that_can_not_be_looked_at_is_held_all_the_same(store: FlakyStore) -> None:
+async def test_a_call_that_can_not_be_loaded_is_held_nevertheless(store: FlakyStore) -> None:
     store.fail("session.load", OverloadedError("not now"), times=1)
     async with store.hold(a_call()) as call:
         assert call.epoch == 0, "as the save said"
@@ -170,7 +170,7 @@ async def test_an_exception_goes_before_the_loss_of_the_call(
     assert (record.owner, record.state.status) == ("w2", "active")
 
 
-async def test_leaving_a_call_that_was_reaped_leaves_it_as_it_was(store: FlakyStore) -> None:
+async def test_leaving_a_reaped_call_does_not_change_it(store: FlakyStore) -> None:
     """An end repeated is no error, whoever ended it; what was lost before says so."""
     async with store.hold(a_call(), beat="manual") as call:
         store.clock.advance(100)
@@ -193,7 +193,7 @@ async def test_what_is_no_end_leaves_the_call_to_the_next_worker(
     assert (record.epoch, record.state.status, record.turn_count) == (1, "active", 1)
 
 
-async def test_what_is_left_is_beaten_for_by_who_holds_it_now(store: FlakyStore, other: MemoryStore) -> None:
+async def test_a_released_call_gets_heartbeats_from_its_new_holder(store: FlakyStore, other: MemoryStore) -> None:
     """A call lost and won back is held twice for a while; leaving the first must not silence the second."""
     outer = store.hold(a_call(), heartbeat_timeout_s=0.03)
     lost = await outer.__aenter__()
@@ -242,14 +242,14 @@ async def test_another_store_of_the_same_worker_takes_it_only_by_stealing(store:
             assert isinstance(call.lost, FencedError)
 
 
-async def test_a_call_that_was_let_go_of_can_be_held_again(store: FlakyStore) -> None:
+async def test_a_released_call_can_be_held_again(store: FlakyStore) -> None:
     async with store.hold(a_call()) as call:
         await call.release()
         async with store.hold("c1") as again:
             assert again.epoch == 1
 
 
-# -- by which timeout it is beaten for ----------------------------------------------------------------------------
+# -- by which timeout heartbeats are sent --------------------------------------------------------------------------
 
 
 async def test_a_claim_gives_the_call_its_timeouts(store: FlakyStore, other: MemoryStore) -> None:
@@ -260,7 +260,7 @@ async def test_a_claim_gives_the_call_its_timeouts(store: FlakyStore, other: Mem
         assert (record.heartbeat_timeout_s, record.max_duration_s) == (60, 600)
 
 
-async def test_a_call_is_beaten_for_by_the_timeout_that_is_in_force(store: FlakyStore, other: MemoryStore) -> None:
+async def test_heartbeats_follow_the_timeout_in_force(store: FlakyStore, other: MemoryStore) -> None:
     await other.save(a_call(), heartbeat_timeout_s=0.03)
     await other.release("c1", 0)
     async with store.hold("c1"):
@@ -286,7 +286,7 @@ class Older(FlakyStore):
         return await super().request(method, params, **options)
 
 
-async def test_an_older_daemon_is_beaten_by_what_it_has_in_force() -> None:
+async def test_heartbeats_to_an_older_daemon_follow_its_default_timeout() -> None:
     async with Older(Clock(START), worker_id="w1") as store:
         await store.save(a_call(), heartbeat_timeout_s=0.03)
         await store.release("c1", 0)
@@ -299,7 +299,9 @@ async def test_an_older_daemon_is_beaten_by_what_it_has_in_force() -> None:
 # -- forgotten ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_handle_that_is_dropped_is_let_go_of(store: FlakyStore, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_call_whose_handle_is_dropped_is_released(
+    store: FlakyStore, caplog: pytest.LogCaptureFixture
+) -> None:
     call = await store.open_call(a_call(), heartbeat_timeout_s=0.03)
     call.add_turn("user", "hello")
     await store.when_asked("session.heartbeat", 1)
@@ -313,7 +315,7 @@ async def test_a_handle_that_is_dropped_is_let_go_of(store: FlakyStore, caplog: 
     assert len(store._held.heartbeats._schedule) == 0  # type: ignore[attr-defined]
 
 
-async def test_a_handle_that_was_left_is_dropped_without_a_word(
+async def test_dropping_a_handle_that_was_left_logs_nothing(
     store: FlakyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with store.hold(a_call()):

@@ -67,7 +67,7 @@ async def test_a_steal_that_was_released_at_once(store: FlakyStore, other: Memor
     assert isinstance(await lost(call), FencedError)
 
 
-async def test_an_end_by_somebody_else(store: FlakyStore) -> None:
+async def test_an_end_by_another_caller(store: FlakyStore) -> None:
     operator = store.worker(None)
     async with store.hold(a_call()) as call:
         await operator.end("c1", "operator")
@@ -215,7 +215,7 @@ async def test_a_daemon_without_events_is_not_asked_again() -> None:
         assert store.subscriptions == 1
 
 
-async def test_what_can_not_be_looked_at_is_not_lost(store: FlakyStore, other: MemoryStore) -> None:
+async def test_a_call_that_can_not_be_loaded_is_not_lost(store: FlakyStore, other: MemoryStore) -> None:
     call = await store.open_call(a_call())
     await settled()
     store.fail("session.load", StoreUnavailableError("not now"), times=1)
@@ -226,7 +226,7 @@ async def test_what_can_not_be_looked_at_is_not_lost(store: FlakyStore, other: M
     assert call.lost is None
 
 
-async def test_after_a_gap_all_are_looked_at() -> None:
+async def test_after_a_gap_all_calls_are_loaded() -> None:
     async with FlakyStore(Clock(START), events=1) as store, store.worker("w2") as other:
         call = await store.open_call(a_call())
         await settled()

@@ -94,7 +94,7 @@ async def test_what_has_not_left_yet_is_amended_on_the_spot(store: FlakyStore) -
         await same(store, call)
 
 
-async def test_what_is_under_way_is_amended_behind(store: FlakyStore) -> None:
+async def test_an_amendment_of_a_turn_in_flight_is_queued_behind_it(store: FlakyStore) -> None:
     async with store.hold(SessionState("c1")) as call:
         turn = call.add_turn("agent", "long")
         await store.when_asked("session.add_turn", 1)
@@ -220,7 +220,7 @@ async def test_it_goes_with_what_takes_futures(store: FlakyStore) -> None:
     assert told == [version]
 
 
-async def test_a_refusal_that_nobody_waits_for_is_no_complaint(store: FlakyStore) -> None:
+async def test_a_refusal_that_is_not_awaited_warns_of_nothing(store: FlakyStore) -> None:
     complaints: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     async with store.hold(SessionState("c1")) as call:
@@ -231,7 +231,7 @@ async def test_a_refusal_that_nobody_waits_for_is_no_complaint(store: FlakyStore
     assert complaints == []
 
 
-def test_a_repr_shows_no_word() -> None:
+def test_a_repr_shows_no_text_of_the_call() -> None:
     loop = asyncio.new_event_loop()
     try:
         future: asyncio.Future[int] = loop.create_future()

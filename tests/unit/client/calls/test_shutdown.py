@@ -101,7 +101,7 @@ async def test_a_block_of_ones_own_release_is_not_cancelled(store: MemoryStore) 
         await asyncio.sleep(0)
 
 
-async def test_a_signal_asks_to_leave(store: MemoryStore) -> None:
+async def test_a_signal_requests_the_shutdown(store: MemoryStore) -> None:
     async with asyncio.timeout(WITHIN_S), store.graceful(3600) as leaving:
         talking = await talk(store, "c1")
         assert not leaving.began
@@ -113,7 +113,7 @@ async def test_a_signal_asks_to_leave(store: MemoryStore) -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-async def test_a_second_signal_waits_for_nobody(store: MemoryStore) -> None:
+async def test_a_second_signal_does_not_wait(store: MemoryStore) -> None:
     async with asyncio.timeout(WITHIN_S), store.graceful(3600, [signal.SIGTERM]) as leaving:
         talking = await talk(store, "c1", cancel_on_lost=True)
         for _ in range(2):

@@ -7,7 +7,7 @@ import pytest
 from callstate_client.calls.task import OneShotEvent
 
 
-async def test_who_waits_is_told_once_and_for_all() -> None:
+async def test_setting_the_event_ends_present_and_later_waits() -> None:
     event = OneShotEvent()
     waiting = asyncio.create_task(event.wait())
     await asyncio.sleep(0)

@@ -233,7 +233,7 @@ class TestNumbers:
     def test_only_the_last_two_digits_are_left(self, number, shown):
         assert render.masked(number) == shown
 
-    def test_tables_mask_unless_told_otherwise(self, record):
+    def test_tables_mask_by_default(self, record):
         for table in (render.sessions_table, render.head_table):
             args = ([record] if table is render.sessions_table else record, NOW)
             hidden, shown = (rendered(table(*args, show_numbers=flag)) for flag in (False, True))

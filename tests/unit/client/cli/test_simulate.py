@@ -346,7 +346,7 @@ class TestSimulation:
         assert simulation.tally.errors["heartbeat: SessionEndedError"] > 0
         assert not simulation.ok
 
-    async def test_without_any_answer_it_gives_up(self):
+    async def test_without_any_answer_it_stops(self):
         class Gone(MemoryStore):
             asked = 0
 

@@ -111,7 +111,7 @@ async def test_types_that_there_are(store: MemoryStore) -> None:
     assert caught.value.path == "$.params.types[2]"
 
 
-async def test_turns_cost_nothing_where_nobody_asks(store: MemoryStore) -> None:
+async def test_turn_events_are_not_recorded_without_a_subscriber(store: MemoryStore) -> None:
     events = store.events()
     await create(store, "a")
     await store.add_turn("a", "user", "x")
@@ -146,13 +146,13 @@ async def waiting(events: MemoryEvents) -> asyncio.Task[Event | None]:
     return task
 
 
-async def test_who_waits_is_woken_by_what_happens(store: MemoryStore) -> None:
+async def test_a_waiter_is_woken_by_an_event(store: MemoryStore) -> None:
     first, second = await waiting(store.events()), await waiting(store.worker().events("created"))
     await create(store, "a")
     assert (await first) == (await second)
 
 
-async def test_who_waits_is_woken_by_a_clock_that_is_moved(store: MemoryStore) -> None:
+async def test_a_waiter_is_woken_by_moving_the_clock(store: MemoryStore) -> None:
     await create(store, "a")
     task = await waiting(store.events("expired"))
     store.clock.advance(59)
@@ -164,7 +164,7 @@ async def test_who_waits_is_woken_by_a_clock_that_is_moved(store: MemoryStore) -
     assert event.session_id == "a"
 
 
-async def test_who_waits_is_woken_by_time() -> None:
+async def test_a_waiter_is_woken_by_time() -> None:
     store = MemoryStore(worker_id="w1", heartbeat_timeout_s=0.02, grace_s=0.02, reconnect_grace_s=0.02)
     task = await waiting(store.worker().events("expired"))  # nothing is due when it begins to wait
     await create(store, "a")

@@ -518,7 +518,7 @@ async def test_bad_params_name_the_place(store: MemoryStore, params: p.Params, p
     assert caught.value.path == path
 
 
-async def test_an_epoch_is_nobodys(store: MemoryStore) -> None:
+async def test_a_wrong_epoch_is_fenced_without_an_owner(store: MemoryStore) -> None:
     await store.save(a_call())
     for params in (p.EndParams(session_id="c1", epoch=3), p.DeleteParams(session_id="c1", epoch=3)):
         with pytest.raises(FencedError):

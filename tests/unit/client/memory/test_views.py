@@ -124,7 +124,7 @@ async def test_a_process_that_is_away_still_has_its_id(w1: MemoryStore) -> None:
     await register(operator, "w1")
 
 
-def test_a_clock_keeps_nobody() -> None:
+def test_a_clock_keeps_no_store_alive() -> None:
     clock = Clock(START)
     sessions = weakref.ref(MemoryStore(clock)._sessions)
     gc.collect()
@@ -135,7 +135,7 @@ def test_a_clock_keeps_nobody() -> None:
 # -- time -------------------------------------------------------------------------------------------------------
 
 
-async def test_things_happen_at_their_time_however_late_somebody_looks(w1: MemoryStore) -> None:
+async def test_deadlines_are_met_at_their_time_however_late_they_are_observed(w1: MemoryStore) -> None:
     operator, events = w1.worker(), w1.worker().events()
     await w1.save(a_call("gone"), heartbeat_timeout_s=10)
     await w1.save(a_call("slow"), heartbeat_timeout_s=1000)
@@ -178,7 +178,7 @@ async def test_a_suspicion_names_its_deadline(w1: MemoryStore) -> None:
     assert (await w1.worker().get("c1")).ended_reason == "worker_exited"
 
 
-async def test_an_orphan_may_be_silent_for_its_timeout_and_was_not_heard(w1: MemoryStore) -> None:
+async def test_an_orphan_is_suspected_after_its_timeout(w1: MemoryStore) -> None:
     w2 = w1.worker("w2")
     await w1.save(a_call())
     w1.clock.advance(25)
@@ -278,7 +278,7 @@ async def test_a_worker_created_ended(w1: MemoryStore) -> None:
     assert [(await anext(events)).type for _ in range(2)] == ["created", "ended"]
 
 
-async def test_a_refusal_is_told_once_an_epoch(w1: MemoryStore) -> None:
+async def test_a_fenced_caller_is_reported_once_per_epoch(w1: MemoryStore) -> None:
     operator, w2 = w1.worker(), w1.worker("w2")
     events = operator.events("fenced")
     await w1.save(SessionState("c1"))

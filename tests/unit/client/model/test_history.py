@@ -57,7 +57,7 @@ def test_a_turn_pickles_and_copies() -> None:
     assert pickle.loads(pickle.dumps(turn)) == turn == copy.deepcopy(turn)  # noqa: S301 - our own bytes
 
 
-def test_what_nobody_looks_at_stays_bytes() -> None:
+def test_a_history_that_is_not_read_stays_bytes() -> None:
     history = raw_history(RAW, RAW, RAW)
     assert history[-1].content == "hello"
     first = history.pieces()[0]
@@ -197,7 +197,7 @@ def test_what_is_no_history(bad: bytes) -> None:
 
 
 @pytest.mark.parametrize("bad", [b'[{"role":3}]', b'[{"role":"user"},3]', b'[{"role":"user"},{"content":"\xff"}]'])
-def test_a_turn_that_is_none_is_refused_when_it_is_looked_at(bad: bytes) -> None:
+def test_an_invalid_turn_is_refused_when_it_is_read(bad: bytes) -> None:
     history = History.of_json(msgspec.Raw(bad))
     with pytest.raises(DocumentError):
         history[-1]
@@ -218,6 +218,6 @@ def test_a_history_copies_and_pickles_as_it_is() -> None:
         assert other != history
 
 
-def test_a_history_that_nobody_has_looked_at_says_how_long_it_is() -> None:
+def test_a_history_that_was_not_read_knows_its_length() -> None:
     assert repr(raw_history(RAW, RAW)) == "History(2 turns)"
     assert repr(History()) == "History(0 turns)"

@@ -69,7 +69,7 @@ def test_a_duration_is_never_negative() -> None:
 
 
 @pytest.mark.parametrize("zero", ["0001-01-01T00:00:00Z", "0000-06-01T00:00:00Z", "0001-01-01T00:00:00+02:00"])
-def test_a_call_that_nobody_says_when_it_began_has_no_duration(zero: str) -> None:
+def test_a_call_without_a_start_has_no_duration(zero: str) -> None:
     state = SessionState.from_json(b'{"id":"c1","created_at":"%b"}' % zero.encode())
     assert state.duration() == timedelta(0)
 

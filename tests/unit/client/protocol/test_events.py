@@ -246,7 +246,7 @@ class TestTaking:
         await peer.gone.get()
         await opened(peer, events)
 
-    async def test_who_takes_none_is_not_read_for(self, peer, events):
+    async def test_the_socket_is_not_read_while_no_event_is_taken(self, peer, events):
         await opened(peer, events)
         transport = await peer.connections.get()
         sent = 0
@@ -365,7 +365,7 @@ class TestComingBack:
 
 
 class TestLeaving:
-    async def test_closing_ends_who_waits(self, peer, events):
+    async def test_closing_ends_a_wait(self, peer, events):
         await opened(peer, events)
         taking = asyncio.ensure_future(all_of(events))
         peer.send(notes(1))
@@ -376,14 +376,14 @@ class TestLeaving:
         assert events.closed
         await peer.gone.get()
 
-    async def test_closing_ends_who_waits_for_the_subscription(self, peer, events):
+    async def test_closing_ends_a_wait_for_the_subscription(self, peer, events):
         taking = asyncio.ensure_future(all_of(events))
         await peer.requests(1)
         events.close()
         assert await taking == []
         await peer.gone.get()
 
-    async def test_closing_ends_who_waits_for_a_daemon(self, short_dir, monkeypatch):
+    async def test_closing_ends_a_wait_for_a_daemon(self, short_dir, monkeypatch):
         monkeypatch.setattr(Backoff, "pause_s", lambda _: 3600.0)
         stream = following(short_dir / "nobody")
         taking = asyncio.ensure_future(all_of(stream))
@@ -391,7 +391,7 @@ class TestLeaving:
         await stream.aclose()
         assert await taking == []
 
-    async def test_closing_while_it_connects_asks_for_nothing(self, peer, events):
+    async def test_closing_while_it_connects_sends_no_request(self, peer, events):
         taking = asyncio.ensure_future(all_of(events))
         await asyncio.sleep(0)
         events.close()

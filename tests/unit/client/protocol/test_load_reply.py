@@ -63,7 +63,7 @@ def test_a_load_is_what_a_full_parse_finds(turns: bytes, recovery: bytes, beside
     assert result.session.history_from == (2 if session["history"] else 4)
 
 
-def test_the_turns_of_a_load_are_not_looked_at() -> None:
+def test_the_turns_of_a_load_are_not_decoded() -> None:
     line = reply(LOADED % (b"{}", TURNS.replace(b'"a"', b"#"), b""))
     state = decode_load(line).session
     assert state.history[-1].role == "agent"

@@ -57,7 +57,7 @@ def test_what_goes_into_the_document_and_what_beside() -> None:
 
 
 @pytest.mark.parametrize("name", ["statsu", "if_version", "from", "campaign", "owner"])
-def test_what_nobody_knows_is_refused_as_any_keyword_would_be(name: str) -> None:
+def test_a_keyword_that_names_no_member_is_refused(name: str) -> None:
     with pytest.raises(TypeError, match=f"no member `{name}`"):
         split_changes({name: "x"})
     with pytest.raises(InvalidParamsError, match="extra="):
@@ -147,7 +147,7 @@ async def test_a_held_calls_labels_and_timeouts_really_change(store: FlakyStore)
     assert (await store.get("c1")).turn_count == 3
 
 
-async def test_a_held_call_is_beaten_for_by_its_new_timeout(store: FlakyStore) -> None:
+async def test_heartbeats_of_a_held_call_follow_its_new_timeout(store: FlakyStore) -> None:
     async with store.hold("c1", heartbeat_timeout_s=3600) as call:
         await call.update(heartbeat_timeout_s=0.03)
         async with asyncio.timeout(10):

@@ -400,7 +400,7 @@ def test_a_long_request_to_a_peer_that_reads_slowly(
 
 
 @pytest.mark.parametrize("blocks", [True, False])
-def test_a_descriptor_that_somebody_made_non_blocking(blocks: bool, threads: ThreadPoolExecutor) -> None:
+def test_a_descriptor_that_was_made_non_blocking(blocks: bool, threads: ThreadPoolExecutor) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         os.set_blocking(ours.fileno(), blocks)  # as gevent and eventlet do
@@ -563,7 +563,7 @@ def serve(peer: Peer, threads: ThreadPoolExecutor) -> list[bytes]:
             return lines
 
 
-def test_what_was_under_way_when_the_daemon_left_for_good(
+def test_requests_in_flight_when_the_daemon_stops_for_good(
     peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
 ) -> None:
     sent = threads.submit(store.load, "c1", timeout_s=0.3)
@@ -696,7 +696,7 @@ def on_signal() -> Iterator[Any]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_an_interrupted_calls_reply_is_nobody_elses(
+def test_the_reply_of_an_interrupted_request_goes_to_no_other(
     peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor, on_signal: Any
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -742,7 +742,7 @@ def test_a_signals_handler_may_ask_in_the_middle_of_a_call(
     assert said == [{"who": "inner"}, {"who": "outer"}]
 
 
-def test_closing_ends_what_is_under_way(
+def test_closing_ends_requests_in_flight(
     peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
 ) -> None:
     one, two = threads.submit(store.ping), threads.submit(store.load, "c1")

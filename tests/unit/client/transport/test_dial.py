@@ -48,7 +48,7 @@ def outcome(dialogue: Generator[bytes, bytes, Greeting], reply: bytes) -> Greeti
 
 
 class TestHandshake:
-    def test_who_is_no_worker_only_asks_who_answers(self):
+    def test_a_client_without_a_worker_id_only_requests_server_info(self):
         dialogue = handshake(None, 7)
         assert json.loads(next(dialogue)) == {"jsonrpc": "2.0", "id": 7, "method": "server.info"}
         greeting = outcome(dialogue, answer({"protocol": 1, "features": ["events"]}))

@@ -72,7 +72,7 @@ def test_why_it_failed(tmp_path: Path, number: int, why: str, final: bool) -> No
     assert (tried.why, tried.final) == (why, final)
 
 
-def test_of_a_directory_we_may_not_look_into_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_in_an_inaccessible_directory_may_still_appear(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)  # as root every directory can be looked into
     tried = describe(Candidate("/run/callstate/s", ""), PermissionError(errno.EACCES, "denied"))
     assert not tried.final

@@ -101,7 +101,7 @@ def test_a_grandchild_too(peer: Peer) -> None:
     assert side.line() == b""
 
 
-def test_what_is_nobodys_any_more_is_not_told() -> None:
+def test_collected_objects_are_not_notified_of_a_fork() -> None:
     told: list[str] = []
 
     class Watching:

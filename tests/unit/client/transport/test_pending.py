@@ -84,7 +84,7 @@ def test_what_no_daemon_sends(bench: Bench, line: bytes) -> None:
         bench.calls.take_waiter(line)
 
 
-def test_a_notification_is_for_nobody(bench: Bench) -> None:
+def test_a_notification_answers_no_request(bench: Bench) -> None:
     assert bench.calls.take_waiter(b'{"jsonrpc":"2.0","method":"event","params":{}}') is None
 
 
@@ -159,7 +159,7 @@ def test_fail_all(bench: Bench) -> None:
     assert len(bench.calls) == 0
 
 
-def test_who_waits_no_more_is_not_told(bench: Bench) -> None:
+def test_a_cancelled_waiter_gets_no_reply(bench: Bench) -> None:
     call = bench.add("a")
     error = RuntimeError()
     call.fail(error)

@@ -80,7 +80,7 @@ async def test_a_call_that_killed_three_claimers_is_ended(harness: CoreHarness, 
     assert (await loaded(harness))["ended_reason"] == "poisoned"
 
 
-async def test_who_holds_it_for_a_minute_clears_it(harness: CoreHarness, w0: FakeClient) -> None:
+async def test_a_hold_of_a_minute_resets_the_counts(harness: CoreHarness, w0: FakeClient) -> None:
     await harness.kill(w0)
     for number in (1, 2):
         await killed(harness, number, after_s=HELD_S - 1)
@@ -92,7 +92,7 @@ async def test_who_holds_it_for_a_minute_clears_it(harness: CoreHarness, w0: Fak
     assert harness.phase("a") is Phase.SUSPECT
 
 
-async def test_what_is_given_up_changes_hands_and_kills_nobody(harness: CoreHarness, w0: FakeClient) -> None:
+async def test_a_released_call_counts_a_handover_and_no_crash(harness: CoreHarness, w0: FakeClient) -> None:
     w1, w2 = await harness.worker("w1"), await harness.worker("w2")
     await harness.request(w0, "session.release", session_id="a", epoch=0)
     assert count(harness) == (0, 0), "it was created, and not claimed"

@@ -75,7 +75,7 @@ def test_what_go_writes_comes_back_with_every_value(name: str) -> None:
     assert SessionState.from_json(doc.to_json(doc.updated_us)).to_json()
 
 
-def test_members_nobody_knows_are_kept_at_each_level() -> None:
+def test_unknown_members_are_kept_at_each_level() -> None:
     doc = document(
         b'{"id":"a","x":{"deep":[1,2.50,"\\u00e9"]},"metrics":{"turn_count":1,"latency":{"p50":3}},'
         b'"history":[{"role":"user","y":null}]}'

@@ -58,7 +58,7 @@ def test_a_turn_is_written_for_what_it_adds(turns: int) -> None:
         stored = written(session, stored)
 
 
-def test_fields_that_nobody_changed_are_not_sent() -> None:
+def test_unchanged_fields_are_not_sent() -> None:
     session = a_session(3)
     written(session)
     a_turn_later(session)

@@ -56,7 +56,7 @@ def test_half_a_record_is_none(record: Record) -> None:
             decode_record(body[:length])
 
 
-def test_a_kind_nobody_knows_is_refused() -> None:
+def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(msgspec.ValidationError):
         decode_record(msgspec.msgpack.encode([99, "a"]))
 

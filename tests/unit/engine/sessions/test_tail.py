@@ -55,7 +55,7 @@ def test_as_many_as_are_wanted_are_given(count: int) -> None:
     assert b",".join(map(bytes, found)) == turns[start:]
 
 
-def test_little_is_looked_at_for_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_turns_are_found_by_parsing_little(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
     cut = tail.cut
 

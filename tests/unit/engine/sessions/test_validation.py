@@ -167,7 +167,7 @@ def test_what_others_keep_in_their_members_is_theirs(value: bytes) -> None:
     ],
     ids=lambda value: None if isinstance(value, type) else repr(value[:24]),
 )
-def test_what_could_not_be_written_again_is_refused_also_in_members_nobody_knows(
+def test_values_that_could_not_be_written_again_are_refused_in_unknown_members_too(
     value: bytes, kind: type[WireError]
 ) -> None:
     with pytest.raises(kind) as caught:

@@ -73,7 +73,7 @@ class Seen(str):
         return super().__hash__()
 
 
-def test_what_has_other_labels_is_not_looked_at() -> None:
+def test_sessions_with_other_labels_are_not_scanned() -> None:
     labelled = LabelIndex()
     for number in range(1000):
         labelled.put(Seen(f"s{number}"), {"app": "x", "n": str(number)})

@@ -34,7 +34,7 @@ async def test_only_what_is_new_goes_to_the_journal() -> None:
     assert core.replayed().sessions["c1"].doc.to_json(0) == core.table.sessions["c1"].doc.to_json(0)
 
 
-async def test_what_is_kept_is_not_looked_at_again(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+async def test_kept_turns_are_not_validated_again(monkeypatch) -> None:  # type: ignore[no-untyped-def]
     core = Core()
     await saved(core, turns(200))
     looked_at: list[int] = []
@@ -61,7 +61,7 @@ async def test_turns_added_one_by_one_are_a_prefix_of_the_save_that_follows() ->
     assert (HistoryMode(record.mode), record.count) == (HistoryMode.APPEND, 1)
 
 
-async def test_a_deletion_the_store_has_heard_of_is_not_written_again_after_a_crash() -> None:
+async def test_a_deletion_that_the_store_has_is_not_written_again_after_a_crash() -> None:
     """Somebody else may have begun a session under that id meanwhile."""
     core = Core()
     await saved(core, turns(1))

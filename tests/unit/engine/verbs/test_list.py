@@ -58,7 +58,7 @@ async def test_the_last_page_has_no_cursor(core: Core) -> None:
     assert "next_cursor" not in await core.call("session.list", limit=2)
 
 
-async def test_a_page_looks_at_a_bounded_number_of_sessions(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_examines_a_bounded_number_of_sessions(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "LOOKS_A_PAGE", 3)
     for number in range(8):
         await core.save(f"s{number}", session={"status": "on_hold" if number == 7 else "active"})

@@ -252,14 +252,14 @@ async def test_what_the_store_takes_while_it_is_shown_is_not_found() -> None:
         await showing
 
 
-async def test_a_fault_of_the_read_is_no_word_about_the_session() -> None:
+async def test_an_unexpected_fault_of_the_read_is_an_internal_error() -> None:
     core = await refused("a")
     core.memory.failure = lambda: ZeroDivisionError("oops")
     with pytest.raises(ZeroDivisionError):
         await core.call("quarantine.show", session_id="a")
 
 
-async def test_the_blind_are_told_by_the_other_verbs_still() -> None:
+async def test_a_quarantined_session_is_served_while_the_store_is_down() -> None:
     """A refused session is served as any other."""
     core = await refused("a")
     core.memory.failure = down

@@ -46,7 +46,7 @@ async def test_a_second_process_under_one_id_is_a_conflict(harness: CoreHarness,
 
 @pytest.mark.parametrize("name", ["instance", "process"])
 @pytest.mark.parametrize("bad", ["", "x" * 65, 5])
-async def test_an_invalid_instance_or_process_registers_nobody(harness: CoreHarness, name: str, bad: Any) -> None:
+async def test_an_invalid_instance_or_process_is_not_registered(harness: CoreHarness, name: str, bad: Any) -> None:
     peer = harness.connect(harness.process())
     data = await harness.refused(peer, "worker.register", worker_id="w1", **{name: bad})
     assert (data["kind"], data["path"]) == ("invalid_params", f"$.params.{name}")

@@ -36,9 +36,9 @@ async def core_with_turns(chunks: list[bytes]) -> Core:
     """A core that keeps the three turns, in these chunks."""
     core = Core()
     await core.save("a", session={"history": []})
-    entry = core.session("a")
+    session = core.session("a")
     for chunk in chunks:
-        entry.doc.append(chunk, chunk.count(b'"role"'))
+        session.doc.append(chunk, chunk.count(b'"role"'))
     return core
 
 

@@ -88,7 +88,7 @@ async def test_what_has_ended_is_left_alone(harness: CoreHarness, w1: FakeClient
     assert harness.ownership("a") == ("w1", 0, "")
 
 
-async def test_what_it_was_about_to_lose_and_let_go_of_first_is_not_touched(
+async def test_a_session_released_before_its_workers_departure_is_handled_stays_unchanged(
     harness: CoreHarness, w1: FakeClient
 ) -> None:
     """Released, ended, deleted or claimed by others in the very turn in which its exit is seen to."""
@@ -114,7 +114,7 @@ async def test_what_it_was_about_to_lose_and_let_go_of_first_is_not_touched(
 # -- the grace -----------------------------------------------------------------------------------------------------
 
 
-async def test_who_does_not_come_back_leaves_orphans(harness: CoreHarness, w1: FakeClient) -> None:
+async def test_a_worker_that_does_not_reconnect_leaves_orphans(harness: CoreHarness, w1: FakeClient) -> None:
     await harness.disconnect(w1)
     await harness.advance(RECONNECT_S - 0.001)
     assert harness.new_events() == []
@@ -128,7 +128,7 @@ async def test_who_does_not_come_back_leaves_orphans(harness: CoreHarness, w1: F
     assert harness.phase("a") is Phase.LIVE, "a full timeout"
 
 
-async def test_a_suspect_of_who_does_not_come_back_is_an_orphan_with_a_full_timeout(
+async def test_a_suspect_of_a_worker_that_does_not_reconnect_is_an_orphan_with_a_full_timeout(
     harness: CoreHarness, w1: FakeClient
 ) -> None:
     await harness.advance(TIMEOUT_S)
@@ -137,7 +137,7 @@ async def test_a_suspect_of_who_does_not_come_back_is_an_orphan_with_a_full_time
     assert (harness.phase("a"), harness.ownership("a")) == (Phase.LIVE, ("", 0, "disconnected"))
 
 
-async def test_who_comes_back_in_time_never_left(harness: CoreHarness, w1: FakeClient) -> None:
+async def test_a_worker_that_reconnects_in_time_keeps_its_calls(harness: CoreHarness, w1: FakeClient) -> None:
     program = harness.process_of(w1)
     for _ in range(3):
         await harness.disconnect(w1)
@@ -253,14 +253,14 @@ async def test_a_peer_without_a_pid_is_known_by_its_connection(harness: CoreHarn
 # -- restarts ------------------------------------------------------------------------------------------------------
 
 
-async def test_who_died_meanwhile_is_gone_at_once(harness: CoreHarness, w1: FakeClient) -> None:
+async def test_a_worker_that_died_meanwhile_has_left_at_once(harness: CoreHarness, w1: FakeClient) -> None:
     harness.exit(harness.process_of(w1))
     await harness.restart()
     assert harness.new_events() == [LEFT | {"reason": "exited"}, suspect_at("2026-01-01T00:00:30Z")]
     assert state(harness) is WorkerState.GONE
 
 
-async def test_who_lives_keeps_its_calls_and_is_watched(harness: CoreHarness, w1: FakeClient) -> None:
+async def test_a_live_worker_keeps_its_calls_and_is_watched(harness: CoreHarness, w1: FakeClient) -> None:
     await harness.restart()
     assert (harness.ownership("a"), state(harness)) == (("w1", 0, ""), WorkerState.RESTORED)
     assert harness.core.session("a").restored
@@ -271,7 +271,7 @@ async def test_who_lives_keeps_its_calls_and_is_watched(harness: CoreHarness, w1
     assert harness.new_events() == [LEFT | {"reason": "exited"}, suspect_at("2026-01-01T00:00:40Z")]
 
 
-async def test_who_lives_and_comes_back_goes_on(harness: CoreHarness, w1: FakeClient) -> None:
+async def test_a_live_worker_that_reconnects_continues(harness: CoreHarness, w1: FakeClient) -> None:
     program = harness.process_of(w1)
     await harness.restart()
     again = await harness.worker("w1", program)
@@ -308,7 +308,7 @@ async def test_a_second_restart_knows_as_much_as_the_first(harness: CoreHarness,
     assert harness.core.session("a").suspected == "worker_exited"
 
 
-async def test_a_registration_that_was_not_journaled_is_told_with_the_next(harness: CoreHarness) -> None:
+async def test_an_unjournaled_registration_is_journaled_with_the_next(harness: CoreHarness) -> None:
     """Else nobody would know at a restart which process it was."""
     program = harness.process()
     harness.disk.error = FULL
@@ -359,7 +359,7 @@ async def test_a_thousand_calls_of_one_worker_are_seen_to_in_slices(harness: Cor
     assert {e["type"] for e in told} == {"suspect" if how == "exit" else "orphaned"}
 
 
-async def test_who_comes_under_the_id_of_one_whose_many_calls_are_being_noted(
+async def test_a_newcomer_under_the_id_of_a_worker_whose_calls_are_being_recorded(
     harness: CoreHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the first has left and what the second makes are not mixed up."""
@@ -428,7 +428,7 @@ async def test_a_claim_that_was_not_journaled_leaves_what_its_worker_left_to_be_
 
 
 @pytest.mark.parametrize("how", ["exit", "disconnect", "restart and exit", "restart and idle"])
-async def test_nothing_is_kept_of_who_is_gone(harness: CoreHarness, w1: FakeClient, how: str) -> None:
+async def test_nothing_is_kept_of_a_departed_worker(harness: CoreHarness, w1: FakeClient, how: str) -> None:
     program = harness.process_of(w1)
     if "restart" in how:
         await harness.restart()

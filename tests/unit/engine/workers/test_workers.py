@@ -233,7 +233,7 @@ def test_a_process_without_marks_gets_them_when_they_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("exit_first", [True, False])
-def test_a_killed_worker_left_as_exited_whatever_is_told_first(exit_first: bool) -> None:
+def test_a_killed_worker_has_exited_whichever_evidence_comes_first(exit_first: bool) -> None:
     workers = in_state(WorkerState.CONNECTED)
     if exit_first:
         told = [workers.exited("w", A), workers.closed(1, 0.0)]
@@ -382,7 +382,7 @@ def test_the_workers_behind_a_proxy_may_come_back_through_its_successor() -> Non
 HERE_NONE, OTHER_NONE = Process(0, 0, "boot", 7), Process(0, 0, "boot", 8)
 
 
-def test_processes_without_a_pid_are_told_apart_by_their_inodes() -> None:
+def test_processes_without_a_pid_are_distinguished_by_their_inodes() -> None:
     """Of PID namespaces that the daemon's does not see."""
     workers = Workers(GRACE_S)
     assert workers.register("w", 1, HERE_NONE, pidfd=True) == JOINED

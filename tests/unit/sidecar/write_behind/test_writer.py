@@ -382,7 +382,7 @@ async def test_beats_go_together_now_and_then() -> None:
     assert core.memory.beats == [{"s0": at_ms - 5000, "s1": at_ms}]
     core.clock.advance(15.0)
     await core.writer.write_round()
-    assert len(core.memory.beats) == 1, "nobody has beaten since"
+    assert len(core.memory.beats) == 1, "no heartbeat has arrived since"
 
 
 async def test_beats_that_the_store_missed_go_later_the_newer_ones_winning() -> None:
@@ -614,13 +614,13 @@ async def test_a_store_that_lost_everything_is_given_everything_hot_again() -> N
     await core.writer.write_round()
     core.memory.rows.clear()
     core.memory.data_losses += 1
-    entry = core.session("s2")
-    assert core.table.is_stored(entry)
+    session = core.session("s2")
+    assert core.table.is_stored(session)
     await core.writer.write_round()
-    assert not core.table.is_stored(entry), "it stays hot until the store has it again"
+    assert not core.table.is_stored(session), "it stays hot until the store has it again"
     await core.writer.write_round()
     assert core.memory.versions().keys() == {"s0", "s1", "s2"}
-    assert core.table.is_stored(entry)
+    assert core.table.is_stored(session)
     assert core.metrics.counters["store_repairs"] == 1
     await core.writer.write_round()
     assert len(core.memory.batches) == 2

@@ -72,7 +72,7 @@ def test_another_timeout_counts_from_now_on_and_never_delays_the_next(
     assert schedule.next_due == due + timeout_s / 3
 
 
-def test_the_holder_of_a_lost_call_is_told(schedule: Schedule, holder: Holder) -> None:
+def test_the_loss_of_a_call_is_reported_to_its_holder(schedule: Schedule, holder: Holder) -> None:
     call = schedule.take_due(108.0)["c1"]
     assert schedule.drop("c1", call)
     call.lose(ERROR)

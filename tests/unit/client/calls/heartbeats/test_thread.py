@@ -121,8 +121,8 @@ def method(request: dict[str, object]) -> tuple[object, object]:
     return request["method"], request["params"]
 
 
-def beaten(side: Side) -> list[str]:
-    """Whom the next heartbeat is for."""
+def heartbeats_of(side: Side) -> list[str]:
+    """The ids in the next heartbeat."""
     request = side.request()
     assert request["method"] == "session.heartbeat"
     session_ids: list[str] = request["params"]["session_ids"]
@@ -147,21 +147,21 @@ async def test_beats_go_over_a_registered_connection_of_their_own(calls: Calls) 
     calls.add("c1")
     calls.pass_time()
     side = calls.accept()
-    assert beaten(side) == ["c1"]
+    assert heartbeats_of(side) == ["c1"]
     side.reply({})
     for _ in range(3):
         await calls.turn()
         calls.pass_time()
-        assert beaten(side) == ["c1"]
+        assert heartbeats_of(side) == ["c1"]
         side.reply({})
 
 
-async def test_who_is_no_worker_is_not_registered(short_dir: Path) -> None:
+async def test_a_store_without_a_worker_id_is_not_registered(short_dir: Path) -> None:
     calls = Calls(short_dir / "s", worker_id=None)
     calls.add("c1")
     calls.pass_time()
     side = calls.known()
-    assert beaten(side) == ["c1"]
+    assert heartbeats_of(side) == ["c1"]
     side.reply({})
     await calls.close()
 
@@ -172,7 +172,7 @@ async def test_a_daemon_that_knows_no_workers_gets_beats_all_the_same(calls: Cal
     side = calls.known()
     side.request()
     side.refuse(MethodNotFoundError("worker.register"))
-    assert beaten(side) == ["c1"]
+    assert heartbeats_of(side) == ["c1"]
     side.reply({})
 
 
@@ -183,11 +183,11 @@ async def test_a_beat_comes_a_third_of_the_timeout_after_the_last_and_soon_with_
     calls.look()
     calls.pass_time(BEAT_S * 0.1)
     side = calls.accept()
-    assert beaten(side) == ["early"]
+    assert heartbeats_of(side) == ["early"]
     side.reply({})
     await calls.turn()
     calls.pass_time(BEAT_S * 0.9)
-    assert beaten(side) == ["early", "late"]
+    assert heartbeats_of(side) == ["early", "late"]
     side.reply({})
 
 
@@ -199,7 +199,7 @@ async def test_calls_that_are_due_soon_beat_together(calls: Calls) -> None:
     calls.add("c3")
     calls.pass_time(BEAT_S * 11 / 16)
     side = calls.accept()
-    assert beaten(side) == ["c1", "c2"]
+    assert heartbeats_of(side) == ["c1", "c2"]
     side.reply({})
 
 
@@ -209,20 +209,20 @@ async def test_very_many_are_several_messages(calls: Calls, monkeypatch: pytest.
         calls.add(session_id)
     calls.pass_time()
     side = calls.accept()
-    assert beaten(side) == ["c1", "c2"]
+    assert heartbeats_of(side) == ["c1", "c2"]
     side.reply({})
-    assert beaten(side) == ["c3"]
+    assert heartbeats_of(side) == ["c3"]
     side.reply({})
 
 
 # -- a loop that stands still ---------------------------------------------------------------------------------
 
 
-async def test_a_stalled_loop_is_not_beaten_for_and_one_that_goes_on_is(calls: Calls) -> None:
+async def test_heartbeats_stop_while_the_loop_stalls_and_resume_with_it(calls: Calls) -> None:
     calls.add("c1")
     calls.pass_time()
     side = calls.accept()
-    assert beaten(side) == ["c1"]
+    assert heartbeats_of(side) == ["c1"]
     side.reply({})
     calls.pass_time(STALL_S)  # no turn of the loop since the beginning
     calls.look()
@@ -232,45 +232,45 @@ async def test_a_stalled_loop_is_not_beaten_for_and_one_that_goes_on_is(calls: C
     calls.pass_time()
     await calls.turn()
     calls.pass_time()
-    assert beaten(side) == ["c2"], "nothing was sent while it stood still"
+    assert heartbeats_of(side) == ["c2"], "nothing was sent while it stood still"
     side.reply({})
 
 
-async def test_a_busy_loop_is_beaten_for_as_long_as_it_is_not_stalled(calls: Calls) -> None:
+async def test_a_busy_loop_gets_heartbeats_while_it_does_not_stall(calls: Calls) -> None:
     calls.add("c1")
     calls.pass_time()
     side = calls.accept()
     for _ in range(3):  # four beats without a turn of the loop: all within the stall timeout
-        assert beaten(side) == ["c1"]
+        assert heartbeats_of(side) == ["c1"]
         side.reply({})
         calls.pass_time()
-    assert beaten(side) == ["c1"]
+    assert heartbeats_of(side) == ["c1"]
     side.reply({})
     calls.pass_time()
     calls.look()
     assert calls.heartbeats._held_back
 
 
-async def test_a_loop_that_goes_on_is_beaten_for_at_once(calls: Calls) -> None:
+async def test_a_loop_that_resumes_gets_heartbeats_at_once(calls: Calls) -> None:
     calls.add("c1")
     calls.pass_time(10 * STALL_S)
     calls.look()
     assert calls.heartbeats._held_back
     await calls.turn()  # which wakes the thread, and nothing else does
     side = calls.accept()
-    assert beaten(side) == ["c1"]
+    assert heartbeats_of(side) == ["c1"]
     side.reply({})
 
 
 # -- calls that take no more ------------------------------------------------------------------------------------
 
 
-async def test_who_is_told_that_a_call_is_lost_and_why(calls: Calls) -> None:
+async def test_each_loss_of_a_call_is_reported_with_its_reason(calls: Calls) -> None:
     for session_id in ("missing", "ended", "fenced", "kept"):
         calls.add(session_id)
     calls.pass_time()
     side = calls.accept()
-    assert beaten(side) == ["missing", "ended", "fenced", "kept"]
+    assert heartbeats_of(side) == ["missing", "ended", "fenced", "kept"]
     side.reply({"missing": ["missing"], "ended": ["ended"], "fenced": ["fenced"]})
     refusals = {
         "missing": SessionNotFoundError("no session"),
@@ -290,7 +290,7 @@ async def test_who_is_told_that_a_call_is_lost_and_why(calls: Calls) -> None:
     assert (ended.reason, fenced.epoch, fenced.owner) == ("heartbeat_timeout", 3, "w2")
     await calls.turn()
     calls.pass_time()
-    assert beaten(side) == ["kept"], "the others are discarded"
+    assert heartbeats_of(side) == ["kept"], "the others are discarded"
     side.reply({})
     assert calls.lost.empty()
 
@@ -299,13 +299,13 @@ async def test_a_call_that_is_well_again_when_asked_is_not_lost(calls: Calls) ->
     calls.add("c1")
     calls.pass_time()
     side = calls.accept()
-    beaten(side)
+    heartbeats_of(side)
     side.reply({"missing": [], "ended": [], "fenced": ["c1"]})
     assert asked_why(side) == "c1"
     side.reply({})
     await calls.turn()
     calls.pass_time()
-    assert beaten(side) == ["c1"]
+    assert heartbeats_of(side) == ["c1"]
     side.reply({})
     assert calls.lost.empty()
 
@@ -314,7 +314,7 @@ async def test_a_call_that_is_held_anew_is_not_lost_by_what_was_said_before(call
     calls.add("c1")
     calls.pass_time()
     side = calls.accept()
-    beaten(side)
+    heartbeats_of(side)
     side.reply({"missing": [], "ended": [], "fenced": ["c1"]})
     assert asked_why(side) == "c1"
     calls.discard("c1")
@@ -322,7 +322,7 @@ async def test_a_call_that_is_held_anew_is_not_lost_by_what_was_said_before(call
     side.refuse(FencedError("as it was before", epoch=1))
     await calls.turn()
     calls.pass_time()
-    assert beaten(side) == ["c1"]
+    assert heartbeats_of(side) == ["c1"]
     side.reply({})
     assert calls.lost.empty()
 
@@ -335,13 +335,13 @@ async def test_what_is_held_anew_is_discarded_by_its_new_holder_alone(calls: Cal
     calls.heartbeats.discard("never there", before)
     calls.pass_time()
     side = calls.accept()
-    assert beaten(side) == ["c1"]
+    assert heartbeats_of(side) == ["c1"]
     side.reply({})
     calls.discard("c1")
     calls.add("c2")
     await calls.turn()
     calls.pass_time()
-    assert beaten(side) == ["c2"]
+    assert heartbeats_of(side) == ["c2"]
     side.reply({})
 
 
@@ -352,13 +352,13 @@ async def test_a_connection_that_is_lost_is_made_and_registered_again(calls: Cal
     calls.add("c1")
     calls.pass_time()
     side = calls.accept()
-    assert beaten(side) == ["c1"]
+    assert heartbeats_of(side) == ["c1"]
     side.close()
     calls.look()
     await calls.turn()
     calls.pass_time()
     side = calls.accept()
-    assert beaten(side) == ["c1"]
+    assert heartbeats_of(side) == ["c1"]
     side.reply({})
 
 
@@ -381,7 +381,7 @@ async def test_it_is_tried_until_there_is_a_daemon_that_knows_us(
     if not refused:
         calls.peer.start()
     calls.pass_time()
-    assert beaten(calls.accept()) == ["c1"]
+    assert heartbeats_of(calls.accept()) == ["c1"]
     told = [record.message for record in caplog.records]
     assert len(told) == 1, "not each time"
     assert ("registered as 'w1'" if refused else "no heartbeat of 1 calls") in told[0]
@@ -391,12 +391,12 @@ async def test_a_store_that_is_away_does_not_cost_the_connection(calls: Calls) -
     calls.add("c1")
     calls.pass_time()
     side = calls.accept()
-    beaten(side)
+    heartbeats_of(side)
     side.refuse(StoreUnavailableError("c9 is in the store, and that is away"))
     calls.look()
     await calls.turn()
     calls.pass_time()
-    assert beaten(side) == ["c1"], "over the same connection"
+    assert heartbeats_of(side) == ["c1"], "over the same connection"
     side.reply({})
     assert calls.lost.empty()
 
@@ -412,7 +412,7 @@ async def test_leaving_waits_for_no_reply(calls: Calls, greeted: bool) -> None:
     assert thread is not None
     if greeted:
         side = calls.accept()
-        beaten(side)
+        heartbeats_of(side)
     else:
         side = calls.peer.accept()
         side.request()

@@ -25,7 +25,7 @@ def delivering() -> list[asyncio.Task[Any]]:
 # -- cancellation --
 
 
-async def test_what_is_under_way_when_its_task_is_cancelled_happens_once(store: FlakyStore) -> None:
+async def test_a_request_in_flight_when_its_task_is_cancelled_takes_effect_once(store: FlakyStore) -> None:
     async with store.hold(SessionState("c1")) as call:
         store.fail("session.add_turn", ConnectionLostError("lost"), times=1, applied=True)
         first = call.add_turn("user", "1")
@@ -39,7 +39,7 @@ async def test_what_is_under_way_when_its_task_is_cancelled_happens_once(store: 
     assert said(await store.load("c1")) == ["1", "2"]
 
 
-async def test_who_awaits_an_acknowledgement_gets_it_though_the_task_was_cancelled(store: FlakyStore) -> None:
+async def test_an_awaited_acknowledgement_arrives_although_the_task_was_cancelled(store: FlakyStore) -> None:
     async with store.hold(SessionState("c1")) as call:
         store.fail("session.add_turn", AWAY, times=1)
 

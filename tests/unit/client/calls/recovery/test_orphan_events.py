@@ -120,7 +120,7 @@ async def test_waiting_ends_with_an_event_the_time_or_the_subscription(source: S
     assert not await events.wait(None)
 
 
-async def test_an_event_that_arrived_while_nobody_waited_is_noted(source: Source, retries: Retries) -> None:
+async def test_an_event_that_arrives_between_waits_is_recorded(source: Source, retries: Retries) -> None:
     events = orphans(source, retries)
     await events.wait(0)
     source.arrive("orphaned", "c1")

@@ -89,7 +89,7 @@ async def test_only_what_has_all_the_labels(store: FlakyStore, gone: MemoryStore
     assert (await store.get("c2")).owner == "gone"
 
 
-async def test_who_stops_asking_has_claimed_no_more(store: FlakyStore, gone: MemoryStore) -> None:
+async def test_an_iteration_that_stops_claims_no_more(store: FlakyStore, gone: MemoryStore) -> None:
     await save(gone, "c1", "c2")
     gone.kill_worker()
     async with aclosing(store.recover()) as calls:
@@ -100,13 +100,13 @@ async def test_who_stops_asking_has_claimed_no_more(store: FlakyStore, gone: Mem
     assert [call.id async for call in store.recover()] == ["c2"]
 
 
-async def test_what_is_recovered_is_beaten_for(store: FlakyStore, gone: MemoryStore) -> None:
+async def test_recovered_calls_get_heartbeats(store: FlakyStore, gone: MemoryStore) -> None:
     await gone.save(SessionState("c1", status="active", created_at=START), heartbeat_timeout_s=0.03)
     gone.kill_worker()
     async for call in store.recover():
         async with call:
             await store.when_asked("session.heartbeat", 3)
-    assert set(store.beaten) == {"c1"}
+    assert set(store.heartbeat_ids) == {"c1"}
 
 
 async def test_two_workers_get_different_calls(store: FlakyStore, gone: MemoryStore) -> None:
@@ -190,13 +190,13 @@ async def test_watching_goes_on_when_the_daemon_is_busy(store: FlakyStore, gone:
 
 
 @pytest.mark.parametrize("watch", [True, False])
-async def test_what_can_not_mend_itself_is_told(store: FlakyStore, watch: bool) -> None:
+async def test_errors_that_a_retry_can_not_fix_are_raised(store: FlakyStore, watch: bool) -> None:
     store.fail("session.claim_next", ForbiddenError("no"), times=1)
     with pytest.raises(ForbiddenError):
         await anext(store.recover(watch=watch))
 
 
-async def test_who_does_not_watch_is_told_of_a_busy_daemon(store: FlakyStore) -> None:
+async def test_without_watch_a_busy_daemon_is_an_error(store: FlakyStore) -> None:
     store.fail("session.claim_next", OverloadedError("not now"), times=1)
     with pytest.raises(OverloadedError):
         await anext(store.recover())
@@ -242,7 +242,7 @@ class Away(FlakyStore):
         return await super().request(method, params, **options)
 
 
-async def test_a_turn_under_way_is_taken_in_the_new_epoch(store: FlakyStore) -> None:
+async def test_a_turn_in_flight_is_accepted_in_the_new_epoch(store: FlakyStore) -> None:
     async with Away(Clock(START), worker_id="w1") as away:
         async with away.hold(SessionState("c1", status="active", created_at=START), beat="manual") as call:
             await call.add_turn("user", "said before")
@@ -384,9 +384,7 @@ async def test_an_older_daemon_gets_back_what_was_given_up(
     assert record.state.is_active
 
 
-async def test_what_comes_back_is_not_given_twice_to_who_does_not_watch(
-    store: FlakyStore, gone: MemoryStore
-) -> None:
+async def test_without_watch_a_released_call_is_not_recovered_twice(store: FlakyStore, gone: MemoryStore) -> None:
     await save(gone, "c1", "c2")
     gone.kill_worker()
     found: list[str] = []
@@ -466,7 +464,7 @@ class Held(FlakyStore):
         return reply
 
 
-async def test_what_is_claimed_for_one_that_was_cancelled_is_let_go_of() -> None:
+async def test_a_call_claimed_for_a_cancelled_iteration_is_released() -> None:
     async with Held(Clock(START), worker_id="w1") as store:
         gone = store.worker("gone")
         await save(gone, "c1")
@@ -483,7 +481,7 @@ async def test_what_is_claimed_for_one_that_was_cancelled_is_let_go_of() -> None
         assert (await store.get("c1")).owner is None
 
 
-async def test_who_breaks_off_lets_go_of_the_call_he_has_forgotten(
+async def test_breaking_off_an_iteration_releases_its_current_call(
     store: FlakyStore, gone: MemoryStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     await gone.save(SessionState("c1", status="active", created_at=START), heartbeat_timeout_s=0.03)
