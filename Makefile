@@ -15,7 +15,7 @@ CALLSTATE := $(BIN)/callstate --socket $(RUN_SOCKET)
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help run demo test test-quick soak fuzz lint sync-front reference bench bench-quick
+.PHONY: help run demo test test-quick test-adapters soak fuzz lint sync-front reference bench bench-quick
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -47,6 +47,13 @@ test: $(DEV_STAMP) ## the whole test suite, some minutes
 test-quick: $(DEV_STAMP) ## units and properties, under a minute
 	@CALLSTATE_TEST_QUICK=1 $(PYTEST) -q -n auto -m 'not system' --ignore=tests/unit/test_docs.py \
 		--ignore=tests/property/test_ownership_machine.py tests/unit tests/property
+
+# Pipecat and LiveKit Agents are half a gigabyte, and two to three minutes to install: an environment of their own.
+ADAPTERS_VENV := .venv-adapters
+ADAPTERS_STAMP := $(ADAPTERS_VENV)/.callstate-adapters
+
+test-adapters: $(ADAPTERS_STAMP) ## the adapters, with Pipecat and LiveKit Agents themselves
+	@$(ADAPTERS_VENV)/bin/python -m pytest -q tests/unit/client/adapters
 
 # How long `make soak` and `make fuzz` take; the suite runs a short form of each.
 ROUNDS ?= 1000
@@ -100,6 +107,12 @@ $(RUN_STAMP): pyproject.toml
 $(DEV_STAMP): $(RUN_STAMP)
 	@echo 'Installing what tests and linters need …'
 	@'$(BIN)/python' -m pip install -qq -e '.[dev]'
+	@touch '$@'
+
+$(ADAPTERS_STAMP): $(DEV_STAMP)
+	@echo 'Installing Pipecat and LiveKit Agents into $(ADAPTERS_VENV)/ …'
+	@'$(ADAPTERS_VENV)/bin/python' -c '' 2>/dev/null || '$(PYTHON)' -m venv --clear '$(ADAPTERS_VENV)'
+	@'$(ADAPTERS_VENV)/bin/python' -m pip install -qq -e '.[dev,pipecat,livekit]'
 	@touch '$@'
 
 $(BENCH_STAMP): $(DEV_STAMP)
