@@ -26,6 +26,7 @@ from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.resolve import resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
+from callstate_sidecar.hosts.absence import AbsenceGate
 from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.lease import NOTE_NAME, HostIdTakenError, HostLease, LeaseNote
 from callstate_sidecar.hosts.possession import Possessions
@@ -43,7 +44,7 @@ from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.listener import Listener
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.system import host, systemd
-from callstate_sidecar.system.clock import SystemClock
+from callstate_sidecar.system.clock import SystemClock, since_boot
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.logs import configure_logging
 from callstate_sidecar.system.peers import Peers
@@ -214,11 +215,14 @@ class Daemon:
         watch = HostWatch(host_id, lease_s)
         adopter = Adopter(registry, ctx, commit, host_id, lease.instance, takeovers.in_doubt, metrics)
         sweep_s = SWEEP_LEASES * lease_s
+        possessions = Possessions(registry, ctx, self._reconciler, self._read_through, commit, host_id)
+        gate = AbsenceGate(lease_s, possessions.look_at_all, since_boot)
+        self._server.held = gate.holds
         self._hosts = HostRounds(
             registry=registry,
             lease=lease,
             watch=watch,
-            possessions=Possessions(registry, ctx, self._reconciler, self._read_through, commit, host_id),
+            possessions=possessions,
             takeovers=takeovers,
             adopter=adopter,
             sweep=ActiveSweep(self._backend, registry, watch, adopter, lease.instance, sweep_s, clock.mono),
@@ -226,6 +230,7 @@ class Daemon:
             metrics=metrics,
             lease_s=lease_s,
             host_id_taken=self._host_id_taken,
+            gate=gate,
         )
 
     def _attach_host(self) -> None:

@@ -131,7 +131,8 @@ async def test_a_host_id_whose_daemon_is_gone_may_be_used_again(hosts: Hosts) ->
 
 @on_uvloop
 async def test_the_later_of_two_that_started_without_the_store_stops(hosts: Hosts) -> None:
-    first, second = hosts.add("one"), hosts.add("one", expect="another callstated with host id one")
+    # they also take each other's marks in the store for a loss of its data
+    first, second = hosts.add("one", expect="lost data"), hosts.add("one", expect="another callstated|lost data")
     await first.in_thread("start")
     hosts.redis.pause()
     await second.in_thread("start")
@@ -181,7 +182,10 @@ async def test_an_owned_session_of_a_live_host_is_a_conflict_and_may_be_stolen(t
 
 
 @on_uvloop
-async def test_what_was_acknowledged_before_a_theft_was_known_is_set_aside(two: tuple[Daemon, Daemon]) -> None:
+async def test_what_was_acknowledged_before_a_theft_was_known_is_set_aside(hosts: Hosts) -> None:
+    long = ("--set", "store.host_lease_s=60")  # no pause of this test is an absence
+    two = [hosts.add(name, *long, expect="by now") for name in ("one", "two")]
+    await asyncio.gather(*(daemon.in_thread("start") for daemon in two))
     async with connect(two[0].socket, worker_id="w1") as here, connect(two[1].socket, worker_id="w2") as there:
         await here.save(SessionState("c1", status="active"))
         await here.flush()
@@ -279,6 +283,27 @@ async def test_the_sessions_of_a_dead_host_are_orphans_at_another_and_are_claime
                 await here.add_turn("c1", "user", "back again")
             assert fenced.value.host == "two", "known before it served"
             assert (await here.stats())["quarantined"] == 1
+
+
+@on_uvloop
+async def test_a_daemon_that_was_stopped_beyond_its_lease_compares_before_it_serves(
+    two: tuple[Daemon, Daemon],
+) -> None:
+    async with connect(two[0].socket, worker_id="w1") as here, connect(two[1].socket, worker_id="w2") as there:
+        await here.save(SessionState("c1", status="active"))
+        await here.flush()
+        orphaned = asyncio.ensure_future(anext(there.events("orphaned")))
+        await until_subscribed(there)
+        two[0].signal(signal.SIGSTOP)
+        async with asyncio.timeout(30):
+            await orphaned
+        late = asyncio.ensure_future(here.add_turn("c1", "user", "too late"))
+        await asyncio.sleep(0)
+        two[0].signal(signal.SIGCONT)
+        with pytest.raises(FencedError) as fenced:
+            await late
+        assert fenced.value.host == "two"
+        assert (await there.load("c1")).history == []
 
 
 @on_uvloop

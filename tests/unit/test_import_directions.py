@@ -69,7 +69,7 @@ SIDECAR = {
     "reconcile": "stores metrics",
     "write_behind": "system config stores reconcile background metrics",
     "reaper": "background metrics",
-    "hosts": "system stores background metrics read_through reconcile",
+    "hosts": "system stores background metrics read_through reconcile serving",
     "engine_host": "system config stores journal serving metrics read_through write_behind reaper hosts",
     "named_backend": "config stores",
     "daemon": "system config journal serving metrics background named_backend read_through write_behind reconcile "

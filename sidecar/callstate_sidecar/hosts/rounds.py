@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Final
 
 from callstate_client.engine.sessions.stored import StoreError
-from callstate_sidecar.background import BackgroundTask, supervise
+from callstate_sidecar.background import BackgroundTask, cancel_and_wait, supervise
+from callstate_sidecar.hosts.absence import AbsenceGate
 from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.lease import HostIdTakenError, HostLease
 from callstate_sidecar.hosts.possession import Possessions
@@ -40,6 +41,7 @@ class HostRounds(BackgroundTask):
         metrics: counts what fails.
         lease_s: `store.host_lease_s`.
         host_id_taken: called once where another daemon turns out to have this host's id.
+        gate: holds requests back after an absence.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class HostRounds(BackgroundTask):
         metrics: Metrics,
         lease_s: float,
         host_id_taken: Callable[[HostIdTakenError], None],
+        gate: AbsenceGate,
     ) -> None:
         super().__init__(metrics)
         self._registry = registry
@@ -68,6 +71,7 @@ class HostRounds(BackgroundTask):
         self._clock = clock
         self._lease_s = lease_s
         self._host_id_taken = host_id_taken
+        self._gate = gate
         self._work: asyncio.Task[None] | None = None
         self._dead: list[str] = []
         self.is_dead = watch.is_dead
@@ -111,13 +115,13 @@ class HostRounds(BackgroundTask):
     async def stop(self) -> None:
         """End; see BackgroundTask."""
         if self._work is not None:
-            self._work.cancel()
-            await asyncio.wait([self._work])
+            await cancel_and_wait(self._work)
         await super().stop()
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(self._lease.interval_s)
+            self._gate.present()
             try:
                 await self.round()
             except HostIdTakenError as error:

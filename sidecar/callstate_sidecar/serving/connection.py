@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from callstate_client.protocol.framing import LineSplitter
@@ -34,6 +35,11 @@ MAX_WAITING: Final = 1000
 
 class LineServer(Protocol):
     """The server, as a connection uses it."""
+
+    @property
+    def held(self) -> Callable[[ClientConnection], bool] | None:
+        """Whether a connection has to wait before it is served; None: never."""
+        ...
 
     def connected(self, connection: ClientConnection, /) -> None:
         """A client has connected."""
@@ -132,6 +138,10 @@ class ClientConnection(asyncio.Protocol):
     def _serve(self) -> None:
         """Serve lines until none is left, the share of the turn is used up, or the client has to read first."""
         self._scheduled = False
+        held = self._server.held
+        if held is not None and held(self):
+            self._update_reading()
+            return
         left = LINES_A_TURN
         backlog = self._backlog
         while backlog and left and not self._blocked and not self.closing:

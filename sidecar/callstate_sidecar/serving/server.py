@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 
 from callstate_client.engine.engine import Engine
@@ -68,6 +69,8 @@ class Server:
         self.reply_queued = self.group.reply_queued
         self.limit(limits)
         self.connections: set[ClientConnection] = set()
+        self.held: Callable[[ClientConnection], bool] | None = None
+        """Whether a connection has to wait before it is served, after an absence of the daemon; None: never."""
         self.stopping = False
         self.waiting = 0
         self._idle = asyncio.Event()

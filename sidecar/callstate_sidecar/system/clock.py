@@ -25,3 +25,10 @@ class SystemClock:
     def live(self) -> float:
         """Seconds of CLOCK_MONOTONIC, without those in which the daemon did not run."""
         return self.mono() - self.stalled_s
+
+
+def since_boot() -> float:
+    """Seconds since boot, including suspend; not affected by clock changes."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()

@@ -17,11 +17,11 @@ from callstate_sidecar.stores.encoding import parse_ops, ttl_ms
 from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.sqlite.database import Database
 from callstate_sidecar.stores.sqlite.documents import Changed, together
-from callstate_sidecar.stores.sqlite.expiry import since_boot
 from callstate_sidecar.stores.sqlite.inspection import check_wal, find_ghosts, inspect_file
 from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, ping
 from callstate_sidecar.stores.sqlite.transactions import snapshot, transaction
 from callstate_sidecar.stores.sqlite.writes import META, is_renewal_due, write_batch
+from callstate_sidecar.system.clock import since_boot
 
 IDS_A_PAGE: Final = 1000
 """Ids in one page: the loop takes less than a millisecond to go through them."""

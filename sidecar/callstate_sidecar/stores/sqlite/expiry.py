@@ -27,13 +27,6 @@ SEEN_EVERY_MS: Final = 10_000
 """How often the time is noted in the file: how far expiry may lag after a reboot; rare enough to cost nothing."""
 
 
-def since_boot() -> float:
-    """Seconds since boot, including suspend; not affected by clock changes."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
-
-
 def offset(connection: sqlite3.Connection, steady_ms: int) -> int | None:
     """What to add to the steady clock to get this file's time; None if the file was last used in another boot.
 

@@ -12,8 +12,8 @@ from callstate_sidecar.stores.document_store import DEFAULT_TTL_S, Beat, BeatRes
 from callstate_sidecar.stores.encoding import ttl_ms
 from callstate_sidecar.stores.sqlite.database import Database, purge
 from callstate_sidecar.stores.sqlite.documents import Changed, drop_document, put_document, together
-from callstate_sidecar.stores.sqlite.expiry import since_boot
 from callstate_sidecar.stores.sqlite.transactions import snapshot, transaction
+from callstate_sidecar.system.clock import since_boot
 
 DEFAULT_TIMEOUT_S: Final = 5.0
 
