@@ -219,7 +219,7 @@ async def test_recovery_data_comes_back(store: SessionStore, data: object) -> No
 
 
 @pytest.mark.parametrize("data", [[1], "token", 7, True])
-async def test_recovery_data_that_is_no_object_is_refused(store: SessionStore, data: object) -> None:
+async def test_recovery_data_that_is_not_an_object_is_refused(store: SessionStore, data: object) -> None:
     with pytest.raises(DocumentError, match="recovery_data"):
         await store.save(a_call(recovery_data=data))
     with pytest.raises(SessionNotFoundError):

@@ -102,7 +102,7 @@ def test_what_is_not_json_is_a_parse_error(wire: Wire, line: bytes) -> None:
 
 
 @pytest.mark.parametrize("line", [b"1", b'"server.ping"', b"null", b"true", b"[]", b"{}"])
-def test_what_is_no_request_is_an_invalid_request(wire: Wire, line: bytes) -> None:
+def test_json_that_is_not_a_request_is_an_invalid_request(wire: Wire, line: bytes) -> None:
     refused(wire, line, "invalid_request", request_id=None)
 
 
@@ -332,9 +332,7 @@ def test_integers_beyond_64_bits_are_refused(wire: Wire, place: tuple[str, str, 
 
 
 @pytest.mark.parametrize("number", ["1e400", "-1e400", "1" + "0" * 400 + ".0"])
-def test_numbers_that_are_no_finite_double_are_refused(
-    wire: Wire, place: tuple[str, str, int], number: str
-) -> None:
+def test_numbers_beyond_finite_doubles_are_refused(wire: Wire, place: tuple[str, str, int], number: str) -> None:
     method, params, _ = place
     untouched(wire, line_of(method, params % f"[{number}]"), "invalid_params")
 
@@ -385,7 +383,7 @@ def _strings(value: Any) -> list[str]:
     return [text for child in value for text in _strings(child)] if isinstance(value, list) else []
 
 
-def test_a_members_own_timestamp_is_no_turns(wire: Wire) -> None:
+def test_a_timestamp_inside_a_member_is_not_that_of_a_turn(wire: Wire) -> None:
     turn = {"role": "tool", "result": {"timestamp": "yesterday", "quoted": '"timestamp":"no time"'}}
     wire.call("session.add_turn", session_id=SESSION, turn=turn)
     history = wire.call("session.load", session_id=SESSION)["session"]["history"]
@@ -446,7 +444,7 @@ def test_carriage_returns_and_blank_lines_do_no_harm(wire: Wire) -> None:
     assert [wire.reply()["id"], wire.reply()["id"]] == [1, 2]
 
 
-def test_half_a_line_and_gone_was_not_said(daemon: Daemon, wire: Wire) -> None:
+def test_half_a_line_before_a_disconnect_is_ignored(daemon: Daemon, wire: Wire) -> None:
     whole = request(1, "session.delete", {"session_id": SESSION})
     for length in (1, len(whole) // 2, len(whole) - 1):
         with Wire(daemon.socket) as other:

@@ -197,7 +197,7 @@ class TestSurroundings:
             assert targets == ["/dev/null"] * 3, "a file of the daemon's would be written to by whoever prints"
             assert daemon.terminate() == 0
 
-    def test_callstated_stops_as_asked_where_its_log_has_no_room(self) -> None:
+    def test_callstated_stops_normally_although_its_log_has_no_room(self) -> None:
         class Full(Daemon):
             def command(self) -> list[str]:
                 return ["sh", "-c", 'exec "$@" >/dev/full 2>&1', "sh", *super().command()]

@@ -549,7 +549,7 @@ class TestSimulate:
 
 
 class TestAsAProcess:
-    def test_a_reader_that_went_away_is_no_error(self, daemon):
+    def test_a_reader_that_closes_the_pipe_is_not_an_error(self, daemon):
         reading, writing = os.pipe()
         os.close(reading)
         try:

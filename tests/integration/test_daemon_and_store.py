@@ -146,7 +146,7 @@ async def test_a_redis_that_refuses_is_distinguished_from_one_that_is_down(redis
 
 
 @on_uvloop
-async def test_what_the_store_has_is_read_through_once_it_is_no_longer_hot(redis: RedisServer) -> None:
+async def test_a_session_is_read_from_the_store_once_it_is_no_longer_hot(redis: RedisServer) -> None:
     with Daemon("--set", "reaper.retention_s=0", "--set", "reaper.tick_s=0.01", store=redis.url) as daemon:
         async with connect(daemon.socket) as store:
             await store.save(SessionState("c1", provider="sip"))
@@ -238,7 +238,7 @@ async def test_a_dead_call_is_reaped_with_all_its_data(redis: RedisServer) -> No
 
 @on_uvloop
 @pytest.mark.parametrize("how", ["removed", "replaced"])
-async def test_an_sqlite_file_that_goes_is_made_anew_with_everything_hot(how: str) -> None:
+async def test_a_deleted_sqlite_file_is_created_again_with_everything_hot(how: str) -> None:
     daemon = Daemon()
     try:
         await daemon.in_thread("start")

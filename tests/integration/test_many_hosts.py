@@ -121,7 +121,7 @@ async def test_a_second_live_daemon_with_the_same_host_id_refuses_to_start(hosts
 
 
 @on_uvloop
-async def test_a_host_id_whose_daemon_is_gone_may_be_used_again(hosts: Hosts) -> None:
+async def test_a_host_id_whose_daemon_has_stopped_may_be_used_again(hosts: Hosts) -> None:
     first, second = hosts.add("one"), hosts.add("one")
     await first.in_thread("start")
     await first.in_thread("kill")

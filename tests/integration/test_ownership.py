@@ -150,7 +150,7 @@ async def test_a_busy_loop_is_alive_and_a_stalled_one_is_not(daemon: Daemon) -> 
         assert await told_of == "slow"
 
 
-async def test_a_forked_child_holds_nothing_and_connects_anew(daemon: Daemon) -> None:
+async def test_a_forked_child_holds_nothing_and_connects_again(daemon: Daemon) -> None:
     async with connect(daemon.socket, "parent") as store, store.hold(a_call("forked")) as call:
         pid = os.fork()
         if pid == 0:  # the child: no pytest, no cleaning up of what is the parent's
@@ -291,7 +291,7 @@ async def test_an_id_that_another_process_has_is_refused_at_once_and_named(daemo
         pass
 
 
-async def test_an_id_taken_while_we_were_away_is_ours_again_when_the_other_has_gone(daemon: Daemon) -> None:
+async def test_an_id_taken_during_an_absence_is_regained_when_the_other_leaves(daemon: Daemon) -> None:
     async with connect(daemon.socket, "w1") as store:
         await daemon.in_thread("kill")
         while (reconnecting := store._connection._reconnecting) is None:

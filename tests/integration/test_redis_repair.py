@@ -133,7 +133,9 @@ async def test_one_evicted_session_is_written_again(store: SidecarStore, raw: Re
     await check_repaired(raw)
 
 
-async def test_an_evicted_session_is_no_deleted_one_after_a_listing(store: SidecarStore, raw: Redis) -> None:
+async def test_an_evicted_session_does_not_count_as_deleted_after_a_listing(
+    store: SidecarStore, raw: Redis
+) -> None:
     """A listing removes ids without a document from the active set, and there deletions are told from losses."""
     await some_calls(store)
     async with store.events("store.repaired", "deleted") as events:

@@ -222,7 +222,7 @@ async def test_ids_the_daemon_refuses_are_served_where_go_wrote_them(
 
 
 @pytest.mark.parametrize("name", ["active", "@heartbeats", "@host:here:sessions", ""])
-async def test_keys_of_the_layout_are_no_sessions(
+async def test_keys_of_the_layout_are_not_taken_for_sessions(
     store: RedisStore, backend: RedisBackend, raw: Redis, prefix: str, name: str
 ) -> None:
     await backend.write([a_write()])
@@ -316,7 +316,7 @@ async def test_a_key_of_another_type_is_unreadable_to_the_daemon_and_not_absent(
         Session.of_stored("call-2", stored, "here")
 
 
-async def test_a_key_of_another_type_is_no_session(
+async def test_a_key_of_another_type_is_not_taken_for_a_session(
     store: RedisStore, backend: RedisBackend, raw: Redis, prefix: str
 ) -> None:
     await raw.rpush(prefix + "call-2", "not ours")
@@ -330,7 +330,7 @@ async def test_a_key_of_another_type_is_no_session(
 
 
 @pytest.mark.parametrize("key", ["active", "@heartbeats", "@host:here:sessions"])
-async def test_a_shared_key_of_another_type_is_no_sessions_fault(
+async def test_a_shared_key_of_another_type_is_not_the_fault_of_a_session(
     backend: RedisBackend, raw: Redis, prefix: str, key: str
 ) -> None:
     """Neither alone nor beside a session whose own key is of another type."""
@@ -534,7 +534,7 @@ def test_refusals_of_all_writes_are_distinguished_from_those_of_one_session(text
     "rules",
     ["~* +@all -sadd", "~* +@all -evalsha -eval", "~voicesession:* +@all", "~{voicesession:* +@all", "~* +@read"],
 )
-async def test_a_permission_that_lacks_is_no_sessions_fault(binary: str, rules: str) -> None:
+async def test_a_missing_permission_is_not_the_fault_of_a_session(binary: str, rules: str) -> None:
     """Also where it is only missed inside the script, which Redis says without a code."""
     with RedisServer(binaries()[binary]) as server:
         server.command("ACL", "SETUSER", "worker", "on", ">p", *rules.split())
@@ -544,7 +544,7 @@ async def test_a_permission_that_lacks_is_no_sessions_fault(binary: str, rules: 
                     await backend.write(batch)
 
 
-def test_what_befalls_all_of_a_batch_alike_is_no_sessions_fault() -> None:
+def test_a_fault_of_the_whole_batch_is_not_that_of_a_session() -> None:
     unknown, typed = ResponseError("Error running script: oops"), ResponseError("WRONGTYPE of this key")
     assert fault_of_all([unknown, ResponseError(str(unknown))]) is unknown
     assert fault_of_all([unknown]) is None, "this may be the document's"

@@ -296,7 +296,7 @@ async def test_a_row_sqlite_can_not_take_is_rejected_alone(backend: SqliteBacken
 
 
 @pytest.mark.parametrize("name", ["active", "@heartbeats", ""])
-async def test_names_no_store_takes_are_no_sessions(store: SqliteStore, name: str) -> None:
+async def test_invalid_names_are_refused_or_not_found(store: SqliteStore, name: str) -> None:
     with pytest.raises(InvalidParamsError):
         await store.save(SessionState(name))
     with pytest.raises(SessionNotFoundError):
@@ -305,7 +305,7 @@ async def test_names_no_store_takes_are_no_sessions(store: SqliteStore, name: st
         await store.delete(name)
 
 
-async def test_an_id_that_is_no_text_is_never_there(store: SqliteStore) -> None:
+async def test_an_id_that_is_not_text_is_never_found(store: SqliteStore) -> None:
     with pytest.raises(SessionNotFoundError):
         await store.load("\udcff")
     with pytest.raises(SessionNotFoundError):
@@ -369,7 +369,7 @@ async def test_a_directory_that_is_not_there_is_a_store_that_is_down(tmp_path: P
     await store.close()
 
 
-async def test_a_file_that_is_no_database_is_left_as_it_is(backend: SqliteBackend, path: Path) -> None:
+async def test_a_file_that_is_not_a_database_is_left_unchanged(backend: SqliteBackend, path: Path) -> None:
     path.write_bytes(b"a letter to the editor, and no database at all\n" * 100)
     before = path.read_bytes()
     with pytest.raises(StoreDownError, match="not a database"):
@@ -501,9 +501,7 @@ async def test_a_wall_clock_that_jumps_ahead_ends_no_sessions_time(
 
 
 @pytest.mark.parametrize(("synced", "level"), [(False, 1), (True, 2)])
-async def test_what_counts_as_written_is_on_disk_where_that_is_asked_for(
-    path: Path, synced: bool, level: int
-) -> None:
+async def test_a_confirmed_write_is_on_disk_if_configured(path: Path, synced: bool, level: int) -> None:
     backend = SqliteBackend(path, ttl_s=100, host_id="here", synced=synced)
     await backend.write([a_write()])
     asked = await backend._database.run(lambda connection, _: connection.execute("PRAGMA synchronous").fetchone())

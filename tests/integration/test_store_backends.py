@@ -290,7 +290,7 @@ async def test_go_overwriting_a_document_leaves_meta_alone(side: Side) -> None:
     assert await outcome(side, a_write(version=4)) is WriteOutcome.SUPERSEDED
 
 
-async def test_a_document_put_over_a_tombstone_is_no_deleted_one(side: Side) -> None:
+async def test_a_document_written_over_a_tombstone_is_not_deleted(side: Side) -> None:
     await side.backend.write([a_write(document=None, version=5)])
     await side.store.save(SessionState("call-1", provider="go"))
     stored = await there(side)
@@ -311,7 +311,7 @@ async def test_the_store_knows_why_a_session_of_the_daemon_ended(side: Side) -> 
     assert caught.value.ended_at == "2024-05-01T10:00:00Z"
 
 
-async def test_what_has_expired_is_gone_with_its_meta(side: Side) -> None:
+async def test_an_expired_document_takes_its_meta_along(side: Side) -> None:
     await side.backend.write([a_write("call-1", version=9, owner="w", beat_ms=99), a_write("call-2")])
     await side.expire("call-1")
     assert await all_active(side.backend) == ["call-2"]

@@ -344,7 +344,7 @@ print("done")
 """
 
 
-def test_a_forked_child_connects_anew(daemon: Daemon) -> None:
+def test_a_forked_child_connects_again(daemon: Daemon) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", FORK, str(daemon.socket)],
         capture_output=True,

@@ -67,7 +67,7 @@ def test_a_signal_at_any_moment_of_startup_stops_it_with_a_log_line(
         daemon.close()
 
 
-def test_a_reload_asked_for_during_the_start_does_not_end_it() -> None:
+def test_a_reload_during_startup_does_not_end_it() -> None:
     daemon = Daemon()
     code = SIGNAL_ITSELF.format(module="serving.listener", where="Listener", method="__init__", name="SIGHUP")
     plain = daemon.command()

@@ -234,7 +234,7 @@ async def test_two_recovering_workers_never_get_the_same_call(target: Target, w1
     assert sorted(one + other) == sorted(f"c{n}" for n in range(20))
 
 
-async def test_the_history_asked_for_comes_with_the_claim(w1: CallStore, w2: CallStore) -> None:
+async def test_a_claim_returns_the_requested_history(w1: CallStore, w2: CallStore) -> None:
     await w1.save(a_call(history=[Turn("user", str(n)) for n in range(3)], recovery_data={"node": "menu"}))
     await release(w1, "c1", 0)
     with pytest.raises(InvalidParamsError):

@@ -168,7 +168,7 @@ async def test_the_active_sessions_of_every_host(target: Target, w1: CallStore) 
         await w1.list_active("nowhere")
 
 
-async def test_a_worker_that_starts_again_claims_its_own_calls_anew(target: Target, w1: CallStore) -> None:
+async def test_a_restarted_worker_claims_its_own_calls_again(target: Target, w1: CallStore) -> None:
     await w1.save(a_call("a"))
     await w1.save(a_call("b"))
     await target.kill(w1)

@@ -58,7 +58,7 @@ def test_times_stay_as_they_were_written(wire: Wire, sid: str, time: str) -> Non
     assert (after["history"][-1]["timestamp"], after["created_at"]) == (time, time)
 
 
-def test_no_turns_is_no_error(wire: Wire, sid: str) -> None:
+def test_an_empty_list_of_turns_is_accepted(wire: Wire, sid: str) -> None:
     assert wire.call("session.add_turn", session_id=sid, turns=[])["turn_count"] == 2
 
 

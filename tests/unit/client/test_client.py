@@ -217,7 +217,7 @@ async def test_a_peer_that_hangs_up_at_once_is_not_stormed(peer: ScriptedPeer, s
 
 
 @pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n", b"\n", b"[]\n", b'{"id":"\xff"}\n'])
-async def test_what_is_no_daemon_is_left(
+async def test_another_server_is_disconnected(
     peer: ScriptedPeer, store: SidecarStore, garbage: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (task,) = soon(store.ping())
@@ -300,7 +300,7 @@ async def connect_twice(peer: ScriptedPeer) -> int:
         return len({one.worker_id, two.worker_id})
 
 
-async def test_the_daemons_heartbeat_timeout_is_asked_for_each_time(
+async def test_the_daemons_heartbeat_timeout_is_requested_each_time(
     peer: ScriptedPeer, store: SidecarStore
 ) -> None:
     for timeout_s in (7, 5):  # it was reloaded
@@ -371,7 +371,7 @@ async def test_a_refusal_that_stands_is_raised_at_once(strict: ScriptedPeer, ref
     assert strict.received.empty(), "it is not asked again"
 
 
-async def test_a_daemon_that_is_busy_is_asked_again(strict: ScriptedPeer) -> None:
+async def test_a_request_to_a_busy_daemon_is_repeated(strict: ScriptedPeer) -> None:
     (task,) = soon(connect(strict.path, "w1", wait_s=3600)._connect())
     strict.refuse(await greeting(strict), OverloadedError("not now"))
     await welcome(strict, await greeting(strict))
@@ -382,7 +382,7 @@ async def test_a_daemon_that_is_busy_is_asked_again(strict: ScriptedPeer) -> Non
 
 @pytest.mark.parametrize("register", [True, False])
 @pytest.mark.parametrize("worker_id", ["", "a b", "w\n", "\N{SNOWMAN}", "w" * 65])
-async def test_what_is_no_worker_id_needs_no_daemon_to_say_so(
+async def test_an_invalid_worker_id_is_refused_without_a_daemon(
     short_dir: Path, worker_id: str, register: bool
 ) -> None:
     with pytest.raises(InvalidParamsError, match="not a worker id"):
@@ -489,7 +489,7 @@ async def test_one_that_never_answers_takes_no_longer_than_one_that_is_not_there
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b'{"hello":1}\n', None])
 @pytest.mark.parametrize("register", [True, False])
-async def test_what_is_no_callstated_is_said_to_be_none(
+async def test_another_server_is_named_as_not_callstated(
     short_dir: Path, answer: bytes | None, register: bool
 ) -> None:
     gone = asyncio.Event()

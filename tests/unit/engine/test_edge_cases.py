@@ -161,7 +161,7 @@ async def test_a_deletion_while_suspect(harness: CoreHarness, w1: FakeClient) ->
     assert (len(harness.core.liveness), len(harness.core.table.index.orphans)) == (0, 0)
 
 
-async def test_a_deletion_while_its_owners_death_is_seen_to(harness: CoreHarness, w1: FakeClient) -> None:
+async def test_a_deletion_while_its_owners_death_is_handled(harness: CoreHarness, w1: FakeClient) -> None:
     harness.exit(harness.process_of(w1))
     await harness.settle()
     harness.drop_connection(w1)
@@ -383,7 +383,7 @@ async def test_a_timeout_that_an_operator_gives_counts_from_the_last_sign_of_lif
     assert harness.phase("a") is Phase.SUSPECT
 
 
-async def test_a_session_made_anew_later_goes_on_from_the_epoch_of_the_old_one(
+async def test_a_session_created_again_continues_from_the_old_epoch(
     harness: CoreHarness, w1: FakeClient, w2: FakeClient
 ) -> None:
     """Also of one that the store never had, and when nobody would ask it any more: whoever held it stays out."""
@@ -394,7 +394,7 @@ async def test_a_session_made_anew_later_goes_on_from_the_epoch_of_the_old_one(
     assert harness.ownership("a")[1] == 1
 
 
-async def test_a_call_that_recovered_is_no_suspect_again_when_a_change_is_undone(
+async def test_a_rollback_does_not_make_a_recovered_call_a_suspect_again(
     harness: CoreHarness, w1: FakeClient
 ) -> None:
     """Its worker's death was seen to long ago, in no group of its own."""

@@ -117,7 +117,7 @@ class TestLines:
             ("server.drain", {"drain": False}, '"drain":false'),
         ],
     )
-    def test_of_what_is_no_session(self, events, type_, more, shown):
+    def test_events_without_a_session(self, events, type_, more, shown):
         ear = listen(events)
         events.note(type_, START_US, **more)
         events.publish(MAX_UNSENT)

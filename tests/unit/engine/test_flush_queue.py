@@ -154,7 +154,7 @@ def test_an_unanswered_session_is_sent_alone_and_not_before_its_backoff() -> Non
     assert [take(101.0) for _ in range(3)] == [["d"], ["a"], ["e"]]
 
 
-def test_the_backoff_of_a_refusal_doubles_up_to_a_bound_and_begins_anew_once_it_is_taken() -> None:
+def test_the_backoff_of_a_refusal_doubles_up_to_a_bound_and_restarts_after_success() -> None:
     quarantine = Quarantine()
     rests = [quarantine.refuse("a", "rejected", 0.0, alone=False).due for _ in range(20)]
     for number, rest in enumerate(rests):

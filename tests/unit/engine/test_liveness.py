@@ -77,7 +77,7 @@ def test_a_beat_gives_a_full_span() -> None:
     assert due(liveness, 59.0) == [("a", Phase.LIVE, Evidence.SILENCE)]
 
 
-def test_what_was_learned_during_a_stall_is_no_longer_good_for_it() -> None:
+def test_heartbeats_during_a_stall_count_from_its_end() -> None:
     """The beats that waited are read before anybody knows how long the daemon stood still."""
     liveness = fresh()
     for name in "abc":
@@ -151,7 +151,7 @@ def test_a_limit_dies_with_its_session() -> None:
     assert not due(liveness, 50.0)
 
 
-def test_forgetting_what_is_not_known_is_no_error() -> None:
+def test_forgetting_an_unknown_session_is_not_an_error() -> None:
     fresh().forget("a")
 
 

@@ -12,7 +12,7 @@ from callstate_sidecar.background import BackgroundTask, cancel_and_wait, in_thr
 from callstate_sidecar.metrics import Metrics
 
 
-async def test_a_task_that_fails_is_logged_counted_and_begun_anew(
+async def test_a_task_that_fails_is_logged_counted_and_restarted(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(background, "RESTART_S", 0)

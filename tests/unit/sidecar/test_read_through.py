@@ -71,7 +71,7 @@ async def test_a_live_session_of_ours_becomes_hot() -> None:
     assert core.replayed().sessions.keys() == {"a"}, "and the journal now has it too"
 
 
-async def test_what_is_made_anew_behind_a_deletion_is_as_old_as_that() -> None:
+async def test_a_session_created_after_a_deletion_is_not_the_one_that_was_read() -> None:
     """All three waited for the same read, which still shows the session that was deleted."""
     core = Core()
     core.memory.put("a", ENDED, meta())
@@ -100,7 +100,7 @@ async def test_what_is_not_ours_to_keep_hot_is_read_each_time(document: bytes, s
     assert not core.ctx.read_through, "shown to those who waited, then forgotten"
 
 
-async def test_a_miss_is_asked_once_a_moment() -> None:
+async def test_a_miss_is_cached_for_a_moment() -> None:
     core = Core()
     for _ in range(3):
         with pytest.raises(SessionNotFoundError):
@@ -324,7 +324,7 @@ async def test_a_store_that_never_answers_is_unavailable(monkeypatch: pytest.Mon
     core.memory.let_go()
 
 
-async def test_a_fault_of_ours_is_told_and_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_internal_fault_is_reported_and_not_cached(caplog: pytest.LogCaptureFixture) -> None:
     core = Core()
     core.memory.failure = lambda: ZeroDivisionError("oops")
     with pytest.raises(StoreUnavailableError):

@@ -211,7 +211,7 @@ async def test_who_holds_it_in_the_store_keeps_it_where_nobody_took_it(core: Cor
     await core.turn("a", "w1's", epoch=3)
 
 
-async def test_the_merge_is_told(core: Core) -> None:
+async def test_a_merge_is_published(core: Core) -> None:
     put(core, meta())
     await blind(core)
     core = again(core)
@@ -297,7 +297,7 @@ async def test_what_nobody_can_read_is_not_written_over(core: Core) -> None:
     assert core.table.quarantined.keys() == {"a"}
 
 
-async def test_a_first_write_whose_reply_is_lost_is_no_one_elses(core: Core) -> None:
+async def test_a_first_write_whose_reply_is_lost_is_recognized_as_ours(core: Core) -> None:
     await blind(core, session={"status": "active"})
     await core.turn("a", "one")
     core.memory.failure, core.memory.cut = None, True
@@ -323,7 +323,7 @@ async def test_our_own_write_whose_reply_is_lost_changes_no_version(core: Core) 
     assert (await core.call("session.load", session_id="a"))["version"] == version
 
 
-async def test_a_store_that_goes_while_it_is_read_is_asked_again(core: Core) -> None:
+async def test_a_read_of_a_failing_store_is_repeated(core: Core) -> None:
     put(core, meta())
     await blind(core, session={"status": "active"})
     core.memory.failure = None
@@ -460,7 +460,7 @@ async def test_one_that_had_ended_since_ends() -> None:
     assert "a" not in memory.active
 
 
-async def test_one_that_was_deleted_since_is_gone() -> None:
+async def test_a_session_deleted_since_is_dropped() -> None:
     core, memory = await with_old_journal()
     about = memory.rows["a"].meta
     assert about is not None

@@ -160,7 +160,7 @@ def test_a_turn_has_the_text_of_parts_and_what_is_amended_is_sent() -> None:
     assert to_messages([turn]) == [{"role": "assistant", "content": "Lo"}]
 
 
-def test_turns_that_are_no_part_of_a_chat_are_left_out_and_so_are_other_members() -> None:
+def test_turns_and_members_that_do_not_belong_to_a_chat_are_left_out() -> None:
     state = SessionState("c1")
     state.add_turn("dtmf", "1")
     state.add_turn("user", "Hi", 300, extra={"confidence": 0.9, "turn_id": "u1", "chat": "not ours"})
@@ -178,6 +178,6 @@ def test_messages_are_added_to_a_state_and_counted() -> None:
 @pytest.mark.parametrize(
     "wrong", [{}, {"role": 1}, {"role": "user", "content": 5}, {"role": "user", "content": {}}]
 )
-def test_what_is_no_message_is_refused(wrong: dict[str, Any]) -> None:
+def test_an_invalid_message_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(DocumentError, match="a chat message"):
         from_message(wrong)

@@ -167,7 +167,7 @@ async def test_a_session_that_is_there_is_not_created(store: FlakyStore) -> None
         await store.hold(SessionState("c1")).__aenter__()
 
 
-async def test_a_session_that_is_there_is_gone_on_with(store: FlakyStore) -> None:
+async def test_an_existing_session_is_continued(store: FlakyStore) -> None:
     await store.save(SessionState("c1", status="active"))
     await store.add_turn("c1", "user", "before")
     async with store.hold("c1") as call:
@@ -177,7 +177,7 @@ async def test_a_session_that_is_there_is_gone_on_with(store: FlakyStore) -> Non
     assert (await store.get("c1")).ended_reason == "completed"
 
 
-async def test_what_can_not_be_gone_on_with(store: FlakyStore) -> None:
+async def test_sessions_that_can_not_be_continued(store: FlakyStore) -> None:
     with pytest.raises(SessionNotFoundError):
         await store.hold("c1").__aenter__()
     await store.save(SessionState("c1"))

@@ -181,7 +181,7 @@ async def test_leaving_a_reaped_call_does_not_change_it(store: FlakyStore) -> No
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), asyncio.CancelledError(), KeyboardInterrupt()])
-async def test_what_is_no_end_leaves_the_call_to_the_next_worker(
+async def test_an_exit_that_does_not_end_the_call_leaves_it_to_the_next_worker(
     store: FlakyStore, other: MemoryStore, error: BaseException
 ) -> None:
     hold = store.hold(a_call())

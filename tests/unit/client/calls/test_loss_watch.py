@@ -95,7 +95,7 @@ async def test_a_deletion(store: FlakyStore) -> None:
     await operator.close()
 
 
-async def test_ones_own_doings_are_no_loss(store: FlakyStore) -> None:
+async def test_the_holders_own_changes_are_not_a_loss(store: FlakyStore) -> None:
     async with store.hold(a_call()) as call:
         await call.add_turn("user", "hello")
         await call.end("done")
@@ -206,7 +206,7 @@ async def test_one_that_is_cancelled_begins_again_with_the_next_call() -> None:
             assert store.subscriptions == 2
 
 
-async def test_a_daemon_without_events_is_not_asked_again() -> None:
+async def test_a_daemon_without_events_gets_no_second_subscription() -> None:
     async with WatchedStore(Clock(START)) as store:
         store.refusal = MethodNotFoundError("no events")
         for number in range(3):

@@ -159,7 +159,7 @@ class OlderStore(FlakyStore):
         return self.has
 
 
-async def test_an_older_daemon_is_not_asked_for_what_it_would_misunderstand() -> None:
+async def test_an_older_daemon_gets_no_request_that_it_would_misunderstand() -> None:
     async with OlderStore(Clock(START)) as store, store.hold(SessionState("c1")) as call:
         turn = call.add_turn("agent", "long")
         await turn

@@ -40,7 +40,7 @@ class TestTraffic:
         assert scripts[-1].arrives_s == pytest.approx(2000 / 50, rel=0.1)
 
     @pytest.mark.parametrize("turns", [1, 2, 3, 4, 5, 12, 41])
-    def test_a_call_has_the_turns_asked_for_and_speakers_alternate(self, turns):
+    def test_a_call_has_the_requested_turns_and_speakers_alternate(self, turns):
         for script in Traffic(40, 10, seed=3, turns=(turns, turns)).scripts():
             assert script.turns == turns
             assert said(script)[0].role == Role.AGENT

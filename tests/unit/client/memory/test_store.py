@@ -335,7 +335,7 @@ async def test_a_maximal_duration(store: MemoryStore) -> None:
     assert (await store.get("c1")).ended_reason == "max_duration"
 
 
-async def test_a_long_absence_is_as_good_as_many_looks(store: MemoryStore) -> None:
+async def test_one_late_sweep_has_the_effect_of_many(store: MemoryStore) -> None:
     await store.save(a_call())
     store.clock.advance(359)
     assert (await store.get("c1")).ended_reason == "heartbeat_timeout"

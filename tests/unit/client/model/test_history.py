@@ -20,7 +20,7 @@ def raw_history(*turns: bytes) -> History:
     return History.of_json(msgspec.Raw(b"[%b]" % b",".join(turns)))
 
 
-def test_a_turn_is_now_unless_told() -> None:
+def test_a_turn_has_the_current_time_by_default() -> None:
     before = datetime.now(UTC)
     assert before <= Turn("user", "x").timestamp <= datetime.now(UTC)
     assert Turn("user", "x", timestamp=AT).timestamp == AT
@@ -34,7 +34,7 @@ def test_a_turn_decodes_with_what_we_do_not_know() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"3", b"[]", b'{"role":3}', b'{"duration_ms":1.5}', b"{", b'{"content":"\xff"}'])
-def test_what_is_no_turn_is_a_document_error(bad: bytes) -> None:
+def test_an_invalid_turn_is_a_document_error(bad: bytes) -> None:
     with pytest.raises(DocumentError):
         decode_turn(bad)
 
@@ -191,7 +191,7 @@ def test_no_turns(empty: bytes) -> None:
 
 
 @pytest.mark.parametrize("bad", [b"3", b'"x"', b"{}", b"true"])
-def test_what_is_no_history(bad: bytes) -> None:
+def test_invalid_histories(bad: bytes) -> None:
     with pytest.raises(DocumentError, match=r"at `\$\.history`"):
         History.of_json(msgspec.Raw(bad))
 

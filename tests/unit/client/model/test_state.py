@@ -94,7 +94,7 @@ def test_members_we_do_not_know_survive_on_every_level() -> None:
         b'{"metrics":{"turn_count":"1"}}', b'{"id":"\xff"}', b'{"status":null}', b"[" * 100_000,
     ],
 )  # fmt: skip
-def test_what_is_no_session_is_a_document_error(bad: bytes) -> None:
+def test_an_invalid_session_is_a_document_error(bad: bytes) -> None:
     with pytest.raises(DocumentError):
         SessionState.from_json(bad)
 

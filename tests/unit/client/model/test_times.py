@@ -40,7 +40,7 @@ def test_an_offset_over_the_edge_of_the_calendar_stays_a_moment(offset: timedelt
     assert parse_time(format_time(at)) == at
 
 
-def test_without_a_timezone_it_is_no_moment() -> None:
+def test_a_time_without_a_timezone_is_refused() -> None:
     with pytest.raises(ValueError, match="timezone"):
         format_time(datetime(2026, 1, 1))
 

@@ -30,7 +30,7 @@ def test_a_call_has_the_shape_of_chat_messages() -> None:
     assert tool_result("t1", "book") == {"tool_call_id": "t1", "name": "book"}
 
 
-def test_arguments_that_are_no_json_are_refused() -> None:
+def test_arguments_that_are_not_json_are_refused() -> None:
     with pytest.raises(DocumentError, match="arguments"):
         tool_call("t1", "book", {"at": object()})
 

@@ -148,7 +148,7 @@ class TestSubscribing:
         await peer.gone.get()
 
     @pytest.mark.parametrize("error", [ShuttingDownError(), OverloadedError()])
-    async def test_what_mends_itself_is_tried_again(self, peer, events, error):
+    async def test_transient_errors_are_retried(self, peer, events, error):
         opening = asyncio.ensure_future(events.open())
         (request,) = await peer.requests(1)
         peer.refuse(request, error)
@@ -186,7 +186,7 @@ class TestSubscribing:
         stream.close()
         await peer.stop()
 
-    async def test_one_that_is_no_callstated_is_named_so(self, peer, events):
+    async def test_another_server_is_reported_as_not_callstated(self, peer, events):
         taking = asyncio.ensure_future(anext(events))
         await peer.requests(1)
         peer.send(b"HTTP/1.1 400 Bad Request\r\n")
@@ -214,7 +214,7 @@ class TestTaking:
         await opening
         assert await seqs(events, 2) == [1, 2]
 
-    async def test_what_is_no_event_is_passed_over(self, peer, events):
+    async def test_lines_that_are_not_events_are_skipped(self, peer, events):
         await opened(peer, events)
         peer.send(b'{"jsonrpc":"2.0","method":"of_a_newer_daemon","params":{"x":1}}\n' + notes(1))
         assert await seqs(events, 1) == [1]
@@ -282,7 +282,7 @@ class TestComingBack:
         peer.send(notes(18))
         assert await taking == [18]
 
-    async def test_half_an_event_is_asked_for_again(self, peer, events):
+    async def test_an_event_received_in_part_is_requested_again(self, peer, events):
         await opened(peer, events)
         peer.send(notes(1, 2)[:-20])
         assert await seqs(events, 1) == [1]
@@ -312,7 +312,7 @@ class TestComingBack:
         peer.send(notes(6, stream="s2"))
         assert (await taking).cursor == ("s2", 6)
 
-    async def test_a_gap_that_got_lost_on_the_way_is_asked_for_again(self, peer, events):
+    async def test_a_lost_gap_is_requested_again(self, peer, events):
         await opened(peer, events, seq=3)
         peer.hang_up()
         taking = asyncio.ensure_future(anext(events))

@@ -81,6 +81,6 @@ def test_a_claim_of_any_orphan() -> None:
 @pytest.mark.parametrize(
     "line", [b"", reply(b"3"), reply(b'{"version":3}'), reply(b'{"session":{"id":"c1"'), b"\xff"]
 )
-def test_what_no_daemon_sends_is_no_load(line: bytes) -> None:
+def test_an_invalid_load_reply_is_refused(line: bytes) -> None:
     with pytest.raises(InternalError):
         decode_load(line)

@@ -94,7 +94,7 @@ def test_a_structs_members_are_all_there() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "a b", "@a", "active", "a\n", "x" * 257, None, 7, ["a"], b"a"])
-def test_what_is_no_session_id(bad: Any) -> None:
+def test_invalid_session_ids(bad: Any) -> None:
     for _ in range(2):  # known to be bad the second time
         with pytest.raises(InvalidParamsError):
             check_session_id(bad)

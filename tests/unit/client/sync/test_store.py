@@ -282,7 +282,7 @@ NOTICE = b'{"jsonrpc":"2.0","method":"event","params":{}}\n'
     "garbage",
     [b"HTTP/1.1 400 Bad Request\r\n", b"\n", OTHERS, NOTICE, b'{"jsonrpc":"2.0","id":1,"result":{}}\n' * 2],
 )
-def test_what_is_no_daemon_is_left(
+def test_another_server_is_disconnected(
     peer: Peer,
     store: sync.Store,
     side: Side,

@@ -94,7 +94,7 @@ def test_very_many_are_several_messages(bench: Bench, monkeypatch: pytest.Monkey
     assert [*batches("abcde")] == [["a", "b"], ["c", "d"], ["e"]]
 
 
-def test_what_took_none_is_told_or_asked_for_once_more(bench: Bench) -> None:
+def test_sessions_without_a_heartbeat_are_reported_or_sent_again(bench: Bench) -> None:
     missing, ended, fine = bench.add("missing", "ended", "fine")
     bench.batcher.flush()
     bench.take()[1].set_result(answer({"missing": ["missing"], "ended": ["ended"], "fenced": [], "new": 1}))

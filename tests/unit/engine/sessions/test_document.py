@@ -102,7 +102,7 @@ def test_no_turns_are_an_empty_list(history: bytes) -> None:
 
 
 @pytest.mark.parametrize("history", [b"{}", b'"x"', b"1", b"true"])
-def test_a_history_that_is_no_list_is_refused(history: bytes) -> None:
+def test_a_history_that_is_not_a_list_is_refused(history: bytes) -> None:
     with pytest.raises(InvalidParamsError) as caught:
         read_head(b'{"id":"a","history":%b}' % history, "$.params.session", lambda _: NOW)
     assert caught.value.path == "$.params.session.history"
@@ -347,7 +347,7 @@ def test_a_patch_that_makes_no_session_is_refused(patch: bytes, path: str) -> No
     assert caught.value.path == path
 
 
-def test_a_patch_that_is_no_json_is_refused() -> None:
+def test_a_patch_that_is_not_json_is_refused() -> None:
     with pytest.raises(ParseError):
         document(b'{"id":"a"}').patched(Raw(b'{"x":"\\ud800"}'), "$.set")
 

@@ -54,7 +54,7 @@ def test_orphans_are_those_that_live_in_the_order_of_losing_their_owner() -> Non
     assert not index.orphans
 
 
-def test_the_roll_goes_on_behind_a_number_whatever_has_gone() -> None:
+def test_the_order_continues_after_a_number_whatever_was_dropped() -> None:
     roll = NumberedOrder()
     sessions = [session(f"s{number}") for number in range(10)]
     for each in sessions:

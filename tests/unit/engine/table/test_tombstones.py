@@ -170,7 +170,7 @@ def test_the_number_of_misses_is_bounded() -> None:
     assert harness.table.tombstones.known_missing(str(MAX_MISSES + 4), 0.5)
 
 
-def test_a_session_in_memory_is_no_miss() -> None:
+def test_a_hot_session_ends_a_cached_miss() -> None:
     harness = TableHarness()
     harness.table.tombstones.remember_miss("a", 0.0)
     session = harness.create("a")

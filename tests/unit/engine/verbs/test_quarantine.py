@@ -98,7 +98,7 @@ async def test_one_is_shown_with_what_the_store_has_in_its_place() -> None:
     assert (await core.call("quarantine.show", session_id="gone"))["stored"] is None
 
 
-async def test_it_is_shown_though_the_store_can_not_be_asked() -> None:
+async def test_it_is_shown_although_the_store_is_unavailable() -> None:
     core = await refused("a")
     core.memory.failure = down
     for _ in range(2):

@@ -141,7 +141,7 @@ async def test_an_error_names_the_place_in_the_whole_history() -> None:
     assert "history[3]" in message
 
 
-async def test_a_save_that_saw_what_was_undone_is_read_anew(tmp_path: Path) -> None:
+async def test_a_save_that_saw_undone_changes_is_decoded_again(tmp_path: Path) -> None:
     """The turn it repeats is taken back with its group: it is judged by what is kept then."""
     disk = BadDisk()
     journal = open_journal(tmp_path, disk, None, start=True)

@@ -327,7 +327,7 @@ async def test_an_unjournaled_registration_is_journaled_with_the_next(harness: C
 
 
 @pytest.mark.parametrize("how", ["exit", "disconnect"])
-async def test_a_thousand_calls_of_one_worker_are_seen_to_in_slices(harness: CoreHarness, how: str) -> None:
+async def test_a_thousand_calls_of_one_worker_are_handled_in_slices(harness: CoreHarness, how: str) -> None:
     w1 = await harness.worker("w1")
     for number in range(1000):
         w1.send(("session.save", {"session": {"id": f"s{number}", "status": "active"}}))

@@ -134,7 +134,7 @@ def test_what_is_wrong_is_named(url: str, message: str) -> None:
     ["", "localhost", "/run/redis.sock", "http://h", "redis+other://h", "redis://h:port", "redis://h:0",
      "redis://h:65536", "redis+cluster://h1,,h2", "redis+cluster://", "unix://", "redis://h h"],
 )  # fmt: skip
-def test_what_is_no_redis_url_is_refused(url: str) -> None:
+def test_a_url_that_is_not_of_redis_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"redis|port|unix"):
         parse_redis_url(url)
 

@@ -38,7 +38,7 @@ def test_own_is_never_dead_nor_is_one_that_nobody_watches() -> None:
     assert not watch.is_dead("unknown")
 
 
-def test_an_outage_of_the_observer_begins_every_watch_anew() -> None:
+def test_an_outage_of_the_observer_restarts_every_watch() -> None:
     watch = HostWatch("own", LEASE_S)
     looks(watch, [7] * 6)
     watch.interrupted()

@@ -35,7 +35,7 @@ def filled(directory: Path, files: FaultyFiles | None = None, sessions: int = 20
     return journaled
 
 
-def test_a_checkpoint_says_all_and_the_log_before_it_is_gone(tmp_path: Path) -> None:
+def test_a_checkpoint_has_everything_and_the_log_before_it_is_removed(tmp_path: Path) -> None:
     journaled = filled(tmp_path, sessions=100)
     before = journaled.journal.log_bytes
     journaled.checkpoint()
@@ -144,7 +144,7 @@ async def test_what_changes_while_a_checkpoint_is_written_is_kept(tmp_path: Path
     assert recovered(tmp_path) == journaled.state()
 
 
-async def test_slices_let_the_loop_go_on(tmp_path: Path) -> None:
+async def test_the_loop_runs_between_slices(tmp_path: Path) -> None:
     journaled = filled(tmp_path, sessions=2000)
     turns = 0
 

@@ -87,7 +87,7 @@ async def test_a_line_too_long_is_dropped_up_to_its_end(wired: Wired) -> None:
     assert (await read(reader))["id"] == 1
 
 
-async def test_half_a_line_and_gone_harms_nobody(wired: Wired) -> None:
+async def test_half_a_line_before_a_disconnect_does_no_harm(wired: Wired) -> None:
     _, writer = await wired.client()
     writer.write(PING[:20])
     await writer.drain()
@@ -219,7 +219,7 @@ async def test_the_water_marks_are_set(wired: Wired) -> None:
     assert (low, high) == (64 * KIB // LOW_WATER_SHARE, 64 * KIB)
 
 
-async def test_what_is_queued_for_one_that_left_is_let_go() -> None:
+async def test_data_queued_for_a_closed_connection_is_dropped() -> None:
     core = Core()
     peer = FakeClient(core)
     peer.send(("server.ping", {}))

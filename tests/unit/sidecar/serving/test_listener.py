@@ -84,7 +84,7 @@ def test_of_two_that_start_at_once_one_waits_for_the_lock_in_vain(short_dir: Pat
     closed(Listener(path))
 
 
-def test_a_file_that_is_no_socket_is_left_alone(short_dir: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_left_unchanged(short_dir: Path) -> None:
     path = short_dir / "s"
     path.write_text("precious")
     with pytest.raises(ConfigError, match=f"{path} exists and is not a socket"):

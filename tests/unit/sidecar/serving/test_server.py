@@ -90,7 +90,7 @@ async def test_a_turn_is_one_append_and_one_write_a_connection(served: Served) -
     assert other.replies[ids[1][1]]["result"]["turn_count"] == 3
 
 
-async def test_what_was_acknowledged_is_on_disk_before_it_is_told(served: Served) -> None:
+async def test_a_change_is_on_disk_before_it_is_acknowledged(served: Served) -> None:
     await served.ask(save("a"))
     found: list[int] = []
     write = served.peer.write
@@ -318,7 +318,7 @@ async def test_a_stop_does_not_wait_for_ever(served: Served) -> None:
     await served.core.read_through.close()
 
 
-async def test_one_connection_too_many_is_told_so(tmp_path: Path) -> None:
+async def test_one_connection_too_many_gets_an_error(tmp_path: Path) -> None:
     served = Served(tmp_path, limits=LimitsConfig(connections=2))
     second, third = FakeClient(served.core), FakeClient(served.core)
     while not third.closed:
@@ -368,7 +368,7 @@ async def test_a_bad_line_costs_that_line(served: Served, line: bytes, request_i
 
 
 @pytest.mark.parametrize("line", [b"", b" ", b"\t\r"])
-async def test_blank_lines_are_no_lines(served: Served, line: bytes) -> None:
+async def test_blank_lines_are_ignored(served: Served, line: bytes) -> None:
     served.peer.connection.data_received(line + b"\n" + line + b"\n")
     await served.ask(("server.ping", {}))
     assert len(served.peer.replies) == 1

@@ -37,7 +37,7 @@ def test_a_slot_that_nobody_has_is_down() -> None:
 
 
 @pytest.mark.parametrize("unknown", ["", "?"])
-def test_a_node_without_an_address_is_the_one_that_was_asked(unknown: str) -> None:
+def test_a_node_without_an_address_is_the_one_that_replied(unknown: str) -> None:
     assert SlotMap(reply((0, 16383, (unknown, 7000))), ASKED).node(1) == ("10.0.0.9", 7000)
 
 

@@ -421,7 +421,7 @@ def test_a_recycled_pid_is_not_the_process_remembered(start: Any, peers: Peers, 
 
 
 @pytest.mark.parametrize("reap", [True, False], ids=["reaped", "zombie"])
-def test_a_dead_process_is_gone(start: Any, peers: Peers, reap: bool) -> None:
+def test_a_dead_process_is_found_gone(start: Any, peers: Peers, reap: bool) -> None:
     line = start()
     process = remembered(peers, line)
     line.kill(reap=reap)
@@ -430,7 +430,7 @@ def test_a_dead_process_is_gone(start: Any, peers: Peers, reap: bool) -> None:
     assert peers.failures == 0
 
 
-def test_a_pid_that_is_a_threads_by_now_is_gone(peers: Peers) -> None:
+def test_a_pid_that_is_now_a_threads_counts_as_gone(peers: Peers) -> None:
     begun, done = threading.Event(), threading.Event()
 
     def run() -> None:
@@ -490,7 +490,7 @@ class Taking(asyncio.Protocol):
 
 
 @WAYS
-async def test_a_kill_is_told_through_the_loop(start: Any, way: Any) -> None:
+async def test_a_kill_is_reported_through_the_loop(start: Any, way: Any) -> None:
     line = start()
     gone = asyncio.Event()
     taking = Taking(way, gone)
@@ -506,7 +506,9 @@ async def test_a_kill_is_told_through_the_loop(start: Any, way: Any) -> None:
     await asyncio.sleep(0)  # it does so a turn later
 
 
-async def test_the_exit_of_a_parent_is_told_while_its_child_has_the_connection(start: Any, peers: Peers) -> None:
+async def test_the_exit_of_a_parent_is_reported_while_its_child_has_the_connection(
+    start: Any, peers: Peers
+) -> None:
     line = start(CONNECT + "os.fork() or sock.send(b'.')\nsys.stdin.read()")
     assert line.sock.recv(1)  # there is a child
     gone = asyncio.Event()
@@ -519,7 +521,7 @@ async def test_the_exit_of_a_parent_is_told_while_its_child_has_the_connection(s
 
 
 @WAYS
-async def test_one_that_is_dead_already_is_told_too_but_not_at_once(start: Any, peers: Peers, way: Any) -> None:
+async def test_a_process_that_is_already_dead_is_reported_later(start: Any, peers: Peers, way: Any) -> None:
     line = start(LEAVE_A_CHILD)
     line.child.wait()
     gone = asyncio.Event()
@@ -545,7 +547,7 @@ async def test_a_closed_watch_tells_nothing(start: Any, peers: Peers) -> None:
     assert told_of == []
 
 
-async def test_it_is_told_once_and_the_watch_may_be_closed_from_there(start: Any, peers: Peers) -> None:
+async def test_an_exit_is_reported_once_and_its_callback_may_close_the_watch(start: Any, peers: Peers) -> None:
     line = start()
     count = 0
     gone = asyncio.Event()

@@ -23,7 +23,7 @@ def test_it_is_made_for_us_alone(tmp_path: Path) -> None:
     state.close()
 
 
-def test_a_second_daemon_is_told_who_holds_it(tmp_path: Path) -> None:
+def test_the_error_of_a_second_daemon_names_the_first(tmp_path: Path) -> None:
     state = StateDir(tmp_path)
     with pytest.raises(AlreadyRunningError, match=f"pid {os.getpid()}"):
         StateDir(tmp_path)
@@ -69,7 +69,7 @@ def test_a_configured_id_goes_first_and_is_not_kept(tmp_path: Path) -> None:
     state.close()
 
 
-def test_an_empty_id_file_is_written_anew(tmp_path: Path) -> None:
+def test_an_empty_id_file_is_written_again(tmp_path: Path) -> None:
     """A crash may leave one."""
     (tmp_path / HOST_ID_NAME).write_text("\n")
     state = StateDir(tmp_path)

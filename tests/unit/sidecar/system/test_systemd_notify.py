@@ -78,7 +78,7 @@ def test_without_a_manager_nothing_is_sent(address: str) -> None:
     notifier.ready()
 
 
-def test_a_manager_that_is_gone_is_no_error(manager: ServiceManager, short_dir: Path) -> None:
+def test_a_missing_manager_is_not_an_error(manager: ServiceManager, short_dir: Path) -> None:
     manager.close()
     Notifier(manager.environ).ready()  # nobody reads there any more
     Notifier({"NOTIFY_SOCKET": str(short_dir / "absent")}).ready()

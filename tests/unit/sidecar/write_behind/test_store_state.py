@@ -83,7 +83,7 @@ async def test_a_ping_that_is_refused_is_a_store_that_refuses() -> None:
 
 
 @pytest.mark.parametrize("fault", [down, refusing])
-async def test_a_change_that_lasts_is_told_once(fault: Callable[[], StoreError]) -> None:
+async def test_a_lasting_change_is_logged_once(fault: Callable[[], StoreError]) -> None:
     core = Core()
     peer = await listening(core)
     state, watch = core.writer.store, core.writer._watch
@@ -103,7 +103,7 @@ async def test_a_change_that_lasts_is_told_once(fault: Callable[[], StoreError])
     assert await told(peer) == [("store.down", str(fault())), ("store.up", "")]
 
 
-async def test_changes_that_do_not_last_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_changes_that_do_not_last_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     core = Core()
     peer = await listening(core)
     state, watch = core.writer.store, core.writer._watch
@@ -120,7 +120,7 @@ async def test_changes_that_do_not_last_are_not_told(caplog: pytest.LogCaptureFi
     assert "the store is" not in caplog.text
 
 
-async def test_a_store_that_first_is_down_and_then_refuses_is_told_twice() -> None:
+async def test_a_store_that_is_first_down_and_then_refuses_is_logged_twice() -> None:
     """Such as one that is started again and loads its data."""
     core = Core()
     peer = await listening(core)

@@ -203,7 +203,7 @@ async def test_a_deletion_that_is_refused_survives_a_restart(caplog: pytest.LogC
     assert core.memory.rows["s0"].document is None
 
 
-async def test_a_session_made_anew_over_a_refused_deletion_is_written() -> None:
+async def test_a_session_created_over_a_refused_deletion_is_written() -> None:
     core = await busy(1)
     await core.writer.write_round()
     await core.call("session.delete", session_id="s0")
@@ -413,7 +413,7 @@ async def test_beats_of_many_are_written_in_parts(monkeypatch: pytest.MonkeyPatc
     assert not core.table.unflushed_beats
 
 
-async def test_beats_are_no_writes() -> None:
+async def test_heartbeats_do_not_make_sessions_dirty() -> None:
     core = await busy(1)
     await core.writer.write_round()
     for _ in range(100):
@@ -550,7 +550,7 @@ async def test_flush_counts_what_the_store_refused_before() -> None:
     await core.writer.stop()
 
 
-async def test_flush_of_many_lets_others_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_flush_of_many_lets_other_requests_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flush, "IDS_A_SLICE", 2)
     core = await busy(1)
     core.writer.start()

@@ -81,7 +81,7 @@ def test_the_loss_of_a_call_is_reported_to_its_holder(schedule: Schedule, holder
     assert not schedule.drop("c1", call)
 
 
-def test_a_call_that_is_held_anew_is_neither_dropped_nor_discarded(schedule: Schedule, holder: Holder) -> None:
+def test_a_call_that_is_held_again_is_neither_dropped_nor_discarded(schedule: Schedule, holder: Holder) -> None:
     before = schedule.take_due(108.0)["c1"]
     schedule.add("c1", TIMEOUT_S, 108.0, Holder().lost)
     assert not schedule.drop("c1", before)

@@ -295,7 +295,7 @@ async def test_each_loss_of_a_call_is_reported_with_its_reason(calls: Calls) -> 
     assert calls.lost.empty()
 
 
-async def test_a_call_that_is_well_again_when_asked_is_not_lost(calls: Calls) -> None:
+async def test_a_call_found_alive_when_checked_is_not_lost(calls: Calls) -> None:
     calls.add("c1")
     calls.pass_time()
     side = calls.accept()
@@ -310,7 +310,7 @@ async def test_a_call_that_is_well_again_when_asked_is_not_lost(calls: Calls) ->
     assert calls.lost.empty()
 
 
-async def test_a_call_that_is_held_anew_is_not_lost_by_what_was_said_before(calls: Calls) -> None:
+async def test_a_call_that_is_held_again_is_not_lost_by_an_earlier_answer(calls: Calls) -> None:
     calls.add("c1")
     calls.pass_time()
     side = calls.accept()
@@ -327,7 +327,7 @@ async def test_a_call_that_is_held_anew_is_not_lost_by_what_was_said_before(call
     assert calls.lost.empty()
 
 
-async def test_what_is_held_anew_is_discarded_by_its_new_holder_alone(calls: Calls) -> None:
+async def test_a_call_that_is_held_again_is_discarded_only_by_its_new_holder(calls: Calls) -> None:
     calls.add("c1")
     before = calls.callbacks["c1"]
     calls.add("c1")

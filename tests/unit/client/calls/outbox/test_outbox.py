@@ -202,7 +202,7 @@ async def test_a_full_session_says_so_once_and_can_be_made_smaller(
     assert [(await anext(told)).type for _ in range(2)] == ["session.full", "ended"]
 
 
-async def test_a_session_that_is_gone_is_not_waited_for(store: FlakyStore) -> None:
+async def test_a_missing_session_is_not_waited_for(store: FlakyStore) -> None:
     with pytest.raises(SessionNotFoundError):
         async with store.hold(SessionState("c1")) as call:
             await store.delete("c1")

@@ -250,7 +250,7 @@ async def test_a_turn_in_flight_is_accepted_in_the_new_epoch(store: FlakyStore) 
         assert (away.asked["session.add_turn"], (await away.get("c1")).turn_count) == (2, 1)
 
 
-async def test_a_lost_call_that_comes_back_is_given_anew(store: FlakyStore, gone: MemoryStore) -> None:
+async def test_a_lost_call_that_becomes_claimable_is_recovered_again(store: FlakyStore, gone: MemoryStore) -> None:
     hold = store.hold(SessionState("c1", status="active", created_at=START), beat="manual")
     lost = await hold.__aenter__()
     await gone.claim("c1", steal=True)

@@ -50,7 +50,7 @@ async def test_the_one_that_is_due_first_comes_first(monkeypatch: pytest.MonkeyP
     assert retries.due_in_s() == 0
 
 
-async def test_a_claim_that_lasted_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_claim_that_lasted_does_not_count_as_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHORT_S", -1.0)
     retries = Retries(watch=True)
     retries.hold_back(call())
