@@ -12,7 +12,8 @@ import gc
 import logging
 import secrets
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, MutableMapping
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,7 @@ from callstate_client.engine.sessions.stored import StoreError, StoreUnsuitableE
 from callstate_client.engine.table.replay import replay, snapshot
 from callstate_sidecar.background import cancel_and_wait, supervise
 from callstate_sidecar.config.errors import ConfigError
+from callstate_sidecar.config.metrics_address import resolve_metrics
 from callstate_sidecar.config.resolve import resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
@@ -43,6 +45,7 @@ from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.listener import Listener
 from callstate_sidecar.serving.server import Server
+from callstate_sidecar.serving.timed_server import TimedServer
 from callstate_sidecar.system import host, systemd
 from callstate_sidecar.system.clock import SystemClock, since_boot
 from callstate_sidecar.system.exits import Exit
@@ -139,9 +142,10 @@ class Daemon:
         await self._check_store()
         self._restore()
         try:
-            if self._hosts is not None:
-                await self._hosts.begin(self._signals.check)
-            await self._run_until_stopped(sockets)
+            async with self._exporting():
+                if self._hosts is not None:
+                    await self._hosts.begin(self._signals.check)
+                await self._run_until_stopped(sockets)
         finally:
             # even if the stop failed: once the lock is released, no thread may touch the journal
             await self._maintenance.stop()
@@ -173,7 +177,8 @@ class Daemon:
         durability = config.journal.durability
         gate = SyncGate(lambda: journal.unsynced, self._sync, self._sync_failed) if durability == "power" else None
         logged = None if durability == "memory" else journal
-        self._server = Server(self._engine, logged, self._metrics, config.limits, gate)
+        kind = TimedServer if config.metrics.listen else Server
+        self._server = kind(self._engine, logged, self._metrics, config.limits, gate)
         self._checkpointer = Checkpointer(
             journal, files, partial(snapshot, self._engine.table), self._server.group.commit
         )
@@ -237,24 +242,39 @@ class Daemon:
         """Give the engine access to the other parts."""
         boot_id = host.boot_id()
         self._peers = Peers(boot_id)
-        self._engine.attach(
-            DaemonHost(
-                identity=host.HostIdentity(self._host_id, boot_id, host.own_version()),
-                config=self._config,
-                clock=self._clock,
-                metrics=self._metrics,
-                engine=self._engine,
-                backend=self._backend,
-                journal=self._journal,
-                peers=self._peers,
-                server=self._server,
-                read_through=self._read_through,
-                write_behind=self._write_behind,
-                reaper=self._reaper,
-                takeovers=self._takeovers,
-                is_dead=(lambda _: False) if self._hosts is None else self._hosts.is_dead,
-            )
+        self._host = DaemonHost(
+            identity=host.HostIdentity(self._host_id, boot_id, host.own_version()),
+            config=self._config,
+            clock=self._clock,
+            metrics=self._metrics,
+            engine=self._engine,
+            backend=self._backend,
+            journal=self._journal,
+            peers=self._peers,
+            server=self._server,
+            read_through=self._read_through,
+            write_behind=self._write_behind,
+            reaper=self._reaper,
+            takeovers=self._takeovers,
+            is_dead=(lambda _: False) if self._hosts is None else self._hosts.is_dead,
         )
+        self._engine.attach(self._host)
+
+    @asynccontextmanager
+    async def _exporting(self) -> AsyncIterator[None]:
+        """Serve metrics meanwhile, if the configuration says where."""
+        address = resolve_metrics(self._config.metrics)
+        if address is None or not isinstance(self._server, TimedServer):
+            yield
+            return
+        # imported only if it is used: it needs prometheus-client
+        from callstate_sidecar.monitoring.exporter import Exporter  # noqa: PLC0415
+
+        exporter = Exporter(address, self._config, self._host, self._metrics, self._server)
+        try:
+            yield
+        finally:
+            await exporter.stop()
 
     async def _run_until_stopped(self, sockets: list[Any]) -> None:
         """Serve until a stop is requested, then stop."""

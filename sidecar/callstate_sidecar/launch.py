@@ -12,6 +12,7 @@ import uvloop
 
 from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.load import load_config
+from callstate_sidecar.config.metrics_address import resolve_metrics
 from callstate_sidecar.config.resolve import check_store_files, resolve_password, resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.daemon import Daemon
@@ -73,4 +74,5 @@ def _check(config: Config) -> None:
     resolve_state_dir(config, os.environ)
     resolve_password(config, os.environ)
     check_store_files(config)
+    resolve_metrics(config.metrics)
     print("the configuration is valid")  # noqa: T201

@@ -1,9 +1,42 @@
-"""Counters of one daemon, for `server.stats`."""
+"""Counters of one daemon, for `server.stats` and for Prometheus."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Final
+
+LAG_BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper bounds of the buckets of the loop's lag, seconds: from what is normal to what counts as a stall."""
+
+
+class Histogram:
+    """Durations, counted in buckets.
+
+    Args:
+        bounds_s: upper bounds of the buckets, seconds, ascending; what is longer is counted in one more.
+    """
+
+    __slots__ = ("bounds_s", "counts", "sum_s")
+
+    def __init__(self, bounds_s: Sequence[float]) -> None:
+        self.bounds_s = bounds_s
+        self.counts = [0] * (len(bounds_s) + 1)
+        """How many durations fell into each bucket; a bound belongs to the bucket below it."""
+        self.sum_s = 0.0
+
+    def observe(self, duration_s: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(self.bounds_s, duration_s)] += 1
+        self.sum_s += duration_s
+
+    def copy(self) -> Histogram:
+        """The counts of this moment."""
+        copied = Histogram(self.bounds_s)
+        copied.counts = self.counts.copy()
+        copied.sum_s = self.sum_s
+        return copied
 
 
 class Metrics:
@@ -13,8 +46,14 @@ class Metrics:
         self.requests: Counter[str] = Counter()
         self.errors: dict[str, int] = {}
         self.counters: dict[str, int] = {}
+        self.suspected: Counter[str] = Counter()
+        """Sessions that became suspects, by reason."""
+        self.reaped: Counter[str] = Counter()
+        """Sessions that the reaper ended, by reason."""
         self.loop_lag_s = 0.0
         """How late the reaper's last tick was: about as long as a request had to wait for the loop."""
+        self.loop_lag = Histogram(LAG_BOUNDS_S)
+        """How late each tick was."""
 
     def count(self, name: str, by: int = 1) -> None:
         """Increase a counter."""
@@ -23,6 +62,11 @@ class Metrics:
     def count_error(self, kind: str) -> None:
         """Count an error reply of this kind."""
         self.errors[kind] = self.errors.get(kind, 0) + 1
+
+    def observe_lag(self, late_s: float) -> None:
+        """Note how late a tick was."""
+        self.loop_lag_s = late_s
+        self.loop_lag.observe(late_s)
 
     def to_dict(self) -> dict[str, Any]:
         """The counters as `server.stats` returns them."""

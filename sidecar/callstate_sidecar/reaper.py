@@ -70,7 +70,7 @@ class Reaper(BackgroundTask):
             await asyncio.sleep(delay)
             woke = clock.mono()
             late_s = max(0.0, woke - due)
-            self._metrics.loop_lag_s = late_s
+            self._metrics.observe_lag(late_s)
             full = False
             if late_s > STALL_S:
                 # extend all deadlines, and read what was sent meanwhile before the next tick
@@ -134,8 +134,10 @@ class Reaper(BackgroundTask):
 
     def _report(self, verdicts: Verdicts) -> None:
         if verdicts.suspected:
-            self._metrics.count("suspected", verdicts.suspected)
+            self._metrics.count("suspected", len(verdicts.suspected))
+            self._metrics.suspected.update(verdicts.suspected)
         if verdicts.reaped:
             self._metrics.count("reaped", len(verdicts.reaped))
+            self._metrics.reaped.update(reason for _, reason in verdicts.reaped)
         for session_id, reason in verdicts.reaped:
             log.info("session %s reaped: %s", session_id, reason)

@@ -120,11 +120,12 @@ def test_links_are_looked_at() -> None:
 
 @each_document
 def test_keys_and_methods_that_are_named_exist(document: Path) -> None:
-    """Of what looks like `section.name`: a key of the configuration, or a verb."""
+    """Of what looks like `section.name`: a key of the configuration, a verb, or a member of a session's metrics."""
     named = {
         code for code in codes(prose(document)) if re.fullmatch(rf"({'|'.join(SECTIONS)}|session)\.[a-z_]+", code)
     }
-    assert named <= OPTIONS.keys() | VERBS.keys() | TYPES
+    members = {f"metrics.{name}" for name in CallMetrics.__struct_fields__}
+    assert named <= OPTIONS.keys() | VERBS.keys() | TYPES | members
 
 
 def test_every_key_is_in_the_reference_file() -> None:

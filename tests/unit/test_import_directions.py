@@ -71,9 +71,10 @@ SIDECAR = {
     "reaper": "background metrics",
     "hosts": "system stores background metrics read_through reconcile serving",
     "engine_host": "system config stores journal serving metrics read_through write_behind reaper hosts",
+    "monitoring": "system config metrics background serving engine_host",
     "named_backend": "config stores",
     "daemon": "system config journal serving metrics background named_backend read_through write_behind reconcile "
-    "reaper hosts engine_host",
+    "reaper hosts engine_host monitoring",
     "launch": "system config journal daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}
@@ -101,6 +102,7 @@ IO_MODULES = ("asyncio", "socket", "selectors", "select", "threading", "uvloop",
 THIRD_PARTY = {
     "msgspec": ("callstate_client", "callstate_sidecar"),
     "rich": ("callstate_client.cli",),
+    "prometheus_client": ("callstate_sidecar.monitoring",),
     "uvloop": ("callstate_sidecar.__main__", "callstate_sidecar.launch"),
     "redis": ("callstate_sidecar.stores.redis",),
     "hiredis": ("callstate_sidecar.stores.redis.connections",),
@@ -108,6 +110,9 @@ THIRD_PARTY = {
     "pipecat": ("callstate_client.adapters.pipecat",),
     "livekit": ("callstate_client.adapters.livekit",),
 }
+
+# Imported only where their extra is installed.
+OPTIONAL = ("callstate_client.adapters", "callstate_sidecar.monitoring")
 
 
 class Import(NamedTuple):
@@ -299,17 +304,20 @@ for name in sys.argv[2].split(): importlib.import_module(name)
 """
 
 
+def is_optional(found: Import) -> bool:
+    return any(within(found.importer, part) for part in OPTIONAL)
+
+
 def is_absent(found: Import) -> bool:
     return importlib.util.find_spec(found.imported.partition(".")[0]) is None
 
 
 def test_nothing_that_only_linux_has_is_needed_to_import() -> None:
-    # an adapter can be imported where its framework is installed
-    absent = [
-        found for found in IMPORTS if within(found.importer, "callstate_client.adapters") and is_absent(found)
-    ]
+    # an adapter can be imported where its framework is installed, and what needs an extra where that is
+    absent = [found for found in IMPORTS if is_optional(found) and is_absent(found)]
     libraries = {found.imported for found in IMPORTS if found not in absent} - MODULES.keys() - {"__future__"}
     left_out = {found.importer for found in absent}
+    left_out |= {found.importer for found in IMPORTS if found.imported in left_out and is_optional(found)}
     names = [name for name in MODULES if not name.endswith("__main__") and name not in left_out]
     done = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, " ".join(sorted(libraries)), " ".join(names)],

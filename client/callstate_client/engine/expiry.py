@@ -36,8 +36,8 @@ class Verdicts(Struct):
 
     sessions: int = 0
     """How many were due, and were processed."""
-    suspected: int = 0
-    """How many became suspects."""
+    suspected: list[str] = field(default_factory=list)
+    """Why each of those that became suspects did."""
     reaped: list[tuple[str, str]] = field(default_factory=list)
     """The sessions that were ended, and why."""
 
@@ -100,7 +100,7 @@ class Expiry:
             ctx.liveness.learn(session_id, evidence, now, labels=session.facts.labels)
             ctx.mark_stale(session)
             self._tell_suspect(session, evidence, now)
-            done.suspected += 1
+            done.suspected.append(_REASONS[evidence])
         elif after is Phase.ENDED:
             self._reap(session, OVERTIME if evidence is Evidence.OVERTIME else session.suspected or SILENT, done)
         elif not ctx.table.is_stored(session):

@@ -291,6 +291,26 @@ class LogConfig(Struct, frozen=True, kw_only=True):
     ] = "text"
 
 
+class MetricsConfig(Struct, frozen=True, kw_only=True):
+    """Figures for Prometheus."""
+
+    listen: Annotated[
+        str,
+        _text(
+            "Where /metrics is served, for Prometheus: an address or a Unix socket. If empty: nowhere.",
+            "HOST:PORT, an absolute path, or empty",
+            _PATH_PATTERN,
+        ),
+    ] = ""
+    allow_remote: Annotated[
+        Literal["no", "yes"],
+        Meta(
+            description="Whether metrics.listen may be an address that other hosts can reach. There is neither "
+            "encryption nor a password."
+        ),
+    ] = "no"
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """The whole configuration of one daemon; immutable."""
 
@@ -301,3 +321,4 @@ class Config(Struct, frozen=True, kw_only=True):
     limits: LimitsConfig = LimitsConfig()
     host: HostConfig = HostConfig()
     log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()

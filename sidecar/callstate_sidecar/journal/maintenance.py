@@ -91,6 +91,7 @@ class Maintenance:
                 self._failed(error)
                 await asyncio.sleep(RETRY_S)
             else:
+                self._metrics.count("checkpoints")
                 log.debug("checkpoint of %d bytes", self._journal.snapshot_bytes)
 
     def _failed(self, error: Exception) -> None:

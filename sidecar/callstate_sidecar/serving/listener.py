@@ -24,6 +24,7 @@ class Listener:
 
     Args:
         path: where to listen.
+        key: the configuration's key for it, for errors.
 
     Raises:
         AlreadyRunningError: another process listens there.
@@ -31,8 +32,9 @@ class Listener:
         OSError: the socket can't be made; names the path.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str = "server.socket") -> None:
         self.path = path
+        self._key = key
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700, parents=True)
         self._check_private(path.parent)
@@ -56,8 +58,7 @@ class Listener:
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
                 raise PermissionError(f"{directory} is not a directory of this user with mode 0700")
 
-    @staticmethod
-    def _bind(path: Path) -> socket.socket:
+    def _bind(self, path: Path) -> socket.socket:
         if path.is_socket():
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
                 probe.settimeout(1.0)
@@ -68,7 +69,7 @@ class Listener:
                 else:
                     raise AlreadyRunningError(f"another program is listening on {path}")
         elif os.path.lexists(path):
-            raise ConfigError(f"server.socket: {path} exists and is not a socket: move it, or choose another path")
+            raise ConfigError(f"{self._key}: {path} exists and is not a socket: move it, or choose another path")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         before = os.umask(0o177)  # 0600 from the start, so that others can never connect
         try:

@@ -53,6 +53,8 @@ class Server:
         gate: holds replies until a sync (durability `power`).
     """
 
+    _groups = GroupCommit
+
     def __init__(
         self,
         engine: Engine,
@@ -65,7 +67,7 @@ class Server:
         self._table = engine.table
         self._tx = engine.tx
         self._metrics = metrics
-        self.group = GroupCommit(engine.ctx, journal, gate, metrics, self._run_again)
+        self.group = self._groups(engine.ctx, journal, gate, metrics, self._run_again)
         self.reply_queued = self.group.reply_queued
         self.limit(limits)
         self.connections: set[ClientConnection] = set()

@@ -49,6 +49,7 @@ def another_value(key: str) -> str | float:
     given: dict[str, str] = {
         "journal.durability": "power", "store.url": "redis://cache:6379/1", "store.prefix": "calls:",
         "store.confirm": "aof", "log.level": "debug", "log.format": "json", "host.id": "pbx-1.example",
+        "metrics.allow_remote": "yes",
     }  # fmt: skip
     option = OPTIONS[key]
     if key in given:
