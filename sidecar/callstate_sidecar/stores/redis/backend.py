@@ -31,6 +31,7 @@ from callstate_sidecar.stores.redis.hosts import RedisHosts
 from callstate_sidecar.stores.redis.inspection import Inspection
 from callstate_sidecar.stores.redis.layout import (
     DEFAULT_PREFIX,
+    STAMP_BYTES,
     Layout,
     beat_ms,
     id_bytes,
@@ -38,7 +39,6 @@ from callstate_sidecar.stores.redis.layout import (
     meta_changes,
     meta_fields,
     parse_meta,
-    stamp_of,
 )
 from callstate_sidecar.stores.redis.mark import Marks
 from callstate_sidecar.stores.redis.scripts import READ
@@ -343,7 +343,7 @@ def _stored(reply: Any) -> StoredSession | None:
         return StoredSession(document, meta, beat_ms(beat))
     tombstone = meta.version if meta.deleted else 0
     meta.deleted = False  # written over the tombstone by software that knows no meta
-    stamp = stamp_of(document)
+    stamp = b"%d:%b" % (len(document), document[:STAMP_BYTES])
     is_ours = fields.get(b"stamp", b"") in (b"", stamp)
     return StoredSession(document, meta, beat_ms(beat), b"" if is_ours else stamp, tombstone)
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from hashlib import sha1
 from typing import Any, Final
 
 import msgspec
@@ -31,8 +30,8 @@ from callstate_sidecar.stores.encoding import parse_ops
 
 DEFAULT_PREFIX: Final = "voicesession:"
 
-_STAMP_BYTES: Final = 512
-"""So many of a document's first bytes are in its stamp."""
+STAMP_BYTES: Final = 512
+"""A document's stamp is its length and its first bytes, so many, as a daemon wrote them."""
 
 _decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -115,12 +114,6 @@ class Layout:
     def host_sessions(self, host: str) -> bytes:
         """The key of the set of a host's live sessions."""
         return b"%b@host:%b:sessions" % (self.prefix, host.encode())
-
-
-def stamp_of(document: bytes) -> bytes:
-    """A document's stamp, as the scripts make it: its length and a digest of its first bytes."""
-    # tells what was changed by accident, not by an enemy: whoever writes here may write anything
-    return b"%d:%b" % (len(document), sha1(document[:_STAMP_BYTES], usedforsecurity=False).hexdigest().encode())
 
 
 _OP: Final = b"op:"

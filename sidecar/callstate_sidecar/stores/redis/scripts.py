@@ -56,12 +56,11 @@ local function is_kept(document)
 end
 """
 
-# What the document was when a daemon last wrote it: its length and a digest of its first bytes, for the bytes
-# themselves would be half of what a turn adds to the append-only file. Software that knows no meta changes the
-# document alone, so that it no longer has its stamp.
+# What the document was when a daemon last wrote it: its length and first bytes. Software that knows no meta changes
+# the document alone, so that it no longer has its stamp.
 STAMP: Final = """
 local function stamp_of(key)
-  return redis.call('STRLEN', key) .. ':' .. redis.sha1hex(redis.call('GETRANGE', key, 0, 511))
+  return redis.call('STRLEN', key) .. ':' .. redis.call('GETRANGE', key, 0, 511)
 end
 local function document_stamp() return stamp_of(KEYS[1]) end
 """
