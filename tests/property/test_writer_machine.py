@@ -72,6 +72,14 @@ def old_copy(machine: WriterMachine) -> None:
     machine.write(2)
 
 
+def late_notice(machine: WriterMachine) -> None:
+    """A loss is noticed after a session was written to what the store has become: its deletion is written too."""
+    machine.lose_data("forget")
+    machine.operations_fail([Fault("down", False)])
+    machine.write(2)
+    machine.delete("a", False)
+
+
 def taken_over(machine: WriterMachine) -> None:
     """What was acknowledged before this host could know that another one has the session is kept."""
     machine.turn("a", True)
@@ -94,7 +102,7 @@ def begun_blind(machine: WriterMachine) -> None:
 
 @pytest.mark.parametrize(
     "course",
-    [refused_deletion, refused_change, lost_replies, unanswered, old_copy, taken_over, begun_blind],
+    [refused_deletion, refused_change, lost_replies, unanswered, old_copy, late_notice, taken_over, begun_blind],
     ids=lambda course: course.__name__,
 )
 def test_a_course(course: Callable[[WriterMachine], None]) -> None:

@@ -36,10 +36,12 @@ class WriterMachine(RuleBasedStateMachine):
         self.number = 0
 
     def teardown(self) -> None:
-        if hasattr(self, "core"):
-            self.faults_end()
-        self.run(self.core.read_through.close())
-        self.loop.close()
+        try:
+            if hasattr(self, "core"):
+                self.faults_end()
+                self.run(self.core.read_through.close())
+        finally:
+            self.loop.close()
 
     def run(self, work: Any) -> Any:
         return self.loop.run_until_complete(work)

@@ -110,6 +110,7 @@ class FlushQueue:
         session = self.table.sessions.get(session_id)
         if session is not None:
             session.stored_version, session.in_store = 0, None
+            session.maybe_stored = True  # written after the loss, and before that was noticed
             self.mark_stale(session_id, now, session.doc.size)
 
     def delete_again(self, session_id: str, tombstone: Tombstone, now: float) -> None:

@@ -174,6 +174,16 @@ def test_refusals_of_a_session_that_changes_all_the_time_take_no_memory() -> Non
     assert quarantine.take_due(RETRY_MAX_S, 10) == ["a"]
 
 
+def test_a_session_that_may_have_been_written_after_a_loss_is_deleted_in_the_store() -> None:
+    """The loss is noticed only after that write."""
+    harness = TableHarness()
+    session = harness.create("a")
+    harness.flush()
+    harness.queue.not_stored("a", 1.0)
+    harness.remove(session)
+    assert [write.meta.deleted for write, _ in harness.take()] == [True]
+
+
 # -- rollback of a group during whose time a write ended -----------------------------------------------------------
 
 
