@@ -14,7 +14,6 @@ from typing import Final
 from callstate_client.engine.sessions.stored import StoredSession, StoreError, StoreRefusingError
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.protocol.results import CheckResult, Finding
-from callstate_sidecar.background import in_slices
 from callstate_sidecar.stores.backend import Backend, Deviation, Flaw, StoredVersion
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.flush import FlushBarrier
@@ -127,7 +126,7 @@ class StoreCheck:
 
     async def _check_sessions(self, result: CheckResult, *, repair: bool) -> None:
         session_ids = [*self._table.sessions]
-        mended: list[Finding] = []
+        mended, is_repaired = list[Finding](), False
         for start in range(0, len(session_ids), SESSIONS_A_STEP):
             some = session_ids[start : start + SESSIONS_A_STEP]
             expected = self._sweep.expected(some)
@@ -135,15 +134,16 @@ class StoreCheck:
                 if not self._sweep.is_clean(session_id, expected):
                     continue  # its next write finds out
                 finding = Finding(kind, *TEXTS[kind], session_id=session_id)
-                _add(result, finding)
+                is_listed = _add(result, finding)
                 if repair and kind != Flaw.WRONG_TYPE.value:
                     self._sweep.settle(session_id, deviation, expected)
-                    mended.append(finding)
+                    is_repaired = True
+                    mended += [finding] * is_listed
             result.checked += len(expected)
             self._commit()
-        if mended:
-            await self._barrier.wait([finding.session_id for finding in mended], REPAIR_S)
-            async for finding in in_slices(mended, SESSIONS_A_STEP):
+        if is_repaired:
+            await self._barrier.wait(None, REPAIR_S)
+            for finding in mended:
                 session = self._table.sessions.get(finding.session_id)
                 finding.repaired = session is None or self._table.is_stored(session)
 
@@ -198,11 +198,13 @@ class StoreCheck:
         result.left_out += max(0, len(table.set_aside) - MAX_FINDINGS)
 
 
-def _add(result: CheckResult, finding: Finding) -> None:
-    if len(result.findings) < MAX_FINDINGS:
-        result.findings.append(finding)
-    else:
+def _add(result: CheckResult, finding: Finding) -> bool:
+    """List a finding, or count it where there is no room. Returns whether it is listed."""
+    if len(result.findings) >= MAX_FINDINGS:
         result.left_out += 1
+        return False
+    result.findings.append(finding)
+    return True
 
 
 def _kind(stored: StoredSession | None, expected: StoredVersion, host_id: str) -> str:
