@@ -19,7 +19,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import (
     StoredMeta,
     StoreDownError,
@@ -312,7 +312,7 @@ async def test_a_key_of_another_type_is_unreadable_to_the_daemon_and_not_absent(
     stored = await backend.read("call-2")
     assert stored is not None
     with pytest.raises(UnreadableError):
-        Session.of_stored("call-2", stored, "here")
+        session_of("call-2", stored, "here")
 
 
 async def test_a_key_of_another_type_is_not_taken_for_a_session(
