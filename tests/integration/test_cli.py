@@ -204,7 +204,7 @@ class TestLs:
     def test_the_table_masks_numbers_by_default(self, daemon, callstate):
         save_three(daemon)
         head, *lines = callstate("ls")[1].splitlines()
-        assert head.split()[:3] == ["ID", "STATUS", "PROVIDER"]
+        assert head.split()[:3] == ["ID", "STATUS", "OWNER"]
         rows = {line.split()[0]: line.split() for line in lines}
         assert rows["a"][1:7] == ["active", "twilio", "inbound", "***23", "***00", "30"]
         assert rows["c"][1:3] == ["ended", "(caller_hangup)"]

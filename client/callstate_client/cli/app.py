@@ -109,7 +109,7 @@ async def _ls(store: CallStore, args: argparse.Namespace, out: Output) -> int:
             [render.record_document(each, history=False, show_numbers=args.show_numbers) for each in records]
         )
     elif records:
-        out.text(render.sessions_table(records, now(), show_numbers=args.show_numbers))
+        out.text(render.sessions_table(records, now(), show_numbers=args.show_numbers, width=out.width))
     else:
         out.text("no matching calls" if _filtered(args) else "no calls")
     if _may_be_in_store_only(args) and not out.as_json:

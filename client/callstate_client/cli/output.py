@@ -30,6 +30,11 @@ class Output:
         # rich exits the process on a broken pipe; so it only renders, and we write
         self._console = Console(highlight=False, width=None if self._tty else PIPE_COLUMNS)
 
+    @property
+    def width(self) -> int:
+        """Columns of the terminal, or PIPE_COLUMNS."""
+        return self._console.width
+
     def text(self, *parts: RenderableType) -> None:
         """Print for people."""
         with self._console.capture() as rendered:

@@ -263,8 +263,24 @@ class TestTables:
 
     def test_a_session_is_a_line(self, record):
         head, line = rendered(render.sessions_table([record], NOW, show_numbers=False)).splitlines()
-        assert " ".join(head.split()) == "ID STATUS PROVIDER DIRECTION FROM TO TURNS AGE LAST SIGN"
-        assert " ".join(line.split()) == "call-1 active twilio inbound ***23 ***00 3 3m20s 7s"
+        assert " ".join(head.split()) == "ID STATUS OWNER PROVIDER DIRECTION FROM TO TURNS AGE LAST SIGN"
+        owner = f"{record.owner} " if record.owner else ""
+        assert " ".join(line.split()) == f"call-1 active {owner}twilio inbound ***23 ***00 3 3m20s 7s"
+
+    @pytest.mark.parametrize("width", [72, 80, 100])
+    def test_ids_are_whole_on_a_narrow_terminal(self, record, width):
+        record.state.id = "CA" + 32 * "0"  # as Twilio's
+        record.owner, record.restored = "voice-worker-17.example.org", True
+        table = render.sessions_table([record], NOW, show_numbers=False, width=width)
+        console = Console(file=io.StringIO(), width=width)
+        console.print(table)
+        head, line = console.file.getvalue().splitlines()
+        assert max(len(head), len(line)) <= width
+        assert line.startswith(record.state.id + "  active")
+        assert " voice" in line
+        assert "OWNER" in head
+        assert head.rstrip().endswith("LAST SIGN")
+        assert line.rstrip().endswith("7s")
 
     def test_an_ended_one_says_why(self, record):
         record.state.status, record.ended_reason = Status.ENDED, "heartbeat_timeout"
