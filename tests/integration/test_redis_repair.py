@@ -13,6 +13,9 @@ from redis.asyncio import Redis
 
 from callstate_client import SessionNotFoundError, SessionState, SidecarStore, connect
 from callstate_sidecar.stores.redis import RedisStore
+from callstate_sidecar.stores.redis.client import ScriptClient
+from callstate_sidecar.stores.redis.client import connect as connect_redis
+from callstate_sidecar.stores.redis.mark import Mark
 from callstate_sidecar.stores.redis.store_scripts import LIVE
 from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
@@ -276,3 +279,20 @@ async def test_go_writing_back_what_it_read_before_a_deletion_revives_nothing(
                 break
             except SessionNotFoundError:
                 await asyncio.sleep(0.05)
+
+
+async def test_a_batch_that_is_executed_late_is_no_loss(redis: RedisServer) -> None:
+    """It timed out while the server stood still, and newer ones were executed first, over other connections."""
+    client = ScriptClient(connect_redis(redis.url, connections=1, timeout_s=5), owned=True)
+    mark = Mark(b"mark")
+    first, late, newer, last = (mark.call() for _ in range(4))
+    for call in (first, newer):
+        mark.check(call, (await client.run_each([call]))[0])
+    await client.run_each([late])
+    mark.check(last, (await client.run_each([last]))[0])
+    assert mark.losses == 0
+    redis.command("FLUSHALL")
+    again = mark.call()
+    mark.check(again, (await client.run_each([again]))[0])
+    assert mark.losses == 1
+    await client.close()

@@ -24,13 +24,21 @@ active: a beat written after its session's end would never be removed."""
 MARK: Final = Script(
     INFO
     + """
+local function parts(value) return string.match(value or '', '^(.*):(%d+)$') end
 local found = redis.call('GET', KEYS[1])
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+local token, number = parts(found)
+local new_token, new_number = parts(ARGV[1])
+if token ~= new_token or tonumber(number) < tonumber(new_number) then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
 local run_id = ARGV[3] and info('server', 'run_id') or ''
 return {found or '', run_id, run_id ~= ARGV[3] and run_id ~= '' and info('memory', 'maxmemory_policy') or ''}
 """
 )
-"""KEYS: mark. ARGV: its new value, its ttl in ms; then the run id that the server had, to look at it, which takes
+"""A batch that timed out may be executed after those that came later, over other connections: the value never goes
+back.
+
+KEYS: mark. ARGV: its new value, its ttl in ms; then the run id that the server had, to look at it, which takes
 longer than all the rest. Returns the value before, the server's run id and, if that is another one, its eviction
 policy; empty texts for what is not known or not asked for, and where the user may not run INFO."""
 
