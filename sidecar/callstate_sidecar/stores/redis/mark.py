@@ -28,6 +28,10 @@ MARK_TTL_MS: Final = 30 * 86_400_000
 """The mark of a host that is gone for good expires."""
 
 
+MAX_UNANSWERED: Final = 100
+"""Values whose replies are still waited for; those of broken connections never come."""
+
+
 class Mark:
     """The mark of this host on one server.
 
@@ -43,6 +47,8 @@ class Mark:
         self._key = key
         self._token = secrets.token_hex(8)
         self._last = 0
+        self._sent: dict[int, int] = {}
+        """Numbers on their way, and `confirmed` when they were sent; replies may come in another order."""
         self._run_id = b""
         self.losses = 0
         self.confirmed = 0
@@ -54,6 +60,9 @@ class Mark:
             with_run_id: also look at the server's run id, which costs it five times as much.
         """
         self._last += 1
+        self._sent[self._last] = self.confirmed
+        while len(self._sent) > MAX_UNANSWERED:
+            del self._sent[next(iter(self._sent))]
         known = [self._run_id] if with_run_id else []
         return ScriptCall(MARK, [self._key], [f"{self._token}:{self._last}".encode(), MARK_TTL_MS, *known])
 
@@ -67,10 +76,12 @@ class Mark:
         if isinstance(reply, ResponseError):
             return
         found, run_id, policy = reply
-        lost = self.confirmed > 0 and not self.is_kept(found, self.confirmed)
+        number = int(call.args[0].rpartition(b":")[2])
+        since = self._sent.pop(number, 0)
+        lost = since > 0 and not self.is_kept(found, since)
         replaced = bool(self._run_id) and bool(run_id) and run_id != self._run_id
         self.losses += lost or replaced
-        self.confirmed = int(call.args[0].rpartition(b":")[2])
+        self.confirmed = number if lost else max(self.confirmed, number)
         if run_id and run_id != self._run_id:
             self._run_id = run_id
             if policy not in (b"", b"noeviction"):
