@@ -20,7 +20,7 @@ from callstate_sidecar.stores.sqlite.documents import (
     put_document,
     set_aside,
 )
-from callstate_sidecar.stores.sqlite.transactions import transaction
+from callstate_sidecar.stores.sqlite.transactions import savepoint, transaction
 
 META: Final = StoredMeta.__struct_fields__
 """Each field of meta has a column of the same name."""
@@ -115,8 +115,9 @@ def write_batch(
         purge(connection, now_ms)
         for write in batch:
             try:
-                results.append(_write(connection, write, host_id, now_ms, ttl))
-            except ROW_ERRORS as error:  # only the statement is rolled back; the transaction continues
+                with savepoint(connection):  # SQLite itself rolls back only the statement that fails
+                    results.append(_write(connection, write, host_id, now_ms, ttl))
+            except ROW_ERRORS as error:
                 results.append(WriteResult(WriteOutcome.REJECTED, f"{type(error).__name__}: {error}"))
     return results
 
