@@ -33,7 +33,8 @@ from support.wire import Refused, Wire
 pytestmark = pytest.mark.system
 on_uvloop = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop of the test; the daemon's is uvloop anyway
 
-STORE_AWAY = r"the store is"
+STORE_AWAY = r"the store (is|has lost data)"
+"""A Redis that was restarted is not trusted to have all it had."""
 
 
 @pytest.fixture
