@@ -106,6 +106,10 @@ def script() -> list[Step]:
         step("release", "c1", 7),
         step("drain", False),
         step("check"),
+        step("quarantined"),
+        step("show_quarantined", "c1"),
+        step("retry_quarantined", ["c1"]),
+        step("drop_quarantined", "c1"),
         step("end", "c1", "caller_hangup", {"cause": 16}),
         step("end", "c1", "again"),
         step("update_heartbeat", "c1"),
@@ -120,6 +124,9 @@ def script() -> list[Step]:
         step("close"),
         step("ping"),
     ]
+
+
+ITERATED = ("sessions", "quarantined")
 
 
 def settled(result: Any) -> Any:
@@ -143,7 +150,7 @@ def played(store: sync.Store, steps: list[Step]) -> Iterator[Any]:
     for name, args, options in steps:
         try:
             result = getattr(store, name)(*args, **options)
-            yield settled([*result] if name == "sessions" else result)
+            yield settled([*result] if name in ITERATED else result)
         except CallstateError as error:
             yield settled(error)
 
@@ -153,7 +160,7 @@ async def played_by_asyncio(store: CallStore, steps: list[Step]) -> list[Any]:
     for name, args, options in steps:
         try:
             asked = getattr(store, name)(*args, **options)
-            result = [record async for record in asked] if name == "sessions" else await asked
+            result = [record async for record in asked] if name in ITERATED else await asked
         except CallstateError as error:
             result = error
         outcomes.append(settled(result))
