@@ -19,7 +19,7 @@ from callstate_client.engine.sessions.stored import StoredSession
 from callstate_sidecar.stores.backend import WriteOutcome
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
 from callstate_sidecar.stores.sqlite.schema import SCHEMA_VERSION
-from support.clock import START_US
+from support.clock import START_US, ExpiryClock
 from support.core import HOST, TIME
 from support.daemon import Daemon
 
@@ -44,28 +44,18 @@ FIRST_SCHEMA = """
 """
 
 
-class Clock:
-    """The clock that expiry goes by."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "sessions.db"
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ExpiryClock:
+    return ExpiryClock()
 
 
 @pytest.fixture
-async def backend(path: Path, clock: Clock) -> AsyncIterator[SqliteBackend]:
+async def backend(path: Path, clock: ExpiryClock) -> AsyncIterator[SqliteBackend]:
     backend = SqliteBackend(path, ttl_s=TTL_S, host_id=HOST, clock=clock)
     yield backend
     await backend.close()
@@ -147,7 +137,7 @@ async def test_the_end_of_a_call_makes_one_document_of_its_parts(backend: Sqlite
 
 
 async def test_deleted_and_expired_sessions_leave_no_parts(
-    backend: SqliteBackend, path: Path, clock: Clock
+    backend: SqliteBackend, path: Path, clock: ExpiryClock
 ) -> None:
     for name in ("deleted", "expired"):
         session = a_session(1, name)
@@ -215,7 +205,7 @@ async def test_fields_and_counters_are_patched_in_any_order(backend: SqliteBacke
 
 
 async def test_a_turn_renews_the_ttl_only_when_a_quarter_has_passed(
-    backend: SqliteBackend, path: Path, clock: Clock
+    backend: SqliteBackend, path: Path, clock: ExpiryClock
 ) -> None:
     def expires_ms() -> int:
         with by_hand(path) as connection:
@@ -234,7 +224,7 @@ async def test_a_turn_renews_the_ttl_only_when_a_quarter_has_passed(
     assert expires_ms() == first + TTL_S * 300
 
 
-async def test_a_file_of_the_first_version_gets_parts(path: Path, clock: Clock) -> None:
+async def test_a_file_of_the_first_version_gets_parts(path: Path, clock: ExpiryClock) -> None:
     session = a_session(3)
     session.version = 7
     document = write_of(session, HOST).document

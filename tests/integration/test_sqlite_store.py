@@ -31,19 +31,10 @@ from callstate_sidecar.stores.backend import WriteOutcome
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore, expiry
 from callstate_sidecar.stores.sqlite import writes as sqlite_writes
 from callstate_sidecar.stores.sqlite.schema import SCHEMA_VERSION
+from support.clock import ExpiryClock
 from support.stores import all_active
 
 DOCUMENT = b'{"id":"call-1","status":"active"}'
-
-
-class Clock:
-    """A wall clock to set."""
-
-    def __init__(self) -> None:
-        self.now = 1_700_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -52,18 +43,18 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ExpiryClock:
+    return ExpiryClock()
 
 
 @pytest.fixture
-async def store(path: Path, clock: Clock) -> AsyncIterator[SqliteStore]:
+async def store(path: Path, clock: ExpiryClock) -> AsyncIterator[SqliteStore]:
     async with SqliteStore(path, ttl=100, clock=clock) as store:
         yield store
 
 
 @pytest.fixture
-async def backend(path: Path, clock: Clock) -> AsyncIterator[SqliteBackend]:
+async def backend(path: Path, clock: ExpiryClock) -> AsyncIterator[SqliteBackend]:
     backend = SqliteBackend(path, ttl_s=100, host_id="here", timeout_s=0.1, clock=clock)
     yield backend
     await backend.close()
@@ -184,7 +175,9 @@ asyncio.run(main(sys.argv[1]))
     assert count(path) == 150
 
 
-async def test_stores_of_one_file_see_each_others_sessions(store: SqliteStore, path: Path, clock: Clock) -> None:
+async def test_stores_of_one_file_see_each_others_sessions(
+    store: SqliteStore, path: Path, clock: ExpiryClock
+) -> None:
     async with SqliteStore(path, clock=clock) as other:
         await store.save(SessionState("call-1"))
         assert await other.list_active() == ["call-1"]
@@ -210,7 +203,7 @@ async def test_a_file_of_before_there_were_ops_gets_them(backend: SqliteBackend,
     await backend.close()
     with by_hand(path) as connection:
         connection.execute("ALTER TABLE session DROP COLUMN ops")
-    later = SqliteBackend(path, ttl_s=100, host_id="here", clock=Clock())
+    later = SqliteBackend(path, ttl_s=100, host_id="here", clock=ExpiryClock())
     write = a_write(version=2)
     write.meta.ops = {"op-1": b'{"version":2}'}
     (result,) = await later.write([write])
@@ -233,7 +226,7 @@ async def test_a_heartbeat_does_not_copy_the_transcript(store: SqliteStore, path
     assert 0 < path.with_name("sessions.db-wal").stat().st_size < 200_000
 
 
-async def test_a_session_lasts_its_ttl_from_the_last_save_or_beat(store: SqliteStore, clock: Clock) -> None:
+async def test_a_session_lasts_its_ttl_from_the_last_save_or_beat(store: SqliteStore, clock: ExpiryClock) -> None:
     await store.save(SessionState("saved"))
     await store.save(SessionState("beating"))
     await store.save(SessionState("silent"))
@@ -251,7 +244,9 @@ async def test_a_session_lasts_its_ttl_from_the_last_save_or_beat(store: SqliteS
     assert await store.list_active() == []
 
 
-async def test_expired_rows_are_removed_a_slice_at_a_time(backend: SqliteBackend, path: Path, clock: Clock) -> None:
+async def test_expired_rows_are_removed_a_slice_at_a_time(
+    backend: SqliteBackend, path: Path, clock: ExpiryClock
+) -> None:
     await backend.write([a_write(f"old-{i}") for i in range(250)])
     clock.now += 100
     assert await all_active(backend) == []
@@ -263,14 +258,14 @@ async def test_expired_rows_are_removed_a_slice_at_a_time(backend: SqliteBackend
     assert count(path) == 3
 
 
-async def test_a_save_removes_expired_rows_too(store: SqliteStore, path: Path, clock: Clock) -> None:
+async def test_a_save_removes_expired_rows_too(store: SqliteStore, path: Path, clock: ExpiryClock) -> None:
     await store.save(SessionState("old"))
     clock.now += 100
     await store.save(SessionState("new"))
     assert count(path) == 1
 
 
-async def test_a_tombstone_lasts_as_long_as_a_session(backend: SqliteBackend, clock: Clock) -> None:
+async def test_a_tombstone_lasts_as_long_as_a_session(backend: SqliteBackend, clock: ExpiryClock) -> None:
     await backend.write([a_write(version=5)])
     await backend.write([a_write(version=6, document=None)])
     clock.now += 99
@@ -471,7 +466,7 @@ async def test_what_a_file_took_that_went_meanwhile_is_written_to_the_next(
 
 @pytest.mark.parametrize("boot", ["the same", "another", ""])
 async def test_a_wall_clock_that_jumps_ahead_ends_no_sessions_time(
-    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, boot: str
+    path: Path, clock: ExpiryClock, monkeypatch: pytest.MonkeyPatch, boot: str
 ) -> None:
     """While the store runs, over a restart, and over a boot with a bad clock chip."""
 

@@ -28,3 +28,13 @@ class ManualClock(SystemClock):
         """Let time pass on all of them."""
         self.at_s += seconds
         self.at_us += round(seconds * 1e6)
+
+
+class ExpiryClock:
+    """The clock that the SQLite store expires sessions by, seconds; a test sets `now`."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
