@@ -226,7 +226,7 @@ class WriteBehind(BackgroundTask):
                 self._queue.not_stored(session_id, self._clock.mono())
             await self._deletions.repeat()
             self._data_losses, self._table.store_in_doubt = data_losses, False
-        log.error("the store has lost data; %d sessions are written to it again", len(session_ids))
+        log.error("the store may have lost data; %d sessions are written to it again", len(session_ids))
         self._metrics.count("store_repairs")
         self.store.publish("store.repaired")
         self._wake.set()
