@@ -26,6 +26,7 @@ from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect_each
 from callstate_sidecar.stores.redis.cluster_sets import ClusterSets
+from callstate_sidecar.stores.redis.comparison import Comparison
 from callstate_sidecar.stores.redis.errors import describe, fault_of_all, is_of_key
 from callstate_sidecar.stores.redis.hosts import RedisHosts
 from callstate_sidecar.stores.redis.inspection import Inspection
@@ -43,7 +44,7 @@ from callstate_sidecar.stores.redis.layout import (
 from callstate_sidecar.stores.redis.mark import Marks
 from callstate_sidecar.stores.redis.scripts import READ
 from callstate_sidecar.stores.redis.store import IDS_A_PAGE, live_page
-from callstate_sidecar.stores.redis.write_scripts import BEATS, CHECK, PATCH, WRITE
+from callstate_sidecar.stores.redis.write_scripts import BEATS, PATCH, WRITE
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +107,9 @@ class RedisBackend:
         self._marks = Marks(partial(self._keys.mark, host_id))
         self._sets = (
             ClusterSets(self._writing, self._keys, host_id, self._ttl_ms) if self._writing.clustered else None
+        )
+        self._comparison = Comparison(
+            self._reading, self._keys, host_id, self._ttl_ms, self._marks.of(b""), self._sets
         )
         self._inspection = Inspection(self._reading, self._keys, host_id, self._ttl_ms)
         self._confirms = _confirms(timeout_s) if synced or sync_required else []
@@ -214,41 +218,7 @@ class RedisBackend:
 
     async def check(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Deviation]]:
         """Compare sessions with the store, and renew TTLs of which a quarter has passed."""
-        if not sessions:
-            return []
-        found = await (self._check_each(sessions) if self._sets else self._check_all(sessions))
-        renewed = {session.call_id for session, what in found if what == "renewed" and session.call_id}
-        if self._sets is not None:
-            await self._sets.renew(renewed)
-        else:
-            for call_id in renewed:
-                await self._reading.command("PEXPIRE", self._keys.call(call_id), self._ttl_ms)
-        return [(session.session_id, Deviation(what)) for session, what in found if what != "renewed"]
-
-    async def _check_all(self, sessions: Sequence[StoredVersion]) -> list[tuple[StoredVersion, str]]:
-        """Compare them in one script."""
-        mark = self._marks.of(b"")
-        confirmed = mark.confirmed
-        keys = [self._keys.active, self._keys.host_sessions(self._host_id), self._keys.mark(self._host_id)]
-        args: list[Any] = [self._ttl_ms, self._host_id, 1]
-        for session in sessions:
-            keys += self._keys.document(session.session_id)
-            args += (id_bytes(session.session_id), session.version, int(session.live))
-        value, *reply = await self._reading.run(CHECK, keys, *args)
-        if not mark.is_kept(value, confirmed):
-            return []  # the server has lost everything, which `check_for_loss` is about to find
-        return [(sessions[index], id_text(what)) for index, what in zip(reply[::2], reply[1::2], strict=True)]
-
-    async def _check_each(self, sessions: Sequence[StoredVersion]) -> list[tuple[StoredVersion, str]]:
-        """Compare them in a script each, as they are in different slots."""
-        replies = await self._reading.run_each([
-            ScriptCall(CHECK, self._keys.document(session.session_id), [
-                self._ttl_ms, self._host_id, 0, id_bytes(session.session_id), session.version, int(session.live),
-            ])
-            for session in sessions
-        ])  # fmt: skip
-        found = zip(sessions, replies, strict=True)
-        return [(session, id_text(reply[2])) for session, reply in found if isinstance(reply, list) and reply[1:]]
+        return await self._comparison.check(sessions) if sessions else []
 
     async def examine(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Flaw]]:
         """What these sessions lack beside their documents."""
