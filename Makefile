@@ -61,7 +61,7 @@ EXAMPLES ?= 2000
 
 soak: $(DEV_STAMP) ## kill -9 under load, a thousand times (ROUNDS=1000), about two hours
 	@CALLSTATE_SOAK_ROUNDS=$(ROUNDS) $(PYTEST) -q tests/system/test_crash_oracle.py \
-		tests/system/test_redis_oracle.py tests/integration/test_many_hosts_faults.py
+		tests/system/test_redis_oracle.py
 
 fuzz: $(DEV_STAMP) ## the state machines and bad input, at length (EXAMPLES=2000)
 	@CALLSTATE_FUZZ_EXAMPLES=$(EXAMPLES) $(PYTEST) -q --timeout 7200 \
