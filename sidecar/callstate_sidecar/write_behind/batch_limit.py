@@ -18,28 +18,29 @@ class BatchLimit:
 
     Attributes:
         sessions: sessions in a batch now.
+        suspects: ids of sessions whose batch was not answered.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._suspects: set[str] = set()
+        self.suspects: set[str] = set()
         self.sessions = most
 
     @property
     def is_searching(self) -> bool:
         """Whether there are suspects."""
-        return bool(self._suspects)
+        return bool(self.suspects)
 
     def halve(self, session_ids: list[str]) -> None:
         """These were sent together, and the batch was not answered."""
-        self._suspects.update(session_ids)
+        self.suspects.update(session_ids)
         self.sessions = max(1, len(session_ids) // 2)
 
     def clear(self, session_ids: Iterable[str]) -> None:
         """These were answered, or need not be looked for any more."""
-        before = len(self._suspects)
-        self._suspects.difference_update(session_ids)
-        if len(self._suspects) == before:
-            self._suspects.clear()  # suspects go first, so those left are gone
-        if not self._suspects:
+        before = len(self.suspects)
+        self.suspects.difference_update(session_ids)
+        if len(self.suspects) == before:
+            self.suspects.clear()  # suspects go first, so those left are gone
+        if not self.suspects:
             self.sessions = self._most

@@ -119,7 +119,8 @@ class Batches:
         finally:
             session_ids = [write.session_id for write, _ in batch]
             known = self._culprits.union(session_ids)
-            is_culprit = guilty and len(batch) == 1 and len(known) <= MAX_CULPRITS
+            suspected = len(batch) == 1 and self._is_suspected(session_ids[0])
+            is_culprit = guilty and suspected and len(known) <= MAX_CULPRITS
             if guilty:
                 batch.sort(key=lambda sent: sent[0].size)  # the larger, the more suspicious
             if not is_culprit:
@@ -133,13 +134,17 @@ class Batches:
             self._limit.clear(session_ids)
             self._barrier.signal()
             return 1
-        if len(batch) == 1:  # one after the other: try another one after the backoff
+        if suspected:  # one after the other: try another one after the backoff
             self._queue.postpone(session_ids[0])
             self._store.failed(StoreRefusingError(f"it answers PING, but no write: {error}"))
             return None
         self._limit.halve(session_ids)
         self._metrics.count("store_batches_halved")
         return 0
+
+    def _is_suspected(self, session_id: str) -> bool:
+        """Whether it was not answered before. Once may be a stall of the store that was over by the ping."""
+        return session_id in self._limit.suspects or session_id in self._queue.table.quarantined
 
     async def _is_batch_guilty(self, error: StoreError) -> bool:
         """Whether the store answers although it did not answer a batch. A broken connection may be chance once."""

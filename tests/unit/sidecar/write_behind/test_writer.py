@@ -310,6 +310,20 @@ async def test_a_store_that_answers_only_pings_is_refusing() -> None:
     assert core.writer.store.status == "up"
 
 
+async def test_a_session_whose_write_met_a_stall_of_the_store_is_not_blamed() -> None:
+    core = await busy(1)
+    real = core.memory.write
+
+    async def stalled(batch: Sequence[Write]) -> list[WriteResult]:
+        core.memory.write = real  # type: ignore[method-assign]
+        raise StoreTimeoutError("Timeout reading from socket")
+
+    core.memory.write = stalled  # type: ignore[method-assign]
+    await core.writer.write_round()
+    assert not core.table.quarantined
+    assert core.memory.versions().keys() == {"s0"}, "tried again at once"
+
+
 async def test_a_session_that_breaks_every_connection_is_found_too() -> None:
     """Redis hangs up on a command that is larger than it allows."""
     core = await busy(5)
