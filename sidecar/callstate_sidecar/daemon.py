@@ -42,10 +42,12 @@ from callstate_sidecar.named_backend import named_backend
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.reconcile import Reconciler
+from callstate_sidecar.reload import Reloads
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.listener import Listener
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.serving.timed_server import TimedServer
+from callstate_sidecar.status import StatusReport, status_line
 from callstate_sidecar.system import host, systemd
 from callstate_sidecar.system.clock import SystemClock, since_boot
 from callstate_sidecar.system.exits import Exit
@@ -89,6 +91,7 @@ class Daemon:
         self._environ = environ
         self._manager = systemd.Notifier(environ)
         self._reload_config = reload
+        self._reloads = Reloads(config)
         self._clock = SystemClock()
         self._metrics = Metrics()
         self._engine = Engine(config.limits, config.reaper, self._clock, secrets.token_hex(8))
@@ -287,13 +290,16 @@ class Daemon:
         servers = [await _start_server(loop, self._connection, sock) for sock in sockets]
         self._signals.serve(self._stop.set, self._reload)
         watchdog = supervise("watchdog", self._feed_watchdog, self._metrics)
+        status = StatusReport(self._manager, self._status, self._metrics)
+        status.start()
         log.info(
             "serving on %s, host %s, store %s, durability %s, %d sessions restored",
             ", ".join(self._addresses), self._host_id, self._backend.name, self._config.journal.durability,
             len(self._engine.table.sessions),
         )  # fmt: skip
-        self._manager.ready()
+        self._manager.ready(self._status())
         await self._stop.wait()
+        await status.stop()
         await self._shut_down(servers)
         await cancel_and_wait(watchdog)
 
@@ -349,6 +355,9 @@ class Daemon:
             self._manager.watchdog()
             await asyncio.sleep(interval_s)
 
+    def _status(self) -> str:
+        return status_line(self._host.stats(), self._reloads.needs_restart)
+
     def _reload(self) -> None:
         """SIGHUP: apply what may change while running: limits, the default timeout, logging."""
         self._manager.reloading()
@@ -357,17 +366,23 @@ class Daemon:
         except ConfigError as error:
             log.error("not reloaded: %s", error)  # noqa: TRY400 - no traceback for a typo
         else:
-            self._server.limit(config.limits)
-            self._engine.liveness.timeout_s = config.reaper.heartbeat_timeout_s
-            configure_logging(config.log.level, config.log.format, self._environ)
-            log.info("reloaded: limits, reaper.heartbeat_timeout_s, log; the rest needs a restart")
-        self._manager.ready()
+            self._apply(config)
+        self._manager.ready(self._status())
+
+    def _apply(self, config: Config) -> None:
+        applied = self._reloads.take(config)
+        self._server.limit(config.limits)
+        self._engine.liveness.timeout_s = config.reaper.heartbeat_timeout_s
+        configure_logging(config.log.level, config.log.format, self._environ)
+        log.info("reloaded: %s", f"{', '.join(applied)} applied" if applied else "nothing to apply has changed")
+        if self._reloads.needs_restart:
+            log.warning("a restart is needed for %s", ", ".join(self._reloads.needs_restart))
 
     # -- stop -----------------------------------------------------------------------------------------------
 
     async def _shut_down(self, servers: list[asyncio.AbstractServer]) -> None:
         """Accept no more, answer what is in flight, flush, write a checkpoint, close."""
-        self._manager.stopping()
+        self._manager.stopping(f"stopping; {self._engine.table.dirty.sessions} sessions to write to the store")
         server = self._server
         for listening in servers:
             listening.close()

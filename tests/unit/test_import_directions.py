@@ -73,8 +73,10 @@ SIDECAR = {
     "engine_host": "system config stores journal serving metrics read_through write_behind reaper hosts",
     "monitoring": "system config metrics background serving engine_host",
     "named_backend": "config stores",
+    "reload": "config",
+    "status": "system background metrics",
     "daemon": "system config journal serving metrics background named_backend read_through write_behind reconcile "
-    "reaper hosts engine_host monitoring",
+    "reaper hosts engine_host monitoring reload status",
     "launch": "system config journal daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}

@@ -1,0 +1,54 @@
+"""What a reload applies, and what it leaves to a restart."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from callstate_sidecar.config.load import load_config
+from callstate_sidecar.config.options import OPTIONS
+from callstate_sidecar.config.schema import Config
+from callstate_sidecar.reload import Reloads, changed_keys, is_applied
+
+OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
+
+
+def config(*settings: str) -> Config:
+    return load_config([word for setting in settings for word in ("--set", setting)], {})[0]
+
+
+@pytest.mark.parametrize("key", OPTIONS)
+def test_a_key_either_is_applied_or_needs_a_restart(key: str) -> None:
+    section, _, name = key.partition(".")
+    before = Config()
+    after = replace(before, **{section: replace(getattr(before, section), **{name: "another value"})})
+    reloads = Reloads(before)
+    assert reloads.take(after) == ([key] if is_applied(key) else [])
+    assert reloads.needs_restart == ([] if is_applied(key) else [key])
+
+
+def test_what_needs_a_restart_is_compared_with_the_start_and_the_rest_with_the_last_reload() -> None:
+    reloads = Reloads(config("store.ttl_s=100", "log.level=info"))
+    assert reloads.take(config("store.ttl_s=200", "log.level=debug")) == ["log.level"]
+    assert reloads.needs_restart == ["store.ttl_s"]
+    assert reloads.take(config("store.ttl_s=200", "log.level=debug")) == []
+    assert reloads.needs_restart == ["store.ttl_s"]  # still not in force
+    assert reloads.take(config("store.ttl_s=100", "log.level=info")) == ["log.level"]
+    assert reloads.needs_restart == []
+
+
+def test_changed_keys_come_in_the_order_of_the_reference_file() -> None:
+    changed = config("log.level=debug", "reaper.grace_s=3", "limits.sessions=5")
+    assert changed_keys(Config(), changed) == ["reaper.grace_s", "limits.sessions", "log.level"]
+    assert changed_keys(changed, changed) == []
+
+
+def test_the_documents_name_what_a_reload_applies() -> None:
+    (row,) = re.findall(r"^\| SIGHUP \| .*$", OPERATIONS.read_text("utf-8"), re.MULTILINE)
+    applied = row.partition("All other keys")[0]
+    named = {name.removesuffix(".*") for name in re.findall(r"`(\w+\.[\w*]+)`", applied)}
+    named -= {"limits.line_bytes", "limits.pending_reply_bytes"}  # they are of `limits.*`
+    assert named == {"log", "limits", "reaper.heartbeat_timeout_s"}
