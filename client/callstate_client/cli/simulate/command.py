@@ -15,16 +15,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from callstate_client.api import CallStore
-from callstate_client.cli import output
+from callstate_client.cli import output, values
+from callstate_client.cli.command import Command
 from callstate_client.cli.output import Output
-from callstate_client.cli.render import pairs_table
+from callstate_client.cli.render.figures import pairs_table
 from callstate_client.cli.simulate import Simulation, Tally, Traffic
+from callstate_client.cli.simulate.scenario import MAX_TURNS
 
 REFRESH_S: Final = 0.1
 """How often the bar is redrawn, seconds. On each of thousands of answers a second, drawing would dominate."""
 
 
-async def simulate(store: CallStore, args: argparse.Namespace, out: Output) -> int:
+async def _simulate(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     """Play the calls; exit code 1 if a turn is lost, doubled or changed, or after an unexpected error."""
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
     traffic = Traffic(calls=args.calls, rate=args.rate, seed=seed, die=args.die, turns=args.turns)
@@ -103,3 +105,48 @@ def _progress(calls: int, *, visible: bool) -> Iterator[_Display]:
     hidden = not (visible and sys.stderr.isatty())
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         yield _Display(progress, calls)
+
+
+def _range_of_turns(text: str) -> tuple[int, int]:
+    low, colon, high = text.partition(":")
+    if not (low.isdecimal() and (high.isdecimal() or not colon)):
+        raise argparse.ArgumentTypeError(f"A:B, such as 6:16, not {text!r}")
+    least, most = int(low), int(high or low)
+    if not 1 <= least <= most <= MAX_TURNS:
+        raise argparse.ArgumentTypeError(f"A:B with 1 <= A <= B <= {MAX_TURNS}, not {text!r}")
+    return least, most
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--calls", metavar="N", type=values.count, default=50, help="number of calls (default 50)")
+    parser.add_argument(
+        "--rate",
+        metavar="CALLS_PER_S",
+        type=values.positive,
+        default=10.0,
+        help="mean arrivals per second (default 10)",
+    )
+    parser.add_argument(
+        "--speed", metavar="X", type=values.positive, default=30.0, help="multiple of real time (default 30)"
+    )
+    parser.add_argument("--seed", metavar="S", type=int, help="same seed, same calls (default: a new one)")
+    parser.add_argument(
+        "--die",
+        metavar="FRACTION",
+        type=values.fraction,
+        default=0.0,
+        help="fraction of calls that lose their worker and are never ended, 0 to 1 (default 0)",
+    )
+    parser.add_argument(
+        "--turns", metavar="A:B", type=_range_of_turns, default=(6, 16), help="turns per call (default 6:16)"
+    )
+
+
+COMMAND: Final = Command(
+    "simulate",
+    "play realistic calls and check that nothing is lost",
+    _simulate,
+    add=_add,
+    exits={1: "something was lost, or it failed"},
+    registers=True,
+)

@@ -7,10 +7,14 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 from rich.console import Console
 
-from callstate_client.cli import arguments, main, output, render, tail
+from callstate_client.cli import arguments, main, output
+from callstate_client.cli.commands import tail
+from callstate_client.cli.render import conversation, documents, figures, sessions
+from callstate_client.cli.render.text import duration_text, masked
 from callstate_client.model import SessionMetrics, SessionState, Status, Turn
 from callstate_client.model.tools import tool_call, tool_result
 from callstate_client.protocol.events import Cursor, Event
@@ -231,11 +235,11 @@ class TestNumbers:
         ],
     )
     def test_only_the_last_two_digits_are_left(self, number, shown):
-        assert render.masked(number) == shown
+        assert masked(number) == shown
 
     def test_tables_mask_by_default(self, record):
-        for table in (render.sessions_table, render.head_table):
-            args = ([record] if table is render.sessions_table else record, NOW)
+        for table in (sessions.sessions_table, conversation.head_table):
+            args = ([record] if table is sessions.sessions_table else record, NOW)
             hidden, shown = (rendered(table(*args, show_numbers=flag)) for flag in (False, True))
             assert "4420794601" not in hidden
             assert "***23" in hidden
@@ -259,10 +263,10 @@ class TestTables:
         ],
     )
     def test_lengths_of_time(self, seconds, text):
-        assert render.duration_text(timedelta(seconds=seconds)) == text
+        assert duration_text(timedelta(seconds=seconds)) == text
 
     def test_a_session_is_a_line(self, record):
-        head, line = rendered(render.sessions_table([record], NOW, show_numbers=False)).splitlines()
+        head, line = rendered(sessions.sessions_table([record], NOW, show_numbers=False)).splitlines()
         assert " ".join(head.split()) == "ID STATUS OWNER PROVIDER DIRECTION FROM TO TURNS AGE LAST SIGN"
         owner = f"{record.owner} " if record.owner else ""
         assert " ".join(line.split()) == f"call-1 active {owner}twilio inbound ***23 ***00 3 3m20s 7s"
@@ -271,7 +275,7 @@ class TestTables:
     def test_ids_are_whole_on_a_narrow_terminal(self, record, width):
         record.state.id = "CA" + 32 * "0"  # as Twilio's
         record.owner, record.restored = "voice-worker-17.example.org", True
-        table = render.sessions_table([record], NOW, show_numbers=False, width=width)
+        table = sessions.sessions_table([record], NOW, show_numbers=False, width=width)
         console = Console(file=io.StringIO(), width=width)
         console.print(table)
         head, line = console.file.getvalue().splitlines()
@@ -284,11 +288,11 @@ class TestTables:
 
     def test_an_ended_one_says_why(self, record):
         record.state.status, record.ended_reason = Status.ENDED, "heartbeat_timeout"
-        text = rendered(render.sessions_table([record], NOW, show_numbers=False))
+        text = rendered(sessions.sessions_table([record], NOW, show_numbers=False))
         assert "ended (heartbeat_timeout)" in text
 
     def test_the_head_of_a_session(self, record):
-        lines = rendered(render.head_table(record, NOW, show_numbers=False)).splitlines()
+        lines = rendered(conversation.head_table(record, NOW, show_numbers=False)).splitlines()
         rows = dict(line.rstrip().split(maxsplit=1) for line in lines)
         assert rows["owner"] == "w1"
         assert rows["labels"] == "app=sales"
@@ -299,7 +303,7 @@ class TestTables:
         assert "average_response_ms" not in rows
 
     def test_a_transcript_counts_from_the_first_turn_of_the_call(self, record):
-        lines = rendered(render.transcript_table(list(record.state.history), 17)).splitlines()
+        lines = rendered(conversation.transcript_table(list(record.state.history), 17)).splitlines()
         assert lines[0].split() == ["18", "12:00:00", "agent", "1.5s", "words", "0"]
         assert lines[2].split()[0] == "20"
 
@@ -311,19 +315,19 @@ class TestTables:
         state.add_turn("tool", "two tables", extra=tool_result("t1", "look_up"))
         state.add_turn("agent", "We have", extra={"interrupted": True})
         state.add_turn("tool", "odd", extra={"tool_calls": "no list", "name": 7})
-        assert [render.turn_text(turn) for turn in state.history] == [
+        assert [conversation.turn_text(turn) for turn in state.history] == [
             'One moment.\n→ look_up({"day":"Friday"}) t1',
             "← look_up t1\ntwo tables",
             "We have\n(interrupted)",
             "odd",
         ]
-        lines = rendered(render.transcript_table(list(state.history), 0)).splitlines()
+        lines = rendered(conversation.transcript_table(list(state.history), 0)).splitlines()
         assert [line.split()[2:4] for line in lines if ":" in line[:16]] == [
             ["agent", "0.0s"], ["tool", "0.0s"], ["agent", "0.0s"], ["tool", "0.0s"],
         ]  # fmt: skip
 
     def test_figures_are_flattened(self):
-        lines = rendered(render.figures_table({"a": {"b": 1, "c": {"d": "x"}}, "e": None, "f": {}})).splitlines()
+        lines = rendered(figures.figures_table({"a": {"b": 1, "c": {"d": "x"}}, "e": None, "f": {}})).splitlines()
         assert [line.split() for line in lines] == [
             ["a.b", "1"],
             ["a.c.d", "x"],
@@ -334,8 +338,8 @@ class TestTables:
     def test_text_from_outside_drives_no_terminal_and_no_markup(self, record):
         record.state.history[0].content = "\x1b[2Jgone\x07 [bold]not bold[/] \u202eright"
         record.state.provider = "\x1b]0;title\x07"
-        text = rendered(render.transcript_table(list(record.state.history), 0))
-        text += rendered(render.sessions_table([record], NOW, show_numbers=True))
+        text = rendered(conversation.transcript_table(list(record.state.history), 0))
+        text += rendered(sessions.sessions_table([record], NOW, show_numbers=True))
         assert "\x1b" not in text
         assert "\x07" not in text
         assert "\u202e" not in text
@@ -419,19 +423,19 @@ class TestPrintable:
 
 class TestJson:
     def test_a_session_whole_is_its_exact_document(self, record):
-        document = render.record_document(record, history=True)
-        out = json.loads(render.msgspec.json.encode(document))
+        document = documents.record_document(record, history=True)
+        out = json.loads(msgspec.json.encode(document))
         assert out["session"] == json.loads(record.state.to_json())
         assert (out["version"], out["owner"], out["labels"]) == (12, "w1", {"app": "sales"})
         assert "ended_reason" not in out
 
     def test_in_lists_it_has_no_history_and_masked_numbers(self, record):
         record.ended_reason = "operator"
-        document = render.record_document(record, history=False, show_numbers=False)
+        document = documents.record_document(record, history=False, show_numbers=False)
         assert "history" not in document["session"]
         assert (document["session"]["from"], document["session"]["to"]) == ("***23", "***00")
         assert document["ended_reason"] == "operator"
-        shown = render.record_document(record, history=False, show_numbers=True)
+        shown = documents.record_document(record, history=False, show_numbers=True)
         assert shown["session"]["from"] == "+442079460123"
 
     def test_on_a_pipe_it_is_one_line_of_utf_8(self, capfd):
@@ -449,7 +453,7 @@ class TestJson:
         for name in ("FORCE_COLOR", "COLUMNS"):
             monkeypatch.delenv(name, raising=False)
         record.state.history[0].content = "long " * 100
-        output.Output(as_json=False).text(render.transcript_table(list(record.state.history), 0))
+        output.Output(as_json=False).text(conversation.transcript_table(list(record.state.history), 0))
         lines = capfd.readouterr().out.splitlines()
         assert len(lines) == 3
         assert "long " * 99 in lines[0]

@@ -13,7 +13,8 @@ from typing import Final
 from rich.console import Console
 
 from callstate_client.api import CallStore
-from callstate_client.cli import output
+from callstate_client.cli import output, values
+from callstate_client.cli.command import Command
 from callstate_client.cli.output import Output
 from callstate_client.model.state import Status
 
@@ -21,7 +22,7 @@ POLL_INTERVAL_S: Final = 0.25
 """How often the calls are counted, seconds: often enough for a person, and of no cost to the daemon."""
 
 
-async def drain(store: CallStore, args: argparse.Namespace, out: Output) -> int:
+async def _drain(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     """Start or (`--off`) stop draining; exit code 1 if calls are left when the time of `--wait` is up."""
     result = await store.drain(not args.off)
     left = result.sessions
@@ -67,3 +68,23 @@ def _progress(*, visible: bool) -> Iterator[Callable[[int], None]]:
         return
     with Console(stderr=True).status("") as status:
         yield lambda left: status.update(f"{_calls(left)} left")
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--off", action="store_true", help="accept new calls again")
+    what.add_argument(
+        "--wait",
+        metavar="S",
+        type=values.positive,
+        help="wait up to this many seconds until the last call is over; exit status 1 if any are left",
+    )
+
+
+COMMAND: Final = Command(
+    "drain",
+    "refuse new calls, so that the daemon can be stopped when the last one is over",
+    _drain,
+    add=_add,
+    exits={1: "calls are left after --wait, or it failed"},
+)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 from rich.text import Text
 
 from callstate_client.api import CallStore
+from callstate_client.cli.command import Command
 from callstate_client.cli.output import Output, printable
 from callstate_client.protocol.results import CheckResult, Finding
 from callstate_client.requests import CHECK_S
 
 
-async def doctor(store: CallStore, args: argparse.Namespace, out: Output) -> int:
+async def _doctor(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     """Print what was found; exit code 1 if any of it is not repaired."""
     result = await store.check(repair=args.repair, timeout_s=max(args.timeout, CHECK_S))
     findings = [finding for finding in result.findings if finding.kind not in args.ignored]
@@ -42,3 +44,24 @@ def _summary(result: CheckResult, findings: Sequence[Finding]) -> str:
     found = {0: "nothing found", 1: "1 finding"}.get(count, f"{count} findings")
     more = f", {result.left_out} of them not shown" if result.left_out else ""
     return f"{sessions} compared with the store, {found}{more}"
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repair", action="store_true", help="repair what can be repaired safely")
+    parser.add_argument(
+        "--ignore",
+        metavar="KIND",
+        action="append",
+        default=[],
+        dest="ignored",
+        help="leave out findings of this kind, such as not_persistent; may be repeated",
+    )
+
+
+COMMAND: Final = Command(
+    "doctor",
+    "compare the daemon's memory with its store, and check the store's settings",
+    _doctor,
+    add=_add,
+    exits={0: "nothing found, or all of it repaired", 1: "something was found"},
+)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from typing import Final
 
 from rich.text import Text
 
 from callstate_client.api import CallStore
-from callstate_client.cli import output
+from callstate_client.cli import output, values
+from callstate_client.cli.command import Command
 from callstate_client.cli.output import Output, printable
-from callstate_client.protocol.events import GAP, Cursor, Event
+from callstate_client.protocol.events import DEFAULT_TYPES, GAP, TYPES, Cursor, Event
 
 _EVENT_STYLES = {
     "created": "green",
@@ -31,7 +33,7 @@ _GAPS = {
 }
 
 
-async def tail(store: CallStore, args: argparse.Namespace, out: Output) -> int:
+async def _tail(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     """Print events until the store is closed."""
     last: Cursor | None = args.since
     try:
@@ -70,3 +72,25 @@ def event_line(event: Event) -> Text:
         if value is not None:
             line.append(f"  {name}=", style="dim").append(printable(str(value)))
     return line
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--type",
+        metavar="T",
+        choices=sorted(TYPES),
+        action="append",
+        default=[],
+        dest="types",
+        help=f"only events of this type; may be repeated. One of {', '.join(sorted(DEFAULT_TYPES))}; "
+        "or turn, of which there are many (default: all but turn)",
+    )
+    parser.add_argument(
+        "--since",
+        metavar="STREAM:SEQ",
+        type=values.cursor,
+        help="resume after this event, as far as the daemon still has the later ones",
+    )
+
+
+COMMAND: Final = Command("tail", "print events as they happen, one per line, until interrupted", _tail, add=_add)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -13,16 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from callstate_client.api import CallStore
-from callstate_client.cli import render
+from callstate_client.cli import options, values
+from callstate_client.cli.command import Command
 from callstate_client.cli.output import Output, printable
+from callstate_client.cli.render.figures import figures_table
+from callstate_client.cli.render.text import duration_text, masked
 from callstate_client.protocol.results import Quarantined
-
-Action = Callable[[CallStore, argparse.Namespace, Output], Awaitable[int]]
-
-
-async def quarantine(store: CallStore, args: argparse.Namespace, out: Output) -> int:
-    """Run `ls`, `show`, `retry` or `drop`."""
-    return await _ACTIONS[args.action](store, args, out)
 
 
 async def _ls(store: CallStore, args: argparse.Namespace, out: Output) -> int:
@@ -51,9 +46,9 @@ def _table(refused: list[Quarantined]) -> Table:
         table.add_row(
             Text(printable(each.session_id)),
             each.kind,
-            render.duration_text(timedelta(seconds=each.since_s)),
+            duration_text(timedelta(seconds=each.since_s)),
             str(each.attempts or ""),
-            "" if each.retry_in_s is UNSET else render.duration_text(timedelta(seconds=each.retry_in_s)),
+            "" if each.retry_in_s is UNSET else duration_text(timedelta(seconds=each.retry_in_s)),
             Text(printable(each.reason)),
         )
     return table
@@ -64,11 +59,11 @@ async def _show(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     shown: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(result))
     document = shown.get("session")
     if document is not None and not args.show_numbers:
-        document |= {name: render.masked(document.get(name, "")) for name in ("from", "to")}
+        document |= {name: masked(document.get(name, "")) for name in ("from", "to")}
     if out.as_json:
         out.document(shown)
     else:
-        out.text(render.figures_table(shown | ({"stored": "nothing"} if shown.get("stored", ...) is None else {})))
+        out.text(figures_table(shown | ({"stored": "nothing"} if shown.get("stored", ...) is None else {})))
     return 0
 
 
@@ -90,4 +85,32 @@ async def _drop(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-_ACTIONS: Final[Mapping[str, Action]] = {"ls": _ls, "show": _show, "retry": _retry, "drop": _drop}
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    options.add_id(parser)
+    options.add_numbers(parser)
+
+
+def _add_retry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("ids", metavar="ID", type=values.session_id, nargs="*", help="only these (default: all)")
+
+
+COMMAND: Final = Command(
+    "quarantine",
+    "show what the store refuses and what other hosts took over; try it again, or drop it",
+    actions=(
+        Command(
+            "ls",
+            "list what the store refuses, and copies of sessions that another host took over",
+            _ls,
+            add=options.add_limit,
+        ),
+        Command("show", "show one of them, and what the store has in its place", _show, add=_add_show),
+        Command("retry", "write them again now instead of waiting for their backoff", _retry, add=_add_retry),
+        Command(
+            "drop",
+            "give up what the daemon has of one: for good, and what the store has is what counts",
+            _drop,
+            add=options.add_id,
+        ),
+    ),
+)

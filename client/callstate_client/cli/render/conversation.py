@@ -1,0 +1,93 @@
+"""One session as people read it: what is known of it, and its conversation. Pure: the time is passed in."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from rich.table import Table
+from rich.text import Text
+
+from callstate_client.cli.output import printable
+from callstate_client.cli.render.figures import json_text, pairs_table
+from callstate_client.cli.render.text import duration_text, shown_numbers, status_text
+from callstate_client.model.state import Role, Turn
+from callstate_client.model.times import format_time
+from callstate_client.model.tools import answered_call, tool_calls_of
+from callstate_client.store import Record
+
+_ROLE_STYLES: dict[str, str] = {
+    Role.USER: "bold cyan",
+    Role.AGENT: "bold green",
+    Role.TOOL: "bold magenta",
+    Role.SYSTEM: "dim",
+}
+
+
+def head_table(record: Record, at: datetime, *, show_numbers: bool) -> Table:
+    """Everything about one session except its transcript."""
+    state = record.state
+    from_, to = shown_numbers(state, show_numbers=show_numbers)
+    labels = " ".join(f"{name}={value}" for name, value in sorted(record.labels.items()))
+    rows: dict[str, Text | str] = {
+        "id": state.id,
+        "status": status_text(record),
+        "call_id": state.call_id,
+        "provider": state.provider,
+        "direction": state.direction,
+        "from": from_,
+        "to": to,
+        "created_at": f"{format_time(state.created_at)} ({duration_text(at - state.created_at)} ago)",
+        "updated_at": f"{format_time(state.updated_at)} ({duration_text(at - state.updated_at)} ago)",
+        "duration": duration_text(state.duration(at)),
+        "owner": record.owner or "",
+        "labels": labels,
+        "version": str(record.version),
+        "epoch": str(record.epoch),
+        "turns": str(record.turn_count),
+    }
+    rows |= {name: str(value) for name, value in state.metrics.to_dict().items()}
+    if record.ended_detail is not None:
+        rows["ended_detail"] = json_text(record.ended_detail)
+    if state.recovery_data is not None:
+        rows["recovery_data"] = json_text(state.recovery_data)
+    rows |= {name: json_text(value) for name, value in state.extra.items()}
+    return pairs_table({name: value for name, value in rows.items() if value})
+
+
+def transcript_table(turns: list[Turn], first: int) -> Table:
+    """The transcript of a session, a turn per row.
+
+    Args:
+        turns: the turns to show.
+        first: index of the first one in the whole history.
+    """
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for justify in ("right", "left", "left", "right"):
+        table.add_column(justify=justify, no_wrap=True)
+    table.add_column(overflow="fold")
+    for index, turn in enumerate(turns, start=first):
+        table.add_row(
+            Text(str(index + 1), style="dim"),
+            Text(turn.timestamp.strftime("%H:%M:%S"), style="dim"),
+            Text(printable(turn.role), style=_ROLE_STYLES.get(turn.role, "bold")),
+            Text(f"{turn.duration_ms / 1000:.1f}s", style="dim"),
+            Text(printable(turn_text(turn))),
+        )
+    return table
+
+
+def turn_text(turn: Turn) -> str:
+    """A turn as it is read: content, tool calls, the call that it answers, whether it was interrupted."""
+    lines = [turn.content] if turn.content else []
+    lines += [
+        f"→ {call['function']['name']}({call['function']['arguments']}) {call['id']}"
+        for call in tool_calls_of(turn)
+    ]
+    answered = answered_call(turn)
+    extra = turn.to_dict() if turn.has_extra else {}
+    if answered is not None:
+        name = extra.get("name")
+        lines.insert(0, f"← {name if isinstance(name, str) else ''} {answered}".replace("  ", " "))
+    if extra.get("interrupted") is True:
+        lines.append("(interrupted)")
+    return "\n".join(lines)

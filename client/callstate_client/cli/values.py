@@ -1,0 +1,84 @@
+"""The values that options take; argparse prints the text of an ArgumentTypeError after the option's name."""
+
+from __future__ import annotations
+
+import math
+import re
+from argparse import ArgumentTypeError
+from datetime import datetime, timedelta
+from typing import Final
+
+from callstate_client.model.times import now, parse_time
+from callstate_client.protocol.events import Cursor
+from callstate_client.protocol.ids import SESSION_ID_RULE, is_session_id
+
+_AGO: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def positive(text: str) -> float:
+    """A number over 0."""
+    value = _number(text)
+    if not value > 0:
+        raise ArgumentTypeError(f"a number over 0, not {text!r}")
+    return value
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"a fraction from 0 to 1, not {text!r}")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ArgumentTypeError(f"a number, not {text!r}")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def label(text: str) -> tuple[str, str]:
+    """NAME=VALUE."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ArgumentTypeError(f"NAME=VALUE, not {text!r}")
+    return name, value
+
+
+def cursor(text: str) -> Cursor:
+    """STREAM:SEQ, a place in the stream of events."""
+    stream, _, seq = text.rpartition(":")
+    if not (stream and seq.isascii() and seq.isdigit() and len(seq) <= 18):
+        raise ArgumentTypeError(f"STREAM:SEQ, such as 9f2c61d07a3be458:17, not {text!r}")
+    return Cursor(stream, int(seq))
+
+
+def session_id(text: str) -> str:
+    """A session's id."""
+    if not is_session_id(text):
+        raise ArgumentTypeError(f"{SESSION_ID_RULE}, not {text!r}")
+    return text
+
+
+def since(text: str) -> datetime:
+    """An RFC 3339 time, or an age."""
+    ago = _AGO.fullmatch(text)
+    try:
+        if ago is not None:
+            return now() - timedelta(**{_UNITS[ago[2]]: float(ago[1])})
+        return parse_time(text)
+    except (ValueError, OverflowError) as error:
+        expected = "a time such as 2026-05-01T12:00:00Z or an age such as 10m"
+        raise ArgumentTypeError(f"{expected}, not {text!r}") from error
