@@ -96,6 +96,7 @@ class Record:
         max_duration_s: the age at which it is ended, seconds; None for no limit, or if the reply does not say.
         handovers: how often in a row it was claimed and then held for less than a minute, for whatever reason.
         restored: the daemon has restarted, and there has been no sign of life of this session since.
+        liveness: in a listing, `suspect` or `orphan` for a session that is; None otherwise.
     """
 
     state: SessionState
@@ -111,3 +112,4 @@ class Record:
     handovers: int = 0
     restored: bool = False
     ended_detail: Any = None
+    liveness: str | None = None

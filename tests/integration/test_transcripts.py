@@ -83,8 +83,8 @@ RESULTS = {
     "quarantine.retry": protocol.QuarantineRetryResult,
 }
 OTHERS = {
-    "session.load": {"heartbeat_timeout_s", "max_duration_s", "restored"},
-    "session.claim": {"ended_reason", "ended_detail", "restored"},
+    "session.load": {"heartbeat_timeout_s", "max_duration_s", "restored", "state"},
+    "session.claim": {"ended_reason", "ended_detail", "restored", "state"},
 }
 """Of what a client decodes: members that only the other methods with this result have."""
 

@@ -46,6 +46,7 @@ class LoadResult(Struct, Generic[SessionT], kw_only=True):
     max_duration_s: float | None = None
     handovers: int = 0
     restored: bool = False
+    state: str | None = None
 
 
 class ListActiveResult(Struct):

@@ -49,6 +49,7 @@ def _to_record(result: LoadResult[SessionState]) -> Record:
         max_duration_s=result.max_duration_s,
         handovers=result.handovers,
         restored=result.restored,
+        liveness=result.state,
         ended_detail=result.ended_detail,
         turn_count=result.turn_count,
     )

@@ -26,6 +26,20 @@ async def test_a_killed_workers_calls_are_suspects_at_once(target: Target, w1: C
     assert (await event(events)).reason == "worker_exited"
 
 
+async def test_a_listing_says_which_calls_are_suspects_and_orphans(
+    target: Target, w1: CallStore, w2: CallStore
+) -> None:
+    await w1.save(a_call("suspected"))
+    await w2.save(a_call("given_up"))
+    await w2.save(a_call("live"))
+    await release(w2, "given_up", (await claim(w2, "given_up", "w2")).epoch)
+    events = await target.watch("suspect")
+    await target.kill(w1)
+    await event(events)
+    listed = {record.state.id: record.liveness async for record in w2.sessions()}
+    assert listed == {"suspected": "suspect", "given_up": "orphan", "live": None}
+
+
 async def test_an_end_of_another_epoch_is_fenced_also_where_the_call_has_ended(
     target: Target, w1: CallStore, w2: CallStore
 ) -> None:

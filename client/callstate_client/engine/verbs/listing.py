@@ -200,7 +200,8 @@ def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> bytes | Deferr
     def show(session: Session) -> Raw:
         head = session.doc.head_json(session.updated_us)
         timeout_s = ctx.liveness.timeout_s
-        return Raw(loaded(session, head, 0, for_worker=True, default_timeout_s=timeout_s))
+        state = next((name for name in TOLD_STATES if _STATES[name](session)), "")
+        return Raw(loaded(session, head, 0, for_worker=True, default_timeout_s=timeout_s, state=state))
 
     def hot(behind: _Place, most: int) -> tuple[list[Any], _Place | None]:
         sessions, following = _hot(ctx, behind, most, wanted)
@@ -257,6 +258,9 @@ _STATES: Final[Mapping[str, Callable[[Session], bool]]] = {
     "restored": lambda e: not e.ended and e.restored,
 }
 """A host knows this of its own sessions only; of another's it knows only whether it has ended."""
+
+TOLD_STATES: Final = ("suspect", "orphan")
+"""The states that a listing names, the more urgent one first: a session can be in both."""
 
 
 def _state(name: str | None) -> Callable[[Session], bool]:

@@ -54,6 +54,7 @@ class _Beside(Struct, omit_defaults=True, gc=False):
     heartbeat_timeout_s: float | None = None
     max_duration_s: float | None = None
     restored: bool = False
+    state: str = ""
     handovers: int = 0
     ended_reason: str | UnsetType = UNSET
     ended_detail: Raw | UnsetType = UNSET
@@ -66,6 +67,7 @@ def loaded(
     *,
     for_worker: bool = False,
     default_timeout_s: float | None = None,
+    state: str = "",
 ) -> bytes:
     """The result of a load: the document, spliced in as bytes, and the facts beside it.
 
@@ -75,6 +77,7 @@ def loaded(
         history_from: the index of the first turn in it.
         for_worker: include what a worker needs to take it over.
         default_timeout_s: a timeout that is omitted: in a listing, the daemon's default.
+        state: `suspect` or `orphan`, in a listing.
     """
     beside = _Beside(session.facts.labels, session.facts.owner)
     if for_worker and session.facts.heartbeat_timeout_s not in (None, default_timeout_s):
@@ -82,6 +85,7 @@ def loaded(
     if for_worker:
         beside.max_duration_s = session.facts.max_duration_s
         beside.restored = session.restored
+    beside.state = state
     if session.facts.handovers:
         beside.handovers = session.facts.handovers
     if session.ended:
