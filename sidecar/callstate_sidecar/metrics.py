@@ -70,4 +70,10 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """The counters as `server.stats` returns them."""
-        return {"requests": self.requests, "errors": self.errors, **self.counters}
+        return {
+            "requests": self.requests,
+            "errors": self.errors,
+            "suspected_by_reason": self.suspected,
+            "reaped_by_reason": self.reaped,
+            **self.counters,
+        }

@@ -51,6 +51,8 @@ async def test_silence_makes_suspect_and_more_of_it_ends() -> None:
     assert late.value.reason == "heartbeat_timeout"
     assert late.value.ended_at == "2026-01-01T00:01:04Z"
     assert core.metrics.counters == core.metrics.counters | {"suspected": 1, "reaped": 1}
+    stats = core.metrics.to_dict()
+    assert stats["suspected_by_reason"] == stats["reaped_by_reason"] == {"heartbeat_timeout": 1}
 
 
 async def test_a_reaped_session_reaches_store_and_journal_with_all_it_has() -> None:
