@@ -67,12 +67,13 @@ fuzz: $(DEV_STAMP) ## the state machines and bad input, at length (EXAMPLES=2000
 	@CALLSTATE_FUZZ_EXAMPLES=$(EXAMPLES) $(PYTEST) -q --timeout 7200 \
 		tests/property tests/unit/engine/test_events.py tests/integration/test_bad_input.py
 
-lint: $(DEV_STAMP) ## ruff, mypy, pyright, and whether the blocking front is current
+lint: $(DEV_STAMP) ## ruff, mypy, pyright, and whether what is generated is current
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/pyright
 	@$(BIN)/python scripts/blocking_front.py --check
+	@$(BIN)/python scripts/instance_units.py --check
 
 bench-quick: $(DEV_STAMP) ## one line a speed target: figure, target, met or not; under a minute
 	@$(BIN)/python -m bench quick $(BENCH_ARGS)
@@ -83,9 +84,10 @@ bench: $(BENCH_STAMP) ## all figures beside those of the peers, as JSON and plot
 sync-front: $(DEV_STAMP) ## write the methods of the blocking client anew from the asyncio client's
 	@$(BIN)/python scripts/blocking_front.py
 
-reference: $(RUN_STAMP) ## write systemd/callstate.toml anew from the code
+reference: $(RUN_STAMP) ## write systemd/callstate.toml and callstate@.… anew
 	@$(BIN)/python -m callstate_sidecar.config.reference > systemd/callstate.toml.new
 	@mv systemd/callstate.toml.new systemd/callstate.toml
+	@$(BIN)/python scripts/instance_units.py
 
 # Without network as long as pyproject.toml has not changed since.
 $(RUN_STAMP): pyproject.toml

@@ -121,7 +121,12 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
         for path in (folder / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert files == sources
+    units = {
+        f"callstate_client/cli/install_units/{path.relative_to(ROOT)}"
+        for path in (ROOT / "systemd").rglob("*")
+        if path.is_file()
+    }
+    assert files == sources | units
     assert {f"{package}/py.typed" for package in PACKAGES} <= files
 
 

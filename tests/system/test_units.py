@@ -19,10 +19,15 @@ from callstate_sidecar.config.resolve import CREDENTIAL_NAME
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.system.exits import Exit
 
-UNITS = Path(__file__).parents[2] / "systemd"
+ROOT = Path(__file__).parents[2]
+UNITS = ROOT / "systemd"
 SERVICE = UNITS / "callstate.service"
 SOCKET = UNITS / "callstate.socket"
-HIGHEST_EXPOSURE = 1.2
+TEMPLATES = [UNITS / "callstate@.service", UNITS / "callstate@.socket"]
+DROP_INS = sorted((UNITS / "drop-ins").glob("*.conf"))
+
+# Of `systemd-analyze security`, by drop-in; the unit alone without one.
+HIGHEST_EXPOSURE = {"": 1.2, "metrics": 1.2, "redis-on-this-host": 1.1, "no-network": 0.5}
 
 needs_systemd_analyze = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
@@ -45,14 +50,14 @@ def directives(path: Path, section: str) -> dict[str, str]:
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """The units with an ExecStart that exists here: verify looks for the program."""
-    for unit in (SERVICE, SOCKET):
+    for unit in (SERVICE, SOCKET, *TEMPLATES):
         text = unit.read_text("utf-8").replace("/usr/bin/callstated", sys.executable)
         (tmp_path / unit.name).write_text(text)
     return tmp_path
 
 
 @needs_systemd_analyze
-@pytest.mark.parametrize("unit", [SERVICE.name, SOCKET.name])
+@pytest.mark.parametrize("unit", [SERVICE.name, SOCKET.name, *(path.name for path in TEMPLATES)])
 def test_systemd_has_nothing_to_say_about_a_unit(installed: Path, unit: str) -> None:
     done = run("systemd-analyze", "verify", "--man=no", str(installed / unit))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -67,14 +72,27 @@ def test_verify_would_have_said_it(installed: Path) -> None:
 
 
 @needs_systemd_analyze
-def test_the_service_is_little_exposed() -> None:
-    done = run("systemd-analyze", "security", "--offline=true", "--no-pager", str(SERVICE))
+@pytest.mark.parametrize("drop_in", ["", *(path.stem for path in DROP_INS)])
+def test_the_service_is_little_exposed(installed: Path, drop_in: str) -> None:
+    folder = installed / "callstate.service.d"
+    folder.mkdir()
+    if drop_in:
+        shutil.copy(UNITS / "drop-ins" / f"{drop_in}.conf", folder)
+    service = str(installed / SERVICE.name)
+    verified = run("systemd-analyze", "verify", "--man=no", service)
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    done = run("systemd-analyze", "security", "--offline=true", "--no-pager", service)
     overall = re.search(r"Overall exposure level for \S+: ([0-9.]+)", done.stdout)
     assert overall is not None, done.stdout + done.stderr
-    assert float(overall[1]) <= HIGHEST_EXPOSURE, done.stdout
+    assert float(overall[1]) <= HIGHEST_EXPOSURE[drop_in], done.stdout
 
 
-@pytest.mark.parametrize("unit", [SERVICE, SOCKET], ids=lambda unit: unit.name)
+def test_the_templates_are_what_the_units_make_them() -> None:
+    done = run(sys.executable, str(ROOT / "scripts" / "instance_units.py"), "--check")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("unit", [SERVICE, SOCKET, *TEMPLATES, *DROP_INS], ids=lambda unit: unit.name)
 def test_a_reason_stands_beside_each_directive(unit: Path) -> None:
     before = ""
     unexplained = []
@@ -99,6 +117,14 @@ def test_the_password_arrives_under_the_name_the_daemon_looks_for() -> None:
     name, _, source = directives(SERVICE, "Service")["LoadCredential"].partition(":")
     assert name == CREDENTIAL_NAME
     assert not source.startswith("/")  # an absolute path that is missing would keep the service from starting
+
+
+def test_a_reload_checks_what_the_service_reads_and_only_then_signals() -> None:
+    lines = SERVICE.read_text("utf-8").splitlines()
+    (started,) = [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart=")]
+    program, *arguments = started.split()
+    reloads = [line.removeprefix("ExecReload=") for line in lines if line.startswith("ExecReload=")]
+    assert reloads == [f"{program} --check {' '.join(arguments)}", "/bin/kill -HUP $MAINPID"]
 
 
 def test_what_would_break_clients_is_not_there() -> None:

@@ -388,11 +388,6 @@ def test_the_readme_shows_what_the_demo_prints() -> None:
     assert shape(done.stdout) == shape(shown)
 
 
-def test_the_files_the_readme_installs_are_all_the_files_there_are() -> None:
-    installed = set(re.findall(r" systemd/(\S+)", "\n".join(blocks(README, "sh"))))
-    assert installed == {path.name for path in (ROOT / "systemd").iterdir()}
-
-
 # -- drawings -------------------------------------------------------------------------------------------------
 
 

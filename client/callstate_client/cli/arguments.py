@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from callstate_client.cli import values
 from callstate_client.cli.command import Command
 from callstate_client.cli.commands.table import COMMANDS
+from callstate_client.cli.version import package_version
 
 DEFAULT_TIMEOUT_S: Final = 5.0
-
-
-def package_version() -> str:
-    """The installed version, or `unknown` where the package runs uninstalled."""
-    try:
-        return version("callstate")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Final
 
 from callstate_client.cli.command import Command
-from callstate_client.cli.commands import doctor, drain, end, figures, ls, ping, quarantine, rm, show, tail
+from callstate_client.cli.commands import (
+    doctor,
+    drain,
+    end,
+    figures,
+    install_units,
+    ls,
+    ping,
+    quarantine,
+    rm,
+    show,
+    tail,
+)
 from callstate_client.cli.simulate import command as simulate
 
 COMMANDS: Final[tuple[Command, ...]] = (
@@ -21,4 +33,5 @@ COMMANDS: Final[tuple[Command, ...]] = (
     drain.COMMAND,
     doctor.COMMAND,
     simulate.COMMAND,
+    install_units.COMMAND,
 )
