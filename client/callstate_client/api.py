@@ -235,8 +235,7 @@ class CallStore(SessionApi):
         call.close()` ends it, or `await call.close(error)`.
 
         Args:
-            call, labels, heartbeat_timeout_s, max_duration_s, beat, end_on, steal, watchdog_s, replace_ended,
-                resume: see `hold()`, also for the errors.
+            call: a state or an id; all parameters, and the errors, are those of `hold()`.
         """
         return await self.hold(
             call,

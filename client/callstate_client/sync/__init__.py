@@ -46,10 +46,12 @@ class Store(SessionApi):
     Safe to use from many threads: each request has a connection of its own, idle or new, so there are as many
     connections as threads that send at the same time. A forked child connects again.
 
-    The methods are those of the asyncio front's `CallStore`, and raise the same errors. Outside of `hold()` the
-    caller sends the heartbeats, well within the session's `heartbeat_timeout_s`. `timeout_s` is how long one method
-    may take, reconnecting included, seconds; None for the store's own. Mutations carry an `op`, so one that is sent
-    twice takes effect once. `epoch` defaults to that of the claim by which this process holds the session, if any.
+    The methods are those of the asyncio front's `CallStore`, and raise the same errors: StoreClosedError after
+    `close()`, a WireError if the daemon refuses, NoDaemonError, ConnectionLostError or RequestTimeoutError if it
+    does not answer. Outside of `hold()` the caller sends the heartbeats, well within the session's
+    `heartbeat_timeout_s`. `timeout_s` is how long one method may take, reconnecting included, seconds; None for the
+    store's own. Mutations carry an `op`, so one that is sent twice takes effect once. `epoch` defaults to that of
+    the claim by which this process holds the session, if any.
 
     Args:
         socket, wait_s, timeout_s, worker_id: see `connect()`.
