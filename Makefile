@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.callstate-run
 DEV_STAMP := $(VENV)/.callstate-dev
 BENCH_STAMP := $(VENV)/.callstate-bench
+DOCS_STAMP := $(VENV)/.callstate-docs
 
 RUN_SOCKET := .run/callstate.sock
 CALLSTATE := $(BIN)/callstate --socket $(RUN_SOCKET)
@@ -15,7 +16,7 @@ CALLSTATE := $(BIN)/callstate --socket $(RUN_SOCKET)
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help run demo test test-quick test-adapters soak fuzz lint sync-front reference bench bench-quick
+.PHONY: help run demo test test-quick test-adapters soak fuzz lint sync-front reference docs bench bench-quick
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -89,6 +90,10 @@ reference: $(RUN_STAMP) ## write systemd/callstate.toml and callstate@.… anew
 	@mv systemd/callstate.toml.new systemd/callstate.toml
 	@$(BIN)/python scripts/instance_units.py
 
+# The warning is that MkDocs 2 will be another program; pyproject.toml keeps to 1.
+docs: $(DOCS_STAMP) ## the documentation as a site, in site/; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 # Without network as long as pyproject.toml has not changed since.
 $(RUN_STAMP): pyproject.toml
 	@if [ -z '$(PYTHON)' ]; then \
@@ -116,6 +121,11 @@ $(ADAPTERS_STAMP): $(DEV_STAMP)
 	@echo 'Installing Pipecat and LiveKit Agents into $(ADAPTERS_VENV)/ …'
 	@'$(ADAPTERS_VENV)/bin/python' -c '' 2>/dev/null || '$(PYTHON)' -m venv --clear '$(ADAPTERS_VENV)'
 	@'$(ADAPTERS_VENV)/bin/python' -m pip install -qq -e '.[dev,pipecat,livekit]'
+	@touch '$@'
+
+$(DOCS_STAMP): $(DEV_STAMP)
+	@echo 'Installing what builds the documentation …'
+	@'$(BIN)/python' -m pip install -qq -e '.[docs]'
 	@touch '$@'
 
 $(BENCH_STAMP): $(DEV_STAMP)
