@@ -178,7 +178,8 @@ class CallStore(SessionApi):
         again.
 
         Args:
-            call: a state, which is created, or the id of an existing session, which is claimed.
+            call: a state, which is created, as `active` unless it was given a status; or the id of an existing
+                session, which is claimed and keeps its status.
             labels: up to 16 short strings to select calls by; for a new session.
             heartbeat_timeout_s: silence after which the call is suspected, seconds.
             max_duration_s: how long the call may last, seconds; for a new session.
@@ -194,15 +195,19 @@ class CallStore(SessionApi):
             replace_ended: if a call under this id has ended, create a new one in its place: its history, counters,
                 labels and reason are deleted, the epoch is the next. Of two workers that try at once, one gets it.
                 For a provider that uses a Call-ID twice.
-            resume: create or claim, whichever fits: an existing session of this state's id is claimed and continues
-                with what is kept of it; the state and the labels given are for a new one. For a worker that can't
-                know whether another one has begun the call. With `replace_ended` an ended one is replaced.
+            resume: create or claim, whichever fits, for a stream that may reconnect to any worker. A session of
+                this state's id is claimed if it has no live owner: its worker is gone, silent or has released it,
+                it was reaped and is still in memory, or it is this worker's own; a block of this store that still
+                holds it finds it lost. It continues with what is kept of it: of the arguments, the timeouts alone
+                are applied to it; the state and the labels are for a new one. With `replace_ended` one that has
+                ended is replaced, and with `steal` one of a live worker is taken.
 
         Raises:
             ConflictError: on entry: a session of this id exists (the error has its `status`, and if it has ended
-                `ended_at` and `reason`); by id: another worker holds it.
+                `ended_at` and `reason`), or with `resume` can't be taken over; by id: another worker holds it.
             FencedError: on entry: another worker claimed it as it was created.
             SessionNotFoundError, SessionEndedError: on entry by id: there is none, or it has ended.
+            UndeliveredError: on entry: this store has held it, and what was queued then is not yet acknowledged.
         """
         options = HoldOptions(
             call=call,

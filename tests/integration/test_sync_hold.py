@@ -261,3 +261,39 @@ def test_closing_the_store_ends_the_beats(daemon: Daemon) -> None:
     with pytest.raises(StoreClosedError), store.hold(a_call()):
         store.close()
     assert "callstate-heartbeats" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_later_block_takes_a_call_over_from_an_earlier_one(store: sync.Store) -> None:
+    with store.hold(a_call(), labels={"app": "sales"}) as earlier:
+        earlier.add_turn("user", "hello")
+        with store.hold(a_call(), resume=True) as later:
+            assert isinstance(earlier.lost, FencedError)
+            assert [turn.content for turn in later.state.history] == ["hello"]
+            assert later.labels == {"app": "sales"}
+            with pytest.raises(StoreClosedError):
+                earlier.add_turn("user", "too late")
+            earlier.leave(None)  # does not end it
+            later.update(labels={"app": "support"})
+            assert later.labels == {"app": "support"}
+            assert store.get("c1").owner == "w1"
+    record = store.get("c1")
+    assert (record.ended_reason, record.turn_count) == ("completed", 1)
+
+
+def test_what_is_not_resumed_says_why(store: sync.Store, other: sync.Store) -> None:
+    with store.hold(a_call()):
+        with pytest.raises(ConflictError, match=r"c1 is w1's, which is alive.*steal=True") as live:
+            other.hold(a_call(), resume=True).__enter__()
+        assert live.value.owner == "w1"
+    with pytest.raises(ConflictError, match=r"c1 has ended at \S+ \(completed\).*replace_ended=True") as ended:
+        other.hold(a_call(), resume=True).__enter__()
+    assert (ended.value.status, ended.value.reason) == ("ended", "completed")
+    with pytest.raises(SessionEndedError, match=r"c1 has ended at \S+ \(completed\)"):
+        other.hold("c1").__enter__()
+
+
+def test_a_new_call_is_active_unless_its_status_is_given(store: sync.Store) -> None:
+    with store.hold(SessionState("c1")) as call:
+        assert (call.state.status, store.load("c1").status) == ("active", "active")
+    with store.hold(SessionState("c2", status="pending")) as call:
+        assert (call.state.status, store.load("c2").status) == ("pending", "pending")

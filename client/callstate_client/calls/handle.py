@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
@@ -26,10 +27,11 @@ from callstate_client.calls.queued import AmendableTurn, QueuedMutation
 from callstate_client.calls.task import CancelOnLost
 from callstate_client.calls.tenure import Tenure
 from callstate_client.calls.view import StateView
-from callstate_client.errors import CallstateError, StoreClosedError, UndeliveredError
+from callstate_client.errors import CallstateError, FencedError, StoreClosedError, UndeliveredError
 from callstate_client.model.state import SessionState
-from callstate_client.requests.patches import Changes
+from callstate_client.requests.patches import Beside, Changes
 from callstate_client.session_api import SessionApi
+from callstate_client.store import Record
 from callstate_client.uncopied import Uncopied
 
 __all__ = ["CallHandle"]
@@ -67,19 +69,21 @@ class CallHandle(Uncopied):
 
     instead = "copy its `state`; another process or task claims the call with hold(id)"
 
-    def __init__(
-        self, holder: Holder, state: SessionState, version: int, epoch: int | None = None, handovers: int = 0
-    ) -> None:
+    def __init__(self, holder: Holder, record: Record, epoch: int | None = None) -> None:
+        state = record.state
         self._holder = holder
         self._store = holder.store
         self._loop = asyncio.get_running_loop()
         self._state = state
         self._view = StateView(state)
-        self.version = version
+        self.version = record.version
         """Of the last acknowledged mutation."""
+        self.labels: Mapping[str, str] = record.labels
+        """Its labels, as they were when it was held, or as `update(labels=…)` has set them since and that is
+        acknowledged. Read-only."""
         self.end_on: tuple[type[BaseException], ...] = ()
         """Exceptions that mean the call is over, should they leave its block."""
-        self.handovers = handovers
+        self.handovers = record.handovers
         """How often in a row the call was claimed and then held for less than a minute, by any worker."""
         self._tenure = Tenure()
         self._heartbeats = CallHeartbeats(holder.heartbeats, state.id, self.lose)
@@ -92,7 +96,7 @@ class CallHandle(Uncopied):
             on_lost=self.lose,
             on_empty=self._delivered,
         )
-        self._mutations = Mutations(state, self._outbox, holder.store, self._retime)
+        self._mutations = Mutations(state, self._outbox, holder.store, self._set_beside)
 
     def __repr__(self) -> str:
         return f"CallHandle({self.id!r}, status={self._state.status!r}, unacknowledged={self.unacknowledged})"
@@ -342,9 +346,11 @@ class CallHandle(Uncopied):
     def _set_ended(self, ended: bool) -> None:
         self._tenure.ended = ended
 
-    def _retime(self, timeout_s: float) -> None:
-        if self.is_held:
-            self._heartbeats.retime(timeout_s)
+    def _set_beside(self, beside: Beside) -> None:
+        if "labels" in beside:
+            self.labels = beside["labels"]
+        if "heartbeat_timeout_s" in beside and self.is_held:
+            self._heartbeats.retime(beside["heartbeat_timeout_s"])
 
     def _delivered(self) -> None:
         """Heartbeats of a call that was left continue until everything that it has queued is delivered."""
@@ -375,6 +381,26 @@ class CallHandle(Uncopied):
         if not len(self._outbox):
             self._delivered()
         await deliver_or_raise(self._outbox, self._store.close_timeout_s)
+
+    async def hand_over(self) -> None:
+        """A later block of this store takes the call over: deliver what is queued. This block finds it lost.
+
+        Raises:
+            UndeliveredError: not all was acknowledged within the store's `close_timeout_s`. Delivery continues, and
+                the call is released after it.
+        """
+        self._outbox.close()
+        self._mark_lost(FencedError(f"{self.id} was taken over by a later block of this worker", epoch=self.epoch))
+        self._mark_released()
+        _log.info("%s is taken over by a later block of this worker", self.id)
+        try:
+            await deliver_or_raise(self._outbox, self._store.close_timeout_s)
+        except UndeliveredError:
+            self._outbox.put_action("session.release", lambda: self._holder.give_up(self.id, self.epoch))
+            raise
+        finally:
+            if not len(self._outbox):
+                self._delivered()
 
     def store_closes(self) -> None:
         """The store is being closed while this call is held: release it. Its block gets StoreClosedError."""

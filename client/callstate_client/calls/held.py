@@ -17,7 +17,7 @@ from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.heartbeats.schedule import Heartbeats
 from callstate_client.calls.hold_rules import BeatMode
 from callstate_client.calls.loss_watch import LossWatch
-from callstate_client.calls.outbox.delivery import deliver_or_give_up
+from callstate_client.calls.outbox.delivery import deliver_or_give_up, deliver_or_raise
 from callstate_client.calls.outbox.outbox import Outbox
 from callstate_client.errors import (
     CallstateError,
@@ -91,8 +91,28 @@ class HeldCalls:
         """
         others = [] if steal else [calls for calls in self._of_same_worker() if not calls.heartbeats.stalled]
         if any(calls.holds(session_id) for calls in (self, *others)):
-            text = f"{session_id} is held by this process already, by a block that has not been left"
+            text = (
+                f"{session_id} is held by this process already, by a block that has not been left;"
+                " hold(state, resume=True) takes it over from a block of the same store"
+            )
             raise ConflictError(text, owner=self.store._claimant)
+
+    async def settle_before_claim(self, session_id: str, *, take_over: bool) -> None:
+        """Wait until a block of this store that is being left has delivered what it has queued: its release, sent
+        after a new claim, would release that one.
+
+        Args:
+            session_id: of the call.
+            take_over: a block that still holds it loses it.
+
+        Raises:
+            UndeliveredError: not all was acknowledged within the store's `close_timeout_s`.
+        """
+        held = self.handles.get(session_id)
+        if held is not None and take_over and self.holds(session_id):
+            await held.hand_over()
+        for outbox in [outbox for outbox in self.undelivered if outbox.session_id == session_id and outbox.closed]:
+            await deliver_or_raise(outbox, self.store.close_timeout_s)
 
     def _of_same_worker(self) -> list[HeldCalls]:
         """The calls of this process's other stores that the daemon can't tell from this one."""
@@ -125,7 +145,7 @@ class HeldCalls:
             self.check_unheld(record.state.id, steal=True)
         elif held is not None and self.holds(held.id):
             held.lose(FencedError(f"{held.id} was claimed by another worker, and again by this one", epoch=epoch))
-        handle = CallHandle(self, record.state, record.version, epoch, record.handovers)
+        handle = CallHandle(self, record, epoch)
         self.handles[handle.id] = handle
         self.watch.start()
         if beat == "auto":

@@ -16,7 +16,15 @@ from types import TracebackType
 
 from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.held import HeldCalls
-from callstate_client.calls.hold_rules import HoldOptions, end_classes, has_ended, taken
+from callstate_client.calls.hold_rules import (
+    HoldOptions,
+    end_classes,
+    has_ended,
+    held_elsewhere,
+    not_claimable,
+    not_resumed,
+    taken,
+)
 from callstate_client.calls.task import CancelOnLost
 from callstate_client.errors import (
     CallstateError,
@@ -148,9 +156,9 @@ class Hold(Uncopied):
             return await self._claim()
         except SessionNotFoundError:  # it was deleted meanwhile
             return await self._create(state, again, replace_ended=False)
-        except SessionEndedError:
+        except SessionEndedError as error:
             if not self._options.replace_ended:
-                raise
+                raise not_resumed(error, self.id) from error
             return await self._create(state, again, replace_ended=True)
 
     async def _create(self, state: SessionState, again: bool, *, replace_ended: bool) -> CallHandle:
@@ -167,7 +175,8 @@ class Hold(Uncopied):
         if isinstance(saved, BaseException):
             raise saved
         timeout_s = saved.heartbeat_timeout_s or self._options.heartbeat_timeout_s
-        record = Record(state, saved.version, heartbeat_timeout_s=timeout_s)
+        labels = known.labels if isinstance(known, Record) else dict(self._options.labels or {})
+        record = Record(state, saved.version, heartbeat_timeout_s=timeout_s, labels=labels)
         if again:  # the session may be that of an earlier entry, and released since
             with suppress(MethodNotFoundError):
                 known = await self._store.claim(state.id, history="none")
@@ -204,16 +213,21 @@ class Hold(Uncopied):
 
     async def _claim(self) -> CallHandle:
         options = self._options
+        await self._held.settle_before_claim(self.id, take_over=options.resume)
         if not (options.steal and await self._held.was_claimed_since(self.id)):
             self._held.check_unheld(self.id, steal=options.steal)
         features = await self._store.features() if options.has_timeouts else ()
         request = options.claim(self._store._claimant, features)
         try:
             record = await self._store._execute(request, None)
+        except ConflictError as error:
+            raise held_elsewhere(error, self.id) from error
+        except SessionEndedError as error:
+            raise not_claimable(error, self.id) from error
         except MethodNotFoundError:  # an older daemon, which knows no owners
             record = await self._store.get(self.id)
             if not record.state.is_active:
-                raise SessionEndedError(f"{self.id} has ended", reason=record.ended_reason) from None
+                raise not_claimable(SessionEndedError(reason=record.ended_reason), self.id) from None
         return await self._held.add(record, beat=self._options.beat, epoch=record.epoch)
 
     # -- leaving --------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Final, Literal
 from msgspec import Struct
 
 from callstate_client import protocol, requests
-from callstate_client.errors import ConflictError, MethodNotFoundError
+from callstate_client.errors import ConflictError, MethodNotFoundError, SessionEndedError
 from callstate_client.model.state import SessionState, Status
 from callstate_client.protocol.ids import MAX_NAME_BYTES
 from callstate_client.protocol.results import SaveResult
@@ -31,6 +31,9 @@ __all__ = [
     "end_reason",
     "ended_by",
     "has_ended",
+    "held_elsewhere",
+    "not_claimable",
+    "not_resumed",
     "reason_to_end",
     "taken",
 ]
@@ -95,13 +98,15 @@ class HoldOptions(Struct, frozen=True, kw_only=True):
         return not (self.heartbeat_timeout_s is None and self.max_duration_s is None)
 
     def create(self, state: SessionState, if_version: int | None, op: str) -> PreparedRequest[SaveResult]:
-        """Create the session.
+        """Create the session, `active` unless the state was given a status.
 
         Args:
             state: the call.
             if_version: the version of the ended session that this one replaces, labels included; 0 for none.
             op: see `requests.save`.
         """
+        if not state.status_given and state.status == Status.PENDING:
+            state.status = Status.ACTIVE
         labels = self.labels if if_version == 0 else self.labels or {}
         return requests.save(state, if_version, labels, self.heartbeat_timeout_s, self.max_duration_s, op)
 
@@ -158,13 +163,51 @@ def taken(error: ConflictError, session_id: str, known: Record | BaseException) 
             f" hold({session_id!r}), or hold(state, resume=True), goes on with it"
         )
     else:
-        when = f" at {error.ended_at}" if error.ended_at else ""
-        why = error.reason or known.ended_reason or "no reason given"
+        ended = _ended(error.ended_at, error.reason or known.ended_reason)
         text = (
-            f"{session_id} was there already and has ended{when} ({why});"
+            f"{session_id} was there already and {ended};"
             " hold(state, replace_ended=True) begins it anew, and keeps nothing of it"
         )
     return ConflictError(text, **error.data)
+
+
+def held_elsewhere(error: ConflictError, session_id: str) -> ConflictError:
+    """The error for a claim of a call that a live worker holds: it says whose it is, and what can be done.
+
+    Args:
+        error: of the claim.
+        session_id: of the call.
+    """
+    whose = error.message.replace("the session is", f"{session_id} is", 1)
+    text = (
+        f"{whose}: it can be taken over once that worker has released it, is gone, or is silent for the call's"
+        " heartbeat timeout; steal=True takes it now"
+    )
+    return ConflictError(text, **error.data)
+
+
+def not_claimable(error: SessionEndedError, session_id: str) -> SessionEndedError:
+    """The error for a claim, by id, of a call that has ended: it says when and why, and what can be done."""
+    text = (
+        f"{session_id} {_ended(error.ended_at, error.reason)}, so it can't be held;"
+        " hold(state, replace_ended=True) begins it anew"
+    )
+    return SessionEndedError(text, **error.data)
+
+
+def not_resumed(error: SessionEndedError, session_id: str) -> ConflictError:
+    """The error for a call that was to be resumed and has ended: by its worker or an operator, or it was reaped and
+    the time in which it can be revived is over."""
+    text = (
+        f"{session_id} {_ended(error.ended_at, error.reason)}, so it is not resumed;"
+        " hold(state, resume=True, replace_ended=True) begins it anew, and keeps nothing of it"
+    )
+    return ConflictError(text, status=Status.ENDED, ended_at=error.ended_at, reason=error.reason)
+
+
+def _ended(ended_at: str | None, reason: str | None) -> str:
+    when = f" at {ended_at}" if ended_at else ""
+    return f"has ended{when} ({reason or 'no reason given'})"
 
 
 # -- leaving --------------------------------------------------------------------------------------------------

@@ -44,18 +44,18 @@ class Mutations:
         state: the worker's view of the call, which they change.
         outbox: of the call.
         store: sends updates that take more than one request.
-        on_timeout: called with a new heartbeat timeout, seconds, once it is acknowledged.
+        on_beside: called with new labels and timeouts once they are acknowledged.
     """
 
-    __slots__ = ("_on_timeout", "_outbox", "_state", "_store")
+    __slots__ = ("_on_beside", "_outbox", "_state", "_store")
 
     def __init__(
-        self, state: SessionState, outbox: Outbox, store: SessionApi, on_timeout: Callable[[float], None]
+        self, state: SessionState, outbox: Outbox, store: SessionApi, on_beside: Callable[[Beside], None]
     ) -> None:
         self._state = state
         self._outbox = outbox
         self._store = store
-        self._on_timeout = on_timeout
+        self._on_beside = on_beside
 
     # -- turns ----------------------------------------------------------------------------------------------
 
@@ -131,8 +131,7 @@ class Mutations:
 
     async def _rewrite_head(self, patch: dict[str, Any], beside: Beside) -> int:
         version = await self._store._rewrite_head(self._state.id, None, patch, beside, epoch=self._outbox.epoch)
-        if "heartbeat_timeout_s" in beside:
-            self._on_timeout(beside["heartbeat_timeout_s"])
+        self._on_beside(beside)
         return version
 
     def end(self, reason: str, detail: Any, set_ended: Callable[[bool], None]) -> QueuedMutation:

@@ -47,7 +47,7 @@ class SessionState:
         direction: see `Direction`.
         from_: the calling party; `from` in JSON.
         to: the called party.
-        status: see `Status`.
+        status: see `Status`; default `pending`, which `hold()` makes `active` as it creates the call.
         call_id: the provider's id of the call; omitted from the JSON if empty.
         history: the turns so far.
         metrics: the counters.
@@ -61,7 +61,7 @@ class SessionState:
 
     __slots__ = (
         "_created_at", "_history", "_updated_at", "call_id", "direction", "extra", "from_", "history_from",
-        "id", "metrics", "provider", "recovery_data", "status", "to",
+        "id", "metrics", "provider", "recovery_data", "status", "status_given", "to",
     )  # fmt: skip
 
     _created_at: str
@@ -77,7 +77,7 @@ class SessionState:
         direction: str = "",
         from_: str = "",
         to: str = "",
-        status: str = Status.PENDING,
+        status: str | None = None,
         call_id: str = "",
         history: Iterable[Turn] | None = None,
         metrics: SessionMetrics | None = None,
@@ -91,7 +91,9 @@ class SessionState:
         self.direction = direction
         self.from_ = from_
         self.to = to
-        self.status = status
+        self.status = Status.PENDING if status is None else status
+        self.status_given = status is not None
+        """Whether a status was passed, or comes from a document."""
         self.call_id = call_id
         self._history = History(history or ())
         self.metrics = SessionMetrics() if metrics is None else metrics
@@ -197,7 +199,9 @@ class SessionState:
 
     def copy(self) -> SessionState:
         """A deep copy."""
-        return _restored(self.to_json(), self.history_from)
+        copied = _restored(self.to_json(), self.history_from)
+        copied.status_given = self.status_given
+        return copied
 
     def to_json(self) -> bytes:
         """The document, as Go's encoding/json would write it.
@@ -349,6 +353,7 @@ def _of_head(head: documents.HeadDoc, history: History) -> SessionState:
     state.from_ = head.from_
     state.to = head.to
     state.status = head.status
+    state.status_given = True
     state._history = history
     state.history_from = 0
     return state

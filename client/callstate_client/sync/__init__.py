@@ -139,7 +139,8 @@ class Store(SessionApi):
         follows; entering the same Hold again takes over what was created.
 
         Args:
-            call: a state, which is created, or the id of an existing session, which is claimed.
+            call: a state, which is created, as `active` unless it was given a status; or the id of an existing
+                session, which is claimed and keeps its status.
             labels: up to 16 short strings to select calls by; for a new session.
             heartbeat_timeout_s: silence after which the call is suspected, seconds.
             max_duration_s: how long the call may last, seconds.
@@ -147,11 +148,13 @@ class Store(SessionApi):
             end_on: exceptions that mean the call is over: one class, or several.
             steal: claim it even from a live worker.
             replace_ended: if a call under this id has ended, start a new one in its place.
-            resume: if a session of this state's id exists, claim it.
+            resume: create or claim, whichever fits: a session of this state's id is claimed if it has no live
+                owner, or is this worker's own; a block of this store that still holds it finds it lost. Of the
+                arguments the timeouts alone are applied to it.
 
         Raises:
-            ConflictError: on entry: a session of this id exists; by id: another worker holds it, or this store
-                does.
+            ConflictError: on entry: a session of this id exists, or with `resume` can't be taken over; by id:
+                another worker holds it, or this store does.
             SessionNotFoundError, SessionEndedError: on entry by id: there is no such session, or it has ended.
         """
         options = HoldOptions(

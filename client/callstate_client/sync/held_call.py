@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar, Unpack
 
@@ -86,6 +86,8 @@ class HeldCall(Uncopied):
         """Of the last acknowledged mutation."""
         self.epoch = record.epoch
         """The fencing token of this hold: mutations fail once another worker has claimed the call."""
+        self.labels: Mapping[str, str] = record.labels
+        """Its labels, as they were when it was held, or as `update(labels=…)` has set them since. Read-only."""
         self.ended = False
         """Whether `end()` was acknowledged."""
         self.released = False
@@ -233,6 +235,8 @@ class HeldCall(Uncopied):
             lambda: self._api.update(self.id, epoch=self.epoch, timeout_s=timeout_s, **changes),
             HeadPatched(self._state, patch),
         )
+        if "labels" in beside:
+            self.labels = beside["labels"]
         if self._heartbeats is not None and "heartbeat_timeout_s" in beside:
             self._heartbeats.add(self.id, beside["heartbeat_timeout_s"], self._lose)
         return version
@@ -275,6 +279,12 @@ class HeldCall(Uncopied):
         finally:
             self._set_released()
 
+    def hand_over(self) -> None:
+        """A later block of this store takes the call over. This block finds it lost; leaving it does nothing."""
+        self._lost = FencedError(f"{self.id} was taken over by a later block of this worker", epoch=self.epoch)
+        _log.info("%s is taken over by a later block of this worker", self.id)
+        self._set_released()
+
     def _set_released(self) -> None:
         self._stop_heartbeats()
         self.released = True
@@ -303,7 +313,7 @@ class HeldCall(Uncopied):
 
     def _end_or_release(self, error: BaseException | None) -> None:
         reason = reason_to_end(error, self._end_on)
-        if reason is None:
+        if reason is None or self.released:
             self.release()
         elif self.lost is not None and not self.ended:
             raise self.lost

@@ -12,7 +12,17 @@ from threading import Lock, Thread
 from types import TracebackType
 
 from callstate_client.calls.heartbeats.thread import HeartbeatThread
-from callstate_client.calls.hold_rules import BeatMode, EndOn, HoldOptions, end_classes, has_ended, taken
+from callstate_client.calls.hold_rules import (
+    BeatMode,
+    EndOn,
+    HoldOptions,
+    end_classes,
+    has_ended,
+    held_elsewhere,
+    not_claimable,
+    not_resumed,
+    taken,
+)
 from callstate_client.errors import ConflictError, SessionEndedError, SessionNotFoundError
 from callstate_client.model.state import SessionState
 from callstate_client.store import Record
@@ -54,8 +64,12 @@ class HeldCalls:
         self._holding = PerProcess(_Holding(), _Holding)
 
     @contextmanager
-    def entering(self, session_id: str) -> Iterator[None]:
+    def entering(self, session_id: str, *, take_over: bool = False) -> Iterator[None]:
         """Reserve a session for the block that is about to hold it.
+
+        Args:
+            session_id: of the call.
+            take_over: a block of this store that still holds it loses it.
 
         Raises:
             ConflictError: another block of this store holds it, or is about to.
@@ -63,10 +77,14 @@ class HeldCalls:
         ours = self._holding.get()
         with ours.lock:
             held = ours.calls.get(session_id)
-            if session_id in ours.entering or (held is not None and held.lost is None):
-                raise ConflictError(f"{session_id} is held by this store already", owner=self.api.worker_id)
+            is_held = held is not None and held.lost is None
+            if session_id in ours.entering or (is_held and not take_over):
+                text = f"{session_id} is held by this store already; hold(state, resume=True) takes it over"
+                raise ConflictError(text, owner=self.api.worker_id)
             ours.entering.add(session_id)
         try:
+            if held is not None and is_held:
+                held.hand_over()
             yield
         finally:
             ours.entering.discard(session_id)
@@ -127,7 +145,7 @@ class Hold(Uncopied):
     def __enter__(self) -> HeldCall:
         if self._held is not None:
             raise RuntimeError(f"{self.id} is held by this block already")
-        with self._calls.entering(self.id):
+        with self._calls.entering(self.id, take_over=self._options.resume):
             self._held = self._calls.hold(self._enter(), self._options.beat, self._end_on)
         return self._held
 
@@ -144,15 +162,20 @@ class Hold(Uncopied):
             return self._claim()
         except SessionNotFoundError:  # it was deleted meanwhile
             return self._create(options.call, again, replace_ended=False)
-        except SessionEndedError:
+        except SessionEndedError as error:
             if not options.replace_ended:
-                raise
+                raise not_resumed(error, self.id) from error
             return self._create(options.call, again, replace_ended=True)
 
     def _claim(self) -> Record:
         api = self._calls.api
         features = api.features() if self._options.has_timeouts else ()
-        return api._execute(self._options.claim(api.worker_id, features), None)
+        try:
+            return api._execute(self._options.claim(api.worker_id, features), None)
+        except ConflictError as error:
+            raise held_elsewhere(error, self.id) from error
+        except SessionEndedError as error:
+            raise not_claimable(error, self.id) from error
 
     def _create(self, state: SessionState, again: bool, *, replace_ended: bool) -> Record:
         try:
@@ -164,7 +187,8 @@ class Hold(Uncopied):
             # only the version that has ended: of two workers that try, one gets the id
             record = self._save(state, error.version or known.version)
         if again:  # the session may be that of an earlier entry, and released or ended since
-            record.epoch = self._claim().epoch
+            claimed = self._claim()
+            record.epoch, record.labels = claimed.epoch, claimed.labels
         return record
 
     def _save(self, state: SessionState, if_version: int) -> Record:
@@ -172,7 +196,8 @@ class Hold(Uncopied):
         if saved.epoch is None:  # an older daemon
             return self._calls.api.get(state.id)
         timeout_s = saved.heartbeat_timeout_s or self._options.heartbeat_timeout_s
-        return Record(state, saved.version, epoch=saved.epoch, heartbeat_timeout_s=timeout_s)
+        labels = dict(self._options.labels or {})
+        return Record(state, saved.version, epoch=saved.epoch, heartbeat_timeout_s=timeout_s, labels=labels)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -6,7 +6,15 @@ import asyncio
 
 import pytest
 
-from callstate_client import CallStore, ConflictError, FencedError, InvalidParamsError, SessionEndedError
+from callstate_client import (
+    CallStore,
+    ConflictError,
+    FencedError,
+    InvalidParamsError,
+    SessionEndedError,
+    SessionState,
+    StoreClosedError,
+)
 from callstate_client import protocol as p
 from support.owners import Target, a_call, claim, claim_next, event, fenced, held, interrupted, release
 
@@ -125,9 +133,10 @@ async def test_a_hold_that_resumes_creates_what_is_not_there(target: Target, w1:
 async def test_a_hold_that_resumes_claims_what_is_there(target: Target, w1: CallStore, w2: CallStore) -> None:
     async with w1.hold(a_call(provider="telnyx"), labels={"app": "sales"}) as first:
         await first.add_turn("user", "hello", 90)
-        with pytest.raises(ConflictError):
+        with pytest.raises(ConflictError, match=r"c1 is w1's, which is alive.*steal=True") as live:
             async with w2.hold(a_call(), resume=True):
                 pytest.fail("it is w1's, which is alive")
+        assert live.value.owner == "w1"
         await first.release()
     async with w2.hold(a_call(provider="sip"), labels={"app": "other"}, resume=True) as call:
         assert (call.state.provider, [turn.content for turn in call.state.history]) == ("telnyx", ["hello"])
@@ -141,13 +150,71 @@ async def test_a_hold_that_resumes_claims_what_is_there(target: Target, w1: Call
     assert (await w1.get("c1")).ended_reason == "transferred"
 
 
+async def test_a_hold_that_resumes_takes_a_dead_workers_call(target: Target, w1: CallStore, w2: CallStore) -> None:
+    events = await target.watch("suspect")
+    await w1.save(a_call(provider="telnyx", status="on_hold"), labels={"app": "sales"})
+    await w1.add_turn("c1", "user", "hello", 90)
+    await target.kill(w1)
+    await event(events)
+    async with w2.hold(
+        a_call(provider="sip"), labels={"app": "other"}, heartbeat_timeout_s=77, resume=True
+    ) as call:
+        assert (call.state.provider, call.state.status, call.labels) == ("telnyx", "on_hold", {"app": "sales"})
+        assert [turn.content for turn in call.state.history] == ["hello"]
+        record = await w2.claim("c1")
+        assert (record.owner, record.epoch, record.heartbeat_timeout_s) == ("w2", call.epoch, 77)
+
+
+async def test_a_hold_that_resumes_takes_what_is_its_own_or_nobodys(
+    target: Target, w1: CallStore, operator: CallStore
+) -> None:
+    await w1.save(a_call())
+    await operator.save(a_call("c2"))
+    for session_id in ("c1", "c2"):
+        async with w1.hold(a_call(session_id), resume=True) as call:
+            assert (await w1.get(session_id)).owner == "w1"
+            await call.add_turn("user", "hello")
+        assert (await w1.get(session_id)).ended_reason == "completed"
+
+
+async def test_a_later_block_takes_a_call_over_from_an_earlier_one(target: Target, w1: CallStore) -> None:
+    async with w1.hold(a_call()) as earlier:
+        unacknowledged = earlier.add_turn("user", "hello")
+        async with w1.hold(a_call(), resume=True) as later:
+            assert [turn.content for turn in later.state.history] == ["hello"]
+            assert isinstance(earlier.lost, FencedError)
+            assert unacknowledged.done()
+            with pytest.raises(StoreClosedError):
+                earlier.add_turn("user", "too late")
+            await earlier.close()  # does not end it
+            await later.add_turn("agent", "again")
+    record = await w1.get("c1")
+    assert (record.ended_reason, record.turn_count) == ("completed", 2)
+
+
+async def test_a_new_call_is_active_unless_its_status_is_given(target: Target, w1: CallStore) -> None:
+    async with w1.hold(SessionState("c1"), labels={"app": "sales"}) as call:
+        assert (call.state.status, (await w1.load("c1")).status) == ("active", "active")
+        assert call.labels == {"app": "sales"}
+        await call.update(labels={"app": "support"})
+        assert call.labels == {"app": "support"}
+    async with w1.hold(SessionState("c2", status="pending")) as ringing:
+        assert (ringing.state.status, (await w1.load("c2")).status) == ("pending", "pending")
+        await ringing.release()
+    async with w1.hold("c2") as claimed:
+        assert (claimed.state.status, claimed.labels) == ("pending", {})
+
+
 async def test_a_hold_that_resumes_takes_no_call_that_is_over(target: Target, w1: CallStore) -> None:
     await w1.save(a_call())
     await w1.end("c1", "caller_hangup")
-    with pytest.raises(SessionEndedError) as ended:
+    with pytest.raises(ConflictError, match=r"c1 has ended at \S+ \(caller_hangup\).*replace_ended=True") as ended:
         async with w1.hold(a_call(), resume=True):
             pytest.fail("it is over")
-    assert ended.value.reason == "caller_hangup"
+    assert (ended.value.status, ended.value.reason) == ("ended", "caller_hangup")
+    with pytest.raises(SessionEndedError, match=r"c1 has ended at \S+ \(caller_hangup\).*replace_ended=True"):
+        async with w1.hold("c1"):
+            pytest.fail("it is over")
     async with w1.hold(a_call(provider="sip"), resume=True, replace_ended=True) as call:
         assert call.state.provider == "sip"
         assert (await w1.get("c1")).ended_reason is None

@@ -81,7 +81,8 @@ class Outbox:
         self._task: asyncio.Task[None] | None = None
         self._fatal: CallstateError | None = None
         self._full: tuple[int, CallstateError] | None = None  # the smallest turn that had no room, and the error
-        self._closed = False
+        self.closed = False
+        """Whether it accepts nothing more: its call was left."""
 
     @property
     def full(self) -> CallstateError | None:
@@ -111,7 +112,7 @@ class Outbox:
             RuntimeError: this is not the call's loop.
         """
         check_loop(self._loop, self.session_id)
-        if self._closed:
+        if self.closed:
             raise StoreClosedError(f"{self.session_id} is not held any more")
         reason = f": {self.last_error}" if self.last_error else ""
         self._backlog.check_room(size, f" of {self.session_id}{reason}")
@@ -185,7 +186,7 @@ class Outbox:
 
     def _new_future(self, *, always: bool = False) -> Acknowledgement:
         check_loop(self._loop, self.session_id)
-        if self._closed and not always:
+        if self.closed and not always:
             raise StoreClosedError(f"{self.session_id} is not held any more")
         return Acknowledgement(loop=self._loop)
 
@@ -282,11 +283,11 @@ class Outbox:
 
     def close(self) -> None:
         """Accept nothing more. What is queued is still delivered."""
-        self._closed = True
+        self.closed = True
 
     def abandon(self) -> None:
         """In a forked child: the parent delivers what is queued, and its tasks do not exist here."""
-        self._closed = True
+        self.closed = True
         self._task = self._in_flight = None
         self._backlog.take(len(self._backlog))
 

@@ -121,7 +121,7 @@ async def test_any_other_exception_releases(store: FlakyStore) -> None:
             call.add_turn("user", "wait")
             raise ValueError("mine")
     record = await store.get("c1")
-    assert (record.state.status, record.turn_count) == ("pending", 1)
+    assert (record.state.status, record.turn_count) == ("active", 1)
 
 
 async def test_cancellation_releases(store: FlakyStore) -> None:
@@ -139,7 +139,7 @@ async def test_cancellation_releases(store: FlakyStore) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     record = await store.get("c1")
-    assert (record.state.status, record.turn_count) == ("pending", 1)
+    assert (record.state.status, record.turn_count) == ("active", 1)
 
 
 async def test_a_released_call_is_not_ended_and_takes_no_more(store: FlakyStore) -> None:
@@ -158,7 +158,7 @@ async def test_a_released_call_is_not_ended_and_takes_no_more(store: FlakyStore)
         assert [turn.content for turn in call.state.history] == ["x"]
         assert not call.ended
     record = await store.get("c1")
-    assert (record.state.status, record.turn_count) == ("pending", 1)
+    assert (record.state.status, record.turn_count) == ("active", 1)
 
 
 async def test_a_session_that_is_there_is_not_created(store: FlakyStore) -> None:

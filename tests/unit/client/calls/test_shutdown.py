@@ -69,8 +69,8 @@ async def test_the_rest_is_released_with_what_it_has_queued(store: MemoryStore) 
     async with store.worker("w2") as other:
         found = {record.state.id: record async for record in other.sessions()}
         assert {i: (r.owner, r.state.status, r.turn_count) for i, r in found.items()} == {
-            "c1": (None, "pending", 0),
-            "c2": (None, "pending", 1),
+            "c1": (None, "active", 0),
+            "c2": (None, "active", 1),
         }
         assert await other.claim_next() is not None
 

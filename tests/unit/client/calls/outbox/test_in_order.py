@@ -143,7 +143,7 @@ async def test_a_save_that_is_not_in_time_does_not_happen_later(store: FlakyStor
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
-        assert (call.state.status, said(call.state)) == ("pending", ["1"])
+        assert (call.state.status, said(call.state)) == ("active", ["1"])
         store.fail("session.add_turn", AWAY, times=0)
         await call.record_interruption()
         await same(store, call)

@@ -46,7 +46,7 @@ async def test_what_was_refused_is_not_in_the_state_and_the_call_goes_on(
         assert call.lost is None
         assert said(call.state) == ["hello", "before", "AFTER"]
         assert call.state.metrics.user_speech_duration_ms == 200
-        assert (call.state.status, call.state.recovery_data) == ("pending", None)
+        assert (call.state.status, call.state.recovery_data) == ("active", None)
         await same(store, call)
         await call.amend_last_turn(content="again")
         await store.save(call.state)
