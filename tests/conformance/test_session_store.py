@@ -62,7 +62,7 @@ async def test_a_second_save_overwrites(store: SessionStore) -> None:
     assert (loaded.status, loaded.provider, loaded.recovery_data) == (Status.ON_HOLD, "sip", None)
 
 
-async def test_what_was_loaded_and_saved_are_copies(store: SessionStore) -> None:
+async def test_loaded_and_saved_states_are_copies(store: SessionStore) -> None:
     state = a_call(recovery_data={"steps": ["greeting"]})
     await store.save(state)
     state.recovery_data["steps"].append("not saved")

@@ -97,7 +97,7 @@ def refused(wire: Wire, line: bytes, kind: str, *, request_id: Any = 7) -> dict[
         b"*1",
     ],
 )
-def test_what_is_not_json_is_a_parse_error(wire: Wire, line: bytes) -> None:
+def test_invalid_json_is_a_parse_error(wire: Wire, line: bytes) -> None:
     refused(wire, line, "parse_error", request_id=None)
 
 
@@ -259,7 +259,7 @@ def test_a_bad_session_id_is_refused_by_every_method(wire: Wire, name: str) -> N
 
 
 @pytest.mark.parametrize("good", ["x" * 256, "!", "~", "a@b", "actives", "Active", '"', "\\", "a/b:c#d"])
-def test_what_the_rule_allows_is_a_session_id(wire: Wire, good: str) -> None:
+def test_every_id_that_the_rule_allows_is_accepted(wire: Wire, good: str) -> None:
     wire.call("session.save", session={"id": good})
     assert wire.call("session.load", session_id=good)["session"]["id"] == good
     wire.call("session.delete", session_id=good)

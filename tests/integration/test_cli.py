@@ -248,7 +248,7 @@ class TestShow:
 
 
 class TestUnreadable:
-    def test_what_can_not_be_read_is_said_with_the_ways_out(self, daemon, callstate):
+    def test_an_unreadable_session_is_named_with_its_remedies(self, daemon, callstate):
         async def put() -> None:
             async with SqliteStore(daemon.state_dir / "callstate.db") as store:
                 await store._put("notes", b"somebody's notes", active=True)
@@ -290,7 +290,7 @@ class TestQuarantine:
         finally:
             daemon.close(expect="the store does not take|session c is host host-2's by now")
 
-    def test_what_the_store_does_not_have_is_listed(self, callstate):
+    def test_sessions_refused_by_the_store_are_listed(self, callstate):
         status, out, err = callstate("quarantine ls")
         assert (status, err) == (0, "")
         head, *rows = out.splitlines()
@@ -323,7 +323,7 @@ class TestQuarantine:
         wait_until(daemon, lambda stats: stats["quarantined"] == 1)
         assert callstate("quarantine retry") == (0, "nothing to try again\n", "")
 
-    def test_what_is_dropped_is_what_the_store_has(self, daemon, callstate):
+    def test_a_dropped_session_has_the_state_of_the_store(self, daemon, callstate):
         assert callstate("quarantine drop a") == (0, "a dropped: what the store has is what counts\n", "")
         assert json.loads(callstate("quarantine drop b --json")[1]) == {"id": "b", "dropped": True}
         assert callstate("quarantine drop c")[0] == 0

@@ -78,7 +78,7 @@ async def test_sessions_of_all_slots_are_written_read_and_listed(backend: RedisB
     assert {*(await all_found(backend, Query()))} == {*NAMES}
 
 
-async def test_what_has_ended_or_is_deleted_leaves_the_shared_keys(
+async def test_ended_and_deleted_sessions_leave_the_shared_keys(
     backend: RedisBackend, raw: ScriptClient, prefix: str
 ) -> None:
     await written(backend, *map(a_write, NAMES))

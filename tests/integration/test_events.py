@@ -79,7 +79,7 @@ async def taken(events: Any, count: int) -> list[Event]:
         return [await anext(events) for _ in range(count)]
 
 
-async def test_what_happens_to_a_call(store: CallStore) -> None:
+async def test_the_events_of_a_call_from_start_to_end(store: CallStore) -> None:
     async with store.events("created", "ended", "deleted", "turn") as events:
         state = SessionState("c1", provider="twilio", call_id="CA1", from_="+442079460123", status="active")
         await store.save(state, labels={"app": "sales"})
@@ -121,7 +121,7 @@ def test_the_reply_comes_first_then_what_was_missed_then_what_is_new(line: Line)
     assert here["seq"] < notes[0]["seq"] < notes[1]["seq"]
 
 
-async def test_what_is_wrong_with_a_subscription(daemon: Daemon, store: CallStore) -> None:
+async def test_an_invalid_subscription_is_refused_with_the_reason(daemon: Daemon, store: CallStore) -> None:
     for types, since, path in (
         (("ended", "nothing"), None, "$.params.types[1]"),
         ((), Cursor((await here(store)).stream, 10**9), "$.params.since.seq"),
@@ -149,7 +149,7 @@ async def test_one_comes_back_to_where_one_was(store: CallStore) -> None:
     assert [event.session_id for event in first + rest] == ["a", "b", "c"]
 
 
-async def test_what_is_not_kept_any_more_is_a_gap(store: CallStore) -> None:
+async def test_events_no_longer_kept_are_a_gap(store: CallStore) -> None:
     cursor = await here(store)
     for number in range(201):
         await store.save(SessionState(f"s{number}"))

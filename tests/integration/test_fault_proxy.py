@@ -75,7 +75,7 @@ async def test_nothing_acknowledged_is_lost(
 
 
 @pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.value)
-async def test_what_failed_is_written_without_a_restart(
+async def test_failed_writes_are_repeated_without_a_restart(
     fault: Fault, redis: RedisServer, proxy: FaultProxy, daemon: Daemon
 ) -> None:
     async with connect(daemon.socket) as store:

@@ -76,7 +76,7 @@ async def behind(request: pytest.FixtureRequest, redis_server: RedisServer) -> A
         yield Behind(daemon, store, raw)
 
 
-async def test_what_go_wrote_goes_through_everything_and_back(behind: Behind) -> None:
+async def test_documents_by_go_survive_every_step_and_the_way_back(behind: Behind) -> None:
     wild = {f"go-{n}": recovery for n, recovery in enumerate(WILD.values())}
     for session_id, recovery in wild.items():
         await behind.store._put(session_id, document(session_id, recovery), active=True)

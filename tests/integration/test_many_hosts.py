@@ -182,7 +182,7 @@ async def test_an_owned_session_of_a_live_host_is_a_conflict_and_may_be_stolen(t
 
 
 @on_uvloop
-async def test_what_was_acknowledged_before_a_theft_was_known_is_set_aside(hosts: Hosts) -> None:
+async def test_writes_acknowledged_before_a_theft_was_noticed_are_set_aside(hosts: Hosts) -> None:
     long = ("--set", "store.host_lease_s=60")  # no pause of this test is an absence
     two = [hosts.add(name, *long, expect="by now") for name in ("one", "two")]
     await asyncio.gather(*(daemon.in_thread("start") for daemon in two))

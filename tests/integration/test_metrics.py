@@ -54,7 +54,7 @@ def samples(daemon: Daemon) -> dict[tuple[str, ...], float]:
 
 
 @pytest.mark.parametrize("durability", ["memory", "process", "power"])
-def test_what_a_daemon_does_is_counted(durability: str) -> None:
+def test_each_kind_of_work_is_counted(durability: str) -> None:
     with exporting("127.0.0.1:0", "--durability", durability) as daemon, Wire(daemon.socket) as wire:
         wire.call("session.save", session={"id": "secret-id", "from": "+4930123456", "status": "active"})
         for _ in range(5):

@@ -737,7 +737,7 @@ async def test_a_write_that_is_to_be_on_disk_waits_for_it(caplog: pytest.LogCapt
     assert not caplog.text
 
 
-async def test_what_is_not_on_disk_in_time_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_write_not_on_disk_in_time_does_not_count_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(redis_backend, "CONFIRM_S", 0.2)
     with RedisServer(binaries()["valkey"], "appendonly yes", "appendfsync no") as server:
         async with synced_backend(server.url, timeout_s=2.0) as backend:  # the reply is due after half of it

@@ -444,7 +444,7 @@ async def test_a_missing_file_is_created_again_and_reported(backend: SqliteBacke
     assert backend.data_losses == 1
 
 
-async def test_what_a_file_took_that_went_meanwhile_is_written_to_the_next(
+async def test_writes_to_a_file_that_was_removed_are_repeated_to_the_new_one(
     backend: SqliteBackend, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await backend.write([a_write("call-1")])

@@ -261,7 +261,7 @@ async def test_a_batch_has_one_result_each_in_order(side: Side) -> None:
 
 
 @pytest.mark.parametrize("name", GO_DOCUMENTS)
-async def test_what_go_wrote_is_read_and_taken(side: Side, name: str) -> None:
+async def test_documents_by_go_are_read_and_taken_over(side: Side, name: str) -> None:
     document = go_document(name)
     await side.put_raw("go-1", document)
     assert await there(side, "go-1") == StoredSession(document, None, 0)
@@ -361,7 +361,7 @@ UNSEEN = [
 
 @pytest.mark.parametrize(("held", "new", "seen", "expected"), UNSEEN)
 @pytest.mark.parametrize("tombstone", [False, True])
-async def test_what_its_maker_has_not_seen_is_not_written_over(
+async def test_a_write_does_not_replace_a_state_unknown_to_its_writer(
     side: Side,
     held: tuple[str, int] | str | None,
     new: tuple[str, int],
@@ -412,7 +412,7 @@ async def test_sessions_are_found_by_the_id_of_their_call(side: Side) -> None:
     assert await all_found(side.backend, Query(call_id="CA1")) == {}, "expired"
 
 
-async def test_what_anybodys_store_saved_is_found_by_the_id_of_its_call(side: Side) -> None:
+async def test_sessions_of_every_writer_are_found_by_call_id(side: Side) -> None:
     await side.store.save(SessionState("by-store", call_id="CA1"))
     assert (await all_found(side.backend, Query(call_id="CA1"))).keys() == {"by-store"}
 
@@ -504,7 +504,7 @@ async def test_a_patch_is_not_made_in_a_document_of_other_software(side: Side) -
     assert (await there(side)).document == theirs.document
 
 
-async def test_what_other_software_wrote_is_set_aside_and_replaced(side: Side) -> None:
+async def test_foreign_changes_are_set_aside_and_replaced(side: Side) -> None:
     await side.backend.write([a_write()])
     await side.store.save(SessionState("call-1", from_="+49"))
     theirs = (await there(side)).document
@@ -518,7 +518,7 @@ async def test_what_other_software_wrote_is_set_aside_and_replaced(side: Side) -
     assert not result.set_aside
 
 
-async def test_what_other_software_wrote_and_was_taken_is_not_set_aside(side: Side) -> None:
+async def test_foreign_changes_that_were_taken_are_not_set_aside(side: Side) -> None:
     await side.backend.write([a_write()])
     assert (await there(side)).foreign_stamp == b""
     await side.store.save(SessionState("call-1", from_="+49"))
@@ -564,7 +564,7 @@ async def test_the_sweep_tells_what_others_did(side: Side) -> None:
     assert await deviation(side, 2) is Deviation.MISSING
 
 
-async def test_what_other_software_deleted_holds_off_nothing(side: Side) -> None:
+async def test_a_deletion_by_other_software_does_not_fence(side: Side) -> None:
     await side.backend.write([a_write(version=5, epoch=5, owner="w", labels={"app": "sales"})])
     await side.store.delete("call-1")
     assert await side.backend.read("call-1") is None

@@ -123,7 +123,7 @@ def test_an_error_releases_it_and_one_of_end_on_ends_it(store: sync.Store, other
 
 
 @pytest.mark.parametrize("worker_id", ["w9", None])
-def test_what_is_stolen_is_lost_with_the_next_request(
+def test_a_stolen_call_is_lost_with_the_next_request(
     daemon: Daemon, other: sync.Store, worker_id: str | None
 ) -> None:
     with sync.connect(daemon.socket, worker_id=worker_id) as store:

@@ -99,7 +99,7 @@ def test_every_member_survives(document: dict[str, Any], spaced: bool, ascii_onl
 
 @settings(max_examples=examples(100))
 @given(DOCUMENT)
-def test_what_was_written_once_is_written_the_same_for_ever(document: dict[str, Any]) -> None:
+def test_writing_is_stable(document: dict[str, Any]) -> None:
     once = SessionState.from_json(encoded(document)).to_json()
     again = SessionState.from_json(once)
     assert again.to_json() == once

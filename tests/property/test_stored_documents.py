@@ -153,6 +153,6 @@ def test_the_reader_reads_as_go_does(document: bytes, member: str, value: object
 
 
 @pytest.mark.parametrize("document", [b"{} {}", b'{"metrics":{"turn_count":1.5}}', b'{"id":1}', b'{"history":{}}'])
-def test_what_go_refuses_is_refused(document: bytes) -> None:
+def test_documents_that_go_refuses_are_refused(document: bytes) -> None:
     with pytest.raises((ValueError, TypeError)):
         read_as_go(document)

@@ -86,7 +86,7 @@ def test_calls_end_or_are_released_with_all_their_turns(
     assert (goes_on.state.status, goes_on.owner, goes_on.turn_count) == ("active", None, 20)
 
 
-def test_what_was_released_goes_to_another_worker_at_once(daemon: Daemon) -> None:
+def test_a_released_call_goes_to_another_worker_at_once(daemon: Daemon) -> None:
     service = Service(daemon, 0)
     assert {service.said()[1], service.said()[1]} == {"ends", "goes-on"}
     service.process.send_signal(signal.SIGTERM)

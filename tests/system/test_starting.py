@@ -151,7 +151,7 @@ def host_id_is_a_directory(root: Path) -> list[str]:
         (host_id_is_a_directory, Exit.FAILED, "{root}/state/host-id"),
     ],
 )
-def test_what_keeps_it_from_starting_is_named(prepare: object, status: Exit, names: str) -> None:
+def test_the_obstacle_to_a_start_is_named(prepare: object, status: Exit, names: str) -> None:
     daemon = Daemon()
     try:
         command = [*daemon.command(), *prepare(daemon.root)]  # type: ignore[operator]

@@ -104,7 +104,7 @@ def test_a_reason_stands_beside_each_directive(unit: Path) -> None:
     assert unexplained == []
 
 
-def test_what_a_restart_can_not_cure_is_not_restarted() -> None:
+def test_exits_that_a_restart_can_not_cure_prevent_one() -> None:
     prevented = directives(SERVICE, "Service")["RestartPreventExitStatus"].split()
     assert [int(status) for status in prevented] == [Exit.USAGE, Exit.ALREADY_RUNNING, Exit.JOURNAL]
 
@@ -127,7 +127,7 @@ def test_a_reload_checks_what_the_service_reads_and_only_then_signals() -> None:
     assert reloads == [f"{program} --check {' '.join(arguments)}", "/bin/kill -HUP $MAINPID"]
 
 
-def test_what_would_break_clients_is_not_there() -> None:
+def test_directives_that_break_clients_are_absent() -> None:
     service, socket = directives(SERVICE, "Service"), directives(SOCKET, "Socket")
     assert not {"DynamicUser", "PrivateUsers", "RuntimeDirectory"} & service.keys()
     assert socket["SocketMode"] == "0660"

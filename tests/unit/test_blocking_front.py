@@ -26,7 +26,7 @@ def source(script: ModuleType) -> str:
     return script.SOURCE.read_text("utf-8")
 
 
-def test_what_is_checked_in_is_current(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_committed_file_is_current(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["blocking_front.py", "--check"])
     script.main()
 
@@ -42,7 +42,7 @@ def test_a_method_that_was_changed_in_one_place_alone(
         script.main()
 
 
-def test_what_is_written_is_current(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_written_file_is_current(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(script, "TARGET", tmp_path / "session_api.py")
     monkeypatch.setattr("sys.argv", ["blocking_front.py"])
     script.main()
@@ -51,6 +51,6 @@ def test_what_is_written_is_current(script: ModuleType, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("name", ["update_heartbeat", "_claimant"])
-def test_what_the_script_names_must_be_there(script: ModuleType, source: str, name: str) -> None:
+def test_a_name_that_the_script_expects_must_exist(script: ModuleType, source: str, name: str) -> None:
     with pytest.raises(SystemExit, match=name):
         script.generate(source.replace(name, "renamed"))

@@ -257,7 +257,7 @@ def test_every_package_from_elsewhere_is_used() -> None:
 
 
 @pytest.mark.parametrize("part", SANS_IO)
-def test_what_is_free_of_io_stays_so(part: str) -> None:
+def test_modules_without_io_stay_without_it(part: str) -> None:
     assert any(within(name, part) for name in MODULES)
     assert [
         f"{found.place}: {found.imported}"

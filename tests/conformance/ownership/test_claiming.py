@@ -57,7 +57,7 @@ async def test_a_repeated_claim_is_the_same_claim(target: Target, w1: CallStore,
     ]
 
 
-async def test_what_can_not_be_claimed(w1: CallStore, operator: CallStore) -> None:
+async def test_ended_missing_and_live_sessions_can_not_be_claimed(w1: CallStore, operator: CallStore) -> None:
     await w1.save(a_call())
     with pytest.raises(SessionNotFoundError):
         await claim(w1, "gone", "w1")
@@ -122,7 +122,7 @@ async def test_a_released_call_goes_to_the_next(target: Target, w1: CallStore, w
     ]
 
 
-async def test_what_has_ended_is_not_released(w1: CallStore) -> None:
+async def test_an_ended_session_is_not_released(w1: CallStore) -> None:
     await w1.save(a_call())
     await w1.end("c1")
     with pytest.raises(SessionEndedError):

@@ -220,7 +220,7 @@ async def test_a_hold_that_resumes_takes_no_call_that_is_over(target: Target, w1
         assert (await w1.get("c1")).ended_reason is None
 
 
-async def test_what_can_not_be_held(target: Target, w1: CallStore) -> None:
+async def test_ended_missing_and_live_sessions_can_not_be_held(target: Target, w1: CallStore) -> None:
     with pytest.raises(ValueError, match="resume"):
         w1.hold("c1", resume=True)
     with pytest.raises(TypeError, match="int"):

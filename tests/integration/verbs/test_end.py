@@ -32,7 +32,7 @@ def test_an_end_is_said_with_its_reason_and_is_final(wire: Wire, sid: str) -> No
     ],
     ids=["end", "update", "save"],
 )
-def test_what_a_worker_ended_is_completed_and_takes_all_but_beats(
+def test_a_call_ended_by_its_worker_takes_everything_but_beats(
     wire: Wire, sid: str, end: Callable[[Wire, str], Any]
 ) -> None:
     end(wire, sid)

@@ -57,7 +57,7 @@ def test_some_members_cant_be_patched(wire: Wire, sid: str, name: str, value: An
         ({"created_at": "today"}, "$.params.set.created_at"),
     ],
 )
-def test_what_an_update_makes_must_be_a_session(wire: Wire, sid: str, patch: Any, path: str) -> None:
+def test_the_result_of_an_update_must_be_a_valid_session(wire: Wire, sid: str, patch: Any, path: str) -> None:
     before = wire.document(sid)
     assert refused(wire, "invalid_params", "session.update", session_id=sid, set=patch)["path"] == path
     assert wire.document(sid) == before

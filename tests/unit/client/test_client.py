@@ -147,7 +147,7 @@ async def test_a_cancelled_call_leaves_the_others_alone(peer: ScriptedPeer, stor
     assert (await asyncio.gather(cancelled, return_exceptions=True))[0].__class__ is asyncio.CancelledError
 
 
-async def test_what_is_repeatable_is_sent_again(peer: ScriptedPeer, store: SidecarStore) -> None:
+async def test_repeatable_requests_are_sent_again(peer: ScriptedPeer, store: SidecarStore) -> None:
     tasks = soon(
         store.load("c1"), store.add_turn("c1", "user", "x"), store.update_heartbeat("c1"), store.delete("c2")
     )
@@ -447,7 +447,7 @@ async def test_a_protocol_of_another_version_is_said_at_once(strict: ScriptedPee
     assert strict.received.empty(), "nothing else is said to it"
 
 
-async def test_what_can_not_say_its_protocol_is_left(strict: ScriptedPeer) -> None:
+async def test_a_peer_that_does_not_state_its_protocol_is_left(strict: ScriptedPeer) -> None:
     (task,) = soon(connect(strict.path, "w1", wait_s=0)._connect())
     await question(strict)
     strict.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")

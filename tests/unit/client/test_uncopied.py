@@ -12,7 +12,7 @@ from callstate_sidecar.stores.sqlite import SqliteStore
 
 
 @pytest.mark.parametrize("take", [pickle.dumps, copy.copy, copy.deepcopy])
-async def test_what_there_can_not_be_two_of_says_what_to_do(take: Callable[[object], object]) -> None:
+async def test_copying_a_unique_object_raises_with_the_remedy(take: Callable[[object], object]) -> None:
     async with MemoryStore() as store:
         hold = store.hold(SessionState("c1"))
         async with hold as call:

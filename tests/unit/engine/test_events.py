@@ -94,7 +94,7 @@ class TestLines:
             b'"deadline":"2026-01-01T00:00:30Z"}}\n'
         ]
 
-    def test_what_is_empty_is_left_out_and_an_epoch_of_0_is_not(self, events):
+    def test_empty_members_are_left_out_but_epoch_0_is_not(self, events):
         ear = listen(events)
         events.note("created", START_US + 5, session(b'{"id":"c1"}'))
         events.publish(MAX_UNSENT)
@@ -243,7 +243,7 @@ class TestTypes:
 
 
 class TestComingBack:
-    def test_what_was_missed_comes_at_the_end_of_the_turn_and_before_what_is_new(self, events):
+    def test_missed_events_come_at_the_end_of_the_turn_before_new_ones(self, events):
         happen(events, 3)
         events.note("ended", START_US, session())
         ear = listen(events, since=1)

@@ -78,7 +78,7 @@ async def test_a_cancelled_caller_waits_until_its_thread_is_done() -> None:
     assert done.is_set()
 
 
-async def test_what_a_thread_raises_is_raised_and_what_it_returns_returned() -> None:
+async def test_a_thread_passes_on_its_result_and_its_exception() -> None:
     assert await in_thread(int, "7") == 7
     with pytest.raises(ValueError, match="seven"):
         await in_thread(int, "seven")

@@ -89,7 +89,7 @@ async def test_a_session_created_after_a_deletion_is_not_the_one_that_was_read()
     [(ENDED, meta()), (LIVE, meta(host="other")), (LIVE, None)],
     ids=["ended", "another host's", "Go's"],
 )
-async def test_what_is_not_ours_to_keep_hot_is_read_each_time(document: bytes, stored: StoredMeta | None) -> None:
+async def test_sessions_of_other_hosts_are_read_each_time(document: bytes, stored: StoredMeta | None) -> None:
     core = Core()
     core.memory.put("a", document, stored)
     for _ in range(2):
@@ -233,7 +233,7 @@ async def test_a_store_that_refuses_writes_is_read_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("document", UNREADABLE.values(), ids=UNREADABLE)
-async def test_what_can_not_be_read_is_neither_missing_nor_away_nor_created_over(document: bytes) -> None:
+async def test_an_unreadable_document_is_not_missing_and_not_created_over(document: bytes) -> None:
     core = Core()
     core.memory.put("a", document, None)
     turn = {"role": "user"}
@@ -292,7 +292,7 @@ async def test_another_unreadable_document_has_another_version() -> None:
     assert len(versions) == 2
 
 
-async def test_what_can_not_be_read_can_be_deleted() -> None:
+async def test_an_unreadable_document_can_be_deleted() -> None:
     core = Core()
     core.memory.put("a", b"{", meta(version=7, epoch=3))
     with pytest.raises(FencedError):
@@ -305,7 +305,7 @@ async def test_what_can_not_be_read_can_be_deleted() -> None:
     assert grave.epoch == 3
 
 
-async def test_what_another_host_keeps_unreadable_is_that_hosts_to_replace() -> None:
+async def test_an_unreadable_document_of_another_host_is_left_to_that_host() -> None:
     core = Core()
     core.memory.put("a", b"{", meta(version=7, host="other"))
     for method, params in (
@@ -376,7 +376,7 @@ async def test_another_hosts_session_can_only_be_read() -> None:
     assert not core.table.dirty.marks
 
 
-async def test_what_go_wrote_is_taken_over_by_the_first_change() -> None:
+async def test_a_document_by_go_is_taken_over_by_the_first_change() -> None:
     core = Core()
     core.memory.put("go-1", go_document("plain"), None)
     await core.call("session.heartbeat", session_id="go-1")

@@ -84,7 +84,7 @@ async def test_a_suspect_that_beats_lives_on() -> None:
         assert core.liveness.phase("a") is Phase.LIVE
 
 
-async def test_what_ended_leaves_after_a_while_and_is_read_from_the_store() -> None:
+async def test_ended_sessions_leave_memory_and_are_read_from_the_store() -> None:
     core = Core()
     await core.save("a")
     await core.call("session.end", session_id="a", reason="hangup")
@@ -101,7 +101,7 @@ async def test_what_ended_leaves_after_a_while_and_is_read_from_the_store() -> N
 
 
 @pytest.mark.parametrize("why", ["down", "cut", "flying", "rejected", "renewed"])
-async def test_what_the_store_may_not_have_stays_hot(why: str) -> None:
+async def test_a_session_the_store_may_lack_stays_hot(why: str) -> None:
     core = Core()
     await core.save("a")
     await core.call("session.end", session_id="a")
@@ -249,7 +249,7 @@ async def test_the_time_of_a_long_commit_does_not_count_as_silence(monkeypatch: 
     assert core.liveness.phase("a") is Phase.LIVE
 
 
-async def test_what_waits_to_be_read_is_read_before_anybody_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_waiting_input_is_read_before_deadlines_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     core = Core(reaper=ReaperConfig(tick_s=0.1, grace_s=0))
     await core.save("a", heartbeat_timeout_s=0.15)
     beat = core.begin

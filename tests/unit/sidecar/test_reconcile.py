@@ -102,7 +102,7 @@ def restarted(core: Core) -> Core:
 # -- saved while the store was down -------------------------------------------------------------------------------
 
 
-async def test_what_a_save_left_out_is_the_stores(core: Core) -> None:
+async def test_members_left_out_by_a_save_are_the_stores(core: Core) -> None:
     put(core, meta(max_duration_s=7200.0, ops={"op-0": b'{"version":5}'}))
     await blind(core, session={"status": "on_hold"})
     await core.turn("a", "after", op="op-1")
@@ -126,7 +126,7 @@ async def test_what_a_save_left_out_is_the_stores(core: Core) -> None:
     assert kept(core.replayed().sessions["a"]) == kept(core.session("a")), "the journal has it as it is"
 
 
-async def test_what_a_save_gave_is_ours(core: Core) -> None:
+async def test_members_given_by_a_save_are_ours(core: Core) -> None:
     put(core, meta())
     session = {
         "status": "active", "provider": "twilio", "history": [{"role": "user", "content": "whole"}],
@@ -161,7 +161,7 @@ async def test_a_save_that_nobody_could_check_empties_no_history(core: Core, his
     assert "recovery_data" not in stored(core)
 
 
-async def test_what_was_changed_after_the_save_is_ours(core: Core) -> None:
+async def test_changes_after_the_save_are_ours(core: Core) -> None:
     put(core, meta())
     await blind(core, session={"status": "active"})
     await core.call("session.update", session_id="a", set={"recovery_data": {"node": "late"}, "provider": "sip-2"})
@@ -288,7 +288,7 @@ async def test_above_a_tombstone_it_is_taken(core: Core, host: str) -> None:
     assert not core.table.quarantined
 
 
-async def test_what_nobody_can_read_is_not_written_over(core: Core) -> None:
+async def test_an_unreadable_document_is_not_overwritten(core: Core) -> None:
     core.memory.put("a", b"[]", meta())
     await blind(core, session={"status": "active"})
     core = again(core)
@@ -435,7 +435,7 @@ async def test_a_journal_older_than_the_store_takes_the_stores() -> None:
 
 
 @pytest.mark.parametrize("restarts", [0, 1, 2])
-async def test_what_is_changed_here_before_the_store_is_seen_is_merged(restarts: int) -> None:
+async def test_changes_made_before_the_store_is_reached_are_merged(restarts: int) -> None:
     core, memory = await with_old_journal()
     memory.failure = down
     await core.turn("a", "three")
@@ -510,7 +510,7 @@ async def test_a_restart_is_no_reason_to_merge_what_we_wrote_ourselves() -> None
     assert contents(stored(core)) == ["one", "two", "three", "four"]
 
 
-async def test_what_the_store_took_while_a_change_was_made_needs_no_merge() -> None:
+async def test_a_write_acknowledged_during_a_change_needs_no_merge() -> None:
     core = Core()
     await core.save("a")
     await flush(core)
@@ -544,7 +544,7 @@ def changed_by_go(core: Core, content: str) -> None:
     core.memory.rows["a"] = StoredSession(text, row.meta, row.beat_ms, foreign_stamp=b"%d:" % len(text))
 
 
-async def test_what_go_changed_of_a_session_saved_blind_is_merged(core: Core) -> None:
+async def test_a_change_by_go_of_an_unverified_session_is_merged(core: Core) -> None:
     """It was compared again and again, and never written."""
     put(core, meta())
     changed_by_go(core, "Go's")
@@ -556,7 +556,7 @@ async def test_what_go_changed_of_a_session_saved_blind_is_merged(core: Core) ->
     assert not core.table.dirty.sessions
 
 
-async def test_what_go_changed_after_a_write_whose_reply_was_lost_is_set_aside() -> None:
+async def test_a_change_by_go_after_a_write_with_a_lost_reply_is_set_aside() -> None:
     core = Core()
     await core.save("a", session={"history": [{"role": "user", "content": "before"}]})
     await flush(core)

@@ -30,7 +30,7 @@ def test_a_key_either_is_applied_or_needs_a_restart(key: str) -> None:
     assert reloads.needs_restart == ([] if is_applied(key) else [key])
 
 
-def test_what_needs_a_restart_is_compared_with_the_start_and_the_rest_with_the_last_reload() -> None:
+def test_keys_that_need_a_restart_are_compared_with_the_start() -> None:
     reloads = Reloads(config("store.ttl_s=100", "log.level=info"))
     assert reloads.take(config("store.ttl_s=200", "log.level=debug")) == ["log.level"]
     assert reloads.needs_restart == ["store.ttl_s"]

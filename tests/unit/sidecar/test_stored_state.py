@@ -58,7 +58,7 @@ async def test_an_orphan_that_is_read_back_can_be_claimed_as_one() -> None:
     assert (claimed["session"]["id"], claimed["epoch"]) == ("a", 4)
 
 
-async def test_what_another_host_says_of_its_sessions_is_listed() -> None:
+async def test_the_states_of_another_hosts_sessions_are_listed() -> None:
     core = Core()
     for session_id, state in (("a", "live"), ("b", "suspect"), ("c", "orphan")):
         meta = StoredMeta(host="other", version=5, state=state, orphan="released" if state == "orphan" else "")

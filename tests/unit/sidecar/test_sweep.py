@@ -57,7 +57,7 @@ async def events(core: Core, peer: FakeClient) -> list[tuple[str, str | None]]:
     return [(event["type"], event.get("reason")) for event in peer.events]
 
 
-async def test_what_the_store_has_is_not_written_again() -> None:
+async def test_a_session_the_store_has_is_not_written_again() -> None:
     core = await stored("a", "b")
     before = len(core.memory.batches)
     await look(core)
@@ -145,7 +145,7 @@ async def test_a_deletion_by_other_software_is_taken() -> None:
     assert await events(core, peer) == [("deleted", "deleted")]
 
 
-async def test_what_changes_meanwhile_is_left_to_its_own_write() -> None:
+async def test_a_session_that_changes_meanwhile_is_left_to_its_own_write() -> None:
     core = await stored("a")
     change(core, "a", status="on_hold")
     real = core.memory.check

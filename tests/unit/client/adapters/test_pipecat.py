@@ -148,7 +148,7 @@ async def user_says(pipeline: Running, text: str, seconds: float = 0) -> None:
     await pipeline.push(said, UserStoppedSpeakingFrame())
 
 
-async def test_what_is_said_is_kept_as_it_goes_into_the_context() -> None:
+async def test_turns_are_kept_as_they_enter_the_context() -> None:
     store = MemoryStore()
     async with (
         store.hold(SessionState("c1", provider="daily")) as call,

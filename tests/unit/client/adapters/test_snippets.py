@@ -68,7 +68,7 @@ def test_fastapi(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.framework
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("title", "package"), [("Pipecat", "pipecat"), ("LiveKit Agents", "livekit.agents")])
-def test_what_the_others_import_is_there(title: str, package: str) -> None:
+def test_the_names_imported_by_the_snippets_exist(title: str, package: str) -> None:
     code = snippet("adapters.md", title)
     compile(code, "snippet", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     pytest.importorskip(package, reason=f"{title} is not installed: make test-adapters")

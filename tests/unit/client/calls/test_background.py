@@ -41,7 +41,7 @@ async def test_a_closed_store_starts_none() -> None:
         await coroutine
 
 
-async def test_what_does_not_end_by_itself_is_cancelled_and_so_is_what_it_starts(
+async def test_a_task_that_does_not_end_is_cancelled_with_its_children(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "SETTLE_S", 0)
@@ -61,7 +61,7 @@ async def test_what_does_not_end_by_itself_is_cancelled_and_so_is_what_it_starts
     assert late[0].cancelled()
 
 
-async def test_what_ends_in_time_is_not_cancelled() -> None:
+async def test_a_task_that_ends_in_time_is_not_cancelled() -> None:
     tasks = BackgroundTasks(store())
     task = tasks.start(asyncio.sleep(0, "done"), "callstate-test")
     await tasks.settle()

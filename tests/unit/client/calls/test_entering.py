@@ -111,7 +111,7 @@ async def test_the_same_hold_again_takes_back_what_was_released(store: GatedStor
         assert (record.owner, record.turn_count, record.epoch) == ("w1", 1, call.epoch)
 
 
-async def test_what_another_has_claimed_meanwhile_is_not_taken_back(store: GatedStore, other: MemoryStore) -> None:
+async def test_a_call_claimed_by_another_meanwhile_is_not_released(store: GatedStore, other: MemoryStore) -> None:
     hold = store.hold(a_call())
     async with other.events("released") as events:
         await cancelled_entry(store, hold)
@@ -169,7 +169,7 @@ async def test_a_hold_is_one_block_at_a_time(store: CallStore) -> None:
             await hold.__aenter__()
 
 
-async def test_what_is_said_of_an_id_that_is_taken(store: GatedStore, other: MemoryStore) -> None:
+async def test_the_error_for_a_taken_id_says_what_is_there(store: GatedStore, other: MemoryStore) -> None:
     await other.save(a_call())
     with pytest.raises(
         ConflictError, match=r"c1 is there already: active, held by worker w2; hold\('c1'\)"

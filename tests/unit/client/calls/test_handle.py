@@ -187,7 +187,7 @@ async def test_sessions_that_can_not_be_continued(store: FlakyStore) -> None:
     assert caught.value.reason == "caller_hangup"
 
 
-def test_what_makes_no_sense_is_refused() -> None:
+def test_contradictory_arguments_are_refused() -> None:
     store = MemoryStore()
     for wrong in ({"labels": {}}, {"beat": "sometimes"}):
         with pytest.raises(ValueError):  # noqa: PT011 - whichever of the two
@@ -246,7 +246,7 @@ async def test_an_outbox_has_a_bound_in_bytes(store: FlakyStore) -> None:
 
 
 @pytest.mark.parametrize("applied", [False, True])
-async def test_what_may_mend_itself_is_tried_again_and_happens_once(store: FlakyStore, applied: bool) -> None:
+async def test_transient_failures_are_retried_and_take_effect_once(store: FlakyStore, applied: bool) -> None:
     async with store.hold(SessionState("c1")) as call:
         for method in ("session.add_turn", "session.amend_turn", "session.record_interruption", "session.update"):
             store.fail(method, OverloadedError("not now"), times=2, applied=applied)
@@ -368,7 +368,7 @@ def on_call(call: CallHandle, name: str, *args: Any, **named: Any) -> Any:
     return getattr(call, name)(*args, **named)
 
 
-async def test_what_the_handle_sends_is_what_the_store_would(store: FlakyStore) -> None:
+async def test_the_handle_sends_the_same_requests_as_the_store(store: FlakyStore) -> None:
     """The same mutations, through a handle and without one, come to the same state."""
     await store.save(SessionState("c1", created_at=START))
     changes: dict[str, Any] = {"status": "on_hold", "recovery_data": {"a": 1}, "extra": {"campaign": 7}}
@@ -416,7 +416,7 @@ WIDE = "ä" * 33
         (lambda call: call.end("hangup", "x" * 1023), "$.params.detail"),
     ],
 )
-async def test_what_is_out_of_bounds_raises_at_the_call(store: FlakyStore, change: Any, path: str) -> None:
+async def test_values_out_of_bounds_raise_at_the_call(store: FlakyStore, change: Any, path: str) -> None:
     async with store.hold(SessionState("c1", provider="sip", created_at=START)) as call:
         await call.add_turn("user", "hello")
         before = call.state.to_json()

@@ -28,7 +28,7 @@ HANGUP = Hangup()
         (asyncio.CancelledError(), None),
     ],
 )
-def test_what_ends_a_call(error: BaseException, cause: BaseException | None) -> None:
+def test_exceptions_in_end_on_end_the_call(error: BaseException, cause: BaseException | None) -> None:
     assert ended_by(error, (Hangup,)) is cause
 
 
@@ -44,7 +44,7 @@ def test_one_class_or_several(end_on: Any) -> None:
 
 
 @pytest.mark.parametrize("end_on", [int, [int], ["Hangup"], [Hangup()]])
-def test_what_is_no_exception(end_on: Any) -> None:
+def test_end_on_takes_exception_classes_only(end_on: Any) -> None:
     with pytest.raises(TypeError, match="exception classes"):
         end_classes(end_on)
 

@@ -116,7 +116,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_what_became_of_an_earlier_call_of_that_id_is_none(store: FlakyStore) -> None:
+async def test_events_of_an_earlier_call_with_the_same_id_are_ignored(store: FlakyStore) -> None:
     async with store.hold(a_call("c0")):
         await settled()
         async with store.hold(a_call()):

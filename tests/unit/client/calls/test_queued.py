@@ -55,7 +55,7 @@ async def test_a_turn_is_amended_whatever_has_been_said_since(store: FlakyStore)
         await same(store, call)
 
 
-async def test_what_others_say_in_between_does_not_matter(store: FlakyStore) -> None:
+async def test_turns_by_others_in_between_do_not_matter(store: FlakyStore) -> None:
     operator = store.worker(None)
     async with store.hold(SessionState("c1")) as call:
         await call.add_turn("user", "one")
@@ -83,7 +83,7 @@ async def test_a_reply_that_was_lost_does_not_shift_it(store: FlakyStore) -> Non
     await operator.close()
 
 
-async def test_what_has_not_left_yet_is_amended_on_the_spot(store: FlakyStore) -> None:
+async def test_an_unsent_turn_is_amended_in_place(store: FlakyStore) -> None:
     async with store.hold(SessionState("c1")) as call:
         turn = call.add_turn("agent", "lo", extra={"final": False})
         for part in ("lon", "long", "longer"):

@@ -42,7 +42,7 @@ async def test_it_may_have_happened_already() -> None:
     assert await guard.leave(caught.value)
 
 
-async def test_what_is_cancelled_by_others_too_stays_cancelled() -> None:
+async def test_a_second_cancellation_from_outside_is_kept() -> None:
     event = OneShotEvent()
     began = asyncio.Event()
 

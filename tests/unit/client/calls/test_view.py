@@ -34,7 +34,7 @@ def test_it_shows_what_is_there_now(state: SessionState) -> None:
 
 
 @pytest.mark.parametrize("name", ["status", "from_", "recovery_data", "updated_at", "nonsense"])
-def test_what_is_set_on_it_says_what_to_do(state: SessionState, name: str) -> None:
+def test_assigning_to_the_view_names_the_method_to_use(state: SessionState, name: str) -> None:
     before = state.to_json()
     view = StateView(state)
     with pytest.raises(AttributeError, match=rf"by call\.update\({name}="):

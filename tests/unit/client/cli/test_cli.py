@@ -378,7 +378,7 @@ class TestEvents:
             ("journal.ok", {}, ""),
         ],
     )
-    def test_what_is_not_known_is_not_there(self, type_, more, shown):
+    def test_unknown_figures_are_left_out(self, type_, more, shown):
         assert self.line(type_, **more).split(None, 2)[1:] == [type_, *([f"{shown}\n"] if shown else [])]
 
     @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class TestTraffic:
             assert say.heard != say.text
             assert 0 < say.heard_s < say.speech_s
 
-    def test_what_happens_in_calls(self):
+    def test_every_kind_of_event_occurs_in_simulated_calls(self):
         scripts = list(Traffic(300, 10, seed=6).scripts())
         steps = [step for script in scripts for step in script.steps]
         statuses = [step.status for step in steps if isinstance(step, SetStatus)]
@@ -97,7 +97,7 @@ class TestTraffic:
             ({"turns": (1, 100_001)}, "turns"),
         ],
     )
-    def test_what_is_out_of_range_is_named(self, wrong, named):
+    def test_an_option_out_of_range_is_named(self, wrong, named):
         with pytest.raises(ValueError, match=f"^{named}: "):
             Traffic(**{"calls": 1, "rate": 1, "seed": 1} | wrong)
 

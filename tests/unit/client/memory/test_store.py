@@ -172,7 +172,7 @@ async def test_update_is_a_merge_patch(store: MemoryStore) -> None:
 
 
 @pytest.mark.parametrize("name", ["id", "history", "updated_at"])
-async def test_what_can_not_be_patched(store: MemoryStore, name: str) -> None:
+async def test_forbidden_members_can_not_be_patched(store: MemoryStore, name: str) -> None:
     await store.save(a_call())
     with pytest.raises(InvalidParamsError) as caught:
         await store.update("c1", **{name: "x"})
@@ -197,7 +197,7 @@ async def test_a_bad_change_changes_nothing(store: MemoryStore) -> None:
     assert await store.get("c1") == before
 
 
-async def test_what_is_missing_is_not_found(store: MemoryStore) -> None:
+async def test_a_missing_session_is_not_found(store: MemoryStore) -> None:
     for ask in (
         store.load("c1"),
         store.get("c1"),
@@ -247,7 +247,7 @@ async def test_end(store: MemoryStore) -> None:
     assert caught.value.ended_at == "2026-01-02T03:04:05Z"
 
 
-async def test_what_a_worker_ended_takes_late_transcripts_and_can_be_revived(store: MemoryStore) -> None:
+async def test_a_call_ended_by_its_worker_takes_late_transcripts_and_can_be_revived(store: MemoryStore) -> None:
     await store.save(a_call())
     await store.end("c1")
     await store.add_turn("c1", "user", "bye")
@@ -439,7 +439,7 @@ def deep(levels: int) -> Any:
 
 
 @pytest.mark.parametrize("value", [deep(57), float("nan"), float("-inf"), 2**63, {"x": [-(2**63) - 1]}])
-async def test_what_could_not_be_kept_is_refused_by_name(store: MemoryStore, value: Any) -> None:
+async def test_a_value_that_can_not_be_stored_is_refused_by_name(store: MemoryStore, value: Any) -> None:
     await store.save(a_call("c2"))
     state = a_call()
     state.add_turn("user", "x", extra={"odd": value})
@@ -456,7 +456,7 @@ async def test_what_could_not_be_kept_is_refused_by_name(store: MemoryStore, val
             await ask
 
 
-async def test_what_just_can_be_kept_is(store: MemoryStore) -> None:
+async def test_values_at_the_limit_are_stored(store: MemoryStore) -> None:
     kept = {"x": [deep(54), 2**63 - 1, -(2**63), 1.5]}
     await store.save(a_call(recovery_data=kept))
     assert (await store.load("c1")).recovery_data == kept

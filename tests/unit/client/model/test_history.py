@@ -117,7 +117,7 @@ def test_the_last_turn_is_found_from_the_end() -> None:
     assert not is_one_piece(history)
 
 
-def test_what_is_put_behind_an_untouched_history_stands_behind_it() -> None:
+def test_turns_appended_to_an_undecoded_history_follow_it() -> None:
     history = raw_history(*PLAIN)
     history.append(decode_turn(PLAIN[0]))
     assert history[-1].content == "0"

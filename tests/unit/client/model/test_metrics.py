@@ -27,7 +27,7 @@ def test_typed_and_untyped_are_read_alike() -> None:
     assert metrics_of(typed).to_dict() == COUNTS
 
 
-def test_what_we_do_not_know_is_extra() -> None:
+def test_unknown_members_are_extra() -> None:
     assert read(COUNTS | {"mos": 4.1}) == SessionMetrics(**COUNTS, extra={"mos": 4.1})
 
 

@@ -31,7 +31,7 @@ def test_a_new_session() -> None:
     assert state.is_active
 
 
-def test_what_go_writes_loads_and_goes_back_the_same() -> None:
+def test_documents_by_go_round_trip_unchanged() -> None:
     state = SessionState.from_json(GO_DOCUMENT)
     assert state.from_ == "+1"
     assert state.history[0].content == "hé"
@@ -64,7 +64,7 @@ def test_other_recovery_data_is_kept(some: object) -> None:
 
 
 @pytest.mark.parametrize("missing", [b"{}", b'{"history":null,"metrics":null,"recovery_data":null}'])
-def test_what_is_missing_is_gos_zero_value(missing: bytes) -> None:
+def test_missing_members_have_the_zero_values_of_go(missing: bytes) -> None:
     state = SessionState.from_json(missing)
     assert (state.id, state.status, state.history, state.metrics) == ("", "", [], SessionMetrics())
     assert state.created_at == datetime(1, 1, 1, tzinfo=UTC)
@@ -100,7 +100,7 @@ def test_an_invalid_session_is_a_document_error(bad: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", [object(), {1, object()}])
-def test_what_json_can_not_say_is_a_document_error(value: Any) -> None:
+def test_values_outside_json_are_a_document_error(value: Any) -> None:
     with pytest.raises(DocumentError):
         SessionState("c1", recovery_data={"x": value}).to_json()
 

@@ -66,7 +66,7 @@ def test_nanoseconds_are_cut_to_microseconds() -> None:
         "2026-01-02T03:04:05Z\n",
     ],
 )
-def test_what_go_does_not_read_is_refused(text: str) -> None:
+def test_times_that_go_does_not_read_are_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - datetime's own text for days a month does not have
         parse_time(text)
 

@@ -64,7 +64,7 @@ def test_calls_are_unanswered_until_their_result_and_again_under_the_same_id() -
 @pytest.mark.parametrize(
     "wrong", [None, "x", {}, [1], [{"id": "a"}], [{"id": 1, "function": {"name": "n", "arguments": "{}"}}]]
 )
-def test_what_others_write_in_another_shape_is_left_out(wrong: object) -> None:
+def test_tool_calls_in_another_shape_are_left_out(wrong: object) -> None:
     turn = Turn("agent", extra={"tool_calls": wrong})
     assert tool_calls_of(turn) == []
     assert answered_call(Turn("tool", extra={"tool_call_id": wrong})) in (None, "x")

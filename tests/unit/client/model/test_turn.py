@@ -116,7 +116,7 @@ def test_extra_that_was_given_stays_the_givers() -> None:
         lambda: SessionState("c1").add_turn("user", "a", 1, at=AT, extra={"x": 1}),
     ],
 )
-def test_what_did_not_change_is_not_written_again(made: Callable[[], Turn]) -> None:
+def test_an_unchanged_turn_keeps_its_bytes(made: Callable[[], Turn]) -> None:
     history = History([made(), made()])
     first = history.pieces(validation.check_extra)
     assert history.pieces(validation.check_extra)[1] is first[1]
@@ -145,7 +145,7 @@ def test_a_turn_in_two_histories_or_twice_in_one() -> None:
         assert written(history) == anew(history)
 
 
-def test_what_is_only_shown_is_still_checked_when_it_is_saved() -> None:
+def test_a_turn_that_was_only_read_is_still_checked_when_saved() -> None:
     history = History([said("a"), said("b", {"x": float("nan")}), decoded("c", f',"x":{2**64}')])
     assert len(json.loads(b"".join(history.pieces()))) == 3
     with pytest.raises(DocumentError, match="nan"):

@@ -73,7 +73,7 @@ BAD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("bad", BAD, ids=repr)
-async def test_what_can_not_be_sent_raises_before_anything_changes(store: FlakyStore, bad: dict[str, Any]) -> None:
+async def test_an_invalid_value_raises_before_anything_changes(store: FlakyStore, bad: dict[str, Any]) -> None:
     given: dict[str, Any] = {"role": "user", "content": "x", "duration_ms": 5} | bad
     async with store.hold(SessionState("c1")) as call:
         call.add_turn("user", "one")
@@ -135,7 +135,7 @@ async def test_a_lone_surrogate_is_sent_as_go_writes_it(store: FlakyStore, given
         call.end(detail={"said": given})
 
 
-def test_what_needs_no_change_is_not_copied() -> None:
+def test_a_wellformed_value_is_not_copied() -> None:
     value = {"a": ["x", {"b": "\u00e4"}], "n": 1}
     assert cleaned(value) is value
 

@@ -139,7 +139,7 @@ class TestSubscribing:
     @pytest.mark.parametrize(
         "error", [InvalidParamsError("no such type", path="$.params.types[0]"), MethodNotFoundError()]
     )
-    async def test_what_the_daemon_refuses_is_raised(self, peer, events, error):
+    async def test_a_refused_subscription_raises(self, peer, events, error):
         taking = asyncio.ensure_future(anext(events))
         (request,) = await peer.requests(1)
         peer.refuse(request, error)
@@ -222,7 +222,7 @@ class TestTaking:
     @pytest.mark.parametrize(
         "line", [b"nonsense\n", b'{"method":"event","params":{"seq":1}}\n', notes(1, at="noon"), b"\xff\n"]
     )
-    async def test_what_can_not_be_read_is_said(self, peer, events, line):
+    async def test_an_unreadable_event_is_reported(self, peer, events, line):
         await opened(peer, events)
         peer.send(line)
         with pytest.raises(InternalError):

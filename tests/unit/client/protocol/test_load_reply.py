@@ -25,7 +25,7 @@ def test_a_load_with_members_we_do_not_know() -> None:
 
 
 @pytest.mark.parametrize(("turns", "first"), [(b'"history":[{},{}],', 3), (b'"history":[],', 5), (b"", 5)])
-def test_what_came_in_part_is_known_to_be_a_part(turns: bytes, first: int) -> None:
+def test_a_partial_history_is_marked_as_partial(turns: bytes, first: int) -> None:
     line = reply(b'{"session":{%b"id":"c1"},"version":3,"turn_count":5}' % turns)
     assert decode_load(line).session.history_from == first
 

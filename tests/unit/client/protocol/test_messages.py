@@ -21,7 +21,7 @@ def test_a_request_line() -> None:
     assert (request.id, request.method) == (7, "session.load")
 
 
-def test_what_is_not_given_is_not_sent() -> None:
+def test_omitted_parameters_are_not_sent() -> None:
     line = p.encode_request(1, "session.end", p.EndParams(session_id="c1"))
     assert line.endswith(b'"params":{"session_id":"c1"}}\n')
     assert p.encode_request(1, "server.ping") == b'{"jsonrpc":"2.0","id":1,"method":"server.ping"}\n'
@@ -91,7 +91,7 @@ def test_an_error_without_data() -> None:
 @pytest.mark.parametrize(
     "line", [b'{"jsonrpc":"2.0","id":1}', reply(b"3"), reply(b'{"version":"3"}'), reply(b'{"version":3'), b"\xff"]
 )
-def test_what_no_daemon_sends_is_an_internal_error(line: bytes) -> None:
+def test_a_malformed_reply_is_an_internal_error(line: bytes) -> None:
     with pytest.raises(InternalError):
         p.decode_version(line)
 
@@ -109,7 +109,7 @@ def test_a_save_that_is_not_json() -> None:
         p.encode_request(7, "session.save", p.SaveParams(session=msgspec.Raw(b"{}"), op="\ud800"))
 
 
-def test_what_is_json_already_is_written_as_it_is() -> None:
+def test_encoded_json_is_written_unchanged() -> None:
     pieces = (b'{"session_id":', memoryview(b'"c1"'), msgspec.Raw(b',"x":1}'))
     line = p.encode_request(7, "session.load", p.Written(pieces))
     assert line == b'{"jsonrpc":"2.0","id":7,"method":"session.load","params":{"session_id":"c1","x":1}}\n'

@@ -43,7 +43,7 @@ class Recovery(msgspec.Struct, omit_defaults=True):
     inner: Inner = msgspec.field(default_factory=Inner)
 
 
-def test_what_goes_into_the_document_and_what_beside() -> None:
+def test_an_update_separates_the_document_from_the_facts() -> None:
     changes = {
         "status": "on_hold", "from_": "+1", "created_at": START, "metrics": SessionMetrics(interruption_count=3),
         "call_id": None, "labels": {"app": "x"}, "heartbeat_timeout_s": 5.0, "extra": {"campaign": 7},
@@ -64,7 +64,7 @@ def test_a_keyword_that_names_no_member_is_refused(name: str) -> None:
         split_changes({name: "x"})
 
 
-def test_what_was_meant() -> None:
+def test_an_unknown_member_is_answered_with_a_suggestion() -> None:
     with pytest.raises(TypeError, match="did you mean `status`"):
         split_changes({"statsu": "x"})
 
@@ -76,12 +76,12 @@ def test_what_was_meant() -> None:
         {"extra": {"status": "x"}}, {"extra": {"from": "x"}}, {"extra": {"id": "x"}}, {"extra": {"history": []}},
     ],
 )  # fmt: skip
-def test_what_can_not_be_changed(changes: dict[str, Any]) -> None:
+def test_protected_members_can_not_be_changed(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidParamsError):
         split_changes(changes)
 
 
-def test_what_can_not_be_kept_says_its_place() -> None:
+def test_an_unstorable_value_is_named_by_its_path() -> None:
     with pytest.raises(DocumentError, match=r"recovery_data\.when is of type datetime"):
         split_changes({"recovery_data": {"when": START}})
 

@@ -32,7 +32,7 @@ def endless() -> Any:
 
 
 @pytest.mark.parametrize("value", [None, "x", 0, True, 1.5, [], {}, (1,), 2**63 - 1, -(2**63), nested(FREE_DEPTH)])
-def test_what_can_be_kept(value: Any) -> None:
+def test_storable_values_are_accepted(value: Any) -> None:
     check_free(value, "it")
 
 
@@ -47,7 +47,7 @@ def test_what_can_be_kept(value: Any) -> None:
         (endless(), "nested deeper"),
     ],
 )
-def test_what_can_not(value: Any, says: str) -> None:
+def test_unstorable_values_are_refused(value: Any, says: str) -> None:
     for wrapped in (value, [0, value, "x"], {"a": {}, "b": {"c": (value,)}}):
         with pytest.raises(DocumentError, match=says):
             check_free(wrapped, "it")
@@ -83,7 +83,7 @@ def test_types_that_are_read_again_as_what_they_are(value: Any) -> None:
         (2**63, r"^recovery_data\.a\[1\] is an integer beyond"),
     ],
 )
-def test_what_would_come_back_as_something_else_is_refused_by_its_place(value: Any, says: str) -> None:
+def test_values_that_would_change_in_json_are_refused_by_their_path(value: Any, says: str) -> None:
     with pytest.raises(DocumentError, match=says):
         check_free({"x": 1, "a": ["x", value]}, "recovery_data")
 

@@ -425,7 +425,7 @@ def test_a_descriptor_that_was_made_non_blocking(blocks: bool, threads: ThreadPo
 # -- connections that go ----------------------------------------------------------------------------------------
 
 
-def test_what_is_repeatable_is_sent_again(
+def test_repeatable_requests_are_sent_again(
     peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
 ) -> None:
     loaded = {"session": {"id": "c1"}, "version": 1}
@@ -469,7 +469,7 @@ def test_the_rest_fails_at_once(peer: Peer, store: sync.Store, side: Side, threa
         blind.result(WITHIN_S)
 
 
-def test_what_the_peer_never_had_may_be_sent_whatever_it_is(
+def test_a_request_that_never_left_may_be_sent_again(
     peer: Peer, store: sync.Store, side: Side, threads: ThreadPoolExecutor
 ) -> None:
     side.close()  # while nothing was under way
@@ -824,7 +824,7 @@ def test_closing_while_the_daemon_is_away(
         ping.result(WITHIN_S)
 
 
-def test_what_it_is_called(peer: Peer, store: sync.Store) -> None:
+def test_the_store_is_named_sidecar(peer: Peer, store: sync.Store) -> None:
     assert (store.name, store.path, store.closed) == ("sidecar", str(peer.path), False)
     assert len({store.new_op() for _ in range(100)}) == 100
 

@@ -78,7 +78,7 @@ class TestHandshake:
             dialogue.send(answer({"protocol": 2}))
 
     @pytest.mark.parametrize("reply", [b"", b"SSH-2.0", answer(7)])
-    def test_what_is_no_callstated(self, reply):
+    def test_another_program_is_not_taken_for_callstated(self, reply):
         dialogue = handshake(WORKER, 7)
         next(dialogue)
         with pytest.raises(InternalError):
@@ -124,7 +124,7 @@ class TestAttempt:
             attempt.check(1.0)
         assert caught.value is error
 
-    def test_what_answers_strangely_is_named(self):
+    def test_an_unexpected_answer_is_named(self):
         attempt = Attempt([A])
         tried(attempt, a=InternalError("SSH-2.0"))
         with pytest.raises(NoDaemonError, match=r"does not answer as a callstated: SSH-2\.0"):

@@ -16,7 +16,7 @@ def paths(**environ: str) -> list[str]:
     return [place.path for place in candidates(None, environ, 1000)]
 
 
-def test_what_was_named_is_the_only_place() -> None:
+def test_an_explicit_path_is_the_only_one_tried() -> None:
     environ = {"CALLSTATE_SOCKET": "/e", "XDG_RUNTIME_DIR": "/x"}
     assert [place.path for place in candidates(Path("/a"), environ, 1)] == ["/a"]
     assert paths(**environ) == ["/e"]

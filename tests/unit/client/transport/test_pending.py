@@ -79,7 +79,7 @@ def test_replies_come_in_any_order(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b"hello", b"[]", b'{"id":[]}', b"\xff", b'{"id":1,"error":7}'])
-def test_what_no_daemon_sends(bench: Bench, line: bytes) -> None:
+def test_malformed_replies_break_the_connection(bench: Bench, line: bytes) -> None:
     with pytest.raises((msgspec.MsgspecError, UnicodeDecodeError)):
         bench.calls.take_waiter(line)
 
@@ -115,7 +115,7 @@ def test_late(bench: Bench) -> None:
     assert bench.calls.next_deadline is None
 
 
-def test_what_is_repeatable_is_sent_again_in_order_and_the_rest_fails(bench: Bench) -> None:
+def test_repeatable_requests_are_sent_again_in_order_and_the_rest_fail(bench: Bench) -> None:
     bench.sent("ping")
     bench.sent("blind", method="session.save")
     bench.sent("with op", method="session.save", op_of="c1")

@@ -65,7 +65,7 @@ def test_times_are_written_as_short_as_go_writes_them() -> None:
 
 
 @pytest.mark.parametrize("name", GO_DOCUMENTS)
-def test_what_go_writes_comes_back_with_every_value(name: str) -> None:
+def test_documents_by_go_come_back_with_every_value(name: str) -> None:
     data = go_document(name)
     doc = document(data)
     expected, found = json.loads(data), json.loads(doc.to_json(doc.updated_us))
@@ -203,7 +203,7 @@ def test_a_turn_larger_than_a_fold_is_left_alone() -> None:
         ([b'{"a":1}', b'{"b":2}'], b'{"a":1},{"b":3}', None),
     ],
 )
-def test_what_a_history_has_behind_the_kept_one(kept: list[bytes], history: bytes, rest: bytes | None) -> None:
+def test_the_rest_of_a_history_behind_the_kept_turns(kept: list[bytes], history: bytes, rest: bytes | None) -> None:
     doc = document(b'{"id":"a"}')
     for chunk in kept:
         doc.append(chunk, 1)
@@ -324,7 +324,7 @@ def test_a_patch_changes_what_it_names() -> None:
 
 @pytest.mark.parametrize("name", ["id", "history", "updated_at"])
 @pytest.mark.parametrize("value", ['"x"', "null"])
-def test_what_no_patch_may_touch(name: str, value: str) -> None:
+def test_members_that_no_patch_may_touch(name: str, value: str) -> None:
     with pytest.raises(InvalidParamsError) as caught:
         document(b'{"id":"a"}').patched(Raw(f'{{"{name}":{value}}}'.encode()), "$.params.set")
     assert caught.value.path == f"$.params.set.{name}"

@@ -101,7 +101,7 @@ def unverified(session: Session) -> None:
 
 
 @pytest.mark.parametrize("change", [amended, saved_anew, outgrown, ended, recalled, unverified])
-def test_what_does_not_fit_is_written_whole(change: object) -> None:
+def test_a_change_that_does_not_fit_is_written_whole(change: object) -> None:
     session = a_session(3)
     written(session)
     change(session)  # type: ignore[operator]

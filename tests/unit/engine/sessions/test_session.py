@@ -98,7 +98,7 @@ def test_the_last_sixteen_ops_are_kept() -> None:
         (HistoryMode.AMEND, b'{"c":3}', 1, 0, b'{"c":3},' + TURN),
     ],
 )
-def test_what_a_record_does_to_the_history(
+def test_each_record_changes_the_history_as_specified(
     mode: HistoryMode, turns: bytes, count: int, index: int, history: bytes
 ) -> None:
     session = full_session()

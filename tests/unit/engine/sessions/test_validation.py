@@ -147,7 +147,7 @@ def test_a_member_more_excuses_nothing(data: bytes, kind: type[WireError], path:
 @pytest.mark.parametrize(
     "value", [b'{"timestamp":"noon"}', b'[{"timestamp":""}]', b'"timestamp"', b'{"a":{"timestamp":"12:00"}}']
 )
-def test_what_others_keep_in_their_members_is_theirs(value: bytes) -> None:
+def test_foreign_members_are_not_judged(value: bytes) -> None:
     check_turn(b'{"role":"tool","result":%b}' % value, PATH)
 
 

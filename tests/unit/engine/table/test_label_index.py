@@ -46,7 +46,7 @@ def test_they_come_in_the_order_in_which_they_were_put_in() -> None:
     assert not [*labelled.having({"app": "x", "n": "4"})]
 
 
-def test_what_comes_back_has_its_old_place() -> None:
+def test_a_session_added_again_keeps_its_old_position() -> None:
     index = LabelIndex()
     for name in ("s1", "s2", "s3", "s4"):
         index.put(name, {"app": "x"})

@@ -71,7 +71,9 @@ async def test_a_repeated_claim_keeps_the_epoch_and_is_a_sign_of_life(harness: C
     assert harness.phase("a") is Phase.LIVE
 
 
-async def test_what_a_worker_ended_can_not_be_claimed(harness: CoreHarness, w1: FakeClient, w2: FakeClient) -> None:
+async def test_a_call_ended_by_its_worker_can_not_be_claimed(
+    harness: CoreHarness, w1: FakeClient, w2: FakeClient
+) -> None:
     await harness.save(w1, "a")
     await harness.end(w1, "a", reason="hangup")
     for steal in (False, True):

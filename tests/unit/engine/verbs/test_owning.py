@@ -22,7 +22,7 @@ async def test_a_worker_owns_what_it_creates(harness: CoreHarness, w1: FakeClien
     assert (loaded["owner"], loaded["epoch"]) == ("w1", 0)
 
 
-async def test_what_an_unregistered_connection_creates_has_no_owner(harness: CoreHarness) -> None:
+async def test_sessions_of_an_unregistered_connection_have_no_owner(harness: CoreHarness) -> None:
     await harness.save(harness.operator, "a")
     assert harness.ownership("a") == ("", 0, "")
     assert "owner" not in await harness.load("a")

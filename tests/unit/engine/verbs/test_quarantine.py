@@ -229,7 +229,7 @@ async def test_a_drop_that_is_not_durable_is_undone() -> None:
     assert "gone" in core.table.tombstones.pending
 
 
-async def test_what_is_not_refused_is_not_found() -> None:
+async def test_a_session_that_is_not_quarantined_is_not_found() -> None:
     core = await refused("a")
     await core.save("b")
     for method in ("quarantine.show", "quarantine.drop"):
@@ -242,7 +242,7 @@ async def test_what_is_not_refused_is_not_found() -> None:
         await core.call("quarantine.retry", session_ids=["not an id"])
 
 
-async def test_what_the_store_takes_while_it_is_shown_is_not_found() -> None:
+async def test_a_session_the_store_takes_meanwhile_is_not_found() -> None:
     core = await refused("a")
     core.memory.hold()
     showing = core.begin("quarantine.show", b'{"session_id":"a"}')

@@ -35,7 +35,9 @@ async def test_a_save_creates_and_replaces(core: Core) -> None:
 @pytest.mark.parametrize(
     ("history", "left"), [(None, 2), ("omit", 2), ("null", 0), ("[]", 0), ("same", 2), ("more", 3), ("less", 1)]
 )
-async def test_what_a_save_does_to_the_history(core: Core, history: str | None, left: int) -> None:
+async def test_each_form_of_save_changes_the_history_as_specified(
+    core: Core, history: str | None, left: int
+) -> None:
     turns = [{"role": "user", "content": str(number), "timestamp": TIME} for number in range(3)]
     await core.save("a", session={"history": turns[:2]})
     given = {"null": None, "[]": [], "same": turns[:2], "more": turns, "less": turns[:1]}

@@ -116,14 +116,14 @@ async def test_a_save_comes_to_the_same_with_and_without_the_cut(text: bytes, ch
 
 
 @pytest.mark.parametrize("text", CUT.values(), ids=CUT)
-async def test_what_is_repeated_is_not_decoded(text: bytes) -> None:
+async def test_a_repeated_prefix_is_not_decoded(text: bytes) -> None:
     asked = read_long_request(text, (await core_with_turns(TURNS)).table)
     assert asked is not None
     assert isinstance(asked.params, Extending)
 
 
 @pytest.mark.parametrize("name", [name for name in WHOLE if name.startswith(("another's", "twice"))])
-async def test_what_only_looks_like_the_history_is_not_cut(name: str) -> None:
+async def test_text_that_only_resembles_the_history_is_not_cut(name: str) -> None:
     core = await core_with_turns(TURNS)
     try:
         asked = read_long_request(WHOLE[name], core.table)

@@ -79,7 +79,7 @@ async def test_a_silent_suspect_whose_process_exits_is_one_for_that(harness: Cor
     assert harness.new_events("expired")[0]["reason"] == "worker_exited", "no later than it was going to be"
 
 
-async def test_what_has_ended_is_left_alone(harness: CoreHarness, w1: FakeClient) -> None:
+async def test_ended_sessions_are_left_alone(harness: CoreHarness, w1: FakeClient) -> None:
     await harness.request(w1, "session.end", session_id="a", reason="hangup")
     harness.new_events()
     await harness.kill(w1)

@@ -87,7 +87,7 @@ def test_each_transition_is_made(
 
 
 @pytest.mark.parametrize("state", list(WorkerState))
-def test_what_is_impossible_changes_nothing(state: WorkerState) -> None:
+def test_an_impossible_transition_changes_nothing(state: WorkerState) -> None:
     workers = in_state(state)
     assert workers.closed("a connection that never registered", 0.0) is WorkerOutcome.NOTHING
     assert workers.exited("w", B) is WorkerOutcome.NOTHING
@@ -216,7 +216,7 @@ def test_a_process_not_known_to_be_another_is_taken_for_the_same() -> None:
     assert workers.state("w") is WorkerState.CONNECTED
 
 
-def test_what_is_not_known_at_first_is_learned_from_a_later_connection() -> None:
+def test_facts_unknown_at_first_are_learned_from_a_later_connection() -> None:
     workers = in_state(WorkerState.CONNECTED, process=None, pidfd=False)
     assert workers.unwatched == 1
     assert workers.register("w", 2, A, pidfd=True) == Registration(WorkerOutcome.NOTHING, joined=False, watch=True)
@@ -270,7 +270,7 @@ def test_a_successor_need_not_be_known_to_follow_a_dead_process() -> None:
     )
 
 
-def test_what_a_dead_process_sent_last_is_taken_for_its_own() -> None:
+def test_the_last_requests_of_a_dead_process_count_as_its_own() -> None:
     workers = in_state(WorkerState.EXITED)
     assert workers.register("w", 2, A, pidfd=True) == AGAIN
     assert workers.closed(1, 0.0) is WorkerOutcome.NOTHING

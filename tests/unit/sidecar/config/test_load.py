@@ -261,7 +261,7 @@ def test_variables_that_are_not_meant_for_the_daemon_are_left_alone(variable: st
     assert load(**{variable: text}) == Config()
 
 
-def test_what_only_looks_like_a_service_link_is_still_an_error() -> None:
+def test_a_variable_that_only_resembles_a_service_link_is_an_error() -> None:
     assert refusal(CALLSTATE_STORE_PORT="6379").startswith("store.port: no such key")
 
 

@@ -37,7 +37,7 @@ def test_addresses(text: str, address: object) -> None:
     ["9464", ":9464", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:²", "::1:9464",
      "[::1]", "[127.0.0.1]:9464", "example.org:9464", "metrics.sock", "/" + 107 * "x"],
 )  # fmt: skip
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_invalid_addresses_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^metrics\.listen: "):
         resolve_metrics(MetricsConfig(listen=text, allow_remote="yes"))
 

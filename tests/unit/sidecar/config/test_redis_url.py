@@ -82,7 +82,7 @@ def standalone(*nodes: tuple[str, int], **beside: object) -> RedisUrl:
         ),
     ],
 )
-def test_what_a_url_says(url: str, parsed: RedisUrl) -> None:
+def test_each_part_of_a_url_is_parsed(url: str, parsed: RedisUrl) -> None:
     assert parse_redis_url(url) == parsed
 
 
@@ -123,7 +123,7 @@ def test_what_a_url_says(url: str, parsed: RedisUrl) -> None:
         ("redis://:p@ss@h", "/ ? # @ and & in a user name or password have to be percent-encoded"),
     ],
 )
-def test_what_is_wrong_is_named(url: str, message: str) -> None:
+def test_the_wrong_part_of_a_url_is_named(url: str, message: str) -> None:
     with pytest.raises(UrlOptionError) as caught:
         parse_redis_url(url)
     assert str(caught.value).startswith(message)

@@ -56,7 +56,7 @@ def test_an_sqlite_url_has_a_path(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["sqlite:x.db?mode=ro", "sqlite://data/x.db", "sqlite:x.db#1"])
-def test_what_an_sqlite_url_can_not_have_is_refused_rather_than_dropped(url: str) -> None:
+def test_parts_an_sqlite_url_can_not_have_are_refused(url: str) -> None:
     with pytest.raises(UrlOptionError, match="sqlite: takes a path"):
         check_store_url(url)
 

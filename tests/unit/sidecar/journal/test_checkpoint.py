@@ -120,7 +120,7 @@ def test_a_snapshot_that_was_adopted_must_be_whole(tmp_path: Path) -> None:
         recovered(tmp_path)
 
 
-async def test_what_changes_while_a_checkpoint_is_written_is_kept(tmp_path: Path) -> None:
+async def test_changes_during_a_checkpoint_are_kept(tmp_path: Path) -> None:
     """Changes, creations and deletions between slices, of sessions already in the snapshot and not yet."""
     journaled = filled(tmp_path, sessions=60)
     meanwhile = iter(range(10_000))

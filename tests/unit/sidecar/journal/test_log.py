@@ -37,7 +37,7 @@ def grown(directory: Path, turns: int = 5, **options: object) -> JournaledTable:
     return journaled
 
 
-def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
+def test_appended_records_are_read_back(tmp_path: Path) -> None:
     journaled = grown(tmp_path)
     journaled.delete("b")
     journaled.journal.close()

@@ -116,7 +116,7 @@ async def test_reading_appends_nothing(served: Served) -> None:
 
 
 @pytest.mark.parametrize("error", [ENOSPC, OSError(errno.EIO, "Input/output error"), ZeroDivisionError("ours")])
-async def test_what_is_not_down_has_not_happened(served: Served, error: Exception) -> None:
+async def test_a_change_that_is_not_journaled_has_no_effect(served: Served, error: Exception) -> None:
     """Changes are refused and undone; what had read them is answered again; the rest goes on."""
     other = FakeClient(served.core)
     await served.ask(save("a"), save("b"))
@@ -152,7 +152,7 @@ async def test_an_undone_change_leaves_even_the_version(served: Served, change: 
     assert kept(served.core.session("a")) == before
 
 
-async def test_what_would_have_been_refused_for_the_undone_is_done_now(served: Served) -> None:
+async def test_a_request_refused_because_of_a_rolled_back_change_now_succeeds(served: Served) -> None:
     """Several change the same version; the first change is not durable, so the second one is no conflict. Its
     reply leaves when it is down, and not before."""
     [created] = await served.ask(save("a", if_version=0))
@@ -255,7 +255,7 @@ async def test_the_writers_barrier_holds_what_is_not_down(served: Served) -> Non
 # -- waiting for the store ---------------------------------------------------------------------------------------
 
 
-async def test_what_waits_for_the_store_holds_up_nobody_else(served: Served) -> None:
+async def test_a_request_that_waits_for_the_store_delays_no_other(served: Served) -> None:
     served.core.memory.hold()
     waiting = served.peer.send(LOAD, turn("a"))
     assert kinds(await served.ask(("server.ping", {}))) == ["ok"]

@@ -80,7 +80,7 @@ def test_an_empty_id_file_is_written_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [b"", b"\0" * 17, b"3f2a", b"3f2a\n", b"\xff\xfe"])
-def test_what_a_power_loss_left_of_the_id_is_restored_from_the_journal(tmp_path: Path, left: bytes) -> None:
+def test_an_id_damaged_by_a_power_loss_is_restored_from_the_journal(tmp_path: Path, left: bytes) -> None:
     (tmp_path / HOST_ID_NAME).write_bytes(left)
     state = StateDir(tmp_path)
     assert state.host_id("", "3f2a00112233aabb") == "3f2a00112233aabb"

@@ -157,7 +157,7 @@ async def test_one_that_the_store_can_not_take_holds_up_no_other(caplog: pytest.
     assert core.session("s1").quarantined == ""
 
 
-async def test_what_is_refused_is_tried_again_by_backoff_also_where_it_does_not_change() -> None:
+async def test_a_refused_session_is_retried_by_backoff_even_if_unchanged() -> None:
     core = await busy(2)
     await core.writer.write_round()
     await core.call("session.delete", session_id="s1")

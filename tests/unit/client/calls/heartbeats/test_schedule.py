@@ -43,7 +43,7 @@ def test_a_heartbeat_is_due_once_in_a_third_of_the_timeout(schedule: Schedule) -
         assert [*schedule.take_due(at + INTERVAL_S)] == ["c1"]
 
 
-def test_what_is_due_soon_leaves_with_it(schedule: Schedule, holder: Holder) -> None:
+def test_beats_due_soon_leave_in_the_same_batch(schedule: Schedule, holder: Holder) -> None:
     schedule.add("soon", TIMEOUT_S, 100.0 + INTERVAL_S / 8, holder.lost)
     schedule.add("later", TIMEOUT_S, 100.0 + INTERVAL_S / 7, holder.lost)
     assert [*schedule.take_due(100.0 + INTERVAL_S)] == ["c1", "soon"]

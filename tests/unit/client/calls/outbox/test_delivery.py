@@ -97,7 +97,7 @@ async def test_the_second_cancellation_does_not_and_delivery_goes_on(
 # -- not in time --
 
 
-async def test_what_a_call_left_with_is_delivered_in_the_background(
+async def test_turns_left_in_the_outbox_are_delivered_in_the_background(
     store: FlakyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.close_timeout_s = 0.05
@@ -121,7 +121,7 @@ async def test_what_a_call_left_with_is_delivered_in_the_background(
     [(AWAY, 3, 0), (ConnectionLostError("gone"), 1, 2), (RequestTimeoutError("late"), 1, 2)],
     ids=["never sent", "lost", "late"],
 )
-async def test_what_is_sent_and_not_answered_is_not_said_to_be_refused(
+async def test_an_unanswered_request_is_not_reported_as_refused(
     caplog: pytest.LogCaptureFixture, failure: Any, unsent: int, unknown: int
 ) -> None:
     store = FlakyStore(Clock(START))

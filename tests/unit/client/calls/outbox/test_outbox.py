@@ -23,7 +23,7 @@ from support.flaky import AWAY, FlakyStore, said, same
 # -- what is refused is taken back --
 
 
-async def test_what_was_refused_is_not_in_the_state_and_the_call_goes_on(
+async def test_a_refused_turn_leaves_the_state_and_the_call_goes_on(
     store: FlakyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -80,7 +80,7 @@ async def test_a_refused_end_leaves_the_call_held(store: FlakyStore) -> None:
     assert (await store.get("c1")).ended_reason == "completed"
 
 
-async def test_what_a_lost_call_had_queued_is_taken_back_and_said_once(
+async def test_queued_turns_of_a_lost_call_are_withdrawn_and_reported_once(
     store: FlakyStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = store.worker("worker-2")
@@ -138,7 +138,7 @@ async def test_partials_do_not_fill_the_outbox(store: FlakyStore) -> None:
         assert call.state.recovery_data == {"node": 2999, "only 0": 2997, "only 1": 2998, "only 2": 2999}
 
 
-async def test_what_must_stay_apart_does(store: FlakyStore) -> None:
+async def test_requests_that_must_not_be_gathered_are_sent_apart(store: FlakyStore) -> None:
     async with store.hold(SessionState("c1", recovery_data={"old": 1})) as call:
         first, second = call.add_turn("agent", "one"), call.add_turn("agent", "two")
         await second

@@ -61,7 +61,7 @@ async def until_it_waits(store: FlakyStore, times: int) -> None:
 # -- what there is now ------------------------------------------------------------------------------------------
 
 
-async def test_what_is_forsaken_comes_with_all_that_was_said(store: FlakyStore, gone: MemoryStore) -> None:
+async def test_an_abandoned_call_comes_with_its_whole_history(store: FlakyStore, gone: MemoryStore) -> None:
     await save(gone, "released", "suspect", "ended", "left")
     await gone.add_turn("released", "user", "hello?")
     await gone.release("released", 0)
@@ -128,7 +128,7 @@ async def test_two_workers_get_different_calls(store: FlakyStore, gone: MemorySt
 # -- what comes -------------------------------------------------------------------------------------------------
 
 
-async def test_what_comes_while_one_watches(store: FlakyStore, gone: MemoryStore) -> None:
+async def test_watching_yields_calls_as_they_become_available(store: FlakyStore, gone: MemoryStore) -> None:
     await save(gone, "was-there", "is-released", "falls-silent", "is-left")
     await gone.release("was-there", 0)
     async with aclosing(store.recover(watch=True)) as calls:
@@ -158,7 +158,7 @@ async def left(store: FlakyStore, gone: MemoryStore) -> None:
     store.clock.advance(6)
 
 
-async def test_what_has_other_labels_is_passed_over(store: FlakyStore, gone: MemoryStore) -> None:
+async def test_calls_with_other_labels_are_skipped(store: FlakyStore, gone: MemoryStore) -> None:
     await save(gone, "c1", labels=HELP)
     await save(gone, "c2", labels=SALES)
     async with aclosing(store.recover(SALES, watch=True)) as calls:
@@ -398,7 +398,7 @@ async def test_without_watch_a_released_call_is_not_recovered_twice(store: Flaky
     assert [(await store.get(name)).owner for name in ("c1", "c2")] == [None, None]
 
 
-async def test_what_others_have_failed_with_is_held_back_too(
+async def test_a_call_that_failed_elsewhere_is_delayed_too(
     store: FlakyStore, gone: MemoryStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "HOLD_BACK", Delays(0.01, 30.0))

@@ -63,7 +63,7 @@ async def test_without_watching_others_failures_hold_nothing_back_and_none_is_ha
     assert retries.hold_back(call(handovers=4))
 
 
-async def test_what_was_abandoned_is_known_until_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_abandoned_call_is_remembered_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     retries = Retries(watch=True)
     assert not retries.has_abandoned
     retries.abandon("c1")
