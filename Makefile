@@ -39,10 +39,10 @@ demo: $(RUN_STAMP) ## live calls, a kill -9, a restart, dead workers: everything
 # With bytecode, whatever the shell says: pytest rewrites each test module, and would do so in each process again.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
-# One process per core, but real daemons by themselves: some of their tests measure time.
+# One process per core; of the tests with real daemons, those of one file stay together: they share servers.
 test: $(DEV_STAMP) ## the whole test suite, some minutes
 	@$(PYTEST) -q -n auto -m 'not system'
-	@$(PYTEST) -q -m system
+	@$(PYTEST) -q -n auto --dist loadfile -m system
 
 # A quarter of the examples of each property and state machine: `make test` tries all of them.
 test-quick: $(DEV_STAMP) ## units and properties, under a minute

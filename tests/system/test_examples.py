@@ -21,16 +21,16 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 QUICK = ["--set", "reaper.heartbeat_timeout_s=0.2", "--set", "reaper.grace_s=0.1", "--set", "reaper.tick_s=0.02"]
 
 
-def test_a_killed_workers_call_goes_on_with_another(tmp_path: Path) -> None:
+def test_a_killed_workers_call_goes_on_with_another(short_dir: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "failover.py")],
-        capture_output=True, text=True, timeout=60, check=False, env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=60, check=False, env=os.environ | {"TMPDIR": str(short_dir)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"suspect +after [\d.]+ ms: worker_exited", done.stdout)
     assert re.search(r"claimed +after [\d.]+ ms by worker B, with 5 turns, at 'order'", done.stdout)
     assert "to 6 turns, and ended as 'completed'; 0 turns lost" in done.stdout
-    assert not list(tmp_path.iterdir()), "nothing is left behind"
+    assert not list(short_dir.iterdir()), "nothing is left behind"
 
 
 class Supervisor:
