@@ -15,11 +15,11 @@ from callstate_client.engine.sessions.session import Session
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.daemon import GC_THRESHOLDS
 from callstate_sidecar.journal import Journal
+from callstate_sidecar.logs.lines import TextFormatter
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.system.clock import SystemClock
-from callstate_sidecar.system.logs import TextFormatter
 
 FAR_S: Final = 1e6
 """Seconds: evidence of life from this far in the future never expires here."""

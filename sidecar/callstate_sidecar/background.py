@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 T = TypeVar("T")
 
@@ -37,7 +37,13 @@ def supervise(name: str, work: Callable[[], Awaitable[None]], metrics: Metrics) 
             try:
                 await work()
             except Exception:
-                log.exception("the task %s failed; it is restarted in %g s", name, RESTART_S)
+                log.exception(
+                    "task_failed",
+                    "the task %s failed; it is restarted in %g s",
+                    name,
+                    RESTART_S,
+                    task=name,
+                )
                 metrics.count("task_failures")
                 await asyncio.sleep(RESTART_S)
             else:

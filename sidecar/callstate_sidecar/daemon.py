@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import secrets
 import sys
 from collections.abc import AsyncIterator, Callable, MutableMapping
@@ -37,6 +36,8 @@ from callstate_sidecar.hosts.sweep import ActiveSweep
 from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.hosts.watch import HostWatch
 from callstate_sidecar.journal import Checkpointer, Files, Journal, Maintenance, SyncGate, journal_host
+from callstate_sidecar.logs.event_log import EventLog
+from callstate_sidecar.logs.setup import REPORT_S, configure_logging, report_suppressed
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.named_backend import named_backend
 from callstate_sidecar.read_through import ReadThrough
@@ -51,13 +52,12 @@ from callstate_sidecar.status import StatusReport, status_line
 from callstate_sidecar.system import host, systemd
 from callstate_sidecar.system.clock import SystemClock, since_boot
 from callstate_sidecar.system.exits import Exit
-from callstate_sidecar.system.logs import configure_logging
 from callstate_sidecar.system.peers import Peers
 from callstate_sidecar.system.signals import Signals, StoppedError
 from callstate_sidecar.system.state_dir import JOURNAL_NAME, StateDir
 from callstate_sidecar.write_behind import WriteBehind
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 REPLAY_NOTICE_RECORDS: Final = 20_000
 REPLAY_NOTICE_S: Final = 30.0
@@ -115,7 +115,7 @@ class Daemon:
             try:
                 await self._serve(state.path, sockets)
             except StoppedError as signal:
-                log.info("%s: stopped before it was ready", signal)
+                log.info("stopped_early", "%s: stopped before it was ready", signal)
             finally:
                 if listener is not None:
                     listener.close()
@@ -165,7 +165,7 @@ class Daemon:
             await self._backend.close()
             raise ConfigError(f"store.url: {error}") from error
         except (StoreError, TimeoutError) as error:
-            log.debug("the store does not answer at startup: %s", error)
+            log.debug("store_unchecked", "the store does not answer at startup: %s", error)
         self._signals.check()
 
     def _build_journal(self, state_dir: Path) -> None:
@@ -289,10 +289,14 @@ class Daemon:
         loop = asyncio.get_running_loop()
         servers = [await _start_server(loop, self._connection, sock) for sock in sockets]
         self._signals.serve(self._stop.set, self._reload)
-        watchdog = supervise("watchdog", self._feed_watchdog, self._metrics)
+        tasks = [
+            supervise("watchdog", self._feed_watchdog, self._metrics),
+            supervise("log-report", _report_suppressed, self._metrics),
+        ]
         status = StatusReport(self._manager, self._status, self._metrics)
         status.start()
         log.info(
+            "serving",
             "serving on %s, host %s, store %s, durability %s, %d sessions restored",
             ", ".join(self._addresses), self._host_id, self._backend.name, self._config.journal.durability,
             len(self._engine.table.sessions),
@@ -301,7 +305,8 @@ class Daemon:
         await self._stop.wait()
         await status.stop()
         await self._shut_down(servers)
-        await cancel_and_wait(watchdog)
+        for task in tasks:
+            await cancel_and_wait(task)
 
     def _restore(self) -> None:
         """Replay the journal into the engine, and begin a new segment of it."""
@@ -312,7 +317,7 @@ class Daemon:
         if self._config.journal.durability == "memory":
             self._journal.discard_replayed()
         if replayed:
-            log.info("%d journal records replayed", replayed)
+            log.info("journal_replayed", "%d journal records replayed", replayed)
         gc.freeze()  # restored sessions live long: no collection ever needs to look at them
         gc.set_threshold(*GC_THRESHOLDS)
         gc.enable()
@@ -336,6 +341,7 @@ class Daemon:
     def _sync_failed(self, error: Exception) -> None:
         """Stop: the kernel may have dropped what it could not write, and a second sync would prove nothing."""
         log.critical(
+            "journal_sync_failed",
             "the journal can't be synced: %s; stopping, as what is on disk is uncertain. "
             "Check the disk, then run: callstated journal verify %s",
             error, self._journal.directory, exc_info=None if isinstance(error, OSError) else error,
@@ -345,7 +351,7 @@ class Daemon:
 
     def _host_id_taken(self, error: HostIdTakenError) -> None:
         """Stop: each of two daemons with one host id would take the other's writes for its own."""
-        log.critical("this host's id is in use: %s; stopping", error)
+        log.critical("host_id_taken", "this host's id is in use: %s; stopping", error)
         self._exit = Exit.ALREADY_RUNNING
         self._stop.set()
 
@@ -363,8 +369,9 @@ class Daemon:
         self._manager.reloading()
         try:
             config = self._reload_config()
-        except ConfigError as error:
-            log.error("not reloaded: %s", error)  # noqa: TRY400 - no traceback for a typo
+            configure_logging(config.log.level, config.log.format, config.log.burst, self._environ)
+        except (ConfigError, OSError) as error:
+            log.error("reload_failed", "not reloaded: %s", error)
         else:
             self._apply(config)
         self._manager.ready(self._status())
@@ -373,10 +380,13 @@ class Daemon:
         applied = self._reloads.take(config)
         self._server.limit(config.limits)
         self._engine.liveness.timeout_s = config.reaper.heartbeat_timeout_s
-        configure_logging(config.log.level, config.log.format, self._environ)
-        log.info("reloaded: %s", f"{', '.join(applied)} applied" if applied else "nothing to apply has changed")
+        log.info(
+            "reloaded",
+            "reloaded: %s",
+            f"{', '.join(applied)} applied" if applied else "nothing to apply has changed",
+        )
         if self._reloads.needs_restart:
-            log.warning("a restart is needed for %s", ", ".join(self._reloads.needs_restart))
+            log.warning("restart_needed", "a restart is needed for %s", ", ".join(self._reloads.needs_restart))
 
     # -- stop -----------------------------------------------------------------------------------------------
 
@@ -399,7 +409,7 @@ class Daemon:
         await self._read_through.close()
         await server.group.close()
         if unflushed:
-            log.warning("%d sessions not yet in the store; the journal has them", unflushed)
+            log.warning("stopped_unflushed", "%d sessions not yet in the store; the journal has them", unflushed)
         await self._maintenance.stop()
         if self._exit is Exit.OK:
             self._checkpoint_at_stop()
@@ -407,7 +417,7 @@ class Daemon:
         for connection in [*server.connections]:
             connection.close()
         await self._backend.close()
-        log.info("stopped, %d sessions in the journal", len(self._engine.table.sessions))
+        log.info("stopped", "stopped, %d sessions in the journal", len(self._engine.table.sessions))
 
     def _checkpoint_at_stop(self) -> None:
         """Write a checkpoint for a quick start. If that fails, the log has the same, and the start takes longer."""
@@ -415,7 +425,13 @@ class Daemon:
             self._checkpointer.run_now()
         except Exception as error:
             fault = None if isinstance(error, OSError) else error
-            log.error("no checkpoint at shutdown: %s", error, exc_info=fault)  # noqa: TRY400 - traceback only for a bug
+            log.error("checkpoint_failed", "no checkpoint at shutdown: %s", error, exc_info=fault)
+
+
+async def _report_suppressed() -> None:
+    while True:
+        await asyncio.sleep(REPORT_S)
+        report_suppressed()
 
 
 async def _start_server(

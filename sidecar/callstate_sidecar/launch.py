@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -18,12 +17,13 @@ from callstate_sidecar.config.schema import Config
 from callstate_sidecar.daemon import Daemon
 from callstate_sidecar.journal import JournalError
 from callstate_sidecar.journal import cli as journal_cli
+from callstate_sidecar.logs.event_log import EventLog
+from callstate_sidecar.logs.setup import configure_logging
 from callstate_sidecar.system import stdio
 from callstate_sidecar.system.exits import Exit
-from callstate_sidecar.system.logs import configure_logging
 from callstate_sidecar.system.state_dir import AlreadyRunningError
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _STATUS: dict[type[Exception], Exit] = {
     ConfigError: Exit.USAGE,
@@ -51,9 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         stdio.complain("callstated", str(error))
         return Exit.USAGE
-    configure_logging(config.log.level, config.log.format, os.environ)
+    try:
+        configure_logging(config.log.level, config.log.format, config.log.burst, os.environ)
+    except OSError as error:
+        stdio.complain("callstated", f"log.format: journald: {error.strerror}: {error.filename}")
+        return Exit.USAGE
     for warning in args.warnings:
-        log.warning("%s", warning)
+        log.warning("configuration", "%s", warning)
 
     async def serve() -> Exit:
         return await Daemon(config, os.environ, lambda: load_config(arguments, os.environ)[0]).run()
@@ -65,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(serve())
     except tuple(_STATUS) as error:
-        log.error("%s", error)  # noqa: TRY400 - written for an operator, who has no use for a traceback
+        log.error("start_failed", "%s", error)
         return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
 
 

@@ -9,7 +9,6 @@ A late read never replaces a session that has meanwhile become hot.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -22,9 +21,10 @@ from callstate_client.engine.sessions.store_form import FoundUnreadableError, pl
 from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoredSession, StoreError
 from callstate_client.engine.table.tombstones import NO_TOMBSTONE, Tombstone
 from callstate_client.errors import UnreadableError
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.stores.backend import Reads
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 Find = Callable[[], Awaitable[Session | None]]
 """Asks the store for a session."""
@@ -89,7 +89,9 @@ class ReadThrough:
         except TimeoutError:
             found = StoreDownError(f"no answer within {READ_DEADLINE_S:g} s")
         except Exception as error:
-            log.exception("reading session %s from the store failed", session_id)
+            log.exception(
+                "store_read_failed", "reading session %s from the store failed", session_id, session_id=session_id
+            )
             found = error
         self._deliver(session_id, found)
 

@@ -10,7 +10,6 @@ gap is added to every deadline, and what clients sent during it is read before a
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -18,9 +17,10 @@ from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.expiry import Verdicts
 from callstate_sidecar.background import BackgroundTask
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 STALL_S: Final = 0.5
 """A tick later than this means that the daemon stood still, seconds."""
@@ -76,13 +76,15 @@ class Reaper(BackgroundTask):
                 # extend all deadlines, and read what was sent meanwhile before the next tick
                 clock.stalled_s += late_s
                 self._engine.ctx.step_back()
-                log.warning("the daemon stalled for %.1f s; all deadlines are postponed by that", late_s)
+                log.warning(
+                    "daemon_stalled", "the daemon stalled for %.1f s; all deadlines are postponed by that", late_s
+                )
             else:
                 try:
                     full = self.tick(clock.live()) >= SESSIONS_A_SLICE
                 except Exception:
                     # a bug must not stop the watch over all other sessions
-                    log.exception("checking the deadlines failed")
+                    log.exception("deadlines_failed", "checking the deadlines failed")
             delay = SLICE_PAUSE_S if full else self._tick_s
             due = (
                 woke + delay
@@ -118,7 +120,7 @@ class Reaper(BackgroundTask):
         try:
             self.depart()
         except Exception:
-            log.exception("handling the sessions of a departed worker failed")
+            log.exception("departure_failed", "handling the sessions of a departed worker failed")
         # if none was handled, the journal can't be written, and the next tick tries again
         if departures.listing or 0 < len(departures.pending) < left:
             self._next_slice = asyncio.get_running_loop().call_later(SLICE_PAUSE_S, self._depart)
@@ -140,4 +142,6 @@ class Reaper(BackgroundTask):
             self._metrics.count("reaped", len(verdicts.reaped))
             self._metrics.reaped.update(reason for _, reason in verdicts.reaped)
         for session_id, reason in verdicts.reaped:
-            log.info("session %s reaped: %s", session_id, reason)
+            log.info(
+                "session_reaped", "session %s reaped: %s", session_id, reason, session_id=session_id, reason=reason
+            )

@@ -24,8 +24,6 @@ Every change made here is logged to the journal like any other, before write-beh
 
 from __future__ import annotations
 
-import logging
-
 from callstate_client.engine.events import FOREIGN, MERGED, NEWER, SUPERSEDED
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.reasons import OPERATOR
@@ -39,9 +37,10 @@ from callstate_client.engine.sessions.store_form import placeholder_of, session_
 from callstate_client.engine.sessions.stored import ENDED, StoredMeta, StoredSession, Write
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.errors import UnreadableError
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 
 class Reconciler:
@@ -125,7 +124,10 @@ class Reconciler:
         ctx = self._ctx
         ctx.tx.give_up_deletion(session_id)
         if not meta.deleted:
-            log.error("session %s, deleted here, is host %s's by now and lives on there", session_id, meta.host)
+            log.error(
+                "deletion_too_late", "session %s, deleted here, is host %s's by now and lives on there", session_id,
+                meta.host, session_id=session_id, host=meta.host,
+            )  # fmt: skip
             theirs = placeholder_of(session_id, stored, self._host_id)  # its document does not matter
             ctx.events.note("fenced", ctx.now_us(), theirs, reason=SUPERSEDED)
 
@@ -139,7 +141,10 @@ class Reconciler:
             base is not None and 0 < base.version < meta.version
             and base.version == session.version and meta.host == self._host_id
         ):  # fmt: skip
-            log.warning("session %s was deleted after the journal's last record of it: dropped", session.id)
+            log.warning(
+                "session_deleted_since", "session %s was deleted after the journal's last record of it: dropped",
+                session.id, session_id=session.id,
+            )  # fmt: skip
             self._forget(session, meta.version, NEWER)
         else:
             is_ours = meta.host == self._host_id and meta.epoch == session.facts.epoch
@@ -147,7 +152,10 @@ class Reconciler:
 
     def drop_deleted(self, session: Session) -> None:
         """Other software has deleted a session that has no change of ours since the store had it."""
-        log.warning("session %s: other software has deleted it in the store: dropped", session.id)
+        log.warning(
+            "foreign_deletion", "session %s: other software has deleted it in the store: dropped", session.id,
+            session_id=session.id,
+        )  # fmt: skip
         self._forget(session, session.version, "deleted")
 
     def _forget(self, session: Session, version: int, reason: str) -> None:
@@ -178,13 +186,16 @@ class Reconciler:
         else:
             ctx.events.note("recovered", now_us, session, reason=FOREIGN)
         ctx.tx.log(session, session.snapshot(), ctx.clock.mono())
-        log.warning("session %s: other software has changed it in the store; taken", session.id)
+        log.warning(
+            "foreign_write_taken", "session %s: other software has changed it in the store; taken", session.id,
+            session_id=session.id,
+        )  # fmt: skip
 
     def lose(self, session: Session, host: str, epoch: int) -> None:
         """Another host has this session in the store."""
         log.error(
-            "session %s is host %s's by now (epoch %d); what was acknowledged here is set aside", session.id, host,
-            epoch,
+            "session_lost", "session %s is host %s's by now (epoch %d); what was acknowledged here is set aside",
+            session.id, host, epoch, session_id=session.id, host=host,
         )  # fmt: skip
         handoff.lose(self._ctx, session, host)
         self._metrics.count("sessions_lost")
@@ -219,9 +230,9 @@ class Reconciler:
         reason = MERGED if base.version == 0 else NEWER
         ctx.events.note("recovered", now_us, session, reason=reason)
         log.warning(
-            "session %s: the store had %s; %s", session.id,
+            "store_state_taken", "session %s: the store had %s; %s", session.id,
             "what its save left out" if base.version == 0 else "a newer state than the journal",
-            "taken" if is_untouched else "merged",
+            "taken" if is_untouched else "merged", session_id=session.id,
         )  # fmt: skip
         ctx.tx.log(session, session.snapshot(), ctx.clock.mono())
 

@@ -288,7 +288,7 @@ def logged(level: str) -> set[str]:
             match node:
                 case ast.Call(
                     func=ast.Attribute(value=ast.Name(id="log"), attr=name),
-                    args=[ast.Constant(value=str(line)), *_],
+                    args=[ast.Constant(), ast.Constant(value=str(line)), *_],
                 ) if name in wanted:
                     lines.add(re.sub(r"…+", "…", re.sub(r"%(?:\.\d+)?[sdgf]", "…", line)))
     return lines - {"…"}  # the sentence of another's making
@@ -298,7 +298,8 @@ def logged(level: str) -> set[str]:
 def test_every_line_at_warning_and_above_is_explained(level: str) -> None:
     lines = logged(level)
     assert lines
-    told = {codes(line)[0] for at, line, *_ in rows(section(OPERATIONS, "Log lines")) if at == level}
+    table = [row for row in rows(section(OPERATIONS, "Log lines")) if len(row) == 4]
+    told = {codes(line)[0] for _, at, line, _ in table if at == level} - {"…"}
     # made by the configuration, not by the daemon
     told = {line for line in told if "a password on the command line" not in line}
     assert told == lines

@@ -58,26 +58,27 @@ ENGINE = {
     "request": "table verbs",
 }
 SIDECAR = {
-    "system": "",
+    "logs": "",
+    "system": "logs",
     "config": "system",
     "metrics": "",
-    "background": "metrics",
-    "stores": "system config",
-    "journal": "system background metrics",
-    "serving": "system config metrics journal",
-    "read_through": "stores",
-    "reconcile": "stores metrics",
-    "write_behind": "system config stores reconcile background metrics",
-    "reaper": "background metrics",
-    "hosts": "system stores background metrics read_through reconcile serving",
+    "background": "logs metrics",
+    "stores": "logs system config",
+    "journal": "logs system background metrics",
+    "serving": "logs system config metrics journal",
+    "read_through": "logs stores",
+    "reconcile": "logs stores metrics",
+    "write_behind": "logs system config stores reconcile background metrics",
+    "reaper": "logs background metrics",
+    "hosts": "logs system stores background metrics read_through reconcile serving",
     "engine_host": "system config stores journal serving metrics read_through write_behind reaper hosts",
-    "monitoring": "system config metrics background serving engine_host",
+    "monitoring": "logs system config metrics background serving engine_host",
     "named_backend": "config stores",
     "reload": "config",
     "status": "system background metrics",
-    "daemon": "system config journal serving metrics background named_backend read_through write_behind reconcile "
-    "reaper hosts engine_host monitoring reload status",
-    "launch": "system config journal daemon",
+    "daemon": "logs system config journal serving metrics background named_backend read_through write_behind "
+    "reconcile reaper hosts engine_host monitoring reload status",
+    "launch": "logs system config journal daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}
 FOLDER = {"callstate_client": "client", "callstate_sidecar": "sidecar"}

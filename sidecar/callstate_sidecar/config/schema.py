@@ -279,16 +279,29 @@ class HostConfig(Struct, frozen=True, kw_only=True):
 
 
 class LogConfig(Struct, frozen=True, kw_only=True):
-    """What the daemon logs to stderr."""
+    """What the daemon logs, and how."""
 
     level: Annotated[
         Literal["debug", "info", "warning", "error"],
         Meta(description="Minimum severity of the lines logged. At info there are at most three per call."),
     ] = "info"
     format: Annotated[
-        Literal["text", "json"],
-        Meta(description="Text lines for people, or one JSON object per line."),
-    ] = "text"
+        Literal["auto", "text", "json", "journald"],
+        Meta(
+            description="Lines of text or JSON objects on stderr, or entries of systemd's journal with fields. "
+            "auto: journald if stderr is connected to the journal, otherwise text."
+        ),
+    ] = "auto"
+    burst: Annotated[
+        int,
+        _count(
+            "How many lines with the same event are logged in a minute. The others are counted, and their number "
+            "is logged. 0: all are logged.",
+            "lines",
+            0,
+            1_000_000,
+        ),
+    ] = 50
 
 
 class MetricsConfig(Struct, frozen=True, kw_only=True):

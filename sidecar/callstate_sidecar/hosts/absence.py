@@ -9,15 +9,15 @@ acknowledges is set aside if another host turns out to have the session.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
 from callstate_client.engine.sessions.stored import StoreError
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.serving.connection import ClientConnection
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 HOLD_S: Final = 5.0
 """How long requests wait for the comparison, which goes on meanwhile if there are very many sessions."""
@@ -61,7 +61,8 @@ class AbsenceGate:
         return True
 
     def _begin(self) -> None:
-        log.warning("the daemon was away for %.1f s; comparing its sessions", self._since_boot() - self._present_at)
+        away_s = self._since_boot() - self._present_at
+        log.warning("daemon_away", "the daemon was away for %.1f s; comparing its sessions", away_s)
         self._comparing = asyncio.get_running_loop().create_task(self._run(), name="callstated-absence")
 
     async def _run(self) -> None:

@@ -7,7 +7,6 @@ host's set, and meta decides; those that the set lacks are found by the sweep of
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -15,10 +14,11 @@ from callstate_client.engine.rules import handoff
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.stored import ENDED, StoreError
 from callstate_client.errors import UnreadableError
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.stores.hosts import HostRegistry, Possession, Take, TakeOutcome
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 TAKES_AT_ONCE: Final = 20
 """Documents parsed and journaled without giving way to the loop: a millisecond or two."""
@@ -82,7 +82,9 @@ class Adopter:
                     await self._registry.forget_host(host)
                 break
         if adopted:
-            log.warning("host %s is dead: %d of its sessions were taken over", host, adopted)
+            log.warning(
+                "host_dead", "host %s is dead: %d of its sessions were taken over", host, adopted, host=host
+            )
         return adopted
 
     async def adopt(self, sessions: dict[str, Possession]) -> int:
@@ -98,7 +100,10 @@ class Adopter:
         adopted = 0
         for start in range(0, len(takes), TAKES_AT_ONCE):
             if len(self._ctx.table.sessions) + TAKES_AT_ONCE > self._ctx.limits.sessions or self._ctx.draining:
-                log.warning("no room for a dead host's sessions: limits.sessions is reached, or this host drains")
+                log.warning(
+                    "adoption_no_room",
+                    "no room for a dead host's sessions: limits.sessions is reached, or this host drains",
+                )
                 break
             adopted += await self._adopt_some(takes[start : start + TAKES_AT_ONCE])
         return adopted
@@ -117,7 +122,10 @@ class Adopter:
             try:
                 handoff.adopt(self._ctx, take.session_id, taken.stored, self._host_id)
             except UnreadableError as error:
-                log.error("session %s of dead host %s can't be read: %s", take.session_id, take.host, error)  # noqa: TRY400
+                log.error(
+                    "adoption_unreadable", "session %s of dead host %s can't be read: %s", take.session_id,
+                    take.host, error, session_id=take.session_id, host=take.host,
+                )  # fmt: skip
         self._metrics.count("sessions_adopted", adopted)
         self._commit()
         return adopted

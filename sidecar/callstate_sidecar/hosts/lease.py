@@ -11,18 +11,18 @@ The counter is raised several times in a lease, so that a lost round or two kill
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.stores.hosts import HostRegistry, LeaseReply
 from callstate_sidecar.system.files import Files
 from callstate_sidecar.system.state_dir import AlreadyRunningError
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 RAISE_EVERY_S: Final = 5.0
 RAISES_A_LEASE: Final = 4
@@ -118,7 +118,9 @@ class HostLease:
         Raises:
             HostIdTakenError: it moves.
         """
-        log.warning("another daemon has used host id %s; watching whether it still runs", self._host_id)
+        log.warning(
+            "host_id_watched", "another daemon has used host id %s; watching whether it still runs", self._host_id
+        )
         for _ in range(2 * LOOKS_AN_INTERVAL):
             await asyncio.sleep(self.interval_s / LOOKS_AN_INTERVAL)
             check()

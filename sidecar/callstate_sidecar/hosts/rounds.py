@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -16,11 +15,12 @@ from callstate_sidecar.hosts.possession import Possessions
 from callstate_sidecar.hosts.sweep import ActiveSweep
 from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.hosts.watch import HostWatch
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.stores.hosts import HostRegistry, LeaseReply
 from callstate_sidecar.system.clock import SystemClock
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 COMPARE_S: Final = 30.0
 """How long a start may take to compare its sessions with the store; what is left is done while it serves."""
@@ -93,9 +93,15 @@ class HostRounds(BackgroundTask):
             async with asyncio.timeout(COMPARE_S):
                 await self._catch_up()
         except StoreError as error:
-            log.warning("can't check yet whether another daemon uses this host's id: %s", error)
+            log.warning(
+                "host_id_unchecked", "can't check yet whether another daemon uses this host's id: %s", error
+            )
         except TimeoutError:
-            log.warning("sessions have not been compared with the store in %g s; serving meanwhile", COMPARE_S)
+            log.warning(
+                "compare_slow",
+                "sessions have not been compared with the store in %g s; serving meanwhile",
+                COMPARE_S,
+            )
 
     def _was_away(self, reply: LeaseReply) -> bool:
         """Whether the lease may have run out since it was raised before."""
@@ -109,7 +115,7 @@ class HostRounds(BackgroundTask):
         if self._recover:
             found = await self._possessions.look_at_own_set()
             if found:
-                log.info("%d sessions of this host were read from the store", found)
+                log.info("sessions_reread", "%d sessions of this host were read from the store", found)
             self._recover = False
 
     async def stop(self) -> None:
@@ -156,4 +162,4 @@ class HostRounds(BackgroundTask):
                 await self._adopter.adopt_all(host)
             await self._sweep.sweep_if_due()
         except StoreError as error:
-            log.debug("a round among the hosts was cut short: %s", error)
+            log.debug("host_round_cut_short", "a round among the hosts was cut short: %s", error)

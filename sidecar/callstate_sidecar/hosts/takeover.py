@@ -7,7 +7,6 @@ order.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -15,11 +14,12 @@ from callstate_client.engine.interfaces import NotOurs
 from callstate_client.engine.rules import handoff
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import StoreError, StoreRefusingError
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.stores.hosts import HostRegistry, Take, TakeOutcome
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 
 class Takeovers:
@@ -70,7 +70,10 @@ class Takeovers:
             raise
         if taken.outcome is TakeOutcome.TAKEN and taken.stored is not None:
             self._metrics.count("sessions_taken")
-            log.info("session %s was taken over from host %s: %s", session_id, theirs.host, theirs.why)
+            log.info(
+                "session_taken_over", "session %s was taken over from host %s: %s", session_id, theirs.host,
+                theirs.why, session_id=session_id, host=theirs.host,
+            )  # fmt: skip
             return handoff.take_over(session_id, taken.stored, self._host_id, theirs.why)
         session = await self._read_through.read(session_id)
         if session is not None and (session.host, session.facts.epoch, session.state) == theirs.seen:

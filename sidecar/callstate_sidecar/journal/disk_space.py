@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 from pathlib import Path
 from typing import Final
 
 from callstate_sidecar.journal.layout import logs, snapshot_path, snapshots, spare_path, spares
 from callstate_sidecar.journal.manifest import MANIFEST
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.system.files import Files
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 MAX_SPARES: Final = 4
 """Segments kept for reuse."""
@@ -72,7 +72,7 @@ def remove_before(files: Files, directory: Path, generation: int, segment_bytes:
             else:
                 files.unlink(path)
         except OSError as error:
-            log.warning("%s is no longer needed but can't be removed: %s", path, error)
+            log.warning("journal_file_left", "%s is no longer needed but can't be removed: %s", path, error)
     for path in snapshots(directory).values():
         if path != snapshot_path(directory, generation):
             with contextlib.suppress(OSError):

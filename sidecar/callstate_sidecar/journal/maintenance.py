@@ -7,16 +7,16 @@ tried later. If the files were deleted, writes are refused until a checkpoint ha
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Final
 
 from callstate_sidecar.background import cancel_and_wait, in_thread, supervise
 from callstate_sidecar.journal.checkpoint import Checkpointer
 from callstate_sidecar.journal.log import Journal
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 RETRY_S: Final = 10.0
 """Pause after a failed checkpoint: on a full disk, the next one would only fill it again."""
@@ -92,9 +92,15 @@ class Maintenance:
                 await asyncio.sleep(RETRY_S)
             else:
                 self._metrics.count("checkpoints")
-                log.debug("checkpoint of %d bytes", self._journal.snapshot_bytes)
+                log.debug("checkpoint", "checkpoint of %d bytes", self._journal.snapshot_bytes)
 
     def _failed(self, error: Exception) -> None:
         self._metrics.count("checkpoints_failed")
         bug = None if isinstance(error, OSError) else error  # with its traceback
-        log.error("the checkpoint failed: %s; the next is tried in %g s", error, RETRY_S, exc_info=bug)
+        log.error(
+            "checkpoint_failed",
+            "the checkpoint failed: %s; the next is tried in %g s",
+            error,
+            RETRY_S,
+            exc_info=bug,
+        )

@@ -9,7 +9,6 @@ ignore it.
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 from collections.abc import Callable
@@ -30,9 +29,10 @@ from callstate_sidecar.journal.format import (
 )
 from callstate_sidecar.journal.layout import generation_of, log_path, logs, snapshot_path, snapshots
 from callstate_sidecar.journal.manifest import Manifest
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.system.files import Files
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 
 @dataclass(slots=True)
@@ -231,10 +231,10 @@ def cut(files: Files, tail: Tail) -> None:
     for path in reversed(tail.behind):
         if has_records(path):
             files.rename(path, _aside(path))
-            log.warning("%s comes after the end of the log: set aside", path.name)
+            log.warning("journal_segment_set_aside", "%s comes after the end of the log: set aside", path.name)
         else:  # it was never written to; records of an earlier use may be of sessions deleted since
             files.unlink(path)
-            log.info("%s was never written to: removed", path.name)
+            log.info("journal_segment_unused", "%s was never written to: removed", path.name)
     if tail.segment is None:
         return
     path, rest = tail.segment.path, tail.segment.data[tail.offset :].rstrip(b"\0")
@@ -253,6 +253,7 @@ def cut(files: Files, tail: Tail) -> None:
         files.close(fd)
     files.sync_directory(path.parent)
     log.warning(
+        "journal_tail_cut",
         "%s ended in an incomplete record: %d bytes at %d cut off, kept as %s",
         path.name, len(rest), tail.offset, aside.name,
     )  # fmt: skip

@@ -7,7 +7,6 @@ gives way after each metric: it holds Python's global lock in pieces of less tha
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import threading
 import time
@@ -22,9 +21,10 @@ from prometheus_client.process_collector import ProcessCollector  # pyright: ign
 from prometheus_client.registry import Collector  # pyright: ignore[reportMissingImports]
 from prometheus_client.samples import Sample  # pyright: ignore[reportMissingImports]
 
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.monitoring.families import Snapshot, families
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 REQUEST_S: Final = 10.0
 """How long a client has for its request and its reply, seconds: Prometheus gives up after ten by default."""
@@ -93,7 +93,9 @@ class Endpoint:
                     writer.write(await self._response(head))
                     await writer.drain()
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError):
-            log.debug("a client of metrics.listen sent no request, or did not read its reply")
+            log.debug(
+                "metrics_client_cut_off", "a client of metrics.listen sent no request, or did not read its reply"
+            )
         finally:
             self._clients -= 1
             writer.close()

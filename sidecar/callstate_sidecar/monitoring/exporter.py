@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from pathlib import Path
 from typing import Final
@@ -13,13 +12,14 @@ from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.metrics_address import TcpAddress
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.monitoring.endpoint import Endpoint
 from callstate_sidecar.monitoring.families import Snapshot
 from callstate_sidecar.serving.listener import Listener
 from callstate_sidecar.serving.timed_server import TimedServer
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 SOCKET_MODE: Final = 0o660
 """Mode of a Unix socket: Prometheus, or what forwards to it, is made a member of the daemon's group."""
@@ -58,7 +58,7 @@ class Exporter:
             where = f"http://[{name}]:{port}/metrics" if ":" in name else f"http://{name}:{port}/metrics"
         self._endpoint = Endpoint(listening, asyncio.get_running_loop(), self.snapshot)
         self._endpoint.start()
-        log.info("metrics are served on %s", where)
+        log.info("metrics_served", "metrics are served on %s", where)
 
     async def stop(self) -> None:
         """Stop serving, and remove a Unix socket."""

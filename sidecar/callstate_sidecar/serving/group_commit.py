@@ -12,7 +12,6 @@ change (heartbeats, worker records, the departure of a worker) is kept.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -21,10 +20,11 @@ from callstate_client.engine.rules.context import Context
 from callstate_client.errors import NotDurableError
 from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.journal import Journal, SyncGate
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.connection import ClientConnection
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 
 class GroupCommit:
@@ -154,7 +154,9 @@ class GroupCommit:
         cut_off = self._ctx.events.publish(self.pending_reply_bytes)
         if cut_off:
             self._metrics.count("subscribers_cut_off", cut_off)
-            log.warning("%d subscribers did not read their events, and were cut off", cut_off)
+            log.warning(
+                "subscribers_cut_off", "%d subscribers did not read their events, and were cut off", cut_off
+            )
 
     def _refused(self, refusing: bool) -> None:
         if refusing is not self._refusing:
@@ -166,7 +168,10 @@ class GroupCommit:
             self._refused(True)
             fault = None if isinstance(error, OSError) else error  # a bug: with its traceback
             log.error(
-                "the journal does not take writes: %s; they are refused as not_durable", error, exc_info=fault
+                "journal_full",
+                "the journal does not take writes: %s; they are refused as not_durable",
+                error,
+                exc_info=fault,
             )
 
     def _roll_back(self, error: Exception) -> None:

@@ -9,7 +9,6 @@ when its result arrives. Waiting requests are counted per connection, which is n
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -35,11 +34,12 @@ from callstate_client.errors import (
 )
 from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.journal import Journal, SyncGate
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.group_commit import GroupCommit
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 
 class Server:
@@ -192,7 +192,9 @@ class Server:
             error = failure
         else:
             error = InternalError("see the daemon's log")
-            log.error("%s failed", request.verb.method, exc_info=failure)
+            log.error(
+                "request_failed", "%s failed", request.verb.method, exc_info=failure, method=request.verb.method
+            )
         self._metrics.count_error(error.kind)
         return error
 

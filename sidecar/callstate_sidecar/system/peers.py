@@ -12,7 +12,6 @@ again.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import socket
 import struct
@@ -22,9 +21,10 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from callstate_client.engine.process import Gone, Process
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.system.pidfd import Peer, has_exited, poll
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 SO_PEERPIDFD: Final = 77
 """include/uapi/asm-generic/socket.h; Python's socket module has no name for it."""
@@ -153,7 +153,9 @@ class Peers:
             return Gone.GONE
         if not self.failures:
             log.warning(
-                "a worker's process can't be watched, so only its heartbeats and connections count: %s", error
+                "worker_unwatched",
+                "a worker's process can't be watched, so only its heartbeats and connections count: %s",
+                error,
             )
         self.failures += 1
         return None

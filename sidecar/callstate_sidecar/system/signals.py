@@ -6,16 +6,16 @@ The first SIGTERM or SIGINT stops the daemon in an orderly way, the second one e
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.system.exits import Exit
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -69,10 +69,14 @@ class Signals:
         def request_stop(number: signal.Signals) -> None:
             nonlocal stopping
             if stopping:
-                log.warning("%s again: exiting at once; the journal has what is not in the store", number.name)
+                log.warning(
+                    "stopped_at_once",
+                    "%s again: exiting at once; the journal has what is not in the store",
+                    number.name,
+                )
                 os._exit(Exit.FAILED)
             stopping = True
-            log.info("%s: stopping", number.name)
+            log.info("stopping", "%s: stopping", number.name)
             stop()
 
         def handle(number: int, _: FrameType | None) -> None:

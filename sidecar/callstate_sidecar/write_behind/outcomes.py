@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from callstate_client.engine.events import SET_ASIDE, SUPERSEDED, Events
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import StoredSession, Write
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.backend import Backend, WriteOutcome, WriteResult
@@ -17,7 +17,7 @@ from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.deletions import FlushedDeletions
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 
 class Refused(NamedTuple):
@@ -82,7 +82,10 @@ class Outcomes:
             self._events.note("recovered", self._clock.wall_us(), session, reason=SET_ASIDE)
         self._metrics.count("store_set_aside")
         log.warning(
-            "session %s: other software had changed it in the store; that is set aside for the TTL", session_id
+            "foreign_write_set_aside",
+            "session %s: other software had changed it in the store; that is set aside for the TTL",
+            session_id,
+            session_id=session_id,
         )
 
     async def reconcile(self, other_state: deque[Refused]) -> None:
@@ -134,6 +137,8 @@ class Outcomes:
         self._metrics.count("store_refused")
         if not already:  # every later turn of the call is refused again
             log.error(
+                "store_refused",
                 "the store does not take %s %s (%s); it stays here and in the journal, and is tried again",
                 "session" if write.document is not None else "the deletion of session", session_id, why,
+                session_id=session_id,
             )  # fmt: skip

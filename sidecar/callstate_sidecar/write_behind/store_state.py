@@ -25,10 +25,11 @@ from callstate_client.engine.sessions.stored import (
     StoreUnsuitableError,
 )
 from callstate_client.engine.table.session_table import SessionTable
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.system.clock import SystemClock
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 Status = Literal["up", "down", "refusing"]
 
@@ -147,11 +148,13 @@ class StoreState:
         dirty = self._table.dirty.sessions
         if self.status == "up":
             self.publish("store.up")
-            log.info("the store is up again, %d dirty", dirty)
+            log.info("store_up", "the store is up again, %d dirty", dirty)
         else:
             self.publish("store.down", self.error)
-            words = "the store is %s: %s; serving goes on, %d dirty"
-            log.log(self._severity, words, self.status, self.error, dirty)
+            log.at(
+                self._severity, "store_down", "the store is %s: %s; serving goes on, %d dirty",
+                self.status, self.error, dirty, store=self.status,
+            )  # fmt: skip
 
     def publish(self, event: Literal["store.down", "store.up", "store.repaired"], error: str = "") -> None:
         """Publish an event about the store."""

@@ -15,7 +15,6 @@ A session that changes meanwhile is passed over: its next write finds out.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -24,13 +23,14 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import StoreError
 from callstate_sidecar.background import BackgroundTask
 from callstate_sidecar.config.schema import StoreConfig
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.backend import Backend, Deviation, StoredVersion
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.store_state import StoreState
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 SESSIONS_A_REQUEST: Final = 200
 """About half a millisecond of the loop, and two of a single-threaded server."""
@@ -89,14 +89,16 @@ class StoreSweep(BackgroundTask):
             try:
                 found = await self._backend.check([*expected.values()])
             except StoreError as error:
-                log.debug("the sweep was cut short: %s", error)
+                log.debug("sweep_cut_short", "the sweep was cut short: %s", error)
                 return
             for session_id, deviation in found:
                 missing += deviation is Deviation.MISSING and self.is_clean(session_id, expected)
                 self.settle(session_id, deviation, expected)
             self._commit()
         if missing:
-            log.error("the store has lost %d sessions; they are written to it again", missing)
+            log.error(
+                "store_lost_sessions", "the store has lost %d sessions; they are written to it again", missing
+            )
             self._metrics.count("store_repairs")
             self._store.publish("store.repaired")
 

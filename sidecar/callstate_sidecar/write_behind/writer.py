@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
@@ -15,6 +14,7 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_sidecar.background import BackgroundTask, in_slices
 from callstate_sidecar.config.schema import StoreConfig
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.backend import Backend
@@ -29,7 +29,7 @@ from callstate_sidecar.write_behind.store_state import StoreState
 from callstate_sidecar.write_behind.store_watch import StoreWatch
 from callstate_sidecar.write_behind.sweep import StoreSweep
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 RETRIES_A_ROUND: Final = 200
 """Sessions in quarantine that one round tries again: if thousands are due at once, the others wait no longer."""
@@ -163,7 +163,7 @@ class WriteBehind(BackgroundTask):
                 await self.write_round()
             except Exception:
                 # a bug that one session triggers must not end the flushing of all others
-                log.exception("writing to the store failed")
+                log.exception("store_write_failed", "writing to the store failed")
                 self.store.failures += 1
 
     async def write_round(self) -> None:
@@ -226,7 +226,9 @@ class WriteBehind(BackgroundTask):
                 self._queue.not_stored(session_id, self._clock.mono())
             await self._deletions.repeat()
             self._data_losses, self._table.store_in_doubt = data_losses, False
-        log.error("the store may have lost data; %d sessions are written to it again", len(session_ids))
+        log.error(
+            "store_repaired", "the store may have lost data; %d sessions are written to it again", len(session_ids)
+        )
         self._metrics.count("store_repairs")
         self.store.publish("store.repaired")
         self._wake.set()

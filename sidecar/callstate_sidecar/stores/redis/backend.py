@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from callstate_client.engine.sessions.stored import (
     Write,
 )
 from callstate_client.protocol.results import Finding
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.stores.backend import Deviation, Flaw, StoredVersion, WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
@@ -46,7 +46,7 @@ from callstate_sidecar.stores.redis.scripts import READ
 from callstate_sidecar.stores.redis.store import IDS_A_PAGE, live_page
 from callstate_sidecar.stores.redis.write_scripts import BEATS, PATCH, WRITE
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 _BEATS_PER_CALL: Final = 1000
 """A running script blocks all other clients of the server, this one for about a millisecond."""
@@ -186,7 +186,11 @@ class RedisBackend:
         if isinstance(reply, ResponseError):
             why = describe(reply)
             if why != self._unconfirmed:
-                log.warning("Redis can't confirm what is on its disk (%s): a reply counts as confirmation", why)
+                log.warning(
+                    "store_unconfirmed",
+                    "Redis can't confirm what is on its disk (%s): a reply counts as confirmation",
+                    why,
+                )
             self._unconfirmed = why
         elif not reply[0]:
             raise StoreDownError(f"not on the server's disk within {CONFIRM_S:g} s")

@@ -12,17 +12,17 @@ confirmed one on is right.
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
+from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.stores.redis.client import ScriptCall
 from callstate_sidecar.stores.redis.write_scripts import MARK
 
-log = logging.getLogger(__name__)
+log = EventLog(__name__)
 
 MARK_TTL_MS: Final = 30 * 86_400_000
 """The mark of a host that is gone for good expires."""
@@ -86,7 +86,11 @@ class Mark:
             self._run_id = run_id
             if policy not in (b"", b"noeviction"):
                 name = policy.decode("ascii", "replace")
-                log.warning("Redis may evict live sessions: set its maxmemory-policy to noeviction, not %s", name)
+                log.warning(
+                    "store_evicts",
+                    "Redis may evict live sessions: set its maxmemory-policy to noeviction, not %s",
+                    name,
+                )
 
 
 class Marks:

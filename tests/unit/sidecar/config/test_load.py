@@ -164,7 +164,7 @@ def test_the_arguments_say_whether_only_to_check() -> None:
         ("limits.connections=1.5", "limits.connections: expected a whole number of connections, 1 to"),
         ("limits.connections=0", "limits.connections: expected a whole number of connections, 1 to"),
         ("journal.durability=none", "journal.durability: expected memory, process or power; got 'none'"),
-        ("log.format=xml", "log.format: expected text or json"),
+        ("log.format=xml", "log.format: expected auto, text, json or journald"),
         (
             "store.prefix={calls}:",
             "store.prefix: expected 1 to 128 characters of printable ASCII, no space, no braces",
