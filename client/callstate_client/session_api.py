@@ -445,6 +445,22 @@ class SessionApi(Requester):
         """
         await self._execute(requests.drop_quarantined(session_id), timeout_s)
 
+    # -- workers ------------------------------------------------------------------------------------------
+
+    async def workers(self, *, timeout_s: float | None = None) -> AsyncIterator[protocol.WorkerInfo]:
+        """The workers that are connected, may reconnect, or held sessions before the daemon's restart; pages are
+        requested as the iteration reaches them.
+
+        Raises:
+            MethodNotFoundError: the daemon is too old to list them.
+        """
+        request: PreparedRequest[Page[protocol.WorkerInfo]] | None = requests.workers()
+        while request is not None:
+            page = await self._execute(request, timeout_s)
+            for worker in page.items:
+                yield worker
+            request = page.next_page
+
     # -- the store itself ---------------------------------------------------------------------------------
 
     async def features(self) -> Collection[str]:
@@ -494,6 +510,14 @@ class SessionApi(Requester):
     async def info(self, *, timeout_s: float | None = None) -> dict[str, Any]:
         """What the daemon is: the result of `server.info`."""
         return await self._execute(requests.INFO, timeout_s)
+
+    async def settings(self, *, timeout_s: float | None = None) -> list[protocol.Setting]:
+        """The daemon's configuration in force, and where each value comes from; empty for a MemoryStore.
+
+        Raises:
+            MethodNotFoundError: the daemon is too old to tell.
+        """
+        return (await self._execute(requests.CONFIG, timeout_s)).settings
 
     async def ping(self, *, timeout_s: float | None = None) -> None:
         """Return once the store has answered."""

@@ -24,6 +24,7 @@ from callstate_client.engine.table.replay import replay, snapshot
 from callstate_sidecar.background import cancel_and_wait, supervise
 from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.metrics_address import resolve_metrics
+from callstate_sidecar.config.origins import Origins
 from callstate_sidecar.config.resolve import resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
@@ -82,16 +83,23 @@ class Daemon:
 
     Args:
         config: of the daemon.
+        origins: where its values come from.
         environ: the environment of the process.
         reload: reads the configuration again, for SIGHUP.
     """
 
-    def __init__(self, config: Config, environ: MutableMapping[str, str], reload: Callable[[], Config]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        origins: Origins,
+        environ: MutableMapping[str, str],
+        reload: Callable[[], tuple[Config, Origins]],
+    ) -> None:
         self._config = config
         self._environ = environ
         self._manager = systemd.Notifier(environ)
         self._reload_config = reload
-        self._reloads = Reloads(config)
+        self._reloads = Reloads(config, origins)
         self._clock = SystemClock()
         self._metrics = Metrics()
         self._engine = Engine(config.limits, config.reaper, self._clock, secrets.token_hex(8))
@@ -141,7 +149,7 @@ class Daemon:
         self._build_journal(state_dir)
         self._build_store_tasks()
         self._build_host_tasks(state_dir)
-        self._attach_host()
+        self._attach_host(state_dir)
         await self._check_store()
         self._restore()
         try:
@@ -241,9 +249,14 @@ class Daemon:
             gate=gate,
         )
 
-    def _attach_host(self) -> None:
+    def _attach_host(self, state_dir: Path) -> None:
         """Give the engine access to the other parts."""
         boot_id = host.boot_id()
+        resolved = {
+            "server.socket": ", ".join(self._addresses),
+            "server.state_dir": str(state_dir),
+            "host.id": self._host_id,
+        }
         self._peers = Peers(boot_id)
         self._host = DaemonHost(
             identity=host.HostIdentity(self._host_id, boot_id, host.own_version()),
@@ -259,6 +272,7 @@ class Daemon:
             write_behind=self._write_behind,
             reaper=self._reaper,
             takeovers=self._takeovers,
+            settings=lambda: self._reloads.settings(resolved),
             is_dead=(lambda _: False) if self._hosts is None else self._hosts.is_dead,
         )
         self._engine.attach(self._host)
@@ -368,16 +382,16 @@ class Daemon:
         """SIGHUP: apply what may change while running: limits, the default timeout, logging."""
         self._manager.reloading()
         try:
-            config = self._reload_config()
+            config, origins = self._reload_config()
             configure_logging(config.log.level, config.log.format, config.log.burst, self._environ)
         except (ConfigError, OSError) as error:
             log.error("reload_failed", "not reloaded: %s", error)
         else:
-            self._apply(config)
+            self._apply(config, origins)
         self._manager.ready(self._status())
 
-    def _apply(self, config: Config) -> None:
-        applied = self._reloads.take(config)
+    def _apply(self, config: Config, origins: Origins) -> None:
+        applied = self._reloads.take(config, origins)
         self._server.limit(config.limits)
         self._engine.liveness.timeout_s = config.reaper.heartbeat_timeout_s
         log.info(

@@ -6,7 +6,7 @@ Built last, from all other parts, and attached to the engine then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -18,6 +18,7 @@ from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import Query
 from callstate_client.errors import UnreadableError
 from callstate_client.protocol.messages import FEATURES, PROTOCOL_VERSION
+from callstate_client.protocol.results import Setting
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.journal import Journal
@@ -53,6 +54,7 @@ class DaemonHost:
         write_behind: WriteBehind,
         reaper: Reaper,
         takeovers: Takeovers | None,
+        settings: Callable[[], Iterable[Setting]],
         is_dead: Callable[[str], bool],
     ) -> None:
         self._identity = identity
@@ -71,6 +73,7 @@ class DaemonHost:
         self.when_known = read_through.when_known
         self._takeovers = takeovers
         self.is_shared = takeovers is not None
+        self.settings = settings
         self.is_dead = is_dead
         self.flush = write_behind.flush
         self.check_store = write_behind.check

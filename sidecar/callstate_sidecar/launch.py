@@ -12,6 +12,7 @@ import uvloop
 from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.load import load_config
 from callstate_sidecar.config.metrics_address import resolve_metrics
+from callstate_sidecar.config.origins import Origins
 from callstate_sidecar.config.resolve import check_store_files, resolve_password, resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.daemon import Daemon
@@ -59,8 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for warning in args.warnings:
         log.warning("configuration", "%s", warning)
 
+    def reload() -> tuple[Config, Origins]:
+        config, args = load_config(arguments, os.environ)
+        return config, args.origins
+
     async def serve() -> Exit:
-        return await Daemon(config, os.environ, lambda: load_config(arguments, os.environ)[0]).run()
+        return await Daemon(config, args.origins, os.environ, reload).run()
 
     try:
         if args.check:

@@ -164,6 +164,7 @@ class Core:
             write_behind=self.writer,
             reaper=self.reaper,
             takeovers=None,
+            settings=lambda: (),
             is_dead=lambda _: False,
         )
         self.engine.attach(self.host)

@@ -100,8 +100,9 @@ def _step(line: str, number: int) -> Step:
 
 
 def _template(text: str) -> str:
-    """A line as JSON: a placeholder without quotes becomes text with a mark before it, `…` a member."""
+    """A line as JSON: a placeholder without quotes becomes text with a mark before it, `…` a member or an item."""
     text = text.replace(f"{{{MORE}}}", f'{{"{MORE}":0}}').replace(f",{MORE}}}", f',"{MORE}":0}}')
+    text = text.replace(f",{MORE}]", f',"{MORE}"]')
     return _QUOTED_OR_BARE.sub(
         lambda found: found[0] if found["quoted"] else f'"{_BARE_MARK}{found["bare"]}"', text
     )
@@ -218,6 +219,8 @@ class Player:
                 self._match(template[name], actual[name], f"{place}.{name}")
         elif isinstance(template, list):
             assert isinstance(actual, list), f"{place}: {actual!r} is no array"
+            if template[-1:] == [MORE]:
+                template, actual = template[:-1], actual[: len(template) - 1]
             assert len(template) == len(actual), f"{place}: {actual!r}"
             for index, (one, other) in enumerate(zip(template, actual, strict=True)):
                 self._match(one, other, f"{place}[{index}]")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, Protocol
 
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query, StoredSession
-from callstate_client.protocol.results import CheckResult
+from callstate_client.protocol.results import CheckResult, Setting
 
 
 class NotCached(Exception):  # noqa: N818 - not an error: the store has to be read
@@ -190,4 +190,8 @@ class Host(Protocol):
 
     def stats(self) -> dict[str, Any]:
         """The result of `server.stats`."""
+        ...
+
+    def settings(self) -> Iterable[Setting]:
+        """The configuration in force, for `server.config`."""
         ...

@@ -13,7 +13,7 @@ session would be: until then a new session under its id continues its versions a
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, cast
 from weakref import WeakSet, WeakValueDictionary
@@ -297,3 +297,7 @@ class MemoryHost:
             "connections": 0,
             "dirty": 0,
         }
+
+    def settings(self) -> Iterable[protocol.Setting]:
+        """None: it is configured by its constructor."""
+        return ()

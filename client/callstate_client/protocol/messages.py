@@ -26,6 +26,7 @@ from callstate_client.model.go_json import Int64
 from callstate_client.protocol.params import Params, Written
 from callstate_client.protocol.results import (
     CheckResult,
+    ConfigResult,
     DrainResult,
     FlushResult,
     HeartbeatResult,
@@ -37,6 +38,7 @@ from callstate_client.protocol.results import (
     SaveResult,
     SubscribeResult,
     VersionResult,
+    WorkerListResult,
 )
 
 ResultT = TypeVar("ResultT")
@@ -68,6 +70,12 @@ QUARANTINE: Final = "quarantine"
 SERVER_CHECK: Final = "server_check"
 """The daemon has `server.check`."""
 
+WORKER_LIST: Final = "worker_list"
+"""The daemon has `worker.list`."""
+
+SERVER_CONFIG: Final = "server_config"
+"""The daemon has `server.config`."""
+
 FEATURES: Final = (
     "ownership",
     "events",
@@ -80,6 +88,8 @@ FEATURES: Final = (
     INSTANCE,
     QUARANTINE,
     SERVER_CHECK,
+    WORKER_LIST,
+    SERVER_CONFIG,
 )
 """All optional parts of the protocol; `server.info` lists those that a daemon has."""
 
@@ -229,6 +239,8 @@ decode_flush = result_decoder(FlushResult)
 decode_register = result_decoder(RegisterResult)
 decode_subscribe = result_decoder(SubscribeResult)
 decode_drain = result_decoder(DrainResult)
+decode_worker_list = result_decoder(WorkerListResult)
+decode_config = result_decoder(ConfigResult)
 decode_quarantine_list = result_decoder(QuarantineListResult)
 decode_quarantine_show = result_decoder(QuarantineShowResult)
 decode_quarantine_retry = result_decoder(QuarantineRetryResult)

@@ -197,6 +197,13 @@ class RegisterParams(Params):
     process: str | None = None
 
 
+class WorkerListParams(Params):
+    """`worker.list`."""
+
+    limit: Limit | None = None
+    cursor: str | None = None
+
+
 class Since(Params):
     """A place in the stream of events, after which events are wanted."""
 

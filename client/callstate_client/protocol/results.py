@@ -194,6 +194,63 @@ class RegisterResult(Struct):
     drain: bool = False
 
 
+class WorkerInfo(Struct, kw_only=True, omit_defaults=True):
+    """One of `worker.list`'s `workers`.
+
+    Args:
+        state: `connected`; `exited` (its process has, and a connection is still open); `away` (it may reconnect);
+            `restored` (from the journal, and not seen since the daemon started).
+        connections: how many of its connections are open.
+        sessions: how many sessions in memory it holds that have not ended.
+        watched: the exit of its process is noticed at once; else only connections and heartbeats count.
+        pid: of its process, as the daemon sees it; absent where that is not known.
+        since: when it joined, RFC 3339; absent for one that has not been seen since the daemon started.
+    """
+
+    worker_id: str
+    state: str
+    connections: int
+    sessions: int
+    watched: bool
+    pid: int | UnsetType = UNSET
+    since: str | UnsetType = UNSET
+
+
+class WorkerListResult(Struct, omit_defaults=True):
+    """Of `worker.list`."""
+
+    workers: list[WorkerInfo]
+    next_cursor: str | None = None
+
+
+class Setting(Struct, kw_only=True, omit_defaults=True):
+    """One key of the daemon's configuration.
+
+    Args:
+        key: such as `store.url`.
+        value: in force; without passwords.
+        source: where it comes from: `default`, `file`, `environment` or `flag`.
+        name: of the file, variable or flag; empty for a default.
+        default: the value if it is not configured.
+        resolved: what an empty value stands for on this host.
+        pending: what a reload has read and only a restart applies; absent if there is nothing of the kind.
+    """
+
+    key: str
+    value: str | int | float
+    source: str
+    name: str = ""
+    default: str | int | float
+    resolved: str = ""
+    pending: str | int | float | UnsetType = UNSET
+
+
+class ConfigResult(Struct):
+    """Of `server.config`."""
+
+    settings: list[Setting]
+
+
 class DrainResult(Struct):
     """Of `server.drain`: whether it drains now, and how many sessions have not ended."""
 

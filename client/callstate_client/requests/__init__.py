@@ -30,6 +30,7 @@ from callstate_client.requests.reads import check_listable, get, list_active, li
 from callstate_client.requests.saves import REWRITES, beside_state, document, rewrite_head, save, save_document
 from callstate_client.requests.server import (
     CHECK_S,
+    CONFIG,
     FLUSH_MARGIN_S,
     FLUSH_S,
     INFO,
@@ -38,12 +39,14 @@ from callstate_client.requests.server import (
     check,
     drain,
     flush,
+    workers,
 )
 
 __all__ = [
-    "CHECK_S", "FLUSH_MARGIN_S", "FLUSH_S", "INFO", "PING", "REWRITES", "STATS", "Ops", "Page",
+    "CHECK_S", "CONFIG", "FLUSH_MARGIN_S", "FLUSH_S", "INFO", "PING", "REWRITES", "STATS", "Ops", "Page",
     "PreparedRequest", "add_turn", "amend_turn", "beside_state", "check", "check_amendable", "check_listable",
     "claim", "claim_next", "delete", "document", "drain", "drop_quarantined", "end", "fenced", "flush", "get",
     "heartbeat", "list_active", "listing_features", "load", "quarantined", "record_interruption", "release",
     "retry_quarantined", "rewrite_head", "save", "save_document", "sessions", "show_quarantined", "update",
+    "workers",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Final
 
 from callstate_client import protocol
 from callstate_client.requests import replies
-from callstate_client.requests.prepared import PreparedRequest
+from callstate_client.requests.prepared import Page, PreparedRequest
 
 FLUSH_S: Final = 10.0
 """How long the daemon tries to flush, seconds; it writes to its store five times a second while that is up."""
@@ -21,7 +21,18 @@ CHECK_S: Final = 120.0
 
 PING: Final = PreparedRequest("server.ping", None, replies.nothing)
 INFO: Final = PreparedRequest("server.info", None, protocol.decode_members)
+CONFIG: Final = PreparedRequest("server.config", None, protocol.decode_config)
 STATS: Final = PreparedRequest("server.stats", None, protocol.decode_members)
+
+
+def workers(cursor: str | None = None) -> PreparedRequest[Page[protocol.WorkerInfo]]:
+    """The workers that the daemon knows, by pages."""
+
+    def result(line: bytes) -> Page[protocol.WorkerInfo]:
+        page = protocol.decode_worker_list(line)
+        return Page(page.workers, workers(page.next_cursor) if page.next_cursor else None)
+
+    return PreparedRequest("worker.list", protocol.WorkerListParams(cursor=cursor), result)
 
 
 def flush(session_ids: Sequence[str] | None, timeout_s: float) -> PreparedRequest[protocol.FlushResult]:

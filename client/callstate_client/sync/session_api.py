@@ -402,6 +402,21 @@ class SessionApi(Requester):
         """
         self._execute(requests.drop_quarantined(session_id), timeout_s)
 
+    # -- workers ------------------------------------------------------------------------------------------
+
+    def workers(self, *, timeout_s: float | None = None) -> Iterator[protocol.WorkerInfo]:
+        """The workers that are connected, may reconnect, or held sessions before the daemon's restart; pages are
+        requested as the iteration reaches them.
+
+        Raises:
+            MethodNotFoundError: the daemon is too old to list them.
+        """
+        request: PreparedRequest[Page[protocol.WorkerInfo]] | None = requests.workers()
+        while request is not None:
+            page = self._execute(request, timeout_s)
+            yield from page.items
+            request = page.next_page
+
     # -- the store itself ---------------------------------------------------------------------------------
 
     def features(self) -> Collection[str]:
@@ -451,6 +466,14 @@ class SessionApi(Requester):
     def info(self, *, timeout_s: float | None = None) -> dict[str, Any]:
         """What the daemon is: the result of `server.info`."""
         return self._execute(requests.INFO, timeout_s)
+
+    def settings(self, *, timeout_s: float | None = None) -> list[protocol.Setting]:
+        """The daemon's configuration in force, and where each value comes from; empty for a MemoryStore.
+
+        Raises:
+            MethodNotFoundError: the daemon is too old to tell.
+        """
+        return self._execute(requests.CONFIG, timeout_s).settings
 
     def ping(self, *, timeout_s: float | None = None) -> None:
         """Return once the store has answered."""

@@ -18,6 +18,7 @@ import msgspec
 from callstate_sidecar.config.arguments import parser
 from callstate_sidecar.config.errors import ConfigError, reason
 from callstate_sidecar.config.options import OPTIONS, SECTIONS, Option
+from callstate_sidecar.config.origins import Origin
 from callstate_sidecar.config.redis_url import UrlOptionError
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.config.store_url import check_store_url, redact_url
@@ -35,7 +36,7 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Config
 
     Returns:
         the configuration, and the arguments: `check` (only check the configuration), `config` (the TOML file's path
-        or None) and `warnings` (to be logged once logging is configured).
+        or None), `origins` (where the values come from) and `warnings` (to be logged once logging is configured).
 
     Raises:
         ConfigError: an unknown key, a wrong value, an unreadable file.
@@ -43,11 +44,15 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Config
     """
     args = parser().parse_args(argv)
     values: dict[str, Any] = {}
+    origins = args.origins = {}
     if args.config is not None:
         values.update(_read_file(Path(args.config)))
-    values.update(_read_environ(environ))
+        origins.update(dict.fromkeys(values, Origin("file", args.config)))
+    for option, value in _read_environ(environ):
+        values[option.key], origins[option.key] = value, Origin("environment", option.variable)
     for key, text, flag in args.settings:
         values[key] = _checked(_option(key, flag), text, flag, strict=False)
+        origins[key] = Origin("flag", flag)
     args.warnings = [
         f"{flag}: every user of this host can see a password on the command line; use store.password_file"
         for key, text, flag in args.settings
@@ -80,12 +85,12 @@ def _read_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def _read_environ(environ: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+def _read_environ(environ: Mapping[str, str]) -> Iterator[tuple[Option, Any]]:
     by_variable = {option.variable: option for option in OPTIONS.values()}
     for variable, text in sorted(environ.items()):
         option = by_variable.get(variable)
         if option is not None:
-            yield option.key, _checked(option, text, variable, strict=False)
+            yield option, _checked(option, text, variable, strict=False)
             continue
         section, underscore, name = variable.removeprefix("CALLSTATE_").lower().partition("_")
         ours = variable.startswith("CALLSTATE_") and underscore and section in SECTIONS

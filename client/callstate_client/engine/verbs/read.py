@@ -13,6 +13,7 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import CheckParams, FlushParams, LoadParams, NoParams
+from callstate_client.protocol.results import ConfigResult
 
 
 def load(ctx: Context, caller: Caller, p: LoadParams) -> bytes:
@@ -116,6 +117,11 @@ def info(ctx: Context, caller: Caller, p: NoParams) -> bytes:
 def stats(ctx: Context, caller: Caller, p: NoParams) -> bytes:
     """{}"""
     return encode_json(ctx.host.stats())
+
+
+def config(ctx: Context, caller: Caller, p: NoParams) -> bytes:
+    """{}"""
+    return encode_json(ConfigResult([*ctx.host.settings()]))
 
 
 def flush(ctx: Context, caller: Caller, p: FlushParams) -> Deferred:

@@ -13,7 +13,17 @@ from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
 from callstate_client.engine.sessions.validation import PlainHead
-from callstate_client.engine.verbs import heartbeat, listing, mutate, ownership, quarantine, read, save, subscribe
+from callstate_client.engine.verbs import (
+    heartbeat,
+    listing,
+    mutate,
+    ownership,
+    quarantine,
+    read,
+    save,
+    subscribe,
+    workers,
+)
 from callstate_client.model.go_json import Int64
 
 __all__ = ["VERBS", "Verb", "decode_usual"]
@@ -75,6 +85,7 @@ _TABLE: Final = (
     _verb("session.claim_next", p.ClaimNextParams, ownership.claim_next),
     _verb("session.release", p.ReleaseParams, ownership.release),
     _verb("worker.register", p.RegisterParams, ownership.register),
+    _verb("worker.list", p.WorkerListParams, workers.list_workers),
     _verb("events.subscribe", p.SubscribeParams, subscribe.subscribe),
     _verb("quarantine.list", p.QuarantineListParams, quarantine.list_quarantined),
     _verb("quarantine.show", p.QuarantineShowParams, quarantine.show),
@@ -83,6 +94,7 @@ _TABLE: Final = (
     _verb("server.ping", p.NoParams, read.ping),
     _verb("server.info", p.NoParams, read.info),
     _verb("server.stats", p.NoParams, read.stats),
+    _verb("server.config", p.NoParams, read.config),
     _verb("server.flush", p.FlushParams, read.flush),
     _verb("server.check", p.CheckParams, read.check),
     _verb("server.drain", p.DrainParams, ownership.drain),

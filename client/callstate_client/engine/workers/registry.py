@@ -110,7 +110,9 @@ class WorkerRegistry:
         self._connections.setdefault(worker_id, set()).add(caller)
         self._remember(worker_id)
         if done.joined:
-            self._events.note("worker.joined", self._clock.wall_us(), worker_id=worker_id)
+            at = self._clock.wall_us()
+            self.workers.joined(worker_id, at)
+            self._events.note("worker.joined", at, worker_id=worker_id)
 
     def _remember(self, worker_id: str) -> None:
         """Journal the process of a worker, unless that is done: an earlier write may have failed."""

@@ -12,7 +12,7 @@ proxy says nothing about its workers, so they are judged by connections and hear
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -35,6 +35,19 @@ class Registration(NamedTuple):
 AGAIN: Final = Registration(WorkerOutcome.NOTHING, joined=False, watch=False)
 
 
+class WorkerDescription(NamedTuple):
+    """What is known of a worker, for operators."""
+
+    state: WorkerState
+    connections: int
+    pid: int
+    """Of the process at the other end; 0: not known."""
+    watched: bool
+    """Its exit can be observed."""
+    joined_us: int
+    """When it joined, µs since the epoch; 0: before the daemon started."""
+
+
 @dataclass(slots=True, eq=False)
 class _Program:
     """A process from which workers are registered."""
@@ -55,6 +68,7 @@ class _Worker:
     pidfd: bool = False
     own_name: str = ""
     connections: set[Hashable] = field(default_factory=set)
+    joined_us: int = 0
 
     @property
     def process(self) -> Process | None:
@@ -113,6 +127,20 @@ class Workers:
         """This worker's name for its process, for the journal; empty if it gave none."""
         worker = self._workers.get(worker_id)
         return "" if worker is None else worker.own_name
+
+    def ids(self) -> Iterable[str]:
+        """The ids of all of them; none may join or leave meanwhile."""
+        return self._workers.keys()
+
+    def describe(self, worker_id: str) -> WorkerDescription:
+        """What is known of one of them."""
+        worker = self._workers[worker_id]
+        pid = 0 if worker.program is None else worker.program.process.pid
+        return WorkerDescription(worker.state, len(worker.connections), pid, worker.watched, worker.joined_us)
+
+    def joined(self, worker_id: str, wall_us: int) -> None:
+        """Note when one of them joined."""
+        self._workers[worker_id].joined_us = wall_us
 
     # -- what is learned --------------------------------------------------------------------------------------
 

@@ -1,0 +1,51 @@
+"""The verb that lists workers, for operators."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import UNSET
+
+from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.rules.context import Context
+from callstate_client.model.times import format_us
+from callstate_client.protocol.messages import encode_json
+from callstate_client.protocol.params import WorkerListParams
+from callstate_client.protocol.results import WorkerInfo, WorkerListResult
+
+DEFAULT_LIMIT: Final = 1000
+"""Workers per page, if the request gives no limit."""
+
+LOOKS_A_PAGE: Final = 20_000
+"""The most sessions counted for one page, a millisecond or two, unless a single worker has more."""
+
+
+def list_workers(ctx: Context, caller: Caller, p: WorkerListParams) -> bytes:
+    """{"limit":100}"""
+    registry, owned = ctx.registry, ctx.table.index.owned
+    ids = sorted(worker_id for worker_id in registry.workers.ids() if worker_id > (p.cursor or ""))
+    page: list[WorkerInfo] = []
+    looked = 0
+    for worker_id in ids[: p.limit or DEFAULT_LIMIT]:
+        looked += len(owned.get(worker_id, ()))
+        if page and looked > LOOKS_A_PAGE:
+            break
+        page.append(_described(ctx, worker_id))
+    result = WorkerListResult(page)
+    if len(page) < len(ids):
+        result.next_cursor = page[-1].worker_id
+    return encode_json(result)
+
+
+def _described(ctx: Context, worker_id: str) -> WorkerInfo:
+    known = ctx.registry.workers.describe(worker_id)
+    sessions, owned = ctx.table.sessions, ctx.table.index.owned.get(worker_id, ())
+    return WorkerInfo(
+        worker_id=worker_id,
+        state=known.state.value,
+        connections=known.connections,
+        sessions=sum(not sessions[session_id].ended for session_id in owned),
+        watched=known.watched,
+        pid=known.pid or UNSET,
+        since=format_us(known.joined_us) if known.joined_us else UNSET,
+    )

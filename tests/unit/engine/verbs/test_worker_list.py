@@ -1,0 +1,53 @@
+"""`worker.list`: who is there, and with how many connections and calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from callstate_client.engine.verbs import workers
+from support.core import FakeClient
+from support.core_harness import CoreHarness
+
+
+async def listed(harness: CoreHarness, **params: Any) -> list[dict[str, Any]]:
+    reply = await harness.request(harness.connect(harness.process()), "worker.list", **params)
+    return reply["workers"]
+
+
+async def test_a_worker_with_its_process_connections_and_sessions(harness: CoreHarness, w1: FakeClient) -> None:
+    await harness.worker("w1", harness.process_of(w1))
+    for name in "abc":
+        await harness.save(w1, name)
+    await harness.request(w1, "session.end", session_id="c")
+    (worker,) = await listed(harness)
+    assert worker.pop("pid") > 0
+    assert worker.pop("since").endswith("Z")
+    assert worker == {"worker_id": "w1", "state": "connected", "connections": 2, "sessions": 2, "watched": True}
+
+
+async def test_one_without_a_connection_is_away_until_its_grace_is_over(
+    harness: CoreHarness, w1: FakeClient
+) -> None:
+    harness.drop_connection(w1)
+    (worker,) = await listed(harness)
+    assert (worker["state"], worker["connections"]) == ("away", 0)
+    await harness.advance(60)
+    assert await listed(harness) == []
+
+
+async def test_pages_are_in_the_order_of_ids(harness: CoreHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("w3", "w1", "w2"):
+        peer = await harness.worker(name)
+        await harness.save(peer, f"of-{name}")
+    asking = harness.connect(harness.process())
+    first = await harness.request(asking, "worker.list", limit=2)
+    assert [each["worker_id"] for each in first["workers"]] == ["w1", "w2"]
+    rest = await harness.request(asking, "worker.list", limit=2, cursor=first["next_cursor"])
+    assert [each["worker_id"] for each in rest["workers"]] == ["w3"]
+    assert "next_cursor" not in rest
+    monkeypatch.setattr(workers, "LOOKS_A_PAGE", 1)
+    first = await harness.request(asking, "worker.list")
+    assert [each["worker_id"] for each in first["workers"]] == ["w1"], "counting sessions has a bound"
+    assert first["next_cursor"] == "w1"
