@@ -25,7 +25,9 @@ def check_epoch(ctx: Context, caller: Caller, session: Session, epoch: int | Non
         FencedError: it is one of them.
     """
     if session.host:
-        raise FencedError("the session belongs to another host", epoch=session.facts.epoch, host=session.host)
+        facts = session.facts
+        why = "the session belongs to another host"
+        raise FencedError(why, epoch=facts.epoch, owner=facts.owner or None, host=session.host)
     if epoch is not None and not session.is_epoch(epoch):
         raise fence_off(ctx, caller, session, f"the session's epoch is {session.facts.epoch}")
 
