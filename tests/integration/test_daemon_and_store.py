@@ -85,6 +85,27 @@ async def test_redis_has_it_moments_later_and_go_can_read_it(redis: RedisServer)
 
 
 @on_uvloop
+async def test_response_times_are_in_redis_and_in_the_journal(redis: RedisServer) -> None:
+    with Daemon(store=redis.url) as daemon:
+        async with connect(daemon.socket) as store, store.hold(SessionState("c1")) as call:
+            for number in range(3):  # the second and third are patches of the document in Redis
+                await call.add_turn("agent", f"turn {number}", response_ms=300 + number)
+                assert (await store.flush()).unflushed == 0
+                document = json.loads(redis.command("GET", "voicesession:c1").partition(b"\r\n")[2])
+                metrics = document["metrics"]
+                assert (metrics["first_response_ms"], metrics["response_count"]) == (300, number + 1)
+                assert metrics["average_response_ms"] == metrics["response_total_ms"] // (number + 1)
+            await call.release()
+        daemon.kill()
+        daemon.start()
+        async with connect(daemon.socket) as store, store.hold("c1") as call:
+            assert call.state.metrics.extra == {"response_count": 3, "response_total_ms": 903}
+            await call.add_turn("agent", "again", response_ms=101)
+            metrics = (await store.load("c1")).metrics
+            assert (metrics.first_response_ms, metrics.average_response_ms) == (300, 251)
+
+
+@on_uvloop
 async def test_a_session_born_and_deleted_within_the_interval_is_never_written(redis: RedisServer) -> None:
     with Daemon("--set", "store.flush_interval_s=60", store=redis.url) as daemon:
         async with connect(daemon.socket) as store:

@@ -297,3 +297,13 @@ def test_a_new_call_is_active_unless_its_status_is_given(store: sync.Store) -> N
         assert (call.state.status, store.load("c1").status) == ("active", "active")
     with store.hold(SessionState("c2", status="pending")) as call:
         assert (call.state.status, store.load("c2").status) == ("pending", "pending")
+
+
+def test_response_times_are_counted(store: sync.Store) -> None:
+    with store.hold(a_call()) as call:
+        call.add_turn("agent", "hello", 400, response_ms=400)
+        store.add_turn("c1", "agent", "there", response_ms=201)
+        metrics = store.load("c1").metrics
+        assert (metrics.first_response_ms, metrics.average_response_ms) == (400, 300)
+        assert call.state.metrics.average_response_ms == 400, "what the store's method does is not shown"
+        assert call.state.history[0].response_ms == 400

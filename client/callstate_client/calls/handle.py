@@ -275,6 +275,7 @@ class CallHandle(Uncopied):
         *,
         at: datetime | None = None,
         extra: dict[str, Any] | None = None,
+        response_ms: int | None = None,
     ) -> AmendableTurn:
         """Append a turn: something was said. Also accepted after `end()`, for late transcripts.
 
@@ -284,6 +285,8 @@ class CallHandle(Uncopied):
             duration_ms: how long it took to say, milliseconds; any real number, rounded.
             at: when; default now.
             extra: further members of the turn.
+            response_ms: from the end of what the user said to the first word of this turn, milliseconds; counted in
+                `first_response_ms` and `average_response_ms` of the metrics.
 
         Returns:
             the turn, to be awaited, amended by `amend()`, or left alone.
@@ -292,7 +295,7 @@ class CallHandle(Uncopied):
             DocumentError: this can't be sent; nothing has changed.
             OverloadedError: too much is unacknowledged; same.
         """
-        return self._mutations.add_turn(role, content, duration_ms, at, extra)
+        return self._mutations.add_turn(role, content, duration_ms, at, extra, response_ms)
 
     def amend_last_turn(
         self,

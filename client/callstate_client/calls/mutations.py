@@ -23,10 +23,11 @@ from callstate_client.calls.outbox.local_changes import (
 from callstate_client.calls.outbox.outbox import Outbox
 from callstate_client.calls.queued import AmendableTurn, QueuedMutation, TurnHandle, amendable, queued
 from callstate_client.model.members import encode_members
+from callstate_client.model.metrics import RESPONSE_MS
 from callstate_client.model.state import SessionState
 from callstate_client.model.times import now
 from callstate_client.model.turn import Turn
-from callstate_client.model.wellformed import as_text, cleaned, turn_values
+from callstate_client.model.wellformed import as_text, cleaned, turn_extra, turn_values
 from callstate_client.requests import PreparedRequest, validation
 from callstate_client.requests.patches import Beside, find_last_turn, patched_turn, split_changes, turn_patch
 from callstate_client.session_api import SessionApi
@@ -60,11 +61,17 @@ class Mutations:
     # -- turns ----------------------------------------------------------------------------------------------
 
     def add_turn(
-        self, role: str, content: str, duration_ms: int, at: datetime | None, extra: dict[str, Any] | None
+        self,
+        role: str,
+        content: str,
+        duration_ms: int,
+        at: datetime | None,
+        extra: dict[str, Any] | None,
+        response_ms: int | None,
     ) -> AmendableTurn:
         """Append a turn."""
         role, content, duration_ms = turn_values(role, content, duration_ms)
-        extra = cleaned(extra)
+        extra = cleaned(turn_extra(extra, response_ms))
         turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
         validation.check_turn(turn)
         encoded = encode_members(turn.to_dict())
@@ -80,8 +87,8 @@ class Mutations:
         if turn.place.refusal is not None:
             return queued(turn.place.future)
         patch = turn_patch(content, duration_ms, extra)
-        # not with another duration: the daemon would add that one to the speech time, instead of the first
-        if duration_ms is None and self._outbox.is_waiting(turn.place):
+        # not with other times: the daemon would count those, instead of the first
+        if not patch.keys() & {"duration_ms", RESPONSE_MS} and self._outbox.is_rewritable(turn.place):
             amended = patched_turn(turn.turn, patch)
             text = encode_members(amended.to_dict())
             self._outbox.check_room(max(0, len(text) - turn.place.size))

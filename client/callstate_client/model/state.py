@@ -19,7 +19,7 @@ from callstate_client.model.members import check_shadows, encode_members
 from callstate_client.model.metrics import SessionMetrics, metrics_of
 from callstate_client.model.times import ZERO_TIME, Instant, format_time, now, now_text, parse_time
 from callstate_client.model.turn import Check, Turn
-from callstate_client.model.wellformed import turn_values
+from callstate_client.model.wellformed import turn_extra, turn_values
 from callstate_client.model.words import Direction, Role, Status
 
 __all__ = ["Direction", "History", "Role", "SessionMetrics", "SessionState", "Status", "Turn", "encode_members"]
@@ -125,6 +125,7 @@ class SessionState:
         *,
         at: datetime | None = None,
         extra: dict[str, Any] | None = None,
+        response_ms: int | None = None,
     ) -> Turn:
         """Append a turn with the present time, count it, and add its speech time for `user` and `agent`.
 
@@ -134,16 +135,21 @@ class SessionState:
             duration_ms: how long it took to say, milliseconds.
             at: when; default now.
             extra: further members of the turn.
+            response_ms: from the end of what the user said to the first word of this turn, milliseconds; counted in
+                `first_response_ms` and `average_response_ms` of the metrics.
         """
         role, content, duration_ms = turn_values(role, content, duration_ms)
+        extra = turn_extra(extra, response_ms)
         turn = Turn(role, content, timestamp=at, duration_ms=duration_ms, extra=dict(extra) if extra else None)
         turn.own_extra()
         self.append_turn(turn)
         return turn
 
     def append_turn(self, turn: Turn) -> None:
-        """Append a turn, count it, and add its speech time for `user` and `agent`."""
+        """Append a turn, count it and its `response_ms`, and add its speech time for `user` and `agent`."""
         self._history.append(turn)
+        if (response_ms := turn.response_ms) is not None:
+            self.metrics.add_response(response_ms)
         self.metrics.turn_count += 1
         if turn.role == Role.USER:
             self.metrics.user_speech_duration_ms += max(turn.duration_ms, 0)

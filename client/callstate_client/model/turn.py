@@ -12,6 +12,7 @@ import msgspec
 from callstate_client.errors import DocumentError
 from callstate_client.model import go_json
 from callstate_client.model.members import encode_members
+from callstate_client.model.metrics import RESPONSE_MS
 from callstate_client.model.times import ZERO_TIME, Instant, format_time, now_text
 
 ValueT = TypeVar("ValueT")
@@ -143,6 +144,12 @@ class Turn:
     def has_extra(self) -> bool:
         """Whether `extra` has members; unlike reading `extra`, this does not hand out a reference."""
         return bool(self._extra)
+
+    @property
+    def response_ms(self) -> int | None:
+        """From the end of what the user said to this turn's first word, milliseconds; None if it is not known."""
+        found = self._extra.get(RESPONSE_MS) if self._extra else None
+        return found if type(found) is int and 0 <= found <= go_json.INT64_MAX else None
 
     def become(self, other: Turn) -> None:
         """Take over the values of another turn, which must not be referenced elsewhere."""

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from callstate_client.errors import DocumentError
+from callstate_client.model.metrics import RESPONSE_MS
 
 LONGEST_MS: Final = 2**63 - 1
 """Longest duration, milliseconds: Go's int64."""
@@ -96,6 +97,19 @@ def check_names(extra: Iterable[Any], own: frozenset[str], of: str) -> None:
             raise DocumentError(f"{of} has members with texts for names, not {type(name).__name__}")
         if name in own:
             raise DocumentError(f"`{name}` is no further member of {of}: it is given by its own name")
+
+
+def turn_extra(extra: dict[str, Any] | None, response_ms: Any) -> dict[str, Any] | None:
+    """A turn's further members, with its response time if there is one.
+
+    Args:
+        extra: the others.
+        response_ms: milliseconds; None for none.
+
+    Raises:
+        DocumentError: it is not a number of milliseconds.
+    """
+    return extra if response_ms is None else {**(extra or {}), RESPONSE_MS: whole_ms(response_ms)}
 
 
 def turn_values(role: object, content: object, duration_ms: Any) -> tuple[str, str, int]:

@@ -39,7 +39,7 @@ from callstate_client.errors import (
 from callstate_client.model.state import SessionState
 from callstate_client.model.times import now
 from callstate_client.model.turn import Turn
-from callstate_client.model.wellformed import cleaned, turn_values
+from callstate_client.model.wellformed import cleaned, turn_extra, turn_values
 from callstate_client.requests.patches import Changes, find_last_turn, split_changes, turn_patch
 from callstate_client.store import Record
 from callstate_client.sync.session_api import SessionApi
@@ -160,6 +160,7 @@ class HeldCall(Uncopied):
         *,
         at: datetime | None = None,
         extra: dict[str, Any] | None = None,
+        response_ms: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
         """Append a turn: something was said. Returns the new version.
@@ -170,6 +171,8 @@ class HeldCall(Uncopied):
             duration_ms: how long it took to say, milliseconds; any real number, rounded.
             at: when; default now.
             extra: further members of the turn.
+            response_ms: from the end of what the user said to the first word of this turn, milliseconds; counted in
+                `first_response_ms` and `average_response_ms` of the metrics.
             timeout_s: how long this may take, seconds; None for the store's own. Likewise below.
 
         Raises:
@@ -177,6 +180,7 @@ class HeldCall(Uncopied):
         """
         at = at or now()
         role, content, duration_ms = turn_values(role, content, duration_ms)
+        extra = turn_extra(extra, response_ms)
         turn = Turn(role, content, timestamp=at, duration_ms=duration_ms, extra=cleaned(extra))
         return self._mutate(
             lambda: self._api.add_turn(

@@ -12,6 +12,7 @@ from typing import Any, Unpack
 from callstate_client import protocol, requests
 from callstate_client.errors import ConflictError, StoreClosedError
 from callstate_client.model.state import SessionState
+from callstate_client.model.wellformed import turn_extra
 from callstate_client.protocol.results import CheckResult, DrainResult
 from callstate_client.requests import Page, PreparedRequest
 from callstate_client.requests.patches import Beside, Changes, split_changes
@@ -118,6 +119,7 @@ class SessionApi(Requester):
         *,
         at: datetime | None = None,
         extra: dict[str, Any] | None = None,
+        response_ms: int | None = None,
         epoch: int | None = None,
         timeout_s: float | None = None,
     ) -> int:
@@ -130,7 +132,10 @@ class SessionApi(Requester):
             duration_ms: how long it took to say, milliseconds.
             at: when; default now.
             extra: further members of the turn.
+            response_ms: from the end of what the user said to the first word of this turn, milliseconds; counted in
+                `first_response_ms` and `average_response_ms` of the metrics.
         """
+        extra = turn_extra(extra, response_ms)
         request = requests.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
         return self._execute(request, timeout_s, epoch)
 

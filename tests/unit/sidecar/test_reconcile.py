@@ -278,6 +278,19 @@ async def test_created_over_one_that_has_ended_both_are_kept(core: Core) -> None
     assert core.memory.active == {"a"}
 
 
+async def test_response_times_of_both_sides_are_averaged(core: Core) -> None:
+    theirs = {"first_response_ms": 90, "average_response_ms": 100, "response_count": 2, "response_total_ms": 200}
+    put(core, None, updated_at="2025-01-01T00:00:00Z", metrics=theirs)
+    await blind(core, session={"status": "active"})
+    turn = {"role": "agent", "content": "after", "response_ms": 400}
+    await core.call("session.add_turn", session_id="a", turn=turn)
+    core = again(core)
+    await flush(core)
+    metrics = stored(core)["metrics"]
+    assert (metrics["first_response_ms"], metrics["average_response_ms"]) == (90, 200)
+    assert (metrics["response_count"], metrics["response_total_ms"]) == (3, 600)
+
+
 @pytest.mark.parametrize("host", [HOST, "other"])
 async def test_above_a_tombstone_it_is_taken(core: Core, host: str) -> None:
     core.memory.put("a", None, meta(host=host, deleted=True))

@@ -37,13 +37,17 @@ class Change:
 class TurnAdded(Change):
     """A turn was appended."""
 
-    __slots__ = ("_state", "turn")
+    __slots__ = ("_responses_before", "_state", "turn")
 
     def __init__(self, state: SessionState, turn: Turn) -> None:
         self._state = state
         self.turn = turn
+        self._responses_before: tuple[int, int, dict[str, Any]] | None = None
 
     def make(self) -> None:
+        if self.turn.response_ms is not None:
+            metrics = self._state.metrics
+            self._responses_before = (metrics.first_response_ms, metrics.average_response_ms, dict(metrics.extra))
         self._state.append_turn(self.turn)
 
     def undo(self) -> None:
@@ -52,6 +56,8 @@ class TurnAdded(Change):
             if history[place] is self.turn:
                 del history[place]
                 metrics.turn_count -= 1
+                if self._responses_before is not None:
+                    metrics.first_response_ms, metrics.average_response_ms, metrics.extra = self._responses_before
                 if self.turn.role == Role.USER:
                     metrics.user_speech_duration_ms -= self.turn.duration_ms
                 elif self.turn.role == Role.AGENT:

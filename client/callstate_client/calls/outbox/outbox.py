@@ -132,9 +132,10 @@ class Outbox:
             return None
         return self._full[1]
 
-    def is_waiting(self, turn: OutboxEntry) -> bool:
-        """Whether this turn is queued and not part of a request that may have reached the daemon."""
-        return self._backlog.is_waiting(turn)
+    def is_rewritable(self, turn: OutboxEntry) -> bool:
+        """Whether this turn is queued, no part of a request that may have reached the daemon, and not followed by
+        an amendment of it, which a later one has to come after."""
+        return self._backlog.is_waiting(turn) and all(entry.amends is not turn for entry in self._backlog)
 
     def rewrite(self, turn: OutboxEntry, text: bytes) -> None:
         """Send other JSON for a waiting turn; `check_room` comes first."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType, structs
 
 from callstate_client.engine.sessions.validation import (
     HeadFields,
@@ -17,9 +17,9 @@ from callstate_client.engine.sessions.validation import (
     check_metrics,
 )
 from callstate_client.errors import InvalidParamsError
-from callstate_client.model import documents
+from callstate_client.model import documents, go_json
 from callstate_client.model.go_json import INT64_MAX, INT64_MIN
-from callstate_client.model.metrics import Counters
+from callstate_client.model.metrics import RESPONSE_COUNT, RESPONSE_TOTAL_MS, Counters, Responses
 from callstate_client.model.times import parse_us
 
 _encode = msgspec.json.encode
@@ -62,9 +62,12 @@ class CallMetrics(Struct, frozen=True, array_like=True):
         )  # fmt: skip
 
     def with_turns(self, turns: Sequence[IncomingTurn]) -> CallMetrics:
-        """With these turns counted, and the speech time of `user` and `agent` added."""
+        """With these turns and their response times counted, and the speech time of `user` and `agent` added."""
         user, agent = self.user_speech_duration_ms, self.agent_speech_duration_ms
+        responses_ms = []
         for turn in turns:
+            if type(turn.response_ms) is int and 0 <= turn.response_ms <= INT64_MAX:
+                responses_ms.append(turn.response_ms)
             if turn.role == "user":
                 user += max(turn.duration_ms, 0)  # negative if a clock was set back during the turn
             elif turn.role == "agent":
@@ -72,10 +75,40 @@ class CallMetrics(Struct, frozen=True, array_like=True):
         count = self.turn_count + len(turns)
         if not (count <= INT64_MAX and INT64_MIN <= user <= INT64_MAX and INT64_MIN <= agent <= INT64_MAX):
             count, user, agent = _int64(count), _int64(user), _int64(agent)
-        return CallMetrics(
+        metrics = CallMetrics(
             count, self.interruption_count, user, agent,
             self.first_response_ms, self.average_response_ms, self.extra,
         )  # fmt: skip
+        return metrics.with_responses(self.responses().plus(responses_ms)) if responses_ms else metrics
+
+    def responses(self) -> Responses:
+        """The response times, summed up."""
+        members = self._extra_members()
+        count, total_ms = members.get(RESPONSE_COUNT), members.get(RESPONSE_TOTAL_MS)
+        return Responses(
+            self.first_response_ms,
+            self.average_response_ms,
+            None if count is None else go_json.decode_any(count),
+            None if total_ms is None else go_json.decode_any(total_ms),
+        )
+
+    def with_responses(self, responses: Responses) -> CallMetrics:
+        """With these response times in place of the present ones."""
+        totals = {RESPONSE_COUNT: b"%d" % responses.count, RESPONSE_TOTAL_MS: b"%d" % responses.total_ms}
+        return structs.replace(
+            self,
+            first_response_ms=responses.first_ms,
+            average_response_ms=responses.average_ms,
+            extra=_members(self._extra_members() | totals),
+        )
+
+    @property
+    def has_responses(self) -> bool:
+        """Whether response times were counted, and not only set."""
+        return RESPONSE_COUNT in self._extra_members()
+
+    def _extra_members(self) -> dict[str, bytes]:
+        return go_json.raw_members(b"{%b}" % self.extra[1:]) if self.extra else {}
 
     def with_interruption(self) -> CallMetrics:
         """With one more interruption."""

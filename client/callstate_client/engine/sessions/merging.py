@@ -19,6 +19,7 @@ from callstate_client.engine.sessions.head import CallMetrics, Head
 from callstate_client.engine.sessions.ops import KEPT_OPS
 from callstate_client.engine.sessions.records import MergeBase
 from callstate_client.engine.sessions.session import Session
+from callstate_client.model.metrics import Responses
 
 T = TypeVar("T")
 
@@ -127,7 +128,15 @@ def _metrics(ours: CallMetrics, base: CallMetrics | None, theirs: CallMetrics) -
         name: _either(getattr(ours, name), getattr(base, name), getattr(theirs, name))
         for name in ("first_response_ms", "average_response_ms", "extra")
     }
-    return structs.replace(theirs, **counted, **rest)
+    merged = structs.replace(theirs, **counted, **rest)
+    if not (ours.has_responses or theirs.has_responses):
+        return merged
+    mine, before, others = ours.responses(), base.responses(), theirs.responses()
+    first_ms = others.first_ms or mine.first_ms
+    count, total_ms = mine.count - before.count, mine.total_ms - before.total_ms
+    if count < 0 or total_ms < 0:  # ours were set to something else
+        return merged
+    return merged.with_responses(Responses.of(first_ms, others.count + count, others.total_ms + total_ms))
 
 
 def _history(session: Session, base: MergeBase, theirs: Session) -> Document | None:

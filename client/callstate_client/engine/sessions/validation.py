@@ -35,6 +35,8 @@ class IncomingTurn(Struct):
     content: str = ""
     timestamp: Time | UnsetType = UNSET
     duration_ms: Int64 = 0
+    response_ms: Any = UNSET
+    """Counted in the metrics if it is a number of milliseconds; else passed through like an unknown member."""
 
 
 _ZEROS: Final = {"role": b'""', "content": b'""', "duration_ms": b"0"}
@@ -49,6 +51,8 @@ class TurnTime(Struct):
 
 class PlainTurn(IncomingTurn, forbid_unknown_fields=True):
     """The usual turn, without unknown members."""
+
+    response_ms: Int64 | UnsetType = UNSET
 
 
 class HeadFields(Struct, kw_only=True):
