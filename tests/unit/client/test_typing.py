@@ -18,6 +18,9 @@ CHECKERS = {
     "pyright": ["pyright"],
 }
 
+# The examples of one folder import each other.
+EXAMPLES = sorted({path.parent.relative_to(ROOT) for path in (ROOT / "examples").rglob("*.py")})
+
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 
 
@@ -36,3 +39,15 @@ def test_a_program_is_well_typed_and_mistakes_are_found(checker: str, tmp_path: 
     said = check(checker, MISTAKES, tmp_path)
     found = {int(number) for number in re.findall(r"mistakes\.py:(\d+):.* error: ", said)}
     assert found == wrong, said
+
+
+@pytest.mark.parametrize("folder", EXAMPLES, ids=str)
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_examples_are_well_typed(checker: str, folder: Path, tmp_path: Path) -> None:
+    """By the project's own settings, which leave out frameworks that may not be installed."""
+    extra = ["--no-error-summary", "--cache-dir", str(tmp_path)] if checker == "mypy" else []
+    files = [str(path) for path in sorted((ROOT / folder).glob("*.py"))]
+    done = subprocess.run(
+        [sys.executable, "-m", checker, *extra, *files], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
