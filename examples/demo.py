@@ -102,10 +102,12 @@ async def crash(daemon: Daemon, simulation: Simulation, halfway: asyncio.Event, 
     acknowledged: list[tuple[Ledger, frozenset[int]]] = [
         (ledger, ledger.acknowledged) for ledger in simulation.ledgers
     ]
+    total = sum(len(numbers) for _, numbers in acknowledged)
     live = simulation.tally.live
     killed_at = time.monotonic()
     pid = daemon.pid
     await daemon.stop(signal.SIGKILL)
+    findings.row("kill -9", f"pid {pid}, with {live} calls live and {total} turns acknowledged", gap=True)
     await daemon.start()
     async with connect(daemon.socket, wait_s=10) as store:
         await store.ping()
@@ -114,9 +116,7 @@ async def crash(daemon: Daemon, simulation: Simulation, halfway: asyncio.Event, 
     for ledger, numbers in acknowledged:
         record = await simulation.read(ledger.session_id) if numbers else None
         found += len(numbers.intersection(turn_numbers(record))) if record else 0
-    total = sum(len(numbers) for _, numbers in acknowledged)
     findings.missing += total - found
-    findings.row("kill -9", f"pid {pid}, with {live} calls live and {total} turns acknowledged", gap=True)
     findings.row("restart", f"pid {daemon.pid}, answering again {away_s:.2f} s after the kill")
     findings.row("after restart", f"{found} of {total} acknowledged turns found")
 
