@@ -124,7 +124,10 @@ def test_a_reload_checks_what_the_service_reads_and_only_then_signals() -> None:
     (started,) = [line.removeprefix("ExecStart=") for line in lines if line.startswith("ExecStart=")]
     program, *arguments = started.split()
     reloads = [line.removeprefix("ExecReload=") for line in lines if line.startswith("ExecReload=")]
-    assert reloads == [f"{program} --check {' '.join(arguments)}", "/bin/kill -HUP $MAINPID"]
+    assert reloads == [
+        f"/usr/bin/env -u CREDENTIALS_DIRECTORY {program} --check {' '.join(arguments)}",
+        "/bin/kill -HUP $MAINPID",
+    ]
 
 
 def test_directives_that_break_clients_are_absent() -> None:

@@ -68,7 +68,7 @@ def _remove(root: Path, args: argparse.Namespace, out: Output) -> int:
     if not args.dry_run and steps:
         # a unit without a file could be neither stopped nor disabled by its name any more
         units = [step.path.name for step in steps if step.path.suffix in _SUFFIXES]
-        _tell_systemd(root, [("systemctl", "stop", *_INSTANCES), ("systemctl", "disable", "--now", *units)])
+        _tell_systemd(root, [("systemctl", "stop", *UNITS, *_INSTANCES), ("systemctl", "disable", *units)])
         _write(steps)
         with contextlib.suppress(OSError):
             (root / files.DROP_IN_DIR).rmdir()  # if nothing of the operator's is in it

@@ -44,7 +44,7 @@ def test_the_units_start_the_program_that_is_installed(tmp_path: Path) -> None:
     install(tmp_path, path="/srv/callstate/bin/callstated")
     for name in ("callstate.service", "callstate@.service"):
         text = (tmp_path / "etc/systemd/system" / name).read_text("utf-8")
-        started = re.findall(r"^Exec\w+=(\S*callstated) ", text, re.MULTILINE)
+        started = re.findall(r"^Exec\w+=.*?(\S*callstated) ", text, re.MULTILINE)
         assert started == ["/srv/callstate/bin/callstated"] * 2  # also where a reload checks the configuration
 
 
