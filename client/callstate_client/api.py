@@ -294,8 +294,9 @@ class CallStore(SessionApi):
         grows. A cancellation of `recover()` cancels the handlers, which releases their calls.
 
         Without a handler, `async for call in store.recover(): …` yields calls that are held, each to be left by
-        `async with call:`. The next one is claimed when the iteration gets there, so a body that waits for the end
-        of its call keeps all others waiting, and those are reaped after their grace period: start a task for each.
+        `async with call:`, which ends it, or by `await call.release()`. The next one is claimed when the iteration
+        gets there, so a body that waits for the end of its call keeps all others waiting, and those are reaped
+        after their grace period: start a task for each.
 
         A call that comes back, because its handler raised or its worker died, is held back for a while: from one
         second to half a minute, longer each time. Without `watch` none is yielded twice.

@@ -7,22 +7,26 @@
             call.add_turn("user", "hello", duration_ms=900)
 
 The methods of a store are in `session_api`, which is generated from the asyncio front. What differs by nature is
-written by hand: `requester` sends a request and waits for the reply, `hold` and `held_call` hold calls.
+written by hand: `requester` sends a request and waits for the reply, `hold` and `held_call` hold calls, `recovery`
+takes over those of dead workers.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import Final, TypeVar
+from collections.abc import Generator, Mapping
+from threading import Event
+from typing import Final, TypeVar, overload
 
 from callstate_client.calls.heartbeats.thread import LEAVE_S
-from callstate_client.calls.hold_rules import BeatMode, EndOn, HoldOptions
+from callstate_client.calls.hold_rules import BeatMode, EndOn, HoldOptions, end_classes
+from callstate_client.calls.recovery.retries import CONCURRENCY, MAX_ATTEMPTS
 from callstate_client.model.state import SessionState
 from callstate_client.requests import PreparedRequest, validation
 from callstate_client.store import Record
 from callstate_client.sync.held_call import HeldCall
 from callstate_client.sync.hold import HeldCalls, Hold
+from callstate_client.sync.recovery import POLL_S, Handler, Recovery
 from callstate_client.sync.requester import PerProcess
 from callstate_client.sync.session_api import SessionApi
 from callstate_client.transport.backoff import TIMEOUT_S
@@ -169,6 +173,71 @@ class Store(SessionApi):
             resume=resume,
         )
         return Hold(self._held_calls, options)
+
+    @overload
+    def recover(
+        self,
+        handler: None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        watch: bool = False,
+        stop: Event | None = None,
+        poll_s: float = POLL_S,
+    ) -> Generator[HeldCall, None, None]: ...
+
+    @overload
+    def recover(
+        self,
+        handler: Handler,
+        *,
+        labels: Mapping[str, str] | None = None,
+        watch: bool = False,
+        concurrency: int = CONCURRENCY,
+        max_attempts: int | None = MAX_ATTEMPTS,
+        end_on: EndOn = (),
+        stop: Event | None = None,
+        poll_s: float = POLL_S,
+    ) -> None: ...
+
+    def recover(
+        self,
+        handler: Handler | None = None,
+        *,
+        labels: Mapping[str, str] | None = None,
+        watch: bool = False,
+        concurrency: int = CONCURRENCY,
+        max_attempts: int | None = MAX_ATTEMPTS,
+        end_on: EndOn = (),
+        stop: Event | None = None,
+        poll_s: float = POLL_S,
+    ) -> Generator[HeldCall, None, None] | None:
+        """Take over the calls of dead workers: `store.recover(handler, watch=True)`.
+
+        `handler(call)` runs in a thread of its own for each, in the call's block: by the rules of `hold()` the call
+        ends when the handler returns, and is released when it raises, to be tried again after a pause that grows.
+        `recover` returns when all handlers have returned. If it is interrupted, for example by Ctrl-C, it releases
+        their calls, which the handlers find lost.
+
+        Without a handler, `for call in store.recover(): …` gives calls that are held, each to be left by `with
+        call:`, which ends it, or by `call.release()`. The next one is claimed when the loop asks for it.
+
+        Args:
+            handler: continues a call.
+            labels: only calls that have all of these.
+            watch: continue until `stop` is set or the store closed, waiting for more.
+            concurrency: how many handlers run at once; calls beyond that are left to other workers.
+            max_attempts: a call whose handler raises, and which was claimed this often in a row, by any worker,
+                each time for less than a minute, is released and ignored from then on. None: no limit.
+            end_on: exceptions of the handler that mean the call is over, see `hold()`.
+            stop: once it is set, no more calls are claimed; those being handled continue.
+            poll_s: how often to look for more calls, seconds.
+        """
+        stopped = Event() if stop is None else stop
+        recovery = Recovery(self._held_calls, labels, watch=watch, stop=stopped, poll_s=poll_s)
+        if handler is None:
+            return recovery.calls()
+        recovery.run(handler, concurrency, max_attempts, end_classes(end_on))
+        return None
 
 
 def connect(

@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
 from callstate_client.calls.heartbeats.thread import HeartbeatThread
@@ -78,7 +79,10 @@ class HeldCall(Uncopied):
         self._state = record.state
         self._view = StateView(record.state)
         self._heartbeats = heartbeats
-        self._end_on = end_classes(end_on)
+        self.end_on = end_classes(end_on)
+        """Exceptions that mean the call is over, should they leave its block."""
+        self.handovers = record.handovers
+        """How often in a row the call was claimed and then held for less than a minute, by any worker."""
         self._on_release = on_release
         self._lost: CallstateError | None = None
         self._pid = os.getpid()
@@ -294,6 +298,26 @@ class HeldCall(Uncopied):
         self.released = True
         self._on_release(self)
 
+    def give_back(self, error: CallstateError) -> None:
+        """Release the call while its block runs in another thread, which finds it lost.
+
+        Args:
+            error: what `lost` is from now on.
+        """
+        try:
+            self.release()
+        except CallstateError as failure:
+            _log.warning("%s was not released cleanly: %s", self.id, failure)
+        self._lost = self._lost or error
+
+    def __enter__(self) -> HeldCall:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave(error)
+
     def leave(self, error: BaseException | None) -> None:
         """End or release the call, as its block is left; see `reason_to_end`.
 
@@ -316,7 +340,7 @@ class HeldCall(Uncopied):
                 self._set_released()
 
     def _end_or_release(self, error: BaseException | None) -> None:
-        reason = reason_to_end(error, self._end_on)
+        reason = reason_to_end(error, self.end_on)
         if reason is None or self.released:
             self.release()
         elif self.lost is not None and not self.ended:

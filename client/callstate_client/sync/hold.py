@@ -102,6 +102,15 @@ class HeldCalls:
         self._epochs.get()[call.id] = call.epoch
         return call
 
+    def reclaimed(self, record: Record) -> bool:
+        """Note a new claim of a session that a block of this store still holds: it had become an orphan. False if
+        none does."""
+        held = self._holding.get().calls.get(record.state.id)
+        if held is None or held.lost is not None:
+            return False
+        held.epoch = self._epochs.get()[held.id] = record.epoch
+        return True
+
     def _discard(self, call: HeldCall) -> None:
         calls = self._holding.get().calls
         if calls.get(call.id) is call:

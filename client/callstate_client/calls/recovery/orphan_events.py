@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
+from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.recovery.retries import Retries
 from callstate_client.protocol.events import GAP, Event
 from callstate_client.requester import EventSource
@@ -41,7 +42,7 @@ class OrphanEvents:
         retries: knows the sessions that were abandoned, and forgets those that are over.
     """
 
-    def __init__(self, events: EventSource, labels: Mapping[str, str] | None, retries: Retries) -> None:
+    def __init__(self, events: EventSource, labels: Mapping[str, str] | None, retries: Retries[CallHandle]) -> None:
         self._events = events
         self._labels = labels or {}
         self._retries = retries

@@ -19,7 +19,7 @@ from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.held import HeldCalls
 from callstate_client.calls.hold_rules import ended_by
 from callstate_client.calls.recovery.orphan_events import TYPES, OrphanEvents
-from callstate_client.calls.recovery.retries import Retries
+from callstate_client.calls.recovery.retries import CONCURRENCY, MAX_ATTEMPTS, Retries
 from callstate_client.errors import (
     CallstateError,
     ConflictError,
@@ -36,13 +36,6 @@ _log = logging.getLogger("callstate")
 
 Handler = Callable[[CallHandle], Awaitable[object]]
 """Continues a recovered call."""
-
-CONCURRENCY: Final = 100
-"""Handlers that run at once: of thousands of lost calls a worker claims only as many as it can serve."""
-
-MAX_ATTEMPTS: Final = 5
-"""Consecutive failed claims of one call after which it is left to other workers: with the pauses between them a
-quarter of a minute, enough for a dependency to restart, and as long as any caller stays on the line."""
 
 JITTER_S: Final = 0.02
 """A recoverer waits up to this long, seconds, before it claims what an event announced. Meanwhile most of many
@@ -63,7 +56,7 @@ class Recovery:
         self._store = held.store
         self._labels = labels
         self._watch = watch
-        self._retries = Retries(watch=watch)
+        self._retries: Retries[CallHandle] = Retries(watch=watch)
 
     # -- with a handler -------------------------------------------------------------------------------------
 

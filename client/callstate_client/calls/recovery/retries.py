@@ -6,15 +6,21 @@ heartbeats, so that no other worker takes it meanwhile, but handed out only afte
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 from collections import OrderedDict
-from typing import Final
+from time import monotonic
+from typing import Final, Generic, Protocol, TypeVar
 
-from callstate_client.calls.handle import CallHandle
 from callstate_client.transport.backoff import Delays
 
-__all__ = ["Retries"]
+__all__ = ["CONCURRENCY", "MAX_ATTEMPTS", "Retries"]
+
+CONCURRENCY: Final = 100
+"""Handlers that run at once: of thousands of lost calls a worker claims only as many as it can serve."""
+
+MAX_ATTEMPTS: Final = 5
+"""Consecutive failed claims of one call after which it is left to other workers: with the pauses between them a
+quarter of a minute, enough for a dependency to restart, and as long as any caller stays on the line."""
 
 HOLD_BACK: Final = Delays(1.0, 30.0)
 """How long a call that comes back is held before it is handed out, seconds. Less than a minute, so that the daemon
@@ -27,7 +33,21 @@ REMEMBERED: Final = 10_000
 """How many calls' attempts are remembered: as many as a worker hands out within the longest pause."""
 
 
-class Retries:
+class Recovered(Protocol):
+    """A recovered call, of either front."""
+
+    handovers: int
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        ...
+
+
+CallT = TypeVar("CallT", bound=Recovered)
+
+
+class Retries(Generic[CallT]):
     """The calls of one run of `recover()`.
 
     Args:
@@ -38,12 +58,12 @@ class Retries:
         self._watch = watch
         self._attempts: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count; last one
         self._abandoned: OrderedDict[str, None] = OrderedDict()
-        self._held_back: list[tuple[float, int, CallHandle]] = []
+        self._held_back: list[tuple[float, int, CallT]] = []
         self._order = 0
 
-    def hold_back(self, call: CallHandle) -> bool:
+    def hold_back(self, call: CallT) -> bool:
         """Count an attempt; True if the call failed lately, here or elsewhere, and is kept until it is due."""
-        now = asyncio.get_running_loop().time()
+        now = monotonic()
         before, at = self._attempts.pop(call.id, (0, now))
         if self._watch and now - at > SHORT_S:
             before = 0
@@ -62,9 +82,9 @@ class Retries:
         """In how many seconds the next call is due; None if none is held back."""
         if not self._held_back:
             return None
-        return max(0.0, self._held_back[0][0] - asyncio.get_running_loop().time())
+        return max(0.0, self._held_back[0][0] - monotonic())
 
-    def take(self) -> CallHandle:
+    def take(self) -> CallT:
         """Remove and return the call that is due first."""
         return heapq.heappop(self._held_back)[2]
 
@@ -73,7 +93,7 @@ class Retries:
 
     # -- giving up ------------------------------------------------------------------------------------------
 
-    def attempts(self, call: CallHandle) -> int:
+    def attempts(self, call: CallT) -> int:
         """How often the call was claimed in a row, here or by other workers, and not kept."""
         return max(call.handovers + 1, self._attempts[call.id][0] if call.id in self._attempts else 1)
 
