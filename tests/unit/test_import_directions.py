@@ -105,6 +105,7 @@ IO_MODULES = ("asyncio", "socket", "selectors", "select", "threading", "uvloop",
 THIRD_PARTY = {
     "msgspec": ("callstate_client", "callstate_sidecar"),
     "rich": ("callstate_client.cli",),
+    "textual": ("callstate_client.cli.top",),
     "prometheus_client": ("callstate_sidecar.monitoring",),
     "uvloop": ("callstate_sidecar.__main__", "callstate_sidecar.launch"),
     "redis": ("callstate_sidecar.stores.redis",),
@@ -115,7 +116,7 @@ THIRD_PARTY = {
 }
 
 # Imported only where their extra is installed.
-OPTIONAL = ("callstate_client.adapters", "callstate_sidecar.monitoring")
+OPTIONAL = ("callstate_client.adapters", "callstate_client.cli.top", "callstate_sidecar.monitoring")
 
 
 class Import(NamedTuple):

@@ -17,6 +17,7 @@ from callstate_client.cli.commands import (
     rm,
     show,
     tail,
+    top,
 )
 from callstate_client.cli.simulate import command as simulate
 
@@ -30,6 +31,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     rm.COMMAND,
     quarantine.COMMAND,
     tail.COMMAND,
+    top.COMMAND,
     drain.COMMAND,
     doctor.COMMAND,
     simulate.COMMAND,
