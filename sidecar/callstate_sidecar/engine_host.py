@@ -156,6 +156,7 @@ class DaemonHost:
         engine, table, now = self._engine, self._engine.table, self._clock.mono()
         workers = engine.registry.workers
         oldest = table.dirty.oldest
+        error = self._write_behind.store.error or self._backend.away
         return {
             "sessions": dict(table.index.by_status),
             "suspects": len(engine.liveness.suspects),
@@ -170,7 +171,7 @@ class DaemonHost:
             "oldest_dirty_s": 0.0 if oldest is None else round(now - oldest, 3),
             "quarantined": len(table.quarantined) + len(table.set_aside),
             "store": self._write_behind.store.status,
-            **({"store_error": self._write_behind.store.error} if self._write_behind.store.error else {}),
+            **({"store_error": error} if error else {}),
             "journal": self._server.group.journal_state,
             "journal_bytes": self._journal.log_bytes + self._journal.snapshot_bytes,
             "journal_disk_bytes": self._journal.disk_bytes(),

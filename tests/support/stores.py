@@ -16,6 +16,7 @@ from callstate_client.engine.sessions.stored import (
     StoredMeta,
     StoreDownError,
     StoredSession,
+    StorePartDownError,
     StoreRefusingError,
     Write,
 )
@@ -40,7 +41,9 @@ class MemoryBackend:
 
     `failure`, while set, makes the exception that every call raises. `script` does so for the next writes, one
     after the other; None lets one succeed. While `cut` is set, writes are applied but their replies lost.
-    After `hold`, calls wait for `let_go`.
+    After `hold`, calls wait for `let_go`. What
+    is in `away_ids` is not written, or the reply is lost (`away_applies`), as the part of the store that has it is
+    away.
     """
 
     def __init__(self) -> None:
@@ -50,6 +53,7 @@ class MemoryBackend:
         self.script: deque[Callable[[], Exception] | None] = deque()
         self.cut = False
         self.rejected: set[str] = set()
+        self.away_ids: set[str] = set()
         self.reads: list[str] = []
         self.batches: list[list[Write]] = []
         self.beats: list[dict[str, int]] = []
@@ -60,6 +64,7 @@ class MemoryBackend:
         self.closed = False
         self.data_losses = 0
         self.hosts: HostRegistry | None = None
+        self.away_applies = False
         self.called = asyncio.Event()
         self._gate = asyncio.Event()
         self._gate.set()
@@ -68,6 +73,11 @@ class MemoryBackend:
     def name(self) -> str:
         """The name in `server.info`."""
         return "memory"
+
+    @property
+    def away(self) -> str:
+        """Whether a part of the store is away."""
+        return "a part of it does not answer" if self.away_ids else ""
 
     # -- control by the test ------------------------------------------------------------------------------
 
@@ -101,6 +111,8 @@ class MemoryBackend:
         """Read the row as it is at the call, even if the reply is held back."""
         found = self.rows.get(session_id)
         self.reads.append(session_id)
+        if session_id in self.away_ids:
+            raise StorePartDownError("no answer")
         await self._meet()
         return found
 
@@ -112,10 +124,17 @@ class MemoryBackend:
         if scripted is not None:
             raise scripted()
         self.batches.append([*batch])
-        results = [self._write(write) for write in batch]
+        results = [self._write_or_not(write) for write in batch]
         if self.cut:
             raise StoreDownError("connection reset by peer")
         return results
+
+    def _write_or_not(self, write: Write) -> WriteResult:
+        if write.session_id not in self.away_ids:
+            return self._write(write)
+        if self.away_applies:
+            self._write(write)
+        return WriteResult(WriteOutcome.AWAY)
 
     def _write(self, write: Write) -> WriteResult:
         if write.session_id in self.rejected:
@@ -149,6 +168,8 @@ class MemoryBackend:
         found: list[tuple[str, Deviation]] = []
         for session in sessions:
             row = self.rows.get(session.session_id)
+            if session.session_id in self.away_ids:
+                continue
             if row is None or row.meta is None:
                 found.append((session.session_id, Deviation.MISSING))
             elif row.document is None and not row.meta.deleted:

@@ -122,6 +122,11 @@ class WriterMachine(RuleBasedStateMachine):
     def sessions_are_rejected(self, rejected: str) -> None:
         self.store.rejected = {*rejected}
 
+    @rule(away=st.sampled_from(["", "a", "b"]), applies=st.booleans())
+    def part_is_away(self, away: str, applies: bool) -> None:
+        """As a primary of a cluster."""
+        self.store.away_ids, self.store.away_applies = {*away}, applies
+
     @rule()
     def keep_a_copy(self) -> None:
         self.store.keep_a_copy()
@@ -241,7 +246,7 @@ class WriterMachine(RuleBasedStateMachine):
     def faults_end(self) -> None:
         """Then the store has what is in memory, and nothing that was deleted."""
         self.store.faults.clear()
-        self.store.rejected = set()
+        self.store.rejected, self.store.away_ids = set(), set()
         for _ in range(8):
             self.core.clock.advance(RETRY_MAX_S)
             self.run(self.core.writer.write_round())

@@ -34,6 +34,9 @@ class WriteOutcome(Enum):
     """Refused because the store has a state that the session is not based on (`Write.seen`): read it first."""
     NOT_BASE = "not_base"
     """Refused because the store does not have what the patch was made for: write the whole document."""
+    AWAY = "away"
+    """The part of the store that has this session does not answer, while others do. Nobody knows whether it was
+    written."""
     REJECTED = "rejected"
     """The store can't take this session, however often it is tried."""
 
@@ -122,6 +125,11 @@ class Backend(Reads, Protocol):
     @property
     def hosts(self) -> HostRegistry | None:
         """The hosts that share the store; None: it has one host."""
+        ...
+
+    @property
+    def away(self) -> str:
+        """Which part of the store does not answer while others do, in words; empty for none."""
         ...
 
     @property

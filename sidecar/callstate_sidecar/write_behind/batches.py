@@ -10,6 +10,7 @@ from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import (
     StoreDownError,
     StoreError,
+    StorePartDownError,
     StoreRefusingError,
     StoreTimeoutError,
     Write,
@@ -18,6 +19,7 @@ from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system.clock import SystemClock
+from callstate_sidecar.write_behind.away_writes import AwayWrites
 from callstate_sidecar.write_behind.batch_limit import BatchLimit
 from callstate_sidecar.write_behind.flush import FlushBarrier
 from callstate_sidecar.write_behind.outcomes import Outcomes
@@ -62,6 +64,8 @@ class Batches:
         self._outcomes = outcomes
         self._commit = commit
         self._limit = BatchLimit(config.batch_sessions)
+        self._away = AwayWrites(queue, clock)
+        self.retry_away = self._away.retry_due
         self._breaks = 0
         """Connections broken by batches one after the other."""
         self._culprits: set[str] = set()
@@ -78,6 +82,8 @@ class Batches:
         if not batch:  # all that is dirty waits in quarantine
             self._barrier.signal()
             return 0
+        for write, _ in batch:
+            self._away.resent(write.session_id)
         try:
             self._commit()  # journals what is in flight, so that a replay can tell it from another host's write
             await asyncio.sleep(0)  # encoding the batch and sending it take a turn of the loop each
@@ -88,7 +94,7 @@ class Batches:
             self._put_back(batch)
             raise
         self._commit()  # so that no rollback undoes what the results say
-        other_state = self._outcomes.apply(batch, results)
+        other_state = self._outcomes.apply(batch, results, self._away)
         self._commit()  # journals deletions that the store has written
         self._limit.clear(write.session_id for write, _ in batch)
         self._breaks = 0
@@ -98,6 +104,8 @@ class Batches:
         self._metrics.count("store_writes", len(batch))
         try:
             await self._outcomes.reconcile(other_state)
+        except StorePartDownError:
+            pass  # those left are dirty again
         except StoreError as error:
             self._store.failed(error)
             return None

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from callstate_client.engine.sessions.stored import Query, StoreDownError, StoredSession, StoreTimeoutError
+from callstate_client.engine.sessions.stored import (
+    Query,
+    StoreDownError,
+    StoredSession,
+    StorePartDownError,
+    StoreTimeoutError,
+)
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.write_behind.store_state import StoreState
 
@@ -38,6 +44,8 @@ class GuardedReads:
         before = self._state.answers
         try:
             answer = await work
+        except StorePartDownError:
+            raise
         except StoreDownError as error:
             # if others were answered meanwhile, this one asked too much, such as a large document over a slow line
             if not (isinstance(error, StoreTimeoutError) and self._state.answers > before):

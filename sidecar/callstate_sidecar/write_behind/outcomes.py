@@ -15,6 +15,7 @@ from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.stores.backend import Backend, WriteOutcome, WriteResult
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.system.clock import SystemClock
+from callstate_sidecar.write_behind.away_writes import AwayWrites
 from callstate_sidecar.write_behind.deletions import FlushedDeletions
 
 log = EventLog(__name__)
@@ -58,8 +59,16 @@ class Outcomes:
         self._reconciler = reconciler
         self._deletions = deletions
 
-    def apply(self, batch: list[tuple[Write, float]], results: list[WriteResult]) -> deque[Refused]:
-        """Apply the results of a batch; returns those to be reconciled: the store has another state."""
+    def apply(
+        self, batch: list[tuple[Write, float]], results: list[WriteResult], away: AwayWrites
+    ) -> deque[Refused]:
+        """Apply the results of a batch; returns those to be reconciled: the store has another state.
+
+        Args:
+            batch: what was sent.
+            results: in order.
+            away: gets those whose part of the store does not answer.
+        """
         other_state: deque[Refused] = deque()
         for (write, since), result in zip(batch, results, strict=True):
             if result.outcome is WriteOutcome.WRITTEN:
@@ -67,6 +76,8 @@ class Outcomes:
                 self._deletions.written(write)
                 if result.set_aside:
                     self._publish_set_aside(write.session_id)
+            elif result.outcome is WriteOutcome.AWAY:
+                away.keep(write, since)
             elif result.outcome is WriteOutcome.NOT_BASE:
                 self._queue.write_whole(write, since)
             elif result.outcome is WriteOutcome.REJECTED:

@@ -11,7 +11,12 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import Final
 
-from callstate_client.engine.sessions.stored import StoredSession, StoreError, StoreRefusingError
+from callstate_client.engine.sessions.stored import (
+    StoredSession,
+    StoreError,
+    StorePartDownError,
+    StoreRefusingError,
+)
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.protocol.results import CheckResult, Finding
 from callstate_sidecar.stores.backend import Backend, Deviation, Flaw, StoredVersion
@@ -108,8 +113,9 @@ class StoreCheck:
                 await self._check_sessions(result, repair=repair)
                 await self._check_refused(result)
             except StoreError as error:
-                kind = "refusing" if isinstance(error, StoreRefusingError) else "down"
-                _add(result, Finding(kind, str(error), _WAIT))
+                if not isinstance(error, StorePartDownError):
+                    kind = "refusing" if isinstance(error, StoreRefusingError) else "down"
+                    _add(result, Finding(kind, str(error), _WAIT))
             self._check_waiting(result)
             return result
 
@@ -185,6 +191,8 @@ class StoreCheck:
 
     def _check_waiting(self, result: CheckResult) -> None:
         """What the store has not taken."""
+        if self._backend.away:
+            _add(result, Finding("partly_down", self._backend.away, _WAIT))
         table, store, oldest = self._table, self._store, self._table.dirty.oldest
         if store.status == "refusing" and not any(each.kind == "refusing" for each in result.findings):
             _add(result, Finding("refusing", store.error, _WAIT))

@@ -9,9 +9,7 @@ from typing import Final
 
 from callstate_client.engine.events import Events
 from callstate_client.engine.flush_queue import FlushQueue
-from callstate_client.engine.sessions.stored import (
-    StoreError,
-)
+from callstate_client.engine.sessions.stored import StoreError, StorePartDownError
 from callstate_sidecar.background import BackgroundTask, in_slices
 from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.logs.event_log import EventLog
@@ -173,6 +171,7 @@ class WriteBehind(BackgroundTask):
         on a busy host the beats would never be reached.
         """
         self._queue.retry_refused(self._clock.mono(), RETRIES_A_ROUND)
+        await self._batches.retry_away()
         left = len(self._table.dirty.marks)
         while left > 0 and self._table.dirty.marks:
             written = await self._batches.write()
@@ -191,6 +190,8 @@ class WriteBehind(BackgroundTask):
         """Await an operation of the store; returns whether it succeeded."""
         try:
             await work
+        except StorePartDownError:
+            return False
         except StoreError as error:
             self.store.failed(error)
             return False
@@ -218,7 +219,7 @@ class WriteBehind(BackgroundTask):
                 return
             data_losses = self._backend.data_losses
             if data_losses == self._data_losses:
-                self._table.store_in_doubt = False
+                self._table.store_in_doubt = bool(self._backend.away)  # it may come back empty
                 return
             self._table.store_in_doubt = True
             session_ids = [*self._table.sessions]

@@ -28,6 +28,10 @@ class StoreTimeoutError(StoreDownError):
     """The store did not answer in time: it is down, or what it was asked took it too long."""
 
 
+class StorePartDownError(StoreDownError):
+    """The part of the store that this concerns does not answer, while others do."""
+
+
 class StoreRefusingError(StoreError):
     """The store answers, but accepts no writes (out of memory, read-only, loading, no permission)."""
 

@@ -81,10 +81,14 @@ class DirtySet:
     # -- in flight ----------------------------------------------------------------------------------------
 
     def depart(self, session_id: str, version: int) -> None:
-        """Begin the write of a dirty session, at this version."""
+        """Begin the write of a dirty session, at this version. It takes the place of one that was not answered."""
         since, _, era = self.marks[session_id]
         self._unwritten[era] += 1
         self.discard(session_id)
+        before = self.in_flight.get(session_id)
+        if before is not None:
+            self._one_less(max(era, before.era))
+            era, since = min(era, before.era), min(since, before.since)
         self.in_flight[session_id] = InFlightWrite(version, era, since)
 
     def arrive(self, session_id: str) -> int:

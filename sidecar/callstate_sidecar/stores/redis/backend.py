@@ -27,7 +27,7 @@ from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect_each
 from callstate_sidecar.stores.redis.cluster_sets import ClusterSets
 from callstate_sidecar.stores.redis.comparison import Comparison
-from callstate_sidecar.stores.redis.errors import describe, fault_of_all, is_of_key
+from callstate_sidecar.stores.redis.errors import NodeAwayError, describe, fault_of_all, is_of_key, translate
 from callstate_sidecar.stores.redis.hosts import RedisHosts
 from callstate_sidecar.stores.redis.inspection import Inspection
 from callstate_sidecar.stores.redis.layout import (
@@ -122,6 +122,11 @@ class RedisBackend:
         return "redis"
 
     @property
+    def away(self) -> str:
+        """Primaries of a cluster that do not answer while others do, in words; empty for none."""
+        return self._writing.away
+
+    @property
     def data_losses(self) -> int:
         """How often Redis was found to have lost writes; see mark.py."""
         return self._marks.losses
@@ -147,10 +152,19 @@ class RedisBackend:
         """Write a batch in one round trip, each session through the fencing script; on a cluster in three."""
         if not batch:
             return []
+        if self._sets is None:
+            return await self._write(batch)
+        held_back = await self._sets.add(batch)
+        results = dict.fromkeys(held_back, WriteResult(WriteOutcome.AWAY, "a shared key's primary does not answer"))
+        able = [write for write in batch if write.session_id not in held_back]
+        written = await self._write(able)
+        await self._sets.remove(able, written)
+        results.update(zip((write.session_id for write in able), written, strict=True))
+        return [results[write.session_id] for write in batch]
+
+    async def _write(self, batch: Sequence[Write]) -> list[WriteResult]:
         tags = await self._writing.slot_tags()
         marks = [self._marks.of(tag).call() for tag in tags]
-        if self._sets is not None:
-            await self._sets.add(batch)
         replies = await self._writing.run_each([*map(self._call, batch), *marks], self._confirms)
         self._marks.check(tags, marks, replies[len(batch) : len(batch) + len(marks)])
         del replies[len(batch) : len(batch) + len(marks)]
@@ -159,8 +173,6 @@ class RedisBackend:
         asked = len(self._confirms)
         for reply in replies[len(batch) + asked - 1 :: asked] if asked else []:  # the last of each server
             self._check_confirmed(reply)
-        if self._sets is not None:
-            await self._sets.remove(batch, results)
         return results
 
     async def _check_faults(self, replies: Sequence[Any]) -> None:
@@ -283,6 +295,9 @@ class RedisBackend:
         """The replies of READ: document, meta and last beat of each."""
         calls = [ScriptCall(READ, self._session_keys(name), (id_bytes(name),)) for name in names]
         replies = await self._reading.run_each(calls) if calls else []
+        for reply in replies:
+            if isinstance(reply, NodeAwayError):
+                raise translate(reply)
         if self._sets is not None:
             for reply, beat in zip(replies, await self._sets.last_beats(names), strict=True):
                 if isinstance(reply, list):
@@ -333,6 +348,8 @@ def _confirms(timeout_s: float) -> list[tuple[Any, ...]]:
 
 
 def _result(reply: Any) -> WriteResult:
+    if isinstance(reply, NodeAwayError):
+        return WriteResult(WriteOutcome.AWAY, str(reply))
     if isinstance(reply, ResponseError):
         return WriteResult(WriteOutcome.REJECTED, describe(reply))
     code, *held = reply

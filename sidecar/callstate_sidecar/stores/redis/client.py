@@ -17,7 +17,8 @@ from callstate_sidecar.config.redis_url import parse_redis_url
 from callstate_sidecar.config.tls import tls_context
 from callstate_sidecar.stores.redis.cluster import Cluster
 from callstate_sidecar.stores.redis.connections import Connector
-from callstate_sidecar.stores.redis.errors import describe, translate
+from callstate_sidecar.stores.redis.errors import NodeAwayError, describe, translate
+from callstate_sidecar.stores.redis.node_watch import NodeWatch
 from callstate_sidecar.stores.redis.scripts import Script
 from callstate_sidecar.stores.redis.sentinel import Sentinels, SentinelServer
 from callstate_sidecar.stores.redis.servers import Command, OneServer, Servers, Words, next_cursor
@@ -57,7 +58,8 @@ def connect_each(
         sentinels = Sentinels(connectors[0])
         return [SentinelServer(connector, sentinels) for connector in connectors]
     if parsed.topology == "cluster":
-        return [Cluster(connector) for connector in connectors]
+        watch = NodeWatch(connectors[-1])
+        return [Cluster(connector, watch) for connector in connectors]
     return [OneServer(connector.server(), connector) for connector in connectors]
 
 
@@ -96,6 +98,11 @@ class ScriptClient:
         """Whether all keys of one script have to be in one hash slot."""
         return self._servers.clustered
 
+    @property
+    def away(self) -> str:
+        """Which part of the servers does not answer while others do, in words; empty for none."""
+        return self._servers.away
+
     async def run(self, script: Script, keys: Sequence[bytes], *args: Any) -> Any:
         """Run a script; returns its reply.
 
@@ -124,7 +131,7 @@ class ScriptClient:
         return await self._attempt(self._servers.slot_tags)
 
     async def each_primary(self, *words: Any) -> list[Any]:
-        """Run a command without keys on every primary; returns the replies. Raises as `run`."""
+        """Run a command without keys on every primary that is not away; returns the replies. Raises as `run`."""
         return await self._attempt(lambda: self._servers.each_primary(*words))
 
     async def scan(self, cursor: str, *args: Any) -> tuple[list[bytes], str]:
@@ -137,7 +144,7 @@ class ScriptClient:
         return await self._attempt(lambda: self._servers.scan(cursor, *args))
 
     async def ping(self) -> None:
-        """Return once every primary has answered. Raises as `run`."""
+        """Return once every primary that is not away has answered. Raises as `run`."""
         await self._attempt(self._servers.ping)
 
     async def _execute(self, command: Command) -> Any:
@@ -168,7 +175,8 @@ class ScriptClient:
             behind: commands without keys, which each of the servers runs after what it got of the calls.
 
         Returns:
-            one reply each, or the ResponseError that it failed with; then those of `behind`, server by server.
+            one reply each, or the ResponseError that it failed with, or NodeAwayError where its server is away;
+            then those of `behind`, server by server.
 
         Raises:
             StoreDownError: a connection failed; some of the calls may have been executed.
@@ -193,6 +201,14 @@ class ScriptClient:
             StoreDownError: a connection failed; some of them may have been executed.
             StoreRefusingError: the reply to one of them is an error.
         """
+        replies = await self.try_commands(*commands)
+        for reply in replies:
+            if isinstance(reply, NodeAwayError):
+                raise translate(reply)
+        return replies
+
+    async def try_commands(self, *commands: Words) -> list[Any]:
+        """As `commands`, with NodeAwayError as the reply to those whose server is away."""
         if not commands:
             return []
         replies = await self._send([Command(words[1], words) for words in commands], ())

@@ -9,6 +9,7 @@ So only its parts are used: a client for each node, `key_slot`, and the errors t
 - TRYAGAIN: the slot is being moved, and only some of a script's keys are there. Wait, for a moment.
 - CLUSTERDOWN, or a node that does not answer: look at the topology before the next command, and let the caller try
   again. During a failover that lasts until the cluster has chosen a new primary.
+- One primary that does not answer while others do fails what is sent to it, and no more (node_watch.py).
 """
 
 from __future__ import annotations
@@ -20,9 +21,18 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from redis.asyncio import Redis
 from redis.crc import key_slot
-from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    BusyLoadingError,
+    ClusterDownError,
+    MovedError,
+    ResponseError,
+    TryAgainError,
+)
 
 from callstate_sidecar.stores.redis.connections import Connector, Node
+from callstate_sidecar.stores.redis.errors import NodeAwayError
+from callstate_sidecar.stores.redis.node_watch import NodeWatch
 from callstate_sidecar.stores.redis.servers import Command, OneServer, Words, disconnect, next_cursor, pipeline
 from callstate_sidecar.stores.redis.slot_map import SlotMap
 from callstate_sidecar.stores.redis.suitability import no_cluster
@@ -46,12 +56,15 @@ class Cluster:
 
     Args:
         connector: of a `redis+cluster://` URL.
+        watch: knows which primaries are away; shared with other clients of the URL.
     """
 
     clustered = True
 
-    def __init__(self, connector: Connector) -> None:
+    def __init__(self, connector: Connector, watch: NodeWatch) -> None:
         self._connector = connector
+        self._watch = watch
+        self._looks = 0
         self._clients: dict[Node, Redis] = {}
         self._map: SlotMap | None = None
         self._looking = asyncio.Lock()
@@ -60,10 +73,11 @@ class Cluster:
 
     async def _slots(self) -> SlotMap:
         """The present map; asks for it if there is none."""
-        if self._map is not None:
+        if self._map is not None and self._looks == self._watch.looks:
             return self._map
         async with self._looking:
-            if self._map is None:
+            if self._map is None or self._looks != self._watch.looks:
+                self._looks = self._watch.looks
                 self._map = await self._look()
             return self._map
 
@@ -79,6 +93,7 @@ class Cluster:
             await asyncio.gather(*asking, return_exceptions=True)
         for node in {*self._clients} - {*slots.primaries}:
             await disconnect(self._clients.pop(node), in_use=True)
+        self._watch.keep(slots.primaries)
         return slots
 
     @staticmethod
@@ -121,7 +136,11 @@ class Cluster:
         return reply
 
     async def pipeline(self, commands: Sequence[Command], behind: Sequence[Words] = ()) -> list[Any]:
-        """Run commands in one round trip to each primary, all at a time; in more to those that redirect us."""
+        """Run commands in one round trip to each primary, all at a time; in more to those that redirect us.
+
+        Returns:
+            as `Servers.pipeline`; NodeAwayError for a command to a primary that does not answer while others do.
+        """
         replies: list[Any] = [None] * len(commands)
         after: list[Any] = []
         slots = await self._slots()
@@ -134,7 +153,7 @@ class Cluster:
             for i, route in left.items():
                 groups[route.node].append(i)
             answers = await self._all(
-                self._send(node, [(commands[i].words, left[i].asking) for i in some], behind)
+                self._try(node, [(commands[i].words, left[i].asking) for i in some], behind)
                 for node, some in groups.items()
             )
             for some, (got, got_behind) in zip(groups.values(), answers, strict=True):
@@ -145,6 +164,21 @@ class Cluster:
             if not left:
                 break
         return [*replies, *after]
+
+    async def _try(
+        self, node: Node, commands: Sequence[tuple[Words, bool]], behind: Sequence[Words]
+    ) -> tuple[Sequence[Any], Sequence[Any]]:
+        """As `_send`; where the node is away, that is the reply to each of the commands."""
+        away = self._watch.error(node)
+        if away is None:
+            try:
+                return await self._send(node, commands, behind)
+            except Exception as error:  # noqa: BLE001 - whatever leaks through redis-py; it may be raised again
+                away = await self._judge(node, error)
+        return [away] * len(commands), []
+
+    async def _judge(self, node: Node, error: Exception) -> NodeAwayError:
+        return await self._watch.judge(node, (await self._slots()).primaries, error)
 
     async def _send(
         self, node: Node, commands: Sequence[tuple[Words, bool]], behind: Sequence[Words]
@@ -162,7 +196,10 @@ class Cluster:
         except Exception:
             self._map = None
             raise
-        return [replies[i] for i in places], replies[len(words) :]
+        answers = [replies[i] for i in places]
+        if answers and all(isinstance(answer, BusyLoadingError) for answer in answers):
+            raise answers[0]
+        return answers, replies[len(words) :]
 
     def _redirected(
         self, replies: Sequence[Any], sent: Mapping[int, _Route], homes: list[Node]
@@ -192,17 +229,37 @@ class Cluster:
         return results  # type: ignore[return-value]
 
     async def each_primary(self, *words: Any) -> list[Any]:
-        """Run a command without keys on every primary."""
+        """Run a command without keys on every primary that is not away."""
         slots = await self._slots()
-        return await self._all(self._on(node, words) for node in slots.primaries)
+        replies = await self._all(self._try_on(node, words) for node in slots.primaries)
+        return [reply for reply in replies if not isinstance(reply, NodeAwayError)]
+
+    async def _try_on(self, node: Node, words: Words) -> Any:
+        """The reply of one primary; NodeAwayError where it is away."""
+        away = self._watch.error(node)
+        if away is None:
+            try:
+                (reply,) = await OneServer(self._client(node)).each_primary(*words)
+            except ResponseError:
+                self._map = None
+                raise
+            except Exception as error:  # noqa: BLE001 - as above
+                self._map = None
+                away = await self._judge(node, error)
+            else:
+                return reply
+        return away
 
     async def _on(self, node: Node, words: Words) -> Any:
-        try:
-            (reply,) = await OneServer(self._client(node)).each_primary(*words)
-        except Exception:
-            self._map = None
-            raise
+        reply = await self._try_on(node, words)
+        if isinstance(reply, NodeAwayError):
+            raise reply
         return reply
+
+    @property
+    def away(self) -> str:
+        """Primaries that do not answer while others do, in words; empty for none."""
+        return self._watch.away
 
     async def slot_tags(self) -> list[bytes]:
         """A tag for each primary."""
@@ -223,11 +280,13 @@ class Cluster:
         return keys, f"0@{left[1][0]}" if len(left) > 1 else ""
 
     async def ping(self) -> None:
-        """Return once all primaries have answered, and say that they are."""
+        """Return once all primaries that are not away have answered."""
         await self.each_primary("PING")
 
     async def disconnect(self, *, in_use: bool) -> None:
         """Close the connections."""
+        if in_use:
+            await self._watch.close()
         for client in [*self._clients.values()]:
             await disconnect(client, in_use=in_use)
 

@@ -15,7 +15,8 @@ from typing import Any
 from callstate_client.engine.sessions.stored import Write
 from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.redis.client import ScriptClient
-from callstate_sidecar.stores.redis.layout import Layout, id_bytes
+from callstate_sidecar.stores.redis.errors import NodeAwayError
+from callstate_sidecar.stores.redis.layout import Layout, id_bytes, id_text
 
 
 class ClusterSets:
@@ -33,8 +34,12 @@ class ClusterSets:
         self._host_id = host_id
         self._ttl_ms = ttl_ms
 
-    async def add(self, batch: Iterable[Write]) -> None:
-        """Add sessions that are about to be written as active."""
+    async def add(self, batch: Iterable[Write]) -> set[str]:
+        """Add sessions that are about to be written as active.
+
+        Returns:
+            the ids of those that could not be added, because a key's primary does not answer while others do.
+        """
         keys, ids, calls = self._keys, list[bytes](), defaultdict[bytes, list[bytes]](list)
         beats: list[bytes | int] = []
         for write in batch:
@@ -47,24 +52,33 @@ class ClusterSets:
                 ids.append(raw)
                 beats += (write.beat_ms, raw)
         own = keys.host_sessions(self._host_id)
+        added = [*calls.values()]
         commands: list[tuple[Any, ...]] = [("SADD", key, *some) for key, some in calls.items()]
         if ids:
             commands += (("SADD", keys.active, *ids), ("SADD", own, *ids), ("ZADD", keys.beats, "GT", *beats))
-        await self._client.commands(*commands, *self._renewals([*calls, own, keys.beats] if commands else []))
+            added += (ids, ids, ids)
+        renewals = self._renewals([*calls, own, keys.beats] if commands else [])
+        replies = await self._client.try_commands(*commands, *renewals)
+        failed = (some for some, reply in zip(added, replies, strict=False) if isinstance(reply, NodeAwayError))
+        return {id_text(raw) for some in failed for raw in some}
 
     async def remove(self, batch: Sequence[Write], results: Sequence[WriteResult]) -> None:
-        """Remove sessions that were written as ended or deleted."""
+        """Remove sessions that were written as ended or deleted. Where that is impossible, because a key's primary
+        does not answer while others do, their results become AWAY: they are written again."""
         keys = self._keys
-        ids = [
-            id_bytes(write.session_id)
+        left = {
+            id_bytes(write.session_id): result
             for write, result in zip(batch, results, strict=True)
             if result.outcome is WriteOutcome.WRITTEN and not (write.active and write.document is not None)
-        ]
-        if ids:
+        }
+        if left:
             own = keys.host_sessions(self._host_id)
-            await self._client.commands(
-                ("SREM", keys.active, *ids), ("SREM", own, *ids), ("ZREM", keys.beats, *ids)
+            replies = await self._client.try_commands(
+                ("SREM", keys.active, *left), ("SREM", own, *left), ("ZREM", keys.beats, *left)
             )  # fmt: skip
+            away = next((reply for reply in replies if isinstance(reply, NodeAwayError)), None)
+            for result in left.values() if away else ():
+                result.outcome, result.detail = WriteOutcome.AWAY, str(away)
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Raise the last heartbeats of sessions that have one."""
@@ -90,7 +104,8 @@ class ClusterSets:
     async def renew(self, call_ids: Iterable[str]) -> None:
         """Renew the TTLs of the host's set and of these calls' sets."""
         keys = self._keys
-        await self._client.commands(*self._renewals([keys.host_sessions(self._host_id), *map(keys.call, call_ids)]))
+        renewals = self._renewals([keys.host_sessions(self._host_id), *map(keys.call, call_ids)])
+        await self._client.try_commands(*renewals)
 
     def _renewals(self, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
         """TTLs only grow, because another writer may have set a longer one; a key without one gets it."""

@@ -23,10 +23,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from callstate_client.engine.sessions.stored import (
     StoreDownError,
     StoreError,
+    StorePartDownError,
     StoreRefusingError,
     StoreTimeoutError,
     StoreUnsuitableError,
 )
+
+
+class NodeAwayError(Exception):
+    """A primary of a cluster does not answer, while others do."""
 
 
 class UnsuitableServerError(Exception):
@@ -98,6 +103,8 @@ def translate(error: Exception) -> StoreError:
     """The StoreError for an error of redis-py, or for one that leaked through it from a reset connection."""
     if isinstance(error, UnsuitableServerError):
         return StoreUnsuitableError(str(error))
+    if isinstance(error, NodeAwayError):
+        return StorePartDownError(str(error))
     if isinstance(
         error.__cause__, RedisError | UnsuitableServerError
     ):  # over a Unix socket, a refused AUTH arrives as ConnectionError

@@ -15,7 +15,7 @@ from callstate_client.engine.reasons import HOST_LOST
 from callstate_client.engine.sessions.stored import StoredSession, StoreRefusingError
 from callstate_sidecar.stores.hosts import LeaseReply, Possession, Take, Taken, TakeOutcome, next_term
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient
-from callstate_sidecar.stores.redis.errors import describe
+from callstate_sidecar.stores.redis.errors import NodeAwayError, describe, translate
 from callstate_sidecar.stores.redis.layout import Layout, beat_ms, id_bytes, id_text, parse_meta
 from callstate_sidecar.stores.redis.lease_scripts import BEGIN_DUTY, POSSESSION, RAISE, TAKE
 
@@ -146,6 +146,8 @@ class RedisHosts:
         for reply in replies:
             if isinstance(reply, ResponseError):
                 raise StoreRefusingError(describe(reply))
+            if isinstance(reply, NodeAwayError):
+                raise translate(reply)
         return replies
 
 

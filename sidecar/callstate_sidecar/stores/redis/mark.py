@@ -16,8 +16,6 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from redis.exceptions import ResponseError
-
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.stores.redis.client import ScriptCall
 from callstate_sidecar.stores.redis.write_scripts import MARK
@@ -73,7 +71,7 @@ class Mark:
 
     def check(self, call: ScriptCall, reply: Any) -> None:
         """Compare what the server had with what was set before. An error reply says nothing."""
-        if isinstance(reply, ResponseError):
+        if isinstance(reply, Exception):
             return
         found, run_id, policy = reply
         number = int(call.args[0].rpartition(b":")[2])

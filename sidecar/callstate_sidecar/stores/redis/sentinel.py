@@ -91,6 +91,7 @@ class SentinelServer:
     """
 
     clustered = False
+    away = ""
 
     def __init__(self, connector: Connector, sentinels: Sentinels) -> None:
         self._sentinels = sentinels

@@ -33,6 +33,11 @@ class Servers(Protocol):
         """Whether the keys of one script have to be in one hash slot."""
         ...
 
+    @property
+    def away(self) -> str:
+        """Which of the servers do not answer while others do, in words; empty for none."""
+        ...
+
     async def verify(self) -> None:
         """See that the servers are what the URL says.
 
@@ -49,12 +54,13 @@ class Servers(Protocol):
         """Run commands in one round trip to each server concerned, and after them the commands `behind` on each.
 
         Returns:
-            one reply each, or the ResponseError that it failed with; then those of `behind`, server by server.
+            one reply each, or the ResponseError that it failed with, or NodeAwayError; then those of `behind`,
+            server by server that is not away.
         """
         ...
 
     async def each_primary(self, *words: Any) -> list[Any]:
-        """Run a command without keys on every primary; returns the replies."""
+        """Run a command without keys on every primary that is not away; returns the replies."""
         ...
 
     async def slot_tags(self) -> list[bytes]:
@@ -84,6 +90,7 @@ class OneServer:
     """
 
     clustered = False
+    away = ""
 
     def __init__(self, client: Redis, connector: Connector | None = None) -> None:
         self._client = client

@@ -71,6 +71,11 @@ class SqliteBackend:
         return "sqlite"
 
     @property
+    def away(self) -> str:
+        """Nothing: the store is one file."""
+        return ""
+
+    @property
     def data_losses(self) -> int:
         """How often the file was found to be removed or replaced."""
         return self._database.replaced
