@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import pty
 import re
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import TypeVar
 
 import pytest
 
-from callstate_client import CallStore, SessionState, ShuttingDownError, connect
+from callstate_client import CallStore, SessionState, ShuttingDownError
 from callstate_client.cli import main
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
+from support.command_line import (
+    WITHIN_S,
+    Running,
+    command,
+    ids,
+    on_a_terminal,
+    requests,
+    save_three,
+    using,
+    wait_until,
+)
 from support.daemon import Daemon
 from support.stores import refuse_changes, take_changes, taken_over
-
-T = TypeVar("T")
-
-WITHIN_S = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -57,78 +59,6 @@ def callstate(daemon, capfd) -> Callable[[str], tuple[int, str, str]]:
         return status, *capfd.readouterr()
 
     return run
-
-
-def using(daemon: Daemon, work: Callable[[CallStore], Awaitable[T]]) -> T:
-    """What `work` gives for a store connected to the daemon."""
-
-    async def run() -> T:
-        async with connect(daemon.socket, register=False) as store:
-            return await work(store)
-
-    return asyncio.run(run())
-
-
-def command(daemon: Daemon, line: str) -> list[str]:
-    """The same command as a process of its own."""
-    return [sys.executable, "-m", "callstate_client.cli", "--socket", str(daemon.socket), *line.split()]
-
-
-def wait_until(daemon: Daemon, condition: Callable[[dict], bool]) -> None:
-    """Return when the daemon's stats meet the condition."""
-
-    async def look(store: CallStore) -> None:
-        deadline = time.monotonic() + WITHIN_S
-        while not condition(await store.stats()):
-            assert time.monotonic() < deadline, await store.stats()
-
-    using(daemon, look)
-
-
-def requests(stats: dict, verb: str) -> int:
-    return stats["requests"].get(verb, 0)
-
-
-def on_a_terminal(
-    argv: list[str], stream: str, environ: dict[str, str], look: Callable[[bytes], None] = lambda _: None
-) -> tuple[bytes, bytes]:
-    """What a command wrote to the stream that was a terminal, and to its other, a pipe; `look` sees it grow."""
-    ours, theirs = pty.openpty()
-    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
-    seen = b""
-    with subprocess.Popen(argv, env=environ, **{stream: theirs, other: subprocess.PIPE}) as process:
-        os.close(theirs)
-        with contextlib.suppress(OSError):  # EIO: nobody has the other side open any more
-            while chunk := os.read(ours, 65536):
-                seen += chunk
-                look(seen)
-        os.close(ours)
-        piped = getattr(process, other).read()
-    assert process.returncode == 0, piped
-    return seen, piped
-
-
-def save_three(daemon: Daemon) -> None:
-    """a: active, 30 turns; b: on hold; c: ended."""
-
-    async def save(store: CallStore) -> None:
-        first = SessionState(
-            "a", provider="twilio", direction="inbound", from_="+442079460123", to="+15550100", status="active"
-        )
-        first.call_id = "CA1"
-        first.extra["tenant"] = {"name": "north", "depth": [1, 2.5, None]}
-        for number in range(30):
-            first.add_turn("user", f"words {number}", 100, extra={"mood": "fine"})
-        await store.save(first, labels={"app": "sales", "team": "x"})
-        await store.save(SessionState("b", provider="sip", status="on_hold"), labels={"app": "sales"})
-        await store.save(SessionState("c", provider="sip", status="active"))
-        await store.end("c", "caller_hangup")
-
-    using(daemon, save)
-
-
-def ids(out: str) -> list[str]:
-    return sorted(each["session"]["id"] for each in json.loads(out))
 
 
 class TestPingInfoStats:
@@ -177,10 +107,13 @@ class TestLs:
     @pytest.mark.parametrize(
         ("filters", "found"),
         [
-            ("", ["a", "b", "c"]),
+            ("", ["a", "b"]),
+            ("--all", ["a", "b", "c"]),
             ("--status active", ["a"]),
             ("--status ended", ["c"]),
-            ("--provider sip", ["b", "c"]),
+            ("--provider sip", ["b"]),
+            ("--provider sip --all", ["b", "c"]),
+            ("--state live", ["a", "b"]),
             ("--provider sip --status on_hold", ["b"]),
             ("--call-id CA1", ["a"]),
             ("--owner nobody", []),
@@ -203,12 +136,36 @@ class TestLs:
 
     def test_the_table_masks_numbers_by_default(self, daemon, callstate):
         save_three(daemon)
-        head, *lines = callstate("ls")[1].splitlines()
-        assert head.split()[:3] == ["ID", "STATUS", "OWNER"]
+        head, *lines = callstate("ls --all")[1].splitlines()
+        assert head.split()[:4] == ["ID", "STATUS", "STATE", "OWNER"]
         rows = {line.split()[0]: line.split() for line in lines}
         assert rows["a"][1:7] == ["active", "twilio", "inbound", "***23", "***00", "30"]
         assert rows["c"][1:3] == ["ended", "(caller_hangup)"]
         assert "+442079460123" in callstate("ls --show-numbers")[1]
+
+    def test_calls_that_have_ended_are_pointed_to(self, daemon, callstate):
+        save_three(daemon)
+        for name in "ab":
+            callstate(f"rm {name}")
+        assert callstate("ls") == (0, "no live calls; --all lists the one that has ended\n", "")
+
+    @pytest.mark.parametrize(
+        ("key", "order"),
+        [("id", "abc"), ("-id", "cba"), ("turns", "bca"), ("provider", "bca"), ("-age", "abc"), ("age", "cba")],
+    )
+    def test_sorted(self, daemon, callstate, key, order):
+        save_three(daemon)
+        found = json.loads(callstate(f"ls --json --all --sort {key}")[1])
+        assert [each["session"]["id"] for each in found] == [*order]
+        first = json.loads(callstate(f"ls --json --all --limit 1 --sort {key}")[1])
+        assert [each["session"]["id"] for each in first] == [order[0]], "sorted before it is cut"
+
+    def test_columns_in_the_order_given(self, daemon, callstate):
+        save_three(daemon)
+        out = callstate("ls --all --columns reason,labels,id --sort id")[1].splitlines()
+        assert [line.split() for line in out] == [
+            ["REASON", "LABELS", "ID"], ["app=sales", "team=x", "a"], ["app=sales", "b"], ["caller_hangup", "c"],
+        ]  # fmt: skip
 
     def test_json_masks_them_too(self, daemon, callstate):
         save_three(daemon)
@@ -232,7 +189,7 @@ class TestShow:
 
     def test_its_json_is_the_exact_document(self, daemon, callstate):
         save_three(daemon)
-        status, out, _ = callstate("show a --json")
+        status, out, _ = callstate("show a --json --show-numbers")
         document = json.loads(using(daemon, lambda store: store.load("a")).to_json())
         shown = json.loads(out)
         assert status == 0
@@ -241,10 +198,28 @@ class TestShow:
         assert document["tenant"] == {"name": "north", "depth": [1, 2.5, None]}
         assert (shown["turn_count"], shown["labels"]) == (30, {"app": "sales", "team": "x"})
 
+    def test_json_masks_numbers_unless_they_are_asked_for(self, daemon, callstate):
+        save_three(daemon)
+        shown = json.loads(callstate("show a --json")[1])["session"]
+        assert (shown["from"], shown["to"]) == ("***23", "***00")
+        assert shown == json.loads(using(daemon, lambda store: store.load("a")).to_json()) | {
+            "from": "***23", "to": "***00",
+        }  # fmt: skip
+
     def test_one_that_is_not_there(self, callstate):
         status, out, err = callstate("show nobody")
         assert (status, out) == (1, "")
         assert "nobody" in err
+
+
+class TestIdsThatBeginWithADash:
+    def test_they_are_shown_ended_and_deleted(self, daemon, callstate):
+        using(daemon, lambda store: store.save(SessionState("-x", status="active")))
+        using(daemon, lambda store: store.save(SessionState("--all", status="active")))
+        assert json.loads(callstate("show -x --json")[1])["session"]["id"] == "-x"
+        assert callstate("end -x --reason done") == (0, "-x ended: done\n", "")
+        assert callstate("rm -x") == (0, "-x deleted\n", "")
+        assert callstate("rm -- --all") == (0, "--all deleted\n", "")
 
 
 class TestUnreadable:
@@ -363,37 +338,13 @@ class TestEndAndRm:
         save_three(daemon)
         assert callstate("rm a") == (0, "a deleted\n", "")
         assert json.loads(callstate("rm b --json")[1]) == {"id": "b", "deleted": True}
-        assert ids(callstate("ls --json")[1]) == ["c"]
+        assert ids(callstate("ls --json --all")[1]) == ["c"]
 
     @pytest.mark.parametrize("name", ["end", "rm"])
     def test_one_that_is_not_there(self, callstate, name):
         status, out, err = callstate(f"{name} nobody")
         assert (status, out) == (1, "")
         assert "nobody" in err
-
-
-class Tailing:
-    """`callstate tail` as a process; `line()` gives its next line."""
-
-    def __init__(self, daemon: Daemon, line: str) -> None:
-        self.process = subprocess.Popen(command(daemon, line), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-    def line(self) -> str:
-        return self.process.stdout.readline().decode()
-
-    def interrupt(self) -> tuple[int, bytes]:
-        """Ctrl-C; gives exit code and stderr."""
-        self.process.send_signal(signal.SIGINT)
-        err = self.process.communicate(timeout=WITHIN_S)[1]
-        return self.process.returncode, err
-
-    def __enter__(self) -> Tailing:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self.process:
-            if self.process.poll() is None:
-                self.process.kill()
 
 
 def here(daemon: Daemon) -> str:
@@ -410,7 +361,7 @@ class TestTail:
     def test_a_line_an_event_with_neither_words_nor_numbers(self, daemon):
         since = here(daemon)
         save_three(daemon)
-        with Tailing(daemon, f"tail --type created --type ended --since {since}") as tailing:
+        with Running(daemon, f"tail --type created --type ended --since {since}") as tailing:
             lines = [tailing.line() for _ in range(4)]
             told = [" ".join(line.split()[1:3]) for line in lines]
             assert told == ["created session=a", "created session=b", "created session=c", "ended session=c"]
@@ -428,7 +379,7 @@ class TestTail:
     def test_types_and_json(self, daemon):
         since = here(daemon)
         save_three(daemon)
-        with Tailing(daemon, f"tail --json --type ended --type deleted --since {since}") as tailing:
+        with Running(daemon, f"tail --json --type ended --type deleted --since {since}") as tailing:
             event = json.loads(tailing.line())
             assert (event["type"], event["session_id"], event["provider"]) == ("ended", "c", "sip")
             assert event["seq"] > int(since.split(":")[1])
@@ -438,7 +389,7 @@ class TestTail:
             assert tailing.interrupt() == (130, b"")
 
     def test_a_gap_is_said_clearly(self, daemon):
-        with Tailing(daemon, "tail --since before:7") as tailing:
+        with Running(daemon, "tail --since before:7") as tailing:
             assert "events are missing: the daemon restarted" in tailing.line()
             assert tailing.interrupt()[0] == 130
 

@@ -14,6 +14,15 @@ from callstate_client.cli.version import package_version
 DEFAULT_TIMEOUT_S: Final = 5.0
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """The parser of one command: a word with one dash that is no option of it is a value, as ids may begin so."""
+
+    def _parse_optional(self, arg_string: str) -> Any:
+        if arg_string[:1] == "-" != arg_string[1:2] and arg_string not in self._option_string_actions:
+            return None
+        return super()._parse_optional(arg_string)
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments; prints usage to stderr and exits with 2 if they are wrong.
 
@@ -35,7 +44,8 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"callstate {package_version()}")
     common = _common(socket=argparse.SUPPRESS, json=argparse.SUPPRESS, timeout=argparse.SUPPRESS)
-    _add_commands(top.add_subparsers(dest="command", metavar="COMMAND", required=True), COMMANDS, common)
+    parsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_CommandParser)
+    _add_commands(parsers, COMMANDS, common)
     return top
 
 

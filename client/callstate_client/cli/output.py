@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,11 @@ from callstate_client.cli.stdio import complain
 
 PIPE_COLUMNS: Final = 10_000
 """Width if stdout is not a terminal: a table piped into grep must not be cut to 80 columns."""
+
+# ECMA-48: cursor to the first place, erase to the end of the line, and of the screen.
+_HOME: Final = "\x1b[H"
+_REST_OF_LINE: Final = "\x1b[K"
+_REST_OF_SCREEN: Final = "\x1b[J"
 
 # Joiners are invisible, but Persian, Hindi and emoji sequences are unreadable without them.
 _JOINERS: Final = frozenset("\u200c\u200d")
@@ -31,19 +37,39 @@ class Output:
         self._console = Console(highlight=False, width=None if self._tty else PIPE_COLUMNS)
 
     @property
+    def redraws(self) -> bool:
+        """Whether stdout is a terminal on which text can be drawn over what was there."""
+        return self._tty and not self._console.is_dumb_terminal and not self.as_json
+
+    def redraw(self, *parts: RenderableType) -> None:
+        """Print in place of all that is on the screen, as much as there is room for."""
+        lines = self._rendered(parts).splitlines()
+        height = max(1, self._console.height - 1)
+        if len(lines) > height:
+            lines[height - 1 :] = [f"… {len(lines) - height + 1} more lines"]
+        _write("".join((_HOME, *(f"{line}{_REST_OF_LINE}\n" for line in lines), _REST_OF_SCREEN)).encode())
+
+    def redraw_line(self, text: str) -> None:
+        """Print in place of the line that the cursor is in, and stay in it."""
+        _write(f"\r{text}{_REST_OF_LINE}".encode())
+
+    @property
     def width(self) -> int:
         """Columns of the terminal, or PIPE_COLUMNS."""
         return self._console.width
 
     def text(self, *parts: RenderableType) -> None:
         """Print for people."""
-        with self._console.capture() as rendered:
-            for part in parts:
-                self._console.print(part, soft_wrap=isinstance(part, str), markup=False)
-        text = rendered.get()
+        text = self._rendered(parts)
         if not self._tty:  # cells are padded to their columns
             text = "".join(f"{line.rstrip()}\n" for line in text.splitlines())
         _write(text.encode())
+
+    def _rendered(self, parts: Iterable[RenderableType]) -> str:
+        with self._console.capture() as rendered:
+            for part in parts:
+                self._console.print(part, soft_wrap=isinstance(part, str), markup=False)
+        return rendered.get()
 
     def document(self, document: Any) -> None:
         """Print one JSON document: indented on a terminal, else on one line."""

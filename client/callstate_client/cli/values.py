@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -82,3 +83,27 @@ def since(text: str) -> datetime:
     except (ValueError, OverflowError) as error:
         expected = "a time such as 2026-05-01T12:00:00Z or an age such as 10m"
         raise ArgumentTypeError(f"{expected}, not {text!r}") from error
+
+
+def names_of(known: Iterable[str]) -> Callable[[str], tuple[str, ...]]:
+    """Some of these names, separated by commas."""
+
+    def names(text: str) -> tuple[str, ...]:
+        return tuple(_known(name.strip(), known) for name in text.split(","))
+
+    return names
+
+
+def sort_key_of(known: Iterable[str]) -> Callable[[str], tuple[str, bool]]:
+    """One of these names, and whether a dash before it says to sort backwards."""
+
+    def key(text: str) -> tuple[str, bool]:
+        return _known(text.removeprefix("-"), known), text.startswith("-")
+
+    return key
+
+
+def _known(name: str, known: Iterable[str]) -> str:
+    if name not in known:
+        raise ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+    return name

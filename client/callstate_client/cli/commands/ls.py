@@ -9,11 +9,18 @@ from callstate_client.api import CallStore
 from callstate_client.cli import options, output, values
 from callstate_client.cli.command import Command
 from callstate_client.cli.output import Output
+from callstate_client.cli.render.columns import COLUMNS
 from callstate_client.cli.render.documents import record_document
-from callstate_client.cli.render.sessions import sessions_table
+from callstate_client.cli.render.sessions import SessionTable
+from callstate_client.cli.watched_calls import WatchedCalls
+from callstate_client.cli.watching import watch
 from callstate_client.model.state import Status
 from callstate_client.model.times import now
 from callstate_client.protocol.params import SESSION_STATES
+from callstate_client.store import Record
+
+WATCH_S: Final = 2.0
+"""How often `--watch` redraws where nothing happens, seconds: ages and turns."""
 
 IN_MEMORY_ONLY: Final = (
     "only calls in the daemon's memory are listed; ended ones leave it after reaper.retention_s."
@@ -21,14 +28,17 @@ IN_MEMORY_ONLY: Final = (
 )
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
+def _add_filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--all", action="store_true", help="also calls that have ended, for as long as they are in memory"
+    )
     parser.add_argument("--status", help="only calls with this status, such as active, on_hold, ended")
     parser.add_argument(
         "--state", choices=SESSION_STATES, help="only calls that have not ended and are in this state"
     )
     parser.add_argument("--provider", help="only calls of this provider")
     parser.add_argument("--owner", help="only calls held by this worker")
-    parser.add_argument("--call-id", help="only the call with this id at its provider")
+    parser.add_argument("--call-id", help="only the call with this id at its provider, ended or not")
     parser.add_argument(
         "--label",
         metavar="K=V",
@@ -50,12 +60,66 @@ def _add(parser: argparse.ArgumentParser) -> None:
         default="host",
         help="host: calls in this daemon's memory (default); all: those in the store, of every host, as well",
     )
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    _add_filters(parser)
     options.add_limit(parser)
     options.add_numbers(parser)
+    parser.add_argument(
+        "--columns",
+        metavar="A,B,…",
+        type=values.names_of(COLUMNS),
+        help=f"show these, in this order: {', '.join(COLUMNS)}",
+    )
+    parser.add_argument(
+        "--sort",
+        metavar="KEY",
+        type=values.sort_key_of(COLUMNS),
+        help="sort by one of the columns; -KEY: the other way round (default: the oldest in memory first)",
+    )
+    parser.add_argument(
+        "--watch",
+        metavar="S",
+        type=values.positive,
+        nargs="?",
+        const=WATCH_S,
+        help="go on showing them: at each event, and every S seconds (default 2), until Ctrl-C. On a terminal the "
+        "list is redrawn; elsewhere each call that has changed is printed again",
+    )
 
 
 async def _ls(store: CallStore, args: argparse.Namespace, out: Output) -> int:
-    records = []
+    if args.watch is not None:
+        return await _watch(store, args, out)
+    records, ended = await find(store, args)
+    if out.as_json:
+        out.document([record_document(each, history=False, show_numbers=args.show_numbers) for each in records])
+    elif records:
+        out.text(SessionTable(args.columns, show_numbers=args.show_numbers).table(records, now(), out.width))
+    else:
+        out.text(_nothing(args, ended))
+    if _may_be_in_store_only(args) and not out.as_json:
+        output.error(IN_MEMORY_ONLY)
+    return 0
+
+
+async def _watch(store: CallStore, args: argparse.Namespace, out: Output) -> int:
+    watched = WatchedCalls(store, out, SessionTable(args.columns, show_numbers=args.show_numbers))
+
+    async def show() -> None:
+        records, ended = await find(store, args)
+        if out.redraws:
+            out.redraw(watched.table.table(records, now(), out.width) if records else _nothing(args, ended))
+        else:
+            await watched.print_changes(records, show_numbers=args.show_numbers)
+
+    return await watch(store, args.watch, show)
+
+
+async def find(store: CallStore, args: argparse.Namespace) -> tuple[list[Record], int]:
+    """The calls that match, sorted; and how many were left out because they have ended."""
+    shows_ended = args.all or args.status or args.ended_since or args.call_id
     matching = store.sessions(
         status=args.status,
         state=args.state,
@@ -66,19 +130,30 @@ async def _ls(store: CallStore, args: argparse.Namespace, out: Output) -> int:
         ended_since=args.ended_since,
         scope=args.scope,
     )
+    records: list[Record] = []
+    ended = 0
     async for record in matching:
+        if not shows_ended and record.state.status == Status.ENDED:
+            ended += 1
+            continue
         records.append(record)
-        if len(records) == args.limit:
+        if len(records) == args.limit and args.sort is None:
             break
-    if out.as_json:
-        out.document([record_document(each, history=False, show_numbers=args.show_numbers) for each in records])
-    elif records:
-        out.text(sessions_table(records, now(), show_numbers=args.show_numbers, width=out.width))
-    else:
-        out.text("no matching calls" if _filtered(args) else "no calls")
-    if _may_be_in_store_only(args) and not out.as_json:
-        output.error(IN_MEMORY_ONLY)
-    return 0
+    if args.sort is not None:
+        name, backwards = args.sort
+        records.sort(key=COLUMNS[name].key, reverse=backwards)
+    return records[: args.limit], ended
+
+
+def _nothing(args: argparse.Namespace, ended: int) -> str:
+    if ended:
+        return (
+            f"no live calls; --all lists the {ended} that have ended"
+            if ended > 1
+            else ("no live calls; --all lists the one that has ended")
+        )
+    filters = (args.status, args.state, args.provider, args.owner, args.call_id, args.labels, args.ended_since)
+    return "no matching calls" if any(filters) else "no calls"
 
 
 def _may_be_in_store_only(args: argparse.Namespace) -> bool:
@@ -86,10 +161,13 @@ def _may_be_in_store_only(args: argparse.Namespace) -> bool:
     return args.scope == "host" and bool(args.call_id or args.ended_since or args.status == Status.ENDED)
 
 
-def _filtered(args: argparse.Namespace) -> bool:
-    return any((args.status, args.state, args.provider, args.owner, args.call_id, args.labels, args.ended_since))
-
-
 COMMAND: Final = Command(
-    "ls", "list the calls in the daemon's memory; ended ones leave it after reaper.retention_s", _ls, add=_add
+    "ls",
+    "list the live calls; --all: also those that have ended",
+    _ls,
+    add=_add,
+    description="List the live calls in the daemon's memory; with --all also those that have ended, which leave it "
+    "after reaper.retention_s. --status, --ended-since and --call-id show what matches, ended or not. "
+    "STATE is suspect (it may be dead), orphan (its worker has left) or restored (not heard of since the daemon "
+    "started); SEEN is the time since the last sign of life.",
 )

@@ -25,7 +25,7 @@ def _add(parser: argparse.ArgumentParser) -> None:
 
 async def _show(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     if out.as_json:
-        out.document(record_document(await store.get(args.id), history=True))
+        out.document(record_document(await store.get(args.id), history=True, show_numbers=args.show_numbers))
         return 0
     record = await store.get(args.id, history="all" if args.all else SHOWN_TURNS)
     out.text(head_table(record, now(), show_numbers=args.show_numbers))

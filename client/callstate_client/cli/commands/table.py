@@ -6,11 +6,14 @@ from typing import Final
 
 from callstate_client.cli.command import Command
 from callstate_client.cli.commands import (
+    config,
     doctor,
     drain,
     end,
     figures,
+    health,
     install_units,
+    latency,
     ls,
     ping,
     quarantine,
@@ -18,6 +21,7 @@ from callstate_client.cli.commands import (
     show,
     tail,
     top,
+    workers,
 )
 from callstate_client.cli.simulate import command as simulate
 
@@ -25,6 +29,10 @@ COMMANDS: Final[tuple[Command, ...]] = (
     ping.COMMAND,
     figures.INFO,
     figures.STATS,
+    health.COMMAND,
+    latency.COMMAND,
+    config.COMMAND,
+    workers.COMMAND,
     ls.COMMAND,
     show.COMMAND,
     end.COMMAND,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
+import msgspec
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +23,12 @@ _ROLE_STYLES: dict[str, str] = {
     Role.TOOL: "bold magenta",
     Role.SYSTEM: "dim",
 }
+
+
+_TOOL_STYLE: Final = "magenta"
+
+PAUSE_S: Final = 5.0
+"""A silence of this length between two turns is shown."""
 
 
 def head_table(record: Record, at: datetime, *, show_numbers: bool) -> Table:
@@ -55,7 +63,7 @@ def head_table(record: Record, at: datetime, *, show_numbers: bool) -> Table:
 
 
 def transcript_table(turns: list[Turn], first: int) -> Table:
-    """The transcript of a session, a turn per row.
+    """The conversation: a turn per row, its words wrapped beside when and by whom they were said.
 
     Args:
         turns: the turns to show.
@@ -65,29 +73,57 @@ def transcript_table(turns: list[Turn], first: int) -> Table:
     for justify in ("right", "left", "left", "right"):
         table.add_column(justify=justify, no_wrap=True)
     table.add_column(overflow="fold")
+    before: Turn | None = None
     for index, turn in enumerate(turns, start=first):
+        pause_s = 0.0 if before is None else _pause_s(before, turn)
+        if pause_s >= PAUSE_S:
+            table.add_row("", "", "", "", Text(f"… {duration_text(timedelta(seconds=pause_s))}", style="dim"))
         table.add_row(
             Text(str(index + 1), style="dim"),
             Text(turn.timestamp.strftime("%H:%M:%S"), style="dim"),
             Text(printable(turn.role), style=_ROLE_STYLES.get(turn.role, "bold")),
-            Text(f"{turn.duration_ms / 1000:.1f}s", style="dim"),
-            Text(printable(turn_text(turn))),
+            Text(f"{turn.duration_ms / 1000:.1f}s" if turn.duration_ms else "", style="dim"),
+            turn_text(turn),
         )
+        before = turn
     return table
 
 
-def turn_text(turn: Turn) -> str:
-    """A turn as it is read: content, tool calls, the call that it answers, whether it was interrupted."""
-    lines = [turn.content] if turn.content else []
-    lines += [
-        f"→ {call['function']['name']}({call['function']['arguments']}) {call['id']}"
-        for call in tool_calls_of(turn)
-    ]
-    answered = answered_call(turn)
+def _pause_s(before: Turn, turn: Turn) -> float:
+    """How long nothing was said between two turns, seconds. A turn is added when it is over."""
+    return (turn.timestamp - before.timestamp).total_seconds() - turn.duration_ms / 1000
+
+
+def turn_text(turn: Turn) -> Text:
+    """A turn as it is read: what was said, which tools were called and what they returned, where it was
+    interrupted."""
     extra = turn.to_dict() if turn.has_extra else {}
+    lines = [Text(printable(line)) for line in turn.content.splitlines()]
+    answered = answered_call(turn)
     if answered is not None:
         name = extra.get("name")
-        lines.insert(0, f"← {name if isinstance(name, str) else ''} {answered}".replace("  ", " "))
+        called = f"{name} " if isinstance(name, str) else ""
+        lines.insert(0, Text(printable(f"← {called}({answered})"), style=_TOOL_STYLE))
+    for call in tool_calls_of(turn):
+        function = call["function"]
+        text = f"→ {function['name']}({_arguments(function['arguments'])}) ({call['id']})"
+        lines.append(Text(printable(text), style=_TOOL_STYLE))
     if extra.get("interrupted") is True:
-        lines.append("(interrupted)")
-    return "\n".join(lines)
+        if turn.content:
+            lines[len(turn.content.splitlines()) - 1].append(" —", style="yellow")
+        lines.append(Text("interrupted", style="yellow"))
+    response_ms = extra.get("response_ms")
+    if isinstance(response_ms, int | float):
+        lines.append(Text(f"after {response_ms / 1000:.1f}s", style="dim"))
+    return Text("\n").join(lines)
+
+
+def _arguments(text: str) -> str:
+    """The arguments of a call as names and values; whatever else the model wrote as it is."""
+    try:
+        arguments = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, RecursionError):
+        return text
+    if not isinstance(arguments, dict):
+        return text
+    return ", ".join(f"{name}={json_text(value)}" for name, value in arguments.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import msgspec
@@ -10,12 +11,19 @@ from callstate_client.cli.render.text import masked
 from callstate_client.store import Record
 
 
-def record_document(record: Record, *, history: bool, show_numbers: bool = True) -> dict[str, Any]:
-    """A session as `session.load` (or, without history, `session.list`) returns it."""
+def record_document(record: Record, *, history: bool, show_numbers: bool = False) -> dict[str, Any]:
+    """A session as `session.load` (or, without history, `session.list`) returns it.
+
+    Args:
+        record: the session.
+        history: with its history, and otherwise exactly as it is kept.
+        show_numbers: leave phone numbers in full.
+    """
     state = record.state
+    if not show_numbers:
+        state = copy(state)
+        state.from_, state.to = masked(state.from_), masked(state.to)
     document: Any = msgspec.Raw(state.to_json()) if history else state.to_members(with_history=False)
-    if not history and not show_numbers:
-        document["from"], document["to"] = masked(state.from_), masked(state.to)
     members: dict[str, Any] = {
         "session": document,
         "turn_count": record.turn_count,
@@ -25,10 +33,14 @@ def record_document(record: Record, *, history: bool, show_numbers: bool = True)
     }
     if history:
         members["history_from"] = record.history_from
-    if record.owner is not None:
-        members["owner"] = record.owner
-    if record.ended_reason is not None:
-        members["ended_reason"] = record.ended_reason
-    if record.ended_detail is not None:
-        members["ended_detail"] = record.ended_detail
-    return members
+    beside = {
+        "owner": record.owner,
+        "state": record.liveness,
+        "restored": record.restored or None,
+        "heartbeat_timeout_s": record.heartbeat_timeout_s,
+        "max_duration_s": record.max_duration_s,
+        "handovers": record.handovers or None,
+        "ended_reason": record.ended_reason,
+        "ended_detail": record.ended_detail,
+    }
+    return members | {name: value for name, value in beside.items() if value is not None}

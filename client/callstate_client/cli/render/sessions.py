@@ -1,72 +1,91 @@
-"""Sessions as a table, one a line. Pure: the time is passed in."""
+"""Sessions as a table, one a line, that fits the terminal. Pure: the time is passed in."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Final
 
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from callstate_client.cli.output import PIPE_COLUMNS, printable
-from callstate_client.cli.render.text import STATUS_STYLES, duration_text, shown_numbers, status_text
+from callstate_client.cli.output import PIPE_COLUMNS
+from callstate_client.cli.render.columns import COLUMNS, DROPPED_FIRST, USUAL, cell
+from callstate_client.cli.render.text import STATE_STYLES, STATUS_STYLES
 from callstate_client.store import Record
 
+GAP: Final = 2
+"""Between two columns."""
 
-def sessions_table(records: list[Record], at: datetime, *, show_numbers: bool, width: int = PIPE_COLUMNS) -> Table:
-    """Sessions, one per line.
+LEAST: Final = 6
+"""The narrowest that a column is shortened to."""
+
+LAST_SHORTENED: Final = ("status", "state")
+
+
+class SessionTable:
+    """Lays out sessions, in the same columns each time.
 
     Args:
-        at: the current time.
+        columns: names of COLUMNS, all of which are shown; None: the usual ones, as far as there is room.
         show_numbers: show phone numbers in full.
-        width: of the terminal. Ids are always shown whole, for they are what other commands take; columns that do
-            not fit are left out, least needed first, and what is left is shortened.
     """
-    columns = {name: [name] for name in _COLUMNS}
-    for record in records:
-        for name, cell in zip(columns, _row(record, at, show_numbers=show_numbers), strict=True):
-            columns[name].append(cell)
-    widths = {name: max(map(cell_len, cells)) for name, cells in columns.items()}
-    for name in _DROPPED_FIRST:
-        if _excess(widths, width) > 0:
+
+    def __init__(self, columns: Sequence[str] | None, *, show_numbers: bool) -> None:
+        self._columns = columns
+        self._show_numbers = show_numbers
+        self._widths: dict[str, int] = {}
+
+    def table(
+        self, records: Sequence[Record], at: datetime, width: int = PIPE_COLUMNS, *, head: bool = True
+    ) -> Table:
+        """A table of these sessions.
+
+        Args:
+            records: the sessions.
+            at: the current time.
+            width: of the terminal. Ids are always shown whole, for they are what other commands take; where others
+                do not fit, the least needed are left out and the widest shortened.
+            head: with the columns' titles.
+        """
+        names = self._columns or USUAL
+        rows = [{name: cell(name, each, at, show_numbers=self._show_numbers) for name in names} for each in records]
+        for name in names:
+            needed = max((cell_len(row[name]) for row in rows), default=0)
+            self._widths[name] = max(needed, len(COLUMNS[name].title), self._widths.get(name, 0))
+        widths = _fitted({name: self._widths[name] for name in names}, width, droppable=self._columns is None)
+        table = Table(box=None, header_style="bold", pad_edge=False, show_header=head)
+        for name, column_width in widths.items():
+            column = COLUMNS[name]
+            table.add_column(
+                column.title, no_wrap=True, width=column_width, justify="right" if column.is_number else "left"
+            )
+        for record, row in zip(records, rows, strict=True):
+            table.add_row(*(Text(row[name], style=_style(name, record)) for name in widths))
+        return table
+
+
+def _style(name: str, record: Record) -> str:
+    if name == "status":
+        return STATUS_STYLES.get(record.state.status, "")
+    return STATE_STYLES.get(record.liveness or "", "") if name == "state" else ""
+
+
+def _fitted(widths: dict[str, int], width: int, *, droppable: bool) -> dict[str, int]:
+    """The columns that fit into a terminal, and how wide each is there."""
+
+    def excess() -> int:
+        return sum(widths.values()) + GAP * (len(widths) - 1) - width
+
+    for name in DROPPED_FIRST if droppable else ():
+        if excess() > 0:
             del widths[name]
-    for name in ("OWNER", "STATUS"):
-        shortened = widths[name] - max(0, _excess(widths, width))
-        widths[name] = max(shortened, min(widths[name], len(name) + 1))
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for name, needed in widths.items():
-        table.add_column(name, no_wrap=True, width=needed, justify="right" if name in _RIGHT else "left")
-    for number, record in enumerate(records, 1):
-        cells = {name: Text(columns[name][number]) for name in widths}
-        cells["STATUS"].stylize(STATUS_STYLES.get(record.state.status, ""))
-        table.add_row(*cells.values())
-    return table
-
-
-_COLUMNS = ("ID", "STATUS", "OWNER", "PROVIDER", "DIRECTION", "FROM", "TO", "TURNS", "AGE", "LAST SIGN")
-_RIGHT = ("TURNS", "AGE", "LAST SIGN")
-_DROPPED_FIRST = ("DIRECTION", "PROVIDER", "TO", "FROM", "TURNS")
-
-
-def _excess(widths: Mapping[str, int], width: int) -> int:
-    """How many columns of a terminal are missing for these, with two between each."""
-    return sum(widths.values()) + 2 * (len(widths) - 1) - width
-
-
-def _row(record: Record, at: datetime, *, show_numbers: bool) -> tuple[str, ...]:
-    """The cells of one session, in the order of _COLUMNS."""
-    state = record.state
-    from_, to = shown_numbers(state, show_numbers=show_numbers)
-    return (
-        printable(state.id),
-        status_text(record).plain + (" restored" if record.restored else ""),
-        printable(record.owner or ""),
-        printable(state.provider),
-        printable(state.direction),
-        from_,
-        to,
-        str(record.turn_count),
-        duration_text(at - state.created_at),
-        duration_text(at - state.updated_at),
-    )
+    texts = [name for name in widths if name != "id" and not COLUMNS[name].is_number]
+    for shortened in ([name for name in texts if name not in LAST_SHORTENED], texts):
+        while excess() > 0:
+            widest = max(shortened, key=lambda name: widths[name], default=None)
+            if widest is None or widths[widest] <= LEAST:
+                break
+            widths[widest] -= 1
+    return widths

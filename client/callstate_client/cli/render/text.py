@@ -19,6 +19,7 @@ STATUS_STYLES: Final[dict[str, str]] = {
     Status.TRANSFERRING: "yellow",
     Status.ENDED: "dim",
 }
+STATE_STYLES: Final[dict[str, str]] = {"suspect": "bold yellow", "orphan": "yellow"}
 
 
 def masked(number: str) -> str:

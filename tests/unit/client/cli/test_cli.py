@@ -10,10 +10,14 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from callstate_client.cli import arguments, main, output
 from callstate_client.cli.commands import tail
-from callstate_client.cli.render import conversation, documents, figures, sessions
+from callstate_client.cli.commands.table import COMMANDS
+from callstate_client.cli.render import conversation, documents, figures
+from callstate_client.cli.render.columns import COLUMNS
+from callstate_client.cli.render.sessions import SessionTable
 from callstate_client.cli.render.text import duration_text, masked
 from callstate_client.model import SessionMetrics, SessionState, Status, Turn
 from callstate_client.model.tools import tool_call, tool_result
@@ -23,10 +27,14 @@ from callstate_client.store import Record
 NOW = datetime(2026, 5, 1, 12, 0, tzinfo=UTC)
 
 
-def rendered(table) -> str:
-    console = Console(file=io.StringIO(), width=200)
+def rendered(table, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width)
     console.print(table)
     return console.file.getvalue()
+
+
+def listing(records: list[Record], width: int = 200):
+    return SessionTable(None, show_numbers=False).table(records, NOW, width)
 
 
 @pytest.fixture
@@ -50,6 +58,42 @@ def record() -> Record:
 
 
 class TestArguments:
+    @pytest.mark.parametrize(
+        ("line", "found"),
+        [
+            ("show -x --json", "-x"),
+            ("show --json -x", "-x"),
+            ("show -- -x", "-x"),
+            ("--json show -- --all", "--all"),
+            ("end -hx --reason -y", "-hx"),
+            ("rm --socket /s -1", "-1"),
+            ("quarantine drop -x", "-x"),
+        ],
+    )
+    def test_an_id_may_begin_with_a_dash(self, line, found):
+        assert arguments.parse(line.split()).id == found
+
+    def test_columns_and_sort_keys(self):
+        args = arguments.parse(["ls", "--columns", "id, labels,call_id", "--sort", "-age"])
+        assert args.columns == ("id", "labels", "call_id")
+        assert args.sort == ("age", True)
+        assert arguments.parse(["ls", "--sort", "id"]).sort == ("id", False)
+        assert arguments.parse(["ls", "--columns", ",".join(COLUMNS)]).columns == tuple(COLUMNS)
+
+    def test_watch(self):
+        assert arguments.parse(["ls"]).watch is None
+        assert arguments.parse(["ls", "--watch"]).watch == 2.0
+        assert arguments.parse(["ls", "--watch", "0.5"]).watch == 0.5
+
+    @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+    def test_each_command_says_what_its_exit_codes_mean(self, command, capsys):
+        with pytest.raises(SystemExit):
+            arguments.parse([command.name, "--help"])
+        out = " ".join(capsys.readouterr().out.split())
+        for status, meaning in command.exits.items():
+            assert f"{status} {meaning}" in out
+        assert "exit status: 0 " in out
+
     def test_common_options_before_and_after_the_command(self):
         for argv in (
             ["--socket", "/s", "--json", "--timeout", "2", "ping"],
@@ -150,6 +194,17 @@ class TestArguments:
             "--timeout soon ping",
             "ls --label novalue",
             "ls --label =v",
+            "ls --columns",
+            "ls --columns id,,age",
+            "ls --columns id,nothing",
+            "ls --sort nothing",
+            "ls --sort",
+            "ls --watch 0",
+            "ls --watch soon",
+            "ls -x",
+            "latency --count 0",
+            "latency --interval 0",
+            "health --live --ready",
             "ls --limit 0",
             "ls --limit -1",
             "ls --ended-since yesterday",
@@ -201,7 +256,27 @@ class TestWithoutItsExtra:
 
 class TestWithoutADaemon:
     @pytest.mark.parametrize(
-        "argv", ["ping", "info", "stats", "ls", "show a", "end a", "rm a", "simulate", "tail", "drain", "doctor"]
+        "argv",
+        [
+            "ping",
+            "info",
+            "stats",
+            "ls",
+            "show a",
+            "end a",
+            "rm a",
+            "simulate",
+            "tail",
+            "drain",
+            "doctor",
+            "workers",
+            "health",
+            "health --live",
+            "latency",
+            "config",
+            "ls --watch",
+            "quarantine ls",
+        ],
     )
     def test_every_command_is_status_3_and_names_the_path_tried(self, argv, capsys, tmp_path):
         path = str(tmp_path / "absent.sock")
@@ -238,9 +313,11 @@ class TestNumbers:
         assert masked(number) == shown
 
     def test_tables_mask_by_default(self, record):
-        for table in (sessions.sessions_table, conversation.head_table):
-            args = ([record] if table is sessions.sessions_table else record, NOW)
-            hidden, shown = (rendered(table(*args, show_numbers=flag)) for flag in (False, True))
+        def listing(record: Record, at: datetime, *, show_numbers: bool) -> Table:
+            return SessionTable(None, show_numbers=show_numbers).table([record], at)
+
+        for table in (listing, conversation.head_table):
+            hidden, shown = (rendered(table(record, NOW, show_numbers=flag)) for flag in (False, True))
             assert "4420794601" not in hidden
             assert "***23" in hidden
             assert "+442079460123" in shown
@@ -266,29 +343,55 @@ class TestTables:
         assert duration_text(timedelta(seconds=seconds)) == text
 
     def test_a_session_is_a_line(self, record):
-        head, line = rendered(sessions.sessions_table([record], NOW, show_numbers=False)).splitlines()
-        assert " ".join(head.split()) == "ID STATUS OWNER PROVIDER DIRECTION FROM TO TURNS AGE LAST SIGN"
+        head, line = rendered(listing([record])).splitlines()
+        assert " ".join(head.split()) == "ID STATUS STATE OWNER PROVIDER DIRECTION FROM TO TURNS AGE SEEN"
         owner = f"{record.owner} " if record.owner else ""
         assert " ".join(line.split()) == f"call-1 active {owner}twilio inbound ***23 ***00 3 3m20s 7s"
 
     @pytest.mark.parametrize("width", [72, 80, 100])
     def test_ids_are_whole_on_a_narrow_terminal(self, record, width):
         record.state.id = "CA" + 32 * "0"  # as Twilio's
-        record.owner, record.restored = "voice-worker-17.example.org", True
-        table = sessions.sessions_table([record], NOW, show_numbers=False, width=width)
-        console = Console(file=io.StringIO(), width=width)
-        console.print(table)
-        head, line = console.file.getvalue().splitlines()
+        record.owner, record.liveness = "voice-worker-17.example.org", "suspect"
+        head, line = rendered(listing([record], width=width), width).splitlines()
         assert max(len(head), len(line)) <= width
         assert line.startswith(record.state.id + "  active")
+        assert " suspect " in line
         assert " voice" in line
         assert "OWNER" in head
-        assert head.rstrip().endswith("LAST SIGN")
+        assert head.rstrip().endswith("SEEN")
         assert line.rstrip().endswith("7s")
+
+    def test_columns_that_were_asked_for_are_all_there_however_narrow_it_is(self, record):
+        record.state.id = "CA" + 32 * "0"
+        table = SessionTable(["owner", "id", "labels", "turns", "call_id"], show_numbers=False)
+        record.owner, record.labels = "voice-worker-17.example.org", {"app": "sales", "language": "en"}
+        head, line = rendered(table.table([record], NOW, 80), 80).splitlines()
+        assert head.split() == ["OWNER", "ID", "LABELS", "TURNS", "CALL", "ID"]
+        assert len(line.rstrip()) <= 80
+        assert record.state.id in line
+        assert line.count("…") == 2
+
+    @pytest.mark.parametrize(
+        ("liveness", "restored", "text"),
+        [
+            (None, False, ""),
+            ("suspect", False, "suspect"),
+            ("orphan", True, "orphan,restored"),
+            (None, True, "restored"),
+        ],
+    )
+    def test_the_state_is_a_column(self, record, liveness, restored, text):
+        record.liveness, record.restored = liveness, restored
+        table = SessionTable(["id", "state"], show_numbers=False).table([record], NOW)
+        assert rendered(table).splitlines()[1].split() == ["call-1", *([text] if text else [])]
+
+    def test_a_wide_id_leaves_room_for_no_other_but_is_whole(self, record):
+        record.state.id = 200 * "x"
+        assert record.state.id in rendered(listing([record], width=80), 260)
 
     def test_an_ended_one_says_why(self, record):
         record.state.status, record.ended_reason = Status.ENDED, "heartbeat_timeout"
-        text = rendered(sessions.sessions_table([record], NOW, show_numbers=False))
+        text = rendered(listing([record]))
         assert "ended (heartbeat_timeout)" in text
 
     def test_the_head_of_a_session(self, record):
@@ -307,24 +410,44 @@ class TestTables:
         assert lines[0].split() == ["18", "12:00:00", "agent", "1.5s", "words", "0"]
         assert lines[2].split()[0] == "20"
 
-    def test_a_transcript_shows_tool_calls_results_and_interruptions(self):
+    def test_a_transcript_shows_tool_calls_results_interruptions_and_pauses(self):
         state = SessionState("c1")
         state.add_turn(
-            "agent", "One moment.", extra={"tool_calls": [tool_call("t1", "look_up", {"day": "Friday"})]}
+            "agent",
+            "One moment.",
+            800,
+            at=NOW,
+            extra={"tool_calls": [tool_call("t1", "look_up", {"day": "Friday", "seats": 2})], "response_ms": 640},
         )
-        state.add_turn("tool", "two tables", extra=tool_result("t1", "look_up"))
-        state.add_turn("agent", "We have", extra={"interrupted": True})
-        state.add_turn("tool", "odd", extra={"tool_calls": "no list", "name": 7})
-        assert [conversation.turn_text(turn) for turn in state.history] == [
-            'One moment.\n→ look_up({"day":"Friday"}) t1',
-            "← look_up t1\ntwo tables",
-            "We have\n(interrupted)",
-            "odd",
-        ]
+        state.add_turn("tool", "two tables", at=NOW + timedelta(seconds=2), extra=tool_result("t1", "look_up"))
+        state.add_turn("agent", "We have", 1000, at=NOW + timedelta(seconds=90), extra={"interrupted": True})
+        state.add_turn("user", "Two lines.\nThis is the second.", 1500, at=NOW + timedelta(seconds=92))
+        state.add_turn("tool", "odd", extra={"tool_calls": "no list", "name": 7}, at=NOW + timedelta(seconds=93))
+        state.add_turn("agent", "", extra={"tool_calls": [tool_call("t2", "f", "no JSON")]}, at=NOW)
         lines = rendered(conversation.transcript_table(list(state.history), 0)).splitlines()
-        assert [line.split()[2:4] for line in lines if ":" in line[:16]] == [
-            ["agent", "0.0s"], ["tool", "0.0s"], ["agent", "0.0s"], ["tool", "0.0s"],
-        ]  # fmt: skip
+        assert [line.rstrip() for line in lines] == [
+            "1  12:00:00  agent  0.8s  One moment.",
+            '                          → look_up(day="Friday", seats=2) (t1)',
+            "                          after 0.6s",
+            "2  12:00:02  tool         ← look_up (t1)",
+            "                          two tables",
+            "                          … 1m27s",
+            "3  12:01:30  agent  1.0s  We have —",
+            "                          interrupted",
+            "4  12:01:32  user   1.5s  Two lines.",
+            "                          This is the second.",
+            "5  12:01:33  tool         odd",
+            "6  12:00:00  agent        → f(no JSON) (t2)",
+        ]
+
+    def test_words_are_wrapped_beside_their_speaker(self):
+        state = SessionState("c1")
+        state.add_turn("user", "I would like a table for two on Friday evening, near the window.", 1000, at=NOW)
+        lines = rendered(conversation.transcript_table(list(state.history), 0), 60).splitlines()
+        assert [line.rstrip() for line in lines] == [
+            "1  12:00:00  user  1.0s  I would like a table for two on",
+            "                         Friday evening, near the window.",
+        ]
 
     def test_figures_are_flattened(self):
         lines = rendered(figures.figures_table({"a": {"b": 1, "c": {"d": "x"}}, "e": None, "f": {}})).splitlines()
@@ -339,7 +462,7 @@ class TestTables:
         record.state.history[0].content = "\x1b[2Jgone\x07 [bold]not bold[/] \u202eright"
         record.state.provider = "\x1b]0;title\x07"
         text = rendered(conversation.transcript_table(list(record.state.history), 0))
-        text += rendered(sessions.sessions_table([record], NOW, show_numbers=True))
+        text += rendered(listing([record]))
         assert "\x1b" not in text
         assert "\x07" not in text
         assert "\u202e" not in text
@@ -423,7 +546,7 @@ class TestPrintable:
 
 class TestJson:
     def test_a_session_whole_is_its_exact_document(self, record):
-        document = documents.record_document(record, history=True)
+        document = documents.record_document(record, history=True, show_numbers=True)
         out = json.loads(msgspec.json.encode(document))
         assert out["session"] == json.loads(record.state.to_json())
         assert (out["version"], out["owner"], out["labels"]) == (12, "w1", {"app": "sales"})
