@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from dataclasses import dataclass
 from email.message import Message
@@ -57,10 +58,22 @@ def succeed(*command: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sdist, and the wheel made from it: what a release uploads."""
     out = tmp_path_factory.mktemp("dist")
-    succeed(sys.executable, "-m", "build", "--wheel", "--outdir", out, ROOT)
-    (built,) = out.glob("*.whl")
+    succeed(sys.executable, "-m", "build", "--outdir", out, ROOT)
+    return out
+
+
+@pytest.fixture(scope="module")
+def sdist(dist: Path) -> Path:
+    (built,) = dist.glob("*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(dist: Path) -> Path:
+    (built,) = dist.glob("*.whl")
     return built
 
 
@@ -128,6 +141,37 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
     }
     assert files == sources | units
     assert {f"{package}/py.typed" for package in PACKAGES} <= files
+
+
+def test_the_sdist_holds_what_a_checkout_does(sdist: Path) -> None:
+    """Tests, documents and units too: distributions build and test from it."""
+    tracked = run("git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard")
+    if tracked.returncode:
+        pytest.skip("not a checkout")
+    there = {name for name in tracked.stdout.splitlines() if (ROOT / name).exists()}
+    with tarfile.open(sdist) as archive:
+        (top,) = {name.partition("/")[0] for name in archive.getnames()}
+        files = {member.name.removeprefix(f"{top}/") for member in archive.getmembers() if member.isfile()}
+    assert files - there == {"PKG-INFO"}
+    assert there - files == set()
+
+
+def test_an_installation_from_the_sdist_serves_and_has_its_units(sdist: Path, tmp_path: Path) -> None:
+    succeed(sys.executable, "-m", "venv", tmp_path / "venv")
+    installed = Venv(tmp_path / "venv", sdist)
+    installed.install("[sidecar,cli]")
+    assert installed.command("callstated", "--check").returncode == 0
+    for path in ("callstate", "callstated"):
+        assert installed.command(path, "--version").stdout == f"{path} {version_of(sdist)}\n"
+    root = tmp_path / "root"
+    done = installed.command("callstate", "install-units", "--root", root, "--callstated", "/opt/bin/callstated")
+    assert done.returncode == 0, done.stderr
+    units = {path.name for path in (ROOT / "systemd").glob("callstate*.s*") if path.suffix != ".conf"}
+    assert {path.name for path in (root / "etc/systemd/system").iterdir()} == units
+
+
+def version_of(sdist: Path) -> str:
+    return sdist.name.removeprefix("callstate-").removesuffix(".tar.gz")
 
 
 def test_a_worker_pays_for_msgspec_only(wheel: Path) -> None:
