@@ -7,6 +7,7 @@ was spoken. Function calls, interruptions and response times come from an observ
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import datetime
@@ -27,6 +28,7 @@ from pipecat.frames.frames import (
 )
 from pipecat.metrics.metrics import LLMUsageMetricsData, TTSUsageMetricsData
 from pipecat.observers.base_observer import BaseObserver, FramePushed
+from pipecat.pipeline.worker import PipelineWorker
 from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.aggregators.llm_response_universal import (
     AssistantTurnStoppedMessage,
@@ -34,6 +36,7 @@ from pipecat.processors.aggregators.llm_response_universal import (
     UserTurnMessageAddedMessage,
 )
 from pipecat.processors.frame_processor import FrameDirection
+from pipecat.workers.runner import WorkerRunner
 
 from callstate_client.adapters.chat import to_messages
 from callstate_client.adapters.recorder import Recorder
@@ -41,7 +44,7 @@ from callstate_client.calls.handle import CallHandle
 from callstate_client.model.state import SessionState
 from callstate_client.model.words import Role
 
-__all__ = ["CallObserver", "fill_context"]
+__all__ = ["CallObserver", "fill_context", "run"]
 
 CANCELLED: Final = '{"error":"cancelled"}'
 """The result of a function call that was cancelled, by an interruption or by its deadline."""
@@ -59,6 +62,24 @@ def fill_context(context: LLMContext, state: SessionState) -> None:
         state: of the call that is continued.
     """
     context.add_messages(to_messages(state))
+
+
+async def run(worker: PipelineWorker) -> None:
+    """Run a pipeline until it ends.
+
+    Pipecat's runner returns when it is cancelled, as if the conversation had come to its end, and the block that
+    holds the call would end it. This lets the cancellation through, as of Ctrl-C or `cancel_on_lost`: the call is
+    released for another worker. The pipeline has been shut down by then.
+
+    Args:
+        worker: of the pipeline.
+    """
+    runner = WorkerRunner(handle_sigint=False)
+    await runner.add_workers(worker)
+    await runner.run()
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class CallObserver(BaseObserver):  # type: ignore[misc]  # mypy looks into no Pipecat

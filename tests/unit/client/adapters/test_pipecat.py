@@ -46,7 +46,7 @@ with warnings.catch_warnings():
     from pipecat.turns.user_turn_strategies import ExternalUserTurnStrategies
     from pipecat.workers.runner import WorkerRunner
 
-    from callstate_client.adapters.pipecat import CallObserver, fill_context
+    from callstate_client.adapters.pipecat import CallObserver, fill_context, run
 
 from callstate_client.adapters import chat
 
@@ -260,3 +260,32 @@ async def test_a_call_that_is_lost_does_not_end_the_pipeline(caplog: pytest.LogC
         await user_says(pipeline, "Hi")
         await pipeline.until(lambda: bool(pipeline.model.contexts))
     assert len((await store.get("c1")).state.history) == 0
+
+
+async def test_a_cancelled_pipeline_releases_the_call() -> None:
+    store = MemoryStore()
+
+    async def bot(started: asyncio.Event) -> None:
+        async with store.hold(SessionState("c1")) as call:
+            pipeline = Running(call, [])
+            pipeline.worker.add_event_handler("on_pipeline_started", lambda *_: started.set())
+            await run(pipeline.worker)
+
+    started = asyncio.Event()
+    task = asyncio.create_task(bot(started))
+    await asyncio.wait_for(started.wait(), 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 10)
+    record = await store.get("c1")
+    assert record.state.is_active
+    assert record.owner is None
+
+
+async def test_a_pipeline_that_ends_ends_the_call() -> None:
+    store = MemoryStore()
+    async with store.hold(SessionState("c1")) as call:
+        pipeline = Running(call, [])
+        await pipeline.push(EndFrame())
+        await asyncio.wait_for(run(pipeline.worker), 10)
+    assert (await store.get("c1")).ended_reason == "completed"
