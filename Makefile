@@ -53,8 +53,8 @@ test-quick: $(DEV_STAMP) ## units and properties, under a minute
 ADAPTERS_VENV := .venv-adapters
 ADAPTERS_STAMP := $(ADAPTERS_VENV)/.callstate-adapters
 
-test-adapters: $(ADAPTERS_STAMP) ## the adapters, with Pipecat and LiveKit Agents themselves
-	@$(ADAPTERS_VENV)/bin/python -m pytest -q tests/unit/client/adapters
+test-adapters: $(ADAPTERS_STAMP) ## the adapters and their examples, with Pipecat and LiveKit Agents themselves
+	@$(ADAPTERS_VENV)/bin/python -m pytest -q tests/unit/client/adapters tests/system/test_framework_examples.py
 
 # How long `make soak` and `make fuzz` take; the suite runs a short form of each.
 ROUNDS ?= 1000
