@@ -26,9 +26,11 @@ from callstate_client import (
     Role,
     SessionState,
     ShuttingDownError,
+    connect,
     tool_call,
 )
 from support.daemon import Daemon
+from support.redis_server import RedisServer
 
 DOCS = Path(__file__).parents[2] / "docs"
 HOWTOS = sorted((DOCS / "howto").glob("*.md"))
@@ -42,7 +44,7 @@ def blocks(page: str, language: str = "python") -> list[str]:
 
 def names(page: str) -> dict[str, Any]:
     """What a page's code defines, block after block, as a reader would paste it."""
-    defined: dict[str, Any] = {}
+    defined: dict[str, Any] = {"__name__": __name__}
     for code in blocks(page):
         exec(compile(code, page, "exec"), defined)  # noqa: S102 - our own documents
     return defined
@@ -281,14 +283,19 @@ def test_the_blocking_front(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         shown = names("howto/blocking.md")
         with shown["store"] as store:
             store.save(SessionState("c1", provider="sip", status="active"))
-            assert shown["on_status"]("c1", "on_hold") == 204
+            web = shown["app"].test_client()
+
+            def status(call_id: str, word: str) -> int:
+                return web.post("/status", data={"CallSid": call_id, "CallStatus": word}).status_code
+
+            assert status("c1", "on_hold") == 204
             assert store.load("c1").status == "on_hold"
-            assert shown["on_status"]("c1", "active") == 204
+            assert status("c1", "active") == 204
             shown["report"]()
             assert capsys.readouterr().out == "c1 sip 0 web-1\n"
-            assert shown["on_status"]("c1", "completed") == 204
+            assert status("c1", "completed") == 204
             assert store.get("c1").ended_reason == "caller_hangup"
-            assert shown["on_status"]("missing", "active") == 404
+            assert status("missing", "active") == 404
             assert shown["handle"]("c2", ["Hello?", "Bye."]) is None
             assert (store.get("c2").turn_count, store.get("c2").ended_reason) == (2, "completed")
             store.save(SessionState("c3", status="active"))
@@ -301,13 +308,26 @@ def test_the_blocking_front(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 # -- several hosts --------------------------------------------------------------------------------------------
 
 
-async def test_all_calls_and_one_that_moves(store: MemoryStore) -> None:
+@pytest.mark.system
+@pytest.mark.asyncio(loop_factories=["uvloop"])
+async def test_all_calls_and_one_that_moves(redis_server: RedisServer) -> None:
     shown = names("howto/several-hosts.md")
-    call = await store.open_call(SessionState("c1"))
-    await call.add_turn("user", "Hello?")
-    assert await shown["everywhere"](store) == ["c1"]
-    store.kill_worker()
-    assert await shown["media_stream"](store.worker("worker-2"), "c1") == 1
+    here, there = (
+        Daemon("--set", f"host.id={host}", "--set", "store.prefix=howto:", store=redis_server.url) for host in "ab"
+    )
+    with here, there:
+        async with connect(here.socket, "worker-1") as first, connect(there.socket, "worker-2") as second:
+            call = await first.open_call(SessionState("c1"))
+            await call.add_turn("user", "Hello?")
+            await first.flush(timeout_s=10)
+            assert await shown["everywhere"](second) == ["c1"]
+            with pytest.raises(ConflictError) as refused:
+                await shown["media_stream"](second, "c1")
+            assert refused.value.owner == "worker-1"
+            await call.release()
+            await first.flush(timeout_s=10)
+            assert await shown["media_stream"](second, "c1") == 1
+            assert (await second.get("c1")).ended_reason == "completed"
 
 
 # -- the guide ------------------------------------------------------------------------------------------------
@@ -350,7 +370,7 @@ def test_all_that_a_page_shows_is_used_here(page: str) -> None:
         return
     source = inspect.getsource(sys.modules[__name__])
     shown = [name for name in functions(f"howto/{page}") if not name.startswith("test_")]
-    called_by_the_page = {"Progress", "count_active", "greet", "store"}
+    called_by_the_page = {"Progress", "count_active", "greet", "status", "store"}
     assert [name for name in shown if f'"{name}"' not in source and name not in called_by_the_page] == []
 
 
