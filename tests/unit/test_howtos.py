@@ -8,6 +8,7 @@ import contextlib
 import inspect
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -29,6 +30,7 @@ from callstate_client import (
     connect,
     tool_call,
 )
+from callstate_client.sync import HeldCall
 from support.daemon import Daemon
 from support.redis_server import RedisServer
 
@@ -176,16 +178,28 @@ async def test_callbacks_end_or_release_the_call(holding: dict[str, Any], store:
 # -- crash and recover ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def recovering() -> dict[str, Any]:
-    return names("howto/crash-and-recover.md")
+    """With a caller who says one thing and hangs up, and an agent who has one answer."""
+
+    async def answer(state: SessionState) -> str:
+        return f"{len(state.history)} turns so far."
+
+    return names("howto/crash-and-recover.md") | {"answer": answer}
+
+
+def heard(defined: dict[str, Any], *texts: str) -> dict[str, Any]:
+    """Let the page's functions hear this."""
+    defined["talk"].__globals__.update(listen=lambda _: several(*texts), answer=defined["answer"])
+    return defined
 
 
 async def test_the_next_worker_continues_where_the_last_one_was(
     recovering: dict[str, Any], store: MemoryStore
 ) -> None:
     call = await store.open_call(SessionState("c1"))
-    await recovering["talk"](call)
+    await heard(recovering, "For two.")["talk"](call)
+    await call.add_turn("agent", "Which day?")
     store.kill_worker()
     second = store.worker("worker-2")
     taken = asyncio.Event()
@@ -193,17 +207,23 @@ async def test_the_next_worker_continues_where_the_last_one_was(
     async def take_calls(_: MemoryStore) -> None:
         taken.set()
 
-    serving = asyncio.create_task(recovering["serve"](second, take_calls))
-    await taken.wait()
+    heard(recovering, "Tomorrow.")
     async with second.events("ended") as events:
-        if (await second.get("c1")).ended_reason is None:
-            await anext(events)
+        serving = asyncio.create_task(recovering["serve"](second, take_calls))
+        await taken.wait()
+        await anext(events)
     serving.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await serving
     record = await second.get("c1")
-    # the first worker's "Which day?" was queued only, and died with it
-    assert [turn.content for turn in record.state.history] == ["For how many people?", "Which day?"]
+    assert [turn.content for turn in record.state.history] == [
+        "For how many people?",
+        "For two.",
+        "2 turns so far.",
+        "Which day?",
+        "Tomorrow.",
+        "5 turns so far.",
+    ]
     assert record.state.recovery_data == {"step": "people", "people": 0}
 
 
@@ -214,11 +234,12 @@ async def test_a_tool_that_was_running_is_answered(recovering: dict[str, Any], s
     state = SessionState("c1", recovery_data={"step": "people", "people": 2})
     async with store.hold(state) as call:
         call.add_turn(Role.AGENT, "One moment.", extra={"tool_calls": [tool_call("t1", "book_table")]})
-        await recovering["resume"](call, look_up)
+        await heard(recovering, "Thanks.")["resume"](call, look_up)
     history = (await store.get("c1")).state.history
     assert [(turn.role, turn.content) for turn in history[1:]] == [
         ("tool", "book_table: done"),
-        ("agent", "Which day?"),
+        ("user", "Thanks."),
+        ("agent", "3 turns so far."),
     ]
 
 
@@ -299,6 +320,18 @@ def test_the_blocking_front(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
             assert shown["handle"]("c2", ["Hello?", "Bye."]) is None
             assert (store.get("c2").turn_count, store.get("c2").ended_reason) == (2, "completed")
             store.save(SessionState("c3", status="active"))
+            recovered: list[str] = []
+            handler = signal.getsignal(signal.SIGTERM)
+
+            def talk(call: HeldCall) -> None:
+                recovered.append(call.id)
+                signal.raise_signal(signal.SIGTERM)
+
+            with contextlib.closing(shown["connect"](worker_id="web-2")) as dying:
+                dying.save(SessionState("c4"))
+            shown["serve"](talk)
+            signal.signal(signal.SIGTERM, handler)
+            assert recovered == ["c4"]
             store.flush(timeout_s=10)
         assert daemon.terminate() == 0
         shown["nightly"](daemon.state_dir / "callstate.db")
