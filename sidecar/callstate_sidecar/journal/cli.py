@@ -144,7 +144,7 @@ def export(directory: Path, out: IO[str]) -> int:
     if manifest is not None:
         replay(directory, manifest, lambda frame: apply(table, decode_record(frame.body)))
     for session in table.sessions.values():
-        print(loaded(session, session.doc.to_json(session.updated_us), 0).decode(), file=out)
+        print(loaded(session, session.doc.to_json(session.updated_us), 0, for_worker=True).decode(), file=out)
     return Exit.OK
 
 
