@@ -1,4 +1,4 @@
-"""`callstated journal inspect|verify|repair|export DIR`: for the journal of a stopped daemon, or a copy."""
+"""`callstated journal inspect|verify|repair|export DIR`: of a stopped daemon, or (`export`) of a running one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from callstate_client.engine.verbs.read import loaded
 from callstate_sidecar.journal.errors import JournalError
 from callstate_sidecar.journal.format import FormatError, Frame, Kind, read_header, read_synced, salvage
 from callstate_sidecar.journal.layout import generation_of, logs, snapshots
+from callstate_sidecar.journal.live import read_live
 from callstate_sidecar.journal.manifest import MANIFEST, read_manifest
 from callstate_sidecar.journal.repair import repair
 from callstate_sidecar.journal.replay import replay
@@ -31,14 +32,15 @@ from callstate_sidecar.system.state_dir import JOURNAL_NAME, LOCK_NAME
 def main(argv: Sequence[str]) -> int:
     """Run one of the commands; returns the exit status: 0, 2 wrong usage, 3 a daemon is running, 4 damaged."""
     parser = argparse.ArgumentParser(
-        prog="callstated journal", description="Inspect, verify, repair or export the journal of a stopped daemon."
+        prog="callstated journal",
+        description="Inspect, verify or repair the journal of a stopped daemon, or export one.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (
         ("inspect", "show what each file of the journal contains"),
         ("verify", "read the journal as a start would; exit status 4 if that fails"),
         ("repair", "salvage every intact record of a damaged journal; the damaged files are kept"),
-        ("export", "print every session as one line of JSON"),
+        ("export", "print every session as one line of JSON, also while the daemon runs"),
     ):
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument(
@@ -138,12 +140,8 @@ def verify(directory: Path, out: IO[str]) -> int:
 
 
 def export(directory: Path, out: IO[str]) -> int:
-    """Print every session, as `session.load` would return it, one per line."""
-    table = SessionTable()
-    manifest = read_manifest(directory)
-    if manifest is not None:
-        replay(directory, manifest, lambda frame: apply(table, decode_record(frame.body)))
-    for session in table.sessions.values():
+    """Print every session, as `session.load` would return it, one per line; also of a running daemon."""
+    for session in read_live(directory).sessions.values():
         print(loaded(session, session.doc.to_json(session.updated_us), 0, for_worker=True).decode(), file=out)
     return Exit.OK
 

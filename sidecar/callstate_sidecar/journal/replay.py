@@ -67,15 +67,19 @@ class Replayed:
     tail: Tail | None = None
 
 
-def load_segment(path: Path) -> Segment:
+def load_segment(path: Path, *, copied: bool = False) -> Segment:
     """Map a file of the journal and read its header.
+
+    Args:
+        path: of the file.
+        copied: read it instead. A daemon may cut a log segment off, and access to what was mapped there is fatal.
 
     Raises:
         JournalDamagedError: it is missing, or its header can't be read.
         JournalFormatError: it is of a newer format.
     """
     try:
-        data = _mapped(path)
+        data = path.read_bytes() if copied else _mapped(path)
         header = read_header(data)
     except FileNotFoundError as error:
         raise JournalDamagedError(path, 0, "the file is missing") from error
@@ -88,21 +92,31 @@ def load_segment(path: Path) -> Segment:
     return Segment(path, data, header)
 
 
-def replay(directory: Path, manifest: Manifest, apply: Callable[[Frame], None]) -> Replayed:
+def replay(
+    directory: Path, manifest: Manifest, apply: Callable[[Frame], None], *, written_to: bool = False
+) -> Replayed:
     """Pass every record of snapshot and log to `apply`, oldest first, and judge the end of the log.
+
+    Args:
+        directory: the journal.
+        manifest: which files count.
+        apply: called with each record.
+        written_to: a daemon may write to the log meanwhile, so whatever follows the last intact record may be newer
+            than it, and says nothing about damage; see live.py.
 
     Raises:
         JournalDamagedError: a record that had been synced can't be read.
         JournalFormatError: a file is of a newer format.
     """
     found = Replayed(generation=manifest.log)
+    segments = _log_segments(directory, manifest)
+    synced = _marked(segments) if written_to else 0
     if manifest.snapshot is not None:
         _replay_snapshot(snapshot_path(directory, manifest.snapshot), found, apply)
-    segments = _log_segments(directory, manifest)
-    synced = 0
     for index, path in enumerate(segments):
-        segment = load_segment(path)
-        synced = max(synced, read_synced(segment.data, segment.header.generation))
+        segment = load_segment(path, copied=written_to)
+        if not written_to:
+            synced = max(synced, read_synced(segment.data, segment.header.generation))
         if index == 0:
             found.first_sequence = segment.header.first_sequence
             found.sequence = found.first_sequence - 1
@@ -120,6 +134,8 @@ def replay(directory: Path, manifest: Manifest, apply: Callable[[Frame], None]) 
         found.log_bytes[segment.header.generation] = end - DATA_START
         if following == found.sequence + 1:
             continue
+        if written_to:
+            return _judged(found, segment, end, synced)
         return _judge_end(found, segment, end, segments[index + 1 :], synced)
     return found
 
@@ -158,6 +174,17 @@ def _log_segments(directory: Path, manifest: Manifest) -> list[Path]:
     return list(there.values())
 
 
+def _marked(segments: list[Path]) -> int:
+    """The highest sequence that was on disk at this moment, by the marks of the segments."""
+    synced = 0
+    for path in segments:
+        with path.open("rb") as file:
+            head = file.read(DATA_START)
+        if len(head) == DATA_START:
+            synced = max(synced, read_synced(head, generation_of(path)))
+    return synced
+
+
 def _first_sequence(segments: list[Path], index: int) -> int | None:
     """The first sequence of a segment; None if there is no such segment, or its header is unreadable."""
     if index >= len(segments):
@@ -188,18 +215,23 @@ def _synced_behind(paths: list[Path], synced: int) -> int:
     return synced
 
 
-def _judge_end(found: Replayed, segment: Segment, end: int, behind: list[Path], synced: int) -> Replayed:
-    """Decide whether the log ends here properly, or with an incomplete tail; otherwise it is damaged."""
-    generation = segment.header.generation
-    for frame in salvage(segment.data, generation, end):
-        synced = max(synced, frame.synced)
-    synced = _synced_behind(behind, synced)
+def _judged(found: Replayed, segment: Segment, end: int, synced: int) -> Replayed:
+    """The result, if it has everything that was on disk."""
     if synced > found.sequence:
         raise JournalDamagedError(
             segment.path,
             end,
             f"record {found.sequence + 1} can't be read, and records up to {synced} were on disk",
         )
+    return found
+
+
+def _judge_end(found: Replayed, segment: Segment, end: int, behind: list[Path], synced: int) -> Replayed:
+    """Decide whether the log ends here properly, or with an incomplete tail; otherwise it is damaged."""
+    generation = segment.header.generation
+    for frame in salvage(segment.data, generation, end):
+        synced = max(synced, frame.synced)
+    _judged(found, segment, end, _synced_behind(behind, synced))
     torn = segment.data[end : end + len(END_OF_LOG)].strip(b"\0")
     if behind or torn:
         found.tail = Tail(segment if torn else None, end, behind)
