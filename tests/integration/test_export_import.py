@@ -121,6 +121,7 @@ def test_everything_arrives_that_a_call_has(old: Daemon, new: Daemon, run: Run, 
         ):
             assert after[session_id].get(name) == line.get(name), name
     assert after["failed"]["ended_detail"] == {"cause": 38}
+    assert after["held"]["session"]["from"] == "+442079460123"  # in full, as nothing could be made of it otherwise
     assert "owner" in before["held"]
     assert not any("owner" in line for line in after.values())
 

@@ -86,7 +86,7 @@ def entry(record: Record, listed: Record) -> bytes:
         record: the whole call.
         listed: as a listing has it, with its timeouts.
     """
-    members = record_document(record, history=True)
+    members = record_document(record, history=True, show_numbers=True)
     for name in ("heartbeat_timeout_s", "max_duration_s"):
         if (value := getattr(listed, name)) is not None:
             members[name] = value
