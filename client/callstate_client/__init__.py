@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from callstate_client.errors import (
+    BeforeSendError,
     CallstateError,
     ConflictError,
     ConnectionLostError,
@@ -47,8 +48,11 @@ if TYPE_CHECKING:
     from callstate_client.clock import Clock
     from callstate_client.memory import MemoryStore
     from callstate_client.model.tools import ToolCall, tool_call, tool_calls_of, tool_result, unanswered_calls
+    from callstate_client.requests.redaction import BeforeSend
 
 __all__ = [
+    "BeforeSend",
+    "BeforeSendError",
     "CallHandle",
     "CallStore",
     "CallstateError",
@@ -103,6 +107,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "BeforeSend": "requests.redaction",
     "CallHandle": "calls.handle",
     "CallStore": "api",
     "Clock": "clock",

@@ -15,7 +15,7 @@ from callstate_client.calls.heartbeats.loop_watchdog import LoopHeartbeats
 from callstate_client.calls.heartbeats.schedule import Heartbeats
 from callstate_client.errors import ConnectionLostError, StoreClosedError
 from callstate_client.protocol.events import Cursor
-from callstate_client.requests import validation
+from callstate_client.requests import BeforeSend, Redaction, validation
 from callstate_client.transport import fork_safety
 from callstate_client.transport.backoff import CLOSE_TIMEOUT_S, TIMEOUT_S
 from callstate_client.transport.connection import Connection
@@ -43,7 +43,7 @@ class SidecarStore(CallStore):
     calls that were held stay with the parent.
 
     Args:
-        socket, worker_id, timeout_s, register, stall_timeout_s, close_timeout_s: see `connect()`.
+        socket, worker_id, timeout_s, register, stall_timeout_s, close_timeout_s, before_send: see `connect()`.
     """
 
     def __init__(
@@ -55,7 +55,9 @@ class SidecarStore(CallStore):
         register: bool = True,
         stall_timeout_s: float = STALL_TIMEOUT_S,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
+        before_send: BeforeSend | None = None,
     ) -> None:
+        redaction = Redaction.of(before_send)
         self._identity = Identity.of(worker_id)
         validation.check_worker_id(self._identity.worker_id)
         self._timeout_s = timeout_s
@@ -65,6 +67,7 @@ class SidecarStore(CallStore):
         self._streams: WeakSet[EventStream] = WeakSet()
         self._begin()
         super().__init__(close_timeout_s, timeout_s)
+        self._redaction = redaction
         fork_safety.watch(self)
 
     def _begin(self) -> None:
@@ -236,6 +239,7 @@ def connect(
     register: bool = True,
     stall_timeout_s: float = STALL_TIMEOUT_S,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
+    before_send: BeforeSend | None = None,
 ) -> _Connecting:
     """Connect to the daemon on this host: `async with connect() as store`, or `store = await connect()`.
 
@@ -254,6 +258,8 @@ def connect(
         close_timeout_s: how long leaving a call, and closing the store, wait until queued changes are acknowledged,
             seconds, also through a restart of the daemon; 0: not at all. What a call that was left still has queued
             then is delivered in the background while the store is open.
+        before_send: gets a session's id and a copy of each turn before it is sent, and returns the turn to send in
+            its place, for example without card numbers. If it raises, the turn is not sent: BeforeSendError.
 
     Raises:
         NoDaemonError: none was found; the text lists each path tried and why it could not be used.
@@ -269,6 +275,7 @@ def connect(
             register=register,
             stall_timeout_s=stall_timeout_s,
             close_timeout_s=close_timeout_s,
+            before_send=before_send,
         ),
         wait_s,
     )

@@ -20,6 +20,7 @@
     │   └── UnreadableError         -32011  unreadable          .version
     ├── StoreClosedError            the store was closed by its user
     ├── DocumentError               bytes that are not a session document
+    ├── BeforeSendError             the worker's `before_send` failed; the turn was not sent
     ├── NoDaemonError               no daemon found; the text lists each path tried
     ├── UndeliveredError            what held calls had queued was not acknowledged in time
     ├── UnsupportedProtocolError    the daemon speaks another version of the protocol
@@ -261,6 +262,13 @@ class StoreClosedError(CallstateError):
 
 class DocumentError(CallstateError, ValueError):
     """Bytes that are not a session document of Go's or ours."""
+
+
+class BeforeSendError(CallstateError):
+    """The `before_send` function of the store raised an exception, which is the cause, or returned no Turn.
+
+    The turn was not sent, and nothing has changed.
+    """
 
 
 class NoDaemonError(CallstateError, ConnectionError):

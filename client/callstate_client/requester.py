@@ -59,6 +59,7 @@ class Requester(Uncopied, ABC):
     def __init__(self, close_timeout_s: float) -> None:
         self.close_timeout_s = close_timeout_s
         """How long leaving a call, and `close()`, wait until what was queued is acknowledged, seconds."""
+        self._redaction: requests.Redaction | None = None
         self._ops = requests.Ops()
         self._unnamed_worker = f"nobody-{secrets.token_hex(6)}"
 

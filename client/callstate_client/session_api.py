@@ -117,7 +117,8 @@ class SessionApi(Requester):
         epoch: int | None,
         timeout_s: float | None,
     ) -> int:
-        request = requests.save_document(state, requests.document(state), beside, if_version, None)
+        document = requests.document(state, self._redaction)
+        request = requests.save_document(state, document, beside, if_version, None)
         return (await self._execute(request, timeout_s, epoch)).version
 
     async def delete(self, session_id: str, *, epoch: int | None = None, timeout_s: float | None = None) -> None:
@@ -160,6 +161,9 @@ class SessionApi(Requester):
                 `first_response_ms` and `average_response_ms` of the metrics.
         """
         extra = turn_extra(extra, response_ms)
+        if self._redaction is not None:
+            redacted = self._redaction.values(session_id, role, content, duration_ms, at, extra)
+            role, content, duration_ms, at, extra = redacted
         request = requests.add_turn(session_id, role, content, duration_ms, at, extra, self.new_op())
         return await self._mutate(request, timeout_s, epoch)
 
@@ -216,6 +220,8 @@ class SessionApi(Requester):
         """
         if index is not None or role is not None:
             requests.check_amendable(index, role, await self.features())
+        if self._redaction is not None:
+            content, extra = self._redaction.patch(session_id, role, content, extra)
         request = requests.amend_turn(session_id, index, role, content, duration_ms, extra, self.new_op())
         return await self._mutate(request, timeout_s, epoch)
 

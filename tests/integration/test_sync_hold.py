@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from callstate_client import (
+    BeforeSendError,
     ConflictError,
     ConnectionLostError,
     FencedError,
@@ -19,6 +20,7 @@ from callstate_client import (
     SessionNotFoundError,
     SessionState,
     StoreClosedError,
+    Turn,
     sync,
 )
 from support.daemon import Daemon
@@ -307,3 +309,36 @@ def test_response_times_are_counted(store: sync.Store) -> None:
         assert (metrics.first_response_ms, metrics.average_response_ms) == (400, 300)
         assert call.state.metrics.average_response_ms == 400, "what the store's method does is not shown"
         assert call.state.history[0].response_ms == 400
+
+
+def test_turns_are_redacted_before_they_are_sent(daemon: Daemon, operator: sync.Store) -> None:
+    seen = []
+
+    def before_send(session_id: str, turn: Turn) -> Turn:
+        seen.append((session_id, turn.role, turn.content))
+        if turn.content == "fail":
+            raise ValueError("fail")
+        turn.content = turn.content.replace("4111", "[card]")
+        return turn
+
+    with sync.connect(daemon.socket, worker_id="w1", before_send=before_send) as store:
+        with store.hold(SessionState("c1", history=[Turn("system", "0 4111")])) as call:
+            call.add_turn("user", "1 4111")
+            call.amend_last_turn(content="2 4111")
+            store.add_turn("c1", "user", "3 4111")
+            store.amend_turn("c1", 1, content="4 4111", role="user")
+            for change in (
+                lambda: call.add_turn("user", "fail"),
+                lambda: call.amend_last_turn(content="fail"),
+                lambda: store.add_turn("c1", "user", "fail"),
+                lambda: store.amend_last_turn("c1", content="fail"),
+                lambda: store.save(SessionState("c2", history=[Turn("user", "fail")])),
+            ):
+                with pytest.raises(BeforeSendError):
+                    change()
+            kept = [turn.content for turn in operator.load("c1").history]
+            assert kept == ["0 [card]", "4 [card]", "3 [card]"]
+            assert [turn.content for turn in call.state.history] == ["0 [card]", "2 [card]"]
+        store.save(SessionState("c2", history=[Turn("user", "5 4111")]))
+        assert operator.load("c2").history[0].content == "5 [card]"
+    assert seen[1:3] == [("c1", "user", "1 4111"), ("c1", "user", "2 4111")]

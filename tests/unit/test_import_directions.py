@@ -31,7 +31,7 @@ CLIENT = {
     "calls": "errors model protocol store requests transport requester session_api uncopied",
     "api": "errors model protocol store requests transport requester session_api calls",
     "client": "errors model protocol store requests transport calls api",
-    "memory": "errors model protocol store engine clock calls api",
+    "memory": "errors model protocol store requests engine clock calls api",
     "sync": "errors model protocol store requests transport calls uncopied",
     "adapters": "errors model calls api client",
     "cli": "errors model protocol store requests calls api client",

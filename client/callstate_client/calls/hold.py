@@ -166,6 +166,8 @@ class Hold(Uncopied):
         # So the session is read in the same write, behind the save, which costs no time and leaves hardly a gap for
         # another worker. Registered workers need the epoch as well: a session that was stolen from this worker, and
         # released again, has no owner and would take this worker's late turns.
+        if self._store._redaction is not None:
+            state.history = self._store._redaction.history(state)
         saved, known = await self._save_and_get(state, 0)
         if isinstance(saved, ConflictError) and replace_ended and has_ended(saved, known):
             # only the version that has ended: of two workers that try, one gets the id

@@ -73,6 +73,8 @@ class Mutations:
         role, content, duration_ms = turn_values(role, content, duration_ms)
         extra = cleaned(turn_extra(extra, response_ms))
         turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
+        if self._store._redaction is not None:
+            turn = self._store._redaction.turn(self._state.id, turn)
         validation.check_turn(turn)
         encoded = encode_members(turn.to_dict())
         self._outbox.check_room(len(encoded))
@@ -86,6 +88,7 @@ class Mutations:
         """Amend exactly this turn: in the outbox while it waits there, else by a request."""
         if turn.place.refusal is not None:
             return queued(turn.place.future)
+        content, extra = self._redacted(turn.turn.role, content, extra)
         patch = turn_patch(content, duration_ms, extra)
         # not with other times: the daemon would count those, instead of the first
         if not patch.keys() & {"duration_ms", RESPONSE_MS} and self._outbox.is_rewritable(turn.place):
@@ -109,9 +112,16 @@ class Mutations:
         """Amend the last turn, or the last one of a role."""
         self._check_amendable(None, role)
         turn = find_last_turn(self._state, role)
+        content, extra = self._redacted(turn.role, content, extra)
         request = requests.amend_turn(self._state.id, None, role, content, duration_ms, extra, self._store.new_op())
         change = TurnAmended(turn, turn_patch(content, duration_ms, extra))
         return self._put(request, change, key=turn, follows=self._outbox.turn_of(turn))
+
+    def _redacted(
+        self, role: str, content: str | None, extra: dict[str, Any] | None
+    ) -> tuple[str | None, dict[str, Any] | None]:
+        redaction = self._store._redaction
+        return (content, extra) if redaction is None else redaction.patch(self._state.id, role, content, extra)
 
     def _check_amendable(self, index: int | None, role: str | None) -> None:
         requests.check_amendable(index, role, self._store._known_features or protocol.FEATURES)

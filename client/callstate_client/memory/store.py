@@ -14,6 +14,7 @@ from callstate_client.errors import StoreClosedError
 from callstate_client.memory.events import MemoryEvents
 from callstate_client.memory.sessions import Sessions
 from callstate_client.protocol.events import Cursor
+from callstate_client.requests import BeforeSend, Redaction
 
 
 @dataclass(slots=True, frozen=True)
@@ -46,6 +47,7 @@ class MemoryStore(CallStore):
         max_handovers: how many claimers of a call may die, each within a minute of its claim, before it is ended as
             poisoned; 0: any number.
         events: how many events are kept for subscribers that come back, and for slow ones.
+        before_send: see `connect()`. Other workers' views have it too.
 
     Raises:
         InvalidParamsError: this is not a valid worker id.
@@ -62,12 +64,14 @@ class MemoryStore(CallStore):
         reconnect_grace_s: float = 5.0,
         max_handovers: int = 3,
         events: int = EVENTS,
+        before_send: BeforeSend | None = None,
     ) -> None:
         spans = _Spans(heartbeat_timeout_s, grace_s, retention_s, reconnect_grace_s, max_handovers)
-        self._open(Sessions(clock or Clock(), spans, events), worker_id)
+        self._open(Sessions(clock or Clock(), spans, events), worker_id, Redaction.of(before_send))
 
-    def _open(self, sessions: Sessions, worker_id: str | None) -> None:
+    def _open(self, sessions: Sessions, worker_id: str | None, redaction: Redaction | None) -> None:
         super().__init__()
+        self._redaction = redaction
         self.clock = sessions.clock
         """The clock of this store."""
         self._sessions = sessions
@@ -88,7 +92,7 @@ class MemoryStore(CallStore):
             InvalidParamsError: this is not a valid worker id.
         """
         view = MemoryStore.__new__(MemoryStore)
-        view._open(self._sessions, worker_id)
+        view._open(self._sessions, worker_id, self._redaction)
         return view
 
     @property

@@ -5,6 +5,7 @@ sent raises here, before anything has been sent.
 
 reads.py: loads and listings. saves.py: a state as a whole. mutations.py: turns, updates, ends, deletions.
 ownership.py: heartbeats and claims. quarantine.py: what the store refuses. server.py: the daemon itself.
+redaction.py: what the worker's `before_send` makes of turns.
 prepared.py: what they all give. patches.py: the arguments of `update()` and `amend_turn()` as merge patches.
 validation.py: checks.
 """
@@ -27,6 +28,7 @@ from callstate_client.requests.quarantine import (
     show_quarantined,
 )
 from callstate_client.requests.reads import check_listable, get, list_active, listing_features, load, sessions
+from callstate_client.requests.redaction import BeforeSend, Redaction
 from callstate_client.requests.saves import REWRITES, beside_state, document, rewrite_head, save, save_document
 from callstate_client.requests.server import (
     CHECK_S,
@@ -43,8 +45,9 @@ from callstate_client.requests.server import (
 )
 
 __all__ = [
-    "CHECK_S", "CONFIG", "FLUSH_MARGIN_S", "FLUSH_S", "INFO", "PING", "REWRITES", "STATS", "Ops", "Page",
-    "PreparedRequest", "add_turn", "amend_turn", "beside_state", "check", "check_amendable", "check_listable",
+    "CHECK_S", "CONFIG", "FLUSH_MARGIN_S", "FLUSH_S", "INFO", "PING", "REWRITES", "STATS", "BeforeSend", "Ops",
+    "Page", "PreparedRequest", "Redaction", "add_turn", "amend_turn", "beside_state", "check", "check_amendable",
+    "check_listable",
     "claim", "claim_next", "delete", "document", "drain", "drop_quarantined", "end", "fenced", "flush", "get",
     "heartbeat", "list_active", "listing_features", "load", "quarantined", "record_interruption", "release",
     "retry_quarantined", "rewrite_head", "save", "save_document", "sessions", "show_quarantined", "update",

@@ -15,6 +15,7 @@ from callstate_client.model.state import SessionState
 from callstate_client.requests import replies, validation
 from callstate_client.requests.patches import Beside
 from callstate_client.requests.prepared import PreparedRequest
+from callstate_client.requests.redaction import Redaction
 from callstate_client.store import Record
 
 
@@ -31,14 +32,19 @@ def save(
     return save_document(state, document(state), beside, if_version, None)
 
 
-def document(state: SessionState) -> Sequence[Piece]:
+def document(state: SessionState, redaction: Redaction | None = None) -> Sequence[Piece]:
     """A state as JSON, in pieces.
+
+    Args:
+        state: the state, which is not changed.
+        redaction: applied to each turn.
 
     Raises:
         DocumentError: it can't be saved.
+        BeforeSendError: a turn can't be redacted.
     """
     validation.check_state(state)
-    return state.pieces(validation.check_extra)
+    return (state if redaction is None else redaction.state(state)).pieces(validation.check_extra)
 
 
 def beside_state(

@@ -22,7 +22,7 @@ from callstate_client.calls.heartbeats.thread import LEAVE_S
 from callstate_client.calls.hold_rules import BeatMode, EndOn, HoldOptions, end_classes
 from callstate_client.calls.recovery.retries import CONCURRENCY, MAX_ATTEMPTS
 from callstate_client.model.state import SessionState
-from callstate_client.requests import PreparedRequest, validation
+from callstate_client.requests import BeforeSend, PreparedRequest, Redaction, validation
 from callstate_client.store import Record
 from callstate_client.sync.held_call import HeldCall
 from callstate_client.sync.hold import HeldCalls, Hold
@@ -58,7 +58,7 @@ class Store(SessionApi):
     the claim by which this process holds the session, if any.
 
     Args:
-        socket, wait_s, timeout_s, worker_id: see `connect()`.
+        socket, wait_s, timeout_s, worker_id, before_send: see `connect()`.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Store(SessionApi):
         wait_s: float,
         timeout_s: float,
         worker_id: str | None = None,
+        before_send: BeforeSend | None = None,
     ) -> None:
         if worker_id is not None:
             validation.check_worker_id(worker_id)
@@ -75,9 +76,11 @@ class Store(SessionApi):
         places = candidates(socket, os.environ, os.getuid())
         workers_pool = Pool(places, timeout_s, identity.get)
         super().__init__(Pool(places, timeout_s) if worker_id is None else workers_pool, identity)
+        self._redaction = Redaction.of(before_send)
         self._epochs: PerProcess[dict[str, int]] = PerProcess({}, dict)
         self._workers_pool = workers_pool
-        self._held_calls = HeldCalls(SessionApi(workers_pool, identity), workers_pool, identity, self._epochs)
+        api = SessionApi(workers_pool, identity)
+        self._held_calls = HeldCalls(api, workers_pool, identity, self._epochs, self._redaction)
         self._pool.open(wait_s)
 
     @property
@@ -246,6 +249,7 @@ def connect(
     *,
     timeout_s: float = TIMEOUT_S,
     worker_id: str | None = None,
+    before_send: BeforeSend | None = None,
 ) -> Store:
     """The store of the daemon on this host: `with connect() as store`, or `store = connect()` and `close()`.
 
@@ -258,6 +262,8 @@ def connect(
         worker_id: be this worker, which owns the calls that it creates and claims; 1 to 64 bytes of printable ASCII
             without spaces. Its process is watched: when it dies, its calls can be recovered at once. None: no
             worker, like an operator's tool or a simple script.
+        before_send: gets a session's id and a copy of each turn before it is sent, and returns the turn to send in
+            its place, for example without card numbers. If it raises, the turn is not sent: BeforeSendError.
 
     Raises:
         NoDaemonError: none was found; the text lists each path tried and why it could not be used.
@@ -265,4 +271,4 @@ def connect(
         ConflictError: another live process is registered under this worker id.
         UnsupportedProtocolError: the daemon speaks another version of the protocol.
     """
-    return Store(socket, wait_s, timeout_s, worker_id)
+    return Store(socket, wait_s, timeout_s, worker_id, before_send)

@@ -41,6 +41,7 @@ from callstate_client.model.state import SessionState
 from callstate_client.model.times import now
 from callstate_client.model.turn import Turn
 from callstate_client.model.wellformed import cleaned, turn_extra, turn_values
+from callstate_client.requests import Redaction
 from callstate_client.requests.patches import Changes, find_last_turn, split_changes, turn_patch
 from callstate_client.store import Record
 from callstate_client.sync.session_api import SessionApi
@@ -63,6 +64,7 @@ class HeldCall(Uncopied):
         heartbeats: sends heartbeats for the call from now on; None: the caller does, by `beat()`.
         end_on: exceptions that end the call when they leave its block.
         on_release: called once, when the call is no longer held.
+        redaction: applied to turns before they are sent.
     """
 
     instead = "copy its `state`; another process claims the call with hold(id)"
@@ -74,6 +76,7 @@ class HeldCall(Uncopied):
         heartbeats: HeartbeatThread | None,
         end_on: EndOn,
         on_release: Callable[[HeldCall], None],
+        redaction: Redaction | None = None,
     ) -> None:
         self._api = api
         self._state = record.state
@@ -84,6 +87,7 @@ class HeldCall(Uncopied):
         self.handovers = record.handovers
         """How often in a row the call was claimed and then held for less than a minute, by any worker."""
         self._on_release = on_release
+        self._redaction = redaction
         self._lost: CallstateError | None = None
         self._pid = os.getpid()
         self.version = record.version
@@ -185,6 +189,9 @@ class HeldCall(Uncopied):
         at = at or now()
         role, content, duration_ms = turn_values(role, content, duration_ms)
         extra = turn_extra(extra, response_ms)
+        if self._redaction is not None:
+            redacted = self._redaction.values(self.id, role, content, duration_ms, at, extra)
+            role, content, duration_ms, at, extra = redacted
         turn = Turn(role, content, timestamp=at, duration_ms=duration_ms, extra=cleaned(extra))
         return self._mutate(
             lambda: self._api.add_turn(
@@ -216,6 +223,8 @@ class HeldCall(Uncopied):
             MethodNotFoundError: `role` was given, and the daemon is too old to know it.
         """
         turn = find_last_turn(self._state, role)
+        if self._redaction is not None:
+            content, extra = self._redaction.patch(self.id, turn.role, content, extra)
         return self._mutate(
             lambda: self._api.amend_last_turn(
                 self.id,

@@ -25,6 +25,7 @@ from callstate_client.calls.hold_rules import (
 )
 from callstate_client.errors import ConflictError, SessionEndedError, SessionNotFoundError
 from callstate_client.model.state import SessionState
+from callstate_client.requests import Redaction
 from callstate_client.store import Record
 from callstate_client.sync.held_call import HeldCall
 from callstate_client.sync.requester import PerProcess
@@ -52,12 +53,19 @@ class HeldCalls:
         pool: those connections.
         identity: what they register with.
         epochs: of the sessions that the store holds, by id; those of held calls are added.
+        redaction: applied to the turns of held calls.
     """
 
     def __init__(
-        self, api: SessionApi, pool: Pool, identity: PerProcess[Identity], epochs: PerProcess[dict[str, int]]
+        self,
+        api: SessionApi,
+        pool: Pool,
+        identity: PerProcess[Identity],
+        epochs: PerProcess[dict[str, int]],
+        redaction: Redaction | None,
     ) -> None:
         self.api = api
+        self.redaction = redaction
         self._pool = pool
         self._identity = identity
         self._epochs = epochs
@@ -97,7 +105,7 @@ class HeldCalls:
             beat, end_on: see `Store.hold`.
         """
         heartbeats = self._heartbeats() if beat == "auto" else None
-        call = HeldCall(self.api, record, heartbeats, end_on, self._discard)
+        call = HeldCall(self.api, record, heartbeats, end_on, self._discard, self.redaction)
         self._holding.get().calls[call.id] = call
         self._epochs.get()[call.id] = call.epoch
         return call
@@ -187,6 +195,8 @@ class Hold(Uncopied):
             raise not_claimable(error, self.id) from error
 
     def _create(self, state: SessionState, again: bool, *, replace_ended: bool) -> Record:
+        if self._calls.redaction is not None:
+            state.history = self._calls.redaction.history(state)
         try:
             record = self._save(state, 0)
         except ConflictError as error:

@@ -64,6 +64,7 @@ class Requester(Uncopied):
     def __init__(self, pool: Pool, identity: PerProcess[Identity]) -> None:
         self._pool = pool
         self._identity = identity
+        self._redaction: requests.Redaction | None = None
         self._ops = requests.Ops()
         self._heartbeat_lines: dict[str, bytes] = {}
 

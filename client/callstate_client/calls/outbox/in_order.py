@@ -77,7 +77,7 @@ class InOrder:
             DocumentError: it can't be saved.
             TooLargeError: no request has room for it.
         """
-        document = b"".join(requests.document(state))
+        document = b"".join(requests.document(state, self._store._redaction))
         if len(document) > MAX_ENTRY_BYTES:
             raise TooLargeError(
                 f"{len(document)} bytes are more than the {MAX_ENTRY_BYTES} that fit into one request"
