@@ -85,10 +85,11 @@ bench: $(BENCH_STAMP) ## all figures beside those of the peers, as JSON and plot
 sync-front: $(DEV_STAMP) ## write the methods of the blocking client anew from the asyncio client's
 	@$(BIN)/python scripts/blocking_front.py
 
-reference: $(RUN_STAMP) ## write systemd/callstate.toml and callstate@.… anew
+reference: $(DEV_STAMP) ## write systemd/callstate.toml, callstate@.…, manual pages, completions anew
 	@$(BIN)/python -m callstate_sidecar.config.reference > systemd/callstate.toml.new
 	@mv systemd/callstate.toml.new systemd/callstate.toml
 	@$(BIN)/python scripts/instance_units.py
+	@$(BIN)/python scripts/manual.py
 
 # The warning is that MkDocs 2 will be another program; pyproject.toml keeps to 1.
 docs: $(DOCS_STAMP) ## the documentation as a site, in site/; a broken link is an error

@@ -127,7 +127,7 @@ def metadata(wheel: Path) -> Message:
 
 def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        files = {name for name in archive.namelist() if ".dist-info/" not in name}
+        files = {name for name in archive.namelist() if ".dist-info/" not in name and ".data/data/" not in name}
     sources = {
         str(path.relative_to(folder))
         for package, folder in PACKAGES.items()
@@ -141,6 +141,19 @@ def test_the_wheel_holds_both_packages_and_nothing_else(wheel: Path) -> None:
     }
     assert files == sources | units
     assert {f"{package}/py.typed" for package in PACKAGES} <= files
+
+
+def test_the_wheel_installs_manual_pages_and_completions(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name.partition(".data/data/")[2] for name in archive.namelist()} - {""}
+    assert files == {
+        "share/man/man1/callstate.1",
+        "share/man/man1/callstated.1",
+        "share/man/man5/callstate.toml.5",
+        "share/bash-completion/completions/callstate",
+        "share/zsh/site-functions/_callstate",
+        "share/fish/vendor_completions.d/callstate.fish",
+    }
 
 
 def test_the_sdist_holds_what_a_checkout_does(sdist: Path) -> None:

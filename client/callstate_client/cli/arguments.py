@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from callstate_client.cli import values
-from callstate_client.cli.command import Command
+from callstate_client.cli.command import EXITS, Command, exit_codes
 from callstate_client.cli.commands.table import COMMANDS
 from callstate_client.cli.version import package_version
 
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="callstate",
         description="Inspect and manage the live calls of callstated.",
-        epilog="exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon, 130 interrupted",
+        epilog=exit_codes(EXITS),
         parents=[_common(socket=None, json=False, timeout=DEFAULT_TIMEOUT_S)],
         allow_abbrev=False,
     )

@@ -55,5 +55,9 @@ class Command:
 
     def epilog(self) -> str:
         """The exit codes in words, for `--help`."""
-        meanings = dict(EXITS) | dict(self.exits)
-        return "exit status: " + ", ".join(f"{status} {meanings[status]}" for status in sorted(meanings))
+        return exit_codes({**EXITS, **self.exits})
+
+
+def exit_codes(meanings: Mapping[int, str]) -> str:
+    """Exit codes in words."""
+    return "exit status: " + ", ".join(f"{status} {meaning}" for status, meaning in sorted(meanings.items()))

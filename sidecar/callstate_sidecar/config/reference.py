@@ -30,7 +30,7 @@ def help_epilog() -> str:
         "take precedence over variables, and variables over the file:",
     ]
     for option in OPTIONS.values():
-        lines += ["", f"  {option.key} = {_toml(option.default)}", *_described(option, "      ")]
+        lines += ["", f"  {option.key} = {toml_value(option.default)}", *_wrapped(option, "      ")]
     lines += ["", "exit status: 0 stopped on request, 1 failed, 2 wrong usage or configuration,"]
     lines += ["3 another daemon uses the socket or journal, 4 journal damaged or of a newer version"]
     return "\n".join(lines)
@@ -43,14 +43,18 @@ def reference_toml() -> str:
         lines += [f"# {struct.__doc__}", f"[{section}]"]
         for option in OPTIONS.values():
             if option.section == section:
-                lines += [*_described(option, "# "), f"#{option.name} = {_toml(option.default)}", ""]
+                lines += [*_wrapped(option, "# "), f"#{option.name} = {toml_value(option.default)}", ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _described(option: Option, indent: str) -> list[str]:
+def described(option: Option) -> str:
+    """What a key means, and which values it takes."""
     size = _size(option.default) if option.name.endswith("_bytes") else ""
-    text = f"{option.meta.description} ({option.expected}{size})"
-    return textwrap.wrap(text, _WIDTH, initial_indent=indent, subsequent_indent=indent)
+    return f"{option.meta.description} ({option.expected}{size})"
+
+
+def _wrapped(option: Option, indent: str) -> list[str]:
+    return textwrap.wrap(described(option), _WIDTH, initial_indent=indent, subsequent_indent=indent)
 
 
 def _size(value: object) -> str:
@@ -61,7 +65,8 @@ def _size(value: object) -> str:
     return ""
 
 
-def _toml(value: str | float) -> str:
+def toml_value(value: str | float) -> str:
+    """A value as TOML."""
     return json.dumps(value)
 
 

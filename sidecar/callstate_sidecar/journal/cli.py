@@ -29,8 +29,8 @@ from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.state_dir import JOURNAL_NAME, LOCK_NAME
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run one of the commands; returns the exit status: 0, 2 wrong usage, 3 a daemon is running, 4 damaged."""
+def parser() -> argparse.ArgumentParser:
+    """The parser of the commands."""
     parser = argparse.ArgumentParser(
         prog="callstated journal",
         description="Inspect, verify or repair the journal of a stopped daemon, or export one.",
@@ -46,7 +46,12 @@ def main(argv: Sequence[str]) -> int:
         command.add_argument(
             "directory", metavar="DIR", type=Path, help="the state directory, or the journal in it"
         )
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run one of the commands; returns the exit status: 0, 2 wrong usage, 3 a daemon is running, 4 damaged."""
+    args = parser().parse_args(argv)
     directory = args.directory if _is_journal(args.directory) else args.directory / JOURNAL_NAME
     if not directory.is_dir():
         return _fail(f"{args.directory} holds no journal", Exit.USAGE)
