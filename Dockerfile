@@ -29,6 +29,7 @@ ENV PATH=/opt/callstate/bin:$PATH \
 USER 10001:10001
 # The journal outlives the container.
 VOLUME ["/run/callstate", "/var/lib/callstate"]
+# Whether the daemon answers. Not whether its store does: restarting this container would not mend that.
 # The start replays the journal; after that an answer takes milliseconds.
-HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["callstate", "ping"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["callstate", "health", "--live"]
 ENTRYPOINT ["callstated"]

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 BOOTED_WITHIN_S = 60.0
 HALTED_WITHIN_S = 30.0
 LOOK_EVERY_S = 0.05
@@ -32,6 +34,15 @@ def why_not() -> str:
         ["unshare", "--mount", "--pid", "--net", "--fork", "true"], capture_output=True, text=True, check=False
     )
     return f"no namespaces here: {tried.stderr.strip()}" if tried.returncode else ""
+
+
+def system_python() -> str:
+    """A Python of /usr, which is all that a container here shares with this machine; skips the test without one."""
+    for candidate in sorted(Path("/usr/bin").glob("python3.[0-9]*"), reverse=True):
+        usable = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))"
+        if subprocess.run([candidate, "-c", usable], capture_output=True, check=False).returncode == 0:
+            return str(candidate)
+    pytest.skip("no Python 3.11 or newer with venv in /usr")
 
 
 class Booted:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from support.booted import LOOK_EVERY_S, Booted, why_not
+from support.booted import LOOK_EVERY_S, Booted, system_python, why_not
 from support.redis_server import binaries
 
 ROOT = Path(__file__).parents[2]
@@ -70,16 +70,6 @@ asyncio.run(main())
 """
 
 
-@pytest.fixture(scope="module")
-def python() -> str:
-    """A Python of /usr, which is all that the container shares with this machine."""
-    for candidate in sorted(Path("/usr/bin").glob("python3.[0-9]*"), reverse=True):
-        usable = "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))"
-        if subprocess.run([candidate, "-c", usable], capture_output=True, check=False).returncode == 0:
-            return str(candidate)
-    pytest.skip("no Python 3.11 or newer with venv in /usr")
-
-
 @contextmanager
 def building(python: str, folder: Path) -> Iterator[Callable[[], None]]:
     """Build the wheel, and fetch all that it needs: the container has no network. Yields what waits for the end."""
@@ -102,8 +92,9 @@ def building(python: str, folder: Path) -> Iterator[Callable[[], None]]:
 
 
 @pytest.fixture(scope="module")
-def system(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
     """A booted system with callstate in /opt/callstate, and its service running."""
+    python = system_python()
     wheels = tmp_path_factory.mktemp("wheels")
     with building(python, wheels) as built:
         booted = Booted({wheels: "/opt/wheels", binaries()["valkey"]: VALKEY})

@@ -392,6 +392,15 @@ def test_the_picture_in_the_readme_shows_what_the_demo_prints() -> None:
     assert shape(done.stdout) == shape(shown)
 
 
+def test_pip_install_callstate_is_said_where_it_is_true() -> None:
+    """It needs a release on PyPI, except where callstate is installed already and only an extra is added to it."""
+    allowed = {"releasing.md", "CHANGELOG.md"}
+    for path in DOCUMENTS:
+        for paragraph in re.split(r"\n\n|\n(?=[-|])", text(path)):
+            if path.name not in allowed and re.search(r"pip install ['\"]?callstate\b(?!-)", paragraph):
+                assert "Once a release is there" in paragraph, f"{path.name}: {paragraph}"
+
+
 # -- drawings -------------------------------------------------------------------------------------------------
 
 
