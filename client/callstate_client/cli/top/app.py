@@ -18,6 +18,7 @@ from callstate_client.cli.top.call_pane import CallPane
 from callstate_client.cli.top.dialogs import EndDialog, HelpDialog
 from callstate_client.cli.top.feed import Feed
 from callstate_client.cli.top.sessions import ENDED, LIVE, NOT_ENDED, ORPHAN, SORTS, SUSPECT, Call
+from callstate_client.cli.top.transcript import Transcript
 from callstate_client.cli.top.view import figures_text, list_title
 from callstate_client.errors import CallstateError
 from callstate_client.model.times import now
@@ -53,7 +54,7 @@ class TopApp(App[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (140, "-wide")]  # noqa: RUF012 - as Textual declares it
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "Open"),
-        Binding("slash", "filter", "Filter"),
+        Binding("slash", "filter", "Filter", priority=True),  # else keys that come with it are lost
         Binding("f", "states", "Which"),
         Binding("s", "sort", "Sort"),
         Binding("r", "reverse", "Reverse"),
@@ -81,6 +82,11 @@ class TopApp(App[None]):
         self._list = CallList(show_numbers=show_numbers)
         self._pane = CallPane(store, interval_s, self._turn_rate, show_numbers=show_numbers)
         self._filter = Input(placeholder="words of an id, provider, owner, status, label=value", id="filter")
+
+    @property
+    def opened(self) -> Transcript | None:
+        """The call in the pane."""
+        return self._pane.transcript
 
     def _turn_rate(self) -> float:
         return self.feed.figures.latest("turns") or 0.0
@@ -158,18 +164,21 @@ class TopApp(App[None]):
 
     def action_filter(self) -> None:
         """Ask for the words of the filter."""
+        if self.focused is self._filter:
+            self._filter.insert_text_at_cursor("/")
+            return
         self._filter.display = True
-        self._filter.focus()
+        self.screen.set_focus(self._filter)  # at once, unlike `focus()`: the next keys are words of the filter
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """The list follows the words as they are typed."""
         self._text = event.value.strip()
         self._draw()
 
-    def on_input_submitted(self) -> None:
+    def on_input_submitted(self, event: Input.Submitted) -> None:
         """Back to the list; the filter stays."""
-        self._filter.display = bool(self._text)
-        self._list.focus()
+        self._filter.display = bool(event.value.strip())
+        self.screen.set_focus(self._list)
 
     def action_states(self) -> None:
         """Show calls in other states."""

@@ -42,7 +42,10 @@ tell what changes."""
 class HelpDialog(ModalScreen[None]):
     """The keys, and what the figures mean."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [("escape,question_mark,q,enter", "app.pop_screen", "Close")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        ("escape,question_mark,q,enter", "app.pop_screen", "Close"),
+        ("ctrl+c", "app.quit", "Quit"),
+    ]
 
     def compose(self) -> ComposeResult:
         """The text."""
@@ -61,6 +64,7 @@ class EndDialog(ModalScreen[bool]):
     BINDINGS: ClassVar[list[BindingType]] = [
         ("y", "dismiss(True)", "End the call"),
         ("n,escape,q", "dismiss(False)", "Leave it"),
+        ("ctrl+c", "app.quit", "Quit"),
     ]
 
     def __init__(self, session_id: str, owner: str) -> None:

@@ -128,6 +128,11 @@ async def test_help_and_quit() -> None:
         await until(pilot, lambda: "silent for its timeout" not in screen(app))
         await pilot.press("q")
     assert app.return_code == 0
+    async with shown(await some_calls()) as (app, pilot):
+        await pilot.press("home", "e")
+        await until(pilot, lambda: "End the call" in screen(app))
+        await pilot.press("ctrl+c")
+    assert app.return_code == 0
 
 
 class Away(MemoryStore):
@@ -164,6 +169,23 @@ async def test_a_long_list_is_read_a_page_at_each_interval() -> None:
         await feed.look()
         known.append(len(feed.calls.calls))
     assert known == [300, 600, 700]
+
+
+async def test_a_list_that_nobody_has_seen_whole_is_read_faster() -> None:
+    store = MemoryStore()
+    for number in range(700):
+        await store.save(SessionState(f"call-{number:03}", status="active"))
+    whole = asyncio.Event()
+    feed = Feed(
+        store.worker(),
+        3600.0,
+        asyncio.get_running_loop().time,
+        lambda: len(feed.calls.calls) == 700 and whole.set(),
+    )
+    async with asyncio.TaskGroup() as tasks, asyncio.timeout(WITHIN_S):
+        running = tasks.create_task(feed.run())
+        await whole.wait()
+        running.cancel()
 
 
 async def test_calls_on_the_screen_are_asked_for_between_the_pages() -> None:
