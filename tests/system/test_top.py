@@ -25,6 +25,8 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("setsid") is None, reason="no setsid of util-linux"),
 ]
 
+ROOT = Path(__file__).parents[2]
+
 COLOURS = re.compile(rb"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;[0-9;]*)?m")
 
 
@@ -138,6 +140,19 @@ def test_without_a_terminal(daemon: Daemon) -> None:
     done = subprocess.run(top(daemon.socket), capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert (done.returncode, done.stdout) == (2, "")
     assert "top needs a terminal" in done.stderr
+
+
+def test_the_picture_is_made_by_its_script(tmp_path: Path) -> None:
+    picture = tmp_path / "top.svg"
+    argv = [sys.executable, str(ROOT / "scripts" / "top_picture.py"), "--seconds", "3", "--out", str(picture)]
+    subprocess.run(argv, check=True, timeout=100)
+    drawn = re.sub(r"<[^>]+>", " ", picture.read_text("utf-8")).replace("&#160;", " ")
+    assert "callstated" in drawn
+    assert "worker_exited" in drawn
+    assert "held by" in drawn
+    assert "http" not in picture.read_text("utf-8").replace("http://www.w3.org/2000/svg", "").replace(
+        "https://www.textualize.io", ""
+    )
 
 
 def test_no_other_command_imports_textual(daemon: Daemon) -> None:
