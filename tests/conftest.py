@@ -4,6 +4,7 @@ names it: `@pytest.mark.asyncio(loop_factories=["uvloop"])`."""
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import shutil
 import signal
 import tempfile
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from _pytest.faulthandler import fault_handler_stderr_fd_key  # stderr as it was before it is captured
 
 from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
@@ -33,6 +35,21 @@ WITHOUT_IO = (
 def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     path = item.path.relative_to(Path(__file__).parent).as_posix()
     return {"asyncio": LOOPS["asyncio"]} if path.startswith(WITHOUT_IO) else LOOPS
+
+
+TEARDOWN_S = 60
+"""The longest teardown of a test. pytest-timeout stops its timer when a test fails, and uvloop waits for ever as it
+closes a loop in which a test left a transport open, while warnings are errors."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """End the process if a teardown hangs."""
+    faulthandler.dump_traceback_later(TEARDOWN_S, exit=True, file=item.config.stash[fault_handler_stderr_fd_key])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture
