@@ -23,6 +23,11 @@ def _split_long(data: bytes) -> list[bytes]:
     return pieces
 
 
+PIECE_BYTES: Final = 4096
+"""Smaller pieces of an unfinished line are joined: each object has some 40 bytes of its own, so a line sent two
+bytes at a time would take twenty times its size."""
+
+
 class LineSplitter:
     """Cuts a byte stream into lines in bounded memory.
 
@@ -74,6 +79,8 @@ class LineSplitter:
             self._parts.clear()
             self._size = 0
             self._dropping = True
+        elif self._parts and len(self._parts[-1]) < PIECE_BYTES:
+            self._parts[-1] += data
         else:
             self._parts.append(data)
 

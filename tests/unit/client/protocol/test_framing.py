@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -53,6 +54,20 @@ class TestLineSplitter:
         assert found == lines
         assert splitter.pending == 4
         assert splitter.feed(b"\n") == [b"tail"]
+
+
+def test_a_line_in_tiny_pieces_takes_about_its_own_size() -> None:
+    splitter = LineSplitter()
+    pieces = [b"%02d" % (number % 100) for number in range(200_000)]
+    tracemalloc.start()
+    try:
+        for piece in pieces:
+            splitter.feed(piece)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken < 1.1 * 400_000
+    assert splitter.feed(b"\n") == [b"".join(pieces)]
 
 
 def test_an_endless_line_takes_no_memory() -> None:
