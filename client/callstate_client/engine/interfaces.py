@@ -41,12 +41,19 @@ class NotOurs(Exception):  # noqa: N818 - no error: a request to the store
 
 
 class Deferred:
-    """The result of a verb that has to wait: `start` gets the callback for the result or an error."""
+    """The result of a verb that has to wait.
 
-    __slots__ = ("start",)
+    Args:
+        start: gets the callback for the result or an error.
+        reply_bytes: how large the result may be, for those that can be large; it counts as an unread reply of the
+            connection from now on.
+    """
 
-    def __init__(self, start: Callable[[Callable[[bytes | Exception], None]], None]) -> None:
+    __slots__ = ("reply_bytes", "start")
+
+    def __init__(self, start: Callable[[Callable[[bytes | Exception], None]], None], reply_bytes: int = 0) -> None:
         self.start = start
+        self.reply_bytes = reply_bytes
 
 
 class Caller(Protocol):

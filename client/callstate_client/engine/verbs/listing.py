@@ -31,6 +31,9 @@ DEFAULT_LIMIT: Final = 1000
 HEADS_A_PAGE: Final = 300
 """The most sessions (without their histories) per page: two or three milliseconds, and some 200 kB."""
 
+PAGE_BYTES: Final = 1024 * 1024
+"""A page ends with the entry that reaches this size: ids may have 256 bytes, and heads many more."""
+
 LOOKS_A_PAGE: Final = 3000
 """The most hot sessions examined for one page, a millisecond or two, as many may not match. So a page may have
 fewer sessions than its limit and still a cursor."""
@@ -60,6 +63,42 @@ class _Place(NamedTuple):
         return str(self.seq) if self.stored is None else f"{self.seq}:{self.stored}:{self.after}"
 
 
+Entry = str | bytes
+"""One of a page: an id, or a session's head as JSON."""
+
+
+class _Page:
+    """The entries of a page so far.
+
+    Args:
+        name: of the result's member.
+        limit: how many there may be.
+    """
+
+    def __init__(self, name: str, limit: int) -> None:
+        self._name = name
+        self._limit = limit
+        self._room = PAGE_BYTES
+        self._entries: list[str | Raw] = []
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the page ends here."""
+        return len(self._entries) == self._limit or self._room <= 0
+
+    def add(self, entry: Entry) -> None:
+        """Add an entry."""
+        self._entries.append(entry if isinstance(entry, str) else Raw(entry))
+        self._room -= len(entry)
+
+    def to_json(self, following: _Place | None) -> bytes:
+        """The result, with the cursor of the next page, if there is one."""
+        result: dict[str, Any] = {self._name: self._entries}
+        if following is not None:
+            result["next_cursor"] = following.text()
+        return encode_json(result)
+
+
 def _place(cursor: str | None, *, everywhere: bool) -> _Place:
     """Parse a cursor.
 
@@ -87,65 +126,58 @@ def _is_everywhere(scope: str) -> bool:
 # -- hot sessions ---------------------------------------------------------------------------------------------
 
 
-def _hot(
-    ctx: Context, place: _Place, limit: int, wanted: Callable[[Session], bool]
-) -> tuple[list[Session], _Place | None]:
-    """Hot sessions after a place, within the limits of a page, and where to go on; None if there are no more."""
-    sessions: list[Session] = []
+def _add_hot(
+    ctx: Context,
+    page: _Page,
+    place: _Place,
+    wanted: Callable[[Session], bool],
+    show: Callable[[Session], Entry],
+) -> _Place | None:
+    """Add hot sessions after a place to a page. Returns where the next page begins; None if there are no more."""
     last = place.seq
     for looked, session in enumerate(ctx.table.order.behind(last)):
         found = wanted(session)
-        if looked == LOOKS_A_PAGE or (found and len(sessions) == limit):
-            return sessions, _Place(last)
+        if looked == LOOKS_A_PAGE or (found and page.is_full):
+            return _Place(last)
         last = session.seq
         if found:
-            sessions.append(session)
-    return sessions, None
-
-
-def _paged(name: str, values: list[Any], place: _Place | None) -> bytes:
-    result: dict[str, Any] = {name: values}
-    if place is not None:
-        result["next_cursor"] = place.text()
-    return encode_json(result)
+            page.add(show(session))
+    return None
 
 
 async def _everywhere(
     ctx: Context,
-    name: str,
+    page: _Page,
     place: _Place,
-    limit: int,
-    hot: Callable[[_Place, int], tuple[list[Any], _Place | None]],
-    read: Callable[[int, str], Awaitable[tuple[dict[str, Any], str]]],
+    hot: Callable[[_Place], _Place | None],
+    read: Callable[[int, str], Awaitable[tuple[dict[str, Entry], str]]],
 ) -> bytes:
     """A page of hot sessions and, after them, of the store's.
 
     Args:
         ctx: the sessions.
-        name: of the result's member.
+        page: filled by this.
         place: where to go on.
-        limit: how many there may be in a page.
-        hot: returns the entries of hot sessions after a place, and where to go on.
+        hot: adds hot sessions after a place to the page, and returns where the next page begins.
         read: returns the entries, by id, of the store's sessions at a cursor, without those that are hot under a
             number up to this one; and the next cursor.
     """
-    values: list[Any] = []
     if place.stored is None:
-        values, following = hot(place, limit)
+        following = hot(place)
         if following is not None:
-            return _paged(name, values, following)
+            return page.to_json(following)
         place = _Place(ctx.table.order.last, "")
     for _ in range(READS_A_PAGE):
         found, cursor = await read(place.seq, place.stored or "")
-        ids = sorted(session_id for session_id in found if session_id > place.after)
-        shown = ids[: limit - len(values)]
-        values += [found[session_id] for session_id in shown]
-        if len(shown) < len(ids):
-            return _paged(name, values, place._replace(after=shown[-1] if shown else place.after))
+        for session_id in sorted(session_id for session_id in found if session_id > place.after):
+            if page.is_full:
+                return page.to_json(place)
+            page.add(found[session_id])
+            place = place._replace(after=session_id)
         if not cursor:
-            return _paged(name, values, None)
+            return page.to_json(None)
         place = _Place(place.seq, cursor)
-    return _paged(name, values, place)
+    return page.to_json(place)
 
 
 def _deferred(ctx: Context, work: Awaitable[bytes]) -> Deferred:
@@ -156,7 +188,7 @@ def _deferred(ctx: Context, work: Awaitable[bytes]) -> Deferred:
 
         ctx.host.after(work, arrived)
 
-    return Deferred(start)
+    return Deferred(start, PAGE_BYTES)
 
 
 # -- the verbs ------------------------------------------------------------------------------------------------
@@ -164,21 +196,20 @@ def _deferred(ctx: Context, work: Awaitable[bytes]) -> Deferred:
 
 def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> bytes | Deferred:
     """{"limit":1000,"scope":"host"}"""
-    limit = p.limit or DEFAULT_LIMIT
+    page = _Page("session_ids", p.limit or DEFAULT_LIMIT)
     everywhere = _is_everywhere(p.scope)
     place = _place(p.cursor, everywhere=everywhere)
 
-    def hot(behind: _Place, most: int) -> tuple[list[str], _Place | None]:
-        sessions, following = _hot(ctx, behind, most, lambda session: not session.ended)
-        return [session.id for session in sessions], following
+    def hot(behind: _Place) -> _Place | None:
+        return _add_hot(ctx, page, behind, lambda session: not session.ended, lambda session: session.id)
 
-    async def read(seq: int, cursor: str) -> tuple[dict[str, str], str]:
+    async def read(seq: int, cursor: str) -> tuple[dict[str, Entry], str]:
         ids, cursor = await ctx.host.stored_active_ids(cursor)
         return {i: i for i in ids if _is_new(ctx, i, seq)}, cursor
 
     if everywhere:
-        return _deferred(ctx, _everywhere(ctx, "session_ids", place, limit, hot, read))
-    return _paged("session_ids", *hot(place, limit))
+        return _deferred(ctx, _everywhere(ctx, page, place, hot, read))
+    return page.to_json(hot(place))
 
 
 def _is_new(ctx: Context, session_id: str, seq: int) -> bool:
@@ -193,28 +224,28 @@ def _is_new(ctx: Context, session_id: str, seq: int) -> bool:
 def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> bytes | Deferred:
     """{"status":"active","labels":{"app":"sales"},"limit":100}"""
     limit = min(p.limit or DEFAULT_LIMIT, HEADS_A_PAGE)
+    page = _Page("sessions", limit)
     everywhere = _is_everywhere(p.scope)
     place = _place(p.cursor, everywhere=everywhere)
     wanted = _wanted(p)
 
-    def show(session: Session) -> Raw:
+    def show(session: Session) -> bytes:
         head = session.doc.head_json(session.updated_us)
         timeout_s = ctx.liveness.timeout_s
         state = next((name for name in TOLD_STATES if _STATES[name](session)), "")
-        return Raw(loaded(session, head, 0, for_worker=True, default_timeout_s=timeout_s, state=state))
+        return loaded(session, head, 0, for_worker=True, default_timeout_s=timeout_s, state=state)
 
-    def hot(behind: _Place, most: int) -> tuple[list[Any], _Place | None]:
-        sessions, following = _hot(ctx, behind, most, wanted)
-        return [show(session) for session in sessions], following
+    def hot(behind: _Place) -> _Place | None:
+        return _add_hot(ctx, page, behind, wanted, show)
 
-    async def read(seq: int, cursor: str) -> tuple[dict[str, Any], str]:
+    async def read(seq: int, cursor: str) -> tuple[dict[str, Entry], str]:
         stored, cursor = await ctx.host.find(_query(p), cursor, min(limit, SESSIONS_A_READ))
         found = [_as_it_is(ctx, session, seq) for session in stored]
         return {session.id: show(session) for session in found if session is not None and wanted(session)}, cursor
 
     if everywhere:
-        return _deferred(ctx, _everywhere(ctx, "sessions", place, limit, hot, read))
-    return _paged("sessions", *hot(place, limit))
+        return _deferred(ctx, _everywhere(ctx, page, place, hot, read))
+    return page.to_json(hot(place))
 
 
 def _as_it_is(ctx: Context, stored: Session, seq: int) -> Session | None:

@@ -63,6 +63,7 @@ def list_quarantined(ctx: Context, caller: Caller, p: QuarantineListParams) -> b
 
 def show(ctx: Context, caller: Caller, p: QuarantineShowParams) -> Deferred:
     """{"session_id":"c1"}"""
+    session = ctx.table.sessions.get(p.session_id)
     _quarantined(ctx, p.session_id)
 
     def start(done: Callable[[bytes | Exception], None]) -> None:
@@ -74,7 +75,7 @@ def show(ctx: Context, caller: Caller, p: QuarantineShowParams) -> Deferred:
 
         ctx.host.after(ctx.host.read_stored(p.session_id), arrived)
 
-    return Deferred(start)
+    return Deferred(start, 0 if session is None else session.doc.size)
 
 
 def retry(ctx: Context, caller: Caller, p: QuarantineRetryParams) -> bytes:

@@ -75,6 +75,24 @@ async def test_a_page_examines_a_bounded_number_of_sessions(core: Core, monkeypa
     assert first["session_ids"] == ["s0", "s1", "s2"]
 
 
+@pytest.mark.parametrize("method", ["session.list", "session.list_active"])
+async def test_a_page_ends_by_its_bytes(core: Core, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    """Clients may have large heads, and ids of 256 bytes; a page has at least one entry."""
+    monkeypatch.setattr(listing, "PAGE_BYTES", 500 if method == "session.list_active" else 3000)
+    names = [str(number) * 200 for number in range(1, 8)]
+    for name in names:
+        await core.save(name, session={"recovery_data": {"blob": "x" * 1000}})
+    found: list[list[str]] = []
+    cursor: dict[str, str] = {}
+    while not found or cursor:
+        page = await core.call(method, **cursor)
+        shown = page.get("session_ids") or [each["session"]["id"] for each in page["sessions"]]
+        found.append(shown)
+        cursor = {"cursor": page["next_cursor"]} if "next_cursor" in page else {}
+    assert [name for shown in found for name in shown] == names
+    assert [len(shown) for shown in found] == ([3, 3, 1] if method == "session.list_active" else [2, 2, 2, 1])
+
+
 @pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "9" * 20, "", "²"])
 async def test_an_invalid_cursor_is_refused(core: Core, cursor: str) -> None:
     await core.save("a")
