@@ -46,7 +46,7 @@ from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.reload import Reloads
 from callstate_sidecar.serving.connection import ClientConnection
-from callstate_sidecar.serving.listener import Listener
+from callstate_sidecar.serving.listener import BACKLOG, Listener
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.serving.timed_server import TimedServer
 from callstate_sidecar.status import StatusReport, status_line
@@ -344,8 +344,7 @@ class Daemon:
             self._manager.extend_timeout(REPLAY_NOTICE_S, f"replaying the journal, {self._replayed} records so far")
 
     def _connection(self) -> ClientConnection:
-        limits = self._server.limits
-        return ClientConnection(self._server, limits.line_bytes, limits.pending_reply_bytes)
+        return ClientConnection(self._server, self._server.limits.line_bytes)
 
     # -- while it runs ------------------------------------------------------------------------------------------
 
@@ -451,6 +450,8 @@ async def _report_suppressed() -> None:
 async def _start_server(
     loop: asyncio.AbstractEventLoop, factory: Callable[[], ClientConnection], sock: Any
 ) -> asyncio.AbstractServer:
-    # From Python 3.13 on a server removes its socket's path on close, which would break socket activation.
-    options: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+    # uvloop listens once more, with a backlog of 100 unless it is told
+    options: dict[str, Any] = {"backlog": BACKLOG}
+    if sys.version_info >= (3, 13):  # else it removes the socket's path on close, which breaks socket activation
+        options["cleanup_socket"] = False
     return await loop.create_unix_server(factory, sock=sock, **options)

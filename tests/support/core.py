@@ -253,8 +253,7 @@ class Core:
 
     def connection(self) -> ClientConnection:
         """The daemon's end of a new connection."""
-        limits = self.server.limits
-        return ClientConnection(self.server, limits.line_bytes, limits.pending_reply_bytes)
+        return ClientConnection(self.server, self.server.limits.line_bytes)
 
 
 def durable_state(table: SessionTable) -> dict[str, dict[str, Any]]:

@@ -263,6 +263,15 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
             GIB,
         ),
     ] = 8 * MIB
+    reply_bytes_total: Annotated[
+        int,
+        _bytes(
+            "Unsent replies of all connections together. From half of it on each connection gets a share of that "
+            "half; beyond it, connections whose clients read least are closed.",
+            MIB,
+            TIB,
+        ),
+    ] = 256 * MIB
 
 
 class HostConfig(Struct, frozen=True, kw_only=True):

@@ -34,6 +34,7 @@ COUNTERS: Final = {
     "stalled_s": Named("callstate_stalled_seconds", "Time in which the daemon stood still."),
     "subscribers_cut_off": Named("callstate_event_subscribers_cut_off", "Subscribers that did not read."),
     "connections_total": Named("callstate_connections_accepted", "Clients accepted."),
+    "connections_cut_off": Named("callstate_connections_cut_off", "Clients closed because they did not read."),
     "connections_refused": Named("callstate_connections_refused", "Clients refused and disconnected."),
     "checkpoints": Named("callstate_checkpoints", "Checkpoints of the journal."),
     "checkpoints_failed": Named("callstate_checkpoints_failed", "Checkpoints of the journal that failed."),

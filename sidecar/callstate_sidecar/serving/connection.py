@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from typing import Final, Protocol, cast
 
 from callstate_client.protocol.framing import LineSplitter
@@ -21,6 +22,10 @@ LINES_A_TURN: Final = 8
 """Lines of one connection served in one turn of the loop. Then other connections are served, and the replies leave:
 a client with many requests in flight reads the first ones on another processor while the next are served. Fewer
 lines would mean more groups, and a journal write for each."""
+
+SHARE_S: Final = 0.001
+"""Seconds of one turn of the loop after which a connection's lines wait for the next turn: eight cheap requests
+take a fifth of it, but a few large ones would hold up every other client."""
 
 LOW_WATER_SHARE: Final = 4
 """Serving resumes once unsent replies are down to this fraction (1/4) of `limits.pending_reply_bytes`. uvloop's own
@@ -42,7 +47,7 @@ class LineServer(Protocol):
         ...
 
     def connected(self, connection: ClientConnection, /) -> None:
-        """A client has connected."""
+        """A client has connected: bound its unread replies, or refuse it."""
         ...
 
     def disconnected(self, connection: ClientConnection, /) -> None:
@@ -57,6 +62,10 @@ class LineServer(Protocol):
         """The first reply of a turn is queued: take it when it may leave."""
         ...
 
+    def replies_sent(self, size: int, /) -> None:
+        """This many bytes of replies were sent."""
+        ...
+
 
 class ClientConnection(asyncio.Protocol):
     """One client.
@@ -64,21 +73,22 @@ class ClientConnection(asyncio.Protocol):
     Args:
         server: serves its lines.
         line_bytes: the longest line that is accepted.
-        pending_reply_bytes: unsent replies beyond which no more lines are served.
     """
 
     __slots__ = (
         "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_scheduled", "_server",
-        "_splitter", "closing", "instance", "line_bytes", "out", "out_bytes", "told_timeout_s", "transport",
-        "waiting", "worker",
+        "_splitter", "closing", "expected_bytes", "instance", "line_bytes", "out", "out_bytes", "told_timeout_s",
+        "transport", "waiting", "worker",
     )  # fmt: skip
 
-    def __init__(self, server: LineServer, line_bytes: int, pending_reply_bytes: int) -> None:
+    def __init__(self, server: LineServer, line_bytes: int) -> None:
         self._server = server
         self._loop = asyncio.get_running_loop()
         self._splitter = LineSplitter(line_bytes)
         self.line_bytes = line_bytes
-        self._pending_bytes = pending_reply_bytes
+        self._pending_bytes = 0
+        self.expected_bytes = 0
+        """How large the replies of waiting requests may be; they count as unsent replies."""
         self._backlog: deque[bytes | None] = deque()
         self._blocked = False
         self._ended = False
@@ -101,7 +111,6 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the client has connected."""
         self.transport = cast(asyncio.Transport, transport)
-        self.transport.set_write_buffer_limits(high=self._pending_bytes, low=self._pending_bytes // LOW_WATER_SHARE)
         self._server.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -128,6 +137,13 @@ class ClientConnection(asyncio.Protocol):
         """asyncio: the client does not read its replies."""
         self._blocked = True
 
+    def bound(self, pending_reply_bytes: int) -> None:
+        """Serve no more lines while there are more unsent replies than this, bytes."""
+        self._pending_bytes = pending_reply_bytes
+        if self.transport is not None:
+            low = pending_reply_bytes // LOW_WATER_SHARE
+            self.transport.set_write_buffer_limits(high=pending_reply_bytes, low=low)
+
     def resume_writing(self) -> None:
         """asyncio: the client reads again."""
         self._blocked = False
@@ -144,11 +160,12 @@ class ClientConnection(asyncio.Protocol):
             return
         left = LINES_A_TURN
         backlog = self._backlog
+        until = monotonic() + SHARE_S
         while backlog and left and not self._blocked and not self.closing:
-            if self.out_bytes > self._pending_bytes or self.waiting >= MAX_WAITING:
+            if self.out_bytes + self.expected_bytes > self._pending_bytes or self.waiting >= MAX_WAITING:
                 break
             self._server.handle(self, backlog.popleft())
-            left -= 1
+            left = left - 1 if monotonic() < until else 0
         if backlog and not left:
             self.serve_soon()
         self._update_reading()
@@ -210,6 +227,7 @@ class ClientConnection(asyncio.Protocol):
     def release(self, data: bytes) -> None:
         """Send replies taken before, in one write."""
         self.out_bytes -= len(data)
+        self._server.replies_sent(len(data))
         if self.transport is not None and data:
             self.transport.write(data)
             if self._ended or (self._backlog and not self._blocked):
@@ -226,6 +244,12 @@ class ClientConnection(asyncio.Protocol):
         self.closing = True
         if not self.out_bytes:
             self._hang_up()
+
+    def abort(self) -> None:
+        """Close at once; replies that are not sent yet are dropped."""
+        self.closing = True
+        if self.transport is not None:
+            self.transport.abort()
 
     def _hang_up(self) -> None:
         """Close the transport; after HANG_UP_S even if the client has not read the rest."""

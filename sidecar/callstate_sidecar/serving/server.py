@@ -38,6 +38,7 @@ from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.group_commit import GroupCommit
+from callstate_sidecar.serving.unread import UnreadReplies
 
 log = EventLog(__name__)
 
@@ -69,8 +70,10 @@ class Server:
         self._metrics = metrics
         self.group = self._groups(engine.ctx, journal, gate, metrics, self._run_again)
         self.reply_queued = self.group.reply_queued
-        self.limit(limits)
         self.connections: set[ClientConnection] = set()
+        self._unread = UnreadReplies(self.connections, self._cut_off)
+        self.replies_sent = self._unread.sent
+        self.limit(limits)
         self.held: Callable[[ClientConnection], bool] | None = None
         """Whether a connection has to wait before it is served, after an absence of the daemon; None: never."""
         self.stopping = False
@@ -94,6 +97,7 @@ class Server:
             return
         self._metrics.count("connections_total")
         self.connections.add(connection)
+        connection.bound(self._unread.share_bytes)
 
     def disconnected(self, connection: ClientConnection) -> None:
         """A client has disconnected."""
@@ -101,10 +105,14 @@ class Server:
         self.group.forget(connection)
         self._engine.disconnected(connection)
 
+    def _cut_off(self, connections: int) -> None:
+        self._metrics.count("connections_cut_off", connections)
+
     def limit(self, limits: LimitsConfig) -> None:
         """Apply these limits: at the start, and with each reload of the configuration."""
         self.limits = self._engine.ctx.limits = limits
         self.group.pending_reply_bytes = limits.pending_reply_bytes
+        self._unread.limit(limits.pending_reply_bytes, limits.reply_bytes_total)
         self._engine.events.limit = limits.events
 
     # -- a line ---------------------------------------------------------------------------------------------
@@ -143,10 +151,17 @@ class Server:
             outcome = self._engine.run(connection, request.verb, request.params)
             if isinstance(outcome, Deferred):
                 self._begin_waiting(connection)
+                connection.expected_bytes += outcome.reply_bytes
                 undone: list[NotDurableError] = []
                 if self._tx.records:  # what it depends on may be rolled back before it is complete
                     self._tx.after_rollback.append(undone.append)
-                outcome.start(lambda done: self._answer_deferred(connection, request, done, bool(undone)))
+                reply_bytes = outcome.reply_bytes
+
+                def finished(done: bytes | Exception) -> None:
+                    connection.expected_bytes -= reply_bytes
+                    self._answer_deferred(connection, request, done, bool(undone))
+
+                outcome.start(finished)
                 return
             result = outcome
         except NotCached as miss:
@@ -215,7 +230,7 @@ class Server:
     def _run_waiting(self, connection: ClientConnection, request: DecodedRequest) -> None:
         """Run a request after the store was read for its session."""
         self._end_waiting(connection)
-        if connection.unsent_bytes <= self.limits.pending_reply_bytes:
+        if connection.unsent_bytes <= self._unread.share_bytes:
             self._run(connection, request)
         else:  # a thousand may have waited for one session of megabytes: don't queue that many replies
             unread = OverloadedError("limits.pending_reply_bytes is reached: nothing was done, read replies first")

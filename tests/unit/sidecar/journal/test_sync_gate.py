@@ -55,11 +55,11 @@ class Served:
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._listening = await loop.create_unix_server(
-            lambda: ClientConnection(self.server, 1 << 20, 1 << 20), str(self.path)
+            lambda: ClientConnection(self.server, 1 << 20), str(self.path)
         )
 
     def _connection(self) -> ClientConnection:
-        return ClientConnection(self.server, line_bytes=1 << 20, pending_reply_bytes=1 << 20)
+        return ClientConnection(self.server, line_bytes=1 << 20)
 
     async def stop(self) -> None:
         self._listening.close()

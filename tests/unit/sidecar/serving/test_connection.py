@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from callstate_sidecar.config.schema import KIB, LimitsConfig
-from callstate_sidecar.serving.connection import LINES_A_TURN, LOW_WATER_SHARE, MAX_WAITING
+from callstate_sidecar.serving.connection import LINES_A_TURN, LOW_WATER_SHARE, MAX_WAITING, SHARE_S
 from support.core import Core, FakeClient
 
 PING = b'{"jsonrpc":"2.0","id":%d,"method":"server.ping"}\n'
@@ -67,6 +68,25 @@ async def test_lines_come_in_pieces_of_any_size(wired: Wired, size: int) -> None
         writer.write(data[start : start + size])
         await writer.drain()
     assert [(await read(reader))["id"] for _ in range(6)] == [0, 1, 2, 3, 4, 99]
+
+
+async def test_lines_that_take_long_wait_for_the_next_turn_of_the_loop(
+    wired: Wired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight cheap requests are served in one turn, but only as many expensive ones as its share of time allows."""
+    clock = itertools.count(step=SHARE_S * 0.6)
+    monkeypatch.setattr("callstate_sidecar.serving.connection.monotonic", lambda: next(clock))
+    await wired.client()
+    while not wired.core.server.connections:
+        await asyncio.sleep(0)
+    [connection] = wired.core.server.connections
+    served: list[bytes | None] = []
+    monkeypatch.setattr(wired.core.server, "handle", lambda _, line: served.append(line))
+    connection.data_received(b"1\n2\n3\n4\n5\n")
+    assert served == [b"1", b"2"]
+    while len(served) < 5:
+        await asyncio.sleep(0)
+    assert served == [b"1", b"2", b"3", b"4", b"5"]
 
 
 async def test_a_line_too_long_is_dropped_up_to_its_end(wired: Wired) -> None:
