@@ -272,7 +272,7 @@ LACKING = {
     "+@all -info": "INFO",
     "+@all -time": "TIME",
     "+@all -setrange -hdel": "HDEL, SETRANGE",
-    "+@all -smembers -srandmember": "SMEMBERS, SRANDMEMBER",
+    "+@all -zrange -srandmember": "SRANDMEMBER, ZRANGE",
 }
 
 

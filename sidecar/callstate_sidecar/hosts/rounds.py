@@ -22,6 +22,9 @@ from callstate_sidecar.system.clock import SystemClock
 
 log = EventLog(__name__)
 
+REMEMBER_LEASES: Final = 10
+"""Leases for which all hosts know that one was found dead: several sweeps find what its set lacks meanwhile."""
+
 COMPARE_S: Final = 30.0
 """How long a start may take to compare its sessions with the store; what is left is done while it serves."""
 
@@ -143,7 +146,7 @@ class HostRounds(BackgroundTask):
         """
         try:
             self._compare = self._was_away(await self._lease.renew()) or self._compare
-            self._dead = self._watch.look(await self._registry.counters(), self._clock.mono())
+            self._dead = self._watch.look(await self._registry.look_around(self._watch.ahead), self._clock.mono())
         except StoreError:
             self._watch.interrupted()
             return
@@ -159,6 +162,7 @@ class HostRounds(BackgroundTask):
                 await self._possessions.recover(session_id)
                 self._takeovers.in_doubt.discard(session_id)
             for host in self._dead:
+                await self._registry.note_dead(host, REMEMBER_LEASES * self._lease_s)
                 await self._adopter.adopt_all(host)
             await self._sweep.sweep_if_due()
         except StoreError as error:

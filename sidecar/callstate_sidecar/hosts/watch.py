@@ -2,12 +2,23 @@
 
 Only what this observer has seen counts. Where it could not look, because the store did not answer or the daemon
 itself stood still, every watch begins anew: the counters may have moved meanwhile.
+
+Each host watches the next few in the order of their ids, the first one after the last, so that what a host reads
+does not grow with their number. If those are all dead, it watches others behind them. A host that any other found
+dead is dead here too, unless its counter was seen to move.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+from callstate_sidecar.stores.hosts import Surroundings
+
+WATCHED_HOSTS: Final = 3
+"""Live hosts that each host watches: if it dies together with one of them, two others still watch that one."""
+
+MOST_WATCHED_HOSTS: Final = 100
+"""With dead ones that nobody has room for; a request of this size takes less than a millisecond."""
 
 
 class _Seen(NamedTuple):
@@ -18,7 +29,7 @@ class _Seen(NamedTuple):
 
 
 class HostWatch:
-    """The lease counters of the other hosts.
+    """The lease counters of the next hosts, and what others have found out about theirs.
 
     Args:
         host_id: this host, which is never dead.
@@ -30,38 +41,53 @@ class HostWatch:
         self._lease_s = lease_s
         self._seen: dict[str, _Seen] = {}
         self._looked_at: float | None = None
+        self._declared: frozenset[str] = frozenset()
 
-    def look(self, counters: Mapping[str, int], now: float) -> list[str]:
+    @property
+    def ahead(self) -> int:
+        """How many hosts to look at."""
+        return min(MOST_WATCHED_HOSTS, WATCHED_HOSTS + sum(map(self._stands_still, self._seen)))
+
+    def look(self, surroundings: Surroundings, now: float) -> list[str]:
         """Take note of the counters as they are.
 
         Args:
-            counters: by host; 0 for one that has none.
+            surroundings: of this host.
             now: monotonic seconds.
 
         Returns:
-            the hosts that are dead.
+            the watched hosts that are dead.
         """
         if self._looked_at is not None and now - self._looked_at > self._lease_s / 2:
             self._seen.clear()
         self._looked_at = now
-        seen: dict[str, _Seen] = {}
-        for host, counter in counters.items():
+        seen, moved = dict[str, _Seen](), {self._host_id}
+        for host, counter in surroundings.counters.items():
             before = self._seen.get(host)
-            unmoved = before is not None and before.counter == counter
-            seen[host] = before if before is not None and unmoved else _Seen(counter, now)
+            if before is not None and before.counter == counter:
+                seen[host] = before
+            else:
+                seen[host] = _Seen(counter, now)
+                moved |= set() if before is None else {host}
         self._seen = seen
-        return [host for host in seen if self.is_dead(host)]
+        self._declared = surroundings.dead - moved
+        return [host for host in seen if self._stands_still(host)]
 
     def interrupted(self) -> None:
         """The counters could not be read: what moved meanwhile is not known."""
         self._seen.clear()
+        self._declared = frozenset()
 
     def knows(self, host: str) -> bool:
-        """Whether this host is watched."""
-        return host in self._seen or host == self._host_id
+        """Whether this host is watched here, or was found dead by another."""
+        return host in self._seen or host in self._declared or host == self._host_id
 
     def is_dead(self, host: str) -> bool:
-        """Whether this host's counter stood still for the whole lease, as of the last look."""
+        """Whether this host's counter stood still for the whole lease, as of the last look, here or at another
+        host."""
+        return host in self._declared or self._stands_still(host)
+
+    def _stands_still(self, host: str) -> bool:
         seen = self._seen.get(host)
         if seen is None or self._looked_at is None or host == self._host_id:
             return False

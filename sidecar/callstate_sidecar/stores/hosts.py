@@ -4,6 +4,7 @@ Only Redis does; the other stores have one host. Every method raises StoreError,
 
 - A **lease** is a counter that the daemon of a host raises. Who sees it stand still for long enough knows that the
   host is dead; who sees another daemon raise it knows that two have the same host id.
+- Hosts watch each other in a **ring**: each the next few. What one finds dead is noted for all.
 - **Taking** a session is a compare-and-set of its meta: it succeeds only where the session still has the host and
   epoch that were seen, so only one of several hosts gets it. It raises the epoch's term, and so fences off what the
   former host writes from then on.
@@ -12,7 +13,7 @@ Only Redis does; the other stores have one host. Every method raises StoreError,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
@@ -39,6 +40,18 @@ class LeaseReply(NamedTuple):
     instance: str
     counter: int
     age_ms: int | None
+
+
+class Surroundings(NamedTuple):
+    """What a host sees of the others.
+
+    Args:
+        counters: the lease counters of some of them, 0 for none.
+        dead: those that any host has found dead of late.
+    """
+
+    counters: Mapping[str, int]
+    dead: frozenset[str]
 
 
 class Take(NamedTuple):
@@ -101,8 +114,13 @@ class HostRegistry(Protocol):
         """
         ...
 
-    async def counters(self) -> dict[str, int]:
-        """The lease counters of all hosts, 0 for none."""
+    async def look_around(self, ahead: int) -> Surroundings:
+        """What this host watches: so many hosts that come after it in the order of their ids, the first one after
+        the last; and the hosts that were found dead."""
+        ...
+
+    async def note_dead(self, host: str, for_s: float) -> None:
+        """A host was found dead, which all others are to know for so many seconds, unless it raises its lease."""
         ...
 
     async def add_hosts(self, hosts: Sequence[str]) -> None:

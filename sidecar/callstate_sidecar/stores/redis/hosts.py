@@ -13,14 +13,17 @@ from redis.exceptions import ResponseError
 
 from callstate_client.engine.reasons import HOST_LOST
 from callstate_client.engine.sessions.stored import StoredSession, StoreRefusingError
-from callstate_sidecar.stores.hosts import LeaseReply, Possession, Take, Taken, TakeOutcome, next_term
+from callstate_sidecar.stores.hosts import LeaseReply, Possession, Surroundings, Take, Taken, TakeOutcome, next_term
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient
 from callstate_sidecar.stores.redis.errors import NodeAwayError, describe, translate
 from callstate_sidecar.stores.redis.layout import Layout, beat_ms, id_bytes, id_text, parse_meta
-from callstate_sidecar.stores.redis.lease_scripts import BEGIN_DUTY, POSSESSION, RAISE, TAKE
+from callstate_sidecar.stores.redis.lease_scripts import BEGIN_DUTY, NOTE_DEAD, POSSESSION, RAISE, TAKE
 
 _PAGE: Final = 500
 """Ids in one step over a set."""
+
+_POSSESSIONS_AT_ONCE: Final = 100
+"""Asked for without giving way to the loop: packing and parsing them takes a millisecond or two."""
 
 
 class RedisHosts:
@@ -45,25 +48,40 @@ class RedisHosts:
         """Raise this host's lease, unless another daemon holds it."""
         seize, seen = ("", "") if instead_of is None else (instead_of.instance, str(instead_of.counter))
         call = ScriptCall(RAISE, self._keys.lease(self._host_id), (instance, self._ttl_ms, seize, seen))
-        hosts = self._keys.hosts
-        await self._client.commands(("SADD", hosts, self._host_id), ("PEXPIRE", hosts, self._ttl_ms))
+        ring, own = self._keys.ring, self._host_id
+        await self._client.commands(
+            ("ZADD", ring, 0, own), ("PEXPIRE", ring, self._ttl_ms), ("ZREM", self._keys.dead, own)
+        )  # fmt: skip
         (reply,) = await self._each([call])
         holder, counter, age_ms = reply
         return LeaseReply(id_text(holder), int(counter), int(age_ms) if age_ms else None)
 
-    async def counters(self) -> dict[str, int]:
-        """The lease counters of all hosts, 0 for none."""
-        hosts = [id_text(raw) for raw in await self._client.command("SMEMBERS", self._keys.hosts)]
+    async def look_around(self, ahead: int) -> Surroundings:
+        """The lease counters of the next hosts on the ring, and the hosts that were found dead."""
+        ring, own = self._keys.ring, self._host_id
+        after, first, dead = await self._client.commands(
+            ("ZRANGE", ring, f"({own}", "+", "BYLEX", "LIMIT", 0, ahead),
+            ("ZRANGE", ring, "-", f"({own}", "BYLEX", "LIMIT", 0, ahead),
+            ("ZRANGE", self._keys.dead, 0, -1),
+        )
+        hosts = [id_text(raw) for raw in (*after, *first)][:ahead]
         counts = await self._client.commands(*(("GET", self._keys.lease(host)[0]) for host in hosts))
-        return {host: int(raw) if raw and raw.isdigit() else 0 for host, raw in zip(hosts, counts, strict=True)}
+        found = zip(hosts, counts, strict=True)
+        counters = {host: int(raw) if raw and raw.isdigit() else 0 for host, raw in found}
+        return Surroundings(counters, frozenset(map(id_text, dead)))
+
+    async def note_dead(self, host: str, for_s: float) -> None:
+        """A host was found dead; it withdraws this itself when it raises its lease again."""
+        await self._client.run(NOTE_DEAD, [self._keys.dead], host, round(for_s * 1000))
 
     async def add_hosts(self, hosts: Sequence[str]) -> None:
         """Hosts that were seen in the meta of sessions have to be watched too."""
-        await self._client.command("SADD", self._keys.hosts, *hosts)
+        members = [word for host in hosts for word in (0, host)]
+        await self._client.command("ZADD", self._keys.ring, *members)
 
     async def forget_host(self, host: str) -> None:
         """A dead host has no sessions any more."""
-        await self._client.command("SREM", self._keys.hosts, host)
+        await self._client.command("ZREM", self._keys.ring, host)
 
     # -- sessions -------------------------------------------------------------------------------------------
 
@@ -75,8 +93,12 @@ class RedisHosts:
 
     async def possessions(self, session_ids: Sequence[str]) -> list[Possession | None]:
         """Whose these sessions are, in order; None where no host's."""
-        calls = [ScriptCall(POSSESSION, [self._meta_key(session_id)], ()) for session_id in session_ids]
-        return [_possession(reply) for reply in await self._each(calls)] if calls else []
+        found: list[Possession | None] = []
+        for start in range(0, len(session_ids), _POSSESSIONS_AT_ONCE):
+            some = session_ids[start : start + _POSSESSIONS_AT_ONCE]
+            calls = [ScriptCall(POSSESSION, [self._meta_key(session_id)], ()) for session_id in some]
+            found += map(_possession, await self._each(calls))
+        return found
 
     async def remove_from_set(self, host: str, session_ids: Sequence[str]) -> None:
         """These are not in the host's set any more, as meta says that they are not its own."""

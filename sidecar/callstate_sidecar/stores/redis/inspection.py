@@ -118,7 +118,7 @@ class Inspection:
 
     async def _shared_keys(self, *, repair: bool) -> AsyncIterator[Finding]:
         keys, client = self._keys, self._client
-        kinds = {**keys.shared(self._host_id), keys.hosts: "set"}
+        kinds = {**keys.shared(self._host_id), keys.ring: "zset"}
         kinds |= zip(keys.lease(self._host_id), ("string", "hash"), strict=True)
         found = await client.commands(*(("TYPE", key) for key in kinds))
         left = await client.commands(*(("PTTL", key) for key in kinds))
@@ -200,7 +200,7 @@ class Inspection:
 
 
 _ALONE: Final[tuple[tuple[Any, ...], ...]] = (
-    ("SSCAN", 0), ("SMEMBERS",), ("SRANDMEMBER", 1),
+    ("SSCAN", 0), ("SRANDMEMBER", 1), ("ZRANGE", 0, 0),
 )  # fmt: skip
 """Commands on a key that are run outside of scripts, besides those that scripts run as well."""
 

@@ -66,6 +66,8 @@ for _, key in ipairs(KEYS) do
   try(key, 'HDEL', 'f')
   for _, command in ipairs({'SADD', 'SREM', 'SISMEMBER', 'ZSCORE', 'ZREM'}) do try(key, command, 'x') end
   try(key, 'ZADD', 1, 'x')
+  try(key, 'ZRANGE', 0, 0)
+  try(key, 'ZREMRANGEBYSCORE', 0, 0)
   try(key, 'PEXPIRE', 1000)
   try(key, 'DEL')
 end

@@ -8,7 +8,8 @@
     {<prefix>@host:<host>}:instance   hash: which daemon raised it, and when
     <prefix>@host:<host>:sessions     set of the host's live ids; a hint, meta is decisive
     <prefix>@host:<host>:taken        set of ids that other hosts have taken from it, until it knows
-    <prefix>@hosts                    set of the hosts to be watched
+    <prefix>@ring                     zset of the hosts, in the order of their ids: each watches the next ones
+    <prefix>@dead                     zset: host -> when it was found dead, milliseconds
     <prefix>@duty:<name>              which daemon does something that one does for all
     <prefix>@mark:<host>              changes with each batch of the host; shows data loss
     <prefix>@call:<call_id>           set of the ids with this call id; a hint, the document is decisive
@@ -94,9 +95,14 @@ class Layout:
         return [counter, b"{%b}:instance" % counter]
 
     @property
-    def hosts(self) -> bytes:
-        """The key of the set of the hosts to be watched."""
-        return self.prefix + b"@hosts"
+    def ring(self) -> bytes:
+        """The key of the hosts to be watched, ordered by id."""
+        return self.prefix + b"@ring"
+
+    @property
+    def dead(self) -> bytes:
+        """The key of the hosts that were found dead."""
+        return self.prefix + b"@dead"
 
     def taken_away(self, host: str) -> bytes:
         """The key of the set of sessions that other hosts have taken from this one."""

@@ -57,6 +57,18 @@ return redis.call('HMGET', KEYS[1], 'host', 'epoch', 'state', 'deleted', 'versio
 )
 """KEYS: meta."""
 
+NOTE_DEAD: Final = Script(
+    """
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now_ms - ARGV[2]))
+redis.call('ZADD', KEYS[1], string.format('%.0f', now_ms), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+)
+"""KEYS: the dead hosts. ARGV: one of them, how long to remember it, ms."""
+
 BEGIN_DUTY: Final = Script(
     """
 local holder = redis.call('GET', KEYS[1])

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from callstate_sidecar.hosts.watch import HostWatch
+from callstate_sidecar.hosts.watch import MOST_WATCHED_HOSTS, WATCHED_HOSTS, HostWatch
+from callstate_sidecar.stores.hosts import Surroundings
 
 LEASE_S = 30.0
 
 
-def looks(watch: HostWatch, counters: list[int], *, start: float = 0.0, every_s: float = 5.0) -> list[bool]:
+def looks(
+    watch: HostWatch,
+    counters: list[int],
+    *,
+    start: float = 0.0,
+    every_s: float = 5.0,
+    dead: frozenset[str] = frozenset(),
+) -> list[bool]:
     """Whether `other` is dead at each of these looks at its counter."""
     return [
-        "other" in watch.look({"own": 1, "other": counter}, start + number * every_s)
+        "other" in watch.look(Surroundings({"own": 1, "other": counter}, dead), start + number * every_s)
         for number, counter in enumerate(counters)
     ]
 
@@ -55,3 +63,27 @@ def test_one_that_comes_back_is_alive() -> None:
     watch = HostWatch("own", LEASE_S)
     assert looks(watch, [7] * 7)[-1]
     assert looks(watch, [8], start=35.0) == [False]
+
+
+def test_what_another_host_found_dead_is_dead_here_until_it_is_seen_to_move() -> None:
+    watch = HostWatch("own", LEASE_S)
+    found = frozenset({"far", "other", "own"})
+    looks(watch, [7], dead=found)
+    assert watch.is_dead("far")
+    assert watch.is_dead("other")
+    assert watch.knows("far")
+    assert not watch.is_dead("own")
+    looks(watch, [8], start=5.0, dead=found)
+    assert not watch.is_dead("other")
+    watch.interrupted()
+    assert not watch.is_dead("far")
+
+
+def test_behind_dead_hosts_others_are_watched() -> None:
+    watch = HostWatch("own", LEASE_S)
+    ahead = []
+    for number in range(1000):
+        ahead.append(watch.ahead)
+        watch.look(Surroundings({f"h{i}": 7 for i in range(watch.ahead)}, frozenset()), number * 5.0)
+    assert ahead[:15] == [WATCHED_HOSTS] * 7 + [2 * WATCHED_HOSTS] * 7 + [3 * WATCHED_HOSTS]
+    assert max(ahead) == MOST_WATCHED_HOSTS
