@@ -366,6 +366,24 @@ def test_a_stop_without_redis_ends_in_time_and_loses_nothing(system: Booted) -> 
         assert "turn 0" in system.run(CALLSTATE, "show", "--all", "outage-0", user="worker").stdout
 
 
+def test_a_stop_while_redis_hangs_ends_in_time_and_loses_nothing(system: Booted) -> None:
+    """Its connections stand, and nothing answers: each request has to time out."""
+    with redis(system, "password"), configured(system, '[store]\nurl = "redis://:password@127.0.0.1/0"\n'):
+        eventually(lambda: ask(system, "stats")["store"] == "up")
+        system.run("systemctl", "kill", "--signal=STOP", "redis")
+        with worker(system, "hung", 2) as end:
+            assert end()["intact"] is True
+        since, started = system.cursor(), time.monotonic()
+        system.run("systemctl", "stop", SERVICE)
+        assert time.monotonic() - started < STOP_TIMEOUT_S
+        assert system.show(SERVICE, "Result") == "success"
+        assert "sessions not yet in the store; the journal has them" in system.log(SERVICE, since)
+        system.run("systemctl", "kill", "--signal=CONT", "redis")
+        eventually(lambda: answers(system))  # this starts it again
+        assert "turn 0" in system.run(CALLSTATE, "show", "--all", "hung-0", user="worker").stdout
+        eventually(lambda: ask(system, "stats")["dirty"] == 0)
+
+
 # -- sandboxes ------------------------------------------------------------------------------------------------
 
 

@@ -226,5 +226,5 @@ def test_a_bare_install_is_a_client_and_says_what_more_there_is(venv: Venv, tmp_
         tmp_path / "state",
     )
     assert done.returncode == MISSING_EXTRA
-    assert done.stderr.endswith("pip install 'callstate[sidecar,redis]'\n")
+    assert "pip install 'callstate[sidecar,redis]'" in done.stderr
     assert "Traceback" not in done.stderr
