@@ -121,6 +121,8 @@ def test_hooks_and_probes_are_commands_of_callstate() -> None:
 
 def test_the_image_is_of_this_version() -> None:
     assert sidecar()["image"] == f"callstate:{package_version()}"
+    named = re.findall(r"\bcallstate[:-](\d+\.\d+\.\d+)", (ROOT / "docs/operations.md").read_text("utf-8"))
+    assert set(named) == {package_version()}
 
 
 def test_the_variables_in_comments_are_ours() -> None:
