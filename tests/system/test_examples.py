@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from callstate_client.sync import Store, connect
 from support.daemon import Daemon
 from support.wire import Wire
 
@@ -90,3 +94,109 @@ def test_a_supervisor_reconciles_after_a_gap(daemon: Daemon, tmp_path: Path) -> 
     assert "reconciling" in supervisor.until("reconciling")
     supervisor.until("hung up CA-a")
     supervisor.kill()
+
+
+class BlockingWorker:
+    """One run of the worker with threads."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        command = [
+            sys.executable,
+            str(EXAMPLES / "blocking_worker.py"),
+            "--port",
+            "0",
+            "--socket",
+            str(daemon.socket),
+        ]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("listening on "), line + self.process.stdout.read()
+        self.port = int(line.split()[-1])
+
+    def end(self, number: signal.Signals) -> str:
+        """Send a signal, and wait until it is gone; returns what it said."""
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=30)[0]
+
+    def __enter__(self) -> BlockingWorker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.end(signal.SIGKILL)
+
+
+class Call:
+    """A caller of the worker with threads."""
+
+    def __init__(self, worker: BlockingWorker) -> None:
+        self._connection = socket.create_connection(("127.0.0.1", worker.port), 20)
+        self._lines = self._connection.makefile("rw")
+        self.say("call-1 +15550100 +15550199")
+
+    def say(self, text: str) -> None:
+        self._lines.write(f"{text}\n")
+        self._lines.flush()
+
+    def hear(self) -> str:
+        """What the agent says; empty if it has hung up."""
+        return self._lines.readline().strip()
+
+    def hang_up(self) -> None:
+        self._lines.close()
+        self._connection.close()
+
+
+@pytest.fixture
+def store(daemon: Daemon) -> Iterator[Store]:
+    with connect(daemon.socket) as connected:
+        yield connected
+
+
+def ended(store: Store) -> str | None:
+    """Why the call has ended, once it has: its worker sees to that after the connection."""
+    deadline = time.monotonic() + 20
+    while (record := store.get("call-1")).state.is_active:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return record.ended_reason
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_order_goes_on_with_another_worker_of_threads(
+    daemon: Daemon, store: Store, number: signal.Signals
+) -> None:
+    with BlockingWorker(daemon) as first:
+        call = Call(first)
+        assert call.hear() == "What would you like?"
+        call.say("a pizza")
+        assert call.hear() == "Anything else?"
+        assert first.end(number) == ""
+        assert call.hear() == ""
+        call.hang_up()
+    with BlockingWorker(daemon) as second:
+        call = Call(second)
+        assert call.hear() == "Sorry, we were cut off. Anything else?"
+        call.say("a salad")
+        assert call.hear() == "Anything else?"
+        call.say("no")
+        assert call.hear() == "So that is a pizza and a salad. Goodbye!"
+        assert call.hear() == ""
+        call.hang_up()
+        assert ended(store) == "completed"
+        assert second.end(signal.SIGTERM) == ""
+        assert second.process.returncode == 0
+    record = store.get("call-1")
+    assert [turn.content for turn in record.state.history if turn.role == "user"] == ["a pizza", "a salad", "no"]
+    assert record.turn_count == 8
+    assert (record.state.from_, record.state.to) == ("+15550100", "+15550199")
+
+
+def test_a_caller_who_hangs_up_on_a_worker_of_threads_ends_the_call(daemon: Daemon, store: Store) -> None:
+    with BlockingWorker(daemon) as worker:
+        call = Call(worker)
+        assert call.hear() == "What would you like?"
+        call.hang_up()
+        assert ended(store) == "hung_up"
+        assert worker.end(signal.SIGTERM) == ""
