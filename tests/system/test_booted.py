@@ -69,6 +69,23 @@ async def main():
 asyncio.run(main())
 """
 
+# Calls examples/blocking_worker.py, says its arguments, and prints what it hears until the line is closed.
+CALLER = """
+import socket, sys, time
+
+until = time.monotonic() + 30
+while True:
+    try:
+        line = socket.create_connection(("127.0.0.1", 8010)).makefile("rw")
+        break
+    except ConnectionRefusedError:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+print("call-1 +15550100 +15550199", *sys.argv[1:], sep="\\n", file=line, flush=True)
+for heard in line:
+    print(heard, end="", flush=True)
+"""
+
 
 @contextmanager
 def building(python: str, folder: Path) -> Iterator[Callable[[], None]]:
@@ -424,3 +441,45 @@ def test_instances_have_sockets_and_states_of_their_own(system: Booted) -> None:
         assert "journal" in system.run("ls", "/var/lib/callstate-staging").stdout.split()
     finally:
         system.run("systemctl", "disable", "--now", *units)
+
+
+# -- a worker's own unit --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def voice_worker(system: Booted) -> Iterator[str]:
+    """examples/voice-worker.service, installed; its program is the worker with threads."""
+    unit = (ROOT / "examples" / "voice-worker.service").read_text("utf-8")
+    system.write("/etc/systemd/system/voice-worker.service", unit.replace("/opt/voice/bin/python", PYTHON))
+    system.write("/opt/voice/worker.py", (ROOT / "examples" / "blocking_worker.py").read_text("utf-8"))
+    system.write("/opt/caller.py", CALLER)
+    system.run("systemctl", "daemon-reload")
+    yield "voice-worker.service"
+    system.run("systemctl", "stop", "voice-worker.service")
+    system.run("rm", "/etc/systemd/system/voice-worker.service")
+    system.run("systemctl", "daemon-reload")
+
+
+def test_a_worker_with_a_unit_of_its_own_outlives_the_daemon_and_its_calls_outlive_it(
+    system: Booted, voice_worker: str
+) -> None:
+    system.run("systemctl", "stop", SERVICE)
+    system.run("systemctl", "start", voice_worker)
+    first = subprocess.Popen(
+        system.command(PYTHON, "/opt/caller.py", "a pizza"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert first.stdout is not None
+    assert first.stdout.readline() == "What would you like?\n"  # the worker's connection has started the daemon
+    assert first.stdout.readline() == "Anything else?\n"
+    worker_pid = system.show(voice_worker, "MainPID")
+    system.run("systemctl", "restart", SERVICE)
+    eventually(lambda: answers(system))
+    assert system.show(voice_worker, "MainPID") == worker_pid
+    system.run("systemctl", "kill", "--signal=SIGKILL", voice_worker)
+    assert first.communicate(timeout=PATIENCE_S)[0] == ""
+    second = system.run(PYTHON, "/opt/caller.py", "no").stdout.splitlines()
+    assert second == ["Sorry, we were cut off. Anything else?", "So that is a pizza. Goodbye!"]
+    assert system.show(voice_worker, "MainPID") != worker_pid
