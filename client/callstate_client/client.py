@@ -16,6 +16,7 @@ from callstate_client.calls.heartbeats.schedule import Heartbeats
 from callstate_client.errors import ConnectionLostError, StoreClosedError
 from callstate_client.protocol.events import Cursor
 from callstate_client.requests import BeforeSend, Redaction, validation
+from callstate_client.telemetry import Telemetry
 from callstate_client.transport import fork_safety
 from callstate_client.transport.backoff import CLOSE_TIMEOUT_S, TIMEOUT_S
 from callstate_client.transport.connection import Connection
@@ -43,7 +44,8 @@ class SidecarStore(CallStore):
     calls that were held stay with the parent.
 
     Args:
-        socket, worker_id, timeout_s, register, stall_timeout_s, close_timeout_s, before_send: see `connect()`.
+        socket, worker_id, timeout_s, register, stall_timeout_s, close_timeout_s, before_send, telemetry: see
+            `connect()`.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class SidecarStore(CallStore):
         stall_timeout_s: float = STALL_TIMEOUT_S,
         close_timeout_s: float = CLOSE_TIMEOUT_S,
         before_send: BeforeSend | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         redaction = Redaction.of(before_send)
         self._identity = Identity.of(worker_id)
@@ -68,6 +71,7 @@ class SidecarStore(CallStore):
         self._begin()
         super().__init__(close_timeout_s, timeout_s)
         self._redaction = redaction
+        self._observe(telemetry)
         fork_safety.watch(self)
 
     def _begin(self) -> None:
@@ -240,6 +244,7 @@ def connect(
     stall_timeout_s: float = STALL_TIMEOUT_S,
     close_timeout_s: float = CLOSE_TIMEOUT_S,
     before_send: BeforeSend | None = None,
+    telemetry: Telemetry | None = None,
 ) -> _Connecting:
     """Connect to the daemon on this host: `async with connect() as store`, or `store = await connect()`.
 
@@ -260,6 +265,7 @@ def connect(
             then is delivered in the background while the store is open.
         before_send: gets a session's id and a copy of each turn before it is sent, and returns the turn to send in
             its place, for example without card numbers. If it raises, the turn is not sent: BeforeSendError.
+        telemetry: what requests and calls are reported to, such as `callstate_client.otel.OpenTelemetry()`.
 
     Raises:
         NoDaemonError: none was found; the text lists each path tried and why it could not be used.
@@ -276,6 +282,7 @@ def connect(
             stall_timeout_s=stall_timeout_s,
             close_timeout_s=close_timeout_s,
             before_send=before_send,
+            telemetry=telemetry,
         ),
         wait_s,
     )

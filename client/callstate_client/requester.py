@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from callstate_client import protocol, requests
 from callstate_client.protocol.events import Cursor, Event
 from callstate_client.requests import PreparedRequest
+from callstate_client.telemetry import Telemetry
 from callstate_client.uncopied import Uncopied
 
 __all__ = ["EventSource", "Requester"]
@@ -60,6 +61,7 @@ class Requester(Uncopied, ABC):
         self.close_timeout_s = close_timeout_s
         """How long leaving a call, and `close()`, wait until what was queued is acknowledged, seconds."""
         self._redaction: requests.Redaction | None = None
+        self._telemetry: Telemetry | None = None
         self._ops = requests.Ops()
         self._unnamed_worker = f"nobody-{secrets.token_hex(6)}"
 
@@ -129,6 +131,12 @@ class Requester(Uncopied, ABC):
         return True
 
     # -- what they share ----------------------------------------------------------------------------------
+
+    def _observe(self, telemetry: Telemetry | None) -> None:
+        """Report to this observer from now on."""
+        self._telemetry = telemetry
+        if telemetry is not None:
+            self.request = telemetry.observed(self.request)  # type: ignore[method-assign]
 
     @property
     def _claimant(self) -> str:

@@ -26,13 +26,15 @@ CLIENT = {
     "requests": "errors model protocol store",
     "transport": "errors model protocol store",
     "uncopied": "",
-    "requester": "errors model protocol store requests uncopied",
+    "telemetry": "errors",
+    "otel": "errors telemetry",
+    "requester": "errors model protocol store requests telemetry uncopied",
     "session_api": "errors model protocol store requests requester",
     "calls": "errors model protocol store requests transport requester session_api uncopied",
     "api": "errors model protocol store requests transport requester session_api calls",
-    "client": "errors model protocol store requests transport calls api",
-    "memory": "errors model protocol store requests engine clock calls api",
-    "sync": "errors model protocol store requests transport calls uncopied",
+    "client": "errors model protocol store requests telemetry transport calls api",
+    "memory": "errors model protocol store requests telemetry engine clock calls api",
+    "sync": "errors model protocol store requests telemetry transport calls uncopied",
     "adapters": "errors model calls api client",
     "cli": "errors model protocol store requests calls api client",
 }
@@ -113,10 +115,16 @@ THIRD_PARTY = {
     "starlette": ("callstate_client.adapters.fastapi",),
     "pipecat": ("callstate_client.adapters.pipecat",),
     "livekit": ("callstate_client.adapters.livekit",),
+    "opentelemetry": ("callstate_client.otel",),
 }
 
 # Imported only where their extra is installed.
-OPTIONAL = ("callstate_client.adapters", "callstate_client.cli.top", "callstate_sidecar.monitoring")
+OPTIONAL = (
+    "callstate_client.adapters",
+    "callstate_client.otel",
+    "callstate_client.cli.top",
+    "callstate_sidecar.monitoring",
+)
 
 
 class Import(NamedTuple):

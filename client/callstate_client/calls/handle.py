@@ -212,10 +212,16 @@ class CallHandle(Uncopied):
         self._outbox.abandon()
 
     def _mark_lost(self, error: CallstateError) -> None:
+        self._report_left(error)
         self._tenure.lose(error)
         self._heartbeats.unwatch()
 
+    def _report_left(self, error: CallstateError | None) -> None:
+        if self._store._telemetry is not None and not (self.released or self.lost):
+            self._store._telemetry.call_left(error)
+
     def _mark_released(self) -> None:
+        self._report_left(None)
         self._tenure.release()
         self._heartbeats.unwatch()
 

@@ -148,6 +148,8 @@ class HeldCalls:
         handle = CallHandle(self, record, epoch)
         self.handles[handle.id] = handle
         self.watch.start()
+        if self.store._telemetry is not None:
+            self.store._telemetry.call_held()
         if beat == "auto":
             handle.start_heartbeats(timeout_s)
         return handle

@@ -15,6 +15,7 @@ from callstate_client.memory.events import MemoryEvents
 from callstate_client.memory.sessions import Sessions
 from callstate_client.protocol.events import Cursor
 from callstate_client.requests import BeforeSend, Redaction
+from callstate_client.telemetry import Telemetry
 
 
 @dataclass(slots=True, frozen=True)
@@ -47,7 +48,7 @@ class MemoryStore(CallStore):
         max_handovers: how many claimers of a call may die, each within a minute of its claim, before it is ended as
             poisoned; 0: any number.
         events: how many events are kept for subscribers that come back, and for slow ones.
-        before_send: see `connect()`. Other workers' views have it too.
+        before_send, telemetry: see `connect()`. Other workers' views have them too.
 
     Raises:
         InvalidParamsError: this is not a valid worker id.
@@ -65,13 +66,21 @@ class MemoryStore(CallStore):
         max_handovers: int = 3,
         events: int = EVENTS,
         before_send: BeforeSend | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         spans = _Spans(heartbeat_timeout_s, grace_s, retention_s, reconnect_grace_s, max_handovers)
-        self._open(Sessions(clock or Clock(), spans, events), worker_id, Redaction.of(before_send))
+        self._open(Sessions(clock or Clock(), spans, events), worker_id, Redaction.of(before_send), telemetry)
 
-    def _open(self, sessions: Sessions, worker_id: str | None, redaction: Redaction | None) -> None:
+    def _open(
+        self,
+        sessions: Sessions,
+        worker_id: str | None,
+        redaction: Redaction | None,
+        telemetry: Telemetry | None,
+    ) -> None:
         super().__init__()
         self._redaction = redaction
+        self._observe(telemetry)
         self.clock = sessions.clock
         """The clock of this store."""
         self._sessions = sessions
@@ -92,7 +101,7 @@ class MemoryStore(CallStore):
             InvalidParamsError: this is not a valid worker id.
         """
         view = MemoryStore.__new__(MemoryStore)
-        view._open(self._sessions, worker_id, self._redaction)
+        view._open(self._sessions, worker_id, self._redaction, self._telemetry)
         return view
 
     @property

@@ -29,6 +29,7 @@ from callstate_client.sync.hold import HeldCalls, Hold
 from callstate_client.sync.recovery import POLL_S, Handler, Recovery
 from callstate_client.sync.requester import PerProcess
 from callstate_client.sync.session_api import SessionApi
+from callstate_client.telemetry import Telemetry
 from callstate_client.transport.backoff import TIMEOUT_S
 from callstate_client.transport.discovery import candidates
 from callstate_client.transport.identity import Identity
@@ -58,7 +59,7 @@ class Store(SessionApi):
     the claim by which this process holds the session, if any.
 
     Args:
-        socket, wait_s, timeout_s, worker_id, before_send: see `connect()`.
+        socket, wait_s, timeout_s, worker_id, before_send, telemetry: see `connect()`.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Store(SessionApi):
         timeout_s: float,
         worker_id: str | None = None,
         before_send: BeforeSend | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         if worker_id is not None:
             validation.check_worker_id(worker_id)
@@ -77,9 +79,11 @@ class Store(SessionApi):
         workers_pool = Pool(places, timeout_s, identity.get)
         super().__init__(Pool(places, timeout_s) if worker_id is None else workers_pool, identity)
         self._redaction = Redaction.of(before_send)
+        self._observe(telemetry)
         self._epochs: PerProcess[dict[str, int]] = PerProcess({}, dict)
         self._workers_pool = workers_pool
         api = SessionApi(workers_pool, identity)
+        api._observe(telemetry)
         self._held_calls = HeldCalls(api, workers_pool, identity, self._epochs, self._redaction)
         self._pool.open(wait_s)
 
@@ -250,6 +254,7 @@ def connect(
     timeout_s: float = TIMEOUT_S,
     worker_id: str | None = None,
     before_send: BeforeSend | None = None,
+    telemetry: Telemetry | None = None,
 ) -> Store:
     """The store of the daemon on this host: `with connect() as store`, or `store = connect()` and `close()`.
 
@@ -264,6 +269,7 @@ def connect(
             worker, like an operator's tool or a simple script.
         before_send: gets a session's id and a copy of each turn before it is sent, and returns the turn to send in
             its place, for example without card numbers. If it raises, the turn is not sent: BeforeSendError.
+        telemetry: what requests and calls are reported to, such as `callstate_client.otel.OpenTelemetry()`.
 
     Raises:
         NoDaemonError: none was found; the text lists each path tried and why it could not be used.
@@ -271,4 +277,4 @@ def connect(
         ConflictError: another live process is registered under this worker id.
         UnsupportedProtocolError: the daemon speaks another version of the protocol.
     """
-    return Store(socket, wait_s, timeout_s, worker_id, before_send)
+    return Store(socket, wait_s, timeout_s, worker_id, before_send, telemetry)

@@ -127,6 +127,7 @@ class HeldCall(Uncopied):
     def _lose(self, error: CallstateError) -> None:
         self._stop_heartbeats()
         if self._lost is None and not (self.ended or self.released):
+            self._report_left(error)
             self._lost = error
             _log.warning("%s is lost: %s", self.id, error)
 
@@ -298,11 +299,18 @@ class HeldCall(Uncopied):
 
     def hand_over(self) -> None:
         """A later block of this store takes the call over. This block finds it lost; leaving it does nothing."""
-        self._lost = FencedError(f"{self.id} was taken over by a later block of this worker", epoch=self.epoch)
+        error = FencedError(f"{self.id} was taken over by a later block of this worker", epoch=self.epoch)
+        self._report_left(error)
+        self._lost = error
         _log.info("%s is taken over by a later block of this worker", self.id)
         self._set_released()
 
+    def _report_left(self, error: CallstateError | None) -> None:
+        if self._api._telemetry is not None and not (self.released or self._lost):
+            self._api._telemetry.call_left(error)
+
     def _set_released(self) -> None:
+        self._report_left(None)
         self._stop_heartbeats()
         self.released = True
         self._on_release(self)

@@ -106,6 +106,8 @@ class HeldCalls:
         """
         heartbeats = self._heartbeats() if beat == "auto" else None
         call = HeldCall(self.api, record, heartbeats, end_on, self._discard, self.redaction)
+        if self.api._telemetry is not None:
+            self.api._telemetry.call_held()
         self._holding.get().calls[call.id] = call
         self._epochs.get()[call.id] = call.epoch
         return call

@@ -166,6 +166,8 @@ class Recovery:
         if self._held.reclaimed(record):
             return None
         call = self._held.hold(record, "auto", ())
+        if self._api._telemetry is not None:
+            self._api._telemetry.call_recovered()
         return None if self._retries.hold_back(call) else call
 
     def _wait(self) -> HeldCall | None:

@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 from callstate_client import protocol, requests
 from callstate_client.errors import StoreClosedError
 from callstate_client.requests import PreparedRequest
+from callstate_client.telemetry import Telemetry
 from callstate_client.transport.blocking import REQUEST_ID
 from callstate_client.transport.identity import Identity
 from callstate_client.transport.pending import REPEATABLE
@@ -65,8 +66,15 @@ class Requester(Uncopied):
         self._pool = pool
         self._identity = identity
         self._redaction: requests.Redaction | None = None
+        self._telemetry: Telemetry | None = None
         self._ops = requests.Ops()
         self._heartbeat_lines: dict[str, bytes] = {}
+
+    def _observe(self, telemetry: Telemetry | None) -> None:
+        """Report to this observer from now on."""
+        self._telemetry = telemetry
+        if telemetry is not None:
+            self.request = telemetry.observed(self.request)  # type: ignore[method-assign]
 
     @property
     def closed(self) -> bool:

@@ -188,6 +188,8 @@ class Recovery:
                 held.reclaimed(record.epoch)
                 continue
             call = await self._held.add(record, epoch=record.epoch)
+            if self._store._telemetry is not None:
+                self._store._telemetry.call_recovered()
             if not self._retries.hold_back(call):
                 yield call
 
