@@ -291,12 +291,11 @@ def test_a_pipe_from_one_daemon_to_the_other(old: Daemon, new: Daemon) -> None:
 def test_a_journal_of_a_stopped_daemon_is_imported(old: Daemon, new: Daemon, run: Run, tmp_path: Path) -> None:
     using(old, save_some, register=True)
     old.kill()
-    exported = subprocess.run(
-        [sys.executable, "-m", "callstate_sidecar", "journal", "export", str(old.state_dir)],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
     path = tmp_path / "calls.ndjson"
-    path.write_text(exported)
+    command = [sys.executable, "-m", "callstate_sidecar", "journal", "export", str(old.state_dir), "-o", str(path)]
+    subprocess.run(command, check=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    exported = path.read_text("utf-8")
     assert run(new, "import", str(path)) == (0, "4 imported\n", "")
     before = {line["session"]["id"]: line for line in map(json.loads, exported.splitlines())}
     after = parsed(run(new, "export")[1])[1]

@@ -7,7 +7,8 @@ import fcntl
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -46,6 +47,14 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "directory", metavar="DIR", type=Path, help="the state directory, or the journal in it"
         )
+        if name == "export":
+            command.add_argument(
+                "--output",
+                "-o",
+                metavar="FILE",
+                type=Path,
+                help="write to this file, with mode 0600, not to stdout",
+            )
     return parser
 
 
@@ -57,14 +66,35 @@ def main(argv: Sequence[str]) -> int:
         return _fail(f"{args.directory} holds no journal", Exit.USAGE)
     run = {"inspect": inspect, "verify": verify, "repair": repair, "export": export}[args.command]
     try:
-        with _Unused(directory, needed=args.command == "repair"):
-            return run(directory, sys.stdout)
+        with _Unused(directory, needed=args.command == "repair"), _target(getattr(args, "output", None)) as out:
+            return run(directory, out)
     except JournalError as error:
         return _fail(str(error), Exit.JOURNAL)
     except BlockingIOError:
         return _fail(
             f"a running callstated uses {directory}: stop it first, or work on a copy", Exit.ALREADY_RUNNING
         )
+
+
+@contextmanager
+def _target(path: Path | None) -> Iterator[IO[str]]:
+    """Where to print: stdout, or a new file in place of an old one, once it is complete and on disk."""
+    if path is None:
+        yield sys.stdout
+        return
+    draft = path.with_name(f"{path.name}.part")
+
+    def private(name: str, flags: int) -> int:
+        return os.open(name, flags, 0o600)  # transcripts and numbers are in it
+
+    try:
+        with open(draft, "w", encoding="utf-8", opener=private) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _is_journal(directory: Path) -> bool:

@@ -15,7 +15,18 @@ class JournalError(Exception):
 
 
 class JournalFormatError(JournalError):
-    """The journal was written by a newer callstated."""
+    """The journal was written by a newer callstated.
+
+    Args:
+        path: of the file.
+        what: its format, in words.
+    """
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(
+            f"{path} {what}. Install the newer version again; or move its calls here: export them with it "
+            f"(callstated journal export), set {path.parent} aside, and import them (callstate import)"
+        )
 
 
 class JournalDamagedError(JournalError):

@@ -60,7 +60,7 @@ def read_manifest(directory: Path) -> Manifest | None:
         raise JournalDamagedError(path, 0, "its checksum is wrong")
     manifest = msgspec.json.decode(line, type=Manifest)
     if manifest.format > VERSION:
-        raise JournalFormatError(f"{path} has format {manifest.format}, and this callstated reads up to {VERSION}")
+        raise JournalFormatError(path, f"has format {manifest.format}, and this callstated reads up to {VERSION}")
     return manifest
 
 

@@ -85,7 +85,7 @@ def load_segment(path: Path, *, copied: bool = False) -> Segment:
         raise JournalDamagedError(path, 0, "the file is missing") from error
     except FormatError as error:
         if "format" in str(error):
-            raise JournalFormatError(f"{path}: {error}") from error
+            raise JournalFormatError(path, str(error).removeprefix("it ")) from error
         raise JournalDamagedError(path, 0, str(error)) from error
     if header.generation != generation_of(path):
         raise JournalDamagedError(path, 8, f"its header says generation {header.generation}")
