@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_callstate_quarantine_subparsers=(ls show retry drop)
-_shtab_callstate_subparsers=(ping info stats health latency config workers ls show end rm quarantine tail top drain doctor simulate install-units)
+_shtab_callstate_subparsers=(ping info stats health latency config workers ls show end rm quarantine tail top drain doctor export import simulate install-units)
 
 _shtab_callstate_ping_option_strings=(-h --help --socket --json --timeout)
 _shtab_callstate_info_option_strings=(-h --help --socket --json --timeout)
@@ -28,6 +28,8 @@ _shtab_callstate_tail_option_strings=(-h --help --socket --json --timeout --type
 _shtab_callstate_top_option_strings=(-h --help --socket --json --timeout --interval --show-numbers)
 _shtab_callstate_drain_option_strings=(-h --help --socket --json --timeout --off --wait)
 _shtab_callstate_doctor_option_strings=(-h --help --socket --json --timeout --repair --ignore)
+_shtab_callstate_export_option_strings=(-h --help --socket --json --timeout --output -o --status --state --provider --owner --call-id --label --ended-since --scope)
+_shtab_callstate_import_option_strings=(-h --help --socket --json --timeout --replace)
 _shtab_callstate_simulate_option_strings=(-h --help --socket --json --timeout --calls --rate --speed --seed --die --turns)
 _shtab_callstate_install_units_option_strings=(-h --help --socket --json --timeout --remove --drop-in --dry-run --root --callstated)
 _shtab_callstate_option_strings=(-h --help --socket --json --timeout --version)
@@ -58,6 +60,11 @@ _shtab_callstate_tail___socket_COMPGEN=_shtab_compgen_files
 _shtab_callstate_top___socket_COMPGEN=_shtab_compgen_files
 _shtab_callstate_drain___socket_COMPGEN=_shtab_compgen_files
 _shtab_callstate_doctor___socket_COMPGEN=_shtab_compgen_files
+_shtab_callstate_export___socket_COMPGEN=_shtab_compgen_files
+_shtab_callstate_export___output_COMPGEN=_shtab_compgen_files
+_shtab_callstate_export__o_COMPGEN=_shtab_compgen_files
+_shtab_callstate_import_pos_0_COMPGEN=_shtab_compgen_files
+_shtab_callstate_import___socket_COMPGEN=_shtab_compgen_files
 _shtab_callstate_simulate___socket_COMPGEN=_shtab_compgen_files
 _shtab_callstate_install_units___socket_COMPGEN=_shtab_compgen_files
 _shtab_callstate_install_units___root_COMPGEN=_shtab_compgen_files
@@ -68,8 +75,10 @@ _shtab_callstate_ls___state_choices=(live suspect orphan restored)
 _shtab_callstate_ls___scope_choices=(host all)
 _shtab_callstate_quarantine_pos_0_choices=(ls show retry drop)
 _shtab_callstate_tail___type_choices=(claimed created deleted ended expired fenced journal.full journal.ok orphaned recovered released server.drain session.full store.down store.repaired store.up suspect turn worker.joined worker.left)
+_shtab_callstate_export___state_choices=(live suspect orphan restored)
+_shtab_callstate_export___scope_choices=(host all)
 _shtab_callstate_install_units___drop_in_choices=(metrics no-network redis-on-this-host)
-_shtab_callstate_pos_0_choices=(ping info stats health latency config workers ls show end rm quarantine tail top drain doctor simulate install-units)
+_shtab_callstate_pos_0_choices=(ping info stats health latency config workers ls show end rm quarantine tail top drain doctor export import simulate install-units)
 
 _shtab_callstate_ping__h_nargs=0
 _shtab_callstate_ping___help_nargs=0
@@ -146,6 +155,13 @@ _shtab_callstate_doctor__h_nargs=0
 _shtab_callstate_doctor___help_nargs=0
 _shtab_callstate_doctor___json_nargs=0
 _shtab_callstate_doctor___repair_nargs=0
+_shtab_callstate_export__h_nargs=0
+_shtab_callstate_export___help_nargs=0
+_shtab_callstate_export___json_nargs=0
+_shtab_callstate_import__h_nargs=0
+_shtab_callstate_import___help_nargs=0
+_shtab_callstate_import___json_nargs=0
+_shtab_callstate_import___replace_nargs=0
 _shtab_callstate_simulate__h_nargs=0
 _shtab_callstate_simulate___help_nargs=0
 _shtab_callstate_simulate___json_nargs=0

@@ -56,8 +56,8 @@ function _shtab_callstate_using
   test "$_shtab_callstate_cmdpath" = "$argv"
 end
 
-set -g _shtab_callstate_commands ping info stats health latency config workers ls show end rm quarantine 'quarantine ls' 'quarantine show' 'quarantine retry' 'quarantine drop' tail top drain doctor simulate install-units
-set -g _shtab_callstate_opts_with_value --call-id --calls --callstated --columns --count --die --drop-in --ended-since --ignore --interval --label --limit --owner --provider --rate --reason --root --scope --seed --since --socket --sort --speed --state --status --timeout --turns --type --wait --watch
+set -g _shtab_callstate_commands ping info stats health latency config workers ls show end rm quarantine 'quarantine ls' 'quarantine show' 'quarantine retry' 'quarantine drop' tail top drain doctor export import simulate install-units
+set -g _shtab_callstate_opts_with_value --call-id --calls --callstated --columns --count --die --drop-in --ended-since --ignore --interval --label --limit --output --owner --provider --rate --reason --root --scope --seed --since --socket --sort --speed --state --status --timeout --turns --type --wait --watch -o
 
 complete -c callstate -e
 complete -c callstate -f
@@ -205,6 +205,27 @@ complete -c callstate -n '_shtab_callstate_using doctor' -l json -d 'print one J
 complete -c callstate -n '_shtab_callstate_using doctor' -l timeout -x -d 'give up after this many seconds without an answer (default 5)'
 complete -c callstate -n '_shtab_callstate_using doctor' -l repair -d 'repair what can be repaired safely'
 complete -c callstate -n '_shtab_callstate_using doctor' -l ignore -x -d 'leave out findings of this kind, such as not_persistent; may be repeated'
+complete -c callstate -n '_shtab_callstate_using; and test $_shtab_callstate_npos -eq 0' -a export -d 'Write calls as lines of JSON while the daemon goes on serving, for `callstate import`. Each call is as it was at one moment.'
+complete -c callstate -n '_shtab_callstate_using export' -s h -l help -d 'show this help message and exit'
+complete -c callstate -n '_shtab_callstate_using export' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s socket (default: found as workers do)'
+complete -c callstate -n '_shtab_callstate_using export' -l json -d 'print one JSON document'
+complete -c callstate -n '_shtab_callstate_using export' -l timeout -x -d 'give up after this many seconds without an answer (default 5)'
+complete -c callstate -n '_shtab_callstate_using export' -l output -s o -xka "(__fish_complete_path (commandline -ct))" -d 'write to this file, with mode 0600 (default: stdout)'
+complete -c callstate -n '_shtab_callstate_using export' -l status -x -d 'only calls with this status, such as active, on_hold, ended'
+complete -c callstate -n '_shtab_callstate_using export' -l state -xka "live suspect orphan restored" -d 'only calls that have not ended and are in this state'
+complete -c callstate -n '_shtab_callstate_using export' -l provider -x -d 'only calls of this provider'
+complete -c callstate -n '_shtab_callstate_using export' -l owner -x -d 'only calls held by this worker'
+complete -c callstate -n '_shtab_callstate_using export' -l call-id -x -d 'only the call with this id at its provider'
+complete -c callstate -n '_shtab_callstate_using export' -l label -x -d 'only calls with this label; given more than once, all must match'
+complete -c callstate -n '_shtab_callstate_using export' -l ended-since -x -d 'only calls that ended since then: an RFC 3339 time, or an age such as 90s, 10m, 2h, 1d'
+complete -c callstate -n '_shtab_callstate_using export' -l scope -xka "host all" -d 'host: calls in this daemon'"'"'s memory; all: those in the store, of every host, as well (default: all)'
+complete -c callstate -n '_shtab_callstate_using; and test $_shtab_callstate_npos -eq 0' -a import -d 'Bring exported calls into the daemon while it goes on serving. Live calls arrive as orphans, to be recovered by any worker; ended ones stay ended.'
+complete -c callstate -n '_shtab_callstate_using import' -s h -l help -d 'show this help message and exit'
+complete -c callstate -n '_shtab_callstate_using import' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s socket (default: found as workers do)'
+complete -c callstate -n '_shtab_callstate_using import' -l json -d 'print one JSON document'
+complete -c callstate -n '_shtab_callstate_using import' -l timeout -x -d 'give up after this many seconds without an answer (default 5)'
+complete -c callstate -n '_shtab_callstate_using import' -l replace -d 'replace calls that exist, unless a worker holds them (default: existing calls are left as they are)'
+complete -c callstate -n '_shtab_callstate_using import; and test $_shtab_callstate_npos -eq 0' -ka "(__fish_complete_path (commandline -ct))" -d 'of an export (default: stdin)'
 complete -c callstate -n '_shtab_callstate_using; and test $_shtab_callstate_npos -eq 0' -a simulate -d 'Play realistic calls and check that nothing is lost.'
 complete -c callstate -n '_shtab_callstate_using simulate' -s h -l help -d 'show this help message and exit'
 complete -c callstate -n '_shtab_callstate_using simulate' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s socket (default: found as workers do)'

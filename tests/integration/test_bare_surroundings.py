@@ -80,7 +80,8 @@ def callstated(line: str) -> list[str]:
 
 
 COMMANDS = (
-    "ping", "info", "info --json", "stats", "ls", "ls --json", f"show {CALL}", f"end {CALL}", f"rm {CALL}",
+    "ping", "info", "info --json", "stats", "health", "latency --count 1", "config", "workers", "ls", "ls --json",
+    "ls --watch", f"show {CALL}", f"end {CALL}", f"rm {CALL}",
     "drain --off", "tail --since nosuch:0", "simulate --calls 1 --rate 100 --speed 500 --turns 1",
     "--help", "ls --help", "--version",
 )  # fmt: skip

@@ -21,6 +21,8 @@ from typing import get_args
 import pytest
 
 from callstate_client.cli import arguments
+from callstate_client.cli.commands.table import COMMANDS
+from callstate_client.cli.render.columns import COLUMNS
 from callstate_client.engine import liveness
 from callstate_client.engine.sessions import records
 from callstate_client.engine.sessions.facts import Facts
@@ -325,6 +327,16 @@ def test_every_statistic_is_explained() -> None:
             pass
     assert "store_error" in stats
     assert told == stats.keys() | counters()
+
+
+def test_every_command_has_its_row() -> None:
+    told = {codes(row[0])[0] for row in rows(text(ROOT / "docs/cli.md")) if row[0].startswith("`callstate ")}
+    assert told == {f"callstate {command.name}" for command in COMMANDS}
+
+
+def test_every_column_of_a_listing_has_its_row() -> None:
+    told = {name for row in rows(section(ROOT / "docs/cli.md", "Listing calls")) for name in codes(row[0])}
+    assert told == COLUMNS.keys()
 
 
 # -- commands and code ----------------------------------------------------------------------------------------

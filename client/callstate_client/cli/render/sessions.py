@@ -18,10 +18,14 @@ from callstate_client.store import Record
 GAP: Final = 2
 """Between two columns."""
 
-LEAST: Final = 6
-"""The narrowest that a column is shortened to."""
-
-LAST_SHORTENED: Final = ("status", "state")
+SHORTENED: Final = (
+    (("owner", "provider", "direction", "from", "to", "call_id", "labels", "reason"), 12),
+    (("status",), 9),
+    (("owner", "provider", "direction", "from", "to", "call_id", "labels", "reason"), 6),
+    (("status", "state"), 6),
+)
+"""What is shortened where the terminal is too narrow, in rounds: the widest of these columns, down to so many
+characters. The word for a state is needed longest."""
 
 
 class SessionTable:
@@ -81,11 +85,11 @@ def _fitted(widths: dict[str, int], width: int, *, droppable: bool) -> dict[str,
     for name in DROPPED_FIRST if droppable else ():
         if excess() > 0:
             del widths[name]
-    texts = [name for name in widths if name != "id" and not COLUMNS[name].is_number]
-    for shortened in ([name for name in texts if name not in LAST_SHORTENED], texts):
+    for names, least in SHORTENED:
+        shortened = [name for name in widths if name in names]
         while excess() > 0:
             widest = max(shortened, key=lambda name: widths[name], default=None)
-            if widest is None or widths[widest] <= LEAST:
+            if widest is None or widths[widest] <= least:
                 break
             widths[widest] -= 1
     return widths
