@@ -45,11 +45,18 @@ def system_python() -> str:
     pytest.skip("no Python 3.11 or newer with venv in /usr")
 
 
+class NoContainerError(Exception):
+    """nspawn itself can't work here; says why."""
+
+
 class Booted:
     """The container: volatile, with a network of its own that has a loopback interface only.
 
     Args:
         read_only: paths of this machine, and where they are to be seen inside; not in /tmp, which systemd mounts.
+
+    Raises:
+        NoContainerError: nspawn has given up before a systemd ran.
     """
 
     def __init__(self, read_only: Mapping[Path, str]) -> None:
@@ -152,8 +159,12 @@ class Booted:
                 if _accepts(child):
                     return child
             time.sleep(LOOK_EVERY_S)
+        gave_up = self._nspawn.poll() is not None
         self._log.seek(0)
-        raise AssertionError(f"no systemd has booted:\n{self._log.read().decode(errors='replace')}")
+        said = self._log.read().decode(errors="replace")
+        if gave_up:
+            raise NoContainerError(said)
+        raise AssertionError(f"no systemd has booted:\n{said}")
 
 
 def _children(pid: int) -> list[int]:

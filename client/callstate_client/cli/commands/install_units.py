@@ -65,27 +65,33 @@ def _install(root: Path, args: argparse.Namespace, out: Output) -> int:
 
 def _remove(root: Path, args: argparse.Namespace, out: Output) -> int:
     steps = list(files.removal(root))
+    left = [*files.left(root), "the user and the group callstate"]
+    _report(steps, out, dry_run=args.dry_run, left=left)
     if not args.dry_run and steps:
-        # a unit without a file could be neither stopped nor disabled by its name any more
-        units = [step.path.name for step in steps if step.path.suffix in _SUFFIXES]
-        _tell_systemd(root, [("systemctl", "stop", *UNITS, *_INSTANCES), ("systemctl", "disable", *units)])
+        _stop(root, [step.path.name for step in steps if step.removes and step.path.suffix in _SUFFIXES])
         _write(steps)
         with contextlib.suppress(OSError):
             (root / files.DROP_IN_DIR).rmdir()  # if nothing of the operator's is in it
         _tell_systemd(root, [("systemctl", "daemon-reload")])
-    _report(steps, out, dry_run=args.dry_run)
     if not out.as_json:
         out.text("" if steps else "no units of callstate are installed")
-        for each in files.left(root):
+        for each in left:
             out.text(f"left: {each}")
-        out.text("left: the user and the group callstate")
     return 0
 
 
-def _report(steps: Iterable[Step], out: Output, *, dry_run: bool) -> None:
+def _stop(root: Path, units: Sequence[str]) -> None:
+    """Stop and disable units, which without their files can't be done by their names any more."""
+    running = [name for name in units if "@" not in name]  # a template runs as its instances only
+    _tell_systemd(root, [("systemctl", "stop", *running, *_INSTANCES)])
+    if units:
+        _tell_systemd(root, [("systemctl", "disable", *units)])
+
+
+def _report(steps: Iterable[Step], out: Output, *, dry_run: bool, left: Sequence[str] = ()) -> None:
     if out.as_json:
         document = [{"path": str(step.path), "outcome": step.outcome.value} for step in steps]
-        out.document({"dry_run": dry_run, "files": document})
+        out.document({"dry_run": dry_run, "files": document, "left": left})
         return
     for step in steps:
         note = ""

@@ -71,6 +71,11 @@ class Step(NamedTuple):
         return self.outcome in (Outcome.CREATE, Outcome.UPDATE, Outcome.REPLACE)
 
     @property
+    def removes(self) -> bool:
+        """Whether there is no such file afterwards."""
+        return self.outcome in (Outcome.REMOVE, Outcome.SET_ASIDE)
+
+    @property
     def keeps_aside(self) -> bool:
         """Whether what is there now is kept under another name."""
         return self.outcome in (Outcome.REPLACE, Outcome.SET_ASIDE)

@@ -120,9 +120,28 @@ def test_a_removal_leaves_configuration_and_state_and_says_so(
     assert f"left: {tmp_path}/var/lib/callstate (journal, SQLite file and host id)" in said
     assert f"left: {tmp_path}/etc/callstate (the configuration)" in said
     assert "left: the user and the group callstate" in said
+    assert "callstate.socket  (it was edited: kept as callstate.socket.saved1)" in said
 
     assert run(["install-units", "--remove", "--root", str(tmp_path)]) == 0
     assert "no units of callstate are installed" in capsys.readouterr().out
+
+
+def test_only_units_that_are_there_are_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of them may be missing or masked: systemctl would fail on those."""
+    install(tmp_path)
+    units = tmp_path / "etc/systemd/system"
+    (units / "callstate.service").unlink()
+    (units / "callstate@.socket").unlink()
+    (units / "callstate@.socket").symlink_to("/dev/null")
+    told: list[tuple[str, ...]] = []
+    monkeypatch.setattr(command, "_tell_systemd", lambda _, commands: told.extend(commands))
+    assert run(["install-units", "--remove", "--root", str(tmp_path)]) == 0
+    assert told == [
+        ("systemctl", "stop", "callstate.socket", "callstate@*.socket", "callstate@*.service"),
+        ("systemctl", "disable", "callstate.socket", "callstate@.service"),
+        ("systemctl", "daemon-reload"),
+    ]
+    assert [path.name for path in units.iterdir()] == ["callstate@.socket"]
 
 
 def test_a_dry_run_says_what_would_be_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
