@@ -65,7 +65,7 @@ async def draw(store: CallStore, victim: asyncio.subprocess.Process, seconds: fl
         victim.kill()
         await until(lambda: any(call.state == SUSPECT for call in app.feed.calls.calls.values()))
         await pilot.press("s", "s", "home", "enter")  # by turns, and the first of them
-        await until(lambda: app.opened is not None and len(app.opened.turns) > 3)
+        await until(lambda: app.opened is not None and len(app.opened.turns) > 0)
         await asyncio.sleep(seconds / 10)
         await pilot.pause()
         # fonts are those of whoever looks: an image may load nothing from elsewhere

@@ -137,9 +137,12 @@ class TopApp(App[None]):
             states=STATES[self._which], text=self._text, sort=self._sort, reverse=self._reverse
         )
 
-    def on_call_list_moved(self) -> None:
-        """The calls on the screen are kept fresh; an open pane follows the cursor."""
+    def on_call_list_changed(self) -> None:
+        """The calls on the screen are kept fresh."""
         self.feed.shown = [call.id for call in self._list.calls_on_screen]
+
+    def on_call_list_moved(self) -> None:
+        """An open pane follows the cursor; it stays with its call when that ends and leaves the list."""
         if self._pane.display and self._list.current is not None:
             self._pane.show(self._list.current)
 

@@ -35,8 +35,11 @@ class CallList(Widget):
         Binding("end,G", "move(1000000000)", "Last", show=False),
     ]
 
+    class Changed(Message):
+        """Other calls may be on the screen."""
+
     class Moved(Message):
-        """Other calls are on the screen, or another one is under the cursor."""
+        """The cursor was moved to another call, by a key or the mouse."""
 
     class Chosen(Message):
         """A call was clicked twice."""
@@ -73,15 +76,19 @@ class CallList(Widget):
         lowest = max(0, len(self._calls) - self._lines)
         self._first = min(lowest, max(self._place - self._lines + 1, min(self._first, self._place)))
         self.refresh()
+        self.post_message(self.Changed())
+
+    def _go_to(self, place: int) -> None:
+        self._move_to(place)
         self.post_message(self.Moved())
 
     def action_move(self, by: int) -> None:
         """Move the cursor."""
-        self._move_to(self._place + by)
+        self._go_to(self._place + by)
 
     def action_page(self, direction: int) -> None:
         """Move the cursor by a screen."""
-        self._move_to(self._place + direction * self._lines)
+        self._go_to(self._place + direction * self._lines)
 
     def on_resize(self) -> None:
         """Keep the cursor on the screen."""
@@ -90,18 +97,18 @@ class CallList(Widget):
     def on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
         """The wheel moves the cursor."""
         event.stop()
-        self._move_to(self._place + 3)
+        self._go_to(self._place + 3)
 
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         """The wheel moves the cursor."""
         event.stop()
-        self._move_to(self._place - 3)
+        self._go_to(self._place - 3)
 
     def on_click(self, event: events.Click) -> None:
         """A click moves the cursor; a second one opens the call."""
         place = self._first + event.y - HEADING_LINES
         if event.y >= HEADING_LINES and place < len(self._calls):
-            self._move_to(place)
+            self._go_to(place)
             if event.chain == 2:
                 self.post_message(self.Chosen())
 
@@ -113,7 +120,5 @@ class CallList(Widget):
         lines = [columns.heading()]
         for place, call in enumerate(shown, start=self._first):
             line = columns.line(call, self._at or call.updated_at)
-            if place == self._place:
-                line.stylize("reverse")
-            lines.append(line)
+            lines.append(Text(line.plain, style="reverse") if place == self._place else line)
         return Text("\n", no_wrap=True).join(lines)

@@ -58,6 +58,7 @@ class CallPane(Vertical):
         self.display = True
         self.transcript = Transcript(session_id)
         self.query_one("#turns", Static).update("")
+        self.query_one("#transcript", VerticalScroll).anchor()  # at its end, unless somebody scrolls back
         self.query_one("#head", Static).update(printable(session_id))
         self._following = self.run_worker(
             self.transcript.follow(self._store, self._interval_s, self._has_changed, self._turn_rate)
@@ -89,9 +90,5 @@ class CallPane(Vertical):
             self._draw_turns(transcript)
 
     def _draw_turns(self, transcript: Transcript) -> None:
-        scroll = self.query_one("#transcript", VerticalScroll)
-        at_end = scroll.is_vertical_scroll_end
         turns = transcript.turns
         self.query_one("#turns", Static).update(transcript_table([*turns.values()], min(turns, default=0)))
-        if at_end:
-            scroll.scroll_end(animate=False, immediate=False)

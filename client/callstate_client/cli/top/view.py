@@ -47,7 +47,7 @@ def figures_text(feed: Feed, at: datetime, now_s: float) -> Text:
 
 
 def _daemon(feed: Feed, at: datetime, now_s: float) -> Text:
-    line = Text("callstated", style="bold")
+    line = Text().append("callstated", style="bold")
     if not feed.info:
         return line.append("  connecting", style="dim")
     if version := feed.info.get("version"):
@@ -132,14 +132,14 @@ def _groups(feed: Feed) -> Text:
 
 
 def _label(name: str) -> Text:
-    return Text(f"{name:<7}", style="bold cyan").append("", style="none")
+    return Text().append(f"{name:<7}", style="bold cyan")
 
 
 def _curve(line: Text, feed: Feed, curve: str, name: str, unit: str) -> None:
     """A figure with its curve."""
     latest = feed.figures.latest(curve)
     value = "?" if latest is None else f"{latest:.2f}" if latest < 10 else f"{latest:.0f}"
-    line.append(f"{name} ", style="not bold default").append(f"{value:>4}{unit} ", style="bold default")
+    line.append(f"{name} ").append(f"{value:>4}{unit} ", style="bold")
     line.append(sparkline(feed.figures.curves[curve], CURVE_CELLS), style="cyan").append("  ")
 
 
@@ -245,10 +245,10 @@ def head_text(record: Record, at: datetime, *, show_numbers: bool) -> Text:
     """What is known of one call besides its transcript, in a few lines."""
     state = record.state
     numbers = printable if show_numbers else masked
-    text = Text(printable(state.id), style="bold")
+    text = Text().append(printable(state.id), style="bold")
     reason = f" ({printable(record.ended_reason)})" if record.ended_reason else ""
     text.append(f"  {printable(state.status)}{reason}", style=STATUS_STYLES.get(state.status, ""))
-    text.append("" if record.owner is None else f"  held by {printable(record.owner)}", style="not bold")
+    text.append("" if record.owner is None else f"  held by {printable(record.owner)}", style="")
     facts = {
         "provider": printable(state.provider),
         "call": printable(state.call_id),
@@ -267,7 +267,7 @@ def head_text(record: Record, at: datetime, *, show_numbers: bool) -> Text:
 def _facts(text: Text, facts: dict[str, str]) -> Text:
     pairs = [(name, value) for name, value in facts.items() if value]
     for name, value in pairs:
-        text.append(f"{name} ", style="not bold dim").append(value, style="not bold").append("  ")
+        text.append(f"{name} ", style="dim").append(value).append("  ")
     return text
 
 

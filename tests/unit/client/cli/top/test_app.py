@@ -87,6 +87,34 @@ async def test_the_pane_of_a_call_grows_with_its_transcript(size: tuple[int, int
         await until(pilot, lambda: "last sign" not in screen(app))
 
 
+async def test_a_long_transcript_is_scrolled_along_until_somebody_scrolls_back() -> None:
+    store = await some_calls()
+    for number in range(60):
+        await store.add_turn("a", "user", f"words {number}")
+    async with shown(store, size=(80, 24)) as (app, pilot):
+        await pilot.press("home", "enter")
+        await until(pilot, lambda: "words 59" in screen(app))
+        for number in range(60, 70):
+            await store.add_turn("a", "user", f"words {number}")
+            await until(pilot, lambda number=number: f"words {number}" in screen(app))
+        await pilot.press("tab", "home")
+        await until(pilot, lambda: "the first words" in screen(app))
+        await store.add_turn("a", "user", "words 70")
+        await until(pilot, lambda: app.opened is not None and 72 in app.opened.turns)
+        await until(pilot, lambda: "the first words" in screen(app))
+
+
+async def test_the_pane_stays_with_a_call_that_ends() -> None:
+    store = await some_calls()
+    async with shown(store) as (app, pilot):
+        await pilot.press("home", "enter")
+        await until(pilot, lambda: "the second words" in screen(app))
+        await store.end("a", "caller_hangup")
+        await until(pilot, lambda: "1 calls: not ended" in screen(app) and "ended (caller_hangup)" in screen(app))
+        assert app.opened is not None
+        assert app.opened.session_id == "a"
+
+
 async def test_a_filter_is_applied_as_it_is_typed_and_cleared_by_escape() -> None:
     async with shown(await some_calls()) as (app, pilot):
         await pilot.press("slash", *"app=sales")
