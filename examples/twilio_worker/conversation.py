@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from callstate_client import CallHandle, TurnHandle
 from media_stream import MediaStream
-from speech import FRAME_MS, Recognizer, synthesize
+from speech import FRAME_MS, SILENCE, Recognizer, synthesize
 
 QUESTIONS = {
     "people": "For how many people?",
@@ -50,6 +50,8 @@ class Conversation:
         self._marks = 0
         self._now_ms = 0
         """The stream's time, by Twilio's clock: since it began, milliseconds."""
+        self._spoke_ms = 0
+        """When the caller was last heard."""
 
     async def run(self) -> None:
         """Talk until the last sentence has been played.
@@ -66,6 +68,7 @@ class Conversation:
                     self._now_ms = int(message["media"]["timestamp"])
                     await self._hear(base64.b64decode(message["media"]["payload"]))
                 case "dtmf":
+                    self._spoke_ms = self._now_ms
                     await self._answer(message["dtmf"]["digit"], 0)
                 case "mark" if self._saying is not None and message["mark"]["name"] == self._saying.mark:
                     self._saying = None
@@ -76,14 +79,17 @@ class Conversation:
     def _complete(self) -> bool:
         return len(self._answers) == len(QUESTIONS)
 
-    async def _say(self, text: str) -> None:
+    async def _say(self, text: str, response_ms: int | None = None) -> None:
         frames = synthesize(text)
         self._marks += 1
-        turn = self._call.add_turn("agent", text, len(frames) * FRAME_MS)  # queued: the audio does not wait for it
+        # queued: the audio does not wait for it
+        turn = self._call.add_turn("agent", text, len(frames) * FRAME_MS, response_ms=response_ms)
         self._saying = Sentence(f"sentence-{self._marks}", text, turn, self._now_ms)
         await self._stream.play(frames, self._saying.mark)
 
     async def _hear(self, frame: bytes) -> None:
+        if frame != SILENCE:
+            self._spoke_ms = self._now_ms
         said = self._recognizer.hear(frame)
         if self._recognizer.so_far and self._saying is not None:
             await self._interrupt(self._saying)
@@ -105,4 +111,4 @@ class Conversation:
         if missing:
             self._answers[missing[0]] = text
             self._call.update(recovery_data=self._answers)
-        await self._say(next_sentence(self._answers))
+        await self._say(next_sentence(self._answers), self._now_ms - self._spoke_ms)

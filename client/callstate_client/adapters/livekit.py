@@ -80,19 +80,18 @@ class CallKeeper:
         if not isinstance(item, llm.ChatMessage):
             return
         turn = _message_turn(item)
+        latency_s = item.metrics.get("e2e_latency") if item.role == "assistant" else None
         self._recorder.said(
             turn.role,
             turn.content,
             turn.duration_ms,
             at=turn.timestamp,
             extra=turn.extra if turn.has_extra else None,
+            response_ms=None if latency_s is None else latency_s * 1000,
         )
-        latency_s = item.metrics.get("e2e_latency")
         if item.role == "assistant":
             if item.interrupted:
                 self._recorder.interrupted()
-            if latency_s is not None:
-                self._recorder.responded(latency_s * 1000)
             self._send_usage()
 
     def _tool_updated(self, event: ToolExecutionUpdatedEvent) -> None:

@@ -104,6 +104,8 @@ class CallObserver(BaseObserver):  # type: ignore[misc]  # mypy looks into no Pi
         self._user = _Speech()
         self._bot = _Speech()
         self._awaits_response = False
+        self._response_ms: float | None = None
+        """Of the bot's turn that goes on."""
         aggregators.user().add_event_handler("on_user_turn_message_added", self._user_said)
         aggregators.assistant().add_event_handler("on_assistant_turn_stopped", self._bot_said)
         self._handlers: dict[type[Frame], Callable[[Any], None]] = {
@@ -136,11 +138,17 @@ class CallObserver(BaseObserver):  # type: ignore[misc]  # mypy looks into no Pi
         )
 
     async def _bot_said(self, aggregator: object, message: AssistantTurnStoppedMessage) -> None:
+        response_ms, self._response_ms = self._response_ms, None
         if not message.content:  # only function calls, or interrupted before a word
             return
-        extra = {"interrupted": True} if message.interrupted else None
-        duration_ms = self._bot.take_ms(self._now())
-        self._recorder.said(Role.AGENT, message.content, duration_ms, at=_moment(message.timestamp), extra=extra)
+        self._recorder.said(
+            Role.AGENT,
+            message.content,
+            self._bot.take_ms(self._now()),
+            at=_moment(message.timestamp),
+            extra={"interrupted": True} if message.interrupted else None,
+            response_ms=response_ms,
+        )
 
     # -- frames ---------------------------------------------------------------------------------------------
 
@@ -156,7 +164,7 @@ class CallObserver(BaseObserver):  # type: ignore[misc]  # mypy looks into no Pi
         now = self._now()
         self._bot.start(now)
         if self._awaits_response and self._user.ended is not None:
-            self._recorder.responded((now - self._user.ended) * 1000)
+            self._response_ms = (now - self._user.ended) * 1000
         self._awaits_response = False
 
     def _bot_stopped(self, _: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from callstate_client.calls.handle import CallHandle
 from callstate_client.calls.queued import TurnHandle
@@ -25,9 +25,6 @@ from callstate_client.model.tools import (
 from callstate_client.model.words import Role
 
 __all__ = ["Recorder"]
-
-RESPONSES: Final = "response_count"
-"""The member of a call's metrics with the number of responses in `average_response_ms`."""
 
 ResultT = TypeVar("ResultT")
 
@@ -54,10 +51,14 @@ class Recorder:
         *,
         at: datetime | None = None,
         extra: dict[str, Any] | None = None,
+        response_ms: float | None = None,
     ) -> TurnHandle | None:
         """Add a turn; None if it was refused."""
+        waited_ms = None if response_ms is None else round(max(response_ms, 0))
         return self._try(
-            lambda: self.call.add_turn(role, text, round(max(duration_ms, 0)), at=at, extra=extra or None)
+            lambda: self.call.add_turn(
+                role, text, round(max(duration_ms, 0)), at=at, extra=extra or None, response_ms=waited_ms
+            )
         )
 
     def interrupted(self) -> None:
@@ -87,17 +88,6 @@ class Recorder:
             self._answered.add(call_id)
 
         self._try(add)
-
-    def responded(self, response_ms: float) -> None:
-        """Take a response time, milliseconds, into `first_response_ms` and `average_response_ms`."""
-        metrics = self.call.state.metrics
-        before = metrics.extra.get(RESPONSES)
-        count = before if isinstance(before, int) else 0
-        mean = (metrics.average_response_ms * count + response_ms) / (count + 1)
-        changes = {RESPONSES: count + 1, "average_response_ms": round(mean)}
-        if not metrics.first_response_ms:
-            changes["first_response_ms"] = round(response_ms)
-        self.measured(changes)
 
     def used(self, amounts: dict[str, int]) -> None:
         """Add to counters among the call's metrics; those that are 0 change nothing."""

@@ -199,20 +199,23 @@ async def test_an_interruption_is_counted_and_marks_what_was_heard() -> None:
         await pipeline.turns(2)
         await pipeline.push(BotStoppedSpeakingFrame(), InterruptionFrame())  # nobody was cut off
     state = (await store.get("c1")).state
-    assert (state.history[1].content, state.history[1].extra) == ("We have", {"interrupted": True})
+    assert (state.history[1].content, state.history[1].extra["interrupted"]) == ("We have", True)
     assert [turn.duration_ms for turn in state.history] == [800, 1200]
     assert state.metrics.interruption_count == 1
 
 
 async def test_response_times_and_usage_are_measured() -> None:
     store = MemoryStore()
-    async with store.hold(SessionState("c1")) as call, running(call, [says("One."), says("Two.")]) as pipeline:
+    steps = [says("One.", ended=False), says("Two.", ended=False)]
+    async with store.hold(SessionState("c1")) as call, running(call, steps) as pipeline:
         for index, waited_s in enumerate((0.5, 0.7)):
             await user_says(pipeline, "Well?")
-            await pipeline.turns(2 * index + 2)
+            await pipeline.until(lambda: len(pipeline.model.contexts) == index + 1)  # noqa: B023
             pipeline.now += waited_s
             await pipeline.push(BotStartedSpeakingFrame())
-            await pipeline.until(lambda: call.state.metrics.extra.get("response_count") == index + 1)  # noqa: B023
+            await pipeline.until(lambda: pipeline.observer._bot.running)
+            await pipeline.push(LLMFullResponseEndFrame())
+            await pipeline.turns(2 * index + 2)
             await pipeline.push(BotStoppedSpeakingFrame())
         usage = LLMTokenUsage(prompt_tokens=10, completion_tokens=3, total_tokens=13)
         for _ in range(2):
@@ -225,10 +228,13 @@ async def test_response_times_and_usage_are_measured() -> None:
                 )
             )
         await pipeline.until(lambda: call.state.metrics.extra.get("tts_characters") == 8)
-    metrics = (await store.get("c1")).state.metrics
+    state = (await store.get("c1")).state
+    metrics = state.metrics
+    assert [turn.response_ms for turn in state.history] == [None, 500, None, 700]
     assert (metrics.first_response_ms, metrics.average_response_ms) == (500, 600)
     assert metrics.extra == {
-        "response_count": 2, "prompt_tokens": 20, "completion_tokens": 6, "tts_characters": 8,
+        "response_count": 2, "response_total_ms": 1200,
+        "prompt_tokens": 20, "completion_tokens": 6, "tts_characters": 8,
     }  # fmt: skip
 
 
