@@ -21,6 +21,7 @@ from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, inspection
 from callstate_sidecar.write_behind import store_check
+from support.core import Core
 from support.daemon import Daemon
 from support.redis_server import RedisServer, binaries
 from support.redis_topologies import ClusterServers
@@ -316,6 +317,40 @@ async def test_a_clock_that_is_wrong(redis: RedisServer) -> None:
         assert [each.kind for each in findings] == (["clock"] if words else [])
         assert not words or words in findings[0].detail
     await backend.close()
+
+
+@pytest.mark.parametrize(
+    ("version", "found"), [("6.0.16", True), ("5.0.7", True), ("6.2.0", False), ("8.1", False)]
+)
+async def test_a_server_that_is_too_old(
+    version: str, found: bool, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = RedisBackend(redis.url, ttl_s=60, timeout_s=2, host_id="here")
+    each_primary = backend._reading.each_primary
+
+    async def older(*words: Any) -> list[Any]:
+        replies = await each_primary(*words)
+        return [reply | {"redis_version": version} for reply in replies] if words == ("INFO",) else replies
+
+    monkeypatch.setattr(backend._reading, "each_primary", older)
+    findings = [each async for each in backend.inspect(lambda: time.time_ns() // 1000, repair=False)]
+    assert [each.kind for each in findings] == (["version"] if found else [])
+    assert not found or findings[0].detail == f"the server is version {version}"
+    await backend.close()
+
+
+async def test_a_store_that_does_not_keep_up(redis: RedisServer) -> None:
+    core = Core(backend=RedisBackend(redis.url, ttl_s=60, timeout_s=2, host_id="host-1"))
+    wall_offset_s = (time.time_ns() // 1000 - core.clock.at_us) / 1e6
+    core.clock.advance(wall_offset_s)
+    await core.save("live")
+    core.clock.at_s += store_check.BEHIND_S + 1.0
+    (finding,) = (await core.writer.check(False)).findings
+    assert finding.kind == "behind"
+    assert finding.detail == "1 sessions wait for the store, the oldest for 11 s"
+    await core.writer.write_round()
+    assert (await core.writer.check(False)).findings == []
+    await core.backend.close()
 
 
 async def test_on_a_cluster() -> None:

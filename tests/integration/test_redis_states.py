@@ -150,6 +150,26 @@ class Loading(State):
         await asyncio.to_thread(self._redis.wait_log)
 
 
+class SavingFails(State):
+    """The server can't write its snapshot: with `stop-writes-on-bgsave-error`, the default, it takes no writes."""
+
+    error = "MISCONF"
+
+    async def begin(self) -> None:
+        async with Redis.from_url(self._redis.url, protocol=2) as raw:
+            await raw.config_set("save", "3600 1000000")
+            self._redis.socket.parent.joinpath("dump.rdb").mkdir()
+            await raw.bgsave()
+            async with asyncio.timeout(20):
+                while (await raw.info("persistence"))["rdb_last_bgsave_status"] != "err":
+                    await asyncio.sleep(0.01)
+
+    async def end(self) -> None:
+        self._redis.socket.parent.joinpath("dump.rdb").rmdir()
+        async with Redis.from_url(self._redis.url, protocol=2) as raw:
+            await raw.save()
+
+
 class WrongType(State):
     error = "is a string, not a set"
 
@@ -161,7 +181,7 @@ class WrongType(State):
         await self._command("RENAME", "kept", PREFIX + "active")
 
 
-STATES = (ReadOnly, OutOfMemory, NoReplicas, NoAuth, NoPermission, Busy, Loading, WrongType)
+STATES = (ReadOnly, OutOfMemory, NoReplicas, NoAuth, NoPermission, Busy, Loading, SavingFails, WrongType)
 
 
 async def until(question: Callable[[], Awaitable[bool]]) -> None:
