@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
 import pytest
 from msgspec import structs
@@ -133,6 +134,43 @@ async def test_ids_without_a_document_leave_the_listing(
     await raw.command("DEL", f"{prefix}{NAMES[0]}".encode())
     assert {*(await all_active(backend))} == {*NAMES[1:]}
     assert await members(raw, f"{prefix}active") == {name.encode() for name in NAMES[1:]}
+
+
+async def test_a_listing_between_the_steps_of_a_write_removes_nothing_for_good(
+    backend: RedisBackend, raw: ScriptClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id of a new session is in the active set before its document is there."""
+    sets = backend._sets
+    assert sets is not None
+    add = sets.add
+
+    async def add_and_be_listed(batch: Sequence[Write]) -> set[str]:
+        held_back = await add(batch)
+        assert await all_active(backend) == [], "nothing to see yet"
+        return held_back
+
+    monkeypatch.setattr(sets, "add", add_and_be_listed)
+    await written(backend, *map(a_write, NAMES))
+    assert await members(raw, f"{prefix}active") == {name.encode() for name in NAMES}
+
+
+async def test_a_document_that_appears_while_a_listing_removes_ids_is_listed_again(
+    backend: RedisBackend, raw: ScriptClient, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sets = backend._sets
+    assert sets is not None
+    commands = sets._client.commands
+    await raw.command("SADD", f"{prefix}active".encode(), "call-1", "ghost")
+
+    async def appears(*words: tuple[Any, ...]) -> list[Any]:
+        replies = await commands(*words)
+        if words[0][0] == "SREM":
+            await raw.command("SET", f"{prefix}call-1".encode(), "{}")
+        return replies
+
+    monkeypatch.setattr(sets._client, "commands", appears)
+    await backend.active_ids()
+    assert await members(raw, f"{prefix}active") == {b"call-1"}
 
 
 async def test_sessions_are_compared_and_renewed_by_slot(

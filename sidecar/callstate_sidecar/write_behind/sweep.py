@@ -20,7 +20,12 @@ from typing import Final
 
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.stored import StoreError
+from callstate_client.engine.sessions.stored import (
+    StoreDownError,
+    StoreError,
+    StorePartDownError,
+    StoreTimeoutError,
+)
 from callstate_sidecar.background import BackgroundTask
 from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.logs.event_log import EventLog
@@ -80,15 +85,17 @@ class StoreSweep(BackgroundTask):
                 await self.sweep()
 
     async def sweep(self) -> None:
-        """Compare all hot sessions once; the writer notices a store that fails."""
+        """Compare all hot sessions once, as far as the store answers."""
         await self._check_loss()  # of everything, which is repaired as a whole
         session_ids = [*self._table.sessions]
         missing = 0
         for start in range(0, len(session_ids), SESSIONS_A_REQUEST):
             expected = self.expected(session_ids[start : start + SESSIONS_A_REQUEST])
+            before = self._store.answers
             try:
                 found = await self._backend.check([*expected.values()])
             except StoreError as error:
+                self._failed(error, others_answered=self._store.answers > before)
                 log.debug("sweep_cut_short", "the sweep was cut short: %s", error)
                 return
             for session_id, deviation in found:
@@ -101,6 +108,12 @@ class StoreSweep(BackgroundTask):
             )
             self._metrics.count("store_repairs")
             self._store.publish("store.repaired")
+
+    def _failed(self, error: StoreError, *, others_answered: bool) -> None:
+        """Write-behind is to find out how a store is that does not answer; unless this alone asked too much."""
+        too_much = isinstance(error, StoreTimeoutError) and others_answered
+        if isinstance(error, StoreDownError) and not isinstance(error, StorePartDownError) and not too_much:
+            self._store.unanswered(error)
 
     def expected(self, session_ids: list[str]) -> dict[str, StoredVersion]:
         """Those of these sessions that the store is known to have."""

@@ -123,8 +123,10 @@ class WriteBehind(BackgroundTask):
 
     async def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
         """Wait until the store has what is dirty now; see `FlushBarrier.wait`."""
+        deadline = None if timeout_s is None else self._clock.mono() + timeout_s
         await self._look_for_loss(timeout_s)
-        return await self._barrier.wait(session_ids, timeout_s)
+        left_s = None if deadline is None else max(0.0, deadline - self._clock.mono())
+        return await self._barrier.wait(session_ids, left_s)
 
     async def flush_before_stop(self, timeout_s: float) -> int:
         """Wait until the store has what is dirty, the time is up, or the store turns out to be down.
@@ -132,9 +134,11 @@ class WriteBehind(BackgroundTask):
         Returns:
             how many sessions and deletions the store does not have; the journal has them.
         """
+        deadline = self._clock.mono() + timeout_s
         if not self.store.is_open:
             await self._look_for_loss(min(timeout_s, self._config.timeout_s))
-        left = await self._barrier.wait(None, timeout_s, unless_down=True)
+        left_s = max(0.0, deadline - self._clock.mono())
+        left = await self._barrier.wait(None, left_s, unless_down=True)
         return left["unflushed"]
 
     async def _look_for_loss(self, timeout_s: float | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.sessions.stored import StoredSession
+from callstate_client.engine.sessions.stored import StoredSession, StoreTimeoutError
 from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.write_behind import sweep as sweep_module
 from support.core import Core, FakeClient
@@ -229,3 +229,29 @@ async def test_an_ended_session_stays_hot_while_the_store_is_in_doubt() -> None:
     core.clock.advance(10.0)
     await core.writer.write_round()
     assert core.table.is_stored(core.session("a"))
+
+
+async def test_a_sweep_that_is_not_answered_opens_the_circuit() -> None:
+    core = await stored("a")
+
+    async def check(sessions: Any) -> Any:
+        raise StoreTimeoutError("no answer")
+
+    core.memory.check = check  # type: ignore[method-assign]
+    await core.writer._sweep.sweep()
+    assert core.writer.store.status == "down"
+    assert core.writer._wake.is_set(), "write-behind finds out"
+    await core.writer.write_round()
+    assert core.writer.store.status == "up"
+
+
+async def test_a_sweep_that_asks_too_much_does_not_open_it() -> None:
+    core = await stored("a")
+
+    async def check(sessions: Any) -> Any:
+        core.writer.store.answered()  # a read, meanwhile
+        raise StoreTimeoutError("no answer")
+
+    core.memory.check = check  # type: ignore[method-assign]
+    await core.writer._sweep.sweep()
+    assert core.writer.store.status == "up"

@@ -158,7 +158,7 @@ class RedisBackend:
         results = dict.fromkeys(held_back, WriteResult(WriteOutcome.AWAY, "a shared key's primary does not answer"))
         able = [write for write in batch if write.session_id not in held_back]
         written = await self._write(able)
-        await self._sets.remove(able, written)
+        await self._sets.settle(able, written)
         results.update(zip((write.session_id for write in able), written, strict=True))
         return [results[write.session_id] for write in batch]
 

@@ -4,6 +4,10 @@ On a single server the scripts that write a session keep the shared keys (the ac
 set and that of the call) in the same step. On a cluster those are in other slots than the session. So ids are added
 to the sets before a session is written, and removed after it: if a crash comes between, there is an id too many,
 which meta contradicts, and never one too few.
+
+Ids without a document are removed by whoever lists, and a new session is one between the two steps. So its id is
+added to the active set once more when it is written, and whoever removes ids looks at their documents once more and
+adds those that have appeared: whichever comes last sees what the other did.
 """
 
 from __future__ import annotations
@@ -62,15 +66,21 @@ class ClusterSets:
         failed = (some for some, reply in zip(added, replies, strict=False) if isinstance(reply, NodeAwayError))
         return {id_text(raw) for some in failed for raw in some}
 
-    async def remove(self, batch: Sequence[Write], results: Sequence[WriteResult]) -> None:
-        """Remove sessions that were written as ended or deleted. Where that is impossible, because a key's primary
+    async def settle(self, batch: Sequence[Write], results: Sequence[WriteResult]) -> None:
+        """Add sessions that were written as active once more, and remove those written as ended or deleted. Where
+        that is impossible, because a key's primary
         does not answer while others do, their results become AWAY: they are written again."""
         keys = self._keys
-        left = {
-            id_bytes(write.session_id): result
-            for write, result in zip(batch, results, strict=True)
-            if result.outcome is WriteOutcome.WRITTEN and not (write.active and write.document is not None)
-        }
+        left, there = dict[bytes, WriteResult](), list[bytes]()
+        for write, result in zip(batch, results, strict=True):
+            if result.outcome is not WriteOutcome.WRITTEN or write.patch is not None:
+                continue
+            if write.active and write.document is not None:
+                there.append(id_bytes(write.session_id))
+            else:
+                left[id_bytes(write.session_id)] = result
+        if there:
+            await self._client.try_commands(("SADD", keys.active, *there))
         if left:
             own = keys.host_sessions(self._host_id)
             replies = await self._client.try_commands(
@@ -96,9 +106,7 @@ class ClusterSets:
         keys = self._keys
         ids, cursor = await self._client.members(keys.active, cursor, count)
         exists = await self._client.commands(*(("EXISTS", keys.prefix + raw) for raw in ids))
-        ghosts = [raw for raw, there in zip(ids, exists, strict=True) if not there]
-        if ghosts:
-            await self._client.commands(("SREM", keys.active, *ghosts), ("ZREM", keys.beats, *ghosts))
+        await remove_ghosts(self._client, keys, [raw for raw, there in zip(ids, exists, strict=True) if not there])
         return [raw for raw, there in zip(ids, exists, strict=True) if there], cursor
 
     async def renew(self, call_ids: Iterable[str]) -> None:
@@ -110,3 +118,14 @@ class ClusterSets:
     def _renewals(self, keys: Iterable[bytes]) -> list[tuple[Any, ...]]:
         """TTLs only grow, because another writer may have set a longer one; a key without one gets it."""
         return [("PEXPIRE", key, self._ttl_ms, how) for key in keys for how in ("NX", "GT")]
+
+
+async def remove_ghosts(client: ScriptClient, keys: Layout, ids: Sequence[bytes]) -> None:
+    """Remove ids without a document from the shared keys of a cluster, unless they have one by now."""
+    if not ids:
+        return
+    await client.commands(("SREM", keys.active, *ids), ("ZREM", keys.beats, *ids))
+    exists = await client.commands(*(("EXISTS", keys.prefix + raw) for raw in ids))
+    back = [raw for raw, there in zip(ids, exists, strict=True) if there]
+    if back:
+        await client.commands(("SADD", keys.active, *back))

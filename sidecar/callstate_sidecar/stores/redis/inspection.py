@@ -15,6 +15,7 @@ from callstate_client.engine.sessions.stored import StoreRefusingError
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.backend import Flaw, StoredVersion
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient
+from callstate_sidecar.stores.redis.cluster_sets import remove_ghosts
 from callstate_sidecar.stores.redis.inspection_scripts import ABSENT, EXAMINE, PROBE
 from callstate_sidecar.stores.redis.layout import Layout, id_bytes, id_text
 from callstate_sidecar.stores.redis.store_scripts import LIVE
@@ -165,7 +166,7 @@ class Inspection:
     async def _remove(self, ghosts: Sequence[bytes]) -> None:
         keys = self._keys
         if self._client.clustered:
-            await self._client.commands(("SREM", keys.active, *ghosts), ("ZREM", keys.beats, *ghosts))
+            await remove_ghosts(self._client, keys, ghosts)
         else:
             await self._client.run(LIVE, [keys.active, keys.beats], keys.prefix, *ghosts)
 

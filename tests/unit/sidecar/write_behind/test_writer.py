@@ -649,3 +649,24 @@ async def test_a_flush_looks_whether_the_store_is_there() -> None:
     assert await core.writer.flush(None, 5.0) == {"flushed": 2, "unflushed": 0}
     await core.writer.stop()
     assert core.memory.versions().keys() == {"s0", "s1"}
+
+
+@pytest.mark.parametrize("lookup_s", [0.0, 3.0, 9.0])
+async def test_a_flush_has_one_deadline(lookup_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes to see whether the store has lost data is not added to it."""
+    core, given = await busy(1), list[float | None]()
+    wait = core.writer._barrier.wait
+
+    async def look() -> None:
+        core.clock.advance(lookup_s)
+
+    async def waited(session_ids: Any, timeout_s: float | None, **options: Any) -> dict[str, int]:
+        given.append(timeout_s)
+        return await wait(session_ids, 0.0, **options)
+
+    monkeypatch.setattr(core.memory, "check_for_loss", look)
+    monkeypatch.setattr(core.writer._barrier, "wait", waited)
+    await core.writer.flush(None, 5.0)
+    await core.writer.flush_before_stop(5.0)
+    await core.writer.flush(None, None)
+    assert given == [max(0.0, 5.0 - lookup_s)] * 2 + [None]
