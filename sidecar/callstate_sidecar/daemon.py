@@ -225,9 +225,14 @@ class Daemon:
             return
         ctx, host_id, commit = self._engine.ctx, self._host_id, self._server.group.commit
         clock, metrics, lease_s = self._clock, self._metrics, self._config.store.host_lease_s
-        check = self._write_behind.store.check
-        self._takeovers = takeovers = Takeovers(registry, self._read_through, check, host_id, metrics)
         lease = HostLease(registry, LeaseNote(state_dir / NOTE_NAME), host_id, lease_s)
+        self._write_behind.may_write = lambda: lease.is_ours
+
+        def check() -> None:
+            self._write_behind.store.check()
+            lease.check()
+
+        self._takeovers = takeovers = Takeovers(registry, self._read_through, check, host_id, metrics)
         watch = HostWatch(host_id, lease_s)
         adopter = Adopter(registry, ctx, commit, host_id, lease.instance, takeovers.in_doubt, metrics)
         sweep_s = SWEEP_LEASES * lease_s

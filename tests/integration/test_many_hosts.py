@@ -130,16 +130,48 @@ async def test_a_host_id_whose_daemon_has_stopped_may_be_used_again(hosts: Hosts
 
 
 @on_uvloop
-async def test_the_later_of_two_that_started_without_the_store_stops(hosts: Hosts) -> None:
-    # they also take each other's marks in the store for a loss of its data
-    first, second = hosts.add("one", expect="lost data"), hosts.add("one", expect="another callstated|lost data")
+@pytest.mark.parametrize("forgets", [False, True])
+async def test_of_two_that_started_without_the_store_the_later_stops_and_has_written_nothing(
+    hosts: Hosts, forgets: bool
+) -> None:
+    """Both have a call of the same id, as a cloned machine has."""
+    first = hosts.add("one", expect="lost data" if forgets else "")
+    second = hosts.add("one", expect="another callstated")
     await first.in_thread("start")
+    async with connect(first.socket, worker_id="w1") as here:
+        await here.save(SessionState("c1", status="active"))
+        await here.flush()
+        if forgets:
+            hosts.redis.kill()
+        else:
+            hosts.redis.pause()
+        await second.in_thread("start")
+        async with connect(second.socket, worker_id="w1") as there:
+            await there.save(SessionState("c1", status="active", provider="clone"))
+            await there.save(SessionState("c2", status="active"))
+        await here.add_turn("c1", "user", "mine")
+        if forgets:
+            await asyncio.to_thread(hosts.redis.start)
+        else:
+            hosts.redis.resume()
+        assert second.process is not None
+        assert await asyncio.to_thread(second.process.wait, 20) == Exit.ALREADY_RUNNING
+        assert (await here.flush(timeout_s=20)).unflushed == 0
+        stats = await here.stats()
+        assert (stats["quarantined"], stats["store"]) == (0, "up")
+        assert b"mine" in hosts.redis.command("GET", f"{PREFIX}c1")
+        assert hosts.redis.command("EXISTS", f"{PREFIX}c2") == b":0\r\n"
+
+
+@on_uvloop
+async def test_one_that_started_without_the_store_writes_when_it_is_the_only_one(hosts: Hosts) -> None:
+    daemon = hosts.add("one")
     hosts.redis.pause()
-    await second.in_thread("start")
-    hosts.redis.resume()
-    assert second.process is not None
-    assert await asyncio.to_thread(second.process.wait, 20) == Exit.ALREADY_RUNNING
-    assert first.answers()
+    await daemon.in_thread("start")
+    async with connect(daemon.socket, worker_id="w1") as store:
+        await store.save(SessionState("c1", status="active"))
+        hosts.redis.resume()
+        assert (await store.flush(timeout_s=20)).unflushed == 0
 
 
 # -- claims across hosts ------------------------------------------------------------------------------------------

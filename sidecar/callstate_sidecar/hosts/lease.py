@@ -5,6 +5,11 @@ another name is found there, another daemon may be running under the same host i
 `host.id` configured twice. It runs if the counter moves. The daemon's own predecessor does not run, for the state
 directory is locked; it is known by the name and the counter that it noted there.
 
+Where the store is away at the start, nobody knows, and both of two daemons with one id serve. So a daemon writes
+nothing to the store until it holds the lease: the journal has what it acknowledges. If nobody has the lease at the
+first contact, the store may have lost it: a daemon that had it raises it again within a round, so one that never
+had it waits for so long.
+
 The counter is raised several times in a lease, so that a lost round or two kill nobody.
 """
 
@@ -17,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from callstate_client.engine.sessions.stored import StoreDownError
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.stores.hosts import HostRegistry, LeaseReply
 from callstate_sidecar.system.files import Files
@@ -84,6 +90,17 @@ class HostLease:
         """How often it is raised, seconds."""
         self.instance = secrets.token_hex(8)
         self._noted = note.read()
+        self.is_ours = False
+        """Whether this daemon is known to be the only one with its host id, as of the last time it was raised."""
+
+    def check(self) -> None:
+        """Refuse what changes the store, until the lease is held.
+
+        Raises:
+            StoreDownError: it is not.
+        """
+        if not self.is_ours:
+            raise StoreDownError("it is not known yet whether another daemon has this host's id")
 
     async def renew(self, check: Callable[[], None] = lambda: None) -> LeaseReply:
         """Raise the counter. Where another daemon may hold the lease, this takes until it is known whether it runs.
@@ -97,9 +114,11 @@ class HostLease:
         """
         seen = await self._registry.raise_lease(self.instance)
         while seen.instance != self.instance:
+            self.is_ours = False
             if not self._is_predecessor(seen):
                 await self._stands_still(seen, check)
             seen = await self._registry.raise_lease(self.instance, instead_of=seen)
+        self.is_ours = True
         self._noted = self.instance, seen.counter
         self._note.write(self.instance, seen.counter)
         return seen

@@ -25,6 +25,9 @@ log = EventLog(__name__)
 REMEMBER_LEASES: Final = 10
 """Leases for which all hosts know that one was found dead: several sweeps find what its set lacks meanwhile."""
 
+CONTACT_EVERY_S: Final = 0.5
+"""How often a store is tried that was away at the start: nothing is written before the lease is held."""
+
 COMPARE_S: Final = 30.0
 """How long a start may take to compare its sessions with the store; what is left is done while it serves."""
 
@@ -78,6 +81,7 @@ class HostRounds(BackgroundTask):
         self._work: asyncio.Task[None] | None = None
         self._dead: list[str] = []
         self.is_dead = watch.is_dead
+        self._has_contact = True
         self._compare = self._recover = True
         """What is still to be done: compare all hot sessions with the store, and read its others."""
 
@@ -96,6 +100,7 @@ class HostRounds(BackgroundTask):
             async with asyncio.timeout(COMPARE_S):
                 await self._catch_up()
         except StoreError as error:
+            self._has_contact = self._lease.is_ours
             log.warning(
                 "host_id_unchecked", "can't check yet whether another daemon uses this host's id: %s", error
             )
@@ -129,7 +134,8 @@ class HostRounds(BackgroundTask):
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._lease.interval_s)
+            interval_s = self._lease.interval_s
+            await asyncio.sleep(interval_s if self._has_contact else min(CONTACT_EVERY_S, interval_s))
             self._gate.present()
             try:
                 await self.round()
@@ -145,6 +151,11 @@ class HostRounds(BackgroundTask):
             HostIdTakenError: another daemon has this host's id.
         """
         try:
+            if not self._has_contact:
+                holder = await self._registry.lease_holder()
+                self._has_contact = True
+                if not holder:
+                    return  # see lease.py
             self._compare = self._was_away(await self._lease.renew()) or self._compare
             self._dead = self._watch.look(await self._registry.look_around(self._watch.ahead), self._clock.mono())
         except StoreError:

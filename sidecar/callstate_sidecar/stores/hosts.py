@@ -114,6 +114,10 @@ class HostRegistry(Protocol):
         """
         ...
 
+    async def lease_holder(self) -> str:
+        """The daemon that has this host's lease; empty for none."""
+        ...
+
     async def look_around(self, ahead: int) -> Surroundings:
         """What this host watches: so many hosts that come after it in the order of their ids, the first one after
         the last; and the hosts that were found dead."""

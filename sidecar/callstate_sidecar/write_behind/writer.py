@@ -54,6 +54,7 @@ class WriteBehind(BackgroundTask):
         store: whether the store is up.
         reads: what is read from the store on behalf of clients.
         check: compares memory with the store; see `StoreCheck.run`.
+        may_write: whether this daemon is known to be the only one with its host id.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class WriteBehind(BackgroundTask):
             commit,
         )
         self.check = check.run
+        self.may_write: Callable[[], bool] = lambda: True
         self._next_beats = clock.mono() + config.beat_interval_s
         self._data_losses = backend.data_losses
         self._checking_loss = asyncio.Lock()
@@ -174,6 +176,10 @@ class WriteBehind(BackgroundTask):
         Sessions that become dirty meanwhile wait for the next round: by then they have gathered more changes, and
         on a busy host the beats would never be reached.
         """
+        if not self.may_write():
+            if self.store.failures:
+                await self._attempt(self._backend.ping())
+            return
         self._queue.retry_refused(self._clock.mono(), RETRIES_A_ROUND)
         await self._batches.retry_away()
         left = len(self._table.dirty.marks)
@@ -214,6 +220,8 @@ class WriteBehind(BackgroundTask):
 
     async def _rewrite_after_loss(self) -> None:
         """Mark everything hot dirty if the store has lost what was written to it."""
+        if not self.may_write():  # nothing was, and the mark is another daemon's
+            return
         async with self._checking_loss:
             self._next_loss_check = self._clock.mono() + LOSS_CHECK_S
             try:

@@ -56,6 +56,10 @@ class RedisHosts:
         holder, counter, age_ms = reply
         return LeaseReply(id_text(holder), int(counter), int(age_ms) if age_ms else None)
 
+    async def lease_holder(self) -> str:
+        """The daemon that has this host's lease; empty for none."""
+        return id_text(await self._client.command("HGET", self._keys.lease(self._host_id)[1], "instance") or b"")
+
     async def look_around(self, ahead: int) -> Surroundings:
         """The lease counters of the next hosts on the ring, and the hosts that were found dead."""
         ring, own = self._keys.ring, self._host_id
