@@ -74,6 +74,7 @@ lint: $(DEV_STAMP) ## ruff, mypy, pyright, and whether what is generated is curr
 	@$(BIN)/mypy
 	@$(BIN)/pyright
 	@$(BIN)/python scripts/blocking_front.py --check
+	@$(BIN)/python scripts/manual.py --check
 	@$(BIN)/python scripts/instance_units.py --check
 
 bench-quick: $(DEV_STAMP) ## one line a speed target: figure, target, met or not; under a minute

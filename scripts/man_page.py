@@ -132,7 +132,8 @@ def _usage(action: argparse.Action) -> str:
     value = _value(action)
     if not action.option_strings:
         return f"[{value} …]" if action.nargs == "*" else value
-    return f"[\\fB{escaped(action.option_strings[-1])}\\fR{' ' if value else ''}{value}]"
+    name = next((each for each in action.option_strings if each.startswith("--")), action.option_strings[0])
+    return f"[\\fB{escaped(name)}\\fR{' ' if value else ''}{value}]"
 
 
 def _value(action: argparse.Action) -> str:

@@ -140,7 +140,7 @@ class TestLatency:
     def test_an_interrupt_prints_the_summary(self, daemon: Daemon) -> None:
         before = using(daemon, lambda store: store.stats())["requests"].get("server.ping", 0)
         with Running(daemon, "latency --json") as measuring:
-            wait_until(daemon, lambda stats: stats["requests"].get("server.ping", 0) > before + 20)
+            wait_until(daemon, lambda stats: stats["requests"].get("server.ping", 0) > before + 25)
             assert measuring.interrupt() == (0, b"")
             assert json.loads(measuring.out)["count"] >= 20
 
@@ -152,6 +152,17 @@ class TestLatency:
             assert measuring.process.wait() == 0
         assert re.search(rb"\rmin [^\r]+ round trips \(ms\)\r?\n$", rest) or b"min " in rest
         assert b"Traceback" not in measuring.seen
+
+    def test_a_daemon_that_goes_away_ends_it_with_what_was_measured(self) -> None:
+        with Daemon() as daemon, Running(daemon, "--timeout 0.5 latency") as measuring:
+            wait_until(daemon, lambda stats: stats["requests"].get("server.ping", 0) > 5)
+            daemon.kill()
+            out, err = measuring.process.communicate(timeout=20)
+            assert measuring.process.returncode in (1, 3)
+            assert re.search(rb"max [\d.]+, \d+ round trips \(ms\)\n$", out)
+            assert err.startswith(b"callstate: ")
+            assert b"Traceback" not in err
+            daemon.start()
 
 
 class TestConfig:

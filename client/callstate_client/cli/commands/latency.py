@@ -76,7 +76,8 @@ async def _latency(store: CallStore, args: argparse.Namespace, out: Output) -> i
         task = asyncio.current_task()
         if task is not None:
             task.uncancel()
-    _summarize(latencies, out)
+    finally:  # also when the daemon has stopped to answer
+        _summarize(latencies, out)
     return 0
 
 
