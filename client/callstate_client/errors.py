@@ -217,7 +217,8 @@ class OverloadedError(WireError):
 
 
 class TooLargeError(WireError):
-    """A line over `limits.line_bytes`, or a session over `limits.session_bytes`."""
+    """A line over `limits.line_bytes`, a session over `limits.session_bytes`, or a head over `limits.head_bytes` or
+    with too many values in it."""
 
     code = -32008
     kind = "too_large"

@@ -9,6 +9,9 @@ from msgspec import Struct
 SESSIONS: Final = 200_000
 """Sessions held in memory, by default."""
 
+HEAD_BYTES: Final = 1024 * 1024
+"""Bytes to which a session without its history may grow, by default: as many as one request can have."""
+
 SESSION_BYTES: Final = 8 * 1024 * 1024
 """Bytes to which one session may grow, by default (the wire contract)."""
 
@@ -31,6 +34,11 @@ class Limits(Protocol):
         ...
 
     @property
+    def head_bytes(self) -> int:
+        """Bytes to which a session without its history may grow by saves and updates."""
+        ...
+
+    @property
     def events(self) -> int:
         """Events kept for reconnecting subscribers."""
         ...
@@ -41,6 +49,7 @@ class DefaultLimits(Struct, frozen=True, kw_only=True):
 
     sessions: int = SESSIONS
     session_bytes: int = SESSION_BYTES
+    head_bytes: int = HEAD_BYTES
     events: int = EVENTS
 
 

@@ -231,6 +231,14 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
         int,
         _bytes("Maximum size of a session, to which turns and updates may let it grow.", KIB, GIB),
     ] = 8 * MIB
+    head_bytes: Annotated[
+        int,
+        _bytes(
+            "Maximum size of a session without its history. An update takes the loop about 10 ms per MiB of it.",
+            KIB,
+            64 * MIB,
+        ),
+    ] = MIB
     connections: Annotated[
         int,
         _count(

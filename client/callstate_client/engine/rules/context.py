@@ -147,6 +147,21 @@ class Context:
         if size > self.limits.session_bytes:
             raise TooLargeError(f"the session would pass limits.session_bytes ({self.limits.session_bytes})")
 
+    def check_head(self, size: int, before: int = 0) -> None:
+        """Refuse a head of more bytes than `limits.head_bytes`: an update costs what the head is long.
+
+        Args:
+            size: bytes of the new head.
+            before: bytes of the present one; a head that is too long may become shorter.
+
+        Raises:
+            TooLargeError: it has more.
+        """
+        if size > self.limits.head_bytes and size > before:
+            raise TooLargeError(
+                f"the session without its history would pass limits.head_bytes ({self.limits.head_bytes})"
+            )
+
     def now_us(self) -> int:
         """The present wall time."""
         return self.clock.wall_us()

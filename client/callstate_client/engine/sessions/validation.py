@@ -10,19 +10,26 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from itertools import chain
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
-from callstate_client.errors import InvalidParamsError, ParseError
+from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError
 from callstate_client.model import documents
-from callstate_client.model.go_json import INT64_MAX, INT64_MIN, Int64
+from callstate_client.model.go_json import INT64_MAX, INT64_MIN, Int64, join_members
 from callstate_client.model.metrics import Counters, StrictCounters
 from callstate_client.model.times import YEAR_0, is_time, parse_time
 from callstate_client.protocol.ids import MAX_NAME_BYTES
 from callstate_client.protocol.params import MAX_DEPTH
+
+HEAD_PARTS: Final = 10_000
+"""Objects, arrays and members in one value of a head, such as `recovery_data`: each costs up to a microsecond."""
+
+TURNS_PARTS: Final = 100_000
+"""The same in the turns of one request, if any has nested members: a line full of tool calls has half as many."""
 
 Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES)]
 Time = Annotated[datetime, Meta(tz=True)]
@@ -102,6 +109,8 @@ _STRICT_TIMES: Final = frozenset(
     for zone in (b"Z", b"+00:00", b"-00:00")
 )
 
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+
 _LONG: Final = b"0" * 19
 """The fewest digits of an integer beyond 64 bits."""
 
@@ -120,17 +129,36 @@ _metrics = msgspec.json.Decoder(Counters | None).decode
 _any = msgspec.json.decode
 
 
-def check_json(data: bytes | Raw, path: str, depth: int) -> Any:
+def check_parts(data: bytes | Raw, path: str, most: int) -> None:
+    """Refuse JSON of too many objects, arrays and members, before it is decoded.
+
+    Raises:
+        TooLargeError: there are more than `most`.
+    """
+    text = bytes(data)
+    if len(text) > most and _parts(text) > most and _parts(_STRING.sub(b"", text)) > most:
+        raise TooLargeError(f"more than {most} objects, arrays and members at {path}")
+
+
+def _parts(text: bytes) -> int:
+    """How many objects, arrays and members there are, at most, as some of these characters may be text; ten numbers
+    of an array count as one."""
+    return text.count(b"{") + text.count(b"[") + text.count(b":") + text.count(b",") // 10
+
+
+def check_json(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PARTS) -> Any:
     """Check every value of a member that is passed through.
 
     Args:
         data: the member's JSON.
         path: its path, for the error.
         depth: its nesting depth in the message.
+        most: objects, arrays and members in it.
 
     Returns:
         the decoded value.
     """
+    check_parts(data, path, most)
     try:
         value = _any(data)
     except msgspec.ValidationError as error:  # a number out of range
@@ -138,19 +166,38 @@ def check_json(data: bytes | Raw, path: str, depth: int) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
     text = bytes(data)
-    if text.count(b"{") + text.count(b"[") <= MAX_DEPTH - depth and _LONG not in text.translate(_DIGITS_TO_0):
-        return value  # too few brackets to be nested too deep, and no number that long
-    todo: list[tuple[Any, int]] = [(value, depth)]
-    while todo:
-        node, level = todo.pop()
-        if isinstance(node, int):
-            if not INT64_MIN <= node <= INT64_MAX:
-                raise InvalidParamsError(f"an integer beyond 64 bits at {path}", path=path, expected="int64")
-        elif isinstance(node, dict | list):
-            if level >= MAX_DEPTH:
-                raise ParseError(f"nested deeper than {MAX_DEPTH} at {path}", path=path)
-            todo.extend((child, level + 1) for child in (node.values() if isinstance(node, dict) else node))
+    containers = text.count(b"{") + text.count(b"[")  # at most: some may be text
+    has_long = _LONG in text.translate(_DIGITS_TO_0)
+    if containers > MAX_DEPTH - depth or has_long:  # else too few to be nested too deep, and no number that long
+        _check_nodes(value, path, depth, integers=has_long)
     return value
+
+
+def _check_nodes(value: Any, path: str, depth: int, *, integers: bool) -> None:
+    """Check nesting and, if asked, integers, level by level."""
+    level = [value]
+    while level:
+        if integers and any(type(node) is int and not INT64_MIN <= node <= INT64_MAX for node in level):
+            raise InvalidParamsError(f"an integer beyond 64 bits at {path}", path=path, expected="int64")
+        containers = [node for node in level if type(node) is dict or type(node) is list]
+        if containers and depth >= MAX_DEPTH:
+            raise ParseError(f"nested deeper than {MAX_DEPTH} at {path}", path=path)
+        below = chain.from_iterable(node.values() if type(node) is dict else node for node in containers)
+        level = list(below) if integers else [node for node in below if type(node) is dict or type(node) is list]
+        depth += 1
+
+
+def check_members(members: dict[str, Raw], path: str, depth: int) -> None:
+    """As `check_json`, for members that are passed through, at the path and depth of their object."""
+    if len(members) > 1:  # all at once, as there may be thousands
+        try:
+            check_json(join_members(members), path, depth - 1)
+        except (InvalidParamsError, ParseError):
+            pass  # each by itself, for the path
+        else:
+            return
+    for name, value in members.items():
+        check_json(value, f"{path}.{name}", depth)
 
 
 def check_turns(array: bytes, path: str, depth: int = 3) -> list[IncomingTurn]:
@@ -173,7 +220,7 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[IncomingTurn]:
         try:
             members = _plain_turns(array)
         except (msgspec.MsgspecError, RecursionError):  # nested or invalid: check each value
-            members = check_json(array, path, depth)
+            members = check_json(array, path, depth, TURNS_PARTS)
         for index, names in enumerate(members):
             documents.refuse_shadows(names, documents.TURN_NAMES, f"{path}[{index}]")
     if not _times_are_strict(array):
@@ -273,6 +320,9 @@ def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Ra
     """
     try:
         head = _head(data)
+        history = b"" if head.history is UNSET else bytes(head.history)
+        if len(data) - len(history) > HEAD_PARTS:
+            check_parts(bytes(data).replace(history, b"", 1), path, HEAD_PARTS)
         members = _raw_members(data)
     except msgspec.ValidationError as error:
         raise params_error(error, path) from error
@@ -281,8 +331,7 @@ def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Ra
     check_fields(head, path)
     documents.refuse_shadows(members, HEAD_MEMBERS, path)
     extra = {name: value for name, value in members.items() if name not in HEAD_MEMBERS}
-    for name, value in extra.items():
-        check_json(value, f"{path}.{name}", 3)
+    check_members(extra, path, 3)
     return head, extra
 
 
@@ -320,6 +369,5 @@ def check_metrics(data: Raw | UnsetType, path: str) -> tuple[Counters, dict[str,
         raise undecodable(error, path) from error
     documents.refuse_shadows(members, documents.METRICS_NAMES, path)
     extra = {name: value for name, value in members.items() if name not in documents.METRICS_NAMES}
-    for name, value in extra.items():
-        check_json(value, f"{path}.{name}", 4)
+    check_members(extra, path, 4)
     return metrics, extra

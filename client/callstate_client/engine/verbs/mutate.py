@@ -113,6 +113,7 @@ def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes:
     head = session.doc.patched(p.set, "$.params.set")
     if session.ended and head.status != "ended":
         raise ended_error(session)  # a late update does not start a new call: only a save or a claim revives
+    ctx.check_head(len(head.fields), len(session.doc.fields))
     ctx.check_size(len(head.fields) + session.doc.history_bytes)
     now_us = ctx.now_us()
     was_ended = session.ended

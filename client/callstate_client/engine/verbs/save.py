@@ -50,6 +50,7 @@ def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes:
         return format_us(ctx.now_us()) if session is None else session.doc.created_at
 
     head = read_head(p.session, "$.params.session", created_at)
+    ctx.check_head(len(head.fields))
     if p.op is not None:
         checked_word(p.op, "$.params.op")
     labels = None if p.labels is None else checked_labels(p.labels)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from callstate_client.engine.sessions import validation
 from callstate_client.engine.sessions.validation import (
+    HEAD_PARTS,
     check_head,
     check_json,
     check_metrics,
@@ -13,7 +17,7 @@ from callstate_client.engine.sessions.validation import (
     completed,
     is_whole,
 )
-from callstate_client.errors import InvalidParamsError, ParseError, WireError
+from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError, WireError
 from callstate_client.protocol import MAX_DEPTH
 
 PATH = "$.params.turn"
@@ -267,3 +271,62 @@ def test_metrics_taken() -> None:
     metrics, extra = check_metrics(b'{"turn_count":-1,"p50":{"ms":3}}', "$.m")
     assert metrics.turn_count == -1
     assert bytes(extra["p50"]) == b'{"ms":3}'
+
+
+# -- the number of values -----------------------------------------------------------------------------------------
+
+TOO_MANY = {
+    "arrays": b"[" + b",".join([b"[]"] * HEAD_PARTS) + b"]",
+    "objects": b"[" + b",".join([b"{}"] * HEAD_PARTS) + b"]",
+    "members": b"{%b}" % b",".join(b'"%d":1' % number for number in range(HEAD_PARTS)),
+    "numbers": b"[" + b",".join([b"1"] * 11 * HEAD_PARTS) + b"]",
+}
+
+
+@pytest.mark.parametrize("value", TOO_MANY.values(), ids=TOO_MANY)
+def test_more_values_than_a_head_may_have_are_refused_before_they_are_decoded(
+    value: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "_any", None)
+    with pytest.raises(TooLargeError, match=f"more than {HEAD_PARTS} objects, arrays and members at path"):
+        check_json(value, "path", 3)
+
+
+@pytest.mark.parametrize("head", [b'{"id":"c","recovery_data":{"a":%b}}', b'{"id":"c","own":%b,"history":[]}'])
+def test_a_head_with_too_many_values_is_refused(head: bytes) -> None:
+    with pytest.raises(TooLargeError):
+        check_head(head % TOO_MANY["arrays"], "path")
+    many = b'{"id":"c",%b}' % b",".join(b'"m%d":1' % number for number in range(HEAD_PARTS))
+    with pytest.raises(TooLargeError):
+        check_head(many, "path")
+
+
+def test_text_is_not_counted() -> None:
+    text = b'"%b"' % (b'[{:,\\"' * HEAD_PARTS)
+    assert check_json(b'{"a":%b}' % text, "path", 3) == {"a": json.loads(text)}
+
+
+def test_turns_are_not_counted_as_values_of_the_head() -> None:
+    turns = b"[" + b",".join([b"{}"] * 2 * HEAD_PARTS) + b"]"
+    head, extra = check_head(b'{"id":"c","own":1,"history":%b}' % turns, "path")
+    assert bytes(head.history) == turns  # type: ignore[arg-type]
+    assert extra.keys() == {"own"}
+
+
+def test_of_many_members_the_wrong_one_is_named() -> None:
+    members = b",".join(b'"m%d":%b' % (number, b"1" * (20 if number == 700 else 1)) for number in range(1000))
+    with pytest.raises(InvalidParamsError) as refused:
+        check_head(b'{"id":"c",%b}' % members, "path")
+    assert refused.value.data["path"] == "path.m700"
+
+
+@pytest.mark.parametrize("width", [1, 100])
+def test_nesting_is_counted_wherever_it_is(width: int) -> None:
+    """Level by level, among others that are not nested."""
+
+    def within(levels: int) -> bytes:
+        return b"[%b,%b]" % (b",".join([b"[]"] * width), nested(levels))
+
+    assert check_json(within(MAX_DEPTH - 4), "path", 3)
+    with pytest.raises(ParseError, match="nested deeper"):
+        check_json(within(MAX_DEPTH - 3), "path", 3)

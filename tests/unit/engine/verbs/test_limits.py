@@ -28,6 +28,18 @@ async def test_the_size_of_a_session_is_limited() -> None:
     await core.call("session.amend_turn", session_id="a", index=0, set={"content": "x" * 1399})
 
 
+async def test_the_size_of_a_head_is_limited_and_one_that_is_too_long_may_become_shorter() -> None:
+    core = Core(limits=LimitsConfig(head_bytes=2000))
+    await refused(TooLargeError, core, "session.save", session={"id": "a", "recovery_data": {"x": "x" * 2000}})
+    await core.save("a", session={"recovery_data": {"x": "x" * 1500}})
+    await refused(TooLargeError, core, "session.update", session_id="a", set={"recovery_data": {"y": "y" * 500}})
+    await core.turn("a")
+    core.engine.ctx.limits = LimitsConfig(head_bytes=1024)
+    await core.call("session.update", session_id="a", set={"status": "held"})
+    await core.call("session.update", session_id="a", set={"recovery_data": {"x": "x" * 1400}})
+    await refused(TooLargeError, core, "session.update", session_id="a", set={"recovery_data": {"x": "x" * 1500}})
+
+
 async def test_a_session_without_room_for_a_turn_is_reported_once(tmp_path: Path) -> None:
     harness = CoreHarness(tmp_path, limits=LimitsConfig(session_bytes=2000))
     worker = await harness.worker("w1")
