@@ -78,11 +78,12 @@ ABSENT = {
     "leave",
     "graceful",
 }
-"""Of the asyncio front: what listens takes a loop; and a `hold` of its own, whose calls queue."""
+"""Of the asyncio front: what listens takes a loop. `hold` and `recover` have blocking forms of their own."""
 
 BLOCKING = {
     "AsyncIterator[Record]": "Iterator[Record]",
     "AsyncIterator[protocol.Quarantined]": "Iterator[protocol.Quarantined]",
+    "AsyncIterator[protocol.WorkerInfo]": "Iterator[protocol.WorkerInfo]",
     "Awaitable[bytes]": "bytes",
 }
 
@@ -92,7 +93,7 @@ def public(cls: type) -> dict[str, Any]:
 
 
 def test_the_fronts_have_the_same_methods() -> None:
-    assert set(public(sync.Store)) == set(public(CallStore)) - ABSENT | {"path", "hold"}
+    assert set(public(sync.Store)) == set(public(CallStore)) - ABSENT | {"path", "hold", "recover"}
 
 
 @pytest.mark.parametrize(
