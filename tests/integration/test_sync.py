@@ -27,7 +27,7 @@ from callstate_client import (
     connect,
     sync,
 )
-from callstate_client.protocol import CheckResult, DrainResult, FlushResult
+from callstate_client.protocol import CheckResult, DrainResult, FlushResult, Setting
 from support.daemon import Daemon
 
 pytestmark = pytest.mark.system
@@ -103,6 +103,7 @@ def script() -> list[Step]:
         step("flush", ["c1"]),
         step("claim", "c9"),
         step("claim_next"),
+        step("recover", labels={"app": "nobody's"}),
         step("release", "c1", 7),
         step("drain", False),
         step("check"),
@@ -120,13 +121,14 @@ def script() -> list[Step]:
         step("stats"),
         step("info"),
         step("features"),
+        step("settings"),
         step("close"),
         step("close"),
         step("ping"),
     ]
 
 
-ITERATED = ("sessions", "quarantined")
+ITERATED = ("sessions", "quarantined", "recover")
 
 
 def settled(result: Any) -> Any:
@@ -138,6 +140,8 @@ def settled(result: Any) -> Any:
     if isinstance(result, SessionState):
         result.updated_at = START
         return result.to_json(), result.history_from
+    if isinstance(result, Setting):
+        return type(result)
     if isinstance(result, dict | frozenset):
         return set(result)
     if isinstance(result, list):
@@ -177,7 +181,12 @@ async def test_both_fronts_get_the_same_answers(store: sync.Store) -> None:
 
 def test_the_script_has_every_method() -> None:
     methods = {name for name in dir(sync.Store) if callable(getattr(sync.Store, name)) and not name.startswith("_")}
-    assert {name for name, *_ in script()} == methods - {"request", "new_op", "hold"}
+    assert {name for name, *_ in script()} == methods - {"request", "new_op", "hold", "workers"}
+
+
+def test_workers_are_listed(daemon: Daemon) -> None:
+    with sync.connect(daemon.socket, worker_id="w1") as store:
+        assert [worker.worker_id for worker in store.workers()] == ["w1"]
 
 
 def test_requests_of_ones_own(store: sync.Store) -> None:
