@@ -348,7 +348,8 @@ def commands() -> list[str]:
 
 
 @pytest.mark.parametrize("line", commands())
-def test_commands_are_taken(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_are_taken(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # `-o` opens its file
     program, *argv = shlex.split(line, comments=True)
     if program.endswith("callstate"):
         assert arguments.parse(argv).command in argv
