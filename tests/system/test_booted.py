@@ -93,7 +93,7 @@ def building(python: str, folder: Path) -> Iterator[Callable[[], None]]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--python", python]
     process = subprocess.Popen(
-        [*pip, "wheel", "--wheel-dir", str(folder), f"{ROOT}[all]"],
+        [*pip, "wheel", "--wheel-dir", str(folder), f"{ROOT}[redis,sidecar,cli]"],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environ,
     )  # fmt: skip
 
@@ -124,7 +124,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
             booted.run(python, "-m", "venv", "/opt/callstate")
             built()
             offline = ("--no-index", "--find-links=/opt/wheels")
-            booted.run("/opt/callstate/bin/pip", "install", "--quiet", *offline, "callstate[all]")
+            booted.run("/opt/callstate/bin/pip", "install", "--quiet", *offline, "callstate[redis,sidecar,cli]")
             booted.run(CALLSTATE, "install-units")
             booted.run("systemd-sysusers")
             booted.run("systemctl", "enable", "--now", "callstate.socket", SERVICE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -163,15 +164,17 @@ def test_the_wheel_installs_manual_pages_and_completions(wheel: Path) -> None:
 
 def test_the_sdist_holds_what_a_checkout_does(sdist: Path) -> None:
     """Tests, documents and units too: distributions build and test from it."""
-    tracked = run("git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard")
-    if tracked.returncode:
+    if run("git", "-C", ROOT, "rev-parse").returncode:
         pytest.skip("not a checkout")
-    there = {name for name in tracked.stdout.splitlines() if (ROOT / name).exists()}
+    tracked, new = (
+        {name for name in succeed("git", "-C", ROOT, "ls-files", *which).splitlines() if (ROOT / name).exists()}
+        for which in (["--cached"], ["--others", "--exclude-standard"])
+    )
     with tarfile.open(sdist) as archive:
         (top,) = {name.partition("/")[0] for name in archive.getnames()}
         files = {member.name.removeprefix(f"{top}/") for member in archive.getmembers() if member.isfile()}
-    assert files - there == {"PKG-INFO"}
-    assert there - files == set()
+    assert files - tracked - new == {"PKG-INFO"}
+    assert tracked - files == set()
 
 
 def test_an_installation_from_the_sdist_serves_and_has_its_units(sdist: Path, tmp_path: Path) -> None:
@@ -186,6 +189,11 @@ def test_an_installation_from_the_sdist_serves_and_has_its_units(sdist: Path, tm
     assert done.returncode == 0, done.stderr
     units = {path.name for path in (ROOT / "systemd").glob("callstate*.s*") if path.suffix != ".conf"}
     assert {path.name for path in (root / "etc/systemd/system").iterdir()} == units
+    manuals = {path.name for path in (tmp_path / "venv/share/man").glob("man*/*")}
+    named = re.findall(
+        r"^Documentation=man:([\w.]+)\((\d)\)$", (ROOT / "systemd/callstate.service").read_text(), re.M
+    )
+    assert {f"{name}.{number}" for name, number in named} <= manuals
 
 
 def version_of(sdist: Path) -> str:
