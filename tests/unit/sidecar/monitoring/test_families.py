@@ -161,3 +161,13 @@ def test_promtool_takes_the_rules_and_the_metrics() -> None:
         [promtool, "check", "metrics"], input=text(snapshot()), capture_output=True, text=True, check=False
     )
     assert metrics.returncode == 0, metrics.stdout + metrics.stderr
+
+
+def test_every_metric_is_in_the_documentation_and_no_other() -> None:
+    """By its base name, for a histogram or an info metric; by the name that Prometheus sees, for all others."""
+    operations = (CONTRIB.parent / "docs" / "operations.md").read_text("utf-8")
+    section = re.split(r"^## ", operations.partition("\n## Metrics\n")[2], flags=re.MULTILINE)[0]
+    told = set(re.findall(r"`(callstate_[a-z_]+)(?:\{[a-z,]+\})?`", section)) - {"callstate_"}
+    suffix = r"_(bucket|count|sum|created)$"
+    seen = {re.sub(suffix, "", name) if "_seconds_" in name else name for name in known()}
+    assert told == {name for name in seen if name.startswith("callstate_")}
