@@ -20,4 +20,12 @@ async def _rm(store: CallStore, args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-COMMAND: Final = Command("rm", "delete a call and everything stored about it", _rm, add=options.add_id)
+COMMAND: Final = Command(
+    "rm",
+    "delete a call, here and in the store",
+    _rm,
+    add=options.add_id,
+    description="Delete a call from the daemon's memory and from its store. Its bytes are not overwritten at once: "
+    "they may remain in the journal's files until these are used again, in free pages of an SQLite file, and in "
+    "the files and backups of a Redis.",
+)
