@@ -25,6 +25,7 @@ from callstate_client.cli.top.sessions import SUSPECT
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "top.svg"
 SIZE = (150, 36)
+WORKERS = 3
 WITHIN_S = 60.0
 
 
@@ -61,6 +62,7 @@ async def draw(store: CallStore, victim: asyncio.subprocess.Process, seconds: fl
     """Watch for a while, kill a worker, open a call. Returns the picture as SVG."""
     app = TopApp(store, interval_s=max(0.2, seconds / 20))
     async with app.run_test(size=SIZE) as pilot:
+        await until(lambda: len(app.feed.calls.by(lambda call: call.owner)) == WORKERS)
         await asyncio.sleep(seconds)
         victim.kill()
         await until(lambda: any(call.state == SUSPECT for call in app.feed.calls.calls.values()))
