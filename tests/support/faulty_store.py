@@ -108,6 +108,15 @@ class FaultyStore(MemoryBackend):
         self.rows[session_id] = StoredSession(text, row.meta, row.beat_ms, foreign_stamp=stamp)
         return True
 
+    def delete_by_go(self, session_id: str) -> bool:
+        """The Go package deletes a session; meta stays."""
+        row = self.rows.get(session_id)
+        if row is None or row.document is None:
+            return False
+        self.rows[session_id] = StoredSession(None, row.meta, row.beat_ms)
+        self.active.discard(session_id)
+        return True
+
     def claim_elsewhere(self, session_id: str, *, delete: bool) -> bool:
         """Another host claims a session, and may delete it at once."""
         row = self.rows.get(session_id)

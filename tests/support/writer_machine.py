@@ -153,6 +153,12 @@ class WriterMachine(RuleBasedStateMachine):
         self.number += 1
         self.store.change_by_go(session_id, f"Go's {self.number}", ends=ends)
 
+    @rule(session_id=IDS)
+    def go_deletes(self, session_id: str) -> None:
+        """What it deleted may be gone, and is written again where something has changed here."""
+        if self.store.delete_by_go(session_id):
+            self.acknowledged.pop(session_id, None)
+
     @rule(session_id=IDS, delete=st.booleans())
     def another_host_claims(self, session_id: str, delete: bool) -> None:
         """What was acknowledged there is that host's: only what it does not know of is ours to keep."""

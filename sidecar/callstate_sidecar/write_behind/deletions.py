@@ -2,7 +2,7 @@
 
 After a failover to a replica that lagged behind, a session is back that was deleted, and the daemon has nothing hot
 that could show it. So flushed deletions are remembered for as long as the store keeps their tombstones, the newest
-of them, and in memory only.
+of them, and in memory only: a restart forgets them, as it would be the journal's to keep each of them for a day.
 """
 
 from __future__ import annotations
