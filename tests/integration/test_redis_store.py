@@ -280,6 +280,24 @@ async def test_many_tasks_share_a_store(store: RedisStore) -> None:
     assert len(await store.list_active()) == 300
 
 
+async def test_tasks_that_begin_at_once_look_at_the_server_once(
+    redis_server: RedisServer, raw: Redis, prefix: str
+) -> None:
+    """Each looked by itself, over a connection of its own, and hundreds at once took longer than the timeout."""
+
+    async def looks() -> int:
+        stats = await raw.info("commandstats")
+        return sum(
+            int(each["calls"]) for name, each in stats.items() if name.startswith(("cmdstat_hello", "cmdstat_info"))
+        )
+
+    await raw.info()
+    before = await looks()
+    async with RedisStore.from_url(redis_server.url, prefix=prefix) as store:
+        await asyncio.gather(*(store.ping() for _ in range(100)))
+    assert await looks() - before < 10
+
+
 # -- one session that can't be written ----------------------------------------------------------------------
 
 

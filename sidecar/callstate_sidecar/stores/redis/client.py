@@ -89,6 +89,7 @@ class ScriptClient:
         self._servers = servers
         self._confirms = confirms
         self._verified = False
+        self._verifying: asyncio.Future[None] | None = None
         self._owned = owned
         self._limit_s = limit_s
         self._closed = False
@@ -234,17 +235,29 @@ class ScriptClient:
             raise translate(error) from error
 
     async def _verify(self) -> None:
+        """See that the servers are what the URL says, before they are first used: once for all that wait for it."""
         if self._verified:
             return
+        if self._verifying is None:
+            self._verifying = asyncio.ensure_future(self._verify_now())
+            self._verifying.add_done_callback(self._verification_ended)
+        await asyncio.shield(self._verifying)
+
+    def _verification_ended(self, verifying: asyncio.Future[None]) -> None:
+        self._verifying = None
+        self._verified = not verifying.cancelled() and verifying.exception() is None
+
+    async def _verify_now(self) -> None:
         async with asyncio.timeout(self._limit_s):  # of its own: a slow server would never get beyond this
             await self._servers.verify()
             if self._confirms:
                 await verify_append_only(self._servers.each_primary)
-        self._verified = True
 
     async def close(self) -> None:
         """Close the connections; may be called twice."""
         self._closed = True
+        if self._verifying is not None:  # its cancellation would reach those who wait for it
+            await asyncio.wait([self._verifying])
         if self._owned:
             await self._servers.disconnect(in_use=True)
 
