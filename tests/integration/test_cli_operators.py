@@ -112,7 +112,7 @@ class TestHealthOfARefusal:
         finally:
             daemon.close(expect="the store does not take")
 
-    def test_what_the_store_refuses_is_a_fault(self, daemon: Daemon, callstate: Run) -> None:
+    def test_a_refused_session_is_a_fault(self, daemon: Daemon, callstate: Run) -> None:
         using(daemon, lambda store: store.save(SessionState("a", status="active")))
         using(daemon, lambda store: store.flush())
         refuse_changes(daemon.state_dir / "callstate.db")

@@ -56,7 +56,7 @@ def test_on_a_terminal_events_redraw_it_and_ctrl_c_ends_it(daemon: Daemon) -> No
     assert b"\x1b[?" not in rest, "no mode of the terminal to be set back"
 
 
-def test_what_does_not_fit_on_the_screen_is_counted(daemon: Daemon) -> None:
+def test_rows_that_do_not_fit_on_the_screen_are_counted(daemon: Daemon) -> None:
     for number in range(9):
         using(daemon, lambda store, number=number: store.save(SessionState(f"c{number}", status="active")))
     with OnTerminal(daemon, "ls --watch 60", lines=6) as watching:

@@ -251,7 +251,7 @@ def test_an_export_that_is_not_complete_is_noticed(
     assert (status, "the export is not complete" in said) == (1, True)
 
 
-def test_what_is_refused_is_named_and_the_others_arrive(old: Daemon, new: Daemon, run: Run, tmp_path: Path) -> None:
+def test_refused_calls_are_named_and_the_others_arrive(old: Daemon, new: Daemon, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "calls.ndjson"
     good = json.dumps({"session": {"id": "good", "status": "active"}})
     wrong = json.dumps({"session": {"id": "a b", "status": "active"}})

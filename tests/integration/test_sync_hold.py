@@ -282,7 +282,7 @@ def test_a_later_block_takes_a_call_over_from_an_earlier_one(store: sync.Store) 
     assert (record.ended_reason, record.turn_count) == ("completed", 1)
 
 
-def test_what_is_not_resumed_says_why(store: sync.Store, other: sync.Store) -> None:
+def test_the_error_says_why_a_call_is_not_resumed(store: sync.Store, other: sync.Store) -> None:
     with store.hold(a_call()):
         with pytest.raises(ConflictError, match=r"c1 is w1's, which is alive.*steal=True") as live:
             other.hold(a_call(), resume=True).__enter__()

@@ -220,7 +220,7 @@ def test_the_units_are_installed_once_and_systemd_has_nothing_to_say(system: Boo
     ]
 
 
-def test_what_is_removed_and_what_is_left(system: Booted) -> None:
+def test_removal_leaves_state_and_configuration(system: Booted) -> None:
     try:
         said = system.run(CALLSTATE, "install-units", "--remove").stdout
         assert "left: /var/lib/callstate (journal, SQLite file and host id)" in said

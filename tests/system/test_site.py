@@ -118,7 +118,7 @@ BROKEN = """# A page
     [(BROKEN, ("'nowhere.md'", "#nowhere", "nowhere.py")), ("::: callstate_client.Nobody\n", ("Nobody",))],
     ids=["links", "names"],
 )
-def test_what_is_broken_fails_the_build(text: str, reported: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_broken_page_fails_the_build(text: str, reported: tuple[str, ...], tmp_path: Path) -> None:
     for name in ("scripts", "client", "sidecar"):
         (tmp_path / name).symlink_to(ROOT / name)
     docs = tmp_path / "docs"

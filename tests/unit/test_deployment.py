@@ -152,7 +152,7 @@ def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_what_is_copied_into_the_image_is_not_ignored() -> None:
+def test_files_copied_into_the_image_are_not_ignored() -> None:
     ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     allowed = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     copied: set[str] = set()

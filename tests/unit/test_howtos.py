@@ -111,7 +111,7 @@ async def test_a_stream_that_reconnects_goes_on(holding: dict[str, Any], store: 
     assert (await second.get("c2")).turn_count == 1
 
 
-async def test_what_is_awaited_is_kept(holding: dict[str, Any], store: MemoryStore) -> None:
+async def test_an_awaited_turn_is_kept(holding: dict[str, Any], store: MemoryStore) -> None:
     async with store.hold(SessionState("c1")) as call:
         await holding["book"](call, 12)
         assert (await store.get("c1")).state.recovery_data == {"table": 12}
@@ -378,7 +378,7 @@ def test_getting_started() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
 
 
-async def test_what_is_tried_again_after_an_error(store: MemoryStore) -> None:
+async def test_the_errors_after_which_to_try_again(store: MemoryStore) -> None:
     take = names("errors.md")["take"]
     assert await take(store, "c1") is None
     assert (await store.get("c1")).turn_count == 1

@@ -107,7 +107,7 @@ EACH = [
 
 
 @pytest.mark.parametrize(("name", "value"), EACH)
-def test_what_is_public_has_a_docstring_with_its_errors(name: str, value: Any) -> None:
+def test_every_public_name_has_a_docstring_with_its_errors(name: str, value: Any) -> None:
     assert inspect.getdoc(value)
     if inspect.isfunction(value):
         assert raised(value) <= set(re.findall(r"\w+Error", inspect.getdoc(value) or ""))

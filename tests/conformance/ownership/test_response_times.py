@@ -58,7 +58,7 @@ async def test_a_repeated_turn_counts_one_response(target: Target, w1: CallStore
     assert times((await w1.load("c1")).metrics) == (300, 400, 2, 800)
 
 
-async def test_what_is_no_response_time_is_kept_and_not_counted(target: Target, w1: CallStore) -> None:
+async def test_an_invalid_response_time_is_kept_and_not_counted(target: Target, w1: CallStore) -> None:
     await w1.save(a_call())
     found = (b"12.5", b'"soon"', b"-4", b"true", b"null", b'{"p50":3}')
     turns = msgspec.Raw(b"[%b]" % b",".join(b'{"role":"agent","response_ms":%b}' % value for value in found))
@@ -78,7 +78,7 @@ async def test_an_average_that_was_set_counts_as_one_response(target: Target, w1
     assert times((await w1.load("c1")).metrics) == (90, 400, 3, 1200)
 
 
-async def test_what_is_refused_is_not_counted(target: Target, w1: CallStore, w2: CallStore) -> None:
+async def test_a_refused_turn_is_not_counted(target: Target, w1: CallStore, w2: CallStore) -> None:
     async with w1.hold(a_call()) as call:
         await call.add_turn("agent", "hello", response_ms=300)
         await w2.claim("c1", steal=True)

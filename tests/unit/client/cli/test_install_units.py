@@ -195,7 +195,7 @@ def test_a_program_that_no_unit_can_start_is_refused(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_the_unit_hides_is_what_the_unit_says() -> None:
+def test_hidden_paths_are_those_of_the_unit() -> None:
     unit = (SOURCES / "callstate.service").read_text("utf-8").splitlines()
     assert set(program._HIDDEN.values()) <= set(unit)
 

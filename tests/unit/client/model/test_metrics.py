@@ -62,7 +62,7 @@ def test_a_mean_is_exact_however_many_it_is_of() -> None:
         (True, 333, (1, 333)),
     ],
 )
-def test_what_others_left_of_the_sum(count: object, total_ms: object, found: tuple[int, int]) -> None:
+def test_a_sum_changed_by_other_software(count: object, total_ms: object, found: tuple[int, int]) -> None:
     responses = Responses(50, 333, count, total_ms)
     assert (responses.count, responses.total_ms) == found
 

@@ -118,7 +118,7 @@ async def test_a_held_state_is_redacted_itself(store: CallStore) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError(CARD), None])
-async def test_what_can_not_be_redacted_is_not_sent(
+async def test_a_turn_that_can_not_be_redacted_is_not_sent(
     store: CallStore, before_send: Recorded, error: Exception | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with store.hold(SessionState("c1")) as call:
@@ -150,7 +150,7 @@ async def test_what_can_not_be_redacted_is_not_sent(
         await call.record_interruption()  # the call goes on
 
 
-async def test_what_the_function_returns_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_functions_result_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     def nested(_: str, turn: Turn) -> Turn:
         turn.extra["at"] = START
         return turn

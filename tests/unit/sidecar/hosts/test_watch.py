@@ -65,7 +65,7 @@ def test_one_that_comes_back_is_alive() -> None:
     assert looks(watch, [8], start=35.0) == [False]
 
 
-def test_what_another_host_found_dead_is_dead_here_until_it_is_seen_to_move() -> None:
+def test_a_host_that_another_found_dead_is_dead_until_it_moves() -> None:
     watch = HostWatch("own", LEASE_S)
     found = frozenset({"far", "other", "own"})
     looks(watch, [7], dead=found)

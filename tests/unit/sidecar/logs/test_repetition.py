@@ -71,7 +71,7 @@ def test_the_next_line_after_a_window_follows_what_was_suppressed_in_it() -> Non
     ]  # fmt: skip
 
 
-def test_what_was_suppressed_is_told_at_the_end_and_at_a_reload() -> None:
+def test_suppressed_lines_are_reported_at_the_end_and_at_a_reload() -> None:
     stream, time = io.StringIO(), Time()
     configure_logging("info", "text", 1, {}, stream, clock=time)
     for _ in range(3):

@@ -51,7 +51,7 @@ def test_a_listing_gives_what_a_line_shows() -> None:
     )  # fmt: skip
 
 
-def test_what_a_listing_no_longer_has_is_gone_once_it_is_complete() -> None:
+def test_calls_missing_from_a_complete_listing_are_removed() -> None:
     calls = known(a_record("a"), a_record("b"))
     calls.begin_scan(2.0)
     calls.listed(a_record("b"), 2.0, LIVE)
@@ -60,7 +60,7 @@ def test_what_a_listing_no_longer_has_is_gone_once_it_is_complete() -> None:
     assert ids(calls) == "b"
 
 
-def test_what_an_event_told_of_during_a_listing_stays() -> None:
+def test_a_call_announced_by_an_event_during_a_listing_stays() -> None:
     calls = known(a_record("a"))
     calls.begin_scan(2.0)
     calls.apply(an_event("created", "new"), 2.5)

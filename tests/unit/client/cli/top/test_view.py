@@ -47,7 +47,7 @@ def test_numbers_are_masked_unless_they_are_asked_for() -> None:
     assert "+442079460123" in Columns(200, 34, show_numbers=True).line(a_call(), AT).plain
 
 
-def test_what_callers_send_does_not_control_the_terminal() -> None:
+def test_text_from_callers_does_not_control_the_terminal() -> None:
     call = a_call("a")
     call.provider = "x\x1b[2J\n"
     assert "\x1b" not in Columns(200, 34, show_numbers=False).line(call, AT).plain
