@@ -87,7 +87,8 @@ class JournalMachine(RuleBasedStateMachine):
         """Killed now, or in the middle of a checkpoint, with half a record behind the log."""
         if at is not None:
             dying = FaultyFiles(at, done_then_killed if after else killed)
-            self.journaled.journal._files = self.journaled.files = dying
+            journal = self.journaled.journal
+            journal._files = journal._manifest._files = self.journaled.files = dying
             try:
                 self.journaled.checkpoint()
             except Killed:
