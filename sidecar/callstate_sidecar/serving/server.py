@@ -155,11 +155,13 @@ class Server:
                 undone: list[NotDurableError] = []
                 if self._tx.records:  # what it depends on may be rolled back before it is complete
                     self._tx.after_rollback.append(undone.append)
-                reply_bytes = outcome.reply_bytes
+                reply_bytes, changed = outcome.reply_bytes, len(group) > before
 
                 def finished(done: bytes | Exception) -> None:
                     connection.expected_bytes -= reply_bytes
-                    self._answer_deferred(connection, request, done, bool(undone))
+                    if undone and changed:  # run again it would change something, and be undone, once more
+                        done = undone[0]
+                    self._answer_deferred(connection, request, done, bool(undone) and not changed)
 
                 outcome.start(finished)
                 return
@@ -237,9 +239,9 @@ class Server:
             self._answer(connection, request, unread)
 
     def _answer_deferred(
-        self, connection: ClientConnection, request: DecodedRequest, result: bytes | Exception, undone: bool
+        self, connection: ClientConnection, request: DecodedRequest, result: bytes | Exception, again: bool
     ) -> None:
-        if undone:
+        if again:
             self._run_waiting(connection, request)
             return
         self._end_waiting(connection)

@@ -83,9 +83,9 @@ class TimedServer(Server):
             self._resumed = 0.0
 
     def _answer_deferred(
-        self, connection: ClientConnection, request: DecodedRequest, result: bytes | Exception, undone: bool
+        self, connection: ClientConnection, request: DecodedRequest, result: bytes | Exception, again: bool
     ) -> None:
-        super()._answer_deferred(connection, request, result, undone)
+        super()._answer_deferred(connection, request, result, again)
         began = self._began.pop(id(request), 0.0)
         if began and request.request_id is not None:  # else it was run again
             self._answered.append((request.verb.method, began))
