@@ -6,7 +6,7 @@
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
 _shtab_callstate_quarantine_subparsers=(ls show retry drop)
-_shtab_callstate_subparsers=(ping info stats health latency config workers ls show end rm quarantine tail top drain doctor export import simulate install-units)
+_shtab_callstate_subparsers=(ping info stats health latency config workers ls show end rm erase quarantine tail top drain doctor export import simulate install-units)
 
 _shtab_callstate_ping_option_strings=(-h --help --socket --json --timeout)
 _shtab_callstate_info_option_strings=(-h --help --socket --json --timeout)
@@ -19,6 +19,7 @@ _shtab_callstate_ls_option_strings=(-h --help --socket --json --timeout --all --
 _shtab_callstate_show_option_strings=(-h --help --socket --json --timeout --all --show-numbers)
 _shtab_callstate_end_option_strings=(-h --help --socket --json --timeout --reason)
 _shtab_callstate_rm_option_strings=(-h --help --socket --json --timeout)
+_shtab_callstate_erase_option_strings=(-h --help --socket --json --timeout --end)
 _shtab_callstate_quarantine_ls_option_strings=(-h --help --socket --json --timeout --limit)
 _shtab_callstate_quarantine_show_option_strings=(-h --help --socket --json --timeout --show-numbers)
 _shtab_callstate_quarantine_retry_option_strings=(-h --help --socket --json --timeout)
@@ -48,6 +49,8 @@ _shtab_callstate_end_pos_0_COMPGEN=_callstate_ids
 _shtab_callstate_end___socket_COMPGEN=_shtab_compgen_files
 _shtab_callstate_rm_pos_0_COMPGEN=_callstate_ids
 _shtab_callstate_rm___socket_COMPGEN=_shtab_compgen_files
+_shtab_callstate_erase_pos_0_COMPGEN=_callstate_ids
+_shtab_callstate_erase___socket_COMPGEN=_shtab_compgen_files
 _shtab_callstate_quarantine_ls___socket_COMPGEN=_shtab_compgen_files
 _shtab_callstate_quarantine_show_pos_0_COMPGEN=_callstate_ids
 _shtab_callstate_quarantine_show___socket_COMPGEN=_shtab_compgen_files
@@ -78,7 +81,7 @@ _shtab_callstate_tail___type_choices=(claimed created deleted ended expired fenc
 _shtab_callstate_export___state_choices=(live suspect orphan restored)
 _shtab_callstate_export___scope_choices=(host all)
 _shtab_callstate_install_units___drop_in_choices=(metrics no-network redis-on-this-host)
-_shtab_callstate_pos_0_choices=(ping info stats health latency config workers ls show end rm quarantine tail top drain doctor export import simulate install-units)
+_shtab_callstate_pos_0_choices=(ping info stats health latency config workers ls show end rm erase quarantine tail top drain doctor export import simulate install-units)
 
 _shtab_callstate_ping__h_nargs=0
 _shtab_callstate_ping___help_nargs=0
@@ -122,6 +125,10 @@ _shtab_callstate_end___json_nargs=0
 _shtab_callstate_rm__h_nargs=0
 _shtab_callstate_rm___help_nargs=0
 _shtab_callstate_rm___json_nargs=0
+_shtab_callstate_erase__h_nargs=0
+_shtab_callstate_erase___help_nargs=0
+_shtab_callstate_erase___json_nargs=0
+_shtab_callstate_erase___end_nargs=0
 _shtab_callstate_quarantine_ls__h_nargs=0
 _shtab_callstate_quarantine_ls___help_nargs=0
 _shtab_callstate_quarantine_ls___json_nargs=0

@@ -56,7 +56,7 @@ function _shtab_callstate_using
   test "$_shtab_callstate_cmdpath" = "$argv"
 end
 
-set -g _shtab_callstate_commands ping info stats health latency config workers ls show end rm quarantine 'quarantine ls' 'quarantine show' 'quarantine retry' 'quarantine drop' tail top drain doctor export import simulate install-units
+set -g _shtab_callstate_commands ping info stats health latency config workers ls show end rm erase quarantine 'quarantine ls' 'quarantine show' 'quarantine retry' 'quarantine drop' tail top drain doctor export import simulate install-units
 set -g _shtab_callstate_opts_with_value --call-id --calls --callstated --columns --count --die --drop-in --ended-since --ignore --interval --label --limit --output --owner --provider --rate --reason --root --scope --seed --since --socket --sort --speed --state --status --timeout --turns --type --wait --watch -o
 
 complete -c callstate -e
@@ -141,12 +141,19 @@ complete -c callstate -n '_shtab_callstate_using end' -l json -d 'print one JSON
 complete -c callstate -n '_shtab_callstate_using end' -l timeout -x -d 'give up after this many seconds without an answer (default 5)'
 complete -c callstate -n '_shtab_callstate_using end' -l reason -x -d 'why (default: operator)'
 complete -c callstate -n '_shtab_callstate_using end; and test $_shtab_callstate_npos -eq 0' -ka "(_callstate_ids)" -d 'the session'"'"'s id'
-complete -c callstate -n '_shtab_callstate_using; and test $_shtab_callstate_npos -eq 0' -a rm -d 'Delete a call from the daemon'"'"'s memory and from its store. Its bytes are not overwritten at once: they may remain in the journal'"'"'s files until these are used again, in free pages of an SQLite file, and in the files and backups of a Redis.'
+complete -c callstate -n '_shtab_callstate_using; and test $_shtab_callstate_npos -eq 0' -a rm -d 'Delete a call from the daemon'"'"'s memory and from its store. Its bytes are not overwritten at once: they may remain in the journal'"'"'s files until these are used again, in free pages of an SQLite file, and in the files and backups of a Redis. `erase` removes them there as well.'
 complete -c callstate -n '_shtab_callstate_using rm' -s h -l help -d 'show this help message and exit'
 complete -c callstate -n '_shtab_callstate_using rm' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s socket (default: found as workers do)'
 complete -c callstate -n '_shtab_callstate_using rm' -l json -d 'print one JSON document'
 complete -c callstate -n '_shtab_callstate_using rm' -l timeout -x -d 'give up after this many seconds without an answer (default 5)'
 complete -c callstate -n '_shtab_callstate_using rm; and test $_shtab_callstate_npos -eq 0' -ka "(_callstate_ids)" -d 'the session'"'"'s id'
+complete -c callstate -n '_shtab_callstate_using; and test $_shtab_callstate_npos -eq 0' -a erase -d 'Delete a call from memory, store and journal, and return only when no file of the daemon contains its bytes any more: the journal gets a checkpoint, its old and spare segments are removed, and an SQLite file is written anew. It may be repeated, also after `rm`. What stays beyond the daemon'"'"'s reach is printed: a Redis'"'"' own files until it next rewrites them, backups, and the disk blocks of removed files.'
+complete -c callstate -n '_shtab_callstate_using erase' -s h -l help -d 'show this help message and exit'
+complete -c callstate -n '_shtab_callstate_using erase' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s socket (default: found as workers do)'
+complete -c callstate -n '_shtab_callstate_using erase' -l json -d 'print one JSON document'
+complete -c callstate -n '_shtab_callstate_using erase' -l timeout -x -d 'give up after this many seconds without an answer (default 5)'
+complete -c callstate -n '_shtab_callstate_using erase' -l end -d 'end it first if it is live, which is refused otherwise'
+complete -c callstate -n '_shtab_callstate_using erase; and test $_shtab_callstate_npos -eq 0' -ka "(_callstate_ids)" -d 'the session'"'"'s id'
 complete -c callstate -n '_shtab_callstate_using; and test $_shtab_callstate_npos -eq 0' -a quarantine -d 'Show what the store refuses and what other hosts took over; try it again, or drop it.'
 complete -c callstate -n '_shtab_callstate_using quarantine' -s h -l help -d 'show this help message and exit'
 complete -c callstate -n '_shtab_callstate_using quarantine' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s socket (default: found as workers do)'

@@ -28,6 +28,7 @@ from callstate_sidecar.config.origins import Origins
 from callstate_sidecar.config.resolve import resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
+from callstate_sidecar.erasure import Erasure
 from callstate_sidecar.hosts.absence import AbsenceGate
 from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.lease import NOTE_NAME, HostIdTakenError, HostLease, LeaseNote
@@ -194,7 +195,12 @@ class Daemon:
             journal, files, partial(snapshot, self._engine.table), self._server.group.commit
         )
         self._maintenance = Maintenance(
-            journal, self._checkpointer, config.journal.sync_interval_s, self._sync_failed, self._metrics
+            journal,
+            self._checkpointer,
+            config.journal.sync_interval_s,
+            self._sync_failed,
+            self._metrics,
+            logged=logged is not None,
         )
 
     def _build_store_tasks(self) -> None:
@@ -275,6 +281,14 @@ class Daemon:
             server=self._server,
             read_through=self._read_through,
             write_behind=self._write_behind,
+            erasure=Erasure(
+                self._engine.table,
+                self._write_behind.flush,
+                self._backend,
+                self._maintenance.erase,
+                self._journal.directory,
+                self._server.group.commit,
+            ),
             reaper=self._reaper,
             takeovers=self._takeovers,
             settings=lambda: self._reloads.settings(resolved),

@@ -20,6 +20,7 @@ from callstate_client.errors import UnreadableError
 from callstate_client.protocol.messages import FEATURES, PROTOCOL_VERSION
 from callstate_client.protocol.results import Setting
 from callstate_sidecar.config.schema import Config
+from callstate_sidecar.erasure import Erasure
 from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.metrics import Metrics
@@ -52,6 +53,7 @@ class DaemonHost:
         server: Server,
         read_through: ReadThrough,
         write_behind: WriteBehind,
+        erasure: Erasure,
         reaper: Reaper,
         takeovers: Takeovers | None,
         settings: Callable[[], Iterable[Setting]],
@@ -76,6 +78,7 @@ class DaemonHost:
         self.settings = settings
         self.is_dead = is_dead
         self.flush = write_behind.flush
+        self.erase = erasure.run
         self.check_store = write_behind.check
         self.stored_active_ids = write_behind.reads.active_ids
         self.read_stored = write_behind.reads.read

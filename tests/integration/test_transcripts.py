@@ -67,6 +67,7 @@ PARAMS = {
     "server.config": protocol.NoParams,
     "server.check": protocol.CheckParams,
     "server.drain": protocol.DrainParams,
+    "server.erase": protocol.EraseParams,
 }
 RESULTS = {
     "session.save": protocol.SaveResult,
@@ -78,6 +79,7 @@ RESULTS = {
     "events.subscribe": protocol.SubscribeResult,
     "server.check": protocol.CheckResult,
     "server.drain": protocol.DrainResult,
+    "server.erase": protocol.EraseResult,
     "session.list_active": protocol.ListActiveResult,
     "session.list": protocol.ListResult,
     "session.heartbeat": protocol.HeartbeatResult,

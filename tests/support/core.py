@@ -24,6 +24,7 @@ from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.table import VERBS
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
+from callstate_sidecar.erasure import Erasure
 from callstate_sidecar.journal import Files, Journal
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
@@ -162,12 +163,18 @@ class Core:
             server=server,
             read_through=self.read_through,
             write_behind=self.writer,
+            erasure=Erasure(
+                self.table, self.writer.flush, self.backend, self._clear_journal, Path("/nonexistent"), self.commit
+            ),
             reaper=self.reaper,
             takeovers=None,
             settings=lambda: (),
             is_dead=lambda _: False,
         )
         self.engine.attach(self.host)
+
+    async def _clear_journal(self) -> None:
+        """Nothing: the journal is a list."""
 
     # -- groups -------------------------------------------------------------------------------------------
 

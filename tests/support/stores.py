@@ -190,6 +190,11 @@ class MemoryBackend:
         for finding in self.findings:
             yield finding
 
+    async def erase(self, session_id: str, timeout_s: float) -> list[str]:
+        """Nothing is left of a deleted session."""
+        await self._meet()
+        return []
+
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Record last heartbeats."""
         await self._meet()

@@ -73,13 +73,14 @@ SIDECAR = {
     "write_behind": "logs system config stores reconcile background metrics",
     "reaper": "logs background metrics",
     "hosts": "logs system stores background metrics read_through reconcile serving",
-    "engine_host": "system config stores journal serving metrics read_through write_behind reaper hosts",
+    "erasure": "logs stores",
+    "engine_host": "system config stores journal serving metrics read_through write_behind erasure reaper hosts",
     "monitoring": "logs system config metrics background serving engine_host",
     "named_backend": "config stores",
     "reload": "config",
     "status": "system background metrics",
     "daemon": "logs system config journal serving metrics background named_backend read_through write_behind "
-    "reconcile reaper hosts engine_host monitoring reload status",
+    "reconcile erasure reaper hosts engine_host monitoring reload status",
     "launch": "logs system config journal daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query, StoredSession
-from callstate_client.protocol.results import CheckResult, Setting
+from callstate_client.protocol.results import CheckResult, EraseResult, Setting
 
 
 class NotCached(Exception):  # noqa: N818 - not an error: the store has to be read
@@ -160,6 +160,14 @@ class Host(Protocol):
 
     def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> Awaitable[dict[str, int]]:
         """The result of `server.flush`, once everything is stored or the time is up."""
+        ...
+
+    def erase(self, session_id: str, timeout_s: float | None) -> Awaitable[EraseResult]:
+        """The result of `server.erase`, once no file has bytes of this deleted session.
+
+        Raises:
+            WireError: that could not be achieved.
+        """
         ...
 
     def read_stored(self, session_id: str) -> Awaitable[StoredSession | None]:

@@ -244,6 +244,10 @@ class MemoryHost:
         """Nothing is queued for a store: all sessions count as flushed."""
         return {"flushed": len(self._engine.table.sessions if session_ids is None else session_ids), "unflushed": 0}
 
+    async def erase(self, session_id: str, timeout_s: float | None) -> protocol.EraseResult:
+        """There are no files."""
+        return protocol.EraseResult([])
+
     async def read_stored(self, session_id: str) -> StoredSession | None:
         """None are stored."""
         return None

@@ -28,6 +28,7 @@ from callstate_client.protocol.results import (
     CheckResult,
     ConfigResult,
     DrainResult,
+    EraseResult,
     FlushResult,
     HeartbeatResult,
     ListActiveResult,
@@ -76,6 +77,9 @@ WORKER_LIST: Final = "worker_list"
 SERVER_CONFIG: Final = "server_config"
 """The daemon has `server.config`."""
 
+SERVER_ERASE: Final = "server_erase"
+"""The daemon has `server.erase`."""
+
 FEATURES: Final = (
     "ownership",
     "events",
@@ -90,6 +94,7 @@ FEATURES: Final = (
     SERVER_CHECK,
     WORKER_LIST,
     SERVER_CONFIG,
+    SERVER_ERASE,
 )
 """All optional parts of the protocol; `server.info` lists those that a daemon has."""
 
@@ -235,6 +240,7 @@ decode_version = result_decoder(VersionResult)
 decode_list_active = result_decoder(ListActiveResult)
 decode_heartbeat = result_decoder(HeartbeatResult)
 decode_check = result_decoder(CheckResult)
+decode_erase = result_decoder(EraseResult)
 decode_flush = result_decoder(FlushResult)
 decode_register = result_decoder(RegisterResult)
 decode_subscribe = result_decoder(SubscribeResult)

@@ -255,6 +255,14 @@ class CheckParams(Params):
     repair: bool = False
 
 
+class EraseParams(Params):
+    """`server.erase`: delete a session, and the bytes of it that are left in files. `end`: a live one as well."""
+
+    session_id: str
+    end: bool = False
+    timeout_s: PositiveSeconds | None = None
+
+
 class FlushParams(Params):
     """`server.flush`: these sessions, or all."""
 

@@ -84,6 +84,12 @@ class FlushResult(Struct):
     unflushed: int
 
 
+class EraseResult(Struct):
+    """Of `server.erase`: `remains` says, in words, where the daemon can't erase."""
+
+    remains: list[str]
+
+
 class Quarantined(Struct, kw_only=True, omit_defaults=True):
     """What the store does not have of a session, and is not going to have as it is.
 

@@ -33,6 +33,7 @@ from callstate_client.requests.saves import REWRITES, beside_state, document, re
 from callstate_client.requests.server import (
     CHECK_S,
     CONFIG,
+    ERASE_S,
     FLUSH_MARGIN_S,
     FLUSH_S,
     INFO,
@@ -40,16 +41,17 @@ from callstate_client.requests.server import (
     STATS,
     check,
     drain,
+    erase,
     flush,
     workers,
 )
 
 __all__ = [
-    "CHECK_S", "CONFIG", "FLUSH_MARGIN_S", "FLUSH_S", "INFO", "PING", "REWRITES", "STATS", "BeforeSend", "Ops",
-    "Page", "PreparedRequest", "Redaction", "add_turn", "amend_turn", "beside_state", "check", "check_amendable",
-    "check_listable",
-    "claim", "claim_next", "delete", "document", "drain", "drop_quarantined", "end", "fenced", "flush", "get",
-    "heartbeat", "list_active", "listing_features", "load", "quarantined", "record_interruption", "release",
+    "CHECK_S", "CONFIG", "ERASE_S", "FLUSH_MARGIN_S", "FLUSH_S", "INFO", "PING", "REWRITES", "STATS", "BeforeSend",
+    "Ops", "Page", "PreparedRequest", "Redaction", "add_turn", "amend_turn", "beside_state", "check",
+    "check_amendable", "check_listable",
+    "claim", "claim_next", "delete", "document", "drain", "drop_quarantined", "end", "erase", "fenced", "flush",
+    "get", "heartbeat", "list_active", "listing_features", "load", "quarantined", "record_interruption", "release",
     "retry_quarantined", "rewrite_head", "save", "save_document", "sessions", "show_quarantined", "update",
     "workers",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from callstate_client import protocol
-from callstate_client.requests import replies
+from callstate_client.requests import replies, validation
 from callstate_client.requests.prepared import Page, PreparedRequest
 
 FLUSH_S: Final = 10.0
@@ -18,6 +18,10 @@ flushed."""
 
 CHECK_S: Final = 120.0
 """How long the client waits for the store to be compared with memory, seconds. 100,000 sessions take about ten."""
+
+ERASE_S: Final = 300.0
+"""How long the client waits for a session to be erased, seconds. An SQLite file is written anew, 100 MB a second or
+so."""
 
 PING: Final = PreparedRequest("server.ping", None, replies.nothing)
 INFO: Final = PreparedRequest("server.info", None, protocol.decode_members)
@@ -41,6 +45,13 @@ def flush(session_ids: Sequence[str] | None, timeout_s: float) -> PreparedReques
     return PreparedRequest(
         "server.flush", protocol.FlushParams(session_ids=ids, timeout_s=timeout_s), protocol.decode_flush
     )
+
+
+def erase(session_id: str, end: bool, timeout_s: float) -> PreparedRequest[list[str]]:
+    """Delete a session, and what files have of it. The daemon tries for `timeout_s`."""
+    validation.check_session_id(session_id)
+    params = protocol.EraseParams(session_id=session_id, end=end, timeout_s=timeout_s)
+    return PreparedRequest("server.erase", params, lambda line: protocol.decode_erase(line).remains)
 
 
 def check(repair: bool) -> PreparedRequest[protocol.CheckResult]:

@@ -448,6 +448,28 @@ class SessionApi(Requester):
         """
         return self._execute(requests.flush(session_ids, timeout_s), timeout_s + requests.FLUSH_MARGIN_S)
 
+    def erase(self, session_id: str, *, end: bool = False, timeout_s: float = requests.ERASE_S) -> list[str]:
+        """Delete this session, and whatever is left of its bytes in the files of daemon and store.
+
+        May be repeated, also after `delete()`.
+
+        Args:
+            session_id: which.
+            end: end it first if it is live.
+            timeout_s: how long the daemon tries, seconds.
+
+        Returns:
+            where its bytes may be nevertheless, beyond the daemon's reach, in words.
+
+        Raises:
+            SessionNotFoundError: there is none, and there was none that is known of.
+            ConflictError: it is live, or was created again meanwhile.
+            FencedError: it belongs to another host, or another worker holds it.
+            StoreUnavailableError: it is deleted, but store or journal could not be cleared of it: repeat this.
+        """
+        request = requests.erase(session_id, end, timeout_s)
+        return self._execute(request, timeout_s + requests.FLUSH_MARGIN_S)
+
     def check(self, *, repair: bool = False, timeout_s: float = requests.CHECK_S) -> CheckResult:
         """Compare the daemon's memory with its store, and check the store itself.
 

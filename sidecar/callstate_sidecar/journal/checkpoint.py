@@ -115,8 +115,36 @@ class Checkpointer:
             OSError: of the file system; the older files still count.
         """
         await in_thread(self._journal.remove_leftovers)
+        generation = await self._run(new_segment=False)
+        await in_thread(self._journal.remove_before, generation)
+
+    async def run_clean(self) -> None:
+        """As `run`, and leave no file that has bytes of records before it.
+
+        New segments are not begun in used files meanwhile: the spares are removed first, and none are kept.
+
+        Raises:
+            OSError: of the file system; such files may be left.
+        """
+        await in_thread(self._journal.remove_leftovers)
+        await in_thread(self._journal.remove_unused)
+        generation = await self._run(new_segment=True)
+        await in_thread(self._journal.remove_all_before, generation)
+
+    async def discard_clean(self) -> None:
+        """Leave no file that has records, without writing any (durability `memory`).
+
+        Raises:
+            OSError: of the file system; such files may be left.
+        """
+        await in_thread(self._journal.remove_leftovers)
+        await in_thread(self._journal.remove_unused)
+        await in_thread(self._journal.remove_all_before, self._journal.discard_replayed())
+
+    async def _run(self, *, new_segment: bool) -> int:
+        """Write a snapshot and put it into effect; returns its generation."""
         self._barrier()
-        generation = self._journal.begin_checkpoint()
+        generation = self._journal.begin_checkpoint(new=new_segment)
         snapshot = SnapshotFile(self._journal, self._files, generation)
         try:
             records = self._records()
@@ -133,7 +161,7 @@ class Checkpointer:
             snapshot.abandon()
             raise
         self._journal.snapshot_installed(generation, snapshot.size)
-        await in_thread(self._journal.remove_before, generation)
+        return generation
 
     def run_now(self) -> None:
         """Write a checkpoint without yielding to the loop: at a stop, when no client is served any more.

@@ -59,14 +59,16 @@ def remove_leftovers(files: Files, directory: Path, counted: set[int | None]) ->
             files.unlink(path)
 
 
-def remove_before(files: Files, directory: Path, generation: int, segment_bytes: int) -> None:
+def remove_before(
+    files: Files, directory: Path, generation: int, segment_bytes: int, *, max_spares: int = MAX_SPARES
+) -> None:
     """Remove what a checkpoint has replaced, keeping some segments as spares. Failures are harmless."""
     kept = len(spares(directory))
     for older, path in logs(directory).items():
         if older >= generation:
             break
         try:
-            if kept < MAX_SPARES and path.stat().st_size == segment_bytes:
+            if kept < max_spares and path.stat().st_size == segment_bytes:
                 files.rename(path, spare_path(directory, older))
                 kept += 1
             else:
@@ -77,3 +79,29 @@ def remove_before(files: Files, directory: Path, generation: int, segment_bytes:
         if path != snapshot_path(directory, generation):
             with contextlib.suppress(OSError):
                 files.unlink(path)
+
+
+def remove_unused(files: Files, directory: Path) -> None:
+    """Remove what holds bytes of earlier records and counts for nothing: spares, and tails that were set aside.
+
+    Raises:
+        OSError: of the file system.
+    """
+    asides = sorted(directory.glob("*.aside-*"))
+    if asides:
+        log.warning("journal_asides_removed", "removed for an erasure: %s", ", ".join(path.name for path in asides))
+    for path in [*spares(directory), *asides]:
+        files.unlink(path)
+
+
+def check_removed(directory: Path, generation: int) -> None:
+    """See that no file is left that a checkpoint has replaced, and none that holds bytes of earlier records.
+
+    Raises:
+        OSError: one is left.
+    """
+    left = [path for older, path in logs(directory).items() if older < generation]
+    left += [path for each, path in snapshots(directory).items() if each != generation]
+    left += [*spares(directory), *directory.glob("*.aside-*"), *directory.glob("snapshot-*.tmp")]
+    if left:
+        raise OSError(errno.EBUSY, "could not be removed", str(left[0]))

@@ -31,7 +31,13 @@ from pathlib import Path
 from typing import Final
 
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
-from callstate_sidecar.journal.disk_space import ensure_space, remove_before, remove_leftovers
+from callstate_sidecar.journal.disk_space import (
+    check_removed,
+    ensure_space,
+    remove_before,
+    remove_leftovers,
+    remove_unused,
+)
 from callstate_sidecar.journal.errors import JournalError
 from callstate_sidecar.journal.format import DATA_START, RECORD_HEADER_BYTES, Frame, framed
 from callstate_sidecar.journal.layout import logs
@@ -145,8 +151,11 @@ class Journal:
         self.roll()
         self._manifest.ensure(self._last_generation)
 
-    def discard_replayed(self) -> None:
+    def discard_replayed(self) -> int:
         """Stop counting everything replayed, so that a crash from now on loses it (durability `memory`).
+
+        Returns:
+            the generation from which on files count.
 
         Raises:
             OSError: it still counts.
@@ -155,6 +164,7 @@ class Journal:
         self._manifest.write(None, generation)
         self.remove_before(generation)
         self._drop_closed_before(generation)
+        return generation
 
     def resume(self, generation: int, sequence: int) -> None:
         """Continue after this segment and record, which a repair has read by itself."""
@@ -275,17 +285,17 @@ class Journal:
 
     # -- checkpoints: begin a segment, install the snapshot, remove what it replaces ------------------------
 
-    def begin_checkpoint(self) -> int:
+    def begin_checkpoint(self, *, new: bool = False) -> int:
         """Begin a segment for the changes made while a snapshot is written; returns its generation.
 
-        If the current segment is still empty, as after a failed checkpoint, it is used.
+        If the current segment is still empty, as after a failed checkpoint, it is used, unless it has to be `new`.
 
         Raises:
             OSError: there is not enough disk space, or of the file system; nothing has changed.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         segment = self._segment
-        is_unused = segment is not None and not segment.record_bytes and segment.is_linked
+        is_unused = not new and segment is not None and not segment.record_bytes and segment.is_linked
         needed = 0 if is_unused else self._segment_bytes
         ensure_space(self._files, self.directory, self.snapshot_bytes, needed)
         self._snapshot_begun_at = self.sequence
@@ -317,6 +327,25 @@ class Journal:
     def remove_before(self, generation: int) -> None:
         """Remove the files that no longer count. Failures are harmless. May run in another thread."""
         remove_before(self._files, self.directory, generation, self._segment_bytes)
+
+    def remove_unused(self) -> None:
+        """Remove spares and tails that were set aside, so that no new segment begins as a used file. May run in
+        another thread.
+
+        Raises:
+            OSError: of the file system.
+        """
+        remove_unused(self._files, self.directory)
+
+    def remove_all_before(self, generation: int) -> None:
+        """Remove the files that no longer count, and keep none as a spare. May run in another thread.
+
+        Raises:
+            OSError: some are left.
+        """
+        remove_before(self._files, self.directory, generation, self._segment_bytes, max_spares=0)
+        self.remove_unused()
+        check_removed(self.directory, generation)
 
     def remove_leftovers(self) -> None:
         """Remove what failed checkpoints have left behind. Failures are harmless. May run in another thread."""

@@ -7,6 +7,7 @@ tried later. If the files were deleted, writes are refused until a checkpoint ha
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from typing import Final
 
@@ -29,6 +30,7 @@ class Maintenance:
         interval_s: seconds between syncs: how much a power loss can lose (durability `process`).
         fatal: called if a sync fails, because then it is unknown what is on disk.
         metrics: counts checkpoints that failed.
+        logged: whether changes are journaled as they are made: not with durability `memory`.
     """
 
     def __init__(
@@ -38,14 +40,19 @@ class Maintenance:
         interval_s: float,
         fatal: Callable[[Exception], None],
         metrics: Metrics,
+        *,
+        logged: bool = True,
     ) -> None:
         self._journal = journal
         self._checkpointer = checkpointer
         self._interval_s = interval_s
         self._fatal = fatal
         self._metrics = metrics
+        self._logged = logged
         self._tasks: list[asyncio.Task[None]] = []
         self._syncing = asyncio.Lock()
+        self._checkpointing = asyncio.Lock()
+        self._stopped = False
 
     def start(self) -> None:
         """Start the tasks."""
@@ -57,9 +64,12 @@ class Maintenance:
 
         When this returns, no thread works on the journal any more.
         """
+        self._stopped = True
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             await cancel_and_wait(task)
+        async with self._checkpointing:
+            pass  # wait for an erasure
         async with self._syncing:
             pass  # wait for a sync that the sync gate has started
 
@@ -68,6 +78,21 @@ class Maintenance:
         async with self._syncing:
             if self._journal.unsynced:
                 await in_thread(self._journal.sync)
+
+    async def erase(self) -> None:
+        """Have no file contain bytes of records of what is no longer in memory.
+
+        Raises:
+            OSError: of the file system; such files may be left.
+        """
+        async with self._checkpointing:
+            if self._stopped:
+                raise OSError(errno.ECANCELED, "the daemon is stopping")
+            if self._logged:
+                await self._checkpointer.run_clean()
+            else:
+                await self._checkpointer.discard_clean()
+        await self.sync()  # which closes the removed files, and so releases their space
 
     async def _sync_periodically(self) -> None:
         while True:
@@ -86,7 +111,8 @@ class Maintenance:
             if not self._journal.is_removed and not self._journal.checkpoint_due:
                 continue
             try:
-                await self._checkpointer.run()
+                async with self._checkpointing:
+                    await self._checkpointer.run()
             except Exception as error:  # noqa: BLE001 - a bug too: the log must not grow for ever
                 self._failed(error)
                 await asyncio.sleep(RETRY_S)

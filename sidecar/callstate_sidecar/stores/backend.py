@@ -166,6 +166,18 @@ class Backend(Reads, Protocol):
         """
         ...
 
+    async def erase(self, session_id: str, timeout_s: float) -> list[str]:
+        """Remove what the store still has of a session whose deletion was written to it.
+
+        Args:
+            session_id: whose.
+            timeout_s: how long to wait for other users of the store, seconds.
+
+        Returns:
+            where its bytes may be nevertheless, in words.
+        """
+        ...
+
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats: session id to milliseconds since 1970."""
         ...

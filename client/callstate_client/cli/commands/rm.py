@@ -27,5 +27,5 @@ COMMAND: Final = Command(
     add=options.add_id,
     description="Delete a call from the daemon's memory and from its store. Its bytes are not overwritten at once: "
     "they may remain in the journal's files until these are used again, in free pages of an SQLite file, and in "
-    "the files and backups of a Redis.",
+    "the files and backups of a Redis. `erase` removes them there as well.",
 )

@@ -59,6 +59,10 @@ class Tombstones:
         """The deletion that a new session under this id must exceed for the store to accept it."""
         return self.pending.get(session_id) or self._misses.get(session_id, (0.0, NO_TOMBSTONE))[1]
 
+    def is_deleted(self, session_id: str) -> bool:
+        """Whether a deletion is known, here or from the store that has just been read."""
+        return self.predecessor(session_id).version > 0 or session_id in self.settled
+
     def repeated(self, session_id: str, op: str | None) -> bytes | None:
         """The earlier result of a mutation of a session since deleted, or of the deletion."""
         if op is None:

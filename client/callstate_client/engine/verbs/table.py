@@ -14,6 +14,7 @@ from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
 from callstate_client.engine.sessions.validation import PlainHead
 from callstate_client.engine.verbs import (
+    erase,
     heartbeat,
     listing,
     mutate,
@@ -96,6 +97,7 @@ _TABLE: Final = (
     _verb("server.stats", p.NoParams, read.stats),
     _verb("server.config", p.NoParams, read.config),
     _verb("server.flush", p.FlushParams, read.flush),
+    _verb("server.erase", p.EraseParams, erase.erase),
     _verb("server.check", p.CheckParams, read.check),
     _verb("server.drain", p.DrainParams, ownership.drain),
 )

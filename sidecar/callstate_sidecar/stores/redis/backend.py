@@ -27,6 +27,7 @@ from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect_each
 from callstate_sidecar.stores.redis.cluster_sets import ClusterSets
 from callstate_sidecar.stores.redis.comparison import Comparison
+from callstate_sidecar.stores.redis.erasure import erase
 from callstate_sidecar.stores.redis.errors import NodeAwayError, describe, fault_of_all, is_of_key, translate
 from callstate_sidecar.stores.redis.hosts import RedisHosts
 from callstate_sidecar.stores.redis.inspection import Inspection
@@ -243,6 +244,11 @@ class RedisBackend:
     def inspect(self, wall_us: Callable[[], int], *, repair: bool) -> AsyncIterator[Finding]:
         """What is not as it should be with the server, and the keys that all sessions share."""
         return self._inspection.server(wall_us, repair=repair)
+
+    async def erase(self, session_id: str, timeout_s: float) -> list[str]:
+        """Remove what was set aside, and the id from the sets of calls."""
+        await erase(self._reading, self._keys, session_id)
+        return ["the files of Redis and of its replicas: append-only files until they are rewritten, dumps"]
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats of active sessions; an older one never replaces a newer one."""

@@ -76,10 +76,23 @@ class Layout:
         document = self.prefix + id_bytes(session_id)
         return [document, b"{%b}:meta" % document, self.active, self.beats]
 
+    def foreign(self, session_id: str) -> bytes:
+        """The key of what other software had written, and was set aside."""
+        return b"{%b%b}:foreign" % (self.prefix, id_bytes(session_id))
+
     @property
     def documents(self) -> bytes:
         """A pattern that all documents' keys match, and the layout's other keys too."""
-        return re.sub(rb"([*?\[\]\\])", rb"\\\1", self.prefix) + b"*"
+        return self._escaped_prefix + b"*"
+
+    @property
+    def calls(self) -> bytes:
+        """A pattern that the keys of all calls' sets match."""
+        return self._escaped_prefix + b"@call:*"
+
+    @property
+    def _escaped_prefix(self) -> bytes:
+        return re.sub(rb"([*?\[\]\\])", rb"\\\1", self.prefix)
 
     def call(self, call_id: str) -> bytes:
         """The key of the set of sessions with this call id."""

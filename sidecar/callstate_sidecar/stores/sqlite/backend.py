@@ -10,13 +10,21 @@ from typing import Any, Final
 
 import msgspec
 
-from callstate_client.engine.sessions.stored import Query, StoredMeta, StoreDownError, StoredSession, Write
+from callstate_client.engine.sessions.stored import (
+    Query,
+    StoredMeta,
+    StoreDownError,
+    StoredSession,
+    StoreRefusingError,
+    Write,
+)
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.backend import Deviation, Flaw, StoredVersion, WriteResult
 from callstate_sidecar.stores.encoding import parse_ops, ttl_ms
 from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.sqlite.database import Database
 from callstate_sidecar.stores.sqlite.documents import Changed, together
+from callstate_sidecar.stores.sqlite.erasure import erase
 from callstate_sidecar.stores.sqlite.inspection import check_wal, find_ghosts, inspect_file
 from callstate_sidecar.stores.sqlite.store import DEFAULT_TIMEOUT_S, ping
 from callstate_sidecar.stores.sqlite.transactions import snapshot, transaction
@@ -117,6 +125,16 @@ class SqliteBackend:
         findings += await database.run(find_ghosts, repair=repair)
         for finding in findings:
             yield finding
+
+    async def erase(self, session_id: str, timeout_s: float) -> list[str]:
+        """Write the file anew, without what is in no row of it."""
+        path = self._database.path
+        await self._database.run(ping)
+        try:
+            await asyncio.to_thread(erase, path, session_id, timeout_s)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreRefusingError(f"{path}: {error}") from error
+        return []
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats of active sessions; an older one never replaces a newer one."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from callstate_sidecar.journal import Checkpointer, JournalDamagedError, Maintenance
-from callstate_sidecar.journal.layout import logs, snapshot_path
+from callstate_sidecar.journal.layout import logs, snapshot_path, spare_path
 from callstate_sidecar.journal.manifest import read_manifest
 from callstate_sidecar.metrics import Metrics
 from support.budget import sample
@@ -232,6 +232,52 @@ async def test_maintenance_comes_back_when_the_directory_does(tmp_path: Path) ->
     journaled.add_turn("s1", turn(2))
     journaled.journal.close()
     assert recovered(directory) == journaled.state()
+
+
+def erasing(journaled: JournaledTable, *, logged: bool = True) -> Maintenance:
+    checkpointer = Checkpointer(journaled.journal, journaled.files, journaled.harness.snapshot, lambda: None)
+    return Maintenance(journaled.journal, checkpointer, 60.0, pytest.fail, Metrics(), logged=logged)
+
+
+def holding(directory: Path, marker: bytes) -> list[str]:
+    return sorted(path.name for path in directory.iterdir() if marker in path.read_bytes())
+
+
+@pytest.mark.parametrize("logged", [True, False])
+async def test_an_erasure_leaves_no_file_with_earlier_records(tmp_path: Path, logged: bool) -> None:
+    journaled = filled(tmp_path)
+    journaled.journal.roll()
+    newest = journaled.journal.segment
+    # a segment without records that was begun in a used file, a spare, and a tail that was cut off
+    journaled.files.write(newest.fd, b"used before", newest.end + 1000)
+    spare_path(tmp_path, 0).write_bytes(b"used before")
+    (tmp_path / "log-000000000001.aside-1").write_bytes(b"used before")
+    assert len(holding(tmp_path, b"used before")) == 3
+    await erasing(journaled, logged=logged).erase()
+    assert holding(tmp_path, b"used before") == []
+    assert len(logs(tmp_path)) == 1
+    assert recovered(tmp_path) == (journaled.state() if logged else {})
+    journaled.journal.close()
+
+
+async def test_an_erasure_after_the_stop_is_refused(tmp_path: Path) -> None:
+    journaled = filled(tmp_path)
+    maintenance = erasing(journaled)
+    await maintenance.stop()
+    with pytest.raises(OSError, match="stopping"):
+        await maintenance.erase()
+    journaled.journal.close()
+
+
+async def test_an_erasure_says_if_a_file_can_not_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journaled = filled(tmp_path)
+    monkeypatch.setattr(journaled.files, "unlink", lambda _: None)
+    with pytest.raises(OSError, match="could not be removed"):
+        await erasing(journaled).erase()
+    assert recovered(tmp_path) == journaled.state()
+    journaled.journal.close()
 
 
 def test_memory_forgets_what_was_replayed_but_for_a_clean_stop(tmp_path: Path) -> None:
