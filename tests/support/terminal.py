@@ -41,13 +41,15 @@ class Terminal:
         self._stream = pyte.ByteStream(self._screen)
         self._set_size(columns, lines)
         self._modes = termios.tcgetattr(self._theirs)
+        # where tests run in parallel, the size of another terminal is set, which would take precedence
+        inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         # `setsid --ctty` makes this the controlling terminal, so that the program is told of a new size
         self.process = subprocess.Popen(
             ["setsid", "--ctty", *argv],
             stdin=self._theirs,
             stdout=self._theirs,
             stderr=self._theirs,
-            env={**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(environ or {})},
+            env={**inherited, "TERM": "xterm-256color", "COLORTERM": "truecolor", **(environ or {})},
         )
 
     def _set_size(self, columns: int, lines: int) -> None:

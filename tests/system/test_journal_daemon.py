@@ -167,7 +167,8 @@ def test_the_tool_inspects_and_exports_and_will_not_repair_under_a_daemon() -> N
         copy = daemon.root / "copy"
         shutil.copytree(daemon.state_dir / "journal", copy)
         exported = journal_tool("export", str(copy))
-        assert [json.loads(line) for line in exported.stdout.splitlines()] == [loaded]
+        told = loaded | {"heartbeat_timeout_s": 30.0}  # which a load tells workers alone
+        assert [json.loads(line) for line in exported.stdout.splitlines()] == [told]
         inspected = journal_tool("inspect", str(copy))
         assert "StateRecord" in inspected.stdout
         assert journal_tool("inspect", str(daemon.root)).returncode == Exit.USAGE

@@ -100,13 +100,13 @@ def check_interrupted(turn: Turn, heard: str) -> None:
     assert turn.extra["interrupted"] is True
 
 
-def test_a_call_outlives_a_deploy_of_its_worker(tmp_path: Path) -> None:
+def test_a_call_outlives_a_deploy_of_its_worker(short_dir: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLE / "play.py"), "--signal", "SIGTERM"],
-        capture_output=True, text=True, timeout=100, check=False, env=os.environ | {"TMPDIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=100, check=False, env=os.environ | {"TMPDIR": str(short_dir)},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not list(tmp_path.iterdir()), "nothing is left behind"
+    assert not list(short_dir.iterdir()), "nothing is left behind"
 
 
 def test_a_caller_who_hangs_up_ends_the_call(daemon: Daemon, store: Store, example: Any) -> None:
