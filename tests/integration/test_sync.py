@@ -181,12 +181,21 @@ async def test_both_fronts_get_the_same_answers(store: sync.Store) -> None:
 
 def test_the_script_has_every_method() -> None:
     methods = {name for name in dir(sync.Store) if callable(getattr(sync.Store, name)) and not name.startswith("_")}
-    assert {name for name, *_ in script()} == methods - {"request", "new_op", "hold", "workers"}
+    assert {name for name, *_ in script()} == methods - {"request", "new_op", "hold", "workers", "erase"}
 
 
 def test_workers_are_listed(daemon: Daemon) -> None:
     with sync.connect(daemon.socket, worker_id="w1") as store:
         assert [worker.worker_id for worker in store.workers()] == ["w1"]
+
+
+def test_a_call_is_erased(store: sync.Store) -> None:
+    store.save(a_call("c1"))
+    with pytest.raises(ConflictError):
+        store.erase("c1")
+    store.erase("c1", end=True)
+    with pytest.raises(SessionNotFoundError):
+        store.load("c1")
 
 
 def test_requests_of_ones_own(store: sync.Store) -> None:
