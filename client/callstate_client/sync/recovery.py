@@ -113,19 +113,11 @@ class Recovery:
                     handler(call)
                 except Exception as error:
                     if ended_by(error, call.end_on) is None:
-                        self._abandon_if_hopeless(call, error, max_attempts)
+                        self._retries.abandon_if_hopeless(call, error, max_attempts)
                     raise
         except Exception as error:  # noqa: BLE001 - the other calls continue in any case
             if ended_by(error, call.end_on) is None:
                 _log.exception("%s was recovered, and its handler failed", call.id)
-
-    def _abandon_if_hopeless(self, call: HeldCall, error: Exception, max_attempts: int | None) -> None:
-        attempts = self._retries.attempts(call)
-        if max_attempts is not None and attempts >= max_attempts and not (call.lost or call.ended):
-            self._retries.abandon(call.id)
-            _log.error(
-                "%s is left to other workers: %d attempts in a row failed, with %r", call.id, attempts, error
-            )
 
     # -- one by one -----------------------------------------------------------------------------------------
 

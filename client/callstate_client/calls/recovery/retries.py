@@ -7,13 +7,17 @@ heartbeats, so that no other worker takes it meanwhile, but handed out only afte
 from __future__ import annotations
 
 import heapq
+import logging
 from collections import OrderedDict
 from time import monotonic
 from typing import Final, Generic, Protocol, TypeVar
 
+from callstate_client.errors import CallstateError
 from callstate_client.transport.backoff import Delays
 
 __all__ = ["CONCURRENCY", "MAX_ATTEMPTS", "Retries"]
+
+_log = logging.getLogger("callstate")
 
 CONCURRENCY: Final = 100
 """Handlers that run at once: of thousands of lost calls a worker claims only as many as it can serve."""
@@ -41,6 +45,16 @@ class Recovered(Protocol):
     @property
     def id(self) -> str:
         """The session's id."""
+        ...
+
+    @property
+    def lost(self) -> CallstateError | None:
+        """Why it is no longer held; None while it is."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
         ...
 
 
@@ -93,9 +107,21 @@ class Retries(Generic[CallT]):
 
     # -- giving up ------------------------------------------------------------------------------------------
 
-    def attempts(self, call: CallT) -> int:
-        """How often the call was claimed in a row, here or by other workers, and not kept."""
-        return max(call.handovers + 1, self._attempts[call.id][0] if call.id in self._attempts else 1)
+    def abandon_if_hopeless(self, call: CallT, error: Exception, max_attempts: int | None) -> None:
+        """Leave a call to other workers, if its handler has failed too often.
+
+        Args:
+            call: still held.
+            error: with which the handler failed this time.
+            max_attempts: claims in a row, here or by other workers, after which it is left; None: never.
+        """
+        here = self._attempts[call.id][0] if call.id in self._attempts else 1
+        attempts = max(call.handovers + 1, here)
+        if max_attempts is not None and attempts >= max_attempts and not (call.lost or call.ended):
+            self.abandon(call.id)
+            _log.error(
+                "%s is left to other workers: %d attempts in a row failed, with %r", call.id, attempts, error
+            )
 
     def abandon(self, session_id: str) -> None:
         """Leave this call to other workers from now on."""

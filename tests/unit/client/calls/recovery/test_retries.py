@@ -7,11 +7,12 @@ import pytest
 
 from callstate_client.calls.recovery import retries as module
 from callstate_client.calls.recovery.retries import Retries
+from callstate_client.errors import FencedError
 from callstate_client.transport.backoff import Delays
 
 
-def call(session_id: str = "c1", handovers: int = 0) -> Any:
-    return SimpleNamespace(id=session_id, handovers=handovers)
+def call(session_id: str = "c1", handovers: int = 0, lost: Exception | None = None, ended: bool = False) -> Any:
+    return SimpleNamespace(id=session_id, handovers=handovers, lost=lost, ended=ended)
 
 
 async def test_a_call_is_handed_out_at_once_the_first_time() -> None:
@@ -36,7 +37,23 @@ async def test_failures_at_other_workers_count() -> None:
     retries = Retries(watch=True)
     assert retries.hold_back(call(handovers=4))
     assert retries.due_in_s() == pytest.approx(4, abs=0.5)
-    assert retries.attempts(call(handovers=4)) == 5
+
+
+@pytest.mark.parametrize("most", [4, 5, 6, None])
+async def test_a_call_is_left_to_others_after_so_many_attempts(most: int | None) -> None:
+    retries = Retries(watch=True)
+    failing = call(handovers=4)
+    retries.hold_back(failing)
+    retries.abandon_if_hopeless(failing, ValueError(), most)
+    assert retries.is_abandoned("c1") is (most in (4, 5)), "it was claimed five times"
+
+
+@pytest.mark.parametrize("gone", [{"lost": FencedError("taken")}, {"ended": True}])
+async def test_a_call_that_is_no_longer_held_is_not_abandoned(gone: dict[str, Any]) -> None:
+    retries = Retries(watch=True)
+    failing = call(handovers=4, **gone)
+    retries.abandon_if_hopeless(failing, ValueError(), 1)
+    assert not retries.has_abandoned
 
 
 async def test_the_one_that_is_due_first_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
