@@ -8,6 +8,7 @@ from typing import Final
 from callstate_client.api import CallStore
 from callstate_client.cli import options, output, values
 from callstate_client.cli.command import Command
+from callstate_client.cli.filters import add_filters, matching
 from callstate_client.cli.output import Output
 from callstate_client.cli.render.columns import COLUMNS
 from callstate_client.cli.render.documents import record_document
@@ -16,7 +17,6 @@ from callstate_client.cli.watched_calls import WatchedCalls
 from callstate_client.cli.watching import watch
 from callstate_client.model.state import Status
 from callstate_client.model.times import now
-from callstate_client.protocol.params import SESSION_STATES
 from callstate_client.store import Record
 
 WATCH_S: Final = 2.0
@@ -28,42 +28,11 @@ IN_MEMORY_ONLY: Final = (
 )
 
 
-def _add_filters(parser: argparse.ArgumentParser) -> None:
+def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--all", action="store_true", help="also calls that have ended, for as long as they are in memory"
     )
-    parser.add_argument("--status", help="only calls with this status, such as active, on_hold, ended")
-    parser.add_argument(
-        "--state", choices=SESSION_STATES, help="only calls that have not ended and are in this state"
-    )
-    parser.add_argument("--provider", help="only calls of this provider")
-    parser.add_argument("--owner", help="only calls held by this worker")
-    parser.add_argument("--call-id", help="only the call with this id at its provider, ended or not")
-    parser.add_argument(
-        "--label",
-        metavar="K=V",
-        type=values.label,
-        action="append",
-        default=[],
-        dest="labels",
-        help="only calls with this label; given more than once, all must match",
-    )
-    parser.add_argument(
-        "--ended-since",
-        metavar="T",
-        type=values.since,
-        help="only calls that ended since then: an RFC 3339 time, or an age such as 90s, 10m, 2h, 1d",
-    )
-    parser.add_argument(
-        "--scope",
-        choices=("host", "all"),
-        default="host",
-        help="host: calls in this daemon's memory (default); all: those in the store, of every host, as well",
-    )
-
-
-def _add(parser: argparse.ArgumentParser) -> None:
-    _add_filters(parser)
+    add_filters(parser, scope="host")
     options.add_limit(parser)
     options.add_numbers(parser)
     parser.add_argument(
@@ -120,19 +89,9 @@ async def _watch(store: CallStore, args: argparse.Namespace, out: Output) -> int
 async def find(store: CallStore, args: argparse.Namespace) -> tuple[list[Record], int]:
     """The calls that match, sorted; and how many were left out because they have ended."""
     shows_ended = args.all or args.status or args.ended_since or args.call_id
-    matching = store.sessions(
-        status=args.status,
-        state=args.state,
-        provider=args.provider,
-        owner=args.owner,
-        call_id=args.call_id,
-        labels=dict(args.labels) or None,
-        ended_since=args.ended_since,
-        scope=args.scope,
-    )
     records: list[Record] = []
     ended = 0
-    async for record in matching:
+    async for record in matching(store, args):
         if not shows_ended and record.state.status == Status.ENDED:
             ended += 1
             continue
