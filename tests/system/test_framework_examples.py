@@ -38,12 +38,6 @@ each_example = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
-        yield running
-
-
-@pytest.fixture
 def store(daemon: Daemon) -> Iterator[Store]:
     with connect(daemon.socket) as connected:
         yield connected

@@ -27,12 +27,6 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def daemon() -> Iterator[Daemon]:
-    with Daemon() as running:
-        yield running
-
-
-@pytest.fixture
 def store(daemon: Daemon) -> Iterator[Store]:
     with connect(daemon.socket) as connected:
         yield connected
