@@ -7,15 +7,27 @@ import re
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from callstate_client import CallStore, ConflictError, FencedError, SessionState, connect
+from callstate_client import (
+    CallStore,
+    ConflictError,
+    FencedError,
+    SessionEndedError,
+    SessionState,
+    SidecarStore,
+    connect,
+)
+from callstate_sidecar.stores.hosts import Take, TakeOutcome
+from callstate_sidecar.stores.redis import RedisBackend
 from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
 from support.owners import claim, claim_next, release
 from support.redis_server import RedisServer, binaries
+from support.remote import forker, remote
 from support.wire import Wire
 
 pytestmark = pytest.mark.system
@@ -282,6 +294,161 @@ async def test_of_many_hosts_that_claim_one_gets_it(hosts: Hosts) -> None:
             won = [result for result in results if not isinstance(result, BaseException)]
             assert len(won) == 1
             assert all(isinstance(result, ConflictError) for result in results if isinstance(result, BaseException))
+
+
+# -- sessions that another host has reaped ------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def reapers(hosts: Hosts) -> list[Daemon]:
+    """Three hosts that end a session soon after its worker's death; no pause of a test is an absence of theirs."""
+    quick = ("--set", "reaper.grace_s=0.05", "--set", "store.host_lease_s=60")
+    daemons = [hosts.add(name, *quick, expect="by now") for name in ("one", "two", "three")]
+    await asyncio.gather(*(daemon.in_thread("start") for daemon in daemons))
+    return daemons
+
+
+async def reap(here: SidecarStore, daemon: Daemon, directory: Path, *session_ids: str) -> None:
+    """Let a worker's process die that holds these sessions, and return once they were reaped and stored."""
+    reaped: set[str] = set()
+    with forker(directory) as path:
+        async with remote(path, "uvloop") as process, asyncio.timeout(20), here.events("expired") as expired:
+            worker = await process.open(daemon.socket, "w1")
+            for session_id in session_ids:
+                await worker.save(SessionState(session_id, status="on_hold"), labels={"app": "sales"})
+                await worker.add_turn(session_id, "user", "before")
+            await process.kill()
+            while not reaped.issuperset(session_ids):
+                event = await anext(expired)
+                assert event.reason == "worker_exited"
+                reaped.add(str(event.session_id))
+    await here.flush()
+
+
+@on_uvloop
+async def test_a_claim_revives_what_another_host_has_reaped(
+    hosts: Hosts, reapers: list[Daemon], tmp_path: Path
+) -> None:
+    one, two, _ = reapers
+    async with connect(one.socket, worker_id="w3") as here, connect(two.socket, worker_id="w2") as there:
+        await reap(here, one, tmp_path, "c1")
+        async with here.events("fenced") as fenced, there.events("claimed") as claimed:
+            taken = await claim(there, "c1", "w2")
+            assert (taken.owner, taken.epoch, taken.turn_count) == ("w2", (1 << 20) + 1, 1)
+            assert (await there.load("c1")).status == "on_hold"
+            await there.add_turn("c1", "agent", "after", epoch=taken.epoch)
+            await there.flush()
+            async with asyncio.timeout(20):
+                assert (await anext(claimed)).reason == "reaped"
+                assert (await anext(fenced)).session_id == "c1"
+        with pytest.raises(FencedError) as refused:
+            await here.add_turn("c1", "user", "late")
+        assert (refused.value.host, refused.value.owner) == ("two", "w2")
+        with pytest.raises(ConflictError):
+            await claim(here, "c1", "w3")
+        await here.flush()
+        record = await here.get("c1")
+        assert (record.owner, record.ended_reason, record.labels) == ("w2", None, {"app": "sales"})
+        assert (record.state.status, [turn.content for turn in record.state.history]) == (
+            "on_hold", ["before", "after"],
+        )  # fmt: skip
+        assert hosts.redis.command("SISMEMBER", f"{PREFIX}active", "c1") == b":1\r\n"
+
+
+@on_uvloop
+async def test_late_writes_at_the_host_that_reaped_a_session_are_set_aside(
+    reapers: list[Daemon], tmp_path: Path
+) -> None:
+    one, two, _ = reapers
+    async with connect(one.socket) as here, connect(two.socket, worker_id="w2") as there:
+        await reap(here, one, tmp_path, "c1")
+        version = (await here.get("c1")).version
+        async with here.events("fenced") as fenced:
+            one.signal(signal.SIGSTOP)
+            taken = await claim(there, "c1", "w2")
+            late = asyncio.ensure_future(here.save(SessionState("c1", status="active"), if_version=version))
+            await asyncio.sleep(0)
+            one.signal(signal.SIGCONT)
+            await late  # revives its own copy
+            async with asyncio.timeout(20):
+                assert (await anext(fenced)).reason == "superseded"
+        await asyncio.gather(here.flush(), there.flush())
+        record = await here.get("c1")
+        assert (record.epoch, record.owner, record.state.status) == (taken.epoch, "w2", "on_hold")
+
+
+@on_uvloop
+async def test_of_claims_at_several_hosts_one_revives_a_reaped_session(
+    reapers: list[Daemon], tmp_path: Path
+) -> None:
+    ids = [f"c{number}" for number in range(8)]
+    async with AsyncExitStack() as stack:
+        stores = [
+            await stack.enter_async_context(connect(daemon.socket, worker_id=f"w{number}"))
+            for number, daemon in enumerate(reapers, 2)
+        ]
+        await reap(stores[0], reapers[0], tmp_path, *ids)
+        for session_id in ids:
+            results = await asyncio.gather(
+                *(claim(store, session_id, f"w{n}") for n, store in enumerate(stores, 2)), return_exceptions=True
+            )
+            await asyncio.gather(*(store.flush() for store in stores))
+            owner = (await stores[1].get(session_id)).owner
+            for n, (store, result) in enumerate(zip(stores, results, strict=True), 2):
+                if f"w{n}" == owner:
+                    assert not isinstance(result, BaseException)
+                elif n == 2 and not isinstance(result, BaseException):
+                    await until_fenced(store, session_id)  # it had not been told yet
+                else:
+                    assert isinstance(result, ConflictError), result
+
+
+@on_uvloop
+async def test_a_session_that_was_not_reaped_within_the_retention_is_not_revived(
+    hosts: Hosts, reapers: list[Daemon], tmp_path: Path
+) -> None:
+    one, two, _ = reapers
+    async with connect(one.socket, worker_id="w4") as here, connect(two.socket, worker_id="w2") as there:
+        await here.save(SessionState("done", status="active"))
+        await here.end("done")
+        await reap(here, one, tmp_path, "past", "future", "unknown")
+        for session_id, change in (
+            ("past", "ended_at 2020-01-01T00:00:00Z"),
+            ("future", "ended_at 2120-01-01T00:00:00Z"),
+            ("unknown", 'status_before ""'),  # as an earlier version wrote it
+        ):
+            hosts.redis.command("HSET", f"{{{PREFIX}{session_id}}}:meta", *change.split())
+        for session_id in ("done", "past", "future", "unknown"):
+            with pytest.raises(SessionEndedError):
+                await claim(there, session_id, "w2", steal=True)
+
+
+@on_uvloop
+async def test_a_revived_session_whose_host_died_before_it_wrote_it_lives(
+    hosts: Hosts, reapers: list[Daemon], tmp_path: Path
+) -> None:
+    one, two, _ = reapers
+    async with connect(one.socket) as here, connect(two.socket, worker_id="w2") as there:
+        await reap(here, one, tmp_path, "c1")
+        meta = f"{{{PREFIX}c1}}:meta"
+        hosts.redis.command("HSET", meta, "ended_reason", "max_duration", "max_duration_s", "0.001")
+        gone = RedisBackend(hosts.redis.url, ttl_s=1000, timeout_s=5, host_id="gone", synced=False)
+        assert gone.hosts is not None
+        take = Take("c1", "one", 0, "w9", force=False)
+        assert [taken.outcome for taken in await gone.hosts.take([take])] == [TakeOutcome.CHANGED]
+        for expected in (TakeOutcome.TAKEN, TakeOutcome.CHANGED):
+            [taken] = await gone.hosts.take([take._replace(revive=True)])
+            assert taken.outcome is expected
+        await gone.close()
+        record = await there.get("c1")
+        assert (record.owner, record.ended_reason, record.state.status) == ("w9", None, "on_hold")
+        with pytest.raises(ConflictError):
+            await claim(there, "c1", "w2")
+        stolen = await claim(there, "c1", "w2", steal=True)
+        assert (stolen.epoch >> 20, (await there.load("c1")).status) == (2, "on_hold")
+        await there.flush()
+        for name in ("status_before", "max_duration_s"):
+            assert hosts.redis.command("HGET", meta, name) == b"$0\r\n\r\n", name
 
 
 # -- hosts that die -----------------------------------------------------------------------------------------------

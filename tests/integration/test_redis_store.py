@@ -153,6 +153,7 @@ async def test_a_write_leaves_meta_beside_the_document(backend: RedisBackend, ra
         b"ended_reason": b"",
         b"ended_detail": b"",
         b"reaped": b"0",
+        b"status_before": b"",
         b"ended_at": b"",
         b"labels": b'{"app":"sales"}',
         b"deleted": b"0",

@@ -173,6 +173,7 @@ async def test_all_of_meta_comes_back(side: Side) -> None:
         heartbeat_timeout_s=12.5,
         max_duration_s=3600.0,
         reaped=True,
+        status_before="on_hold",
         ops={"op-1": b'{"version":1}', "op-ü": b'{"version":2,"turn_count":1}'},
     )
     document = bytes(range(256)) * 10
@@ -189,6 +190,7 @@ async def test_meta_that_is_empty_comes_back_empty(side: Side) -> None:
         ended_reason="r",
         ended_detail="{}",
         reaped=True,
+        status_before="on_hold",
         labels={"a": "b"},
         heartbeat_timeout_s=1.0,
         ops={"op": b"{}"},

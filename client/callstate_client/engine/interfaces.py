@@ -38,6 +38,8 @@ class NotOurs(Exception):  # noqa: N818 - no error: a request to the store
         self.force = force
         self.why = why
         self.seen = self.host, self.epoch, session.state
+        self.revive = session.ended
+        """It was reaped, and is to live again."""
 
 
 class Deferred:

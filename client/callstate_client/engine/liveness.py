@@ -108,6 +108,11 @@ class Liveness:
     def __len__(self) -> int:
         return len(self._of)
 
+    @property
+    def retention_s(self) -> float:
+        """How long an ended session stays hot, and may be claimed if it was reaped, seconds."""
+        return self._ended.span_s
+
     def phase(self, session_id: str) -> Phase | None:
         """The phase of a session; None: it is not watched."""
         queue = self._of.get(session_id)

@@ -25,6 +25,9 @@ STOLEN: Final = "stolen"
 UNOWNED: Final = "unowned"
 """Claimed: it had no owner yet."""
 
+REAPED: Final = "reaped"
+"""Claimed: the daemon had ended it not long ago."""
+
 RELEASED: Final = "released"
 """An orphan: its owner gave it up."""
 

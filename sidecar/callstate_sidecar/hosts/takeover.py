@@ -62,7 +62,7 @@ class Takeovers:
         """
         self._check()
         session_id = theirs.session_id
-        take = Take(session_id, theirs.host, theirs.epoch, theirs.owner, theirs.force)
+        take = Take(session_id, theirs.host, theirs.epoch, theirs.owner, theirs.force, theirs.revive)
         try:
             (taken,) = await self._registry.take([take])
         except StoreError:

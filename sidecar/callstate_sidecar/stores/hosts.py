@@ -63,6 +63,7 @@ class Take(NamedTuple):
         epoch: the epoch that it was seen to have.
         owner: the worker that claims it; empty makes it an orphan.
         force: also where it has an owner that is alive: it is stolen, or its host is dead.
+        revive: also where its host has reaped it: it lives again, with the status it had.
     """
 
     session_id: str
@@ -70,6 +71,7 @@ class Take(NamedTuple):
     epoch: int
     owner: str
     force: bool
+    revive: bool = False
 
 
 class TakeOutcome(Enum):

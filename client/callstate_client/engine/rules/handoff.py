@@ -12,6 +12,7 @@ from callstate_client.engine.events import SUPERSEDED
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.reasons import HOST_LOST
 from callstate_client.engine.rules.context import Context
+from callstate_client.engine.rules.lifecycle import revive
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import StoredSession
@@ -62,6 +63,8 @@ def adopt(ctx: Context, session_id: str, stored: StoredSession, host_id: str) ->
 def take_over(session_id: str, stored: StoredSession, host_id: str, why: str) -> Session | None:
     """Make a session that the store has reassigned to this host an orphan of this host; None for a tombstone.
 
+    One that its former host had reaped lives again, with the status it had.
+
     Args:
         session_id: its id.
         stored: its state in the store, with the epoch that this host was given.
@@ -76,5 +79,7 @@ def take_over(session_id: str, stored: StoredSession, host_id: str, why: str) ->
         return None
     session.host = None
     session.suspected = ""
+    if session.facts.reaped:
+        session.change_facts(**revive(session))
     session.change_facts(owner="", instance="", orphan=session.facts.orphan or why)
     return session

@@ -7,9 +7,12 @@ the new one (`retime`, `tell_timeout`).
 
 from __future__ import annotations
 
+from typing import Any
+
 from callstate_client.engine.events import REVIVED
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.liveness import Phase
+from callstate_client.engine.reasons import OVERTIME
 from callstate_client.engine.rules.authority import is_holder
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.facts import NOT_ENDED
@@ -83,6 +86,17 @@ def settle_status(
         session.change_facts(ended_reason=reason, ended_us=now_us)
         ctx.lift(session)
         ctx.liveness.keep(session.id, ctx.clock.live())
+
+
+def revive(session: Session) -> dict[str, Any]:
+    """Give a reaped session the status it had; returns the changes of its facts that belong to it.
+
+    One that was ended for its maximum age goes on without that limit: it would be ended again at once.
+    """
+    facts = session.facts
+    session.doc.status = facts.status_before
+    changes = {**NOT_ENDED, "status_before": ""}
+    return changes | {"max_duration_s": None} if facts.ended_reason == OVERTIME else changes
 
 
 def retime(ctx: Context, caller: Caller, session: Session, before_s: float | None) -> None:

@@ -79,6 +79,7 @@ def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str, st
         ended_at=format_us(facts.ended_us) if facts.ended_us else "", ended_detail=facts.ended_detail,
         labels=facts.labels, reaped=facts.reaped, heartbeat_timeout_s=facts.heartbeat_timeout_s,
         max_duration_s=facts.max_duration_s, ops=ops, state=state,
+        status_before=facts.status_before if facts.reaped else "",
         orphan=facts.orphan if state in (ORPHAN, SUSPECT) else "",
     )  # fmt: skip
 
@@ -109,6 +110,8 @@ def session_of(session_id: str, stored: StoredSession, host_id: str) -> Session 
     if stored.foreign_stamp and session.facts.ended_us and not session.ended:
         # other software wrote back what it had read before the end: that does not revive the call
         session.doc.status = "ended"
+    if stored.meta is not None and _is_revived(stored.meta) and not stored.foreign_stamp:
+        session.doc.status = stored.meta.status_before
     return session
 
 
@@ -135,9 +138,14 @@ def _take_meta(session: Session, meta: StoredMeta | None, host_id: str) -> None:
         epoch=meta.epoch, owner=meta.owner, labels=meta.labels, heartbeat_timeout_s=meta.heartbeat_timeout_s,
         max_duration_s=meta.max_duration_s, ended_reason=meta.ended_reason, ended_detail=meta.ended_detail,
         ended_us=parse_us(meta.ended_at) if is_time(meta.ended_at) else 0, reaped=meta.reaped,
-        orphan=meta.orphan,
+        orphan=meta.orphan, status_before=meta.status_before if meta.reaped else "",
     )  # fmt: skip
     session.suspected = SILENT if meta.state == SUSPECT else ""
+
+
+def _is_revived(meta: StoredMeta) -> bool:
+    """Whether a host has revived a reaped session, but not written its document yet: that says it has ended."""
+    return bool(meta.status_before) and not meta.reaped and not meta.ended_at
 
 
 def _created_us(session: Session) -> int:

@@ -56,6 +56,8 @@ class StoredMeta(Struct, kw_only=True):
         heartbeat_timeout_s: the session's own, or None for the daemon's.
         max_duration_s: the session's own, or None for none.
         reaped: the reaper ended it, not a worker.
+        status_before: the status of a reaped session before its end; stays when another host revives the session,
+            until that host has written the document. Empty where an earlier version wrote it.
         state: `live`, `suspect`, `orphan` or `ended`; empty where an earlier version wrote it.
         orphan: why an orphan has no owner any more.
         deleted: a tombstone: there is no document, and nothing older may be written.
@@ -73,6 +75,7 @@ class StoredMeta(Struct, kw_only=True):
     heartbeat_timeout_s: float | None = None
     max_duration_s: float | None = None
     reaped: bool = False
+    status_before: str = ""
     state: str = ""
     orphan: str = ""
     deleted: bool = False

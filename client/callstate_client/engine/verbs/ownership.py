@@ -1,8 +1,9 @@
 """The verbs of ownership: register, claim, release. Each is headed by a sample of its params.
 
 A claim gives a session a new owner and raises its epoch, which fences the previous one. It succeeds if there is no
-owner, if the owner may be dead (a suspect, or its worker has left), for a reaped session that is still hot, and
-with `steal`. If the owner repeats its claim, perhaps because the first reply was lost, the epoch stays the same.
+owner, if the owner may be dead (a suspect, or its worker has left), for a session that was reaped within the
+retention, and with `steal`. If the owner repeats its claim, perhaps because the first reply was lost, the epoch
+stays the same.
 """
 
 from __future__ import annotations
@@ -15,13 +16,12 @@ from msgspec import structs
 
 from callstate_client.engine.interfaces import Caller, NotOurs
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.reasons import EXITED, HOST_LOST, OVERTIME, RELEASED, STOLEN, UNOWNED
+from callstate_client.engine.reasons import EXITED, HOST_LOST, REAPED, RELEASED, STOLEN, UNOWNED
 from callstate_client.engine.rules.authority import check_authority, is_holder
 from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.handovers import counted_hold, is_poison
-from callstate_client.engine.rules.lifecycle import beat, retime, tell_timeout
+from callstate_client.engine.rules.lifecycle import beat, retime, revive, tell_timeout
 from callstate_client.engine.rules.param_checks import checked_labels, checked_word, checked_worker
-from callstate_client.engine.sessions.facts import NOT_ENDED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.read import checked_history, load_session
@@ -80,12 +80,15 @@ def _across_hosts(ctx: Context, session: Session, worker_id: str, *, steal: bool
     """How to claim a session of another host: by the same rule as one of this host, and where its host is dead.
 
     Raises:
-        SessionEndedError: it has ended.
+        SessionEndedError: it has ended, and was not reaped within the retention.
         ConflictError: it has an owner that is alive.
         ShuttingDownError, OverloadedError: there is no room for another session here.
     """
     if session.ended:
-        raise ended_error(session)
+        if not _was_reaped_lately(ctx, session):
+            raise ended_error(session)
+        ctx.check_room()
+        return NotOurs(session, owner=worker_id, force=False, why=REAPED)
     facts, host = session.facts, session.host or ""
     reason = facts.orphan or session.suspected or ("" if facts.owner else UNOWNED)
     is_dead = not reason and ctx.host.is_dead(host)
@@ -94,6 +97,16 @@ def _across_hosts(ctx: Context, session: Session, worker_id: str, *, steal: bool
     ctx.check_room()
     why = reason or (HOST_LOST if is_dead else STOLEN)
     return NotOurs(session, owner=worker_id, force=is_dead or steal, why=why)
+
+
+def _was_reaped_lately(ctx: Context, session: Session) -> bool:
+    """Whether another host reaped a session within the retention, by the wall clock of this host.
+
+    A clock that is off moves the limit by as much. An end in the future, by up to the retention, counts too.
+    """
+    facts = session.facts
+    distance_s = abs(ctx.now_us() - facts.ended_us) / 1e6
+    return facts.reaped and facts.status_before != "" and distance_s <= ctx.liveness.retention_s
 
 
 def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> None:
@@ -167,11 +180,7 @@ def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: Cla
     changes = counted_hold(session, now_us, crashed=reason == EXITED)
     changes |= {"claimed_us": now_us, "epoch": facts.epoch + 1}
     if facts.reaped:
-        session.doc.status = facts.status_before
-        changes |= NOT_ENDED
-        changes["status_before"] = ""
-        if facts.ended_reason == OVERTIME:  # otherwise it would be ended again at once
-            changes["max_duration_s"] = None
+        changes |= revive(session)
     if p is not None:
         changes |= _given_timeouts(p)
     changes |= {"owner": worker_id, "orphan": "", "instance": caller.instance}
@@ -182,7 +191,7 @@ def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: Cla
 def _why_claimable(ctx: Context, session: Session) -> str:
     """The reason in the event of a claim."""
     if session.facts.reaped:
-        return "reaped"
+        return REAPED
     if session.id in ctx.departures.pending:
         return ctx.departures.pending[session.id]
     if session.suspected or session.facts.orphan:

@@ -132,7 +132,7 @@ class RedisHosts:
     def _take(self, take: Take) -> ScriptCall:
         args = (
             id_bytes(take.session_id), self._host_id, take.host, take.epoch, next_term(take.epoch), take.owner,
-            int(take.force), self._ttl_ms, HOST_LOST,
+            int(take.force), self._ttl_ms, HOST_LOST, int(take.revive),
         )  # fmt: skip
         return ScriptCall(TAKE, self._keys.session(take.session_id)[:2], args)
 

@@ -171,6 +171,7 @@ def _facts(meta: StoredMeta) -> list[tuple[bytes, str | bytes]]:
         (b"heartbeat_timeout_s", _seconds_text(meta.heartbeat_timeout_s)),
         (b"max_duration_s", _seconds_text(meta.max_duration_s)),
         (b"reaped", "1" if meta.reaped else "0"),
+        (b"status_before", meta.status_before),
         (b"state", meta.state),
         (b"orphan", meta.orphan),
     ]
@@ -197,6 +198,7 @@ def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
         heartbeat_timeout_s=_seconds(fields.get(b"heartbeat_timeout_s", b"")),
         max_duration_s=_seconds(fields.get(b"max_duration_s", b"")),
         reaped=fields.get(b"reaped") == b"1",
+        status_before=_text(fields, b"status_before"),
         state=_text(fields, b"state"),
         orphan=_text(fields, b"orphan"),
         deleted=fields.get(b"deleted") == b"1",

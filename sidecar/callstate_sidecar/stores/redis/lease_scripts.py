@@ -30,15 +30,22 @@ TAKE: Final = Script(
     """
 local host, seen_host, seen_epoch, epoch = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local owner, force, ttl = ARGV[6], ARGV[7] == '1', ARGV[8]
-local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'owner', 'state', 'deleted', 'ended_at')
+local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'owner', 'state', 'deleted', 'ended_at', 'reaped',
+                        'status_before', 'ended_reason')
 if redis.call('TYPE', KEYS[1]).ok ~= 'string' then return {2} end
 if held[1] ~= seen_host or held[2] ~= seen_epoch or held[5] == '1' then return {2} end
-if held[4] == 'ended' or (held[6] and held[6] ~= '') then return {2} end
-local is_held = held[3] and held[3] ~= '' and held[4] ~= 'suspect' and held[4] ~= 'orphan'
+local has_ended = held[4] == 'ended' or (held[6] and held[6] ~= '')
+local has_status = held[7] == '1' and held[8] and held[8] ~= ''
+if has_ended and not (ARGV[10] == '1' and has_status) then return {2} end
+local is_held = not has_ended and held[3] and held[3] ~= '' and held[4] ~= 'suspect' and held[4] ~= 'orphan'
 if is_held and not force then return {0} end
 local fields = redis.call('HGETALL', KEYS[2])
 redis.call('HSET', KEYS[2], 'host', host, 'epoch', epoch, 'owner', owner,
            'state', owner == '' and 'orphan' or 'live', 'orphan', owner == '' and ARGV[9] or '')
+if has_ended then
+  redis.call('HSET', KEYS[2], 'ended_reason', '', 'ended_detail', '', 'ended_at', '', 'reaped', '0')
+  if held[9] == 'max_duration' then redis.call('HSET', KEYS[2], 'max_duration_s', '') end
+end
 for _, key in ipairs({KEYS[1], KEYS[2]}) do
   local left = redis.call('PTTL', key)
   if left >= 0 and left < tonumber(ttl) then redis.call('PEXPIRE', key, ttl) end
@@ -47,8 +54,12 @@ return {1, redis.call('GET', KEYS[1]), fields}
 """
 )
 """KEYS: document, meta. ARGV: id, the host that takes it, the host and epoch it was seen to have, its new epoch,
-its new owner or empty, whether to take it from an owner that is alive, ttl in ms, why it becomes an orphan. Returns
-`{1, document, meta before}`, `{0}` where it is held, `{2}` where it has changed, ended or gone."""
+its new owner or empty, whether to take it from an owner that is alive, ttl in ms, why it becomes an orphan, whether
+to revive it where it was reaped. Returns `{1, document, meta before}`, `{0}` where it is held, `{2}` where it has
+changed, ended or gone.
+
+The document of a revived session says that it has ended until its new host writes it; `status_before` stays for
+those who read it before that."""
 
 POSSESSION: Final = Script(
     """

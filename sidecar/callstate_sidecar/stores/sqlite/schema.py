@@ -62,7 +62,7 @@ _PARTS: Final = (
 )
 
 _ADDED_COLUMNS: Final[dict[str, str]] = dict.fromkeys(
-    ("ops", "call_id", "state", "orphan", "foreign_stamp"), "TEXT NOT NULL DEFAULT ''"
+    ("ops", "call_id", "state", "orphan", "status_before", "foreign_stamp"), "TEXT NOT NULL DEFAULT ''"
 ) | {"head_position": "INTEGER NOT NULL DEFAULT 0", "head": "BLOB"}
 """Columns of `session` missing from files of earlier versions."""
 

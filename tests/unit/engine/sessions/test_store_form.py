@@ -40,6 +40,28 @@ def test_a_session_of_another_host_names_that_host() -> None:
     assert back.host == "other"
 
 
+def test_the_status_before_is_stored_of_reaped_sessions_only() -> None:
+    session = full_session()
+    session.change_facts(status_before="on_hold")
+    assert write_of(session, HOST).meta.status_before == "on_hold"
+    session.change_facts(reaped=False)
+    assert write_of(session, HOST).meta.status_before == ""
+
+
+@pytest.mark.parametrize(
+    ("foreign_stamp", "ended_at", "status"),
+    [(b"", "", "on_hold"), (b"2:{}", "", "ended"), (b"", "2026-01-02T03:04:05Z", "ended")],
+)
+def test_a_session_that_was_revived_lives_before_its_document_says_so(
+    foreign_stamp: bytes, ended_at: str, status: str
+) -> None:
+    write = write_of(full_session(), "other")
+    meta = StoredMeta(host="other", epoch=1 << 20, version=9, status_before="on_hold", ended_at=ended_at)
+    back = session_of("a", StoredSession(write.document, meta, foreign_stamp=foreign_stamp), HOST)
+    assert back is not None
+    assert (back.doc.status, back.facts.status_before) == (status, "")
+
+
 @pytest.mark.parametrize("name", GO_DOCUMENTS)
 def test_a_document_of_the_go_package_has_no_host_but_a_version(name: str) -> None:
     data = go_document(name)
