@@ -12,6 +12,7 @@ import pytest
 from callstate_client import SessionState, ShuttingDownError, StoreClosedError, sync
 from callstate_client.calls.recovery import retries
 from callstate_client.sync.held_call import HeldCall
+from callstate_client.sync.session_api import SessionApi
 from callstate_client.transport.backoff import Delays
 from support.daemon import Daemon
 
@@ -38,9 +39,15 @@ def gone(daemon: Daemon) -> Iterator[sync.Store]:
 
 
 @pytest.fixture
-def threads() -> Iterator[ThreadPoolExecutor]:
+def stop() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture
+def threads(stop: threading.Event) -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2) as threads:
         yield threads
+        stop.set()  # else the threads of a test that has failed would be waited for
 
 
 def leave_orphans(gone: sync.Store, *session_ids: str, app: str = "sales") -> None:
@@ -98,11 +105,15 @@ def test_a_handler_that_fails_releases_its_call_and_the_others_go_on(
 
 
 def test_a_call_that_fails_again_and_again_is_left_to_others(
-    store: sync.Store, gone: sync.Store, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    store: sync.Store,
+    gone: sync.Store,
+    threads: ThreadPoolExecutor,
+    stop: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(retries, "HOLD_BACK", Delays(0.01, 0.01))
     leave_orphans(gone, "c1")
-    attempts, stop = threading.Semaphore(0), threading.Event()
+    attempts = threading.Semaphore(0)
 
     def go_on(call: HeldCall) -> None:
         attempts.release()
@@ -120,9 +131,9 @@ def test_a_call_that_fails_again_and_again_is_left_to_others(
 
 
 def test_watching_finds_calls_until_it_is_stopped(
-    store: sync.Store, gone: sync.Store, threads: ThreadPoolExecutor
+    store: sync.Store, gone: sync.Store, threads: ThreadPoolExecutor, stop: threading.Event
 ) -> None:
-    handled, finish, stop = threading.Semaphore(0), threading.Event(), threading.Event()
+    handled, finish = threading.Semaphore(0), threading.Event()
 
     def go_on(call: HeldCall) -> None:
         handled.release()
@@ -194,6 +205,37 @@ def test_an_own_call_that_became_an_orphan_goes_on_in_its_new_epoch(store: sync.
         assert [*store.recover()] == []
         assert (call.epoch, store.get("c1").owner) == (1, "w1")
         call.add_turn("user", "hello")
+
+
+def test_a_call_claimed_again_while_its_release_is_answered_is_another_blocks(
+    store: sync.Store, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that releases it learns so only after another one has claimed it: nobody would have handled it."""
+    released, claimed = threading.Event(), threading.Event()
+    real = SessionApi.release
+
+    def release(api: SessionApi, session_id: str, epoch: int, **options: float | None) -> None:
+        real(api, session_id, epoch, **options)
+        if not released.is_set():
+            released.set()
+            assert claimed.wait(WITHIN_S)
+
+    monkeypatch.setattr(SessionApi, "release", release)
+
+    def fail() -> None:
+        with pytest.raises(OSError, match="no audio"), store.hold(SessionState("c1")):
+            raise OSError("no audio")
+
+    failing = threads.submit(fail)
+    assert released.wait(WITHIN_S)
+    for call in store.recover():
+        claimed.set()
+        failing.result(WITHIN_S)
+        assert (call.id, call.epoch, store.get("c1").owner) == ("c1", 1, "w1")
+        with call:
+            call.add_turn("agent", "still there")
+    assert claimed.is_set(), "it was given to nobody"
+    assert store.get("c1").ended_reason == "completed"
 
 
 def test_closing_the_store_ends_the_watching(daemon: Daemon, threads: ThreadPoolExecutor) -> None:

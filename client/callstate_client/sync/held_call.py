@@ -15,6 +15,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from threading import Lock
 from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
@@ -89,6 +90,9 @@ class HeldCall(Uncopied):
         self._on_release = on_release
         self._redaction = redaction
         self._lost: CallstateError | None = None
+        self._leaving = False
+        """Whether the release is on its way: a new claim of the call by this store is not for this block."""
+        self._epoch_lock = Lock()
         self._pid = os.getpid()
         self.version = record.version
         """Of the last acknowledged mutation."""
@@ -291,11 +295,25 @@ class HeldCall(Uncopied):
         """Release the call without ending it, for another worker to claim at once. Idempotent."""
         if self.released or os.getpid() != self._pid:
             return
+        with self._epoch_lock:
+            self._leaving = True
         try:
             if not (self.ended or self.lost):
                 self._while_held(lambda: self._api.release(self.id, self.epoch, timeout_s=timeout_s))
         finally:
             self._set_released()
+
+    def reclaimed(self, epoch: int) -> bool:
+        """Go on in the epoch of a new claim by this store: the session had become an orphan.
+
+        Returns:
+            False if the call is being released, or is lost: the claim is for another block.
+        """
+        with self._epoch_lock:
+            if self._leaving or self.lost is not None:
+                return False
+            self.epoch = epoch
+            return True
 
     def hand_over(self) -> None:
         """A later block of this store takes the call over. This block finds it lost; leaving it does nothing."""

@@ -116,9 +116,9 @@ class HeldCalls:
         """Note a new claim of a session that a block of this store still holds: it had become an orphan. False if
         none does."""
         held = self._holding.get().calls.get(record.state.id)
-        if held is None or held.lost is not None:
+        if held is None or not held.reclaimed(record.epoch):
             return False
-        held.epoch = self._epochs.get()[held.id] = record.epoch
+        self._epochs.get()[held.id] = record.epoch
         return True
 
     def _discard(self, call: HeldCall) -> None:
