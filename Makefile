@@ -40,9 +40,10 @@ demo: $(RUN_STAMP) ## live calls, a kill -9, a restart, dead workers: everything
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 # One process per core; of the tests with real daemons, those of one file stay together: they share servers.
+# A process that dies fails the run: pytest-xdist's `loadfile` would wait for ever for the one that replaces it.
 test: $(DEV_STAMP) ## the whole test suite, some minutes
 	@$(PYTEST) -q -n auto -m 'not system'
-	@$(PYTEST) -q -n auto --dist loadfile -m system
+	@$(PYTEST) -q -n auto --dist loadfile --max-worker-restart 0 -m system
 
 # A quarter of the examples of each property and state machine: `make test` tries all of them.
 test-quick: $(DEV_STAMP) ## units and properties, under a minute
