@@ -11,20 +11,25 @@ Pure: `now` is passed in, seconds of the clock's `live()`, which stands still wh
 
 Sessions of one phase and one span share a queue, in the order of their last evidence. So a heartbeat moves one
 session to the end of its queue, and a tick reads only the fronts: its cost depends on what expires, not on what is
-live. There are few spans: the default timeout, and those given to sessions. Limits of a call's duration, which
-heartbeats do not move, are in a heap.
+live. The spans are those of the phases and the timeouts given to sessions, of which many share a queue if there are
+many (span_classes.py). Limits of a call's duration, which heartbeats do not move, are in a heap.
 """
 
 from __future__ import annotations
 
-import heapq
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from itertools import islice, takewhile
 from typing import Final
 
+from callstate_client.engine.deadlines import Deadlines
+from callstate_client.engine.span_classes import EXACT_SPANS, class_of
 from callstate_client.engine.table.label_index import LabelIndex
+
+LATER_LOOKED_AT: Final = 1000
+"""How many sessions with later evidence are moved behind one whose timeout changes, in a fraction of a
+millisecond."""
 
 
 class Phase(Enum):
@@ -102,8 +107,7 @@ class Liveness:
         self._ended = _Queue(Phase.ENDED, retention_s)
         self._live: dict[float, _Queue] = {}
         self._of: dict[str, _Queue] = {}
-        self._limits: list[tuple[float, str]] = []
-        self._limit_of: dict[str, float] = {}
+        self._limits = Deadlines()
 
     def __len__(self) -> int:
         return len(self._of)
@@ -148,7 +152,7 @@ class Liveness:
 
     def keep(self, session_id: str, now: float) -> None:
         """Keep an ended session hot for the retention from now on."""
-        self._limit_of.pop(session_id, None)
+        self._limits.discard(session_id)
         self._put(session_id, self._ended, now)
 
     def beat(self, session_id: str, now: float, timeout_s: float | None = None) -> Phase | None:
@@ -200,7 +204,7 @@ class Liveness:
 
     def forget(self, session_id: str) -> None:
         """Stop watching a session: it is no longer hot."""
-        self._limit_of.pop(session_id, None)
+        self._limits.discard(session_id)
         queue = self._of.pop(session_id, None)
         if queue is not None:
             del queue.order[session_id]
@@ -209,7 +213,10 @@ class Liveness:
                 self._live.pop(queue.span_s, None)
 
     def retime(self, session_id: str, timeout_s: float | None) -> None:
-        """Give a live session another timeout, counted from its last evidence."""
+        """Give a live session another timeout, counted from its last evidence.
+
+        If that is older than the evidence of LATER_LOOKED_AT others with this timeout, it is dated as theirs.
+        """
         before = self._of.get(session_id)
         if before is None or before.phase is not Phase.LIVE:
             return
@@ -217,9 +224,10 @@ class Liveness:
         if after is before:
             return
         since, order = before.order[session_id], after.order
-        later = [*takewhile(lambda other: order[other] > since, reversed(order))]
-        self._put(session_id, after, since)
-        for other in reversed(later):  # few: a session that gets a timeout has usually just given a sign of life
+        # usually few: a session that gets a timeout has just given a sign of life
+        later = [*islice(takewhile(lambda other: order[other] > since, reversed(order)), LATER_LOOKED_AT)]
+        self._put(session_id, after, order[later[-1]] if len(later) == LATER_LOOKED_AT else since)
+        for other in reversed(later):
             order.move_to_end(other)
 
     def deadline(self, session_id: str) -> float:
@@ -237,15 +245,14 @@ class Liveness:
     @property
     def limited(self) -> Collection[str]:
         """The sessions that have a limit."""
-        return self._limit_of.keys()
+        return self._limits.ids
 
     def limit(self, session_id: str, deadline: float | None) -> None:
         """Set the latest end of a session; None: no limit while there are heartbeats."""
         if deadline is None:
-            self._limit_of.pop(session_id, None)
-        elif self._limit_of.get(session_id) != deadline:
-            self._limit_of[session_id] = deadline
-            heapq.heappush(self._limits, (deadline, session_id))
+            self._limits.discard(session_id)
+        else:
+            self._limits.set(session_id, deadline)
 
     # -- what is due --------------------------------------------------------------------------------------
 
@@ -255,11 +262,10 @@ class Liveness:
         The caller passes the evidence to `learn`, or keeps the session with `watch` or `keep`, before it takes
         the next.
         """
-        while self._limits and self._limits[0][0] <= now:
-            deadline, session_id = heapq.heappop(self._limits)
-            if self._limit_of.get(session_id) == deadline:
-                del self._limit_of[session_id]
-                yield session_id, self._of[session_id].phase, Evidence.OVERTIME
+        while (first := self._limits.first()) is not None and first[0] <= now:
+            session_id = first[1]
+            self._limits.discard(session_id)
+            yield session_id, self._of[session_id].phase, Evidence.OVERTIME
         for queue in (*self._live.values(), self._suspects, self._ended):
             order = queue.order
             while order:
@@ -270,15 +276,13 @@ class Liveness:
 
     def next_deadline(self) -> float | None:
         """When something expires next; None: nothing is watched. A heartbeat may postpone it."""
-        limits = self._limits
-        while limits and self._limit_of.get(limits[0][1]) != limits[0][0]:
-            heapq.heappop(limits)
+        limit = self._limits.first()
         fronts = [
             queue.order[session_id] + queue.span_s
             for queue in (*self._live.values(), self._suspects, self._ended)
             for session_id in islice(queue.order, 1)
         ]
-        return min([*fronts, *(deadline for deadline, _ in limits[:1])], default=None)
+        return min(fronts if limit is None else [*fronts, limit[0]], default=None)
 
     # -- queues -------------------------------------------------------------------------------------------
 
@@ -286,7 +290,11 @@ class Liveness:
         span_s = self.timeout_s if timeout_s is None else timeout_s
         queue = self._live.get(span_s)
         if queue is None:
-            queue = self._live[span_s] = _Queue(Phase.LIVE, span_s)
+            if span_s != self.timeout_s and len(self._live) >= EXACT_SPANS:
+                span_s = class_of(span_s)
+                queue = self._live.get(span_s)
+            if queue is None:
+                queue = self._live[span_s] = _Queue(Phase.LIVE, span_s)
         return queue
 
     def _put(self, session_id: str, queue: _Queue, now: float) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.liveness import TRANSITIONS, Evidence, Liveness, Phase
+from callstate_client.engine.liveness import LATER_LOOKED_AT, TRANSITIONS, Evidence, Liveness, Phase
+from callstate_client.engine.span_classes import EXACT_SPANS, SPAN_CLASSES
 
 TIMEOUT_S, GRACE_S, RETENTION_S = 30.0, 10.0, 300.0
 
@@ -211,3 +212,57 @@ def test_another_timeout_of_one_that_is_not_live_changes_nothing_yet(phase: Phas
     before = liveness.deadline("a")
     liveness.retime("a", 1.0)
     assert (liveness.phase("a"), liveness.deadline("a")) == (phase, before)
+
+
+def test_timeouts_that_clients_choose_make_a_bounded_number_of_queues() -> None:
+    """A tick looks at each queue, so its cost would grow with every other timeout that somebody thinks of."""
+    liveness = fresh()
+    for number in range(20_000):
+        liveness.watch(f"s{number}", 0.0, 0.001 * 1.0013**number)
+    octaves = 39
+    assert len(liveness._live) <= EXACT_SPANS + octaves * SPAN_CLASSES
+    for number in range(20_000):
+        liveness.forget(f"s{number}")
+    assert not liveness._live
+
+
+def test_the_first_timeouts_in_use_and_the_default_are_exact_and_others_at_most_a_class_longer() -> None:
+    liveness = fresh()
+    spans = [40.0 + number / 7 for number in range(5 * EXACT_SPANS)]
+    for number, span_s in enumerate(spans):
+        liveness.watch(f"s{number}", 0.0, span_s)
+    liveness.watch("default", 0.0)
+    assert liveness.deadline("default") == TIMEOUT_S
+    deadlines = [liveness.deadline(f"s{number}") for number in range(len(spans))]
+    assert deadlines[:EXACT_SPANS] == spans[:EXACT_SPANS]
+    longer = [deadline / span_s for deadline, span_s in zip(deadlines, spans, strict=True)]
+    assert min(longer) == 1.0
+    assert 1.0 < max(longer) <= 1 + 1 / SPAN_CLASSES
+
+
+@pytest.mark.parametrize("timeout_s", [5e-324, 1e-9, 0.002, 1.0, 3e8])
+def test_a_timeout_of_any_length_is_waited_for(timeout_s: float) -> None:
+    liveness = fresh()
+    for number in range(EXACT_SPANS):
+        liveness.watch(f"s{number}", 0.0, 50.0 + number)
+    liveness.watch("a", 0.0, timeout_s)
+    assert timeout_s <= liveness.deadline("a") <= max(0.001, timeout_s * (1 + 1 / SPAN_CLASSES))
+
+
+def test_a_limit_that_moves_a_hundred_thousand_times_is_one_entry() -> None:
+    liveness = in_phase(Phase.LIVE)
+    for number in range(100_000):
+        liveness.limit("a", 1e9 - number if number % 2 else 40.0 + number)
+    assert len(liveness.limited) == len(liveness._limits) == 1
+    assert liveness.next_deadline() == TIMEOUT_S
+
+
+def test_a_timeout_changed_long_after_the_last_evidence_moves_few_others() -> None:
+    liveness = fresh()
+    liveness.watch("a", 0.0)
+    for number in range(3 * LATER_LOOKED_AT):
+        liveness.watch(f"s{number}", 1.0 + number / 1000, 40.0)
+    liveness.retime("a", 40.0)
+    oldest_moved = 1.0 + (2 * LATER_LOOKED_AT) / 1000
+    assert liveness.deadline("a") == oldest_moved + 40.0
+    assert next(liveness.due(41.0))[0] == "s0"
