@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -22,6 +24,7 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.replay import replay
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.table import VERBS
+from callstate_sidecar.access.peer import NOBODY, PeerUser
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
 from callstate_sidecar.erasure import Erasure
@@ -291,8 +294,9 @@ class FakeClient(asyncio.Transport):
     It is the transport of the daemon's end; `writes` has the data of each write.
     """
 
-    def __init__(self, core: Core, process: Process | None = None) -> None:
+    def __init__(self, core: Core, process: Process | None = None, user: PeerUser = NOBODY) -> None:
         super().__init__()
+        self.user = user
         self.process = process
         self.pidfd: int | None = None
         self.events: list[dict[str, Any]] = []
@@ -340,6 +344,12 @@ class FakeClient(asyncio.Transport):
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """Itself, in place of the socket."""
         return self
+
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+        """The credentials of the client's process, as the kernel has them."""
+        if optname == socket.SO_PEERCRED:
+            return struct.pack("iII", 0, self.user.uid % 2**32, self.user.gid % 2**32)
+        return struct.pack(f"{len(self.user.groups)}I", *self.user.groups)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Nothing is buffered."""

@@ -33,12 +33,16 @@ class Wire:
     Args:
         path: the daemon's socket.
         timeout_s: longest wait for anything.
+        connected: a connection that somebody else has made; None: make one.
     """
 
-    def __init__(self, path: Path, timeout_s: float = ANSWERED_WITHIN_S) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def __init__(
+        self, path: Path, timeout_s: float = ANSWERED_WITHIN_S, connected: socket.socket | None = None
+    ) -> None:
+        self.socket = connected or socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(timeout_s)
-        self.socket.connect(str(path))
+        if connected is None:
+            self.socket.connect(str(path))
         self._lines = self.socket.makefile("rb")
         self._ids = itertools.count(1)
 

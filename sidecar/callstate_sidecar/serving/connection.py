@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Final, Protocol, cast
 
 from callstate_client.protocol.framing import LineSplitter
+from callstate_sidecar.access.peer import NOBODY, peer_user
 
 LINES_A_TURN: Final = 8
 """Lines of one connection served in one turn of the loop. Then other connections are served, and the replies leave:
@@ -78,7 +79,7 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_scheduled", "_server",
         "_splitter", "closing", "expected_bytes", "instance", "line_bytes", "out", "out_bytes", "told_timeout_s",
-        "transport", "waiting", "worker",
+        "transport", "user", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, server: LineServer, line_bytes: int) -> None:
@@ -104,6 +105,8 @@ class ClientConnection(asyncio.Protocol):
         """The instance of that worker, a store of its own; empty if the client named none."""
         self.told_timeout_s = 0.0
         """The default timeout that `server.info` reported to it, seconds; 0: not yet."""
+        self.user = NOBODY
+        """Who connected."""
         self.transport: asyncio.Transport | None = None
 
     # -- asyncio.Protocol -----------------------------------------------------------------------------------
@@ -111,6 +114,7 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the client has connected."""
         self.transport = cast(asyncio.Transport, transport)
+        self.user = peer_user(transport.get_extra_info("socket"))
         self._server.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
