@@ -278,13 +278,15 @@ class NoDaemonError(CallstateError, ConnectionError):
     Args:
         message: one sentence for a person, and the paths.
         silent: something listens at one of them but did not answer in time.
+        refused: a daemon is there, and takes no more connections now: it is overloaded.
     """
 
     retryable = True
 
-    def __init__(self, message: str = "", *, silent: bool = False) -> None:
+    def __init__(self, message: str = "", *, silent: bool = False, refused: bool = False) -> None:
         super().__init__(message)
         self.silent = silent
+        self.refused = refused
 
 
 class UndeliveredError(CallstateError):

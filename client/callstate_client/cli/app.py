@@ -30,7 +30,7 @@ def run(argv: Sequence[str]) -> int:
         return asyncio.run(_connected(command, args, out))
     except NoDaemonError as error:
         output.error(str(error))
-        return FAILED if error.silent else NO_DAEMON
+        return FAILED if error.silent or error.refused else NO_DAEMON
     except UnreadableError as error:
         output.error(f"{error}{UNREADABLE_HINT.format(version=error.version)}")
         return FAILED

@@ -6,6 +6,7 @@ import os
 import socket as sockets
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import Final
 
@@ -95,6 +96,13 @@ class BlockingConnection:
             return reply
         raise NoReplyError(repr(reply[:40]))
 
+    def refusal(self) -> bytes:
+        """Why the daemon has hung up without reading a request: its error line; empty if it did not say."""
+        with suppress(OSError):
+            line = self._recv(FIRST_READ_BYTES)
+            return line if line.startswith(REPLY_HEADS[1]) and line.endswith(b"\n") else b""
+        return b""
+
     def _rest(self, data: bytes, until: float) -> bytes:
         parts = [data]
         size = len(data)
@@ -169,7 +177,11 @@ def _greet(connection: BlockingConnection, identity: Identity | None, timeout_s:
     dialogue = handshake(identity, REQUEST_ID)
     line = next(dialogue)
     while True:
-        reply = connection.exchange(line, until - monotonic(), until)
+        try:
+            reply = connection.exchange(line, until - monotonic(), until)
+        except BrokenPipeError:
+            if not (reply := connection.refusal()):
+                raise
         try:
             line = dialogue.send(reply)
         except StopIteration:

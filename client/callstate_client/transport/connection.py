@@ -265,7 +265,6 @@ class Connection:
 
     def received(self, source: LineProtocol, lines: list[bytes | None]) -> None:
         """Pass replies to their waiters."""
-        self._backoff.reset()
         try:
             for line in lines:
                 waiter = self._pending.take_waiter(line or b"")
@@ -273,8 +272,11 @@ class Connection:
                     continue
                 if isinstance(waiter, CallstateError):
                     _log.error("the daemon answered to no request: %s", waiter)
-                elif not waiter.done():
-                    waiter.set_result(cast(bytes, line))
+                else:
+                    # only a reply: a daemon that refuses us may say so on each connection before it hangs up
+                    self._backoff.reset()
+                    if not waiter.done():
+                        waiter.set_result(cast(bytes, line))
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             _log.error("what listens at %s is no callstated (%s); disconnecting", self.path, error)
             source.transport.abort()

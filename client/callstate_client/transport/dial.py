@@ -28,6 +28,7 @@ from callstate_client.errors import (
     InternalError,
     InvalidParamsError,
     MethodNotFoundError,
+    OverloadedError,
     UnsupportedProtocolError,
 )
 from callstate_client.protocol.messages import check_protocol, decode_members, decode_register, encode_request
@@ -110,8 +111,9 @@ class Attempt:
             return
         if isinstance(error, REFUSALS):
             self.refused = error
-        why = f"what listens there does not answer as a callstated: {error}"
-        self.tried.append(Tried(place.path, why if isinstance(error, InternalError) else str(error), final=True))
+        foreign = isinstance(error, InternalError)
+        why = f"what listens there does not answer as a callstated: {error}" if foreign else str(error)
+        self.tried.append(Tried(place.path, why, final=True, refused=isinstance(error, OverloadedError)))
 
     def check(self, left_s: float) -> None:
         """Raise if it is useless to try again.

@@ -46,6 +46,7 @@ class Tried(NamedTuple):
         final: no later place may be used instead.
         hopeless: it is useless to try again.
         silent: something listens there but did not answer in time.
+        refused: a daemon is there and takes no more connections now.
     """
 
     path: str
@@ -53,6 +54,7 @@ class Tried(NamedTuple):
     final: bool
     hopeless: bool = False
     silent: bool = False
+    refused: bool = False
 
 
 def candidates(socket: str | os.PathLike[str] | None, environ: Mapping[str, str], uid: int) -> list[Candidate]:
@@ -113,13 +115,18 @@ def describe(candidate: Candidate, error: OSError) -> Tried:
         return Tried(path, "permission denied: join group callstate", final=exists)
     if number == errno.ECONNREFUSED:
         return Tried(path, "nobody listens", final=True)
+    if number == errno.EAGAIN:  # unix(7): the listener's backlog is full
+        return Tried(path, "as many clients as have room wait for it already", final=True, refused=True)
     silent = isinstance(error, TimeoutError)
     why = error.strerror or str(error) or ("no answer in time" if silent else type(error).__name__)
     return Tried(path, why, final=True, silent=silent)
 
 
 def no_daemon(tried: list[Tried]) -> NoDaemonError:
-    """The error that lists each path tried and why it could not be used."""
+    """The error that lists each path tried and why it could not be used; or why the daemon there refused us."""
+    for attempt in tried:
+        if attempt.refused:
+            return NoDaemonError(f"the daemon at {attempt.path} takes no more clients: {attempt.why}", refused=True)
     lines = "".join(f"\n  {attempt.path}: {attempt.why}" for attempt in tried)
     silent = any(attempt.silent for attempt in tried)
     return NoDaemonError(f"no callstated found; tried{lines}", silent=silent)

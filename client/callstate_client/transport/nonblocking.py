@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, Protocol, TypeVar, cast
 
 from callstate_client.errors import CallstateError, ConnectionLostError
@@ -17,6 +19,9 @@ from callstate_client.transport.identity import Identity
 WRITE_HIGH_BYTES: Final = 1024 * 1024
 WRITE_LOW_BYTES: Final = 256 * 1024
 """Unsent bytes at which writing pauses and resumes. Both are set: uvloop's own low mark is 16 bytes."""
+
+REFUSAL_BYTES: Final = 4096
+"""Longest refusal of a connection, bytes."""
 
 HANDSHAKE_ID: Final = 0
 """Id of the requests of a handshake; other requests are numbered from 1."""
@@ -92,8 +97,9 @@ class LineProtocol(Connected, asyncio.BufferedProtocol):
     def __init__(self, owner: Owner) -> None:
         self._owner = owner
         self._buffer = LineBuffer(REPLY_BYTES)
-        self._reply: asyncio.Future[bytes] | None = None
-        """Waits for the next line, the reply to a request of the handshake."""
+        self._reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        """Waits for the next line, the reply to a request of the handshake; or a refusal, which may be there before
+        anything was sent."""
         self.may_write = True
 
     async def handshake(self, identity: Identity | None, timeout_s: float) -> Greeting:
@@ -107,13 +113,16 @@ class LineProtocol(Connected, asyncio.BufferedProtocol):
         line = next(dialogue)
         async with asyncio.timeout(timeout_s):
             while True:
-                self._reply = asyncio.get_running_loop().create_future()
-                self.transport.write(line)
+                if not self._reply.done():
+                    self.transport.write(line)
                 try:
                     line = dialogue.send(await self._reply)
                 except StopIteration as done:
                     greeting: Greeting = done.value
                     return greeting
+                self._reply = asyncio.get_running_loop().create_future()
+                if self.transport.is_closing():
+                    raise ConnectionLostError("the connection was lost")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -124,7 +133,7 @@ class LineProtocol(Connected, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         lines = self._buffer.cut(nbytes)
-        if self._reply is not None and not self._reply.done():
+        if not self._reply.done():
             if lines:
                 self._reply.set_result(lines[0] or b"")
             return
@@ -138,6 +147,18 @@ class LineProtocol(Connected, asyncio.BufferedProtocol):
         self._owner.writable()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._reply is not None and not self._reply.done():
-            self._reply.set_exception(ConnectionLostError("the connection was lost"))
+        if not self._reply.done():
+            refusal = self._left_unread() if exc is not None else b""
+            if refusal:
+                self._reply.set_result(refusal)
+            else:
+                self._reply.set_exception(ConnectionLostError("the connection was lost"))
+                self._reply.exception()  # nobody may be waiting for it: not to be reported as never retrieved
         self._owner.lost(self, exc)
+
+    def _left_unread(self) -> bytes:
+        """The line that was received before a write failed: a daemon that refuses a client says why, and hangs up
+        without reading, so that the first write may fail before the loop has read the reason."""
+        with suppress(OSError):
+            return os.read(self.transport.get_extra_info("socket").fileno(), REFUSAL_BYTES).partition(b"\n")[0]
+        return b""
