@@ -111,5 +111,5 @@ class Record:
     max_duration_s: float | None = None
     handovers: int = 0
     restored: bool = False
-    ended_detail: Any = None
+    ended_detail: Any = field(default=None, repr=False)  # it may have what was said
     liveness: str | None = None

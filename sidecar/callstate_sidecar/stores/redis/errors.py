@@ -56,6 +56,9 @@ _REFUSING_CLASSES: Final = (
     NoPermissionError, OutOfMemoryError, ReadOnlyError,
 )  # fmt: skip
 
+_ARGUMENTS: Final = ", with args beginning with:"
+"""What follows in an error about an unknown command: its arguments, perhaps a document's beginning."""
+
 _OF_ONE_KEY: Final = "WRONGTYPE"
 """The only error of a script that tells of one key, and perhaps of one session."""
 
@@ -96,7 +99,8 @@ def describe(error: Exception) -> str:
         if "no password is set" in str(error) or "without any password" in str(error):
             return "Redis has no password, and one is configured (store.password_file, store.url)"
         return "WRONGPASS: Redis does not take this user name and password"
-    return f"{type(error).__name__}: {str(error) or 'no answer'}"[:_DETAIL_CHARS]
+    text = str(error).partition(_ARGUMENTS)[0] or "no answer"
+    return f"{type(error).__name__}: {text}"[:_DETAIL_CHARS]
 
 
 def translate(error: Exception) -> StoreError:
