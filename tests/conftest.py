@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import logging
 import shutil
 import signal
 import tempfile
@@ -16,6 +17,7 @@ import uvloop
 from _pytest.faulthandler import fault_handler_stderr_fd_key  # stderr as it was before it is captured
 
 from support.daemon import Daemon
+from support.privacy import CLIENT_LOG
 from support.redis_server import RedisServer, binaries
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
@@ -83,6 +85,7 @@ def own_redis_server() -> Iterator[RedisServer]:
 
 def pytest_configure() -> None:
     """Let the programs that tests start be interrupted: a shell starts its background jobs with SIGINT ignored, and
-    what is ignored is inherited."""
+    what is ignored is inherited. And listen to what the client logs."""
+    logging.getLogger("callstate").addHandler(CLIENT_LOG)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

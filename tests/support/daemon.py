@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from support.privacy import check_output
+
 PING = b'{"jsonrpc":"2.0","id":1,"method":"server.ping"}\n'
 STARTED_WITHIN_S = 20.0
 STOPPED_WITHIN_S = 20.0
@@ -28,7 +30,7 @@ class Daemon:
         args: further arguments, such as `--set`, `reaper.grace_s=1`.
         store: the `--store` URL; None leaves the default, SQLite in the state directory.
 
-    The log goes to a file; `close()` asserts that it has no error and no traceback in it.
+    The log goes to a file; `close()` asserts that it has no error and no traceback in it, and nothing private.
     """
 
     def __init__(self, *args: str, store: str | None = None) -> None:
@@ -122,6 +124,10 @@ class Daemon:
         """What it has logged so far."""
         return self.log_path.read_text() if self.log_path.exists() else ""
 
+    def outputs(self) -> list[Path]:
+        """The files with all that it has printed."""
+        return [self.log_path]
+
     def close(self, *, expect: str = "") -> None:
         """Stop it and remove its files.
 
@@ -134,6 +140,7 @@ class Daemon:
                 self.terminate()
             trouble = [line for line in TROUBLE.findall(self.log()) if not (expect and re.search(expect, line))]
             assert not trouble, self.log()
+            check_output(self.socket, self.state_dir, self.outputs())
         finally:
             if self.process is not None and self.process.poll() is None:
                 self.process.kill()

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from support import privacy
+
 ANSWERED_WITHIN_S = 20.0
 
 
@@ -43,11 +45,13 @@ class Wire:
         self.socket.settimeout(timeout_s)
         if connected is None:
             self.socket.connect(str(path))
+        self._path = path
         self._lines = self.socket.makefile("rb")
         self._ids = itertools.count(1)
 
     def send(self, data: bytes) -> None:
         """Send exactly these bytes."""
+        privacy.sent(self._path, data)
         self.socket.sendall(data)
 
     def line(self) -> bytes:

@@ -56,6 +56,10 @@ class Journaled(Daemon):
         """What is run."""
         return [*UNSHARE, "sh", "-c", SCRIPT, "sh", str(self.root / "entries"), *super().command()]
 
+    def outputs(self) -> list[Path]:
+        """The journal's entries, too."""
+        return [*super().outputs(), self.root / "entries"]
+
     def entries(self) -> list[dict[str, Any]]:
         """What the journal has, once it is stopped."""
         return [json.loads(line) for line in (self.root / "entries").read_text("utf-8").splitlines()]
