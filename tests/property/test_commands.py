@@ -25,6 +25,7 @@ from callstate_client.engine.table.replay import all_dirty
 from callstate_client.engine.table.session_table import SessionTable
 from support.budget import examples
 from support.core import TIME, BadDisk, Core, FakeClient, open_journal
+from support.hot_bytes import recounted
 from support.stores import down, refusing
 
 IDS = ["a", "b"]
@@ -365,6 +366,11 @@ class CoreMachine(RuleBasedStateMachine):
             self.same(loaded | {"version": session.version}, self.model[session_id])
             assert self.core.liveness.phase(session_id) is not None
         assert len(self.core.liveness) == len(table.sessions)
+
+    @invariant()
+    def hot_bytes_are_the_sum_of_what_is_kept(self) -> None:
+        if self.core is not None:
+            assert self.core.table.hot.total == recounted(self.core.table, self.core.events)
 
     @invariant()
     def what_the_store_lacks_is_dirty(self) -> None:

@@ -35,7 +35,7 @@ class TableHarness:
     def __init__(self) -> None:
         self.table = SessionTable()
         self.liveness = Liveness(30.0, 30.0, 300.0)
-        self.events = Events(100, "stream-1")
+        self.events = Events(100, "stream-1", self.table.hot)
         self.tx = Transaction(self.table, self.liveness, self.events, self.watch)
         self.queue = FlushQueue(self.table, self.tx)
 

@@ -15,6 +15,7 @@ from callstate_client.engine.table.replay import all_dirty
 from callstate_client.errors import WireError
 from support.core import Core
 from support.faulty_store import Fault, FaultyStore, said
+from support.hot_bytes import recounted
 
 IDS = st.sampled_from("ab")
 FAULT = st.none() | st.builds(Fault, st.sampled_from(["down", "timeout", "refusing"]), st.booleans())
@@ -228,6 +229,13 @@ class WriterMachine(RuleBasedStateMachine):
         table = self.core.table
         kept = [Session.of_record(copy.state, None) for copy in table.set_aside.of(session_id)]
         return kept + ([table.sessions[session_id]] if session_id in table.sessions else [])
+
+    @invariant()
+    @precondition(lambda self: hasattr(self, "core"))
+    def hot_bytes_are_the_sum_of_what_is_kept(self) -> None:
+        """Whatever the store answers, or fails to."""
+        away = sum(write.size for write, _ in self.core.writer._batches._away._writes.values())
+        assert self.core.table.hot.total == recounted(self.core.table, self.core.events) + away
 
     @invariant()
     @precondition(lambda self: hasattr(self, "core"))

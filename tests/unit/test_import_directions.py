@@ -40,7 +40,8 @@ CLIENT = {
 }
 ENGINE = {
     "sessions": "reasons",
-    "table": "sessions",
+    "hot_bytes": "",
+    "table": "sessions hot_bytes",
     "clock": "",
     "limits": "",
     "process": "",
@@ -49,7 +50,7 @@ ENGINE = {
     "span_classes": "",
     "liveness": "table deadlines span_classes",
     "event_line": "",
-    "events": "sessions event_line",
+    "events": "sessions event_line hot_bytes",
     "interfaces": "sessions process",
     "transaction": "sessions table liveness events",
     "flush_queue": "sessions table transaction",

@@ -52,7 +52,7 @@ class Engine:
     ) -> None:
         self.table = SessionTable() if table is None else table
         self.liveness = Liveness(spans.heartbeat_timeout_s, spans.grace_s, spans.retention_s)
-        self.events = Events(limits.events, stream)
+        self.events = Events(limits.events, stream, self.table.hot)
         self.tx = Transaction(self.table, self.liveness, self.events, self._watch_again)
         self.flush_queue = FlushQueue(self.table, self.tx)
         self.departures = Departures(self.table)

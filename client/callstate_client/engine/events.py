@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple, Protocol
 
 from callstate_client.engine.event_line import NotedEvent, event_line
+from callstate_client.engine.hot_bytes import HotBytes
 from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import InvalidParamsError, OverloadedError
 from callstate_client.protocol.events import GAP, TURN, Cursor, EventType
@@ -18,6 +19,9 @@ from callstate_client.protocol.messages import encode_json
 EVENT_BYTES: Final = 2048
 """Bytes per event that the ring's size limit allows for: five times the usual size. A call id may be as long as a
 line, and ten thousand of those would exhaust memory."""
+
+KEPT_BYTES: Final = 150
+"""Memory of a kept event beside its line."""
 
 CHANGES: Final = frozenset(
     {"created", "ended", "expired", "orphaned", "claimed", "released", "deleted", TURN}
@@ -74,9 +78,11 @@ class Events:
     Args:
         limit: how many events are kept; may be changed later.
         stream: the name of the stream, new at each start.
+        hot: counts the bytes of kept events.
     """
 
-    def __init__(self, limit: int, stream: str) -> None:
+    def __init__(self, limit: int, stream: str, hot: HotBytes | None = None) -> None:
+        self._hot = HotBytes() if hot is None else hot
         self.limit = limit
         self.stream = stream
         self.seq = 0
@@ -189,9 +195,11 @@ class Events:
             if kept.type != TURN:
                 self._ring.append(kept)
                 self._ring_bytes += len(kept.line)
+                self._hot.total += KEPT_BYTES + len(kept.line)
         while len(self._ring) > self.limit or (self._ring_bytes > self.limit * EVENT_BYTES and len(self._ring) > 1):
             lost = self._ring.popleft()
             self._ring_bytes -= len(lost.line)
+            self._hot.total -= KEPT_BYTES + len(lost.line)
             self._lost_seq = lost.seq
         return batch
 

@@ -110,6 +110,7 @@ class FlushQueue:
         session = self.table.sessions.get(session_id)
         if session is not None:
             session.stored_version, session.in_store = 0, None
+            self.table.weigh(session)
             session.maybe_stored = True  # written after the loss, and before that was noticed
             self.mark_stale(session_id, now, session.doc.size)
 
@@ -138,8 +139,9 @@ class FlushQueue:
             session.maybe_stored = False
             session.quarantined = ""
             self._drop_base(session, version)
+        self._weigh(session_id)
         if session_id not in table.sessions and session_id not in table.dirty.marks:
-            tombstone = table.tombstones.pending.pop(session_id, None)
+            tombstone = table.tombstones.pop(session_id)
             if tombstone is not None:  # journaled: written anew after a crash, it could hit a successor
                 self._tx.records.append(RemovalRecord(session_id, version, tombstone.epoch, False))
 
@@ -173,6 +175,7 @@ class FlushQueue:
         """The store does not have the version that this patch applies to: write the whole document next."""
         for session in self._in_play(write.session_id):
             session.in_store = None
+        self._weigh(write.session_id)
         self.retry(write, since)
 
     def quarantine(self, write: Write, why: str, now: float = 0.0, *, alone: bool = False) -> None:
@@ -212,6 +215,12 @@ class FlushQueue:
             yield session
         if saved is not None and saved.session is not None and saved.session is not session:
             yield saved.session
+
+    def _weigh(self, session_id: str) -> None:
+        """Count a session anew, if it is hot, after a change of what is known of the store."""
+        session = self.table.sessions.get(session_id)
+        if session is not None:
+            self.table.weigh(session)
 
     def take_all_as_stored(self) -> list[str]:
         """Without store and journal, treat everything committed as stored. To be called between groups.

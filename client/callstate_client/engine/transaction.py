@@ -140,7 +140,7 @@ class Transaction:
     def create(self, session: Session) -> None:
         """Add a new session."""
         self.save(session.id)
-        if self._table.tombstones.pending.pop(session.id, None) is not None:
+        if self._table.tombstones.pop(session.id) is not None:
             session.maybe_stored = True  # the store still has its predecessor
         self._table.insert(session)
 
@@ -176,7 +176,7 @@ class Transaction:
         tombstone = Tombstone(version, epoch, session.ops)
         self._drop(session_id)
         if known:
-            table.tombstones.pending[session_id] = tombstone
+            table.tombstones.put(session_id, tombstone)
             table.dirty.mark(session_id, now, 0)
         else:
             table.tombstones.remember_miss(session_id, now, tombstone)
@@ -228,7 +228,7 @@ class Transaction:
     def give_up_deletion(self, session_id: str) -> None:
         """Drop a pending deletion: the session lives on in the store, perhaps on another host."""
         self.save(session_id)
-        tombstone = self._table.tombstones.pending.pop(session_id, None)
+        tombstone = self._table.tombstones.pop(session_id)
         self._table.dirty.discard(session_id)
         self._table.quarantined.discard(session_id)
         if tombstone is not None:
@@ -236,7 +236,7 @@ class Transaction:
 
     def raise_tombstone(self, session_id: str, tombstone: Tombstone) -> None:
         """Raise the version of a deletion above that which the store turned out to have."""
-        self._table.tombstones.pending[session_id] = tombstone
+        self._table.tombstones.put(session_id, tombstone)
         self.records.append(removal(session_id, tombstone, pending=True))
 
     # -- after a change -------------------------------------------------------------------------------------
@@ -260,6 +260,7 @@ class Transaction:
         doc, facts = session.doc, session.facts
         if session.counted != doc.status or session.owner_counted != facts.owner or facts.orphan:
             self._table.index.update(session)
+        self._table.weigh(session)
         self._table.dirty.mark(session.id, now, doc.size)
 
     # -- restored with the sessions -------------------------------------------------------------------------
@@ -366,9 +367,9 @@ class Transaction:
         if saved.dirty is not None:
             table.dirty.put(session_id, saved.dirty)
         if saved.tombstone is not None:
-            table.tombstones.pending[session_id] = saved.tombstone
+            table.tombstones.put(session_id, saved.tombstone)
         else:
-            table.tombstones.pending.pop(session_id, None)
+            table.tombstones.pop(session_id)
         session = saved.session
         if table.sessions.get(session_id) is not session:  # deleted, and perhaps replaced
             table.drop(session_id)
@@ -377,6 +378,7 @@ class Transaction:
             if session_id not in table.sessions:
                 table.insert(session)
             table.index.update(session)
+            table.weigh(session)
         if saved.refusal is None:
             table.quarantined.discard(session_id)
         else:

@@ -175,7 +175,7 @@ class Sessions:
             if at + self._retention_s > now:
                 break
             del self._deletions[session_id]
-            self.engine.table.tombstones.pending.pop(session_id, None)
+            self.engine.table.tombstones.pop(session_id)
 
     # -- groups ---------------------------------------------------------------------------------------------
 

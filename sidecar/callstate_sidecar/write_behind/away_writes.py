@@ -40,11 +40,15 @@ class AwayWrites:
         """This one was not answered. `since`: as returned by `FlushQueue.take`."""
         if not self._writes:
             self._due = self._clock.mono() + self._delay_s
+        self.resent(write.session_id)
         self._writes[write.session_id] = write, since
+        self._queue.table.hot.total += write.size
 
     def resent(self, session_id: str) -> None:
         """A later state of this session is on its way."""
-        self._writes.pop(session_id, None)
+        before = self._writes.pop(session_id, None)
+        if before is not None:
+            self._queue.table.hot.total -= before[0].size
 
     async def retry_due(self) -> None:
         """Make all of them dirty again, if it is time."""
@@ -56,6 +60,7 @@ class AwayWrites:
             self._due = now + self._delay_s
             async for session_id in in_slices([*self._writes], WRITES_A_SLICE):
                 if session_id in self._writes:
-                    write, since = self._writes.pop(session_id)
+                    write, since = self._writes[session_id]
+                    self.resent(session_id)
                     self._queue.retry(write, since)
                     self._queue.postpone(session_id)  # the others first: these may wait again

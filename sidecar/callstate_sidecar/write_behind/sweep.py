@@ -152,4 +152,5 @@ class StoreSweep(BackgroundTask):
             self._queue.not_stored(session_id, self._clock.mono())
         else:
             session.in_store = None
+            self._table.weigh(session)
             self._queue.mark_stale(session_id, self._clock.mono(), session.doc.size)

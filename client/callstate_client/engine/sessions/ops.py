@@ -9,3 +9,11 @@ KEPT_OPS: Final = 16
 
 DELETED: Final = b"{}"
 """The result of a deletion, and of no other verb that takes an `op`."""
+
+OP_BYTES: Final = 130
+"""Memory of a kept result beside its text and that of its `op` (measured; see weight.py)."""
+
+
+def op_weight(op: str, result: bytes) -> int:
+    """Bytes that one kept result takes."""
+    return OP_BYTES + len(op) + len(result)

@@ -7,7 +7,7 @@ A rollback (see transaction.py) treats the four kinds of state in a session diff
     beat_us, restored, suspected, born         observed: it stays, except what the transaction saved
     stored_version, in_store, seen_stamp,      known about the store: it stays
     maybe_stored, quarantined
-    counted, owner_counted, seq                its entries in the indexes: updated to match
+    counted, owner_counted, seq, weighed       its entries in the indexes: updated to match
 
 `facts`, `base`, `ops` and the parts of the document are replaced and never changed in place, so a mark is a tuple
 of references.
@@ -24,7 +24,7 @@ from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import NO_FACTS, Facts
 from callstate_client.engine.sessions.head import Head
 from callstate_client.engine.sessions.layout import InStore
-from callstate_client.engine.sessions.ops import KEPT_OPS
+from callstate_client.engine.sessions.ops import KEPT_OPS, op_weight
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase, OpResult, StateRecord
 from callstate_client.engine.sessions.stored import ENDED, LIVE, ORPHAN, SUSPECT
 
@@ -33,10 +33,10 @@ class Session:
     """One hot session."""
 
     __slots__ = (
-        "base", "beat_us", "born", "born_of", "counted", "doc", "facts", "fenced_epoch", "host", "id", "in_store",
-        "journaled",
-        "known_timeout_s", "maybe_stored", "ops", "owner_counted", "quarantined", "restored", "seen_stamp", "seq",
-        "stored_version", "suspected", "version",
+        "base", "beat_us", "born", "born_of", "counted", "doc", "facts", "facts_bytes", "fenced_epoch", "host",
+        "id", "in_store", "journaled", "known_timeout_s", "maybe_stored", "ops", "ops_bytes", "owner_counted",
+        "quarantined", "restored", "seen_stamp", "seq", "stored_version", "suspected", "version", "weighed",
+        "weighed_facts", "weighed_ops",
     )  # fmt: skip
 
     def __init__(self, session_id: str, doc: Document, facts: Facts = NO_FACTS) -> None:
@@ -81,6 +81,12 @@ class Session:
         """The owner under which it is indexed; empty for an orphan, and while it is not hot."""
         self.seq = 0
         """Sequence number, assigned when it becomes hot: the order of listings."""
+        self.weighed = 0
+        """The bytes that the table counts for it; 0 while it is not hot."""
+        self.weighed_facts, self.facts_bytes = NO_FACTS, 0
+        """The facts last weighed, and their bytes."""
+        self.weighed_ops, self.ops_bytes = self.ops, 0
+        """The kept results last weighed, and their bytes."""
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -147,9 +153,13 @@ class Session:
         """Keep the result of a repeatable mutation; returns what has to be journaled."""
         if op is None:
             return []
+        size = self.ops_bytes if self.weighed_ops is self.ops else -1
         ops = self.ops.copy()  # a mark refers to the old one
         if len(ops) >= KEPT_OPS:
-            del ops[next(iter(ops))]
+            oldest = next(iter(ops))
+            size -= op_weight(oldest, ops.pop(oldest))
+        if size >= 0 and op not in ops:  # else they are weighed anew
+            self.weighed_ops, self.ops_bytes = ops, size + op_weight(op, result)
         ops[op] = result
         self.ops = ops
         return [OpResult(op, result)]

@@ -48,6 +48,7 @@ def replay(table: SessionTable, record: Record) -> None:
             _state(table, record, session)
         elif session is not None:
             _turns(session, record)
+            table.weigh(session)
 
 
 def _beats(table: SessionTable, record: BeatsRecord) -> None:
@@ -74,6 +75,7 @@ def _store(table: SessionTable, record: StoreRecord) -> None:
         base = None if session is None else session.base
         if session is not None and base is not None and 0 < (base.version or base.sent) <= version:
             session.base = None
+            table.weigh(session)
 
 
 def _set_aside(table: SessionTable, record: SetAsideRecord) -> None:
@@ -92,9 +94,9 @@ def _removal(table: SessionTable, record: RemovalRecord) -> None:
     table.drop(session_id)
     tombstone = Tombstone(record.version, record.epoch, {done.op: done.result for done in record.ops})
     if record.pending:
-        tombstones.pending[session_id] = tombstone
+        tombstones.put(session_id, tombstone)
     else:
-        tombstones.pending.pop(session_id, None)
+        tombstones.pop(session_id)
         tombstones.settle(session_id, tombstone)
 
 
@@ -103,7 +105,8 @@ def _state(table: SessionTable, record: StateRecord, session: Session | None) ->
     if session is None:
         table.insert(after)
     table.index.update(after)
-    table.tombstones.pending.pop(record.session_id, None)
+    table.weigh(after)
+    table.tombstones.pop(record.session_id)
 
 
 def _turns(session: Session, record: TurnsRecord) -> None:
@@ -123,6 +126,7 @@ def all_dirty(table: SessionTable, now: float) -> None:
         if session.base is None:
             session.base = session.based_on_this()
             session.journaled = False  # so that the first change is journaled with the state before it
+            table.weigh(session)
         table.dirty.mark(session.id, now, session.doc.size)
     for session_id in table.tombstones.pending:
         table.dirty.mark(session_id, now, 0)

@@ -6,8 +6,10 @@ the flush queue (flush_queue.py), and restored from journal records by replay.py
 
 from __future__ import annotations
 
+from callstate_client.engine.hot_bytes import HotBytes
 from callstate_client.engine.sessions.records import WorkerRecord
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.weight import weight
 from callstate_client.engine.table.dirty_set import DirtySet
 from callstate_client.engine.table.index import Index, NumberedOrder
 from callstate_client.engine.table.quarantine import Quarantine
@@ -19,15 +21,17 @@ class SessionTable:
     """All hot sessions of this host."""
 
     def __init__(self) -> None:
+        self.hot = HotBytes()
+        """What everything in here takes in memory."""
         self.sessions: dict[str, Session] = {}
         self.index = Index()
         self.order: NumberedOrder[Session] = NumberedOrder()
         """Hot sessions in the order in which they became hot."""
-        self.tombstones = Tombstones()
+        self.tombstones = Tombstones(self.hot)
         self.dirty = DirtySet()
         self.quarantined = Quarantine()
         """Hot sessions and pending deletions that the store refuses."""
-        self.set_aside = SetAside()
+        self.set_aside = SetAside(self.hot)
         """Copies of sessions that another host has taken over."""
         self.unflushed_beats: dict[str, int] = {}
         """Heartbeats in neither journal nor store, microseconds since 1970."""
@@ -44,6 +48,7 @@ class SessionTable:
         self.tombstones.became_hot(session_id)
         self.index.update(session)
         self.quarantined.discard(session_id)  # the refused deletion of a predecessor
+        self.weigh(session)
 
     def drop(self, session_id: str) -> None:
         """Remove a session, if it is hot."""
@@ -52,6 +57,14 @@ class SessionTable:
             self.index.drop(session)
             self.order.drop(session)
             self.quarantined.discard(session_id)
+            self.hot.total -= session.weighed
+            session.weighed = 0
+
+    def weigh(self, session: Session) -> None:
+        """Count what a hot session takes by now, after any change of its document, facts or merge base."""
+        size = weight(session)
+        self.hot.total += size - session.weighed
+        session.weighed = size
 
     def is_stored(self, session: Session) -> bool:
         """Whether the store is known to have its current state, with no write in flight."""

@@ -11,7 +11,9 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from callstate_client.engine.hot_bytes import HotBytes
 from callstate_client.engine.sessions.records import SetAsideRecord
+from callstate_client.engine.sessions.weight import copy_weight
 from callstate_client.engine.table.index import NumberedOrder
 
 
@@ -29,9 +31,10 @@ class Copies(Struct, gc=False):
 
 
 class SetAside:
-    """The copies, by session id."""
+    """The copies, by session id. `hot`: counts their bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, hot: HotBytes) -> None:
+        self._hot = hot
         self._copies: dict[str, Copies] = {}
         self.order: NumberedOrder[Copies] = NumberedOrder()
 
@@ -56,14 +59,18 @@ class SetAside:
         if copies is None:
             copies = self._copies[session_id] = Copies(session_id)
             self.order.add(copies)
+        before = copies.by_version.get(copy.state.version)
         copies.by_version[copy.state.version] = copy
+        self._hot.total += copy_weight(copy.state) - (0 if before is None else copy_weight(before.state))
 
     def drop(self, session_id: str, version: int) -> None:
         """Drop a copy, if there is one of this version."""
         copies = self._copies.get(session_id)
         if copies is None:
             return
-        copies.by_version.pop(version, None)
+        copy = copies.by_version.pop(version, None)
+        if copy is not None:
+            self._hot.total -= copy_weight(copy.state)
         if not copies.by_version:
             del self._copies[session_id]
             self.order.drop(copies)

@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from callstate_client.engine.hot_bytes import HotBytes
+from callstate_client.engine.sessions.weight import TOMBSTONE_BYTES, ops_weight
+
 MISS_TTL_S: Final = 1.0
 """How long a miss is cached: another host may create the session meanwhile."""
 
@@ -35,10 +38,16 @@ NO_TOMBSTONE: Final = Tombstone(0, 0)
 
 
 class Tombstones:
-    """Deletions and misses, by session id."""
+    """Deletions and misses, by session id.
 
-    def __init__(self) -> None:
-        self.pending: dict[str, Tombstone] = {}
+    Args:
+        hot: counts their bytes.
+    """
+
+    def __init__(self, hot: HotBytes) -> None:
+        self._hot = hot
+        self._pending: dict[str, Tombstone] = {}
+        self.pending: Mapping[str, Tombstone] = MappingProxyType(self._pending)
         self.settled: OrderedDict[str, Tombstone] = OrderedDict()
         self._misses: OrderedDict[str, tuple[float, Tombstone]] = OrderedDict()
         """Each with its expiry, monotonic time."""
@@ -52,7 +61,7 @@ class Tombstones:
             return False
         if miss[0] > now:
             return True
-        del self._misses[session_id]
+        self._forget_miss(session_id)
         return False
 
     def predecessor(self, session_id: str) -> Tombstone:
@@ -73,23 +82,54 @@ class Tombstones:
     def remember_miss(self, session_id: str, now: float, tombstone: Tombstone = NO_TOMBSTONE) -> None:
         """The store has nothing under this id, or this tombstone."""
         misses = self._misses
-        misses.pop(session_id, None)
+        self._forget_miss(session_id)
         while misses and (len(misses) >= MAX_MISSES or next(iter(misses.values()))[0] <= now):
-            misses.popitem(last=False)
+            self._forget_miss(next(iter(misses)))
         misses[session_id] = (now + MISS_TTL_S, tombstone)
+        self._hot.total += _weight(session_id, tombstone)
 
     def forget_misses(self) -> None:
         """Clear the cached misses: later lookups read the store again."""
-        self._misses.clear()
+        for session_id in [*self._misses]:
+            self._forget_miss(session_id)
+
+    def _forget_miss(self, session_id: str) -> None:
+        miss = self._misses.pop(session_id, None)
+        if miss is not None:
+            self._hot.total -= _weight(session_id, miss[1])
+
+    def put(self, session_id: str, tombstone: Tombstone) -> None:
+        """A deletion is pending."""
+        self.pop(session_id)
+        self._pending[session_id] = tombstone
+        self._hot.total += _weight(session_id, tombstone)
+
+    def pop(self, session_id: str) -> Tombstone | None:
+        """The deletion is pending no longer; returns it if it was."""
+        tombstone = self._pending.pop(session_id, None)
+        if tombstone is not None:
+            self._hot.total -= _weight(session_id, tombstone)
+        return tombstone
 
     def settle(self, session_id: str, tombstone: Tombstone) -> None:
         """Keep a deletion that is not sent to the store."""
         if tombstone.ops:
+            self._unsettle(session_id)
             self.settled[session_id] = tombstone
+            self._hot.total += _weight(session_id, tombstone)
             if len(self.settled) > MAX_MISSES:
-                self.settled.popitem(last=False)
+                self._unsettle(next(iter(self.settled)))
+
+    def _unsettle(self, session_id: str) -> None:
+        tombstone = self.settled.pop(session_id, None)
+        if tombstone is not None:
+            self._hot.total -= _weight(session_id, tombstone)
 
     def became_hot(self, session_id: str) -> None:
         """Drop what a hot session supersedes; a pending deletion of its predecessor stays."""
-        self._misses.pop(session_id, None)
-        self.settled.pop(session_id, None)
+        self._forget_miss(session_id)
+        self._unsettle(session_id)
+
+
+def _weight(session_id: str, tombstone: Tombstone) -> int:
+    return TOMBSTONE_BYTES + len(session_id) + ops_weight(tombstone.ops)
