@@ -17,14 +17,14 @@ import msgspec
 from msgspec import Raw, structs
 
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.interfaces import Deferred, InternalCaller, NotCached, NotOurs
+from callstate_client.engine.interfaces import Caller, Deferred, InternalCaller, NotCached, NotOurs
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.replay import replay
 from callstate_client.engine.table.session_table import SessionTable
+from callstate_client.engine.user import NOBODY, User
 from callstate_client.engine.verbs.table import VERBS
-from callstate_sidecar.access.peer import NOBODY, PeerUser
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.engine_host import DaemonHost
 from callstate_sidecar.erasure import Erasure
@@ -150,6 +150,8 @@ class Core:
         self.peers = KnownPeers("boot-1")
         self.serve(Server(self.engine, journal, self.metrics, self.config.limits), journal)
         self.logged: list[Record] = []
+        self.caller: Caller = InternalCaller()
+        """Who sends the requests of `call`: at first an operator of whom nothing is known."""
 
     def serve(self, server: Server, journal: Journal | None) -> None:
         """Make this the server that commits from now on."""
@@ -206,7 +208,7 @@ class Core:
     def begin(self, method: str, params: bytes) -> asyncio.Future[bytes]:
         """Run a request. The future is done at once, unless the request waits for the store."""
         done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        verb = VERBS[method]
+        verb, caller = VERBS[method], self.caller
         try:
             typed = verb.params(Raw(params))
         except Exception as error:  # noqa: BLE001 - the request's error
@@ -222,7 +224,7 @@ class Core:
 
         def run() -> None:
             try:
-                outcome = self.engine.run(InternalCaller(), verb, typed)  # as an operator
+                outcome = self.engine.run(caller, verb, typed)
             except NotCached as miss:
                 self.host.when_known(miss.session_id, run)
             except NotOurs as theirs:
@@ -294,7 +296,7 @@ class FakeClient(asyncio.Transport):
     It is the transport of the daemon's end; `writes` has the data of each write.
     """
 
-    def __init__(self, core: Core, process: Process | None = None, user: PeerUser = NOBODY) -> None:
+    def __init__(self, core: Core, process: Process | None = None, user: User = NOBODY) -> None:
         super().__init__()
         self.user = user
         self.process = process

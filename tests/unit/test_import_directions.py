@@ -39,7 +39,8 @@ CLIENT = {
     "cli": "errors model protocol store requests calls api client",
 }
 ENGINE = {
-    "sessions": "reasons",
+    "user": "",
+    "sessions": "reasons user",
     "hot_bytes": "",
     "table": "sessions hot_bytes",
     "clock": "",
@@ -51,12 +52,12 @@ ENGINE = {
     "liveness": "table deadlines span_classes",
     "event_line": "",
     "events": "sessions event_line hot_bytes",
-    "interfaces": "sessions process",
+    "interfaces": "sessions process user",
     "transaction": "sessions table liveness events",
     "flush_queue": "sessions table transaction",
-    "workers": "sessions table process interfaces events clock reasons transaction",
+    "workers": "user sessions table process interfaces events clock reasons transaction",
     "rules": "sessions reasons table clock limits interfaces events liveness workers transaction",
-    "verbs": "sessions table clock limits reasons interfaces events liveness rules",
+    "verbs": "user sessions table clock limits reasons interfaces events liveness rules",
     "expiry": "sessions reasons interfaces liveness rules verbs",
     "engine": "sessions table process clock limits interfaces events liveness workers rules verbs expiry "
     "transaction flush_queue",

@@ -8,6 +8,7 @@ from typing import Any, Final, Protocol
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query, StoredSession
+from callstate_client.engine.user import NOBODY, User
 from callstate_client.protocol.results import CheckResult, EraseResult, Setting
 
 
@@ -67,6 +68,8 @@ class Caller(Protocol):
     """The store instance of the worker; empty if not given."""
     told_timeout_s: float
     """The default timeout that `server.info` has told it, seconds; 0: none yet."""
+    user: User
+    """Who connected."""
 
     def __hash__(self) -> int: ...
 
@@ -90,6 +93,7 @@ class InternalCaller:
     worker = ""
     instance = ""
     told_timeout_s = 0.0
+    user = NOBODY
     unsent_bytes = 0
 
     def send(self, data: bytes, /) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import TracebackType
 
+from callstate_client.engine.user import NOBODY
 from callstate_client.memory.sessions import Sessions
 from callstate_client.memory.views import View
 from callstate_client.protocol.events import GAP, Cursor, Event, decode_event
@@ -31,6 +32,7 @@ class _Subscriber:
     worker = ""
     instance = ""
     told_timeout_s = 0.0
+    user = NOBODY
     unsent_bytes = 0
 
     def __init__(self, limit: int, wake: Callable[[], None]) -> None:

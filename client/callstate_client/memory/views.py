@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import count
 
 from callstate_client.engine.process import Process
+from callstate_client.engine.user import NOBODY
 
 _pids = count(1)
 
@@ -58,6 +59,7 @@ class View:
     worker = ""
     instance = ""
     told_timeout_s = 0.0
+    user = NOBODY
     unsent_bytes = 0
 
     def __init__(self, process: ViewProcess) -> None:

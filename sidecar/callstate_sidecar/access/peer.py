@@ -18,10 +18,9 @@ import struct
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
-UNKNOWN: Final = -1
-"""In place of a uid or gid that is not known."""
+from callstate_client.engine.user import NOBODY, UNKNOWN, User
 
 SO_PEERGROUPS: Final = 59
 """include/uapi/asm-generic/socket.h (Linux 4.13); Python's socket module has no name for it."""
@@ -55,25 +54,7 @@ class PeerSocket(Protocol):
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes: ...
 
 
-class PeerUser(NamedTuple):
-    """Who connected. Ids that are not known are UNKNOWN, and no groups."""
-
-    uid: int = UNKNOWN
-    gid: int = UNKNOWN
-    """The primary group."""
-    groups: frozenset[int] = frozenset()
-    """All groups, the primary one included."""
-
-    def __str__(self) -> str:
-        uid = "unknown" if self.uid == UNKNOWN else self.uid
-        return f"uid {uid}, gid {'unknown' if self.gid == UNKNOWN else self.gid}"
-
-
-NOBODY: Final = PeerUser()
-"""A peer of whom nothing is known."""
-
-
-def peer_user(sock: PeerSocket) -> PeerUser:
+def peer_user(sock: PeerSocket) -> User:
     """The user that connected this Unix stream socket; NOBODY where the system does not tell."""
     try:
         if sys.platform == "darwin":
@@ -85,7 +66,7 @@ def peer_user(sock: PeerSocket) -> PeerUser:
     return NOBODY
 
 
-def _on_linux(sock: PeerSocket) -> PeerUser:
+def _on_linux(sock: PeerSocket) -> User:
     _, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     return _known(uid, gid, _peer_groups(sock))
 
@@ -113,15 +94,15 @@ def _many_groups(fd: int) -> bytes:
     return room.raw[: size.value]
 
 
-def _on_macos(sock: PeerSocket) -> PeerUser:
+def _on_macos(sock: PeerSocket) -> User:
     _, uid, count, *groups = _XUCRED.unpack(sock.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED.size))
     return _known(uid, groups[0] if count > 0 else _NOT_SET, tuple(groups[: max(0, count)]))
 
 
-def _known(uid: int, gid: int, groups: tuple[int, ...]) -> PeerUser:
+def _known(uid: int, gid: int, groups: tuple[int, ...]) -> User:
     """The user of these ids, without those that stand for ids that are not known."""
     no_uid, no_gid = {_NOT_SET, _overflow_id("uid")}, {_NOT_SET, _overflow_id("gid")}
-    return PeerUser(
+    return User(
         UNKNOWN if uid in no_uid else uid,
         UNKNOWN if gid in no_gid else gid,
         frozenset({gid, *groups} - no_gid),

@@ -177,7 +177,8 @@ def verify(directory: Path, out: IO[str]) -> int:
 def export(directory: Path, out: IO[str]) -> int:
     """Print every session, as `session.load` would return it, one per line; also of a running daemon."""
     for session in read_live(directory).sessions.values():
-        print(loaded(session, session.doc.to_json(session.updated_us), 0, for_worker=True).decode(), file=out)
+        document = session.doc.to_json(session.updated_us)
+        print(loaded(session, document, 0, for_worker=True, users=True).decode(), file=out)
     return Exit.OK
 
 

@@ -16,8 +16,9 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol, cast
 
+from callstate_client.engine.user import NOBODY
 from callstate_client.protocol.framing import LineSplitter
-from callstate_sidecar.access.peer import NOBODY, peer_user
+from callstate_sidecar.access.peer import peer_user
 
 LINES_A_TURN: Final = 8
 """Lines of one connection served in one turn of the loop. Then other connections are served, and the replies leave:

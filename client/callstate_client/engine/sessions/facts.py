@@ -13,6 +13,8 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from callstate_client.engine.user import UNKNOWN
+
 
 class Facts(Struct, frozen=True, array_like=True, gc=False):
     """One state of a session's facts. The journal depends on the members' order: append new ones."""
@@ -49,6 +51,10 @@ class Facts(Struct, frozen=True, array_like=True, gc=False):
     """The daemon ended it, not a worker."""
     status_before: str = ""
     """The status of a session before it was reaped, restored if it is claimed in time."""
+    uid: int = UNKNOWN
+    gid: int = UNKNOWN
+    """The user and primary group that created it. UNKNOWN for one that the Go package wrote, or a daemon before
+    there were users; then its first claimer's."""
 
 
 NO_FACTS: Final = Facts()

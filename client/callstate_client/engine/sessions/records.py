@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import CallMetrics
+from callstate_client.engine.user import UNKNOWN
 
 
 class HistoryMode(IntEnum):
@@ -127,7 +128,7 @@ class StateRecordV3(Struct, array_like=True, tag=1):
     def to_current(self) -> StateRecord:
         """Convert it to the present format."""
         members = structs.asdict(self)
-        facts = Facts(**{name: members.pop(name) for name in Facts.__struct_fields__})
+        facts = Facts(**{name: members.pop(name) for name in Facts.__struct_fields__ if name in members})
         return StateRecord(facts=facts, **members)
 
 
@@ -174,6 +175,8 @@ class WorkerRecord(Struct, array_like=True, tag=5):
     pidfs_inode: int = 0
     own_name: str = ""
     """The worker's name for its process: workers that give the same name belong to the same process."""
+    uid: int = UNKNOWN
+    """The user that registered it."""
 
 
 class StoreRecord(Struct, array_like=True, tag=6):

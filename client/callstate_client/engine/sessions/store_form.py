@@ -80,7 +80,7 @@ def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str, st
         labels=facts.labels, reaped=facts.reaped, heartbeat_timeout_s=facts.heartbeat_timeout_s,
         max_duration_s=facts.max_duration_s, ops=ops, state=state,
         status_before=facts.status_before if facts.reaped else "",
-        orphan=facts.orphan if state in (ORPHAN, SUSPECT) else "",
+        orphan=facts.orphan if state in (ORPHAN, SUSPECT) else "", uid=facts.uid, gid=facts.gid,
     )  # fmt: skip
 
 
@@ -138,7 +138,7 @@ def _take_meta(session: Session, meta: StoredMeta | None, host_id: str) -> None:
         epoch=meta.epoch, owner=meta.owner, labels=meta.labels, heartbeat_timeout_s=meta.heartbeat_timeout_s,
         max_duration_s=meta.max_duration_s, ended_reason=meta.ended_reason, ended_detail=meta.ended_detail,
         ended_us=parse_us(meta.ended_at) if is_time(meta.ended_at) else 0, reaped=meta.reaped,
-        orphan=meta.orphan, status_before=meta.status_before if meta.reaped else "",
+        orphan=meta.orphan, status_before=meta.status_before if meta.reaped else "", uid=meta.uid, gid=meta.gid,
     )  # fmt: skip
     session.suspected = SILENT if meta.state == SUSPECT else ""
 

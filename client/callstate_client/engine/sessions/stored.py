@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from callstate_client.engine.sessions.layout import InStore
+from callstate_client.engine.user import UNKNOWN
 
 LIVE: Final = "live"
 SUSPECT: Final = "suspect"
@@ -60,6 +61,8 @@ class StoredMeta(Struct, kw_only=True):
             until that host has written the document. Empty where an earlier version wrote it.
         state: `live`, `suspect`, `orphan` or `ended`; empty where an earlier version wrote it.
         orphan: why an orphan has no owner any more.
+        uid: the user that created it; UNKNOWN where none is known.
+        gid: the primary group of that user.
         deleted: a tombstone: there is no document, and nothing older may be written.
         ops: results of the last repeatable mutations by `op`, as JSON, oldest first; also for a tombstone.
     """
@@ -78,6 +81,8 @@ class StoredMeta(Struct, kw_only=True):
     status_before: str = ""
     state: str = ""
     orphan: str = ""
+    uid: int = UNKNOWN
+    gid: int = UNKNOWN
     deleted: bool = False
     ops: Mapping[str, bytes] = {}
 

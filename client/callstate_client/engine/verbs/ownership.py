@@ -24,6 +24,7 @@ from callstate_client.engine.rules.lifecycle import beat, retime, revive, tell_t
 from callstate_client.engine.rules.param_checks import checked_labels, checked_word, checked_worker
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.user import UNKNOWN
 from callstate_client.engine.verbs.read import checked_history, load_session
 from callstate_client.errors import ConflictError, ForbiddenError
 from callstate_client.protocol.messages import encode_json
@@ -184,6 +185,8 @@ def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: Cla
     if p is not None:
         changes |= _given_timeouts(p)
     changes |= {"owner": worker_id, "orphan": "", "instance": caller.instance}
+    if facts.uid == facts.gid == UNKNOWN:
+        changes |= {"uid": caller.user.uid, "gid": caller.user.gid}
     _set_owner(ctx, caller, session, changes, now_us)
     ctx.events.note("claimed", now_us, session, reason=reason)
 

@@ -10,6 +10,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from callstate_client.engine.interfaces import Caller, Deferred
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.user import UNKNOWN
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import CheckParams, FlushParams, LoadParams, NoParams
@@ -57,6 +58,8 @@ class _Beside(Struct, omit_defaults=True, gc=False):
     restored: bool = False
     state: str = ""
     handovers: int = 0
+    uid: int = UNKNOWN
+    gid: int = UNKNOWN
     ended_reason: str | UnsetType = UNSET
     ended_detail: Raw | UnsetType = UNSET
 
@@ -69,6 +72,7 @@ def loaded(
     for_worker: bool = False,
     default_timeout_s: float | None = None,
     state: str = "",
+    users: bool = False,
 ) -> bytes:
     """The result of a load: the document, spliced in as bytes, and the facts beside it.
 
@@ -79,6 +83,7 @@ def loaded(
         for_worker: include what a worker needs to take it over.
         default_timeout_s: a timeout that is omitted: in a listing, the daemon's default.
         state: `suspect` or `orphan`, in a listing.
+        users: include the user that created it.
     """
     beside = _Beside(session.facts.labels, session.facts.owner)
     if for_worker and session.facts.heartbeat_timeout_s not in (None, default_timeout_s):
@@ -87,6 +92,8 @@ def loaded(
         beside.max_duration_s = session.facts.max_duration_s
         beside.restored = session.restored
     beside.state = state
+    if users:
+        beside.uid, beside.gid = session.facts.uid, session.facts.gid
     if session.facts.handovers:
         beside.handovers = session.facts.handovers
     if session.ended:

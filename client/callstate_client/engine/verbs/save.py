@@ -116,7 +116,8 @@ def _new(ctx: Context, caller: Caller, p: SaveParams, head: Head, unverified: bo
         raise SessionNotFoundError(f"no session {head.session_id}")
     ctx.check_room()
     tombstone = ctx.table.tombstones.predecessor(head.session_id)
-    facts = Facts(epoch=tombstone.epoch, owner=caller.worker, instance=caller.instance)
+    user = caller.user
+    facts = Facts(epoch=tombstone.epoch, owner=caller.worker, instance=caller.instance, uid=user.uid, gid=user.gid)
     session = Session(head.session_id, Document(head, ctx.now_us()), facts)
     session.version = tombstone.version
     # a late repeat of the deletion is meant for the previous session: it must not delete this one
@@ -264,7 +265,7 @@ def _begin_anew(caller: Caller, session: Session) -> None:
     session.facts = Facts(
         epoch=facts.epoch + 1, owner=caller.worker, instance=caller.instance, labels=facts.labels,
         heartbeat_timeout_s=facts.heartbeat_timeout_s,
-        max_duration_s=None if is_overtime else facts.max_duration_s,
+        max_duration_s=None if is_overtime else facts.max_duration_s, uid=caller.user.uid, gid=caller.user.gid,
     )  # fmt: skip
     session.known_timeout_s = None
 

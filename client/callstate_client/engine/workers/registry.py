@@ -22,6 +22,7 @@ from callstate_client.engine.reasons import DISCONNECTED, EXITED
 from callstate_client.engine.sessions.records import WorkerRecord
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.transaction import Transaction
+from callstate_client.engine.user import UNKNOWN
 from callstate_client.engine.workers.departures import Departures
 from callstate_client.engine.workers.states import WorkerOutcome, WorkerState
 from callstate_client.engine.workers.workers import Workers
@@ -63,6 +64,8 @@ class WorkerRegistry:
         self._wake = wake
         self._watches: dict[str, ExitWatch] = {}
         self._connections: dict[str, set[Caller]] = {}
+        self._uids: dict[str, int] = {}
+        """The users of workers that have a connection or may still own sessions."""
         self._lingering: set[str] = set()
         """Workers that have left, or have not reconnected since a restart, and may still own sessions."""
         self.workers = Workers(reconnect_grace_s)
@@ -72,6 +75,11 @@ class WorkerRegistry:
         if not instance:
             return self.workers.is_connected(worker_id)
         return any(connection.instance == instance for connection in self._connections.get(worker_id, ()))
+
+    def uid_of(self, worker_id: str) -> int:
+        """The user to whom a worker id belongs, for as long as it has a connection or owns a session; then, and
+        where none is known, UNKNOWN."""
+        return self._uids.get(worker_id, UNKNOWN)
 
     # -- joining ----------------------------------------------------------------------------------------------
 
@@ -108,6 +116,7 @@ class WorkerRegistry:
             peer.close()
         caller.worker, caller.instance = worker_id, instance
         self._connections.setdefault(worker_id, set()).add(caller)
+        self._uids[worker_id] = caller.user.uid
         self._remember(worker_id)
         if done.joined:
             at = self._clock.wall_us()
@@ -118,7 +127,7 @@ class WorkerRegistry:
         """Journal the process of a worker, unless that is done: an earlier write may have failed."""
         process = self.workers.process_of(worker_id)
         if process is not None:
-            record = _record(worker_id, process, self.workers.own_name_of(worker_id))
+            record = _record(worker_id, process, self.workers.own_name_of(worker_id), self.uid_of(worker_id))
             if self._table.processes.get(worker_id) != record:
                 self._tx.remember_process(record)
 
@@ -148,6 +157,8 @@ class WorkerRegistry:
             known = table.processes.get(worker_id)
             process = None if known is None else _process(known)
             own_name = "" if known is None else known.own_name
+            if known is not None:
+                self._uids[worker_id] = known.uid
             peer = None if process is None else find(process)
             if peer is Gone.GONE:
                 self._left(worker_id, WorkerOutcome.LEFT_EXITED)
@@ -191,6 +202,7 @@ class WorkerRegistry:
         if self.workers.state(worker_id) is WorkerState.GONE:
             self._tx.forget_process(worker_id)
             self._unwatch(worker_id)
+            self._uids.pop(worker_id, None)
 
     def _left(self, worker_id: str, outcome: WorkerOutcome) -> None:
         """Note that a worker has left, if this outcome says so."""
@@ -210,9 +222,9 @@ class WorkerRegistry:
         self._watches.clear()
 
 
-def _record(worker_id: str, process: Process, own_name: str) -> WorkerRecord:
+def _record(worker_id: str, process: Process, own_name: str, uid: int) -> WorkerRecord:
     marks = process.start_ticks, process.boot_id, process.pidfs_inode
-    return WorkerRecord(worker_id, process.pid, *marks, own_name)
+    return WorkerRecord(worker_id, process.pid, *marks, own_name, uid)
 
 
 def _process(record: WorkerRecord) -> Process:

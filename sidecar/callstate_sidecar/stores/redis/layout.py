@@ -27,6 +27,7 @@ from typing import Any, Final
 import msgspec
 
 from callstate_client.engine.sessions.stored import StoredMeta
+from callstate_client.engine.user import MAX_ID, UNKNOWN
 from callstate_sidecar.stores.encoding import parse_ops
 
 DEFAULT_PREFIX: Final = "voicesession:"
@@ -136,12 +137,14 @@ class Layout:
 
 
 _OP: Final = b"op:"
+_IDS: Final = (b"uid", b"gid")
 
 
 def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
     """The fields of meta as alternating names and values, without those that the script adds: host, epoch, version
     and stamp."""
-    fields = [*_facts(meta), (b"deleted", "1" if deleted else "0")]
+    facts = [(name, value) for name, value in _facts(meta) if value or name not in _IDS]
+    fields = [*facts, (b"deleted", "1" if deleted else "0")]
     fields += ((_OP + op.encode(), b"%d %b" % (i, result)) for i, (op, result) in enumerate(meta.ops.items()))
     return [word for field in fields for word in field]
 
@@ -174,6 +177,7 @@ def _facts(meta: StoredMeta) -> list[tuple[bytes, str | bytes]]:
         (b"status_before", meta.status_before),
         (b"state", meta.state),
         (b"orphan", meta.orphan),
+        *zip(_IDS, (_id_text(meta.uid), _id_text(meta.gid)), strict=True),
     ]
 
 
@@ -201,6 +205,8 @@ def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
         status_before=_text(fields, b"status_before"),
         state=_text(fields, b"state"),
         orphan=_text(fields, b"orphan"),
+        uid=_id(fields.get(b"uid", b"")),
+        gid=_id(fields.get(b"gid", b"")),
         deleted=fields.get(b"deleted") == b"1",
         ops=_ops(fields),
     )
@@ -231,6 +237,16 @@ def _text(fields: Mapping[bytes, bytes], name: bytes) -> str:
 
 def _integer(raw: bytes) -> int | None:
     return int(raw) if raw.isdigit() and len(raw) <= 20 else None
+
+
+def _id(raw: bytes) -> int:
+    """A uid or gid."""
+    found = _integer(raw)
+    return UNKNOWN if found is None or found > MAX_ID else found
+
+
+def _id_text(value: int) -> str:
+    return "" if value == UNKNOWN else str(value)
 
 
 def _seconds(raw: bytes) -> float | None:

@@ -63,7 +63,12 @@ _PARTS: Final = (
 
 _ADDED_COLUMNS: Final[dict[str, str]] = dict.fromkeys(
     ("ops", "call_id", "state", "orphan", "status_before", "foreign_stamp"), "TEXT NOT NULL DEFAULT ''"
-) | {"head_position": "INTEGER NOT NULL DEFAULT 0", "head": "BLOB"}
+) | {
+    "head_position": "INTEGER NOT NULL DEFAULT 0",
+    "head": "BLOB",
+    "uid": "INTEGER NOT NULL DEFAULT -1",
+    "gid": "INTEGER NOT NULL DEFAULT -1",
+}
 """Columns of `session` missing from files of earlier versions."""
 
 _CALL_INDEX: Final = "CREATE INDEX session_call ON session (call_id) WHERE call_id != ''"

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from callstate_sidecar.access.peer import NOBODY, SO_PEERGROUPS, UNKNOWN, PeerUser, peer_user
+from callstate_client.engine.user import NOBODY, UNKNOWN
+from callstate_client.engine.user import User as Known
+from callstate_sidecar.access.peer import SO_PEERGROUPS, peer_user
 from support.users import ALICE, TEAM, User, needs_root, why_no_namespaces
 
 OVERFLOW = 65534
@@ -26,7 +28,7 @@ def listener(short_dir: Path) -> Iterator[socket.socket]:
         yield listening
 
 
-def seen(listener: socket.socket, user: User) -> PeerUser:
+def seen(listener: socket.socket, user: User) -> Known:
     """The user of a connection, at the daemon's end."""
     with user.connect(Path(listener.getsockname())), listener.accept()[0] as accepted:
         return peer_user(accepted)
@@ -119,5 +121,5 @@ def test_macos_tells_it_by_another_option(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_user_is_written_as_ids() -> None:
-    assert str(PeerUser(1000, 100)) == "uid 1000, gid 100"
+    assert str(Known(1000, 100)) == "uid 1000, gid 100"
     assert str(NOBODY) == "uid unknown, gid unknown"
