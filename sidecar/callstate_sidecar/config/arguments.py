@@ -40,9 +40,19 @@ class _Version(argparse.Action):
         parser.exit()
 
 
+class _Parser(argparse.ArgumentParser):
+    """One whose help is written or fails: argparse itself ignores that, once the text is longer than a buffer."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser: `settings`, and the arguments that `load_config` returns."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="callstated",
         description="Keeps the state of live phone calls for the workers of one host.",
         epilog=help_epilog(),
