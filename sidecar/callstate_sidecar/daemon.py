@@ -47,7 +47,7 @@ from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.reload import Reloads
 from callstate_sidecar.serving.connection import ClientConnection
-from callstate_sidecar.serving.listener import BACKLOG, Listener
+from callstate_sidecar.serving.listener import BACKLOG, KEY, Listener
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.serving.timed_server import TimedServer
 from callstate_sidecar.status import StatusReport, status_line
@@ -117,7 +117,7 @@ class Daemon:
             AlreadyRunningError, JournalError, ConfigError, OSError: it can't start.
         """
         self._signals = Signals()
-        state = StateDir(resolve_state_dir(self._config, self._environ))
+        state = StateDir(resolve_state_dir(self._config, self._environ), strict=self._config.server.strict_modes)
         try:
             self._host_id = state.host_id(self._config.host.id, journal_host(state.path / JOURNAL_NAME))
             listener, sockets = self._listen()
@@ -141,7 +141,8 @@ class Daemon:
         if passed:
             self._addresses = [str(sock.getsockname()) for sock in passed]
             return None, passed
-        listener = Listener(resolve_socket(self._config, self._environ))
+        strict = self._config.server.strict_modes
+        listener = Listener(resolve_socket(self._config, self._environ), KEY, strict)
         self._addresses = [str(listener.path)]
         return listener, [listener.socket]
 

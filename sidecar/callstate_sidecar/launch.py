@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import uvloop
 
@@ -15,20 +16,27 @@ from callstate_sidecar.config.metrics_address import resolve_metrics
 from callstate_sidecar.config.origins import Origins
 from callstate_sidecar.config.resolve import check_store_files, resolve_password, resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config
+from callstate_sidecar.config.secret_files import readable_secrets
 from callstate_sidecar.daemon import Daemon
 from callstate_sidecar.journal import JournalError
 from callstate_sidecar.journal import cli as journal_cli
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.logs.setup import configure_logging
+from callstate_sidecar.serving.listener import check_socket_dir
 from callstate_sidecar.system import stdio
 from callstate_sidecar.system.exits import Exit
-from callstate_sidecar.system.state_dir import AlreadyRunningError
+from callstate_sidecar.system.state_dir import AlreadyRunningError, check_state_dir
+from callstate_sidecar.system.strict_modes import UnsafePathError
 
 log = EventLog(__name__)
+
+UMASK: Final = 0o077
+"""Of all files and directories: they hold what people said on the phone. Sockets get their modes by themselves."""
 
 _STATUS: dict[type[Exception], Exit] = {
     ConfigError: Exit.USAGE,
     AlreadyRunningError: Exit.ALREADY_RUNNING,
+    UnsafePathError: Exit.USAGE,
     JournalError: Exit.JOURNAL,
     OSError: Exit.FAILED,
 }
@@ -45,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit status; see system/exits.py.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    os.umask(UMASK)
     if arguments[:1] == ["journal"]:
         return journal_cli.main(arguments[1:])
     try:
@@ -57,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         stdio.complain("callstated", f"log.format: journald: {error.strerror}: {error.filename}")
         return Exit.USAGE
-    for warning in args.warnings:
+    secrets = readable_secrets(config, args.config) if config.server.strict_modes else []
+    for warning in [*args.warnings, *secrets]:
         log.warning("configuration", "%s", warning)
 
     def reload() -> tuple[Config, Origins]:
@@ -79,8 +89,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(config: Config) -> None:
-    resolve_socket(config, os.environ)
-    resolve_state_dir(config, os.environ)
+    socket = resolve_socket(config, os.environ)
+    state_dir = resolve_state_dir(config, os.environ)
+    if config.server.strict_modes:
+        check_state_dir(state_dir)
+        check_socket_dir(socket)
     resolve_password(config, os.environ)
     check_store_files(config)
     resolve_metrics(config.metrics)

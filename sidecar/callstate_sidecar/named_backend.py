@@ -13,10 +13,16 @@ from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.resolve import check_store_files, resolve_password
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.stores.backend import Backend
+from callstate_sidecar.system.strict_modes import check_path
 
 
 def named_backend(config: Config, state_dir: Path, host_id: str, environ: Mapping[str, str]) -> Backend:
-    """The store that the configuration names; redis is imported only for Redis."""
+    """The store that the configuration names; redis is imported only for Redis.
+
+    Raises:
+        ConfigError: it can't be used as it is configured.
+        UnsafePathError: other users could replace the SQLite file.
+    """
     store = config.store
     check_store_files(config)
     # the journal drops what the store has, so the store has to be as durable as the journal
@@ -24,10 +30,10 @@ def named_backend(config: Config, state_dir: Path, host_id: str, environ: Mappin
     if store.url.startswith("sqlite:"):
         from callstate_sidecar.stores.sqlite import SqliteBackend  # noqa: PLC0415
 
-        path = Path(urlsplit(store.url).path or "callstate.db")
-        return SqliteBackend(
-            state_dir / path, ttl_s=store.ttl_s, host_id=host_id, timeout_s=store.timeout_s, synced=synced
-        )
+        path = state_dir / Path(urlsplit(store.url).path or "callstate.db")
+        if config.server.strict_modes:
+            check_path(path, "store.url")
+        return SqliteBackend(path, ttl_s=store.ttl_s, host_id=host_id, timeout_s=store.timeout_s, synced=synced)
     try:
         from callstate_sidecar.stores.redis import RedisBackend  # noqa: PLC0415
     except ImportError as error:

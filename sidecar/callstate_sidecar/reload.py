@@ -9,7 +9,7 @@ from msgspec import UNSET
 
 from callstate_client.protocol.results import Setting
 from callstate_sidecar.config.options import OPTIONS
-from callstate_sidecar.config.origins import DEFAULT, Origins, shown_value, value_of
+from callstate_sidecar.config.origins import DEFAULT, Origins, as_sent, shown_value, value_of
 from callstate_sidecar.config.schema import Config
 
 SECTIONS: Final = frozenset({"limits", "log"})
@@ -64,7 +64,7 @@ class Reloads:
                 value=value,
                 source=origin.source,
                 name=origin.name,
-                default=option.default,
+                default=as_sent(option.default),
                 resolved="" if value else resolved.get(key, ""),
                 pending=shown_value(self._last, key) if key in self.needs_restart else UNSET,
             )

@@ -81,12 +81,12 @@ SIDECAR = {
     "erasure": "logs stores",
     "engine_host": "system config stores journal serving metrics read_through write_behind erasure reaper hosts",
     "monitoring": "logs system config metrics background serving engine_host",
-    "named_backend": "config stores",
+    "named_backend": "system config stores",
     "reload": "config",
     "status": "system background metrics",
     "daemon": "logs system config journal serving metrics background named_backend read_through write_behind "
     "reconcile erasure reaper hosts engine_host monitoring reload status",
-    "launch": "logs system config journal daemon",
+    "launch": "logs system config journal serving daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}
 FOLDER = {"callstate_client": "client", "callstate_sidecar": "sidecar"}

@@ -32,6 +32,11 @@ def value_of(config: Config, option: Option) -> str | int | float:
 
 
 def shown_value(config: Config, key: str) -> str | int | float:
-    """The value of a key without its passwords."""
-    value = value_of(config, OPTIONS[key])
+    """The value of a key without its passwords, as in a reply."""
+    value = as_sent(value_of(config, OPTIONS[key]))
     return redact_url(value) if isinstance(value, str) and OPTIONS[key].name == "url" else value
+
+
+def as_sent(value: str | float) -> str | int | float:
+    """A value as in a reply: `true` and `false` are words there, since older clients read numbers and strings."""
+    return str(value).lower() if isinstance(value, bool) else value

@@ -64,6 +64,14 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
             _PATH_PATTERN,
         ),
     ] = ""
+    strict_modes: Annotated[
+        bool,
+        _text(
+            "Refuse directories of state and socket in which other users could replace something: that they may "
+            "write to or own, or that lie below such a one. false: where nobody else can get there, as in a pod.",
+            "true or false",
+        ),
+    ] = True
     shutdown_flush_s: Annotated[
         float,
         _seconds(

@@ -54,3 +54,8 @@ def check_store_files(url: str) -> None:
     """
     if not url.startswith("sqlite:"):
         tls_context(parse_redis_url(url))
+
+
+def key_file(url: str) -> str:
+    """The file of a valid URL's private key; empty if it names none."""
+    return "" if url.startswith("sqlite:") else str(parse_redis_url(url).options.get("ssl_keyfile", ""))

@@ -25,7 +25,7 @@ from typing import Final
 from callstate_client.engine.sessions.stored import StoreDownError
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.stores.hosts import HostRegistry, LeaseReply
-from callstate_sidecar.system.files import Files
+from callstate_sidecar.system.files import Files, open_kept
 from callstate_sidecar.system.state_dir import AlreadyRunningError
 
 log = EventLog(__name__)
@@ -65,7 +65,7 @@ class LeaseNote:
 
     def write(self, name: str, counter: int) -> None:
         """Replace the note."""
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_kept(self._path)
         try:
             Files().write(fd, b"%s %020d\n" % (name.encode(), counter), 0)
         finally:

@@ -27,6 +27,7 @@ from callstate_sidecar.journal.repair import repair
 from callstate_sidecar.journal.replay import replay
 from callstate_sidecar.system import stdio
 from callstate_sidecar.system.exits import Exit
+from callstate_sidecar.system.files import open_existing, open_new
 from callstate_sidecar.system.state_dir import JOURNAL_NAME, LOCK_NAME
 
 
@@ -65,6 +66,8 @@ def main(argv: Sequence[str]) -> int:
     if not directory.is_dir():
         return _fail(f"{args.directory} holds no journal", Exit.USAGE)
     run = {"inspect": inspect, "verify": verify, "repair": repair, "export": export}[args.command]
+    if args.command != "export":  # its output file may be where only root can write
+        _become_owner(directory)
     try:
         with _Unused(directory, needed=args.command == "repair"), _target(getattr(args, "output", None)) as out:
             return run(directory, out)
@@ -76,6 +79,28 @@ def main(argv: Sequence[str]) -> int:
         )
 
 
+def _become_owner(directory: Path) -> None:
+    """As root, go on as the journal's owner, unless only root can reach the directory, as with a copy.
+
+    The daemon has to be able to open what a repair makes, and a link among its files must not lead to root's.
+    """
+    try:
+        found = directory.stat()
+    except FileNotFoundError:
+        return
+    if os.geteuid() != 0 or found.st_uid == 0:
+        return
+    os.setegid(found.st_gid)
+    os.seteuid(found.st_uid)
+    reaches_it = os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True)
+    os.seteuid(0)
+    os.setegid(0)
+    if reaches_it:
+        os.setgroups([])
+        os.setgid(found.st_gid)
+        os.setuid(found.st_uid)
+
+
 @contextmanager
 def _target(path: Path | None) -> Iterator[IO[str]]:
     """Where to print: stdout, or a new file in place of an old one, once it is complete and on disk."""
@@ -83,12 +108,8 @@ def _target(path: Path | None) -> Iterator[IO[str]]:
         yield sys.stdout
         return
     draft = path.with_name(f"{path.name}.part")
-
-    def private(name: str, flags: int) -> int:
-        return os.open(name, flags, 0o600)  # transcripts and numbers are in it
-
     try:
-        with open(draft, "w", encoding="utf-8", opener=private) as file:
+        with os.fdopen(open_new(draft), "w", encoding="utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -111,7 +132,7 @@ class _Unused:
 
     def __init__(self, directory: Path, *, needed: bool) -> None:
         lock = directory.parent / LOCK_NAME
-        self._fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC) if needed and lock.exists() else -1
+        self._fd = open_existing(lock) if needed and os.path.lexists(lock) else -1
 
     def __enter__(self) -> None:
         if self._fd >= 0:

@@ -100,7 +100,7 @@ class Journal:
         self._manifest = ManifestFile(self._files, directory, host_id)
         self._checkpoint_sequence = self._snapshot_begun_at = 0
         self._rebuilding = False
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._files.make_directory(directory)
 
     # -- start and stop -----------------------------------------------------------------------------------
 
@@ -293,7 +293,7 @@ class Journal:
         Raises:
             OSError: there is not enough disk space, or of the file system; nothing has changed.
         """
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._files.make_directory(self.directory)
         segment = self._segment
         is_unused = not new and segment is not None and not segment.record_bytes and segment.is_linked
         needed = 0 if is_unused else self._segment_bytes

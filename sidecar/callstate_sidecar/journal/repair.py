@@ -24,7 +24,7 @@ from callstate_sidecar.journal.layout import generation_of, log_path, logs, snap
 from callstate_sidecar.journal.log import Journal
 from callstate_sidecar.journal.manifest import MANIFEST, Manifest, read_manifest
 from callstate_sidecar.system.exits import Exit
-from callstate_sidecar.system.files import Files
+from callstate_sidecar.system.files import PRIVATE_DIRECTORY, Files
 
 
 def repair(directory: Path, out: IO[str]) -> int:
@@ -44,10 +44,10 @@ def repair(directory: Path, out: IO[str]) -> int:
     for path in counted(directory, manifest):
         salvaged.read(path)
     aside = directory / time.strftime("damaged-%Y%m%dT%H%M%S")
-    aside.mkdir()
-    if (directory / MANIFEST).exists():
-        (aside / MANIFEST).write_bytes((directory / MANIFEST).read_bytes())
     files = Files()
+    aside.mkdir(PRIVATE_DIRECTORY)
+    if (directory / MANIFEST).exists():
+        files.replace(aside / MANIFEST, (directory / MANIFEST).read_bytes())
     _write(directory, files, salvaged, max(map(generation_of, old), default=0), manifest)
     for path in old:
         files.rename(path, aside / path.name)

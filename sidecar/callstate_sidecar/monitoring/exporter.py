@@ -49,8 +49,8 @@ class Exporter:
         self._server = server
         self._listener: Listener | None = None
         if isinstance(address, Path):
-            self._listener = Listener(address, key="metrics.listen")
-            address.chmod(SOCKET_MODE)
+            strict = config.server.strict_modes
+            self._listener = Listener(address, key="metrics.listen", strict=strict, mode=SOCKET_MODE)
             listening, where = self._listener.socket, str(address)
         else:
             listening = _bound(address)

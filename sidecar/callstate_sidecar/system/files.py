@@ -1,4 +1,9 @@
-"""The file calls of journal and state directory, in one object, so that tests can make them fail."""
+"""The file calls of journal and state directory, in one object, so that tests can make them fail.
+
+Every file that the daemon or a tool of it creates, truncates or writes to is opened here: never through a symbolic
+link (O_NOFOLLOW), for one that somebody has put in its place would let root destroy the file it leads to; not
+inherited by other programs (O_CLOEXEC); and open to its owner alone, as transcripts and numbers are in it.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+PRIVATE_FILE: Final = 0o600
+PRIVATE_DIRECTORY: Final = 0o700
+
+_WRITTEN: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+_KEPT: Final = _WRITTEN | os.O_CREAT
+_NEW: Final = _KEPT | os.O_EXCL
 
 
 @contextmanager
@@ -20,16 +33,67 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, for this user alone; one that exists stays as it is.
+
+    Raises:
+        OSError: it can't be made, or is a file.
+    """
+    try:
+        path.mkdir(PRIVATE_DIRECTORY)
+    except FileNotFoundError:
+        make_directory(path.parent)  # parents=True would give these the mode of the umask
+        path.mkdir(PRIVATE_DIRECTORY, exist_ok=True)
+    except OSError:
+        if not path.is_dir():
+            raise
+
+
+def open_new(path: Path) -> int:
+    """Open a new, empty file, in place of one that an earlier run has left behind.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    try:
+        return os.open(path, _NEW, PRIVATE_FILE)
+    except FileExistsError:
+        path.unlink(missing_ok=True)  # a symbolic link goes itself, and what it leads to stays
+        return os.open(path, _NEW, PRIVATE_FILE)
+
+
+def open_kept(path: Path) -> int:
+    """Open a file that stays, such as a lock, for reading and writing; it is made if it is absent.
+
+    Raises:
+        OSError: it can't be opened, or is a symbolic link.
+    """
+    return os.open(path, _KEPT, PRIVATE_FILE)
+
+
+def open_existing(path: Path) -> int:
+    """Open a file that exists for reading and writing.
+
+    Raises:
+        OSError: it can't be opened, is absent, or is a symbolic link.
+    """
+    return os.open(path, _WRITTEN)
+
+
 class Files:
     """The operating system's file calls. Every method raises OSError."""
 
     def create(self, path: Path) -> int:
-        """Open a new, empty file."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        """Open a new, empty file, in place of any other of its name."""
+        return open_new(path)
 
     def open(self, path: Path) -> int:
         """Open an existing file for writing."""
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return open_existing(path)
+
+    def make_directory(self, path: Path) -> None:
+        """Make a directory for this user alone, with those above it, if it is absent."""
+        make_directory(path)
 
     def allocate(self, fd: int, size: int) -> None:
         """Allocate disk space, so that no later write into it can fail for lack of space."""

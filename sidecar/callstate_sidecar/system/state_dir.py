@@ -9,12 +9,14 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from callstate_sidecar.system.files import Files, naming
+from callstate_sidecar.system.files import Files, make_directory, naming, open_kept
+from callstate_sidecar.system.strict_modes import check_path
 
 LOCK_NAME: Final = "lock"
 HOST_ID_NAME: Final = "host-id"
 JOURNAL_NAME: Final = "journal"
 
+KEY: Final = "server.state_dir"
 ID_BYTES: Final = 8
 _WHOLE_ID: Final = re.compile(r"[0-9a-f]{16}")
 
@@ -23,23 +25,43 @@ class AlreadyRunningError(Exception):
     """Another daemon uses the state directory; the message names its pid."""
 
 
+def check_state_dir(path: Path) -> None:
+    """Check that nobody else can change what is in a state directory, and in the journal, which may be elsewhere.
+
+    Raises:
+        UnsafePathError: somebody could.
+        OSError: they can't be examined.
+    """
+    check_path(path, KEY)
+    check_path(path / JOURNAL_NAME, KEY)
+
+
 class StateDir:
     """The directory of journal, SQLite file and host id, locked while this object is open.
 
+    Args:
+        path: created if absent.
+        strict: refuse one in which other users could change something.
+
     Raises:
         AlreadyRunningError: another daemon holds it.
+        UnsafePathError: others could change what is in it, or in the journal; nothing has been made in it.
         OSError: it can't be created or locked.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, strict: bool = True) -> None:
         self.path = path
+        if strict:
+            check_state_dir(path)
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_directory(path)
         except OSError as error:
             raise OSError(
                 error.errno, f"no state directory: {error.strerror}; choose another with --state-dir", str(path)
             ) from error
-        self._fd = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if strict:
+            check_state_dir(path)  # where all may make directories, somebody else may have been first
+        self._fd = open_kept(path / LOCK_NAME)
         try:
             with naming(path / LOCK_NAME):
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,6 +18,7 @@ from callstate_client.cli.backup.progress import progress
 from callstate_client.cli.command import Command
 from callstate_client.cli.filters import add_filters, matching
 from callstate_client.cli.output import Output
+from callstate_client.cli.private_file import open_new
 from callstate_client.cli.version import package_version
 from callstate_client.errors import SessionNotFoundError, UnreadableError
 from callstate_client.model.times import format_time, now
@@ -78,12 +79,8 @@ def _target(path: Path | None) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         return
     draft = path.with_name(f"{path.name}.part")
-
-    def private(name: str, flags: int) -> int:
-        return os.open(name, flags, 0o600)  # transcripts and numbers are in it
-
     try:
-        with open(draft, "wb", opener=private) as file:
+        with os.fdopen(open_new(draft), "wb") as file:
             yield file
             os.fsync(file.fileno())
         draft.replace(path)

@@ -15,6 +15,7 @@ from callstate_client.cli.command import Command
 from callstate_client.cli.install_units import files, program
 from callstate_client.cli.install_units.files import Outcome, Step
 from callstate_client.cli.output import Output
+from callstate_client.cli.private_file import open_new
 from callstate_client.cli.stdio import FAILED
 from callstate_client.cli.version import package_version
 
@@ -118,8 +119,9 @@ def _write(steps: Iterable[Step]) -> None:
 def _replace(path: Path, text: str) -> None:
     """Write a file whole or not at all, readable by all."""
     new = path.with_name(f".{path.name}.new")
-    new.write_text(text, "utf-8")
-    new.chmod(0o644)
+    with os.fdopen(open_new(new), "w", encoding="utf-8") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), 0o644)  # whatever the umask
     new.rename(path)
 
 

@@ -18,6 +18,7 @@ from callstate_client.engine.sessions.stored import StoreDownError, StoreError, 
 from callstate_sidecar.stores.sqlite import expiry
 from callstate_sidecar.stores.sqlite.schema import prepare
 from callstate_sidecar.stores.sqlite.transactions import transaction
+from callstate_sidecar.system.files import Files, open_kept
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -145,17 +146,13 @@ class Database:
     def _make_file(self) -> tuple[int, int]:
         """Create the file if absent; returns its device and inode."""
         # transcripts are private; SQLite gives its -wal and -shm files the same mode
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_kept(self._path)
         try:
             found = os.fstat(fd)
         finally:
             os.close(fd)
         if self._synced and not found.st_size:  # the name has to survive a power loss too
-            directory = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            Files().sync_directory(self._path.parent)
         return found.st_dev, found.st_ino
 
     def _is_in_place(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Final
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.sqlite.database import WAL_LIMIT_BYTES
 from callstate_sidecar.stores.sqlite.transactions import transaction
+from callstate_sidecar.system.files import PRIVATE_FILE, open_existing
 
 MAX_FAULTS: Final = 10
 """Lines of an integrity check that are reported; the first says enough."""
@@ -54,10 +55,18 @@ def _mode(path: Path, *, repair: bool) -> list[Finding]:
     for file in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
         if file.exists() and (mode := file.stat().st_mode & 0o7777) & 0o077:
             if repair:
-                file.chmod(0o600)
+                _make_private(file)
             detail = f"{file} has mode {mode:04o}: others may read or change transcripts"
             findings.append(Finding("file_mode", detail, f"chmod 600 {file}, or --repair", repaired=repair))
     return findings
+
+
+def _make_private(file: Path) -> None:
+    fd = open_existing(file)
+    try:
+        os.fchmod(fd, PRIVATE_FILE)
+    finally:
+        os.close(fd)
 
 
 def _owner(path: Path) -> list[Finding]:

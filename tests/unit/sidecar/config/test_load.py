@@ -54,6 +54,8 @@ def another_value(key: str) -> str | float:
     option = OPTIONS[key]
     if key in given:
         return given[key]
+    if option.type is bool:
+        return not option.default
     if option.type is str:
         return "/somewhere/else"
     assert option.meta.le is not None
