@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 
 from callstate_sidecar.system import stdio
+from callstate_sidecar.system.signals import Signals
 
 MISSING_EXTRA_STATUS = 2
+
+NO_START = frozenset({"--check", "--version", "--help", "-h"})
+"""With one of these a signal ends the process, as usual."""
 
 
 def main() -> None:
@@ -15,6 +19,9 @@ def main() -> None:
 
 
 def _run() -> int:
+    arguments = sys.argv[1:]
+    # first of all: what follows imports for some tenths of a second
+    signals = None if arguments[:1] == ["journal"] or NO_START.intersection(arguments) else Signals()
     try:
         import uvloop  # noqa: F401, PLC0415
     except ImportError as error:
@@ -22,7 +29,7 @@ def _run() -> int:
         return MISSING_EXTRA_STATUS
     from callstate_sidecar.launch import main as launch  # noqa: PLC0415
 
-    return launch()
+    return launch(arguments, signals)
 
 
 if __name__ == "__main__":

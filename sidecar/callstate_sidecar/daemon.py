@@ -87,6 +87,7 @@ class Daemon:
         origins: where its values come from.
         environ: the environment of the process.
         reload: reads the configuration again, for SIGHUP.
+        signals: installed already.
     """
 
     def __init__(
@@ -95,8 +96,10 @@ class Daemon:
         origins: Origins,
         environ: MutableMapping[str, str],
         reload: Callable[[], tuple[Config, Origins]],
+        signals: Signals,
     ) -> None:
         self._config = config
+        self._signals = signals
         self._environ = environ
         self._manager = systemd.Notifier(environ)
         self._reload_config = reload
@@ -116,7 +119,6 @@ class Daemon:
         Raises:
             AlreadyRunningError, JournalError, ConfigError, OSError: it can't start.
         """
-        self._signals = Signals()
         state = StateDir(resolve_state_dir(self._config, self._environ), strict=self._config.server.strict_modes)
         try:
             self._host_id = state.host_id(self._config.host.id, journal_host(state.path / JOURNAL_NAME))
@@ -322,7 +324,7 @@ class Daemon:
             self._hosts.start()
         loop = asyncio.get_running_loop()
         servers = [await _start_server(loop, self._connection, sock) for sock in sockets]
-        self._signals.serve(self._stop.set, self._reload)
+        self._signals.serve(loop.call_soon_threadsafe, self._request_stop, _stopped_at_once, self._reload)
         tasks = [
             supervise("watchdog", self._feed_watchdog, self._metrics),
             supervise("log-report", _report_suppressed, self._metrics),
@@ -357,16 +359,20 @@ class Daemon:
         gc.enable()
 
     def _replay_record(self, record: Record) -> None:
+        self._signals.check()
         replay(self._engine.table, record)
         self._replayed += 1
         if self._replayed % REPLAY_NOTICE_RECORDS == 0:
-            self._signals.check()
             self._manager.extend_timeout(REPLAY_NOTICE_S, f"replaying the journal, {self._replayed} records so far")
 
     def _connection(self) -> ClientConnection:
         return ClientConnection(self._server, self._server.limits.line_bytes)
 
     # -- while it runs ------------------------------------------------------------------------------------------
+
+    def _request_stop(self, signal: str) -> None:
+        log.info("stopping", "%s: stopping", signal)
+        self._stop.set()
 
     async def _sync(self) -> None:
         await self._maintenance.sync()
@@ -459,6 +465,10 @@ class Daemon:
         except Exception as error:
             fault = None if isinstance(error, OSError) else error
             log.error("checkpoint_failed", "no checkpoint at shutdown: %s", error, exc_info=fault)
+
+
+def _stopped_at_once(signal: str) -> None:
+    log.warning("stopped_at_once", "%s again: exiting at once; the journal has what is not in the store", signal)
 
 
 async def _report_suppressed() -> None:

@@ -23,8 +23,9 @@ from callstate_sidecar.journal import cli as journal_cli
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.logs.setup import configure_logging
 from callstate_sidecar.serving.listener import check_socket_dir
-from callstate_sidecar.system import stdio
+from callstate_sidecar.system import core_dumps, stdio
 from callstate_sidecar.system.exits import Exit
+from callstate_sidecar.system.signals import Signals
 from callstate_sidecar.system.state_dir import AlreadyRunningError, check_state_dir
 from callstate_sidecar.system.strict_modes import UnsafePathError
 
@@ -43,11 +44,12 @@ _STATUS: dict[type[Exception], Exit] = {
 """Errors that keep a daemon from starting, and the exit status of each; only the last may be cured by a restart."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, signals: Signals | None = None) -> int:
     """Run callstated until it is asked to stop.
 
     Args:
         argv: arguments without the program's name; default: the process's own.
+        signals: as installed before this module was imported; default: installed now, for a start.
 
     Returns:
         the exit status; see system/exits.py.
@@ -74,15 +76,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         config, args = load_config(arguments, os.environ)
         return config, args.origins
 
-    async def serve() -> Exit:
-        return await Daemon(config, args.origins, os.environ, reload).run()
+    async def serve(signals: Signals) -> Exit:
+        return await Daemon(config, args.origins, os.environ, reload, signals).run()
 
     try:
         if args.check:
             _check(config)
             return Exit.OK
+        if not config.server.core_dumps:
+            core_dumps.forbid()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(serve())
+            return runner.run(serve(signals or Signals()))
     except tuple(_STATUS) as error:
         log.error("start_failed", "%s", error)
         return next(status for kind, status in _STATUS.items() if isinstance(error, kind))

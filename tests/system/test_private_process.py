@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import signal
 import subprocess
 import sys
 from contextlib import closing
@@ -13,6 +15,7 @@ import pytest
 
 from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
+from support.journals import write_long_journal
 from support.wire import Wire
 
 pytestmark = [pytest.mark.system]
@@ -45,6 +48,42 @@ def limit(daemon: Daemon) -> str:
     found = re.search(r"^Max core file size +(\S+) +(\S+)", text, re.MULTILINE)
     assert found is not None
     return " ".join(found.groups())
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="root becomes another user, on Linux")
+class TestCoreDumps:
+    def test_are_impossible_and_its_own_user_can_not_look_into_the_daemon(self) -> None:
+        with AsStranger() as daemon:
+            assert daemon.process is not None
+            assert limit(daemon) == "0 0"
+            # of a process that is not dumpable everything in /proc belongs to root (proc_pid_environ(5))
+            assert Path(f"/proc/{daemon.process.pid}/environ").stat().st_uid == 0
+            with closing(Wire(daemon.socket)) as wire:  # peers are known by their pidfds all the same
+                wire.call("worker.register", worker_id="w")
+                assert wire.call("server.info")["liveness"]
+                assert wire.call("server.stats")["connections"] == 1
+            assert daemon.terminate() == 0
+
+    def test_are_possible_with_a_key(self) -> None:
+        before = " ".join(
+            "unlimited" if value == resource.RLIM_INFINITY else str(value)
+            for value in resource.getrlimit(resource.RLIMIT_CORE)
+        )
+        with AsStranger("--set", "server.core_dumps=true") as daemon:
+            assert limit(daemon) == before
+            assert daemon.process is not None
+            assert Path(f"/proc/{daemon.process.pid}/environ").stat().st_uid == STRANGER
+
+    def test_are_impossible_for_what_it_forks(self) -> None:
+        code = (
+            "import ctypes, os, resource; from callstate_sidecar.system import core_dumps; core_dumps.forbid()\n"
+            f"look = lambda: ctypes.CDLL(None).prctl({PR_GET_DUMPABLE}, 0, 0, 0, 0)\n"
+            "pid = os.fork()\n"
+            "assert look() == 0 and resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)\n"
+            "if not pid: os.abort()\n"
+            "status = os.waitpid(pid, 0)[1]; assert os.WTERMSIG(status) == 6 and not os.WCOREDUMP(status)\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
 
 
 class TestRefusedPlaces:
@@ -123,3 +162,51 @@ def test_a_repair_by_root_leaves_what_the_owner_can_open() -> None:
             assert wire.call("session.load", session_id="a")["session"]["id"] == "a"
     finally:
         daemon.close()
+
+
+# Signals at the first moment that a program can know of: as the first module after the handlers is imported.
+EARLY = """
+import os, signal, sys
+class Hit:
+    def find_spec(self, name, path=None, target=None):
+        if name == "uvloop":
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.{name})
+sys.meta_path.insert(0, Hit())
+sys.argv[1:] = {argv}
+from callstate_sidecar.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_stop_during_the_imports_leaves_before_serving_with_status_0(name: str) -> None:
+    daemon = Daemon()
+    try:
+        write_long_journal(daemon.state_dir / "journal", turns=50)
+        files = {path.name: path.read_bytes() for path in (daemon.state_dir / "journal").iterdir()}
+        code = EARLY.format(name=name, argv=daemon.command()[3:])
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == Exit.OK, done.stderr
+        assert f"{name}: stopped before it was ready" in done.stderr
+        assert {path.name: path.read_bytes() for path in (daemon.state_dir / "journal").iterdir()} == files
+    finally:
+        daemon.close()
+
+
+def test_a_reload_during_the_imports_does_not_end_the_start() -> None:
+    daemon = Daemon()
+    plain = daemon.command()[3:]
+    daemon.command = lambda: [sys.executable, "-c", EARLY.format(name="SIGHUP", argv=plain)]  # type: ignore[method-assign]
+    try:
+        daemon.start()
+        assert daemon.end_with(signal.SIGTERM) == 0
+        assert "reloaded:" in daemon.log()
+    finally:
+        daemon.close()
+
+
+def test_a_check_is_ended_by_a_signal_as_usual() -> None:
+    code = EARLY.format(name="SIGTERM", argv=["--check"])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGTERM

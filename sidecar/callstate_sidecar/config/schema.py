@@ -72,6 +72,13 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
             "true or false",
         ),
     ] = True
+    core_dumps: Annotated[
+        bool,
+        _text(
+            "Allow core dumps and debuggers of the daemon's own user. A core dump is a copy of every call on disk.",
+            "true or false",
+        ),
+    ] = False
     shutdown_flush_s: Annotated[
         float,
         _seconds(

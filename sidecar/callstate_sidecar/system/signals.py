@@ -1,21 +1,21 @@
 """SIGTERM, SIGINT and SIGHUP, handled from the very start, so that none ever kills the daemon silently.
 
 The first SIGTERM or SIGINT stops the daemon in an orderly way, the second one exits at once. SIGHUP reloads.
+
+`callstated` installs the handlers before it imports anything that takes time, so this module imports neither
+asyncio nor logging. Before that, while the interpreter itself starts, a signal has its default effect: it ends a
+process that has not opened anything yet.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import Final
 
-from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.system.exits import Exit
-
-log = EventLog(__name__)
 
 STOP: Final = (signal.SIGTERM, signal.SIGINT)
 
@@ -56,34 +56,36 @@ class Signals:
         if self._requested is not None:
             raise StoppedError(self._requested.name)
 
-    def serve(self, stop: Callable[[], None], reload: Callable[[], None]) -> None:
+    def serve(
+        self,
+        soon: Callable[..., object],
+        stop: Callable[[str], None],
+        stop_at_once: Callable[[str], None],
+        reload: Callable[[], None],
+    ) -> None:
         """Handle signals in the loop from now on, and those remembered.
 
         Args:
-            stop: called for the first SIGTERM or SIGINT.
+            soon: the loop's `call_soon_threadsafe`.
+            stop: called with the name of the first SIGTERM or SIGINT.
+            stop_at_once: called with the name of the second one, before the process exits.
             reload: called for each SIGHUP.
         """
-        loop = asyncio.get_running_loop()
         stopping = False
 
         def request_stop(number: signal.Signals) -> None:
             nonlocal stopping
             if stopping:
-                log.warning(
-                    "stopped_at_once",
-                    "%s again: exiting at once; the journal has what is not in the store",
-                    number.name,
-                )
+                stop_at_once(number.name)
                 os._exit(Exit.FAILED)
             stopping = True
-            log.info("stopping", "%s: stopping", number.name)
-            stop()
+            stop(number.name)
 
         def handle(number: int, _: FrameType | None) -> None:
             if number == signal.SIGHUP:
-                loop.call_soon_threadsafe(reload)
+                soon(reload)
             else:
-                loop.call_soon_threadsafe(request_stop, signal.Signals(number))
+                soon(request_stop, signal.Signals(number))
 
         for number in (*STOP, signal.SIGHUP):
             signal.signal(number, handle)
