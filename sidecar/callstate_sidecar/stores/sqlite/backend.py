@@ -72,6 +72,7 @@ class SqliteBackend:
         self._host_id = host_id
         self.synced = synced
         self._database = Database(path, timeout_s=timeout_s, clock=clock, synced=synced)
+        self._changing = asyncio.Lock()  # changes wait while the file is written anew, and are not refused
 
     @property
     def name(self) -> str:
@@ -100,13 +101,15 @@ class SqliteBackend:
         """Write a batch in one transaction, each session by the fencing rule."""
         if not batch:
             return []
-        return await self._database.run(write_batch, batch, self._host_id, self._ttl_ms)
+        async with self._changing:
+            return await self._database.run(write_batch, batch, self._host_id, self._ttl_ms)
 
     async def check(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Deviation]]:
         """Compare sessions with the file, and renew TTLs of which a quarter has passed."""
         if not sessions:
             return []
-        return await self._database.run(_check, sessions, self._host_id, self._ttl_ms)
+        async with self._changing:  # of the TTLs
+            return await self._database.run(_check, sessions, self._host_id, self._ttl_ms)
 
     async def examine(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Flaw]]:
         """Nothing: a row has one type and always a TTL, and `check` compares the rest."""
@@ -131,7 +134,8 @@ class SqliteBackend:
         path = self._database.path
         await self._database.run(ping)
         try:
-            await asyncio.to_thread(erase, path, session_id, timeout_s)
+            async with self._changing:
+                await asyncio.to_thread(erase, path, session_id, timeout_s)
         except (sqlite3.Error, OSError) as error:
             raise StoreRefusingError(f"{path}: {error}") from error
         return []
@@ -139,7 +143,8 @@ class SqliteBackend:
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats of active sessions; an older one never replaces a newer one."""
         if beats:
-            await self._database.run(_write_beats, dict(beats))
+            async with self._changing:
+                await self._database.run(_write_beats, dict(beats))
 
     async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
         """A page of the active sessions."""

@@ -192,6 +192,7 @@ def _prepare(connection: sqlite3.Connection, *, synced: bool) -> None:
     if mode != "wal":
         connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+    connection.execute("PRAGMA temp_store = MEMORY")  # no rows in the system's directory for temporary files
     connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
     prepare(connection)
 
