@@ -141,7 +141,7 @@ complete -c callstate -n '_shtab_callstate_using end' -l json -d 'print one JSON
 complete -c callstate -n '_shtab_callstate_using end' -l timeout -x -d 'give up after this many seconds without an answer (default 5)'
 complete -c callstate -n '_shtab_callstate_using end' -l reason -x -d 'why (default: operator)'
 complete -c callstate -n '_shtab_callstate_using end; and test $_shtab_callstate_npos -eq 0' -ka "(_callstate_ids)" -d 'the session'"'"'s id'
-complete -c callstate -n '_shtab_callstate_using; and test $_shtab_callstate_npos -eq 0' -a rm -d 'Delete a call from the daemon'"'"'s memory and from its store. Its bytes are not overwritten at once: they may remain in the journal'"'"'s files until these are used again, in free pages of an SQLite file, and in the files and backups of a Redis. `erase` removes them there as well.'
+complete -c callstate -n '_shtab_callstate_using; and test $_shtab_callstate_npos -eq 0' -a rm -d 'Delete a call from the daemon'"'"'s memory and from its store. Its bytes are not overwritten at once: they may remain in the journal'"'"'s files until these are used again, in free pages of an SQLite file, and in the files and backups of a Redis. What remains is printed, with for how long; `erase` removes the bytes there as well.'
 complete -c callstate -n '_shtab_callstate_using rm' -s h -l help -d 'show this help message and exit'
 complete -c callstate -n '_shtab_callstate_using rm' -l socket -xka "(__fish_complete_path (commandline -ct))" -d 'the daemon'"'"'s socket (default: found as workers do)'
 complete -c callstate -n '_shtab_callstate_using rm' -l json -d 'print one JSON document'

@@ -218,8 +218,8 @@ class TestIdsThatBeginWithADash:
         using(daemon, lambda store: store.save(SessionState("--all", status="active")))
         assert json.loads(callstate("show -x --json")[1])["session"]["id"] == "-x"
         assert callstate("end -x --reason done") == (0, "-x ended: done\n", "")
-        assert callstate("rm -x") == (0, "-x deleted\n", "")
-        assert callstate("rm -- --all") == (0, "--all deleted\n", "")
+        assert callstate("rm -x")[1].startswith("-x deleted\n")
+        assert callstate("rm -- --all")[1].startswith("--all deleted\n")
 
 
 class TestUnreadable:
@@ -336,9 +336,20 @@ class TestEndAndRm:
 
     def test_rm(self, daemon, callstate):
         save_three(daemon)
-        assert callstate("rm a") == (0, "a deleted\n", "")
-        assert json.loads(callstate("rm b --json")[1]) == {"id": "b", "deleted": True}
+        status, out, err = callstate("rm a")
+        assert (status, out.splitlines()[0], err) == (0, "a deleted", "")
+        printed = json.loads(callstate("rm b --json")[1])
+        assert (printed["id"], printed["deleted"]) == ("b", True)
         assert ids(callstate("ls --json --all")[1]) == ["c"]
+
+    def test_rm_says_what_is_left_and_for_how_long(self, daemon, callstate):
+        save_three(daemon)
+        left = callstate("rm a")[1].split("\n- ")
+        assert "`callstate erase a`" in left[0]
+        assert re.search(r"the journal: until a checkpoint, which is due after 64 MiB", left[1])
+        assert "SQLite file" in left[2]
+        assert re.search(r"id and version.*: 1d00h$", left[3])
+        assert json.loads(callstate("rm b --json")[1])["remains"] == [line.rstrip("\n") for line in left[1:]]
 
     @pytest.mark.parametrize("name", ["end", "rm"])
     def test_one_that_is_not_there(self, callstate, name):

@@ -27,7 +27,7 @@ from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient, connect_each
 from callstate_sidecar.stores.redis.cluster_sets import ClusterSets
 from callstate_sidecar.stores.redis.comparison import Comparison
-from callstate_sidecar.stores.redis.erasure import erase
+from callstate_sidecar.stores.redis.erasure import erase, remains
 from callstate_sidecar.stores.redis.errors import NodeAwayError, describe, fault_of_all, is_of_key, translate
 from callstate_sidecar.stores.redis.hosts import RedisHosts
 from callstate_sidecar.stores.redis.inspection import Inspection
@@ -103,7 +103,8 @@ class RedisBackend:
         self._keys = Layout(prefix)
         self._ttl_ms = ttl_ms(ttl_s)
         self._host_id = host_id
-        self.hosts: HostRegistry | None = RedisHosts(self._reading, self._keys, host_id, self._ttl_ms)
+        self._registry = RedisHosts(self._reading, self._keys, host_id, self._ttl_ms)
+        self.hosts: HostRegistry | None = self._registry
         """The hosts that share this Redis."""
         self._marks = Marks(partial(self._keys.mark, host_id))
         self._sets = (
@@ -248,7 +249,7 @@ class RedisBackend:
     async def erase(self, session_id: str, timeout_s: float) -> list[str]:
         """Remove what was set aside, and the id from the sets of calls."""
         await erase(self._reading, self._keys, session_id)
-        return ["the files of Redis and of its replicas: append-only files until they are rewritten, dumps"]
+        return await remains(self._registry)
 
     async def write_beats(self, beats: Mapping[str, int]) -> None:
         """Write last heartbeats of active sessions; an older one never replaces a newer one."""
