@@ -53,6 +53,19 @@ class SessionModel:
         return state
 
 
+def found_in(reply: dict[str, Any]) -> SessionModel:
+    """The state that the reply to a `session.load` has."""
+    if "error" in reply:
+        assert reply["error"]["data"]["kind"] == "not_found", reply
+        return SessionModel()
+    session = reply["result"]["session"]
+    turns = [turn["content"] for turn in session["history"]]
+    assert reply["result"]["turn_count"] == len(turns)
+    return SessionModel(
+        True, session["status"], turns, session["metrics"]["interruption_count"], session.get("n", 0)
+    )
+
+
 @dataclass
 class SessionLog:
     """One session: its state at the last check, and the requests since then."""
@@ -63,6 +76,66 @@ class SessionLog:
     requests: list[dict[str, Any]] = field(default_factory=list)
     acknowledged: int = 0
     """How many of them, from the first on, were acknowledged."""
+
+
+class RequestMaker:
+    """Makes requests at random, each with a number of its own in what it writes.
+
+    Args:
+        seed: of the requests.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.number = 0
+
+    def next(self, session: str, state: SessionModel) -> dict[str, Any]:
+        """A request of any kind that succeeds in this state."""
+        self.number += 1
+        number = self.number
+        if not state.exists:
+            return self.save(session, SessionModel(True))
+        choice = self.random.random()
+        params: dict[str, Any] = {"session_id": session}
+        if choice < 0.6:
+            count = self.random.choice((1, 1, 1, 3))
+            turns = [{"role": "user", "content": f"t{number}.{i}", "duration_ms": 5} for i in range(count)]
+            return self.ask("session.add_turn", {**params, "turns": turns})
+        if choice < 0.7 and state.turns:
+            index = self.random.choice((-1, -1, self.random.randrange(len(state.turns))))
+            return self.ask("session.amend_turn", {**params, "set": {"content": f"a{number}"}, "index": index})
+        if choice < 0.78:
+            return self.ask("session.record_interruption", params)
+        if choice < 0.86:
+            status = "ended" if state.status == "ended" else self.random.choice(("active", "on_hold"))
+            return self.ask("session.update", {**params, "set": {"n": number, "status": status}})
+        if choice < 0.94:
+            saved = SessionModel(True, "active", [*state.turns, f"s{number}"], state.interruptions, number)
+            if self.random.random() < 0.3:
+                saved.turns = saved.turns[-2:]
+            return self.save(session, saved)
+        if choice < 0.97:
+            return self.ask("session.end", {**params, "reason": "caller_hangup"})
+        return self.ask("session.delete", params)
+
+    def save(self, session: str, state: SessionModel) -> dict[str, Any]:
+        """A save that leads to this state."""
+        history = [
+            {"role": "user", "content": content, "timestamp": "2026-01-01T00:00:00Z", "duration_ms": 5}
+            for content in state.turns
+        ]
+        document = {
+            "id": session,
+            "status": state.status,
+            "history": history,
+            "metrics": {"turn_count": len(history), "interruption_count": state.interruptions},
+            "n": state.counter,
+        }
+        return self.ask("session.save", {"session": document})
+
+    def ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """A request, under the present number."""
+        return {"jsonrpc": "2.0", "id": self.number, "method": method, "params": params}
 
 
 class Oracle:
@@ -77,11 +150,10 @@ class Oracle:
 
     def __init__(self, socket: Path, seed: int, connections: int = 6, sessions: int = 5) -> None:
         self.socket = socket
-        self.random = random.Random(seed)
+        self.requests = RequestMaker(seed)
         self.groups = [[f"c{c}-{s}" for s in range(sessions)] for c in range(connections)]
         self.sessions = {session: SessionLog() for group in self.groups for session in group}
         self.acknowledged = 0
-        self.number = 0
 
     # -- requests -------------------------------------------------------------------------------------------
 
@@ -102,9 +174,9 @@ class Oracle:
         try:
             while True:
                 while len(pending) < WINDOW:
-                    session = self.random.choice(group)
+                    session = self.requests.random.choice(group)
                     log = self.sessions[session]
-                    request = self._request(session, log.now)
+                    request = self.requests.next(session, log.now)
                     log.requests.append(request)
                     log.now = log.now.after(request)
                     pending[request["id"]] = (session, request)
@@ -130,51 +202,6 @@ class Oracle:
         log.acknowledged = max(log.acknowledged, place + 1)
         self.acknowledged += 1
 
-    def _request(self, session: str, state: SessionModel) -> dict[str, Any]:
-        self.number += 1
-        number = self.number
-        if not state.exists:
-            return self._save(session, SessionModel(True))
-        choice = self.random.random()
-        params: dict[str, Any] = {"session_id": session}
-        if choice < 0.6:
-            count = self.random.choice((1, 1, 1, 3))
-            turns = [{"role": "user", "content": f"t{number}.{i}", "duration_ms": 5} for i in range(count)]
-            return self._ask("session.add_turn", {**params, "turns": turns})
-        if choice < 0.7 and state.turns:
-            index = self.random.choice((-1, -1, self.random.randrange(len(state.turns))))
-            return self._ask("session.amend_turn", {**params, "set": {"content": f"a{number}"}, "index": index})
-        if choice < 0.78:
-            return self._ask("session.record_interruption", params)
-        if choice < 0.86:
-            status = "ended" if state.status == "ended" else self.random.choice(("active", "on_hold"))
-            return self._ask("session.update", {**params, "set": {"n": number, "status": status}})
-        if choice < 0.94:
-            saved = SessionModel(True, "active", [*state.turns, f"s{number}"], state.interruptions, number)
-            if self.random.random() < 0.3:
-                saved.turns = saved.turns[-2:]
-            return self._save(session, saved)
-        if choice < 0.97:
-            return self._ask("session.end", {**params, "reason": "caller_hangup"})
-        return self._ask("session.delete", params)
-
-    def _save(self, session: str, state: SessionModel) -> dict[str, Any]:
-        history = [
-            {"role": "user", "content": content, "timestamp": "2026-01-01T00:00:00Z", "duration_ms": 5}
-            for content in state.turns
-        ]
-        document = {
-            "id": session,
-            "status": state.status,
-            "history": history,
-            "metrics": {"turn_count": len(history), "interruption_count": state.interruptions},
-            "n": state.counter,
-        }
-        return self._ask("session.save", {"session": document})
-
-    def _ask(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
-        return {"jsonrpc": "2.0", "id": self.number, "method": method, "params": params}
-
     # -- checking -------------------------------------------------------------------------------------------
 
     async def check(self) -> None:
@@ -182,27 +209,14 @@ class Oracle:
         reader, writer = await asyncio.open_unix_connection(str(self.socket), limit=1 << 24)
         try:
             for session, log in self.sessions.items():
-                self.number += 1
-                request = self._ask("session.load", {"session_id": session})
+                request = self.requests.ask("session.load", {"session_id": session})
                 writer.write(json.dumps(request).encode() + b"\n")
-                found = self._found(json.loads(await reader.readline()))
+                found = found_in(json.loads(await reader.readline()))
                 log.base = self._match(session, log, found)
                 log.now = log.base
                 log.requests, log.acknowledged = [], 0
         finally:
             writer.close()
-
-    @staticmethod
-    def _found(reply: dict[str, Any]) -> SessionModel:
-        if "error" in reply:
-            assert reply["error"]["data"]["kind"] == "not_found", reply
-            return SessionModel()
-        session = reply["result"]["session"]
-        turns = [turn["content"] for turn in session["history"]]
-        assert reply["result"]["turn_count"] == len(turns)
-        return SessionModel(
-            True, session["status"], turns, session["metrics"]["interruption_count"], session.get("n", 0)
-        )
 
     @staticmethod
     def _match(session: str, log: SessionLog, found: SessionModel) -> SessionModel:
