@@ -1,0 +1,1 @@
+"""A daemon under mixed load, with faults at random: see run.py."""
