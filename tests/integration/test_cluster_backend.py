@@ -65,6 +65,14 @@ async def members(raw: ScriptClient, key: str) -> set[bytes]:
     return {*(await raw.command("SMEMBERS", key.encode()))}
 
 
+async def test_several_are_read_at_once_over_all_slots(backend: RedisBackend) -> None:
+    await written(backend, *map(a_write, NAMES))
+    together = await backend.read_each([*NAMES, "absent"])
+    assert together == [await backend.read(name) for name in [*NAMES, "absent"]]
+    assert together[-1] is None
+    assert [each.beat_ms for each in together[:-1] if isinstance(each, StoredSession)] == [5] * len(NAMES)
+
+
 async def test_sessions_of_all_slots_are_written_read_and_listed(backend: RedisBackend) -> None:
     await written(backend, *map(a_write, NAMES))
     for name in NAMES:

@@ -104,6 +104,17 @@ async def there(side: Side, session_id: str = "call-1") -> StoredSession:
     return stored
 
 
+async def test_several_are_read_at_once_as_each_by_itself(side: Side) -> None:
+    names = ["call-1", "deleted", "gone", "go", "absent"]
+    await side.backend.write([a_write(), a_write("deleted"), a_write("gone")])
+    await side.backend.write([a_write("deleted", None, version=2)])
+    await side.store.delete("gone")
+    await side.put_raw("go", DOCUMENT.replace(b"call-1", b"go"))
+    together = await side.backend.read_each(names)
+    assert together == [await side.backend.read(name) for name in names]
+    assert [each is not None for each in together] == [True, True, False, True, False]
+
+
 async def test_big_documents_beside_small_ones(side: Side) -> None:
     """The big one leaves in pieces, in its place among the others."""
     big = b'{"id":"big","status":"active","note":"%b"}' % (b"\xc3\xa4" * 1_000_000)

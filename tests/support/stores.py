@@ -16,6 +16,7 @@ from callstate_client.engine.sessions.stored import (
     StoredMeta,
     StoreDownError,
     StoredSession,
+    StoreError,
     StorePartDownError,
     StoreRefusingError,
     Write,
@@ -55,6 +56,7 @@ class MemoryBackend:
         self.rejected: set[str] = set()
         self.away_ids: set[str] = set()
         self.reads: list[str] = []
+        self.joint_reads: list[list[str]] = []
         self.batches: list[list[Write]] = []
         self.beats: list[dict[str, int]] = []
         self.attempts = 0
@@ -115,6 +117,14 @@ class MemoryBackend:
             raise StorePartDownError("no answer")
         await self._meet()
         return found
+
+    async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
+        """Read each row, in one call."""
+        self.joint_reads.append([*session_ids])
+        found = [self.rows.get(session_id) for session_id in session_ids]
+        await self._meet()
+        away = StorePartDownError("no answer")
+        return [away if i in self.away_ids else row for i, row in zip(session_ids, found, strict=True)]
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
         """Apply each write by the fencing rule."""

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
-from callstate_client.engine.sessions.stored import Query, StoredSession, Write
+from callstate_client.engine.sessions.stored import Query, StoredSession, StoreError, Write
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.hosts import HostRegistry
 
@@ -100,6 +100,11 @@ class Reads(Protocol):
 
     async def read(self, session_id: str) -> StoredSession | None:
         """Read one session; None if the store has nothing under this id, not even a tombstone."""
+        ...
+
+    async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
+        """As `read` for several different ones, in one round trip if the store can; errors that concern some of
+        them in their places."""
         ...
 
     async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import TypeVar
 
 from callstate_client.engine.sessions.stored import (
     Query,
     StoreDownError,
     StoredSession,
+    StoreError,
     StorePartDownError,
     StoreTimeoutError,
 )
@@ -29,6 +30,11 @@ class GuardedReads:
         """As the backend's."""
         self._state.check()
         return await self._answer(self._backend.read(session_id))
+
+    async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
+        """As the backend's."""
+        self._state.check()
+        return await self._answer(self._backend.read_each(session_ids))
 
     async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
         """As the backend's."""

@@ -15,6 +15,7 @@ from callstate_client.engine.sessions.stored import (
     Query,
     StoreDownError,
     StoredSession,
+    StoreError,
     StoreRefusingError,
     Write,
 )
@@ -149,6 +150,11 @@ class RedisBackend:
         if self._sets is not None:
             (reply[2],) = await self._sets.last_beats([session_id])
         return _stored(reply)
+
+    async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
+        """As `read`, in one round trip; on a cluster in two."""
+        replies = await self._read_replies(session_ids)
+        return [_stored(reply) if isinstance(reply, list) else translate(reply) for reply in replies]
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
         """Write a batch in one round trip, each session through the fencing script; on a cluster in three."""
@@ -295,6 +301,9 @@ class RedisBackend:
 
     async def _read_each(self, names: list[str]) -> list[tuple[str, StoredSession]]:
         replies = await self._read_replies(names)
+        for reply in replies:
+            if isinstance(reply, NodeAwayError):
+                raise translate(reply)
         found = [(n, _stored(reply)) for n, reply in zip(names, replies, strict=True) if isinstance(reply, list)]
         return [(name, stored) for name, stored in found if stored is not None and stored.document is not None]
 
@@ -302,9 +311,6 @@ class RedisBackend:
         """The replies of READ: document, meta and last beat of each."""
         calls = [ScriptCall(READ, self._session_keys(name), (id_bytes(name),)) for name in names]
         replies = await self._reading.run_each(calls) if calls else []
-        for reply in replies:
-            if isinstance(reply, NodeAwayError):
-                raise translate(reply)
         if self._sets is not None:
             for reply, beat in zip(replies, await self._sets.last_beats(names), strict=True):
                 if isinstance(reply, list):

@@ -15,6 +15,7 @@ from callstate_client.engine.sessions.stored import (
     StoredMeta,
     StoreDownError,
     StoredSession,
+    StoreError,
     StoreRefusingError,
     Write,
 )
@@ -38,6 +39,10 @@ IDS_A_PAGE: Final = 1000
 _STORED: Final = f"key, body, head_position, head, foreign_stamp, beat_ms, {', '.join(META)}"
 _READ: Final = f"""
     SELECT {_STORED} FROM session LEFT JOIN document USING (key) WHERE id = ? AND expires_ms > ?
+"""  # noqa: S608
+_READ_EACH: Final = f"""
+    SELECT id, {_STORED} FROM session LEFT JOIN document USING (key)
+    WHERE id IN (SELECT value FROM json_each(?)) AND expires_ms > ?
 """  # noqa: S608
 
 
@@ -96,6 +101,10 @@ class SqliteBackend:
     async def read(self, session_id: str) -> StoredSession | None:
         """Read document, meta and last beat."""
         return await self._database.run(_read, session_id)
+
+    async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
+        """As `read`, by one query."""
+        return await self._database.run(_read_each, session_ids)
 
     async def write(self, batch: Sequence[Write]) -> list[WriteResult]:
         """Write a batch in one transaction, each session by the fencing rule."""
@@ -167,9 +176,22 @@ class SqliteBackend:
 def _read(connection: sqlite3.Connection, now_ms: int, session_id: str) -> StoredSession | None:
     with snapshot(connection):
         row = connection.execute(_READ, (session_id, now_ms)).fetchone()
-        stored = None if row is None else _stored(connection, *row)
-    is_gone = stored is not None and stored.document is None and not (stored.meta and stored.meta.deleted)
-    return None if is_gone else stored  # gone: deleted by other software
+        return None if row is None else _present(_stored(connection, *row))
+
+
+def _read_each(
+    connection: sqlite3.Connection, now_ms: int, session_ids: Sequence[str]
+) -> list[StoredSession | StoreError | None]:
+    with snapshot(connection):
+        rows = connection.execute(_READ_EACH, (msgspec.json.encode(session_ids).decode(), now_ms)).fetchall()
+        found = {session_id: _present(_stored(connection, *row)) for session_id, *row in rows}
+    return [found.get(session_id) for session_id in session_ids]
+
+
+def _present(stored: StoredSession) -> StoredSession | None:
+    """None for what other software has deleted."""
+    is_gone = stored.document is None and not (stored.meta and stored.meta.deleted)
+    return None if is_gone else stored
 
 
 def _active_ids(connection: sqlite3.Connection, now_ms: int, cursor: str) -> tuple[list[str], str]:
