@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Raw, structs
 
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.interfaces import Caller, Deferred, InternalCaller, NotCached, NotOurs
+from callstate_client.engine.interfaces import Caller, Deferred, InSteps, InternalCaller, NotCached, NotOurs
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
 from callstate_client.engine.sessions.session import Session
@@ -225,6 +225,8 @@ class Core:
         def run() -> None:
             try:
                 outcome = self.engine.run(caller, verb, typed)
+                if isinstance(outcome, InSteps):
+                    outcome = outcome.finish()
             except NotCached as miss:
                 self.host.when_known(miss.session_id, run)
             except NotOurs as theirs:

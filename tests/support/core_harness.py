@@ -299,11 +299,11 @@ class CoreHarness:
             assert not session.facts.reaped or session.ended
         assert {worker: set(ids) for worker, ids in table.index.owned.items()} == owned
         assert set(table.index.orphans) == {e.id for e in sessions if e.facts.orphan and not e.ended}
-        assert [*liveness.suspects_having({})] == [*liveness.suspects]
+        assert [*liveness.suspects.having({})] == [*liveness.suspects]
         labels = {label for session in sessions for label in session.facts.labels.items()}
         for name, value in labels:
             having = {e.id for e in sessions if e.facts.labels.get(name) == value}
-            assert {*liveness.suspects_having({name: value})} == having & {*liveness.suspects}
+            assert {*liveness.suspects.having({name: value})} == having & {*liveness.suspects}
             assert {*table.index.orphans.having({name: value})} == having & {*table.index.orphans}
         assert table.index.by_status == statuses
         assert len(liveness) == len(table.sessions)

@@ -22,7 +22,7 @@ from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.events import Events
 from callstate_client.engine.expiry import Expiry, Verdicts
 from callstate_client.engine.flush_queue import FlushQueue
-from callstate_client.engine.interfaces import INTERNAL, Caller, Deferred, Host, PeerProcess
+from callstate_client.engine.interfaces import INTERNAL, Caller, Deferred, Host, InSteps, PeerProcess
 from callstate_client.engine.limits import Limits, Spans
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.process import Gone, Process
@@ -94,7 +94,7 @@ class Engine:
 
     # -- requests -------------------------------------------------------------------------------------------
 
-    def run(self, caller: Caller, verb: Verb, params: Any) -> bytes | Deferred:
+    def run(self, caller: Caller, verb: Verb, params: Any) -> bytes | Deferred | InSteps:
         """Answer a request.
 
         Args:
@@ -103,7 +103,7 @@ class Engine:
             params: decoded by the verb.
 
         Returns:
-            the result as JSON, or how to wait for it.
+            the result as JSON, or how to wait or work for it.
 
         Raises:
             NotCached: read a session from the store (`Host.when_known`), then run the request again.

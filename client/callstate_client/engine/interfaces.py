@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Any, Final, Protocol
 
 from callstate_client.engine.process import Process
@@ -50,13 +50,60 @@ class Deferred:
         start: gets the callback for the result or an error.
         reply_bytes: how large the result may be, for those that can be large; it counts as an unread reply of the
             connection from now on.
+        waiting: for how many reads of the store it waits; they count as so many waiting requests.
     """
 
-    __slots__ = ("reply_bytes", "start")
+    __slots__ = ("reply_bytes", "start", "waiting")
 
-    def __init__(self, start: Callable[[Callable[[bytes | Exception], None]], None], reply_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        start: Callable[[Callable[[bytes | Exception], None]], None],
+        reply_bytes: int = 0,
+        waiting: int = 1,
+    ) -> None:
         self.start = start
         self.reply_bytes = reply_bytes
+        self.waiting = waiting
+
+
+Steps = Generator[None, None, "bytes | Deferred"]
+"""A verb's work in steps of about a tenth of a millisecond; returns the result."""
+
+
+class InSteps:
+    """The result of a verb with more work than other clients should wait for.
+
+    The work goes on in later turns of the loop, as long as it takes; the caller's later requests wait for it. Other
+    requests run in between, so a step relies on nothing that an earlier one has read. Sessions are changed in the
+    last step alone, but for signs of life, so that a group that is rolled back never has a part of a request.
+
+    Args:
+        work: raises what the verb would raise.
+    """
+
+    __slots__ = ("work",)
+
+    def __init__(self, work: Steps) -> None:
+        self.work = work
+
+    def finish(self) -> bytes | Deferred:
+        """Do all of it now."""
+        while True:
+            try:
+                next(self.work)
+            except StopIteration as end:
+                result: bytes | Deferred = end.value
+                return result
+
+
+def in_steps(work: Steps) -> bytes | Deferred | InSteps:
+    """Do the first step now: usually it is the only one."""
+    try:
+        next(work)
+    except StopIteration as end:
+        result: bytes | Deferred = end.value
+        return result
+    return InSteps(work)
 
 
 class Caller(Protocol):

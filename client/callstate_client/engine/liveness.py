@@ -123,13 +123,9 @@ class Liveness:
         return queue.phase if queue else None
 
     @property
-    def suspects(self) -> Collection[str]:
-        """The suspects in the order of claiming: the one suspected longest first."""
-        return self._labelled.keys()
-
-    def suspects_having(self, labels: Mapping[str, str]) -> Iterator[str]:
-        """The suspects with all of these labels, in the same order."""
-        return self._labelled.having(labels)
+    def suspects(self) -> LabelIndex:
+        """The suspects in the order of claiming, the one suspected longest first; to be read."""
+        return self._labelled
 
     def suspect_place(self, session_id: str) -> int | None:
         """Its place among the suspects; None if it is not one."""

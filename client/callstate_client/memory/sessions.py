@@ -13,6 +13,7 @@ session would be: until then a new session under its id continues its versions a
 from __future__ import annotations
 
 import secrets
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, cast
@@ -21,7 +22,7 @@ from weakref import WeakSet, WeakValueDictionary
 from callstate_client import protocol
 from callstate_client.clock import Clock
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.interfaces import Caller, Deferred, NotCached, NotOurs
+from callstate_client.engine.interfaces import Caller, Deferred, InSteps, NotCached, NotOurs
 from callstate_client.engine.limits import DefaultLimits, Spans
 from callstate_client.engine.request import BadRequest, read_request, result_line
 from callstate_client.engine.sessions.session import Session
@@ -80,7 +81,7 @@ class Sessions:
         self._host = MemoryHost(self.engine, self._now)
         self.engine.attach(self._host)
         self._retention_s = spans.retention_s
-        self._deletions: dict[str, float] = {}
+        self._deletions: OrderedDict[str, float] = OrderedDict()
         """When sessions were deleted, monotonic seconds, oldest first."""
         self._processes: WeakValueDictionary[str, ViewProcess] = WeakValueDictionary()
         """The processes of workers that have a view or may come back."""
@@ -114,10 +115,10 @@ class Sessions:
 
     def _run(self, caller: Caller, verb: Any, params: Any) -> bytes:
         try:
-            result = self.engine.run(caller, verb, params)
+            result = self._finished(caller, verb, params)
         except NotCached as missing:
             self._host.note_missing(missing.session_id)
-            result = self.engine.run(caller, verb, params)
+            result = self._finished(caller, verb, params)
         if not isinstance(result, Deferred):
             return result
         outcomes: list[bytes | Exception] = []
@@ -126,6 +127,10 @@ class Sessions:
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+    def _finished(self, caller: Caller, verb: Any, params: Any) -> bytes | Deferred:
+        result = self.engine.run(caller, verb, params)
+        return result.finish() if isinstance(result, InSteps) else result
 
     # -- views ----------------------------------------------------------------------------------------------
 
@@ -171,10 +176,9 @@ class Sessions:
             self.engine.tick(self._seen_s)
             self._commit()
         self._now.at, self._seen_s = None, now
-        for session_id, at in [*self._deletions.items()]:
-            if at + self._retention_s > now:
-                break
-            del self._deletions[session_id]
+        deletions = self._deletions
+        while deletions and next(iter(deletions.values())) + self._retention_s <= now:
+            session_id, _ = deletions.popitem(last=False)
             self.engine.table.tombstones.pop(session_id)
 
     # -- groups ---------------------------------------------------------------------------------------------

@@ -17,6 +17,9 @@ MAX_DEPTH: Final = 64
 
 MAX_HISTORY_LIMIT: Final = 1_000_000_000
 
+MAX_HEARTBEAT_IDS: Final = 10_000
+"""Sessions that one heartbeat may name: the client sends 2,000 at most."""
+
 Version = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 Limit = Annotated[int, Meta(ge=1, le=10_000)]
@@ -97,7 +100,7 @@ class HeartbeatParams(Params):
     """`session.heartbeat`: either one id or several."""
 
     session_id: str | None = None
-    session_ids: Annotated[list[str], Meta(max_length=100_000)] | None = None
+    session_ids: Annotated[list[str], Meta(max_length=MAX_HEARTBEAT_IDS)] | None = None
 
 
 class AddTurnParams(Params):

@@ -79,8 +79,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_scheduled", "_server",
-        "_splitter", "closing", "expected_bytes", "instance", "line_bytes", "out", "out_bytes", "told_timeout_s",
-        "transport", "user", "waiting", "worker",
+        "_splitter", "busy", "closing", "expected_bytes", "instance", "line_bytes", "out", "out_bytes",
+        "told_timeout_s", "transport", "user", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, server: LineServer, line_bytes: int) -> None:
@@ -99,6 +99,8 @@ class ClientConnection(asyncio.Protocol):
         self.out: list[bytes] = []
         self.out_bytes = 0
         self.waiting = 0
+        self.busy = False
+        """A request of it is being worked on in steps; those behind it wait."""
         self.closing = False
         self.worker = ""
         """The worker it is registered as; empty if it is not registered."""
@@ -167,7 +169,9 @@ class ClientConnection(asyncio.Protocol):
         backlog = self._backlog
         until = monotonic() + SHARE_S
         while backlog and left and not self._blocked and not self.closing:
-            if self.out_bytes + self.expected_bytes > self._pending_bytes or self.waiting >= MAX_WAITING:
+            if self.busy or self.out_bytes + self.expected_bytes > self._pending_bytes:
+                break
+            if self.waiting >= MAX_WAITING:
                 break
             self._server.handle(self, backlog.popleft())
             left = left - 1 if monotonic() < until else 0

@@ -3,7 +3,8 @@
 A request runs at once, in the turn of the loop in which its line is read. Its reply is queued on the connection
 and leaves with the group (group_commit.py). A request for a session that the daemon does not have (NotCached) runs
 again after the store was read; one that takes time itself (Deferred: a flush, a listing of the store) is answered
-when its result arrives. Waiting requests are counted per connection, which is not read from beyond a bound.
+when its result arrives, and one that has much to do (InSteps: a listing, thousands of turns) is worked on for a
+share of each turn. Waiting requests are counted per connection, which is not read from beyond a bound.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
+from typing import NamedTuple
 
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.interfaces import Deferred, NotCached, NotOurs
+from callstate_client.engine.interfaces import Deferred, InSteps, NotCached, NotOurs, Steps
 from callstate_client.engine.request import (
     NULL_ID,
     BadRequest,
@@ -36,11 +39,21 @@ from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
-from callstate_sidecar.serving.connection import ClientConnection
+from callstate_sidecar.serving.connection import SHARE_S, ClientConnection
 from callstate_sidecar.serving.group_commit import GroupCommit
 from callstate_sidecar.serving.unread import UnreadReplies
 
 log = EventLog(__name__)
+
+
+class _Work(NamedTuple):
+    """A request that is worked on in steps."""
+
+    connection: ClientConnection
+    request: DecodedRequest
+    steps: Steps
+    undone: list[NotDurableError]
+    """Why something that a step may have seen was rolled back."""
 
 
 class Server:
@@ -77,6 +90,7 @@ class Server:
         self.held: Callable[[ClientConnection], bool] | None = None
         """Whether a connection has to wait before it is served, after an absence of the daemon; None: never."""
         self.stopping = False
+        self._loop = asyncio.get_running_loop()
         self.waiting = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -149,30 +163,13 @@ class Server:
         result: bytes | Exception
         try:
             outcome = self._engine.run(connection, request.verb, request.params)
-            if isinstance(outcome, Deferred):
-                self._begin_waiting(connection)
-                connection.expected_bytes += outcome.reply_bytes
-                undone: list[NotDurableError] = []
-                if self._tx.records:  # what it depends on may be rolled back before it is complete
-                    self._tx.after_rollback.append(undone.append)
-                reply_bytes, changed = outcome.reply_bytes, len(group) > before
-
-                def finished(done: bytes | Exception) -> None:
-                    connection.expected_bytes -= reply_bytes
-                    if undone and changed:  # run again it would change something, and be undone, once more
-                        done = undone[0]
-                    self._answer_deferred(connection, request, done, bool(undone) and not changed)
-
-                outcome.start(finished)
+            if not isinstance(outcome, bytes):
+                self._take_time(connection, request, outcome, len(group) > before)
                 return
             result = outcome
-        except NotCached as miss:
+        except (NotCached, NotOurs) as need:
             self._begin_waiting(connection)
-            self._engine.ctx.host.when_known(miss.session_id, lambda: self._run_waiting(connection, request))
-            return
-        except NotOurs as theirs:
-            self._begin_waiting(connection)
-            self._engine.ctx.host.when_taken(theirs, lambda: self._run_waiting(connection, request))
+            self._run_once_read(connection, request, need)
             return
         except Exception as error:  # noqa: BLE001 - each becomes an error reply; bugs are logged
             result = error
@@ -229,6 +226,15 @@ class Server:
         connection.waiting -= 1
         connection.serve_soon()
 
+    def _run_once_read(
+        self, connection: ClientConnection, request: DecodedRequest, need: NotCached | NotOurs
+    ) -> None:
+        host = self._engine.ctx.host
+        if isinstance(need, NotCached):
+            host.when_known(need.session_id, lambda: self._run_waiting(connection, request))
+        else:
+            host.when_taken(need, lambda: self._run_waiting(connection, request))
+
     def _run_waiting(self, connection: ClientConnection, request: DecodedRequest) -> None:
         """Run a request after the store was read for its session."""
         self._end_waiting(connection)
@@ -238,14 +244,80 @@ class Server:
             unread = OverloadedError("limits.pending_reply_bytes is reached: nothing was done, read replies first")
             self._answer(connection, request, unread)
 
+    def _take_time(
+        self, connection: ClientConnection, request: DecodedRequest, outcome: Deferred | InSteps, changed: bool
+    ) -> None:
+        """Answer once the result is there."""
+        self._begin_waiting(connection)
+        if isinstance(outcome, InSteps):
+            connection.busy = True
+            self._advance(_Work(connection, request, outcome.work, []))
+        else:
+            self._await(connection, request, outcome, changed, [])
+
+    def _await(
+        self, connection: ClientConnection, request: DecodedRequest, deferred: Deferred, changed: bool,
+        undone: list[NotDurableError],
+    ) -> None:  # fmt: skip
+        """Answer when the result arrives. `undone` gets the reason if what it depends on is rolled back before."""
+        connection.expected_bytes += deferred.reply_bytes
+        connection.waiting += deferred.waiting - 1
+        if self._tx.records:
+            self._tx.after_rollback.append(undone.append)
+
+        def finished(done: bytes | Exception) -> None:
+            connection.expected_bytes -= deferred.reply_bytes
+            connection.waiting -= deferred.waiting - 1
+            if undone and changed:  # run again it would change something, and be undone, once more
+                done = undone[0]
+            self._answer_deferred(connection, request, done, bool(undone) and not changed)
+
+        deferred.start(finished)
+
+    def _advance(self, work: _Work) -> None:
+        """Do a share of a request's work, and the rest in later turns of the loop."""
+        connection, request, group = work.connection, work.request, self._tx.records
+        before, until = len(group), monotonic() + SHARE_S
+        result: bytes | Deferred | Exception
+        try:
+            next(work.steps)
+            while monotonic() < until:
+                next(work.steps)
+        except StopIteration as end:
+            result = end.value
+        except (NotCached, NotOurs) as need:
+            connection.busy = False
+            connection.serve_soon()
+            self._run_once_read(connection, request, need)
+            return
+        except Exception as error:  # noqa: BLE001 - as in `_run`
+            result = error
+        else:
+            if self._tx.records:
+                self._tx.after_rollback.append(work.undone.append)
+            self._loop.call_soon(self._advance, work)
+            return
+        connection.busy = False
+        changed = len(group) > before
+        if isinstance(result, Deferred):
+            self._await(connection, request, result, changed, work.undone)
+        else:
+            again = bool(work.undone) and not changed
+            self._answer_deferred(connection, request, result, again, changed)
+
     def _answer_deferred(
-        self, connection: ClientConnection, request: DecodedRequest, result: bytes | Exception, again: bool
+        self,
+        connection: ClientConnection,
+        request: DecodedRequest,
+        result: bytes | Exception,
+        again: bool,
+        changed: bool = False,
     ) -> None:
         if again:
             self._run_waiting(connection, request)
             return
         self._end_waiting(connection)
-        self._answer(connection, request, result)
+        self._answer(connection, request, result, changed)
 
     async def answered(self, timeout_s: float) -> None:
         """Wait until every request in flight is answered, or the time is up."""

@@ -83,9 +83,14 @@ class TimedServer(Server):
             self._resumed = 0.0
 
     def _answer_deferred(
-        self, connection: ClientConnection, request: DecodedRequest, result: bytes | Exception, again: bool
+        self,
+        connection: ClientConnection,
+        request: DecodedRequest,
+        result: bytes | Exception,
+        again: bool,
+        changed: bool = False,
     ) -> None:
-        super()._answer_deferred(connection, request, result, again)
+        super()._answer_deferred(connection, request, result, again, changed)
         began = self._began.pop(id(request), 0.0)
         if began and request.request_id is not None:  # else it was run again
             self._answered.append((request.verb.method, began))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from callstate_client.engine.interfaces import Caller, Deferred, NotCached
+from callstate_client.engine.interfaces import Caller, Deferred, InSteps, NotCached, Steps, in_steps
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.rules.authority import check_authority, speaks_for
 from callstate_client.engine.rules.context import Context, ended_error
@@ -16,10 +16,13 @@ from callstate_client.errors import FencedError, InvalidParamsError, StoreUnavai
 from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import HeartbeatParams
 
+IDS_A_STEP: Final = 100
+"""Sessions handled in one step of a heartbeat of many; see InSteps."""
+
 _ALL_ALIVE: Final = b'{"missing":[],"ended":[],"fenced":[]}'
 
 
-def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Deferred:
+def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Deferred | InSteps:
     """{"session_ids":["c1","c2"]}"""
     if (p.session_id is None) == (p.session_ids is None):
         raise InvalidParamsError(
@@ -35,10 +38,7 @@ def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Defer
         if session.known_timeout_s is None or not speaks_for(ctx, caller, session):
             return b"{}"
         return encode_json({"timeouts": {session.id: tell_timeout(ctx, session)}})
-    batch = _HeartbeatOfMany(ctx, caller)
-    for session_id in batch.take_usual(p.session_ids or []):
-        batch.take(session_id)
-    return Deferred(batch.start) if batch.waiting else batch.result()
+    return in_steps(_HeartbeatOfMany(ctx, caller).run(p.session_ids or []))
 
 
 def _sign_of_life(ctx: Context, caller: Caller, session: Session) -> None:
@@ -53,7 +53,7 @@ def _sign_of_life(ctx: Context, caller: Caller, session: Session) -> None:
 
 
 class _HeartbeatOfMany:
-    """A heartbeat of many sessions, each handled by itself; those not hot once they have been read."""
+    """A heartbeat of many sessions, each handled by itself; those not hot once they have been read, together."""
 
     def __init__(self, ctx: Context, caller: Caller) -> None:
         self._ctx = ctx
@@ -62,9 +62,29 @@ class _HeartbeatOfMany:
         self._unreadable: list[str] = []
         self._timeouts: dict[str, float | None] = {}
         self._failure: Exception | None = None
-        self.waiting: list[str] = []
+        self._waiting = 0
+        """How many are being read."""
+        self._done: Callable[[bytes | Exception], None] | None = None
+        """Gets the result once that is zero."""
 
-    def take_usual(self, session_ids: list[str]) -> list[str]:
+    def run(self, session_ids: list[str]) -> Steps:
+        """Handle them in steps."""
+        for start in range(0, len(session_ids), IDS_A_STEP):
+            if start:
+                yield
+            for session_id in self._take_usual(session_ids[start : start + IDS_A_STEP]):
+                self._take(session_id)
+        if not self._waiting:
+            return self._outcome()
+        listed_bytes = sum(map(len, session_ids))  # at most: all of them are missing
+        return Deferred(self._start, listed_bytes, self._waiting)
+
+    def _outcome(self) -> bytes:
+        if self._failure is not None:
+            raise self._failure
+        return self._result()
+
+    def _take_usual(self, session_ids: list[str]) -> list[str]:
         """Handle those that are hot, live and owned by the caller, as `_sign_of_life` does; returns the others."""
         ctx, caller = self._ctx, self._caller
         worker, instance = caller.worker, caller.instance
@@ -90,7 +110,7 @@ class _HeartbeatOfMany:
                 self._timeouts[session_id] = tell_timeout(ctx, session)
         return others
 
-    def take(self, session_id: str) -> None:
+    def _take(self, session_id: str) -> None:
         """Handle any other one."""
         ctx, caller = self._ctx, self._caller
         try:
@@ -100,7 +120,8 @@ class _HeartbeatOfMany:
                 return
             check_authority(ctx, caller, session, None)
         except NotCached:
-            self.waiting.append(session_id)
+            self._waiting += 1
+            ctx.host.when_known(session_id, partial(self._known, session_id))
         except InvalidParamsError:  # not an id that a session could have
             self._lists["missing"].append(session_id)
         except FencedError:
@@ -115,25 +136,21 @@ class _HeartbeatOfMany:
                 if session.known_timeout_s is not None and speaks_for(ctx, caller, session):
                     self._timeouts[session_id] = tell_timeout(ctx, session)
 
-    def start(self, done: Callable[[bytes | Exception], None]) -> None:
-        """Read those that are not cached from the store, then pass the result on."""
-        waiting, self.waiting = self.waiting, []
-        left = len(waiting)
+    def _known(self, session_id: str) -> None:
+        """It was read from the store."""
+        try:
+            self._take(session_id)
+        except StoreUnavailableError as error:
+            self._failure = error
+        self._waiting -= 1
+        if not self._waiting and self._done is not None:
+            self._done(self._failure or self._result())
 
-        def known(session_id: str) -> None:
-            nonlocal left
-            try:
-                self.take(session_id)
-            except StoreUnavailableError as error:
-                self._failure = error
-            left -= 1
-            if not left:
-                done(self._failure or self.result())
+    def _start(self, done: Callable[[bytes | Exception], None]) -> None:
+        """Pass the result on once all have been read."""
+        self._done = done
 
-        for session_id in waiting:
-            self._ctx.host.when_known(session_id, partial(known, session_id))
-
-    def result(self) -> bytes:
+    def _result(self) -> bytes:
         """The sessions for which the heartbeat did not count, and timeouts that the caller does not know yet."""
         if not (self._timeouts or self._unreadable or any(self._lists.values())):
             return _ALL_ALIVE

@@ -8,12 +8,10 @@ is listed, however long the client takes over the pages.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import Final, NamedTuple
 
-from msgspec import Raw
-
-from callstate_client.engine.interfaces import Caller, Deferred
+from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.param_checks import checked_labels
 from callstate_client.engine.sessions.session import Session
@@ -37,6 +35,12 @@ PAGE_BYTES: Final = 1024 * 1024
 LOOKS_A_PAGE: Final = 3000
 """The most hot sessions examined for one page, a millisecond or two, as many may not match. So a page may have
 fewer sessions than its limit and still a cursor."""
+
+LOOKS_A_STEP: Final = 200
+"""Of these in one step; see InSteps."""
+
+SHOWN_A_STEP: Final = 10
+"""Sessions added to a page in one step."""
 
 READS_A_PAGE: Final = 50
 """The most reads of the store for one page: if hardly any session matches, the client still gets pages in time."""
@@ -67,6 +71,10 @@ Entry = str | bytes
 """One of a page: an id, or a session's head as JSON."""
 
 
+_Read = Callable[[int, str], Awaitable[tuple[dict[str, Entry], str]]]
+"""Reads sessions of the store; see `_everywhere`."""
+
+
 class _Page:
     """The entries of a page so far.
 
@@ -79,7 +87,7 @@ class _Page:
         self._name = name
         self._limit = limit
         self._room = PAGE_BYTES
-        self._entries: list[str | Raw] = []
+        self._entries: list[bytes] = []
 
     @property
     def is_full(self) -> bool:
@@ -88,15 +96,13 @@ class _Page:
 
     def add(self, entry: Entry) -> None:
         """Add an entry."""
-        self._entries.append(entry if isinstance(entry, str) else Raw(entry))
+        self._entries.append(encode_json(entry) if isinstance(entry, str) else entry)
         self._room -= len(entry)
 
     def to_json(self, following: _Place | None) -> bytes:
         """The result, with the cursor of the next page, if there is one."""
-        result: dict[str, Any] = {self._name: self._entries}
-        if following is not None:
-            result["next_cursor"] = following.text()
-        return encode_json(result)
+        beside = b"" if following is None else b',"next_cursor":%b' % encode_json(following.text())
+        return b'{"%b":[%b]%b}' % (self._name.encode(), b",".join(self._entries), beside)
 
 
 def _place(cursor: str | None, *, everywhere: bool) -> _Place:
@@ -132,16 +138,27 @@ def _add_hot(
     place: _Place,
     wanted: Callable[[Session], bool],
     show: Callable[[Session], Entry],
-) -> _Place | None:
-    """Add hot sessions after a place to a page. Returns where the next page begins; None if there are no more."""
-    last = place.seq
-    for looked, session in enumerate(ctx.table.order.behind(last)):
-        found = wanted(session)
-        if looked == LOOKS_A_PAGE or (found and page.is_full):
-            return _Place(last)
-        last = session.seq
-        if found:
-            page.add(show(session))
+) -> Generator[None, None, _Place | None]:
+    """Add hot sessions after a place to a page, in steps. Returns where the next page begins; None if there are no
+    more."""
+    last, looked = place.seq, 0
+    more = True
+    while more:
+        more, shown = False, 0
+        for session in ctx.table.order.behind(last):
+            found = wanted(session)
+            if looked == LOOKS_A_PAGE or (found and page.is_full):
+                return _Place(last)
+            last = session.seq
+            looked += 1
+            if found:
+                page.add(show(session))
+                shown += 1
+            if looked % LOOKS_A_STEP == 0 or shown == SHOWN_A_STEP:
+                more = True
+                break
+        if more:
+            yield
     return None
 
 
@@ -149,23 +166,18 @@ async def _everywhere(
     ctx: Context,
     page: _Page,
     place: _Place,
-    hot: Callable[[_Place], _Place | None],
-    read: Callable[[int, str], Awaitable[tuple[dict[str, Entry], str]]],
+    read: _Read,
 ) -> bytes:
-    """A page of hot sessions and, after them, of the store's.
+    """A page of the store's sessions, after those of the hot ones in it.
 
     Args:
         ctx: the sessions.
         page: filled by this.
         place: where to go on.
-        hot: adds hot sessions after a place to the page, and returns where the next page begins.
         read: returns the entries, by id, of the store's sessions at a cursor, without those that are hot under a
             number up to this one; and the next cursor.
     """
     if place.stored is None:
-        following = hot(place)
-        if following is not None:
-            return page.to_json(following)
         place = _Place(ctx.table.order.last, "")
     for _ in range(READS_A_PAGE):
         found, cursor = await read(place.seq, place.stored or "")
@@ -178,6 +190,23 @@ async def _everywhere(
             return page.to_json(None)
         place = _Place(place.seq, cursor)
     return page.to_json(place)
+
+
+def _listed(
+    ctx: Context,
+    page: _Page,
+    place: _Place,
+    wanted: Callable[[Session], bool],
+    show: Callable[[Session], Entry],
+    read: _Read | None,
+) -> Steps:
+    """A page of hot sessions, and after them, if `read` is given, of the store's."""
+    if place.stored is None:
+        following = yield from _add_hot(ctx, page, place, wanted, show)
+        if following is not None or read is None:
+            return page.to_json(following)
+    assert read is not None  # noqa: S101 - a place in the store is one of `scope: "all"`
+    return _deferred(ctx, _everywhere(ctx, page, place, read))
 
 
 def _deferred(ctx: Context, work: Awaitable[bytes]) -> Deferred:
@@ -194,22 +223,25 @@ def _deferred(ctx: Context, work: Awaitable[bytes]) -> Deferred:
 # -- the verbs ------------------------------------------------------------------------------------------------
 
 
-def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> bytes | Deferred:
+def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> InSteps:
     """{"limit":1000,"scope":"host"}"""
     page = _Page("session_ids", p.limit or DEFAULT_LIMIT)
     everywhere = _is_everywhere(p.scope)
     place = _place(p.cursor, everywhere=everywhere)
 
-    def hot(behind: _Place) -> _Place | None:
-        return _add_hot(ctx, page, behind, lambda session: not session.ended, lambda session: session.id)
-
     async def read(seq: int, cursor: str) -> tuple[dict[str, Entry], str]:
         ids, cursor = await ctx.host.stored_active_ids(cursor)
         return {i: i for i in ids if _is_new(ctx, i, seq)}, cursor
 
-    if everywhere:
-        return _deferred(ctx, _everywhere(ctx, page, place, hot, read))
-    return page.to_json(hot(place))
+    steps = _listed(
+        ctx,
+        page,
+        place,
+        lambda session: not session.ended,
+        lambda session: session.id,
+        read if everywhere else None,
+    )
+    return InSteps(steps)
 
 
 def _is_new(ctx: Context, session_id: str, seq: int) -> bool:
@@ -221,7 +253,7 @@ def _is_new(ctx: Context, session_id: str, seq: int) -> bool:
     return session.seq > seq and not session.ended
 
 
-def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> bytes | Deferred:
+def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> InSteps:
     """{"status":"active","labels":{"app":"sales"},"limit":100}"""
     limit = min(p.limit or DEFAULT_LIMIT, HEADS_A_PAGE)
     page = _Page("sessions", limit)
@@ -235,17 +267,12 @@ def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> bytes | Deferr
         state = next((name for name in TOLD_STATES if _STATES[name](session)), "")
         return loaded(session, head, 0, for_worker=True, default_timeout_s=timeout_s, state=state)
 
-    def hot(behind: _Place) -> _Place | None:
-        return _add_hot(ctx, page, behind, wanted, show)
-
     async def read(seq: int, cursor: str) -> tuple[dict[str, Entry], str]:
         stored, cursor = await ctx.host.find(_query(p), cursor, min(limit, SESSIONS_A_READ))
         found = [_as_it_is(ctx, session, seq) for session in stored]
         return {session.id: show(session) for session in found if session is not None and wanted(session)}, cursor
 
-    if everywhere:
-        return _deferred(ctx, _everywhere(ctx, page, place, hot, read))
-    return page.to_json(hot(place))
+    return InSteps(_listed(ctx, page, place, wanted, show, read if everywhere else None))
 
 
 def _as_it_is(ctx: Context, stored: Session, seq: int) -> Session | None:

@@ -8,13 +8,13 @@ stays the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from itertools import islice
 from typing import Any, Final
 
 from msgspec import structs
 
-from callstate_client.engine.interfaces import Caller, NotOurs
+from callstate_client.engine.interfaces import Caller, Deferred, InSteps, NotOurs, Steps, in_steps
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.reasons import EXITED, HOST_LOST, REAPED, RELEASED, STOLEN, UNOWNED
 from callstate_client.engine.rules.authority import check_authority, is_holder
@@ -35,6 +35,9 @@ from callstate_client.protocol.params import (
     RegisterParams,
     ReleaseParams,
 )
+
+LOOKS_A_STEP: Final = 200
+"""Orphans and suspects that `claim_next` looks at in one step, if it is asked for several labels."""
 
 MAX_PENDING_LOOKED_AT: Final = 1000
 """How many pending departures one `claim_next` examines, in a fraction of a millisecond. If none of them is
@@ -129,11 +132,15 @@ def _given_timeouts(p: ClaimParams) -> dict[str, float]:
     return {name: seconds for name, seconds in given.items() if seconds is not None}
 
 
-def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes:
+def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes | Deferred | InSteps:
     """{"worker_id":"web-1-4711-9f2c61","labels":{"app":"sales"}}"""
     worker_id = _claimer_id(caller, p.worker_id)
     checked_history(p.history)
-    session = next(_claimable(ctx, checked_labels(p.labels or {})), None)
+    return in_steps(_claim_first(ctx, caller, p, worker_id, checked_labels(p.labels or {})))
+
+
+def _claim_first(ctx: Context, caller: Caller, p: ClaimNextParams, worker_id: str, labels: dict[str, str]) -> Steps:
+    session = yield from _claimable(ctx, labels)
     if session is None:
         return b"null"
     if _is_own(ctx, caller, session, worker_id):  # its own session, whose reply was lost
@@ -154,14 +161,18 @@ def _is_own(ctx: Context, caller: Caller, session: Session, worker_id: str) -> b
     return session.suspected != EXITED and session.id not in ctx.departures.pending
 
 
-def _claimable(ctx: Context, labels: dict[str, str]) -> Iterator[Session]:
-    """The sessions that `claim_next` may return, oldest first: orphans; then suspects, before they are reaped; then
-    pending departures, which are about to become one or the other."""
+def _claimable(ctx: Context, labels: dict[str, str]) -> Generator[None, None, Session | None]:
+    """The session that `claim_next` returns, found in steps: the oldest orphan; else the oldest suspect, before it
+    is reaped; else a pending departure, which is about to become one or the other."""
     sessions = ctx.table.sessions
-    for session_id in ctx.table.index.orphans.having(labels):
-        yield sessions[session_id]
-    for session_id in ctx.liveness.suspects_having(labels):
-        yield sessions[session_id]
+    for waiting in (ctx.table.index.orphans, ctx.liveness.suspects):
+        place, more = 0, True
+        while more:
+            found, place, more = waiting.scan(labels, place, LOOKS_A_STEP)
+            if found is not None:
+                return sessions[found]
+            if more:
+                yield
     now_us = ctx.now_us()
     for session_id, why in islice(ctx.departures.pending.items(), MAX_PENDING_LOOKED_AT):
         session = sessions.get(session_id)
@@ -169,7 +180,8 @@ def _claimable(ctx: Context, labels: dict[str, str]) -> Iterator[Session]:
             continue
         is_poisoned = why == EXITED and is_poison(session, now_us, ctx.max_handovers)
         if not is_poisoned:  # otherwise it is about to be ended
-            yield session
+            return session
+    return None
 
 
 def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: ClaimParams | None = None) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw, UnsetType
 
 from callstate_client import protocol as p
-from callstate_client.engine.interfaces import Caller, Deferred
+from callstate_client.engine.interfaces import Caller, Deferred, InSteps
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
 from callstate_client.engine.sessions.validation import PlainHead
@@ -43,7 +43,7 @@ class Verb(NamedTuple):
 
     method: str
     decode: Callable[[bytes | Raw], Any]
-    run: Callable[[Context, Caller, Any], bytes | Deferred]
+    run: Callable[[Context, Caller, Any], bytes | Deferred | InSteps]
     usual: type[p.Params]
     """The type of its params in nearly every request, decoded together with the envelope."""
 
@@ -64,7 +64,7 @@ class Verb(NamedTuple):
 def _verb(
     method: str,
     params: type[p.Params],
-    run: Callable[[Context, Caller, Any], bytes | Deferred],
+    run: Callable[[Context, Caller, Any], bytes | Deferred | InSteps],
     usual: type[p.Params] | None = None,
 ) -> Verb:
     return Verb(method, msgspec.json.Decoder(params).decode, run, usual or params)

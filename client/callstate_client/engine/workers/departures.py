@@ -11,6 +11,7 @@ when the group that settled it is committed; after a rollback it is pending agai
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -30,7 +31,7 @@ class Departures:
 
     def __init__(self, table: SessionTable) -> None:
         self._table = table
-        self.pending: dict[str, str] = {}
+        self.pending: dict[str, str] = OrderedDict()  # a dict whose first entries have gone is slow to iterate
         """Why each session loses its owner, by session id: EXITED or DISCONNECTED."""
         self._unlisted: dict[str, tuple[str, Iterator[str]]] = {}
         """By id of a worker that has left: the reason, and its sessions still to be listed."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -82,3 +84,53 @@ def test_sessions_with_other_labels_are_not_scanned() -> None:
     assert Seen.count == 0
     assert [*labelled.having({"app": "x", "n": "7"})] == ["s7"]
     assert Seen.count <= 2
+
+
+def test_a_scan_goes_on_behind_the_place_that_it_came_to() -> None:
+    """Half of them have one label, half the other, and one, the last, has both."""
+    index = LabelIndex()
+    for number in range(1000):
+        index.put(f"s{number}", {"app": "x"} if number % 2 else {"lang": "y"})
+    index.put("both", {"app": "x", "lang": "y"})
+    wanted, scans = {"app": "x", "lang": "y"}, 0
+    scan = index.scan(wanted, 0, 50)
+    while scan.more:
+        scans += 1
+        index.discard(f"s{scans}")  # what was looked at may have gone
+        index.put(f"later{scans}", {"app": "x"})
+        scan = index.scan(wanted, scan.place, 50)
+    assert scan.found == "both"
+    assert 9 <= scans <= 11
+    assert not index.scan(wanted, scan.place, 1000).more
+
+
+def test_the_first_costs_the_same_however_many_went_before_it() -> None:
+    index = LabelIndex()
+    for number in range(5000):
+        index.put(f"s{number}", {"app": "x"})
+    for number in range(4990):
+        assert index.scan({"app": "x"}, 0, 1).found == f"s{number}"
+        index.discard(f"s{number}")
+    line = index._having["app", "x"]
+    places = line._places
+    line._places = counting = _Counting(places)
+    assert index.scan({"app": "x"}, 0, 1).found == "s4990"
+    assert counting.read <= 40, "it searches, and does not walk over those that have gone"
+
+
+class _Counting(list[int]):
+    """Counts how many of its items are read."""
+
+    read = 0
+
+    def __getitem__(self, at: object) -> Any:
+        self.read += 1
+        return super().__getitem__(at)  # type: ignore[index]
+
+
+def test_relabelled_it_keeps_its_place_under_the_new_labels() -> None:
+    index = LabelIndex()
+    for name in ("s1", "s2", "s3"):
+        index.put(name, {"app": "x"} if name != "s1" else {})
+    index.put("s1", {"app": "x"})
+    assert [*index] == [*index.having({"app": "x"})] == ["s1", "s2", "s3"]

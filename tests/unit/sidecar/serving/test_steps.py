@@ -1,0 +1,204 @@
+"""Requests with much to do: they are worked on in steps, between which other clients are served."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.head import read_head
+from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.verbs.heartbeat import IDS_A_STEP
+from callstate_client.engine.verbs.listing import LOOKS_A_PAGE, LOOKS_A_STEP
+from callstate_client.protocol.params import MAX_HEARTBEAT_IDS
+from callstate_sidecar import read_through
+from callstate_sidecar.serving import server
+from support.core import BadDisk, Core, FakeClient, open_journal
+from support.stores import down
+
+MANY = 10 * IDS_A_STEP
+
+
+@pytest.fixture
+async def core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Core]:
+    """A core that does one step of a request in each turn of the loop."""
+    monkeypatch.setattr(server, "SHARE_S", 0.0)
+    disk = BadDisk()
+    journal = open_journal(tmp_path, disk, None, start=True)
+    core = Core(journal=journal)
+    core.disk = disk  # type: ignore[attr-defined]
+    yield core
+    journal.close()
+
+
+async def turns_until(client: FakeClient, ids: list[int]) -> int:
+    """How many turns of the loop it takes until these are answered."""
+    turns = 0
+    while not client.answered(ids):
+        turns += 1
+        assert turns < 100_000
+        await asyncio.sleep(0)
+    return turns
+
+
+async def created(core: Core, number: int) -> list[str]:
+    names = [f"s{i}" for i in range(number)]
+    for name in names:
+        core.tx.create(a_session(core, name))
+    core.tx.commit()
+    return names
+
+
+def a_session(core: Core, name: str) -> Session:
+    head = read_head(b'{"id":"%b","provider":"twilio"}' % name.encode(), "$", lambda _: "2026-01-01T00:00:00Z")
+    session = Session(name, Document(head, core.clock.wall_us()))
+    session.next_version(core.clock.wall_us())
+    core.liveness.watch(name, core.clock.live())
+    return session
+
+
+async def test_others_are_served_between_the_steps(core: Core) -> None:
+    names = await created(core, MANY)
+    busy, other = FakeClient(core), FakeClient(core)
+    long = busy.send(("session.heartbeat", {"session_ids": names}))
+    short = other.send(("server.ping", {}))
+    assert await turns_until(other, short) <= 2
+    assert not busy.answered(long)
+    assert await turns_until(busy, long) >= MANY // IDS_A_STEP - 3
+    assert busy.replies[long[0]]["result"] == {"missing": [], "ended": [], "fenced": []}
+
+
+async def test_requests_behind_it_wait_for_it(core: Core) -> None:
+    names = await created(core, MANY)
+    client = FakeClient(core)
+    beat, end, ping = client.send(
+        ("session.heartbeat", {"session_ids": names}),
+        ("session.end", {"session_id": names[-1]}),
+        ("server.ping", {}),
+    )
+    await turns_until(client, [beat, end, ping])
+    assert client.replies[beat]["result"]["ended"] == [], "it was sent before the end"
+    assert [*client.replies] == [beat, end, ping]
+
+
+async def test_a_client_that_left_in_between_has_its_request_done(core: Core) -> None:
+    names = await created(core, MANY)
+    core.clock.advance(20.0)
+    client = FakeClient(core)
+    client.send(("session.heartbeat", {"session_ids": names}))
+    client.connection.connection_lost(None)
+    await core.server.answered(20.0)
+    assert core.server.waiting == 0
+    assert core.session(names[-1]).beat_us == core.clock.wall_us()
+
+
+async def test_a_listing_that_saw_what_is_undone_is_made_again(core: Core) -> None:
+    await created(core, 3 * LOOKS_A_STEP)
+    reader, writer = FakeClient(core), FakeClient(core)
+    core.disk.error = OSError(28, "No space left on device")  # type: ignore[attr-defined]
+    writer.send(("session.end", {"session_id": "s0"}))
+    listing = reader.send(("session.list", {"status": "ended"}))
+    await turns_until(reader, listing)
+    assert reader.replies[listing[0]]["result"]["sessions"] == [], "the end was not journaled"
+
+
+async def test_a_page_where_nothing_matches_looks_at_so_many_sessions_and_no_more(core: Core) -> None:
+    names = await created(core, LOOKS_A_PAGE + 500)
+    client = FakeClient(core)
+    seen: list[str] = []
+    for method, params in (
+        ("session.list", {"provider": "nobody"}),
+        ("session.list", {"provider": "nobody", "scope": "all"}),
+        ("session.list", {"labels": {"a": "b"}}),
+    ):
+        first = client.send((method, params))
+        assert await turns_until(client, first) >= LOOKS_A_PAGE // LOOKS_A_STEP - 2
+        cursor = client.replies[first[0]]["result"]["next_cursor"]
+        last = client.send((method, params | {"cursor": cursor}))
+        await turns_until(client, last)
+        assert client.replies[last[0]]["result"] == {"sessions": []}
+    cursor = {}
+    while cursor is not None:
+        page = client.send(("session.list_active", {"limit": 10_000, **cursor}))
+        await turns_until(client, page)
+        result = client.replies[page[0]]["result"]
+        seen += result["session_ids"]
+        cursor = {"cursor": result["next_cursor"]} if "next_cursor" in result else None  # type: ignore[assignment]
+    assert seen == names
+
+
+async def test_orphans_with_one_of_two_labels_are_looked_at_in_steps(core: Core) -> None:
+    for name in await created(core, 4000):
+        session = core.session(name)
+        labels = {"app": "x"} if int(name[1:]) % 2 else {"lang": "y"}
+        session.change_facts(orphan="released", labels=labels)
+        core.table.index.update(session)
+    client, other = FakeClient(core), FakeClient(core)
+    claim = client.send(("session.claim_next", {"worker_id": "w1", "labels": {"app": "x", "lang": "y"}}))
+    assert await turns_until(other, other.send(("server.ping", {}))) <= 2
+    assert await turns_until(client, claim) >= 5
+    assert client.replies[claim[0]]["result"] is None
+    core.session("s3999").change_facts(labels={"app": "x", "lang": "y"})
+    core.table.index.update(core.session("s3999"))
+    claim = client.send(("session.claim_next", {"worker_id": "w1", "labels": {"app": "x", "lang": "y"}}))
+    await turns_until(client, claim)
+    assert client.replies[claim[0]]["result"]["session"]["id"] == "s3999"
+
+
+# -- heartbeats of what is not hot ---------------------------------------------------------------------------------
+
+
+async def test_a_heartbeat_of_unknown_sessions_is_a_few_reads_and_a_task(core: Core) -> None:
+    client = FakeClient(core)
+    before = len(asyncio.all_tasks())
+    names = [f"u{i}" for i in range(MAX_HEARTBEAT_IDS)]
+    beat = client.send(("session.heartbeat", {"session_ids": names}))
+    most_tasks = 0
+    while not client.answered(beat):
+        most_tasks = max(most_tasks, len(asyncio.all_tasks()) - before)
+        await asyncio.sleep(0)
+    assert client.replies[beat[0]]["result"]["missing"] == names
+    assert most_tasks <= read_through.READERS
+    reads = core.memory.joint_reads
+    assert len(core.memory.reads) <= 1
+    assert len(reads) <= MAX_HEARTBEAT_IDS // IDS_A_STEP + 1
+    assert max(map(len, reads)) <= read_through.READ_TOGETHER
+    again = client.send(("session.heartbeat", {"session_ids": names[-1000:]}))
+    await turns_until(client, again)
+    assert len(core.memory.joint_reads) == len(reads), "misses are remembered for a second"
+
+
+async def test_a_heartbeat_may_name_so_many_sessions_and_no_more(core: Core) -> None:
+    client = FakeClient(core)
+    beat = client.send(("session.heartbeat", {"session_ids": ["u"] * (MAX_HEARTBEAT_IDS + 1)}))
+    await turns_until(client, beat)
+    assert client.replies[beat[0]]["error"]["data"]["kind"] == "invalid_params"
+
+
+async def test_each_session_that_is_read_counts_as_a_waiting_request(core: Core) -> None:
+    core.memory.hold()
+    client = FakeClient(core)
+    names = [f"u{i}" for i in range(1200)]
+    beat = client.send(("session.heartbeat", {"session_ids": names}))
+    while client.connection.busy or not client.connection.waiting:
+        await asyncio.sleep(0)
+    assert client.connection.waiting == 1200
+    ping = client.send(("server.ping", {}))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not client.answered(ping), "no more is served while so many wait"
+    assert not client.reading
+    core.memory.let_go()
+    await turns_until(client, [*beat, *ping])
+    assert client.connection.waiting == client.connection.expected_bytes == 0
+
+
+async def test_a_heartbeat_during_an_outage_fails_as_one(core: Core) -> None:
+    core.memory.failure = down
+    client = FakeClient(core)
+    beat = client.send(("session.heartbeat", {"session_ids": [f"u{i}" for i in range(500)]}))
+    await turns_until(client, beat)
+    assert client.replies[beat[0]]["error"]["data"]["kind"] == "store_unavailable"
