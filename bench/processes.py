@@ -190,17 +190,23 @@ class Rig:
         self._servers.append(server)
         return server
 
-    def redis(self) -> Server:
+    def redis(self, label: str = "redis") -> Server:
         """A Redis that syncs its append-only file every second.
 
         It never rewrites that file by itself, so that no figure contains a rewrite that another one caused.
+
+        Args:
+            label: names its socket and directory; each server of a rig needs its own.
         """
+        directory = self.root / f"{label}.redis"
+        directory.mkdir()
+        socket_path = self.root / f"{label}-redis.sock"
         options = {
-            "port": "0", "unixsocket": str(self.root / "redis.sock"), "dir": str(self.root), "save": "",
+            "port": "0", "unixsocket": str(socket_path), "dir": str(directory), "save": "",
             "appendonly": "yes", "appendfsync": "everysec", "auto-aof-rewrite-percentage": "0",
         }  # fmt: skip
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return self._start("redis", "redis", [get_binary_path(), *words], b"PING\r\n")
+        return self._start("redis", f"{label}-redis", [get_binary_path(), *words], b"PING\r\n")
 
     def daemon(self, label: str, store: Server | None, *options: str) -> Server:
         """A callstated with its default durability, `process`.

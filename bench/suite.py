@@ -15,6 +15,8 @@ from redis import Redis
 
 from bench.clients import Client, Glide, RedisPy
 from bench.compare import PER_TASK, SPREAD, TURNS, Cell, compare, keep_pools, pool
+from bench.day.figures import day_json, verdicts
+from bench.day.run import Day, measure
 from bench.documents import documents
 from bench.failover import JUDGED, SCENES, deaths_json, failover_verdict, play
 from bench.growth import by_length, curve_json, relative
@@ -71,7 +73,9 @@ QUICK_PARTS: Final = (
     "start",
     "dying",
 )
-FULL_PARTS: Final = ("comparisons", "limits", "growth", "size", "bytes", "reaping", "start", "loads", "dying")
+FULL_PARTS: Final = (
+    "comparisons", "limits", "growth", "size", "bytes", "reaping", "start", "loads", "dying", "day",
+)  # fmt: skip
 """The parts in the order in which they are measured. `size` is memory, and heartbeats during a large flush."""
 
 ASLEEP: Final = ("start", "dying")
@@ -98,6 +102,7 @@ class Effort:
         from_checkpoint, from_log, turn_by_turn: sessions that a start restores, see starts().
         idle_s: duration of the idle load, with which the others are compared.
         kills: of workers, in each scene of failover.py.
+        days: hosts with live calls, see day/run.py.
     """
 
     full: bool = False
@@ -118,12 +123,14 @@ class Effort:
     turn_by_turn: int = 0
     idle_s: float = 1.0
     kills: int = 60
+    days: Sequence[Day] = ()
 
 
 QUICK: Final = Effort()
 FULL: Final = Effort(
     full=True, seconds=0.2, heartbeats=2000, batches=100, tasks=(1, 32, 256), lengths=(20, 60, 200, 600, 2000),
     flushed=200, from_checkpoint=100_000, from_log=100_000, turn_by_turn=100_000, kills=200,
+    days=(Day(), Day(calls=500, segments=3, dies=None), Day(calls=8000, segments=3, dies=None)),
 )  # fmt: skip
 TINY: Final = Effort(
     rounds=2, seconds=0.01, heartbeats=20, batches=2, lengths=(20, 60), stored=(20, 40, 60), flushed=5,
@@ -131,7 +138,9 @@ TINY: Final = Effort(
     from_checkpoint=100, from_log=100, idle_s=0.1, kills=3,
 )  # fmt: skip
 """Only checks that everything runs; the figures mean nothing."""
-TINY_FULL: Final = replace(TINY, full=True, kills=6)
+TINY_FULL: Final = replace(
+    TINY, full=True, kills=6, days=(Day(calls=16, workers=2, segments=2, segment_s=0.5, dies=1),)
+)
 
 
 @dataclass
@@ -148,6 +157,8 @@ class Figures:
     """Heartbeat latencies by load."""
     dying: dict[str, Any] = field(default_factory=dict)
     """By scene: how soon a worker's death was reported and its call taken over."""
+    day: dict[str, Any] = field(default_factory=dict)
+    """By number of live calls: what a host's day takes."""
 
 
 class Run:
@@ -168,6 +179,7 @@ class Run:
         steps: dict[str, Callable[[Rig], Iterable[Verdict]]] = {
             "limits": self._limits, "growth": self._growth, "size": self._size, "bytes": self._bytes,
             "reaping": self._reaping, "start": self._start, "loads": self._loads, "dying": self._dying,
+            "day": self._day,
         }  # fmt: skip
         order = FULL_PARTS if self._effort.full else QUICK_PARTS
         operations = [part for part in order if part in parts and part not in steps]
@@ -301,6 +313,12 @@ class Run:
         deaths = {name: play(rig, redis, name, self._effort.kills) for name in scenes}
         self.figures.dying = deaths_json(deaths)
         yield failover_verdict(deaths)
+
+    def _day(self, _: Rig) -> Iterator[Verdict]:
+        for day in self._effort.days:
+            crews = measure(day)
+            self.figures.day[str(day.calls)] = day_json(day, crews)
+            yield from verdicts(day, crews)
 
 
 def rewrite_if_long(redis: Server) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.day.figures import QUANTILES, REQUESTS
+from bench.day.run import NOTHING
 from bench.report import measured
 from bench.targets import OURS, THEIRS
 
@@ -173,7 +175,49 @@ def dying(told: Told) -> str:
     return _table(head, rows())
 
 
+def day(told: Told) -> str:
+    """What a host's day takes, by number of live calls and side."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for number, each in told["day"].items():
+            for name, side in each["sides"].items():
+                rss = " + ".join(f"{value / 1e6:.0f}" for value in side["rss_bytes"].values())
+                cores = side["cores"]
+                yield (
+                    f"{int(number):,}", name, _cores(side["net_cores"]),
+                    *(_cores(cores[kind]) if kind in cores else "" for kind in ("clients", "daemon", "redis")),
+                    _n(side["redis_bytes_per_s"] / 1000), _n(side["aof_bytes_per_s"] / 1000), rss,
+                )  # fmt: skip
+
+    head = (
+        "live calls", "kept by", "cores, all, net", "clients", "daemon", "Redis", "to Redis, kB/s",
+        "append-only file, kB/s", "memory of Redis + daemon, MB",
+    )  # fmt: skip
+    return _table(head, rows())
+
+
+def _cores(spread: Sequence[float]) -> str:
+    return f"{spread[0]:.3f}"
+
+
+def waits(told: Told) -> str:
+    """How long the requests of a host's day take: p50 / p99 / p99.9 / longest, in milliseconds."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for number, each in told["day"].items():
+            for name, side in each["sides"].items():
+                if name != NOTHING:
+                    requests = side["requests"]
+                    yield f"{int(number):,}", name, *(_waits(requests.get(request)) for request in REQUESTS)
+
+    return _table(("live calls", "kept by", *REQUESTS), rows())
+
+
+def _waits(request: Told | None) -> str:
+    return " / ".join(_n(request[name]) for name in (*QUANTILES, "longest_ms")) if request else ""
+
+
 TABLES: Final[dict[str, Callable[[Told], str]]] = {
     "machine": machine, "targets": targets, "throughput": throughput, "requests": requests, "growth": growth,
-    "bytes": stored, "loads": loads, "dying": dying,
+    "bytes": stored, "loads": loads, "dying": dying, "day": day, "waits": waits,
 }  # fmt: skip
