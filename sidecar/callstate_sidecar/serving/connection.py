@@ -1,8 +1,8 @@
 """One connection: bytes in, lines to the server, replies out, and bounds on both.
 
 Requests are served in the order sent, a few lines in one turn of the loop, so that a client that sends a lot
-shares the loop with the others. While lines wait here (the connection's share of this turn is used up, the client
-does not read its replies, too many of its requests wait for the store), the socket is not read from, and the
+shares the loop with the others (fair_queue.py). While lines wait here (the share of this turn is used up, the
+client does not read its replies, too many of its requests wait for the store), the socket is not read from, and the
 kernel's buffers exert backpressure on the client. So the bytes that either end has to buffer are bounded.
 
 Replies are queued, not sent: they leave with the group that their requests changed or read (group_commit.py).
@@ -19,6 +19,7 @@ from typing import Final, Protocol, cast
 from callstate_client.engine.user import NOBODY
 from callstate_client.protocol.framing import LineSplitter
 from callstate_sidecar.access.peer import peer_user
+from callstate_sidecar.serving.fair_queue import FairQueue
 
 LINES_A_TURN: Final = 8
 """Lines of one connection served in one turn of the loop. Then other connections are served, and the replies leave:
@@ -42,6 +43,11 @@ MAX_WAITING: Final = 1000
 
 class LineServer(Protocol):
     """The server, as a connection uses it."""
+
+    @property
+    def queue(self) -> FairQueue:
+        """The connections whose lines wait for a later turn of the loop."""
+        ...
 
     @property
     def held(self) -> Callable[[ClientConnection], bool] | None:
@@ -78,13 +84,14 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_scheduled", "_server",
-        "_splitter", "busy", "closing", "expected_bytes", "instance", "line_bytes", "out", "out_bytes",
-        "told_timeout_s", "transport", "user", "waiting", "worker",
+        "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_queue", "_queued",
+        "_server", "_splitter", "busy", "closing", "expected_bytes", "instance", "line_bytes", "out", "out_bytes",
+        "told_timeout_s", "transport", "used_at", "used_s", "user", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, server: LineServer, line_bytes: int) -> None:
         self._server = server
+        self._queue = server.queue
         self._loop = asyncio.get_running_loop()
         self._splitter = LineSplitter(line_bytes)
         self.line_bytes = line_bytes
@@ -94,7 +101,10 @@ class ClientConnection(asyncio.Protocol):
         self._backlog: deque[bytes | None] = deque()
         self._blocked = False
         self._ended = False
-        self._scheduled = False
+        self._queued = False
+        self.used_s = 0.0
+        self.used_at = monotonic()
+        """See FairQueue."""
         self._paused_reading = False
         self.out: list[bytes] = []
         self.out_bytes = 0
@@ -131,8 +141,12 @@ class ClientConnection(asyncio.Protocol):
         lines = self._splitter.feed(data)
         if lines:
             self._backlog.extend(lines)
-            if not self._scheduled:
-                self._serve()
+            if not self._queued:
+                if self._queue.has_time():
+                    self.serve()
+                else:
+                    self.serve_soon()
+                    self._update_reading()
 
     def eof_received(self) -> bool:
         """asyncio: the client sends no more (`printf … | nc -U`); it still gets all its replies."""
@@ -158,23 +172,26 @@ class ClientConnection(asyncio.Protocol):
 
     # -- serving --------------------------------------------------------------------------------------------
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
         """Serve lines until none is left, the share of the turn is used up, or the client has to read first."""
-        self._scheduled = False
+        self._queued = False
         held = self._server.held
         if held is not None and held(self):
             self._update_reading()
             return
         left = LINES_A_TURN
         backlog = self._backlog
-        until = monotonic() + SHARE_S
+        now = began = monotonic()
+        until = began + SHARE_S
         while backlog and left and not self._blocked and not self.closing:
             if self.busy or self.out_bytes + self.expected_bytes > self._pending_bytes:
                 break
             if self.waiting >= MAX_WAITING:
                 break
             self._server.handle(self, backlog.popleft())
-            left = left - 1 if monotonic() < until else 0
+            now = monotonic()
+            left = left - 1 if now < until else 0
+        self._queue.served(self, began, now)
         if backlog and not left:
             self.serve_soon()
         self._update_reading()
@@ -185,11 +202,11 @@ class ClientConnection(asyncio.Protocol):
         return self.out_bytes + (self.transport.get_write_buffer_size() if self.transport else 0)
 
     def serve_soon(self) -> None:
-        """Continue in the next turn of the loop."""
+        """Continue in the next turn of the loop that has time for it."""
         if self._backlog or self._ended:
-            if not self._scheduled:
-                self._scheduled = True
-                self._loop.call_soon(self._serve)
+            if not self._queued:
+                self._queued = True
+                self._queue.add(self)
         else:
             self._update_reading()
 

@@ -40,6 +40,7 @@ from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.connection import SHARE_S, ClientConnection
+from callstate_sidecar.serving.fair_queue import FairQueue
 from callstate_sidecar.serving.group_commit import GroupCommit
 from callstate_sidecar.serving.unread import UnreadReplies
 
@@ -83,6 +84,7 @@ class Server:
         self._metrics = metrics
         self.group = self._groups(engine.ctx, journal, gate, metrics, self._run_again)
         self.reply_queued = self.group.reply_queued
+        self.queue = FairQueue(asyncio.get_running_loop())
         self.connections: set[ClientConnection] = set()
         self._unread = UnreadReplies(self.connections, self._cut_off)
         self.replies_sent = self._unread.sent

@@ -17,6 +17,8 @@ from support.core import Core
 from support.journals import recovered
 from support.wire import Wire
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 
 class SlowDisk(Files):
     """Syncs that wait until they are let through."""

@@ -16,6 +16,8 @@ from callstate_sidecar.config.schema import LimitsConfig
 from support.core import BadDisk, Core, FakeClient, kept, open_journal
 from support.stores import down
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 ENOSPC = OSError(errno.ENOSPC, "No space left on device")
 
 
