@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import resource
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
@@ -28,6 +29,9 @@ from support.stores import refuse_changes, take_changes
 from support.wire import Refused, Wire, request
 
 pytestmark = pytest.mark.system
+
+_PATTERN = Path("/proc/sys/kernel/core_pattern")
+CORE_PATTERN = _PATTERN.read_text("ascii").strip() if _PATTERN.exists() else "/cores/core"
 
 SAID, NUMBER, KEPT = "mk-said-5d1f", "+447700900123", "mk-kept-82ac"
 SECRETS = (SAID, NUMBER, NUMBER[1:], KEPT)
@@ -349,3 +353,28 @@ def test_troubles_leave_nothing_private(place: Place, wire: Wire) -> None:
     daemon.kill()  # and what a start over all this says
     daemon.start()
     assert found(daemon.log()) == []
+
+
+class WithCores(Daemon):
+    """A daemon in a directory of its own, in which the kernel would leave a core file."""
+
+    def command(self) -> list[str]:
+        return ["sh", "-c", 'ulimit -c unlimited; cd "$0"; exec "$@"', str(self.root), *super().command()]
+
+    def cores(self) -> list[Path]:
+        return [path for path in self.root.glob("core*") if SAID.encode() in path.read_bytes()]
+
+
+@pytest.mark.skipif("/" in CORE_PATTERN or "|" in CORE_PATTERN, reason="core files go to another place here")
+@pytest.mark.parametrize("allowed", ["false", "true"])
+def test_a_daemon_that_is_aborted_leaves_no_core_file_unless_they_are_allowed(allowed: str) -> None:
+    daemon = WithCores("--set", f"server.core_dumps={allowed}")
+    try:
+        daemon.start()
+        with Wire(daemon.socket) as wire:
+            wire.call("session.save", session=SESSION)
+        assert daemon.end_with(signal.SIGABRT) == -signal.SIGABRT
+        assert found(daemon.log()) == []
+        assert bool(daemon.cores()) == (allowed == "true")
+    finally:
+        daemon.close()
