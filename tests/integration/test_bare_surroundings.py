@@ -8,7 +8,7 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -91,10 +91,23 @@ DAEMON_COMMANDS = (
 )  # fmt: skip
 
 
+WAYS = ("full", "full, unbuffered", "closed", "nobody reads")
+"""How output can't be written."""
+
+IN_ALL_WAYS = ("ping", "ls", "ls --watch", "info --json", "--help", "journal export {}")
+"""A command of each way to print: at once, as a table, on and on, as JSON, by argparse, line by line."""
+
+
+def each_in_some_way(commands: Sequence[str]) -> pytest.MarkDecorator:
+    """Every command with a full disk and without a reader; the other ways with a command of each kind."""
+    pairs = [(line, way) for line in commands for way in WAYS if line in IN_ALL_WAYS or way in (WAYS[0], WAYS[3])]
+    return pytest.mark.parametrize(("line", "check"), pairs, indirect=["check"])
+
+
 class TestOutputThatCannotBeWritten:
     """Said once, by a line or a status; never a traceback, never status 120, never success."""
 
-    @pytest.fixture(params=["full", "full, unbuffered", "closed", "nobody reads"])
+    @pytest.fixture(params=WAYS)
     def check(self, request: pytest.FixtureRequest) -> Check:
         def check(argv: list[str], name: str) -> None:
             environ = PLAIN | ({"PYTHONUNBUFFERED": "1"} if "unbuffered" in request.param else {})
@@ -117,11 +130,11 @@ class TestOutputThatCannotBeWritten:
 
         return check
 
-    @pytest.mark.parametrize("line", COMMANDS)
+    @each_in_some_way(COMMANDS)
     def test_callstate(self, daemon: Daemon, line: str, check: Check) -> None:
         check(callstate(daemon, line), "callstate")
 
-    @pytest.mark.parametrize("line", DAEMON_COMMANDS)
+    @each_in_some_way(DAEMON_COMMANDS)
     def test_callstated(self, stopped: Path, line: str, check: Check) -> None:
         check(callstated(line.format(stopped)), "callstated")
 

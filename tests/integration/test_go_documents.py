@@ -76,6 +76,7 @@ async def behind(request: pytest.FixtureRequest, redis_server: RedisServer) -> A
         yield Behind(daemon, store, raw)
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop"])  # as the daemon's: what is asked is what becomes of documents
 async def test_documents_by_go_survive_every_step_and_the_way_back(behind: Behind) -> None:
     wild = {f"go-{n}": recovery for n, recovery in enumerate(WILD.values())}
     for session_id, recovery in wild.items():

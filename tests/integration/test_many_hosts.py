@@ -38,10 +38,13 @@ STORE_AWAY = "the store is (down|refusing)"
 PREFIX = "voicesession:"
 
 
-@pytest.fixture(params=binaries())
+on_both = pytest.mark.parametrize("redis", binaries(), indirect=True)
+"""On each kind of server: at least one test of each script and command that hosts use."""
+
+
+@pytest.fixture
 def redis(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """Each kind of server."""
-    with RedisServer(binaries()[request.param]) as server:
+    with RedisServer(binaries()[getattr(request, "param", "valkey")]) as server:
         yield server
 
 
@@ -108,6 +111,7 @@ async def until_subscribed(store: CallStore) -> None:
 # -- leases -------------------------------------------------------------------------------------------------------
 
 
+@on_both
 @on_uvloop
 async def test_a_lease_is_raised_as_long_as_its_daemon_lives(hosts: Hosts) -> None:
     one = hosts.add("one")
@@ -197,6 +201,7 @@ async def two(hosts: Hosts) -> tuple[Daemon, Daemon]:
     return one, two
 
 
+@on_both
 @on_uvloop
 async def test_an_owned_session_of_a_live_host_is_a_conflict_and_may_be_stolen(two: tuple[Daemon, Daemon]) -> None:
     async with connect(two[0].socket, worker_id="w1") as here, connect(two[1].socket, worker_id="w2") as there:
@@ -325,6 +330,7 @@ async def reap(here: SidecarStore, daemon: Daemon, directory: Path, *session_ids
     await here.flush()
 
 
+@on_both
 @on_uvloop
 async def test_a_claim_revives_what_another_host_has_reaped(
     hosts: Hosts, reapers: list[Daemon], tmp_path: Path
@@ -454,6 +460,7 @@ async def test_a_revived_session_whose_host_died_before_it_wrote_it_lives(
 # -- hosts that die -----------------------------------------------------------------------------------------------
 
 
+@on_both
 @on_uvloop
 async def test_the_sessions_of_a_dead_host_are_orphans_at_another_and_are_claimed_there(
     two: tuple[Daemon, Daemon],
@@ -568,6 +575,7 @@ async def test_a_host_that_lost_its_state_directory_has_its_sessions_again(hosts
 # -- listings and ghosts ------------------------------------------------------------------------------------------
 
 
+@on_both
 @on_uvloop
 async def test_listings_of_all_hosts_show_each_hosts_sessions_by_status(two: tuple[Daemon, Daemon]) -> None:
     async with connect(two[0].socket, worker_id="w1") as here, connect(two[1].socket, worker_id="w2") as there:
@@ -580,6 +588,7 @@ async def test_listings_of_all_hosts_show_each_hosts_sessions_by_status(two: tup
             assert sorted(found["session"]["id"] for found in listed["sessions"]) == [f"a{number}", f"b{number}"]
 
 
+@on_both
 @on_uvloop
 async def test_one_host_sweeps_the_active_set_for_all(hosts: Hosts) -> None:
     daemons = [hosts.add(name) for name in ("one", "two")]

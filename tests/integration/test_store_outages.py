@@ -30,9 +30,13 @@ on_uvloop = pytest.mark.asyncio(loop_factories=["uvloop"])
 STORE_AWAY = r"the store is"
 
 
-@pytest.fixture(params=binaries())
+on_both = pytest.mark.parametrize("redis", binaries(), indirect=True)
+"""On each kind of server: where the test is of what the server says, and not just of its silence."""
+
+
+@pytest.fixture
 def redis(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with RedisServer(binaries()[request.param]) as server:
+    with RedisServer(binaries()[getattr(request, "param", "valkey")]) as server:
         yield server
 
 
@@ -182,6 +186,7 @@ async def test_an_unreadable_document_is_not_replaced_after_an_outage(redis: Red
         assert b'"c1"' in redis.command("GET", "voicesession:c1")
 
 
+@on_both
 @on_uvloop
 async def test_a_session_that_redis_hangs_up_on_holds_up_no_other(redis: RedisServer) -> None:
     """One of more than `proto-max-bulk-len`: Redis breaks the connection instead of answering."""
@@ -207,6 +212,7 @@ async def test_a_session_that_redis_hangs_up_on_holds_up_no_other(redis: RedisSe
         assert int(redis.command("STRLEN", "voicesession:big").strip(b":\r\n")) > 4_500_000
 
 
+@on_both
 @on_uvloop
 async def test_a_session_too_large_for_the_line_is_found_and_holds_up_no_other(redis: RedisServer) -> None:
     """4.5 MB at 1 MB a second, and `store.timeout_s` is 2; what is small passes."""
@@ -240,6 +246,7 @@ async def test_a_session_too_large_for_the_line_is_found_and_holds_up_no_other(r
             await asyncio.to_thread(daemon.close, expect=rf"{STORE_AWAY}|does not take session big")
 
 
+@on_both
 @on_uvloop
 async def test_a_right_that_lacks_is_refusing_and_all_is_written_once_it_is_granted(redis: RedisServer) -> None:
     """The whole store is at fault: no session is blamed, and new ones are bounded."""
