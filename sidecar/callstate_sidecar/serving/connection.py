@@ -84,14 +84,14 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_queue", "_queued",
+        "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_queued",
         "_server", "_splitter", "busy", "closing", "expected_bytes", "instance", "line_bytes", "out", "out_bytes",
-        "told_timeout_s", "transport", "used_at", "used_s", "user", "waiting", "worker",
+        "queue", "told_timeout_s", "transport", "used_at", "used_s", "user", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, server: LineServer, line_bytes: int) -> None:
         self._server = server
-        self._queue = server.queue
+        self.queue = server.queue
         self._loop = asyncio.get_running_loop()
         self._splitter = LineSplitter(line_bytes)
         self.line_bytes = line_bytes
@@ -142,7 +142,7 @@ class ClientConnection(asyncio.Protocol):
         if lines:
             self._backlog.extend(lines)
             if not self._queued:
-                if self._queue.has_time():
+                if self.queue.has_time():
                     self.serve()
                 else:
                     self.serve_soon()
@@ -191,7 +191,7 @@ class ClientConnection(asyncio.Protocol):
             self._server.handle(self, backlog.popleft())
             now = monotonic()
             left = left - 1 if now < until else 0
-        self._queue.served(self, began, now)
+        self.queue.served(self, began, now)
         if backlog and not left:
             self.serve_soon()
         self._update_reading()
@@ -206,7 +206,7 @@ class ClientConnection(asyncio.Protocol):
         if self._backlog or self._ended:
             if not self._queued:
                 self._queued = True
-                self._queue.add(self)
+                self.queue.add(self)
         else:
             self._update_reading()
 

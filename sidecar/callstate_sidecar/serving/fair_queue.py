@@ -31,20 +31,34 @@ LEAST_USED_S: Final = 0.001
 """Less than this is no difference. So one that has waited for a dozen half-lives precedes even new connections."""
 
 
-class Queued(Protocol):
-    """A connection, as the queue uses it."""
+class Used(Protocol):
+    """A connection, as the time that it takes is counted."""
 
     used_s: float
     used_at: float
     """The time that it has used, seconds, as it counted at a reading of time.monotonic()."""
 
+
+class Queued(Protocol):
+    """What waits: a connection with lines, or a request of one that takes several turns."""
+
+    @property
+    def used_s(self) -> float:
+        """The connection's."""
+        ...
+
+    @property
+    def used_at(self) -> float:
+        """The connection's."""
+        ...
+
     def serve(self) -> None:
-        """Serve some lines. What is left has to be queued again."""
+        """Serve some lines, or do a part of the work. What is left has to be queued again."""
         ...
 
 
 class FairQueue:
-    """The connections of one daemon whose lines wait.
+    """What waits for a turn of the loop of one daemon.
 
     Args:
         loop: whose turns are shared.
@@ -61,7 +75,7 @@ class FairQueue:
         """Whether a line that has just arrived may be served at once."""
         return self._spent_s < TURN_S
 
-    def served(self, connection: Queued, began: float, ended: float) -> None:
+    def served(self, connection: Used, began: float, ended: float) -> None:
         """Account for the time between two readings of time.monotonic() in which a connection was served."""
         took_s = ended - began
         age_s = ended - connection.used_at
@@ -75,10 +89,10 @@ class FairQueue:
         if self._spent_s >= TURN_S:
             self._schedule()
 
-    def add(self, connection: Queued) -> None:
-        """Serve this connection in a later turn of the loop; it must not be queued already."""
-        used = log2(max(connection.used_s, LEAST_USED_S)) + connection.used_at / HALF_LIFE_S
-        heappush(self._waiting, (used, next(self._order), connection))
+    def add(self, queued: Queued) -> None:
+        """Serve this in a later turn of the loop; it must not be queued already."""
+        used = log2(max(queued.used_s, LEAST_USED_S)) + queued.used_at / HALF_LIFE_S
+        heappush(self._waiting, (used, next(self._order), queued))
         self._schedule()
 
     def _schedule(self) -> None:

@@ -13,7 +13,6 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import NamedTuple
 
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import Deferred, InSteps, NotCached, NotOurs, Steps
@@ -47,14 +46,47 @@ from callstate_sidecar.serving.unread import UnreadReplies
 log = EventLog(__name__)
 
 
-class _Work(NamedTuple):
-    """A request that is worked on in steps."""
+class _Work:
+    """A request that is worked on in steps. It waits for each turn of the loop as its connection would.
 
-    connection: ClientConnection
-    request: DecodedRequest
-    steps: Steps
-    undone: list[NotDurableError]
-    """Why something that a step may have seen was rolled back."""
+    Args:
+        connection: whose request it is.
+        request: the request.
+        steps: the work.
+        advance: does a share of it.
+    """
+
+    __slots__ = ("_advance", "connection", "request", "steps", "undone")
+
+    def __init__(
+        self,
+        connection: ClientConnection,
+        request: DecodedRequest,
+        steps: Steps,
+        advance: Callable[[_Work], None],
+    ) -> None:
+        self.connection = connection
+        self.request = request
+        self.steps = steps
+        self._advance = advance
+        self.undone: list[NotDurableError] = []
+        """Why something that a step may have seen was rolled back."""
+
+    @property
+    def used_s(self) -> float:
+        """See FairQueue."""
+        return self.connection.used_s
+
+    @property
+    def used_at(self) -> float:
+        """See FairQueue."""
+        return self.connection.used_at
+
+    def serve(self) -> None:
+        """Do a share of it, in the connection's time."""
+        began = monotonic()
+        self._advance(self)
+        self.connection.queue.served(self.connection, began, monotonic())
 
 
 class Server:
@@ -92,7 +124,6 @@ class Server:
         self.held: Callable[[ClientConnection], bool] | None = None
         """Whether a connection has to wait before it is served, after an absence of the daemon; None: never."""
         self.stopping = False
-        self._loop = asyncio.get_running_loop()
         self.waiting = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -253,7 +284,7 @@ class Server:
         self._begin_waiting(connection)
         if isinstance(outcome, InSteps):
             connection.busy = True
-            self._advance(_Work(connection, request, outcome.work, []))
+            self._advance(_Work(connection, request, outcome.work, self._advance))
         else:
             self._await(connection, request, outcome, changed, [])
 
@@ -297,7 +328,7 @@ class Server:
         else:
             if self._tx.records:
                 self._tx.after_rollback.append(work.undone.append)
-            self._loop.call_soon(self._advance, work)
+            self.queue.add(work)
             return
         connection.busy = False
         changed = len(group) > before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from callstate_client.engine.verbs.heartbeat import IDS_A_STEP
 from callstate_client.engine.verbs.listing import LOOKS_A_PAGE, LOOKS_A_STEP
 from callstate_client.protocol.params import MAX_HEARTBEAT_IDS
 from callstate_sidecar import read_through
-from callstate_sidecar.serving import server
+from callstate_sidecar.serving import connection, server
+from callstate_sidecar.serving.fair_queue import TURN_S
 from support.core import BadDisk, Core, FakeClient, open_journal
 from support.stores import down
 
@@ -69,6 +71,23 @@ async def test_others_are_served_between_the_steps(core: Core) -> None:
     assert not busy.answered(long)
     assert await turns_until(busy, long) >= MANY // IDS_A_STEP - 3
     assert busy.replies[long[0]]["result"] == {"missing": [], "ended": [], "fenced": []}
+
+
+async def test_steps_of_many_clients_share_the_time_of_a_turn(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(step=TURN_S)  # each step takes the time of a whole turn
+    for module in (server, connection):
+        monkeypatch.setattr(module, "monotonic", lambda: next(clock))
+    names = await created(core, MANY)
+    shares: list[object] = []
+    advance = core.server._advance
+    monkeypatch.setattr(core.server, "_advance", lambda work: (shares.append(work), advance(work)))
+    crowd, victim = [FakeClient(core) for _ in range(20)], FakeClient(core)
+    for client in crowd:
+        client.send(("session.heartbeat", {"session_ids": names}))
+    for turn in range(1, 3 * len(crowd)):
+        await asyncio.sleep(0)
+        assert len(shares) <= 2 * turn
+    assert await turns_until(victim, victim.send(("server.ping", {}))) <= 3
 
 
 async def test_requests_behind_it_wait_for_it(core: Core) -> None:
