@@ -15,7 +15,7 @@
     │   ├── StoreUnavailableError   -32006  store_unavailable
     │   ├── OverloadedError         -32007  overloaded
     │   ├── TooLargeError           -32008  too_large
-    │   ├── ForbiddenError          -32009  forbidden
+    │   ├── ForbiddenError          -32009  forbidden           .who, .what
     │   ├── NotDurableError         -32010  not_durable
     │   └── UnreadableError         -32011  unreadable          .version
     ├── StoreClosedError            the store was closed by its user
@@ -225,10 +225,20 @@ class TooLargeError(WireError):
 
 
 class ForbiddenError(WireError):
-    """The connection may not do that."""
+    """The connection may not do that: it is registered as another worker, or its user has no right to."""
 
     code = -32009
     kind = "forbidden"
+
+    @property
+    def who(self) -> str | None:
+        """The user that was refused, as the daemon sees it: `uid 1000, gid 1000`; None if it is not about users."""
+        return self.data.get("who")
+
+    @property
+    def what(self) -> str | None:
+        """What was refused: the verb, and the session: `session.load c1`."""
+        return self.data.get("what")
 
 
 class NotDurableError(WireError):

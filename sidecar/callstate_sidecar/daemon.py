@@ -21,6 +21,9 @@ from callstate_client.engine.engine import Engine
 from callstate_client.engine.sessions.records import Record
 from callstate_client.engine.sessions.stored import StoreError, StoreUnsuitableError
 from callstate_client.engine.table.replay import replay, snapshot
+from callstate_sidecar.access.configured import configured_policy
+from callstate_sidecar.access.control import AccessControl
+from callstate_sidecar.access.policy import Policy
 from callstate_sidecar.background import cancel_and_wait, supervise
 from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.metrics_address import resolve_metrics
@@ -193,7 +196,10 @@ class Daemon:
         gate = SyncGate(lambda: journal.unsynced, self._sync, self._sync_failed) if durability == "power" else None
         logged = None if durability == "memory" else journal
         kind = TimedServer if config.metrics.listen else Server
+        self._access = AccessControl(configured_policy(config.access), self._clock.mono)
+        self._engine.control(self._access)
         self._server = kind(self._engine, logged, self._metrics, config.limits, gate)
+        self._server.refusal = self._access.refusal_to_connect
         self._checkpointer = Checkpointer(
             journal, files, partial(snapshot, self._engine.table), self._server.group.commit
         )
@@ -404,20 +410,24 @@ class Daemon:
         return status_line(self._host.stats(), self._reloads.needs_restart)
 
     def _reload(self) -> None:
-        """SIGHUP: apply what may change while running: limits, the default timeout, logging."""
+        """SIGHUP: apply what may change while running: access, limits, the default timeout, logging."""
         self._manager.reloading()
         try:
             config, origins = self._reload_config()
+            policy = configured_policy(config.access)
             configure_logging(config.log.level, config.log.format, config.log.burst, self._environ)
         except (ConfigError, OSError) as error:
             log.error("reload_failed", "not reloaded: %s", error)
         else:
-            self._apply(config, origins)
+            self._apply(config, origins, policy)
         self._manager.ready(self._status())
 
-    def _apply(self, config: Config, origins: Origins) -> None:
+    def _apply(self, config: Config, origins: Origins, policy: Policy) -> None:
         applied = self._reloads.take(config, origins)
         self._server.limit(config.limits)
+        self._access.apply(policy)
+        self._engine.control(self._access)
+        self._server.turn_away_refused()
         self._engine.liveness.timeout_s = config.reaper.heartbeat_timeout_s
         log.info(
             "reloaded",

@@ -10,6 +10,7 @@ from typing import Final
 
 import uvloop
 
+from callstate_sidecar.access.configured import configured_policy
 from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.load import load_config
 from callstate_sidecar.config.metrics_address import resolve_metrics
@@ -101,4 +102,5 @@ def _check(config: Config) -> None:
     resolve_password(config, os.environ)
     check_store_files(config)
     resolve_metrics(config.metrics)
+    configured_policy(config.access)
     print("the configuration is valid")  # noqa: T201

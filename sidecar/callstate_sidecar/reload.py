@@ -12,7 +12,7 @@ from callstate_sidecar.config.options import OPTIONS
 from callstate_sidecar.config.origins import DEFAULT, Origins, as_sent, shown_value, value_of
 from callstate_sidecar.config.schema import Config
 
-SECTIONS: Final = frozenset({"limits", "log"})
+SECTIONS: Final = frozenset({"access", "limits", "log"})
 KEYS: Final = frozenset({"reaper.heartbeat_timeout_s"})
 """What a reload applies: all of these sections, and these keys. The rest is built in at the start."""
 

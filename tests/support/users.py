@@ -98,8 +98,8 @@ def _enter_namespace(uid: int, gid: int) -> None:
     libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: after a change of user our own /proc/self is root's
     if libc.unshare(_CLONE_NEWUSER):
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
-        Path(f"/proc/self/{name}").write_text(text, "ascii")
+    for name, text in (("setgroups", b"deny"), ("uid_map", b"0 %d 1" % uid), ("gid_map", b"0 %d 1" % gid)):
+        Path(f"/proc/self/{name}").write_bytes(text)  # as bytes: codecs may be where only root can read
 
 
 def _connect_on_request(orders: socket.socket) -> None:

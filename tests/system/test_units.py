@@ -16,7 +16,7 @@ import pytest
 from callstate_sidecar.config.load import load_config
 from callstate_sidecar.config.reference import reference_toml
 from callstate_sidecar.config.resolve import CREDENTIAL_NAME
-from callstate_sidecar.config.schema import Config
+from callstate_sidecar.config.schema import AccessConfig, Config
 from callstate_sidecar.system.exits import Exit
 
 ROOT = Path(__file__).parents[2]
@@ -147,7 +147,7 @@ def test_the_reference_file_is_what_the_service_reads(tmp_path: Path) -> None:
     assert arguments == ["--config", "/etc/callstate/callstate.toml"]
     shutil.copy(UNITS / "callstate.toml", tmp_path)
     config, _ = load_config(["--config", str(tmp_path / "callstate.toml")], {})
-    assert config == Config()
+    assert config == Config(access=AccessConfig(share="group"))
     assert set(tomllib.loads(reference_toml())) == set(Config.__struct_fields__)
 
 

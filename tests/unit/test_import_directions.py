@@ -50,8 +50,8 @@ ENGINE = {
     "deadlines": "",
     "span_classes": "",
     "liveness": "table deadlines span_classes",
-    "event_line": "",
-    "events": "sessions event_line hot_bytes",
+    "event_line": "user",
+    "events": "user sessions event_line hot_bytes",
     "interfaces": "sessions process user",
     "transaction": "sessions table liveness events",
     "flush_queue": "sessions table transaction",
@@ -71,7 +71,7 @@ SIDECAR = {
     "background": "logs metrics",
     "stores": "logs system config",
     "journal": "logs system background metrics",
-    "access": "",
+    "access": "logs config",
     "serving": "access logs system config metrics journal",
     "read_through": "logs stores",
     "reconcile": "logs stores metrics",
@@ -84,9 +84,9 @@ SIDECAR = {
     "named_backend": "system config stores",
     "reload": "config",
     "status": "system background metrics",
-    "daemon": "logs system config journal serving metrics background named_backend read_through write_behind "
-    "reconcile erasure reaper hosts engine_host monitoring reload status",
-    "launch": "logs system config journal serving daemon",
+    "daemon": "access logs system config journal serving metrics background named_backend read_through "
+    "write_behind reconcile erasure reaper hosts engine_host monitoring reload status",
+    "launch": "access logs system config journal serving daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}
 FOLDER = {"callstate_client": "client", "callstate_sidecar": "sidecar"}

@@ -22,7 +22,7 @@ from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.events import Events
 from callstate_client.engine.expiry import Expiry, Verdicts
 from callstate_client.engine.flush_queue import FlushQueue
-from callstate_client.engine.interfaces import INTERNAL, Caller, Deferred, Host, InSteps, PeerProcess
+from callstate_client.engine.interfaces import INTERNAL, Access, Caller, Deferred, Host, InSteps, PeerProcess
 from callstate_client.engine.limits import Limits, Spans
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.process import Gone, Process
@@ -65,6 +65,11 @@ class Engine:
         )  # fmt: skip
         self._clock = clock
         self._expiry = Expiry(self.ctx)
+
+    def control(self, access: Access) -> None:
+        """Have this decide from now on what users may do."""
+        self.ctx.access = access
+        self.ctx.guard = self.events.guard = access if access.restricts else None
 
     def attach(self, host: Host) -> None:
         """Set the program that the engine runs in. It is not used before the first request."""
@@ -109,7 +114,14 @@ class Engine:
             NotCached: read a session from the store (`Host.when_known`), then run the request again.
             WireError: the error to reply with.
         """
-        return verb.run(self.ctx, caller, params)
+        guard = self.ctx.guard
+        if guard is None:
+            return verb.run(self.ctx, caller, params)
+        succeeded = guard.admit(self.ctx, caller, verb.method, params)
+        result = verb.run(self.ctx, caller, params)
+        if succeeded is not None:
+            succeeded()
+        return result
 
     def disconnected(self, caller: Caller) -> None:
         """A connection has closed."""

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
 
+from callstate_client.engine.user import UNKNOWN
 from callstate_client.model.times import format_us
 from callstate_client.protocol.messages import encode_json
 
@@ -24,6 +25,9 @@ class NotedEvent(NamedTuple):
     deadline_us: int
     more: dict[str, Any]
     """Further members of the params, by name."""
+    uid: int = UNKNOWN
+    gid: int = UNKNOWN
+    """The session's creator."""
 
 
 class _Params(Struct, omit_defaults=True, gc=False):
@@ -50,7 +54,7 @@ class _Params(Struct, omit_defaults=True, gc=False):
 
 def event_line(stream: str, seq: int, noted: NotedEvent) -> bytes:
     """Encode an event as its notification."""
-    type_, at_us, session, reason, evidence, deadline_us, more = noted
+    type_, at_us, session, reason, evidence, deadline_us, more = noted[:7]
     session_id, provider, call_id, labels, owner, epoch = session or _NO_SESSION
     params = _Params(  # by position, which is faster: thousands of sessions may expire at once
         stream, seq, type_, format_us(at_us), session_id, provider, call_id, labels or UNSET, owner, epoch,

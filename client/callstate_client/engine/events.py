@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol
 from callstate_client.engine.event_line import NotedEvent, event_line
 from callstate_client.engine.hot_bytes import HotBytes
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.user import UNKNOWN, User
 from callstate_client.errors import InvalidParamsError, OverloadedError
 from callstate_client.protocol.events import GAP, TURN, Cursor, EventType
 from callstate_client.protocol.messages import encode_json
@@ -53,6 +54,11 @@ class Subscriber(Protocol):
     """A connection that subscribes to events."""
 
     @property
+    def user(self) -> User:
+        """Who connected."""
+        ...
+
+    @property
     def unsent_bytes(self) -> int:
         """Bytes queued and not yet read."""
         ...
@@ -70,6 +76,20 @@ class _Kept(NamedTuple):
     seq: int
     type: str
     line: bytes
+    uid: int
+    gid: int
+
+
+class Audience(Protocol):
+    """Who is told of which sessions (interfaces.Access)."""
+
+    def sees_all(self, user: User, /) -> bool:
+        """Whether every session is shown to this user."""
+        ...
+
+    def sees(self, user: User, uid: int, gid: int, /) -> bool:
+        """Whether a session of this creator is shown to this user."""
+        ...
 
 
 class Events:
@@ -87,6 +107,8 @@ class Events:
         self.stream = stream
         self.seq = 0
         """The last published event's number."""
+        self.guard: Audience | None = None
+        """Who is told of what; None: everybody of everything."""
         self.wants_turns = False
         """Whether there is a subscriber to `turn`; otherwise those events are not recorded."""
         self._open: list[NotedEvent] = []
@@ -143,7 +165,8 @@ class Events:
                 owner or session.facts.owner,
                 session.facts.epoch,
             )
-        self._open.append(NotedEvent(type_, now_us, about, reason, evidence, deadline_us, more))
+        uid, gid = (UNKNOWN, UNKNOWN) if session is None else (session.facts.uid, session.facts.gid)
+        self._open.append(NotedEvent(type_, now_us, about, reason, evidence, deadline_us, more, uid, gid))
 
     def drop_undone(self, fenced: Mapping[str, int]) -> None:
         """Drop the events of the changes that a rollback undid.
@@ -169,7 +192,7 @@ class Events:
         cut_off = self._cut_off(max_unsent_bytes) if self._open else 0
         fresh, self._fresh = self._fresh, {}
         for subscriber, (seq, before) in fresh.items():
-            replayed = before + self._kept_behind(seq, self._subscribers[subscriber])
+            replayed = before + self._kept_behind(seq, self._subscribers[subscriber], self._audience(subscriber))
             if replayed:
                 subscriber.send(replayed)
         if self._open:
@@ -190,7 +213,7 @@ class Events:
         batch = []
         for each in noted:
             self.seq += 1
-            batch.append(_Kept(self.seq, each.type, event_line(self.stream, self.seq, each)))
+            batch.append(_Kept(self.seq, each.type, event_line(self.stream, self.seq, each), each.uid, each.gid))
         for kept in batch:
             if kept.type != TURN:
                 self._ring.append(kept)
@@ -204,20 +227,31 @@ class Events:
         return batch
 
     def _tell(self, batch: list[_Kept]) -> None:
-        lines: dict[frozenset[str], bytes] = {}
+        lines: dict[tuple[frozenset[str], User | None], bytes] = {}
         for subscriber, types in self._subscribers.items():
-            data = lines.get(types)
+            user = self._audience(subscriber)
+            data = lines.get((types, user))
             if data is None:
-                data = lines[types] = b"".join([kept.line for kept in batch if kept.type in types])
+                told = [kept.line for kept in batch if kept.type in types and self._is_told(user, kept)]
+                data = lines[types, user] = b"".join(told)
             if data:
                 subscriber.send(data)
 
-    def _kept_behind(self, seq: int, types: frozenset[str]) -> bytes:
+    def _audience(self, subscriber: Subscriber) -> User | None:
+        """The user whose sessions alone a subscriber is told of; None: it is told of all."""
+        if self.guard is None or self.guard.sees_all(subscriber.user):
+            return None
+        return subscriber.user
+
+    def _is_told(self, user: User | None, kept: _Kept) -> bool:
+        return user is None or self.guard is None or self.guard.sees(user, kept.uid, kept.gid)
+
+    def _kept_behind(self, seq: int, types: frozenset[str], user: User | None) -> bytes:
         lines: list[bytes] = []
         for kept in reversed(self._ring):
             if kept.seq <= seq:
                 break
-            if kept.type in types:
+            if kept.type in types and self._is_told(user, kept):
                 lines.append(kept.line)
         lines.reverse()
         return b"".join(lines)

@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from typing import Any, Final, Protocol
 
 from callstate_client.engine.process import Process
+from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query, StoredSession
 from callstate_client.engine.user import NOBODY, User
+from callstate_client.errors import ForbiddenError
 from callstate_client.protocol.results import CheckResult, EraseResult, Setting
 
 
@@ -132,6 +134,99 @@ class Caller(Protocol):
     def close(self) -> None:
         """Close the connection once the queue is sent."""
         ...
+
+
+class Access(Protocol):
+    """What users may do. A front without users is OPEN."""
+
+    restricts: bool
+    """Whether somebody may be refused something; otherwise only `check_operator`, `note` and `describe` are
+    asked."""
+
+    def admit(self, ctx: Any, caller: Caller, method: str, params: Any, /) -> Callable[[], None] | None:
+        """Refuse a request that its user may not send; ctx: the Context of verbs.
+
+        Returns:
+            what to call once the request has succeeded; None: nothing.
+
+        Raises:
+            ForbiddenError: it is refused.
+        """
+        ...
+
+    def admit_save(self, caller: Caller, session_id: str, session: Session | None, /) -> None:
+        """Refuse a save of this session, or, if there is none, its creation.
+
+        Raises:
+            ForbiddenError: it is refused.
+        """
+        ...
+
+    def sees_all(self, user: User, /) -> bool:
+        """Whether every session is shown to this user."""
+        ...
+
+    def sees(self, user: User, uid: int, gid: int, /) -> bool:
+        """Whether a session of this creator is shown to this user."""
+        ...
+
+    def may_beat(self, user: User, facts: Facts, /) -> bool:
+        """Whether heartbeats of this user count for a session."""
+        ...
+
+    def check_operator(self, caller: Caller, what: str, /) -> None:
+        """Refuse what is an operator's alone, even where nothing is restricted.
+
+        Raises:
+            ForbiddenError: the caller is none.
+        """
+        ...
+
+    def note(self, caller: Caller, method: str, session_id: str, /) -> None:
+        """Note what an operator has done, where nothing is restricted; `admit` sees to it otherwise."""
+        ...
+
+    def describe(self, user: User, /) -> dict[str, Any]:
+        """Members of `server.info` about a user's own access."""
+        ...
+
+
+class _Open:
+    """Nobody is refused anything, and there are no operators."""
+
+    restricts = False
+
+    def admit(self, ctx: Any, caller: Caller, method: str, params: Any, /) -> None:
+        """Everything is admitted."""
+
+    def admit_save(self, caller: Caller, session_id: str, session: Session | None, /) -> None:
+        """Every save is admitted."""
+
+    def sees_all(self, user: User, /) -> bool:
+        """Everybody sees all."""
+        return True
+
+    def sees(self, user: User, uid: int, gid: int, /) -> bool:
+        """Everybody sees all."""
+        return True
+
+    def may_beat(self, user: User, facts: Facts, /) -> bool:
+        """Everybody may."""
+        return True
+
+    def check_operator(self, caller: Caller, what: str, /) -> None:
+        """There is none."""
+        raise ForbiddenError(f"there are no users here, and {what} is for operators", what=what)
+
+    def note(self, caller: Caller, method: str, session_id: str, /) -> None:
+        """Nobody reads it."""
+
+    def describe(self, user: User, /) -> dict[str, Any]:
+        """There is nothing to say."""
+        return {}
+
+
+OPEN: Final = _Open()
 
 
 class InternalCaller:

@@ -78,6 +78,7 @@ SERVER_CONFIG: Final = "server_config"
 """The daemon has `server.config`."""
 
 SERVER_ERASE: Final = "server_erase"
+LIST_USERS: Final = "list_users"
 """The daemon has `server.erase`."""
 
 FEATURES: Final = (
@@ -95,6 +96,7 @@ FEATURES: Final = (
     WORKER_LIST,
     SERVER_CONFIG,
     SERVER_ERASE,
+    LIST_USERS,
 )
 """All optional parts of the protocol; `server.info` lists those that a daemon has."""
 

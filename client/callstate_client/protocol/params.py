@@ -82,7 +82,7 @@ class ListActiveParams(Params):
 
 class ListParams(Params):
     """`session.list`. `ended_since` is RFC 3339 text; `labels` must all match; `state`: one of SESSION_STATES;
-    `scope`: `"host"` or `"all"`."""
+    `scope`: `"host"` or `"all"`; `users`: say who created each."""
 
     status: str | None = None
     state: str | None = None
@@ -94,6 +94,7 @@ class ListParams(Params):
     limit: Limit | None = None
     cursor: str | None = None
     scope: str = "host"
+    users: bool = False
 
 
 class HeartbeatParams(Params):

@@ -101,7 +101,7 @@ def _on_macos(sock: PeerSocket) -> User:
 
 def _known(uid: int, gid: int, groups: tuple[int, ...]) -> User:
     """The user of these ids, without those that stand for ids that are not known."""
-    no_uid, no_gid = {_NOT_SET, _overflow_id("uid")}, {_NOT_SET, _overflow_id("gid")}
+    no_uid, no_gid = {_NOT_SET, overflow_id("uid")}, {_NOT_SET, overflow_id("gid")}
     return User(
         UNKNOWN if uid in no_uid else uid,
         UNKNOWN if gid in no_gid else gid,
@@ -110,7 +110,8 @@ def _known(uid: int, gid: int, groups: tuple[int, ...]) -> User:
 
 
 @cache
-def _overflow_id(kind: str) -> int:
+def overflow_id(kind: str) -> int:
+    """The `uid` or `gid` that everybody without a mapping has."""
     try:
         return int(Path(f"/proc/sys/kernel/overflow{kind}").read_text("ascii"))
     except (OSError, ValueError):

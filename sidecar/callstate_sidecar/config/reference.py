@@ -23,6 +23,11 @@ _TOML_HEAD: Final = """\
 """
 
 
+PACKAGED: Final = {"access.share": "group"}
+"""What the file sets to another value than the default, which is for daemons without a file: theirs is a socket
+that only their own user can open."""
+
+
 def help_epilog() -> str:
     """All keys, as the end of `--help`."""
     lines = [
@@ -37,14 +42,20 @@ def help_epilog() -> str:
 
 
 def reference_toml() -> str:
-    """A TOML file with every key commented out at its default."""
+    """A TOML file with every key commented out at its default, but those in PACKAGED."""
     lines = [_TOML_HEAD]
     for section, struct in SECTIONS.items():
         lines += [f"# {struct.__doc__}", f"[{section}]"]
         for option in OPTIONS.values():
             if option.section == section:
-                lines += [*_wrapped(option, "# "), f"#{option.name} = {toml_value(option.default)}", ""]
+                lines += [*_wrapped(option, "# "), _setting(option), ""]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _setting(option: Option) -> str:
+    if option.key in PACKAGED:
+        return f"{option.name} = {toml_value(PACKAGED[option.key])}"
+    return f"#{option.name} = {toml_value(option.default)}"
 
 
 def described(option: Option) -> str:

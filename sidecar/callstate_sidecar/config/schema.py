@@ -24,6 +24,7 @@ YEAR_S: Final = 365 * DAY_S
 # No braces: they would determine a key's slot in a Redis Cluster. No spaces: the prefix is typed into tools.
 _PREFIX_PATTERN: Final = r"^[!-z|~]{1,128}\Z"
 _PATH_PATTERN: Final = r"^[^\x00]*\Z"
+_LIST_PATTERN: Final = r"^[^\x00-\x1f\x7f]*\Z"
 _HOST_ID_PATTERN: Final = r"^[A-Za-z0-9._-]{0,64}\Z"
 
 
@@ -297,6 +298,37 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
     ] = 256 * MIB
 
 
+class AccessConfig(Struct, frozen=True, kw_only=True):
+    """Who may do what, by the user that connects. A reload applies it."""
+
+    allow: Annotated[
+        str,
+        _text(
+            "Who may connect: users by name or uid, groups by name or gid with an @ before it. Operators always "
+            "may. If empty: everybody that the socket's mode lets in.",
+            "names and ids, separated by commas, such as alice, 1000, @voice; or empty",
+            _LIST_PATTERN,
+        ),
+    ] = ""
+    operators: Annotated[
+        str,
+        _text(
+            "Who may drain, erase, steal, flush everything, and see and change sessions of all users; written as "
+            "in allow. Root and the daemon's own user always may.",
+            "names and ids, separated by commas, such as alice, 1000, @voice; or empty",
+            _LIST_PATTERN,
+        ),
+    ] = ""
+    share: Annotated[
+        Literal["uid", "group", "all"],
+        Meta(
+            description="Who sees and changes a session. uid: the user that created it. group: also those who are "
+            "in that user's primary group. all: everybody who may connect; then everybody may do what operators "
+            "may, too, unless operators names some. The packaged file says group."
+        ),
+    ] = "all"
+
+
 class HostConfig(Struct, frozen=True, kw_only=True):
     """This host's identity among those that share one Redis."""
 
@@ -364,6 +396,7 @@ class Config(Struct, frozen=True, kw_only=True):
     store: StoreConfig = StoreConfig()
     reaper: ReaperConfig = ReaperConfig()
     limits: LimitsConfig = LimitsConfig()
+    access: AccessConfig = AccessConfig()
     host: HostConfig = HostConfig()
     log: LogConfig = LogConfig()
     metrics: MetricsConfig = MetricsConfig()

@@ -19,6 +19,7 @@ LIBRARY: Final = "library"
 
 EVENT: Final = "event"
 FIELDS: Final = "fields"
+MUST: Final = "must"
 
 
 class EventLog:
@@ -41,9 +42,9 @@ class EventLog:
         """Log what helps to find a fault."""
         self._log(logging.DEBUG, event, message, args, None, fields)
 
-    def info(self, event: str, message: str, *args: object, **fields: object) -> None:
-        """Log what an operator may want to know."""
-        self._log(logging.INFO, event, message, args, None, fields)
+    def info(self, event: str, message: str, *args: object, must: bool = False, **fields: object) -> None:
+        """Log what an operator may want to know; `must`: however many lines of this event there were before."""
+        self._log(logging.INFO, event, message, args, None, fields, must=must)
 
     def warning(self, event: str, message: str, *args: object, **fields: object) -> None:
         """Log what an operator should look at."""
@@ -77,16 +78,22 @@ class EventLog:
         args: tuple[object, ...],
         exc_info: BaseException | None,
         fields: Mapping[str, object],
+        *,
+        must: bool = False,
     ) -> None:
         if self._logger.isEnabledFor(level):
-            self._logger.log(
-                level, message, *args, exc_info=exc_info, stacklevel=3, extra={EVENT: event, FIELDS: fields}
-            )
+            extra = {EVENT: event, FIELDS: fields, MUST: must}
+            self._logger.log(level, message, *args, exc_info=exc_info, stacklevel=3, extra=extra)
 
 
 def event_of(record: logging.LogRecord) -> str:
     """The event of a line."""
     return str(getattr(record, EVENT, LIBRARY))
+
+
+def is_unlimited(record: logging.LogRecord) -> bool:
+    """Whether a line is logged however many of its event there were before."""
+    return bool(getattr(record, MUST, False))
 
 
 def fields_of(record: logging.LogRecord) -> Mapping[str, object]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final, TextIO
 
-from callstate_sidecar.logs.event_log import EVENT, FIELDS, LIBRARY, LOGGER_NAME, event_of
+from callstate_sidecar.logs.event_log import EVENT, FIELDS, LIBRARY, LOGGER_NAME, event_of, is_unlimited
 from callstate_sidecar.logs.journald import JOURNAL_SOCKET, JournaldSink
 from callstate_sidecar.logs.lines import JsonFormatter, TextFormatter
 from callstate_sidecar.logs.repetition import Repetition, Suppressed
@@ -48,7 +48,7 @@ class DaemonHandler(logging.Handler):
             event = event_of(record)
             # lines of libraries are told apart by who wrote them
             key = f"{LIBRARY} {record.name}" if event == LIBRARY else event
-            if self._repetition.admits(key, record.levelno, now):
+            if is_unlimited(record) or self._repetition.admits(key, record.levelno, now):
                 self._sink(record)
         except Exception:  # noqa: BLE001 - as logging's own handlers do: a fault in logging must not end a call
             self.handleError(record)

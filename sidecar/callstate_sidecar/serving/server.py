@@ -25,6 +25,7 @@ from callstate_client.engine.request import (
     read_request,
     result_line,
 )
+from callstate_client.engine.user import User
 from callstate_client.engine.verbs.save_delta import MIN_BYTES, Extending
 from callstate_client.errors import (
     InternalError,
@@ -121,6 +122,8 @@ class Server:
         self._unread = UnreadReplies(self.connections, self._cut_off)
         self.replies_sent = self._unread.sent
         self.limit(limits)
+        self.refusal: Callable[[User], WireError | None] = lambda _: None
+        """Why a user may not connect; None if it may."""
         self.held: Callable[[ClientConnection], bool] | None = None
         """Whether a connection has to wait before it is served, after an absence of the daemon; None: never."""
         self.stopping = False
@@ -131,20 +134,34 @@ class Server:
     # -- connections ----------------------------------------------------------------------------------------
 
     def connected(self, connection: ClientConnection) -> None:
-        """A client has connected. Beyond `limits.connections` it gets an error and is closed."""
+        """A client has connected. One that may not, or beyond `limits.connections`, gets an error and is closed."""
+        refusal = self.refusal(connection.user)
+        if refusal is not None:
+            self._turn_away(connection, refusal)
+            return
         if self.stopping or len(self.connections) >= self.limits.connections:
-            self._metrics.count("connections_refused")
             error = (
                 ShuttingDownError("the daemon is stopping")
                 if self.stopping
                 else OverloadedError(f"limits.connections ({self.limits.connections}) is reached")
             )
-            connection.send(error_line(NULL_ID, error))
-            connection.close()
+            self._turn_away(connection, error)
             return
         self._metrics.count("connections_total")
         self.connections.add(connection)
         connection.bound(self._unread.share_bytes)
+
+    def _turn_away(self, connection: ClientConnection, error: WireError) -> None:
+        self._metrics.count("connections_refused")
+        connection.send(error_line(NULL_ID, error))
+        connection.close()
+
+    def turn_away_refused(self) -> None:
+        """Close the connections of users that may not connect any more."""
+        for connection in [*self.connections]:
+            refusal = self.refusal(connection.user)
+            if refusal is not None:
+                self._turn_away(connection, refusal)
 
     def disconnected(self, connection: ClientConnection) -> None:
         """A client has disconnected."""

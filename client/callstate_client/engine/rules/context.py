@@ -7,9 +7,11 @@ change a session is in authority.py, how a change affects its life in lifecycle.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.events import Events
-from callstate_client.engine.interfaces import INTERNAL, Caller, Host, NotCached
+from callstate_client.engine.interfaces import INTERNAL, OPEN, Access, Caller, Host, NotCached
 from callstate_client.engine.limits import Limits
 from callstate_client.engine.liveness import Evidence, Liveness
 from callstate_client.engine.rules.param_checks import checked_id
@@ -58,6 +60,9 @@ class Context:
         self.registry = registry
         self.max_handovers = max_handovers
         """How many claimers a call may kill, each within a minute of its claim; 0: any number."""
+        self.access: Access = OPEN
+        self.guard: Access | None = None
+        """The same where it restricts somebody: verbs that look at sessions of several users ask it."""
         self.draining = False
         """No new sessions are accepted."""
         self.read_through: dict[str, Session | Exception] = {}
@@ -111,6 +116,14 @@ class Context:
         """The placeholder for a session whose document in the store can't be read."""
         found = self.read_through.get(session_id)
         return found.session if isinstance(found, FoundUnreadableError) else None
+
+    def shown_to(self, caller: Caller) -> Callable[[Session], bool] | None:
+        """Whether a session is shown to the caller's user, as a function; None: all are."""
+        guard = self.guard
+        if guard is None or guard.sees_all(caller.user):
+            return None
+        user = caller.user
+        return lambda session: guard.sees(user, session.facts.uid, session.facts.gid)
 
     # -- room ---------------------------------------------------------------------------------------------
 

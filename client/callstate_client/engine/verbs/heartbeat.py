@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from callstate_client.engine.interfaces import Caller, Deferred, InSteps, NotCached, Steps, in_steps
+from callstate_client.engine.interfaces import Access, Caller, Deferred, InSteps, NotCached, Steps, in_steps
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.rules.authority import check_authority, speaks_for
 from callstate_client.engine.rules.context import Context, ended_error
@@ -72,7 +72,10 @@ class _HeartbeatOfMany:
         for start in range(0, len(session_ids), IDS_A_STEP):
             if start:
                 yield
-            for session_id in self._take_usual(session_ids[start : start + IDS_A_STEP]):
+            ids, guard = session_ids[start : start + IDS_A_STEP], self._ctx.guard
+            if guard is not None:
+                ids = self._permitted(ids, guard)
+            for session_id in self._take_usual(ids):
                 self._take(session_id)
         if not self._waiting:
             return self._outcome()
@@ -83,6 +86,20 @@ class _HeartbeatOfMany:
         if self._failure is not None:
             raise self._failure
         return self._result()
+
+    def _permitted(self, session_ids: list[str], guard: Access) -> list[str]:
+        """Put those in memory that are other users' with the fenced ones; returns the others."""
+        user, sessions = self._caller.user, self._ctx.table.sessions
+        if guard.sees_all(user):
+            return session_ids
+        left: list[str] = []
+        for session_id in session_ids:
+            session = sessions.get(session_id)
+            if session is None or guard.may_beat(user, session.facts):
+                left.append(session_id)
+            else:
+                self._lists["fenced"].append(session_id)
+        return left
 
     def _take_usual(self, session_ids: list[str]) -> list[str]:
         """Handle those that are hot, live and owned by the caller, as `_sign_of_life` does; returns the others."""
@@ -118,6 +135,8 @@ class _HeartbeatOfMany:
             if session is None:
                 self._lists["missing"].append(session_id)
                 return
+            if ctx.guard is not None and not ctx.guard.may_beat(caller.user, session.facts):
+                raise FencedError("it is another user's")
             check_authority(ctx, caller, session, None)
         except NotCached:
             self._waiting += 1

@@ -225,11 +225,19 @@ def _deferred(ctx: Context, work: Awaitable[bytes]) -> Deferred:
 
 def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> InSteps:
     """{"limit":1000,"scope":"host"}"""
+    shown = ctx.shown_to(caller)
     page = _Page("session_ids", p.limit or DEFAULT_LIMIT)
     everywhere = _is_everywhere(p.scope)
     place = _place(p.cursor, everywhere=everywhere)
 
+    def is_active(session: Session) -> bool:
+        return not session.ended and (shown is None or shown(session))
+
     async def read(seq: int, cursor: str) -> tuple[dict[str, Entry], str]:
+        if shown is not None:  # ids alone don't say whose they are
+            found, cursor = await ctx.host.find(Query(), cursor, SESSIONS_A_READ)
+            wanted = {each.id for each in found if is_active(each)}
+            return {i: i for i in wanted if _is_new(ctx, i, seq)}, cursor
         ids, cursor = await ctx.host.stored_active_ids(cursor)
         return {i: i for i in ids if _is_new(ctx, i, seq)}, cursor
 
@@ -237,7 +245,7 @@ def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> InSteps:
         ctx,
         page,
         place,
-        lambda session: not session.ended,
+        is_active,
         lambda session: session.id,
         read if everywhere else None,
     )
@@ -259,13 +267,13 @@ def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> InSteps:
     page = _Page("sessions", limit)
     everywhere = _is_everywhere(p.scope)
     place = _place(p.cursor, everywhere=everywhere)
-    wanted = _wanted(p)
+    wanted = _wanted(p, ctx.shown_to(caller))
 
     def show(session: Session) -> bytes:
         head = session.doc.head_json(session.updated_us)
         timeout_s = ctx.liveness.timeout_s
         state = next((name for name in TOLD_STATES if _STATES[name](session)), "")
-        return loaded(session, head, 0, for_worker=True, default_timeout_s=timeout_s, state=state)
+        return loaded(session, head, 0, for_worker=True, default_timeout_s=timeout_s, state=state, users=p.users)
 
     async def read(seq: int, cursor: str) -> tuple[dict[str, Entry], str]:
         stored, cursor = await ctx.host.find(_query(p), cursor, min(limit, SESSIONS_A_READ))
@@ -289,7 +297,7 @@ def _query(p: ListParams) -> Query:
     return Query(p.call_id, p.owner, p.status, p.labels or {}, since)
 
 
-def _wanted(p: ListParams) -> Callable[[Session], bool]:
+def _wanted(p: ListParams, shown: Callable[[Session], bool] | None) -> Callable[[Session], bool]:
     check_time(p.ended_since, "$.params.ended_since")
     ended_since = None if p.ended_since is None else parse_us(p.ended_since)
     labels = checked_labels(p.labels or {}).items()
@@ -298,6 +306,7 @@ def _wanted(p: ListParams) -> Callable[[Session], bool]:
     def wanted(e: Session) -> bool:
         return (
             in_state(e)
+            and (shown is None or shown(e))
             and (p.status is None or e.doc.status == p.status)
             and (p.provider is None or e.doc.provider == p.provider)
             and (p.owner is None or e.facts.owner == p.owner)

@@ -44,6 +44,10 @@ MAX_PENDING_LOOKED_AT: Final = 1000
 claimable, events will report the others to the worker."""
 
 
+PASSED_A_STEP: Final = 100
+"""How many sessions of other users `claim_next` passes over in one step."""
+
+
 def register(ctx: Context, caller: Caller, p: RegisterParams) -> bytes:
     """{"worker_id":"web-1-4711-9f2c61","instance":"6d1f0c5b","process":"9f2c61aa"}"""
     instance = checked_word(p.instance, "$.params.instance") or ""
@@ -76,6 +80,8 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
     has_other_owner = session.facts.owner not in ("", worker_id)
     if has_other_owner and phase is Phase.LIVE and not p.steal and session.id not in ctx.departures.pending:
         raise ConflictError(f"the session is {session.facts.owner}'s, which is alive", owner=session.facts.owner)
+    if p.steal and ctx.guard is None:
+        ctx.access.note(caller, "session.claim", session.id)
     _take(ctx, caller, session, worker_id, p)
     return load_session(session, p.history, for_worker=True)
 
@@ -140,7 +146,7 @@ def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes | Defe
 
 
 def _claim_first(ctx: Context, caller: Caller, p: ClaimNextParams, worker_id: str, labels: dict[str, str]) -> Steps:
-    session = yield from _claimable(ctx, labels)
+    session = yield from _claimable(ctx, caller, labels)
     if session is None:
         return b"null"
     if _is_own(ctx, caller, session, worker_id):  # its own session, whose reply was lost
@@ -161,17 +167,21 @@ def _is_own(ctx: Context, caller: Caller, session: Session, worker_id: str) -> b
     return session.suspected != EXITED and session.id not in ctx.departures.pending
 
 
-def _claimable(ctx: Context, labels: dict[str, str]) -> Generator[None, None, Session | None]:
+def _claimable(ctx: Context, caller: Caller, labels: dict[str, str]) -> Generator[None, None, Session | None]:
     """The session that `claim_next` returns, found in steps: the oldest orphan; else the oldest suspect, before it
-    is reaped; else a pending departure, which is about to become one or the other."""
+    is reaped; else a pending departure, which is about to become one or the other. Of those that the
+    caller's user may have."""
+    shown = ctx.shown_to(caller)
     sessions = ctx.table.sessions
     for waiting in (ctx.table.index.orphans, ctx.liveness.suspects):
-        place, more = 0, True
+        place, more, passed = 0, True, 0
         while more:
             found, place, more = waiting.scan(labels, place, LOOKS_A_STEP)
             if found is not None:
-                return sessions[found]
-            if more:
+                if shown is None or shown(sessions[found]):
+                    return sessions[found]
+                more, passed = True, passed + 1
+            if more and (found is None or passed % PASSED_A_STEP == 0):
                 yield
     now_us = ctx.now_us()
     for session_id, why in islice(ctx.departures.pending.items(), MAX_PENDING_LOOKED_AT):
@@ -179,7 +189,7 @@ def _claimable(ctx: Context, labels: dict[str, str]) -> Generator[None, None, Se
         if session is None or session.ended or not labels.items() <= session.facts.labels.items():
             continue
         is_poisoned = why == EXITED and is_poison(session, now_us, ctx.max_handovers)
-        if not is_poisoned:  # otherwise it is about to be ended
+        if not is_poisoned and (shown is None or shown(session)):  # a poisoned one is about to be ended
             return session
     return None
 

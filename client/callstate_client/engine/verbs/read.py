@@ -118,7 +118,7 @@ def ping(ctx: Context, caller: Caller, p: NoParams) -> bytes:
 def info(ctx: Context, caller: Caller, p: NoParams) -> bytes:
     """{}"""
     caller.told_timeout_s = ctx.liveness.timeout_s
-    return encode_json(ctx.host.info())
+    return encode_json(ctx.host.info() | ctx.access.describe(caller.user))
 
 
 def stats(ctx: Context, caller: Caller, p: NoParams) -> bytes:

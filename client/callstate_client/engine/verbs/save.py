@@ -58,8 +58,12 @@ def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes:
     if session is None:
         session, unverified = _find_cold(ctx, p, head.session_id)
         if session is None:
+            if ctx.guard is not None:
+                ctx.guard.admit_save(caller, head.session_id, None)
             session = _new(ctx, caller, p, head, unverified)
             return _create(ctx, caller, session, p, labels, _history_change(ctx, session, head, created=True))
+    if ctx.guard is not None:
+        ctx.guard.admit_save(caller, session.id, session)
     if p.op in session.ops:
         return session.ops[p.op]
     if p.if_version is not None and p.if_version != session.version:

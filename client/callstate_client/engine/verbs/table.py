@@ -70,6 +70,20 @@ def _verb(
     return Verb(method, msgspec.json.Decoder(params).decode, run, usual or params)
 
 
+def _operators_verb(
+    method: str, params: type[p.Params], run: Callable[[Context, Caller, Any], bytes | Deferred]
+) -> Verb:
+    """A verb of operators: who has used it is noted."""
+
+    def noted(ctx: Context, caller: Caller, params: Any) -> bytes | Deferred:
+        result = run(ctx, caller, params)
+        if ctx.guard is None:
+            ctx.access.note(caller, method, getattr(params, "session_id", ""))
+        return result
+
+    return _verb(method, params, noted)
+
+
 _TABLE: Final = (
     _verb("session.save", p.SaveParams, save.save, usual=PlainSaveParams),
     _verb("session.load", p.LoadParams, read.load),
@@ -90,16 +104,16 @@ _TABLE: Final = (
     _verb("events.subscribe", p.SubscribeParams, subscribe.subscribe),
     _verb("quarantine.list", p.QuarantineListParams, quarantine.list_quarantined),
     _verb("quarantine.show", p.QuarantineShowParams, quarantine.show),
-    _verb("quarantine.retry", p.QuarantineRetryParams, quarantine.retry),
-    _verb("quarantine.drop", p.QuarantineDropParams, quarantine.drop),
+    _operators_verb("quarantine.retry", p.QuarantineRetryParams, quarantine.retry),
+    _operators_verb("quarantine.drop", p.QuarantineDropParams, quarantine.drop),
     _verb("server.ping", p.NoParams, read.ping),
     _verb("server.info", p.NoParams, read.info),
     _verb("server.stats", p.NoParams, read.stats),
     _verb("server.config", p.NoParams, read.config),
     _verb("server.flush", p.FlushParams, read.flush),
-    _verb("server.erase", p.EraseParams, erase.erase),
+    _operators_verb("server.erase", p.EraseParams, erase.erase),
     _verb("server.check", p.CheckParams, read.check),
-    _verb("server.drain", p.DrainParams, ownership.drain),
+    _operators_verb("server.drain", p.DrainParams, ownership.drain),
 )
 
 VERBS: Final[Mapping[str, Verb]] = {verb.method: verb for verb in _TABLE}

@@ -8,6 +8,7 @@ from msgspec import UNSET
 
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.rules.context import Context
+from callstate_client.engine.user import UNKNOWN
 from callstate_client.model.times import format_us
 from callstate_client.protocol.messages import encode_json
 from callstate_client.protocol.params import WorkerListParams
@@ -23,7 +24,10 @@ LOOKS_A_PAGE: Final = 20_000
 def list_workers(ctx: Context, caller: Caller, p: WorkerListParams) -> bytes:
     """{"limit":100}"""
     registry, owned = ctx.registry, ctx.table.index.owned
-    ids = sorted(worker_id for worker_id in registry.workers.ids() if worker_id > (p.cursor or ""))
+    ids = sorted(
+        worker_id for worker_id in registry.workers.ids()
+        if worker_id > (p.cursor or "") and _is_shown(ctx, caller, worker_id)
+    )  # fmt: skip
     page: list[WorkerInfo] = []
     looked = 0
     for worker_id in ids[: p.limit or DEFAULT_LIMIT]:
@@ -35,6 +39,11 @@ def list_workers(ctx: Context, caller: Caller, p: WorkerListParams) -> bytes:
     if len(page) < len(ids):
         result.next_cursor = page[-1].worker_id
     return encode_json(result)
+
+
+def _is_shown(ctx: Context, caller: Caller, worker_id: str) -> bool:
+    """Whether a worker is shown to the caller's user, as the sessions that it creates are."""
+    return ctx.guard is None or ctx.guard.sees(caller.user, ctx.registry.uid_of(worker_id), UNKNOWN)
 
 
 def _described(ctx: Context, worker_id: str) -> WorkerInfo:

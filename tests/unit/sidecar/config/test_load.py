@@ -19,7 +19,7 @@ from callstate_sidecar.config.resolve import (
     resolve_socket,
     resolve_state_dir,
 )
-from callstate_sidecar.config.schema import Config, ServerConfig, StoreConfig
+from callstate_sidecar.config.schema import AccessConfig, Config, ServerConfig, StoreConfig
 
 KEYS = list(OPTIONS)
 
@@ -49,7 +49,7 @@ def another_value(key: str) -> str | float:
     given: dict[str, str] = {
         "journal.durability": "power", "store.url": "redis://cache:6379/1", "store.prefix": "calls:",
         "store.confirm": "aof", "log.level": "debug", "log.format": "json", "host.id": "pbx-1.example",
-        "metrics.allow_remote": "yes",
+        "metrics.allow_remote": "yes", "access.share": "uid",
     }  # fmt: skip
     option = OPTIONS[key]
     if key in given:
@@ -96,7 +96,8 @@ def test_a_variable_sets_every_key(key: str) -> None:
 
 
 def test_the_reference_file_names_every_key_at_its_default(toml: Path) -> None:
-    toml.write_text("\n".join(line.removeprefix("#") for line in _code_lines(reference_toml())))
+    lines = [line.removeprefix("#") for line in _code_lines(reference_toml())]
+    toml.write_text("\n".join(lines).replace('share = "group"', 'share = "all"'))
     values = tomllib.loads(toml.read_text())
     assert [f"{section}.{name}" for section, table in values.items() for name in table] == KEYS
     assert load("--config", str(toml)) == Config()
@@ -104,7 +105,7 @@ def test_the_reference_file_names_every_key_at_its_default(toml: Path) -> None:
 
 def test_the_reference_file_as_it_is_changes_nothing(toml: Path) -> None:
     toml.write_text(reference_toml())
-    assert load("--config", str(toml)) == Config()
+    assert load("--config", str(toml)) == Config(access=AccessConfig(share="group"))
 
 
 def _code_lines(text: str) -> list[str]:
