@@ -11,6 +11,9 @@ import msgspec
 
 MAX_TTL_S: Final = 10 * 365 * 86400
 
+_UNDECODABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
+
+_decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 _decode_ops = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -36,12 +39,31 @@ def ops_text(ops: Mapping[str, bytes]) -> bytes:
     return b"{%b}" % b",".join([b"%b:%b" % (msgspec.json.encode(op), result) for op, result in ops.items()])
 
 
-def parse_ops(text: bytes | str) -> dict[str, bytes]:
-    """Decode what `ops_text` encoded; unreadable text counts as no results."""
+def parse_ops(text: object) -> dict[str, bytes]:
+    """Decode what `ops_text` encoded; anything else counts as no results."""
     try:
-        return {op: bytes(result) for op, result in _decode_ops(text or b"{}").items()}
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return {op: bytes(result) for op, result in _decode_ops(_json(text)).items()}
+    except _UNDECODABLE:
         return {}
+
+
+def parse_labels(text: object) -> dict[str, str]:
+    """Decode labels, a JSON object of strings; anything else counts as none."""
+    try:
+        return _decode_labels(_json(text))
+    except _UNDECODABLE:
+        return {}
+
+
+def _json(text: object) -> bytes | str:
+    return text if text and isinstance(text, bytes | str) else b"{}"
+
+
+def plain_beat(value: object) -> int:
+    """The time of a heartbeat, milliseconds since 1970; 0 if it is not a plausible one."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return 0
+    return max(0, int(value))
 
 
 def is_layout_name(session_id: str) -> bool:

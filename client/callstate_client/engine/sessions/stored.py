@@ -185,3 +185,7 @@ class StoredSession(Struct):
     beat_ms: int = 0
     foreign_stamp: bytes = b""
     tombstone: int = 0
+
+
+UNREADABLE: Final = StoredSession(b"", None)
+"""Something of which nothing can be read: it is not absent, and nothing is created over it."""

@@ -11,6 +11,7 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from callstate_client.engine.sessions.stored import (
+    UNREADABLE,
     Patch,
     Query,
     StoreDownError,
@@ -19,6 +20,7 @@ from callstate_client.engine.sessions.stored import (
     StoreRefusingError,
     Write,
 )
+from callstate_client.engine.sessions.stored_meta import UnreadableMetaError
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.stores.backend import Deviation, Flaw, StoredVersion, WriteOutcome, WriteResult
@@ -336,7 +338,10 @@ def _stored(reply: Any) -> StoredSession | None:
     """Parse the reply of READ."""
     document, values, beat, foreign = reply
     fields = dict(zip(values[::2], values[1::2], strict=True))
-    meta = parse_meta(fields)
+    try:
+        meta = parse_meta(fields)
+    except UnreadableMetaError:
+        return UNREADABLE
     if foreign:
         return StoredSession(b"", meta, beat_ms(beat))  # not absent, and nothing that anybody could read
     if document is None and meta is None:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from redis.exceptions import ResponseError
 
 from callstate_client.engine.reasons import HOST_LOST
-from callstate_client.engine.sessions.stored import StoredSession, StoreRefusingError
+from callstate_client.engine.sessions.stored import UNREADABLE, StoredSession, StoreRefusingError
+from callstate_client.engine.sessions.stored_meta import UnreadableMetaError
 from callstate_sidecar.stores.hosts import LeaseReply, Possession, Surroundings, Take, Taken, TakeOutcome, next_term
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient
 from callstate_sidecar.stores.redis.errors import NodeAwayError, describe, translate
@@ -141,7 +142,10 @@ class RedisHosts:
         if code != 1:
             return Taken(TakeOutcome.CHANGED if code else TakeOutcome.HELD)
         document, fields = found
-        meta = parse_meta(dict(zip(fields[::2], fields[1::2], strict=True)))
+        try:
+            meta = parse_meta(dict(zip(fields[::2], fields[1::2], strict=True)))
+        except UnreadableMetaError:
+            return Taken(TakeOutcome.TAKEN, UNREADABLE)
         if meta is not None:
             meta.host, meta.epoch = self._host_id, next_term(take.epoch)
         return Taken(TakeOutcome.TAKEN, StoredSession(document, meta, beat_ms(beat)))

@@ -27,15 +27,14 @@ from typing import Any, Final
 import msgspec
 
 from callstate_client.engine.sessions.stored import StoredMeta
+from callstate_client.engine.sessions.stored_meta import checked_meta
 from callstate_client.engine.user import MAX_ID, UNKNOWN
-from callstate_sidecar.stores.encoding import parse_ops
+from callstate_sidecar.stores.encoding import parse_labels, parse_ops, plain_beat
 
 DEFAULT_PREFIX: Final = "voicesession:"
 
 STAMP_BYTES: Final = 512
 """A document's stamp is its length and its first bytes, so many, as a daemon wrote them."""
-
-_decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 
 
 def id_bytes(session_id: str) -> bytes:
@@ -182,23 +181,22 @@ def _facts(meta: StoredMeta) -> list[tuple[bytes, str | bytes]]:
 
 
 def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
-    """Parse a meta hash; None if no daemon wrote it. An unreadable field counts as absent."""
-    version = _integer(fields.get(b"version", b""))
-    if version is None:
+    """Parse a meta hash; None if no daemon wrote it. An unreadable field counts as absent.
+
+    Raises:
+        UnreadableMetaError: host, epoch or version can't be read.
+    """
+    if b"version" not in fields:
         return None
-    try:
-        labels = _decode_labels(fields.get(b"labels") or b"{}")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        labels = {}
-    return StoredMeta(
+    meta = StoredMeta(
         host=_text(fields, b"host"),
-        epoch=_integer(fields.get(b"epoch", b"")) or 0,
-        version=version,
+        epoch=_number(fields.get(b"epoch") or b"0"),
+        version=_number(fields[b"version"]),
         owner=_text(fields, b"owner"),
         ended_reason=_text(fields, b"ended_reason"),
         ended_detail=_text(fields, b"ended_detail"),
         ended_at=_text(fields, b"ended_at"),
-        labels=labels,
+        labels=parse_labels(fields.get(b"labels")),
         heartbeat_timeout_s=_seconds(fields.get(b"heartbeat_timeout_s", b"")),
         max_duration_s=_seconds(fields.get(b"max_duration_s", b"")),
         reaped=fields.get(b"reaped") == b"1",
@@ -210,6 +208,7 @@ def parse_meta(fields: Mapping[bytes, bytes]) -> StoredMeta | None:
         deleted=fields.get(b"deleted") == b"1",
         ops=_ops(fields),
     )
+    return checked_meta(meta)
 
 
 def _ops(fields: Mapping[bytes, bytes]) -> dict[str, bytes]:
@@ -217,18 +216,17 @@ def _ops(fields: Mapping[bytes, bytes]) -> dict[str, bytes]:
     found: list[tuple[int, str, bytes]] = []
     for name, value in fields.items():
         number, _, result = value.partition(b" ")
-        if name.startswith(_OP) and number.isdigit():
-            found.append((int(number), name.removeprefix(_OP).decode("utf-8", "replace"), result))
+        if name.startswith(_OP) and (at := _integer(number)) is not None:
+            found.append((at, name.removeprefix(_OP).decode("utf-8", "replace"), result))
     return parse_ops(fields.get(b"ops", b"")) | {op: result for _, op, result in sorted(found)}
 
 
 def beat_ms(score: Any) -> int:
     """A zset score as milliseconds; 0 if there is none or it is not a plausible time."""
     try:
-        value = float(score) if score else 0.0
+        return plain_beat(float(score) if score else 0)
     except ValueError:
         return 0
-    return int(value) if math.isfinite(value) and value > 0 else 0
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str:
@@ -237,6 +235,12 @@ def _text(fields: Mapping[bytes, bytes], name: bytes) -> str:
 
 def _integer(raw: bytes) -> int | None:
     return int(raw) if raw.isdigit() and len(raw) <= 20 else None
+
+
+def _number(raw: bytes) -> int:
+    """An epoch or version; -1 if it can't be read."""
+    found = _integer(raw)
+    return -1 if found is None else found
 
 
 def _id(raw: bytes) -> int:

@@ -66,6 +66,7 @@ local function document_stamp() return stamp_of(KEYS[1]) end
 """
 
 # Versions go up to 2^63 and Lua's numbers are doubles: compared as digits, the longer being the larger.
+# `unreadable` is the opposite of `is_readable` (engine/sessions/stored_meta.py).
 FENCE: Final = """
 local function digits(text)
   return text and string.match(text, '^0*(%d+)$') or '0'
@@ -73,6 +74,12 @@ end
 local function above(a, b)
   if #a ~= #b then return #a > #b end
   return a > b
+end
+local function is_number(text)
+  return not text or string.match(text, '^%d+$') and not above(digits(text), '9223372036854775807')
+end
+local function unreadable(held)
+  return not (is_number(held[2]) and is_number(held[3]) and #(held[1] or '') <= 64)
 end
 local function takes(held_host, held_epoch, held_version, host, epoch, version)
   if above(epoch, held_epoch) then return true end

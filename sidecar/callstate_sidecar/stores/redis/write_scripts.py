@@ -108,6 +108,10 @@ local seen_stamp = ARGV[14]
 local shared = KEYS[3]
 
 local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'version', 'stamp')
+if unreadable(held) then
+  if seen == '0' then return {2} end
+  held = {}
+end
 local held_host, held_epoch, held_version = held[1] or '', digits(held[2]), digits(held[3])
 if unseen(seen, held[3], held_host, held_version, host, version) then return {2} end
 if held[3] and not takes(held_host, held_epoch, held_version, host, epoch, version) then
@@ -171,7 +175,8 @@ store never had, the stamp of other software's document that it takes into accou
 
 Returns `{1, set aside}` if written, `{2}` if the store has a state to be read first, else `{0, host, epoch,
 version}` of what it has. A document that other software has changed since our last write is set aside, under meta's
-key with `:foreign` for `:meta`, before a change of ours replaces it."""
+key with `:foreign` for `:meta`, before a change of ours replaces it. A host, epoch or version that
+can't be read counts as none, except for what must not replace anything: whoever replaces that has looked at it."""
 
 PATCH: Final = Script(
     IS_DOCUMENT

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from callstate_client.engine.sessions.stored import (
+    UNREADABLE,
     Query,
     StoredMeta,
     StoreDownError,
@@ -19,9 +20,10 @@ from callstate_client.engine.sessions.stored import (
     StoreRefusingError,
     Write,
 )
+from callstate_client.engine.sessions.stored_meta import UnreadableMetaError, checked_meta
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.backend import Deviation, Flaw, StoredVersion, WriteResult
-from callstate_sidecar.stores.encoding import parse_ops, ttl_ms
+from callstate_sidecar.stores.encoding import parse_labels, parse_ops, plain_beat, ttl_ms
 from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.sqlite.database import Database
 from callstate_sidecar.stores.sqlite.documents import Changed, together
@@ -243,18 +245,25 @@ def _stored(
     connection: sqlite3.Connection, key: int, body: bytes | None, position: int, head: bytes | None, foreign: str,
     beat_ms: int, *values: Any,
 ) -> StoredSession:  # fmt: skip
-    document = None if body is None else together(connection, key, body, Changed(position, head))
+    try:
+        document = None if body is None else together(connection, key, body, Changed(position, head))
+    except (TypeError, ValueError):  # parts of other types than daemons write
+        document = b""
+    beat_ms = plain_beat(beat_ms)
     fields = dict(zip(META, values, strict=True))
     if fields["version"] is None:
         return StoredSession(document, None, beat_ms)
-    fields["labels"] = msgspec.json.decode(fields["labels"], type=dict[str, str])
+    fields["labels"] = parse_labels(fields["labels"])
     fields["ops"] = parse_ops(fields["ops"])
     fields["reaped"] = bool(fields["reaped"])
     deleted = bool(fields["deleted"])
     fields["deleted"] = deleted and document is None
-    meta = StoredMeta(**fields)
+    try:
+        meta = checked_meta(StoredMeta(**fields))
+    except UnreadableMetaError:
+        return UNREADABLE
     tombstone = meta.version if deleted and document is not None else 0
-    return StoredSession(document, meta, beat_ms, foreign.encode() if document is not None else b"", tombstone)
+    return StoredSession(document, meta, beat_ms, str(foreign).encode() if document is not None else b"", tombstone)
 
 
 def _check(

@@ -132,6 +132,7 @@ class Database:
         if self._connection is None:
             place = self._make_file()
             connection = sqlite3.connect(self._path, timeout=self._timeout_s, isolation_level=None)
+            connection.text_factory = _text
             try:
                 _prepare(connection, synced=self._synced)
                 self._offset_ms = _expiry_offset(connection, int(self._clock() * 1000))
@@ -176,6 +177,12 @@ class Database:
             return StoreRefusingError(text)
         self._drop()
         return StoreDownError(text)
+
+
+def _text(raw: bytes) -> str:
+    """Text of the file. Other software may write bytes there that are not UTF-8: one such row must not fail a whole
+    statement."""
+    return raw.decode("utf-8", "replace")
 
 
 def purge(connection: sqlite3.Connection, now_ms: int) -> None:

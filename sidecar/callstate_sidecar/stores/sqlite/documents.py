@@ -94,6 +94,10 @@ def together(connection: sqlite3.Connection, key: int, body: bytes, changed: Cha
     tail = connection.execute(
         "SELECT position, bytes FROM document_tail WHERE key = ? ORDER BY position", (key,)
     ).fetchall()
+    if isinstance(body, str):  # as other software may write it
+        body = body.encode()
+    if not isinstance(body, bytes):
+        raise TypeError("the document is neither bytes nor text")
     if not tail and changed.head is None:
         return body
     document = bytearray(body)

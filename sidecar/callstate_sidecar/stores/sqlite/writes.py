@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from callstate_client.engine.sessions.stored import Patch, StoredMeta, Write
+from callstate_client.engine.sessions.stored_meta import is_readable
 from callstate_sidecar.stores.backend import WriteOutcome, WriteResult
 from callstate_sidecar.stores.encoding import ops_text
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
@@ -128,6 +129,8 @@ def _write(connection: sqlite3.Connection, write: Write, host_id: str, now_ms: i
     row = connection.execute(_HELD, (write.session_id,)).fetchone()
     held = None if row is None else _Held(*row)
     stamp = None if held is None else held.stamp
+    if stamp is not None and not is_readable(*stamp):
+        stamp = None  # whoever replaces what can't be read has looked at it, or else finds that something is there
     if unseen(stamp, new, write.seen, there=held is not None and not held.is_gone):
         return WriteResult(WriteOutcome.UNSEEN)
     if stamp is not None and not takes(stamp, new):
