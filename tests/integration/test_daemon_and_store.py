@@ -119,7 +119,7 @@ async def test_a_session_born_and_deleted_within_the_interval_is_never_written(r
 async def test_redis_away_at_the_start_and_later_is_served_around(redis: RedisServer) -> None:
     url = redis.url
     redis.stop()
-    daemon = Daemon(store=url)
+    daemon = Daemon("--set", "store.timeout_s=0.5", store=url)
     try:
         await daemon.in_thread("start")
         async with connect(daemon.socket) as store:

@@ -9,7 +9,7 @@ import pytest
 from support.daemon import Daemon
 from support.oracle import Oracle
 
-ROUNDS = 20
+ROUNDS = 12
 """Enough for a kill at each kind of moment; `make soak` goes on for an hour, with other faults too."""
 
 pytestmark = [

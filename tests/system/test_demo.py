@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-DEMO = Path(__file__).parents[2] / "examples" / "demo.py"
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "examples" / "demo.py"
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
@@ -84,6 +86,18 @@ def test_the_second_act_is_measured(demo):
     assert re.search(r"suspect +after [\d.]+ ms: worker_exited", report)
     assert re.search(r"claimed +after [\d.]+ ms by worker B, with 5 turns", report)
     assert "0 turns lost" in report
+
+
+def test_the_picture_in_the_readme_shows_what_it_prints(demo):
+    """The same lines; numbers that are measured differ."""
+    assert "(docs/pictures/demo.svg)" in (ROOT / "README.md").read_text("utf-8")
+    _, *events = (ROOT / "docs" / "pictures" / "demo.cast").read_text("utf-8").splitlines()
+    shown = "".join(json.loads(event)[2] for event in events)
+
+    def shape(report: str) -> list[str]:
+        return [re.sub(r"\d+(\.\d+)?", "N", line) for line in report.strip().splitlines()]
+
+    assert shape(demo[0].stdout) == shape(shown)
 
 
 def test_it_ends_its_daemons_and_removes_its_files(demo):

@@ -277,7 +277,7 @@ def test_a_stop_while_slow_checkpoints_are_written_loses_nothing() -> None:
         "def slow(fd):\n"
         "    name = pathlib.Path(os.readlink(f'/proc/self/fd/{fd}')).name\n"
         "    in_thread = threading.current_thread() is not threading.main_thread()\n"
-        "    time.sleep(1 if in_thread and name.startswith('log-') else 0)\n"
+        "    time.sleep(0.4 if in_thread and name.startswith('log-') else 0)\n"
         "    real(fd)\n"
         "os.fdatasync = slow\n"
     )

@@ -21,7 +21,7 @@ from support.oracle import Oracle
 from support.redis_contents import check_redis
 from support.redis_server import RedisServer, binaries
 
-ROUNDS = 12
+ROUNDS = 6
 SEED = int(os.environ.get("CALLSTATE_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
 
 pytestmark = [

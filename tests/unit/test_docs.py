@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import os
 import re
 import shlex
@@ -382,27 +381,6 @@ def test_the_first_session_of_the_readme_runs_and_prints_what_it_says() -> None:
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False, env=environ
         )
     assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
-
-
-@pytest.mark.system
-def test_the_picture_in_the_readme_shows_what_the_demo_prints() -> None:
-    """The same lines; numbers that are measured differ."""
-    assert "(docs/pictures/demo.svg)" in text(README)
-    _, *events = text(ROOT / "docs" / "pictures" / "demo.cast").splitlines()
-    shown = "".join(json.loads(event)[2] for event in events)
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "demo.py")],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-    def shape(report: str) -> list[str]:
-        return [re.sub(r"\d+(\.\d+)?", "N", line) for line in report.strip().splitlines()]
-
-    assert shape(done.stdout) == shape(shown)
 
 
 def test_pip_install_callstate_is_said_where_it_is_true() -> None:
