@@ -6,6 +6,7 @@ a turn is appended without reading the earlier ones. Pure: no clock, no I/O.
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence, Set
 from itertools import count
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from msgspec import Raw, Struct
 
 from callstate_client.engine.sessions.head import Head, head_of
 from callstate_client.engine.sessions.layout import END, HISTORY, InStore, room_for
-from callstate_client.engine.sessions.tail import last_turns
+from callstate_client.engine.sessions.tail import cut_run, last_turns
 from callstate_client.engine.sessions.validation import check_head, check_json, check_metrics, check_turn
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.model import documents, go_json
@@ -30,6 +31,11 @@ HEAD_REST_BYTES: Final = 320
 FOLD_BYTES: Final = 64 * 1024
 """Chunks are folded up to this size: folding copies them, and a big copy would block the loop."""
 
+UNCUT_BYTES: Final = 2 * FOLD_BYTES
+"""A longer chunk is cut before a turn is looked for in it."""
+
+MAX_PIECES: Final = 256
+"""Chunks of an amended history, and four for each FOLD_BYTES of it, beyond which small neighbours are joined."""
 
 ROLES_AT_FIRST: Final = 32
 """How many of the last turns are searched first for a role."""
@@ -73,12 +79,15 @@ _lineages = count(1)
 class Document:
     """One session's document, in parts.
 
-    A mutation replaces whole objects, and `chunks` only grows at its end, so that an undo takes constant time.
+    A mutation replaces whole objects, and `chunks` only grows at its end, so that an undo takes constant time. A
+    chunk that was added at once, by a save, a replay or a read of the store, may be the whole history. What looks
+    for turns in it has it cut first (`cut_at`), as parsing megabytes takes tens of milliseconds.
     """
 
     __slots__ = (
         "call_id",
         "chunks",
+        "counts",
         "fields",
         "full",
         "history_bytes",
@@ -93,6 +102,8 @@ class Document:
 
     def __init__(self, head: Head, updated_us: int) -> None:
         self.chunks: list[bytes] = []
+        self.counts: list[int] = []
+        """The number of turns in each chunk."""
         self.turn_count: int = 0
         self.history_bytes: int = 0
         self.lineage = next(_lineages)
@@ -118,16 +129,17 @@ class Document:
         """Save the current state for `restore`."""
         return (
             self.fields, self.provider, self.call_id, self.status, self.metrics, self.updated_us,
-            self.chunks, len(self.chunks), self.turn_count, self.history_bytes, self.lineage,
+            self.chunks, self.counts, len(self.chunks), self.turn_count, self.history_bytes, self.lineage,
         )  # fmt: skip
 
     def restore(self, mark: tuple[Any, ...]) -> None:
         """Undo everything since the mark."""
         (
             self.fields, self.provider, self.call_id, self.status, self.metrics, self.updated_us,
-            self.chunks, length, self.turn_count, self.history_bytes, self.lineage,
+            self.chunks, self.counts, length, self.turn_count, self.history_bytes, self.lineage,
         ) = mark  # fmt: skip
         del self.chunks[length:]
+        del self.counts[length:]
 
     # -- history ------------------------------------------------------------------------------------------
 
@@ -136,14 +148,15 @@ class Document:
         if not count:
             return
         if len(self.chunks) >= FOLD_CHUNKS and len(self.chunks[-FOLD_CHUNKS]) < FOLD_BYTES // 2:
-            self.chunks = _fold(self.chunks)  # a new list: a mark of the old one stays valid
+            self.chunks, self.counts = _fold(self.chunks, self.counts)  # new lists: a mark of the old stays valid
         self.history_bytes += len(turns) + (1 if self.chunks else 0)
         self.chunks.append(turns)
+        self.counts.append(count)
         self.turn_count += count
 
     def replace_history(self, turns: bytes, count: int) -> None:
         """Replace the history with these turns."""
-        self.chunks = [turns] if count else []
+        self.chunks, self.counts = ([turns], [count]) if count else ([], [])
         self.turn_count = count
         self.history_bytes = len(turns)
         self.lineage = next(_lineages)
@@ -176,25 +189,82 @@ class Document:
         """The last turns, comma-joined; reads only the chunks that contain them."""
         if count >= self.turn_count:
             return b",".join(self.chunks)
-        found: list[bytes] = []
         index = len(self.chunks)
-        while len(found) < count:
+        while count > 0:
             index -= 1
-            found = last_turns(self.chunks[index], count - len(found))[1] + found
-        return b",".join(found[len(found) - count :])
+            count -= self.counts[index]
+        if not count:
+            return b",".join(self.chunks[index:])
+        wanted = count + self.counts[index]
+        parts = last_turns(self.chunks[index], wanted)[1]
+        return b",".join((*parts[len(parts) - wanted :], *self.chunks[index + 1 :]))
 
-    def find_turn(self, index: int | None, role: str | None = None) -> Place:
+    # -- cutting ------------------------------------------------------------------------------------------
+
+    def uncut_last(self, count: int) -> int | None:
+        """The index of the chunk that has the first of the last turns, if it is to be cut; None if not."""
+        if self.history_bytes <= UNCUT_BYTES or not 0 < count < self.turn_count:
+            return None
+        at = len(self.chunks)
+        while count > 0:
+            at -= 1
+            count -= self.counts[at]
+        return at if count and len(self.chunks[at]) > UNCUT_BYTES else None
+
+    def uncut(self, index: int | None) -> int | None:
+        """The index of the chunk with a turn, as `find_turn` takes it, if it is to be cut; None if not."""
+        at = -1 if index is None else index
+        at = at if at >= 0 else at + self.turn_count
+        if self.history_bytes <= UNCUT_BYTES or not 0 <= at < self.turn_count:
+            return None
+        chunk = self._chunk_of(at)[0]
+        return chunk if len(self.chunks[chunk]) > UNCUT_BYTES and self.counts[chunk] > 1 else None
+
+    def cut_all(self) -> Generator[None]:
+        """Cut all chunks that are to be cut, in steps."""
+        seen: list[bytes] = []
+        while True:
+            long = (at for at, chunk in enumerate(self.chunks) if len(chunk) > UNCUT_BYTES and self.counts[at] > 1)
+            at = next((at for at in long if not any(self.chunks[at] is each for each in seen)), None)
+            if at is None:
+                return
+            seen.append(self.chunks[at])
+            yield from self.cut_at(at)
+
+    def cut_at(self, at: int) -> Generator[None]:
+        """Cut the chunk at an index in steps. It is the same document, whatever else is done to it meanwhile."""
+        chunk, count = self.chunks[at], self.counts[at]
+        pieces = yield from cut_run(chunk, count, FOLD_BYTES)
+        if at < len(self.chunks) and self.chunks[at] is chunk:
+            texts, counts = [text for text, _ in pieces], [number for _, number in pieces]
+            self.chunks = [*self.chunks[:at], *texts, *self.chunks[at + 1 :]]
+            self.counts = [*self.counts[:at], *counts, *self.counts[at + 1 :]]
+
+    def without_role(self, role: str) -> Generator[None, None, list[bytes]]:
+        """Look for the last turn of a role in steps; returns chunks that have none, as `find_turn` takes them."""
+        known: dict[int, bytes] = {}
+        while True:
+            chunk = next((each for each in reversed(self.chunks) if id(each) not in known), None)
+            if chunk is None or _last_role(chunk, role) is not None:
+                return [*known.values()]
+            known[id(chunk)] = chunk
+            yield
+
+    # -- finding ------------------------------------------------------------------------------------------
+
+    def find_turn(self, index: int | None, role: str | None = None, without: Sequence[bytes] = ()) -> Place:
         """Find a turn.
 
         Args:
             index: from 0, or negative from the end; None: the last.
             role: without an index, the last turn of this role; with one, the turn must have this role.
+            without: chunks known to have no turn of this role.
 
         Raises:
             ConflictError: there is no such turn.
         """
         if index is None and role is not None:
-            return self._last_of(role)
+            return self._last_of(role, {id(chunk) for chunk in without})
         asked = -1 if index is None else index
         index = asked if asked >= 0 else asked + self.turn_count
         if not 0 <= index < self.turn_count:
@@ -204,35 +274,37 @@ class Document:
             raise ConflictError(f"turn {asked} is another role's")
         return place
 
-    def _place(self, index: int) -> Place:
-        """The location of an existing turn, searched from the nearer end."""
-        if index < self.turn_count // 2:
-            before = 0
-            for chunk, turns in enumerate(self.chunks):
-                parts = _parts(b"[%b]" % turns)
-                if index < before + len(parts):
-                    return Place(index, chunk, 0, parts, index - before)
-                before += len(parts)
-        behind = self.turn_count
-        for chunk in reversed(range(len(self.chunks))):
-            start, parts = last_turns(self.chunks[chunk], behind - index)
-            if index >= behind - len(parts):
-                return Place(index, chunk, start, parts, index - behind + len(parts))
-            behind -= len(parts)
+    def _chunk_of(self, index: int) -> tuple[int, int]:
+        """The index of the chunk that has an existing turn, and the number of turns before that chunk."""
+        before = 0
+        for at, turns in enumerate(self.counts):
+            if index < before + turns:
+                return at, before
+            before += turns
         raise AssertionError("turn_count is not that of the chunks")
 
-    def _last_of(self, role: str) -> Place:
+    def _place(self, index: int) -> Place:
+        """The location of an existing turn."""
+        at, before = self._chunk_of(index)
+        behind = before + self.counts[at]
+        start, parts = last_turns(self.chunks[at], behind - index)
+        return Place(index, at, start, parts, index - behind + len(parts))
+
+    def _last_of(self, role: str, without: Set[int]) -> Place:
         behind = self.turn_count
         for chunk in reversed(range(len(self.chunks))):
             turns = self.chunks[chunk]
+            if id(turns) in without:
+                behind -= self.counts[chunk]
+                continue
             start, parts = last_turns(turns, ROLES_AT_FIRST)
             at = _last_role(turns[start:], role)
             if at is None and start:
-                start, parts = last_turns(turns, self.turn_count)
+                start, parts = last_turns(turns, self.counts[chunk])
                 at = _last_role(turns, role)
             if at is not None:
                 return Place(behind - len(parts) + at, chunk, start, parts, at)
-            behind -= len(parts)
+            behind -= self.counts[chunk]
         raise ConflictError("the session has no turn of this role to amend")
 
     def amended(self, place: Place, patch: Raw, path: str) -> bytes:
@@ -257,9 +329,14 @@ class Document:
             end -= 1
         before, after = place.parts[: place.at], place.parts[place.at + 1 :]
         pieces = [chunk[:end], b",".join(before), turn, b",".join(after)]
+        counts = [self.counts[place.chunk] - len(place.parts), len(before), 1, len(after)]
         kept = [piece for piece in pieces if piece]
-        self.history_bytes += sum(map(len, kept)) + len(kept) - 1 - len(self.chunks[place.chunk])
+        self.history_bytes += sum(map(len, kept)) + len(kept) - 1 - len(chunk)
         self.chunks = [*self.chunks[: place.chunk], *kept, *self.chunks[place.chunk + 1 :]]
+        counts = [count for count in counts if count]
+        self.counts = [*self.counts[: place.chunk], *counts, *self.counts[place.chunk + 1 :]]
+        if len(self.chunks) > MAX_PIECES + 4 * self.history_bytes // FOLD_BYTES:  # amended in very many places
+            self.chunks, self.counts = _fold_all(self.chunks, self.counts)
         self.lineage = next(_lineages)
 
     # -- whole --------------------------------------------------------------------------------------------
@@ -379,11 +456,27 @@ def _roles(turns: bytes) -> list[str]:
         return [str(_decode(go_json.raw_members(turn).get("role", b'""'))) for turn in go_json.raw_list(turns)]
 
 
-def _fold(chunks: list[bytes]) -> list[bytes]:
+def _fold(chunks: list[bytes], counts: list[int]) -> tuple[list[bytes], list[int]]:
     """The same history in fewer chunks: as many of the last as stay small are joined. Big ones are left alone:
     copying them again and again would make every turn cost as much as the history is long."""
     start, size = len(chunks), 0
     while start and size + len(chunks[start - 1]) <= FOLD_BYTES:
         start -= 1
         size += len(chunks[start])
-    return chunks if start >= len(chunks) - 1 else [*chunks[:start], b",".join(chunks[start:])]
+    if start >= len(chunks) - 1:
+        return chunks, counts
+    return [*chunks[:start], b",".join(chunks[start:])], [*counts[:start], sum(counts[start:])]
+
+
+def _fold_all(chunks: list[bytes], counts: list[int]) -> tuple[list[bytes], list[int]]:
+    """The same history with all neighbours joined that are small together."""
+    folded: list[bytes] = []
+    numbers: list[int] = []
+    start, size = 0, 0
+    for at, chunk in enumerate((*chunks, b"")):
+        if at == len(chunks) or (at > start and size + len(chunk) > FOLD_BYTES):
+            folded.append(b",".join(chunks[start:at]))
+            numbers.append(sum(counts[start:at]))
+            start, size = at, 0
+        size += len(chunk)
+    return folded, numbers

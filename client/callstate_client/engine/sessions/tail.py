@@ -10,6 +10,8 @@ outside of strings.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Generator
 from typing import Final
 
 import msgspec
@@ -25,6 +27,9 @@ TURN_BYTES: Final = 256
 
 TRIES: Final = 32
 """How many `{` of a window are tried before the whole run is split: a turn may contain thousands."""
+
+BRACKETS_A_STEP: Final = 500
+"""Brackets, commas and strings looked at in one step."""
 
 cut: Final = msgspec.json.Decoder(list[Raw]).decode
 
@@ -63,3 +68,75 @@ def _within(turns: bytes, start: int) -> tuple[int, list[bytes]] | None:
         except RecursionError:
             return None
     return None
+
+
+def cut_run(turns: bytes, count: int, piece_bytes: int) -> Generator[None, None, list[tuple[bytes, int]]]:
+    """Cut a run at commas between turns, in steps; returns the pieces, and how many turns each has.
+
+    Args:
+        turns: comma-joined, no brackets.
+        count: how many there are.
+        piece_bytes: about how long the pieces are to be.
+    """
+    pieces: list[tuple[bytes, int]] = []
+    end, left = len(turns), count
+    while end > piece_bytes and left > 1:
+        found = _before(turns, end, piece_bytes)
+        if found is None:
+            break
+        start, number = found
+        comma = turns.rfind(b",", 0, start)
+        if comma < 0:
+            break
+        pieces.append((turns[comma + 1 : end], number))
+        end, left = comma, left - number
+        yield
+    else:
+        pieces.append((turns[:end], left))
+        return pieces[::-1]
+    # turns that are longer than a piece, or whose texts are full of brackets
+    return (yield from _cut_from_start(turns[:end], left, piece_bytes)) + pieces[::-1]
+
+
+def _before(turns: bytes, end: int, size: int) -> tuple[int, int] | None:
+    """Where the first turn within so many bytes before an end begins, and the number of turns from there on."""
+    start = end - size
+    for _ in range(TRIES):
+        start = turns.find(b"{", start, end)
+        if start < 0:
+            return None
+        try:
+            return start, len(cut(b"[%b]" % turns[start:end]))
+        except (msgspec.DecodeError, RecursionError):
+            start += 1
+    return None
+
+
+_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{},]', re.DOTALL)
+
+
+def _cut_from_start(turns: bytes, count: int, piece_bytes: int) -> Generator[None, None, list[tuple[bytes, int]]]:
+    """As `cut_run`, bracket by bracket: slower, and it finds every comma between turns."""
+    pieces: list[tuple[bytes, int]] = []
+    depth = start = last = number = 0
+    for looked, found in enumerate(_BRACKET.finditer(turns), 1):
+        mark = found[0]
+        if mark in (b"{", b"["):
+            depth += 1
+        elif mark in (b"}", b"]"):
+            depth -= 1
+        elif mark == b"," and not depth:
+            if found.start() - start > piece_bytes and number:  # a long turn gets a piece of its own
+                pieces.append((turns[start : last - 1], number))
+                start, number = last, 0
+            number, last = number + 1, found.end()
+            if found.start() - start >= piece_bytes:
+                pieces.append((turns[start : found.start()], number))
+                start, number = last, 0
+        if looked % BRACKETS_A_STEP == 0:
+            yield
+    if len(turns) - start > piece_bytes and number:
+        pieces.append((turns[start : last - 1], number))
+        start = last
+    pieces.append((turns[start:], count - sum(each for _, each in pieces)))
+    return pieces

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET, Raw
 
-from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
 from callstate_client.engine.rules.authority import check_authority, check_epoch, check_writable
 from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import settle_status, sign_of_life
 from callstate_client.engine.rules.param_checks import checked_word
+from callstate_client.engine.sessions.document import UNCUT_BYTES
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
@@ -75,13 +76,37 @@ def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[IncomingTurn]
     return turns, checked
 
 
-def amend_turn(ctx: Context, caller: Caller, p: AmendTurnParams) -> bytes:
+def amend_turn(ctx: Context, caller: Caller, p: AmendTurnParams) -> bytes | Deferred | InSteps:
     """{"session_id":"c1","set":{"content":"as far as it was spoken","interrupted":true},"role":"agent"}"""
     session, done = _changeable(ctx, caller, p)
     if done is not None:
         return done
     doc = session.doc
-    place = doc.find_turn(p.index, p.role)
+    if doc.history_bytes > UNCUT_BYTES and (doc.uncut(p.index) is not None or p.role is not None):
+        return in_steps(_amend_cut(ctx, caller, session, p))
+    return _amend(ctx, caller, session, p)
+
+
+def _amend_cut(ctx: Context, caller: Caller, session: Session, p: AmendTurnParams) -> Steps:
+    """Amend a turn of a long history, of which a part may have been added at once."""
+    without: Sequence[bytes] = ()
+    if p.index is None and p.role is not None:
+        yield from session.doc.cut_all()
+        without = yield from session.doc.without_role(p.role)
+    else:
+        at = session.doc.uncut(p.index)
+        if at is not None:
+            yield from session.doc.cut_at(at)
+    session, done = _changeable(ctx, caller, p)
+    return _amend(ctx, caller, session, p, without) if done is None else done
+
+
+def _amend(
+    ctx: Context, caller: Caller, session: Session, p: AmendTurnParams, without: Sequence[bytes] = ()
+) -> bytes:
+    """Amend a turn; `without`: chunks of the history that have no turn of the role."""
+    doc = session.doc
+    place = doc.find_turn(p.index, p.role, without)
     turn = doc.amended(place, p.set, "$.params.set")
     added = len(turn) - len(place.parts[place.at])
     if added > 0:  # a session at the limit may still be made smaller

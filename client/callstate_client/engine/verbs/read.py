@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from callstate_client.engine.interfaces import Caller, Deferred
+from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.user import UNKNOWN
@@ -17,9 +17,20 @@ from callstate_client.protocol.params import CheckParams, FlushParams, LoadParam
 from callstate_client.protocol.results import ConfigResult
 
 
-def load(ctx: Context, caller: Caller, p: LoadParams) -> bytes:
+def load(ctx: Context, caller: Caller, p: LoadParams) -> bytes | Deferred | InSteps:
     """{"session_id":"c1","history":20}"""
     checked_history(p.history)
+    session = ctx.find(p.session_id)
+    if isinstance(p.history, int) and session.doc.uncut_last(p.history) is not None:
+        return in_steps(_load_cut(ctx, session, p))
+    return load_session(session, p.history)
+
+
+def _load_cut(ctx: Context, session: Session, p: LoadParams) -> Steps:
+    """Load the last turns from a history that was added at once."""
+    at = session.doc.uncut_last(int(p.history))
+    if at is not None:
+        yield from session.doc.cut_at(at)
     return load_session(ctx.find(p.session_id), p.history)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Generator
+from itertools import count
+from typing import Any
 
 import pytest
 from msgspec import Raw
 
-from callstate_client.engine.sessions.document import FOLD_BYTES, FOLD_CHUNKS, Document
+from callstate_client.engine.sessions.document import FOLD_BYTES, FOLD_CHUNKS, MAX_PIECES, UNCUT_BYTES, Document
 from callstate_client.engine.sessions.head import CallMetrics, Head, read_head
 from callstate_client.engine.sessions.validation import IncomingTurn
 from callstate_client.errors import ConflictError, InvalidParamsError, ParseError
@@ -380,3 +383,89 @@ def test_removing_the_beginning_leaves_it() -> None:
 )
 def test_the_cases_of_rfc_7396_appendix_a(target: object, patch: object, result: object) -> None:
     assert merge_patch(target, patch) == result
+
+
+def done(steps: Generator[None, None, Any]) -> tuple[int, Any]:
+    """Do all steps; how many there were, and the result."""
+    for number in count():
+        try:
+            next(steps)
+        except StopIteration as end:
+            return number, end.value
+    raise AssertionError
+
+
+def at_once(turns: int) -> Document:
+    """A history that was added at once, as a replay does it."""
+    doc = document(b'{"id":"a"}')
+    doc.replace_history(b",".join(turn(number) for number in range(turns)), turns)
+    return doc
+
+
+def test_a_history_added_at_once_is_cut_in_steps_and_stays_the_same() -> None:
+    doc = at_once(20_000)
+    history, lineage, size = doc.chunks[0], doc.lineage, doc.history_bytes
+    at = doc.uncut_last(1)
+    assert at == doc.uncut(10_000) == doc.uncut(None) == 0
+    steps, _ = done(doc.cut_at(0))
+    assert steps >= len(history) // FOLD_BYTES - 1
+    assert b",".join(doc.chunks) == history
+    assert (doc.lineage, doc.history_bytes, sum(doc.counts)) == (lineage, size, 20_000), "the store has it still"
+    assert max(map(len, doc.chunks)) <= UNCUT_BYTES
+    assert doc.uncut_last(1) is doc.uncut(10_000) is None
+    assert doc.last_turns(3) == b",".join(turn(number) for number in (19_997, 19_998, 19_999))
+    for index in (0, 1, 9_999, 19_999):
+        place = doc.find_turn(index)
+        assert place.parts[place.at] == turn(index)
+        assert len(place.parts) < 2000, "one chunk is parsed, not the history"
+
+
+def test_a_history_that_grows_or_is_replaced_while_it_is_cut_is_right() -> None:
+    doc = at_once(20_000)
+    steps = doc.cut_at(0)
+    next(steps)
+    doc.append(turn(20_000), 1)
+    done(steps)
+    assert doc.last_turns(2) == turn(19_999) + b"," + turn(20_000)
+    assert len(doc.chunks) > 10
+    doc = at_once(20_000)
+    steps = doc.cut_at(0)
+    next(steps)
+    doc.replace_history(turn(7), 1)
+    done(steps)
+    assert doc.chunks == [turn(7)]
+
+
+def test_a_rollback_while_it_is_cut_is_right() -> None:
+    doc = at_once(20_000)
+    before = b",".join(doc.chunks)
+    mark = doc.mark()
+    doc.append(turn(20_000), 1)
+    done(doc.cut_at(0))
+    doc.append(turn(20_001), 1)
+    doc.restore(mark)
+    assert b",".join(doc.chunks) == before
+    assert sum(doc.counts) == doc.turn_count == 20_000
+
+
+def test_a_role_that_no_turn_has_is_looked_for_in_steps_and_once() -> None:
+    doc = at_once(20_000)
+    done(doc.cut_all())
+    steps, without = done(doc.without_role("nobody"))
+    assert steps >= len(doc.chunks) - 1
+    assert len(without) == len(doc.chunks)
+    with pytest.raises(ConflictError):
+        doc.find_turn(None, "nobody", without)
+    doc.append(b'{"role":"nobody"}', 1)
+    assert doc.find_turn(None, "nobody", without).index == 20_000
+
+
+def test_a_history_amended_in_many_places_stays_in_few_chunks() -> None:
+    doc = at_once(3000)
+    history = [turn(number) for number in range(3000)]
+    for index in range(0, 3000, 2):
+        history[index] = b'{"role":"user","content":"amended %d"}' % index
+        doc.replace_turn(doc.find_turn(index), history[index])
+    assert b",".join(doc.chunks) == b",".join(history)
+    assert len(doc.chunks) == len(doc.counts) <= MAX_PIECES + 4 * doc.history_bytes // FOLD_BYTES
+    assert sum(doc.counts) == 3000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -72,3 +73,27 @@ def test_a_turn_of_thousands_of_brackets_is_cut_with_all() -> None:
     turns = run_of(3, deep=[{"a": {}}] * 20_000)
     start, found = tail.last_turns(turns, 1)
     assert (start, len(found)) == (0, 3)
+
+
+def in_pieces(turns: list[bytes], between: bytes, piece_bytes: int) -> list[tuple[bytes, int]]:
+    steps = tail.cut_run(between.join(turns), len(turns), piece_bytes)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+PLAIN = [b'{"role":"user","content":"%d"}' % number for number in range(500)]
+BRACKETS = [b'{"content":"%b"}' % (b'{\\"a\\":[' * number) for number in range(200)]
+LONG = [b'{"content":"%b","x":[{},{}]}' % (b"x" * (3000 if number % 5 == 0 else 3)) for number in range(50)]
+
+
+@pytest.mark.parametrize("between", [b",", b" ,\n "])
+@pytest.mark.parametrize("turns", [PLAIN, BRACKETS, LONG, PLAIN[:1], LONG[:1], LONG[:2]], ids=len)
+def test_a_run_is_cut_between_turns(turns: list[bytes], between: bytes) -> None:
+    pieces = in_pieces(turns, between, 1000)
+    assert b",".join(text for text, _ in pieces) == between.join(turns)
+    for text, count in pieces:
+        assert len(msgspec.json.decode(b"[%b]" % text)) == count
+        assert len(text) <= 2000 or count == 1
