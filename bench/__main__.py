@@ -1,4 +1,4 @@
-"""`python -m bench quick`, `full` and `draw`; see docs/performance.md."""
+"""`python -m bench quick`, `full`, `hostile` and `draw`; see docs/performance.md."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from bench.hostile import run as hostile
 from bench.report import write_json
 from bench.suite import FULL, FULL_PARTS, QUICK, QUICK_PARTS, TINY, TINY_FULL, Effort, Run
 from bench.tables import fill_in
@@ -42,8 +43,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     ):
         command.add_argument("--only", metavar="PART", nargs="+", choices=parts, help=", ".join(parts) + rest)
         command.add_argument("--tiny", action="store_true", help="check only that everything runs")
+    attacks = commands.add_parser("hostile", help="attackers against a daemon and one victim; ten minutes")
+    attacks.add_argument("--only", metavar="WORD", nargs="+", default=[], help="attacks with these words; `growth`")
+    attacks.add_argument(
+        "--against", type=Path, metavar="PATH", help="an older checkout or environment, for `before`"
+    )
+    attacks.add_argument("--tiny", action="store_true", help="check only that everything runs")
     draw = commands.add_parser("draw", help="redraw tables and plots from the figures of an earlier run")
-    for command in (full, draw):
+    for command in (full, attacks, draw):
         command.add_argument(
             "--json", type=Path, metavar="FILE", default=DOCS / "performance.json", help="all figures"
         )
@@ -81,7 +88,11 @@ def main() -> None:
         measure(TINY if args.tiny else replace(QUICK, rounds=args.rounds), args)
     elif args.command == "full":
         measure(TINY_FULL if args.tiny else FULL, args)
-    if args.command != "quick":
+    elif args.command == "hostile":
+        effort = hostile.TINY if args.tiny else hostile.Effort()
+        told = hostile.write(args.json, hostile.run(effort, args.against, args.only, say))
+        fill_in(args.docs / "performance.md", told)
+    if args.command in ("full", "draw"):
         draw(args)
 
 

@@ -185,7 +185,8 @@ class Rig:
             server.close()
         shutil.rmtree(self.root, ignore_errors=True)
 
-    def _start(self, name: str, label: str, command: Sequence[str | Path], hello: bytes) -> Server:
+    def start(self, name: str, label: str, command: Sequence[str | Path], hello: bytes) -> Server:
+        """A server of any kind on a socket called after `label`."""
         server = Server(name, command, self.root / f"{label}.sock", hello, self.root / f"{label}.log")
         self._servers.append(server)
         return server
@@ -206,7 +207,7 @@ class Rig:
             "appendonly": "yes", "appendfsync": "everysec", "auto-aof-rewrite-percentage": "0",
         }  # fmt: skip
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
-        return self._start("redis", f"{label}-redis", [get_binary_path(), *words], b"PING\r\n")
+        return self.start("redis", f"{label}-redis", [get_binary_path(), *words], b"PING\r\n")
 
     def daemon(self, label: str, store: Server | None, *options: str) -> Server:
         """A callstated with its default durability, `process`.
@@ -219,12 +220,12 @@ class Rig:
         paths = ["--socket", str(self.root / f"{label}.sock"), "--state-dir", str(self.root / label)]
         behind = [] if store is None else ["--store", f"unix://{store.path}"]
         command = [sys.executable, "-m", "callstate_sidecar", *paths, *behind, "--log-level", "warning"]
-        return self._start("callstated", label, [*command, *NO_REAPING, *options], PING)
+        return self.start("callstated", label, [*command, *NO_REAPING, *options], PING)
 
     def echo(self) -> Server:
         """A uvloop server that splits the input into lines, joins them and sends them back."""
         command = [sys.executable, "-m", "bench.echo", str(self.root / "echo.sock")]
-        return self._start("echo", "echo", command, b"\n")
+        return self.start("echo", "echo", command, b"\n")
 
     def end(self, server: Server) -> None:
         """Kill one server before the others."""

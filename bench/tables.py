@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from bench.day.figures import QUANTILES, REQUESTS
 from bench.day.run import NOTHING
+from bench.hostile import tables as hostile_tables
 from bench.report import measured
 from bench.targets import OURS, THEIRS
 
@@ -217,7 +218,18 @@ def _waits(request: Told | None) -> str:
     return " / ".join(_n(request[name]) for name in (*QUANTILES, "longest_ms")) if request else ""
 
 
+def hostile(told: Told) -> str:
+    """What each attack did, before and after."""
+    return _table(hostile_tables.ATTACKS, hostile_tables.attack_rows(told, _n))
+
+
+def verbs(told: Told) -> str:
+    """How the cost of each verb grows with adversarial input."""
+    return _table(hostile_tables.VERBS, hostile_tables.verb_rows(told, _n))
+
+
 TABLES: Final[dict[str, Callable[[Told], str]]] = {
     "machine": machine, "targets": targets, "throughput": throughput, "requests": requests, "growth": growth,
     "bytes": stored, "loads": loads, "dying": dying, "day": day, "waits": waits,
+    "hostile": hostile, "verbs": verbs,
 }  # fmt: skip

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.system
 def temporary() -> Iterator[Path]:
     """Where runs put what is temporary: short, for there are sockets in it."""
     path = Path(tempfile.mkdtemp(prefix="cs-"))
+    path.chmod(0o755)  # for the attackers, which are another user
     yield path
     shutil.rmtree(path)
 
@@ -76,6 +77,41 @@ def test_both_sides_are_measured_in_every_comparison(tmp_path: Path, temporary: 
         rate, other = ours["throughput_per_s"], theirs["throughput_per_s"]
         assert rate[1] / other[2] <= high * 1.01
         assert low <= rate[2] / other[1] * 1.01
+
+
+@pytest.mark.timeout(240)
+def test_attacks_are_measured_before_and_after_and_get_their_rows(tmp_path: Path, temporary: Path) -> None:
+    """Both sides are this checkout here; figures of an earlier run stay."""
+    document, file = tmp_path / "performance.md", tmp_path / "figures.json"
+    document.write_text((ROOT / "docs" / "performance.md").read_text())
+    file.write_text('{"earlier": 1}')
+    words = ("--only", "junk lines", "idle connections", "--against", ROOT, "--json", file, "--docs", tmp_path)
+    bench("hostile", "--tiny", *words, temporary=temporary)
+    told = json.loads(file.read_text())
+    assert told["earlier"] == 1
+    assert told["hostile"].keys() == {"junk lines as fast as it can", "2,000 idle connections"}
+    for sides in told["hostile"].values():
+        assert sides.keys() == {"before", "after"}
+        for side in sides.values():
+            assert 0 < side["p50_ms"] <= side["p99_ms"] <= side["longest_ms"]
+            assert side["rss_peak_mib"] >= side["rss_before_mib"] > 0
+            assert side["longest_turn_ms"] > 0
+            assert not any("failed" in outcome for outcome in side["outcome"])
+    assert told["hostile"]["junk lines as fast as it can"]["after"]["outcome"]["parse_error"] > 100
+    rows = [line for line in document.read_text().splitlines() if line.startswith("| junk lines as fast")]
+    assert len(rows) == 1
+    assert rows[0].endswith("`parse_error` |")
+
+
+def test_growth_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from bench.hostile.verbs import LINEAR, exponent
+
+    sizes = [1000, 2000, 4000, 8000]
+    assert exponent(sizes, [0.01, 0.02, 0.04, 0.08]) == pytest.approx(1.0)
+    assert exponent(sizes, [0.01, 0.04, 0.16, 0.64]) == pytest.approx(2.0)
+    assert 1.0 < LINEAR < 2.0
+    assert exponent(sizes, [1e-6, 9e-6, 8e-5, 7e-4]) == 0.0  # too little to say
 
 
 @pytest.mark.skipif(not all(map(find_spec, EXTRA)), reason="needs the `bench` extra, which `make bench` installs")
