@@ -30,8 +30,12 @@ WORKERS: Final = 3
 PLAIN: Final = 3
 SAMPLE_S: Final = 0.5
 QUIET_WITHIN_S: Final = 90.0
-LATE_S: Final = 60.0
-"""How long after the time of its schedule a fault may still take to end: longer is a hang, which is a violation."""
+LATE_S: Final = 180.0
+"""How much longer than planned a fault may take to end: longer is a hang, which is a violation."""
+
+PAUSE_S: Final = 3.0
+"""The least time between two faults of a lane: a start may take seconds, and a daemon that is killed at once shows
+nothing."""
 
 
 class Soak:
@@ -109,8 +113,9 @@ class Soak:
                 tasks.create_task(self._lane(faults, steps, began))
 
     async def _lane(self, faults: Faults, steps: list[Step], began: float) -> None:
+        ended = began - PAUSE_S
         for step in steps:
-            await asyncio.sleep(max(0.0, began + step.at_s - time.monotonic()))
+            await asyncio.sleep(max(began + step.at_s, ended + PAUSE_S) - time.monotonic())
             self.latest.append(step)
             flood = step.fault in FLOODS
             self._flooding += flood
@@ -121,6 +126,7 @@ class Soak:
                 raise Violation(f"{step.fault} had no end") from None
             finally:
                 self._flooding -= flood
+            ended = time.monotonic()
 
     async def _sample(self, resources: Resources) -> None:
         while True:
