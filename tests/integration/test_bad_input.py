@@ -124,6 +124,9 @@ def test_a_batch_is_refused_and_nothing_in_it_is_done(wire: Wire) -> None:
         (b'{"jsonrpc":"2.0","id":[7],"method":"server.ping"}', None),
         (b'{"jsonrpc":"2.0","id":{},"method":"server.ping"}', None),
         (b'{"jsonrpc":"2.0","id":1e400,"method":"server.ping"}', None),
+        (b'{"jsonrpc":"2.0","id":7,"method":"server.ping","parms":{}}', 7),
+        (b'{"jsonrpc":"2.0","id":7,"method":"server.ping","params":{},"trace":"x"}', 7),
+        (b'{"jsonrpc":"2.0","Id":7,"method":"server.ping"}', None),
         # no id, but no notification either: nobody can tell what it was meant to be
         (b'{"jsonrpc":"2.0"}', None),
     ],

@@ -103,7 +103,7 @@ FEATURES: Final = (
 # -- messages ------------------------------------------------------------------------------------------------
 
 
-class Request(Struct, omit_defaults=True):
+class Request(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """A request as the daemon decodes it, its params still bytes. Without `id` it is a notification."""
 
     jsonrpc: str

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -24,7 +25,7 @@ from callstate_sidecar.journal.layout import generation_of, logs, snapshots
 from callstate_sidecar.journal.live import read_live
 from callstate_sidecar.journal.manifest import MANIFEST, read_manifest
 from callstate_sidecar.journal.repair import repair
-from callstate_sidecar.journal.replay import replay
+from callstate_sidecar.journal.replay import decoding, replay
 from callstate_sidecar.system import stdio
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.files import open_existing, open_new
@@ -166,12 +167,17 @@ def inspect(directory: Path, out: IO[str]) -> int:
             first, last, end = first or found.sequence, found.sequence, found.after
             kinds[_kind(found)] += 1
         print(
-            f"{path.name}: {Kind(header.kind).name.lower()}, "
+            f"{path.name}: {_kind_of(header.kind)}, "
             f"records {first} to {last} in {end} of {len(data)} bytes, "
             f"synced up to {read_synced(data, generation)}, {dict(kinds)}",
             file=out,
         )
     return Exit.OK
+
+
+def _kind_of(number: int) -> str:
+    names = {kind.value: kind.name.lower() for kind in Kind}
+    return names.get(number, f"of unknown kind {number}")
 
 
 def _kind(found: Frame) -> str:
@@ -188,7 +194,7 @@ def verify(directory: Path, out: IO[str]) -> int:
     if manifest is None:
         print("there is no journal yet", file=out)
         return Exit.OK
-    found = replay(directory, manifest, lambda frame: apply(table, decode_record(frame.body)))
+    found = replay(directory, manifest, decoding(directory, partial(apply, table)))
     print(f"good: {found.records} records, {len(table.sessions)} sessions, last record {found.sequence}", file=out)
     if found.tail is not None:
         print("it ends in an incomplete tail, which the next start cuts off and sets aside", file=out)

@@ -35,6 +35,8 @@ RECORD_MAGIC: Final = b"\xa5CSR"
 DATA_START: Final = 96
 SYNCED_AT: Final = 64
 MAX_BODY_BYTES: Final = 1 << 31
+MAX_SEQUENCE: Final = 1 << 62
+"""None is ever reached, and the next ones have to fit into 64 bits."""
 
 _FILE = struct.Struct("<4sHHQQQ")
 _CRC = struct.Struct("<I")
@@ -96,6 +98,8 @@ def read_header(data: Bytes) -> Header:
         raise FormatError("its header is damaged")
     if version > VERSION:
         raise FormatError(f"it has format {version}, and this callstated reads up to {VERSION}")
+    if first_sequence > MAX_SEQUENCE:
+        raise FormatError(f"its first sequence, {first_sequence}, is out of range")
     return Header(version, kind, generation, first_sequence, created_us)
 
 
@@ -152,7 +156,7 @@ def salvage(data: Bytes, generation: int, at: int = DATA_START) -> Iterator[Fram
     """Every intact record from an offset on, skipping whatever lies between."""
     while (at := data.find(RECORD_MAGIC, at)) >= 0:
         found = read_frame(data, at, generation)
-        if found is None:
+        if found is None or found.sequence > MAX_SEQUENCE:
             at += 1
         else:
             yield found

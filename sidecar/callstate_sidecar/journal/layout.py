@@ -10,7 +10,14 @@ spare-<gen>.csj        a segment that is no longer needed, kept to be overwritte
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Final
+
+MAX_GENERATION: Final = 10**12 - 1
+"""Names have twelve digits: a segment a millisecond for thirty years."""
+
+_NUMBERED: Final = re.compile(r"\d{12}")
 
 
 def log_path(directory: Path, generation: int) -> Path:
@@ -49,4 +56,6 @@ def spares(directory: Path) -> list[Path]:
 
 
 def _by_generation(directory: Path, kind: str) -> dict[int, Path]:
-    return {generation_of(path): path for path in sorted(directory.glob(f"{kind}-*.csj"))}
+    """Files of other names are none of the journal's."""
+    found = sorted(directory.glob(f"{kind}-*.csj"))
+    return {generation_of(path): path for path in found if _NUMBERED.fullmatch(path.stem.rpartition("-")[2])}

@@ -7,15 +7,15 @@ another one afterwards, what was read may be mixed, and is read again.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from callstate_client.engine.sessions.records import decode_record
 from callstate_client.engine.table.replay import replay as apply
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_sidecar.journal.errors import JournalDamagedError, JournalError
 from callstate_sidecar.journal.manifest import Manifest, read_manifest
-from callstate_sidecar.journal.replay import replay
+from callstate_sidecar.journal.replay import decoding, replay
 
 ATTEMPTS: Final = 10
 """Checkpoints that may come in between: there are minutes between two of them, unless someone asks for them."""
@@ -44,5 +44,5 @@ def read_live(directory: Path) -> SessionTable:
 
 def _read(directory: Path, manifest: Manifest) -> SessionTable:
     table = SessionTable()
-    replay(directory, manifest, lambda frame: apply(table, decode_record(frame.body)), written_to=True)
+    replay(directory, manifest, decoding(directory, partial(apply, table)), written_to=True)
     return table

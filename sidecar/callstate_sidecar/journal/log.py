@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from callstate_client.engine.sessions.records import Record, decode_record, encode_record
+from callstate_client.engine.sessions.records import Record, encode_record
 from callstate_sidecar.journal.disk_space import (
     check_removed,
     ensure_space,
@@ -39,10 +39,10 @@ from callstate_sidecar.journal.disk_space import (
     remove_unused,
 )
 from callstate_sidecar.journal.errors import JournalError
-from callstate_sidecar.journal.format import DATA_START, RECORD_HEADER_BYTES, Frame, framed
+from callstate_sidecar.journal.format import DATA_START, RECORD_HEADER_BYTES, framed
 from callstate_sidecar.journal.layout import logs
 from callstate_sidecar.journal.manifest import ManifestFile, read_manifest
-from callstate_sidecar.journal.replay import cut, discard_unused, replay
+from callstate_sidecar.journal.replay import cut, decoding, discard_unused, replay
 from callstate_sidecar.journal.segment import SEGMENT_BYTES, OpenSegment, create_segment
 from callstate_sidecar.system.files import Files, naming
 
@@ -118,15 +118,7 @@ class Journal:
             discard_unused(self._files, self.directory)
             return 0
 
-        def decoded(found: Frame) -> None:
-            try:
-                apply(decode_record(found.body))
-            except Exception as error:
-                raise JournalError(
-                    f"record {found.sequence} of {self.directory} is intact but can't be decoded: {error}"
-                ) from error
-
-        found = replay(self.directory, manifest, decoded)
+        found = replay(self.directory, manifest, decoding(self.directory, apply))
         if found.tail is not None:
             cut(self._files, found.tail)
         self._last_generation = max(logs(self.directory))

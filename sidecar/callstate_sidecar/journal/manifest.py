@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from callstate_sidecar.journal.errors import JournalDamagedError, JournalFormatError
 from callstate_sidecar.journal.format import VERSION
-from callstate_sidecar.journal.layout import log_path
+from callstate_sidecar.journal.layout import MAX_GENERATION, log_path
 from callstate_sidecar.system.files import Files, naming
 
 MANIFEST: Final = "MANIFEST"
+
+
+Generation = Annotated[int, Meta(ge=0, le=MAX_GENERATION)]
 
 
 class Manifest(Struct):
@@ -31,10 +34,20 @@ class Manifest(Struct):
         host: id of the host whose journal it is, by which the store knows these sessions. Older journals lack it.
     """
 
-    snapshot: int | None
-    log: int
+    snapshot: Generation | None
+    log: Generation
     format: int = VERSION
     host: str = ""
+
+
+class _Format(Struct):
+    """The member that says what the others mean."""
+
+    format: int = VERSION
+
+
+_decode = msgspec.json.Decoder(Manifest).decode
+_decode_format = msgspec.json.Decoder(_Format).decode
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
@@ -58,10 +71,13 @@ def read_manifest(directory: Path) -> Manifest | None:
     line, _, crc = data.rstrip(b"\n").rpartition(b" ")
     if crc != b"%08x" % zlib.crc32(line):
         raise JournalDamagedError(path, 0, "its checksum is wrong")
-    manifest = msgspec.json.decode(line, type=Manifest)
-    if manifest.format > VERSION:
-        raise JournalFormatError(path, f"has format {manifest.format}, and this callstated reads up to {VERSION}")
-    return manifest
+    try:
+        version = _decode_format(line).format  # first, as a later format may have members of other types
+        if version > VERSION:
+            raise JournalFormatError(path, f"has format {version}, and this callstated reads up to {VERSION}")
+        return _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise JournalDamagedError(path, 0, f"it is no manifest: {error}") from error
 
 
 def journal_host(directory: Path) -> str:

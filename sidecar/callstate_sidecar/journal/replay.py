@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from callstate_client.engine.sessions.records import Record, decode_record
 from callstate_sidecar.journal.errors import REPAIR, JournalDamagedError, JournalError, JournalFormatError
 from callstate_sidecar.journal.format import (
     DATA_START,
@@ -90,6 +91,24 @@ def load_segment(path: Path, *, copied: bool = False) -> Segment:
     if header.generation != generation_of(path):
         raise JournalDamagedError(path, 8, f"its header says generation {header.generation}")
     return Segment(path, data, header)
+
+
+def decoding(directory: Path, apply: Callable[[Record], None]) -> Callable[[Frame], None]:
+    """What decodes the records of a journal and applies them.
+
+    Raises (when it is called):
+        JournalError: an intact record can't be decoded or applied.
+    """
+
+    def decoded(found: Frame) -> None:
+        try:
+            apply(decode_record(found.body))
+        except Exception as error:
+            raise JournalError(
+                f"record {found.sequence} of {directory} is intact but can't be decoded: {error}"
+            ) from error
+
+    return decoded
 
 
 def replay(

@@ -210,5 +210,8 @@ def decode_record(body: bytes | memoryview) -> Record:
     Raises:
         msgspec.MsgspecError: it is not a record.
     """
-    record = _decode(body)
+    try:
+        record = _decode(body)
+    except (UnicodeDecodeError, RecursionError, OverflowError) as error:
+        raise msgspec.DecodeError(str(error)) from error
     return record.to_current() if isinstance(record, StateRecordV3) else record

@@ -210,16 +210,16 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[IncomingTurn]:
     members: list[dict[str, Any]]
     try:
         turns = _strict_turns(array)  # type: ignore[assignment]  # lists are invariant; this one is not added to
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         try:
             turns = _lenient_turns(array)
         except msgspec.ValidationError as error:
             raise params_error(error, path) from error
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise undecodable(error, path) from error
         try:
             members = _plain_turns(array)
-        except (msgspec.MsgspecError, RecursionError):  # nested or invalid: check each value
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # nested or invalid: check each value
             members = check_json(array, path, depth, TURNS_PARTS)
         for index, names in enumerate(members):
             documents.refuse_shadows(names, documents.TURN_NAMES, f"{path}[{index}]")
@@ -255,7 +255,7 @@ def check_turn(data: bytes, path: str) -> IncomingTurn:
     if data.isascii() and not _has_escape(data, b"\\u") and _time_is_strict(data):
         try:
             return _strict_turn(data)
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # unusual or invalid: checked in full below
     try:
         return check_turns(b"[%b]" % data, path)[0]
@@ -326,7 +326,7 @@ def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Ra
         members = _raw_members(data)
     except msgspec.ValidationError as error:
         raise params_error(error, path) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
     check_fields(head, path)
     documents.refuse_shadows(members, HEAD_MEMBERS, path)
@@ -365,7 +365,7 @@ def check_metrics(data: Raw | UnsetType, path: str) -> tuple[Counters, dict[str,
         members = _raw_members(data)
     except msgspec.ValidationError as error:
         raise params_error(error, path) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
     documents.refuse_shadows(members, documents.METRICS_NAMES, path)
     extra = {name: value for name, value in members.items() if name not in documents.METRICS_NAMES}

@@ -123,8 +123,9 @@ def _usual_request(verb: Verb) -> Any:
     """A request of one verb as a type, tagged by its method."""
     fields = [("id", Int64), ("params", verb.usual), ("jsonrpc", Literal["2.0"])]
     return msgspec.defstruct(
-        "Usual", fields, tag_field="method", tag=verb.method, namespace={"verb": verb}, gc=False
-    )
+        "Usual", fields, tag_field="method", tag=verb.method, namespace={"verb": verb}, gc=False,
+        forbid_unknown_fields=True,
+    )  # fmt: skip
 
 
 decode_usual: Final[Callable[[bytes], Any]] = msgspec.json.Decoder(
