@@ -21,7 +21,13 @@ MAX_DETAIL_BYTES: Final = 1024
 """Longest detail of an end, bytes of JSON: a note, not a report."""
 
 MAX_SECONDS: Final = 10 * 365 * 86400
-"""Longest timeout, seconds: ten years."""
+"""The longest that a request may wait, seconds: ten years."""
+
+MAX_HEARTBEAT_TIMEOUT_S: Final = 86400
+"""Longest heartbeat timeout of a session, seconds: a day. A call that may be dead is kept in memory meanwhile."""
+
+MAX_DURATION_S: Final = 365 * 86400
+"""Longest `max_duration_s` of a session, seconds: a year."""
 
 SESSION_ID_RULE: Final = (
     f"1 to {MAX_ID_BYTES} bytes of printable ASCII, no space, no braces, not starting with '@', not 'active'"

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from callstate_client.model.go_json import INT64_MAX, Int64
-from callstate_client.protocol.ids import MAX_SECONDS
+from callstate_client.protocol.ids import MAX_DURATION_S, MAX_HEARTBEAT_TIMEOUT_S, MAX_SECONDS
 
 MAX_DEPTH: Final = 64
 """Deepest nesting of a message. Parsers of other languages begin to fail around 128; orjson writes up to 254."""
@@ -22,6 +22,8 @@ MAX_HEARTBEAT_IDS: Final = 10_000
 
 Version = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
+HeartbeatTimeout = Annotated[float, Meta(gt=0, le=MAX_HEARTBEAT_TIMEOUT_S)]
+MaxDuration = Annotated[float, Meta(gt=0, le=MAX_DURATION_S)]
 Limit = Annotated[int, Meta(ge=1, le=10_000)]
 History = str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)]
 
@@ -51,8 +53,8 @@ class SaveParams(Params):
     session: Raw
     if_version: Version | None = None
     labels: dict[str, str] | None = None
-    heartbeat_timeout_s: PositiveSeconds | None = None
-    max_duration_s: PositiveSeconds | None = None
+    heartbeat_timeout_s: HeartbeatTimeout | None = None
+    max_duration_s: MaxDuration | None = None
     epoch: Int64 | None = None
     op: str | None = None
 
@@ -170,8 +172,8 @@ class ClaimParams(Params):
     worker_id: str
     steal: bool = False
     history: History = "all"
-    heartbeat_timeout_s: PositiveSeconds | None = None
-    max_duration_s: PositiveSeconds | None = None
+    heartbeat_timeout_s: HeartbeatTimeout | None = None
+    max_duration_s: MaxDuration | None = None
 
 
 class ClaimNextParams(Params):

@@ -21,6 +21,7 @@ from callstate_client.model.state import SessionState
 from callstate_client.model.times import format_time
 from callstate_client.model.turn import Turn, decode_turn
 from callstate_client.model.wellformed import as_text, cleaned, whole_ms
+from callstate_client.protocol.ids import MAX_DURATION_S, MAX_HEARTBEAT_TIMEOUT_S
 from callstate_client.requests import validation
 
 UNPATCHABLE: Final = frozenset({"id", "history", "updated_at"})
@@ -106,7 +107,8 @@ def split_changes(changes: Mapping[str, Any]) -> tuple[dict[str, Any], Beside]:
 
 def _checked_beside(name: str, value: Any) -> Any:
     if name != "labels":
-        validation.check_seconds(value, f"$.params.{name}")
+        most = MAX_DURATION_S if name == "max_duration_s" else MAX_HEARTBEAT_TIMEOUT_S
+        validation.check_seconds(value, f"$.params.{name}", most)
         return value
     labels = dict(value)
     validation.check_labels(labels)

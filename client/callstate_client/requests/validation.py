@@ -27,7 +27,6 @@ from callstate_client.protocol.ids import (
     MAX_LABEL_VALUE_BYTES,
     MAX_LABELS,
     MAX_NAME_BYTES,
-    MAX_SECONDS,
     SESSION_ID_RULE,
     WORKER_ID_RULE,
     is_session_id,
@@ -195,14 +194,14 @@ def check_labels(labels: dict[Any, Any]) -> None:
             raise wrong(f"$.params.labels.{name}", f"at most {MAX_LABEL_VALUE_BYTES} bytes")
 
 
-def check_seconds(value: Any, path: str) -> None:
+def check_seconds(value: Any, path: str, most: int) -> None:
     """Check a timeout in seconds.
 
     Raises:
-        InvalidParamsError: it is not a number above 0, of ten years at most.
+        InvalidParamsError: it is not a number above 0, of `most` at most.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_SECONDS:
-        raise wrong(path, f"seconds above 0, at most {MAX_SECONDS}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise wrong(path, f"seconds above 0, at most {most}")
 
 
 def check_detail(detail: bytes) -> None:
