@@ -59,11 +59,19 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Config
         if key == "store.url" and redact_url(text) != text
     ]
     args.settings = None  # may hold a password
-    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    return msgspec.convert(_nested(values), Config), args
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by key as tables by section."""
+    tables: dict[str, Any] = {}
     for key, value in values.items():
-        section, _, name = key.partition(".")
-        sections[section][name] = value
-    return msgspec.convert(sections, Config), args
+        section, _, name = key.rpartition(".")
+        table = tables
+        for part in section.split("."):
+            table = table.setdefault(part, {})
+        table[name] = value
+    return tables
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -77,12 +85,19 @@ def _read_file(path: Path) -> dict[str, Any]:
     for section, table in document.items():
         if section not in SECTIONS:
             _unknown(section, SECTIONS, str(path), "section")
-        if not isinstance(table, dict):
-            raise ConfigError(f"{section}: expected a table, [{section}] ({path})")
-        for name, value in table.items():
-            key = f"{section}.{name}"
-            values[key] = _checked(_option(key, str(path)), value, str(path), strict=True)
+        values.update(_read_section(section, table, path))
     return values
+
+
+def _read_section(section: str, table: object, path: Path) -> Iterator[tuple[str, Any]]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{section}: expected a table, [{section}] ({path})")
+    for name, value in table.items():
+        key = f"{section}.{name}"
+        if key in SECTIONS:
+            yield from _read_section(key, value, path)
+        else:
+            yield key, _checked(_option(key, str(path)), value, str(path), strict=True)
 
 
 def _read_environ(environ: Mapping[str, str]) -> Iterator[tuple[Option, Any]]:

@@ -17,7 +17,7 @@ class Option(Struct, frozen=True, kw_only=True):
     """One key, as described by its annotation.
 
     Args:
-        section: such as `store`.
+        section: such as `store` or `limits.per_uid`.
         name: such as `flush_interval_s`.
         annotation: the annotated type, against which `msgspec.convert` checks a value.
         type: the bare type: str, int, float, or a Literal.
@@ -40,7 +40,7 @@ class Option(Struct, frozen=True, kw_only=True):
     @property
     def variable(self) -> str:
         """The environment variable: `CALLSTATE_STORE_FLUSH_INTERVAL_S`."""
-        return f"CALLSTATE_{self.section}_{self.name}".upper()
+        return f"CALLSTATE_{self.section}_{self.name}".upper().replace(".", "_")
 
     @property
     def expected(self) -> str:
@@ -63,6 +63,8 @@ def _alternatives(words: tuple[str, ...]) -> str:
 def _section_options(section: str, struct: type[Struct]) -> Iterator[Option]:
     default = struct()
     for name, annotation in get_type_hints(struct, include_extras=True).items():
+        if not get_args(annotation):  # a section within this one
+            continue
         bare, meta = get_args(annotation)
         yield Option(
             section=section,
@@ -74,7 +76,14 @@ def _section_options(section: str, struct: type[Struct]) -> Iterator[Option]:
         )
 
 
-SECTIONS: Final[dict[str, type[Struct]]] = get_type_hints(Config)
+def _sections(struct: type[Struct], within: str = "") -> Iterator[tuple[str, type[Struct]]]:
+    for name, kind in get_type_hints(struct).items():
+        if isinstance(kind, type) and issubclass(kind, Struct):
+            yield within + name, kind
+            yield from _sections(kind, f"{within}{name}.")
+
+
+SECTIONS: Final[dict[str, type[Struct]]] = dict(_sections(Config))
 """The structs of the sections by name, in the order of the reference file."""
 
 OPTIONS: Final[dict[str, Option]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from callstate_sidecar.config.options import OPTIONS, Option
@@ -27,7 +28,7 @@ Origins = Mapping[str, Origin]
 
 def value_of(config: Config, option: Option) -> str | int | float:
     """The value of a key."""
-    value: str | int | float = getattr(getattr(config, option.section), option.name)
+    value: str | int | float = attrgetter(option.key)(config)
     return value
 
 

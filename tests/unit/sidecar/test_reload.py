@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -21,11 +22,16 @@ def config(*settings: str) -> Config:
     return load_config([word for setting in settings for word in ("--set", setting)], {})[0]
 
 
+def with_value(section: Any, key: str, value: object) -> Any:
+    """A copy of the configuration, or a section of it, with another value of a key."""
+    name, _, rest = key.partition(".")
+    return replace(section, **{name: with_value(getattr(section, name), rest, value) if rest else value})
+
+
 @pytest.mark.parametrize("key", OPTIONS)
 def test_a_key_either_is_applied_or_needs_a_restart(key: str) -> None:
-    section, _, name = key.partition(".")
     before = Config()
-    after = replace(before, **{section: replace(getattr(before, section), **{name: "another value"})})
+    after = with_value(before, key, "another value")
     reloads = Reloads(before, {})
     assert reloads.take(after, {}) == ([key] if is_applied(key) else [])
     assert reloads.needs_restart == ([] if is_applied(key) else [key])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Iterator
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -40,8 +43,16 @@ def refusal(*argv: str, **environ: str) -> str:
 
 
 def value_of(config: Config, key: str) -> object:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
+    return attrgetter(key)(config)
+
+
+def keys_of(table: dict[str, Any], within: str = "") -> Iterator[str]:
+    """The keys of a TOML table and of those within it."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from keys_of(value, f"{within}{name}.")
+        else:
+            yield within + name
 
 
 def another_value(key: str) -> str | float:
@@ -99,7 +110,7 @@ def test_the_reference_file_names_every_key_at_its_default(toml: Path) -> None:
     lines = [line.removeprefix("#") for line in _code_lines(reference_toml())]
     toml.write_text("\n".join(lines).replace('share = "group"', 'share = "all"'))
     values = tomllib.loads(toml.read_text())
-    assert [f"{section}.{name}" for section, table in values.items() for name in table] == KEYS
+    assert list(keys_of(values)) == KEYS
     assert load("--config", str(toml)) == Config()
 
 
