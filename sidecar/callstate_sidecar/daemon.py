@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import secrets
-import sys
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -49,12 +48,14 @@ from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.reload import Reloads
+from callstate_sidecar.serving.acceptor import Acceptor
 from callstate_sidecar.serving.connection import ClientConnection
-from callstate_sidecar.serving.listener import BACKLOG, KEY, Listener
+from callstate_sidecar.serving.idle import LOOK_EVERY_S
+from callstate_sidecar.serving.listener import KEY, Listener
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.serving.timed_server import TimedServer
 from callstate_sidecar.status import StatusReport, status_line
-from callstate_sidecar.system import host, systemd
+from callstate_sidecar.system import descriptors, host, systemd
 from callstate_sidecar.system.clock import SystemClock, since_boot
 from callstate_sidecar.system.exits import Exit
 from callstate_sidecar.system.peers import Peers
@@ -198,8 +199,9 @@ class Daemon:
         kind = TimedServer if config.metrics.listen else Server
         self._access = AccessControl(configured_policy(config.access), self._clock.mono)
         self._engine.control(self._access)
-        self._server = kind(self._engine, logged, self._metrics, config.limits, gate)
-        self._server.refusal = self._access.refusal_to_connect
+        fit = descriptors.room_for_connections(descriptors.raise_limit())
+        self._server = kind(self._engine, logged, self._metrics, config.limits, gate, fit)
+        self._server.clients.access = self._access
         self._checkpointer = Checkpointer(
             journal, files, partial(snapshot, self._engine.table), self._server.group.commit
         )
@@ -329,10 +331,12 @@ class Daemon:
         if self._hosts is not None:
             self._hosts.start()
         loop = asyncio.get_running_loop()
-        servers = [await _start_server(loop, self._connection, sock) for sock in sockets]
+        clients = self._server.clients
+        acceptors = [Acceptor(sock, self._connection, clients.refusal, clients.refused) for sock in sockets]
         self._signals.serve(loop.call_soon_threadsafe, self._request_stop, _stopped_at_once, self._reload)
         tasks = [
             supervise("watchdog", self._feed_watchdog, self._metrics),
+            supervise("idle-connections", self._close_idle, self._metrics),
             supervise("log-report", _report_suppressed, self._metrics),
         ]
         status = StatusReport(self._manager, self._status, self._metrics)
@@ -346,7 +350,7 @@ class Daemon:
         self._manager.ready(self._status())
         await self._stop.wait()
         await status.stop()
-        await self._shut_down(servers)
+        await self._shut_down(acceptors)
         for task in tasks:
             await cancel_and_wait(task)
 
@@ -406,6 +410,11 @@ class Daemon:
             self._manager.watchdog()
             await asyncio.sleep(interval_s)
 
+    async def _close_idle(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            self._server.clients.close_idle()
+
     def _status(self) -> str:
         return status_line(self._host.stats(), self._reloads.needs_restart)
 
@@ -427,7 +436,7 @@ class Daemon:
         self._server.limit(config.limits)
         self._access.apply(policy)
         self._engine.control(self._access)
-        self._server.turn_away_refused()
+        self._server.clients.turn_away()
         self._engine.liveness.timeout_s = config.reaper.heartbeat_timeout_s
         log.info(
             "reloaded",
@@ -439,13 +448,13 @@ class Daemon:
 
     # -- stop -----------------------------------------------------------------------------------------------
 
-    async def _shut_down(self, servers: list[asyncio.AbstractServer]) -> None:
+    async def _shut_down(self, acceptors: list[Acceptor]) -> None:
         """Accept no more, answer what is in flight, flush, write a checkpoint, close."""
         self._manager.stopping(f"stopping; {self._engine.table.dirty.sessions} sessions to write to the store")
         server = self._server
-        for listening in servers:
-            listening.close()
-        server.stopping = True
+        for acceptor in acceptors:
+            acceptor.close()
+        server.clients.stopping = True
         await self._reaper.stop()
         if self._hosts is not None:
             await self._hosts.stop()
@@ -485,13 +494,3 @@ async def _report_suppressed() -> None:
     while True:
         await asyncio.sleep(REPORT_S)
         report_suppressed()
-
-
-async def _start_server(
-    loop: asyncio.AbstractEventLoop, factory: Callable[[], ClientConnection], sock: Any
-) -> asyncio.AbstractServer:
-    # uvloop listens once more, with a backlog of 100 unless it is told
-    options: dict[str, Any] = {"backlog": BACKLOG}
-    if sys.version_info >= (3, 13):  # else it removes the socket's path on close, which breaks socket activation
-        options["cleanup_socket"] = False
-    return await loop.create_unix_server(factory, sock=sock, **options)

@@ -169,6 +169,7 @@ class DaemonHost:
             "subscribers": engine.events.subscribers,
             "draining": engine.ctx.draining,
             "connections": len(self._server.connections),
+            "connections_limit": self._server.clients.most,
             "dirty": table.dirty.sessions,
             "dirty_bytes": table.dirty.size_bytes,
             "oldest_dirty_s": 0.0 if oldest is None else round(now - oldest, 3),

@@ -20,7 +20,7 @@ from callstate_client import protocol
 from callstate_client.engine.verbs.table import VERBS
 from callstate_client.errors import BY_CODE
 from callstate_client.protocol.events import GAP, MEMBERS, TYPES
-from callstate_sidecar.config.schema import LimitsConfig
+from callstate_sidecar.config.options import OPTIONS
 from callstate_sidecar.stores.sqlite import SqliteStore
 from support.daemon import Daemon
 from support.stores import refuse_changes
@@ -308,11 +308,10 @@ def test_errors_are_those_of_the_code() -> None:
 
 
 def test_configurable_limits_are_those_of_the_code() -> None:
-    units = {"MiB": 1024 * 1024, "": 1}
-    rows = re.findall(r"^\| .*`limits\.(\w+)` \| ([\d,]+) ?(\w*) \|", DOCUMENT, flags=re.MULTILINE)
-    assert {name: int(size.replace(",", "")) * units[unit] for name, size, unit in rows} == msgspec.to_builtins(
-        LimitsConfig()
-    )
+    units = {"MiB": 1024 * 1024, "s": 1, "": 1}
+    rows = re.findall(r"^\| .*`(limits\.[\w.]+)` \| ([\d,]+) ?(\w*) \|", DOCUMENT, flags=re.MULTILINE)
+    defaults = {key: option.default for key, option in OPTIONS.items() if key.startswith("limits.")}
+    assert {key: int(size.replace(",", "")) * units[unit] for key, size, unit in rows} == defaults
 
 
 def test_events_are_those_of_the_code() -> None:

@@ -126,6 +126,10 @@ class Events:
         """The number of subscribers."""
         return len(self._subscribers)
 
+    def is_subscribed(self, caller: Subscriber) -> bool:
+        """Whether it is a subscriber."""
+        return caller in self._subscribers
+
     # -- recording -----------------------------------------------------------------------------------------
 
     def note(

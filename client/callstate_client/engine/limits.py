@@ -19,6 +19,22 @@ SESSION_BYTES: Final = 8 * 1024 * 1024
 EVENTS: Final = 10_000
 """Events kept for reconnecting subscribers, by default."""
 
+KEPT_FOR_OTHERS: Final = 20
+"""By default one user may take all but this fraction (1/20) of what there is for all."""
+
+
+def user_share(configured: int, total: int, *, is_operator: bool) -> int:
+    """How much of a total one user may take.
+
+    Args:
+        configured: what `limits.per_uid` says; 0: nothing.
+        total: for all users.
+        is_operator: by default an operator may take all.
+    """
+    if configured:
+        return min(configured, total)
+    return total if is_operator else total - total // KEPT_FOR_OTHERS
+
 
 class Limits(Protocol):
     """The part of the configuration that bounds what the engine keeps."""

@@ -67,6 +67,10 @@ class AccessControl:
             return None
         return self._refusal(user, "connect", "access.allow does not name it")
 
+    def is_operator(self, user: User) -> bool:
+        """Whether connections are kept in reserve for this user."""
+        return self.policy.is_operator(user)
+
     # -- requests -------------------------------------------------------------------------------------------
 
     def admit(self, ctx: Context, caller: Caller, method: str, params: Any) -> Audit | None:

@@ -236,6 +236,40 @@ class ReaperConfig(Struct, frozen=True, kw_only=True):
     ] = 0.1
 
 
+class UserLimitsConfig(Struct, frozen=True, kw_only=True):
+    """Limits on what the processes of one user may consume together, so that they lock no other user out."""
+
+    connections: Annotated[
+        int,
+        _count(
+            "Connections of one user. 0: all but a twentieth of limits.connections; operators have no limit then.",
+            "connections",
+            0,
+            1_000_000,
+        ),
+    ] = 0
+    sessions: Annotated[
+        int,
+        _count(
+            "Sessions in memory that one user has created. 0: all but a twentieth of limits.sessions; operators "
+            "have no limit then.",
+            "sessions",
+            0,
+            100_000_000,
+        ),
+    ] = 0
+    requests_per_s: Annotated[
+        int,
+        _count(
+            "Requests a second of one user; more are read later. As many as in one second may come at once. 0: any "
+            "number.",
+            "requests",
+            0,
+            100_000_000,
+        ),
+    ] = 0
+
+
 class LimitsConfig(Struct, frozen=True, kw_only=True):
     """Limits on what clients and sessions may consume."""
 
@@ -258,9 +292,36 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
     connections: Annotated[
         int,
         _count(
-            "Maximum number of connections; further ones are refused as overloaded.", "connections", 1, 1_000_000
+            "Maximum number of connections; further ones are refused as overloaded. It is lowered to what the "
+            "limit on open files allows, at two descriptors for each.",
+            "connections",
+            1,
+            1_000_000,
         ),
     ] = 1000
+    reserved_connections: Annotated[
+        int,
+        _count(
+            "Connections beyond limits.connections, at most a quarter of that, for operators to look after the "
+            "daemon; they serve neither workers nor subscribers.",
+            "connections",
+            0,
+            1000,
+        ),
+    ] = 8
+    first_line_s: Annotated[
+        float,
+        _seconds("A connection on which no request arrives for so long is closed. 0: never.", 0, DAY_S),
+    ] = 60.0
+    idle_timeout_s: Annotated[
+        float,
+        _seconds(
+            "A connection without a request for so long is closed, unless it is registered as a worker or has "
+            "subscribed to events. 0: never.",
+            0,
+            DAY_S,
+        ),
+    ] = 3600.0
     sessions: Annotated[
         int,
         _count(
@@ -296,6 +357,7 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
             TIB,
         ),
     ] = 256 * MIB
+    per_uid: UserLimitsConfig = UserLimitsConfig()
 
 
 class AccessConfig(Struct, frozen=True, kw_only=True):

@@ -36,6 +36,7 @@ COUNTERS: Final = {
     "connections_total": Named("callstate_connections_accepted", "Clients accepted."),
     "connections_cut_off": Named("callstate_connections_cut_off", "Clients closed because they did not read."),
     "connections_refused": Named("callstate_connections_refused", "Clients refused and disconnected."),
+    "connections_timed_out": Named("callstate_connections_timed_out", "Clients closed because they asked nothing."),
     "checkpoints": Named("callstate_checkpoints", "Checkpoints of the journal."),
     "checkpoints_failed": Named("callstate_checkpoints_failed", "Checkpoints of the journal that failed."),
     "task_failures": Named("callstate_task_failures", "Failures of background tasks, which were restarted."),
@@ -52,7 +53,18 @@ COUNTERS: Final = {
 """Likewise; Prometheus sees them with `_total`, and with 0 before they are counted."""
 
 SHOWN_OTHERWISE: Final = frozenset(
-    {"sessions", "store", "store_error", "journal", "loop_lag_s", "requests", "errors", "suspected", "reaped"}
+    {
+        "connections_limit",
+        "sessions",
+        "store",
+        "store_error",
+        "journal",
+        "loop_lag_s",
+        "requests",
+        "errors",
+        "suspected",
+        "reaped",
+    }
 )
 """Members of `server.stats` that are shown with labels, as histograms, or not at all."""
 

@@ -77,7 +77,7 @@ class Exporter:
             durations={method: histogram.copy() for method, histogram in self._server.durations.items()},
             limits={
                 "callstate_sessions_limit": limits.sessions,
-                "callstate_connections_limit": limits.connections,
+                "callstate_connections_limit": self._server.clients.most,
                 "callstate_dirty_bytes_limit": self._config.store.max_dirty_bytes,
             },
             info={name: info[name] for name in ("version", "store", "durability")},

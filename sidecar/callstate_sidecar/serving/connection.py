@@ -19,7 +19,9 @@ from typing import Final, Protocol, cast
 from callstate_client.engine.user import NOBODY
 from callstate_client.protocol.framing import LineSplitter
 from callstate_sidecar.access.peer import peer_user
+from callstate_sidecar.serving.admission import Place
 from callstate_sidecar.serving.fair_queue import FairQueue
+from callstate_sidecar.serving.rates import RequestRates
 
 LINES_A_TURN: Final = 8
 """Lines of one connection served in one turn of the loop. Then other connections are served, and the replies leave:
@@ -54,6 +56,11 @@ class LineServer(Protocol):
         """Whether a connection has to wait before it is served; None: never."""
         ...
 
+    @property
+    def rates(self) -> RequestRates | None:
+        """How many requests a second each user may have served; None: any number."""
+        ...
+
     def connected(self, connection: ClientConnection, /) -> None:
         """A client has connected: bound its unread replies, or refuse it."""
         ...
@@ -84,9 +91,10 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_queued",
-        "_server", "_splitter", "busy", "closing", "expected_bytes", "instance", "line_bytes", "out", "out_bytes",
-        "queue", "told_timeout_s", "transport", "used_at", "used_s", "user", "waiting", "worker",
+        "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_queued", "_server",
+        "_splitter", "busy", "closing", "connected_at", "expected_bytes", "instance", "line_bytes", "out",
+        "out_bytes", "place", "queue", "served_at", "told_timeout_s", "transport", "used_at", "used_s", "user",
+        "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, server: LineServer, line_bytes: int) -> None:
@@ -120,6 +128,11 @@ class ClientConnection(asyncio.Protocol):
         """The default timeout that `server.info` reported to it, seconds; 0: not yet."""
         self.user = NOBODY
         """Who connected."""
+        self.place: Place | None = None
+        """Where it counts; None: it is refused."""
+        self.connected_at = 0.0
+        self.served_at = 0.0
+        """When its last requests were served, monotonic seconds; 0: none yet."""
         self.transport: asyncio.Transport | None = None
 
     # -- asyncio.Protocol -----------------------------------------------------------------------------------
@@ -181,12 +194,16 @@ class ClientConnection(asyncio.Protocol):
             return
         left = LINES_A_TURN
         backlog = self._backlog
-        now = began = monotonic()
+        rates = self._server.rates
+        self.served_at = now = began = monotonic()
         until = began + SHARE_S
         while backlog and left and not self._blocked and not self.closing:
             if self.busy or self.out_bytes + self.expected_bytes > self._pending_bytes:
                 break
             if self.waiting >= MAX_WAITING:
+                break
+            if rates is not None and not rates.take(self.user.uid):
+                self._serve_later(rates.wait_s(self.user.uid))
                 break
             self._server.handle(self, backlog.popleft())
             now = monotonic()
@@ -195,6 +212,21 @@ class ClientConnection(asyncio.Protocol):
         if backlog and not left:
             self.serve_soon()
         self._update_reading()
+
+    def _serve_later(self, delay_s: float) -> None:
+        """Its user has had as many requests served as `limits.per_uid.requests_per_s`."""
+        self._queued = True
+        self._loop.call_later(delay_s, self.serve)
+
+    @property
+    def stays(self) -> bool:
+        """Whether it may be silent for ever: it is a worker's."""
+        return bool(self.worker)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a request is under way, or a reply unread."""
+        return bool(self._backlog or self.waiting or self.unsent_bytes)
 
     @property
     def unsent_bytes(self) -> int:

@@ -10,6 +10,7 @@ share of each turn. Waiting requests are counted per connection, which is not re
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -25,7 +26,6 @@ from callstate_client.engine.request import (
     read_request,
     result_line,
 )
-from callstate_client.engine.user import User
 from callstate_client.engine.verbs.save_delta import MIN_BYTES, Extending
 from callstate_client.errors import (
     InternalError,
@@ -39,9 +39,12 @@ from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.serving.admission import RESERVE_VERBS, Place
 from callstate_sidecar.serving.connection import SHARE_S, ClientConnection
+from callstate_sidecar.serving.connections import Connections
 from callstate_sidecar.serving.fair_queue import FairQueue
 from callstate_sidecar.serving.group_commit import GroupCommit
+from callstate_sidecar.serving.rates import RequestRates
 from callstate_sidecar.serving.unread import UnreadReplies
 
 log = EventLog(__name__)
@@ -99,6 +102,7 @@ class Server:
         metrics: counts requests and errors.
         limits: in force until `limit` is called.
         gate: holds replies until a sync (durability `power`).
+        fit: how many connections the limit on open files has room for.
     """
 
     _groups = GroupCommit
@@ -110,6 +114,7 @@ class Server:
         metrics: Metrics,
         limits: LimitsConfig,
         gate: SyncGate | None = None,
+        fit: int = sys.maxsize,
     ) -> None:
         self._engine = engine
         self._table = engine.table
@@ -118,15 +123,14 @@ class Server:
         self.group = self._groups(engine.ctx, journal, gate, metrics, self._run_again)
         self.reply_queued = self.group.reply_queued
         self.queue = FairQueue(asyncio.get_running_loop())
-        self.connections: set[ClientConnection] = set()
+        self.clients = Connections(engine.events, metrics, fit)
+        self.connections = self.clients.open
         self._unread = UnreadReplies(self.connections, self._cut_off)
         self.replies_sent = self._unread.sent
+        self.rates: RequestRates | None = None
         self.limit(limits)
-        self.refusal: Callable[[User], WireError | None] = lambda _: None
-        """Why a user may not connect; None if it may."""
         self.held: Callable[[ClientConnection], bool] | None = None
         """Whether a connection has to wait before it is served, after an absence of the daemon; None: never."""
-        self.stopping = False
         self.waiting = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -134,38 +138,13 @@ class Server:
     # -- connections ----------------------------------------------------------------------------------------
 
     def connected(self, connection: ClientConnection) -> None:
-        """A client has connected. One that may not, or beyond `limits.connections`, gets an error and is closed."""
-        refusal = self.refusal(connection.user)
-        if refusal is not None:
-            self._turn_away(connection, refusal)
-            return
-        if self.stopping or len(self.connections) >= self.limits.connections:
-            error = (
-                ShuttingDownError("the daemon is stopping")
-                if self.stopping
-                else OverloadedError(f"limits.connections ({self.limits.connections}) is reached")
-            )
-            self._turn_away(connection, error)
-            return
-        self._metrics.count("connections_total")
-        self.connections.add(connection)
-        connection.bound(self._unread.share_bytes)
-
-    def _turn_away(self, connection: ClientConnection, error: WireError) -> None:
-        self._metrics.count("connections_refused")
-        connection.send(error_line(NULL_ID, error))
-        connection.close()
-
-    def turn_away_refused(self) -> None:
-        """Close the connections of users that may not connect any more."""
-        for connection in [*self.connections]:
-            refusal = self.refusal(connection.user)
-            if refusal is not None:
-                self._turn_away(connection, refusal)
+        """A client has connected. Without a place it gets an error and is closed."""
+        if self.clients.enter(connection):
+            connection.bound(self._unread.share_bytes)
 
     def disconnected(self, connection: ClientConnection) -> None:
         """A client has disconnected."""
-        self.connections.discard(connection)
+        self.clients.leave(connection)
         self.group.forget(connection)
         self._engine.disconnected(connection)
 
@@ -178,6 +157,10 @@ class Server:
         self.group.pending_reply_bytes = limits.pending_reply_bytes
         self._unread.limit(limits.pending_reply_bytes, limits.reply_bytes_total)
         self._engine.events.limit = limits.events
+        self.clients.limit(limits)
+        per_s = limits.per_uid.requests_per_s
+        if per_s != (0 if self.rates is None else self.rates.per_s):
+            self.rates = RequestRates(per_s, monotonic) if per_s else None
 
     # -- a line ---------------------------------------------------------------------------------------------
 
@@ -195,8 +178,12 @@ class Server:
         if request is None:
             return
         self._metrics.requests[request.verb.method] += 1
-        if self.stopping:
+        if self.clients.stopping:
             self._answer(connection, request, ShuttingDownError("the daemon is stopping"))
+        elif connection.place is Place.RESERVED and request.verb.method not in RESERVE_VERBS:
+            full = f"limits.connections ({self.clients.most}) is reached: no workers, and no changes"
+            self._answer(connection, request, OverloadedError(full))
+            connection.close()
         else:
             self._run(connection, request)
 

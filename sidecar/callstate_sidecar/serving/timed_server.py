@@ -7,6 +7,7 @@ includes a wait for the store, and for the other requests of the same turn of th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from time import perf_counter
 from typing import Final
@@ -54,8 +55,9 @@ class TimedServer(Server):
         metrics: Metrics,
         limits: LimitsConfig,
         gate: SyncGate | None = None,
+        fit: int = sys.maxsize,
     ) -> None:
-        super().__init__(engine, journal, metrics, limits, gate)
+        super().__init__(engine, journal, metrics, limits, gate, fit)
         self._answered: list[tuple[str, float]] = []
         """The requests whose replies leave at the end of this turn: their method, and when they began."""
         self.durations: dict[str, Histogram] = {}

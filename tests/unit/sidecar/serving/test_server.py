@@ -303,7 +303,7 @@ async def test_many_that_wait_for_one_big_session_do_not_pile_up_its_replies(tmp
 async def test_a_stop_answers_what_is_under_way_and_refuses_what_comes(served: Served) -> None:
     served.core.memory.hold()
     waiting = served.peer.send(save("a"))
-    served.core.server.stopping = True
+    served.core.server.clients.stopping = True
     late = served.peer.send(save("b"), ("server.ping", {}))
     answering = asyncio.ensure_future(served.core.server.answered(20.0))
     await asyncio.sleep(0)
