@@ -288,7 +288,7 @@ class Server:
         self._begin_waiting(connection)
         if isinstance(outcome, InSteps):
             connection.busy = True
-            self._advance(_Work(connection, request, outcome.work, self._advance))
+            self._go_on_later(_Work(connection, request, outcome.work, self._advance))
         else:
             self._await(connection, request, outcome, changed, [])
 
@@ -311,6 +311,12 @@ class Server:
 
         deferred.start(finished)
 
+    def _go_on_later(self, work: _Work) -> None:
+        """Go on in a later turn: to read a long line has taken a share of this one."""
+        if self._tx.records:
+            self._tx.after_rollback.append(work.undone.append)
+        self.queue.add(work)
+
     def _advance(self, work: _Work) -> None:
         """Do a share of a request's work, and the rest in later turns of the loop."""
         connection, request, group = work.connection, work.request, self._tx.records
@@ -330,9 +336,7 @@ class Server:
         except Exception as error:  # noqa: BLE001 - as in `_run`
             result = error
         else:
-            if self._tx.records:
-                self._tx.after_rollback.append(work.undone.append)
-            self.queue.add(work)
+            self._go_on_later(work)
             return
         connection.busy = False
         changed = len(group) > before

@@ -107,12 +107,12 @@ def _before(turns: bytes, end: int, size: int) -> tuple[int, int] | None:
             return None
         try:
             return start, len(cut(b"[%b]" % turns[start:end]))
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             start += 1
     return None
 
 
-_BRACKET: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{},]', re.DOTALL)
+_BRACKET: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},]', re.DOTALL)
 
 
 def _cut_from_start(turns: bytes, count: int, piece_bytes: int) -> Generator[None, None, list[tuple[bytes, int]]]:

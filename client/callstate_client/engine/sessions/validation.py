@@ -28,8 +28,14 @@ from callstate_client.protocol.params import MAX_DEPTH
 HEAD_PARTS: Final = 10_000
 """Objects, arrays and members in one value of a head, such as `recovery_data`: each costs up to a microsecond."""
 
+HEAD_NAMES: Final = 1_000
+"""Members of a session, or of its metrics, that callstate does not know: each update reads and writes them all."""
+
+TURN_PARTS: Final = 10_000
+"""Objects, arrays and members in one turn, or in some that are checked together."""
+
 TURNS_PARTS: Final = 100_000
-"""The same in the turns of one request, if any has nested members: a line full of tool calls has half as many."""
+"""The same in the turns of one request: a line full of tool calls has half as many."""
 
 Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES)]
 Time = Annotated[datetime, Meta(tz=True)]
@@ -136,8 +142,16 @@ def check_parts(data: bytes | Raw, path: str, most: int) -> None:
         TooLargeError: there are more than `most`.
     """
     text = bytes(data)
-    if len(text) > most and _parts(text) > most and _parts(_STRING.sub(b"", text)) > most:
+    if len(text) <= most or _parts(text) <= most:
+        return
+    # of the beginning first, as removing strings takes long: most of what is refused has too many there
+    if _parts(_without_strings(text[: 16 * most])) > most or _parts(_without_strings(text)) > most:
         raise TooLargeError(f"more than {most} objects, arrays and members at {path}")
+
+
+def _without_strings(text: bytes) -> bytes:
+    """A JSON text, perhaps cut off, without its strings."""
+    return _STRING.sub(b"", text).partition(b'"')[0]
 
 
 def _parts(text: bytes) -> int:
@@ -217,10 +231,11 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[IncomingTurn]:
             raise params_error(error, path) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise undecodable(error, path) from error
+        check_parts(array, path, TURN_PARTS)
         try:
             members = _plain_turns(array)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # nested or invalid: check each value
-            members = check_json(array, path, depth, TURNS_PARTS)
+            members = check_json(array, path, depth, TURN_PARTS)
         for index, names in enumerate(members):
             documents.refuse_shadows(names, documents.TURN_NAMES, f"{path}[{index}]")
     if not _times_are_strict(array):
@@ -329,10 +344,16 @@ def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Ra
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
     check_fields(head, path)
-    documents.refuse_shadows(members, HEAD_MEMBERS, path)
     extra = {name: value for name, value in members.items() if name not in HEAD_MEMBERS}
+    _check_number(extra, path)
+    documents.refuse_shadows(members, HEAD_MEMBERS, path)
     check_members(extra, path, 3)
     return head, extra
+
+
+def _check_number(extra: dict[str, Raw], path: str) -> None:
+    if len(extra) > HEAD_NAMES:
+        raise TooLargeError(f"more than {HEAD_NAMES} unknown members at {path}")
 
 
 def check_fields(head: HeadFields, path: str) -> None:
@@ -367,7 +388,8 @@ def check_metrics(data: Raw | UnsetType, path: str) -> tuple[Counters, dict[str,
         raise params_error(error, path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
-    documents.refuse_shadows(members, documents.METRICS_NAMES, path)
     extra = {name: value for name, value in members.items() if name not in documents.METRICS_NAMES}
+    _check_number(extra, path)
+    documents.refuse_shadows(members, documents.METRICS_NAMES, path)
     check_members(extra, path, 4)
     return metrics, extra

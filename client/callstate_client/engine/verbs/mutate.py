@@ -13,6 +13,7 @@ from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import settle_status, sign_of_life
 from callstate_client.engine.rules.param_checks import checked_word
 from callstate_client.engine.sessions.document import UNCUT_BYTES
+from callstate_client.engine.sessions.many_turns import are_many, check_many, check_some
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
@@ -20,7 +21,6 @@ from callstate_client.engine.sessions.validation import (
     IncomingTurn,
     check_json,
     check_turn,
-    check_turns,
     completed,
     is_whole,
 )
@@ -38,7 +38,7 @@ from callstate_client.protocol.params import (
 )
 
 
-def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes:
+def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes | Deferred | InSteps:
     """{"session_id":"c1","turn":{"role":"user","content":"hello","duration_ms":900},"op":"w7-31"}"""
     if (p.turn is UNSET) == (p.turns is UNSET):
         raise InvalidParamsError(
@@ -48,7 +48,46 @@ def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes:
     if done is not None:
         return done
     now_us = ctx.clock.wall_us()
-    turns, checked = _turns(p, now_us)
+    if not isinstance(p.turn, msgspec.UnsetType):
+        turns = bytes(p.turn)
+        return _add(ctx, caller, session, p, now_us, *_whole(turns, (check_turn(turns, "$.params.turn"),), now_us))
+    array = bytes(p.turns) if isinstance(p.turns, Raw) else b""
+    if array[:1] != b"[":
+        raise InvalidParamsError("Expected array at $.params.turns", path="$.params.turns", expected="array")
+    turns = array[1:-1].strip()
+    if are_many(turns):
+        return in_steps(_add_many(ctx, caller, p, turns))
+    return _add(ctx, caller, session, p, now_us, *_whole(turns, check_some(turns, "$.params.turns"), now_us))
+
+
+def _add_many(ctx: Context, caller: Caller, p: AddTurnParams, turns: bytes) -> Steps:
+    """Add many turns."""
+    pieces = yield from check_many(turns, "$.params.turns")
+    now_us = ctx.clock.wall_us()
+    whole: list[bytes] = []
+    checked: list[IncomingTurn] = []
+    for piece, some in pieces:
+        whole.append(_whole(piece, some, now_us)[0])
+        checked += some
+        yield
+    session, done = _changeable(ctx, caller, p)
+    if done is not None:
+        return done
+    return _add(ctx, caller, session, p, ctx.clock.wall_us(), b",".join(whole), checked)
+
+
+def _whole(turns: bytes, checked: Sequence[IncomingTurn], now_us: int) -> tuple[bytes, Sequence[IncomingTurn]]:
+    """Checked turns, comma-joined, each with all of its members."""
+    if not all(map(is_whole, checked)):
+        turns = completed(turns, format_us(now_us))
+    return turns, checked
+
+
+def _add(
+    ctx: Context, caller: Caller, session: Session, p: AddTurnParams, now_us: int, turns: bytes,
+    checked: Sequence[IncomingTurn],
+) -> bytes:  # fmt: skip
+    """Add checked turns."""
     doc = session.doc
     ctx.check_growth(session, doc.size + len(turns))
     ctx.tx.change(session)
@@ -59,21 +98,6 @@ def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes:
     return _complete_turns(
         ctx, caller, session, now_us, p, HistoryMode.APPEND, turns, len(checked), with_count=True
     )
-
-
-def _turns(p: AddTurnParams, now_us: int) -> tuple[bytes, Sequence[IncomingTurn]]:
-    """The turns of the request, checked, comma-joined, each with all of its members."""
-    if not isinstance(p.turn, msgspec.UnsetType):
-        turns = bytes(p.turn)
-        checked: Sequence[IncomingTurn] = (check_turn(turns, "$.params.turn"),)
-    else:
-        array = bytes(p.turns) if isinstance(p.turns, Raw) else b""
-        if array[:1] != b"[":
-            raise InvalidParamsError("Expected array at $.params.turns", path="$.params.turns", expected="array")
-        turns, checked = array[1:-1].strip(), check_turns(array, "$.params.turns")
-    if not all(map(is_whole, checked)):
-        turns = completed(turns, format_us(now_us))
-    return turns, checked
 
 
 def amend_turn(ctx: Context, caller: Caller, p: AmendTurnParams) -> bytes | Deferred | InSteps:

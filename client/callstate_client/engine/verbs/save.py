@@ -6,12 +6,13 @@ kept bytes and not parsed again; only new turns are validated and journaled. Wit
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw, structs
 
-from callstate_client.engine.interfaces import Caller
+from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
 from callstate_client.engine.reasons import OVERTIME
 from callstate_client.engine.rules.authority import check_epoch, check_writable, is_holder
 from callstate_client.engine.rules.context import Context, ended_error
@@ -20,15 +21,15 @@ from callstate_client.engine.rules.param_checks import checked_id, checked_label
 from callstate_client.engine.sessions.document import HEAD_REST_BYTES, Document
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.head import Head, read_head
+from callstate_client.engine.sessions.many_turns import are_many, check_many, check_some
 from callstate_client.engine.sessions.merging import blind_base
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.validation import PlainHead, check_turns
+from callstate_client.engine.sessions.validation import PlainHead
 from callstate_client.engine.verbs.save_delta import MARK, Extending
 from callstate_client.errors import (
     ConflictError,
-    InvalidParamsError,
     SessionNotFoundError,
     StoreUnavailableError,
     UnreadableError,
@@ -40,8 +41,55 @@ from callstate_client.protocol.params import SaveParams
 _members = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes:
+_HISTORY: Final = "$.params.session.history"
+
+
+class _ManyUncheckedError(Exception):
+    """A save has many turns that are to be checked first.
+
+    Args:
+        turns: comma-joined.
+        first: the index of the first one in the history.
+    """
+
+    def __init__(self, turns: bytes, first: int) -> None:
+        super().__init__(len(turns))
+        self.turns = turns
+        self.first = first
+
+
+def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes | Deferred | InSteps:
     """{"session":{"id":"c1","provider":"twilio","history":[…],…},"if_version":0,"labels":{"app":"sales"}}"""
+    try:
+        return _save(ctx, caller, p, {})
+    except _ManyUncheckedError as many:
+        whole = _spelled_out(ctx, p.params, many.turns) if isinstance(p, Extending) else p
+        return in_steps(_save_many(ctx, caller, whole, many))
+
+
+def _spelled_out(ctx: Context, p: SaveParams, turns: bytes) -> SaveParams:
+    """A save with the kept turns in place of MARK: until its new turns are checked, others may be added."""
+    session = p.session
+    assert not isinstance(session, Raw)  # noqa: S101 - only a usual save is cut
+    kept = ctx.table.sessions[session.id].doc.chunks
+    history = Raw(b"[%b]" % b",".join((*kept, turns)))
+    return structs.replace(p, session=structs.replace(session, history=history))
+
+
+def _save_many(ctx: Context, caller: Caller, p: SaveParams, many: _ManyUncheckedError) -> Steps:
+    """Check many turns, then save them: what else the save does is decided by what is there at that time."""
+    counts: dict[bytes, int] = {}
+    while True:
+        pieces = yield from check_many(many.turns, _HISTORY, many.first)
+        counts[many.turns] = sum(len(some) for _, some in pieces)
+        try:
+            return _save(ctx, caller, p, counts)
+        except _ManyUncheckedError as others:  # another change came first, so that others are new
+            many = others
+
+
+def _save(ctx: Context, caller: Caller, p: SaveParams | Extending, counts: Mapping[bytes, int]) -> bytes:
+    """Save; `counts`: the number of turns in texts that have been checked."""
     extends = isinstance(p, Extending)
     p = p.params if isinstance(p, Extending) else p
 
@@ -61,7 +109,9 @@ def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes:
             if ctx.guard is not None:
                 ctx.guard.admit_save(caller, head.session_id, None)
             session = _new(ctx, caller, p, head, unverified)
-            return _create(ctx, caller, session, p, labels, _history_change(ctx, session, head, created=True))
+            return _create(
+                ctx, caller, session, p, labels, _history_change(ctx, session, head, counts, created=True)
+            )
     if ctx.guard is not None:
         ctx.guard.admit_save(caller, session.id, session)
     if p.op in session.ops:
@@ -72,7 +122,11 @@ def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes:
         check_epoch(ctx, caller, session, p.epoch)
     else:
         check_writable(ctx, caller, session, p.epoch)
-    change = _extension(ctx, session, head) if extends else _history_change(ctx, session, head, created=False)
+    change = (
+        _extension(ctx, session, head, counts)
+        if extends
+        else _history_change(ctx, session, head, counts, created=False)
+    )
     return _replace(ctx, caller, session, p, labels, head, change)
 
 
@@ -155,39 +209,39 @@ class _HistoryChange(NamedTuple):
 _KEEP: Final = _HistoryChange(HistoryMode.KEEP)
 
 
-def _history_change(ctx: Context, session: Session, head: Head, *, created: bool) -> _HistoryChange:
+def _history_change(
+    ctx: Context, session: Session, head: Head, counts: Mapping[bytes, int], *, created: bool
+) -> _HistoryChange:
     """What a save does to the history; turns that it repeats are not parsed."""
-    path = "$.params.session.history"
     history_bytes = session.doc.history_bytes if head.history is None else len(head.history)
     ctx.check_size(len(head.fields) + HEAD_REST_BYTES + history_bytes)
     if head.history is None:
         return _KEEP
     rest = None if created else session.doc.extension(head.history)
     if rest is None:
-        return _HistoryChange(HistoryMode.REPLACE, head.history, len(check_turns(b"[%b]" % head.history, path)))
+        return _HistoryChange(HistoryMode.REPLACE, head.history, _count(head.history, 0, counts))
     if not rest:
         return _KEEP
-    try:
-        return _HistoryChange(HistoryMode.APPEND, rest, len(check_turns(b"[%b]" % rest, path)))
-    except InvalidParamsError:
-        check_turns(b"[%b]" % head.history, path)  # raises with the place in the whole history
-        raise
+    return _HistoryChange(HistoryMode.APPEND, rest, _count(rest, session.doc.turn_count, counts))
 
 
-def _extension(ctx: Context, session: Session, head: Head) -> _HistoryChange:
+def _extension(ctx: Context, session: Session, head: Head, counts: Mapping[bytes, int]) -> _HistoryChange:
     """As `_history_change`, for a history in which MARK stands for all kept turns."""
     rest = (head.history or b"")[len(MARK) :].lstrip()
     ctx.check_size(len(head.fields) + HEAD_REST_BYTES + session.doc.history_bytes + len(rest))
     if not rest:
         return _KEEP
     turns = rest[1:].lstrip()
-    path = "$.params.session.history"
-    try:
-        return _HistoryChange(HistoryMode.APPEND, turns, len(check_turns(b"[%b]" % turns, path)))
-    except InvalidParamsError:
-        whole = b",".join((*session.doc.chunks, turns))
-        check_turns(b"[%b]" % whole, path)  # raises with the place in the whole history
-        raise
+    return _HistoryChange(HistoryMode.APPEND, turns, _count(turns, session.doc.turn_count, counts))
+
+
+def _count(turns: bytes, first: int, counts: Mapping[bytes, int]) -> int:
+    """Check turns, the first of which gets this index; returns their number."""
+    if not are_many(turns):
+        return len(check_some(turns, _HISTORY, first))
+    if turns not in counts:
+        raise _ManyUncheckedError(turns, first)
+    return counts[turns]
 
 
 def _create(

@@ -38,16 +38,16 @@ async def test_kept_turns_are_not_validated_again(monkeypatch) -> None:  # type:
     core = Core()
     await saved(core, turns(200))
     looked_at: list[int] = []
-    from callstate_client.engine.verbs import save
+    from callstate_client.engine.sessions import many_turns
 
-    check = save.check_turns
+    check = many_turns.check_turns
 
     def counting(array: bytes, path: str) -> object:
         found = check(array, path)
         looked_at.append(len(found))
         return found
 
-    monkeypatch.setattr(save, "check_turns", counting)
+    monkeypatch.setattr(many_turns, "check_turns", counting)
     await saved(core, turns(202))
     assert looked_at == [2]
 

@@ -221,3 +221,36 @@ async def test_a_heartbeat_during_an_outage_fails_as_one(core: Core) -> None:
     beat = client.send(("session.heartbeat", {"session_ids": [f"u{i}" for i in range(500)]}))
     await turns_until(client, beat)
     assert client.replies[beat[0]]["error"]["data"]["kind"] == "store_unavailable"
+
+
+# -- many turns ----------------------------------------------------------------------------------------------------
+
+TURN = {"role": "user", "content": "hello", "timestamp": "2026-01-01T00:00:00Z", "duration_ms": 1}
+
+
+async def test_ten_thousand_turns_are_added_in_steps_and_at_once(core: Core) -> None:
+    client, other = FakeClient(core), FakeClient(core)
+    await turns_until(client, client.send(("session.save", {"session": {"id": "a"}})))
+    add = client.send(("session.add_turn", {"session_id": "a", "turns": [TURN] * 10_000}))
+    assert await turns_until(other, other.send(("server.ping", {}))) <= 3
+    assert core.session("a").doc.turn_count == 0, "all of them, or none yet"
+    assert await turns_until(client, add) > 100
+    assert client.replies[add[0]]["result"]["turn_count"] == 10_000
+    assert core.session("a").doc.metrics.user_speech_duration_ms == 10_000
+
+
+async def test_a_save_whose_session_changes_meanwhile_is_judged_by_what_is_there_then(core: Core) -> None:
+    client, other = FakeClient(core), FakeClient(core)
+    await turns_until(client, client.send(("session.save", {"session": {"id": "a", "history": [TURN]}})))
+    save = client.send(("session.save", {"session": {"id": "a", "history": [TURN] * 2000}}))
+    await turns_until(other, other.send(("session.add_turn", {"session_id": "a", "turn": TURN})))
+    assert not client.answered(save)
+    await turns_until(client, save)
+    doc = core.session("a").doc
+    assert (doc.turn_count, sum(doc.counts)) == (2000, 2000)
+    known = {"if_version": core.session("a").version}
+    stale = client.send(("session.save", {"session": {"id": "a", "history": [TURN] * 4000}, **known}))
+    await turns_until(other, other.send(("session.add_turn", {"session_id": "a", "turn": TURN})))
+    await turns_until(client, stale)
+    assert client.replies[stale[0]]["error"]["data"]["kind"] == "conflict"
+    assert doc.turn_count == 2001
