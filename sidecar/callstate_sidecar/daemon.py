@@ -42,6 +42,7 @@ from callstate_sidecar.hosts.watch import HostWatch
 from callstate_sidecar.journal import Checkpointer, Files, Journal, Maintenance, SyncGate, journal_host
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.logs.setup import REPORT_S, configure_logging, report_suppressed
+from callstate_sidecar.long_turns import watching
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.named_backend import named_backend
 from callstate_sidecar.read_through import ReadThrough
@@ -110,6 +111,7 @@ class Daemon:
         self._reloads = Reloads(config, origins)
         self._clock = SystemClock()
         self._metrics = Metrics()
+        self._metrics.long_turns.log_s = config.server.slow_turn_ms / 1000
         self._engine = Engine(config.limits, config.reaper, self._clock, secrets.token_hex(8))
         self._stop = asyncio.Event()
         self._exit = Exit.OK
@@ -128,7 +130,8 @@ class Daemon:
             self._host_id = state.host_id(self._config.host.id, journal_host(state.path / JOURNAL_NAME))
             listener, sockets = self._listen()
             try:
-                await self._serve(state.path, sockets)
+                with watching(self._metrics.long_turns):
+                    await self._serve(state.path, sockets)
             except StoppedError as signal:
                 log.info("stopped_early", "%s: stopped before it was ready", signal)
             finally:

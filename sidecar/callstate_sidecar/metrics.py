@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
+from callstate_sidecar.long_turns import LongTurns
+
 LAG_BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Upper bounds of the buckets of the loop's lag, seconds: from what is normal to what counts as a stall."""
 
@@ -54,6 +56,7 @@ class Metrics:
         """How late the reaper's last tick was: about as long as a request had to wait for the loop."""
         self.loop_lag = Histogram(LAG_BOUNDS_S)
         """How late each tick was."""
+        self.long_turns = LongTurns()
 
     def count(self, name: str, by: int = 1) -> None:
         """Increase a counter."""
@@ -75,5 +78,6 @@ class Metrics:
             "errors": self.errors,
             "suspected_by_reason": self.suspected,
             "reaped_by_reason": self.reaped,
+            "long_turns": self.long_turns.to_dict(),
             **self.counters,
         }

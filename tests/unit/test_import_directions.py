@@ -67,12 +67,13 @@ SIDECAR = {
     "logs": "",
     "system": "logs",
     "config": "system",
-    "metrics": "",
+    "long_turns": "logs",
+    "metrics": "long_turns",
     "background": "logs metrics",
     "stores": "logs system config",
     "journal": "logs system background metrics",
     "access": "logs config",
-    "serving": "access logs system config metrics journal",
+    "serving": "access logs system config long_turns metrics journal",
     "read_through": "logs stores",
     "reconcile": "logs stores metrics",
     "write_behind": "logs system config stores reconcile background metrics",
@@ -84,7 +85,7 @@ SIDECAR = {
     "named_backend": "system config stores",
     "reload": "config",
     "status": "system background metrics",
-    "daemon": "access logs system config journal serving metrics background named_backend read_through "
+    "daemon": "access logs system config long_turns journal serving metrics background named_backend read_through "
     "write_behind reconcile erasure reaper hosts engine_host monitoring reload status",
     "launch": "access logs system config journal serving daemon",
 }

@@ -88,6 +88,15 @@ class ServerConfig(Struct, frozen=True, kw_only=True):
             600,
         ),
     ] = 10.0
+    slow_turn_ms: Annotated[
+        float,
+        Meta(
+            description="Work that lets nothing else run for longer than this is logged, with its name. 0: never.",
+            ge=0,
+            le=60_000,
+            extra={"unit": "milliseconds"},
+        ),
+    ] = 250.0
 
 
 class JournalConfig(Struct, frozen=True, kw_only=True):

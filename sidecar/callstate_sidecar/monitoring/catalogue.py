@@ -64,6 +64,7 @@ SHOWN_OTHERWISE: Final = frozenset(
         "errors",
         "suspected",
         "reaped",
+        "long_turns",
     }
 )
 """Members of `server.stats` that are shown with labels, as histograms, or not at all."""

@@ -12,10 +12,13 @@ while they wait.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
 from math import log2
 from typing import Final, Protocol
+
+from callstate_sidecar.long_turns import NOTICED_S
 
 TURN_S: Final = 0.003
 """Seconds of one turn of the loop in which lines are served; the request that passes them is the last one."""
@@ -62,10 +65,12 @@ class FairQueue:
 
     Args:
         loop: whose turns are shared.
+        noticed: called with the seconds of a piece of work that took longer than NOTICED_S.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, noticed: Callable[[float], None]) -> None:
         self._loop = loop
+        self._noticed = noticed
         self._waiting: list[tuple[float, int, Queued]] = []
         self._order = count()
         self._spent_s = 0.0
@@ -86,6 +91,8 @@ class FairQueue:
         # Only a callback tells that a turn of the loop has ended, and one for each turn would cost every request.
         # So the time of several turns is added up until it might be that of a long one.
         self._spent_s += took_s
+        if took_s > NOTICED_S:
+            self._noticed(took_s)
         if self._spent_s >= TURN_S:
             self._schedule()
 

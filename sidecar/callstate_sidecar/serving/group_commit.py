@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from time import monotonic
 
 from callstate_client.engine.request import NULL_ID, DecodedRequest, error_line
 from callstate_client.engine.rules.context import Context
@@ -21,6 +22,7 @@ from callstate_client.errors import NotDurableError
 from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.journal import Journal, SyncGate
 from callstate_sidecar.logs.event_log import EventLog
+from callstate_sidecar.long_turns import NOTICED_S
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.connection import ClientConnection
 
@@ -101,13 +103,17 @@ class GroupCommit:
     def end(self) -> None:
         """Commit the group, then let the replies leave."""
         self._scheduled = False
+        began = monotonic()
         self.commit()
         replying, self._replying = self._replying, {}
         if self._gate is not None:
             self._gate.hold(replying)
-            return
-        for connection in replying:
-            connection.flush()
+        else:
+            for connection in replying:
+                connection.flush()
+        took_s = monotonic() - began
+        if took_s > NOTICED_S:
+            self._metrics.long_turns.note("group commit", took_s)
 
     async def drained(self) -> None:
         """End the turn, and wait until no reply is held."""

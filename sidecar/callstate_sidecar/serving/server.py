@@ -122,9 +122,11 @@ class Server:
         self._metrics = metrics
         self.group = self._groups(engine.ctx, journal, gate, metrics, self._run_again)
         self.reply_queued = self.group.reply_queued
-        self.queue = FairQueue(asyncio.get_running_loop())
         self.clients = Connections(engine.events, metrics, fit)
         self.connections = self.clients.open
+        self.queue = FairQueue(asyncio.get_running_loop(), self._took_long)
+        self._method = ""
+        """Of the last request."""
         self._unread = UnreadReplies(self.connections, self._cut_off)
         self.replies_sent = self._unread.sent
         self.rates: RequestRates | None = None
@@ -150,6 +152,9 @@ class Server:
 
     def _cut_off(self, connections: int) -> None:
         self._metrics.count("connections_cut_off", connections)
+
+    def _took_long(self, took_s: float) -> None:
+        self._metrics.long_turns.note(self._method, took_s)
 
     def limit(self, limits: LimitsConfig) -> None:
         """Apply these limits: at the start, and with each reload of the configuration."""
@@ -177,7 +182,8 @@ class Server:
             return
         if request is None:
             return
-        self._metrics.requests[request.verb.method] += 1
+        self._method = request.verb.method
+        self._metrics.requests[self._method] += 1
         if self.clients.stopping:
             self._answer(connection, request, ShuttingDownError("the daemon is stopping"))
         elif connection.place is Place.RESERVED and request.verb.method not in RESERVE_VERBS:
@@ -320,6 +326,7 @@ class Server:
     def _advance(self, work: _Work) -> None:
         """Do a share of a request's work, and the rest in later turns of the loop."""
         connection, request, group = work.connection, work.request, self._tx.records
+        self._method = request.verb.method
         before, until = len(group), monotonic() + SHARE_S
         result: bytes | Deferred | Exception
         try:

@@ -34,7 +34,8 @@ class Room:
 
     def __init__(self) -> None:
         self.loop = Loop()
-        self.queue = FairQueue(cast(asyncio.AbstractEventLoop, self.loop))
+        self.noticed: list[float] = []
+        self.queue = FairQueue(cast(asyncio.AbstractEventLoop, self.loop), self.noticed.append)
         self.now = 100.0
         self.served: list[str] = []
 
