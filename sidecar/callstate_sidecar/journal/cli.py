@@ -203,10 +203,16 @@ def verify(directory: Path, out: IO[str]) -> int:
 
 def export(directory: Path, out: IO[str]) -> int:
     """Print every session, as `session.load` would return it, one per line; also of a running daemon."""
+    status = Exit.OK
     for session in read_live(directory).sessions.values():
         document = session.doc.to_json(session.updated_us)
-        print(loaded(session, document, 0, for_worker=True, users=True).decode(), file=out)
-    return Exit.OK
+        line = loaded(session, document, 0, for_worker=True, users=True)
+        try:
+            print(line.decode(), file=out)
+        except UnicodeDecodeError as error:  # the others are worth having
+            status = Exit.JOURNAL
+            _fail(f"session {session.id} is not UTF-8, and left out: {error}", status)
+    return status
 
 
 def _fail(text: str, status: Exit) -> int:
