@@ -16,9 +16,10 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from callstate_client.errors import InternalError, UnreadableError, WireError
+from callstate_client.errors import InternalError, TooLargeError, UnreadableError, WireError
 from callstate_client.model.go_json import decode_any
 from callstate_client.protocol.messages import encode_json
+from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.stores.document_store import DocumentStore
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
@@ -323,3 +324,13 @@ async def test_a_document_is_served_as_it_is_or_unreadable_and_never_replaced(
             assert stored.document == document
         await store.close()
         await backend.close()
+
+
+async def test_a_document_beyond_the_limit_is_served_and_may_end_and_does_not_grow() -> None:
+    """Go has no limit."""
+    core = Core(limits=LimitsConfig(session_bytes=4096))
+    core.memory.put(ID, b'{"id":"a","status":"active","to":"%b"}' % (b"x" * 10_000), None)
+    assert len((await asked(core, "session.load", {"session_id": ID}))["session"]["to"]) == 10_000
+    turn = {"session_id": ID, "turn": {"role": "user", "content": "x"}}
+    assert isinstance(await asked(core, "session.add_turn", turn), TooLargeError)
+    assert (await asked(core, "session.end", {"session_id": ID, "reason": "r"}))["version"]
