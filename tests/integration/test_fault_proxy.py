@@ -60,7 +60,8 @@ async def test_nothing_acknowledged_is_lost(
     when = random.Random(SEED)
     oracle = Oracle(daemon.socket, SEED)
     for number in range(ROUNDS):
-        proxy.fault, proxy.share = fault, when.choice([0.2, 0.5, 1.0])
+        # all of the first round's: of the few batches on a busy host none might be struck otherwise
+        proxy.fault, proxy.share = fault, when.choice([0.2, 0.5, 1.0]) if number else 1.0
         end = "kill" if number % 2 else "terminate"
         await oracle.drive(when.randrange(300, 1500), lambda end=end: daemon.in_thread(end))
         assert proxy.struck
