@@ -187,17 +187,21 @@ class Document:
 
     def last_turns(self, count: int) -> bytes:
         """The last turns, comma-joined; reads only the chunks that contain them."""
+        return b",".join(self.last_chunks(count))
+
+    def last_chunks(self, count: int) -> list[bytes]:
+        """The last turns as chunks."""
         if count >= self.turn_count:
-            return b",".join(self.chunks)
+            return self.chunks
         index = len(self.chunks)
         while count > 0:
             index -= 1
             count -= self.counts[index]
         if not count:
-            return b",".join(self.chunks[index:])
+            return self.chunks[index:]
         wanted = count + self.counts[index]
         parts = last_turns(self.chunks[index], wanted)[1]
-        return b",".join((*parts[len(parts) - wanted :], *self.chunks[index + 1 :]))
+        return [b",".join(parts[len(parts) - wanted :]), *self.chunks[index + 1 :]]
 
     # -- cutting ------------------------------------------------------------------------------------------
 
@@ -350,26 +354,18 @@ class Document:
         """The document without `history`."""
         return b"{%b}" % self._head(updated_us)
 
-    def to_json(self, updated_us: int, history: bytes | None = None) -> bytes:
-        """The document as JSON, with the whole history or a given one."""
-        opening = b"{%b%b" % (self._head(updated_us), HISTORY)
-        return self._closed(opening) if history is None else b"%b%b%b" % (opening, history, END)
-
-    def _closed(self, opening: bytes) -> bytes:
-        """The document with this beginning and the whole history."""
-        if not self.chunks:
-            return opening + END
-        first, *others = self.chunks  # joined at once: each copy of eight megabytes takes milliseconds
-        if not others:
-            return b"%b%b%b" % (opening, first, END)
-        *others, last = others
-        return b",".join([opening + first, *others, last + END])
+    def to_json(
+        self, updated_us: int, history: list[bytes] | None = None, *, before: bytes = b"", after: bytes = b""
+    ) -> bytes:
+        """The document as JSON, with the whole history or these chunks of it, and text before and after it."""
+        opening = b"%b{%b%b" % (before, self._head(updated_us), HISTORY)
+        return _joined(opening, self.chunks if history is None else history, END + after)
 
     def for_store(self) -> tuple[bytes, int]:
         """The document in the store's layout (layout.py), and the room for its head."""
         head = b"{%b" % self._head(self.updated_us)
         room = room_for(head)
-        return self._closed(head.ljust(room) + HISTORY), room
+        return _joined(head.ljust(room) + HISTORY, self.chunks, END), room
 
     def changes_since(self, base: InStore) -> tuple[tuple[int, bytes], ...] | None:
         """The writes (offset, bytes) that turn the store's document into this one; None if it can't be changed in
@@ -441,6 +437,17 @@ class Document:
         patched.setdefault("created_at", _encode(self.created_at))
         patched.setdefault("status", b'"pending"')
         return head_of(documents.read(go_json.join_members(patched)))
+
+
+def _joined(opening: bytes, chunks: list[bytes], end: bytes) -> bytes:
+    """Chunks, comma-joined, between a beginning and an end."""
+    if not chunks:
+        return opening + end
+    first, *others = chunks  # joined at once: each copy of eight megabytes takes milliseconds
+    if not others:
+        return b"%b%b%b" % (opening, first, end)
+    *others, last = others
+    return b",".join([opening + first, *others, last + end])
 
 
 def _last_role(turns: bytes, role: str) -> int | None:

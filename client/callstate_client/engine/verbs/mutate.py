@@ -50,7 +50,10 @@ def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes | Deferred
     now_us = ctx.clock.wall_us()
     if not isinstance(p.turn, msgspec.UnsetType):
         turns = bytes(p.turn)
-        return _add(ctx, caller, session, p, now_us, *_whole(turns, (check_turn(turns, "$.params.turn"),), now_us))
+        turn = check_turn(turns, "$.params.turn")
+        if not is_whole(turn):
+            turns = completed(turns, format_us(now_us))
+        return _add(ctx, caller, session, p, now_us, turns, (turn,))
     array = bytes(p.turns) if isinstance(p.turns, Raw) else b""
     if array[:1] != b"[":
         raise InvalidParamsError("Expected array at $.params.turns", path="$.params.turns", expected="array")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -52,11 +52,14 @@ def load_session(session: Session, history: str | int, *, for_worker: bool = Fal
     doc = session.doc
     if history == "none":
         return loaded(session, doc.head_json(session.updated_us), 0, for_worker=for_worker)
-    if history == "all" or history >= doc.turn_count:  # type: ignore[operator]  # not a str: checked above
-        return loaded(session, doc.to_json(session.updated_us), 0, for_worker=for_worker)
-    count = int(history)
-    document = doc.to_json(session.updated_us, doc.last_turns(count))
-    return loaded(session, document, doc.turn_count - count, for_worker=for_worker)
+    chunks, history_from = doc.chunks, 0
+    if history != "all" and history < doc.turn_count:  # type: ignore[operator]  # not a str: checked above
+        chunks, history_from = doc.last_chunks(int(history)), doc.turn_count - int(history)
+    beside = _beside(session, history_from, for_worker=for_worker)
+    return doc.to_json(session.updated_us, chunks, before=_SESSION, after=beside)
+
+
+_SESSION: Final = b'{"session":'
 
 
 class _Beside(Struct, omit_defaults=True, gc=False):
@@ -96,6 +99,22 @@ def loaded(
         state: `suspect` or `orphan`, in a listing.
         users: include the user that created it.
     """
+    beside = _beside(
+        session, history_from, for_worker=for_worker, default_timeout_s=default_timeout_s, state=state, users=users
+    )
+    return b"%b%b%b" % (_SESSION, document, beside)
+
+
+def _beside(
+    session: Session,
+    history_from: int,
+    *,
+    for_worker: bool = False,
+    default_timeout_s: float | None = None,
+    state: str = "",
+    users: bool = False,
+) -> bytes:
+    """What follows the document in the result of a load; parameters as of `loaded`."""
     beside = _Beside(session.facts.labels, session.facts.owner)
     if for_worker and session.facts.heartbeat_timeout_s not in (None, default_timeout_s):
         beside.heartbeat_timeout_s = session.facts.heartbeat_timeout_s
@@ -111,8 +130,7 @@ def loaded(
         beside.ended_reason = session.facts.ended_reason
         if session.facts.ended_detail:
             beside.ended_detail = Raw(session.facts.ended_detail)
-    return b'{"session":%b,"history_from":%d,"turn_count":%d,"version":%d,"epoch":%d,%b' % (
-        document,
+    return b',"history_from":%d,"turn_count":%d,"version":%d,"epoch":%d,%b' % (
         history_from,
         session.doc.turn_count,
         session.version,
