@@ -35,8 +35,8 @@ STAGED = [transcript for transcript in TRANSCRIPTS if transcript.setup]
 UNKNOWN_METHOD = "session.no_such_method"
 NEVER_SAID = {"internal"}
 """A fault of the daemon's own."""
-SELDOM_SAID = {"store_error"}
-"""A result member that no transcript shows: it takes a store that is known to be away."""
+SELDOM_SAID = {"store_error", "access"}
+"""Result members that no transcript shows: it takes a store that is known to be away, or restricted access."""
 
 PARAMS = {
     "session.save": protocol.SaveParams,
