@@ -25,6 +25,8 @@ from callstate_sidecar.logs.event_log import EventLog
 
 log = EventLog(__name__)
 
+_SESSION: Final = Need.SESSION
+
 REPEATED_S: Final = 60.0
 """The refusals of one user are logged once in this time, seconds; how many there were is logged with the next."""
 
@@ -85,28 +87,33 @@ class AccessControl:
             NotCached, WireError: a session that it names can't be looked up.
         """
         need = NEEDS[method]
-        if need is Need.SESSION:
-            if method == "session.claim":
-                self._check_worker(ctx, caller, method, params.worker_id)
-                if params.steal:
-                    return self._operate(caller, method, params.session_id)
-            return self._admit_sessions(ctx, caller, method, params)
+        if need is _SESSION:  # the most frequent requests, and usually the creator's own
+            session = ctx.table.sessions.get(params.session_id)
+            if session is not None and session.facts.uid == caller.user.uid != UNKNOWN:
+                return None
+            return self._admit_session(ctx, caller, method, params.session_id)
+        if method in _SHOWING and not getattr(params, "cursor", None):
+            return self._audit_of_all(caller, method)
         if need is Need.OPERATOR:
             return self._operate(caller, method, getattr(params, "session_id", ""))
-        if method in ("worker.register", "session.claim_next"):
+        if need is Need.SESSIONS:
+            return self._admit_sessions(ctx, caller, method, params.session_ids)
+        if need in (Need.CLAIM, Need.WORKER):
             self._check_worker(ctx, caller, method, params.worker_id)
-        elif method in _SHOWING and not getattr(params, "cursor", None):
-            return self._audit_of_all(caller, method)
-        return None
+        return self._admit_claim(ctx, caller, method, params) if need is Need.CLAIM else None
 
-    def _admit_sessions(self, ctx: Context, caller: Caller, method: str, params: Any) -> Audit | None:
-        session_id: str | None = params.session_id if method != "server.flush" else None
-        if session_id is not None:
-            session = ctx.table.sessions.get(session_id) or _found(ctx, session_id)
-            return None if session is None else self._admit(caller, method, session)
-        if method == "session.heartbeat":
-            return None  # of several: it passes over those of others
-        ids: list[str] | None = params.session_ids
+    def _admit_claim(self, ctx: Context, caller: Caller, method: str, params: Any) -> Audit | None:
+        if params.steal:
+            return self._operate(caller, method, params.session_id)
+        return self._admit_session(ctx, caller, method, params.session_id)
+
+    def _admit_session(self, ctx: Context, caller: Caller, method: str, session_id: str | None) -> Audit | None:
+        if session_id is None:
+            return None  # a heartbeat of several, which passes over those of others
+        session = _found(ctx, session_id)
+        return None if session is None else self._admit(caller, method, session)
+
+    def _admit_sessions(self, ctx: Context, caller: Caller, method: str, ids: list[str] | None) -> Audit | None:
         if ids is None:
             return self._operate(caller, method, "")
         known = [session for session in map(ctx.table.sessions.get, ids) if session is not None]

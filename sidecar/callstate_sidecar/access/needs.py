@@ -13,7 +13,13 @@ class Need(Enum):
     NOTHING = auto()
     """Whoever may connect may do this."""
     SESSION = auto()
-    """To own the sessions that its params name, if there are such sessions."""
+    """To own the session that its params name, if there is one."""
+    CLAIM = auto()
+    """The same, and that the worker id is the user's own or nobody's; to be an operator if it steals."""
+    SESSIONS = auto()
+    """To own all sessions that its params name; to be an operator if they name none."""
+    WORKER = auto()
+    """That the worker id that its params name is the user's own or nobody's."""
     FILTERED = auto()
     """Nothing, for the verb shows or takes only what its user owns."""
     ITSELF = auto()
@@ -34,10 +40,10 @@ NEEDS: Final[Mapping[str, Need]] = {
     "session.record_interruption": Need.SESSION,
     "session.update": Need.SESSION,
     "session.end": Need.SESSION,
-    "session.claim": Need.SESSION,
-    "session.claim_next": Need.FILTERED,
+    "session.claim": Need.CLAIM,
+    "session.claim_next": Need.WORKER,
     "session.release": Need.SESSION,
-    "worker.register": Need.NOTHING,
+    "worker.register": Need.WORKER,
     "worker.list": Need.FILTERED,
     "events.subscribe": Need.FILTERED,
     "quarantine.list": Need.OPERATOR,
@@ -48,10 +54,9 @@ NEEDS: Final[Mapping[str, Need]] = {
     "server.info": Need.NOTHING,
     "server.stats": Need.NOTHING,
     "server.config": Need.NOTHING,
-    "server.flush": Need.SESSION,
+    "server.flush": Need.SESSIONS,
     "server.erase": Need.OPERATOR,
     "server.check": Need.OPERATOR,
     "server.drain": Need.OPERATOR,
 }
-"""By method. `server.flush` of everything, and a claim that steals, need an operator too; and a worker id that is
-given (by `worker.register` and the claims) has to be the user's own, or nobody's."""
+"""By method. `session.claim_next` also takes only what its user owns."""

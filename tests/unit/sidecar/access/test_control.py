@@ -1,0 +1,149 @@
+"""What the real integration test (tests/integration/test_access.py) does not show: time, bounds, waiting requests."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from callstate_client.engine.interfaces import InternalCaller
+from callstate_client.engine.sessions.stored import StoredMeta
+from callstate_client.engine.user import NOBODY, User
+from callstate_client.errors import ForbiddenError
+from callstate_sidecar.access.control import MAX_USERS, REPEATED_S, AccessControl
+from callstate_sidecar.access.policy import Policy, Share
+from support.core import Core
+
+
+class Caller(InternalCaller):
+    """A connection of a user."""
+
+    def __init__(self, uid: int, worker: str = "") -> None:
+        self.user = User(uid, uid, frozenset({uid}))
+        self.worker = worker
+
+
+def guarded(share: Share = "uid") -> tuple[Core, AccessControl]:
+    """A core with access control, and that."""
+    core = Core()
+    access = AccessControl(Policy(share=share), core.clock.mono)
+    core.engine.control(access)
+    return core, access
+
+
+def logged(caplog: pytest.LogCaptureFixture, event: str) -> list[str]:
+    return [record.getMessage() for record in caplog.records if getattr(record, "event", "") == event]
+
+
+async def test_a_refusal_is_logged_again_after_a_minute_with_their_number(caplog: pytest.LogCaptureFixture) -> None:
+    core, _ = guarded()
+    core.caller = Caller(1001)
+
+    async def refused(times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(ForbiddenError):
+                await core.call("server.drain", on=True)
+
+    await refused(3)
+    core.clock.advance(REPEATED_S - 1)
+    await refused(1)
+    assert len(logged(caplog, "access_refused")) == 1
+    core.clock.advance(2)
+    await refused(1)
+    first, second = logged(caplog, "access_refused")
+    assert first == "uid 1001, gid 1001 may not server.drain: that is for operators"
+    assert second == f"{first} (3 more were refused since the last line)"
+
+
+async def test_users_beyond_number_take_no_memory() -> None:
+    _, access = guarded()
+    access.apply(Policy(allow=Policy().operators))
+    for uid in range(1, 3 * MAX_USERS):
+        assert access.refusal_to_connect(User(uid)) is not None
+    assert len(access._refused) == MAX_USERS
+
+
+async def test_what_waits_for_the_store_is_refused_once_it_is_known() -> None:
+    core, _ = guarded()
+    core.memory.put("a", b'{"id":"a","status":"active"}', StoredMeta(host="other", version=5, uid=1001, gid=1001))
+    core.caller = Caller(1002)
+    for method, params in (("session.load", {}), ("session.add_turn", {"turn": {"role": "user", "content": ""}})):
+        with pytest.raises(ForbiddenError):
+            await core.call(method, session_id="a", **params)
+    with pytest.raises(ForbiddenError):
+        await core.save("a", if_version=0)
+    core.caller = Caller(1001)
+    await core.call("session.load", session_id="a")
+
+
+async def test_a_document_that_cannot_be_read_is_its_creators_too() -> None:
+    core, _ = guarded()
+    core.memory.put("a", b"not a session", StoredMeta(host="other", version=5, uid=1001, gid=1001))
+    core.caller = Caller(1002)
+    with pytest.raises(ForbiddenError):
+        await core.call("session.load", session_id="a")
+    with pytest.raises(ForbiddenError):
+        await core.call("session.delete", session_id="a")
+
+
+async def test_an_operator_that_holds_a_call_is_noted_once(caplog: pytest.LogCaptureFixture) -> None:
+    core, _ = guarded()
+    caplog.set_level(logging.INFO)
+    core.caller = Caller(1001)
+    await core.save("a")
+    core.caller = Caller(0, "w")
+    await core.call("session.claim", session_id="a", worker_id="w")
+    for _ in range(3):
+        await core.turn("a")
+        await core.call("session.heartbeat", session_id="a")
+    assert logged(caplog, "operator_action") == ["operator's action by uid 0, gid 0, worker w: session.claim a"]
+
+
+async def test_an_operators_action_that_failed_is_not_noted(caplog: pytest.LogCaptureFixture) -> None:
+    core, _ = guarded()
+    caplog.set_level(logging.INFO)
+    core.caller = Caller(1001)
+    await core.save("a", op="op-1")
+    core.caller = Caller(0)
+    with pytest.raises(Exception, match="version"):
+        await core.call("session.update", session_id="a", set={"status": "on_hold"}, if_version=1)
+    assert logged(caplog, "operator_action") == []
+
+
+async def test_a_session_of_nobody_known_is_everybodys_until_it_is_claimed() -> None:
+    core, _ = guarded()
+    core.memory.put("a", b'{"id":"a","status":"active"}', StoredMeta(host="host-1", version=5))
+    core.caller = Caller(1001)
+    await core.turn("a")
+    core.caller = Caller(1002)
+    await core.call("session.claim", session_id="a", worker_id="w")
+    core.caller = Caller(1001)
+    with pytest.raises(ForbiddenError):
+        await core.turn("a")
+
+
+async def test_claim_next_passes_over_many_of_others() -> None:
+    core, access = guarded()
+    for number in range(350):
+        core.caller = Caller(1001 if number < 349 else 1002)
+        await core.save(f"s{number}", labels={"app": "x"})
+        await core.call("session.claim", session_id=f"s{number}", worker_id="w")
+        await core.call("session.release", session_id=f"s{number}", epoch=1)
+    core.caller = Caller(1002)
+    for labels in ({"app": "x"}, {}):
+        assert (await core.call("session.claim_next", worker_id="v", labels=labels))["session"]["id"] == "s349"
+        await core.call("session.release", session_id="s349", epoch=core.session("s349").facts.epoch)
+    access.apply(Policy())
+    core.engine.control(access)
+    assert (await core.call("session.claim_next", worker_id="v"))["session"]["id"] == "s0"
+
+
+async def test_an_unknown_user_is_told_apart_from_every_known_one() -> None:
+    core, _ = guarded()
+    nobody = InternalCaller()
+    assert nobody.user == NOBODY
+    core.caller = nobody
+    with pytest.raises(ForbiddenError) as caught:
+        await core.save("a")
+    assert caught.value.who == "uid unknown, gid unknown"
+    assert caught.value.what == "session.save a"
