@@ -97,6 +97,7 @@ class Record:
         handovers: how often in a row it was claimed and then held for less than a minute, for whatever reason.
         restored: the daemon has restarted, and there has been no sign of life of this session since.
         liveness: in a listing, `suspect` or `orphan` for a session that is; None otherwise.
+        uid, gid: in a listing with `users`, the user that created it and its primary group; None if not known.
     """
 
     state: SessionState
@@ -113,3 +114,5 @@ class Record:
     restored: bool = False
     ended_detail: Any = field(default=None, repr=False)  # it may have what was said
     liveness: str | None = None
+    uid: int | None = None
+    gid: int | None = None

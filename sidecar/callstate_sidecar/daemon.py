@@ -52,7 +52,7 @@ from callstate_sidecar.reload import Reloads
 from callstate_sidecar.serving.acceptor import Acceptor
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.idle import LOOK_EVERY_S
-from callstate_sidecar.serving.listener import KEY, Listener
+from callstate_sidecar.serving.listener import KEY, Listener, check_passed
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.serving.timed_server import TimedServer
 from callstate_sidecar.status import StatusReport, status_line
@@ -147,6 +147,7 @@ class Daemon:
             passed = [sock for named in systemd.listen_fds(self._environ).values() for sock in named]
         except ValueError as error:
             raise ConfigError(str(error)) from error
+        check_passed(passed)
         if passed:
             self._addresses = [str(sock.getsockname()) for sock in passed]
             return None, passed

@@ -5,13 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from callstate_client.cli import main
+from callstate_sidecar.config.load import load_config
+from callstate_sidecar.config.resolve import resolve_socket
+from callstate_sidecar.system.exits import Exit
 from support.daemon import Daemon
 from support.users import ALICE, BOB, CAROL, TEAM, User, needs_root, why_no_namespaces
 from support.wire import Refused, Wire
@@ -354,6 +362,32 @@ def test_a_restart_and_a_crash_keep_whose_a_session_is(site: Callable[..., Site]
         here.user(ALICE).call("session.load", session_id=session_id)
 
 
+@pytest.mark.parametrize("share", ["uid", "all"])
+def test_an_export_and_an_import_keep_whose_a_session_is(
+    site: Callable[..., Site], tmp_path: Path, share: str
+) -> None:
+    here, there = site(f"access.share={share}"), site("access.share=uid")
+    save(here.user(ALICE), "a")
+    alone, live = tmp_path / "journal.ndjson", tmp_path / "live.ndjson"
+    assert main(["--socket", str(here.daemon.socket), "export", "-o", str(live)]) == 0
+    command = [sys.executable, "-m", "callstate_sidecar", "journal", "export", str(here.daemon.state_dir)]
+    alone.write_bytes(subprocess.run(command, capture_output=True, check=True).stdout)
+    for path in (live, alone):
+        assert main(["--socket", str(there.daemon.socket), "import", str(path)]) == 0
+        refused(there.user(BOB), "session.load", session_id="a")
+        there.user(ALICE).call("session.delete", session_id="a")
+
+
+def test_only_an_operator_creates_sessions_for_others(site: Callable[..., Site]) -> None:
+    for here in (site(), site("access.share=uid")):
+        user = {"uid": BOB, "gid": BOB}
+        error = refused(here.user(ALICE), "session.save", session={"id": "a"}, user=user)
+        assert error.data["what"] == "session.save with user"
+        save(here.root(), "a", user=user)
+        listed = here.root().call("session.list", users=True)["sessions"]
+        assert [(each["uid"], each["gid"]) for each in listed] == [(BOB, BOB)]
+
+
 def test_a_worker_id_belongs_to_who_registered_it(site: Callable[..., Site]) -> None:
     here = site("access.share=uid", "reaper.reconnect_grace_s=0.1")
     process = here.stack.enter_context(User(ALICE))
@@ -434,3 +468,31 @@ def test_the_settings_are_told(site: Callable[..., Site]) -> None:
     here = site("access.share=group")
     assert here.user(ALICE).call("server.info")["access"] == {"share": "group", "uid": ALICE, "operator": False}
     assert here.root().call("server.info")["access"] == {"share": "group", "uid": 0, "operator": True}
+
+
+# -- never on TCP -----------------------------------------------------------------------------------------------
+
+
+ACTIVATE = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ |= {"LISTEN_FDS": "1", "LISTEN_PID": str(os.getpid())}
+os.execv(sys.executable, [sys.executable, "-m", "callstate_sidecar", *sys.argv[2:]])
+"""
+
+
+def test_sessions_are_never_served_on_tcp(tmp_path: Path) -> None:
+    """Not even on a socket that the service manager passes; what is configured is a path whatever it looks like."""
+    with socket.socket(socket.AF_INET) as tcp:
+        tcp.bind(("127.0.0.1", 0))
+        tcp.listen()
+        fd = tcp.fileno()
+        command = [sys.executable, "-c", ACTIVATE, str(fd), "--state-dir", str(tmp_path / "state")]
+        done = subprocess.run(command, pass_fds=[fd], capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == Exit.USAGE
+        assert (
+            f"('127.0.0.1', {tcp.getsockname()[1]}): sessions are served on Unix stream sockets only" in done.stderr
+        )
+    for address in ("127.0.0.1:7000", "tcp://0.0.0.0:7000", "[::]:7000"):
+        config, _ = load_config(["--socket", address], {})
+        assert resolve_socket(config, {}) == Path(address).absolute()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,6 +76,7 @@ class User:
     def close(self) -> None:
         """End the process."""
         self._orders.close()
+        os.kill(self.pid, signal.SIGKILL)  # a later child may have inherited our end
         os.waitpid(self.pid, 0)
 
     def __enter__(self) -> Self:

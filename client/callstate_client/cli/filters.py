@@ -50,8 +50,8 @@ def add_filters(parser: argparse.ArgumentParser, scope: Literal["host", "all"]) 
     )
 
 
-def matching(store: CallStore, args: argparse.Namespace) -> AsyncIterator[Record]:
-    """The calls that match, without their histories, page by page."""
+def matching(store: CallStore, args: argparse.Namespace, *, users: bool = False) -> AsyncIterator[Record]:
+    """The calls that match, without their histories, page by page; `users`: with who created them."""
     return store.sessions(
         status=args.status,
         state=args.state,
@@ -61,4 +61,5 @@ def matching(store: CallStore, args: argparse.Namespace) -> AsyncIterator[Record
         labels=dict(args.labels) or None,
         ended_since=args.ended_since,
         scope=args.scope,
+        users=users,
     )

@@ -25,6 +25,8 @@ PositiveSeconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
 HeartbeatTimeout = Annotated[float, Meta(gt=0, le=MAX_HEARTBEAT_TIMEOUT_S)]
 MaxDuration = Annotated[float, Meta(gt=0, le=MAX_DURATION_S)]
 Limit = Annotated[int, Meta(ge=1, le=10_000)]
+UNKNOWN: Final = -1
+UserId = Annotated[int, Meta(ge=UNKNOWN, le=2**32 - 2)]
 History = str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)]
 
 
@@ -47,8 +49,17 @@ class NoParams(Params):
     """Of `server.ping`, `server.info` and `server.stats`."""
 
 
+class Creator(Params):
+    """A user that created a session; UNKNOWN (-1) where it is not known."""
+
+    uid: UserId = UNKNOWN
+    gid: UserId = UNKNOWN
+
+
 class SaveParams(Params):
-    """`session.save`. `labels`, `heartbeat_timeout_s` and `max_duration_s` are kept where left out."""
+    """`session.save`. `labels`, `heartbeat_timeout_s` and `max_duration_s` are kept where left out.
+
+    `user`: for whom an operator creates it."""
 
     session: Raw
     if_version: Version | None = None
@@ -57,6 +68,7 @@ class SaveParams(Params):
     max_duration_s: MaxDuration | None = None
     epoch: Int64 | None = None
     op: str | None = None
+    user: Creator | None = None
 
 
 class LoadParams(Params):

@@ -47,6 +47,8 @@ class LoadResult(Struct, Generic[SessionT], kw_only=True):
     handovers: int = 0
     restored: bool = False
     state: str | None = None
+    uid: int | None = None
+    gid: int | None = None
 
 
 class ListActiveResult(Struct):

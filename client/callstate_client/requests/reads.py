@@ -54,6 +54,7 @@ def sessions(
     ended_since: datetime | None,
     labels: Mapping[str, str] | None,
     scope: str,
+    users: bool = False,
 ) -> PreparedRequest[Page[Record]]:
     """The sessions that match, without their histories, by pages; `scope`: `"host"` for those in the daemon's
     memory, `"all"` for those that the store has of every host as well."""
@@ -67,13 +68,16 @@ def sessions(
             labels=None if labels is None else dict(labels),
             ended_since=None if ended_since is None else format_time(ended_since),
             scope=scope,
+            users=users,
         )
     )
 
 
-def listing_features(state: str | None, scope: str) -> frozenset[str]:
-    """The features that a daemon needs to list by this state and scope."""
+def listing_features(state: str | None, scope: str, users: bool = False) -> frozenset[str]:
+    """The features that a daemon needs to list by this state and scope, with users."""
     needed = {protocol.LIST_STATE} if state is not None else set()
+    if users:
+        needed.add(protocol.LIST_USERS)
     return frozenset(needed if scope == "host" else needed | {protocol.LIST_SCOPE})
 
 
@@ -84,7 +88,9 @@ def check_listable(features: Collection[str], needed: frozenset[str]) -> None:
         MethodNotFoundError: it can't.
     """
     if not needed <= frozenset(features):
-        raise MethodNotFoundError("this daemon, of an earlier version, lists no sessions by state or of every host")
+        raise MethodNotFoundError(
+            "this daemon, of an earlier version, lists no sessions by state, of every host, or with users"
+        )
 
 
 def _listing(params: protocol.ListParams) -> PreparedRequest[Page[Record]]:

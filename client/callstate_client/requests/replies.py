@@ -50,6 +50,8 @@ def _to_record(result: LoadResult[SessionState]) -> Record:
         handovers=result.handovers,
         restored=result.restored,
         liveness=result.state,
+        uid=result.uid,
+        gid=result.gid,
         ended_detail=result.ended_detail,
         turn_count=result.turn_count,
     )

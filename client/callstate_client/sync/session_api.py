@@ -63,6 +63,7 @@ class SessionApi(Requester):
         max_duration_s: float | None = None,
         *,
         epoch: int | None = None,
+        user: tuple[int, int] | None = None,
         timeout_s: float | None = None,
     ) -> int | None:
         """Save this state, whole, under its id, and set its `updated_at`. None is a no-op.
@@ -73,6 +74,7 @@ class SessionApi(Requester):
             labels: up to 16 short strings to select calls by; unchanged if not given.
             heartbeat_timeout_s: silence after which this call is suspected, seconds; same.
             max_duration_s: how long this call may last, seconds; same.
+            user: uid and primary gid of the user for whom an operator creates the session; -1: not known.
 
         Returns:
             the new version; None for no state.
@@ -80,6 +82,7 @@ class SessionApi(Requester):
         Raises:
             ConflictError: the session has another version.
             SessionEndedError: it was reaped.
+            ForbiddenError: with `user`, and the daemon does not take us for an operator.
             DocumentError: the state was loaded in part, or can't be written as JSON.
         """
         if self.closed:
@@ -87,6 +90,8 @@ class SessionApi(Requester):
         if state is None:
             return None
         beside = requests.beside_state(labels, heartbeat_timeout_s, max_duration_s, self.new_op())
+        if user is not None:
+            beside["user"] = {"uid": user[0], "gid": user[1]}
         return self._save(state, if_version, beside, epoch, timeout_s)
 
     def _save(
@@ -346,6 +351,7 @@ class SessionApi(Requester):
         ended_since: datetime | None = None,
         labels: Mapping[str, str] | None = None,
         scope: str = "host",
+        users: bool = False,
         timeout_s: float | None = None,
     ) -> Iterator[Record]:
         """The sessions that match, without their histories; pages are requested as the iteration reaches them.
@@ -359,12 +365,13 @@ class SessionApi(Requester):
             scope: `"host"`: what is in this host's memory, ended calls for `reaper.retention_s`; `"all"`: what the
                 store has of every host as well, for as long as it keeps ended calls. A session that leaves memory
                 meanwhile may be listed twice.
+            users: say who created each, as `uid` and `gid`.
 
         Raises:
             StoreUnavailableError: `"all"`, and the store can't be reached.
             MethodNotFoundError: the daemon is too old to list by state, or other hosts' sessions.
         """
-        if needed := requests.listing_features(state, scope):
+        if needed := requests.listing_features(state, scope, users):
             requests.check_listable(self.features(), needed)
         request: PreparedRequest[Page[Record]] | None = requests.sessions(
             status=status,
@@ -375,6 +382,7 @@ class SessionApi(Requester):
             ended_since=ended_since,
             labels=labels,
             scope=scope,
+            users=users,
         )
         while request is not None:
             page = self._execute(request, timeout_s)

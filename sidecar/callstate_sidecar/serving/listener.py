@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,20 @@ def check_socket_dir(path: Path, key: str = KEY) -> None:
         OSError: the directory can't be examined.
     """
     check_path(path.absolute().parent, key, sticky=True)
+
+
+def check_passed(sockets: Iterable[socket.socket]) -> None:
+    """Refuse sockets of a service manager on which the kernel would not vouch for who connects.
+
+    Raises:
+        ConfigError: one is not a Unix stream socket, such as a TCP socket, which other hosts could reach.
+    """
+    for passed in sockets:
+        if passed.family != socket.AF_UNIX or passed.type != socket.SOCK_STREAM:
+            raise ConfigError(
+                f"LISTEN_FDS: {passed.getsockname()}: sessions are served on Unix stream sockets only; forward one"
+                " with ssh -L if they are needed elsewhere"
+            )
 
 
 class Listener:

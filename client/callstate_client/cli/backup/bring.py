@@ -38,7 +38,7 @@ async def bring(store: CallStore, entry: Entry, *, replace: bool) -> Outcome:
 
     Args:
         store: not registered as a worker: as an operator it may replace what has an owner that is gone.
-        entry: the call.
+        entry: the call; with its user, only an operator may.
         replace: replace an existing one.
 
     Raises:
@@ -74,6 +74,7 @@ async def _create(store: CallStore, entry: Entry) -> None:
         labels=entry.labels,
         heartbeat_timeout_s=entry.heartbeat_timeout_s,
         max_duration_s=entry.max_duration_s,
+        user=entry.user,
     )
     try:
         await _complete(store, entry, rest)

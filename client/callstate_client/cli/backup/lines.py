@@ -55,6 +55,8 @@ class Entry:
     max_duration_s: float | None = None
     ended_reason: str | None = None
     ended_detail: Any = None
+    user: tuple[int, int] | None = None
+    """Uid and gid of who created it; None where neither is known."""
 
 
 class _Line(Struct, gc=False):
@@ -69,6 +71,8 @@ class _Line(Struct, gc=False):
     max_duration_s: float | None = None
     ended_reason: str | None = None
     ended_detail: Any = None
+    uid: int = -1
+    gid: int = -1
 
 
 _decode = msgspec.json.Decoder(_Line).decode
@@ -84,10 +88,10 @@ def entry(record: Record, listed: Record) -> bytes:
 
     Args:
         record: the whole call.
-        listed: as a listing has it, with its timeouts.
+        listed: as a listing has it, with its timeouts and its creator.
     """
     members = record_document(record, history=True, show_numbers=True)
-    for name in ("heartbeat_timeout_s", "max_duration_s"):
+    for name in ("heartbeat_timeout_s", "max_duration_s", "uid", "gid"):
         if (value := getattr(listed, name)) is not None:
             members[name] = value
     return _line(members)
@@ -130,6 +134,7 @@ def parse(line: bytes) -> Header | Entry | End:
         found.max_duration_s,
         found.ended_reason,
         found.ended_detail,
+        None if found.uid == found.gid == -1 else (found.uid, found.gid),
     )
 
 

@@ -22,6 +22,7 @@ from callstate_client.cli.private_file import open_new
 from callstate_client.cli.version import package_version
 from callstate_client.errors import SessionNotFoundError, UnreadableError
 from callstate_client.model.times import format_time, now
+from callstate_client.protocol import LIST_USERS
 from callstate_client.store import Record
 
 AT_ONCE: Final = 16
@@ -32,10 +33,11 @@ async def _export(store: CallStore, args: argparse.Namespace, out: Output) -> in
     info = await store.info()
     total = sum((await store.stats())["sessions"].values()) if args.scope == "host" else None
     unreadable: list[str] = []
+    users = LIST_USERS in info.get("features", ())  # an older daemon does not say
     with _target(args.output) as target, progress("export", total, visible=not out.as_json) as show:
         target.write(lines.header(package_version(), str(info["host_id"]), format_time(now())))
         sessions = 0
-        async for batch in _batches(matching(store, args)):
+        async for batch in _batches(matching(store, args, users=users)):
             for line in await asyncio.gather(*(_line(store, listed, unreadable) for listed in batch)):
                 if line is not None:
                     target.write(line)

@@ -9,10 +9,11 @@ import os
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from callstate_client.api import CallStore
 from callstate_client.cli import output
@@ -22,6 +23,7 @@ from callstate_client.cli.backup.progress import progress
 from callstate_client.cli.command import Command
 from callstate_client.cli.output import Output
 from callstate_client.errors import CallstateError, NoDaemonError, OverloadedError, ShuttingDownError
+from callstate_client.protocol import LIST_USERS
 
 AT_ONCE: Final = 16
 """Calls brought in at a time."""
@@ -44,6 +46,8 @@ class _Import:
     def __init__(self, store: CallStore, *, replace: bool) -> None:
         self._store = store
         self._replace = replace
+        self._users: bool | None = None
+        """Whether each is created for the user that created it there; None: that is not known yet."""
         self.outcomes: Counter[Outcome] = Counter()
         self.failed = 0
         self.read = 0
@@ -61,12 +65,21 @@ class _Import:
                     self.end = found
                 case Entry():
                     self.read += 1
-                    self.outcomes[await bring(self._store, found, replace=self._replace)] += 1
+                    entry = await self._permitted(found)
+                    self.outcomes[await bring(self._store, entry, replace=self._replace)] += 1
         except _FATAL:
             raise
         except (LineError, CallstateError) as error:
             self.failed += 1
             output.error(f"line {number}: {error}")
+
+    async def _permitted(self, entry: Entry) -> Entry:
+        """A call as we may create it: for its user, if we are an operator; else for ourselves."""
+        if entry.user is None:
+            return entry
+        if self._users is None:
+            self._users = _is_operator(await self._store.info())
+        return entry if self._users else replace(entry, user=None)
 
     @property
     def is_complete(self) -> bool:
@@ -87,6 +100,13 @@ async def _import(store: CallStore, args: argparse.Namespace, out: Output) -> in
     if not work.is_complete:
         output.error("the export is not complete: its last line is missing, or calls before it")
     return 1 if work.failed or not work.is_complete else 0
+
+
+def _is_operator(info: Mapping[str, Any]) -> bool:
+    """Whether the daemon takes us for an operator. It says so only where access is restricted; root always is."""
+    if LIST_USERS not in info.get("features", ()):
+        return False  # an older daemon knows no users
+    return bool(info.get("access", {"operator": os.geteuid() == 0})["operator"])
 
 
 def _report(work: _Import, out: Output) -> None:

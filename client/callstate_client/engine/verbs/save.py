@@ -27,6 +27,7 @@ from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.validation import PlainHead
+from callstate_client.engine.user import User
 from callstate_client.engine.verbs.save_delta import MARK, Extending
 from callstate_client.errors import (
     ConflictError,
@@ -36,7 +37,7 @@ from callstate_client.errors import (
 )
 from callstate_client.model.times import format_us
 from callstate_client.protocol.messages import encode_json
-from callstate_client.protocol.params import SaveParams
+from callstate_client.protocol.params import Creator, SaveParams
 
 _members = msgspec.json.Decoder(dict[str, Raw]).decode
 
@@ -102,6 +103,8 @@ def _save(ctx: Context, caller: Caller, p: SaveParams | Extending, counts: Mappi
     if p.op is not None:
         checked_word(p.op, "$.params.op")
     labels = None if p.labels is None else checked_labels(p.labels)
+    if p.user is not None:
+        ctx.access.check_operator(caller, "session.save with user")
     session = ctx.table.sessions.get(head.session_id)
     if session is None:
         session, unverified = _find_cold(ctx, p, head.session_id)
@@ -174,7 +177,7 @@ def _new(ctx: Context, caller: Caller, p: SaveParams, head: Head, unverified: bo
         raise SessionNotFoundError(f"no session {head.session_id}")
     ctx.check_room()
     tombstone = ctx.table.tombstones.predecessor(head.session_id)
-    user = caller.user
+    user = p.user or caller.user
     facts = Facts(epoch=tombstone.epoch, owner=caller.worker, instance=caller.instance, uid=user.uid, gid=user.gid)
     session = Session(head.session_id, Document(head, ctx.now_us()), facts)
     session.version = tombstone.version
@@ -262,7 +265,7 @@ def _replace(
     was_ended, anew = session.ended, _is_anew(session, p, head)
     session.doc.take_head(head, ctx.now_us())
     if anew:
-        _begin_anew(caller, session)
+        _begin_anew(caller, session, p.user or caller.user)
     elif was_ended and not session.ended and not session.facts.owner and caller.worker:
         # reviving a session without an owner claims it: it may have had another one
         session.change_facts(
@@ -316,14 +319,14 @@ def _given_facts(p: SaveParams, labels: dict[str, str] | None) -> dict[str, Any]
     return given
 
 
-def _begin_anew(caller: Caller, session: Session) -> None:
+def _begin_anew(caller: Caller, session: Session, user: User | Creator) -> None:
     """Begin another call under the same id; the owner of the previous one is fenced off."""
     facts = session.facts
     is_overtime = facts.ended_reason == OVERTIME  # else it would be ended again at once
     session.facts = Facts(
         epoch=facts.epoch + 1, owner=caller.worker, instance=caller.instance, labels=facts.labels,
         heartbeat_timeout_s=facts.heartbeat_timeout_s,
-        max_duration_s=None if is_overtime else facts.max_duration_s, uid=caller.user.uid, gid=caller.user.gid,
+        max_duration_s=None if is_overtime else facts.max_duration_s, uid=user.uid, gid=user.gid,
     )  # fmt: skip
     session.known_timeout_s = None
 

@@ -1,4 +1,4 @@
-"""What the real integration test (tests/integration/test_access.py) does not show: time, bounds, waiting requests."""
+"""What tests/integration/test_access.py does not show of it: time, bounds, requests that wait."""
 
 from __future__ import annotations
 
