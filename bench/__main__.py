@@ -90,8 +90,8 @@ def main() -> None:
         measure(TINY_FULL if args.tiny else FULL, args)
     elif args.command == "hostile":
         effort = hostile.TINY if args.tiny else hostile.Effort()
-        told = hostile.write(args.json, hostile.run(effort, args.against, args.only, say))
-        fill_in(args.docs / "performance.md", told)
+        for found in hostile.run(effort, args.against, args.only, say):
+            fill_in(args.docs / "performance.md", hostile.write(args.json, found))
     if args.command in ("full", "draw"):
         draw(args)
 

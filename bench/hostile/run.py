@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ class Effort:
         doublings: of the smallest input of each verb.
     """
 
-    seconds: float = 6.0
+    seconds: float = 4.0
     scale: float = 1.0
     doublings: int = 4
 
@@ -36,38 +36,39 @@ TINY: Final = Effort(seconds=0.4, scale=0.002, doublings=1)
 """Only checks that everything runs."""
 
 
-def run(effort: Effort, against: Path | None, only: Collection[str], say: Callable[[str], None]) -> dict[str, Any]:
+def run(
+    effort: Effort, against: Path | None, only: Collection[str], say: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
     """Run the attacks whose names have one of these words; all, without any.
 
-    Returns:
-        by attack: `after`, the figures of this code, and with `against` `before`, those of the older one, measured
-        just before; under `growth` the growth of each verb.
+    Yields:
+        `attacks`, by name: `after`, the figures of this code, and with `against` `before`, those of the older one,
+        measured just before; at the end, `growth`: that of each verb.
     """
-    attacks: dict[str, Any] = {}
     sides = {"after": Code()} if against is None else {"before": Code(against), "after": Code()}
     wanted = [name for name in NAMES if not only or any(word in name for word in only)]
     for scene in SCENES:
         if scene.name not in wanted:
             continue
-        attacks[scene.name] = {}
+        both: dict[str, Any] = {}
         for side, code in sides.items():
             figures = measure(scene, code, seconds=effort.seconds, scale=effort.scale).to_json()
-            attacks[scene.name][side] = figures
+            both[side] = figures
             say(f"{scene.name}, {side}: {json.dumps(figures)}")
-    found: dict[str, Any] = {"attacks": attacks}
+        yield {"attacks": {scene.name: both}}
     if GROWTH in wanted:
         with Rig() as rig:
-            found[GROWTH] = verbs.measure(rig, effort.doublings)
-        for name, each in found[GROWTH].items():
+            growth = verbs.measure(rig, effort.doublings)
+        for name, each in growth.items():
             say(f"{name}: {json.dumps(each)}")
-    return found
+        yield {GROWTH: growth}
 
 
 def write(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Add what was measured to the JSON file, in place of the same figures of an earlier run; returns all of it."""
     told: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     attacks = told.setdefault("hostile", {})
-    for name, sides in found["attacks"].items():
+    for name, sides in found.get("attacks", {}).items():
         attacks[name] = attacks.get(name, {}) | sides
     if GROWTH in found:
         told["verbs"] = found[GROWTH]

@@ -26,9 +26,10 @@ SETTINGS = {
     "store.flush_interval_s": 0.05, "store.timeout_s": 1.0, "store.beat_interval_s": 1.0,
     "journal.checkpoint_min_bytes": 262144, "journal.sync_interval_s": 0.05,
     "reaper.heartbeat_timeout_s": HEARTBEAT_TIMEOUT_S, "reaper.grace_s": 20.0, "reaper.retention_s": 20.0,
-    "limits.events": 50_000, "limits.reply_bytes_total": 64 << 20,
+    "limits.events": 50_000, "limits.reply_bytes_total": 64 << 20, "server.core_dumps": "true",
 }  # fmt: skip
-"""Small intervals, so that much happens in three minutes; all events kept, so that each reconnect can resume."""
+"""Small intervals, so that much happens in three minutes; all events kept, so that each reconnect can resume. Core
+dumps are allowed, as a daemon without them shows its descriptors to root alone."""
 
 EXPECTED = "the store|Redis|superseded|journal|checkpoint|File too large|No space|disk|stalled"
 """Error lines of the daemon that the faults explain. A traceback is never one of them."""
@@ -105,7 +106,7 @@ class Stage:
         """A small file system if this user may mount one; else the disk is filled by a limit on files alone."""
         self._disk.mkdir()
         if os.geteuid() == 0:
-            words = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(self._disk)]
+            words = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m,mode=0700", "tmpfs", str(self._disk)]
             self._mounted = subprocess.run(words, capture_output=True, check=False).returncode == 0
 
     def fill_disk(self) -> None:
