@@ -43,6 +43,7 @@ class Crew:
         self._errors = errors
         self._started = 0
         self._working: dict[str, asyncio.subprocess.Process] = {}
+        self._leaving: dict[str, asyncio.subprocess.Process] = {}
         self._reading: set[asyncio.Task[None]] = set()
         self.watching: set[asyncio.Task[None]] = set()
         self.calls = Calls(self.is_alive, losses)
@@ -52,7 +53,7 @@ class Crew:
 
     def is_alive(self, worker: str) -> bool:
         """Whether this worker's process runs."""
-        process = self._working.get(worker)
+        process = self._working.get(worker) or self._leaving.get(worker)
         return process is not None and process.returncode is None
 
     async def start(self) -> None:
@@ -139,8 +140,10 @@ class Crew:
         """A worker ends its calls and leaves, and another takes its place."""
         worker, process = self._choose(choice)
         del self._working[worker]
+        self._leaving[worker] = process
         await self._hire()
         await self._dismiss(worker, process)
+        del self._leaving[worker]
 
     async def _dismiss(self, worker: str, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
@@ -199,6 +202,6 @@ class Crew:
         """Kill what still runs."""
         for task in (*self._reading, *self.watching):
             task.cancel()
-        for process in self._working.values():
+        for process in (*self._working.values(), *self._leaving.values()):
             if process.returncode is None:
                 process.kill()

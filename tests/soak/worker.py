@@ -52,13 +52,17 @@ class Worker:
 
     async def run(self) -> None:
         """Work until standard input is closed."""
-        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), self._leaving.set)
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), self._leave)
         slots = [asyncio.ensure_future(self._slot(number)) for number in range(CALLS)]
         recovering = asyncio.ensure_future(self._recover())
         await asyncio.gather(*slots)
         recovering.cancel()
         with suppress(asyncio.CancelledError):
             await recovering
+
+    def _leave(self) -> None:
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())  # at its end it is readable for ever
+        self._leaving.set()
 
     async def _slot(self, number: int) -> None:
         calls = 0
