@@ -27,7 +27,7 @@ class Effort:
         doublings: of the smallest input of each verb.
     """
 
-    seconds: float = 4.0
+    seconds: float = 3.0
     scale: float = 1.0
     doublings: int = 4
 

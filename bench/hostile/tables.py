@@ -55,7 +55,7 @@ VERBS: Final = ("verb", "size", "ms of the daemon's CPU, size doubling", "grows 
 def verb_rows(told: Told, number: Format) -> Iterator[Sequence[str]]:
     """By verb and input: the costs, and whether they grow linearly."""
     for each in told["verbs"].values():
-        linear = "linear" if each["exponent"] <= LINEAR else "**more than linear**"
+        linear = "at most linear" if each["exponent"] <= LINEAR else "**more than linear**"
         refused = f", refused at {each['sizes'][-1]:,}: `{each['refused']}`" if each["refused"] else ""
         yield (
             f"`{each['verb']}`",

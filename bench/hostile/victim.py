@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import select
-import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,6 +43,7 @@ class Victim:
         self._wire = Wire(server)
         self._wire.send_all([save(document("victim", 20))])
         self._socket = self._wire.socket
+        self._socket.setblocking(False)
         self._number = 1
         self._due: dict[int, float] = {}
         self._tail = b""
@@ -86,7 +86,7 @@ class Victim:
     def _flush(self) -> None:
         """Send as much as the daemon takes: it may not read for minutes."""
         with suppress(BlockingIOError):
-            self._unsent = self._unsent[self._socket.send(self._unsent, socket.MSG_DONTWAIT) :]
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
 
     def _read(self, latencies: list[float], seconds: float) -> None:
         writing = [self._socket] if self._unsent else []
