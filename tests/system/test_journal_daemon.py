@@ -167,7 +167,8 @@ def test_the_tool_inspects_and_exports_and_will_not_repair_under_a_daemon() -> N
         copy = daemon.root / "copy"
         shutil.copytree(daemon.state_dir / "journal", copy)
         exported = journal_tool("export", str(copy))
-        told = loaded | {"heartbeat_timeout_s": 30.0}  # which a load tells workers alone
+        # the timeout, which a load tells workers alone, and whose it is, which it tells nobody
+        told = loaded | {"heartbeat_timeout_s": 30.0, "uid": os.getuid(), "gid": os.getgid()}
         assert [json.loads(line) for line in exported.stdout.splitlines()] == [told]
         inspected = journal_tool("inspect", str(copy))
         assert "StateRecord" in inspected.stdout
