@@ -36,6 +36,7 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import placeholder_of, session_of
 from callstate_client.engine.sessions.stored import ENDED, StoredMeta, StoredSession, Write
 from callstate_client.engine.table.tombstones import Tombstone
+from callstate_client.engine.user import UNKNOWN, User
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
@@ -86,8 +87,11 @@ class Reconciler:
             self._settle_foreign(session, theirs, foreign)
         elif theirs is None:
             self._settle_no_document(session, meta)
-        elif theirs.host == "" and session.unverified and theirs.version > session.doc.updated_us:
-            return False  # newer, and of no host, as the Go package writes it
+        elif session.unverified and (
+            not self._may_merge(session, theirs)  # its turns are not for whoever saved under its id meanwhile
+            or (theirs.host == "" and theirs.version > session.doc.updated_us)
+        ):
+            return False  # another user's, or newer and of no host, as the Go package writes it
         elif session.base is None or _is_known(session, session.base, theirs):
             if (
                 theirs.host is None
@@ -102,6 +106,12 @@ class Reconciler:
             self._merge(session, session.base, theirs)
             session.seen_stamp = foreign or session.seen_stamp
         return True
+
+    def _may_merge(self, session: Session, theirs: Session) -> bool:
+        """Whether the user that created ours could have seen what the store has."""
+        guard, ours = self._ctx.guard, session.facts
+        creator = User(ours.uid, ours.gid, frozenset({ours.gid} - {UNKNOWN}))
+        return guard is None or guard.sees(creator, theirs.facts.uid, theirs.facts.gid)
 
     # -- deletions ----------------------------------------------------------------------------------------------
 

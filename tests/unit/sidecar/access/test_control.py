@@ -13,6 +13,7 @@ from callstate_client.errors import ForbiddenError
 from callstate_sidecar.access.control import MAX_USERS, REPEATED_S, AccessControl
 from callstate_sidecar.access.policy import Policy, Share
 from support.core import Core
+from support.stores import down
 
 
 class Caller(InternalCaller):
@@ -147,3 +148,19 @@ async def test_an_unknown_user_is_told_apart_from_every_known_one() -> None:
         await core.save("a")
     assert caught.value.who == "uid unknown, gid unknown"
     assert caught.value.what == "session.save a"
+
+
+async def test_a_save_during_an_outage_gets_nothing_of_another_users_call() -> None:
+    """The call goes on here; the store keeps what it has, and says so."""
+    core, _ = guarded()
+    document = b'{"id":"a","status":"ended","history":[{"role":"user","content":"a secret"}]}'
+    core.memory.put("a", document, StoredMeta(host="host-1", version=5, state="ended", uid=1001, gid=1001))
+    core.memory.failure = down
+    core.caller = Caller(1002)
+    assert (await core.save("a"))["unverified"] is True
+    core.memory.failure = None
+    for _ in range(3):
+        await core.writer.write_round()
+    assert (await core.call("session.load", session_id="a"))["session"]["history"] == []
+    assert core.memory.rows["a"].document == document
+    assert core.session("a").quarantined
