@@ -25,10 +25,11 @@ from callstate_sidecar.access.control import AccessControl
 from callstate_sidecar.access.policy import Policy
 from callstate_sidecar.background import cancel_and_wait, supervise
 from callstate_sidecar.config.errors import ConfigError
+from callstate_sidecar.config.memory_limits import differing, resolve_limits
 from callstate_sidecar.config.metrics_address import resolve_metrics
 from callstate_sidecar.config.origins import Origins
 from callstate_sidecar.config.resolve import resolve_socket, resolve_state_dir
-from callstate_sidecar.config.schema import Config
+from callstate_sidecar.config.schema import Config, LimitsConfig
 from callstate_sidecar.engine_host import DaemonHost
 from callstate_sidecar.erasure import Erasure
 from callstate_sidecar.hosts.absence import AbsenceGate
@@ -59,6 +60,7 @@ from callstate_sidecar.status import StatusReport, status_line
 from callstate_sidecar.system import descriptors, host, systemd
 from callstate_sidecar.system.clock import SystemClock, since_boot
 from callstate_sidecar.system.exits import Exit
+from callstate_sidecar.system.memory import memory_limit
 from callstate_sidecar.system.peers import Peers
 from callstate_sidecar.system.signals import Signals, StoppedError
 from callstate_sidecar.system.state_dir import JOURNAL_NAME, StateDir
@@ -109,10 +111,11 @@ class Daemon:
         self._manager = systemd.Notifier(environ)
         self._reload_config = reload
         self._reloads = Reloads(config, origins)
+        self._limits = self._resolve_limits(config, origins)
         self._clock = SystemClock()
         self._metrics = Metrics()
         self._metrics.long_turns.log_s = config.server.slow_turn_ms / 1000
-        self._engine = Engine(config.limits, config.reaper, self._clock, secrets.token_hex(8))
+        self._engine = Engine(self._limits, config.reaper, self._clock, secrets.token_hex(8))
         self._stop = asyncio.Event()
         self._exit = Exit.OK
         self._replayed = 0
@@ -204,7 +207,7 @@ class Daemon:
         self._access = AccessControl(configured_policy(config.access), self._clock.mono)
         self._engine.control(self._access)
         fit = descriptors.room_for_connections(descriptors.raise_limit())
-        self._server = kind(self._engine, logged, self._metrics, config.limits, gate, fit)
+        self._server = kind(self._engine, logged, self._metrics, self._limits, gate, fit)
         self._server.clients.access = self._access
         self._checkpointer = Checkpointer(
             journal, files, partial(snapshot, self._engine.table), self._server.group.commit
@@ -306,7 +309,7 @@ class Daemon:
             ),
             reaper=self._reaper,
             takeovers=self._takeovers,
-            settings=lambda: self._reloads.settings(resolved),
+            settings=lambda: self._reloads.settings(resolved | self._differing_limits),
             is_dead=(lambda _: False) if self._hosts is None else self._hosts.is_dead,
         )
         self._engine.attach(self._host)
@@ -382,6 +385,17 @@ class Daemon:
     def _connection(self) -> ClientConnection:
         return ClientConnection(self._server, self._server.limits.line_bytes)
 
+    def _resolve_limits(self, config: Config, origins: Origins) -> LimitsConfig:
+        """The limits in force: those that depend on the memory that there is, from what there is now."""
+        memory = memory_limit()
+        limits = resolve_limits(config.limits, origins, memory.size)
+        self._differing_limits = differing(config.limits, limits)
+        log.debug(
+            "memory_bounded", "sessions may take %d bytes of memory, of %d by %s", limits.hot_bytes, memory.size,
+            memory.source,
+        )  # fmt: skip
+        return limits
+
     # -- while it runs ------------------------------------------------------------------------------------------
 
     def _request_stop(self, signal: str) -> None:
@@ -437,7 +451,8 @@ class Daemon:
 
     def _apply(self, config: Config, origins: Origins, policy: Policy) -> None:
         applied = self._reloads.take(config, origins)
-        self._server.limit(config.limits)
+        self._limits = self._resolve_limits(config, origins)
+        self._server.limit(self._limits)
         self._access.apply(policy)
         self._engine.control(self._access)
         self._server.clients.turn_away()

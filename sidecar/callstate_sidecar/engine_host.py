@@ -18,10 +18,11 @@ from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import Query
 from callstate_client.errors import UnreadableError
 from callstate_client.protocol.messages import FEATURES, PROTOCOL_VERSION
-from callstate_client.protocol.results import Setting
+from callstate_client.protocol.results import CheckResult, Setting
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.erasure import Erasure
 from callstate_sidecar.hosts.takeover import Takeovers
+from callstate_sidecar.hot_memory import memory_findings
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.read_through import ReadThrough
@@ -79,7 +80,6 @@ class DaemonHost:
         self.is_dead = is_dead
         self.flush = write_behind.flush
         self.erase = erasure.run
-        self.check_store = write_behind.check
         self.stored_active_ids = write_behind.reads.active_ids
         self.read_stored = write_behind.reads.read
         self.retry_refused = write_behind.wake
@@ -122,6 +122,12 @@ class DaemonHost:
         if self._takeovers is None:
             raise AssertionError("the store is not shared")
         self._takeovers.when_taken(theirs, then)
+
+    async def check_store(self, repair: bool) -> CheckResult:
+        """The result of `server.check`: of the store, and whether memory is short."""
+        result = await self._write_behind.check(repair)
+        result.findings += memory_findings(self._engine)
+        return result
 
     # -- workers --------------------------------------------------------------------------------------------
 
@@ -173,6 +179,8 @@ class DaemonHost:
             "dirty": table.dirty.sessions,
             "dirty_bytes": table.dirty.size_bytes,
             "oldest_dirty_s": 0.0 if oldest is None else round(now - oldest, 3),
+            "hot_bytes": table.hot.total,
+            "hot_bytes_limit": engine.ctx.limits.hot_bytes,
             "quarantined": len(table.quarantined) + len(table.set_aside),
             "store": self._write_behind.store.status,
             **({"store_error": error} if error else {}),

@@ -5,7 +5,8 @@ heartbeat may name thousands that are not hot.
 
 While a read is in progress, every request for that id waits for it, in order, so requests of one connection on one
 session take effect in the order they were sent. A session of this host that has not ended is admitted to the cache;
-one that has ended, or that belongs to another host or to other software, is only shown to the requests that waited.
+one that has ended, that belongs to another host or to other software, or for which there is no room in memory, is
+only shown to the requests that waited.
 A late read never replaces a session that has meanwhile become hot.
 """
 
@@ -200,7 +201,7 @@ class ReadThrough:
         ctx = self._ctx
         if session_id in ctx.table.sessions:
             pass
-        elif isinstance(found, Session) and found.host is None and not found.ended:
+        elif isinstance(found, Session) and self._is_to_stay(found):
             ctx.tx.admit(found)
             ctx.watch(INTERNAL, found)
         elif found is not None:
@@ -217,6 +218,10 @@ class ReadThrough:
                 del self._waiting[session_id]
             else:  # a request needs more than was read; the others wait for it
                 self._begin(session_id, find)
+
+    def _is_to_stay(self, found: Session) -> bool:
+        """Whether a session becomes hot by being read: a live one of this host, if there is room."""
+        return found.host is None and not found.ended and not self._ctx.room.is_full(self._ctx.limits)
 
     async def close(self) -> None:
         """Wait for the reads in progress."""

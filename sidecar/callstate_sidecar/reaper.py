@@ -17,6 +17,7 @@ from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.expiry import Verdicts
 from callstate_sidecar.background import BackgroundTask
+from callstate_sidecar.hot_memory import HotMemory
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 
@@ -52,6 +53,7 @@ class Reaper(BackgroundTask):
         self._clock = clock
         self._tick_s = tick_s
         self._commit = commit
+        self._memory = HotMemory(engine, metrics)
         self._next_slice: asyncio.Handle | None = None
 
     async def stop(self) -> None:
@@ -91,20 +93,21 @@ class Reaper(BackgroundTask):
             )  # counted from before the tick: its own duration, even with a slow commit, is no stall
 
     def tick(self, now: float) -> int:
-        """Act on a slice of the sessions that are due.
+        """Act on a slice of the sessions that are due, and evict a slice of ended ones if memory is short.
 
         Args:
             now: seconds of the clock's `live()`.
 
         Returns:
-            the number of sessions.
+            the number of sessions in the larger slice.
         """
         verdicts = self._engine.tick(now, SESSIONS_A_SLICE)
+        evicted = self._memory.relieve()
         self.wake()  # also for departures that a full disk has delayed
         self._report(verdicts)
-        if verdicts.sessions:
+        if verdicts.sessions or evicted:
             self._commit()
-        return verdicts.sessions
+        return max(verdicts.sessions, evicted)
 
     # -- workers that have left -----------------------------------------------------------------------------
 

@@ -16,6 +16,9 @@ SECTIONS: Final = frozenset({"access", "limits", "log"})
 KEYS: Final = frozenset({"reaper.heartbeat_timeout_s"})
 """What a reload applies: all of these sections, and these keys. The rest is built in at the start."""
 
+CAPPED: Final = frozenset({"limits.reply_bytes_total"})
+"""Defaults that are lower where there is little memory."""
+
 
 def is_applied(key: str) -> bool:
     """Whether a reload applies this key."""
@@ -52,7 +55,7 @@ class Reloads:
         """What is in force, and where it comes from, in the order of the reference file.
 
         Args:
-            resolved: by key, what an empty value stands for on this host.
+            resolved: by key, what an empty value stands for on this host, and what those of CAPPED are cut to.
         """
         for key, option in OPTIONS.items():
             applied = is_applied(key)
@@ -65,6 +68,6 @@ class Reloads:
                 source=origin.source,
                 name=origin.name,
                 default=as_sent(option.default),
-                resolved="" if value else resolved.get(key, ""),
+                resolved=resolved.get(key, "") if not value or key in CAPPED else "",
                 pending=shown_value(self._last, key) if key in self.needs_restart else UNSET,
             )

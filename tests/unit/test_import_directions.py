@@ -56,11 +56,12 @@ ENGINE = {
     "transaction": "sessions table liveness events",
     "flush_queue": "sessions table transaction",
     "workers": "user sessions table process interfaces events clock reasons transaction",
-    "rules": "sessions reasons table clock limits interfaces events liveness workers transaction",
+    "rules": "sessions reasons table clock hot_bytes limits interfaces events liveness workers transaction",
     "verbs": "user sessions table clock limits reasons interfaces events liveness rules",
     "expiry": "sessions reasons interfaces liveness rules verbs",
+    "eviction": "rules",
     "engine": "sessions table process clock limits interfaces events liveness workers rules verbs expiry "
-    "transaction flush_queue",
+    "eviction transaction flush_queue",
     "request": "table verbs",
 }
 SIDECAR = {
@@ -77,10 +78,12 @@ SIDECAR = {
     "read_through": "logs stores",
     "reconcile": "logs stores metrics",
     "write_behind": "logs system config stores reconcile background metrics",
-    "reaper": "logs background metrics",
+    "hot_memory": "logs metrics",
+    "reaper": "logs background metrics hot_memory",
     "hosts": "logs system stores background metrics read_through reconcile serving",
     "erasure": "logs stores",
-    "engine_host": "system config stores journal serving metrics read_through write_behind erasure reaper hosts",
+    "engine_host": "system config stores journal serving metrics read_through write_behind erasure reaper "
+    "hot_memory hosts",
     "monitoring": "logs system config metrics background serving engine_host",
     "named_backend": "system config stores",
     "reload": "config",

@@ -4,13 +4,14 @@ A front builds one, gives it a host, and drives it: the daemon from its event lo
 its user. What a front does:
 
 - `run` each request once. Its changes join the open group.
-- `tick` when time has passed, and `depart` while there are `departures`.
+- `tick` when time has passed, `depart` while there are `departures`, `eviction.run` where memory is bounded.
 - commit the group, or roll it back, then `publish`: `tx.records` is what is to be journaled.
 - `disconnected` when a connection has closed. The exit of a worker's process is reported by `PeerProcess.watch`.
 
 The parts, each with its own rules: the table of hot sessions (`table`), the open group (`tx`), changes that the
 store does not have yet (`flush_queue`), the deadlines (`liveness`), workers and their connections (`registry`),
-sessions whose worker has left (`departures`), events (`events`), and what verbs share (`ctx`).
+sessions whose worker has left (`departures`), events (`events`), what leaves memory early (`eviction`), and what
+verbs share (`ctx`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 from callstate_client.engine.clock import EngineClock
 from callstate_client.engine.events import Events
+from callstate_client.engine.eviction import Eviction
 from callstate_client.engine.expiry import Expiry, Verdicts
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.interfaces import INTERNAL, Access, Caller, Deferred, Host, InSteps, PeerProcess
@@ -65,6 +67,8 @@ class Engine:
         )  # fmt: skip
         self._clock = clock
         self._expiry = Expiry(self.ctx)
+        self.eviction = Eviction(self.ctx)
+        self.tx.check_room = self.ctx.check_brought_in
 
     def control(self, access: Access) -> None:
         """Have this decide from now on what users may do."""

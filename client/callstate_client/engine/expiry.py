@@ -106,8 +106,7 @@ class Expiry:
         elif not ctx.table.is_stored(session):
             ctx.liveness.keep(session_id, now)  # it stays hot
         else:
-            ctx.liveness.forget(session_id)
-            ctx.tx.evict(session)
+            ctx.evict(session)
 
     def _reap(self, session: Session, reason: str, done: Verdicts) -> None:
         end_session(self._ctx, INTERNAL, session, reason, reaped=True)

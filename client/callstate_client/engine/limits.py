@@ -59,14 +59,20 @@ class Limits(Protocol):
         """Events kept for reconnecting subscribers."""
         ...
 
+    @property
+    def hot_bytes(self) -> int:
+        """Memory that sessions and what is kept beside them may take together, bytes; 0: no bound. See room.py."""
+        ...
+
 
 class DefaultLimits(Struct, frozen=True, kw_only=True):
-    """The limits of a daemon whose configuration sets none."""
+    """The limits of a daemon whose configuration sets none, but for `hot_bytes`, which depends on its host."""
 
     sessions: int = SESSIONS
     session_bytes: int = SESSION_BYTES
     head_bytes: int = HEAD_BYTES
     events: int = EVENTS
+    hot_bytes: int = 0
 
 
 class Spans(Protocol):

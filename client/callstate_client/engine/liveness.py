@@ -127,6 +127,11 @@ class Liveness:
         """The suspects in the order of claiming, the one suspected longest first; to be read."""
         return self._labelled
 
+    @property
+    def ended(self) -> Collection[str]:
+        """The ended sessions that are still hot, in the order of their ends or their last late turns."""
+        return self._ended.order.keys()
+
     def suspect_place(self, session_id: str) -> int | None:
         """Its place among the suspects; None if it is not one."""
         return self._labelled.place(session_id)

@@ -87,6 +87,8 @@ class Transaction:
         self._liveness = liveness
         self._events = events
         self._watch_again = watch_again
+        self.check_room: Callable[[], None] = lambda: None
+        """Raises OverloadedError if no session may become hot."""
         self.records: list[Record] = []
         self.observed: list[Record] = []
         """Observations to be journaled as well, which hold whether or not they are: not part of any group."""
@@ -131,10 +133,17 @@ class Transaction:
         return self._saved.get(session_id)
 
     def change(self, session: Session) -> None:
-        """Prepare to change this session. If it was only read from the store, it becomes hot."""
+        """Prepare to change this session. If it was only read from the store, it becomes hot.
+
+        Raises:
+            OverloadedError: it was, and there is no room for it.
+        """
+        is_hot = session.id in self._table.sessions
+        if not is_hot:
+            self.check_room()
         if session.id not in self._saved:
             self.save(session.id)
-        if session.id not in self._table.sessions:
+        if not is_hot:
             self._table.insert(session)
 
     def create(self, session: Session) -> None:

@@ -340,6 +340,16 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
             100_000_000,
         ),
     ] = 200_000
+    hot_bytes: Annotated[
+        int,
+        _bytes(
+            "Memory that sessions may take together, about. Near it, ended ones leave memory early; at it, new "
+            "ones are refused as overloaded; beyond it, large ones stop growing. 0: two fifths of the memory that "
+            "this process may use, by its cgroup, RLIMIT_AS or the machine.",
+            0,
+            64 * TIB,
+        ),
+    ] = 0
     events: Annotated[
         int,
         _count(
@@ -361,7 +371,8 @@ class LimitsConfig(Struct, frozen=True, kw_only=True):
         int,
         _bytes(
             "Unsent replies of all connections together. From half of it on each connection gets a share of that "
-            "half; beyond it, connections whose clients read least are closed.",
+            "half; beyond it, connections whose clients read least are closed. Unless it is set, it is no more "
+            "than an eighth of the memory that this process may use.",
             MIB,
             TIB,
         ),

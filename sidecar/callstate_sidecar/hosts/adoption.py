@@ -99,14 +99,21 @@ class Adopter:
         takes = [Take(i, p.host, p.epoch, "", force=True) for i, p in sessions.items() if p.state != ENDED]
         adopted = 0
         for start in range(0, len(takes), TAKES_AT_ONCE):
-            if len(self._ctx.table.sessions) + TAKES_AT_ONCE > self._ctx.limits.sessions or self._ctx.draining:
+            if not self._has_room():
                 log.warning(
                     "adoption_no_room",
-                    "no room for a dead host's sessions: limits.sessions is reached, or this host drains",
+                    "no room for a dead host's sessions: limits.sessions or limits.hot_bytes is reached, or this "
+                    "host drains",
                 )
                 break
             adopted += await self._adopt_some(takes[start : start + TAKES_AT_ONCE])
         return adopted
+
+    def _has_room(self) -> bool:
+        ctx, limits = self._ctx, self._ctx.limits
+        if ctx.draining or ctx.room.is_full(limits):
+            return False
+        return len(ctx.table.sessions) + TAKES_AT_ONCE <= limits.sessions
 
     async def _adopt_some(self, takes: Sequence[Take]) -> int:
         try:

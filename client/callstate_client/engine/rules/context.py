@@ -15,6 +15,7 @@ from callstate_client.engine.interfaces import INTERNAL, OPEN, Access, Caller, H
 from callstate_client.engine.limits import Limits
 from callstate_client.engine.liveness import Evidence, Liveness
 from callstate_client.engine.rules.param_checks import checked_id
+from callstate_client.engine.rules.room import LAST_WORDS_BYTES, Room
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import FoundUnreadableError
 from callstate_client.engine.table.session_table import SessionTable
@@ -63,6 +64,7 @@ class Context:
         self.access: Access = OPEN
         self.guard: Access | None = None
         """The same where it restricts somebody: verbs that look at sessions of several users ask it."""
+        self.room = Room(table.hot)
         self.draining = False
         """No new sessions are accepted."""
         self.read_through: dict[str, Session | Exception] = {}
@@ -137,19 +139,50 @@ class Context:
             raise ShuttingDownError("the daemon drains: it takes no new sessions")
         if len(self.table.sessions) >= self.limits.sessions:
             raise OverloadedError(f"limits.sessions ({self.limits.sessions}) is reached")
+        self.room.check_new(self.limits)
         if not self.host.accepts_new:
             raise OverloadedError("the store is away and store.max_dirty_bytes is reached")
+
+    def check_brought_in(self) -> None:
+        """Refuse a session that is only in the store and would become hot, if there is no room for it.
+
+        Raises:
+            OverloadedError: there is none.
+        """
+        self.room.check_new(self.limits)
+
+    def check_share(self, session: Session, added: int, *, ends: bool = False) -> None:
+        """Refuse a session to grow beyond its share while memory is short.
+
+        Args:
+            session: a hot one.
+            added: bytes that a change adds.
+            ends: whether it ends then, so that it can leave memory soon.
+
+        Raises:
+            OverloadedError: it would have more than its share.
+        """
+        if 0 < self.limits.hot_bytes < self.table.hot.total and added > (LAST_WORDS_BYTES if ends else 0):
+            self.room.check_growth(self.limits, session.doc.size + added)
+
+    def evict(self, session: Session) -> None:
+        """Drop an ended session from memory, which the store has."""
+        self.liveness.forget(session.id)
+        self.tx.evict(session)
 
     def check_growth(self, session: Session, size: int) -> None:
         """As `check_size`, for a session that grows by a turn; the first refusal is an event.
 
         Raises:
             TooLargeError: it would be too large.
+            OverloadedError: memory is short, and it would have more than its share.
         """
         if size > self.limits.session_bytes and not session.doc.full:
             session.doc.full = True
             self.events.note("session.full", self.now_us(), session)
         self.check_size(size)
+        if 0 < self.limits.hot_bytes < self.table.hot.total:
+            self.room.check_growth(self.limits, size)
 
     def check_size(self, size: int) -> None:
         """Refuse a session of more bytes than `limits.session_bytes`.

@@ -66,6 +66,11 @@ class SessionTable:
         self.hot.total += size - session.weighed
         session.weighed = size
 
+    def weigh_if_hot(self, session: Session) -> None:
+        """As `weigh`, for a session that may have left memory meanwhile."""
+        if self.sessions.get(session.id) is session:
+            self.weigh(session)
+
     def is_stored(self, session: Session) -> bool:
         """Whether the store is known to have its current state, with no write in flight."""
         if self.store_in_doubt or session.id in self.dirty.marks or session.id in self.dirty.in_flight:

@@ -46,9 +46,9 @@ def _sign_of_life(ctx: Context, caller: Caller, session: Session) -> None:
         return  # no error for an operator, but while the owner is connected only its own heartbeats count
     now_us = ctx.clock.wall_us()
     ctx.table.unflushed_beats[session.id] = now_us
-    if session.host is None:
+    if session.id in ctx.table.sessions and session.host is None:
         beat(ctx, caller, session, now_us, ctx.clock.live())
-    else:  # written by another host or program, and not taken over yet: not watched here
+    else:  # of another host or program and not taken over yet, or there was no room for it: not watched here
         session.beat_us = now_us
 
 

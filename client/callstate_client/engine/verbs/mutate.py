@@ -24,6 +24,7 @@ from callstate_client.engine.sessions.validation import (
     completed,
     is_whole,
 )
+from callstate_client.engine.sessions.weight import head_growth
 from callstate_client.errors import ConflictError, InvalidParamsError, SessionNotFoundError, UnreadableError
 from callstate_client.model.times import format_us
 from callstate_client.protocol.ids import MAX_DETAIL_BYTES, MAX_NAME_BYTES
@@ -124,6 +125,7 @@ def _amend_cut(ctx: Context, caller: Caller, session: Session, p: AmendTurnParam
         at = session.doc.uncut(p.index)
         if at is not None:
             yield from session.doc.cut_at(at)
+    ctx.table.weigh_if_hot(session)
     session, done = _changeable(ctx, caller, p)
     return _amend(ctx, caller, session, p, without) if done is None else done
 
@@ -138,6 +140,7 @@ def _amend(
     added = len(turn) - len(place.parts[place.at])
     if added > 0:  # a session at the limit may still be made smaller
         ctx.check_size(doc.size + added)
+        ctx.check_share(session, added)
     else:
         doc.full = False
     ctx.tx.change(session)
@@ -150,6 +153,8 @@ def record_interruption(ctx: Context, caller: Caller, p: RecordInterruptionParam
     session, done = _changeable(ctx, caller, p)
     if done is not None:
         return done
+    if p.op is not None:  # its result is kept
+        ctx.check_share(session, len(p.op))
     ctx.tx.change(session)
     session.doc.metrics = session.doc.metrics.with_interruption()
     return _complete_turns(ctx, caller, session, ctx.now_us(), p, HistoryMode.KEEP, b"", 0)
@@ -167,6 +172,7 @@ def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes:
         raise ended_error(session)  # a late update does not start a new call: only a save or a claim revives
     ctx.check_head(len(head.fields), len(session.doc.fields))
     ctx.check_size(len(head.fields) + session.doc.history_bytes)
+    ctx.check_share(session, head_growth(session, len(head.fields)), ends=head.status == "ended")
     now_us = ctx.now_us()
     was_ended = session.ended
     ctx.tx.change(session)

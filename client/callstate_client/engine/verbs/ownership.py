@@ -68,7 +68,7 @@ def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
         if not ctx.host.is_shared:
             check_authority(ctx, caller, session, None)  # refused: whose it is can't be changed
         raise _across_hosts(ctx, session, worker_id, steal=p.steal)
-    if session.ended and not (session.facts.reaped and p.session_id in ctx.table.sessions):
+    if session.ended and not (session.facts.reaped and _is_retained(ctx, session)):
         raise ended_error(session)
     phase = ctx.liveness.phase(session.id)
     if _is_own(ctx, caller, session, worker_id):
@@ -109,14 +109,20 @@ def _across_hosts(ctx: Context, session: Session, worker_id: str, *, steal: bool
     return NotOurs(session, owner=worker_id, force=is_dead or steal, why=why)
 
 
+def _is_retained(ctx: Context, session: Session) -> bool:
+    """Whether an ended session of this host is within the retention; one that was evicted before, by the wall
+    clock."""
+    return session.id in ctx.table.sessions or _was_reaped_lately(ctx, session)
+
+
 def _was_reaped_lately(ctx: Context, session: Session) -> bool:
-    """Whether another host reaped a session within the retention, by the wall clock of this host.
+    """Whether a session that is not hot was reaped within the retention, by the wall clock of this host.
 
     A clock that is off moves the limit by as much. An end in the future, by up to the retention, counts too.
     """
     facts = session.facts
     distance_s = abs(ctx.now_us() - facts.ended_us) / 1e6
-    return facts.reaped and facts.status_before != "" and distance_s <= ctx.liveness.retention_s
+    return facts.reaped and facts.status_before != "" and distance_s < ctx.liveness.retention_s
 
 
 def _retime(ctx: Context, caller: Caller, session: Session, p: ClaimParams) -> None:

@@ -31,6 +31,7 @@ def _load_cut(ctx: Context, session: Session, p: LoadParams) -> Steps:
     at = session.doc.uncut_last(int(p.history))
     if at is not None:
         yield from session.doc.cut_at(at)
+        ctx.table.weigh_if_hot(session)
     return load_session(ctx.find(p.session_id), p.history)
 
 

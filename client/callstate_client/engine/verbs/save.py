@@ -27,6 +27,7 @@ from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.validation import PlainHead
+from callstate_client.engine.sessions.weight import head_growth, labels_weight
 from callstate_client.engine.user import User
 from callstate_client.engine.verbs.save_delta import MARK, Extending
 from callstate_client.errors import (
@@ -130,6 +131,7 @@ def _save(ctx: Context, caller: Caller, p: SaveParams | Extending, counts: Mappi
         if extends
         else _history_change(ctx, session, head, counts, created=False)
     )
+    ctx.check_share(session, _growth(session, head, labels, change), ends=head.status == "ended")
     return _replace(ctx, caller, session, p, labels, head, change)
 
 
@@ -226,6 +228,16 @@ def _history_change(
     if not rest:
         return _KEEP
     return _HistoryChange(HistoryMode.APPEND, rest, _count(rest, session.doc.turn_count, counts))
+
+
+def _growth(session: Session, head: Head, labels: dict[str, str] | None, change: _HistoryChange) -> int:
+    """Bytes that a save adds to an existing session."""
+    added = head_growth(session, len(head.fields)) + len(change.turns)
+    if change.mode is HistoryMode.REPLACE:
+        added -= session.doc.history_bytes
+    if labels is not None:
+        added += labels_weight(labels) - labels_weight(session.facts.labels)
+    return added
 
 
 def _extension(ctx: Context, session: Session, head: Head, counts: Mapping[bytes, int]) -> _HistoryChange:
