@@ -3,8 +3,7 @@
 In a cgroup of 1 GiB the parts that clients can fill, and the rest:
 
     410 MiB     limits.hot_bytes: two fifths; sessions grow beyond it by a quarter at most, to 512 MiB
-    128 MiB     limits.reply_bytes_total: 256 MiB, or an eighth if that is less
-    128 MiB     what connections have sent and was not served yet: as much as unread replies
+    128 MiB     limits.reply_bytes_total, for unread replies and unserved requests: 256 MiB, or an eighth if less
      40 MiB     the interpreter, its modules, and libraries
      30 MiB     a batch for the store, a session that is being read or written, a group for the journal
     the rest    what the allocator can't use, and the estimate's error: a fifth of the above

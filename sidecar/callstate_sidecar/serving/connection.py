@@ -77,8 +77,8 @@ class LineServer(Protocol):
         """The first reply of a turn is queued: take it when it may leave."""
         ...
 
-    def replies_sent(self, size: int, /) -> None:
-        """This many bytes of replies were sent."""
+    def held_more(self, size: int, /) -> None:
+        """This many bytes more are held: replies that were sent, or lines that are unfinished or wait."""
         ...
 
 
@@ -91,10 +91,10 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_queued", "_server",
-        "_splitter", "busy", "closing", "connected_at", "expected_bytes", "instance", "line_bytes", "out",
-        "out_bytes", "place", "queue", "served_at", "told_timeout_s", "transport", "used_at", "used_s", "user",
-        "waiting", "worker",
+        "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_queued",
+        "_received_bytes", "_server", "_splitter", "busy", "closing", "connected_at", "expected_bytes",
+        "instance", "line_bytes", "out", "out_bytes", "place", "queue", "served_at", "told_timeout_s",
+        "transport", "used_at", "used_s", "user", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, server: LineServer, line_bytes: int) -> None:
@@ -106,6 +106,8 @@ class ClientConnection(asyncio.Protocol):
         self._pending_bytes = 0
         self.expected_bytes = 0
         """How large the replies of waiting requests may be; they count as unsent replies."""
+        self._received_bytes = 0
+        """Bytes received since no line was waiting."""
         self._backlog: deque[bytes | None] = deque()
         self._blocked = False
         self._ended = False
@@ -147,10 +149,12 @@ class ClientConnection(asyncio.Protocol):
         """asyncio: the connection is closed; an unfinished line is dropped with it."""
         self.transport = None
         self._backlog.clear()
+        self._splitter = LineSplitter(self.line_bytes)  # now, not when the garbage collector finds this object
         self._server.disconnected(self)
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes have arrived."""
+        self._received_bytes = self.unserved_bytes + len(data)
         lines = self._splitter.feed(data)
         if lines:
             self._backlog.extend(lines)
@@ -160,6 +164,8 @@ class ClientConnection(asyncio.Protocol):
                 else:
                     self.serve_soon()
                     self._update_reading()
+        if self._backlog or self._splitter.pending:
+            self._server.held_more(len(data))
 
     def eof_received(self) -> bool:
         """asyncio: the client sends no more (`printf … | nc -U`); it still gets all its replies."""
@@ -233,6 +239,16 @@ class ClientConnection(asyncio.Protocol):
         """Bytes of replies that are not sent yet."""
         return self.out_bytes + (self.transport.get_write_buffer_size() if self.transport else 0)
 
+    @property
+    def unserved_bytes(self) -> int:
+        """Bytes received and not served yet: an unfinished line, and lines that wait, with those served since."""
+        return self._received_bytes if self._backlog else self._splitter.pending
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes kept for the client, in either direction."""
+        return self.unsent_bytes + self.unserved_bytes
+
     def serve_soon(self) -> None:
         """Continue in the next turn of the loop that has time for it."""
         if self._backlog or self._ended:
@@ -285,7 +301,7 @@ class ClientConnection(asyncio.Protocol):
     def release(self, data: bytes) -> None:
         """Send replies taken before, in one write."""
         self.out_bytes -= len(data)
-        self._server.replies_sent(len(data))
+        self._server.held_more(len(data))
         if self.transport is not None and data:
             self.transport.write(data)
             if self._ended or (self._backlog and not self._blocked):

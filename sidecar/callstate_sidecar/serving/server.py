@@ -128,7 +128,7 @@ class Server:
         self._method = ""
         """Of the last request."""
         self._unread = UnreadReplies(self.connections, self._cut_off)
-        self.replies_sent = self._unread.sent
+        self.held_more = self._unread.held_more
         self.rates: RequestRates | None = None
         self.limit(limits)
         self.held: Callable[[ClientConnection], bool] | None = None

@@ -6,6 +6,9 @@ connections whose clients read nothing would still hold gigabytes. So once all o
 the total is reached all the same (the last reply to each may be large), connections are closed, the one with most
 unread bytes first, until it is not.
 
+What clients have sent counts too, while it is held here: an unfinished line, and lines that wait to be served. A
+thousand connections with a megabyte each, and no newline, would take as much.
+
 Adding up takes as long as there are connections, so it is done again only when as many bytes were sent since as
 there was room left.
 """
@@ -30,8 +33,8 @@ class Reader(Protocol):
     """A connection, as far as its unread replies are concerned."""
 
     @property
-    def unsent_bytes(self) -> int:
-        """Bytes of replies that the client has not read yet."""
+    def held_bytes(self) -> int:
+        """Bytes of replies that the client has not read yet, and of lines that are unfinished or not served yet."""
         ...
 
     def bound(self, pending_reply_bytes: int, /) -> None:
@@ -70,14 +73,14 @@ class UnreadReplies:
         self.share_bytes = 0
         self._check()
 
-    def sent(self, size: int) -> None:
-        """This many bytes of replies were handed to a connection's transport."""
+    def held_more(self, size: int) -> None:
+        """This many bytes of replies were handed to a connection's transport, or of lines were received."""
         self._room -= size
         if self._room < 0:
             self._check()
 
     def _check(self) -> None:
-        unread = {connection: connection.unsent_bytes for connection in self._connections}
+        unread = {connection: connection.held_bytes for connection in self._connections}
         total = sum(unread.values())
         if total > self._total:
             total = self._close_largest(unread, total)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from callstate_sidecar.serving.unread import LEAST_SHARE_BYTES, UnreadReplies
+from support.core import Core, FakeClient
 
 MIB = 1024 * 1024
 TOTAL = 64 * MIB
@@ -15,7 +18,7 @@ class FakeConnection:
     """A connection whose client reads when the test says so."""
 
     def __init__(self) -> None:
-        self.unsent_bytes = 0
+        self.held_bytes = 0
         self.bound_bytes = 0
         self.aborted = False
 
@@ -36,8 +39,8 @@ class Connections:
         self.unread.limit(EACH, TOTAL)
 
     def send(self, number: int, size: int) -> None:
-        self.all[number].unsent_bytes += size
-        self.unread.sent(size)
+        self.all[number].held_bytes += size
+        self.unread.held_more(size)
 
 
 def test_all_may_have_their_bound_while_there_is_room() -> None:
@@ -54,11 +57,11 @@ def test_from_half_of_the_total_on_each_gets_a_share_until_much_is_read() -> Non
         connections.send(number, 3 * MIB)
     assert {each.bound_bytes for each in connections.all} == {TOTAL // 2 // 16}
     for each in connections.all[:8]:
-        each.unsent_bytes = 0
+        each.held_bytes = 0
     connections.send(0, TOTAL // 8)
     assert connections.all[0].bound_bytes == TOTAL // 2 // 16, "24 of 64 MiB are still unread"
     for each in connections.all:
-        each.unsent_bytes = 0
+        each.held_bytes = 0
     connections.send(0, TOTAL // 8)
     assert {each.bound_bytes for each in connections.all} == {EACH}
     assert not connections.closed
@@ -85,3 +88,20 @@ def test_a_total_below_the_bound_of_one_connection_is_its_bound_too() -> None:
     connections = Connections(1)
     connections.unread.limit(EACH, MIB)
     assert connections.all[0].bound_bytes == MIB
+
+
+async def test_lines_that_are_unfinished_or_wait_count() -> None:
+    client = FakeClient(Core())
+    connection = client.connection
+    connection.data_received(b"x" * 1000)
+    connection.data_received(b"x" * 500)
+    assert connection.held_bytes == 1500
+    connection.pause_writing()
+    connection.data_received(b"\nxx\n")
+    connection.data_received(b"\n" * 300)
+    assert connection.held_bytes == 1804
+    connection.resume_writing()
+    while connection.unserved_bytes:
+        await asyncio.sleep(0)
+    connection.data_received(b"x" * 500)
+    assert connection.unserved_bytes == 500
