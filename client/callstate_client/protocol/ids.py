@@ -26,8 +26,8 @@ MAX_SECONDS: Final = 10 * 365 * 86400
 MAX_HEARTBEAT_TIMEOUT_S: Final = 86400
 """Longest heartbeat timeout of a session, seconds: a day. A call that may be dead is kept in memory meanwhile."""
 
-MAX_DURATION_S: Final = 365 * 86400
-"""Longest `max_duration_s` of a session, seconds: a year."""
+MAX_DURATION_S: Final = MAX_SECONDS
+"""Longest `max_duration_s` of a session, seconds: ten years. It keeps no dead call in memory."""
 
 SESSION_ID_RULE: Final = (
     f"1 to {MAX_ID_BYTES} bytes of printable ASCII, no space, no braces, not starting with '@', not 'active'"

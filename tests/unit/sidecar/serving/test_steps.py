@@ -77,6 +77,7 @@ async def test_steps_of_many_clients_share_the_time_of_a_turn(core: Core, monkey
     clock = itertools.count(step=TURN_S)  # each step takes the time of a whole turn
     for module in (server, connection):
         monkeypatch.setattr(module, "monotonic", lambda: next(clock))
+    del core.server.queue.has_time
     names = await created(core, MANY)
     shares: list[object] = []
     advance = core.server._advance
