@@ -89,10 +89,13 @@ RESULTS = {
     "quarantine.retry": protocol.QuarantineRetryResult,
 }
 OTHERS = {
-    "session.load": {"heartbeat_timeout_s", "max_duration_s", "restored", "state"},
-    "session.claim": {"ended_reason", "ended_detail", "restored", "state"},
+    "session.load": {"heartbeat_timeout_s", "max_duration_s", "restored", "state", "uid", "gid"},
+    "session.claim": {"ended_reason", "ended_detail", "restored", "state", "uid", "gid"},
 }
 """Of what a client decodes: members that only the other methods with this result have."""
+
+BY_MEMORY = ("limits.hot_bytes", "limits.reply_bytes_total")
+"""Limits whose default depends on the machine's memory, which their rows say."""
 
 AWAY = "unix:///nonexistent/redis.sock"
 GONE_WITHIN_S = 10.0
@@ -311,6 +314,9 @@ def test_configurable_limits_are_those_of_the_code() -> None:
     units = {"MiB": 1024 * 1024, "s": 1, "": 1}
     rows = re.findall(r"^\| .*`(limits\.[\w.]+)` \| ([\d,]+) ?(\w*) \|", DOCUMENT, flags=re.MULTILINE)
     defaults = {key: option.default for key, option in OPTIONS.items() if key.startswith("limits.")}
+    for key in BY_MEMORY:
+        assert f"`{key}` | " in DOCUMENT
+        del defaults[key]
     assert {key: int(size.replace(",", "")) * units[unit] for key, size, unit in rows} == defaults
 
 
