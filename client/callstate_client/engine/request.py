@@ -109,7 +109,10 @@ def _refused(line: bytes, error: Exception) -> BadRequest:
             _skip_json(line)  # the decoder stopped at the first invalid member; the rest may not even be JSON
         except (ValueError, RecursionError) as broken:
             return _refused(line, broken)
-        return BadRequest(_id_of(line), InvalidRequestError(f"not a JSON-RPC 2.0 request: {error}"))
+        reason = str(error)
+        if "unknown field" in reason:  # its name may be a caller's data, and errors get into logs
+            reason = "it has a member other than jsonrpc, id, method and params"
+        return BadRequest(_id_of(line), InvalidRequestError(f"not a JSON-RPC 2.0 request: {reason}"))
     if isinstance(error, RecursionError):
         return BadRequest(NULL_ID, ParseError("nested too deep"))
     return BadRequest(NULL_ID, ParseError(str(error)))
