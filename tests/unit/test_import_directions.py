@@ -56,7 +56,7 @@ ENGINE = {
     "transaction": "sessions table liveness events",
     "flush_queue": "sessions table transaction",
     "workers": "user sessions table process interfaces events clock reasons transaction",
-    "rules": "sessions reasons table clock hot_bytes limits interfaces events liveness workers transaction",
+    "rules": "user sessions reasons table clock hot_bytes limits interfaces events liveness workers transaction",
     "verbs": "user sessions table clock limits reasons interfaces events liveness rules",
     "expiry": "sessions reasons interfaces liveness rules verbs",
     "eviction": "rules",

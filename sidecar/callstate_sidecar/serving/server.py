@@ -17,6 +17,7 @@ from time import monotonic
 
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import Deferred, InSteps, NotCached, NotOurs, Steps
+from callstate_client.engine.limits import user_share
 from callstate_client.engine.request import (
     NULL_ID,
     BadRequest,
@@ -26,6 +27,7 @@ from callstate_client.engine.request import (
     read_request,
     result_line,
 )
+from callstate_client.engine.user import User
 from callstate_client.engine.verbs.save_delta import MIN_BYTES, Extending
 from callstate_client.errors import (
     InternalError,
@@ -162,10 +164,15 @@ class Server:
         self.group.pending_reply_bytes = limits.pending_reply_bytes
         self._unread.limit(limits.pending_reply_bytes, limits.reply_bytes_total)
         self._engine.events.limit = limits.events
+        self._engine.ctx.user_sessions = self._user_sessions
         self.clients.limit(limits)
         per_s = limits.per_uid.requests_per_s
         if per_s != (0 if self.rates is None else self.rates.per_s):
             self.rates = RequestRates(per_s, monotonic) if per_s else None
+
+    def _user_sessions(self, user: User) -> int:
+        limits, operator = self.limits, self.clients.access.is_operator(user)
+        return user_share(limits.per_uid.sessions, limits.sessions, is_operator=operator)
 
     # -- a line ---------------------------------------------------------------------------------------------
 

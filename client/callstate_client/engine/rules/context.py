@@ -20,6 +20,7 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import FoundUnreadableError
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.transaction import Transaction
+from callstate_client.engine.user import User
 from callstate_client.engine.workers.departures import Departures
 from callstate_client.engine.workers.registry import WorkerRegistry
 from callstate_client.errors import (
@@ -65,6 +66,8 @@ class Context:
         self.guard: Access | None = None
         """The same where it restricts somebody: verbs that look at sessions of several users ask it."""
         self.room = Room(table.hot)
+        self.user_sessions: Callable[[User], int] | None = None
+        """How many of the sessions in memory one user may have created; None: any number."""
         self.draining = False
         """No new sessions are accepted."""
         self.read_through: dict[str, Session | Exception] = {}
@@ -129,8 +132,11 @@ class Context:
 
     # -- room ---------------------------------------------------------------------------------------------
 
-    def check_room(self) -> None:
+    def check_room(self, creator: User | None = None) -> None:
         """Refuse a new session if there is no room for it; live calls continue.
+
+        Args:
+            creator: who creates it; None: it exists already, in the store.
 
         Raises:
             ShuttingDownError, OverloadedError: there is no room.
@@ -139,6 +145,10 @@ class Context:
             raise ShuttingDownError("the daemon drains: it takes no new sessions")
         if len(self.table.sessions) >= self.limits.sessions:
             raise OverloadedError(f"limits.sessions ({self.limits.sessions}) is reached")
+        if creator is not None and self.user_sessions is not None:
+            most = self.user_sessions(creator)
+            if self.table.index.by_uid.get(creator.uid, 0) >= most:
+                raise OverloadedError(f"limits.per_uid.sessions ({most}) is reached: {creator}")
         self.room.check_new(self.limits)
         if not self.host.accepts_new:
             raise OverloadedError("the store is away and store.max_dirty_bytes is reached")

@@ -7,7 +7,7 @@ A rollback (see transaction.py) treats the four kinds of state in a session diff
     beat_us, restored, suspected, born         observed: it stays, except what the transaction saved
     stored_version, in_store, seen_stamp,      known about the store: it stays
     maybe_stored, quarantined
-    counted, owner_counted, seq, weighed       its entries in the indexes: updated to match
+    counted, owner_counted, uid_counted, seq, weighed   its entries in the indexes: updated to match
 
 `facts`, `base`, `ops` and the parts of the document are replaced and never changed in place, so a mark is a tuple
 of references.
@@ -35,8 +35,8 @@ class Session:
     __slots__ = (
         "base", "beat_us", "born", "born_of", "counted", "doc", "facts", "facts_bytes", "fenced_epoch", "host",
         "id", "in_store", "journaled", "known_timeout_s", "maybe_stored", "ops", "ops_bytes", "owner_counted",
-        "quarantined", "restored", "seen_stamp", "seq", "stored_version", "suspected", "version", "weighed",
-        "weighed_facts", "weighed_ops",
+        "quarantined", "restored", "seen_stamp", "seq", "stored_version", "suspected", "uid_counted",
+        "version", "weighed", "weighed_facts", "weighed_ops",
     )  # fmt: skip
 
     def __init__(self, session_id: str, doc: Document, facts: Facts = NO_FACTS) -> None:
@@ -79,6 +79,8 @@ class Session:
         """The status under which it is indexed; None while it is not hot."""
         self.owner_counted = ""
         """The owner under which it is indexed; empty for an orphan, and while it is not hot."""
+        self.uid_counted: int | None = None
+        """The creator's uid under which it is counted; None while it is not hot."""
         self.seq = 0
         """Sequence number, assigned when it becomes hot: the order of listings."""
         self.weighed = 0

@@ -61,6 +61,8 @@ class Index:
     def __init__(self) -> None:
         self.by_status: dict[str, int] = {}
         """Session count by status: counting 100,000 on each request would block the loop."""
+        self.by_uid: dict[int, int] = {}
+        """Session count by the uid of the creator, ended ones that are still hot included."""
         self.owned: dict[str, dict[str, None]] = {}
         """The ids of each worker's sessions, ended ones that are still hot included."""
         self.orphans = LabelIndex()
@@ -78,6 +80,8 @@ class Index:
             self._count(session, status)
         if session.owner_counted != owner:
             self._own(session, owner)
+        if session.uid_counted != session.facts.uid:
+            self._count_user(session, session.facts.uid)
         if session.facts.orphan and status != "ended":
             self.orphans.put(session.id, session.facts.labels)
         elif self.orphans:
@@ -87,6 +91,7 @@ class Index:
         """The session is hot no longer."""
         self._count(session, None)
         self._own(session, "")
+        self._count_user(session, None)
         self.orphans.discard(session.id)
 
     def _count(self, session: Session, status: str | None) -> None:
@@ -98,6 +103,16 @@ class Index:
         if status is not None:
             counts[status] = counts.get(status, 0) + 1
         session.counted = status
+
+    def _count_user(self, session: Session, uid: int | None) -> None:
+        counts = self.by_uid
+        if session.uid_counted is not None:
+            counts[session.uid_counted] -= 1
+            if not counts[session.uid_counted]:
+                del counts[session.uid_counted]
+        if uid is not None:
+            counts[uid] = counts.get(uid, 0) + 1
+        session.uid_counted = uid
 
     def _own(self, session: Session, owner: str) -> None:
         if session.owner_counted:

@@ -177,7 +177,7 @@ def _new(ctx: Context, caller: Caller, p: SaveParams, head: Head, unverified: bo
         raise ConflictError("there is no such session", version=0)
     if p.epoch is not None:
         raise SessionNotFoundError(f"no session {head.session_id}")
-    ctx.check_room()
+    ctx.check_room(caller.user)
     tombstone = ctx.table.tombstones.predecessor(head.session_id)
     user = p.user or caller.user
     facts = Facts(epoch=tombstone.epoch, owner=caller.worker, instance=caller.instance, uid=user.uid, gid=user.gid)

@@ -6,6 +6,7 @@ from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.table.index import MIN_HOLES, Index, NumberedOrder
+from callstate_client.engine.user import UNKNOWN
 
 
 def session(session_id: str, status: str = "active", owner: str = "") -> Session:
@@ -32,6 +33,23 @@ def test_counts_and_owners_follow_each_change() -> None:
     index.drop(one)
     index.drop(two)
     assert (index.by_status, index.owned, index.live) == ({}, {}, 0)
+
+
+def test_sessions_are_counted_by_the_user_that_created_them() -> None:
+    index = Index()
+    one, two, unknown = (session(name) for name in "abc")
+    one.change_facts(uid=1000)
+    two.change_facts(uid=1000)
+    for each in (one, two, unknown):
+        index.update(each)
+    assert index.by_uid == {1000: 2, UNKNOWN: 1}
+    unknown.change_facts(uid=1001)
+    index.update(unknown)
+    index.drop(one)
+    assert index.by_uid == {1000: 1, 1001: 1}
+    index.drop(two)
+    index.drop(unknown)
+    assert index.by_uid == {}
 
 
 def test_orphans_are_those_that_live_in_the_order_of_losing_their_owner() -> None:
