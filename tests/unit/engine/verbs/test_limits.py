@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from callstate_client.errors import OverloadedError, StoreUnavailableError, TooLargeError
+from callstate_client.errors import InvalidParamsError, OverloadedError, StoreUnavailableError, TooLargeError
 from callstate_sidecar.config.schema import LimitsConfig, StoreConfig
 from support.core import TIME, Core
 from support.core_harness import CoreHarness
@@ -101,3 +101,9 @@ async def test_with_the_store_down_a_save_is_accepted_unverified(core: Core) -> 
     assert not core.session("b").unverified
     assert "unverified" not in await core.save("b")
     assert not core.replayed().sessions["b"].unverified
+
+
+async def test_a_heartbeat_timeout_is_at_most_a_day() -> None:
+    core = Core()
+    await core.save("a", heartbeat_timeout_s=86_400)
+    await refused(InvalidParamsError, core, "session.save", session={"id": "a"}, heartbeat_timeout_s=86_401)
