@@ -121,18 +121,24 @@ class Feed:
         self._scan = None
 
     async def _list_some(self) -> None:
-        """The next page of the list; after its last one the list begins anew, at the next interval."""
+        """The next page of the list; after its last one the list begins anew, at the next interval.
+
+        While a record is awaited, an event or a key may ask for a new list: then this one is left as it is.
+        """
         if self._scan is None:
             self.calls.begin_scan(self._clock())
             self._scanned = self.states
             self._scan = self._listing(self.states)
+        scan = self._scan
         for _ in range(PAGE):
-            try:
-                record, state = await anext(self._scan)
-            except StopAsyncIteration:
+            found = await anext(scan, None)
+            if self._scan is not scan:
+                return
+            if found is None:
                 self.calls.end_scan(self._scanned)
                 self._scan, self._is_whole = None, True
                 return
+            record, state = found
             self.calls.listed(record, self._clock(), state)
 
     async def _hurry(self, until_s: float) -> None:
