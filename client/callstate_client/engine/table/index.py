@@ -1,4 +1,4 @@
-"""Indexes of hot sessions by status and owner, to avoid full scans. Pure."""
+"""Indexes of hot sessions by status, owner and creator, to avoid full scans. Pure."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ class Numbered(Protocol):
 
 
 NumberedT = TypeVar("NumberedT", bound=Numbered)
+KeyT = TypeVar("KeyT", str, int)
 
 
 class NumberedOrder(Generic[NumberedT]):
@@ -55,6 +56,16 @@ class NumberedOrder(Generic[NumberedT]):
                 yield entry
 
 
+def _move(counts: dict[KeyT, int], before: KeyT | None, after: KeyT | None) -> None:
+    """Count one session under another key; None: under none."""
+    if before is not None:
+        counts[before] -= 1
+        if not counts[before]:
+            del counts[before]
+    if after is not None:
+        counts[after] = counts.get(after, 0) + 1
+
+
 class Index:
     """Counts and lists updated with each change of a session's status or owner, or an orphan's labels."""
 
@@ -77,11 +88,13 @@ class Index:
         """Index a hot session under its current status and owner."""
         status, owner = session.doc.status, session.facts.owner
         if session.counted != status:
-            self._count(session, status)
+            _move(self.by_status, session.counted, status)
+            session.counted = status
         if session.owner_counted != owner:
             self._own(session, owner)
         if session.uid_counted != session.facts.uid:
-            self._count_user(session, session.facts.uid)
+            _move(self.by_uid, session.uid_counted, session.facts.uid)
+            session.uid_counted = session.facts.uid
         if session.facts.orphan and status != "ended":
             self.orphans.put(session.id, session.facts.labels)
         elif self.orphans:
@@ -89,30 +102,11 @@ class Index:
 
     def drop(self, session: Session) -> None:
         """The session is hot no longer."""
-        self._count(session, None)
+        _move(self.by_status, session.counted, None)
+        _move(self.by_uid, session.uid_counted, None)
+        session.counted = session.uid_counted = None
         self._own(session, "")
-        self._count_user(session, None)
         self.orphans.discard(session.id)
-
-    def _count(self, session: Session, status: str | None) -> None:
-        counts = self.by_status
-        if session.counted is not None:
-            counts[session.counted] -= 1
-            if not counts[session.counted]:
-                del counts[session.counted]
-        if status is not None:
-            counts[status] = counts.get(status, 0) + 1
-        session.counted = status
-
-    def _count_user(self, session: Session, uid: int | None) -> None:
-        counts = self.by_uid
-        if session.uid_counted is not None:
-            counts[session.uid_counted] -= 1
-            if not counts[session.uid_counted]:
-                del counts[session.uid_counted]
-        if uid is not None:
-            counts[uid] = counts.get(uid, 0) + 1
-        session.uid_counted = uid
 
     def _own(self, session: Session, owner: str) -> None:
         if session.owner_counted:
