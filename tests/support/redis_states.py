@@ -124,6 +124,9 @@ class Loading(State):
         await asyncio.to_thread(self._redis.start, until="Server initialized")
 
     async def end(self) -> None:
+        """Let it load the rest, however much that is, without delay; and what it loads later on as well."""
+        self._redis.configure("key-load-delay 0")
+        await self._command("CONFIG", "SET", "key-load-delay", "0")
         await asyncio.to_thread(self._redis.wait_log)
 
 
