@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -50,6 +50,7 @@ class Sample:
     Args:
         at_s: seconds.
         pid: of the daemon: a new process begins anew.
+        hot: what its sessions take, as it says; None: it did not answer.
     """
 
     at_s: float
@@ -57,9 +58,10 @@ class Sample:
     rss: float
     fds: float
     disk: float
+    hot: float | None
 
 
-def take(at_s: float, pid: int, state_dir: Path) -> Sample:
+def take(at_s: float, pid: int, state_dir: Path, hot: float | None) -> Sample:
     """The figures now.
 
     Raises:
@@ -67,7 +69,7 @@ def take(at_s: float, pid: int, state_dir: Path) -> Sample:
     """
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     fds = len(os.listdir(f"/proc/{pid}/fd"))  # noqa: PTH208 - a hundred times a minute
-    return Sample(at_s, pid, pages * os.sysconf("SC_PAGE_SIZE"), fds, disk_bytes(state_dir))
+    return Sample(at_s, pid, pages * os.sysconf("SC_PAGE_SIZE"), fds, disk_bytes(state_dir), hot)
 
 
 def disk_bytes(folder: Path) -> int:
@@ -108,11 +110,17 @@ class Resources:
     def __init__(self, idle: Sample) -> None:
         self.idle = idle
         self.samples: list[Sample] = []
+        self._most_hot: dict[int, float] = {}
 
     def add(self, sample: Sample, *, calm: bool = True) -> None:
-        """Take a sample during the run; `calm`: no flood is going on, which would be taken for a rise."""
-        if calm:
-            self.samples.append(sample)
+        """Take a sample during the run; `calm`: no flood is going on, which would be taken for a rise.
+
+        Sessions that a flood has left are kept until they are reaped and forgotten, and what they took is used
+        again rather than given back. So the memory that counts for a trend is what exceeds the most they took.
+        """
+        if calm and sample.hot is not None:
+            most = self._most_hot[sample.pid] = max(sample.hot, self._most_hot.get(sample.pid, 0.0))
+            self.samples.append(replace(sample, rss=sample.rss - most))
         for name, bound in BOUNDS.items():
             if (value := getattr(sample, name)) > bound.peak:
                 raise Violation(f"{name} has reached {value:,.0f}, more than {bound.peak:,.0f}")

@@ -18,6 +18,7 @@ from support.daemon import TROUBLE, Daemon
 from support.fault_proxy import FaultProxy
 from support.redis_server import RedisServer, binaries
 from support.redis_states import OPTIONS
+from support.wire import Refused, Wire
 
 HEARTBEAT_TIMEOUT_S = 20.0
 """Far more than any stop of a worker, so that a call of a worker that lives is never due."""
@@ -33,6 +34,9 @@ dumps are allowed, as a daemon without them shows its descriptors to root alone.
 
 EXPECTED = "the store|Redis|superseded|journal|checkpoint|File too large|No space|disk|stalled"
 """Error lines of the daemon that the faults explain. A traceback is never one of them."""
+
+STATS_WITHIN_S = 1.0
+"""A daemon that is stopped, or busy with a flood, gives no figures."""
 
 DISK_MIB = 96
 SPARE_BYTES = 512 * 1024
@@ -169,8 +173,19 @@ class Stage:
     def sample(self) -> Sample | None:
         """Its figures now; None while there is no daemon."""
         try:
-            return take(time.monotonic(), self.pid, self.daemon.state_dir)
+            return take(time.monotonic(), self.pid, self.daemon.state_dir, self._hot_bytes())
         except OSError:
+            return None
+
+    def _hot_bytes(self) -> float | None:
+        """What its sessions take, as it says; None: it does not answer."""
+        try:
+            wire = Wire(self.daemon.socket, STATS_WITHIN_S)
+            try:
+                return float(wire.call("server.stats")["hot_bytes"])
+            finally:
+                wire.close()
+        except (OSError, ValueError, RuntimeError, AssertionError, Refused):
             return None
 
     def check_log(self) -> None:

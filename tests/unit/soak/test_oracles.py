@@ -180,8 +180,11 @@ def test_different_events_of_one_number_are_a_violation() -> None:
 # -- resources --------------------------------------------------------------------------------------------------
 
 
-def sample(at_s: float, pid: int = 1, rss: float = 80 * MIB, fds: float = 20, disk: float = 40 * MIB) -> Sample:
-    return Sample(at_s, pid, rss, fds, disk)
+def sample(
+    at_s: float, pid: int = 1, rss: float = 80 * MIB, fds: float = 20, disk: float = 40 * MIB,
+    hot: float | None = 0.0,
+) -> Sample:  # fmt: skip
+    return Sample(at_s, pid, rss, fds, disk, hot)
 
 
 def rising(**steps: float) -> Resources:
@@ -197,6 +200,23 @@ def test_what_goes_up_and_down_is_flat() -> None:
     for second in range(1800):
         resources.add(sample(second, rss=(80 + second % 60) * MIB, fds=20 + second % 50))
     resources.check_flat()
+
+
+def test_memory_of_sessions_that_are_kept_for_a_while_is_no_rise() -> None:
+    resources = Resources(sample(0.0))
+    for second in range(100):
+        held = second * MIB if second < 60 else 0.0
+        resources.add(sample(second, rss=80 * MIB + min(second, 59) * MIB, hot=held))
+    resources.check_flat()
+
+
+def test_samples_without_an_answer_count_for_the_peak_alone() -> None:
+    resources = Resources(sample(0.0))
+    for second in range(1800):
+        resources.add(sample(second, rss=(80 + second % 300) * MIB, hot=None))
+    assert resources.samples == []
+    with pytest.raises(Violation, match="rss has reached"):
+        resources.add(sample(1.0, rss=1024 * MIB, hot=None))
 
 
 @pytest.mark.parametrize(("name", "step"), [("rss", 0.05 * MIB), ("fds", 0.02), ("disk", 0.05 * MIB)])
