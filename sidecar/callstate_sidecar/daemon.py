@@ -133,7 +133,7 @@ class Daemon:
             self._host_id = state.host_id(self._config.host.id, journal_host(state.path / JOURNAL_NAME))
             listener, sockets = self._listen()
             try:
-                with watching(self._metrics.long_turns):
+                with watching(self._metrics.long_turns, self._metrics.gc_pauses):
                     await self._serve(state.path, sockets)
             except StoppedError as signal:
                 log.info("stopped_early", "%s: stopped before it was ready", signal)

@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any, Final
 
-from callstate_sidecar.long_turns import LongTurns
+from callstate_sidecar.histogram import Histogram
+from callstate_sidecar.long_turns import GcPauses, LongTurns
 
 LAG_BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Upper bounds of the buckets of the loop's lag, seconds: from what is normal to what counts as a stall."""
-
-
-class Histogram:
-    """Durations, counted in buckets.
-
-    Args:
-        bounds_s: upper bounds of the buckets, seconds, ascending; what is longer is counted in one more.
-    """
-
-    __slots__ = ("bounds_s", "counts", "sum_s")
-
-    def __init__(self, bounds_s: Sequence[float]) -> None:
-        self.bounds_s = bounds_s
-        self.counts = [0] * (len(bounds_s) + 1)
-        """How many durations fell into each bucket; a bound belongs to the bucket below it."""
-        self.sum_s = 0.0
-
-    def observe(self, duration_s: float) -> None:
-        """Count one duration."""
-        self.counts[bisect_left(self.bounds_s, duration_s)] += 1
-        self.sum_s += duration_s
-
-    def copy(self) -> Histogram:
-        """The counts of this moment."""
-        copied = Histogram(self.bounds_s)
-        copied.counts = self.counts.copy()
-        copied.sum_s = self.sum_s
-        return copied
 
 
 class Metrics:
@@ -57,6 +28,7 @@ class Metrics:
         self.loop_lag = Histogram(LAG_BOUNDS_S)
         """How late each tick was."""
         self.long_turns = LongTurns()
+        self.gc_pauses = GcPauses(self.long_turns)
 
     def count(self, name: str, by: int = 1) -> None:
         """Increase a counter."""
@@ -79,5 +51,6 @@ class Metrics:
             "suspected_by_reason": self.suspected,
             "reaped_by_reason": self.reaped,
             "long_turns": self.long_turns.to_dict(),
+            "gc": self.gc_pauses.to_dict(),
             **self.counters,
         }

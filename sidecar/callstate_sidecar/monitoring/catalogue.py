@@ -69,6 +69,7 @@ SHOWN_OTHERWISE: Final = frozenset(
         "suspected",
         "reaped",
         "long_turns",
+        "gc",
     }
 )
 """Members of `server.stats` that are shown with labels, as histograms, or not at all."""

@@ -74,6 +74,7 @@ class Exporter:
             suspected=dict(metrics.suspected),
             reaped=dict(metrics.reaped),
             lag=metrics.loop_lag.copy(),
+            gc_pauses=metrics.gc_pauses.pauses.copy(),
             durations={method: histogram.copy() for method, histogram in self._server.durations.items()},
             limits={
                 "callstate_sessions_limit": limits.sessions,

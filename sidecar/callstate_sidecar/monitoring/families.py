@@ -21,7 +21,7 @@ from prometheus_client.core import (  # pyright: ignore[reportMissingImports]
 from callstate_client.engine.reasons import EXITED, OVERTIME, POISONED, SILENT
 from callstate_client.errors import BY_CODE
 from callstate_client.model.words import Status
-from callstate_sidecar.metrics import Histogram
+from callstate_sidecar.histogram import Histogram
 from callstate_sidecar.monitoring.catalogue import COUNTERS, GAUGES, SHOWN_OTHERWISE, counter
 
 OTHER: Final = "other"
@@ -43,6 +43,7 @@ class Snapshot(NamedTuple):
     suspected: Mapping[str, int]
     reaped: Mapping[str, int]
     lag: Histogram
+    gc_pauses: Histogram
     durations: Mapping[str, Histogram]
     limits: Mapping[str, float]
     """Bounds that the figures should stay below, by the name of their metric."""
@@ -75,6 +76,7 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
         "callstate_reaped", "Sessions that the reaper ended.", "reason", _known(snapshot.reaped, REAPED_FOR)
     )
     yield _histogram("callstate_loop_lag_seconds", "How late each tick was.", "", {"": snapshot.lag})
+    yield _histogram("callstate_gc_pause_seconds", "Pauses for garbage collection.", "", {"": snapshot.gc_pauses})
     durations = snapshot.durations
     yield _histogram("callstate_request_duration_seconds", "From request to reply.", "method", durations)
 

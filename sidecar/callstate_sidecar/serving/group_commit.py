@@ -104,6 +104,8 @@ class GroupCommit:
         """Commit the group, then let the replies leave."""
         self._scheduled = False
         began = monotonic()
+        turns = self._metrics.long_turns
+        turns.begin(began)
         self.commit()
         replying, self._replying = self._replying, {}
         if self._gate is not None:
@@ -111,9 +113,10 @@ class GroupCommit:
         else:
             for connection in replying:
                 connection.flush()
-        took_s = monotonic() - began
-        if took_s > NOTICED_S:
-            self._metrics.long_turns.note("group commit", took_s)
+        ended = monotonic()
+        if ended - began > NOTICED_S:
+            turns.note("group commit", ended - began)
+        turns.begin(ended)
 
     async def drained(self) -> None:
         """End the turn, and wait until no reply is held."""

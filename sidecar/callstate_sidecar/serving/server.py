@@ -334,7 +334,9 @@ class Server:
         """Do a share of a request's work, and the rest in later turns of the loop."""
         connection, request, group = work.connection, work.request, self._tx.records
         self._method = request.verb.method
-        before, until = len(group), monotonic() + SHARE_S
+        now = monotonic()
+        self._metrics.long_turns.begin(now)
+        before, until = len(group), now + SHARE_S
         result: bytes | Deferred | Exception
         try:
             next(work.steps)

@@ -15,8 +15,9 @@ from typing import Final
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.request import DecodedRequest
 from callstate_sidecar.config.schema import LimitsConfig
+from callstate_sidecar.histogram import Histogram
 from callstate_sidecar.journal import Journal, SyncGate
-from callstate_sidecar.metrics import Histogram, Metrics
+from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.group_commit import GroupCommit
 from callstate_sidecar.serving.server import Server

@@ -11,7 +11,16 @@ from collections.abc import Iterator
 import pytest
 
 from callstate_sidecar import long_turns
-from callstate_sidecar.long_turns import COLLECTING, MAX_NAMES, NOTICED_S, OTHERS, LongTurns, watching
+from callstate_sidecar.long_turns import (
+    COLLECTING,
+    CPU_READ_EVERY_S,
+    MAX_NAMES,
+    NOTICED_S,
+    OTHERS,
+    GcPauses,
+    LongTurns,
+    watching,
+)
 from support.core import Core, FakeClient
 
 
@@ -46,7 +55,7 @@ async def test_each_step_of_a_task_is_measured_by_itself(clock: Clock) -> None:
         clock.now += 0.004
         return "done"
 
-    with watching(turns):
+    with watching(turns, GcPauses(turns)):
         assert await asyncio.create_task(work(), name="callstated-Sweep") == "done"
         await asyncio.create_task(work())
     assert counted(turns) == {"Sweep": (3, 5.0), work.__qualname__: (3, 5.0)}
@@ -67,7 +76,7 @@ async def test_a_task_that_is_cancelled_or_fails_does_so_as_ever(clock: Clock) -
         await asyncio.sleep(0)
         raise ValueError("as ever")
 
-    with watching(turns):
+    with watching(turns, GcPauses(turns)):
         task = asyncio.create_task(work(), name="callstated-Waiting")
         await asyncio.sleep(0)
         task.cancel()
@@ -86,19 +95,42 @@ async def test_a_long_garbage_collection_is_counted(monkeypatch: pytest.MonkeyPa
     times = itertools.count(step=1.0)
     monkeypatch.setattr(long_turns, "monotonic", lambda: next(times))
     turns = LongTurns()
-    with watching(turns):
+    pauses = GcPauses(turns)
+    with watching(turns, pauses):
         gc.collect()
+    assert pauses.to_dict() == {"count": 1, "total_ms": 1000.0, "longest_ms": 1000.0}
+    assert sum(pauses.pauses.counts) == 1
     assert turns.to_dict()[COLLECTING]["count"] >= 1
     assert not [each for each in gc.callbacks if getattr(each, "__module__", "") == long_turns.__name__]
 
 
 def test_only_what_is_longer_than_the_limit_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        LongTurns().note("session.save", 3600.0)
+        LongTurns().add("session.save", 3600.0, 1.0)
         turns = LongTurns(log_ms=50)
-        turns.note("session.save", 0.04)
-        turns.note("session.load", 0.06)
-    assert [record.message for record in caplog.records] == ["session.load held up the event loop for 60 ms"]
+        turns.add("session.save", 0.04, 0.04)
+        turns.add("session.load", 0.06, 0.01)
+    assert [record.message for record in caplog.records] == [
+        "session.load held up the event loop for 60 ms, of which 10 ms of CPU time"
+    ]
+
+
+async def test_work_that_only_waits_for_a_processor_has_little_cpu_time(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = Clock()
+    monkeypatch.setattr(long_turns, "thread_time", cpu)
+    turns = LongTurns()
+
+    async def work() -> None:
+        for busy_s, waited_s in ((0.004, 0.0), (0.003, 0.02), (0.0, CPU_READ_EVERY_S / 2)):
+            clock.now += busy_s + waited_s
+            cpu.now += busy_s
+            await asyncio.sleep(0)
+
+    with watching(turns, GcPauses(turns)):
+        await asyncio.create_task(work(), name="callstated-Sweep")
+    assert turns.to_dict() == {"Sweep": {"count": 2, "longest_ms": 23.0, "cpu_ms": 4.0}}
 
 
 def test_the_longest_are_named_first() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from callstate_client.engine.verbs.table import VERBS
-from callstate_sidecar.metrics import Histogram
+from callstate_sidecar.histogram import Histogram
 from callstate_sidecar.monitoring.catalogue import COUNTERS, GAUGES
 
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed")
@@ -46,6 +46,7 @@ def snapshot(**changed: Any) -> Snapshot:
         suspected={},
         reaped={"poisoned": 2, "of another daemon": 1},
         lag=histogram,
+        gc_pauses=histogram,
         durations={"session.save": histogram},
         limits={f"callstate_{name}_limit": 5 for name in ("sessions", "connections", "dirty_bytes")},
         info={"version": "1"},
