@@ -18,8 +18,8 @@ from callstate_client.protocol.events import GAP, TURN, Cursor, EventType
 from callstate_client.protocol.messages import encode_json
 
 EVENT_BYTES: Final = 2048
-"""Bytes per event that the ring's size limit allows for: five times the usual size. A call id may be as long as a
-line, and ten thousand of those would exhaust memory."""
+"""Bytes per event that the ring's size limit allows for: five times the usual size. With labels and a call id as
+long as they may be, an event has three times as many, and a store may have longer call ids."""
 
 KEPT_BYTES: Final = 150
 """Memory of a kept event beside its line."""

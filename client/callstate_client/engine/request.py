@@ -15,6 +15,7 @@ from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.save_delta import cut, extending
 from callstate_client.engine.verbs.table import VERBS, Verb, decode_usual
 from callstate_client.errors import InvalidRequestError, MethodNotFoundError, ParseError, WireError
+from callstate_client.protocol.bounds import RequestId
 from callstate_client.protocol.messages import Request, encode_json
 
 NULL_ID: Final = b"null"
@@ -22,7 +23,7 @@ _decode_request = msgspec.json.Decoder(Request).decode
 
 
 class _IdOnly(Struct):
-    id: str | int | float | None = None
+    id: RequestId | int | float | None = None
 
 
 _decode_id = msgspec.json.Decoder(_IdOnly).decode

@@ -11,6 +11,10 @@ MAX_ID_BYTES: Final = 256
 MAX_NAME_BYTES: Final = 64
 """Longest status, direction, role, provider, op and label name, bytes."""
 
+MAX_TEXT_BYTES: Final = 1024
+"""Longest `call_id`, `from` and `to`, bytes, and what other short texts of a request may have in characters. A call
+id is in each event of its session, and in indexes; addresses of SIP have some hundred bytes."""
+
 MAX_LABELS: Final = 16
 """Labels of one session: a few words to select by, kept beside the document in memory and in the store."""
 

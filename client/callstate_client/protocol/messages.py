@@ -23,6 +23,7 @@ from callstate_client.errors import (
     from_wire,
 )
 from callstate_client.model.go_json import Int64
+from callstate_client.protocol.bounds import RequestId
 from callstate_client.protocol.params import Params, Written
 from callstate_client.protocol.results import (
     CheckResult,
@@ -108,7 +109,7 @@ class Request(Struct, omit_defaults=True, forbid_unknown_fields=True):
 
     jsonrpc: str
     method: str
-    id: str | Int64 | float | UnsetType | None = UNSET
+    id: RequestId | Int64 | float | UnsetType | None = UNSET
     params: Raw | UnsetType = UNSET
 
 

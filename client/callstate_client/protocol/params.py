@@ -5,29 +5,33 @@ Unknown members are refused, so that a mistyped `if_version` is an error and not
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
-from callstate_client.model.go_json import INT64_MAX, Int64
-from callstate_client.protocol.ids import MAX_DURATION_S, MAX_HEARTBEAT_TIMEOUT_S, MAX_SECONDS
+from callstate_client.model.go_json import Int64
+from callstate_client.protocol.bounds import (
+    UNKNOWN,
+    EventTypes,
+    FlushIds,
+    HeartbeatIds,
+    HeartbeatTimeout,
+    History,
+    Labels,
+    Limit,
+    MaxDuration,
+    PositiveSeconds,
+    RetryIds,
+    SessionId,
+    Text,
+    UserId,
+    Version,
+    Word,
+    WorkerId,
+)
 
 MAX_DEPTH: Final = 64
 """Deepest nesting of a message. Parsers of other languages begin to fail around 128; orjson writes up to 254."""
-
-MAX_HISTORY_LIMIT: Final = 1_000_000_000
-
-MAX_HEARTBEAT_IDS: Final = 10_000
-"""Sessions that one heartbeat may name: the client sends 2,000 at most."""
-
-Version = Annotated[int, Meta(ge=0, le=INT64_MAX)]
-PositiveSeconds = Annotated[float, Meta(gt=0, le=MAX_SECONDS)]
-HeartbeatTimeout = Annotated[float, Meta(gt=0, le=MAX_HEARTBEAT_TIMEOUT_S)]
-MaxDuration = Annotated[float, Meta(gt=0, le=MAX_DURATION_S)]
-Limit = Annotated[int, Meta(ge=1, le=10_000)]
-UNKNOWN: Final = -1
-UserId = Annotated[int, Meta(ge=UNKNOWN, le=2**32 - 2)]
-History = str | Annotated[int, Meta(ge=0, le=MAX_HISTORY_LIMIT)]
 
 
 SESSION_STATES: Final = ("live", "suspect", "orphan", "restored")
@@ -63,69 +67,69 @@ class SaveParams(Params):
 
     session: Raw
     if_version: Version | None = None
-    labels: dict[str, str] | None = None
+    labels: Labels | None = None
     heartbeat_timeout_s: HeartbeatTimeout | None = None
     max_duration_s: MaxDuration | None = None
     epoch: Int64 | None = None
-    op: str | None = None
+    op: Word | None = None
     user: Creator | None = None
 
 
 class LoadParams(Params):
     """`session.load`. `history`: `"all"`, `"none"`, or how many of the last turns."""
 
-    session_id: str
+    session_id: SessionId
     history: History = "all"
 
 
 class DeleteParams(Params):
     """`session.delete`."""
 
-    session_id: str
+    session_id: SessionId
     epoch: Int64 | None = None
-    op: str | None = None
+    op: Word | None = None
 
 
 class ListActiveParams(Params):
     """`session.list_active`. `scope`: `"host"` or `"all"`."""
 
     limit: Limit | None = None
-    cursor: str | None = None
-    scope: str = "host"
+    cursor: Text | None = None
+    scope: Word = "host"
 
 
 class ListParams(Params):
     """`session.list`. `ended_since` is RFC 3339 text; `labels` must all match; `state`: one of SESSION_STATES;
     `scope`: `"host"` or `"all"`; `users`: say who created each."""
 
-    status: str | None = None
-    state: str | None = None
-    provider: str | None = None
-    owner: str | None = None
-    call_id: str | None = None
-    labels: dict[str, str] | None = None
-    ended_since: str | None = None
+    status: Text | None = None
+    state: Word | None = None
+    provider: Text | None = None
+    owner: Word | None = None
+    call_id: Text | None = None
+    labels: Labels | None = None
+    ended_since: Word | None = None
     limit: Limit | None = None
-    cursor: str | None = None
-    scope: str = "host"
+    cursor: Text | None = None
+    scope: Word = "host"
     users: bool = False
 
 
 class HeartbeatParams(Params):
     """`session.heartbeat`: either one id or several."""
 
-    session_id: str | None = None
-    session_ids: Annotated[list[str], Meta(max_length=MAX_HEARTBEAT_IDS)] | None = None
+    session_id: SessionId | None = None
+    session_ids: HeartbeatIds | None = None
 
 
 class AddTurnParams(Params):
     """`session.add_turn`: one of `turn` and `turns`."""
 
-    session_id: str
+    session_id: SessionId
     turn: Raw | UnsetType = UNSET
     turns: Raw | UnsetType = UNSET
     epoch: Int64 | None = None
-    op: str | None = None
+    op: Word | None = None
 
 
 class AmendTurnParams(Params):
@@ -134,40 +138,40 @@ class AmendTurnParams(Params):
     `index`: from 0, or negative from the end. `role`: the last turn of that role; with `index` a check.
     """
 
-    session_id: str
+    session_id: SessionId
     set: Raw
     index: Int64 | None = None
-    role: str | None = None
+    role: Word | None = None
     epoch: Int64 | None = None
-    op: str | None = None
+    op: Word | None = None
 
 
 class RecordInterruptionParams(Params):
     """`session.record_interruption`."""
 
-    session_id: str
+    session_id: SessionId
     epoch: Int64 | None = None
-    op: str | None = None
+    op: Word | None = None
 
 
 class UpdateParams(Params):
     """`session.update`: `set` is a merge patch (RFC 7396) of the head."""
 
-    session_id: str
+    session_id: SessionId
     set: Raw
     if_version: Version | None = None
     epoch: Int64 | None = None
-    op: str | None = None
+    op: Word | None = None
 
 
 class EndParams(Params):
     """`session.end`. `reason` is a word of the worker's own, `detail` any JSON beside it."""
 
-    session_id: str
-    reason: str | None = None
+    session_id: SessionId
+    reason: Word | None = None
     detail: Raw | UnsetType = UNSET
     epoch: Int64 | None = None
-    op: str | None = None
+    op: Word | None = None
 
 
 Mutation = AddTurnParams | AmendTurnParams | RecordInterruptionParams | UpdateParams | EndParams
@@ -180,8 +184,8 @@ class ClaimParams(Params):
     `heartbeat_timeout_s` and `max_duration_s` are kept where left out.
     """
 
-    session_id: str
-    worker_id: str
+    session_id: SessionId
+    worker_id: WorkerId
     steal: bool = False
     history: History = "all"
     heartbeat_timeout_s: HeartbeatTimeout | None = None
@@ -191,15 +195,15 @@ class ClaimParams(Params):
 class ClaimNextParams(Params):
     """`session.claim_next`: an orphan that has all of these labels."""
 
-    worker_id: str
-    labels: dict[str, str] | None = None
+    worker_id: WorkerId
+    labels: Labels | None = None
     history: History = "all"
 
 
 class ReleaseParams(Params):
     """`session.release`: give it up; `epoch` is the claim's."""
 
-    session_id: str
+    session_id: SessionId
     epoch: Int64
 
 
@@ -210,29 +214,29 @@ class RegisterParams(Params):
     random.
     """
 
-    worker_id: str
-    instance: str | None = None
-    process: str | None = None
+    worker_id: WorkerId
+    instance: Word | None = None
+    process: Word | None = None
 
 
 class WorkerListParams(Params):
     """`worker.list`."""
 
     limit: Limit | None = None
-    cursor: str | None = None
+    cursor: Text | None = None
 
 
 class Since(Params):
     """A place in the stream of events, after which events are wanted."""
 
-    stream: str
+    stream: Word
     seq: Version
 
 
 class SubscribeParams(Params):
     """`events.subscribe`: events of these types, all but `turn` where left out, from now or from a place on."""
 
-    types: Annotated[list[str], Meta(max_length=64)] | None = None
+    types: EventTypes | None = None
     since: Since | None = None
 
 
@@ -240,25 +244,25 @@ class QuarantineListParams(Params):
     """`quarantine.list`."""
 
     limit: Limit | None = None
-    cursor: str | None = None
+    cursor: Text | None = None
 
 
 class QuarantineShowParams(Params):
     """`quarantine.show`."""
 
-    session_id: str
+    session_id: SessionId
 
 
 class QuarantineRetryParams(Params):
     """`quarantine.retry`: these sessions, or all."""
 
-    session_ids: Annotated[list[str], Meta(max_length=1000)] | None = None
+    session_ids: RetryIds | None = None
 
 
 class QuarantineDropParams(Params):
     """`quarantine.drop`."""
 
-    session_id: str
+    session_id: SessionId
 
 
 class DrainParams(Params):
@@ -276,7 +280,7 @@ class CheckParams(Params):
 class EraseParams(Params):
     """`server.erase`: delete a session, and the bytes of it that are left in files. `end`: a live one as well."""
 
-    session_id: str
+    session_id: SessionId
     end: bool = False
     timeout_s: PositiveSeconds | None = None
 
@@ -284,5 +288,5 @@ class EraseParams(Params):
 class FlushParams(Params):
     """`server.flush`: these sessions, or all."""
 
-    session_ids: Annotated[list[str], Meta(max_length=100_000)] | None = None
+    session_ids: FlushIds | None = None
     timeout_s: PositiveSeconds | None = None

@@ -22,7 +22,8 @@ from callstate_client.model import documents
 from callstate_client.model.go_json import INT64_MAX, INT64_MIN, Int64, join_members
 from callstate_client.model.metrics import Counters, StrictCounters
 from callstate_client.model.times import YEAR_0, is_time, parse_time
-from callstate_client.protocol.ids import MAX_NAME_BYTES
+from callstate_client.protocol.bounds import SessionId, Text, Word
+from callstate_client.protocol.ids import MAX_NAME_BYTES, MAX_TEXT_BYTES
 from callstate_client.protocol.params import MAX_DEPTH
 
 HEAD_PARTS: Final = 10_000
@@ -31,20 +32,22 @@ HEAD_PARTS: Final = 10_000
 HEAD_NAMES: Final = 1_000
 """Members of a session, or of its metrics, that callstate does not know: each update reads and writes them all."""
 
+METRICS_BYTES: Final = 64 * 1024
+"""Bytes of those members of the metrics: each turn writes them all to the journal."""
+
 TURN_PARTS: Final = 10_000
 """Objects, arrays and members in one turn, or in some that are checked together."""
 
 TURNS_PARTS: Final = 100_000
 """The same in the turns of one request: a line full of tool calls has half as many."""
 
-Name = Annotated[str, Meta(max_length=MAX_NAME_BYTES)]
 Time = Annotated[datetime, Meta(tz=True)]
 
 
 class IncomingTurn(Struct):
     """A turn from a client. A member left out has Go's zero value."""
 
-    role: Name = ""
+    role: Word = ""
     content: str = ""
     timestamp: Time | UnsetType = UNSET
     duration_ms: Int64 = 0
@@ -71,15 +74,15 @@ class PlainTurn(IncomingTurn, forbid_unknown_fields=True):
 class HeadFields(Struct, kw_only=True):
     """A session from a client, its history and pass-through members still bytes."""
 
-    id: str
-    created_at: str | None = None
-    updated_at: str | None = None
-    call_id: str = ""
-    provider: Name = ""
-    direction: Name = ""
-    from_: str = msgspec.field(name="from", default="")
-    to: str = ""
-    status: Name = "pending"
+    id: SessionId
+    created_at: Word | None = None
+    updated_at: Word | None = None
+    call_id: Text = ""
+    provider: Word = ""
+    direction: Word = ""
+    from_: Text = msgspec.field(name="from", default="")
+    to: Text = ""
+    status: Word = "pending"
     history: Raw | UnsetType = UNSET
     recovery_data: Raw | UnsetType = UNSET
 
@@ -115,7 +118,7 @@ _STRICT_TIMES: Final = frozenset(
     for zone in (b"Z", b"+00:00", b"-00:00")
 )
 
-_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_NO_MARKS: Final = bytes(set(range(256)) - set(b"{[:,"))
 
 _LONG: Final = b"0" * 19
 """The fewest digits of an integer beyond 64 bits."""
@@ -145,19 +148,28 @@ def check_parts(data: bytes | Raw, path: str, most: int) -> None:
     if len(text) <= most or _parts(text) <= most:
         return
     # of the beginning first, as removing strings takes long: most of what is refused has too many there
-    if _parts(_without_strings(text[: 16 * most])) > most or _parts(_without_strings(text)) > most:
+    if count_parts(text[: 16 * most]) > most or count_parts(text) > most:
         raise TooLargeError(f"more than {most} objects, arrays and members at {path}")
+
+
+def count_parts(text: bytes) -> int:
+    """How many objects, arrays and members there are in a JSON text, which may be cut off; ten numbers of an array
+    count as one."""
+    return _parts(_without_strings(text))
 
 
 def _without_strings(text: bytes) -> bytes:
     """A JSON text, perhaps cut off, without its strings."""
-    return _STRING.sub(b"", text).partition(b'"')[0]
+    if _BACKSLASH in text:  # only strings have any: an escaped quote ends none
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return b"".join(text.split(b'"')[::2])
 
 
 def _parts(text: bytes) -> int:
-    """How many objects, arrays and members there are, at most, as some of these characters may be text; ten numbers
-    of an array count as one."""
-    return text.count(b"{") + text.count(b"[") + text.count(b":") + text.count(b",") // 10
+    """As `count_parts`, at most, as some of these characters may be text."""
+    marks = text.translate(None, _NO_MARKS)  # in one pass: there are few of them
+    commas = marks.count(b",")
+    return len(marks) - commas + commas // 10
 
 
 def check_json(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PARTS) -> Any:
@@ -243,7 +255,7 @@ def check_turns(array: bytes, path: str, depth: int = 3) -> list[IncomingTurn]:
             check_time(turn_time.timestamp, f"{path}[{index}].timestamp")
     if not array.isascii() or _has_escape(array, b"\\u"):  # a role may have more bytes than characters
         for index, turn in enumerate(turns):
-            check_name(turn.role, f"{path}[{index}].role")
+            check_bytes(turn.role, f"{path}[{index}].role")
     return turns
 
 
@@ -306,14 +318,10 @@ def completed(turns: bytes, now: str) -> bytes:
     return b",".join(parts)
 
 
-def check_name(text: str, path: str) -> None:
-    """Refuse a name of more than 64 bytes; its type already limits it to 64 characters."""
-    if not text.isascii() and len(text.encode()) > MAX_NAME_BYTES:
-        raise InvalidParamsError(
-            f"longer than {MAX_NAME_BYTES} bytes at {path}",
-            path=path,
-            expected=f"at most {MAX_NAME_BYTES} bytes",
-        )
+def check_bytes(text: str, path: str, most: int = MAX_NAME_BYTES) -> None:
+    """Refuse a text of more bytes than this; its type already limits it to as many characters."""
+    if not text.isascii() and len(text.encode()) > most:
+        raise InvalidParamsError(f"longer than {most} bytes at {path}", path=path, expected=f"at most {most} bytes")
 
 
 def check_time(text: str | None, path: str) -> None:
@@ -366,9 +374,13 @@ def check_fields(head: HeadFields, path: str) -> None:
         if at is not None and (at.startswith(YEAR_0) or not is_time(at)):
             check_time(at, f"{path}.{name}")
     if not (head.provider.isascii() and head.direction.isascii() and head.status.isascii()):
-        check_name(head.provider, f"{path}.provider")
-        check_name(head.direction, f"{path}.direction")
-        check_name(head.status, f"{path}.status")
+        check_bytes(head.provider, f"{path}.provider")
+        check_bytes(head.direction, f"{path}.direction")
+        check_bytes(head.status, f"{path}.status")
+    if not (head.call_id.isascii() and head.from_.isascii() and head.to.isascii()):
+        check_bytes(head.call_id, f"{path}.call_id", MAX_TEXT_BYTES)
+        check_bytes(head.from_, f"{path}.from", MAX_TEXT_BYTES)
+        check_bytes(head.to, f"{path}.to", MAX_TEXT_BYTES)
     if head.recovery_data is not UNSET:
         value = check_json(head.recovery_data, f"{path}.recovery_data", 3)
         if not (value is None or isinstance(value, dict)):
@@ -390,6 +402,8 @@ def check_metrics(data: Raw | UnsetType, path: str) -> tuple[Counters, dict[str,
         raise undecodable(error, path) from error
     extra = {name: value for name, value in members.items() if name not in documents.METRICS_NAMES}
     _check_number(extra, path)
+    if len(data) > METRICS_BYTES and sum(map(len, extra)) + sum(map(len, extra.values())) > METRICS_BYTES:
+        raise TooLargeError(f"more than {METRICS_BYTES} bytes of unknown members at {path}")
     documents.refuse_shadows(members, documents.METRICS_NAMES, path)
     check_members(extra, path, 4)
     return metrics, extra

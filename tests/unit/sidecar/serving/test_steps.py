@@ -14,7 +14,7 @@ from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.heartbeat import IDS_A_STEP
 from callstate_client.engine.verbs.listing import LOOKS_A_PAGE, LOOKS_A_STEP
-from callstate_client.protocol.params import MAX_HEARTBEAT_IDS
+from callstate_client.protocol.bounds import MAX_HEARTBEAT_IDS
 from callstate_sidecar import read_through
 from callstate_sidecar.serving import connection, server
 from callstate_sidecar.serving.fair_queue import TURN_S
