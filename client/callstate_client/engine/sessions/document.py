@@ -13,10 +13,10 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw, Struct
 
-from callstate_client.engine.sessions.head import Head, head_of
+from callstate_client.engine.sessions.head import Head
 from callstate_client.engine.sessions.layout import END, HISTORY, InStore, room_for
 from callstate_client.engine.sessions.tail import cut_run, last_turns
-from callstate_client.engine.sessions.validation import check_head, check_json, check_metrics, check_turn
+from callstate_client.engine.sessions.validation import check_json, check_turn
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.model import documents, go_json
 from callstate_client.model.merge import merge_text
@@ -68,10 +68,6 @@ _decode = msgspec.json.decode
 _created = msgspec.json.Decoder(_Created).decode
 _parts = go_json.raw_list
 _role_list = msgspec.json.Decoder(list[_Role]).decode
-
-_CHECKED: Final = documents.HEAD_NAMES | {"metrics"}
-"""The members of a head that are validated by type."""
-
 
 _lineages = count(1)
 
@@ -348,7 +344,12 @@ class Document:
     @property
     def size(self) -> int:
         """Approximate size of the document as JSON, bytes."""
-        return len(self.fields) + self.history_bytes + HEAD_REST_BYTES
+        return self.head_size + self.history_bytes + HEAD_REST_BYTES
+
+    @property
+    def head_size(self) -> int:
+        """`Head.size` of the present head."""
+        return len(self.fields) + len(self.metrics.extra)
 
     def head_json(self, updated_us: int) -> bytes:
         """The document without `history`."""
@@ -406,37 +407,6 @@ class Document:
             return _created(head).created_at
         except RecursionError:
             return str(_decode(go_json.raw_members(head)["created_at"]))
-
-    def patched(self, patch: Raw, path: str) -> Head:
-        """The head with a merge patch (RFC 7396) applied, validated.
-
-        Raises:
-            InvalidParamsError: it names a member that can't be patched, or the result is not a valid session.
-        """
-        changes = check_json(patch, path, 2)
-        if not isinstance(changes, dict):
-            raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")
-        for name in ("id", "history", "updated_at"):
-            if name in changes:
-                raise InvalidParamsError(
-                    f"`{name}` can't be patched at {path}.{name}", path=f"{path}.{name}", expected="nothing"
-                )
-        documents.refuse_shadows(changes, documents.SESSION_NAMES, path)
-        patched = go_json.raw_members(merge_text(self.head_json(self.updated_us), changes))
-        # only patched members have to be valid from a client; the others, perhaps from Go, may go beyond that
-        touched = {name: value for name, value in patched.items() if name in changes and name in _CHECKED}
-        counters = changes.get("metrics")
-        if isinstance(counters, dict):
-            documents.refuse_shadows(counters, documents.METRICS_NAMES, f"{path}.metrics")
-            known = go_json.raw_members(touched["metrics"])
-            touched["metrics"] = go_json.join_members({n: known[n] for n in documents.METRICS_NAMES & {*known}})
-        head, _ = check_head(go_json.join_members({"id": b'""', **touched}), path)
-        check_metrics(head.metrics, f"{path}.metrics")
-        if patched.get("recovery_data", b"{")[:1] != b"{":
-            raise documents.not_object(f"{path}.recovery_data")
-        patched.setdefault("created_at", _encode(self.created_at))
-        patched.setdefault("status", b'"pending"')
-        return head_of(documents.read(go_json.join_members(patched)))
 
 
 def _joined(opening: bytes, chunks: list[bytes], end: bytes) -> bytes:

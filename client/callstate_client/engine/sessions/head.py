@@ -83,7 +83,7 @@ class CallMetrics(Struct, frozen=True, array_like=True):
 
     def responses(self) -> Responses:
         """The response times, summed up."""
-        members = self._extra_members()
+        members = self.unknown_members()
         count, total_ms = members.get(RESPONSE_COUNT), members.get(RESPONSE_TOTAL_MS)
         return Responses(
             self.first_response_ms,
@@ -99,15 +99,16 @@ class CallMetrics(Struct, frozen=True, array_like=True):
             self,
             first_response_ms=responses.first_ms,
             average_response_ms=responses.average_ms,
-            extra=_members(self._extra_members() | totals),
+            extra=joined_members(self.unknown_members() | totals),
         )
 
     @property
     def has_responses(self) -> bool:
         """Whether response times were counted, and not only set."""
-        return RESPONSE_COUNT in self._extra_members()
+        return RESPONSE_COUNT in self.unknown_members()
 
-    def _extra_members(self) -> dict[str, bytes]:
+    def unknown_members(self) -> dict[str, bytes]:
+        """The members that callstate does not define, as JSON; but for those of `responses`."""
         return go_json.raw_members(b"{%b}" % self.extra[1:]) if self.extra else {}
 
     def with_interruption(self) -> CallMetrics:
@@ -138,12 +139,18 @@ class Head(Struct):
     """The document's own `updated_at`."""
 
     @property
+    def size(self) -> int:
+        """Bytes by which the session may be as long as `limits.head_bytes` allows."""
+        return len(self.fields) + len(self.metrics.extra)
+
+    @property
     def updated_us(self) -> int:
         """`updated_at` in microseconds since 1970; 0 if missing."""
         return parse_us(self.updated_at) if self.updated_at else 0
 
 
-def _members(extra: Mapping[str, Raw | bytes]) -> bytes:
+def joined_members(extra: Mapping[str, Raw | bytes]) -> bytes:
+    """Members as JSON that follows others: `,"name":value …`."""
     return b"".join(b",%b:%b" % (_encode(name), bytes(value)) for name, value in extra.items())
 
 
@@ -165,10 +172,11 @@ def _fields(door: HeadFields, extra: Mapping[str, Raw | bytes], created_at: str)
     if recovery is not UNSET and bytes(recovery) in _NOTHING:
         recovery = UNSET
     known = _Fields(door.id, created_at, door.provider, door.direction, door.from_, door.to, door.call_id, recovery)
-    return _encode(known)[1:-1] + _members(extra) if extra else _encode(known)[1:-1]
+    return _encode(known)[1:-1] + joined_members(extra) if extra else _encode(known)[1:-1]
 
 
-def _metrics_of(counters: Counters, extra: bytes) -> CallMetrics:
+def metrics_of(counters: Counters, extra: bytes) -> CallMetrics:
+    """Metrics of these counters and unknown members."""
     return CallMetrics(
         counters.turn_count, counters.interruption_count,
         counters.user_speech_duration_ms, counters.agent_speech_duration_ms,
@@ -185,11 +193,11 @@ def head_of(parts: documents.Parts) -> Head:
     )
     return Head(
         session_id=known.id,
-        fields=_encode(fields)[1:-1] + _members(parts.extra),
+        fields=_encode(fields)[1:-1] + joined_members(parts.extra),
         provider=known.provider,
         call_id=known.call_id,
         status=known.status,
-        metrics=_metrics_of(parts.metrics, _members(parts.metrics_extra)),
+        metrics=metrics_of(parts.metrics, joined_members(parts.metrics_extra)),
         history=parts.history,
         updated_at=known.updated_at,
     )
@@ -232,7 +240,7 @@ def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[st
         provider=door.provider,
         call_id=door.call_id,
         status=door.status,
-        metrics=_metrics_of(metrics, _members(metrics_extra) if metrics_extra else b""),
+        metrics=metrics_of(metrics, joined_members(metrics_extra) if metrics_extra else b""),
         history=history,
         updated_at=door.updated_at,
     )

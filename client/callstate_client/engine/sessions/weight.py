@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from callstate_client.engine.sessions.facts import NO_FACTS, Facts
+from callstate_client.engine.sessions.head import Head
 from callstate_client.engine.sessions.ops import op_weight
 from callstate_client.engine.sessions.records import StateRecord
 from callstate_client.engine.sessions.session import Session
@@ -51,7 +52,7 @@ def weight(session: Session) -> int:
     if ops is not session.weighed_ops:
         session.weighed_ops, session.ops_bytes = ops, ops_weight(ops)
     size = (
-        SESSION_BYTES + len(fields) + doc.history_bytes + len(doc.chunks) * CHUNK_BYTES
+        SESSION_BYTES + len(fields) + len(doc.metrics.extra) + doc.history_bytes + len(doc.chunks) * CHUNK_BYTES
         + session.facts_bytes + session.ops_bytes
     )  # fmt: skip
     base, stored = session.base, session.in_store
@@ -64,12 +65,13 @@ def weight(session: Session) -> int:
     return size
 
 
-def head_growth(session: Session, fields_bytes: int) -> int:
-    """Bytes by which a session grows with another head of this length; the present one may have to stay for the
-    store."""
+def head_growth(session: Session, head: Head) -> int:
+    """Bytes by which a session grows with another head; the present one may have to stay for the store."""
     fields, base, stored = session.doc.fields, session.base, session.in_store
+    if head.fields is fields:
+        return head.size - session.doc.head_size
     stays = (base is not None and base.fields is fields) or (stored is not None and stored.fields is fields)
-    return fields_bytes if stays else fields_bytes - len(fields)
+    return head.size if stays else head.size - session.doc.head_size
 
 
 def facts_weight(facts: Facts) -> int:
@@ -92,4 +94,5 @@ def ops_weight(ops: Mapping[str, bytes]) -> int:
 def copy_weight(state: StateRecord) -> int:
     """Bytes of a copy set aside."""
     ops = sum(op_weight(done.op, done.result) for done in state.ops)
-    return COPY_BYTES + len(state.fields) + len(state.turns) + facts_weight(state.facts) + ops
+    head = len(state.fields) + len(state.metrics.extra)
+    return COPY_BYTES + head + len(state.turns) + facts_weight(state.facts) + ops

@@ -13,6 +13,7 @@ from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import settle_status, sign_of_life
 from callstate_client.engine.rules.param_checks import checked_word
 from callstate_client.engine.sessions.document import UNCUT_BYTES
+from callstate_client.engine.sessions.head_patch import patched_head
 from callstate_client.engine.sessions.many_turns import are_many, check_many, check_some
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
@@ -167,12 +168,12 @@ def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes:
         return done
     if p.if_version is not None and p.if_version != session.version:
         raise ConflictError(f"the session has version {session.version}", version=session.version)
-    head = session.doc.patched(p.set, "$.params.set")
+    head = patched_head(session.doc, p.set, "$.params.set")
     if session.ended and head.status != "ended":
         raise ended_error(session)  # a late update does not start a new call: only a save or a claim revives
-    ctx.check_head(len(head.fields), len(session.doc.fields))
-    ctx.check_size(len(head.fields) + session.doc.history_bytes)
-    ctx.check_share(session, head_growth(session, len(head.fields)), ends=head.status == "ended")
+    ctx.check_head(head.size, session.doc.head_size)
+    ctx.check_size(head.size + session.doc.history_bytes)
+    ctx.check_share(session, head_growth(session, head), ends=head.status == "ended")
     now_us = ctx.now_us()
     was_ended = session.ended
     ctx.tx.change(session)

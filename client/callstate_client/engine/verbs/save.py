@@ -100,7 +100,7 @@ def _save(ctx: Context, caller: Caller, p: SaveParams | Extending, counts: Mappi
         return format_us(ctx.now_us()) if session is None else session.doc.created_at
 
     head = read_head(p.session, "$.params.session", created_at)
-    ctx.check_head(len(head.fields))
+    ctx.check_head(head.size)
     if p.op is not None:
         checked_word(p.op, "$.params.op")
     labels = None if p.labels is None else checked_labels(p.labels)
@@ -219,7 +219,7 @@ def _history_change(
 ) -> _HistoryChange:
     """What a save does to the history; turns that it repeats are not parsed."""
     history_bytes = session.doc.history_bytes if head.history is None else len(head.history)
-    ctx.check_size(len(head.fields) + HEAD_REST_BYTES + history_bytes)
+    ctx.check_size(head.size + HEAD_REST_BYTES + history_bytes)
     if head.history is None:
         return _KEEP
     rest = None if created else session.doc.extension(head.history)
@@ -232,7 +232,7 @@ def _history_change(
 
 def _growth(session: Session, head: Head, labels: dict[str, str] | None, change: _HistoryChange) -> int:
     """Bytes that a save adds to an existing session."""
-    added = head_growth(session, len(head.fields)) + len(change.turns)
+    added = head_growth(session, head) + len(change.turns)
     if change.mode is HistoryMode.REPLACE:
         added -= session.doc.history_bytes
     if labels is not None:
@@ -243,7 +243,7 @@ def _growth(session: Session, head: Head, labels: dict[str, str] | None, change:
 def _extension(ctx: Context, session: Session, head: Head, counts: Mapping[bytes, int]) -> _HistoryChange:
     """As `_history_change`, for a history in which MARK stands for all kept turns."""
     rest = (head.history or b"")[len(MARK) :].lstrip()
-    ctx.check_size(len(head.fields) + HEAD_REST_BYTES + session.doc.history_bytes + len(rest))
+    ctx.check_size(head.size + HEAD_REST_BYTES + session.doc.history_bytes + len(rest))
     if not rest:
         return _KEEP
     turns = rest[1:].lstrip()

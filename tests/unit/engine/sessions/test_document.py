@@ -13,7 +13,7 @@ from msgspec import Raw
 from callstate_client.engine.sessions.document import FOLD_BYTES, FOLD_CHUNKS, MAX_PIECES, UNCUT_BYTES, Document
 from callstate_client.engine.sessions.head import CallMetrics, Head, read_head
 from callstate_client.engine.sessions.validation import IncomingTurn
-from callstate_client.errors import ConflictError, InvalidParamsError, ParseError
+from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.model import SessionState
 from callstate_client.model.merge import merge_patch
 from callstate_client.model.times import MAX_US, MIN_US, format_us, parse_us
@@ -294,71 +294,7 @@ def test_an_amendment_is_checked(patch: bytes, path: str) -> None:
     assert doc.last_turns(1) == b'{"role":"user"}'
 
 
-# -- patches of the head --------------------------------------------------------------------------------------
-
-
-def test_a_patch_changes_what_it_names() -> None:
-    doc = document(
-        b'{"id":"a","created_at":"2020-02-02T00:00:00.123456789Z","provider":"sip","campaign":"x","status":"active",'
-        b'"metrics":{"turn_count":3,"p50":1},"recovery_data":{"node":"menu","try":1},"history":[%b]}' % turn(0)
-    )
-    head = doc.patched(
-        Raw(b'{"status":"on_hold","campaign":null,"recovery_data":{"try":2},"metrics":{"first_response_ms":9}}'),
-        "$",
-    )
-    doc.take_head(head, 0)
-    assert json.loads(doc.to_json(0)) == {
-        "id": "a",
-        "created_at": "2020-02-02T00:00:00.123456789Z",
-        "provider": "sip",
-        "direction": "",
-        "from": "",
-        "to": "",
-        "status": "on_hold",
-        "updated_at": "1970-01-01T00:00:00Z",
-        "recovery_data": {"node": "menu", "try": 2},
-        "metrics": {
-            "turn_count": 3, "interruption_count": 0, "user_speech_duration_ms": 0,
-            "agent_speech_duration_ms": 0, "first_response_ms": 9, "p50": 1,
-        },
-        "history": [{"role": "user", "content": "0"}],
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ["id", "history", "updated_at"])
-@pytest.mark.parametrize("value", ['"x"', "null"])
-def test_members_that_no_patch_may_touch(name: str, value: str) -> None:
-    with pytest.raises(InvalidParamsError) as caught:
-        document(b'{"id":"a"}').patched(Raw(f'{{"{name}":{value}}}'.encode()), "$.params.set")
-    assert caught.value.path == f"$.params.set.{name}"
-
-
-@pytest.mark.parametrize(
-    ("patch", "path"),
-    [
-        (b"[]", "$.set"),
-        (b"null", "$.set"),
-        (b'{"status":5}', "$.set.status"),
-        (b'{"status":"%b"}' % (b"x" * 65), "$.set.status"),
-        (b'{"created_at":"soon"}', "$.set.created_at"),
-        (b'{"metrics":{"turn_count":"many"}}', "$.set.metrics.turn_count"),
-    ],
-)
-def test_a_patch_that_makes_no_session_is_refused(patch: bytes, path: str) -> None:
-    with pytest.raises(InvalidParamsError) as caught:
-        document(b'{"id":"a"}').patched(Raw(patch), "$.set")
-    assert caught.value.path == path
-
-
-def test_a_patch_that_is_not_json_is_refused() -> None:
-    with pytest.raises(ParseError):
-        document(b'{"id":"a"}').patched(Raw(b'{"x":"\\ud800"}'), "$.set")
-
-
-def test_removing_the_beginning_leaves_it() -> None:
-    doc = document(b'{"id":"a","created_at":"2020-02-02T00:00:00Z"}')
-    doc.take_head(doc.patched(Raw(b'{"created_at":null}'), "$"), 0)
-    assert doc.created_at == "2020-02-02T00:00:00Z"
+# -- merge patches --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

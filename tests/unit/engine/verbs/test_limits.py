@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from callstate_client.engine.sessions.weight import SESSION_BYTES
 from callstate_client.errors import InvalidParamsError, OverloadedError, StoreUnavailableError, TooLargeError
 from callstate_sidecar.config.schema import LimitsConfig, StoreConfig
 from support.core import TIME, Core
@@ -38,6 +39,16 @@ async def test_the_size_of_a_head_is_limited_and_one_that_is_too_long_may_become
     await core.call("session.update", session_id="a", set={"status": "held"})
     await core.call("session.update", session_id="a", set={"recovery_data": {"x": "x" * 1400}})
     await refused(TooLargeError, core, "session.update", session_id="a", set={"recovery_data": {"x": "x" * 1500}})
+
+
+async def test_unknown_members_of_metrics_count_as_a_part_of_the_head_and_of_the_session() -> None:
+    core = Core(limits=LimitsConfig(head_bytes=2000))
+    await core.save("a", session={"metrics": {"x": "x" * 1000}})
+    assert core.table.hot.total > SESSION_BYTES + 1000
+    await refused(TooLargeError, core, "session.update", session_id="a", set={"metrics": {"y": "y" * 1000}})
+    await refused(TooLargeError, core, "session.save", session={"id": "a", "metrics": {"y": "y" * 2000}})
+    core.engine.ctx.limits = LimitsConfig(session_bytes=1500)
+    await refused(TooLargeError, core, "session.add_turn", session_id="a", turn={"content": "x" * 200})
 
 
 async def test_a_session_without_room_for_a_turn_is_reported_once(tmp_path: Path) -> None:

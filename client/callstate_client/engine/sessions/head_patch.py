@@ -1,0 +1,155 @@
+"""`session.update`: a merge patch (RFC 7396) applied to a session's head.
+
+Only what the patch names is read: the rest stays byte for byte, as it is valid already or, if a store had it, may
+go beyond what clients may send. A head with more members than clients may send can only lose some. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw, structs
+
+from callstate_client.engine.sessions.document import Document
+from callstate_client.engine.sessions.head import CallMetrics, Head, joined_members, metrics_of
+from callstate_client.engine.sessions.validation import (
+    HEAD_NAMES,
+    HEAD_PARTS,
+    METRICS_BYTES,
+    check_head,
+    check_json,
+    check_metrics,
+    check_parts,
+    count_parts,
+)
+from callstate_client.errors import InvalidParamsError, TooLargeError
+from callstate_client.model import documents, go_json
+from callstate_client.model.merge import merge_text
+
+_UNPATCHABLE: Final = ("id", "history", "updated_at")
+_WRITTEN: Final = ("id", "created_at", "provider", "direction", "from", "to")
+"""The members of a head that are written even if they are empty, in Go's order."""
+
+_KNOWN: Final = (*_WRITTEN, "call_id", "recovery_data")
+_EMPTY: Final = b'""'
+
+_Members = dict[str, bytes]
+
+
+def patched_head(doc: Document, patch: Raw, path: str) -> Head:
+    """The head of a document with a patch applied, validated.
+
+    Args:
+        doc: the document.
+        patch: the patch.
+        path: its path in the message, for errors.
+
+    Raises:
+        InvalidParamsError, ParseError: it names a member that can't be patched, or the result is not valid.
+        TooLargeError: the result has more members than a head may have, and than it had.
+    """
+    changes = check_json(patch, path, 2)
+    if not isinstance(changes, dict):
+        raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")
+    for name in _UNPATCHABLE:
+        if name in changes:
+            raise InvalidParamsError(
+                f"`{name}` can't be patched at {path}.{name}", path=f"{path}.{name}", expected="nothing"
+            )
+    documents.refuse_shadows(changes, documents.SESSION_NAMES, path)
+    head = Head("", doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, None)
+    if "status" in changes:
+        status = changes.pop("status")
+        given = {} if status is None else {"status": msgspec.json.encode(status)}
+        head.status = check_head(go_json.join_members({"id": _EMPTY, **given}), path)[0].status
+    if "metrics" in changes:
+        head.metrics = _patched_metrics(doc.metrics, changes.pop("metrics"), f"{path}.metrics")
+    return _with_fields(head, changes, path) if changes else head
+
+
+def _with_fields(head: Head, changes: Mapping[str, Any], path: str) -> Head:
+    """The head with all other members patched."""
+    before = go_json.raw_members(b"{%b}" % head.fields)
+    after = _merged(before, changes)
+    touched = {name: after[name] for name in changes if name in documents.HEAD_NAMES and name in after}
+    typed, _ = check_head(go_json.join_members({"id": _EMPTY, **touched}), path)
+    _check_recovery(after, path)
+    _check_unknown(before, after, path)
+    fields = _fields(after)
+    if fields == head.fields:
+        return head
+    if _parts_of(after, changes) > _parts_of(before, changes):
+        check_parts(fields, path, HEAD_PARTS)
+    return structs.replace(
+        head,
+        fields=fields,
+        provider=typed.provider if "provider" in changes else head.provider,
+        call_id=typed.call_id if "call_id" in changes else head.call_id,
+    )
+
+
+def _merged(members: _Members, changes: Mapping[str, Any]) -> _Members:
+    after = dict(members)
+    for name, value in changes.items():
+        if value is not None:
+            after[name] = merge_text(after.get(name, b"null"), value)
+        elif name != "created_at":  # each session has one
+            after.pop(name, None)
+    return after
+
+
+def _check_recovery(members: _Members, path: str) -> None:
+    """Drop recovery data that is empty, which Go omits.
+
+    Raises:
+        InvalidParamsError: it is not an object.
+    """
+    value = members.get("recovery_data")
+    if value is None:
+        return
+    if value[:1] != b"{":
+        raise documents.not_object(f"{path}.recovery_data")
+    if not value[1:-1].strip():
+        del members["recovery_data"]
+
+
+def _check_unknown(before: _Members, after: _Members, path: str) -> None:
+    """Refuse more unknown members than a save may have, unless there were as many before."""
+    unknown, had = (sum(name not in _KNOWN for name in members) for members in (after, before))
+    if unknown > max(HEAD_NAMES, had):
+        raise TooLargeError(f"more than {HEAD_NAMES} unknown members at {path}")
+
+
+def _fields(members: _Members) -> bytes:
+    """The members as `Head.fields` has them: the known ones in Go's order, then the others."""
+    known = {name: members.get(name, _EMPTY) for name in _WRITTEN}
+    if members.get("call_id", _EMPTY) != _EMPTY:
+        known["call_id"] = members["call_id"]
+    if "recovery_data" in members:
+        known["recovery_data"] = members["recovery_data"]
+    others = {name: value for name, value in members.items() if name not in _KNOWN}
+    return go_json.join_members(known | others)[1:-1]
+
+
+def _patched_metrics(metrics: CallMetrics, patch: Any, path: str) -> CallMetrics:
+    if patch is None:
+        return CallMetrics()
+    if not isinstance(patch, dict):
+        raise documents.not_object(path)
+    documents.refuse_shadows(patch, documents.METRICS_NAMES, path)
+    members = go_json.raw_members(merge_text(metrics.to_json(), patch))
+    known = {name: members.pop(name) for name in documents.METRICS_NAMES if name in members}
+    counters, _ = check_metrics(Raw(go_json.join_members(known)), path)
+    patched = metrics_of(counters, joined_members(members))
+    _check_unknown(metrics.unknown_members(), members, path)
+    if len(patched.extra) > max(METRICS_BYTES, len(metrics.extra)):
+        raise TooLargeError(f"more than {METRICS_BYTES} bytes of unknown members at {path}")
+    if len(patched.extra) > len(metrics.extra):
+        check_parts(patched.extra, path, HEAD_PARTS)
+    return patched
+
+
+def _parts_of(members: Mapping[str, bytes], names: Iterable[str]) -> int:
+    return sum(count_parts(members.get(name, b"")) for name in names)
