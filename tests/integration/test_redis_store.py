@@ -16,11 +16,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from callstate_client.engine.sessions.store_form import session_of
 from callstate_client.engine.sessions.stored import (
+    Patch,
     StoredMeta,
     StoreDownError,
     StoredSession,
@@ -85,6 +87,13 @@ async def both(url: str, password: str | None = None) -> AsyncIterator[tuple[Red
 def a_write(session_id: str = "call-1", version: int = 1, document: bytes | None = DOCUMENT) -> Write:
     meta = StoredMeta(host="here", epoch=1, version=version)
     return Write(session_id, document, meta, active=document is not None, beat_ms=5)
+
+
+def a_patch(session_id: str) -> Write:
+    """The document of version 1 with its last byte written anew."""
+    write = a_write(session_id, 2, b"")
+    patch = Patch(StoredMeta(host="here", epoch=1, version=1), len(DOCUMENT), ((len(DOCUMENT) - 1, b"}"),))
+    return structs.replace(write, patch=patch)
 
 
 async def keys_under(raw: Redis, prefix: str) -> set[str]:
@@ -320,6 +329,23 @@ async def test_a_key_of_another_type_rejects_its_session_alone(
     assert await raw.zcard(prefix + "@heartbeats") == 2
 
 
+@pytest.mark.parametrize("binary", binaries())
+async def test_a_patch_that_fails_rejects_its_session_alone(binary: str) -> None:
+    """Although one script makes many patches."""
+    with RedisServer(binaries()[binary]) as server:
+        async with both(server.url) as (_, backend), Redis.from_url(server.url) as raw:
+            names = [f"call-{number}" for number in range(40)]
+            await backend.write([a_write(name) for name in names])
+            meta = "{voicesession:call-3}:meta"
+            await raw.delete(meta)
+            await raw.rpush(meta, "not ours")
+            results = await backend.write([a_patch(name) for name in names])
+            outcomes = {name: result.outcome for name, result in zip(names, results, strict=True)}
+            assert outcomes == dict.fromkeys(names, WriteOutcome.WRITTEN) | {"call-3": WriteOutcome.REJECTED}
+            assert "WRONGTYPE" in results[3].detail
+            assert await raw.lrange(meta, 0, -1) == [b"not ours"]
+
+
 @pytest.mark.parametrize("key", ["P:call-2", "{P:call-2}:meta"])
 async def test_a_key_of_another_type_is_unreadable_to_the_daemon_and_not_absent(
     backend: RedisBackend, raw: Redis, prefix: str, key: str
@@ -516,6 +542,34 @@ async def test_a_server_that_takes_nothing_refuses_and_recovers(name: str, binar
             assert stored.document == DOCUMENT
             assert server.command(*better.split()).startswith(b"+OK")
             await works(store, backend)
+
+
+@pytest.mark.parametrize("binary", binaries())
+@pytest.mark.parametrize("name", REFUSALS)
+async def test_a_server_that_takes_no_patches_refuses(name: str, binary: str) -> None:
+    """The errors of patches are the server's, although a script has caught them."""
+    worse, better = REFUSALS[name]
+    with RedisServer(binaries()[binary]) as server:
+        async with both(server.url) as (_, backend):
+            await backend.write([a_write("call-1"), a_write("call-2")])
+            server.command(*worse.split())
+            for batch in ([a_patch("call-1")], [a_patch("call-1"), a_patch("call-2")]):
+                with pytest.raises(StoreRefusingError):
+                    await backend.write(batch)
+            server.command(*better.split())
+            results = await backend.write([a_patch("call-1"), a_patch("call-2")])
+            assert {result.outcome for result in results} == {WriteOutcome.WRITTEN}
+
+
+@pytest.mark.parametrize("binary", binaries())
+async def test_a_permission_that_patches_miss_is_not_the_fault_of_a_session(binary: str) -> None:
+    with RedisServer(binaries()[binary]) as server:
+        server.command("ACL", "SETUSER", "worker", "on", ">p", "~*", "+@all", "-setrange")
+        async with both(f"unix://worker:p@{server.socket}") as (_, backend):
+            await backend.write([a_write("call-1"), a_write("call-2")])
+            for batch in ([a_patch("call-1")], [a_patch("call-1"), a_patch("call-2")]):
+                with pytest.raises(StoreRefusingError):
+                    await backend.write(batch)
 
 
 @pytest.mark.parametrize(

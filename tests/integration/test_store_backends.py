@@ -506,6 +506,26 @@ async def test_a_patch_fits_only_what_it_was_made_for(side: Side, held: dict[str
     assert await side.backend.read("call-1") == before
 
 
+async def test_patches_of_one_batch_have_outcomes_of_their_own(side: Side) -> None:
+    """However many there are, and whatever is written whole between them."""
+    document = OPENING + b"]}"
+    names = [f"call-{number}" for number in range(80)]
+    await side.backend.write([a_write(name, document, version=1 if name != "call-7" else 9) for name in names])
+    base = StoredMeta(host="here", epoch=1, version=1)
+    batch = [
+        structs.replace(a_patch(base, len(document), (len(document) - 2, b"{}]}"), version=2), session_id=name)
+        for name in names
+    ]
+    batch[40] = a_write("call-40", document, version=2)
+    results = await side.backend.write(batch)
+    outcomes = {name: result.outcome for name, result in zip(names, results, strict=True)}
+    assert outcomes.pop("call-7") in (WriteOutcome.NOT_BASE, WriteOutcome.SUPERSEDED)
+    assert {*outcomes.values()} == {WriteOutcome.WRITTEN}
+    for name in names:
+        stored = await there(side, name)
+        assert stored.document == (document if name in ("call-7", "call-40") else OPENING + b"{}]}"), name
+
+
 async def test_a_patch_is_not_made_in_a_document_of_other_software(side: Side) -> None:
     document = OPENING + b"]}"
     first = a_write(document=document)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
 from callstate_client.engine.sessions.stored import (
     UNREADABLE,
-    Patch,
     Query,
     StoreDownError,
     StoredSession,
@@ -41,14 +39,13 @@ from callstate_sidecar.stores.redis.layout import (
     beat_ms,
     id_bytes,
     id_text,
-    meta_changes,
-    meta_fields,
     parse_meta,
 )
 from callstate_sidecar.stores.redis.mark import Marks
 from callstate_sidecar.stores.redis.scripts import READ
 from callstate_sidecar.stores.redis.store import IDS_A_PAGE, live_page
-from callstate_sidecar.stores.redis.write_scripts import BEATS, PATCH, WRITE
+from callstate_sidecar.stores.redis.write_calls import WriteCalls, replies_of
+from callstate_sidecar.stores.redis.write_scripts import BEATS
 
 log = EventLog(__name__)
 
@@ -113,6 +110,7 @@ class RedisBackend:
         self._sets = (
             ClusterSets(self._writing, self._keys, host_id, self._ttl_ms) if self._writing.clustered else None
         )
+        self._calls = WriteCalls(self._keys, host_id, self._ttl_ms, clustered=self._writing.clustered)
         self._comparison = Comparison(
             self._reading, self._keys, host_id, self._ttl_ms, self._marks.of(b""), self._sets
         )
@@ -175,15 +173,16 @@ class RedisBackend:
     async def _write(self, batch: Sequence[Write]) -> list[WriteResult]:
         tags = await self._writing.slot_tags()
         marks = [self._marks.of(tag).call() for tag in tags]
-        replies = await self._writing.run_each([*map(self._call, batch), *marks], self._confirms)
-        self._marks.check(tags, marks, replies[len(batch) : len(batch) + len(marks)])
-        del replies[len(batch) : len(batch) + len(marks)]
-        await self._check_faults(replies[: len(batch)])
-        results = [_result(reply) for reply in replies[: len(batch)]]
+        calls = self._calls.of(batch)
+        replies = await self._writing.run_each([*(each.call for each in calls), *marks], self._confirms)
+        confirmed = replies[len(calls) + len(marks) :]
+        self._marks.check(tags, marks, replies[len(calls) : len(calls) + len(marks)])
+        by_session = replies_of(calls, replies)
+        await self._check_faults(by_session)
         asked = len(self._confirms)
-        for reply in replies[len(batch) + asked - 1 :: asked] if asked else []:  # the last of each server
+        for reply in confirmed[asked - 1 :: asked] if asked else []:  # the last of each server
             self._check_confirmed(reply)
-        return results
+        return [_result(reply) for reply in by_session]
 
     async def _check_faults(self, replies: Sequence[Any]) -> None:
         """Raise StoreRefusingError if an error among the replies is the whole server's, or a shared key's."""
@@ -216,31 +215,6 @@ class RedisBackend:
             self._unconfirmed = why
         elif not reply[0]:
             raise StoreDownError(f"not on the server's disk within {CONFIRM_S:g} s")
-
-    def _call(self, write: Write) -> ScriptCall:
-        if write.patch is not None:
-            return self._patch(write, write.patch)
-        meta = write.meta
-        host = meta.host or self._host_id
-        deleted = write.document is None
-        keys = self._session_keys(write.session_id)
-        if self._sets is None:
-            keys += (self._keys.host_sessions(host), self._keys.call(write.call_id))
-        return ScriptCall(WRITE, keys, [
-            id_bytes(write.session_id), self._keys.prefix, host, meta.epoch, meta.version, self._ttl_ms,
-            int(write.active and not deleted), write.beat_ms, int(deleted), write.document or b"",
-            "" if write.seen is None else write.seen, int(bool(write.call_id) and not deleted), int(write.is_new),
-            write.seen_stamp,
-            *meta_fields(meta, deleted=deleted),
-        ])  # fmt: skip
-
-    def _patch(self, write: Write, patch: Patch) -> ScriptCall:
-        meta = write.meta
-        removed, changed = meta_changes(patch.base, meta)
-        return ScriptCall(PATCH, self._keys.document(write.session_id), [
-            meta.host or self._host_id, meta.epoch, meta.version, patch.base.version, self._ttl_ms,
-            len(patch.changes), *chain.from_iterable(patch.changes), len(removed), *removed, *changed,
-        ])  # fmt: skip
 
     async def check(self, sessions: Sequence[StoredVersion]) -> list[tuple[str, Deviation]]:
         """Compare sessions with the store, and renew TTLs of which a quarter has passed."""

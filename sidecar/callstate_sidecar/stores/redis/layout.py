@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -150,10 +151,10 @@ def meta_fields(meta: StoredMeta, *, deleted: bool) -> list[str | bytes]:
 
 def meta_changes(base: StoredMeta, meta: StoredMeta) -> tuple[list[bytes], list[str | bytes]]:
     """The fields of meta to remove and, as alternating names and values, to set, where the store has `base`."""
-    was = dict(_facts(base))
-    changed: list[tuple[bytes, str | bytes]] = [
-        (name, value) for name, value in _facts(meta) if was[name] != value
-    ]  # fmt: skip
+    changed: list[tuple[bytes, str | bytes]] = []
+    if _RARELY_CHANGED(base) != _RARELY_CHANGED(meta):
+        was = dict(_facts(base))
+        changed += ((name, value) for name, value in _facts(meta) if was[name] != value)
     removed = [_OP + op.encode() for op in base.ops if op not in meta.ops]
     # results are kept oldest first: a version is above any number given before
     changed += (
@@ -161,6 +162,13 @@ def meta_changes(base: StoredMeta, meta: StoredMeta) -> tuple[list[bytes], list[
         for i, (op, result) in enumerate(meta.ops.items()) if base.ops.get(op) != result
     )  # fmt: skip
     return removed, [word for field in changed for word in field]
+
+
+_RARELY_CHANGED: Final = attrgetter(
+    "owner", "ended_reason", "ended_detail", "ended_at", "labels", "heartbeat_timeout_s", "max_duration_s",
+    "reaped", "status_before", "state", "orphan", "uid", "gid",
+)  # fmt: skip
+"""What `_facts` is made of. Most writes are of turns, and change none of it."""
 
 
 def _facts(meta: StoredMeta) -> list[tuple[bytes, str | bytes]]:

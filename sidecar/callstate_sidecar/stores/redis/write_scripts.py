@@ -179,33 +179,51 @@ key with `:foreign` for `:meta`, before a change of ours replaces it. A host, ep
 can't be read counts as none, except for what must not replace anything: whoever replaces that has looked at it."""
 
 PATCH: Final = Script(
-    IS_DOCUMENT
-    + STAMP
+    STAMP
     + FENCE
     + """
-local host, epoch, version, base, ttl = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local held = redis.call('HMGET', KEYS[2], 'host', 'epoch', 'version', 'stamp')
-if held[1] ~= host or held[3] ~= base or above(digits(held[2]), epoch) then return {3} end
-if document_type() ~= 'string' or held[4] ~= document_stamp() then return {3} end
+local ttl = ARGV[1]
+local function patch(document, meta, at)
+  local host, epoch, version, base = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local held = redis.call('HMGET', meta, 'host', 'epoch', 'version', 'stamp')
+  if held[1] ~= host or held[3] ~= base or above(digits(held[2]), epoch) then return {3} end
+  if redis.call('TYPE', document).ok ~= 'string' or held[4] ~= stamp_of(document) then return {3} end
 
-local at = 7
-for _ = 1, tonumber(ARGV[6]) do
-  redis.call('SETRANGE', KEYS[1], ARGV[at], ARGV[at + 1])
-  at = at + 2
+  local length
+  local changes = tonumber(ARGV[at + 4])
+  local last = at + ARGV[at - 1] - 1
+  at = at + 5
+  for _ = 1, changes do
+    length = redis.call('SETRANGE', document, ARGV[at], ARGV[at + 1])
+    at = at + 2
+  end
+  local removed = tonumber(ARGV[at])
+  if removed > 0 then redis.call('HDEL', meta, unpack(ARGV, at + 1, at + removed)) end
+  local stamp = length .. ':' .. redis.call('GETRANGE', document, 0, 511)
+  redis.call('HSET', meta, 'epoch', epoch, 'version', version, 'stamp', stamp,
+             unpack(ARGV, at + removed + 1, last))
+  local left = redis.call('PTTL', document)
+  if left >= 0 and left < ttl * 0.75 then
+    redis.call('PEXPIRE', document, ttl)
+    redis.call('PEXPIRE', meta, ttl)
+  end
+  return {1, 0}
 end
-local removed = tonumber(ARGV[at])
-if removed > 0 then redis.call('HDEL', KEYS[2], unpack(ARGV, at + 1, at + removed)) end
-redis.call('HSET', KEYS[2], 'epoch', epoch, 'version', version, 'stamp', document_stamp(),
-           unpack(ARGV, at + removed + 1))
-local left = redis.call('PTTL', KEYS[1])
-if left >= 0 and left < ttl * 0.75 then
-  redis.call('PEXPIRE', KEYS[1], ttl)
-  redis.call('PEXPIRE', KEYS[2], ttl)
+
+local replies, at = {}, 3
+for i = 1, #KEYS, 2 do
+  local ran, reply = pcall(patch, KEYS[i], KEYS[i + 1], at)
+  if not ran then reply = type(reply) == 'table' and reply or {err = tostring(reply)} end
+  replies[#replies + 1] = reply
+  at = at + ARGV[at - 1] + 1
 end
-return {1, 0}
+return replies
 """
 )
-"""KEYS: document, meta. ARGV: host, epoch, version, the version it was made for, ttl in ms, the number of changes,
-their offsets and bytes, the number of meta's fields to remove, these, then the fields that changed. Returns `{1,
-0}` if written, `{3}` if the store does not have what it was made for. A live session stays in the active set and in
-its call's, so the shared keys are not touched. Its TTL is renewed when a quarter of it has passed."""
+"""KEYS: document and meta of each session. ARGV: ttl in ms; then for each session the number of words that follow:
+host, epoch, version, the version it was made for, the number of changes (at least one), their offsets and bytes,
+the number of meta's fields to remove, these, then the fields that changed.
+
+Returns for each session `{1, 0}` if written, `{3}` if the store does not have what it was made for, or the error
+that it failed with, which is no other session's. A live session stays in the active set and in its call's, so the
+shared keys are not touched. Its TTL is renewed when a quarter of it has passed."""
