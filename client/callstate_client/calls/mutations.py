@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from callstate_client import protocol, requests
-from callstate_client.calls.outbox.backlog import OutboxEntry
+from callstate_client.calls.outbox.entry import OutboxEntry
 from callstate_client.calls.outbox.local_changes import (
     Change,
     HeadPatched,
@@ -80,14 +80,14 @@ class Mutations:
         self._outbox.check_room(len(encoded))
         entry = self._outbox.add_turn(encoded, TurnAdded(self._state, turn))
         self._state.updated_at = now()
-        return amendable(self, turn, entry, entry.future)
+        return amendable(self, turn, entry)
 
     def amend(
         self, turn: TurnHandle, content: str | None, duration_ms: int | None, extra: dict[str, Any] | None
     ) -> QueuedMutation:
         """Amend exactly this turn: in the outbox while it waits there, else by a request."""
         if turn.place.refusal is not None:
-            return queued(turn.place.future)
+            return queued(turn.place)
         content, extra = self._redacted(turn.turn.role, content, extra)
         patch = turn_patch(content, duration_ms, extra)
         # not with other times: the daemon would count those, instead of the first
@@ -98,7 +98,7 @@ class Mutations:
             self._outbox.rewrite(turn.place, text)
             turn.turn.become(amended)
             self._state.updated_at = now()
-            return queued(turn.place.future)
+            return queued(turn.place)
         self._check_amendable(0, None)
         # with its role: if the history has been replaced by a shorter one, it is a conflict, not another turn
         request = requests.amend_turn(
@@ -144,7 +144,7 @@ class Mutations:
         self._outbox.check_room(len(encode_members(patch)))
         entry = self._outbox.put_action("session.update", partial(self._rewrite_head, patch, beside), change)
         self._state.updated_at = now()
-        return queued(entry.future)
+        return queued(entry)
 
     async def _rewrite_head(self, patch: dict[str, Any], beside: Beside) -> int:
         version = await self._store._rewrite_head(self._state.id, None, patch, beside, epoch=self._outbox.epoch)
@@ -171,4 +171,4 @@ class Mutations:
         assert isinstance(params, protocol.Mutation)  # noqa: S101 - all but turns and saves are prepared so
         entry = self._outbox.put(request.method, params, change, key=key, follows=follows, amends=amends)
         self._state.updated_at = now()
-        return queued(entry.future)
+        return queued(entry)

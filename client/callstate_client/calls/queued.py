@@ -6,11 +6,10 @@ mutation nor its delivery.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
-from callstate_client.calls.outbox.backlog import Acknowledgement
+from callstate_client.calls.outbox.entry import OutboxEntry
 from callstate_client.model.turn import Turn
 from callstate_client.uncopied import Uncopied
 
@@ -22,44 +21,38 @@ class Queued(Uncopied):
     error that it was refused with. It need not be awaited, and is delivered even if the wait is cancelled.
     """
 
-    __slots__ = ("_future",)
+    __slots__ = ("place",)
 
     instead = "await it where it was made"
 
-    def __init__(self, future: Acknowledgement) -> None:
-        self._future = future
+    def __init__(self, place: OutboxEntry) -> None:
+        self.place = place
+        """Its entry in the outbox. Internal."""
 
     def __await__(self) -> Generator[Any, None, int]:
-        return self._outcome().__await__()
-
-    async def _outcome(self) -> int:
-        if not self._future.done():
-            self._future.waiters += 1
-            try:
-                await asyncio.wait((self._future,))  # which does not cancel the future
-            finally:
-                self._future.waiters -= 1
-        return self._future.result()
+        return self.place.__await__()
 
     def done(self) -> bool:
         """Whether it is acknowledged or refused."""
-        return self._future.done()
+        return self.place.done()
 
     def result(self) -> int:
         """The version. Raises the error it was refused with, or InvalidStateError while there is no outcome."""
-        return self._future.result()
+        return self.place.result()
 
     def exception(self) -> BaseException | None:
         """The error that it was refused with; None if it is acknowledged. Without an outcome as `result()`."""
-        return self._future.exception()
+        if not self.place.done():
+            self.place.result()
+        return self.place.refusal
 
     def add_done_callback(self, callback: Callable[[Any], object]) -> None:
         """Call this, with an object that has `result()` and `exception()`, once there is an outcome."""
-        self._future.add_done_callback(callback)
+        self.place.as_future().add_done_callback(callback)
 
     def remove_done_callback(self, callback: Callable[[Any], object]) -> int:
         """Remove a callback. Returns how often it had been added."""
-        return self._future.remove_done_callback(callback)
+        return self.place.as_future().remove_done_callback(callback)
 
 
 class Amender(Protocol):
@@ -83,15 +76,13 @@ class TurnHandle(Queued):
     history, and the amendment is sent with it.
     """
 
-    __slots__ = ("_amender", "place", "turn")
+    __slots__ = ("_amender", "turn")
 
-    def __init__(self, amender: Amender, turn: Turn, place: Any, future: Acknowledgement) -> None:
-        super().__init__(future)
+    def __init__(self, amender: Amender, turn: Turn, place: OutboxEntry) -> None:
+        super().__init__(place)
         self._amender = amender
         self.turn = turn
         """The turn, as this worker sees it. Read-only: changes to it are not sent."""
-        self.place = place
-        """Its entry in the outbox. Internal."""
 
     def __repr__(self) -> str:
         return f"TurnHandle({self.turn!r}, {'done' if self.done() else 'queued'})"
@@ -132,11 +123,11 @@ else:
     AmendableTurn = TurnHandle
 
 
-def queued(future: Acknowledgement) -> QueuedMutation:
+def queued(place: OutboxEntry) -> QueuedMutation:
     """A mutation that is queued."""
-    return cast("QueuedMutation", Queued(future))
+    return cast("QueuedMutation", Queued(place))
 
 
-def amendable(amender: Amender, turn: Turn, place: Any, future: Acknowledgement) -> AmendableTurn:
+def amendable(amender: Amender, turn: Turn, place: OutboxEntry) -> AmendableTurn:
     """A turn that is queued."""
-    return cast("AmendableTurn", TurnHandle(amender, turn, place, future))
+    return cast("AmendableTurn", TurnHandle(amender, turn, place))

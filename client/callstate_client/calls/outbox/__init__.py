@@ -30,7 +30,8 @@ Leaving. A call that is left, or a store that is closed, waits up to `close_time
 empty. UndeliveredError then distinguishes what was never sent from what was not answered, whose outcome is unknown.
 Delivery for a call that was left continues while the store is open; closing the store gives up what remains.
 
-backlog.py: the queue itself. local_changes.py: changes of the view that can be undone. outbox.py: queueing, and
-what an answer does. in_flight.py: sending and repeating one request. delivery.py: waiting for an empty outbox, and
-reporting. in_order.py: mutations by the store's own methods, in their place.
+backlog.py: the queue itself. entry.py: a mutation in it, and its outcome. local_changes.py: changes of the view
+that can be undone. outbox.py: queueing, and what an answer does. in_flight.py: sending and repeating one request.
+delivery.py: waiting for an empty outbox, and reporting. in_order.py: mutations by the store's own methods, in their
+place.
 """

@@ -6,23 +6,16 @@ later ones nor rewritten. All others wait.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
-import msgspec
-
-from callstate_client import protocol
-from callstate_client.calls.outbox.local_changes import Change, Patched
-from callstate_client.errors import CallstateError, OverloadedError, TooLargeError
-from callstate_client.model.members import encode_members
-from callstate_client.model.merge import compose_patches
+from callstate_client.calls.outbox.entry import OutboxEntry
+from callstate_client.errors import OverloadedError, TooLargeError
 from callstate_client.protocol.framing import LINE_BYTES
 
-__all__ = ["MAX_ENTRY_BYTES", "Acknowledgement", "Action", "Backlog", "OutboxEntry"]
+__all__ = ["MAX_ENTRY_BYTES", "Backlog"]
 
 MAX_ENTRIES: Final = 1000
 """Unacknowledged mutations of one call: more than half an hour of talk at a turn every two seconds, far longer than
@@ -40,123 +33,6 @@ BATCH_BYTES: Final = 256 * 1024
 PATCHING: Final = frozenset({"session.amend_turn", "session.update"})
 """Patches: two of different things can be reordered, two of the same thing merged. Neither is true of actions, as
 it is not known here what they patch."""
-
-Action = Callable[[], Awaitable[int | None]]
-"""Does what is not a single mutation with an `op`, such as a release. Returns the new version, if there is one."""
-
-
-class Acknowledgement(asyncio.Future[int]):
-    """Gets the version once a mutation is acknowledged. It need not be awaited: asyncio does not log an exception
-    that is not retrieved."""
-
-    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self.waiters = 0
-        """How many tasks await it."""
-        self.add_done_callback(_retrieve)
-
-
-def _retrieve(future: asyncio.Future[int]) -> None:
-    if not future.cancelled():
-        future.exception()
-
-
-class OutboxEntry:
-    """One mutation: a turn, which others can join in one request, or a request of its own.
-
-    Args:
-        future: gets the version once it is acknowledged, or the error it was refused with.
-        method: the verb.
-        params: of the verb's class; none for a turn, and for an action.
-        turn: a turn's JSON.
-        change: its change of the worker's own view.
-        key: what is patched: patches of the same thing may be merged.
-        action: done instead of a request.
-    """
-
-    __slots__ = (
-        "action",
-        "amends",
-        "change",
-        "follows",
-        "future",
-        "index",
-        "key",
-        "method",
-        "params",
-        "size",
-        "turn",
-    )
-
-    def __init__(
-        self,
-        future: Acknowledgement,
-        method: str,
-        params: protocol.Mutation | None = None,
-        *,
-        turn: bytes = b"",
-        change: Change | None = None,
-        key: Any = None,
-        action: Action | None = None,
-    ) -> None:
-        self.future = future
-        self.method = method
-        self.params = params
-        self.turn = turn
-        self.change = change
-        self.key = key
-        self.action = action
-        self.size = len(turn) or (len(protocol.encode_json(params)) if params is not None else 0)
-        self.index: int | None = None
-        """Of an acknowledged turn: its index in the history."""
-        self.amends: OutboxEntry | None = None
-        """Of an amendment: the entry of its turn."""
-        self.follows: OutboxEntry | None = None
-        """An entry that this one depends on: if it is refused, so is this one."""
-
-    @property
-    def is_turn(self) -> bool:
-        """Whether it can share a request with others."""
-        return bool(self.turn)
-
-    @property
-    def refusal(self) -> BaseException | None:
-        """Why it was refused; None if it was not, or is not answered yet."""
-        return self.future.exception() if self.future.done() else None
-
-    def absorb(self, later: OutboxEntry) -> bool:
-        """Merge a later patch into this one; False if no single patch has the effect of the two."""
-        mine, theirs = self.change, later.change
-        if not isinstance(mine, Patched) or not isinstance(theirs, Patched):
-            return False
-        both = compose_patches(mine.patch, theirs.patch)
-        if both is None or not isinstance(self.params, protocol.AmendTurnParams | protocol.UpdateParams):
-            return False
-        mine.patch = both
-        self.params.set = msgspec.Raw(encode_members(both))
-        self.size = len(protocol.encode_json(self.params))
-        return True
-
-    def undo(self) -> None:
-        """Undo its change of the view."""
-        if self.change is not None:
-            self.change.undo()
-
-    def redo(self) -> None:
-        """Make its change of the view again."""
-        if self.change is not None:
-            with suppress(CallstateError):  # it depended on what was refused: the daemon will refuse it too
-                self.change.make()
-
-    def acknowledge(self, version: int) -> None:
-        """The daemon has acknowledged it."""
-        if not self.future.done():
-            self.future.set_result(version)
-
-    def fail(self, error: CallstateError) -> None:
-        """The daemon has refused it, or delivery was given up."""
-        if not self.future.done():
-            self.future.set_exception(error)
 
 
 class Backlog:

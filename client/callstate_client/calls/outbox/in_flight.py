@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from callstate_client import protocol, requests
-from callstate_client.calls.outbox.backlog import OutboxEntry
+from callstate_client.calls.outbox.entry import OutboxEntry
 from callstate_client.errors import CallstateError, FencedError, NoDaemonError, WireError
 from callstate_client.session_api import SessionApi
 from callstate_client.transport.backoff import DELIVER, Backoff

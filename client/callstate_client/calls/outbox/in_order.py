@@ -19,7 +19,6 @@ from callstate_client import protocol, requests
 from callstate_client.calls.outbox.backlog import MAX_ENTRY_BYTES
 from callstate_client.calls.outbox.local_changes import Change, Replaced
 from callstate_client.calls.outbox.outbox import Outbox
-from callstate_client.calls.queued import Queued
 from callstate_client.calls.view import shown
 from callstate_client.errors import CallstateError, RequestTimeoutError, TooLargeError
 from callstate_client.model.state import SessionState
@@ -136,7 +135,7 @@ class InOrder:
         entry = self._outbox.put_action(method, send, change)
         try:
             async with asyncio.timeout(timeout_s):
-                return await Queued(entry.future)
+                return await entry
         except asyncio.CancelledError:
             self._outbox.withdraw(entry)
             raise

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Final
 
 from callstate_client import protocol
-from callstate_client.calls.outbox.backlog import Acknowledgement, Action, Backlog, OutboxEntry
+from callstate_client.calls.outbox.backlog import Backlog
+from callstate_client.calls.outbox.entry import Action, OutboxEntry
 from callstate_client.calls.outbox.in_flight import InFlight
 from callstate_client.calls.outbox.local_changes import Change, TurnAdded
 from callstate_client.errors import (
@@ -111,15 +112,18 @@ class Outbox:
             OverloadedError: the outbox is full.
             RuntimeError: this is not the call's loop.
         """
-        check_loop(self._loop, self.session_id)
-        if self.closed:
-            raise StoreClosedError(f"{self.session_id} is not held any more")
+        self._check_open()
         reason = f": {self.last_error}" if self.last_error else ""
         self._backlog.check_room(size, f" of {self.session_id}{reason}")
 
+    def _check_open(self) -> None:
+        check_loop(self._loop, self.session_id)
+        if self.closed:
+            raise StoreClosedError(f"{self.session_id} is not held any more")
+
     def add_turn(self, turn: bytes, change: TurnAdded) -> OutboxEntry:
         """Queue a turn's JSON; `check_room` comes first."""
-        entry = OutboxEntry(self._new_future(), "session.add_turn", turn=turn, change=change, key=change.turn)
+        entry = OutboxEntry(self._loop, "session.add_turn", turn=turn, change=change, key=change.turn)
         no_room = self._no_room_for(entry)
         if no_room is not None:
             entry.fail(no_room)
@@ -168,15 +172,18 @@ class Outbox:
         Raises:
             StoreClosedError, TooLargeError, OverloadedError: as `check_room`; but there is always room for an end.
         """
-        if not isinstance(params, protocol.EndParams):
+        if isinstance(params, protocol.EndParams):
+            self._check_open()
+        else:
             self.check_room(len(getattr(params, "set", b"")))
-        entry = OutboxEntry(self._new_future(), method, params, change=change, key=key)
+        entry = OutboxEntry(self._loop, method, params, change=change, key=key)
         entry.amends, entry.follows = amends, amends or follows
         return self._put(entry)
 
     def put_action(self, method: str, action: Action, change: Change | None = None) -> OutboxEntry:
         """Queue something to be done in its place among the requests. Also accepted after `close()`."""
-        return self._put(OutboxEntry(self._new_future(always=True), method, action=action, change=change))
+        check_loop(self._loop, self.session_id)
+        return self._put(OutboxEntry(self._loop, method, action=action, change=change))
 
     def withdraw(self, entry: OutboxEntry) -> bool:
         """Remove an entry if it is still waiting; False if it is not."""
@@ -184,12 +191,6 @@ class Outbox:
             return False
         self._backlog.withdraw(entry)
         return True
-
-    def _new_future(self, *, always: bool = False) -> Acknowledgement:
-        check_loop(self._loop, self.session_id)
-        if self.closed and not always:
-            raise StoreClosedError(f"{self.session_id} is not held any more")
-        return Acknowledgement(loop=self._loop)
 
     def _put(self, entry: OutboxEntry) -> OutboxEntry:
         if self._fatal is not None and entry.method != "session.end":
@@ -212,7 +213,7 @@ class Outbox:
         return self._task if self._backlog else None
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() and any(entry.future.waiters for entry in self._backlog):
+        if task.cancelled() and any(entry.is_awaited for entry in self._backlog):
             self.resume()  # all tasks were cancelled, and some of them are waiting for this one
 
     async def _send_all(self) -> None:
@@ -244,7 +245,7 @@ class Outbox:
         refusal = None if first.follows is None else first.follows.refusal
         if refusal is None and self._backlog.in_flight == 1:
             refusal = self._no_room_for(first)
-        if isinstance(refusal, CallstateError):
+        if refusal is not None:
             raise refusal
 
     # -- answers --------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from callstate_client import (
     Turn,
     TurnHandle,
 )
+from callstate_client.calls.outbox.entry import OutboxEntry
 from support.flaky import FlakyStore
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -234,7 +235,7 @@ async def test_a_refusal_that_is_not_awaited_warns_of_nothing(store: FlakyStore)
 def test_a_repr_shows_no_text_of_the_call() -> None:
     loop = asyncio.new_event_loop()
     try:
-        future: asyncio.Future[int] = loop.create_future()
-        assert "secret" not in repr(TurnHandle(None, Turn("user", "secret"), None, future))  # type: ignore[arg-type]
+        place = OutboxEntry(loop, "session.add_turn", turn=b"secret")
+        assert "secret" not in repr(TurnHandle(None, Turn("user", "secret"), place))  # type: ignore[arg-type]
     finally:
         loop.close()
