@@ -21,6 +21,9 @@ NEAR: Final = 7 / 8
 EVICTIONS_A_SLICE: Final = 50
 """Sessions evicted in one turn of the loop: about a millisecond, as each is journaled and its memory is freed."""
 
+SLICE_S: Final = 0.001
+"""After so many seconds none is added: freeing eight megabytes takes as long by itself."""
+
 
 class HotMemory:
     """Looks after the memory of one engine's sessions.
@@ -33,13 +36,23 @@ class HotMemory:
     def __init__(self, engine: Engine, metrics: Metrics) -> None:
         self._engine = engine
         self._metrics = metrics
+        self.was_cut = False
+        """The last slice ended because of the time it took: another one should follow soon."""
         self._is_full = False
         self._growth_refused = 0
 
     def relieve(self) -> int:
         """Evict a slice of ended sessions if there is need; returns their number. Their records are in the open
         group."""
-        evicted = self._engine.eviction.run(EVICTIONS_A_SLICE)
+        clock = self._engine.ctx.clock
+        until = clock.mono() + SLICE_S
+
+        def is_late() -> bool:
+            self.was_cut = clock.mono() >= until
+            return self.was_cut
+
+        self.was_cut = False
+        evicted = self._engine.eviction.run(EVICTIONS_A_SLICE, is_late)
         if evicted:
             self._metrics.count("evicted", evicted)
         self._report()

@@ -43,6 +43,9 @@ class Reaper(BackgroundTask):
         metrics: counts suspected and reaped sessions, and records how late the last tick was.
         tick_s: seconds between ticks.
         commit: writes the changes of a slice to the journal, and publishes them.
+
+    Attributes:
+        memory: evicts a slice in each tick, if memory is short.
     """
 
     def __init__(
@@ -53,7 +56,7 @@ class Reaper(BackgroundTask):
         self._clock = clock
         self._tick_s = tick_s
         self._commit = commit
-        self._memory = HotMemory(engine, metrics)
+        self.memory = HotMemory(engine, metrics)
         self._next_slice: asyncio.Handle | None = None
 
     async def stop(self) -> None:
@@ -83,7 +86,7 @@ class Reaper(BackgroundTask):
                 )
             else:
                 try:
-                    full = self.tick(clock.live()) >= SESSIONS_A_SLICE
+                    full = self.tick(clock.live()) >= SESSIONS_A_SLICE or self.memory.was_cut
                 except Exception:
                     # a bug must not stop the watch over all other sessions
                     log.exception("deadlines_failed", "checking the deadlines failed")
@@ -102,7 +105,7 @@ class Reaper(BackgroundTask):
             the number of sessions in the larger slice.
         """
         verdicts = self._engine.tick(now, SESSIONS_A_SLICE)
-        evicted = self._memory.relieve()
+        evicted = self.memory.relieve()
         self.wake()  # also for departures that a full disk has delayed
         self._report(verdicts)
         if verdicts.sessions or evicted:

@@ -4,11 +4,13 @@ Only those that the store has, the one that ended first going first. What comes 
 then: they are read from the store, and one that was reaped may still be claimed within the retention, by the time
 of its end that the store has (verbs/ownership.py).
 
-It goes on until EVICT_TO of the bound is left, a slice at a time, and rests until EVICT_FROM is passed again.
+It goes on until EVICT_TO of the bound is left, a slice at a time, and rests until EVICT_FROM is passed again. How
+long a session takes depends on its size, as its memory is freed, so a slice is bounded by time as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
@@ -31,11 +33,12 @@ class Eviction:
         self.under_way = False
         """EVICT_FROM was passed, and EVICT_TO is not reached yet."""
 
-    def run(self, most: int) -> int:
+    def run(self, most: int, is_late: Callable[[], bool] = lambda: False) -> int:
         """Evict some sessions if there is need; returns their number.
 
         Args:
             most: at most this many.
+            is_late: asked after each one: whether the slice has taken long enough.
         """
         ctx = self._ctx
         bound, hot = ctx.limits.hot_bytes, ctx.table.hot
@@ -50,6 +53,6 @@ class Eviction:
                 evicted += 1
             elif session.quarantined:
                 ctx.liveness.keep(session_id, ctx.clock.live())  # it stays, and does not hide the others
-            if evicted >= most or hot.total <= bound * EVICT_TO:
+            if evicted >= most or hot.total <= bound * EVICT_TO or is_late():
                 break
         return evicted

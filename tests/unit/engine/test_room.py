@@ -7,8 +7,10 @@ import pytest
 from callstate_client.engine.hot_bytes import HotBytes
 from callstate_client.engine.limits import SESSION_BYTES, DefaultLimits
 from callstate_client.engine.rules.room import HALVINGS, Room
+from callstate_client.engine.sessions.session import Session
 from callstate_client.errors import OverloadedError, SessionEndedError
 from callstate_sidecar.config.schema import LimitsConfig, ReaperConfig
+from callstate_sidecar.hot_memory import SLICE_S
 from support.core import Core
 from support.hot_bytes import recounted
 from support.stores import down
@@ -94,6 +96,26 @@ async def test_ended_sessions_leave_memory_in_the_order_of_their_ends() -> None:
     before = [*core.table.sessions]
     core.advance(1)
     assert [*core.table.sessions] == before, "it rests until there is need again"
+
+
+async def test_a_slice_of_evictions_ends_when_its_time_is_over_and_another_follows() -> None:
+    core = bounded()
+    ids = await fill(core)
+    for session_id in ids[:8]:
+        await core.call("session.end", session_id=session_id)
+    await flush(core)
+    memory, evict = core.reaper.memory, core.ctx.evict
+
+    def slow(session: Session) -> None:
+        evict(session)
+        core.clock.advance(SLICE_S * 0.6)
+
+    core.ctx.evict = slow  # type: ignore[method-assign]
+    assert (memory.relieve(), memory.was_cut) == (2, True)
+    core.commit()
+    assert (memory.relieve(), memory.was_cut) == (1, False)
+    core.commit()
+    assert core.table.sessions.keys() == {*ids[3:]}
 
 
 async def test_an_evicted_session_is_read_from_the_store_and_not_replayed() -> None:
