@@ -48,15 +48,20 @@ PASSED_A_STEP: Final = 100
 """How many sessions of other users `claim_next` passes over in one step."""
 
 
-def register(ctx: Context, caller: Caller, p: RegisterParams) -> bytes:
+def register(ctx: Context, caller: Caller, p: RegisterParams) -> bytes | Deferred | InSteps:
     """{"worker_id":"web-1-4711-9f2c61","instance":"6d1f0c5b","process":"9f2c61aa"}"""
     instance = checked_word(p.instance, "$.params.instance") or ""
     process = checked_word(p.process, "$.params.process") or ""
-    worker_id = checked_worker(p.worker_id)
+    return in_steps(_register(ctx, caller, checked_worker(p.worker_id), instance, process))
+
+
+def _register(ctx: Context, caller: Caller, worker_id: str, instance: str, process: str) -> Steps:
     peer = ctx.host.identify(caller)
     if peer is not None:
         ctx.registry.register(caller, peer, worker_id, instance, process)
-    return encode_json({"worker_id": p.worker_id, "drain": ctx.draining})
+        yield from ctx.departures.list_all(worker_id)
+        ctx.registry.remember(worker_id)  # a group that was rolled back meanwhile may have had it
+    return encode_json({"worker_id": worker_id, "drain": ctx.draining})
 
 
 def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:

@@ -12,7 +12,7 @@ when the group that settled it is committed; after a rollback it is pending agai
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import Final
 
@@ -50,25 +50,27 @@ class Departures:
         owned = self._table.index.owned.get(worker_id)
         if owned:
             self._unlisted[worker_id] = (why, iter([*owned]))
-            self._list(worker_id, LISTED_AT_ONCE)
+            self._list(worker_id)
 
-    def worker_comes(self, worker_id: str) -> None:
-        """A worker registers under this id: list all sessions of its predecessor before it owns any itself."""
-        if worker_id in self._unlisted:
-            self._list(worker_id, None)
+    def list_all(self, worker_id: str) -> Generator[None]:
+        """List all sessions of a worker that has left, in steps: before a successor of it owns any under its id."""
+        while worker_id in self._unlisted:
+            yield
+            if worker_id in self._unlisted:
+                self._list(worker_id)
 
     def list_some(self) -> None:
         """List more sessions of one worker that has left."""
         if self._unlisted:
-            self._list(next(iter(self._unlisted)), LISTED_AT_ONCE)
+            self._list(next(iter(self._unlisted)))
 
-    def _list(self, worker_id: str, most: int | None) -> None:
+    def _list(self, worker_id: str) -> None:
         why, ids = self._unlisted[worker_id]
         sessions, looked_at = self._table.sessions, 0
-        for session_id in islice(ids, most):
+        for session_id in islice(ids, LISTED_AT_ONCE):
             looked_at += 1
             session = sessions.get(session_id)
             if session is not None and session.facts.owner == worker_id and not session.ended:
                 self.pending[session_id] = why
-        if most is None or looked_at < most:
+        if looked_at < LISTED_AT_ONCE:
             del self._unlisted[worker_id]

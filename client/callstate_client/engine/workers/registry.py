@@ -86,7 +86,8 @@ class WorkerRegistry:
     def register(
         self, caller: Caller, peer: PeerProcess, worker_id: str, instance: str = "", own_name: str = ""
     ) -> None:
-        """Register a connection for a worker.
+        """Register a connection for a worker. Before that is answered, all sessions of a predecessor that has left
+        are to be listed (`Departures.list_all`), and the process is to be remembered.
 
         Args:
             caller: the connection.
@@ -109,7 +110,6 @@ class WorkerRegistry:
             for connection in self._connections.pop(worker_id, set()):
                 connection.close()
             self._left(worker_id, done.replaced)
-        self._departures.worker_comes(worker_id)
         if done.watch:
             self._watch(worker_id, peer)
         else:
@@ -117,13 +117,13 @@ class WorkerRegistry:
         caller.worker, caller.instance = worker_id, instance
         self._connections.setdefault(worker_id, set()).add(caller)
         self._uids[worker_id] = caller.user.uid
-        self._remember(worker_id)
+        self.remember(worker_id)
         if done.joined:
             at = self._clock.wall_us()
             self.workers.joined(worker_id, at)
             self._events.note("worker.joined", at, worker_id=worker_id)
 
-    def _remember(self, worker_id: str) -> None:
+    def remember(self, worker_id: str) -> None:
         """Journal the process of a worker, unless that is done: an earlier write may have failed."""
         process = self.workers.process_of(worker_id)
         if process is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from callstate_client.engine.liveness import Phase
@@ -9,6 +11,7 @@ from callstate_client.engine.process import Process
 from callstate_client.engine.workers import departures
 from callstate_client.engine.workers.states import WorkerState
 from callstate_sidecar.reaper import SESSIONS_A_SLICE
+from callstate_sidecar.serving import server
 from support.core import FakeClient
 from support.core_harness import FULL, GRACE_S, RECONNECT_S, TICK_S, TIMEOUT_S, CoreHarness
 
@@ -382,6 +385,31 @@ async def test_a_newcomer_under_the_id_of_a_worker_whose_calls_are_being_recorde
     assert {name: harness.ownership(name) for name in "abcd"} == dict.fromkeys("abcd", ("", 0, "disconnected"))
     assert harness.ownership("new") == ("w1", 0, "")
     assert harness.ownership("e") == ("w1", 1, ""), "another process: another epoch"
+
+
+async def test_a_newcomer_waits_in_turns_of_the_loop_until_the_calls_of_the_worker_before_are_listed(
+    harness: CoreHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(departures, "LISTED_AT_ONCE", 2)
+    monkeypatch.setattr(server, "SHARE_S", 0.0)  # a step of a request in each turn
+    monkeypatch.setattr(harness.core.reaper, "wake", lambda: None)
+    w1 = await harness.worker("w1")
+    for number in range(40):
+        await harness.save(w1, f"s{number}")
+    harness.drop_connection(w1)
+    harness.core.clock.advance(RECONNECT_S)
+    harness.core.engine.registry.expire(harness.core.clock.live())
+    again, other = harness.connect(harness.process()), harness.connect(harness.process())
+    register = again.send(("worker.register", {"worker_id": "w1"}))
+    pending, before = harness.core.engine.departures.pending, 2
+    while not again.answered(register):
+        ping = other.send(("server.ping", {}))
+        await asyncio.sleep(0)
+        assert len(pending) <= before + 4, "in a turn of the loop, and the one that the ping was sent in"
+        before = len(pending)
+        await asyncio.sleep(0)
+        assert other.answered(ping)
+    assert len(pending) == 40
 
 
 # -- a full disk ---------------------------------------------------------------------------------------------------
