@@ -6,8 +6,8 @@ a process that changes its user afterwards, or passes the connection on, is stil
 Ids are those of the daemon's own user namespace: root of another namespace is whichever uid it is mapped to here.
 An id that has no mapping is reported as the overflow id, usually 65534, by which everybody without a mapping looks
 alike. That is also the uid of `nobody`, which unrelated services share. So the overflow uid is nobody's uid and the
-overflow gid nobody's group: such a peer is a user that is not known, whoever it is. The pid does not matter here:
-it is 0 for a process of an invisible PID namespace, whose uid is as good as any.
+overflow gid nobody's group: such a peer is a user that is not known, whoever it is. The pid does not matter for
+that: it is 0 for a process of an invisible PID namespace, whose uid is as good as any.
 """
 
 from __future__ import annotations
@@ -64,6 +64,17 @@ def peer_user(sock: PeerSocket) -> User:
     except OSError:
         pass  # not a Unix socket, or the system refuses
     return NOBODY
+
+
+def peer_pid(sock: PeerSocket) -> int:
+    """The pid of the process that connected this socket; 0: it is invisible in this PID namespace, or not told."""
+    if sys.platform != "linux":
+        return 0
+    try:
+        pid: int = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0]
+    except OSError:
+        return 0
+    return pid
 
 
 def _on_linux(sock: PeerSocket) -> User:

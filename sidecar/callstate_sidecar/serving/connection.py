@@ -18,7 +18,7 @@ from typing import Final, Protocol, cast
 
 from callstate_client.engine.user import NOBODY
 from callstate_client.protocol.framing import LineSplitter
-from callstate_sidecar.access.peer import peer_user
+from callstate_sidecar.access.peer import peer_pid, peer_user
 from callstate_sidecar.serving.admission import Place
 from callstate_sidecar.serving.fair_queue import FairQueue
 from callstate_sidecar.serving.rates import RequestRates
@@ -91,10 +91,10 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_queued",
+        "_arrived", "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_queued",
         "_received_bytes", "_server", "_splitter", "busy", "closing", "connected_at", "expected_bytes",
-        "instance", "line_bytes", "out", "out_bytes", "place", "queue", "served_at", "told_timeout_s",
-        "transport", "used_at", "used_s", "user", "waiting", "worker",
+        "instance", "line_bytes", "member", "out", "out_bytes", "place", "queue", "served_at", "told_timeout_s",
+        "transport", "user", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, server: LineServer, line_bytes: int) -> None:
@@ -108,13 +108,12 @@ class ClientConnection(asyncio.Protocol):
         """How large the replies of waiting requests may be; they count as unsent replies."""
         self._received_bytes = 0
         """Bytes received since no line was waiting."""
+        self._arrived = b""
+        """What arrived when there was no time left; it is split into lines in the connection's own time."""
         self._backlog: deque[bytes | None] = deque()
         self._blocked = False
         self._ended = False
         self._queued = False
-        self.used_s = 0.0
-        self.used_at = monotonic()
-        """See FairQueue."""
         self._paused_reading = False
         self.out: list[bytes] = []
         self.out_bytes = 0
@@ -130,6 +129,8 @@ class ClientConnection(asyncio.Protocol):
         """The default timeout that `server.info` reported to it, seconds; 0: not yet."""
         self.user = NOBODY
         """Who connected."""
+        self.member = self.queue.member(NOBODY.uid, 0)
+        """As its time is counted."""
         self.place: Place | None = None
         """Where it counts; None: it is refused."""
         self.connected_at = 0.0
@@ -142,29 +143,31 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """asyncio: the client has connected."""
         self.transport = cast(asyncio.Transport, transport)
-        self.user = peer_user(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket")
+        self.user = peer_user(sock)
+        self.member = self.queue.member(self.user.uid, peer_pid(sock))
         self._server.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is closed; an unfinished line is dropped with it."""
         self.transport = None
         self._backlog.clear()
+        self._arrived = b""
         self._splitter = LineSplitter(self.line_bytes)  # now, not when the garbage collector finds this object
         self._server.disconnected(self)
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes have arrived."""
         self._received_bytes = self.unserved_bytes + len(data)
-        lines = self._splitter.feed(data)
-        if lines:
-            self._backlog.extend(lines)
-            if not self._queued:
-                if self.queue.has_time():
-                    self.serve()
-                else:
-                    self.serve_soon()
-                    self._update_reading()
-        if self._backlog or self._splitter.pending:
+        if self._queued or not self.queue.has_time():
+            self._arrived += data
+            self.serve_soon()
+            self._update_reading()
+        else:
+            self._backlog += self._splitter.feed(data)
+            if self._backlog:
+                self.serve()
+        if self._backlog or self._arrived or self._splitter.pending:
             self._server.held_more(len(data))
 
     def eof_received(self) -> bool:
@@ -198,11 +201,14 @@ class ClientConnection(asyncio.Protocol):
         if held is not None and held(self):
             self._update_reading()
             return
+        self.served_at = now = began = monotonic()
+        until = began + SHARE_S
+        if self._arrived:
+            arrived, self._arrived = self._arrived, b""
+            self._backlog += self._splitter.feed(arrived)
         left = LINES_A_TURN
         backlog = self._backlog
         rates = self._server.rates
-        self.served_at = now = began = monotonic()
-        until = began + SHARE_S
         while backlog and left and not self._blocked and not self.closing:
             if self.busy or self.out_bytes + self.expected_bytes > self._pending_bytes:
                 break
@@ -214,7 +220,7 @@ class ClientConnection(asyncio.Protocol):
             self._server.handle(self, backlog.popleft())
             now = monotonic()
             left = left - 1 if now < until else 0
-        self.queue.served(self, began, now)
+        self.queue.served(now - began)
         if backlog and not left:
             self.serve_soon()
         self._update_reading()
@@ -232,7 +238,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def in_use(self) -> bool:
         """Whether a request is under way, or a reply unread."""
-        return bool(self._backlog or self.waiting or self.unsent_bytes)
+        return bool(self._backlog or self._arrived or self.waiting or self.unsent_bytes)
 
     @property
     def unsent_bytes(self) -> int:
@@ -242,7 +248,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def unserved_bytes(self) -> int:
         """Bytes received and not served yet: an unfinished line, and lines that wait, with those served since."""
-        return self._received_bytes if self._backlog else self._splitter.pending
+        return self._received_bytes if self._backlog or self._arrived else self._splitter.pending
 
     @property
     def held_bytes(self) -> int:
@@ -251,7 +257,7 @@ class ClientConnection(asyncio.Protocol):
 
     def serve_soon(self) -> None:
         """Continue in the next turn of the loop that has time for it."""
-        if self._backlog or self._ended:
+        if self._backlog or self._arrived or self._ended:
             if not self._queued:
                 self._queued = True
                 self.queue.add(self)
@@ -261,11 +267,11 @@ class ClientConnection(asyncio.Protocol):
     def _update_reading(self) -> None:
         """Read from the socket only while no line waits; close after the last reply to a half-closed client."""
         if self._ended:
-            done = not (self._backlog or self.waiting or self.out_bytes)
+            done = not (self._backlog or self._arrived or self.waiting or self.out_bytes)
             if done and self.transport is not None:
                 self.transport.close()
             return
-        pause = bool(self._backlog)
+        pause = bool(self._backlog or self._arrived)
         if pause is self._paused_reading or self.transport is None or self.transport.is_closing():
             return
         self._paused_reading = pause

@@ -44,7 +44,7 @@ from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.serving.admission import RESERVE_VERBS, Place
 from callstate_sidecar.serving.connection import SHARE_S, ClientConnection
 from callstate_sidecar.serving.connections import Connections
-from callstate_sidecar.serving.fair_queue import FairQueue
+from callstate_sidecar.serving.fair_queue import FairQueue, Member
 from callstate_sidecar.serving.group_commit import GroupCommit
 from callstate_sidecar.serving.rates import RequestRates
 from callstate_sidecar.serving.unread import UnreadReplies
@@ -79,20 +79,15 @@ class _Work:
         """Why something that a step may have seen was rolled back."""
 
     @property
-    def used_s(self) -> float:
-        """See FairQueue."""
-        return self.connection.used_s
-
-    @property
-    def used_at(self) -> float:
-        """See FairQueue."""
-        return self.connection.used_at
+    def member(self) -> Member:
+        """The connection, as its time is counted."""
+        return self.connection.member
 
     def serve(self) -> None:
         """Do a share of it, in the connection's time."""
         began = monotonic()
         self._advance(self)
-        self.connection.queue.served(self.connection, began, monotonic())
+        self.connection.queue.served(monotonic() - began)
 
 
 class Server:
@@ -126,7 +121,7 @@ class Server:
         self.reply_queued = self.group.reply_queued
         self.clients = Connections(engine.events, metrics, fit)
         self.connections = self.clients.open
-        self.queue = FairQueue(asyncio.get_running_loop(), self._took_long)
+        self.queue = FairQueue(asyncio.get_running_loop(), self._took_long, self.group.end)
         self._method = ""
         """Of the last request."""
         self._unread = UnreadReplies(self.connections, self._cut_off)

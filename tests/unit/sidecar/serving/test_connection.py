@@ -165,6 +165,27 @@ async def test_a_turn_serves_so_many_lines_and_no_more() -> None:
     assert len(peer.connection.out) == LINES_A_TURN
 
 
+async def test_what_arrives_without_time_left_is_split_and_served_in_a_later_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    core = Core()
+    peer = FakeClient(core)
+    monkeypatch.setattr(core.server.queue, "has_time", lambda: False)
+    data = PING % 1 + PING % 2 + (PING % 3)[:20]
+    peer.connection.data_received(data)
+    assert not peer.reading
+    assert peer.connection.unserved_bytes == len(data)
+    assert peer.connection.in_use
+    while len(peer.replies) < 2:
+        await asyncio.sleep(0)
+    assert peer.reading
+    peer.connection.data_received((PING % 3)[20:])
+    while len(peer.replies) < 3:
+        await asyncio.sleep(0)
+    assert peer.reading
+    assert not peer.connection.unserved_bytes
+
+
 # -- backpressure ------------------------------------------------------------------------------------------------
 
 
