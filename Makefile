@@ -4,10 +4,12 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 # What `make run` needs, and what tests and linters need on top.
+VENV_STAMP := $(VENV)/.callstate-venv
 RUN_STAMP := $(VENV)/.callstate-run
 DEV_STAMP := $(VENV)/.callstate-dev
 BENCH_STAMP := $(VENV)/.callstate-bench
-DOCS_STAMP := $(VENV)/.callstate-docs
+FUZZ_STAMP := $(VENV)/.callstate-fuzz
+LOCK_STAMP := $(VENV)/.callstate-lock
 
 RUN_SOCKET := .run/callstate.sock
 CALLSTATE := $(BIN)/callstate --socket $(RUN_SOCKET)
@@ -16,7 +18,7 @@ CALLSTATE := $(BIN)/callstate --socket $(RUN_SOCKET)
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
-.PHONY: help run demo test test-quick test-adapters soak fuzz lint sync-front reference docs bench bench-quick
+.PHONY: help run demo test test-quick test-adapters soak fuzz fuzz-quick lock audit lint sync-front reference docs bench bench-quick
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -62,19 +64,33 @@ test-adapters: $(ADAPTERS_STAMP) ## the adapters and their examples, with Pipeca
 MINUTES ?= 60
 SEED ?= 0
 EXAMPLES ?= 2000
+SECONDS ?= 600
+
+LOCK_VENV := .venv-lock
 
 soak: $(DEV_STAMP) ## mixed load and faults at random, an hour (MINUTES=60, SEED=… repeats a schedule)
 	@PYTHONPATH=tests $(BIN)/python -m soak --seed $(SEED) --minutes $(MINUTES)
 
-fuzz: $(DEV_STAMP) ## the state machines and bad input, at length (EXAMPLES=2000)
+fuzz: $(FUZZ_STAMP) ## bytes into each parser (SECONDS=600 each), then state machines at length (EXAMPLES=2000)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS) $(TARGETS)
 	@CALLSTATE_FUZZ_EXAMPLES=$(EXAMPLES) $(PYTEST) -q --timeout 7200 \
 		tests/property tests/unit/engine/test_events.py tests/integration/test_bad_input.py
+
+fuzz-quick: $(FUZZ_STAMP) ## bytes into each parser, fifteen seconds each: a minute and a half on two cores
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds 15 $(TARGETS)
+
+lock: $(LOCK_STAMP) ## write requirements-*.lock anew, with the newest versions that pyproject.toml allows
+	@$(BIN)/python scripts/lock.py $(LOCK_VENV)/bin/uv
+
+audit: $(LOCK_STAMP) ## known advisories about what the lock files pin
+	@$(BIN)/python scripts/audit.py $(LOCK_VENV)/bin/pip-audit $(AUDIT_ARGS)
 
 lint: $(DEV_STAMP) ## ruff, mypy, pyright, and whether what is generated is current
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/pyright
+	@$(BIN)/python scripts/lock.py --check
 	@$(BIN)/python scripts/blocking_front.py --check
 	@$(BIN)/python scripts/manual.py --check
 	@$(BIN)/python scripts/instance_units.py --check
@@ -95,11 +111,11 @@ reference: $(DEV_STAMP) ## write systemd/callstate.toml, callstate@.…, manual 
 	@$(BIN)/python scripts/manual.py
 
 # The warning is that MkDocs 2 will be another program; pyproject.toml keeps to 1.
-docs: $(DOCS_STAMP) ## the documentation as a site, in site/; a broken link is an error
+docs: $(DEV_STAMP) ## the documentation as a site, in site/; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# Without network as long as pyproject.toml has not changed since.
-$(RUN_STAMP): pyproject.toml
+# Without network as long as neither pyproject.toml nor a lock file has changed since.
+$(VENV_STAMP): pyproject.toml
 	@if [ -z '$(PYTHON)' ]; then \
 		echo 'callstate needs Python 3.11 or newer, and found none.' >&2; \
 		echo 'On Debian 12 or Ubuntu 24.04: sudo apt install python3 python3-venv' >&2; \
@@ -113,13 +129,18 @@ $(RUN_STAMP): pyproject.toml
 	@echo 'Installing into $(VENV)/ …'
 	@'$(BIN)/python' -c '' 2>/dev/null || '$(PYTHON)' -m venv --clear '$(VENV)'
 	@'$(BIN)/python' -m pip install -qq --upgrade pip
+	@touch '$@'
+
+$(RUN_STAMP): $(VENV_STAMP)
 	@'$(BIN)/python' -m pip install -qq -e '.[all]'
 	@touch '$@'
 
-$(DEV_STAMP): $(RUN_STAMP)
-	@echo 'Installing what tests and linters need …'
-	@'$(BIN)/python' -m pip install -qq -e '.[dev]'
-	@touch '$@'
+# The pinned versions first: pip does not look at the hashes of what is installed already.
+$(DEV_STAMP): $(VENV_STAMP) $(wildcard requirements-dev.lock)
+	@echo 'Installing what tests, linters and the documentation need …'
+	@'$(BIN)/python' -m pip install -qq --require-hashes -r requirements-dev.lock
+	@'$(BIN)/python' -m pip install -qq -e '.[all]'
+	@touch '$(RUN_STAMP)' '$@'
 
 $(ADAPTERS_STAMP): $(DEV_STAMP)
 	@echo 'Installing Pipecat and LiveKit Agents into $(ADAPTERS_VENV)/ …'
@@ -127,9 +148,16 @@ $(ADAPTERS_STAMP): $(DEV_STAMP)
 	@'$(ADAPTERS_VENV)/bin/python' -m pip install -qq -e '.[dev,pipecat,livekit]'
 	@touch '$@'
 
-$(DOCS_STAMP): $(DEV_STAMP)
-	@echo 'Installing what builds the documentation …'
-	@'$(BIN)/python' -m pip install -qq -e '.[docs]'
+$(FUZZ_STAMP): $(DEV_STAMP) $(wildcard requirements-fuzz.lock)
+	@echo 'Installing the fuzzer …'
+	@'$(BIN)/python' -m pip install -qq --require-hashes -r requirements-fuzz.lock
+	@touch '$@'
+
+# In an environment of their own: what they need is no part of what they look at.
+$(LOCK_STAMP): $(DEV_STAMP)
+	@echo 'Installing uv and pip-audit into $(LOCK_VENV)/ …'
+	@'$(LOCK_VENV)/bin/python' -c '' 2>/dev/null || '$(PYTHON)' -m venv --clear '$(LOCK_VENV)'
+	@'$(LOCK_VENV)/bin/python' -m pip install -qq uv pip-audit
 	@touch '$@'
 
 $(BENCH_STAMP): $(DEV_STAMP)
