@@ -6,19 +6,19 @@ Built last, from all other parts, and attached to the engine then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.interfaces import Caller, NotOurs
-from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.store_form import session_of
-from callstate_client.engine.sessions.stored import Query
+from callstate_client.engine.interfaces import Caller, NotOurs, ShowStored
+from callstate_client.engine.sessions.store_form import session_in_steps
+from callstate_client.engine.sessions.stored import StoreDownError, StoreError
 from callstate_client.errors import UnreadableError
 from callstate_client.protocol.messages import FEATURES, PROTOCOL_VERSION
 from callstate_client.protocol.results import CheckResult, Setting
+from callstate_sidecar.background import in_turns
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.erasure import Erasure
 from callstate_sidecar.hosts.takeover import Takeovers
@@ -35,6 +35,9 @@ from callstate_sidecar.system.host import HostIdentity
 from callstate_sidecar.system.peers import Peers
 from callstate_sidecar.system.pidfd import Peer
 from callstate_sidecar.write_behind import WriteBehind
+
+READ_TOGETHER: Final = 50
+"""Sessions of a listing that are read from the store in one go."""
 
 
 class DaemonHost:
@@ -80,6 +83,7 @@ class DaemonHost:
         self.is_dead = is_dead
         self.flush = write_behind.flush
         self.erase = erasure.run
+        self.find = write_behind.reads.find
         self.stored_active_ids = write_behind.reads.active_ids
         self.read_stored = write_behind.reads.read
         self.retry_refused = write_behind.wake
@@ -94,16 +98,24 @@ class DaemonHost:
             or self._engine.table.dirty.size_bytes < self._config.store.max_dirty_bytes
         )
 
-    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[Session], str]:
-        """Some of the sessions in the store; what can't be read is passed over."""
-        found, cursor = await self._write_behind.reads.find(query, cursor, limit)
-        sessions: list[Session] = []
-        for session_id, stored in found:
-            with suppress(UnreadableError):
-                session = session_of(session_id, stored, self._identity.host_id)
-                if session is not None:
-                    sessions.append(session)
-        return sessions, cursor
+    async def show_stored(self, session_ids: Sequence[str], show: ShowStored, /) -> None:
+        """Read sessions of the store one after the other, until `show` returns False."""
+        reads, host_id = self._write_behind.reads, self._identity.host_id
+        for start in range(0, len(session_ids), READ_TOGETHER):
+            ids = session_ids[start : start + READ_TOGETHER]
+            for session_id, stored in zip(ids, await reads.read_each(ids), strict=True):
+                if isinstance(stored, StoreDownError):
+                    raise stored
+                found = None if isinstance(stored, StoreError) else stored
+                if found is not None and found.unread_bytes:  # too long to be read with others
+                    found = await reads.read(session_id)
+                session, size = None, 0
+                if found is not None:
+                    size = len(found.document or b"")
+                    with suppress(UnreadableError):
+                        session = await in_turns(session_in_steps(session_id, found, host_id))
+                if not show(session_id, session, size):
+                    return
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
         """Wait for work in a task of its own, then call `done` with its result or its exception."""

@@ -14,17 +14,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
 from typing import Any, Final
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.store_form import FoundUnreadableError, placeholder_of, session_of
+from callstate_client.engine.sessions.store_form import FoundUnreadableError, placeholder_of, session_in_steps
 from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoredSession, StoreError
 from callstate_client.engine.table.tombstones import NO_TOMBSTONE, Tombstone
 from callstate_client.errors import UnreadableError
+from callstate_sidecar.background import in_turns
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.stores.backend import Reads
 
@@ -37,7 +38,7 @@ READ_TOGETHER: Final = 100
 """Sessions in one read: enough to make round trips cheap, and few enough for their documents to fit in memory."""
 
 READERS: Final = 8
-"""Reads in progress at a time."""
+"""Reads in progress at a time, and as many other questions to the store (`ask`)."""
 
 PARSED_AT_ONCE: Final = 128 * 1024
 """Bytes of documents parsed in one turn of the loop, about half a millisecond."""
@@ -63,6 +64,7 @@ class ReadThrough:
         self._tasks: set[asyncio.Task[None]] = set()
         self._wanted: deque[str] = deque()
         """Sessions still to be read."""
+        self._asking = asyncio.Semaphore(READERS)
         self._readers = 0
         self._reader_comes = False
         """A reader has been started, and has not taken what is wanted yet."""
@@ -89,7 +91,11 @@ class ReadThrough:
             self._begin(session_id, find)
 
     def _begin(self, session_id: str, find: Find) -> None:
-        self._start(self._find(session_id, find))
+        self._start(self._find_in_turn(session_id, find))
+
+    async def _find_in_turn(self, session_id: str, find: Find) -> None:
+        async with self._asking:
+            await self._find(session_id, find)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -123,7 +129,10 @@ class ReadThrough:
             found: Session | Exception | None = failure
             if failure is None:
                 each = stored[number]
-                found = each if isinstance(each, StoreError) else self._parsed(session_id, each)
+                if isinstance(each, StoredSession) and each.unread_bytes:  # too long to be read with others
+                    await self._find(session_id, partial(self.read, session_id))
+                    continue
+                found = each if isinstance(each, StoreError) else await self._parsed(session_id, each)
                 parsed += len((isinstance(each, StoredSession) and each.document) or b"")
             self._deliver(session_id, found)
             if parsed > PARSED_AT_ONCE:
@@ -137,7 +146,7 @@ class ReadThrough:
             StoreError: the store can't say.
             FoundUnreadableError: its document can't be read.
         """
-        return self._session(session_id, await self._reads.read(session_id))
+        return await in_turns(self._session(session_id, await self._reads.read(session_id)))
 
     async def _find(self, session_id: str, find: Find) -> None:
         found: Session | None = None
@@ -165,9 +174,9 @@ class ReadThrough:
             return error
         return None
 
-    def _parsed(self, session_id: str, stored: StoredSession | None) -> Session | Exception | None:
+    async def _parsed(self, session_id: str, stored: StoredSession | None) -> Session | Exception | None:
         try:
-            return self._session(session_id, stored)
+            return await in_turns(self._session(session_id, stored))
         except Exception as error:
             if not isinstance(error, FoundUnreadableError):
                 log.exception(
@@ -176,14 +185,19 @@ class ReadThrough:
                 )  # fmt: skip
             return error
 
-    def _session(self, session_id: str, stored: StoredSession | None) -> Session | None:
+    def _session(self, session_id: str, stored: StoredSession | None) -> Generator[None, None, Session | None]:
         ctx = self._ctx
         if stored is None:
             ctx.table.tombstones.remember_miss(session_id, ctx.clock.mono())
             return None
         try:
-            session = session_of(session_id, stored, self._host_id)
+            session = yield from session_in_steps(session_id, stored, self._host_id)
         except UnreadableError as error:
+            if stored.unread_bytes:
+                log.warning(
+                    "document_too_long", "session %s: the document has %d bytes, more than a session may have",
+                    session_id, stored.unread_bytes, session_id=session_id,
+                )  # fmt: skip
             raise FoundUnreadableError(error, placeholder_of(session_id, stored, self._host_id)) from error
         if session is None:
             ctx.table.tombstones.remember_miss(session_id, ctx.clock.mono(), self._grave(stored.meta))

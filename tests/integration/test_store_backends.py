@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 import uuid
@@ -15,7 +16,7 @@ from redis.asyncio import Redis
 
 from callstate_client.engine.sessions.stored import Patch, Query, StoredMeta, StoredSession, Write
 from callstate_client.model import SessionState
-from callstate_sidecar.stores.backend import Backend, Deviation, StoredVersion, WriteOutcome
+from callstate_sidecar.stores.backend import TOGETHER_BYTES, Backend, Deviation, StoredVersion, WriteOutcome
 from callstate_sidecar.stores.document_store import DocumentStore
 from callstate_sidecar.stores.redis import RedisBackend, RedisStore
 from callstate_sidecar.stores.sqlite import SqliteBackend, SqliteStore
@@ -61,6 +62,8 @@ async def sqlite_side(path: Path) -> AsyncIterator[Side]:
     store = SqliteStore(path)
     await store.ping()
 
+    keys = itertools.count(77)
+
     def execute(statement: str, *values: object) -> None:
         connection = sqlite3.connect(path)
         with connection:
@@ -68,8 +71,9 @@ async def sqlite_side(path: Path) -> AsyncIterator[Side]:
         connection.close()
 
     async def put_raw(session_id: str, document: bytes) -> None:
-        execute("INSERT INTO session (key, id, active, expires_ms) VALUES (77, ?, 1, 1 << 62)", session_id)
-        execute("INSERT INTO document VALUES (77, ?)", document)
+        key = next(keys)
+        execute("INSERT INTO session (key, id, active, expires_ms) VALUES (?, ?, 1, 1 << 62)", key, session_id)
+        execute("INSERT INTO document VALUES (?, ?)", key, document)
 
     async def expire(session_id: str) -> None:
         execute("UPDATE session SET expires_ms = 1 WHERE id = ?", session_id)
@@ -561,6 +565,24 @@ async def test_foreign_changes_that_were_taken_are_not_set_aside(side: Side) -> 
     (result,) = await side.backend.write([write])
     assert (result.outcome, result.set_aside) == (WriteOutcome.WRITTEN, False)
     assert (await there(side)).foreign_stamp == b""
+
+
+async def test_a_long_document_is_not_read_with_others_and_one_that_is_too_long_not_at_all(side: Side) -> None:
+    long = b'{"id":"long","x":"%b"}' % (b"x" * TOGETHER_BYTES)
+    await side.put_raw("long", long)
+    await side.put_raw("short", b'{"id":"short"}')
+    found, short = await side.backend.read_each(["long", "short"])
+    assert isinstance(found, StoredSession)
+    assert (found.document, found.unread_bytes) == (b"", len(long))
+    assert isinstance(short, StoredSession)
+    assert (short.document, short.unread_bytes) == (b'{"id":"short"}', 0)
+    whole = await side.backend.read("long")
+    assert whole is not None
+    assert (whole.document, whole.unread_bytes) == (long, 0)
+    side.backend._document_bytes = len(long) - 1  # type: ignore[attr-defined]
+    unread = await side.backend.read("long")
+    assert unread is not None
+    assert (unread.document, unread.unread_bytes) == (b"", len(long))
 
 
 async def test_a_patched_document_is_not_foreign_and_a_change_of_it_is(side: Side) -> None:

@@ -22,7 +22,16 @@ from callstate_client.engine.sessions.stored import (
     Write,
 )
 from callstate_client.protocol.results import Finding
-from callstate_sidecar.stores.backend import Backend, Deviation, Flaw, StoredVersion, WriteOutcome, WriteResult
+from callstate_sidecar.stores.backend import (
+    DOCUMENT_BYTES,
+    TOGETHER_BYTES,
+    Backend,
+    Deviation,
+    Flaw,
+    StoredVersion,
+    WriteOutcome,
+    WriteResult,
+)
 from callstate_sidecar.stores.fencing import Stamp, superseded_by, takes, unseen
 from callstate_sidecar.stores.hosts import HostRegistry
 
@@ -67,6 +76,7 @@ class MemoryBackend:
         self.data_losses = 0
         self.hosts: HostRegistry | None = None
         self.away_applies = False
+        self.document_bytes = DOCUMENT_BYTES
         self.called = asyncio.Event()
         self._gate = asyncio.Event()
         self._gate.set()
@@ -111,7 +121,7 @@ class MemoryBackend:
 
     async def read(self, session_id: str) -> StoredSession | None:
         """Read the row as it is at the call, even if the reply is held back."""
-        found = self.rows.get(session_id)
+        found = _within(self.rows.get(session_id), self.document_bytes)
         self.reads.append(session_id)
         if session_id in self.away_ids:
             raise StorePartDownError("no answer")
@@ -121,7 +131,7 @@ class MemoryBackend:
     async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
         """Read each row, in one call."""
         self.joint_reads.append([*session_ids])
-        found = [self.rows.get(session_id) for session_id in session_ids]
+        found = [_within(self.rows.get(session_id), TOGETHER_BYTES) for session_id in session_ids]
         await self._meet()
         away = StorePartDownError("no answer")
         return [away if i in self.away_ids else row for i, row in zip(session_ids, found, strict=True)]
@@ -215,11 +225,11 @@ class MemoryBackend:
         await self._meet()
         return [*self.active], ""
 
-    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[str], str]:
         """Any sessions, in the order of ids; the caller filters."""
         await self._meet()
         ids = sorted(i for i, row in self.rows.items() if row.document is not None and i > cursor)[:limit]
-        return [(i, self.rows[i]) for i in ids], ids[-1] if len(ids) == limit else ""
+        return ids, ids[-1] if len(ids) == limit else ""
 
     async def ping(self) -> None:
         """Return once the store has answered."""
@@ -235,6 +245,13 @@ class MemoryBackend:
     def versions(self) -> dict[str, int]:
         """Versions of the stored sessions."""
         return {i: row.meta.version if row.meta else 0 for i, row in self.rows.items() if row.document is not None}
+
+
+def _within(row: StoredSession | None, most: int) -> StoredSession | None:
+    """The row, without a document that has more bytes."""
+    if row is None or len(row.document or b"") <= most:
+        return row
+    return structs.replace(row, document=b"", unread_bytes=len(row.document or b""))
 
 
 def refuse_changes(path: Path) -> None:
@@ -277,7 +294,10 @@ async def all_found(backend: Backend, query: Query, limit: int = 2) -> dict[str,
     found: dict[str, StoredSession] = {}
     cursor = ""
     while True:
-        sessions, cursor = await backend.find(query, cursor, limit)
-        found.update(sessions)
+        ids, cursor = await backend.find(query, cursor, limit)
+        for session_id, stored in zip(ids, await backend.read_each(ids), strict=True):
+            assert not isinstance(stored, StoreError)
+            if stored is not None and stored.document is not None:
+                found[session_id] = stored
         if not cursor:
             return found

@@ -76,15 +76,15 @@ SIDECAR = {
     "journal": "logs system background metrics",
     "access": "logs config",
     "serving": "access logs system config histogram long_turns metrics journal",
-    "read_through": "logs stores",
+    "read_through": "logs background stores",
     "reconcile": "logs stores metrics",
     "write_behind": "logs system config stores reconcile background metrics",
     "hot_memory": "logs metrics",
     "reaper": "logs background metrics hot_memory",
     "hosts": "logs system stores background metrics read_through reconcile serving",
     "erasure": "logs stores",
-    "engine_host": "system config stores journal serving metrics read_through write_behind erasure reaper "
-    "hot_memory hosts",
+    "engine_host": "system config background stores journal serving metrics read_through write_behind erasure "
+    "reaper hot_memory hosts",
     "monitoring": "logs system config histogram metrics background serving engine_host",
     "named_backend": "system config stores",
     "reload": "config",

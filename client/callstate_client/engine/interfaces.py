@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from typing import Any, Final, Protocol
 
 from callstate_client.engine.process import Process
@@ -278,6 +278,10 @@ class PeerProcess(Protocol):
         ...
 
 
+ShowStored = Callable[[str, Session | None, int], bool]
+"""Called with an id, the session, None if there is none or it can't be read, and the bytes that were read."""
+
+
 class Host(Protocol):
     """What the engine needs of the program it runs in: the store, processes, and figures."""
 
@@ -302,8 +306,12 @@ class Host(Protocol):
         """Some of the active sessions in the store, of every host, and the next cursor."""
         ...
 
-    def find(self, query: Query, cursor: str, limit: int) -> Awaitable[tuple[list[Session], str]]:
-        """Some of the sessions in the store, of every host, and the next cursor."""
+    def find(self, query: Query, cursor: str, limit: int) -> Awaitable[tuple[list[str], str]]:
+        """The ids of some of the sessions in the store that may match, of every host, and the next cursor."""
+        ...
+
+    def show_stored(self, session_ids: Sequence[str], show: ShowStored, /) -> Awaitable[None]:
+        """Read sessions of the store one after the other, until `show` returns False."""
         ...
 
     def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> Awaitable[dict[str, int]]:

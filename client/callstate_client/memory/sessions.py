@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, cast
 from weakref import WeakSet, WeakValueDictionary
@@ -22,10 +22,9 @@ from weakref import WeakSet, WeakValueDictionary
 from callstate_client import protocol
 from callstate_client.clock import Clock
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.interfaces import Caller, Deferred, InSteps, NotCached, NotOurs
+from callstate_client.engine.interfaces import Caller, Deferred, InSteps, NotCached, NotOurs, ShowStored
 from callstate_client.engine.limits import DefaultLimits, Spans
 from callstate_client.engine.request import BadRequest, read_request, result_line
-from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query, StoredSession
 from callstate_client.engine.workers.states import WorkerState
 from callstate_client.errors import TooLargeError
@@ -240,9 +239,12 @@ class MemoryHost:
         """None are stored."""
         return [], ""
 
-    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[Session], str]:
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[str], str]:
         """None are stored."""
         return [], ""
+
+    async def show_stored(self, session_ids: Sequence[str], show: ShowStored, /) -> None:
+        """None are stored."""
 
     async def flush(self, session_ids: list[str] | None, timeout_s: float | None) -> dict[str, int]:
         """Nothing is queued for a store: all sessions count as flushed."""

@@ -54,7 +54,7 @@ class HeadDoc(Struct):
 class _OnlyHead(HeadDoc, forbid_unknown_fields=True):
     """The usual session, its history and recovery data still bytes."""
 
-    history: Raw = Raw(b"null")
+    history: Raw | UnsetType = UNSET
     metrics: StrictCounters | None = None
     recovery_data: Raw | UnsetType = UNSET
 
@@ -78,6 +78,7 @@ class Parts(Struct):
         metrics_extra: the other members of the metrics, as JSON.
         recovery_data: as JSON; None if there is none, or it is empty.
         extra: the other members of the session, as JSON.
+        has_history: whether there is a member `history`, be it null.
     """
 
     head: HeadDoc
@@ -87,6 +88,7 @@ class Parts(Struct):
     metrics_extra: dict[str, bytes]
     recovery_data: bytes | None
     extra: dict[str, bytes]
+    has_history: bool
 
 
 SESSION_NAMES: Final = frozenset(_OnlyHead.__struct_encode_fields__)
@@ -165,10 +167,24 @@ def read(document: bytes) -> Parts:
     return parts
 
 
+def read_turns(turns: bytes) -> tuple[bytes, int]:
+    """Read some turns of a document (comma-joined, no brackets). Returns them, and their number.
+
+    Raises:
+        DocumentError: they can't be read.
+    """
+    try:
+        turns.decode()
+        return _history(b"[%b]" % turns)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise DocumentError(f"not a session document: {error}") from error
+
+
 def _usual(only: _OnlyHead) -> Parts:
-    history, count = _history(bytes(only.history))
+    given = _NULL if isinstance(only.history, UnsetType) else bytes(only.history)
+    history, count = _history(given)
     recovery = None if isinstance(only.recovery_data, UnsetType) else _recovery(bytes(only.recovery_data))
-    return Parts(only, history, count, only.metrics or Counters(), {}, recovery, {})
+    return Parts(only, history, count, only.metrics or Counters(), {}, recovery, {}, only.history is not UNSET)
 
 
 def _unusual(document: bytes) -> Parts:
@@ -182,7 +198,7 @@ def _unusual(document: bytes) -> Parts:
         metrics = _typed(_metrics, counters, "$.metrics")
     history, count = _history(members.get("history", _NULL))
     recovery = _recovery(members.get("recovery_data", _NULL))
-    return Parts(head, history, count, metrics, metrics_extra, recovery, extra)
+    return Parts(head, history, count, metrics, metrics_extra, recovery, extra, "history" in members)
 
 
 def _members(text: bytes, known: frozenset[str], place: str) -> tuple[dict[str, bytes], dict[str, bytes]]:

@@ -14,13 +14,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from msgspec import Struct
 
+from callstate_client.engine.limits import SESSION_BYTES
 from callstate_client.engine.sessions.stored import Query, StoredSession, StoreError, Write
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.stores.hosts import HostRegistry
+
+DOCUMENT_FACTOR: Final = 4
+"""A document of so many times `limits.session_bytes` is not read: Go writes some characters in six bytes, and a few
+of what clients send in two."""
+
+DOCUMENT_BYTES: Final = DOCUMENT_FACTOR * SESSION_BYTES
+"""That length, by default."""
+
+TOGETHER_BYTES: Final = 128 * 1024
+"""Longer documents are not read together with others, or a hundred of them would not fit in memory."""
 
 
 class WriteOutcome(Enum):
@@ -99,12 +110,13 @@ class Reads(Protocol):
     """What is read from a store on behalf of clients. Methods raise StoreError, nothing else."""
 
     async def read(self, session_id: str) -> StoredSession | None:
-        """Read one session; None if the store has nothing under this id, not even a tombstone."""
+        """Read one session; None if the store has nothing under this id, not even a tombstone. A document that is
+        longer than any may be is not read (`StoredSession.unread_bytes`)."""
         ...
 
     async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
         """As `read` for several different ones, in one round trip if the store can; errors that concern some of
-        them in their places."""
+        them in their places. Documents of more than TOGETHER_BYTES are not read."""
         ...
 
     async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
@@ -114,8 +126,9 @@ class Reads(Protocol):
         """
         ...
 
-    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
-        """A page of about `limit` sessions of all hosts, without tombstones; cursors are as in `active_ids`."""
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[str], str]:
+        """The ids of a page of about `limit` sessions of all hosts, also of some that don't match or don't exist.
+        Cursors are as in `active_ids`."""
         ...
 
 

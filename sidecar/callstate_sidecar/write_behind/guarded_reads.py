@@ -1,9 +1,15 @@
-"""Reads through the circuit: while the store is down they fail at once, and each tells whether it was answered."""
+"""Reads through the circuit: while the store is down they fail at once, and each tells whether it was answered.
+
+So many are under way at a time, however many clients ask; the others wait, in order. Listings have places of their
+own, as one may look for something through the whole store, and claims and loads must not wait for that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
-from typing import TypeVar
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Final, TypeVar
 
 from callstate_client.engine.sessions.stored import (
     Query,
@@ -18,6 +24,12 @@ from callstate_sidecar.write_behind.store_state import StoreState
 
 T = TypeVar("T")
 
+READS_AT_ONCE: Final = 8
+"""Reads of sessions under way: twice as many as a Redis backend has connections for."""
+
+SEARCHES_AT_ONCE: Final = 2
+"""Searches for ids under way."""
+
 
 class GuardedReads:
     """What is read from a store on behalf of clients (stores.backend.Reads)."""
@@ -25,31 +37,35 @@ class GuardedReads:
     def __init__(self, backend: Backend, state: StoreState) -> None:
         self._backend = backend
         self._state = state
+        self._reading = asyncio.Semaphore(READS_AT_ONCE)
+        self._searching = asyncio.Semaphore(SEARCHES_AT_ONCE)
 
     async def read(self, session_id: str) -> StoredSession | None:
         """As the backend's."""
-        self._state.check()
-        return await self._answer(self._backend.read(session_id))
+        return await self._answer(self._reading, partial(self._backend.read, session_id))
 
     async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
         """As the backend's."""
-        self._state.check()
-        return await self._answer(self._backend.read_each(session_ids))
+        return await self._answer(self._reading, partial(self._backend.read_each, session_ids))
 
     async def active_ids(self, cursor: str = "") -> tuple[list[str], str]:
         """As the backend's."""
-        self._state.check()
-        return await self._answer(self._backend.active_ids(cursor))
+        return await self._answer(self._searching, partial(self._backend.active_ids, cursor))
 
-    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[str], str]:
         """As the backend's."""
-        self._state.check()
-        return await self._answer(self._backend.find(query, cursor, limit))
+        return await self._answer(self._searching, partial(self._backend.find, query, cursor, limit))
 
-    async def _answer(self, work: Awaitable[T]) -> T:
+    async def _answer(self, places: asyncio.Semaphore, work: Callable[[], Awaitable[T]]) -> T:
+        self._state.check()
+        async with places:
+            return await self._told(work)
+
+    async def _told(self, work: Callable[[], Awaitable[T]]) -> T:
+        self._state.check()  # it may have gone down while this waited
         before = self._state.answers
         try:
-            answer = await work
+            answer = await work()
         except StorePartDownError:
             raise
         except StoreDownError as error:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.sessions.stored import StoredMeta, StoreTimeoutError
+from callstate_client.engine.sessions.long_document import PIECE_BYTES
+from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoreTimeoutError
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.errors import (
     ConflictError,
@@ -20,7 +22,9 @@ from callstate_client.errors import (
     StoreUnavailableError,
     UnreadableError,
 )
+from callstate_sidecar import background
 from callstate_sidecar import read_through as read_through_module
+from callstate_sidecar.write_behind.guarded_reads import READS_AT_ONCE, SEARCHES_AT_ONCE
 from support.core import HOST, Core
 from support.documents import UNREADABLE, go_document
 from support.stores import down, refusing
@@ -290,6 +294,72 @@ async def test_another_unreadable_document_has_another_version() -> None:
             await core.call("session.load", session_id="a")
         versions.add(caught.value.version)
     assert len(versions) == 2
+
+
+async def test_a_document_that_is_too_long_is_not_read_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    core = Core()
+    core.memory.document_bytes = 1000
+    core.memory.put("a", b'{"id":"a","x":"%b"}' % (b"x" * 1000), None)
+    for method, params in (("session.load", {}), ("session.add_turn", {"turn": {}})):
+        with pytest.raises(UnreadableError, match="the document has 1017 bytes"):
+            await core.call(method, session_id="a", **params)
+    assert [record.levelname for record in caplog.records if "1017 bytes" in record.message] == ["WARNING"] * 2
+    core.memory.document_bytes = 2000
+    assert (await core.call("session.load", session_id="a"))["session"]["x"] == "x" * 1000
+
+
+async def test_long_documents_are_read_one_by_one_and_in_turns_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "SLICE_S", 0.0)
+    core = Core()
+    long = b",".join([b'{"role":"user","content":"%b"}' % (b"x" * 900)] * 300)
+    names = [f"s{number}" for number in range(4)]
+    for name in names:
+        core.memory.put(name, b'{"id":"%b","status":"active","history":[%b]}' % (name.encode(), long), meta())
+    core.memory.put("short", LIVE.replace(b'"a"', b'"short"'), meta())
+    beat = core.begin("session.heartbeat", json.dumps({"session_ids": [*names, "short"]}).encode())
+    turns, hot = 0, [0]
+    while not beat.done():
+        await asyncio.sleep(0)
+        turns += 1
+        if len(core.table.sessions) != hot[-1]:
+            hot.append(len(core.table.sessions))
+    assert json.loads(beat.result()) == {"missing": [], "ended": [], "fenced": []}
+    assert core.memory.reads == names
+    assert hot == [0, 1, 2, 3, 5], "the short one was read with the first of them"
+    assert turns > 4 * len(long) // PIECE_BYTES
+    assert core.session("s3").doc.turn_count == 300
+
+
+async def test_so_many_sessions_are_read_at_a_time_and_no_more() -> None:
+    core = Core()
+    core.memory.hold()
+    reads, searches, active_ids = core.writer.reads, list[str](), core.memory.active_ids
+
+    def search(cursor: str = "") -> Awaitable[tuple[list[str], str]]:
+        searches.append(cursor)
+        return active_ids(cursor)
+
+    core.memory.active_ids = search  # type: ignore[assignment,method-assign]
+    wanted = [asyncio.ensure_future(reads.active_ids()) for _ in range(3 * SEARCHES_AT_ONCE)]
+    wanted += [asyncio.ensure_future(reads.read(f"s{number}")) for number in range(3 * READS_AT_ONCE)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+        assert (len(core.memory.reads), len(searches)) == (READS_AT_ONCE, SEARCHES_AT_ONCE)
+    core.memory.let_go()
+    await asyncio.gather(*wanted)
+    assert (len(core.memory.reads), len(searches)) == (3 * READS_AT_ONCE, 3 * SEARCHES_AT_ONCE)
+
+
+async def test_reads_that_waited_fail_at_once_when_the_store_goes_down() -> None:
+    core = Core()
+    core.memory.hold()
+    wanted = [asyncio.ensure_future(core.writer.reads.read(f"s{number}")) for number in range(2 * READS_AT_ONCE)]
+    await asyncio.sleep(0)
+    core.memory.failure = down
+    core.memory.let_go()
+    results = await asyncio.gather(*wanted, return_exceptions=True)
+    assert {type(result) for result in results} == {StoreDownError}
+    assert len(core.memory.reads) == READS_AT_ONCE
 
 
 async def test_an_unreadable_document_can_be_deleted() -> None:

@@ -157,6 +157,13 @@ class Document:
         self.history_bytes = len(turns)
         self.lineage = next(_lineages)
 
+    def replace_pieces(self, pieces: Sequence[tuple[bytes, int]]) -> None:
+        """Replace the history with these pieces of it, each with the number of its turns."""
+        self.chunks, self.counts = [turns for turns, _ in pieces], [count for _, count in pieces]
+        self.turn_count = sum(self.counts)
+        self.history_bytes = sum(map(len, self.chunks)) + len(pieces) - 1
+        self.lineage = next(_lineages)
+
     def repeated(self, text: bytes, at: int) -> int:
         """The offset up to which a text, from `at` on, equals the kept history; `at` itself if it does not."""
         end = at

@@ -8,13 +8,14 @@ Pure: no clock, no I/O.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 
 from callstate_client.engine.reasons import SILENT
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.facts import NOT_ENDED, Facts
 from callstate_client.engine.sessions.head import head_of
 from callstate_client.engine.sessions.layout import InStore
+from callstate_client.engine.sessions.long_document import read_in_steps
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import ORPHAN, SUSPECT, Patch, StoredMeta, StoredSession, Write
 from callstate_client.errors import DocumentError, UnreadableError
@@ -88,21 +89,39 @@ def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str, st
 
 
 def session_of(session_id: str, stored: StoredSession, host_id: str) -> Session | None:
-    """The session as it is in the store; None for a tombstone, or if it was deleted and written back.
+    """As `session_in_steps`, at once."""
+    steps = session_in_steps(session_id, stored, host_id)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            session: Session | None = end.value
+            return session
+
+
+def session_in_steps(session_id: str, stored: StoredSession, host_id: str) -> Generator[None, None, Session | None]:
+    """The session as it is in the store, read in steps if it is long; None for a tombstone, or if it was deleted
+    and written back.
 
     Raises:
-        UnreadableError: it is not a session document, or one with another id.
+        UnreadableError: it is not a session document, one with another id, or too long to be read.
     """
     if stored.document is None:
         return None
+    if stored.unread_bytes:
+        why = f"the document has {stored.unread_bytes} bytes, more than a session may have"
+        raise UnreadableError(why, version=_seen_version(stored))
     try:
-        parts = documents.read_stored(stored.document, session_id)
+        parts, pieces = yield from read_in_steps(stored.document, session_id)
     except DocumentError as error:
         raise UnreadableError(str(error), version=_seen_version(stored)) from error
     head = head_of(parts)
     session = Session(session_id, Document(head, head.updated_us))
     session.doc.updated_text = parts.head.updated_at, head.updated_us
-    session.doc.replace_history(parts.history, parts.turn_count)
+    if pieces:
+        session.doc.replace_pieces(pieces)
+    else:
+        session.doc.replace_history(parts.history, parts.turn_count)
     session.beat_us = max(session.doc.updated_us, min(stored.beat_ms * 1000, MAX_US))
     if stored.tombstone and 0 < _created_us(session) <= stored.tombstone:
         return None  # other software wrote back what it had read before the deletion
@@ -159,5 +178,6 @@ def _seen_version(stored: StoredSession) -> int:
     another document has another version. Never 0, which means that there is none."""
     if stored.meta is not None:
         return max(1, stored.meta.version)
-    digest = hashlib.blake2b(stored.document or b"", digest_size=6).digest()  # below any version by the clock
+    seen = stored.document or b"%d" % stored.unread_bytes
+    digest = hashlib.blake2b(seen, digest_size=6).digest()  # below any version by the clock
     return max(1, int.from_bytes(digest))

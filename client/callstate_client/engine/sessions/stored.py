@@ -172,12 +172,13 @@ class StoredSession(Struct):
     """What a store has under an id.
 
     Args:
-        document: the session as JSON, or None if there is only a tombstone.
+        document: the session as JSON, or None if there is only a tombstone; empty if it was not read.
         meta: None if another program (the Go package) wrote the document.
         beat_ms: last heartbeat, milliseconds since 1970, 0 when none is known.
         tombstone: version of the deletion that other software has written the document over; 0 for none.
         foreign_stamp: of a document that other software has changed since a daemon wrote it; empty for one that is
             as it was written, or has no meta.
+        unread_bytes: how long a document is that was not read, as it is longer than this read takes; 0 for others.
     """
 
     document: bytes | None
@@ -185,6 +186,7 @@ class StoredSession(Struct):
     beat_ms: int = 0
     foreign_stamp: bytes = b""
     tombstone: int = 0
+    unread_bytes: int = 0
 
 
 UNREADABLE: Final = StoredSession(b"", None)

@@ -29,7 +29,9 @@ TRIES: Final = 32
 """How many `{` of a window are tried before the whole run is split: a turn may contain thousands."""
 
 BRACKETS_A_STEP: Final = 500
-"""Brackets, commas and strings looked at in one step."""
+"""Brackets, commas and strings looked at in one step, if it does not come to BYTES_A_STEP before."""
+
+BYTES_A_STEP: Final = 64 * 1024
 
 cut: Final = msgspec.json.Decoder(list[Raw]).decode
 
@@ -118,7 +120,7 @@ _BRACKET: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},]', re.DOTAL
 def _cut_from_start(turns: bytes, count: int, piece_bytes: int) -> Generator[None, None, list[tuple[bytes, int]]]:
     """As `cut_run`, bracket by bracket: slower, and it finds every comma between turns."""
     pieces: list[tuple[bytes, int]] = []
-    depth = start = last = number = 0
+    depth = start = last = number = seen = 0
     for looked, found in enumerate(_BRACKET.finditer(turns), 1):
         mark = found[0]
         if mark in (b"{", b"["):
@@ -133,7 +135,8 @@ def _cut_from_start(turns: bytes, count: int, piece_bytes: int) -> Generator[Non
             if found.start() - start >= piece_bytes:
                 pieces.append((turns[start : found.start()], number))
                 start, number = last, 0
-        if looked % BRACKETS_A_STEP == 0:
+        if looked % BRACKETS_A_STEP == 0 or found.end() - seen > BYTES_A_STEP:
+            seen = found.end()
             yield
     if len(turns) - start > piece_bytes and number:
         pieces.append((turns[start : last - 1], number))

@@ -46,7 +46,10 @@ READS_A_PAGE: Final = 50
 """The most reads of the store for one page: if hardly any session matches, the client still gets pages in time."""
 
 SESSIONS_A_READ: Final = 50
-"""Sessions per read of the store: decoding them takes the loop a millisecond or two."""
+"""Sessions per read of the store."""
+
+READ_BYTES_A_PAGE: Final = 16 * 1024 * 1024
+"""A page ends with the session whose document makes what was read for it reach this size."""
 
 _CURSOR: Final = re.compile(r"([0-9]{1,19})(?::([0-9]{0,20}):(.*))?")
 """A place as text."""
@@ -71,8 +74,16 @@ Entry = str | bytes
 """One of a page: an id, or a session's head as JSON."""
 
 
-_Read = Callable[[int, str], Awaitable[tuple[dict[str, Entry], str]]]
-"""Reads sessions of the store; see `_everywhere`."""
+class _Stored(NamedTuple):
+    """The store's part of a listing."""
+
+    find: Callable[[str], Awaitable[tuple[list[str], str]]]
+    """The ids of some sessions at a cursor, and the next cursor."""
+    entry: Callable[[str, int, Session | None], Entry | None]
+    """The entry of a session; None: it is not to be listed. Gets the id, the number up to which hot sessions have
+    been listed, and the session as the store has it."""
+    is_read: bool
+    """Whether sessions are read for that; else it gets None."""
 
 
 class _Page:
@@ -87,6 +98,7 @@ class _Page:
         self._name = name
         self._limit = limit
         self._room = PAGE_BYTES
+        self._to_read = READ_BYTES_A_PAGE
         self._entries: list[bytes] = []
 
     @property
@@ -94,10 +106,19 @@ class _Page:
         """Whether the page ends here."""
         return len(self._entries) == self._limit or self._room <= 0
 
+    @property
+    def has_read_enough(self) -> bool:
+        """Whether so much has been read for it that it ends here, full or not."""
+        return self._to_read <= 0
+
     def add(self, entry: Entry) -> None:
         """Add an entry."""
         self._entries.append(encode_json(entry) if isinstance(entry, str) else entry)
         self._room -= len(entry)
+
+    def read(self, size: int) -> None:
+        """Note that so many bytes were read from the store."""
+        self._to_read -= size
 
     def to_json(self, following: _Place | None) -> bytes:
         """The result, with the cursor of the next page, if there is one."""
@@ -162,33 +183,38 @@ def _add_hot(
     return None
 
 
-async def _everywhere(
-    ctx: Context,
-    page: _Page,
-    place: _Place,
-    read: _Read,
-) -> bytes:
-    """A page of the store's sessions, after those of the hot ones in it.
-
-    Args:
-        ctx: the sessions.
-        page: filled by this.
-        place: where to go on.
-        read: returns the entries, by id, of the store's sessions at a cursor, without those that are hot under a
-            number up to this one; and the next cursor.
-    """
+async def _everywhere(ctx: Context, page: _Page, place: _Place, stored: _Stored) -> bytes:
+    """A page of the store's sessions, after those of the hot ones in it."""
     if place.stored is None:
         place = _Place(ctx.table.order.last, "")
-    for _ in range(READS_A_PAGE):
-        found, cursor = await read(place.seq, place.stored or "")
-        for session_id in sorted(session_id for session_id in found if session_id > place.after):
+
+    def show(session_id: str, session: Session | None, size: int) -> bool:
+        nonlocal place
+        page.read(size)
+        entry = stored.entry(session_id, place.seq, session)
+        if entry is not None:
             if page.is_full:
-                return page.to_json(place)
-            page.add(found[session_id])
-            place = place._replace(after=session_id)
+                return False
+            page.add(entry)
+        place = place._replace(after=session_id)
+        return not page.has_read_enough
+
+    for _ in range(READS_A_PAGE):
+        found, cursor = await stored.find(place.stored or "")
+        ids = sorted({session_id for session_id in found if session_id > place.after})
+        if stored.is_read:
+            await ctx.host.show_stored(ids, show)
+        else:
+            for session_id in ids:
+                if not show(session_id, None, 0):
+                    break
+        if ids and place.after != ids[-1]:
+            return page.to_json(place)
         if not cursor:
             return page.to_json(None)
         place = _Place(place.seq, cursor)
+        if page.has_read_enough:
+            break
     return page.to_json(place)
 
 
@@ -198,15 +224,15 @@ def _listed(
     place: _Place,
     wanted: Callable[[Session], bool],
     show: Callable[[Session], Entry],
-    read: _Read | None,
+    stored: _Stored | None,
 ) -> Steps:
-    """A page of hot sessions, and after them, if `read` is given, of the store's."""
+    """A page of hot sessions, and after them, if `stored` is given, of the store's."""
     if place.stored is None:
         following = yield from _add_hot(ctx, page, place, wanted, show)
-        if following is not None or read is None:
+        if following is not None or stored is None:
             return page.to_json(following)
-    assert read is not None  # noqa: S101 - a place in the store is one of `scope: "all"`
-    return _deferred(ctx, _everywhere(ctx, page, place, read))
+    assert stored is not None  # noqa: S101 - a place in the store is one of `scope: "all"`
+    return _deferred(ctx, _everywhere(ctx, page, place, stored))
 
 
 def _deferred(ctx: Context, work: Awaitable[bytes]) -> Deferred:
@@ -233,23 +259,18 @@ def list_active(ctx: Context, caller: Caller, p: ListActiveParams) -> InSteps:
     def is_active(session: Session) -> bool:
         return not session.ended and (shown is None or shown(session))
 
-    async def read(seq: int, cursor: str) -> tuple[dict[str, Entry], str]:
-        if shown is not None:  # ids alone don't say whose they are
-            found, cursor = await ctx.host.find(Query(), cursor, SESSIONS_A_READ)
-            wanted = {each.id for each in found if is_active(each)}
-            return {i: i for i in wanted if _is_new(ctx, i, seq)}, cursor
-        ids, cursor = await ctx.host.stored_active_ids(cursor)
-        return {i: i for i in ids if _is_new(ctx, i, seq)}, cursor
+    def find(cursor: str) -> Awaitable[tuple[list[str], str]]:
+        if shown is None:
+            return ctx.host.stored_active_ids(cursor)
+        return ctx.host.find(Query(), cursor, SESSIONS_A_READ)  # ids alone don't say whose they are
 
-    steps = _listed(
-        ctx,
-        page,
-        place,
-        is_active,
-        lambda session: session.id,
-        read if everywhere else None,
-    )
-    return InSteps(steps)
+    def entry(session_id: str, seq: int, session: Session | None) -> Entry | None:
+        if shown is not None and (session is None or not is_active(session)):
+            return None
+        return session_id if _is_new(ctx, session_id, seq) else None
+
+    stored = _Stored(find, entry, is_read=shown is not None) if everywhere else None
+    return InSteps(_listed(ctx, page, place, is_active, lambda session: session.id, stored))
 
 
 def _is_new(ctx: Context, session_id: str, seq: int) -> bool:
@@ -275,12 +296,15 @@ def list_sessions(ctx: Context, caller: Caller, p: ListParams) -> InSteps:
         state = next((name for name in TOLD_STATES if _STATES[name](session)), "")
         return loaded(session, head, 0, for_worker=True, default_timeout_s=timeout_s, state=state, users=p.users)
 
-    async def read(seq: int, cursor: str) -> tuple[dict[str, Entry], str]:
-        stored, cursor = await ctx.host.find(_query(p), cursor, min(limit, SESSIONS_A_READ))
-        found = [_as_it_is(ctx, session, seq) for session in stored]
-        return {session.id: show(session) for session in found if session is not None and wanted(session)}, cursor
+    def find(cursor: str) -> Awaitable[tuple[list[str], str]]:
+        return ctx.host.find(_query(p), cursor, min(limit, SESSIONS_A_READ))
 
-    return InSteps(_listed(ctx, page, place, wanted, show, read if everywhere else None))
+    def entry(_: str, seq: int, found: Session | None) -> Entry | None:
+        session = None if found is None else _as_it_is(ctx, found, seq)
+        return None if session is None or not wanted(session) else show(session)
+
+    stored = _Stored(find, entry, is_read=True) if everywhere else None
+    return InSteps(_listed(ctx, page, place, wanted, show, stored))
 
 
 def _as_it_is(ctx: Context, stored: Session, seq: int) -> Session | None:

@@ -170,7 +170,7 @@ def _shown(ctx: Context, session_id: str, found: Any) -> QuarantineShowResult:
 
 
 def _in_store(found: StoredSession) -> InStore:
-    meta, size = found.meta, len(found.document or b"")
+    meta, size = found.meta, len(found.document or b"") or found.unread_bytes
     if meta is None:
         return InStore(document_bytes=size)
     return InStore(

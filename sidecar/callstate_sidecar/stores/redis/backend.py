@@ -21,7 +21,15 @@ from callstate_client.engine.sessions.stored import (
 from callstate_client.engine.sessions.stored_meta import UnreadableMetaError
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.logs.event_log import EventLog
-from callstate_sidecar.stores.backend import Deviation, Flaw, StoredVersion, WriteOutcome, WriteResult
+from callstate_sidecar.stores.backend import (
+    DOCUMENT_BYTES,
+    TOGETHER_BYTES,
+    Deviation,
+    Flaw,
+    StoredVersion,
+    WriteOutcome,
+    WriteResult,
+)
 from callstate_sidecar.stores.encoding import is_layout_name, ttl_ms
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.stores.hosts import HostRegistry
@@ -76,6 +84,7 @@ class RedisBackend:
         synced: a write counts only once it is in the server's append-only file on disk. A server that can't tell
             is trusted, with one warning.
         sync_required: one that can't tell is refused instead.
+        document_bytes: longer documents are not read.
 
     Raises:
         ValueError: one of these is not as described.
@@ -92,7 +101,9 @@ class RedisBackend:
         password: str | None = None,
         synced: bool = False,
         sync_required: bool = False,
+        document_bytes: int = DOCUMENT_BYTES,
     ) -> None:
+        self._document_bytes = document_bytes
         name = f"callstate:{host_id}"  # what CLIENT LIST shows
         writing, reading, pinging = connect_each(
             url, (1, _READ_CONNECTIONS, 1), timeout_s=timeout_s, password=password, name=name
@@ -146,7 +157,8 @@ class RedisBackend:
 
     async def read(self, session_id: str) -> StoredSession | None:
         """Read document and meta atomically, and the last beat."""
-        reply = await self._reading.run(READ, self._session_keys(session_id), id_bytes(session_id))
+        keys = self._session_keys(session_id)
+        reply = await self._reading.run(READ, keys, id_bytes(session_id), self._document_bytes)
         if self._sets is not None:
             (reply[2],) = await self._sets.last_beats([session_id])
         return _stored(reply)
@@ -257,9 +269,9 @@ class RedisBackend:
         ids, cursor = await self._sets.live_page(cursor, IDS_A_PAGE)
         return [*map(id_text, ids)], cursor
 
-    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
-        """A page of matching sessions of all hosts: from the call's set, from the active set, or by scanning the
-        keys.
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[str], str]:
+        """The ids of a page of sessions of all hosts that may match: from the call's set, from the active set, or
+        by scanning the keys.
 
         Sessions that the Go package wrote are not in a call's set.
         """
@@ -272,20 +284,11 @@ class RedisBackend:
             matching = ("MATCH", self._keys.documents, "COUNT", SCANNED_KEYS, "TYPE", "string")
             keys, cursor = await self._reading.scan(cursor, *matching)
             ids = [key.removeprefix(self._keys.prefix) for key in keys]
-        names = [name for name in map(id_text, ids) if not is_layout_name(name)]
-        return await self._read_each(names), cursor
-
-    async def _read_each(self, names: list[str]) -> list[tuple[str, StoredSession]]:
-        replies = await self._read_replies(names)
-        for reply in replies:
-            if isinstance(reply, NodeAwayError):
-                raise translate(reply)
-        found = [(n, _stored(reply)) for n, reply in zip(names, replies, strict=True) if isinstance(reply, list)]
-        return [(name, stored) for name, stored in found if stored is not None and stored.document is not None]
+        return [name for name in map(id_text, ids) if not is_layout_name(name)], cursor
 
     async def _read_replies(self, names: Sequence[str]) -> list[Any]:
         """The replies of READ: document, meta and last beat of each."""
-        calls = [ScriptCall(READ, self._session_keys(name), (id_bytes(name),)) for name in names]
+        calls = [ScriptCall(READ, self._session_keys(name), (id_bytes(name), TOGETHER_BYTES)) for name in names]
         replies = await self._reading.run_each(calls) if calls else []
         if self._sets is not None:
             for reply, beat in zip(replies, await self._sets.last_beats(names), strict=True):
@@ -310,7 +313,7 @@ class RedisBackend:
 
 def _stored(reply: Any) -> StoredSession | None:
     """Parse the reply of READ."""
-    document, values, beat, foreign = reply
+    document, values, beat, foreign, unread_bytes = reply
     fields = dict(zip(values[::2], values[1::2], strict=True))
     try:
         meta = parse_meta(fields)
@@ -318,6 +321,8 @@ def _stored(reply: Any) -> StoredSession | None:
         return UNREADABLE
     if foreign:
         return StoredSession(b"", meta, beat_ms(beat))  # not absent, and nothing that anybody could read
+    if unread_bytes:
+        return StoredSession(b"", meta, beat_ms(beat), unread_bytes=unread_bytes)
     if document is None and meta is None:
         return None
     if meta is None or document is None:

@@ -103,12 +103,17 @@ READ: Final = Script(
     IS_DOCUMENT
     + """
 local document, meta, kind, meta_kind = false, {}, document_type(), redis.call('TYPE', KEYS[2]).ok
-if kind == 'string' then document = redis.call('GET', KEYS[1]) end
+local unread = 0
+if kind == 'string' then
+  unread = redis.call('STRLEN', KEYS[1])
+  if not ARGV[2] or unread <= tonumber(ARGV[2]) then document, unread = redis.call('GET', KEYS[1]), 0 end
+end
 if meta_kind == 'hash' then meta = redis.call('HGETALL', KEYS[2]) end
 local beat = KEYS[4] and redis.call('ZSCORE', KEYS[4], ARGV[1]) or false
 local foreign = kind ~= 'string' and kind ~= 'none' or meta_kind ~= 'hash' and meta_kind ~= 'none'
-return {document, meta, beat, foreign and 1 or 0}
+return {document, meta, beat, foreign and 1 or 0, unread}
 """
 )
-"""ARGV: id. Returns document or nil, meta as a flat list, last beat or nil, and whether one of the keys holds
-another type, so that nothing can be written in its place."""
+"""ARGV: id, most bytes (left out: any number). Returns document or nil, meta as a flat list, last beat or nil,
+whether one of the keys holds another type, so that nothing can be written in its place, and the length of a
+document that has more bytes, which is not read."""

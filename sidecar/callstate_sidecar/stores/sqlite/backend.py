@@ -22,7 +22,14 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_client.engine.sessions.stored_meta import UnreadableMetaError, checked_meta
 from callstate_client.protocol.results import Finding
-from callstate_sidecar.stores.backend import Deviation, Flaw, StoredVersion, WriteResult
+from callstate_sidecar.stores.backend import (
+    DOCUMENT_BYTES,
+    TOGETHER_BYTES,
+    Deviation,
+    Flaw,
+    StoredVersion,
+    WriteResult,
+)
 from callstate_sidecar.stores.encoding import parse_labels, parse_ops, plain_beat, ttl_ms
 from callstate_sidecar.stores.hosts import HostRegistry
 from callstate_sidecar.stores.sqlite.database import Database
@@ -38,13 +45,16 @@ IDS_A_PAGE: Final = 1000
 """Ids in one page: the loop takes less than a millisecond to go through them."""
 
 # S608 suspects every composed statement; these are composed of constants only.
-_STORED: Final = f"key, body, head_position, head, foreign_stamp, beat_ms, {', '.join(META)}"
+_STORED: Final = f"""
+    key, CASE WHEN length(body) <= :most THEN body END, length(body),
+    head_position, head, foreign_stamp, beat_ms, {", ".join(META)}
+"""
 _READ: Final = f"""
-    SELECT {_STORED} FROM session LEFT JOIN document USING (key) WHERE id = ? AND expires_ms > ?
+    SELECT {_STORED} FROM session LEFT JOIN document USING (key) WHERE id = :id AND expires_ms > :now_ms
 """  # noqa: S608
 _READ_EACH: Final = f"""
     SELECT id, {_STORED} FROM session LEFT JOIN document USING (key)
-    WHERE id IN (SELECT value FROM json_each(?)) AND expires_ms > ?
+    WHERE id IN (SELECT value FROM json_each(:ids)) AND expires_ms > :now_ms
 """  # noqa: S608
 
 
@@ -58,6 +68,7 @@ class SqliteBackend:
         timeout_s: how long to wait for another process's lock, seconds.
         clock: a steady clock for expiry, seconds; unaffected by changes of the wall clock.
         synced: a write counts only once it is on disk.
+        document_bytes: longer documents are not read.
 
     Raises:
         ValueError: the ttl is not between a millisecond and ten years.
@@ -72,7 +83,9 @@ class SqliteBackend:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         clock: Callable[[], float] = since_boot,
         synced: bool = False,
+        document_bytes: int = DOCUMENT_BYTES,
     ) -> None:
+        self._document_bytes = document_bytes
         self.hosts: HostRegistry | None = None
         """None: a file has one host."""
         self._ttl_ms = ttl_ms(ttl_s)
@@ -102,7 +115,7 @@ class SqliteBackend:
 
     async def read(self, session_id: str) -> StoredSession | None:
         """Read document, meta and last beat."""
-        return await self._database.run(_read, session_id)
+        return await self._database.run(_read, session_id, self._document_bytes)
 
     async def read_each(self, session_ids: Sequence[str]) -> Sequence[StoredSession | StoreError | None]:
         """As `read`, by one query."""
@@ -161,8 +174,8 @@ class SqliteBackend:
         """A page of the active sessions."""
         return await self._database.run(_active_ids, cursor)
 
-    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[tuple[str, StoredSession]], str]:
-        """A page of matching sessions: by an index if the query has a call id, else by scanning the meta
+    async def find(self, query: Query, cursor: str, limit: int) -> tuple[list[str], str]:
+        """The ids of a page of matching sessions: by an index if the query has a call id, else by scanning the meta
         columns."""
         return await self._database.run(_find, query, cursor, limit)
 
@@ -175,9 +188,9 @@ class SqliteBackend:
         await self._database.close()
 
 
-def _read(connection: sqlite3.Connection, now_ms: int, session_id: str) -> StoredSession | None:
+def _read(connection: sqlite3.Connection, now_ms: int, session_id: str, most: int) -> StoredSession | None:
     with snapshot(connection):
-        row = connection.execute(_READ, (session_id, now_ms)).fetchone()
+        row = connection.execute(_READ, {"id": session_id, "now_ms": now_ms, "most": most}).fetchone()
         return None if row is None else _present(_stored(connection, *row))
 
 
@@ -185,7 +198,8 @@ def _read_each(
     connection: sqlite3.Connection, now_ms: int, session_ids: Sequence[str]
 ) -> list[StoredSession | StoreError | None]:
     with snapshot(connection):
-        rows = connection.execute(_READ_EACH, (msgspec.json.encode(session_ids).decode(), now_ms)).fetchall()
+        values = {"ids": msgspec.json.encode(session_ids).decode(), "now_ms": now_ms, "most": TOGETHER_BYTES}
+        rows = connection.execute(_READ_EACH, values).fetchall()
         found = {session_id: _present(_stored(connection, *row)) for session_id, *row in rows}
     return [found.get(session_id) for session_id in session_ids]
 
@@ -207,16 +221,14 @@ def _active_ids(connection: sqlite3.Connection, now_ms: int, cursor: str) -> tup
 
 def _find(
     connection: sqlite3.Connection, now_ms: int, query: Query, cursor: str, limit: int
-) -> tuple[list[tuple[str, StoredSession]], str]:
+) -> tuple[list[str], str]:
     conditions, values = _conditions(query)
     statement = f"""
-        SELECT id, {_STORED} FROM session JOIN document USING (key)
+        SELECT id, key FROM session JOIN document USING (key)
         WHERE key > ? AND expires_ms > ? {conditions} ORDER BY key LIMIT ?
     """  # noqa: S608 - the values are bound
-    with snapshot(connection):
-        rows = connection.execute(statement, (_key(cursor), now_ms, *values, limit)).fetchall()
-        found = [(session_id, _stored(connection, *row)) for session_id, *row in rows]
-    return found, str(rows[-1][1]) if len(rows) == limit else ""
+    rows = connection.execute(statement, (_key(cursor), now_ms, *values, limit)).fetchall()
+    return [session_id for session_id, _ in rows], str(rows[-1][1]) if len(rows) == limit else ""
 
 
 def _key(cursor: str) -> int:
@@ -242,17 +254,20 @@ def _conditions(query: Query) -> tuple[str, list[str]]:
 
 
 def _stored(
-    connection: sqlite3.Connection, key: int, body: bytes | None, position: int, head: bytes | None, foreign: str,
-    beat_ms: int, *values: Any,
+    connection: sqlite3.Connection, key: int, body: bytes | None, length: int | None, position: int,
+    head: bytes | None, foreign: str, beat_ms: int, *values: Any,
 ) -> StoredSession:  # fmt: skip
+    unread_bytes = length if body is None and length is not None else 0
     try:
         document = None if body is None else together(connection, key, body, Changed(position, head))
     except (TypeError, ValueError):  # parts of other types than daemons write
         document = b""
+    if unread_bytes:
+        document = b""
     beat_ms = plain_beat(beat_ms)
     fields = dict(zip(META, values, strict=True))
     if fields["version"] is None:
-        return StoredSession(document, None, beat_ms)
+        return StoredSession(document, None, beat_ms, unread_bytes=unread_bytes)
     fields["labels"] = parse_labels(fields["labels"])
     fields["ops"] = parse_ops(fields["ops"])
     fields["reaped"] = bool(fields["reaped"])
@@ -263,7 +278,8 @@ def _stored(
     except UnreadableMetaError:
         return UNREADABLE
     tombstone = meta.version if deleted and document is not None else 0
-    return StoredSession(document, meta, beat_ms, str(foreign).encode() if document is not None else b"", tombstone)
+    stamp = str(foreign).encode() if document is not None else b""
+    return StoredSession(document, meta, beat_ms, stamp, tombstone, unread_bytes)
 
 
 def _check(

@@ -93,6 +93,22 @@ async def test_a_page_ends_by_its_bytes(core: Core, monkeypatch: pytest.MonkeyPa
     assert [len(shown) for shown in found] == ([3, 3, 1] if method == "session.list_active" else [2, 2, 2, 1])
 
 
+async def test_a_page_ends_by_the_bytes_that_are_read_for_it(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where nothing of it is listed; what was read once is not read again for the next page."""
+    monkeypatch.setattr(listing, "READ_BYTES_A_PAGE", 2500)
+    for number in range(7):
+        document = b'{"id":"s%d","status":"active","recovery_data":{"x":"%b"}}' % (number, b"x" * 1000)
+        core.memory.put(f"s{number}", document, None)
+    for provider, found in (("", [["s0", "s1", "s2"], ["s3", "s4", "s5"], ["s6"]]), ("sip", [[], [], []])):
+        pages: list[list[str]] = []
+        cursor: dict[str, str] = {}
+        while not pages or cursor:
+            page = await core.call("session.list", scope="all", provider=provider, **cursor)
+            pages.append([each["session"]["id"] for each in page["sessions"]])
+            cursor = {"cursor": page["next_cursor"]} if "next_cursor" in page else {}
+        assert pages == found
+
+
 @pytest.mark.parametrize("cursor", ["x", "-1", "1.5", "9" * 20, "", "²"])
 async def test_an_invalid_cursor_is_refused(core: Core, cursor: str) -> None:
     await core.save("a")
