@@ -222,11 +222,11 @@ class Journal:
         Raises:
             OSError: no part of the group is in the log, as far as the disk still allows that to be ensured.
         """
-        if self.is_removed:
+        segment = self._segment
+        if segment is None or self.is_removed:
             raise OSError(errno.ENOENT, "the journal's files were deleted")
         bodies = [encode_record(record) for record in records]
         size = sum(map(len, bodies)) + RECORD_HEADER_BYTES * len(bodies)
-        segment = self.segment
         if not segment.has_space_for(size):
             segment = self.roll(size)
         segment.append(framed(segment.generation, self.sequence + 1, self.synced, bodies))

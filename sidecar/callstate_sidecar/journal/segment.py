@@ -14,7 +14,7 @@ from typing import Final
 
 from callstate_sidecar.journal.format import DATA_START, END_OF_LOG, SYNCED_AT, Kind, file_header, synced_mark
 from callstate_sidecar.journal.layout import log_path, spares
-from callstate_sidecar.system.files import Files, naming
+from callstate_sidecar.system.files import Files, add_name, naming
 
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 """Size of a segment. Larger ones are rolled over less often; smaller ones release disk space sooner."""
@@ -63,9 +63,9 @@ class OpenSegment:
             OSError: they are not there, not even in part, as far as the disk still allows that to be ensured.
         """
         try:
-            with naming(self._path):
-                self._files.write(self.fd, data + END_OF_LOG, self.end)
-        except OSError:
+            self._files.write(self.fd, data + END_OF_LOG, self.end)
+        except OSError as error:
+            add_name(error, self._path)
             self._wipe()
             raise
         self.end += len(data)

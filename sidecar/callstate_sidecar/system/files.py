@@ -28,9 +28,14 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
+        add_name(error, path)
         raise
+
+
+def add_name(error: OSError, path: Path) -> None:
+    """Add the file's name to an error of a call that only takes a descriptor."""
+    if error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def make_directory(path: Path) -> None:
