@@ -15,7 +15,8 @@ from bench.suite import Figures
 from bench.targets import OURS
 
 MADE_OF: Final = {
-    "throughput": "comparisons", "latency": "comparisons", "requests": "comparisons", "waits": "day",
+    "beside": "comparisons", "throughput": "comparisons", "latency": "comparisons", "requests": "comparisons",
+    "waits": "day",
 }  # fmt: skip
 """Tables and plots whose figures have another name."""
 

@@ -11,7 +11,7 @@ from bench.day.figures import QUANTILES, REQUESTS
 from bench.day.run import NOTHING
 from bench.hostile import tables as hostile_tables
 from bench.report import measured
-from bench.targets import OURS, THEIRS
+from bench.targets import BY_HAND, OURS, THEIRS
 
 Told = dict[str, Any]
 """The content of the JSON file."""
@@ -106,6 +106,38 @@ def requests(told: Told) -> str:
             )  # fmt: skip
 
     head = (*_WHAT, "p50 µs", "p99 µs", "client CPU µs", "server CPU µs", "closing flush")
+    return _table(head, rows())
+
+
+SHORT_TURNS: Final = 20
+"""History length of the summary."""
+
+
+def beside(told: Told) -> str:
+    """The summary: what a request costs beside the same one with RedisStore, alone and among 32 tasks."""
+    cells = {
+        (cell["operation"], cell["tasks"]): cell["sides"]
+        for cell in told["comparisons"] if cell["turns"] == SHORT_TURNS and not cell["spread"]
+    }  # fmt: skip
+
+    def cpu(figures: Told) -> float:
+        return sum(float(figures[name][0]) for name in ("client_cpu_us", "server_cpu_us"))
+
+    def rows() -> Iterator[Sequence[str]]:
+        for operation in ("heartbeat", "add_turn", "save", "load"):
+            alone, busy = cells[operation, 1], cells[operation, 32]
+            ours, theirs = alone[OURS], alone[THEIRS]
+            hand = busy.get(BY_HAND)
+            yield (
+                operation, f"{_n(ours['p50_us'] / theirs['p50_us'])}x", f"{_n(cpu(ours) / cpu(theirs))}x",
+                _ratio(busy[THEIRS]["throughput_ratio"]), _ratio(hand["throughput_ratio"]) if hand else "",
+                f"{_n(cpu(busy[OURS]) / cpu(busy[THEIRS]))}x",
+            )  # fmt: skip
+
+    head = (
+        "", "p50, one at a time", "CPU, one at a time", "throughput, 32 tasks",
+        "beside Redis by hand", "CPU, 32 tasks",
+    )  # fmt: skip
     return _table(head, rows())
 
 
@@ -229,7 +261,8 @@ def verbs(told: Told) -> str:
 
 
 TABLES: Final[dict[str, Callable[[Told], str]]] = {
-    "machine": machine, "targets": targets, "throughput": throughput, "requests": requests, "growth": growth,
+    "machine": machine, "targets": targets, "beside": beside, "throughput": throughput, "requests": requests,
+    "growth": growth,
     "bytes": stored, "loads": loads, "dying": dying, "day": day, "waits": waits,
     "hostile": hostile, "verbs": verbs,
 }  # fmt: skip
