@@ -40,6 +40,8 @@ class FlushQueue:
     def __init__(self, table: SessionTable, transaction: Transaction) -> None:
         self.table = table
         self._tx = transaction
+        self._unannounced: set[str] = set()
+        """Sessions taken for a batch whose group was rolled back, so that a replay would not know of the write."""
 
     # -- batches --------------------------------------------------------------------------------------------
 
@@ -85,9 +87,40 @@ class FlushQueue:
             table.dirty.discard(session_id)
         if sent:
             self._tx.records.append(StoreRecord(sent, {}))
+            self._tx.after_rollback.append(lambda _: self._not_announced(sent))
         for write, _ in batch:
             table.dirty.depart(write.session_id, write.meta.version)
         return batch
+
+    def _not_announced(self, sent: dict[str, int]) -> None:
+        """The journal has refused to note that these versions are being sent."""
+        for session_id, version in sent.items():
+            session = self.table.sessions.get(session_id)
+            if session is not None and session.base is not None and session.base.sent == version:
+                session.base = structs.replace(session.base, sent=0)
+        self._unannounced.update(sent)
+
+    def withhold(self, batch: list[tuple[Write, float]]) -> list[tuple[Write, float]]:
+        """Make those dirty again that the journal does not know to be under way; returns the others.
+
+        To be called once the group with them has been committed or rolled back, and before they are sent. If the
+        daemon crashed after such a write, a replay would take what the store has for another host's, and merge it
+        with what it was made from: each turn would be there twice.
+
+        Args:
+            batch: as returned by `take`.
+        """
+        if not self._unannounced:
+            return batch
+        able: list[tuple[Write, float]] = []
+        for write, since in reversed(batch):
+            if write.session_id in self._unannounced:
+                self.retry(write, since)
+            else:
+                able.append((write, since))
+        self._unannounced.clear()
+        able.reverse()
+        return able
 
     def _deletion(self, host_id: str, session_id: str) -> Write:
         tombstone = self.table.tombstones.pending[session_id]

@@ -75,7 +75,8 @@ class Batches:
         """Write one batch.
 
         Returns:
-            how many sessions were answered for; 0: none, and there may be others; None: the store failed.
+            how many sessions were answered for; 0: none, and there may be others; None: the store failed, or the
+            journal does not note what would be sent.
         """
         self._commit()
         batch = self._queue.take(self._host_id, self._limit.sessions, self._config.batch_bytes, self._clock.mono())
@@ -86,6 +87,10 @@ class Batches:
             self._away.resent(write.session_id)
         try:
             self._commit()  # journals what is in flight, so that a replay can tell it from another host's write
+            batch = self._queue.withhold(batch)
+            if not batch:
+                self._barrier.signal()
+                return None
             await asyncio.sleep(0)  # encoding the batch and sending it take a turn of the loop each
             results = await self._backend.write([write for write, _ in batch])
         except StoreError as error:

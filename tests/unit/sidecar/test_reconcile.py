@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +14,9 @@ from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
 from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
 from callstate_client.engine.table.replay import all_dirty
+from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.errors import FencedError, SessionNotFoundError, StoreUnavailableError
-from support.core import HOST, Core, FakeClient, kept
+from support.core import HOST, BadDisk, Core, FakeClient, kept, open_journal
 from support.stores import MemoryBackend, down
 
 THEIRS = {
@@ -521,6 +524,44 @@ async def test_a_restart_is_no_reason_to_merge_what_we_wrote_ourselves() -> None
     await core.turn("a", "four")
     await flush(core)
     assert contents(stored(core)) == ["one", "two", "three", "four"]
+
+
+async def test_nothing_is_written_that_a_replay_would_take_for_another_hosts(tmp_path: Path) -> None:
+    """The daemon saves without having seen the store, meets a full disk when that is there, and is killed."""
+    disk = BadDisk()
+    journal = open_journal(tmp_path, disk, None, start=True)
+    core = Core(journal=journal)
+    await core.save("known")
+    await flush(core)
+    core.memory.batches.clear()
+    await blind(core, if_version=0)
+    await core.turn("a", "one")
+    core.memory.failure = None
+    core.table.dirty.mark("known", core.clock.mono(), 100)
+    disk.error = OSError(errno.ENOSPC, "No space left on device")
+    for _ in range(2):
+        await core.writer.write_round()
+    assert "a" not in core.memory.rows
+    assert [[write.session_id for write in batch] for batch in core.memory.batches] == [["known"]]
+    assert core.table.dirty.marks.keys() == {"a"}
+    assert not core.table.dirty.in_flight
+    disk.error = None
+    core.memory.cut = True
+    await core.writer.write_round()  # written, and nobody knows
+    core.memory.cut = False
+    assert contents(stored(core)) == ["one"]
+    journal.close()
+
+    table = SessionTable()
+    open_journal(tmp_path, disk, table, start=False).close()
+    all_dirty(table, 0.0)
+    successor = Core(table=table, backend=core.memory)
+    successor.memory = core.memory
+    successor.ctx.watch(INTERNAL, table.sessions["a"])
+    successor.clock.advance(5.0)
+    await successor.turn("a", "two")
+    await flush(successor)
+    assert contents(stored(successor)) == ["one", "two"]
 
 
 async def test_a_write_acknowledged_during_a_change_needs_no_merge() -> None:
