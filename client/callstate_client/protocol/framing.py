@@ -38,32 +38,30 @@ class LineSplitter:
         limit: longest line accepted, bytes, newline included.
     """
 
-    __slots__ = ("_dropping", "_limit", "_parts", "_size")
+    __slots__ = ("_dropping", "_limit", "_parts", "pending")
 
     def __init__(self, limit: int = LINE_BYTES) -> None:
         self._limit = limit
         self._parts: list[bytes] = []
-        self._size = 0
-        self._dropping = False
-
-    @property
-    def pending(self) -> int:
+        self.pending = 0
         """How many bytes of an unfinished line are kept."""
-        return self._size
+        self._dropping = False
 
     @property
     def unfinished(self) -> bool:
         """Whether a line has begun and not ended, whether it is kept or dropped."""
-        return self._size > 0 or self._dropping
+        return self.pending > 0 or self._dropping
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """The lines that `data` completes, without their newlines; None stands for one that was too long."""
+        if not self.pending and not self._dropping and data.find(b"\n") == len(data) - 1 < self._limit and data:
+            return [data[:-1]]  # one whole line
         # judged by the first line: lines of one read tend to be of one kind
-        long = self._size > LONG_LINE_BYTES or data.find(b"\n", 0, LONG_LINE_BYTES) < 0
+        long = self.pending > LONG_LINE_BYTES or data.find(b"\n", 0, LONG_LINE_BYTES) < 0
         lines: list[bytes | None] = [*(_split_long(data) if long else data.split(b"\n"))]
         rest = cast(bytes, lines.pop())
         if lines:
-            if self._size or self._dropping:
+            if self.pending or self._dropping:
                 lines[0] = self._finish(cast(bytes, lines[0]))
             if len(data) > self._limit:  # otherwise no line can be too long
                 lines = [line if line is None or len(line) < self._limit else None for line in lines]
@@ -74,10 +72,10 @@ class LineSplitter:
     def _hold(self, data: bytes) -> None:
         if self._dropping:
             return
-        self._size += len(data)
-        if self._size >= self._limit:  # no newline can arrive within the limit
+        self.pending += len(data)
+        if self.pending >= self._limit:  # no newline can arrive within the limit
             self._parts.clear()
-            self._size = 0
+            self.pending = 0
             self._dropping = True
         elif self._parts and len(self._parts[-1]) < PIECE_BYTES:
             self._parts[-1] += data
@@ -88,7 +86,7 @@ class LineSplitter:
         dropping, self._dropping = self._dropping, False
         line = b"".join([*self._parts, piece])
         self._parts.clear()
-        self._size = 0
+        self.pending = 0
         return None if dropping or len(line) >= self._limit else line
 
 
@@ -119,7 +117,10 @@ class LineBuffer:
         data, view = self._data, self.view
         lines: list[bytes | None] = []
         start = 0
-        if self._splitter.unfinished:
+        if not self._splitter.unfinished:
+            if data.find(b"\n", 0, size) == size - 1 >= 0:
+                return [bytes(view[: size - 1])]  # one whole line
+        else:
             start = data.find(b"\n", 0, size) + 1
             lines = self._splitter.feed(bytes(view[: start or size]))
             if not start:

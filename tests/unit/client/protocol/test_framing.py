@@ -56,6 +56,22 @@ class TestLineSplitter:
         assert splitter.feed(b"\n") == [b"tail"]
 
 
+@pytest.mark.parametrize("size", [9, 10, 11])
+def test_a_line_that_comes_alone_is_held_to_the_limit_like_any_other(size: int) -> None:
+    data = b"x" * (size - 1) + b"\n"
+    alone, (after_another, _) = LineSplitter(10).feed(data), split(whole, b"\n" + data)
+    assert [b"", *alone] == after_another
+    assert alone == [data[:-1] if size <= 10 else None]
+
+
+def test_a_whole_line_ends_the_one_that_had_begun() -> None:
+    splitter = LineSplitter(10)
+    assert splitter.feed(b"be") == []
+    assert splitter.feed(b"gun\n") == [b"begun"]
+    assert splitter.feed(b"1234567890") == []  # too long: dropped up to its newline
+    assert splitter.feed(b"rest\n") == [None]
+
+
 def test_a_line_in_tiny_pieces_takes_about_its_own_size() -> None:
     splitter = LineSplitter()
     pieces = [b"%02d" % (number % 100) for number in range(200_000)]
