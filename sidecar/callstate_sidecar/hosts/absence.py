@@ -54,7 +54,7 @@ class AbsenceGate:
     def holds(self, connection: ClientConnection) -> bool:
         """Whether this connection has to wait; it is served when the comparison is done."""
         if self._comparing is None:
-            if not self._is_back():
+            if self._since_boot() - self._present_at <= self._lease_s:  # `_is_back`, for each request
                 return False
             self._begin()
         self._waiting[connection] = None

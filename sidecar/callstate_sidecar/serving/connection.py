@@ -158,7 +158,8 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """asyncio: bytes have arrived."""
-        self._received_bytes = self.unserved_bytes + len(data)
+        waits = self._backlog or self._arrived
+        self._received_bytes = len(data) + (self._received_bytes if waits else self._splitter.pending)
         if self._queued or not self.queue.has_time():
             self._arrived += data
             self.serve_soon()
@@ -223,7 +224,8 @@ class ClientConnection(asyncio.Protocol):
         self.queue.served(now - began)
         if backlog and not left:
             self.serve_soon()
-        self._update_reading()
+        if backlog or self._paused_reading or self._ended:
+            self._update_reading()
 
     def _serve_later(self, delay_s: float) -> None:
         """Its user has had as many requests served as `limits.per_uid.requests_per_s`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 
 class SystemClock:
@@ -27,8 +29,7 @@ class SystemClock:
         return self.mono() - self.stalled_s
 
 
-def since_boot() -> float:
-    """Seconds since boot, including suspend; not affected by clock changes."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    return time.monotonic()
+since_boot: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds since boot, including suspend; not affected by clock changes."""
