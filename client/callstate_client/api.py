@@ -124,7 +124,7 @@ class CallStore(SessionApi):
     async def _mutate(self, request: PreparedRequest[int], timeout_s: float | None, epoch: int | None) -> int:
         call = None if request.op_of is None else self._held_call(request.op_of, epoch)
         if call is None or not call.unacknowledged:
-            return await super()._mutate(request, timeout_s, epoch)
+            return await self._execute(request, timeout_s, epoch)
         return await call._in_order.execute(request, self._limit_s(timeout_s), fenced=epoch is not None)
 
     async def _update_beside(

@@ -157,6 +157,7 @@ class Requester(Uncopied, ABC):
             timeout_s: seconds; None for the store's own.
             epoch: the fencing token of a mutation; None for none.
         """
-        requests.fenced(request, epoch)
+        if epoch is not None:
+            requests.fenced(request, epoch)
         reply = await self.request(request.method, request.params, op_of=request.op_of, timeout_s=timeout_s)
         return request.result(reply)

@@ -31,9 +31,11 @@ def as_text(value: object, name: str) -> str:
     Raises:
         DocumentError: it is not a str.
     """
+    if type(value) is str:
+        return value if value.isascii() else well_formed(value)
     if not isinstance(value, str):
         raise DocumentError(f"{name} is a text, not {type(value).__name__}")
-    return well_formed(value if type(value) is str else str.__str__(value))
+    return well_formed(str.__str__(value))
 
 
 def whole_ms(value: Any) -> int:

@@ -184,15 +184,16 @@ def decode_incoming(line: bytes) -> Incoming:
 
 
 _PREFIX: Final = b'{"jsonrpc":"2.0","id":'
+_ID_AT: Final = len(_PREFIX)
 
 
 def reply_id(line: bytes) -> int | None:
     """The id of a reply, found without parsing the line; None where that takes parsing."""
-    if not line.startswith(_PREFIX):
-        return None
-    end = line.find(b",", len(_PREFIX), len(_PREFIX) + 21)
-    digits = line[len(_PREFIX) : end]
-    return int(digits) if end > 0 and digits.isdigit() else None
+    if line.startswith(_PREFIX) and (end := line.find(b",", _ID_AT, _ID_AT + 21)) > 0:
+        digits = line[_ID_AT:end]
+        if digits.isdigit():
+            return int(digits)
+    return None
 
 
 class Reply(Struct, Generic[ResultT]):

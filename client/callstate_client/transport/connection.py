@@ -12,7 +12,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
@@ -265,6 +265,7 @@ class Connection:
 
     def received(self, source: LineProtocol, lines: list[bytes | None]) -> None:
         """Pass replies to their waiters."""
+        answered = False
         try:
             for line in lines:
                 waiter = self._pending.take_waiter(line or b"")
@@ -273,13 +274,14 @@ class Connection:
                 if isinstance(waiter, CallstateError):
                     _log.error("the daemon answered to no request: %s", waiter)
                 else:
-                    # only a reply: a daemon that refuses us may say so on each connection before it hangs up
-                    self._backoff.reset()
+                    answered = True
                     if not waiter.done():
-                        waiter.set_result(cast(bytes, line))
+                        waiter.set_result(line)  # type: ignore[arg-type]  # it has an id
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             _log.error("what listens at %s is no callstated (%s); disconnecting", self.path, error)
             source.transport.abort()
+        if answered:  # not for any line: a daemon that refuses us may say so on each connection, and then hang up
+            self._backoff.reset()
         # scheduled after the tasks that this wakes, so their next requests leave in the same iteration of the loop
         self.writable()
 
