@@ -43,8 +43,25 @@ MAX_WAITING: Final = 1000
 """Requests of one connection that may wait for the store or a flush; at this number it is not read from."""
 
 
+class Group(Protocol):
+    """The group of a turn of the loop (GroupCommit), as a connection uses it."""
+
+    def begin_alone(self, connection: ClientConnection, /) -> bool:
+        """Whether to end the group as soon as the lines that this connection has received are served."""
+        ...
+
+    def end(self) -> None:
+        """Commit the group, and let its replies leave."""
+        ...
+
+
 class LineServer(Protocol):
     """The server, as a connection uses it."""
+
+    @property
+    def group(self) -> Group:
+        """What is committed at the end of this turn of the loop."""
+        ...
 
     @property
     def queue(self) -> FairQueue:
@@ -91,14 +108,15 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_arrived", "_backlog", "_blocked", "_ended", "_loop", "_paused_reading", "_pending_bytes", "_queued",
-        "_received_bytes", "_server", "_splitter", "busy", "closing", "connected_at", "expected_bytes",
-        "instance", "line_bytes", "member", "out", "out_bytes", "place", "queue", "served_at", "told_timeout_s",
-        "transport", "user", "waiting", "worker",
+        "_arrived", "_backlog", "_blocked", "_ended", "_group", "_loop", "_paused_reading",
+        "_pending_bytes", "_queued", "_received_bytes", "_server", "_splitter", "busy", "closing",
+        "connected_at", "expected_bytes", "instance", "line_bytes", "member", "out", "out_bytes", "place",
+        "queue", "served_at", "told_timeout_s", "transport", "user", "waiting", "worker",
     )  # fmt: skip
 
     def __init__(self, server: LineServer, line_bytes: int) -> None:
         self._server = server
+        self._group = server.group
         self.queue = server.queue
         self._loop = asyncio.get_running_loop()
         self._splitter = LineSplitter(line_bytes)
@@ -167,9 +185,18 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._backlog += self._splitter.feed(data)
             if self._backlog:
-                self.serve()
+                self._serve_received()
         if self._backlog or self._arrived or self._splitter.pending:
             self._server.held_more(len(data))
+
+    def _serve_received(self) -> None:
+        if self._group.begin_alone(self):
+            try:
+                self.serve()
+            finally:
+                self._group.end()
+        else:
+            self.serve()
 
     def eof_received(self) -> bool:
         """asyncio: the client sends no more (`printf … | nc -U`); it still gets all its replies."""
