@@ -140,11 +140,13 @@ class SidecarStore(CallStore):
             stream.close()
         await self._connection.close()
 
-    def events(self, *types: str, since: Cursor | None = None) -> EventStream:
+    def events(self, *types: str, since: Cursor | None = None, worker_id: str | None = None) -> EventStream:
         """The events of calls, workers and the store; see CallStore."""
         if self.closed:
             raise StoreClosedError
-        stream = EventStream(self._connection.places, types, since, timeout_s=self._timeout_s)
+        known = self._known_features
+        of_worker = worker_id if known is not None and protocol.EVENTS_WORKER in known else None
+        stream = EventStream(self._connection.places, types, since, worker_id=of_worker, timeout_s=self._timeout_s)
         self._streams.add(stream)
         return stream
 

@@ -101,7 +101,7 @@ class Requester(Uncopied, ABC):
         """
 
     @abstractmethod
-    def events(self, *types: str, since: Cursor | None = None) -> EventSource:
+    def events(self, *types: str, since: Cursor | None = None, worker_id: str | None = None) -> EventSource:
         """Events of sessions, workers and the daemon's store: `async for event in store.events()`.
 
         From `async with store.events() as events` on, or else from the first event that is awaited, no event is
@@ -110,6 +110,8 @@ class Requester(Uncopied, ABC):
         Args:
             types: which, see `EventType`; none: all but `turn`.
             since: the last event seen (`event.cursor`): later ones that are still kept come first.
+            worker_id: leave out what workers other than this one do with sessions of their own: that they claim one
+                that was nobody's, end or delete one that they own. Left in if the daemon is too old to do that.
         """
 
     @abstractmethod

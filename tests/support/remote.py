@@ -179,7 +179,7 @@ class RemoteStore(CallStore):
         """The daemon's default."""
         return float((await self.info())["heartbeat_timeout_s"])
 
-    def events(self, *types: str, since: Cursor | None = None) -> EventSource:
+    def events(self, *types: str, since: Cursor | None = None, worker_id: str | None = None) -> EventSource:
         """Not supported: tests subscribe in their own process."""
         return self._no_events()
 

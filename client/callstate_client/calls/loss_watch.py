@@ -65,7 +65,9 @@ class LossWatch:
 
     async def _run(self) -> None:
         try:
-            async with self._store.events(*OF_CALLS, DRAIN) as events:
+            # what others do with their own calls would wake each worker of the host for each call that ends
+            claimant = self._store._claimant or None
+            async with self._store.events(*OF_CALLS, DRAIN, worker_id=claimant) as events:
                 await self._reconcile()  # with what happened before the subscription
                 while True:
                     await self._handle(await anext(events))

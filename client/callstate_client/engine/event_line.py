@@ -28,6 +28,8 @@ class NotedEvent(NamedTuple):
     uid: int = UNKNOWN
     gid: int = UNKNOWN
     """The session's creator."""
+    own: str = ""
+    """The worker that did this to a session of its own, or to one that was nobody's; empty for all else."""
 
 
 class _Params(Struct, omit_defaults=True, gc=False):

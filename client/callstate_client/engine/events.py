@@ -78,6 +78,23 @@ class _Kept(NamedTuple):
     line: bytes
     uid: int
     gid: int
+    own: str
+
+
+class _Interest(NamedTuple):
+    """What a subscriber wants to be told of.
+
+    Args:
+        types: of events.
+        worker: of what workers do with their own sessions, only what this one does; empty: all.
+    """
+
+    types: frozenset[str]
+    worker: str
+
+    def wants(self, kept: _Kept) -> bool:
+        """Whether it wants this event."""
+        return kept.type in self.types and (not self.worker or kept.own in ("", self.worker))
 
 
 class Audience(Protocol):
@@ -116,7 +133,7 @@ class Events:
         self._ring_bytes = 0
         self._lost_seq = 0
         """The number of the last event dropped from the ring."""
-        self._subscribers: dict[Subscriber, frozenset[str]] = {}
+        self._subscribers: dict[Subscriber, _Interest] = {}
         self._fresh: dict[Subscriber, tuple[int, bytes]] = {}
         """Subscribers waiting for a replay: the number after which kept events are sent, and the lines that precede
         them."""
@@ -142,6 +159,7 @@ class Events:
         evidence: str = "",
         deadline_us: int = 0,
         owner: str = "",
+        own: str = "",
         **more: str | int | bool,
     ) -> None:
         """Record an event, to be published once the open group is journaled.
@@ -154,6 +172,7 @@ class Events:
             evidence: what a suspicion is based on.
             deadline_us: when a suspect is reaped, microseconds since 1970.
             owner: overrides the session's owner, which it has just lost.
+            own: the worker that did this to its own session, or to one that was nobody's; empty for all else.
             more: further members: `worker_id`, `error`, `drain`, `turn_count`.
         """
         if type_ == TURN and not self.wants_turns:
@@ -170,7 +189,7 @@ class Events:
                 session.facts.epoch,
             )
         uid, gid = (UNKNOWN, UNKNOWN) if session is None else (session.facts.uid, session.facts.gid)
-        self._open.append(NotedEvent(type_, now_us, about, reason, evidence, deadline_us, more, uid, gid))
+        self._open.append(NotedEvent(type_, now_us, about, reason, evidence, deadline_us, more, uid, gid, own))
 
     def drop_undone(self, fenced: Mapping[str, int]) -> None:
         """Drop the events of the changes that a rollback undid.
@@ -217,7 +236,8 @@ class Events:
         batch = []
         for each in noted:
             self.seq += 1
-            batch.append(_Kept(self.seq, each.type, event_line(self.stream, self.seq, each), each.uid, each.gid))
+            line = event_line(self.stream, self.seq, each)
+            batch.append(_Kept(self.seq, each.type, line, each.uid, each.gid, each.own))
         for kept in batch:
             if kept.type != TURN:
                 self._ring.append(kept)
@@ -231,13 +251,13 @@ class Events:
         return batch
 
     def _tell(self, batch: list[_Kept]) -> None:
-        lines: dict[tuple[frozenset[str], User | None], bytes] = {}
-        for subscriber, types in self._subscribers.items():
+        lines: dict[tuple[_Interest, User | None], bytes] = {}
+        for subscriber, interest in self._subscribers.items():
             user = self._audience(subscriber)
-            data = lines.get((types, user))
+            data = lines.get((interest, user))
             if data is None:
-                told = [kept.line for kept in batch if kept.type in types and self._is_told(user, kept)]
-                data = lines[types, user] = b"".join(told)
+                told = [kept.line for kept in batch if interest.wants(kept) and self._is_told(user, kept)]
+                data = lines[interest, user] = b"".join(told)
             if data:
                 subscriber.send(data)
 
@@ -250,19 +270,21 @@ class Events:
     def _is_told(self, user: User | None, kept: _Kept) -> bool:
         return user is None or self.guard is None or self.guard.sees(user, kept.uid, kept.gid)
 
-    def _kept_behind(self, seq: int, types: frozenset[str], user: User | None) -> bytes:
+    def _kept_behind(self, seq: int, interest: _Interest, user: User | None) -> bytes:
         lines: list[bytes] = []
         for kept in reversed(self._ring):
             if kept.seq <= seq:
                 break
-            if kept.type in types and self._is_told(user, kept):
+            if interest.wants(kept) and self._is_told(user, kept):
                 lines.append(kept.line)
         lines.reverse()
         return b"".join(lines)
 
     # -- subscribing ----------------------------------------------------------------------------------------
 
-    def subscribe(self, subscriber: Subscriber, types: frozenset[str], since: Cursor | None, now_us: int) -> int:
+    def subscribe(
+        self, subscriber: Subscriber, types: frozenset[str], since: Cursor | None, now_us: int, worker: str = ""
+    ) -> int:
         """Subscribe from now on, or from a cursor on; replaces any earlier subscription.
 
         Missed events are sent by the next `publish`, after the reply and anything else queued by then, and only
@@ -273,6 +295,7 @@ class Events:
             types: which types; GAP is always sent.
             since: the last event it has; later kept events are sent, after a GAP if some are missing.
             now_us: the current time, microseconds since 1970.
+            worker: leave out what workers other than this one do with their own sessions; empty: leave out nothing.
 
         Returns:
             the number after which its events start.
@@ -294,7 +317,7 @@ class Events:
         elif since is not None:
             seq = since.seq
         self.unsubscribe(subscriber)
-        self._subscribers[subscriber] = types
+        self._subscribers[subscriber] = _Interest(types, worker)
         self.wants_turns = self.wants_turns or TURN in types
         if since is not None:
             noted = NotedEvent(GAP, now_us, None, gap, "", 0, {})
@@ -304,8 +327,9 @@ class Events:
     def unsubscribe(self, subscriber: Subscriber) -> None:
         """Remove a subscriber, if it is one."""
         self._fresh.pop(subscriber, None)
-        if TURN in self._subscribers.pop(subscriber, ()):
-            self.wants_turns = any(TURN in types for types in self._subscribers.values())
+        left = self._subscribers.pop(subscriber, None)
+        if left is not None and TURN in left.types:
+            self.wants_turns = any(TURN in interest.types for interest in self._subscribers.values())
 
 
 def _is_undone(noted: NotedEvent, fenced: Mapping[str, int]) -> bool:

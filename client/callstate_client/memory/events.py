@@ -76,19 +76,23 @@ class MemoryEvents:
         sessions: whose events.
         types: which; none: all but `turn`.
         since: the last event seen; later ones that are still kept come first.
+        worker_id: leave out what workers other than this one do with their own sessions; None: leave out nothing.
         view: the view of the worker.
 
     Raises:
         InvalidParamsError: there is no such type, or `since` is beyond the last event.
     """
 
-    def __init__(self, sessions: Sessions, types: Sequence[str], since: Cursor | None, view: View) -> None:
+    def __init__(
+        self, sessions: Sessions, types: Sequence[str], since: Cursor | None, worker_id: str | None, view: View
+    ) -> None:
         self._sessions = sessions
         self._view = view
         self._closed = False
         self._news = asyncio.Event()
         self._subscriber = _Subscriber(sessions.engine.ctx.limits.events, self._news.set)
-        params = SubscribeParams(types=[*types] or None, since=None if since is None else since.since())
+        place = None if since is None else since.since()
+        params = SubscribeParams(types=[*types] or None, since=place, worker_id=worker_id)
         subscribed = decode_subscribe(
             sessions.answer(self._subscriber, encode_request(0, "events.subscribe", params))
         )

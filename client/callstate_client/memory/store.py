@@ -150,11 +150,11 @@ class MemoryStore(CallStore):
             raise StoreClosedError
         return self._sessions.answer(self._view, protocol.encode_request(0, method, params))
 
-    def events(self, *types: str, since: Cursor | None = None) -> MemoryEvents:
+    def events(self, *types: str, since: Cursor | None = None, worker_id: str | None = None) -> MemoryEvents:
         """Events of calls and workers; see CallStore."""
         if self.closed:
             raise StoreClosedError
-        return MemoryEvents(self._sessions, types, since, self._view)
+        return MemoryEvents(self._sessions, types, since, worker_id, self._view)
 
     @property
     def draining(self) -> bool:

@@ -79,8 +79,13 @@ SERVER_CONFIG: Final = "server_config"
 """The daemon has `server.config`."""
 
 SERVER_ERASE: Final = "server_erase"
-LIST_USERS: Final = "list_users"
 """The daemon has `server.erase`."""
+
+LIST_USERS: Final = "list_users"
+"""The daemon knows `users` of `session.list` and `user` of `session.save`."""
+
+EVENTS_WORKER: Final = "events_worker"
+"""The daemon knows `worker_id` of `events.subscribe`."""
 
 FEATURES: Final = (
     "ownership",
@@ -98,6 +103,7 @@ FEATURES: Final = (
     SERVER_CONFIG,
     SERVER_ERASE,
     LIST_USERS,
+    EVENTS_WORKER,
 )
 """All optional parts of the protocol; `server.info` lists those that a daemon has."""
 

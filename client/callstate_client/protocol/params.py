@@ -234,10 +234,14 @@ class Since(Params):
 
 
 class SubscribeParams(Params):
-    """`events.subscribe`: events of these types, all but `turn` where left out, from now or from a place on."""
+    """`events.subscribe`: events of these types, all but `turn` where left out, from now or from a place on.
+
+    `worker_id`: without what workers other than this one do with their own sessions.
+    """
 
     types: EventTypes | None = None
     since: Since | None = None
+    worker_id: WorkerId | None = None
 
 
 class QuarantineListParams(Params):

@@ -117,6 +117,7 @@ class EventStream:
         places: where to look for the daemon's socket.
         types: of the events; none: all types but `turn`.
         since: the last event seen; later ones that the daemon still keeps come first.
+        worker_id: leave out what workers other than this one do with their own sessions; None: leave out nothing.
         timeout_s: how long the daemon may take to answer before another connection is tried, seconds.
     """
 
@@ -126,10 +127,12 @@ class EventStream:
         types: Sequence[str] = (),
         since: Cursor | None = None,
         *,
+        worker_id: str | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._places = places
         self._types = [*types] or None
+        self._worker_id = worker_id
         self._timeout_s = timeout_s
         self._backoff = Backoff(CONNECT)
         self._closing = asyncio.Event()
@@ -218,7 +221,7 @@ class EventStream:
 
     async def _subscribe(self, lines: _Lines) -> None:
         since = None if self.cursor is None else self.cursor.since()
-        params = SubscribeParams(types=self._types, since=since)
+        params = SubscribeParams(types=self._types, since=since, worker_id=self._worker_id)
         lines.transport.write(encode_request(SUBSCRIBE_ID, "events.subscribe", params))
         while reply_id(line := await lines.line()) != SUBSCRIBE_ID:
             _read(line)

@@ -73,6 +73,36 @@ def listen(events: Events, *types: str, since: int | None = None) -> Ear:
     return ear
 
 
+class TestOfOneWorker:
+    """A subscriber that is not interested in what others do with their own sessions."""
+
+    def test_it_is_told_what_it_does_itself_and_what_may_concern_it(self, events):
+        ear = Ear()
+        events.subscribe(ear, DEFAULT_TYPES, None, START_US, "w1")
+        events.note("ended", START_US, session(), own="w1")
+        events.note("ended", START_US, session(), own="w2")
+        events.note("ended", START_US, session())  # by somebody who does not hold it
+        events.note("claimed", START_US, session(), own="w2")
+        events.note("claimed", START_US, session(), reason="stolen")
+        events.publish(MAX_UNSENT)
+        assert ear.told() == [(1, "ended"), (3, "ended"), (5, "claimed")]
+
+    def test_the_same_holds_for_what_it_has_missed(self, events):
+        events.note("ended", START_US, session(), own="w2")
+        events.note("ended", START_US, session(), own="w1")
+        events.publish(MAX_UNSENT)
+        ear = Ear()
+        events.subscribe(ear, DEFAULT_TYPES, Cursor(STREAM, 0), START_US, "w1")
+        events.publish(MAX_UNSENT)
+        assert ear.told() == [(2, "ended")]
+
+    def test_others_are_told_all(self, events):
+        everything = listen(events)
+        events.note("ended", START_US, session(), own="w2")
+        events.publish(MAX_UNSENT)
+        assert everything.told() == [(1, "ended")]
+
+
 def happen(events: Events, count: int, type_: Any = "created") -> None:
     """So many events, each of a group of its own."""
     for _ in range(count):

@@ -85,3 +85,8 @@ def speaks_for(ctx: Context, caller: Caller, session: Session) -> bool:
 def is_holder(caller: Caller, session: Session) -> bool:
     """Whether the caller is the very instance that holds the session and sends its heartbeats."""
     return session.facts.owner == caller.worker and session.facts.instance == caller.instance
+
+
+def holder_of(caller: Caller, session: Session) -> str:
+    """The worker that the caller is, if it holds the session; else empty."""
+    return caller.worker if is_holder(caller, session) else ""

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
-from callstate_client.engine.rules.authority import check_authority, check_epoch, check_writable
+from callstate_client.engine.rules.authority import check_authority, check_epoch, check_writable, holder_of
 from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import settle_status, sign_of_life
 from callstate_client.engine.rules.param_checks import checked_word
@@ -180,7 +180,7 @@ def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes:
     session.doc.take_head(head, now_us)
     result = _complete_head(ctx, caller, session, was_ended, now_us, p.op, p.epoch)
     if session.ended and not was_ended:
-        ctx.events.note("ended", now_us, session, reason=session.facts.ended_reason)
+        ctx.events.note("ended", now_us, session, reason=session.facts.ended_reason, own=holder_of(caller, session))
     return result
 
 
@@ -204,7 +204,7 @@ def end(ctx: Context, caller: Caller, p: EndParams) -> bytes:
         return b'{"version":%d}' % session.version
     check_authority(ctx, caller, session, p.epoch)
     result = end_session(ctx, caller, session, reason, detail=detail.decode(), op=p.op)
-    ctx.events.note("ended", session.facts.ended_us, session, reason=reason)
+    ctx.events.note("ended", session.facts.ended_us, session, reason=reason, own=holder_of(caller, session))
     return result
 
 
@@ -259,7 +259,7 @@ def delete(ctx: Context, caller: Caller, p: DeleteParams) -> bytes:
         return session.ops[p.op]
     check_authority(ctx, caller, session, p.epoch)
     now_us = ctx.now_us()
-    ctx.events.note("deleted", now_us, session, reason="deleted")
+    ctx.events.note("deleted", now_us, session, reason="deleted", own=holder_of(caller, session))
     ctx.tx.remove(session, max(session.version + 1, now_us), ctx.clock.mono(), p.op)
     ctx.liveness.forget(session.id)
     ctx.decide_departure(session.id)

@@ -221,7 +221,7 @@ def _take(ctx: Context, caller: Caller, session: Session, worker_id: str, p: Cla
     if facts.uid == facts.gid == UNKNOWN:
         changes |= {"uid": caller.user.uid, "gid": caller.user.gid}
     _set_owner(ctx, caller, session, changes, now_us)
-    ctx.events.note("claimed", now_us, session, reason=reason)
+    ctx.events.note("claimed", now_us, session, reason=reason, own=worker_id if reason == UNOWNED else "")
 
 
 def _why_claimable(ctx: Context, session: Session) -> str:

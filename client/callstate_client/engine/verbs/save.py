@@ -14,7 +14,7 @@ from msgspec import Raw, structs
 
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
 from callstate_client.engine.reasons import OVERTIME
-from callstate_client.engine.rules.authority import check_epoch, check_writable, is_holder
+from callstate_client.engine.rules.authority import check_epoch, check_writable, holder_of, is_holder
 from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import retime, settle_status, tell_timeout
 from callstate_client.engine.rules.param_checks import checked_id, checked_labels, checked_word
@@ -306,7 +306,7 @@ def _complete(
         ctx.events.note("created", now_us, session)
     settle_status(ctx, caller, session, was_ended, now_us, p.epoch)
     if session.ended and not was_ended:
-        ctx.events.note("ended", now_us, session, reason=session.facts.ended_reason)
+        ctx.events.note("ended", now_us, session, reason=session.facts.ended_reason, own=holder_of(caller, session))
     if not session.ended and not (p.heartbeat_timeout_s is None and p.max_duration_s is None):
         retime(ctx, caller, session, before_s)
     elif session.known_timeout_s is not None and not session.ended and is_holder(caller, session):

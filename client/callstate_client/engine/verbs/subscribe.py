@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from callstate_client.engine.interfaces import Caller
 from callstate_client.engine.rules.context import Context
+from callstate_client.engine.rules.param_checks import checked_worker
 from callstate_client.errors import InvalidParamsError
 from callstate_client.protocol.events import DEFAULT_TYPES, GAP, TYPES, Cursor
 from callstate_client.protocol.messages import encode_json
@@ -13,10 +14,11 @@ _KNOWN = TYPES | {GAP}
 
 
 def subscribe(ctx: Context, caller: Caller, p: SubscribeParams) -> bytes:
-    """{"types":["suspect","orphaned"],"since":{"stream":"9f2c61d07a3be458","seq":17}}"""
+    """{"types":["suspect","orphaned"],"since":{"stream":"9f2c61d07a3be458","seq":17},"worker_id":"w7"}"""
     types = DEFAULT_TYPES if p.types is None else _checked_types(p.types)
     since = None if p.since is None else Cursor(p.since.stream, p.since.seq)
-    seq = ctx.events.subscribe(caller, types, since, ctx.now_us())
+    worker = "" if p.worker_id is None else checked_worker(p.worker_id)
+    seq = ctx.events.subscribe(caller, types, since, ctx.now_us(), worker)
     return encode_json({"stream": ctx.events.stream, "seq": seq})
 
 

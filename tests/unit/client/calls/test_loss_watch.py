@@ -194,6 +194,29 @@ async def test_one_subscription_for_all_calls_and_none_before() -> None:
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "callstate-watch"]
 
 
+async def test_it_is_not_woken_by_what_others_do_with_their_own_calls() -> None:
+    """On a host of many workers each would be woken by each call that ends."""
+    async with FlakyStore(Clock(START)) as store, store.worker("w2") as other:
+        call = await store.open_call(a_call("mine"))
+        await settled()
+        heard: list[tuple[str, str | None]] = []
+        events = store.events("claimed", "ended", "deleted", worker_id=store.worker_id)
+        async with events:
+            theirs = await other.open_call(a_call("theirs"))
+            await theirs.end("completed")
+            await other.save(a_call("gone"))
+            await other.claim("gone")
+            await other.delete("gone")
+            await store.save(a_call("ours"))
+            await store.end("ours")
+            await other.claim("mine", steal=True)
+            while ("claimed", "mine") not in heard:
+                event = await anext(events)
+                heard.append((event.type, event.session_id))
+        assert heard == [("ended", "ours"), ("claimed", "mine")]
+        assert isinstance(await lost(call), FencedError)
+
+
 async def test_one_that_is_cancelled_begins_again_with_the_next_call() -> None:
     async with WatchedStore(Clock(START)) as store, store.hold(a_call("c1")):
         await settled()
