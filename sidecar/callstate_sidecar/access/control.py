@@ -39,6 +39,9 @@ IDS_LOGGED: Final = 10
 _SHOWING: Final = frozenset({"session.list", "session.list_active", "events.subscribe"})
 """Verbs that show an operator the sessions of all users; that is noted with the first page."""
 
+_OFTEN: Final = frozenset({"server.flush"})
+"""Operators' verbs that workers use as well where nothing is restricted, perhaps at the end of each call."""
+
 Audit = Callable[[], None]
 
 
@@ -195,8 +198,9 @@ class AccessControl:
 
     def note(self, caller: Caller, method: str, session_id: str) -> None:
         """Note what only an operator could do if access were restricted. Where it is not, anybody could fill the
-        log, so lines like this are as limited as others."""
-        self._note(caller, method, [session_id] if session_id else [], must=self.policy.is_operator(caller.user))
+        log, so lines like this are as limited as others; also those of operators, for what programs do often."""
+        must = method not in _OFTEN and self.policy.is_operator(caller.user)
+        self._note(caller, method, [session_id] if session_id else [], must=must)
 
     @staticmethod
     def _note(caller: Caller, method: str, session_ids: list[str], *, must: bool) -> None:

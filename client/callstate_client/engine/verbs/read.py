@@ -163,12 +163,15 @@ def config(ctx: Context, caller: Caller, p: NoParams) -> bytes:
 
 def flush(ctx: Context, caller: Caller, p: FlushParams) -> Deferred:
     """{"session_ids":["c1"],"timeout_s":5}"""
-
+    if p.session_ids is None and ctx.guard is None:
+        ctx.access.note(caller, "server.flush", "")
     return _later(ctx, lambda: ctx.host.flush(p.session_ids, p.timeout_s))
 
 
 def check(ctx: Context, caller: Caller, p: CheckParams) -> Deferred:
     """{"repair":true}"""
+    if p.repair and ctx.guard is None:
+        ctx.access.note(caller, "server.check", "")
     return _later(ctx, lambda: ctx.host.check_store(p.repair))
 
 

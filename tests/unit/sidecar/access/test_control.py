@@ -100,6 +100,24 @@ async def test_an_operator_that_holds_a_call_is_noted_once(caplog: pytest.LogCap
     assert logged(caplog, "operator_action") == ["operator's action by uid 0, gid 0, worker w: session.claim a"]
 
 
+async def test_a_flush_of_everything_and_a_repair_are_noted_where_nothing_is_restricted_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    core = Core()
+    core.ctx.access = AccessControl(Policy(own_uid=1000), core.clock.mono)
+    caplog.set_level(logging.INFO)
+    core.caller = Caller(1001)
+    for method, params in (
+        ("server.flush", {"timeout_s": 1}),
+        ("server.flush", {"timeout_s": 1, "session_ids": ["a"]}),
+        ("server.check", {"repair": True}),
+        ("server.check", {}),
+    ):
+        await core.call(method, **params)
+    who = "operator's action by uid 1001, gid 1001"
+    assert logged(caplog, "operator_action") == [f"{who}: server.flush", f"{who}: server.check"]
+
+
 async def test_an_operators_action_that_failed_is_not_noted(caplog: pytest.LogCaptureFixture) -> None:
     core, _ = guarded()
     caplog.set_level(logging.INFO)
