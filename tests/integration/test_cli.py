@@ -345,7 +345,7 @@ class TestEndAndRm:
     def test_rm_says_what_is_left_and_for_how_long(self, daemon, callstate):
         save_three(daemon)
         left = callstate("rm a")[1].split("\n- ")
-        assert "`callstate erase a`" in left[0]
+        assert "`callstate rm --everywhere a`" in left[0]
         assert re.search(r"the journal: until a checkpoint, which is due after 64 MiB", left[1])
         assert "SQLite file" in left[2]
         assert re.search(r"id and version.*: 1d00h$", left[3])

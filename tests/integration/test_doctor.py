@@ -481,17 +481,23 @@ async def test_the_command(daemon: Daemon, store: SidecarStore, raw: Redis, capf
         status = main(["--socket", str(daemon.socket), "doctor", *args])
         return status, capfd.readouterr().out
 
-    assert await asyncio.to_thread(doctor) == (0, "2 sessions compared with the store, nothing found\n")
+    status, out = await asyncio.to_thread(doctor)
+    who, operators, share, socket, summary = out.splitlines()
+    assert (status, summary) == (0, "2 sessions compared with the store, nothing found")
+    assert who == "who may connect: whom the socket lets in (access.allow)"
+    assert operators.startswith("operators: root and the daemon's user ")
+    assert share.endswith("(access.share = all)")
+    assert socket.startswith(f"socket: {daemon.socket}, mode 0600, ")
     await raw.delete(PREFIX + "live")
     status, out = await asyncio.to_thread(doctor)
     assert status == 1
     assert out.splitlines()[0] == "missing live: the store has nothing of it"
     assert out.splitlines()[-1] == "2 sessions compared with the store, 1 finding"
-    assert await asyncio.to_thread(doctor, "--ignore", "missing") == (
-        0, "2 sessions compared with the store, nothing found\n",
-    )  # fmt: skip
+    status, out = await asyncio.to_thread(doctor, "--ignore", "missing")
+    assert (status, out.splitlines()[-1]) == (0, "2 sessions compared with the store, nothing found")
     status, out = await asyncio.to_thread(doctor, "--json", "--repair")
     assert status == 0
+    assert json.loads(out)["access"] == [who, operators, share, socket]
     found = json.loads(out)["findings"]
     assert [(each["kind"], each["session_id"], each["repaired"]) for each in found] == [("missing", "live", True)]
     assert (await asyncio.to_thread(doctor))[0] == 0

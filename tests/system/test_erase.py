@@ -217,6 +217,7 @@ def test_the_command_says_what_stays_beyond_reach(daemon: Daemon, capfd: pytest.
     with Wire(daemon.socket) as wire:
         plant(wire)
         plant(wire, "c2")
+        plant(wire, "c3")
 
     def callstate(*words: str) -> tuple[int, str, str]:
         capfd.readouterr()
@@ -226,6 +227,9 @@ def test_the_command_says_what_stays_beyond_reach(daemon: Daemon, capfd: pytest.
     status, out, _ = callstate("erase", "c1", "--end")
     assert (status, out.splitlines()[0]) == (0, "c1 erased: no file of daemon and store has its bytes any more")
     assert "backups" in out
+    assert callstate("rm", "c3", "--everywhere")[0] == 1, "it is live"
+    status, out, _ = callstate("rm", "c3", "--everywhere", "--end")
+    assert (status, out.splitlines()[0]) == (0, "c3 erased: no file of daemon and store has its bytes any more")
     status, out, _ = callstate("erase", "c2", "--end", "--json")
     printed = json.loads(out)
     assert (printed["id"], printed["erased"], bool(printed["remains"])) == ("c2", True, True)

@@ -17,7 +17,8 @@ def _add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--end", action="store_true", help="end it first if it is live, which is refused otherwise")
 
 
-async def _erase(store: CallStore, args: argparse.Namespace, out: Output) -> int:
+async def erase(store: CallStore, args: argparse.Namespace, out: Output) -> int:
+    """Erase the call `args.id`; `args.end`: end it first."""
     remains = await store.erase(args.id, end=args.end, timeout_s=requests.ERASE_S)
     if out.as_json:
         out.document({"id": args.id, "erased": True, "remains": remains})
@@ -32,7 +33,7 @@ async def _erase(store: CallStore, args: argparse.Namespace, out: Output) -> int
 COMMAND: Final = Command(
     "erase",
     "delete a call, and its bytes from the daemon's files and its store",
-    _erase,
+    erase,
     add=_add,
     description="Delete a call from memory, store and journal, and return only when no file of the daemon contains "
     "its bytes any more: the journal gets a checkpoint, its old and spare segments are removed, and an SQLite file "

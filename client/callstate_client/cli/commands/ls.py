@@ -17,6 +17,7 @@ from callstate_client.cli.watched_calls import WatchedCalls
 from callstate_client.cli.watching import watch
 from callstate_client.model.state import Status
 from callstate_client.model.times import now
+from callstate_client.protocol import LIST_USERS
 from callstate_client.store import Record
 
 WATCH_S: Final = 2.0
@@ -91,7 +92,8 @@ async def find(store: CallStore, args: argparse.Namespace) -> tuple[list[Record]
     shows_ended = args.all or args.status or args.ended_since or args.call_id
     records: list[Record] = []
     ended = 0
-    async for record in matching(store, args):
+    users = LIST_USERS in await store.features()  # an older daemon does not say
+    async for record in matching(store, args, users=users):
         if not shows_ended and record.state.status == Status.ENDED:
             ended += 1
             continue

@@ -1,4 +1,4 @@
-"""`callstate rm`: deletes a call, and says what is left of it and for how long."""
+"""`callstate rm`: deletes a call, and says what is left of it and for how long; `--everywhere`: erases it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Final
 from callstate_client.api import CallStore
 from callstate_client.cli import options
 from callstate_client.cli.command import Command
+from callstate_client.cli.commands.erase import erase
 from callstate_client.cli.output import Output
 from callstate_client.cli.render.text import duration_text
 from callstate_client.errors import CallstateError
@@ -21,14 +22,27 @@ _IN_STORE: Final = {
 }
 
 
+def _add(parser: argparse.ArgumentParser) -> None:
+    options.add_id(parser)
+    parser.add_argument(
+        "--everywhere",
+        action="store_true",
+        help="also from the files of the daemon and its store, as `callstate erase` does; a live call is refused "
+        "unless --end is given",
+    )
+    parser.add_argument("--end", action="store_true", help="with --everywhere: end it first if it is live")
+
+
 async def _rm(store: CallStore, args: argparse.Namespace, out: Output) -> int:
+    if args.everywhere:
+        return await erase(store, args, out)
     await store.delete(args.id)
     remains = await _remains(store)
     if out.as_json:
         out.document({"id": args.id, "deleted": True, "remains": remains})
         return 0
     out.text(f"{args.id} deleted")
-    out.text(f"what is left of it, unless `callstate erase {args.id}` removes its bytes now:")
+    out.text(f"what is left of it, unless `callstate rm --everywhere {args.id}` removes its bytes now:")
     for place in remains:
         out.text(f"- {place}")
     return 0
@@ -62,9 +76,9 @@ COMMAND: Final = Command(
     "rm",
     "delete a call, here and in the store",
     _rm,
-    add=options.add_id,
+    add=_add,
     description="Delete a call from the daemon's memory and from its store. Its bytes are not overwritten at once: "
     "they may remain in the journal's files until these are used again, in free pages of an SQLite file, and in "
-    "the files and backups of a Redis. What remains is printed, with for how long; `erase` removes the bytes there "
-    "as well.",
+    "the files and backups of a Redis. What remains is printed, with for how long; --everywhere removes the "
+    "bytes there as well.",
 )

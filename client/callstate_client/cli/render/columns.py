@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from callstate_client.cli.output import printable
 from callstate_client.cli.render.text import duration_text, masked, status_text
+from callstate_client.cli.users import user_name
 from callstate_client.store import Record
 
 
@@ -52,6 +53,7 @@ COLUMNS: Final[Mapping[str, Column]] = {
     "status": Column("STATUS", lambda record, _at: status_text(record).plain, lambda record: record.state.status),
     "state": _text("STATE", state_text),
     "owner": _text("OWNER", lambda record: record.owner or ""),
+    "user": _text("USER", lambda record: user_name(record.uid)),
     "provider": _text("PROVIDER", lambda record: record.state.provider),
     "direction": _text("DIRECTION", lambda record: record.state.direction),
     "from": _text("FROM", lambda record: record.state.from_),
@@ -74,7 +76,10 @@ NUMBERS: Final = ("from", "to")
 USUAL: Final = ("id", "status", "state", "owner", "provider", "direction", "from", "to", "turns", "age", "seen")
 """What is shown without `--columns`."""
 
-DROPPED_FIRST: Final = ("direction", "provider", "to", "from", "turns")
+USERS: Final = "user"
+"""The column that a daemon has to be asked for; `callstate ls` shows it if there are calls of several users."""
+
+DROPPED_FIRST: Final = ("direction", "provider", "to", "from", "user", "turns")
 """Of these, what is left out where the terminal is too narrow for all."""
 
 

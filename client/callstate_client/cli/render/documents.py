@@ -35,6 +35,8 @@ def record_document(record: Record, *, history: bool, show_numbers: bool = False
         members["history_from"] = record.history_from
     beside = {
         "owner": record.owner,
+        "uid": record.uid,
+        "gid": record.gid,
         "state": record.liveness,
         "restored": record.restored or None,
         "heartbeat_timeout_s": record.heartbeat_timeout_s,

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from callstate_client.cli.output import PIPE_COLUMNS
-from callstate_client.cli.render.columns import COLUMNS, DROPPED_FIRST, USUAL, cell
+from callstate_client.cli.render.columns import COLUMNS, DROPPED_FIRST, USERS, USUAL, cell
 from callstate_client.cli.render.text import STATE_STYLES, STATUS_STYLES
 from callstate_client.store import Record
 
@@ -19,9 +19,9 @@ GAP: Final = 2
 """Between two columns."""
 
 SHORTENED: Final = (
-    (("owner", "provider", "direction", "from", "to", "call_id", "labels", "reason"), 12),
+    (("owner", "user", "provider", "direction", "from", "to", "call_id", "labels", "reason"), 12),
     (("status",), 9),
-    (("owner", "provider", "direction", "from", "to", "call_id", "labels", "reason"), 6),
+    (("owner", "user", "provider", "direction", "from", "to", "call_id", "labels", "reason"), 6),
     (("status", "state"), 6),
 )
 """What is shortened where the terminal is too narrow, in rounds: the widest of these columns, down to so many
@@ -53,7 +53,7 @@ class SessionTable:
                 do not fit, the least needed are left out and the widest shortened.
             head: with the columns' titles.
         """
-        names = self._columns or USUAL
+        names = self._columns or _usual(records)
         rows = [{name: cell(name, each, at, show_numbers=self._show_numbers) for name in names} for each in records]
         for name in names:
             needed = max((cell_len(row[name]) for row in rows), default=0)
@@ -70,6 +70,14 @@ class SessionTable:
         return table
 
 
+def _usual(records: Sequence[Record]) -> Sequence[str]:
+    """What is shown where nothing else is asked for: with whose calls they are, if that differs."""
+    if len({record.uid for record in records}) < 2:
+        return USUAL
+    at = USUAL.index("owner") + 1
+    return (*USUAL[:at], USERS, *USUAL[at:])
+
+
 def _style(name: str, record: Record) -> str:
     if name == "status":
         return STATUS_STYLES.get(record.state.status, "")
@@ -84,7 +92,7 @@ def _fitted(widths: dict[str, int], width: int, *, droppable: bool) -> dict[str,
 
     for name in DROPPED_FIRST if droppable else ():
         if excess() > 0:
-            del widths[name]
+            widths.pop(name, None)
     for names, least in SHORTENED:
         shortened = [name for name in widths if name in names]
         while excess() > 0:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import pwd
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -12,7 +14,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from callstate_client.cli import output
+from callstate_client.cli import output, users
 from callstate_client.cli.commands import tail
 from callstate_client.cli.render import conversation, documents, figures
 from callstate_client.cli.render.sessions import SessionTable
@@ -106,6 +108,19 @@ class TestTables:
         assert " ".join(head.split()) == "ID STATUS STATE OWNER PROVIDER DIRECTION FROM TO TURNS AGE SEEN"
         owner = f"{record.owner} " if record.owner else ""
         assert " ".join(line.split()) == f"call-1 active {owner}twilio inbound ***23 ***00 3 3m20s 7s"
+
+    def test_whose_calls_they_are_is_shown_if_that_differs(self, record, monkeypatch):
+        known = {4711: pwd.struct_passwd(("ana", "", 0, 0, "", "", ""))}
+        monkeypatch.setattr(pwd, "getpwuid", known.__getitem__)
+        monkeypatch.setattr(users, "_named", users._named.__wrapped__)
+        mine, others, nobodys = (replace(record, uid=uid) for uid in (4711, 4712, None))
+        head, *lines = rendered(listing([mine, others, nobodys])).splitlines()
+        assert head.split()[3:6] == ["OWNER", "USER", "PROVIDER"]
+        assert [line.split()[3] for line in lines] == ["ana", "4712", "twilio"]
+        assert "USER" not in rendered(listing([mine, mine]))
+        table = SessionTable(["id", "user"], show_numbers=False).table([mine], NOW)
+        assert rendered(table).splitlines()[1].split() == ["call-1", "ana"]
+        assert documents.record_document(others, history=False)["uid"] == 4712
 
     @pytest.mark.parametrize("width", [72, 80, 100])
     def test_ids_are_whole_on_a_narrow_terminal(self, record, width):
