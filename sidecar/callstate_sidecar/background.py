@@ -1,11 +1,10 @@
-"""Background tasks: supervised work beside the requests, threads that are waited for, and long loops in slices."""
+"""Background tasks: supervised work beside the requests, and threads that are waited for."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
-from time import monotonic
+from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 from callstate_sidecar.logs.event_log import EventLog
@@ -17,9 +16,6 @@ T = TypeVar("T")
 
 RESTART_S: Final = 1.0
 """Pause before a failed task is restarted: a permanent fault must not fill the log and the CPU."""
-
-SLICE_S: Final = 0.001
-"""Seconds of one turn of the loop that work in steps takes; the step that passes them is the last one."""
 
 CANCEL_AGAIN_S: Final = 1.0
 """After this a task that still runs is cancelled again."""
@@ -87,28 +83,6 @@ async def in_thread(call: Callable[..., T], *args: object) -> T:
         future.exception()  # retrieve it, or asyncio logs it as never retrieved
         raise interrupted
     return future.result()
-
-
-async def in_slices(items: Sequence[T], size: int) -> AsyncIterator[T]:
-    """Iterate over items, yielding to the loop after each `size` of them."""
-    for number, item in enumerate(items, 1):
-        if number % size == 0:
-            await asyncio.sleep(0)
-        yield item
-
-
-async def in_turns(steps: Generator[None, None, T]) -> T:
-    """Do work that comes in steps; returns its result. Whenever SLICE_S have passed the loop gets its turn."""
-    began = monotonic()
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        if monotonic() - began > SLICE_S:
-            await asyncio.sleep(0)
-            began = monotonic()
 
 
 class BackgroundTask(ABC):

@@ -56,6 +56,7 @@ from callstate_sidecar.serving.idle import LOOK_EVERY_S
 from callstate_sidecar.serving.listener import KEY, Listener, check_passed
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.serving.timed_server import TimedServer
+from callstate_sidecar.slices import listed
 from callstate_sidecar.status import StatusReport, status_line
 from callstate_sidecar.system import descriptors, host, systemd
 from callstate_sidecar.system.clock import SystemClock, since_boot
@@ -210,7 +211,7 @@ class Daemon:
         self._server = kind(self._engine, logged, self._metrics, self._limits, gate, fit)
         self._server.clients.access = self._access
         self._checkpointer = Checkpointer(
-            journal, files, partial(snapshot, self._engine.table), self._server.group.commit
+            journal, files, partial(snapshot, self._engine.table, listed), self._server.group.commit
         )
         self._maintenance = Maintenance(
             journal,

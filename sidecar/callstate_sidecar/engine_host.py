@@ -18,7 +18,6 @@ from callstate_client.engine.sessions.stored import StoreDownError, StoreError
 from callstate_client.errors import UnreadableError
 from callstate_client.protocol.messages import FEATURES, PROTOCOL_VERSION
 from callstate_client.protocol.results import CheckResult, Setting
-from callstate_sidecar.background import in_turns
 from callstate_sidecar.config.schema import Config
 from callstate_sidecar.erasure import Erasure
 from callstate_sidecar.hosts.takeover import Takeovers
@@ -29,6 +28,7 @@ from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.server import Server
+from callstate_sidecar.slices import in_turns
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.system.host import HostIdentity

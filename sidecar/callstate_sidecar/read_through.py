@@ -25,8 +25,8 @@ from callstate_client.engine.sessions.store_form import FoundUnreadableError, pl
 from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoredSession, StoreError
 from callstate_client.engine.table.tombstones import NO_TOMBSTONE, Tombstone
 from callstate_client.errors import UnreadableError
-from callstate_sidecar.background import in_turns
 from callstate_sidecar.logs.event_log import EventLog
+from callstate_sidecar.slices import in_turns
 from callstate_sidecar.stores.backend import Reads
 
 log = EventLog(__name__)

@@ -71,26 +71,27 @@ SIDECAR = {
     "histogram": "",
     "long_turns": "logs histogram",
     "metrics": "histogram long_turns",
+    "slices": "",
     "background": "logs metrics",
-    "stores": "logs system config",
-    "journal": "logs system background metrics",
+    "stores": "logs system config slices",
+    "journal": "logs system slices background metrics",
     "access": "logs config",
     "serving": "access logs system config histogram long_turns metrics journal",
-    "read_through": "logs background stores",
+    "read_through": "logs slices stores",
     "reconcile": "logs stores metrics",
-    "write_behind": "logs system config stores reconcile background metrics",
+    "write_behind": "logs system config stores reconcile slices background metrics",
     "hot_memory": "logs metrics",
-    "reaper": "logs background metrics hot_memory",
-    "hosts": "logs system stores background metrics read_through reconcile serving",
+    "reaper": "logs slices background metrics hot_memory",
+    "hosts": "logs system stores slices background metrics read_through reconcile serving",
     "erasure": "logs stores",
-    "engine_host": "system config background stores journal serving metrics read_through write_behind erasure "
+    "engine_host": "system config slices stores journal serving metrics read_through write_behind erasure "
     "reaper hot_memory hosts",
     "monitoring": "logs system config histogram metrics background serving engine_host",
     "named_backend": "system config stores",
     "reload": "config",
     "status": "system background metrics",
-    "daemon": "access logs system config long_turns journal serving metrics background named_backend read_through "
-    "write_behind reconcile erasure reaper hosts engine_host monitoring reload status",
+    "daemon": "access logs system config slices long_turns journal serving metrics background named_backend "
+    "read_through write_behind reconcile erasure reaper hosts engine_host monitoring reload status",
     "launch": "access logs system config journal serving daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}

@@ -18,10 +18,8 @@ from callstate_sidecar.background import in_thread
 from callstate_sidecar.journal.format import Kind, file_header, frame
 from callstate_sidecar.journal.layout import snapshot_path
 from callstate_sidecar.journal.log import Journal
+from callstate_sidecar.slices import Slices
 from callstate_sidecar.system.files import Files, naming
-
-SLICE_S: Final = 0.001
-"""Longest time for which a slice blocks the event loop, not counting other work of the same turn."""
 
 WRITE_BYTES: Final = 1024 * 1024
 """Bytes collected before a thread writes them: few calls, and little memory."""
@@ -147,11 +145,12 @@ class Checkpointer:
         generation = self._journal.begin_checkpoint(new=new_segment)
         snapshot = SnapshotFile(self._journal, self._files, generation)
         try:
-            records = self._records()
+            records, slices = self._records(), Slices()
             more = True
             while more:
+                slices.begin()
                 self._barrier()
-                more = _slice(snapshot, records, time.monotonic() + SLICE_S)
+                more = _slice(snapshot, records, slices)
                 if snapshot.is_full:
                     await in_thread(snapshot.write)
                 else:
@@ -198,10 +197,10 @@ class Checkpointer:
         self._journal.install_snapshot(generation)
 
 
-def _slice(snapshot: SnapshotFile, records: Iterator[Record], until: float) -> bool:
+def _slice(snapshot: SnapshotFile, records: Iterator[Record], slices: Slices) -> bool:
     """Add records until time is up or the buffer is full; returns False when there are no more."""
     for record in records:
         snapshot.add(record)
-        if snapshot.is_full or time.monotonic() >= until:
+        if snapshot.is_full or slices.is_over:
             return True
     return False

@@ -12,15 +12,12 @@ from typing import Final
 
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import Write
-from callstate_sidecar.background import in_slices
+from callstate_sidecar.slices import in_slices
 from callstate_sidecar.system.clock import SystemClock
 
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 5.0
 """Trying again costs the loop some 20 µs for each session that waits."""
-
-WRITES_A_SLICE: Final = 500
-"""Writes put back without giving way to the loop: a millisecond or two."""
 
 
 class AwayWrites:
@@ -58,7 +55,7 @@ class AwayWrites:
         elif now >= self._due:
             self._delay_s = min(BACKOFF_MAX_S, self._delay_s * 2) * random.uniform(0.75, 1.0)
             self._due = now + self._delay_s
-            async for session_id in in_slices([*self._writes], WRITES_A_SLICE):
+            async for session_id in in_slices([*self._writes]):
                 if session_id in self._writes:
                     write, since = self._writes[session_id]
                     self.resent(session_id)

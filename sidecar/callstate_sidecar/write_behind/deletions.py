@@ -13,14 +13,11 @@ from typing import Final
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import Write
 from callstate_client.engine.table.tombstones import Tombstone
-from callstate_sidecar.background import in_slices
+from callstate_sidecar.slices import in_slices, listed
 from callstate_sidecar.system.clock import SystemClock
 
 MAX_DELETIONS: Final = 100_000
 """Deletions are rare, as calls end and expire; so many take about 30 MB."""
-
-DELETIONS_A_SLICE: Final = 1000
-"""Deletions repeated without giving way to the loop: a few milliseconds."""
 
 
 class FlushedDeletions:
@@ -47,5 +44,6 @@ class FlushedDeletions:
 
     async def repeat(self) -> None:
         """Delete all of them again."""
-        async for session_id, (_, tombstone) in in_slices([*self._deleted.items()], DELETIONS_A_SLICE):
-            self._queue.delete_again(session_id, tombstone, self._clock.mono())
+        async for session_id in in_slices(listed(self._deleted)):
+            if session_id in self._deleted:
+                self._queue.delete_again(session_id, self._deleted[session_id][1], self._clock.mono())

@@ -11,14 +11,10 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final
 
 from callstate_client.engine.table.session_table import SessionTable
-from callstate_sidecar.background import in_slices
+from callstate_sidecar.slices import in_slices
 from callstate_sidecar.write_behind.store_state import StoreState
-
-IDS_A_SLICE: Final = 1000
-"""Ids examined without giving way to the loop: less than a millisecond."""
 
 
 class FlushBarrier:
@@ -63,12 +59,12 @@ class FlushBarrier:
                         lambda: not self._table.dirty.unwritten(era) or (unless_down and self._store.is_open)
                     )
                 else:
-                    async for session_id in in_slices(session_ids, IDS_A_SLICE):
+                    async for session_id in in_slices(session_ids):
                         await self._until(partial(self._is_answered, session_id, era))
         if session_ids is None:
             unflushed = self._count_unflushed(era)
         else:
-            lacking = {i async for i in in_slices(session_ids, IDS_A_SLICE) if not self._has(i, era)}
+            lacking = {i async for i in in_slices(session_ids) if not self._has(i, era)}
             unflushed = len(lacking)
         return {"flushed": total - unflushed, "unflushed": unflushed}
 

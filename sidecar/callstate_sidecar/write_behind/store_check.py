@@ -19,14 +19,15 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.protocol.results import CheckResult, Finding
+from callstate_sidecar.slices import listed
 from callstate_sidecar.stores.backend import Backend, Deviation, Flaw, StoredVersion
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.flush import FlushBarrier
 from callstate_sidecar.write_behind.store_state import StoreState
 from callstate_sidecar.write_behind.sweep import StoreSweep
 
-SESSIONS_A_STEP: Final = 200
-"""As in the sweep: less than a millisecond of the loop."""
+SESSIONS_A_STEP: Final = 100
+"""As in the sweep: about a millisecond of the loop."""
 
 MAX_FINDINGS: Final = 200
 """Findings in one result, about 50 kB; the others are counted."""
@@ -131,7 +132,7 @@ class StoreCheck:
     # -- sessions -------------------------------------------------------------------------------------------
 
     async def _check_sessions(self, result: CheckResult, *, repair: bool) -> None:
-        session_ids = [*self._table.sessions]
+        session_ids = listed(self._table.sessions)
         mended, is_repaired = list[Finding](), False
         for start in range(0, len(session_ids), SESSIONS_A_STEP):
             some = session_ids[start : start + SESSIONS_A_STEP]

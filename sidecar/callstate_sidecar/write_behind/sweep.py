@@ -31,14 +31,15 @@ from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
+from callstate_sidecar.slices import listed
 from callstate_sidecar.stores.backend import Backend, Deviation, StoredVersion
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.store_state import StoreState
 
 log = EventLog(__name__)
 
-SESSIONS_A_REQUEST: Final = 200
-"""About half a millisecond of the loop, and two of a single-threaded server."""
+SESSIONS_A_REQUEST: Final = 100
+"""About a millisecond of the loop, and one of a single-threaded server."""
 
 TTL_SHARE: Final = 0.2
 """A sweep at least each time this share of the TTL has passed: it is renewed after a quarter."""
@@ -87,7 +88,7 @@ class StoreSweep(BackgroundTask):
     async def sweep(self) -> None:
         """Compare all hot sessions once, as far as the store answers."""
         await self._check_loss()  # of everything, which is repaired as a whole
-        session_ids = [*self._table.sessions]
+        session_ids = listed(self._table.sessions)
         missing = 0
         for start in range(0, len(session_ids), SESSIONS_A_REQUEST):
             expected = self.expected(session_ids[start : start + SESSIONS_A_REQUEST])

@@ -10,11 +10,12 @@ from typing import Final
 from callstate_client.engine.events import Events
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import StoreError, StorePartDownError
-from callstate_sidecar.background import BackgroundTask, in_slices
+from callstate_sidecar.background import BackgroundTask
 from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
+from callstate_sidecar.slices import in_slices, listed
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.batches import Batches
@@ -37,9 +38,6 @@ LOSS_CHECK_S: Final = 1.0
 
 BEATS_A_CALL: Final = 1000
 """Heartbeats written at a time: about a millisecond of the loop."""
-
-IDS_A_SLICE: Final = 1000
-"""Sessions marked without giving way to the loop: less than a millisecond."""
 
 
 class WriteBehind(BackgroundTask):
@@ -234,8 +232,8 @@ class WriteBehind(BackgroundTask):
                 self._table.store_in_doubt = bool(self._backend.away)  # it may come back empty
                 return
             self._table.store_in_doubt = True
-            session_ids = [*self._table.sessions]
-            async for session_id in in_slices(session_ids, IDS_A_SLICE):
+            session_ids = listed(self._table.sessions)
+            async for session_id in in_slices(session_ids):
                 self._queue.not_stored(session_id, self._clock.mono())
             await self._deletions.repeat()
             self._data_losses, self._table.store_in_doubt = data_losses, False

@@ -22,8 +22,8 @@ from callstate_client.errors import (
     StoreUnavailableError,
     UnreadableError,
 )
-from callstate_sidecar import background
 from callstate_sidecar import read_through as read_through_module
+from callstate_sidecar import slices
 from callstate_sidecar.write_behind.guarded_reads import READS_AT_ONCE, SEARCHES_AT_ONCE
 from support.core import HOST, Core
 from support.documents import UNREADABLE, go_document
@@ -309,7 +309,7 @@ async def test_a_document_that_is_too_long_is_not_read_and_logged(caplog: pytest
 
 
 async def test_long_documents_are_read_one_by_one_and_in_turns_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "SLICE_S", 0.0)
+    monkeypatch.setattr(slices, "SLICE_S", 0.0)
     core = Core()
     long = b",".join([b'{"role":"user","content":"%b"}' % (b"x" * 900)] * 300)
     names = [f"s{number}" for number in range(4)]

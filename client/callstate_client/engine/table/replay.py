@@ -7,7 +7,7 @@ merge base, in case the store turns out to have something newer.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import starmap
 
 from msgspec import structs
@@ -132,23 +132,34 @@ def all_dirty(table: SessionTable, now: float) -> None:
         table.dirty.mark(session_id, now, 0)
 
 
-def snapshot(table: SessionTable) -> Iterator[Record]:
+def snapshot(table: SessionTable, listed: Callable[[Iterable[str]], list[str]] = list) -> Iterator[Record]:
     """Records of every hot session, and of every deletion that must survive a restart.
 
     The table may change while this is being consumed: each record is as of the moment it is yielded, and the log
     has what was added or removed since the start.
+
+    Args:
+        table: the sessions.
+        listed: makes a list of very many ids.
     """
     yield from [*table.processes.values()]
-    for session_id in [*table.sessions]:
+    for session_id in listed(table.sessions):
         session = table.sessions.get(session_id)
         if session is not None:
             yield session.snapshot()
     for session_id in [*table.set_aside]:
         yield from table.set_aside.of(session_id)
-    for session_id, tombstone in [*table.tombstones.pending.items()]:
-        yield removal(session_id, tombstone, pending=True)
-    for session_id, tombstone in [*table.tombstones.settled.items()]:
-        yield removal(session_id, tombstone, pending=False)
+    yield from _removals(table.tombstones.pending, listed, pending=True)
+    yield from _removals(table.tombstones.settled, listed, pending=False)
+
+
+def _removals(
+    tombstones: Mapping[str, Tombstone], listed: Callable[[Iterable[str]], list[str]], *, pending: bool
+) -> Iterator[Record]:
+    for session_id in listed(tombstones):
+        tombstone = tombstones.get(session_id)
+        if tombstone is not None:
+            yield removal(session_id, tombstone, pending=pending)
 
 
 def removal(session_id: str, tombstone: Tombstone, *, pending: bool) -> RemovalRecord:

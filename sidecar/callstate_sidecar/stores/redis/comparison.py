@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from redis.exceptions import ResponseError
+
+from callstate_client.engine.sessions.stored import StoreRefusingError
 from callstate_sidecar.stores.backend import Deviation, StoredVersion
 from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient
 from callstate_sidecar.stores.redis.cluster_sets import ClusterSets
+from callstate_sidecar.stores.redis.errors import describe
 from callstate_sidecar.stores.redis.layout import Layout, id_bytes, id_text
 from callstate_sidecar.stores.redis.mark import Mark
 from callstate_sidecar.stores.redis.write_scripts import CHECK
@@ -53,7 +57,10 @@ class Comparison:
         for session in sessions:
             keys += self._keys.document(session.session_id)
             args += (id_bytes(session.session_id), session.version, int(session.live))
-        value, *reply = await self._client.run(CHECK, keys, *args)
+        (answer,) = await self._client.run_each([ScriptCall(CHECK, keys, args)])  # packed in C, unlike by `run`
+        if isinstance(answer, ResponseError):
+            raise StoreRefusingError(describe(answer))
+        value, *reply = answer
         if not self._mark.is_kept(value, confirmed):
             return []  # the server has lost everything, which `check_for_loss` is about to find
         return [(sessions[index], id_text(what)) for index, what in zip(reply[::2], reply[1::2], strict=True)]
