@@ -15,7 +15,7 @@ session and, if the group has deleted or replaced that one, also to the one that
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 from msgspec import structs
@@ -46,31 +46,45 @@ class FlushQueue:
     # -- batches --------------------------------------------------------------------------------------------
 
     def take(
-        self, host_id: str, max_sessions: int, max_bytes: int, now: float = math.inf
+        self,
+        host_id: str,
+        max_sessions: int,
+        max_bytes: int,
+        now: float = math.inf,
+        begun: Sequence[tuple[Write, float]] = (),
+        is_over: Callable[[], bool] = lambda: False,
     ) -> list[tuple[Write, float]]:
         """Put the oldest dirty sessions in flight.
+
+        It may be called several times for one batch, with the loop doing other work in between.
 
         Args:
             host_id: this host.
             max_sessions: the most sessions in a batch.
             max_bytes: no session is added once the batch has reached this size.
             now: monotonic seconds; what is quarantined until later (`Quarantine.is_held`) is left out.
+            begun: what earlier calls have put in flight for this batch.
+            is_over: asked after each session; whether it was the last of this call.
 
         Returns:
-            the writes, each with the time since which it has been dirty.
+            the writes to add to the batch, each with the time since which it has been dirty.
         """
         table, batch = self.table, list[tuple[Write, float]]()
         sent: dict[str, int] = {}
-        size = 0
+        taken = {write.session_id for write, _ in begun}
+        is_alone = any(map(table.quarantined.is_alone, taken))
+        size = max_bytes if is_alone else sum(write.size for write, _ in begun)
         held: list[str] = []
         for session_id, mark in table.dirty.marks.items():
-            if len(batch) >= max_sessions or size >= max_bytes:
+            if len(taken) + len(batch) >= max_sessions or size >= max_bytes or (batch and is_over()):
+                break
+            if session_id in taken:  # it has changed since; all behind it have changed later still
                 break
             if table.quarantined.is_alone(session_id):
                 if table.quarantined.is_held(session_id, now):
                     held.append(session_id)
                     continue
-                if batch:
+                if batch or begun:
                     break
                 size = max_bytes  # a batch of its own
             session = table.sessions.get(session_id)

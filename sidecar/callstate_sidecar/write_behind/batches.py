@@ -17,6 +17,7 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.slices import Slices
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.away_writes import AwayWrites
@@ -78,29 +79,19 @@ class Batches:
             how many sessions were answered for; 0: none, and there may be others; None: the store failed, or the
             journal does not note what would be sent.
         """
-        self._commit()
-        batch = self._queue.take(self._host_id, self._limit.sessions, self._config.batch_bytes, self._clock.mono())
-        if not batch:  # all that is dirty waits in quarantine
-            self._barrier.signal()
-            return 0
-        for write, _ in batch:
-            self._away.resent(write.session_id)
+        batch: list[tuple[Write, float]] = []
         try:
-            self._commit()  # journals what is in flight, so that a replay can tell it from another host's write
-            batch = self._queue.withhold(batch)
-            if not batch:
+            noted = await self._take(batch)
+            if not batch:  # all that is dirty waits in quarantine, or for the journal
                 self._barrier.signal()
-                return None
-            await asyncio.sleep(0)  # encoding the batch and sending it take a turn of the loop each
+                return 0 if noted else None
             results = await self._backend.write([write for write, _ in batch])
         except StoreError as error:
             return await self._not_answered(batch, error)
         except BaseException:
             self._put_back(batch)
             raise
-        self._commit()  # so that no rollback undoes what the results say
-        other_state = self._outcomes.apply(batch, results, self._away)
-        self._commit()  # journals deletions that the store has written
+        other_state = await self._outcomes.apply(batch, results, self._away)
         self._limit.clear(write.session_id for write, _ in batch)
         self._breaks = 0
         self._culprits.clear()
@@ -117,6 +108,30 @@ class Batches:
         finally:
             self._barrier.signal()
         return len(batch)
+
+    async def _take(self, batch: list[tuple[Write, float]]) -> bool:
+        """Put a batch in flight, in slices; a state that changes in between is taken as it is at its turn.
+
+        Returns:
+            whether the journal has taken note of it all; what it has not is dirty again.
+        """
+        slices = Slices()
+        most, most_bytes, now = self._limit.sessions, self._config.batch_bytes, self._clock.mono()
+        while True:
+            await asyncio.sleep(0)  # encoding each batch, and sending it, take turns of the loop of their own
+            slices.begin()
+            self._commit()
+            taken = self._queue.take(self._host_id, most, most_bytes, now, batch, lambda: slices.is_over)
+            if not taken:
+                return True
+            for write, _ in taken:
+                self._away.resent(write.session_id)
+            before = len(batch)
+            batch += taken
+            self._commit()  # journals what is in flight, so that a replay can tell it from another host's write
+            batch[before:] = noted = self._queue.withhold(taken)
+            if len(noted) < len(taken):
+                return False
 
     def _put_back(self, batch: list[tuple[Write, float]]) -> None:
         """Nobody knows what the store has taken of this: repeating it is harmless."""

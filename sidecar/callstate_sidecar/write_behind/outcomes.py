@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from callstate_client.engine.sessions.stored import StoredSession, Write
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
+from callstate_sidecar.slices import Slices
 from callstate_sidecar.stores.backend import Backend, WriteOutcome, WriteResult
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.system.clock import SystemClock
@@ -21,8 +23,8 @@ from callstate_sidecar.write_behind.deletions import FlushedDeletions
 log = EventLog(__name__)
 
 
-class Refused(NamedTuple):
-    """A write that the store refused because it has another state."""
+class Answered(NamedTuple):
+    """A write and what came of it."""
 
     write: Write
     since: float
@@ -59,32 +61,51 @@ class Outcomes:
         self._reconciler = reconciler
         self._deletions = deletions
 
-    def apply(
+    async def apply(
         self, batch: list[tuple[Write, float]], results: list[WriteResult], away: AwayWrites
-    ) -> deque[Refused]:
-        """Apply the results of a batch; returns those to be reconciled: the store has another state.
+    ) -> deque[Answered]:
+        """Apply the results of a batch, in slices; returns those to be reconciled: the store has another state.
+
+        Each slice is between two commits: no rollback undoes what the results say, and what follows from them is in
+        the journal before anything else happens.
 
         Args:
             batch: what was sent.
             results: in order.
             away: gets those whose part of the store does not answer.
         """
-        other_state: deque[Refused] = deque()
-        for (write, since), result in zip(batch, results, strict=True):
-            if result.outcome is WriteOutcome.WRITTEN:
-                self._queue.acked(write)
-                self._deletions.written(write)
-                if result.set_aside:
-                    self._publish_set_aside(write.session_id)
-            elif result.outcome is WriteOutcome.AWAY:
-                away.keep(write, since)
-            elif result.outcome is WriteOutcome.NOT_BASE:
-                self._queue.write_whole(write, since)
-            elif result.outcome is WriteOutcome.REJECTED:
-                self.quarantine(write, f"{result.outcome.value}: {result.detail}")
-            else:
-                other_state.append(Refused(write, since, result))
+        other_state: deque[Answered] = deque()
+        left = deque(Answered(*sent, result) for sent, result in zip(batch, results, strict=True))
+        slices = Slices()
+        try:
+            while left:
+                await asyncio.sleep(0)  # replies were parsed in this turn
+                slices.begin()
+                self._commit()
+                while left and not slices.is_over:
+                    self._apply(left.popleft(), away, other_state)
+                self._commit()
+        except BaseException:
+            for write, since, _ in (*other_state, *left):  # repeating what the store has is harmless
+                self._queue.retry(write, since)
+            raise
         return other_state
+
+    def _apply(self, answered: Answered, away: AwayWrites, other_state: deque[Answered]) -> None:
+        write, since, result = answered
+        if result.outcome is WriteOutcome.WRITTEN:
+            self._queue.acked(write)
+            self._deletions.written(write)
+            if result.set_aside:
+                self._publish_set_aside(write.session_id)
+        elif result.outcome is WriteOutcome.AWAY:
+            away.keep(write, since)
+        elif result.outcome is WriteOutcome.NOT_BASE:
+            self._queue.write_whole(write, since)
+        elif result.outcome is WriteOutcome.REJECTED:
+            self.quarantine(write, f"{result.outcome.value}: {result.detail}")
+        else:
+            other_state.append(answered)
 
     def _publish_set_aside(self, session_id: str) -> None:
         """Other software had changed the document while ours had changes of its own."""
@@ -99,7 +120,7 @@ class Outcomes:
             session_id=session_id,
         )
 
-    async def reconcile(self, other_state: deque[Refused]) -> None:
+    async def reconcile(self, other_state: deque[Answered]) -> None:
         """Read what the store has, and decide which state counts.
 
         Raises:

@@ -21,6 +21,7 @@ from callstate_client.engine.sessions.stored import (
 from callstate_client.engine.sessions.stored_meta import UnreadableMetaError
 from callstate_client.protocol.results import Finding
 from callstate_sidecar.logs.event_log import EventLog
+from callstate_sidecar.slices import Slices
 from callstate_sidecar.stores.backend import (
     DOCUMENT_BYTES,
     TOGETHER_BYTES,
@@ -52,7 +53,7 @@ from callstate_sidecar.stores.redis.layout import (
 from callstate_sidecar.stores.redis.mark import Marks
 from callstate_sidecar.stores.redis.scripts import READ
 from callstate_sidecar.stores.redis.store import IDS_A_PAGE, live_page
-from callstate_sidecar.stores.redis.write_calls import WriteCalls, replies_of
+from callstate_sidecar.stores.redis.write_calls import WriteCall, WriteCalls, replies_of
 from callstate_sidecar.stores.redis.write_scripts import BEATS
 
 log = EventLog(__name__)
@@ -185,7 +186,10 @@ class RedisBackend:
     async def _write(self, batch: Sequence[Write]) -> list[WriteResult]:
         tags = await self._writing.slot_tags()
         marks = [self._marks.of(tag).call() for tag in tags]
-        calls = self._calls.of(batch)
+        slices, calls = Slices(), list[WriteCall]()
+        for call in self._calls.of(batch):
+            calls.append(call)
+            await slices.give_way()
         replies = await self._writing.run_each([*(each.call for each in calls), *marks], self._confirms)
         confirmed = replies[len(calls) + len(marks) :]
         self._marks.check(tags, marks, replies[len(calls) : len(calls) + len(marks)])

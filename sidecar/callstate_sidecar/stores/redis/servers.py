@@ -10,7 +10,9 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from redis.asyncio import Redis
+from redis.exceptions import ResponseError
 
+from callstate_sidecar.slices import Slices
 from callstate_sidecar.stores.redis.connections import Connector
 from callstate_sidecar.stores.redis.suitability import verify_standalone
 
@@ -136,11 +138,38 @@ class OneServer:
 
 
 async def pipeline(client: Redis, commands: Sequence[Words]) -> list[Any]:
-    """Run commands in one round trip; replies or ResponseErrors."""
-    async with client.pipeline(transaction=False) as pipe:
+    """Run commands in one round trip; replies or ResponseErrors.
+
+    As redis-py's pipelines, but the commands are packed, and the replies parsed, in slices.
+    """
+    pool: Any = client.connection_pool  # untyped in some versions of redis-py
+    connection = await pool.get_connection()
+    slices = Slices()
+    packed: list[bytes] = []
+    replies: list[Any] = []
+    try:
         for words in commands:
-            pipe.execute_command(*words)
-        return await pipe.execute(raise_on_error=False)
+            packed += connection.pack_commands((words,))
+            await slices.give_way()
+        await connection.send_packed_command(packed)
+        slices.begin()
+        for words in commands:
+            replies.append(await _reply(client, connection, str(words[0])))
+            await slices.give_way()
+    except BaseException:  # what else arrives on it would be taken for replies to the next commands
+        await connection.disconnect(nowait=True)
+        raise
+    finally:
+        await pool.release(connection)
+    return replies
+
+
+async def _reply(client: Redis, connection: Any, name: str) -> Any:
+    try:
+        parse: Any = client.parse_response
+        return await parse(connection, name)
+    except ResponseError as error:
+        return error
 
 
 async def disconnect(client: Redis, *, in_use: bool) -> None:

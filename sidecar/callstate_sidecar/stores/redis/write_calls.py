@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, Final, NamedTuple
 
@@ -42,23 +42,21 @@ class WriteCalls:
         self._ttl_ms = ttl_ms
         self._clustered = clustered
 
-    def of(self, batch: Sequence[Write]) -> list[WriteCall]:
+    def of(self, batch: Sequence[Write]) -> Iterator[WriteCall]:
         """The calls that write these sessions, of which each is there once: their order does not matter."""
-        calls: list[WriteCall] = []
         patched: list[int] = []
         size = 0
         for index, write in enumerate(batch):
             if write.patch is None:
-                calls.append(WriteCall(self._whole(write), (index,)))
+                yield WriteCall(self._whole(write), (index,))
                 continue
             patched.append(index)
             size += write.size
             if self._clustered or len(patched) == PATCHES_PER_CALL or size >= BYTES_PER_CALL:
-                calls.append(WriteCall(self._patches(batch, patched), patched))
+                yield WriteCall(self._patches(batch, patched), patched)
                 patched, size = [], 0
         if patched:
-            calls.append(WriteCall(self._patches(batch, patched), patched))
-        return calls
+            yield WriteCall(self._patches(batch, patched), patched)
 
     def _whole(self, write: Write) -> ScriptCall:
         meta = write.meta
