@@ -1,7 +1,7 @@
 """Lets the engine act on deadlines: tick by tick, slice by slice, not counting time when the daemon stood still.
 
 The engine decides what is due and what becomes of it (engine/expiry.py). If a thousand sessions are due at once,
-they are handled in slices, so that no request waits for more than one slice.
+they are handled in slices of a millisecond, so that no request waits for more than one slice.
 
 A tick that is far too late by CLOCK_MONOTONIC was delayed by the daemon itself (stopped, stalled, suspended). The
 gap is added to every deadline, and what clients sent during it is read before any session is judged.
@@ -20,6 +20,7 @@ from callstate_sidecar.background import BackgroundTask
 from callstate_sidecar.hot_memory import HotMemory
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.slices import Slices
 
 log = EventLog(__name__)
 
@@ -27,10 +28,13 @@ STALL_S: Final = 0.5
 """A tick later than this means that the daemon stood still, seconds."""
 
 SESSIONS_A_SLICE: Final = 20
-"""Sessions handled in one turn of the loop: about a millisecond, as each is journaled and logged. Ten thousand due
-at once take two seconds in this way, and no request waits for them all."""
+"""Sessions handled in one turn of the loop at most, as each is journaled at its end. Ten thousand due at once take
+two seconds in this way, and no request waits for them all."""
 
-SLICE_PAUSE_S: Final = 0.002
+SESSIONS_A_STEP: Final = 4
+"""Sessions handled without a look at the time: some tenths of a millisecond."""
+
+SLICE_PAUSE_S: Final = 0.001
 """Pause before the next slice, in which requests are served, seconds."""
 
 
@@ -43,13 +47,20 @@ class Reaper(BackgroundTask):
         metrics: counts suspected and reaped sessions, and records how late the last tick was.
         tick_s: seconds between ticks.
         commit: writes the changes of a slice to the journal, and publishes them.
+        slices: say when a slice is over.
 
     Attributes:
         memory: evicts a slice in each tick, if memory is short.
     """
 
     def __init__(
-        self, engine: Engine, clock: EngineClock, metrics: Metrics, tick_s: float, commit: Callable[[], None]
+        self,
+        engine: Engine,
+        clock: EngineClock,
+        metrics: Metrics,
+        tick_s: float,
+        commit: Callable[[], None],
+        slices: Slices | None = None,
     ) -> None:
         super().__init__(metrics)
         self._engine = engine
@@ -58,6 +69,9 @@ class Reaper(BackgroundTask):
         self._commit = commit
         self.memory = HotMemory(engine, metrics)
         self._next_slice: asyncio.Handle | None = None
+        self._slices = slices or Slices()
+        self._left = False
+        """The last slice ended before everything due was handled."""
 
     async def stop(self) -> None:
         """Stop; see BackgroundTask."""
@@ -76,7 +90,7 @@ class Reaper(BackgroundTask):
             woke = clock.mono()
             late_s = max(0.0, woke - due)
             self._metrics.observe_lag(late_s)
-            full = False
+            self._left = False
             if late_s > STALL_S:
                 # extend all deadlines, and read what was sent meanwhile before the next tick
                 clock.stalled_s += late_s
@@ -86,11 +100,11 @@ class Reaper(BackgroundTask):
                 )
             else:
                 try:
-                    full = self.tick(clock.live()) >= SESSIONS_A_SLICE or self.memory.was_cut
+                    self.tick(clock.live())
                 except Exception:
                     # a bug must not stop the watch over all other sessions
                     log.exception("deadlines_failed", "checking the deadlines failed")
-            delay = SLICE_PAUSE_S if full else self._tick_s
+            delay = SLICE_PAUSE_S if self._left else self._tick_s
             due = (
                 woke + delay
             )  # counted from before the tick: its own duration, even with a slow commit, is no stall
@@ -104,13 +118,34 @@ class Reaper(BackgroundTask):
         Returns:
             the number of sessions in the larger slice.
         """
-        verdicts = self._engine.tick(now, SESSIONS_A_SLICE)
+        handled, left = self._slice(lambda most: self._engine.tick(now, most))
         evicted = self.memory.relieve()
+        self._left = left or evicted >= SESSIONS_A_SLICE or self.memory.was_cut
         self.wake()  # also for departures that a full disk has delayed
-        self._report(verdicts)
-        if verdicts.sessions or evicted:
+        if handled or evicted:
             self._commit()
-        return max(verdicts.sessions, evicted)
+        return max(handled, evicted)
+
+    def _slice(self, step: Callable[[int], Verdicts]) -> tuple[int, bool]:
+        """Handle as many sessions as fit into a slice, and a step of them at least.
+
+        Args:
+            step: handles so many sessions at most.
+
+        Returns:
+            how many were handled, and whether there may be more.
+        """
+        self._slices.begin()
+        handled = 0
+        while handled < SESSIONS_A_SLICE:
+            verdicts = step(SESSIONS_A_STEP)
+            self._report(verdicts)
+            handled += verdicts.sessions
+            if verdicts.sessions < SESSIONS_A_STEP:
+                return handled, False
+            if self._slices.is_over:
+                break
+        return handled, True
 
     # -- workers that have left -----------------------------------------------------------------------------
 
@@ -133,10 +168,10 @@ class Reaper(BackgroundTask):
 
     def depart(self) -> int:
         """Like `tick`, for a slice of the sessions whose worker has left."""
-        verdicts = self._engine.depart(self._clock.live(), SESSIONS_A_SLICE)
-        self._report(verdicts)
+        now = self._clock.live()
+        handled, _ = self._slice(lambda most: self._engine.depart(now, most))
         self._commit()
-        return verdicts.sessions
+        return handled
 
     # -- both -----------------------------------------------------------------------------------------------
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from callstate_client.engine.expiry import Verdicts
 from callstate_client.engine.liveness import Phase
 from callstate_client.errors import SessionEndedError
 from callstate_sidecar import reaper as reaper_module
 from callstate_sidecar.config.schema import ReaperConfig
-from callstate_sidecar.reaper import SESSIONS_A_SLICE, STALL_S
+from callstate_sidecar.reaper import SESSIONS_A_SLICE, SESSIONS_A_STEP, STALL_S
+from callstate_sidecar.slices import SLICE_S, Slices
 from support.core import BadDisk, Core, open_journal
 from support.stores import down
 
@@ -281,6 +283,28 @@ async def test_a_full_tick_is_followed_at_once(monkeypatch: pytest.MonkeyPatch) 
     await run(core)
     assert asked == [0.1, reaper_module.SLICE_PAUSE_S, 0.1, 0.1]
     assert len(core.liveness.suspects) == SESSIONS_A_SLICE + 1
+
+
+async def test_a_slice_ends_when_its_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = Core(reaper=ReaperConfig(tick_s=0.1, heartbeat_timeout_s=1.0))
+    for number in range(SESSIONS_A_SLICE):
+        await core.save(f"s{number}")
+    core.clock.advance(1.0)
+    spent_s = 0.0
+    step = core.engine.tick
+
+    def slow(now: float, most: int | None = None) -> Verdicts:
+        nonlocal spent_s
+        spent_s += SLICE_S / 2
+        return step(now, most)
+
+    monkeypatch.setattr(core.engine, "tick", slow)
+    core.reaper._slices = Slices(clock=lambda: spent_s)
+    assert core.reaper.tick(core.clock.live()) == 2 * SESSIONS_A_STEP
+    asked = scripted_sleep(core, monkeypatch, [0.1, reaper_module.SLICE_PAUSE_S, 0.1])
+    await run(core)
+    assert asked == [0.1, reaper_module.SLICE_PAUSE_S, 0.1, 0.1], "what is left is handled soon"
+    assert len(core.liveness.suspects) == SESSIONS_A_SLICE
 
 
 async def test_a_fault_of_ours_does_not_end_the_watch(
