@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from heapq import heappop, heappush
-from typing import Final, Protocol
+from heapq import heappop, heappush, heapreplace
+from typing import Final, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from callstate_sidecar.long_turns import NOTICED_S
@@ -40,44 +40,61 @@ class Queued(Protocol):
         ...
 
 
-class Member:
-    """A connection, as its time is counted.
+ItemT = TypeVar("ItemT")
+GroupT = TypeVar("GroupT", bound="Process | User")
+
+
+class Group(Generic[ItemT]):
+    """Those that share time: the connections of a process, the processes of a user, or all users.
 
     Args:
-        group: whose share it gets a share of: of a process; None: nobody's, it has all the time.
-        used_s: where its share begins, seconds of the group's time.
+        used_s: where its own share begins, seconds of the time of the group that it belongs to.
     """
 
-    __slots__ = ("group", "used_s")
+    __slots__ = ("__weakref__", "now_s", "queued", "used_s", "waiting")
 
-    def __init__(self, group: Group | None, used_s: float = 0.0) -> None:
-        self.group = group
+    def __init__(self, used_s: float = 0.0) -> None:
         self.used_s = used_s
+        self.now_s = 0.0
+        """Where the share begins of the one that is being served."""
+        self.waiting: list[tuple[float, float, int, ItemT]] = []
+        """A heap, by where the shares begin, where the last ones ended, and what came first."""
+        self.queued = False
+        """Whether it is in the heap of its own group. It stays there for a while when none of its own wait."""
+
+    def add(self, used_s: float, order: int, item: ItemT) -> None:
+        """Queue one whose last share ended there."""
+        heappush(self.waiting, (max(used_s, self.now_s), used_s, order, item))
 
 
-class Group(Member):
-    """A user or process, or all users: a member that shares its time with members of its own."""
+class Process(Group[Queued]):
+    """A process, or those of a user that can't be told apart."""
 
-    __slots__ = ("__weakref__", "latest_s", "members", "now_s", "waiting")
+    __slots__ = ("user",)
 
-    def __init__(self, group: Group | None) -> None:
-        super().__init__(group, 0.0 if group is None else group.now_s)
-        self.members: WeakValueDictionary[int, Group] = WeakValueDictionary()
-        """Those that are groups, by uid or pid, as long as they have connections."""
-        self.waiting: list[tuple[float, float, int, Group | Queued]] = []
-        """A heap, by where the shares begin, and the last ones ended. A group is in that of its own group while
-        any of its members wait."""
-        self.now_s: float = 0.0
-        """Where the share begins of the member that is being served."""
-        self.latest_s = 0.0
-        """Where the last share ends."""
+    def __init__(self, user: User) -> None:
+        super().__init__(user.now_s)
+        self.user = user
 
-    def member(self, number: int) -> Group:
-        """The member with this uid or pid."""
-        found = self.members.get(number)
-        if found is None:
-            found = self.members[number] = Group(self)
-        return found
+
+class User(Group[Process]):
+    """A user, with the processes that have connections, by pid."""
+
+    __slots__ = ("processes",)
+
+    def __init__(self, used_s: float) -> None:
+        super().__init__(used_s)
+        self.processes: WeakValueDictionary[int, Process] = WeakValueDictionary()
+
+
+class Member:
+    """A connection, as its time is counted."""
+
+    __slots__ = ("process", "used_s")
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.used_s = 0.0
 
 
 class FairQueue:
@@ -95,11 +112,12 @@ class FairQueue:
         self._loop = loop
         self._noticed = noticed
         self._used_up = used_up
-        self._users = Group(None)
+        self._users: Group[User] = Group()
+        self._by_uid: WeakValueDictionary[int, User] = WeakValueDictionary()
         self._order = 0
         """Of the last entry of a heap."""
         self._again: list[Queued] | None = None
-        """During a turn, what is queued while something is served: it has yet to be charged for that."""
+        """What is queued while something is served: it has yet to be charged for that."""
         self._waiting = 0
         self._turn_order = 0
         self._turn_left = 0
@@ -109,7 +127,13 @@ class FairQueue:
 
     def member(self, uid: int, pid: int) -> Member:
         """A new connection of this process of this user. A pid of 0 stands for all that can't be told apart."""
-        return Member(self._users.member(uid).member(pid))
+        user = self._by_uid.get(uid)
+        if user is None:
+            user = self._by_uid[uid] = User(self._users.now_s)
+        process = user.processes.get(pid)
+        if process is None:
+            process = user.processes[pid] = Process(user)
+        return Member(process)
 
     def has_time(self) -> bool:
         """Whether a line that has just arrived may be served at once."""
@@ -135,18 +159,16 @@ class FairQueue:
 
     def _add(self, queued: Queued) -> None:
         self._waiting += 1
-        item: Group | Queued = queued
-        member = queued.member
-        while (group := member.group) is not None:
-            begun = bool(group.waiting)
-            self._push(group, member, item)
-            if begun:  # it waits already
-                break
-            item = member = group
-
-    def _push(self, group: Group, member: Member, item: Group | Queued) -> None:
         self._order += 1
-        heappush(group.waiting, (max(member.used_s, group.now_s), member.used_s, self._order, item))
+        process = queued.member.process
+        process.add(queued.member.used_s, self._order, queued)
+        if not process.queued:
+            process.queued = True
+            user = process.user
+            user.add(process.used_s, self._order, process)
+            if not user.queued:
+                user.queued = True
+                self._users.add(user.used_s, self._order, user)
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -164,37 +186,51 @@ class FairQueue:
         self._turn_left = self._waiting
         try:
             while self._turn_left and self._spent_s < TURN_S:
-                self._again = []
-                self._serve_next(self._users)
-                self._add_again()
+                self._serve_next()
         finally:
-            self._add_again()
             if self._waiting:
                 self._schedule()
         if self._spent_s >= TURN_S:
             self._used_up()
 
-    def _add_again(self) -> None:
-        again, self._again = self._again or (), None
-        for queued in again:
-            self._add(queued)
-
-    def _serve_next(self, group: Group) -> None:
-        """Serve the member of a group that is furthest behind."""
-        group.now_s, _, order, item = heappop(group.waiting)
+    def _serve_next(self) -> None:
+        """Serve the connection that is furthest behind, of the process that is, of the user that is."""
+        user, process = self._find_next()
+        process.now_s, _, order, queued = heappop(process.waiting)
+        self._waiting -= 1
+        self._turn_left -= order <= self._turn_order
         before_s = self._spent_s
-        member = item if isinstance(item, Group) else item.member
+        again: list[Queued] = []
+        self._again = again
         try:
-            if isinstance(item, Group):
-                self._serve_next(item)
-            else:
-                self._waiting -= 1
-                self._turn_left -= order <= self._turn_order
-                item.serve()
+            queued.serve()
         finally:
-            member.used_s = group.now_s + self._spent_s - before_s
-            group.latest_s = max(group.latest_s, member.used_s)
-            if isinstance(item, Group) and item.waiting:
-                self._push(group, item, item)
-            if not group.waiting:
-                group.now_s = group.latest_s  # what was used before nobody waited does not matter any more
+            took_s = self._spent_s - before_s
+            queued.member.used_s = process.now_s + took_s
+            self._order += 1
+            _charge(user, took_s, self._order)
+            _charge(self._users, took_s, self._order)
+            self._again = None
+            for each in again:
+                self._add(each)
+
+    def _find_next(self) -> tuple[User, Process]:
+        """The user and the process whose connection is next."""
+        users = self._users.waiting
+        while True:
+            user = users[0][3]
+            while user.waiting:
+                process = user.waiting[0][3]
+                if process.waiting:
+                    return user, process
+                heappop(user.waiting)
+                process.queued = False
+            heappop(users)
+            user.queued = False
+
+
+def _charge(group: Group[GroupT], took_s: float, order: int) -> None:
+    """Its first member was served for so long."""
+    group.now_s, _, _, first = group.waiting[0]
+    first.used_s = used_s = group.now_s + took_s
+    heapreplace(group.waiting, (used_s, used_s, order, first))

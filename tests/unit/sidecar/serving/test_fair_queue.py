@@ -140,6 +140,17 @@ def test_replies_leave_at_once_when_the_time_is_used_up(room: Room) -> None:
     assert room.ends == 1
 
 
+def test_what_takes_no_time_has_its_place_too(room: Room) -> None:
+    """As connections that were closed meanwhile, or whose clients have to read first."""
+    clients = [Client(room, f"{uid}-{pid}", uid, pid, 0.0) for uid in (US, THEM) for pid in range(4)]
+    for client in clients:
+        client.requests = 3
+        client.wait()
+    assert len(room.turn()) == 16
+    assert len(room.turn()) == 8
+    assert not room.loop.ready
+
+
 def test_what_raises_loses_its_turn_and_nobody_elses(room: Room) -> None:
     class Faulty(Client):
         def serve(self) -> None:
@@ -280,6 +291,6 @@ def test_at_most_a_turn_of_others_precedes_a_light_client_whatever_they_do(room:
 async def test_each_connection_counts_for_its_user_and_process() -> None:
     core = Core()
     one, same, other = (FakeClient(core, user=User(uid, uid)) for uid in (US, US, THEM))
-    groups = [client.connection.member.group for client in (one, same, other)]
+    groups = [client.connection.member.process for client in (one, same, other)]
     assert groups[0] is groups[1]
     assert groups[0] is not groups[2]
