@@ -134,6 +134,36 @@ class Attacker:
                 if not self.goes_on or not opened:
                     return
 
+    def flood(self, data: bytes, connections: int) -> None:
+        """Register as many workers, and have all of them send this over and over; what comes back is counted."""
+        unsent: dict[int, tuple[socket.socket, bytes]] = {}
+        poll = select.poll()
+        for number, connection in enumerate(self.many(connections)):
+            worker = request("worker.register", f'{{"worker_id":"flood-{number}"}}')
+            connection.setblocking(False)
+            unsent[connection.fileno()] = connection, worker + data
+            poll.register(connection, select.POLLIN | select.POLLOUT)
+        while self.goes_on and unsent:
+            for fd, ready in poll.poll(100):
+                connection, rest = unsent[fd]
+                try:
+                    if ready & ~select.POLLOUT:
+                        self._drain(connection)
+                    if ready & select.POLLOUT:
+                        unsent[fd] = connection, rest[connection.send(rest) :] or data
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    self.outcome["cut off"] += 1
+                    poll.unregister(fd)
+                    del unsent[fd]
+
+    def _drain(self, connection: socket.socket) -> None:
+        chunk = connection.recv(READ_BYTES)
+        if not chunk:
+            raise ConnectionResetError
+        self.outcome["done"] += chunk.count(b"\n")
+
     def deaf(self, data: bytes, connections: int) -> list[socket.socket]:
         """Connections that send this, and read nothing."""
         opened = self.many(connections)
@@ -159,7 +189,7 @@ class Attacker:
         self.outcome["held"] += 1
 
 
-def launch(attack: Attack, path: Path, seconds: float) -> tuple[int, int]:
+def launch(attack: Attack, path: Path, seconds: float, same_user: bool) -> tuple[int, int]:
     """Fork an attacker; returns its pid, and a pipe on which it reports its outcome when it is over."""
     ours, theirs = os.pipe()
     pid = os.fork()
@@ -170,7 +200,7 @@ def launch(attack: Attack, path: Path, seconds: float) -> tuple[int, int]:
         os.close(ours)
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 65536), hard))
-        if os.geteuid() == 0:
+        if os.geteuid() == 0 and not same_user:
             os.setgroups([])
             os.setgid(NOBODY)
             os.setuid(NOBODY)

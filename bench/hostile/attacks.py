@@ -25,12 +25,14 @@ class Scene:
         attack: what the attacker does.
         prepare: what is there before, made by an ordinary client; the argument scales it, 1 for a full run.
         elsewhere: it is made at another host, so that only the store has it.
+        same_user: the attacker is another process of its victim's user, not of another user.
     """
 
     name: str
     attack: Attack
     prepare: Callable[[Wire, float], None] = lambda _wire, _scale: None
     elsewhere: bool = False
+    same_user: bool = False
 
 
 def saved(session_id: str, more: str = "", params: str = "") -> bytes:
@@ -229,6 +231,10 @@ def _workers(attacker: Attacker) -> None:
     attacker.wait(opened)
 
 
+def _crowd(attacker: Attacker) -> None:
+    attacker.flood(request("session.heartbeat", '{"session_id":"victim"}') * 200, 900)
+
+
 def _reconnect(attacker: Attacker) -> None:
     while attacker.goes_on:
         connection = attacker.connect()
@@ -259,5 +265,7 @@ SCENES: Final = (
     Scene("junk lines as fast as it can", _junk),
     Scene("2,000 idle connections", _idle),
     Scene("2,000 workers", _workers),
+    Scene("900 workers that flood", _crowd),
+    Scene("900 workers that flood, of the same user", _crowd, same_user=True),
     Scene("a new connection for each request", _reconnect),
 )  # fmt: skip

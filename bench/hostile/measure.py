@@ -164,7 +164,7 @@ def measure(scene: Scene, code: Code, *, seconds: float, scale: float) -> Figure
         idle = _during(victim, seconds / 2)
         before = server.rss_bytes()
         longest.reset()
-        pid, pipe = launch(scene.attack, server.path, seconds)
+        pid, pipe = launch(scene.attack, server.path, seconds, scene.same_user)
         try:
             attacked, guarded = _under_attack(victim, server, before, pipe, seconds)
             newcomer = _newcomer(server)
