@@ -27,6 +27,10 @@ that sends little waits for two turns at most: the one in which its line arrives
 mean more groups, and a journal write for each."""
 
 
+EACH_S: Final = 0.00003
+"""What serving a connection costs beside its requests, seconds: it is read from, queued, and sent its replies."""
+
+
 class Queued(Protocol):
     """What waits: a connection with lines, or a request of one that takes several turns."""
 
@@ -143,7 +147,7 @@ class FairQueue:
         """Account for seconds in which a connection was served."""
         # Only a callback tells that a turn of the loop has ended, and one for each turn would cost every request.
         # So the time of several turns is added up until it might be that of a long one.
-        self._spent_s += took_s
+        self._spent_s += took_s + EACH_S
         if took_s > NOTICED_S:
             self._noticed(took_s)
         if self._spent_s >= TURN_S:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from math import ceil
 from typing import cast
 
 import pytest
 
 from callstate_client.engine.user import User
-from callstate_sidecar.serving.fair_queue import TURN_S, FairQueue
+from callstate_sidecar.serving.fair_queue import EACH_S, TURN_S, FairQueue
 from support.core import Core, FakeClient
 
 REQUEST_S = TURN_S / 6
@@ -125,6 +126,14 @@ def test_a_turn_serves_no_more_than_its_time_allows(room: Room) -> None:
     assert len(room.served) == 6
     for _ in range(100):
         assert len(room.turn()) == 6
+
+
+def test_each_connection_counts_for_more_than_its_request(room: Room) -> None:
+    """Else a turn would serve a hundred of them with a cheap request each, and take thrice its time."""
+    clients = [Client(room, "one", request_s=0.0) for _ in range(1000)]
+    for client in clients:
+        client.arrive()
+    assert len(room.turn()) == ceil(TURN_S / EACH_S)
 
 
 def test_a_connection_is_served_once_a_turn_and_its_replies_leave_between(room: Room) -> None:
@@ -268,14 +277,14 @@ def test_at_most_a_turn_of_others_precedes_a_light_client_whatever_they_do(room:
     victim.arrive()
     others = crowd(room, 5)
     users = range(THEM, THEM + 3)
-    for _ in range(3000):
+    for number in range(3000):
         if chance.random() < 0.2:
             others.append(
                 Client(room, "crowd", chance.choice(users), chance.randrange(20), TURN_S * chance.random())
             )
         for client in chance.sample(others, 3):
             client.arrive(chance.randrange(1, 20))
-        if chance.random() < 0.1 and not victim.requests:
+        if number % 10 == 9:
             victim.arrive()
             served = room.turn()
             assert "victim" in served, "one turn"
