@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import monotonic
 
@@ -27,6 +27,7 @@ from callstate_client.engine.request import (
     read_request,
     result_line,
 )
+from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.user import User
 from callstate_client.engine.verbs.save_delta import MIN_BYTES, Extending
 from callstate_client.errors import (
@@ -60,9 +61,11 @@ class _Work:
         request: the request.
         steps: the work.
         advance: does a share of it.
+        found: what the store was read for (`Context.read_through`): a session that does not become hot by that is
+            shown to all steps.
     """
 
-    __slots__ = ("_advance", "connection", "request", "steps", "undone")
+    __slots__ = ("_advance", "connection", "found", "request", "steps", "undone")
 
     def __init__(
         self,
@@ -70,11 +73,13 @@ class _Work:
         request: DecodedRequest,
         steps: Steps,
         advance: Callable[[_Work], None],
+        found: Mapping[str, Session | Exception],
     ) -> None:
         self.connection = connection
         self.request = request
         self.steps = steps
         self._advance = advance
+        self.found = found
         self.undone: list[NotDurableError] = []
         """Why something that a step may have seen was rolled back."""
 
@@ -296,7 +301,8 @@ class Server:
         self._begin_waiting(connection)
         if isinstance(outcome, InSteps):
             connection.busy = True
-            self._go_on_later(_Work(connection, request, outcome.work, self._advance))
+            found = {**self._engine.ctx.read_through}
+            self._go_on_later(_Work(connection, request, outcome.work, self._advance, found))
         else:
             self._await(connection, request, outcome, changed, [])
 
@@ -333,6 +339,8 @@ class Server:
         self._metrics.long_turns.begin(now)
         before, until = len(group), now + SHARE_S
         result: bytes | Deferred | Exception
+        read_through = self._engine.ctx.read_through
+        read_through.update(work.found)
         try:
             next(work.steps)
             while monotonic() < until:
@@ -349,6 +357,9 @@ class Server:
         else:
             self._go_on_later(work)
             return
+        finally:
+            for session_id in work.found:
+                read_through.pop(session_id, None)
         connection.busy = False
         changed = len(group) > before
         if isinstance(result, Deferred):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -189,6 +190,30 @@ async def test_a_heartbeat_of_unknown_sessions_is_a_few_reads_and_a_task(core: C
     again = client.send(("session.heartbeat", {"session_ids": names[-1000:]}))
     await turns_until(client, again)
     assert len(core.memory.joint_reads) == len(reads), "misses are remembered for a second"
+
+
+@pytest.mark.parametrize("method", ["session.add_turn", "session.save", "session.amend_turn"])
+async def test_many_turns_for_a_session_that_only_the_store_has_are_added_after_one_read(
+    core: Core, method: str
+) -> None:
+    """A session of other software does not become hot by being read: all steps are shown what was."""
+    turns = [{"role": "user", "content": "x" * 300}] * 1000
+    stored = {"id": "go", "status": "active", "history": turns if method == "session.amend_turn" else []}
+    core.memory.put("go", json.dumps(stored).encode(), None)
+    client = FakeClient(core)
+    params = {
+        "session.add_turn": {"session_id": "go", "turns": turns},
+        "session.save": {"session": {"id": "go", "history": turns}},
+        "session.amend_turn": {"session_id": "go", "index": 3, "set": {"content": "y"}},
+    }
+    answered = client.send((method, params[method]))
+    for _ in range(5000):
+        await asyncio.sleep(0)
+    assert client.answered(answered)
+    assert "result" in client.replies[answered[0]]
+    assert core.memory.reads == ["go"]
+    assert core.session("go").doc.turn_count == 1000
+    assert not core.ctx.read_through
 
 
 async def test_a_heartbeat_may_name_so_many_sessions_and_no_more(core: Core) -> None:
