@@ -28,7 +28,7 @@ from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.server import Server
-from callstate_sidecar.slices import in_turns
+from callstate_sidecar.slices import Slices, in_turns
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.system.host import HostIdentity
@@ -76,6 +76,8 @@ class DaemonHost:
         self._reaper = reaper
         self._started_at = datetime.now(UTC)
         self._tasks: set[asyncio.Future[Any]] = set()
+        self._showing = asyncio.Lock()
+        """Held by the listing that works on what it has read: else hundreds would take a slice of each turn."""
         self.when_known = read_through.when_known
         self._takeovers = takeovers
         self.is_shared = takeovers is not None
@@ -98,9 +100,19 @@ class DaemonHost:
             or self._engine.table.dirty.size_bytes < self._config.store.max_dirty_bytes
         )
 
+    async def show_ids(self, session_ids: Sequence[str], show: ShowStored, /) -> None:
+        """Show sessions of the store that don't have to be read for it, until `show` returns False."""
+        async with self._showing:
+            slices = Slices()
+            for session_id in session_ids:
+                if not show(session_id, None, 0):
+                    return
+                await slices.give_way()
+
     async def show_stored(self, session_ids: Sequence[str], show: ShowStored, /) -> None:
         """Read sessions of the store one after the other, until `show` returns False."""
         reads, host_id = self._write_behind.reads, self._identity.host_id
+        slices = Slices()
         for start in range(0, len(session_ids), READ_TOGETHER):
             ids = session_ids[start : start + READ_TOGETHER]
             for session_id, stored in zip(ids, await reads.read_each(ids), strict=True):
@@ -110,12 +122,14 @@ class DaemonHost:
                 if found is not None and found.unread_bytes:  # too long to be read with others
                     found = await reads.read(session_id)
                 session, size = None, 0
-                if found is not None:
-                    size = len(found.document or b"")
-                    with suppress(UnreadableError):
-                        session = await in_turns(session_in_steps(session_id, found, host_id))
-                if not show(session_id, session, size):
-                    return
+                async with self._showing:
+                    if found is not None:
+                        size = len(found.document or b"")
+                        with suppress(UnreadableError):
+                            session = await in_turns(session_in_steps(session_id, found, host_id))
+                    if not show(session_id, session, size):
+                        return
+                await slices.give_way()
 
     def after(self, work: Awaitable[Any], done: Callable[[Any], None]) -> None:
         """Wait for work in a task of its own, then call `done` with its result or its exception."""

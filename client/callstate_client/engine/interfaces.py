@@ -310,6 +310,10 @@ class Host(Protocol):
         """The ids of some of the sessions in the store that may match, of every host, and the next cursor."""
         ...
 
+    def show_ids(self, session_ids: Sequence[str], show: ShowStored, /) -> Awaitable[None]:
+        """Show sessions of the store that don't have to be read for it, until `show` returns False."""
+        ...
+
     def show_stored(self, session_ids: Sequence[str], show: ShowStored, /) -> Awaitable[None]:
         """Read sessions of the store one after the other, until `show` returns False."""
         ...

@@ -243,6 +243,9 @@ class MemoryHost:
         """None are stored."""
         return [], ""
 
+    async def show_ids(self, session_ids: Sequence[str], show: ShowStored, /) -> None:
+        """None are stored."""
+
     async def show_stored(self, session_ids: Sequence[str], show: ShowStored, /) -> None:
         """None are stored."""
 

@@ -202,12 +202,7 @@ async def _everywhere(ctx: Context, page: _Page, place: _Place, stored: _Stored)
     for _ in range(READS_A_PAGE):
         found, cursor = await stored.find(place.stored or "")
         ids = sorted({session_id for session_id in found if session_id > place.after})
-        if stored.is_read:
-            await ctx.host.show_stored(ids, show)
-        else:
-            for session_id in ids:
-                if not show(session_id, None, 0):
-                    break
+        await (ctx.host.show_stored if stored.is_read else ctx.host.show_ids)(ids, show)
         if ids and place.after != ids[-1]:
             return page.to_json(place)
         if not cursor:

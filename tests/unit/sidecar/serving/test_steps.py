@@ -16,7 +16,7 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.verbs.heartbeat import IDS_A_STEP
 from callstate_client.engine.verbs.listing import LOOKS_A_PAGE, LOOKS_A_STEP
 from callstate_client.protocol.bounds import MAX_HEARTBEAT_IDS
-from callstate_sidecar import read_through
+from callstate_sidecar import read_through, slices
 from callstate_sidecar.serving import connection, server
 from callstate_sidecar.serving.fair_queue import TURN_S
 from support.core import BadDisk, Core, FakeClient, open_journal
@@ -149,6 +149,19 @@ async def test_a_page_where_nothing_matches_looks_at_so_many_sessions_and_no_mor
         seen += result["session_ids"]
         cursor = {"cursor": result["next_cursor"]} if "next_cursor" in result else None  # type: ignore[assignment]
     assert seen == names
+
+
+async def test_what_the_store_lists_is_shown_in_slices_and_for_one_client_at_a_time(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "SLICE_S", 0.0)
+    core.memory.active = {f"stored-{number:03}" for number in range(300)}
+    clients = [FakeClient(core) for _ in range(10)]
+    ids = [client.send(("session.list_active", {"scope": "all"})) for client in clients]
+    turns = sum([await turns_until(*each) for each in zip(clients, ids, strict=True)])
+    assert turns >= 10 * 300
+    for client, [request_id] in zip(clients, ids, strict=True):
+        assert client.replies[request_id]["result"]["session_ids"] == sorted(core.memory.active)
 
 
 async def test_orphans_with_one_of_two_labels_are_looked_at_in_steps(core: Core) -> None:
