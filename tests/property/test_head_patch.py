@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from callstate_client.engine.sessions.document import Document
-from callstate_client.engine.sessions.head import head_of
-from callstate_client.engine.sessions.head_patch import patched_head
+from callstate_client.engine.sessions.head import Head, head_of
+from callstate_client.engine.sessions.head_patch import checked_patch, patched_head
+from callstate_client.engine.sessions.validation import finished
 from callstate_client.model import documents
 from callstate_client.model.merge import merge_patch
 from support.budget import examples
@@ -53,6 +54,10 @@ PATCHES = st.fixed_dictionaries(
 )
 
 
+def patched(doc: Document, patch: Raw, path: str) -> Head:
+    return patched_head(doc, finished(checked_patch(patch, path)), path)
+
+
 def head_json(document: dict[str, Any]) -> dict[str, Any]:
     """A document as it is after a read of the store."""
     return json.loads(Document(head_of(documents.read(json.dumps(document).encode())), 0).head_json(0))
@@ -62,7 +67,7 @@ def head_json(document: dict[str, Any]) -> dict[str, Any]:
 @settings(max_examples=examples(200))
 def test_a_patched_head_is_that_of_the_patched_document(head: dict[str, Any], patch: dict[str, Any]) -> None:
     doc = Document(head_of(documents.read(json.dumps(head).encode())), 0)
-    doc.take_head(patched_head(doc, Raw(json.dumps(patch).encode()), "$"), 0)
+    doc.take_head(patched(doc, Raw(json.dumps(patch).encode()), "$"), 0)
     expected = merge_patch(head, patch)
     if patch.get("status", "") is None:
         expected["status"] = "pending"  # not empty, as for a save

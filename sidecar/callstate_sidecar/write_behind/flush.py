@@ -51,7 +51,10 @@ class FlushBarrier:
         """
         era = self._table.dirty.end_era()
         self._wake.set()
-        total = self._count_unflushed(era) if session_ids is None else len(set(session_ids))
+        if session_ids is None:
+            total = self._count_unflushed(era)
+        else:
+            total = len({i async for i in in_slices(session_ids)})
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 if session_ids is None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, structs
@@ -12,9 +12,10 @@ from callstate_client.engine.sessions.validation import (
     HeadFields,
     IncomingTurn,
     PlainHead,
-    check_fields,
-    check_head,
     check_metrics,
+    fields_in_steps,
+    finished,
+    head_in_steps,
 )
 from callstate_client.errors import InvalidParamsError
 from callstate_client.model import documents, go_json
@@ -203,13 +204,40 @@ def head_of(parts: documents.Parts) -> Head:
     )
 
 
+class ReadHead(NamedTuple):
+    """A head that was read and validated, but for what it takes from the session that it replaces."""
+
+    door: HeadFields
+    extra: dict[str, Raw]
+    metrics: CallMetrics
+    history: bytes | None
+
+    def head(self, created_at: Callable[[str], str]) -> Head:
+        """The head. `created_at`: called with the session's id if the document has none."""
+        door = self.door
+        return Head(
+            session_id=door.id,
+            fields=_fields(door, self.extra, door.created_at or created_at(door.id)),
+            provider=door.provider,
+            call_id=door.call_id,
+            status=door.status,
+            metrics=self.metrics,
+            history=self.history,
+            updated_at=door.updated_at,
+        )
+
+
 def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[str], str]) -> Head:
-    """Validate and read a document's head. Its turns are left to `check_turns`.
+    """As `read_in_steps`, at once; `created_at`: as of `ReadHead.head`."""
+    return finished(read_in_steps(data, path)).head(created_at)
+
+
+def read_in_steps(data: bytes | Raw | PlainHead, path: str) -> Generator[None, None, ReadHead]:
+    """Validate and read a document's head, in steps if it is long. Its turns are left to `check_turns`.
 
     Args:
         data: the document.
         path: its path in the message, for errors.
-        created_at: called with the session's id if the document has none.
 
     Raises:
         InvalidParamsError, ParseError: something in it is invalid.
@@ -218,11 +246,11 @@ def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[st
     extra: dict[str, Raw] = {}
     metrics_extra: dict[str, Raw] = {}
     if isinstance(data, PlainHead):
-        check_fields(data, path)
+        yield from fields_in_steps(data, path)
         door = data
         metrics: Counters = data.metrics or _NO_METRICS
     else:
-        door, extra = check_head(data, path)
+        door, extra = yield from head_in_steps(data, path)
         metrics, metrics_extra = check_metrics(door.metrics, f"{path}.metrics")
     history = None if door.history is UNSET else bytes(door.history)
     if history is not None:
@@ -234,13 +262,6 @@ def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[st
             )
         else:
             history = history[1:-1].strip()
-    return Head(
-        session_id=door.id,
-        fields=_fields(door, extra, door.created_at or created_at(door.id)),
-        provider=door.provider,
-        call_id=door.call_id,
-        status=door.status,
-        metrics=metrics_of(metrics, joined_members(metrics_extra) if metrics_extra else b""),
-        history=history,
-        updated_at=door.updated_at,
+    return ReadHead(
+        door, extra, metrics_of(metrics, joined_members(metrics_extra) if metrics_extra else b""), history
     )

@@ -6,7 +6,7 @@ go beyond what clients may send. A head with more members than clients may send 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -17,16 +17,20 @@ from callstate_client.engine.sessions.head import CallMetrics, Head, joined_memb
 from callstate_client.engine.sessions.validation import (
     HEAD_NAMES,
     HEAD_PARTS,
+    LONG_BYTES,
     METRICS_BYTES,
     check_head,
-    check_json,
     check_metrics,
     check_parts,
     count_parts,
+    json_in_steps,
 )
 from callstate_client.errors import InvalidParamsError, TooLargeError
 from callstate_client.model import documents, go_json
 from callstate_client.model.merge import merge_text
+
+RAW_LEVELS: Final = 2
+"""How deep in a patch long values are looked for: in the session, and in its recovery data."""
 
 _UNPATCHABLE: Final = ("id", "history", "updated_at")
 _WRITTEN: Final = ("id", "created_at", "provider", "direction", "from", "to")
@@ -38,19 +42,17 @@ _EMPTY: Final = b'""'
 _Members = dict[str, bytes]
 
 
-def patched_head(doc: Document, patch: Raw, path: str) -> Head:
-    """The head of a document with a patch applied, validated.
+def checked_patch(patch: Raw, path: str) -> Generator[None, None, dict[str, Any]]:
+    """What a patch changes, in steps if it is long.
 
     Args:
-        doc: the document.
         patch: the patch.
         path: its path in the message, for errors.
 
     Raises:
-        InvalidParamsError, ParseError: it names a member that can't be patched, or the result is not valid.
-        TooLargeError: the result has more members than a head may have, and than it had.
+        InvalidParamsError, ParseError: it is not one, or names a member that can't be patched.
     """
-    changes = check_json(patch, path, 2)
+    changes = yield from json_in_steps(patch, path, 2)
     if not isinstance(changes, dict):
         raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")
     for name in _UNPATCHABLE:
@@ -59,6 +61,31 @@ def patched_head(doc: Document, patch: Raw, path: str) -> Head:
                 f"`{name}` can't be patched at {path}.{name}", path=f"{path}.{name}", expected="nothing"
             )
     documents.refuse_shadows(changes, documents.SESSION_NAMES, path)
+    return (yield from _with_long_texts(changes, bytes(patch), RAW_LEVELS))
+
+
+def _with_long_texts(changes: dict[str, Any], text: bytes, levels: int) -> Generator[None, None, dict[str, Any]]:
+    """The changes with long values as the text that they were sent as, which is not encoded again."""
+    if len(text) <= LONG_BYTES or not levels:
+        return changes
+    yield
+    members = go_json.raw_members(text)
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            changes[name] = yield from _with_long_texts(value, members[name], levels - 1)
+        elif len(members[name]) > LONG_BYTES:
+            changes[name] = Raw(members[name])
+    return changes
+
+
+def patched_head(doc: Document, changes: Mapping[str, Any], path: str) -> Head:
+    """The head of a document with a checked patch applied, validated.
+
+    Raises:
+        InvalidParamsError: the result is not valid.
+        TooLargeError: it has more members than a head may have, and than it had.
+    """
+    changes = {**changes}
     head = Head("", doc.fields, doc.provider, doc.call_id, doc.status, doc.metrics, None)
     if "status" in changes:
         status = changes.pop("status")
@@ -80,8 +107,11 @@ def _with_fields(head: Head, changes: Mapping[str, Any], path: str) -> Head:
     fields = _fields(after)
     if fields == head.fields:
         return head
-    if _parts_of(after, changes) > _parts_of(before, changes):
+    try:
         check_parts(fields, path, HEAD_PARTS)
+    except TooLargeError:
+        if _parts_of(after, changes) > _parts_of(before, changes):
+            raise
     return structs.replace(
         head,
         fields=fields,

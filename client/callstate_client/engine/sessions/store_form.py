@@ -18,6 +18,7 @@ from callstate_client.engine.sessions.layout import InStore
 from callstate_client.engine.sessions.long_document import read_in_steps
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import ORPHAN, SUSPECT, Patch, StoredMeta, StoredSession, Write
+from callstate_client.engine.sessions.validation import finished
 from callstate_client.errors import DocumentError, UnreadableError
 from callstate_client.model import documents
 from callstate_client.model.times import MAX_US, format_us, is_time, parse_us
@@ -90,13 +91,7 @@ def _meta(facts: Facts, ops: Mapping[str, bytes], version: int, host_id: str, st
 
 def session_of(session_id: str, stored: StoredSession, host_id: str) -> Session | None:
     """As `session_in_steps`, at once."""
-    steps = session_in_steps(session_id, stored, host_id)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            session: Session | None = end.value
-            return session
+    return finished(session_in_steps(session_id, stored, host_id))
 
 
 def session_in_steps(session_id: str, stored: StoredSession, host_id: str) -> Generator[None, None, Session | None]:

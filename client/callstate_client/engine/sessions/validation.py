@@ -9,9 +9,10 @@ one by one.
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
 from datetime import datetime
 from itertools import chain
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -35,11 +36,19 @@ HEAD_NAMES: Final = 1_000
 METRICS_BYTES: Final = 64 * 1024
 """Bytes of those members of the metrics: each turn writes them all to the journal."""
 
+LONG_BYTES: Final = 64 * 1024
+"""Longer values are checked in steps: of a megabyte, each takes one to five milliseconds."""
+
+MANY_QUOTES: Final = 20_000
+"""Texts with more are not split at them."""
+
 TURN_PARTS: Final = 10_000
 """Objects, arrays and members in one turn, or in some that are checked together."""
 
 TURNS_PARTS: Final = 100_000
 """The same in the turns of one request: a line full of tool calls has half as many."""
+
+T = TypeVar("T")
 
 Time = Annotated[datetime, Meta(tz=True)]
 
@@ -145,7 +154,7 @@ def check_parts(data: bytes | Raw, path: str, most: int) -> None:
         TooLargeError: there are more than `most`.
     """
     text = bytes(data)
-    if len(text) <= most or _parts(text) <= most:
+    if len(text) <= most or _parts(_bare(text)) <= most:
         return
     # of the beginning first, as removing strings takes long: most of what is refused has too many there
     if count_parts(text[: 16 * most]) > most or count_parts(text) > most:
@@ -156,6 +165,13 @@ def count_parts(text: bytes) -> int:
     """How many objects, arrays and members there are in a JSON text, which may be cut off; ten numbers of an array
     count as one."""
     return _parts(_without_strings(text))
+
+
+def _bare(text: bytes) -> bytes:
+    """A JSON text without its strings, where they are found at once; else the text as it is."""
+    if len(text) < LONG_BYTES or _BACKSLASH in text or text.count(b'"') > MANY_QUOTES:
+        return text
+    return b"".join(text.split(b'"')[::2])
 
 
 def _without_strings(text: bytes) -> bytes:
@@ -172,8 +188,23 @@ def _parts(text: bytes) -> int:
     return len(marks) - commas + commas // 10
 
 
+def finished(steps: Generator[None, None, T]) -> T:
+    """Do all steps at once; returns the result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
 def check_json(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PARTS) -> Any:
-    """Check every value of a member that is passed through.
+    """As `json_in_steps`, at once."""
+    return finished(json_in_steps(data, path, depth, most))
+
+
+def json_in_steps(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PARTS) -> Generator[None, None, Any]:
+    """Check every value of a member that is passed through, in steps if it is long.
 
     Args:
         data: the member's JSON.
@@ -184,14 +215,19 @@ def check_json(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PARTS)
     Returns:
         the decoded value.
     """
-    check_parts(data, path, most)
+    text = bytes(data)
+    check_parts(text, path, most)
+    if len(text) > LONG_BYTES:
+        yield
     try:
-        value = _any(data)
+        value = _any(text)
     except msgspec.ValidationError as error:  # a number out of range
         raise params_error(error, path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
-    text = bytes(data)
+    if len(text) > LONG_BYTES:
+        yield
+        text = _bare(text)
     containers = text.count(b"{") + text.count(b"[")  # at most: some may be text
     has_long = _LONG in text.translate(_DIGITS_TO_0)
     if containers > MAX_DEPTH - depth or has_long:  # else too few to be nested too deep, and no number that long
@@ -213,43 +249,55 @@ def _check_nodes(value: Any, path: str, depth: int, *, integers: bool) -> None:
         depth += 1
 
 
-def check_members(members: dict[str, Raw], path: str, depth: int) -> None:
-    """As `check_json`, for members that are passed through, at the path and depth of their object."""
+def members_in_steps(members: dict[str, Raw], path: str, depth: int) -> Generator[None]:
+    """As `json_in_steps`, for members that are passed through, at the path and depth of their object."""
     if len(members) > 1:  # all at once, as there may be thousands
         try:
-            check_json(join_members(members), path, depth - 1)
+            yield from json_in_steps(join_members(members), path, depth - 1)
         except (InvalidParamsError, ParseError):
             pass  # each by itself, for the path
         else:
             return
     for name, value in members.items():
-        check_json(value, f"{path}.{name}", depth)
+        yield from json_in_steps(value, f"{path}.{name}", depth)
 
 
 def check_turns(array: bytes, path: str, depth: int = 3) -> list[IncomingTurn]:
-    """Validate and decode the turns of a JSON array.
+    """As `turns_in_steps`, at once."""
+    return finished(turns_in_steps(array, path, depth))
+
+
+def turns_in_steps(array: bytes, path: str, depth: int = 3) -> Generator[None, None, list[IncomingTurn]]:
+    """Validate and decode the turns of a JSON array, in steps if it is long.
 
     Raises:
         InvalidParamsError, ParseError: a turn is invalid; the error has its path.
     """
     turns: list[IncomingTurn]
     members: list[dict[str, Any]]
+    is_long = len(array) > LONG_BYTES
     try:
         turns = _strict_turns(array)  # type: ignore[assignment]  # lists are invariant; this one is not added to
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        if is_long:
+            yield
         try:
             turns = _lenient_turns(array)
         except msgspec.ValidationError as error:
             raise params_error(error, path) from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise undecodable(error, path) from error
+        if is_long:
+            yield
         check_parts(array, path, TURN_PARTS)
         try:
             members = _plain_turns(array)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # nested or invalid: check each value
-            members = check_json(array, path, depth, TURN_PARTS)
+            members = yield from json_in_steps(array, path, depth, TURN_PARTS)
         for index, names in enumerate(members):
             documents.refuse_shadows(names, documents.TURN_NAMES, f"{path}[{index}]")
+    if is_long:
+        yield
     if not _times_are_strict(array):
         for index, turn_time in enumerate(_times(array)):
             check_time(turn_time.timestamp, f"{path}[{index}].timestamp")
@@ -278,14 +326,21 @@ def _has_escape(data: bytes, escape: bytes) -> bool:
 
 
 def check_turn(data: bytes, path: str) -> IncomingTurn:
-    """Validate and decode one turn; errors have its path without an index."""
+    """As `turn_in_steps`, at once."""
+    return finished(turn_in_steps(data, path))
+
+
+def turn_in_steps(data: bytes, path: str) -> Generator[None, None, IncomingTurn]:
+    """Validate and decode one turn, in steps if it is long; errors have its path without an index."""
     if data.isascii() and not _has_escape(data, b"\\u") and _time_is_strict(data):
         try:
             return _strict_turn(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             pass  # unusual or invalid: checked in full below
+    if len(data) > LONG_BYTES:
+        yield
     try:
-        return check_turns(b"[%b]" % data, path)[0]
+        return (yield from turns_in_steps(b"[%b]" % data, path))[0]
     except (InvalidParamsError, ParseError) as error:
         place = str(error.data.get("path", path)).replace(f"{path}[0]", path)
         raise type(error)(
@@ -336,7 +391,13 @@ def check_time(text: str | None, path: str) -> None:
 
 
 def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Raw]]:
-    """Validate a session's head; returns it with its unknown members. The history is not read.
+    """As `head_in_steps`, at once."""
+    return finished(head_in_steps(data, path))
+
+
+def head_in_steps(data: bytes | Raw, path: str) -> Generator[None, None, tuple[IncomingHead, dict[str, Raw]]]:
+    """Validate a session's head, in steps if it is long; returns it with its unknown members. The history is not
+    read.
 
     Raises:
         InvalidParamsError, ParseError: something is invalid; the error has its path.
@@ -351,11 +412,13 @@ def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Ra
         raise params_error(error, path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
-    check_fields(head, path)
+    if len(data) > LONG_BYTES:
+        yield
+    yield from fields_in_steps(head, path)
     extra = {name: value for name, value in members.items() if name not in HEAD_MEMBERS}
     _check_number(extra, path)
     documents.refuse_shadows(members, HEAD_MEMBERS, path)
-    check_members(extra, path, 3)
+    yield from members_in_steps(extra, path, 3)
     return head, extra
 
 
@@ -364,8 +427,8 @@ def _check_number(extra: dict[str, Raw], path: str) -> None:
         raise TooLargeError(f"more than {HEAD_NAMES} unknown members at {path}")
 
 
-def check_fields(head: HeadFields, path: str) -> None:
-    """Check what the types of a head leave open.
+def fields_in_steps(head: HeadFields, path: str) -> Generator[None]:
+    """Check what the types of a head leave open, in steps if it is long.
 
     Raises:
         InvalidParamsError, ParseError: something is invalid; the error has its path.
@@ -382,7 +445,7 @@ def check_fields(head: HeadFields, path: str) -> None:
         check_bytes(head.from_, f"{path}.from", MAX_TEXT_BYTES)
         check_bytes(head.to, f"{path}.to", MAX_TEXT_BYTES)
     if head.recovery_data is not UNSET:
-        value = check_json(head.recovery_data, f"{path}.recovery_data", 3)
+        value = yield from json_in_steps(head.recovery_data, f"{path}.recovery_data", 3)
         if not (value is None or isinstance(value, dict)):
             raise documents.not_object(f"{path}.recovery_data")
 
@@ -405,5 +468,5 @@ def check_metrics(data: Raw | UnsetType, path: str) -> tuple[Counters, dict[str,
     if len(data) > METRICS_BYTES and sum(map(len, extra)) + sum(map(len, extra.values())) > METRICS_BYTES:
         raise TooLargeError(f"more than {METRICS_BYTES} bytes of unknown members at {path}")
     documents.refuse_shadows(members, documents.METRICS_NAMES, path)
-    check_members(extra, path, 4)
+    finished(members_in_steps(extra, path, 4))
     return metrics, extra

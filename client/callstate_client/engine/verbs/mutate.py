@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -13,17 +14,20 @@ from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import settle_status, sign_of_life
 from callstate_client.engine.rules.param_checks import checked_word
 from callstate_client.engine.sessions.document import UNCUT_BYTES
-from callstate_client.engine.sessions.head_patch import patched_head
+from callstate_client.engine.sessions.head_patch import checked_patch, patched_head
 from callstate_client.engine.sessions.many_turns import are_many, check_many, check_some
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.validation import (
+    LONG_BYTES,
     IncomingTurn,
     check_json,
     check_turn,
     completed,
+    finished,
     is_whole,
+    turn_in_steps,
 )
 from callstate_client.engine.sessions.weight import head_growth
 from callstate_client.errors import ConflictError, InvalidParamsError, SessionNotFoundError, UnreadableError
@@ -52,6 +56,8 @@ def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes | Deferred
     now_us = ctx.clock.wall_us()
     if not isinstance(p.turn, msgspec.UnsetType):
         turns = bytes(p.turn)
+        if len(turns) > LONG_BYTES:
+            return in_steps(_add_long(ctx, caller, p, turns))
         turn = check_turn(turns, "$.params.turn")
         if not is_whole(turn):
             turns = completed(turns, format_us(now_us))
@@ -63,6 +69,20 @@ def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes | Deferred
     if are_many(turns):
         return in_steps(_add_many(ctx, caller, p, turns))
     return _add(ctx, caller, session, p, now_us, *_whole(turns, check_some(turns, "$.params.turns"), now_us))
+
+
+def _add_long(ctx: Context, caller: Caller, p: AddTurnParams, turns: bytes) -> Steps:
+    """Add a turn that takes long to check."""
+    yield
+    turn = yield from turn_in_steps(turns, "$.params.turn")
+    yield
+    if not is_whole(turn):
+        turns = completed(turns, format_us(ctx.clock.wall_us()))
+        yield
+    session, done = _changeable(ctx, caller, p)
+    if done is not None:
+        return done
+    return _add(ctx, caller, session, p, ctx.clock.wall_us(), turns, (turn,))
 
 
 def _add_many(ctx: Context, caller: Caller, p: AddTurnParams, turns: bytes) -> Steps:
@@ -161,14 +181,30 @@ def record_interruption(ctx: Context, caller: Caller, p: RecordInterruptionParam
     return _complete_turns(ctx, caller, session, ctx.now_us(), p, HistoryMode.KEEP, b"", 0)
 
 
-def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes:
+def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes | Deferred | InSteps:
     """{"session_id":"c1","set":{"status":"on_hold","recovery_data":{"node":"menu"},"campaign":null}}"""
     session, done = _changeable(ctx, caller, p)
     if done is not None:
         return done
+    if len(p.set) > LONG_BYTES:
+        return in_steps(_update_long(ctx, caller, p))
+    return _update(ctx, caller, session, p, finished(checked_patch(p.set, "$.params.set")))
+
+
+def _update_long(ctx: Context, caller: Caller, p: UpdateParams) -> Steps:
+    """Update by a patch that takes long to check."""
+    yield
+    changes = yield from checked_patch(p.set, "$.params.set")
+    yield
+    session, done = _changeable(ctx, caller, p)
+    return _update(ctx, caller, session, p, changes) if done is None else done
+
+
+def _update(ctx: Context, caller: Caller, session: Session, p: UpdateParams, changes: Mapping[str, Any]) -> bytes:
+    """Update by a checked patch."""
     if p.if_version is not None and p.if_version != session.version:
         raise ConflictError(f"the session has version {session.version}", version=session.version)
-    head = patched_head(session.doc, p.set, "$.params.set")
+    head = patched_head(session.doc, changes, "$.params.set")
     if session.ended and head.status != "ended":
         raise ended_error(session)  # a late update does not start a new call: only a save or a claim revives
     ctx.check_head(head.size, session.doc.head_size)

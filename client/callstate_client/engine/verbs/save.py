@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from msgspec import Raw, structs
+from msgspec import UNSET, Raw, structs
 
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
 from callstate_client.engine.reasons import OVERTIME
@@ -20,13 +20,13 @@ from callstate_client.engine.rules.lifecycle import retime, settle_status, tell_
 from callstate_client.engine.rules.param_checks import checked_id, checked_labels, checked_word
 from callstate_client.engine.sessions.document import HEAD_REST_BYTES, Document
 from callstate_client.engine.sessions.facts import Facts
-from callstate_client.engine.sessions.head import Head, read_head
+from callstate_client.engine.sessions.head import Head, ReadHead, read_in_steps
 from callstate_client.engine.sessions.many_turns import are_many, check_many, check_some
 from callstate_client.engine.sessions.merging import blind_base
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.validation import PlainHead
+from callstate_client.engine.sessions.validation import LONG_BYTES, PlainHead, finished
 from callstate_client.engine.sessions.weight import head_growth, labels_weight
 from callstate_client.engine.user import User
 from callstate_client.engine.verbs.save_delta import MARK, Extending
@@ -62,11 +62,43 @@ class _ManyUncheckedError(Exception):
 
 def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes | Deferred | InSteps:
     """{"session":{"id":"c1","provider":"twilio","history":[…],…},"if_version":0,"labels":{"app":"sales"}}"""
+    params = p.params if isinstance(p, Extending) else p
+    if _is_long(params.session):
+        return in_steps(_save_long(ctx, caller, _whole(ctx, p)))
     try:
         return _save(ctx, caller, p, {})
     except _ManyUncheckedError as many:
-        whole = _spelled_out(ctx, p.params, many.turns) if isinstance(p, Extending) else p
+        whole = _spelled_out(ctx, params, many.turns) if isinstance(p, Extending) else params
         return in_steps(_save_many(ctx, caller, whole, many))
+
+
+def _is_long(session: Raw | PlainHead) -> bool:
+    """Whether the head, or what is not known to be the history, takes long to check."""
+    if isinstance(session, Raw):
+        return len(session) > LONG_BYTES
+    return session.recovery_data is not UNSET and len(session.recovery_data) > LONG_BYTES
+
+
+def _whole(ctx: Context, p: SaveParams | Extending) -> SaveParams:
+    """A save with its whole history: until it is checked, the session may get others."""
+    if not isinstance(p, Extending):
+        return p
+    session = p.params.session
+    assert not isinstance(session, Raw)  # noqa: S101 - only a usual save is cut
+    assert isinstance(session.history, Raw)  # noqa: S101 - at its history
+    rest = bytes(session.history)[len(MARK) + 1 : -1].lstrip()
+    return _spelled_out(ctx, p.params, rest[1:].lstrip())
+
+
+def _save_long(ctx: Context, caller: Caller, p: SaveParams) -> Steps:
+    """Check a long head, then save it."""
+    yield
+    read = yield from read_in_steps(p.session, "$.params.session")
+    yield
+    try:
+        return _save(ctx, caller, p, {}, read)
+    except _ManyUncheckedError as many:
+        return (yield from _save_many(ctx, caller, p, many, read))
 
 
 def _spelled_out(ctx: Context, p: SaveParams, turns: bytes) -> SaveParams:
@@ -74,24 +106,29 @@ def _spelled_out(ctx: Context, p: SaveParams, turns: bytes) -> SaveParams:
     session = p.session
     assert not isinstance(session, Raw)  # noqa: S101 - only a usual save is cut
     kept = ctx.table.sessions[session.id].doc.chunks
-    history = Raw(b"[%b]" % b",".join((*kept, turns)))
+    history = Raw(b"[%b]" % b",".join((*kept, turns) if turns else kept))
     return structs.replace(p, session=structs.replace(session, history=history))
 
 
-def _save_many(ctx: Context, caller: Caller, p: SaveParams, many: _ManyUncheckedError) -> Steps:
+def _save_many(
+    ctx: Context, caller: Caller, p: SaveParams, many: _ManyUncheckedError, read: ReadHead | None = None
+) -> Steps:
     """Check many turns, then save them: what else the save does is decided by what is there at that time."""
     counts: dict[bytes, int] = {}
     while True:
         pieces = yield from check_many(many.turns, _HISTORY, many.first)
         counts[many.turns] = sum(len(some) for _, some in pieces)
         try:
-            return _save(ctx, caller, p, counts)
+            return _save(ctx, caller, p, counts, read)
         except _ManyUncheckedError as others:  # another change came first, so that others are new
             many = others
 
 
-def _save(ctx: Context, caller: Caller, p: SaveParams | Extending, counts: Mapping[bytes, int]) -> bytes:
-    """Save; `counts`: the number of turns in texts that have been checked."""
+def _save(
+    ctx: Context, caller: Caller, p: SaveParams | Extending, counts: Mapping[bytes, int],
+    read: ReadHead | None = None,
+) -> bytes:  # fmt: skip
+    """Save; `counts`: the number of turns in texts that have been checked; `read`: the head, if it has been."""
     extends = isinstance(p, Extending)
     p = p.params if isinstance(p, Extending) else p
 
@@ -99,7 +136,8 @@ def _save(ctx: Context, caller: Caller, p: SaveParams | Extending, counts: Mappi
         session = ctx.known(session_id)
         return format_us(ctx.now_us()) if session is None else session.doc.created_at
 
-    head = read_head(p.session, "$.params.session", created_at)
+    read = read or finished(read_in_steps(p.session, "$.params.session"))
+    head = read.head(created_at)
     ctx.check_head(head.size)
     if p.op is not None:
         checked_word(p.op, "$.params.op")

@@ -8,9 +8,9 @@ import pytest
 from msgspec import Raw
 
 from callstate_client.engine.sessions.document import Document
-from callstate_client.engine.sessions.head import head_of, read_head
-from callstate_client.engine.sessions.head_patch import patched_head
-from callstate_client.engine.sessions.validation import HEAD_NAMES, HEAD_PARTS, METRICS_BYTES
+from callstate_client.engine.sessions.head import Head, head_of, read_head
+from callstate_client.engine.sessions.head_patch import checked_patch, patched_head
+from callstate_client.engine.sessions.validation import HEAD_NAMES, HEAD_PARTS, METRICS_BYTES, finished
 from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError
 from callstate_client.model import documents
 from support.documents import count_turns
@@ -31,8 +31,12 @@ def stored(**members: object) -> Document:
     return Document(head_of(documents.read(json.dumps({"id": "a", **members}).encode())), 0)
 
 
+def patched(doc: Document, patch: Raw, path: str) -> Head:
+    return patched_head(doc, finished(checked_patch(patch, path)), path)
+
+
 def patch(doc: Document, **members: object) -> None:
-    doc.take_head(patched_head(doc, Raw(json.dumps(members).encode()), "$.params.set"), 0)
+    doc.take_head(patched(doc, Raw(json.dumps(members).encode()), "$.params.set"), 0)
 
 
 def test_a_patch_changes_what_it_names() -> None:
@@ -40,7 +44,7 @@ def test_a_patch_changes_what_it_names() -> None:
         b'{"id":"a","created_at":"2020-02-02T00:00:00.123456789Z","provider":"sip","campaign":"x","status":"active",'
         b'"metrics":{"turn_count":3,"p50":1},"recovery_data":{"node":"menu","try":1},"history":[%b]}' % TURN
     )
-    head = patched_head(
+    head = patched(
         doc,
         Raw(b'{"status":"on_hold","campaign":null,"recovery_data":{"try":2},"metrics":{"first_response_ms":9}}'),
         "$",
@@ -68,7 +72,7 @@ def test_a_patch_changes_what_it_names() -> None:
 @pytest.mark.parametrize("value", ['"x"', "null"])
 def test_members_that_no_patch_may_touch(name: str, value: str) -> None:
     with pytest.raises(InvalidParamsError) as caught:
-        patched_head(document(b'{"id":"a"}'), Raw(f'{{"{name}":{value}}}'.encode()), "$.params.set")
+        patched(document(b'{"id":"a"}'), Raw(f'{{"{name}":{value}}}'.encode()), "$.params.set")
     assert caught.value.path == f"$.params.set.{name}"
 
 
@@ -85,25 +89,25 @@ def test_members_that_no_patch_may_touch(name: str, value: str) -> None:
 )
 def test_a_patch_that_makes_no_session_is_refused(patch: bytes, path: str) -> None:
     with pytest.raises(InvalidParamsError) as caught:
-        patched_head(document(b'{"id":"a"}'), Raw(patch), "$.set")
+        patched(document(b'{"id":"a"}'), Raw(patch), "$.set")
     assert caught.value.path == path
 
 
 def test_a_patch_that_is_not_json_is_refused() -> None:
     with pytest.raises(ParseError):
-        patched_head(document(b'{"id":"a"}'), Raw(b'{"x":"\\ud800"}'), "$.set")
+        patched(document(b'{"id":"a"}'), Raw(b'{"x":"\\ud800"}'), "$.set")
 
 
 def test_removing_the_beginning_leaves_it() -> None:
     doc = document(b'{"id":"a","created_at":"2020-02-02T00:00:00Z"}')
-    doc.take_head(patched_head(doc, Raw(b'{"created_at":null}'), "$"), 0)
+    doc.take_head(patched(doc, Raw(b'{"created_at":null}'), "$"), 0)
     assert doc.created_at == "2020-02-02T00:00:00Z"
 
 
 def test_a_patch_that_changes_no_field_keeps_their_bytes() -> None:
     doc = document(b'{"id":"a","provider":"sip","recovery_data":{"x":1},"y":[]}')
     for members in ({"status": "held"}, {"metrics": {"turn_count": 3, "p50": 1}}, {"provider": "sip"}, {}):
-        assert patched_head(doc, Raw(json.dumps(members).encode()), "$").fields is doc.fields
+        assert patched(doc, Raw(json.dumps(members).encode()), "$").fields is doc.fields
 
 
 def test_patches_together_can_not_exceed_what_a_save_may_have() -> None:

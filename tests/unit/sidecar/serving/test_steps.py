@@ -7,19 +7,21 @@ import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.validation import LONG_BYTES
 from callstate_client.engine.verbs.heartbeat import IDS_A_STEP
 from callstate_client.engine.verbs.listing import LOOKS_A_PAGE, LOOKS_A_STEP
 from callstate_client.protocol.bounds import MAX_HEARTBEAT_IDS
 from callstate_sidecar import read_through, slices
 from callstate_sidecar.serving import connection, server
 from callstate_sidecar.serving.fair_queue import TURN_S
-from support.core import BadDisk, Core, FakeClient, open_journal
+from support.core import TIME, BadDisk, Core, FakeClient, open_journal
 from support.stores import down
 
 MANY = 10 * IDS_A_STEP
@@ -203,6 +205,75 @@ async def test_a_heartbeat_of_unknown_sessions_is_a_few_reads_and_a_task(core: C
     again = client.send(("session.heartbeat", {"session_ids": names[-1000:]}))
     await turns_until(client, again)
     assert len(core.memory.joint_reads) == len(reads), "misses are remembered for a second"
+
+
+LONG = "x" * 2 * LONG_BYTES
+KEPT = [{"role": "user", "content": f"kept {i}" * 100, "timestamp": TIME, "duration_ms": 1} for i in range(9)]
+STATE = {
+    "id": "a", "provider": "sip", "direction": "inbound", "from": "+1", "to": "+2", "status": "active",
+    "history": KEPT,
+}  # fmt: skip
+LONG_REQUESTS = {
+    "a long head": ("session.save", {"session": STATE | {"recovery_data": {"x": LONG}}}),
+    "a long head without history": ("session.save", {"session": {"id": "a", "recovery_data": {"x": LONG}}}),
+    "a long head with a new turn": (
+        "session.save", {"session": STATE | {"recovery_data": {"x": LONG}, "history": [*KEPT, KEPT[0]]}},
+    ),
+    "a long unknown member": ("session.save", {"session": STATE | {"note": LONG}}),
+    "a long patch": ("session.update", {"session_id": "a", "set": {"recovery_data": {"x": LONG, "y": {"z": "é"}}}}),
+    "a long patch of another member": ("session.update", {"session_id": "a", "set": {"note": [LONG]}}),
+    "a long turn": ("session.add_turn", {"session_id": "a", "turn": KEPT[0] | {"content": LONG}}),
+    "a long turn, not whole": ("session.add_turn", {"session_id": "a", "turn": {"content": LONG}}),
+    "a long turn with a tool": ("session.add_turn", {"session_id": "a", "turn": KEPT[0] | {"tool": {"x": [LONG]}}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LONG_REQUESTS)
+async def test_a_long_value_is_checked_in_steps_and_saved_over_what_came_between(core: Core, name: str) -> None:
+    method, params = LONG_REQUESTS[name]
+    busy, other = FakeClient(core), FakeClient(core)
+    await turns_until(busy, busy.send(("session.save", {"session": STATE})))
+    long = busy.send((method, params))
+    between = other.send(("session.add_turn", {"session_id": "a", "turn": KEPT[1] | {"content": "between"}}))
+    assert await turns_until(other, between) <= 2
+    assert not busy.answered(long)
+    assert await turns_until(busy, long) >= 2
+    assert "result" in busy.replies[long[0]]
+    kept = [turn["content"] for turn in KEPT]
+    history = {
+        "a long head": kept,
+        "a long head with a new turn": [*kept, KEPT[0]["content"]],
+        "a long unknown member": kept,
+    }.get(name, [*kept, "between", *([params["turn"]["content"]] if "turn" in params else [])])
+    document = json.loads(core.session("a").doc.to_json(0))
+    assert [turn["content"] for turn in document["history"]] == history
+    expected = params.get("session", params.get("set", {}))
+    assert {name: document[name] for name in expected if name != "history"} == {
+        name: value for name, value in expected.items() if name != "history"
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "path"),
+    [
+        ("session.save", {"session": STATE | {"recovery_data": [LONG]}}, "$.params.session.recovery_data"),
+        ("session.save", {"session": STATE | {"note": [LONG, 2**63]}}, "$.params.session.note"),
+        ("session.update", {"session_id": "a", "set": {"recovery_data": LONG}}, "$.params.set.recovery_data"),
+        ("session.update", {"session_id": "a", "set": {"metrics": LONG}}, "$.params.set.metrics"),
+        ("session.update", {"session_id": "a", "set": {"call_id": LONG}}, "$.params.set.call_id"),
+        ("session.update", {"session_id": "a", "set": {"x": LONG, "id": "b"}}, "$.params.set.id"),
+        ("session.add_turn", {"session_id": "a", "turn": {"content": LONG, "role": 5}}, "$.params.turn.role"),
+        ("session.add_turn", {"session_id": "a", "turn": {"x": [LONG, 2**63]}}, "$.params.turn"),
+    ],
+)
+async def test_a_long_value_that_is_wrong_is_refused_by_its_place(
+    core: Core, method: str, params: dict[str, Any], path: str
+) -> None:
+    client = FakeClient(core)
+    saved, refused = client.send(("session.save", {"session": STATE}), (method, params))
+    await turns_until(client, [saved, refused])
+    assert client.replies[refused]["error"]["data"]["path"] == path
+    assert "recovery_data" not in json.loads(core.session("a").doc.to_json(0))
 
 
 @pytest.mark.parametrize("method", ["session.add_turn", "session.save", "session.amend_turn"])
