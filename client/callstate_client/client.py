@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from types import TracebackType
 from typing import Final
 from weakref import WeakSet
@@ -15,6 +15,7 @@ from callstate_client.calls.heartbeats.loop_watchdog import LoopHeartbeats
 from callstate_client.calls.heartbeats.schedule import Heartbeats
 from callstate_client.errors import ConnectionLostError, StoreClosedError
 from callstate_client.protocol.events import Cursor
+from callstate_client.protocol.waiter import Waiter
 from callstate_client.requests import BeforeSend, Redaction, validation
 from callstate_client.telemetry import Telemetry
 from callstate_client.transport import fork_safety
@@ -25,7 +26,6 @@ from callstate_client.transport.event_stream import EventStream
 from callstate_client.transport.heartbeat_batch import HeartbeatBatcher
 from callstate_client.transport.identity import Identity
 from callstate_client.transport.loop_affinity import check_loop
-from callstate_client.transport.pending import Waiter
 
 __all__ = ["SidecarStore", "connect"]
 
@@ -77,10 +77,10 @@ class SidecarStore(CallStore):
     def _begin(self) -> None:
         """Make what belongs to one process and one event loop."""
         self._loop = asyncio.get_running_loop()
-        batcher = HeartbeatBatcher(self._send_heartbeats)
-        self._connection = Connection(self._places, self._timeout_s, batcher.flush, self._registered())
+        self._batcher = HeartbeatBatcher(self._send_heartbeats)
+        self._posts: list[Callable[[], None]] = []
+        self._connection = Connection(self._places, self._timeout_s, self._collect, self._registered())
         self._connection.on_drain = self._set_draining
-        self._batcher = batcher
         self._is_forked = False
 
     def _new_heartbeats(self) -> Heartbeats:
@@ -166,9 +166,32 @@ class SidecarStore(CallStore):
         self._connection.send(method, params, reply, op_of, timeout_s)
         return reply
 
-    def _may_have_left(self, reply: Awaitable[bytes]) -> bool:
-        assert isinstance(reply, asyncio.Future)  # noqa: S101 - as `request` makes them
-        return (reply.done() and not reply.cancelled()) or self._connection.was_sent(reply)
+    def _gather(self, post: Callable[[], None]) -> bool:
+        # an observer of requests sees those that are awaited
+        if self._telemetry is not None or self._is_forked or not self._connection.is_up:
+            return False
+        self._posts.append(post)
+        self._connection.writable()
+        return True
+
+    def _post(self, method: str, params: protocol.Params, waiter: Waiter) -> bool:
+        if not self._connection.is_up:
+            return False
+        self._connection.send(method, params, waiter)
+        return True
+
+    def _collect(self) -> None:
+        """Send what was gathered in this iteration of the loop."""
+        self._batcher.flush()
+        if self._posts:
+            posts, self._posts = self._posts, []
+            for post in posts:
+                post()
+
+    def _may_have_left(self, reply: object) -> bool:
+        if isinstance(reply, asyncio.Future) and reply.done():
+            return not reply.cancelled()
+        return self._connection.was_sent(reply)
 
     async def default_heartbeat_timeout_s(self) -> float:
         """As the daemon's `server.info` says now: a reload may change it."""

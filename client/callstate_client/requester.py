@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from types import TracebackType
 from typing import Protocol, TypeVar
 
 from callstate_client import protocol, requests
 from callstate_client.protocol.events import Cursor, Event
+from callstate_client.protocol.waiter import Waiter
 from callstate_client.requests import PreparedRequest
 from callstate_client.telemetry import Telemetry
 from callstate_client.uncopied import Uncopied
@@ -128,9 +129,27 @@ class Requester(Uncopied, ABC):
         """Where the sessions are kept: equal for all stores that share them."""
         return self
 
-    def _may_have_left(self, reply: Awaitable[bytes]) -> bool:
-        """Whether a request whose reply is no longer awaited may have reached the daemon."""
+    def _may_have_left(self, reply: object) -> bool:
+        """Whether a request may have reached the daemon whose reply is no longer awaited, or is posted."""
         return True
+
+    def _gather(self, post: Callable[[], None]) -> bool:
+        """Have this called once all that this iteration of the loop does is done, to `_post` what there is by then.
+        False if nothing can be posted now, as by a store that has no such way: requests are awaited then."""
+        return False
+
+    def _post(self, method: str, params: protocol.Params, waiter: Waiter) -> bool:
+        """Send a request, whose reply is passed to a waiter. In a call of what `_gather` was given.
+
+        Unlike that of `request` it is not sent again by the store: with the connection it is lost.
+
+        Returns:
+            whether it is sent; if not, the waiter is not used.
+
+        Raises:
+            InvalidParamsError: the params can't be written as JSON.
+        """
+        return False
 
     # -- what they share ----------------------------------------------------------------------------------
 

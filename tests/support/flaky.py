@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,6 +54,32 @@ class FlakyStore(MemoryStore):
         if applied:
             await super().request(method, params, **options)
         raise error
+
+
+class PostingStore(FlakyStore):
+    """Whose requests can be posted, as those of a store with a connection; `is_up`: whether now."""
+
+    is_up = True
+
+    def _gather(self, post: Callable[[], None]) -> bool:
+        if self.is_up and not self.closed:
+            asyncio.get_running_loop().call_soon(post)
+        return self.is_up and not self.closed
+
+    def _post(self, method: str, params: Any, waiter: Any) -> bool:
+        if self.is_up:
+            asked = asyncio.ensure_future(self.request(method, params))
+            asked.add_done_callback(lambda _: self._tell(asked, waiter))
+        return self.is_up
+
+    def _tell(self, asked: asyncio.Task[bytes], waiter: Any) -> None:
+        if waiter.done() or asked.cancelled():
+            return
+        error = asked.exception()
+        if isinstance(error, Exception):
+            waiter.set_exception(error)
+        else:
+            waiter.set_result(asked.result())
 
 
 async def same(store: FlakyStore, call: CallHandle) -> None:

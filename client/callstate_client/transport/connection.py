@@ -18,12 +18,13 @@ import msgspec
 
 from callstate_client.errors import CallstateError, ConnectionLostError, RequestTimeoutError, StoreClosedError
 from callstate_client.protocol.params import Params
+from callstate_client.protocol.waiter import Waiter
 from callstate_client.transport.backoff import CONNECT, SHORTEST_HANDSHAKE_S, Backoff
 from callstate_client.transport.dial import Attempt
 from callstate_client.transport.discovery import Candidate, Tried, no_daemon
 from callstate_client.transport.identity import Identity
 from callstate_client.transport.nonblocking import LineProtocol, dial
-from callstate_client.transport.pending import PendingRequest, PendingRequests, Waiter
+from callstate_client.transport.pending import PendingRequest, PendingRequests
 
 _log = logging.getLogger("callstate")
 
@@ -202,7 +203,12 @@ class Connection:
         if deadline < self._timer_at:
             self._watch(deadline)
 
-    def was_sent(self, waiter: Waiter) -> bool:
+    @property
+    def is_up(self) -> bool:
+        """Whether what is sent now is written at the end of this iteration of the loop."""
+        return self._protocol is not None and self._protocol.may_write and not self.closed
+
+    def was_sent(self, waiter: object) -> bool:
         """Whether the request with this waiter is pending and has been written to a connection."""
         return self._pending.was_sent(waiter)
 

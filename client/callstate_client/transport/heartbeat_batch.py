@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, Protocol
 from callstate_client.errors import CallstateError, SessionNotFoundError
 from callstate_client.protocol.messages import decode_heartbeat
 from callstate_client.protocol.params import HeartbeatParams
-from callstate_client.transport.pending import Waiter
+from callstate_client.protocol.waiter import Waiter
 
 BATCH_SIZE: Final = 2000
 """Heartbeats in one message: with the longest ids half of the longest request line."""

@@ -7,13 +7,14 @@ with an `op`, as long as that is among the last `OPS_REMEMBERED` of its session.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final, Protocol
+from typing import Final
 
 from msgspec import Struct
 
 from callstate_client.errors import CallstateError, ConnectionLostError, TooLargeError
 from callstate_client.protocol.messages import decode_incoming, encode_request, reply_id
 from callstate_client.protocol.params import Params
+from callstate_client.protocol.waiter import Waiter
 
 OPS_REMEMBERED: Final = 16
 """The daemon remembers a session's last 16 ops. If more mutations are pending, the older ones can't be repeated."""
@@ -26,22 +27,6 @@ REPEATABLE: Final = frozenset(
 )  # fmt: skip
 """Verbs that may be executed twice without harm; others only with an `op`. A deletion is sent without `op` to a
 daemon of the previous version, which reports no error if there is nothing to delete."""
-
-
-class Waiter(Protocol):
-    """Gets the reply to a request: a future, or an object that is called at once, not an iteration later."""
-
-    def done(self) -> bool:
-        """Whether the reply is no longer wanted."""
-        ...
-
-    def set_result(self, line: bytes, /) -> None:
-        """This is the reply."""
-        ...
-
-    def set_exception(self, error: Exception, /) -> None:
-        """There will be no reply."""
-        ...
 
 
 class PendingRequest(Struct, eq=False):
@@ -98,7 +83,7 @@ class PendingRequests:
         """Whether the reply to any of them is still wanted."""
         return any(not request.waiter.done() for request in self._requests.values())
 
-    def was_sent(self, waiter: Waiter) -> bool:
+    def was_sent(self, waiter: object) -> bool:
         """Whether the request with this waiter was sent on any connection. Searches all requests."""
         return any(request.connection and request.waiter is waiter for request in self._requests.values())
 

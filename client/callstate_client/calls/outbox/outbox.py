@@ -1,8 +1,4 @@
-"""The outbox of one call: queueing, sending, and what an answer does to the call. For the design see the package.
-
-Backlog and request in flight belong to the outbox, not to the sending task: that can be cancelled at any await, and
-another one continues, started by the next mutation that is queued or by `resume()`.
-"""
+"""The outbox of one call: queueing, and what an answer does to the call. For the design see the package."""
 
 from __future__ import annotations
 
@@ -16,6 +12,7 @@ from callstate_client.calls.outbox.backlog import Backlog
 from callstate_client.calls.outbox.entry import Action, OutboxEntry
 from callstate_client.calls.outbox.in_flight import InFlight
 from callstate_client.calls.outbox.local_changes import Change, TurnAdded
+from callstate_client.calls.outbox.sender import Sender
 from callstate_client.errors import (
     CallstateError,
     FencedError,
@@ -78,8 +75,7 @@ class Outbox:
         self.epoch = epoch
         """Sent with each request from now on."""
         self._backlog = Backlog()
-        self._in_flight: InFlight | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._sender = Sender(self, store)
         self._fatal: CallstateError | None = None
         self._full: tuple[int, CallstateError] | None = None  # the smallest turn that had no room, and the error
         self.closed = False
@@ -93,7 +89,8 @@ class Outbox:
     @property
     def last_error(self) -> CallstateError | None:
         """Why the request in flight has to be repeated; None if it has not."""
-        return None if self._in_flight is None else self._in_flight.last_error
+        in_flight = self._sender.in_flight
+        return None if in_flight is None else in_flight.last_error
 
     def __len__(self) -> int:
         return len(self._backlog)
@@ -200,43 +197,31 @@ class Outbox:
             entry.change.make()
         entry = self._backlog.put(entry)
         self._undelivered.add(self)
-        self.resume()
+        self._sender.begin()
         return entry
 
-    # -- sending --------------------------------------------------------------------------------------------
+    # -- what its sender asks ---------------------------------------------------------------------------------
 
-    def resume(self) -> asyncio.Task[None] | None:
-        """The task that sends, started if there is none; None if nothing is queued."""
-        if self._backlog and (self._task is None or self._task.done()):
-            self._task = self._loop.create_task(self._send_all(), name=f"callstate-outbox-{self.session_id}")
-            self._task.add_done_callback(self._task_ended)
-        return self._task if self._backlog else None
+    def resume(self) -> asyncio.Future[None] | None:
+        """See that what is queued is being sent; see `Sender.resume`."""
+        return self._sender.resume()
 
-    def _task_ended(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() and any(entry.is_awaited for entry in self._backlog):
-            self.resume()  # all tasks were cancelled, and some of them are waiting for this one
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a task waits for any of the mutations."""
+        return any(entry.is_awaited for entry in self._backlog)
 
-    async def _send_all(self) -> None:
-        while self._backlog:
-            request = self._in_flight = self._in_flight or self._next_request()
-            try:
-                self._check_promising()
-                result = await request.deliver(lambda: self.epoch)
-            except CallstateError as error:
-                self._refused(error)
-            except Exception as error:  # noqa: BLE001 - a bug must not block the rest for ever
-                _log.exception("delivering for %s failed", self.session_id)
-                self._refused(InternalError(f"{type(error).__name__}: {error}"))
-            else:
-                self._acknowledged(result)
+    def emptied(self) -> None:
+        """All is delivered."""
         self._undelivered.discard(self)
         self._on_empty()
 
-    def _next_request(self) -> InFlight:
+    def next_request(self) -> InFlight:
+        """The next request; its mutations are in flight from now on."""
         return InFlight(self._store, self.session_id, self._backlog.next_batch())
 
-    def _check_promising(self) -> None:
-        """Check that the next request is not certain to be refused.
+    def check_promising(self) -> None:
+        """Check that the request in flight is not certain to be refused.
 
         Raises:
             CallstateError: it is; this is why.
@@ -248,21 +233,27 @@ class Outbox:
         if refusal is not None:
             raise refusal
 
-    # -- answers --------------------------------------------------------------------------------------------
-
-    def _acknowledged(self, result: protocol.VersionResult) -> None:
+    def acknowledged(self, result: protocol.VersionResult) -> None:
+        """The request in flight was acknowledged."""
         if result.version:
             self._on_version(result.version)
         if self._backlog.first.method in MAKES_ROOM:
             self._full = None
-        count, self._in_flight = self._backlog.in_flight, None
+        count = self._backlog.in_flight
         for offset, entry in enumerate(self._backlog.take(count)):
             if result.turn_count is not None:
                 entry.index = result.turn_count - count + offset
             entry.acknowledge(result.version)
 
+    def failed(self, error: Exception) -> None:
+        """The request in flight was refused, or can't be sent."""
+        if not isinstance(error, CallstateError):
+            _log.error("delivering for %s failed", self.session_id, exc_info=error)
+            error = InternalError(f"{type(error).__name__}: {error}")
+        self._refused(error)
+
     def _refused(self, error: CallstateError) -> None:
-        count, self._in_flight = self._backlog.in_flight, None
+        count = self._backlog.in_flight
         if count > 1 and isinstance(error, InvalidParamsError | TooLargeError):
             self._backlog.split_batch()  # none of the turns was applied; one bad turn must not fail the others
             return
@@ -290,22 +281,19 @@ class Outbox:
     def abandon(self) -> None:
         """In a forked child: the parent delivers what is queued, and its tasks do not exist here."""
         self.closed = True
-        self._task = self._in_flight = None
+        self._sender.forget()
         self._backlog.take(len(self._backlog))
 
     def give_up(self, error: UndeliveredError) -> None:
         """Deliver nothing more; what is queued fails with this error."""
-        self._in_flight = None
-        if self._task is not None:
-            self._task.cancel()
         self.close()
         for entry in self._backlog.take(len(self._backlog)):
             entry.fail(error)
-        self._undelivered.discard(self)
-        self._on_empty()
+        self._sender.stop()
 
     def count_undelivered(self) -> tuple[int, int]:
         """How many mutations were never sent, and how many were sent and not answered. A release does not count."""
-        sent = self._backlog.in_flight if self._in_flight is not None and self._in_flight.may_be_applied else 0
+        in_flight = self._sender.in_flight
+        sent = self._backlog.in_flight if in_flight is not None and in_flight.may_be_applied else 0
         is_loss = [entry.method != "session.release" for entry in self._backlog]
         return sum(is_loss[sent:]), sum(is_loss[:sent])

@@ -23,7 +23,7 @@ from callstate_client import (
     TooLargeError,
 )
 from callstate_client.calls.hold_rules import end_reason
-from support.flaky import FlakyStore
+from support.flaky import FlakyStore, PostingStore
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -39,9 +39,9 @@ class CallerHungUpDTMFError(Exception):
     pass
 
 
-@pytest.fixture
-async def store() -> AsyncIterator[FlakyStore]:
-    async with FlakyStore(Clock(START)) as store:
+@pytest.fixture(params=[FlakyStore, PostingStore], ids=["awaited", "posted"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[FlakyStore]:
+    async with request.param(Clock(START)) as store:
         yield store
 
 

@@ -22,14 +22,14 @@ from callstate_client import (
     TurnHandle,
 )
 from callstate_client.calls.outbox.entry import OutboxEntry
-from support.flaky import FlakyStore
+from support.flaky import FlakyStore, PostingStore
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-@pytest.fixture
-async def store() -> AsyncIterator[FlakyStore]:
-    async with FlakyStore(Clock(START)) as store:
+@pytest.fixture(params=[FlakyStore, PostingStore], ids=["awaited", "posted"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[FlakyStore]:
+    async with request.param(Clock(START)) as store:
         yield store
 
 

@@ -25,7 +25,8 @@ def delivering() -> list[asyncio.Task[Any]]:
 # -- cancellation --
 
 
-async def test_a_request_in_flight_when_its_task_is_cancelled_takes_effect_once(store: FlakyStore) -> None:
+async def test_a_request_in_flight_when_its_task_is_cancelled_takes_effect_once(awaiting_store: FlakyStore) -> None:
+    store = awaiting_store
     async with store.hold(SessionState("c1")) as call:
         store.fail("session.add_turn", ConnectionLostError("lost"), times=1, applied=True)
         first = call.add_turn("user", "1")
@@ -39,7 +40,10 @@ async def test_a_request_in_flight_when_its_task_is_cancelled_takes_effect_once(
     assert said(await store.load("c1")) == ["1", "2"]
 
 
-async def test_an_awaited_acknowledgement_arrives_although_the_task_was_cancelled(store: FlakyStore) -> None:
+async def test_an_awaited_acknowledgement_arrives_although_the_task_was_cancelled(
+    awaiting_store: FlakyStore,
+) -> None:
+    store = awaiting_store
     async with store.hold(SessionState("c1")) as call:
         store.fail("session.add_turn", AWAY, times=1)
 
