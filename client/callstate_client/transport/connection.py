@@ -1,9 +1,9 @@
 """A store's connection to the daemon, which many tasks share. It reconnects when the connection is lost.
 
-Requests of one iteration of the event loop are sent in one write. Replies are matched by id and passed on unparsed:
-the waiting task decodes its own. When the connection is lost, pending requests that may be repeated are sent again
-on the next one; the others fail with ConnectionLostError. A daemon that answers with something unreadable is
-disconnected.
+Requests of one iteration of the event loop are sent in one write, unless there is one at a time. Replies are
+matched by id and passed on unparsed: the waiting task decodes its own. When the connection is lost, pending
+requests that may be repeated are sent again on the next one; the others fail with ConnectionLostError. A daemon
+that answers with something unreadable is disconnected.
 """
 
 from __future__ import annotations
@@ -62,6 +62,8 @@ class Connection:
         self._pending = PendingRequests()
         self._unsent: list[PendingRequest] = []
         self._flush_due = False
+        self._at_once = False
+        """Whether the next request is written at once: the last one was alone."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._refused: CallstateError | None = None
@@ -181,6 +183,9 @@ class Connection:
     ) -> None:
         """Send a request, in one write with the others of this iteration of the loop.
 
+        One that follows the reply to the only request under way is written at once instead: a task that sends one
+        after the other would wait for a callback each time.
+
         Args:
             method: a verb of the protocol.
             params: of the verb's class.
@@ -197,9 +202,11 @@ class Connection:
         deadline = self._loop.time() + (self._timeout_s if timeout_s is None else timeout_s)
         if self._protocol is None:
             self._begin_reconnect()  # does nothing unless the task that did was cancelled
-        self._unsent.append(self._pending.add(method, params, waiter, deadline=deadline, op_of=op_of))
-        if not self._flush_due:
-            self.writable()
+        request = self._pending.add(method, params, waiter, deadline=deadline, op_of=op_of)
+        if not (self._at_once and self._write_at_once(request)):
+            self._unsent.append(request)
+            if not self._flush_due:
+                self.writable()
         if deadline < self._timer_at:
             self._watch(deadline)
 
@@ -211,6 +218,18 @@ class Connection:
     def was_sent(self, waiter: object) -> bool:
         """Whether the request with this waiter is pending and has been written to a connection."""
         return self._pending.was_sent(waiter)
+
+    def _write_at_once(self, request: PendingRequest) -> bool:
+        """Write a request, unless it has to wait for others or for the connection; returns whether it did not."""
+        self._at_once = False
+        protocol = self._protocol
+        if self._flush_due or self._unsent or protocol is None or not protocol.may_write:
+            return False
+        if protocol.transport.is_closing():  # lost; it is sent on the next one
+            return False
+        request.connection = self.generation
+        protocol.transport.write(request.line)
+        return True
 
     def writable(self) -> None:
         """Write what is unsent at the end of this iteration of the loop."""
@@ -272,6 +291,7 @@ class Connection:
     def received(self, source: LineProtocol, lines: list[bytes | None]) -> None:
         """Pass replies to their waiters."""
         answered = False
+        waiter: Waiter | CallstateError | None = None
         try:
             for line in lines:
                 waiter = self._pending.take_waiter(line or b"")
@@ -288,8 +308,10 @@ class Connection:
             source.transport.abort()
         if answered:  # not for any line: a daemon that refuses us may say so on each connection, and then hang up
             self._backoff.reset()
-        # scheduled after the tasks that this wakes, so their next requests leave in the same iteration of the loop
-        self.writable()
+        self._at_once = len(lines) == 1 and isinstance(waiter, asyncio.Future) and not self._pending
+        if not self._at_once:
+            # scheduled after the tasks that this wakes, so their next requests leave in the same iteration
+            self.writable()
 
     def lost(self, source: LineProtocol, error: Exception | None) -> None:
         """Reconnect, unless the connection had been left before."""
