@@ -243,7 +243,7 @@ class ClientConnection(asyncio.Protocol):
             if self.waiting >= MAX_WAITING:
                 break
             if rates is not None and not rates.take(self.user.uid):
-                self._serve_later(rates.wait_s(self.user.uid))
+                self._serve_later(rates)
                 break
             self._server.handle(self, backlog.popleft())
             now = monotonic()
@@ -254,10 +254,16 @@ class ClientConnection(asyncio.Protocol):
         if backlog or self._paused_reading or self._ended:
             self._update_reading()
 
-    def _serve_later(self, delay_s: float) -> None:
+    def _serve_later(self, rates: RequestRates) -> None:
         """Its user has had as many requests served as `limits.per_uid.requests_per_s`."""
         self._queued = True
-        self._loop.call_later(delay_s, self.serve)
+
+        def waited() -> None:
+            rates.end_wait(self.user.uid)
+            self._queued = False
+            self.serve_soon()
+
+        self._loop.call_later(rates.begin_wait(self.user.uid), waited)
 
     @property
     def stays(self) -> bool:

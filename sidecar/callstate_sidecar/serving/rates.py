@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
@@ -22,6 +23,8 @@ class RequestRates:
         self._now = now
         self._buckets: dict[int, tuple[float, float]] = {}
         """By uid: tokens, and when that many were there."""
+        self._waiting: Counter[int] = Counter()
+        """By uid: connections that wait for a token."""
 
     def take(self, uid: int) -> bool:
         """Take a token; whether there was one."""
@@ -33,9 +36,20 @@ class RequestRates:
         self._buckets[uid] = tokens - 1, now
         return True
 
-    def wait_s(self, uid: int) -> float:
-        """In how many seconds there will be a token."""
-        return max(0.0, (1 - self._tokens(uid)[0]) / self.per_s)
+    def begin_wait(self, uid: int) -> float:
+        """One more of this user's connections waits; in how many seconds there will be a token for it.
+
+        Each waits for a token of its own: were they all to look for the next one, a thousand would look for each.
+        """
+        wait_s = (1 + self._waiting[uid] - self._tokens(uid)[0]) / self.per_s
+        self._waiting[uid] += 1
+        return max(0.0, wait_s)
+
+    def end_wait(self, uid: int) -> None:
+        """It waits no more."""
+        self._waiting[uid] -= 1
+        if not self._waiting[uid]:
+            del self._waiting[uid]
 
     def _tokens(self, uid: int) -> tuple[float, float]:
         now = self._now()

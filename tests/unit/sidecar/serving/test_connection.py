@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from callstate_sidecar.config.schema import KIB, LimitsConfig
+from callstate_client.engine.user import NOBODY
+from callstate_sidecar.config.schema import KIB, LimitsConfig, UserLimitsConfig
 from callstate_sidecar.serving.connection import LINES_A_TURN, LOW_WATER_SHARE, MAX_WAITING, SHARE_S
 from support.core import Core, FakeClient
 
@@ -184,6 +185,20 @@ async def test_what_arrives_without_time_left_is_split_and_served_in_a_later_tur
         await asyncio.sleep(0)
     assert peer.reading
     assert not peer.connection.unserved_bytes
+
+
+async def test_those_beyond_their_users_rate_are_served_in_the_time_that_a_turn_allows() -> None:
+    core = Core(limits=LimitsConfig(per_uid=UserLimitsConfig(requests_per_s=100)))
+    peers = [FakeClient(core) for _ in range(20)]
+    ids = [peer.send(*[("server.ping", {})] * 6) for peer in peers]
+    queued = core.server.queue._waiting
+    assert not queued, "they wait for tokens, not for turns"
+    rates = core.server.rates
+    assert rates is not None
+    assert rates._waiting[NOBODY.uid] == 4
+    while not all(map(FakeClient.answered, peers, ids)):
+        await asyncio.sleep(0.001)
+    assert not rates._waiting
 
 
 # -- backpressure ------------------------------------------------------------------------------------------------
