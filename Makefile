@@ -42,11 +42,12 @@ demo: $(RUN_STAMP) ## live calls, a kill -9, a restart, dead workers: everything
 # With bytecode, whatever the shell says: pytest rewrites each test module, and would do so in each process again.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
-# One process per core; of the tests with real daemons, those of one file stay together: they share servers.
+# One process per core, and three for two where real daemons are waited for: with two, half of the cores' time was idle.
+# Of those tests, the ones of one file stay together: they share servers.
 # A process that dies fails the run: pytest-xdist's `loadfile` would wait for ever for the one that replaces it.
 test: $(DEV_STAMP) ## the whole test suite, some minutes
 	@$(PYTEST) -q -n auto -m 'not system'
-	@$(PYTEST) -q -n auto --dist loadfile --max-worker-restart 0 -m system
+	@$(PYTEST) -q -n $$(( ($$(nproc) * 3 + 1) / 2 )) --dist loadfile --max-worker-restart 0 -m system
 
 # A quarter of the examples of each property and state machine: `make test` tries all of them.
 test-quick: $(DEV_STAMP) ## units and properties, under a minute
