@@ -20,7 +20,7 @@ LINE_BYTES = 4096
 IDS = st.none() | st.integers(-5, 2**63 - 1) | st.text(max_size=5) | st.sampled_from([1.5, True, [], {}])
 SESSION_IDS = st.sampled_from(["c1", "c2", "nobody", ""])
 TURN = {"role": "user", "content": "hello"}
-PARAMS = st.sampled_from(["session.load", "session.end", "session.delete", "session.record_interruption"]).flatmap(
+PARAMS = st.sampled_from(["session.load", "session.end", "session.record_interruption"]).flatmap(
     lambda method: st.tuples(st.just(method), st.fixed_dictionaries({"session_id": SESSION_IDS}))
 ) | st.sampled_from(
     [
@@ -63,7 +63,8 @@ STREAM = st.tuples(st.lists(LINE, max_size=12), LINE | st.just(b"")).map(
 )
 
 
-# All ids are known, so that nothing waits for the store: what waits may be answered after what was sent later.
+# All ids are known, and none is deleted, so that nothing waits for the store: what waits may be answered after what
+# was sent later.
 KNOWN = (
     b'{"jsonrpc":"2.0","id":0,"method":"session.load","params":{"session_id":"nobody"}}\n'
     b'{"jsonrpc":"2.0","id":1,"method":"session.save","params":{"session":{"id":"c1","status":"active"},"if_version":0}}\n'

@@ -37,7 +37,7 @@ def check(data: bytes) -> None:
     fields = {name: value for name, _, value in (part.partition(b"=") for part in rest)}
     values = [part for item in fields.items() for part in item]
     beat = fields.get(b"beat_ms")
-    stored = redis_backend._stored([document, values, beat, fields.get(b"foreign")])
+    stored = redis_backend._stored([document, values, beat, fields.get(b"foreign"), 0])
     assert stored is not None
     _check_stored(stored, b"" if fields.get(b"foreign") else document)
     _check_row(document, fields)
@@ -96,7 +96,7 @@ def _check_row(document: bytes, fields: dict[bytes, bytes]) -> None:
         connection.execute(f"INSERT INTO session ({columns}) VALUES ({places})", [*row.values()])  # noqa: S608
         key = connection.execute("SELECT key FROM session").fetchone()[0]
         connection.execute("INSERT INTO document VALUES (?, ?)", (key, document))
-        found = connection.execute(sqlite_backend._READ, (ID, 0)).fetchone()
+        found = connection.execute(sqlite_backend._READ, {"id": ID, "now_ms": 0, "most": len(document)}).fetchone()
         stored = sqlite_backend._stored(connection, *found)
     except sqlite3.Error:
         return  # the database refuses the row, and a read that fails is the store's fault
