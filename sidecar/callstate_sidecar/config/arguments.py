@@ -50,6 +50,20 @@ class _Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments. An unknown one is named without a value, which may be a password.
+
+    Raises:
+        SystemExit: as of argparse.
+    """
+    own = parser()
+    args, unknown = own.parse_known_args(argv)
+    if unknown:
+        flag, equals, _ = unknown[0].partition("=")
+        own.error(f"unrecognized arguments: {flag if equals and flag[0] == '-' else redact_url(unknown[0])}")
+    return args
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser: `settings`, and the arguments that `load_config` returns."""
     parser = _Parser(

@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-from callstate_sidecar.config.arguments import parser
+from callstate_sidecar.config.arguments import parse
 from callstate_sidecar.config.errors import ConfigError, reason
 from callstate_sidecar.config.options import OPTIONS, SECTIONS, Option
 from callstate_sidecar.config.origins import Origin
@@ -25,6 +25,9 @@ from callstate_sidecar.config.store_url import check_store_url, redact_url
 
 # What Kubernetes sets in every pod for a Service that happens to be called `callstate-store`.
 _SERVICE_LINK: Final = re.compile(r"CALLSTATE_.*_(SERVICE_(HOST|PORT(_.*)?)|PORT_\d+_(TCP|UDP|SCTP)(_.*)?)\Z")
+
+# What keys don't have, and all after it: it may be a URL with a password, `store.url=` forgotten.
+_NOT_OF_KEYS: Final = re.compile(r"[^\w.-].*", re.DOTALL)
 
 
 def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Config, argparse.Namespace]:
@@ -42,7 +45,7 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[Config
         ConfigError: an unknown key, a wrong value, an unreadable file.
         SystemExit: of argparse: 0 after `--help` and `--version`, 2 for unknown flags.
     """
-    args = parser().parse_args(argv)
+    args = parse(argv)
     values: dict[str, Any] = {}
     origins = args.origins = {}
     if args.config is not None:
@@ -120,7 +123,7 @@ def _option(key: str, source: str) -> Option:
 def _unknown(key: str, known: Mapping[str, object], source: str, what: str) -> NoReturn:
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"; did you mean {near[0]}?" if near else "; `callstated --help` lists them"
-    raise ConfigError(f"{key}: no such {what} ({source}){hint}")
+    raise ConfigError(f"{_NOT_OF_KEYS.sub('…', key)}: no such {what} ({source}){hint}")
 
 
 def _checked(option: Option, value: object, source: str, *, strict: bool) -> Any:

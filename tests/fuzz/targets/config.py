@@ -41,6 +41,7 @@ def check(data: bytes) -> None:
     except SystemExit as left:  # of argparse
         if left.code != 2:
             raise
+        _check_hidden(data, error.getvalue())
         return
     msgspec.convert(msgspec.to_builtins(config), Config)
     _check_hidden(data, " ".join(args.warnings))

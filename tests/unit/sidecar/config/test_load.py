@@ -321,6 +321,35 @@ def test_a_refused_url_is_shown_without_its_password() -> None:
     assert "hunter2" not in refusal("--store", ":hunter2@cache:6379")
 
 
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--set=redis://u:hunter2@cache=0", "redis…: no such key (--set)"),
+        ("--set=redis://u:a=hunter2@cache", "redis…: no such key (--set)"),
+        ("--set=:hunter2@cache?x=1", "…: no such key (--set)"),
+    ],
+)
+def test_a_url_in_the_place_of_a_key_is_shown_without_its_password(argument: str, said: str) -> None:
+    assert refusal(argument).startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["redis://u:hunter2@cache"], "redis://u:***@cache"),
+        (["--stor", "redis://u:hunter2@cache"], "--stor"),
+        (["--password=hunter2"], "--password"),
+        (["--password", "hunter2"], "--password"),
+    ],
+)
+def test_an_unknown_argument_is_named_without_a_password(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        load_config(arguments, {})
+    assert capsys.readouterr().err.endswith(f"unrecognized arguments: {said}\n")
+
+
 def test_the_password_file_is_read_to_the_end_of_its_first_line(tmp_path: Path) -> None:
     path = tmp_path / "pw"
     path.write_bytes(b" pass word\r\nmore\n")
