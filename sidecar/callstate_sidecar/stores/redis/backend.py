@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
@@ -190,6 +191,7 @@ class RedisBackend:
         for call in self._calls.of(batch):
             calls.append(call)
             await slices.give_way()
+        await asyncio.sleep(0)  # packing them begins with a turn of its own
         replies = await self._writing.run_each([*(each.call for each in calls), *marks], self._confirms)
         confirmed = replies[len(calls) + len(marks) :]
         self._marks.check(tags, marks, replies[len(calls) : len(calls) + len(marks)])
