@@ -12,6 +12,8 @@ from datetime import datetime
 from difflib import get_close_matches
 from typing import Any, Final, TypedDict
 
+import msgspec
+
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.model import documents
 from callstate_client.model.members import encode_members
@@ -58,6 +60,12 @@ class Beside(TypedDict, total=False):
     heartbeat_timeout_s: float
     max_duration_s: float
 
+
+_TEXTS: Final = {
+    **{name: name for name in ("status", "call_id", "provider", "direction", "to")},
+    "from": "from_",
+}
+"""The members that are texts, and their attributes."""
 
 _WORDS: Final = frozenset({"status", "provider", "direction"})
 _BESIDE: Final = frozenset(Beside.__annotations__)
@@ -166,7 +174,31 @@ def patch_state(state: SessionState, patch: dict[str, Any]) -> None:
     Raises:
         DocumentError: the result is not a session.
     """
-    replace_head(state, merge_patch(state.to_members(with_history=False), patch))
+    if not _patch_members(state, patch):
+        replace_head(state, merge_patch(state.to_members(with_history=False), patch))
+
+
+def _patch_members(state: SessionState, patch: dict[str, Any]) -> bool:
+    """Apply the usual patch, of texts and recovery data, without writing and reading the whole head; whether it is
+    one. If not, nothing has changed."""
+    recovery_data = state.recovery_data
+    if not (recovery_data is None or type(recovery_data) is dict):
+        return False
+    for name, value in patch.items():
+        if name == "recovery_data" and type(value) is dict:
+            try:  # as it is read again
+                recovery_data = msgspec.json.decode(encode_members(merge_patch(recovery_data, value)))
+            except (msgspec.MsgspecError, ValueError, RecursionError):
+                return False
+        elif name not in _TEXTS or type(value) is not str:
+            return False
+    for name, value in patch.items():
+        if name == "recovery_data":
+            state.recovery_data = recovery_data
+        else:
+            setattr(state, _TEXTS[name], value)
+    state.status_given = True
+    return True
 
 
 def replace_head(state: SessionState, members: dict[str, Any]) -> None:

@@ -18,7 +18,8 @@ from callstate_client import (
     Turn,
     protocol,
 )
-from callstate_client.requests.patches import split_changes
+from callstate_client.model.merge import merge_patch
+from callstate_client.requests.patches import patch_state, split_changes
 from support.flaky import FlakyStore
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -160,3 +161,40 @@ async def test_a_change_beside_that_is_refused_is_taken_back(store: FlakyStore) 
         with pytest.raises(InvalidParamsError):
             await call.update(labels={"b": "2"}, status="on_hold")
         assert call.state.status == (await store.load("c1")).status != "on_hold"
+
+
+@pytest.mark.parametrize(
+    "before", [None, {}, {"a": {"b": 1, "c": (1, 2)}, "d": 1.5}, msgspec.json.decode(b'{"a":{"b":null}}')]
+)
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"status": "active"},
+        {"from": "+1", "to": "+2", "provider": "p", "direction": "inbound", "call_id": "CA1"},
+        {"status": None, "provider": None, "call_id": None},
+        {"recovery_data": {"a": {"b": None, "e": [1, {"x": None}]}, "d": {"y": (1, 2)}}},
+        {"recovery_data": {"a": {"b": None}}, "status": "active"},
+        {"recovery_data": {"a": None, "d": None}},
+        {"recovery_data": None},
+        {"recovery_data": {}},
+        {"metrics": {"interruption_count": 3}, "status": "active"},
+        {"further": {"z": 1}, "created_at": "2026-01-02T03:04:05Z"},
+    ],
+)
+def test_a_patched_state_is_the_one_that_is_read_again(before: Any, patch: dict[str, Any]) -> None:
+    state = SessionState("c1", status="pending", call_id="CA0", recovery_data=before, extra={"more": [1]})
+    written = msgspec.json.encode(merge_patch(state.to_members(with_history=False), patch))
+    history = state.history
+    patch_state(state, patch)
+    read = SessionState.from_json(written)
+    assert state.to_json() == read.to_json()
+    assert state == read or "recovery_data" not in patch, "tuples are lists once they are read"
+    assert state.history is history
+    assert state.status_given
+
+
+def test_a_patch_leaves_what_it_is_applied_to() -> None:
+    before = {"a": {"b": 1}}
+    state = SessionState("c1", recovery_data=before)
+    patch_state(state, {"recovery_data": {"a": {"b": 2}}})
+    assert (before, state.recovery_data) == ({"a": {"b": 1}}, {"a": {"b": 2}})
