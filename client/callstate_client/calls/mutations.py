@@ -25,7 +25,7 @@ from callstate_client.calls.queued import AmendableTurn, QueuedMutation, TurnHan
 from callstate_client.model.members import encode_members
 from callstate_client.model.metrics import RESPONSE_MS
 from callstate_client.model.state import SessionState
-from callstate_client.model.times import now
+from callstate_client.model.times import now_text
 from callstate_client.model.turn import Turn
 from callstate_client.model.wellformed import as_text, cleaned, turn_extra, turn_values
 from callstate_client.requests import PreparedRequest, validation
@@ -71,15 +71,16 @@ class Mutations:
     ) -> AmendableTurn:
         """Append a turn."""
         role, content, duration_ms = turn_values(role, content, duration_ms)
-        extra = cleaned(turn_extra(extra, response_ms))
-        turn = Turn(role, content, timestamp=at or now(), duration_ms=duration_ms, extra=extra)
+        if extra is not None or response_ms is not None:
+            extra = cleaned(turn_extra(extra, response_ms))
+        turn = Turn(role, content, at, duration_ms, extra)
         if self._store._redaction is not None:
             turn = self._store._redaction.turn(self._state.id, turn)
         validation.check_turn(turn)
-        encoded = encode_members(turn.to_dict())
+        encoded = turn.to_json()
         self._outbox.check_room(len(encoded))
         entry = self._outbox.add_turn(encoded, TurnAdded(self._state, turn))
-        self._state.updated_at = now()
+        self._state.saved_at(now_text())
         return amendable(self, turn, entry)
 
     def amend(
@@ -93,11 +94,11 @@ class Mutations:
         # not with other times: the daemon would count those, instead of the first
         if not patch.keys() & {"duration_ms", RESPONSE_MS} and self._outbox.is_rewritable(turn.place):
             amended = patched_turn(turn.turn, patch)
-            text = encode_members(amended.to_dict())
+            text = amended.to_json()
             self._outbox.check_room(max(0, len(text) - turn.place.size))
             self._outbox.rewrite(turn.place, text)
             turn.turn.become(amended)
-            self._state.updated_at = now()
+            self._state.saved_at(now_text())
             return queued(turn.place)
         self._check_amendable(0, None)
         # with its role: if the history has been replaced by a shorter one, it is a conflict, not another turn
@@ -143,7 +144,7 @@ class Mutations:
             return self._put(request, change, key=HEAD)
         self._outbox.check_room(len(encode_members(patch)))
         entry = self._outbox.put_action("session.update", partial(self._rewrite_head, patch, beside), change)
-        self._state.updated_at = now()
+        self._state.saved_at(now_text())
         return queued(entry)
 
     async def _rewrite_head(self, patch: dict[str, Any], beside: Beside) -> int:
@@ -170,5 +171,5 @@ class Mutations:
         params = request.params
         assert isinstance(params, protocol.Mutation)  # noqa: S101 - all but turns and saves are prepared so
         entry = self._outbox.put(request.method, params, change, key=key, follows=follows, amends=amends)
-        self._state.updated_at = now()
+        self._state.saved_at(now_text())
         return queued(entry)

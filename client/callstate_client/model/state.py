@@ -157,7 +157,7 @@ class SessionState:
             self.metrics.agent_speech_duration_ms += max(turn.duration_ms, 0)
 
     def saved_at(self, text: str) -> None:
-        """Set `updated_at` to the time, as text, that a store returned."""
+        """Set `updated_at` to a time as text, such as a store has returned."""
         self._updated_at = text
 
     def take_over(self, other: SessionState, *, history: bool = True) -> None:

@@ -178,6 +178,14 @@ class Turn:
             **(self._extra or {}),
         }
 
+    def to_json(self) -> bytes:
+        """Its JSON, as Go writes it.
+
+        Raises:
+            DocumentError: a value can't be written as JSON.
+        """
+        return self._written(self._extra, None)
+
     def written_into(self, joined: Joined, check: Check | None) -> bytes:
         """Its JSON, encoded again only if it may have changed. A later change makes `joined` stale.
 
