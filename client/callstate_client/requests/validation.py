@@ -44,6 +44,10 @@ sessions, record, session, history, turn), so a value that is accepted fits into
 IDS_KEPT: Final = 4096
 """Ids whose validity is cached. A worker holds fewer calls, and sends requests for each again and again."""
 
+_CONTAINERS: Final = (dict, list, tuple)
+
+_TEXT: Final = frozenset((str,))
+
 _is_session_id = lru_cache(IDS_KEPT)(is_session_id)
 
 
@@ -95,12 +99,15 @@ def check_free(value: Any, place: str) -> None:
             if kind is str or kind is bool or node is None:
                 continue
             why = None
-            if isinstance(node, dict | list | tuple):
+            if isinstance(node, _CONTAINERS):
                 if depth > FREE_DEPTH:
                     raise DocumentError(f"{place} is nested deeper than {FREE_DEPTH}")
-                if isinstance(node, dict) and not all(isinstance(key, str) for key in node):
-                    why = "has a key that is no string"
-                todo.append((node.values() if isinstance(node, dict) else node, depth + 1))
+                if isinstance(node, dict):
+                    if not (_TEXT.issuperset(map(type, node)) or all(isinstance(key, str) for key in node)):
+                        why = "has a key that is no string"
+                    todo.append((node.values(), depth + 1))
+                else:
+                    todo.append((node, depth + 1))
             elif is_struct(node):
                 todo.append(((struct_members(node),), depth))
             else:

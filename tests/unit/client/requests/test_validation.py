@@ -88,6 +88,17 @@ def test_values_that_would_change_in_json_are_refused_by_their_path(value: Any, 
         check_free({"x": 1, "a": ["x", value]}, "recovery_data")
 
 
+class Name(str):
+    """A text of a type of its own, as of an enum."""
+
+
+def test_keys_may_be_texts_of_any_type_and_nothing_else() -> None:
+    check_free({"a": {Name("b"): "x", "c": Name("d")}, Name("e"): {}}, "it")
+    for other in (7, None, b"x", ("x",)):
+        with pytest.raises(DocumentError, match="has a key that is no string"):
+            check_free({"a": {Name("b"): "x", other: "y"}}, "it")
+
+
 def test_a_structs_members_are_all_there() -> None:
     assert struct_members(Step()) == {"node": "menu", "since": None}
     assert struct_members(Path([Step()])) == {"steps": [{}]}
