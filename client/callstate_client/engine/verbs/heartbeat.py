@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from callstate_client.engine.interfaces import Access, Caller, Deferred, InSteps, NotCached, Steps, in_steps
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.rules.authority import check_authority, speaks_for
+from callstate_client.engine.rules.authority import check_authority, is_holder, speaks_for
 from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import beat, bring_back, tell_timeout
 from callstate_client.engine.sessions.session import Session
@@ -30,8 +30,9 @@ def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Defer
             expected="one of session_id and session_ids",
         )  # fmt: skip
     if p.session_id is not None:
-        session = ctx.find(p.session_id)
-        check_authority(ctx, caller, session, None)
+        session = ctx.table.sessions.get(p.session_id) or ctx.find(p.session_id)
+        if session.host is not None or not is_holder(caller, session):  # else it surely may
+            check_authority(ctx, caller, session, None)
         if session.ended:
             raise ended_error(session)
         _sign_of_life(ctx, caller, session)
