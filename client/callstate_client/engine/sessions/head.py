@@ -10,11 +10,13 @@ from msgspec import UNSET, Raw, Struct, UnsetType, structs
 
 from callstate_client.engine.sessions.validation import (
     HeadFields,
+    IncomingHead,
     IncomingTurn,
     PlainHead,
+    check_fields,
+    check_head,
     check_metrics,
     fields_in_steps,
-    finished,
     head_in_steps,
 )
 from callstate_client.errors import InvalidParamsError
@@ -228,8 +230,16 @@ class ReadHead(NamedTuple):
 
 
 def read_head(data: bytes | Raw | PlainHead, path: str, created_at: Callable[[str], str]) -> Head:
-    """As `read_in_steps`, at once; `created_at`: as of `ReadHead.head`."""
-    return finished(read_in_steps(data, path)).head(created_at)
+    """As `read_now`, with `created_at` as of `ReadHead.head`."""
+    return read_now(data, path).head(created_at)
+
+
+def read_now(data: bytes | Raw | PlainHead, path: str) -> ReadHead:
+    """As `read_in_steps`, at once."""
+    if isinstance(data, PlainHead):
+        check_fields(data, path)
+        return _read_plain(data, path)
+    return _read_any(*check_head(data, path), path)
 
 
 def read_in_steps(data: bytes | Raw | PlainHead, path: str) -> Generator[None, None, ReadHead]:
@@ -242,26 +252,31 @@ def read_in_steps(data: bytes | Raw | PlainHead, path: str) -> Generator[None, N
     Raises:
         InvalidParamsError, ParseError: something in it is invalid.
     """
-    door: HeadFields
-    extra: dict[str, Raw] = {}
-    metrics_extra: dict[str, Raw] = {}
     if isinstance(data, PlainHead):
         yield from fields_in_steps(data, path)
-        door = data
-        metrics: Counters = data.metrics or _NO_METRICS
-    else:
-        door, extra = yield from head_in_steps(data, path)
-        metrics, metrics_extra = check_metrics(door.metrics, f"{path}.metrics")
-    history = None if door.history is UNSET else bytes(door.history)
-    if history is not None:
-        if history == b"null":
-            history = b""
-        elif history[:1] != b"[":
-            raise InvalidParamsError(
-                f"Expected array or null at {path}.history", path=f"{path}.history", expected="array or null"
-            )
-        else:
-            history = history[1:-1].strip()
-    return ReadHead(
-        door, extra, metrics_of(metrics, joined_members(metrics_extra) if metrics_extra else b""), history
-    )
+        return _read_plain(data, path)
+    head, extra = yield from head_in_steps(data, path)
+    return _read_any(head, extra, path)
+
+
+def _read_any(head: IncomingHead, extra: dict[str, Raw], path: str) -> ReadHead:
+    metrics, metrics_extra = check_metrics(head.metrics, f"{path}.metrics")
+    return ReadHead(head, extra, metrics_of(metrics, joined_members(metrics_extra)), _turns(head, path))
+
+
+def _read_plain(head: PlainHead, path: str) -> ReadHead:
+    return ReadHead(head, {}, metrics_of(head.metrics or _NO_METRICS, b""), _turns(head, path))
+
+
+def _turns(head: HeadFields, path: str) -> bytes | None:
+    """The history without its brackets; None if it was left out."""
+    if head.history is UNSET:
+        return None
+    history = bytes(head.history)
+    if history == b"null":
+        return b""
+    if history[:1] != b"[":
+        raise InvalidParamsError(
+            f"Expected array or null at {path}.history", path=f"{path}.history", expected="array or null"
+        )
+    return history[1:-1].strip()

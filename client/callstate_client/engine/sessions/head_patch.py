@@ -20,6 +20,7 @@ from callstate_client.engine.sessions.validation import (
     LONG_BYTES,
     METRICS_BYTES,
     check_head,
+    check_json,
     check_metrics,
     check_parts,
     count_parts,
@@ -42,8 +43,8 @@ _EMPTY: Final = b'""'
 _Members = dict[str, bytes]
 
 
-def checked_patch(patch: Raw, path: str) -> Generator[None, None, dict[str, Any]]:
-    """What a patch changes, in steps if it is long.
+def checked_patch(patch: Raw, path: str) -> dict[str, Any]:
+    """What a patch changes.
 
     Args:
         patch: the patch.
@@ -52,7 +53,16 @@ def checked_patch(patch: Raw, path: str) -> Generator[None, None, dict[str, Any]
     Raises:
         InvalidParamsError, ParseError: it is not one, or names a member that can't be patched.
     """
-    changes = yield from json_in_steps(patch, path, 2)
+    return _checked(check_json(patch, path, 2), path)
+
+
+def patch_in_steps(patch: Raw, path: str) -> Generator[None, None, dict[str, Any]]:
+    """As `checked_patch`, in steps."""
+    changes = _checked((yield from json_in_steps(patch, path, 2)), path)
+    return (yield from _with_long_texts(changes, bytes(patch), RAW_LEVELS))
+
+
+def _checked(changes: Any, path: str) -> dict[str, Any]:
     if not isinstance(changes, dict):
         raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")
     for name in _UNPATCHABLE:
@@ -61,7 +71,7 @@ def checked_patch(patch: Raw, path: str) -> Generator[None, None, dict[str, Any]
                 f"`{name}` can't be patched at {path}.{name}", path=f"{path}.{name}", expected="nothing"
             )
     documents.refuse_shadows(changes, documents.SESSION_NAMES, path)
-    return (yield from _with_long_texts(changes, bytes(patch), RAW_LEVELS))
+    return changes
 
 
 def _with_long_texts(changes: dict[str, Any], text: bytes, levels: int) -> Generator[None, None, dict[str, Any]]:

@@ -199,12 +199,7 @@ def finished(steps: Generator[None, None, T]) -> T:
 
 
 def check_json(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PARTS) -> Any:
-    """As `json_in_steps`, at once."""
-    return finished(json_in_steps(data, path, depth, most))
-
-
-def json_in_steps(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PARTS) -> Generator[None, None, Any]:
-    """Check every value of a member that is passed through, in steps if it is long.
+    """Check every value of a member that is passed through.
 
     Args:
         data: the member's JSON.
@@ -217,17 +212,32 @@ def json_in_steps(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PAR
     """
     text = bytes(data)
     check_parts(text, path, most)
-    if len(text) > LONG_BYTES:
-        yield
+    return _checked(text, _decoded(text, path), path, depth)
+
+
+def json_in_steps(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PARTS) -> Generator[None, None, Any]:
+    """As `check_json`, in steps if it is long."""
+    text = bytes(data)
+    if len(text) <= LONG_BYTES:
+        return check_json(text, path, depth, most)
+    check_parts(text, path, most)
+    yield
+    value = _decoded(text, path)
+    yield
+    return _checked(_bare(text), value, path, depth)
+
+
+def _decoded(text: bytes, path: str) -> Any:
     try:
-        value = _any(text)
+        return _any(text)
     except msgspec.ValidationError as error:  # a number out of range
         raise params_error(error, path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
-    if len(text) > LONG_BYTES:
-        yield
-        text = _bare(text)
+
+
+def _checked(text: bytes, value: Any, path: str, depth: int) -> Any:
+    """Check a decoded value; `text`: its JSON, perhaps without the strings."""
     containers = text.count(b"{") + text.count(b"[")  # at most: some may be text
     has_long = _LONG in text.translate(_DIGITS_TO_0)
     if containers > MAX_DEPTH - depth or has_long:  # else too few to be nested too deep, and no number that long
@@ -249,13 +259,26 @@ def _check_nodes(value: Any, path: str, depth: int, *, integers: bool) -> None:
         depth += 1
 
 
-def members_in_steps(members: dict[str, Raw], path: str, depth: int) -> Generator[None]:
-    """As `json_in_steps`, for members that are passed through, at the path and depth of their object."""
+def check_members(members: dict[str, Raw], path: str, depth: int) -> None:
+    """As `check_json`, for members that are passed through, at the path and depth of their object."""
     if len(members) > 1:  # all at once, as there may be thousands
+        try:
+            check_json(join_members(members), path, depth - 1)
+        except (InvalidParamsError, ParseError):
+            pass  # each by itself, for the path
+        else:
+            return
+    for name, value in members.items():
+        check_json(value, f"{path}.{name}", depth)
+
+
+def members_in_steps(members: dict[str, Raw], path: str, depth: int) -> Generator[None]:
+    """As `check_members`, in steps."""
+    if len(members) > 1:
         try:
             yield from json_in_steps(join_members(members), path, depth - 1)
         except (InvalidParamsError, ParseError):
-            pass  # each by itself, for the path
+            yield
         else:
             return
     for name, value in members.items():
@@ -391,35 +414,49 @@ def check_time(text: str | None, path: str) -> None:
 
 
 def check_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Raw]]:
-    """As `head_in_steps`, at once."""
-    return finished(head_in_steps(data, path))
-
-
-def head_in_steps(data: bytes | Raw, path: str) -> Generator[None, None, tuple[IncomingHead, dict[str, Raw]]]:
-    """Validate a session's head, in steps if it is long; returns it with its unknown members. The history is not
-    read.
+    """Validate a session's head; returns it with its unknown members. The history is not read.
 
     Raises:
         InvalidParamsError, ParseError: something is invalid; the error has its path.
     """
+    head, members = _members_of_head(data, path)
+    check_fields(head, path)
+    extra = _unknown(members, path)
+    if extra:
+        check_members(extra, path, 3)
+    return head, extra
+
+
+def head_in_steps(data: bytes | Raw, path: str) -> Generator[None, None, tuple[IncomingHead, dict[str, Raw]]]:
+    """As `check_head`, in steps."""
+    head, members = _members_of_head(data, path)
+    yield
+    yield from fields_in_steps(head, path)
+    extra = _unknown(members, path)
+    yield from members_in_steps(extra, path, 3)
+    return head, extra
+
+
+def _members_of_head(data: bytes | Raw, path: str) -> tuple[IncomingHead, dict[str, Raw]]:
+    """A head by its types, and all of its members as JSON."""
     try:
         head = _head(data)
         history = b"" if head.history is UNSET else bytes(head.history)
         if len(data) - len(history) > HEAD_PARTS:
             check_parts(bytes(data).replace(history, b"", 1), path, HEAD_PARTS)
-        members = _raw_members(data)
+        return head, _raw_members(data)
     except msgspec.ValidationError as error:
         raise params_error(error, path) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise undecodable(error, path) from error
-    if len(data) > LONG_BYTES:
-        yield
-    yield from fields_in_steps(head, path)
+
+
+def _unknown(members: dict[str, Raw], path: str) -> dict[str, Raw]:
+    """The members of a head that callstate does not define."""
     extra = {name: value for name, value in members.items() if name not in HEAD_MEMBERS}
     _check_number(extra, path)
     documents.refuse_shadows(members, HEAD_MEMBERS, path)
-    yield from members_in_steps(extra, path, 3)
-    return head, extra
+    return extra
 
 
 def _check_number(extra: dict[str, Raw], path: str) -> None:
@@ -427,12 +464,30 @@ def _check_number(extra: dict[str, Raw], path: str) -> None:
         raise TooLargeError(f"more than {HEAD_NAMES} unknown members at {path}")
 
 
-def fields_in_steps(head: HeadFields, path: str) -> Generator[None]:
-    """Check what the types of a head leave open, in steps if it is long.
+def check_fields(head: HeadFields, path: str) -> None:
+    """Check what the types of a head leave open.
 
     Raises:
         InvalidParamsError, ParseError: something is invalid; the error has its path.
     """
+    _check_texts(head, path)
+    if head.recovery_data is not UNSET:
+        _check_recovery(check_json(head.recovery_data, f"{path}.recovery_data", 3), path)
+
+
+def fields_in_steps(head: HeadFields, path: str) -> Generator[None]:
+    """As `check_fields`, in steps if it is long."""
+    _check_texts(head, path)
+    if head.recovery_data is not UNSET:
+        _check_recovery((yield from json_in_steps(head.recovery_data, f"{path}.recovery_data", 3)), path)
+
+
+def _check_recovery(value: Any, path: str) -> None:
+    if not (value is None or isinstance(value, dict)):
+        raise documents.not_object(f"{path}.recovery_data")
+
+
+def _check_texts(head: HeadFields, path: str) -> None:
     for name, at in (("created_at", head.created_at), ("updated_at", head.updated_at)):
         if at is not None and (at.startswith(YEAR_0) or not is_time(at)):
             check_time(at, f"{path}.{name}")
@@ -444,10 +499,6 @@ def fields_in_steps(head: HeadFields, path: str) -> Generator[None]:
         check_bytes(head.call_id, f"{path}.call_id", MAX_TEXT_BYTES)
         check_bytes(head.from_, f"{path}.from", MAX_TEXT_BYTES)
         check_bytes(head.to, f"{path}.to", MAX_TEXT_BYTES)
-    if head.recovery_data is not UNSET:
-        value = yield from json_in_steps(head.recovery_data, f"{path}.recovery_data", 3)
-        if not (value is None or isinstance(value, dict)):
-            raise documents.not_object(f"{path}.recovery_data")
 
 
 def check_metrics(data: Raw | UnsetType, path: str) -> tuple[Counters, dict[str, Raw]]:
@@ -468,5 +519,6 @@ def check_metrics(data: Raw | UnsetType, path: str) -> tuple[Counters, dict[str,
     if len(data) > METRICS_BYTES and sum(map(len, extra)) + sum(map(len, extra.values())) > METRICS_BYTES:
         raise TooLargeError(f"more than {METRICS_BYTES} bytes of unknown members at {path}")
     documents.refuse_shadows(members, documents.METRICS_NAMES, path)
-    finished(members_in_steps(extra, path, 4))
+    if extra:
+        check_members(extra, path, 4)
     return metrics, extra

@@ -14,7 +14,7 @@ from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import settle_status, sign_of_life
 from callstate_client.engine.rules.param_checks import checked_word
 from callstate_client.engine.sessions.document import UNCUT_BYTES
-from callstate_client.engine.sessions.head_patch import checked_patch, patched_head
+from callstate_client.engine.sessions.head_patch import checked_patch, patch_in_steps, patched_head
 from callstate_client.engine.sessions.many_turns import are_many, check_many, check_some
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
@@ -25,7 +25,6 @@ from callstate_client.engine.sessions.validation import (
     check_json,
     check_turn,
     completed,
-    finished,
     is_whole,
     turn_in_steps,
 )
@@ -188,13 +187,13 @@ def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes | Deferred | 
         return done
     if len(p.set) > LONG_BYTES:
         return in_steps(_update_long(ctx, caller, p))
-    return _update(ctx, caller, session, p, finished(checked_patch(p.set, "$.params.set")))
+    return _update(ctx, caller, session, p, checked_patch(p.set, "$.params.set"))
 
 
 def _update_long(ctx: Context, caller: Caller, p: UpdateParams) -> Steps:
     """Update by a patch that takes long to check."""
     yield
-    changes = yield from checked_patch(p.set, "$.params.set")
+    changes = yield from patch_in_steps(p.set, "$.params.set")
     yield
     session, done = _changeable(ctx, caller, p)
     return _update(ctx, caller, session, p, changes) if done is None else done

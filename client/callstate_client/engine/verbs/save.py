@@ -20,13 +20,13 @@ from callstate_client.engine.rules.lifecycle import retime, settle_status, tell_
 from callstate_client.engine.rules.param_checks import checked_id, checked_labels, checked_word
 from callstate_client.engine.sessions.document import HEAD_REST_BYTES, Document
 from callstate_client.engine.sessions.facts import Facts
-from callstate_client.engine.sessions.head import Head, ReadHead, read_in_steps
+from callstate_client.engine.sessions.head import Head, ReadHead, read_in_steps, read_now
 from callstate_client.engine.sessions.many_turns import are_many, check_many, check_some
 from callstate_client.engine.sessions.merging import blind_base
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.validation import LONG_BYTES, PlainHead, finished
+from callstate_client.engine.sessions.validation import LONG_BYTES, PlainHead
 from callstate_client.engine.sessions.weight import head_growth, labels_weight
 from callstate_client.engine.user import User
 from callstate_client.engine.verbs.save_delta import MARK, Extending
@@ -136,7 +136,7 @@ def _save(
         session = ctx.known(session_id)
         return format_us(ctx.now_us()) if session is None else session.doc.created_at
 
-    read = read or finished(read_in_steps(p.session, "$.params.session"))
+    read = read or read_now(p.session, "$.params.session")
     head = read.head(created_at)
     ctx.check_head(head.size)
     if p.op is not None:

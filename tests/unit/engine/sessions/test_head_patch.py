@@ -10,7 +10,7 @@ from msgspec import Raw
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import Head, head_of, read_head
 from callstate_client.engine.sessions.head_patch import checked_patch, patched_head
-from callstate_client.engine.sessions.validation import HEAD_NAMES, HEAD_PARTS, METRICS_BYTES, finished
+from callstate_client.engine.sessions.validation import HEAD_NAMES, HEAD_PARTS, METRICS_BYTES
 from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError
 from callstate_client.model import documents
 from support.documents import count_turns
@@ -32,7 +32,7 @@ def stored(**members: object) -> Document:
 
 
 def patched(doc: Document, patch: Raw, path: str) -> Head:
-    return patched_head(doc, finished(checked_patch(patch, path)), path)
+    return patched_head(doc, checked_patch(patch, path), path)
 
 
 def patch(doc: Document, **members: object) -> None:
