@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -13,7 +14,8 @@ from callstate_client.engine.sessions.records import Record, decode_record, enco
 from callstate_client.engine.table.replay import replay
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.user import User
-from callstate_sidecar.serving import connection, server
+from callstate_sidecar import slices
+from callstate_sidecar.serving import connection, group_commit, server
 from support.core import Core, FakeClient
 
 ROOT: Final = User(0, 0)
@@ -82,6 +84,9 @@ async def settled(core: Core) -> None:
 
 @contextmanager
 def untimed() -> Iterator[None]:
-    """How many lines are served in one turn of the loop does not depend on how busy the machine is."""
-    with patch.object(connection, "monotonic", float), patch.object(server, "monotonic", float):
+    """What one turn of the loop does, and so the order of replies, does not depend on how busy the machine is."""
+    with ExitStack() as patches:
+        for module in (connection, group_commit, server):
+            patches.enter_context(patch.object(module, "monotonic", float))
+        patches.enter_context(patch.object(slices, "SLICE_S", math.inf))
         yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 from msgspec import Raw
 
 from callstate_client.engine.sessions.head import read_head
-from callstate_client.engine.sessions.head_patch import patched_head
+from callstate_client.engine.sessions.head_patch import checked_patch, patched_head
 from callstate_client.errors import ParseError, WireError
 from fuzz import reference
 from fuzz.documents import TIME, check_document, document_of, member, saved
@@ -29,7 +29,7 @@ def check(data: bytes) -> None:
         return
     before = reference.read(document.head_json(document.updated_us))
     try:
-        head = patched_head(document, Raw(patch), PATH)
+        head = patched_head(document, checked_patch(Raw(patch), PATH), PATH)
     except ParseError as refused:
         if reference.passes_limits([[changes]]):
             raise AssertionError(f"JSON, refused as {refused}") from refused
