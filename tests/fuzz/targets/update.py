@@ -24,7 +24,7 @@ def check(data: bytes) -> None:
         return
     try:
         document = document_of(read_head(session, "$", lambda _: TIME))
-        changes = reference.read(patch)
+        changes, history = reference.read(patch), _history(session)
     except (WireError, reference.NotJson, reference.TooDeep):
         return
     before = reference.read(document.head_json(document.updated_us))
@@ -36,9 +36,7 @@ def check(data: bytes) -> None:
         return
     except WireError:
         return
-    expected = (
-        {"created_at": before["created_at"]} | reference.merged(before, changes) | {"history": _history(session)}
-    )
+    expected = {"created_at": before["created_at"]} | reference.merged(before, changes) | {"history": history}
     document.take_head(head, document.updated_us)
     check_document(document, saved(expected))
 
