@@ -332,8 +332,8 @@ async def test_beats_stop_with_the_call(store: FlakyStore) -> None:
 
 
 async def test_a_beat_that_is_refused_loses_the_call(store: FlakyStore) -> None:
+    store.fail("session.heartbeat", SessionNotFoundError("gone"), times=1)
     async with store.hold(SessionState("c1"), heartbeat_timeout_s=0.03) as call:
-        store.fail("session.heartbeat", SessionNotFoundError("gone"), times=1)
         async with asyncio.timeout(10):
             assert isinstance(await call.wait_lost(), SessionNotFoundError)
         assert store.asked["session.heartbeat"] == 1
