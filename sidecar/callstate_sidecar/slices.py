@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable
 from time import monotonic
 from typing import Final, TypeVar
 
@@ -70,13 +70,15 @@ async def in_turns(steps: Generator[None, None, T]) -> T:
         await slices.give_way()
 
 
-def listed(items: Iterable[T]) -> list[T]:
+def listed(items: Collection[T]) -> list[T]:
     """A list of what may be very many, which the garbage collector does not look at.
 
     A young list is looked at by each collection until it is old, and with it every object in it: with 100,000 ids
     that is 10 ms. The list goes when its last user does, by its count of references.
     """
+    if len(items) <= MANY:
+        return [*items]
+    gc.collect(1)  # young garbage, of which there is little: frozen, it would stay for ever
     found = [*items]
-    if len(found) > MANY:
-        gc.freeze()  # all that is tracked now, for two pointers' cost: as old as if it had survived two collections
+    gc.freeze()  # all that is tracked now, for two pointers' cost: as old as if it had survived two collections
     return found

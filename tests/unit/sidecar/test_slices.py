@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 
 import pytest
 
@@ -62,10 +63,26 @@ async def test_work_begins_with_a_slice_of_its_own_after_a_wait() -> None:
     assert not slices.is_over
 
 
+class Cycle:
+    """Garbage that only a collection frees."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_garbage_is_not_kept_with_a_list_of_very_many() -> None:
+    gone = weakref.ref(Cycle())
+    try:
+        listed(range(MANY + 1))
+        assert gone() is None
+    finally:
+        gc.unfreeze()
+
+
 @pytest.mark.parametrize("count", [MANY, MANY + 1])
 def test_a_list_of_very_many_is_old_from_its_beginning(count: int) -> None:
     try:
-        found = listed(map(str, range(count)))
+        found = listed(dict.fromkeys(map(str, range(count))))
         assert len(found) == count
         assert any(found is each for each in gc.get_objects()) == (count <= MANY)
     finally:

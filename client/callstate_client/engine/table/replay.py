@@ -7,7 +7,7 @@ merge base, in case the store turns out to have something newer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import starmap
 
 from msgspec import structs
@@ -132,7 +132,7 @@ def all_dirty(table: SessionTable, now: float) -> None:
         table.dirty.mark(session_id, now, 0)
 
 
-def snapshot(table: SessionTable, listed: Callable[[Iterable[str]], list[str]] = list) -> Iterator[Record]:
+def snapshot(table: SessionTable, listed: Callable[[Collection[str]], list[str]] = list) -> Iterator[Record]:
     """Records of every hot session, and of every deletion that must survive a restart.
 
     The table may change while this is being consumed: each record is as of the moment it is yielded, and the log
@@ -154,7 +154,7 @@ def snapshot(table: SessionTable, listed: Callable[[Iterable[str]], list[str]] =
 
 
 def _removals(
-    tombstones: Mapping[str, Tombstone], listed: Callable[[Iterable[str]], list[str]], *, pending: bool
+    tombstones: Mapping[str, Tombstone], listed: Callable[[Collection[str]], list[str]], *, pending: bool
 ) -> Iterator[Record]:
     for session_id in listed(tombstones):
         tombstone = tombstones.get(session_id)
