@@ -36,14 +36,6 @@ VERSION = {"version": 7}
 
 
 @pytest.fixture
-async def peer(short_dir: Path) -> AsyncIterator[ScriptedPeer]:
-    peer = ScriptedPeer(short_dir / "s")
-    await peer.start()
-    yield peer
-    await peer.stop()
-
-
-@pytest.fixture
 async def store(peer: ScriptedPeer) -> AsyncIterator[SidecarStore]:
     async with connect(peer.path) as store:
         await peer.connections.get()

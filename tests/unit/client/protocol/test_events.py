@@ -33,14 +33,6 @@ AT = "2026-05-01T12:00:00.5Z"
 
 
 @pytest.fixture
-async def peer(short_dir: Path) -> AsyncIterator[ScriptedPeer]:
-    peer = ScriptedPeer(short_dir / "s")
-    await peer.start()
-    yield peer
-    await peer.stop()
-
-
-@pytest.fixture
 async def events(peer: ScriptedPeer) -> AsyncIterator[EventStream]:
     stream = following(peer.path)
     yield stream

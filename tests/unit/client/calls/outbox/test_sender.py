@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,14 +57,6 @@ class Call:
 
     def update(self, **changes: Any) -> Any:
         return self._mutations.update(changes)
-
-
-@pytest.fixture
-async def peer(short_dir: Path) -> AsyncIterator[ScriptedPeer]:
-    peer = ScriptedPeer(short_dir / "s")
-    await peer.start()
-    yield peer
-    await peer.stop()
 
 
 @pytest.fixture
