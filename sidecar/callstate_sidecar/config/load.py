@@ -83,7 +83,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config: {reason(error)}: {path}") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"--config: not TOML: {path}: {error}") from error
+        raise ConfigError(f"--config: not TOML: {path}: {redact_url(str(error))}") from error
     values: dict[str, Any] = {}
     for section, table in document.items():
         if section not in SECTIONS:
@@ -113,7 +113,7 @@ def _read_environ(environ: Mapping[str, str]) -> Iterator[tuple[Option, Any]]:
         section, underscore, name = variable.removeprefix("CALLSTATE_").lower().partition("_")
         ours = variable.startswith("CALLSTATE_") and underscore and section in SECTIONS
         if ours and _SERVICE_LINK.match(variable) is None and not text.startswith("tcp://"):
-            _unknown(f"{section}.{name}", OPTIONS, variable, "key")
+            _unknown(f"{section}.{name}", OPTIONS, _NOT_OF_KEYS.sub("…", variable), "key")
 
 
 def _option(key: str, source: str) -> Option:

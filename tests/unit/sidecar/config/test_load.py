@@ -333,6 +333,17 @@ def test_a_url_in_the_place_of_a_key_is_shown_without_its_password(argument: str
     assert refusal(argument).startswith(said)
 
 
+def test_a_url_in_the_name_of_a_variable_is_shown_without_its_password() -> None:
+    message = refusal(**{"CALLSTATE_STORE_URLredis://u:hunter2@cache/0": ""})
+    assert message.startswith("store.urlredis…: no such key (CALLSTATE_STORE_URLredis…)")
+
+
+def test_a_url_in_a_name_of_the_file_is_shown_without_its_password(tmp_path: Path) -> None:
+    path = tmp_path / "callstate.toml"
+    path.write_text('["redis://u:hunter2@cache"]\n["redis://u:hunter2@cache"]\n')
+    assert "('redis://u:***@cache',) twice" in refusal("--config", str(path))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
