@@ -33,6 +33,18 @@ def read(text: bytes) -> Any:
         raise TooDeep from error
 
 
+def names(text: bytes) -> list[str]:
+    """The names of an object's members, repeated ones as often as they are there."""
+    objects: list[list[tuple[str, Any]]] = []
+
+    def keep(members: list[tuple[str, Any]]) -> dict[str, Any]:
+        objects.append(members)
+        return dict(members)
+
+    json.loads(text, object_pairs_hook=keep)
+    return [name for name, _ in objects[-1]]
+
+
 def _refuse(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 

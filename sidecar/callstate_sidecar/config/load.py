@@ -82,7 +82,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         document = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config: {reason(error)}: {path}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and of thousands of digits or brackets
         raise ConfigError(f"--config: not TOML: {path}: {redact_url(str(error))}") from error
     values: dict[str, Any] = {}
     for section, table in document.items():

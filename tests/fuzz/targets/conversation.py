@@ -100,7 +100,8 @@ def _reply_ids(line: bytes) -> set[str]:
         return {"null"}
     if not isinstance(value, dict):
         return {"null"}
-    if not reference.passes_limits(value):  # whether its id is read depends on where the limit is passed
+    # Where a limit is passed decides whether the id is read; of several, a wrong one or the last one decides.
+    if not reference.passes_limits(value) or reference.names(line).count("id") > 1:
         return {"null", json.dumps(value.get("id"))}
     given = value.get("id")
     is_request = value.get("jsonrpc") == "2.0" and isinstance(value.get("method"), str) and value.keys() <= MEMBERS

@@ -222,6 +222,8 @@ def test_every_kind_of_store_url_is_taken(url: str) -> None:
         ("[stores]\nurl = ''\n", "stores: no such section"),
         ("store = 'sqlite:'\n", "store: expected a table"),
         ("[store\n", "--config: not TOML"),
+        (f"[limits]\nconnections = {'9' * 5000}\n", "--config: not TOML"),
+        (f"store = {'[' * 5000}\n", "--config: not TOML"),
     ],
 )
 def test_a_wrong_file_is_refused_by_key_and_by_name(toml: Path, text: str, expected: str) -> None:
