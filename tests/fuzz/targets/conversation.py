@@ -9,8 +9,10 @@ effect.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 from collections import Counter
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
@@ -112,11 +114,9 @@ def _reply_ids(line: bytes) -> set[str]:
     return {json.dumps(given)}
 
 
-_LOOPS: list[asyncio.AbstractEventLoop] = []
-
-
+@cache
 def _loop() -> asyncio.AbstractEventLoop:
     """One loop for all inputs of the process."""
-    if not _LOOPS:
-        _LOOPS.append(asyncio.new_event_loop())
-    return _LOOPS[0]
+    loop = asyncio.new_event_loop()
+    atexit.register(loop.close)
+    return loop
