@@ -167,15 +167,19 @@ def read(document: bytes) -> Parts:
     return parts
 
 
-def read_turns(turns: bytes) -> tuple[bytes, int]:
+def read_turns(turns: bytes, first: int = 0) -> tuple[bytes, int]:
     """Read some turns of a document (comma-joined, no brackets). Returns them, and their number.
+
+    Args:
+        turns: their bytes.
+        first: the index of the first one in the history, for errors.
 
     Raises:
         DocumentError: they can't be read.
     """
     try:
         turns.decode()
-        return _history(b"[%b]" % turns)
+        return _history(b"[%b]" % turns, first)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise DocumentError(f"not a session document: {error}") from error
 
@@ -250,8 +254,8 @@ def _recovery(value: bytes) -> bytes | None:
     return None if value[:1] == b"{" and not value[1:-1].strip() else value
 
 
-def _history(array: bytes) -> tuple[bytes, int]:
-    """The turns of a history without the brackets, and their number."""
+def _history(array: bytes, first: int = 0) -> tuple[bytes, int]:
+    """The turns of a history, or of a part of it, without the brackets, and their number."""
     if array == _NULL:
         return b"", 0
     if array[:1] != b"[":
@@ -260,16 +264,16 @@ def _history(array: bytes) -> tuple[bytes, int]:
     try:
         turns: list[_OnlyTurn] = _only_turns(array)
     except (msgspec.MsgspecError, RecursionError):
-        return _unusual_history(array, inside)
-    for index, turn in enumerate(turns):
+        return _unusual_history(array, inside, first)
+    for index, turn in enumerate(turns, first):
         if not is_time(turn.timestamp):
             raise ValueError(f"not an RFC 3339 time - at `$.history[{index}].timestamp`")
     return inside, len(turns)
 
 
-def _unusual_history(array: bytes, inside: bytes) -> tuple[bytes, int]:
+def _unusual_history(array: bytes, inside: bytes, first: int) -> tuple[bytes, int]:
     parts = go_json.raw_list(array)
-    turns = [_read_turn(part, f"$.history[{index}]") for index, part in enumerate(parts)]
+    turns = [_read_turn(part, f"$.history[{index}]") for index, part in enumerate(parts, first)]
     return (inside if turns == parts else b",".join(turns)), len(turns)
 
 

@@ -10,13 +10,13 @@ outside of strings.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator
 from typing import Final
 
 import msgspec
 from msgspec import Raw
 
+from callstate_client.engine.sessions.json_steps import marks
 from callstate_client.model import go_json
 
 WINDOW_BYTES: Final = 4096
@@ -28,10 +28,7 @@ TURN_BYTES: Final = 256
 TRIES: Final = 32
 """How many `{` of a window are tried before the whole run is split: a turn may contain thousands."""
 
-BRACKETS_A_STEP: Final = 500
-"""Brackets, commas and strings looked at in one step, if it does not come to BYTES_A_STEP before."""
-
-BYTES_A_STEP: Final = 64 * 1024
+_COMMA: Final = ord(",")
 
 cut: Final = msgspec.json.Decoder(list[Raw]).decode
 
@@ -72,35 +69,38 @@ def _within(turns: bytes, start: int) -> tuple[int, list[bytes]] | None:
     return None
 
 
-def cut_run(turns: bytes, count: int, piece_bytes: int) -> Generator[None, None, list[tuple[bytes, int]]]:
+def cut_run(
+    turns: bytes, count: int, piece_bytes: int, begin: int = 0, end: int | None = None
+) -> Generator[None, None, list[tuple[bytes, int]]]:
     """Cut a run at commas between turns, in steps; returns the pieces, and how many turns each has.
 
     Args:
         turns: comma-joined, no brackets.
         count: how many there are.
         piece_bytes: about how long the pieces are to be.
+        begin, end: where the turns are in the text; by default they are all of it.
     """
     pieces: list[tuple[bytes, int]] = []
-    end, left = len(turns), count
-    while end > piece_bytes and left > 1:
-        found = _before(turns, end, piece_bytes)
+    end, left = len(turns) if end is None else end, count
+    while end - begin > piece_bytes and left > 1:
+        found = yield from _before(turns, end, piece_bytes)
         if found is None:
             break
         start, number = found
-        comma = turns.rfind(b",", 0, start)
+        comma = turns.rfind(b",", begin, start)
         if comma < 0:
             break
         pieces.append((turns[comma + 1 : end], number))
         end, left = comma, left - number
         yield
     else:
-        pieces.append((turns[:end], left))
+        pieces.append((turns[begin:end], left))
         return pieces[::-1]
     # turns that are longer than a piece, or whose texts are full of brackets
-    return (yield from _cut_from_start(turns[:end], left, piece_bytes)) + pieces[::-1]
+    return (yield from _cut_from_start(turns, left, piece_bytes, begin, end)) + pieces[::-1]
 
 
-def _before(turns: bytes, end: int, size: int) -> tuple[int, int] | None:
+def _before(turns: bytes, end: int, size: int) -> Generator[None, None, tuple[int, int] | None]:
     """Where the first turn within so many bytes before an end begins, and the number of turns from there on."""
     start = end - size
     for _ in range(TRIES):
@@ -111,35 +111,36 @@ def _before(turns: bytes, end: int, size: int) -> tuple[int, int] | None:
             return start, len(cut(b"[%b]" % turns[start:end]))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             start += 1
+            yield
     return None
 
 
-_BRACKET: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},]', re.DOTALL)
-
-
-def _cut_from_start(turns: bytes, count: int, piece_bytes: int) -> Generator[None, None, list[tuple[bytes, int]]]:
+def _cut_from_start(
+    turns: bytes, count: int, piece_bytes: int, begin: int, last: int
+) -> Generator[None, None, list[tuple[bytes, int]]]:
     """As `cut_run`, bracket by bracket: slower, and it finds every comma between turns."""
     pieces: list[tuple[bytes, int]] = []
-    depth = start = last = number = seen = 0
-    for looked, found in enumerate(_BRACKET.finditer(turns), 1):
-        mark = found[0]
-        if mark in (b"{", b"["):
-            depth += 1
-        elif mark in (b"}", b"]"):
-            depth -= 1
-        elif mark == b"," and not depth:
-            if found.start() - start > piece_bytes and number:  # a long turn gets a piece of its own
-                pieces.append((turns[start : last - 1], number))
-                start, number = last, 0
-            number, last = number + 1, found.end()
-            if found.start() - start >= piece_bytes:
-                pieces.append((turns[start : found.start()], number))
-                start, number = last, 0
-        if looked % BRACKETS_A_STEP == 0 or found.end() - seen > BYTES_A_STEP:
-            seen = found.end()
+    depth = number = 0
+    start = first = begin  # where the piece begins, and the turn
+    for mark in marks(turns, begin, last):
+        if mark is None:
             yield
-    if len(turns) - start > piece_bytes and number:
-        pieces.append((turns[start : last - 1], number))
-        start = last
-    pieces.append((turns[start:], count - sum(each for _, each in pieces)))
+            continue
+        byte, at, end = mark
+        if byte in b"{[":
+            depth += 1
+        elif byte in b"}]":
+            depth -= 1
+        elif byte == _COMMA and not depth:
+            if at - start > piece_bytes and number:  # a long turn gets a piece of its own
+                pieces.append((turns[start : first - 1], number))
+                start, number = first, 0
+            number, first = number + 1, end
+            if at - start >= piece_bytes:
+                pieces.append((turns[start:at], number))
+                start, number = first, 0
+    if last - start > piece_bytes and number:
+        pieces.append((turns[start : first - 1], number))
+        start = first
+    pieces.append((turns[start:last], count - sum(each for _, each in pieces)))
     return pieces

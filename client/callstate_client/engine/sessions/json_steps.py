@@ -1,0 +1,255 @@
+"""JSON texts of megabytes, split and checked in steps: each takes msgspec milliseconds. Pure: no I/O.
+
+A text is checked in pieces, cut at commas, however deep. A piece is made a text of its own by opening the brackets
+that it closes, and closing those that it leaves open:
+
+    {"a":[1,2,3],"b":4}    cut at the second comma:    {"a":[1,2]} and {"":[3],"b":4}
+
+A string that is long is checked by itself, in pieces too, and read as `""` where it was.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Generator, Iterator
+from typing import Final, NamedTuple
+
+import msgspec
+
+from callstate_client.model import go_json
+
+PIECE_BYTES: Final = 32 * 1024
+"""About how long a piece is: a quarter of a millisecond."""
+
+WINDOW_BYTES: Final = 2048
+"""How far marks are looked for in one step: there may be one at each byte."""
+
+UTF8_BYTES: Final = 256 * 1024
+"""Bytes decoded in one step, in the same time."""
+
+Mark = tuple[int, int, int]
+"""A bracket, comma or string: its first byte, where it begins, and where it ends."""
+
+_QUOTE, _COMMA, _COLON = b'",:'
+_CLOSERS: Final = {ord("["): ord("]"), ord("{"): ord("}")}
+_SPACE: Final = b" \t\n\r"
+_AFTER_SPACE: Final = re.compile(rb"[ \t\n\r]*+")
+_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_NO_BRACKETS: Final = rb'(?:[^\[\]{}"]++|' + _STRING + rb")*+"
+_MARK: Final = re.compile(  # flat objects and arrays as a whole: most of what there is
+    rb"%b|\{%b\}|\[%b\]|[\"\[\]{},]" % (_STRING, _NO_BRACKETS, _NO_BRACKETS), re.DOTALL
+)
+_NAME: Final = re.compile(_STRING, re.DOTALL)
+_INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_HEX: Final = rb"[0-9a-fA-F]"
+_WHOLE: Final = re.compile(  # pairs of surrogates and other escapes are not cut
+    rb'[^"\\]*+(?:\\(?:u[dD][89abAB]' + _HEX + rb"{2}\\u" + _HEX + rb"{4}|u(?![dD][89abAB])" + _HEX + rb"{4}|[^u])"
+    rb'[^"\\]*+)*+',
+    re.DOTALL,
+)
+_decode: Final = msgspec.json.decode
+
+
+def marks(text: bytes, at: int = 0, last: int | None = None) -> Iterator[Mark | None]:
+    """The brackets and commas of a JSON text, and the strings longer than WINDOW_BYTES, but those in objects and
+    arrays that are shorter and have none in them; and some more of these. None after each step.
+
+    Args:
+        text: JSON, which is not checked.
+        at, last: the part of it that is wanted.
+
+    Raises:
+        ValueError: a string does not end.
+    """
+    last = len(text) if last is None else last
+    while at < last:
+        until = min(at + WINDOW_BYTES, last)
+        for found in _MARK.finditer(text, at, until):
+            start, end = found.span()
+            if end > start + 1:
+                continue
+            first = text[start]
+            if first == _QUOTE:  # it reaches beyond the window
+                until = end = yield from _string_end(text, start)
+            yield first, start, end
+            if first == _QUOTE:
+                break
+        at = until
+        yield None
+
+
+def _string_end(text: bytes, start: int) -> Generator[None, None, int]:
+    """Where a string ends."""
+    at = start + 1
+    while at < len(text):
+        found = _INSIDE.match(text, at, at + PIECE_BYTES)
+        end = at if found is None else found.end()
+        if end < len(text) and text[end] == _QUOTE:
+            return end + 1
+        if end == at:
+            break
+        at = end
+        yield
+    raise ValueError(f"the string at byte {start} does not end")
+
+
+def check_utf8(text: bytes) -> Generator[None]:
+    """Raise UnicodeDecodeError, a ValueError, if a text is not UTF-8."""
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    for start in range(0, len(text), UTF8_BYTES):
+        decode(text[start : start + UTF8_BYTES])
+        yield
+    decode(b"", final=True)
+
+
+class Member(NamedTuple):
+    """A member of an object in a text: its name, as it is written, and where its value is."""
+
+    name: bytes
+    start: int
+    end: int
+
+
+def members_in_steps(text: bytes) -> Generator[None, None, list[Member]]:
+    """The members of an object in order, repeated ones too. Whether their values are JSON is not checked.
+
+    Raises:
+        ValueError: it is not an object.
+    """
+    start = _behind_space(text, 0) + 1
+    if text[start - 1 : start] != b"{":
+        raise ValueError("Expected `object`")
+    depth, spans = 1, list[tuple[int, int]]()
+    for mark in marks(text, start):
+        if mark is None:
+            yield
+            continue
+        byte, at, end = mark
+        if byte in b"[{":
+            depth += 1
+        elif byte in b"]}":
+            depth -= 1
+        if not depth or (depth == 1 and byte == _COMMA):
+            spans.append((start, at))
+            start = end
+        if not depth:
+            break
+    if depth or text[start - 1] != ord("}") or text[start:].strip(_SPACE):
+        raise ValueError("Expected `object`")
+    if len(spans) == 1 and _behind_space(text, spans[0][0]) >= spans[0][1]:
+        return []
+    return [_member(text, first, last) for first, last in spans]
+
+
+def _member(text: bytes, first: int, last: int) -> Member:
+    """The member in a part of a text."""
+    name = _NAME.match(text, _behind_space(text, first), last)
+    if name is None:
+        raise ValueError("a member without a name")
+    at = _behind_space(text, name.end())
+    if text[at] != _COLON:
+        raise ValueError("a name without a colon")
+    while last > at and text[last - 1] in _SPACE:
+        last -= 1
+    return Member(name[0], min(_behind_space(text, at + 1), last), last)
+
+
+def _behind_space(text: bytes, at: int) -> int:
+    found = _AFTER_SPACE.match(text, at)
+    return at if found is None else found.end()
+
+
+def check_in_steps(text: bytes) -> Generator[None]:
+    """Check that Go can read a JSON text, which is UTF-8.
+
+    Raises:
+        ValueError: it is not JSON, has a lone surrogate or a number out of range, or is nested too deep.
+    """
+    piece = _Piece(b"")
+    stack = bytearray()
+    for mark in marks(text):
+        if mark is None:
+            yield
+            continue
+        byte, start, end = mark
+        if byte in b"[{":
+            stack.append(byte)
+            if len(stack) > go_json.GO_DEPTH:
+                raise ValueError(f"nested deeper than {go_json.GO_DEPTH}")
+        elif byte in b"]}":
+            if not stack or _CLOSERS[stack.pop()] != byte:
+                raise ValueError("a bracket closes what is not open")
+            piece.low = min(piece.low, len(stack))
+        elif byte == _QUOTE:
+            if end - start > PIECE_BYTES:
+                piece.take(text, start, b'""', end)
+                yield from check_string(text, start, end)
+        elif stack and start - piece.start > PIECE_BYTES:
+            piece.take(text, start, b"", end)
+            piece.check(bytes(stack))
+            following = _behind_space(text, end)
+            if text[following : following + 1] in b"]},":
+                raise ValueError(f"nothing follows the comma at byte {start}")
+            piece = _Piece(bytes(stack), end)
+            yield
+    if stack:
+        raise ValueError("the text ends too early")
+    piece.take(text, len(text), b"", len(text))
+    piece.check(bytes(stack))
+
+
+class _Piece:
+    """Some of a text.
+
+    Args:
+        opened: the brackets that are open where it begins.
+        start: where that is.
+    """
+
+    def __init__(self, opened: bytes, start: int = 0) -> None:
+        self.start = start
+        self.low = len(opened)
+        """The fewest brackets that were open within it."""
+        self._opened = opened
+        self._parts: list[bytes] = []
+        self._taken = start
+
+    def take(self, text: bytes, until: int, instead: bytes, end: int) -> None:
+        """Add the text from where the last part ended; what follows up to an end is read as something else."""
+        self._parts += (text[self._taken : until], instead)
+        self._taken = end
+
+    def check(self, stack: bytes) -> None:
+        """Decode it. `stack`: the brackets that are open behind it."""
+        text = b"".join(self._parts)
+        if text.rstrip(_SPACE)[-1:] in b"[{,:" and stack:
+            raise ValueError("a comma follows nothing")
+        outer = max(self.low - 1, 0)
+        opening = b"".join(b"[" if each == ord("[") else b'{"":' for each in self._opened[outer:])
+        if self._opened[outer:].endswith(b"{"):
+            opening = opening[: -len(b'"":')]
+        closing = bytes(_CLOSERS[each] for each in reversed(stack[outer:]))
+        go_json.decode_any(b"%b%b%b" % (opening, text, closing))
+
+
+def check_string(text: bytes, start: int, end: int) -> Generator[None]:
+    """Check a string in a text that is UTF-8.
+
+    Raises:
+        ValueError: it has an escape that is none, or a lone surrogate.
+    """
+    at, last = start + 1, end - 1
+    while at < last:
+        until = min(at + PIECE_BYTES, last)
+        while until < last and text[until] & 0xC0 == 0x80:  # not within a character
+            until -= 1
+        found = _WHOLE.match(text, at, until)
+        if found is None or found.end() == at:
+            raise ValueError(f"not JSON at byte {at}: an invalid escape")
+        try:
+            _decode(b'"%b"' % text[at : found.end()])
+        except msgspec.MsgspecError as error:
+            raise ValueError(str(error)) from error
+        at = found.end()
+        yield
