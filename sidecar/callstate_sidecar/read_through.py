@@ -16,7 +16,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.rules.context import Context
@@ -30,6 +30,8 @@ from callstate_sidecar.slices import in_turns
 from callstate_sidecar.stores.backend import Reads
 
 log = EventLog(__name__)
+
+T = TypeVar("T")
 
 Find = Callable[[], Awaitable[Session | None]]
 """Asks the store for a session."""
@@ -45,6 +47,19 @@ PARSED_AT_ONCE: Final = 128 * 1024
 
 READ_DEADLINE_S: Final = 10.0
 """After this the store counts as down. Backends have shorter timeouts of their own."""
+
+
+async def in_time(answer: Awaitable[T]) -> T:
+    """Wait for an answer of the store.
+
+    Raises:
+        StoreDownError: there is none in time.
+    """
+    try:
+        async with asyncio.timeout(READ_DEADLINE_S):
+            return await answer
+    except TimeoutError as error:
+        raise StoreDownError(f"no answer within {READ_DEADLINE_S:g} s") from error
 
 
 class ReadThrough:
@@ -121,7 +136,7 @@ class ReadThrough:
 
         async def read() -> None:
             nonlocal stored
-            stored = await self._reads.read_each(session_ids)
+            stored = await in_time(self._reads.read_each(session_ids))
 
         failure = await self._failure_of(read(), session_ids[0])
         parsed = 0
@@ -146,7 +161,7 @@ class ReadThrough:
             StoreError: the store can't say.
             FoundUnreadableError: its document can't be read.
         """
-        return await in_turns(self._session(session_id, await self._reads.read(session_id)))
+        return await in_turns(self._session(session_id, await in_time(self._reads.read(session_id))))
 
     async def _find(self, session_id: str, find: Find) -> None:
         found: Session | None = None
@@ -161,12 +176,9 @@ class ReadThrough:
     async def _failure_of(self, work: Awaitable[None], session_id: str) -> Exception | None:
         """Wait for a read; returns why it failed."""
         try:
-            async with asyncio.timeout(READ_DEADLINE_S):
-                await work
+            await work
         except (StoreError, FoundUnreadableError) as error:
             return error
-        except TimeoutError:
-            return StoreDownError(f"no answer within {READ_DEADLINE_S:g} s")
         except Exception as error:
             log.exception(
                 "store_read_failed", "reading session %s from the store failed", session_id, session_id=session_id

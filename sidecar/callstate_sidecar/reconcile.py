@@ -24,6 +24,8 @@ Every change made here is logged to the journal like any other, before write-beh
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from callstate_client.engine.events import FOREIGN, MERGED, NEWER, SUPERSEDED
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.reasons import OPERATOR
@@ -33,7 +35,7 @@ from callstate_client.engine.rules.lifecycle import retime
 from callstate_client.engine.sessions.merging import merge, take_document
 from callstate_client.engine.sessions.records import HistoryMode, MergeBase
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.store_form import placeholder_of, session_of
+from callstate_client.engine.sessions.store_form import placeholder_of, session_in_steps
 from callstate_client.engine.sessions.stored import ENDED, StoredMeta, StoredSession, Write
 from callstate_client.engine.table.tombstones import Tombstone
 from callstate_client.engine.user import UNKNOWN, User
@@ -57,12 +59,24 @@ class Reconciler:
         self._metrics = metrics
         self._host_id = host_id
 
-    def settle(self, write: Write, stored: StoredSession | None) -> bool:
+    def read(
+        self, session_id: str, stored: StoredSession | None
+    ) -> Generator[None, None, Session | UnreadableError | None]:
+        """The session that the store has, read in steps if it is long, or why it can't be read."""
+        if stored is None:
+            return None
+        try:
+            return (yield from session_in_steps(session_id, stored, self._host_id))
+        except UnreadableError as error:
+            return error
+
+    def settle(self, write: Write, stored: StoredSession | None, theirs: Session | UnreadableError | None) -> bool:
         """Change the hot session so that the store will accept it, if it is ours.
 
         Args:
             write: the write that the store refused.
             stored: what the store has.
+            theirs: the same, as `read` returns it.
 
         Returns:
             True: write the session again. False: the store's state counts, and ours is to be quarantined.
@@ -75,9 +89,7 @@ class Reconciler:
             self.lose(session, meta.host, meta.epoch)
             return True
         foreign = b"" if stored is None else stored.foreign_stamp
-        try:
-            theirs = None if stored is None else session_of(write.session_id, stored, self._host_id)
-        except UnreadableError:
+        if isinstance(theirs, UnreadableError):
             if not foreign:
                 return False  # it can't be read, so it can't be merged
             self._raise_above(session, 0, -1)

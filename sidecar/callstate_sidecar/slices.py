@@ -58,9 +58,9 @@ async def in_slices(items: Iterable[T], slices: Slices | None = None) -> AsyncIt
         yield item
 
 
-async def in_turns(steps: Generator[None, None, T]) -> T:
-    """Do work that comes in steps, giving way in between; returns its result."""
-    slices = Slices()
+async def in_turns(steps: Generator[None, None, T], slice_s: float | None = None) -> T:
+    """Do work that comes in steps, giving way in between; returns its result. `slice_s`: as of `Slices`."""
+    slices = Slices(slice_s)
     while True:
         try:
             next(steps)

@@ -16,6 +16,7 @@ from callstate_client.engine.sessions.stored import ENDED, StoreError
 from callstate_client.errors import UnreadableError
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
+from callstate_sidecar.slices import in_turns
 from callstate_sidecar.stores.hosts import HostRegistry, Possession, Take, TakeOutcome
 
 log = EventLog(__name__)
@@ -127,7 +128,7 @@ class Adopter:
                 continue
             adopted += 1
             try:
-                handoff.adopt(self._ctx, take.session_id, taken.stored, self._host_id)
+                await in_turns(handoff.adopt(self._ctx, take.session_id, taken.stored, self._host_id))
             except UnreadableError as error:
                 log.error(
                     "adoption_unreadable", "session %s of dead host %s can't be read: %s", take.session_id,

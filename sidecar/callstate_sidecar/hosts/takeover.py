@@ -16,7 +16,8 @@ from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import StoreError, StoreRefusingError
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
-from callstate_sidecar.read_through import ReadThrough
+from callstate_sidecar.read_through import ReadThrough, in_time
+from callstate_sidecar.slices import in_turns
 from callstate_sidecar.stores.hosts import HostRegistry, Take, TakeOutcome
 
 log = EventLog(__name__)
@@ -64,7 +65,7 @@ class Takeovers:
         session_id = theirs.session_id
         take = Take(session_id, theirs.host, theirs.epoch, theirs.owner, theirs.force, theirs.revive)
         try:
-            (taken,) = await self._registry.take([take])
+            (taken,) = await in_time(self._registry.take([take]))
         except StoreError:
             self.in_doubt.add(session_id)
             raise
@@ -74,7 +75,7 @@ class Takeovers:
                 "session_taken_over", "session %s was taken over from host %s: %s", session_id, theirs.host,
                 theirs.why, session_id=session_id, host=theirs.host,
             )  # fmt: skip
-            return handoff.take_over(session_id, taken.stored, self._host_id, theirs.why)
+            return await in_turns(handoff.take_over(session_id, taken.stored, self._host_id, theirs.why))
         session = await self._read_through.read(session_id)
         if session is not None and (session.host, session.facts.epoch, session.state) == theirs.seen:
             raise StoreRefusingError(f"it does not give up session {session_id}: meta and document disagree")

@@ -13,7 +13,7 @@ from callstate_client.engine.sessions.stored import StoredSession, Write
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.slices import Slices
+from callstate_sidecar.slices import Slices, in_turns
 from callstate_sidecar.stores.backend import Backend, WriteOutcome, WriteResult
 from callstate_sidecar.stores.fencing import Stamp, superseded_by
 from callstate_sidecar.system.clock import SystemClock
@@ -130,8 +130,9 @@ class Outcomes:
             while other_state:
                 write, since, result = other_state[0]
                 stored = await self._backend.read(write.session_id)
+                theirs = await in_turns(self._reconciler.read(write.session_id, stored))
                 self._commit()
-                settled = self._reconciler.settle(write, stored)
+                settled = self._reconciler.settle(write, stored, theirs)
                 other_state.popleft()
                 if settled:
                     self._commit()

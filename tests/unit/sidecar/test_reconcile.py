@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.liveness import Phase
+from callstate_client.engine.sessions.long_document import PIECE_BYTES
 from callstate_client.engine.sessions.stored import StoredMeta, StoredSession
 from callstate_client.engine.table.replay import all_dirty
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.errors import FencedError, SessionNotFoundError, StoreUnavailableError
+from callstate_sidecar.slices import in_turns
+from callstate_sidecar.write_behind import outcomes
 from support.core import HOST, BadDisk, Core, FakeClient, kept, open_journal
 from support.stores import MemoryBackend, down
 
@@ -625,3 +629,20 @@ async def test_a_change_by_go_after_a_write_with_a_lost_reply_is_set_aside() -> 
     assert contents(stored(core)) == ["before", "first", "second"]
     assert not core.table.dirty.sessions
     assert core.metrics.counters["store_set_aside"] == 1
+
+
+async def test_a_long_document_is_read_in_turns_of_the_loop_before_it_is_merged(
+    core: Core, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outcomes, "in_turns", partial(in_turns, slice_s=0.0))
+    put(core, meta(), history=[{"role": "user", "content": "x" * 900}] * 600)
+    await blind(core)
+    await core.turn("a", "after")
+    core = again(core)
+    flushing, turns = asyncio.ensure_future(flush(core)), 0
+    while not flushing.done():
+        await asyncio.sleep(0)
+        turns += 1
+    await flushing
+    assert turns > 2 * 600 * 900 // PIECE_BYTES
+    assert [len(content) for content in contents(stored(core))] == [900] * 600 + [5]

@@ -8,13 +8,15 @@ then on, as an orphan to be claimed.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 from callstate_client.engine.events import SUPERSEDED
 from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.reasons import HOST_LOST
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.lifecycle import revive
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.store_form import session_of
+from callstate_client.engine.sessions.store_form import session_in_steps
 from callstate_client.engine.sessions.stored import StoredSession
 
 
@@ -33,8 +35,11 @@ def lose(ctx: Context, session: Session, host: str) -> None:
     ctx.liveness.forget(session.id)
 
 
-def adopt(ctx: Context, session_id: str, stored: StoredSession, host_id: str) -> Session | None:
-    """Make a session that was taken over from a dead host hot, with a full timeout in which to be claimed.
+def adopt(
+    ctx: Context, session_id: str, stored: StoredSession, host_id: str
+) -> Generator[None, None, Session | None]:
+    """Make a session that was taken over from a dead host hot, with a full timeout in which to be claimed; read in
+    steps if it is long.
 
     Args:
         ctx: the sessions.
@@ -50,9 +55,9 @@ def adopt(ctx: Context, session_id: str, stored: StoredSession, host_id: str) ->
     """
     if session_id in ctx.table.sessions:
         return None
-    session = take_over(session_id, stored, host_id, HOST_LOST)
+    session = yield from take_over(session_id, stored, host_id, HOST_LOST)
     owner = stored.meta.owner if stored.meta is not None else ""
-    if session is None:
+    if session is None or session_id in ctx.table.sessions:  # a request has read it meanwhile
         return None
     ctx.tx.admit(session)
     ctx.watch(INTERNAL, session)
@@ -60,8 +65,11 @@ def adopt(ctx: Context, session_id: str, stored: StoredSession, host_id: str) ->
     return session
 
 
-def take_over(session_id: str, stored: StoredSession, host_id: str, why: str) -> Session | None:
-    """Make a session that the store has reassigned to this host an orphan of this host; None for a tombstone.
+def take_over(
+    session_id: str, stored: StoredSession, host_id: str, why: str
+) -> Generator[None, None, Session | None]:
+    """Make a session that the store has reassigned to this host an orphan of this host, read in steps if it is
+    long; None for a tombstone.
 
     One that its former host had reaped lives again, with the status it had.
 
@@ -74,7 +82,7 @@ def take_over(session_id: str, stored: StoredSession, host_id: str, why: str) ->
     Raises:
         UnreadableError: its document can't be read.
     """
-    session = session_of(session_id, stored, host_id)
+    session = yield from session_in_steps(session_id, stored, host_id)
     if session is None:
         return None
     session.host = None
