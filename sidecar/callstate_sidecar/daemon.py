@@ -40,7 +40,7 @@ from callstate_sidecar.hosts.rounds import HostRounds
 from callstate_sidecar.hosts.sweep import ActiveSweep
 from callstate_sidecar.hosts.takeover import Takeovers
 from callstate_sidecar.hosts.watch import HostWatch
-from callstate_sidecar.journal import Checkpointer, Files, Journal, Maintenance, SyncGate, journal_host
+from callstate_sidecar.journal import Checkpointer, Files, Journal, Maintenance, PartsLog, SyncGate, journal_host
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.logs.setup import REPORT_S, configure_logging, report_suppressed
 from callstate_sidecar.long_turns import watching
@@ -205,6 +205,7 @@ class Daemon:
         durability = config.journal.durability
         gate = SyncGate(lambda: journal.unsynced, self._sync, self._sync_failed) if durability == "power" else None
         logged = None if durability == "memory" else journal
+        self._parts = None if logged is None else PartsLog(logged)
         kind = TimedServer if config.metrics.listen else Server
         self._access = AccessControl(configured_policy(config.access), self._clock.mono)
         self._engine.control(self._access)
@@ -239,7 +240,7 @@ class Daemon:
             commit,
             self._reconciler,
         )
-        self._read_through = ReadThrough(engine.ctx, self._write_behind.reads, self._host_id)
+        self._read_through = ReadThrough(engine.ctx, self._write_behind.reads, self._host_id, self._parts)
         self._reaper = Reaper(engine, self._clock, self._metrics, config.reaper.tick_s, commit)
 
     def _build_host_tasks(self, state_dir: Path) -> None:
@@ -260,7 +261,7 @@ class Daemon:
 
         self._takeovers = takeovers = Takeovers(registry, self._read_through, check, host_id, metrics)
         watch = HostWatch(host_id, lease_s)
-        adopter = Adopter(registry, ctx, commit, host_id, lease.instance, takeovers.in_doubt, metrics)
+        adopter = Adopter(registry, ctx, commit, host_id, lease.instance, takeovers.in_doubt, metrics, self._parts)
         sweep_s = SWEEP_LEASES * lease_s
         possessions = Possessions(registry, ctx, self._reconciler, self._read_through, commit, host_id)
         gate = AbsenceGate(lease_s, possessions.look_at_all, since_boot)

@@ -25,6 +25,7 @@ from callstate_client.engine.sessions.store_form import FoundUnreadableError, pl
 from callstate_client.engine.sessions.stored import StoredMeta, StoreDownError, StoredSession, StoreError
 from callstate_client.engine.table.tombstones import NO_TOMBSTONE, Tombstone
 from callstate_client.errors import UnreadableError
+from callstate_sidecar.journal import PartsLog
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.slices import in_turns
 from callstate_sidecar.stores.backend import Reads
@@ -67,12 +68,14 @@ class ReadThrough:
 
     Args:
         host_id: the host whose sessions are admitted to the cache.
+        parts: journals the histories of long ones; None: there is no log.
     """
 
-    def __init__(self, ctx: Context, reads: Reads, host_id: str) -> None:
+    def __init__(self, ctx: Context, reads: Reads, host_id: str, parts: PartsLog | None = None) -> None:
         self._ctx = ctx
         self._reads = reads
         self._host_id = host_id
+        self._parts = parts
         self._waiting: dict[str, deque[Callable[[], None]]] = {}
         self._delivering: dict[str, Find | None] = {}
         """Sessions whose requests run now, and what one of those asks for next."""
@@ -148,6 +151,7 @@ class ReadThrough:
                     await self._find(session_id, partial(self.read, session_id))
                     continue
                 found = each if isinstance(each, StoreError) else await self._parsed(session_id, each)
+                await self._write_parts(found)
                 parsed += len((isinstance(each, StoredSession) and each.document) or b"")
             self._deliver(session_id, found)
             if parsed > PARSED_AT_ONCE:
@@ -171,6 +175,7 @@ class ReadThrough:
             found = await find()
 
         failure = await self._failure_of(ask(), session_id)
+        await self._write_parts(found)
         self._deliver(session_id, found if failure is None else failure)
 
     async def _failure_of(self, work: Awaitable[None], session_id: str) -> Exception | None:
@@ -196,6 +201,11 @@ class ReadThrough:
                     session_id=session_id,
                 )  # fmt: skip
             return error
+
+    async def _write_parts(self, found: Session | Exception | None) -> None:
+        """Journal the history of a session that will become hot, if it is long."""
+        if self._parts is not None and isinstance(found, Session) and self._is_to_stay(found):
+            await self._parts.write(found)
 
     def _session(self, session_id: str, stored: StoredSession | None) -> Generator[None, None, Session | None]:
         ctx = self._ctx
@@ -225,10 +235,11 @@ class ReadThrough:
     def _deliver(self, session_id: str, found: Session | Exception | None) -> None:
         """Make the result known, and run what waited for it, in order."""
         ctx = self._ctx
+        record = self._parts.take(found) if self._parts is not None and isinstance(found, Session) else None
         if session_id in ctx.table.sessions:
             pass
         elif isinstance(found, Session) and self._is_to_stay(found):
-            ctx.tx.admit(found)
+            ctx.tx.admit(found, record)
             ctx.watch(INTERNAL, found)
         elif found is not None:
             ctx.read_through[session_id] = found

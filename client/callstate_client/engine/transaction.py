@@ -153,14 +153,15 @@ class Transaction:
             session.maybe_stored = True  # the store still has its predecessor
         self._table.insert(session)
 
-    def admit(self, session: Session) -> None:
-        """Make a session of this host, read from the store, hot; it is journaled so that a replay has it, too.
+    def admit(self, session: Session, record: StateRecord | None = None) -> None:
+        """Make a session of this host, read from the store, hot; it is journaled so that a replay has it, too: as a
+        whole, or by this record, if parts of it are in the journal already.
 
         This is not a change, so there is nothing to undo: if the journal refuses it, it is journaled whole with its
         first change.
         """
         self._table.insert(session)
-        self.records.append(session.snapshot())
+        self.records.append(record or session.snapshot())
         session.journaled = True
         self._admitted.append(session)
 

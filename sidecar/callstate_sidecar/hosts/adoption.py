@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from callstate_client.engine.reasons import HOST_LOST
 from callstate_client.engine.rules import handoff
 from callstate_client.engine.rules.context import Context
-from callstate_client.engine.sessions.stored import ENDED, StoreError
+from callstate_client.engine.sessions.stored import ENDED, StoredSession, StoreError
 from callstate_client.errors import UnreadableError
+from callstate_sidecar.journal import PartsLog
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.slices import in_turns
@@ -39,6 +41,7 @@ class Adopter:
         instance: this daemon.
         in_doubt: gets the sessions that the store may have given to this host without a reply.
         metrics: counts the sessions adopted.
+        parts: as of ReadThrough.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Adopter:
         instance: str,
         in_doubt: set[str],
         metrics: Metrics,
+        parts: PartsLog | None = None,
     ) -> None:
         self._registry = registry
         self._ctx = ctx
@@ -58,6 +62,7 @@ class Adopter:
         self._instance = instance
         self._in_doubt = in_doubt
         self._metrics = metrics
+        self._parts = parts
 
     async def adopt_all(self, host: str) -> int:
         """Take over all sessions of a dead host, as far as there is room.
@@ -128,7 +133,7 @@ class Adopter:
                 continue
             adopted += 1
             try:
-                await in_turns(handoff.adopt(self._ctx, take.session_id, taken.stored, self._host_id))
+                await self._adopt_one(take.session_id, taken.stored)
             except UnreadableError as error:
                 log.error(
                     "adoption_unreadable", "session %s of dead host %s can't be read: %s", take.session_id,
@@ -137,3 +142,23 @@ class Adopter:
         self._metrics.count("sessions_adopted", adopted)
         self._commit()
         return adopted
+
+    async def _adopt_one(self, session_id: str, stored: StoredSession) -> None:
+        """Make a session hot, unless it is, or is deleted in the store.
+
+        Raises:
+            UnreadableError: its document can't be read.
+        """
+        sessions = self._ctx.table.sessions
+        if session_id in sessions:
+            return
+        session = await in_turns(handoff.take_over(session_id, stored, self._host_id, HOST_LOST))
+        if session is None:
+            return
+        record = None
+        if self._parts is not None:
+            await self._parts.write(session)
+            record = self._parts.take(session)
+        if session_id not in sessions:  # else a request has read it meanwhile
+            owner = stored.meta.owner if stored.meta is not None else ""
+            handoff.adopt(self._ctx, session, owner, record)

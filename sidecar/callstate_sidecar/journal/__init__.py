@@ -5,6 +5,7 @@ from callstate_sidecar.journal.errors import JournalDamagedError, JournalError, 
 from callstate_sidecar.journal.log import Journal
 from callstate_sidecar.journal.maintenance import Maintenance
 from callstate_sidecar.journal.manifest import journal_host
+from callstate_sidecar.journal.parts_log import PartsLog
 from callstate_sidecar.journal.sync_gate import SyncGate
 from callstate_sidecar.system.files import Files
 
@@ -16,6 +17,7 @@ __all__ = [
     "JournalError",
     "JournalFormatError",
     "Maintenance",
+    "PartsLog",
     "SyncGate",
     "journal_host",
 ]

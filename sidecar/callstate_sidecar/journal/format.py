@@ -27,7 +27,7 @@ Bytes = bytes | mmap.mmap
 
 VERSION: Final = 6
 """2 added worker records, 3 amendments of turns other than the last; 4 moved the facts beside a document into one
-member; 5 added sessions set aside; 6 users. Older versions are read."""
+member; 5 added sessions set aside; 6 users, and parts of sessions. Older versions are read."""
 FILE_MAGIC: Final = b"CSJF"
 RECORD_MAGIC: Final = b"\xa5CSR"
 """Its first byte occurs in UTF-8 text only inside a character: rare in bodies, and quick to search for."""

@@ -72,6 +72,7 @@ class Journal:
         sequence: of the last record appended.
         synced: of the last record known to be on disk.
         snapshot_bytes: size of the snapshot that counts.
+        checkpoints_begun: how many: what was appended before the last one may not count any more.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Journal:
         self._checkpoint_min_bytes = checkpoint_min_bytes
         self.sequence = 0
         self.synced = 0
-        self.snapshot_bytes = 0
+        self.snapshot_bytes = self.checkpoints_begun = 0
         self._segment: OpenSegment | None = None
         self._last_generation = 0
         # segments before it: bytes of records by generation, and descriptors not yet synced since
@@ -152,6 +153,7 @@ class Journal:
         Raises:
             OSError: it still counts.
         """
+        self.checkpoints_begun += 1
         generation = self.roll().generation
         self._manifest.write(None, generation)
         self.remove_before(generation)
@@ -291,6 +293,7 @@ class Journal:
         needed = 0 if is_unused else self._segment_bytes
         ensure_space(self._files, self.directory, self.snapshot_bytes, needed)
         self._snapshot_begun_at = self.sequence
+        self.checkpoints_begun += 1
         self._rebuilding = self.is_removed  # no manifest names what is appended before the snapshot counts
         if not is_unused:
             self.roll()

@@ -15,6 +15,7 @@ from callstate_client.engine.interfaces import INTERNAL
 from callstate_client.engine.reasons import HOST_LOST
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.lifecycle import revive
+from callstate_client.engine.sessions.records import StateRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.store_form import session_in_steps
 from callstate_client.engine.sessions.stored import StoredSession
@@ -35,34 +36,18 @@ def lose(ctx: Context, session: Session, host: str) -> None:
     ctx.liveness.forget(session.id)
 
 
-def adopt(
-    ctx: Context, session_id: str, stored: StoredSession, host_id: str
-) -> Generator[None, None, Session | None]:
-    """Make a session that was taken over from a dead host hot, with a full timeout in which to be claimed; read in
-    steps if it is long.
+def adopt(ctx: Context, session: Session, owner: str, record: StateRecord | None = None) -> None:
+    """Make a session that was taken over from a dead host hot, with a full timeout in which to be claimed.
 
     Args:
         ctx: the sessions.
-        session_id: its id.
-        stored: its state in the store.
-        host_id: this host.
-
-    Returns:
-        the session; None if it is hot already or deleted in the store.
-
-    Raises:
-        UnreadableError: its document can't be read.
+        session: as `take_over` returns it. It must not be hot.
+        owner: who had it.
+        record: as of `Transaction.admit`.
     """
-    if session_id in ctx.table.sessions:
-        return None
-    session = yield from take_over(session_id, stored, host_id, HOST_LOST)
-    owner = stored.meta.owner if stored.meta is not None else ""
-    if session is None or session_id in ctx.table.sessions:  # a request has read it meanwhile
-        return None
-    ctx.tx.admit(session)
+    ctx.tx.admit(session, record)
     ctx.watch(INTERNAL, session)
     ctx.events.note("orphaned", ctx.now_us(), session, reason=HOST_LOST, owner=owner)
-    return session
 
 
 def take_over(

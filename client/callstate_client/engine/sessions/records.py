@@ -88,6 +88,22 @@ class StateRecord(Struct, array_like=True, kw_only=True, tag=7):
     """The op of this mutation; in a snapshot all kept ones."""
     base: MergeBase | None = None
     """The common ancestor, while the store may have changes that are not in this record."""
+    key: int = 0
+    parts: int = 0
+    """How many records of this key have the history, which is not in this one then; 0: none."""
+
+
+class PartRecord(Struct, array_like=True, frozen=True, tag=9):
+    """Some turns of a session that is journaled in parts, whose StateRecord follows; see parts.py. A replay ignores
+    parts that none refers to."""
+
+    session_id: str
+    key: int
+    """The same in all parts, and in no others that a replay could take for them."""
+    number: int
+    """Which part it is, from 0."""
+    turns: bytes
+    count: int
 
 
 class StateRecordV3(Struct, array_like=True, tag=1):
@@ -196,7 +212,16 @@ class SetAsideRecord(Struct, array_like=True, frozen=True, tag=8):
     dropped: bool = False
 
 
-Record = StateRecord | TurnsRecord | RemovalRecord | BeatsRecord | WorkerRecord | StoreRecord | SetAsideRecord
+Record = (
+    StateRecord
+    | PartRecord
+    | TurnsRecord
+    | RemovalRecord
+    | BeatsRecord
+    | WorkerRecord
+    | StoreRecord
+    | SetAsideRecord
+)
 AnyRecord = Record | StateRecordV3
 """Every record that a journal may contain."""
 

@@ -12,9 +12,11 @@ from itertools import starmap
 
 from msgspec import structs
 
+from callstate_client.engine.sessions.parts import in_parts
 from callstate_client.engine.sessions.records import (
     BeatsRecord,
     OpResult,
+    PartRecord,
     Record,
     RemovalRecord,
     SetAsideRecord,
@@ -29,7 +31,11 @@ from callstate_client.engine.table.tombstones import Tombstone
 
 
 def replay(table: SessionTable, record: Record) -> None:
-    """Apply a journal record."""
+    """Apply a journal record.
+
+    Raises:
+        ValueError: it is of a session in parts, and some are missing.
+    """
     if isinstance(record, BeatsRecord):
         _beats(table, record)
     elif isinstance(record, WorkerRecord):
@@ -38,14 +44,17 @@ def replay(table: SessionTable, record: Record) -> None:
         _store(table, record)
     elif isinstance(record, SetAsideRecord):
         _set_aside(table, record)
+    elif isinstance(record, PartRecord):
+        _part(table, record)
     else:
+        pieces = _pieces(table, record) if isinstance(record, StateRecord) and record.parts else []
         session = table.sessions.get(record.session_id)
         if session is not None and record.version <= session.version:
             return
         if isinstance(record, RemovalRecord):
             _removal(table, record)
         elif isinstance(record, StateRecord):
-            _state(table, record, session)
+            _state(table, record, session, pieces)
         elif session is not None:
             _turns(session, record)
             table.weigh(session)
@@ -100,8 +109,28 @@ def _removal(table: SessionTable, record: RemovalRecord) -> None:
         tombstones.settle(session_id, tombstone)
 
 
-def _state(table: SessionTable, record: StateRecord, session: Session | None) -> None:
+def _part(table: SessionTable, record: PartRecord) -> None:
+    if not record.number:
+        table.parts[record.key] = []
+    parts = table.parts.get(record.key, [])
+    if len(parts) == record.number:
+        parts.append((record.turns, record.count))
+
+
+def _pieces(table: SessionTable, record: StateRecord) -> list[tuple[bytes, int]]:
+    """The history of a session in parts."""
+    parts = table.parts.pop(record.key, [])
+    if len(parts) != record.parts:
+        raise ValueError(f"session {record.session_id} has {record.parts} parts, and {len(parts)} of them are here")
+    return parts
+
+
+def _state(
+    table: SessionTable, record: StateRecord, session: Session | None, pieces: list[tuple[bytes, int]]
+) -> None:
     after = Session.of_record(record, session)
+    if pieces:
+        after.doc.replace_pieces(pieces)
     if session is None:
         table.insert(after)
     table.index.update(after)
@@ -121,6 +150,7 @@ def _turns(session: Session, record: TurnsRecord) -> None:
 
 def all_dirty(table: SessionTable, now: float) -> None:
     """Mark everything dirty after a replay, as the store's state is unknown. `now`: monotonic seconds."""
+    table.parts.clear()  # those whose session was not journaled any more
     for session in table.sessions.values():
         session.maybe_stored = True
         if session.base is None:
@@ -146,7 +176,7 @@ def snapshot(table: SessionTable, listed: Callable[[Collection[str]], list[str]]
     for session_id in listed(table.sessions):
         session = table.sessions.get(session_id)
         if session is not None:
-            yield session.snapshot()
+            yield from in_parts(session, 0)
     for session_id in [*table.set_aside]:
         yield from table.set_aside.of(session_id)
     yield from _removals(table.tombstones.pending, listed, pending=True)

@@ -37,6 +37,8 @@ class SessionTable:
         """Heartbeats in neither journal nor store, microseconds since 1970."""
         self.processes: dict[str, WorkerRecord] = {}
         """The processes of the workers that own sessions or may own some."""
+        self.parts: dict[int, list[tuple[bytes, int]]] = {}
+        """During a replay: parts of histories by their key, until their sessions come."""
         self.store_in_doubt = False
         """Whether the store may have lost data: it has failed, and has not been checked since."""
 
