@@ -25,13 +25,16 @@ PIECE_BYTES: Final = 32 * 1024
 WINDOW_BYTES: Final = 2048
 """How far marks are looked for in one step: there may be one at each byte."""
 
+STAND_IN: Final = b'"%b"' % (b"x" * 4096)
+"""What a long string is read as where its length may matter: too long for any member that has a bound."""
+
 UTF8_BYTES: Final = 256 * 1024
 """Bytes decoded in one step, in the same time."""
 
 Mark = tuple[int, int, int]
 """A bracket, comma or string: its first byte, where it begins, and where it ends."""
 
-_QUOTE, _COMMA, _COLON = b'",:'
+_QUOTE, _COMMA, _COLON, _BACKSLASH, _U = b'",:\\u'
 _CLOSERS: Final = {ord("["): ord("]"), ord("{"): ord("}")}
 _SPACE: Final = b" \t\n\r"
 _AFTER_SPACE: Final = re.compile(rb"[ \t\n\r]*+")
@@ -42,12 +45,7 @@ _MARK: Final = re.compile(  # flat objects and arrays as a whole: most of what t
 )
 _NAME: Final = re.compile(_STRING, re.DOTALL)
 _INSIDE: Final = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
-_HEX: Final = rb"[0-9a-fA-F]"
-_WHOLE: Final = re.compile(  # pairs of surrogates and other escapes are not cut
-    rb'[^"\\]*+(?:\\(?:u[dD][89abAB]' + _HEX + rb"{2}\\u" + _HEX + rb"{4}|u(?![dD][89abAB])" + _HEX + rb"{4}|[^u])"
-    rb'[^"\\]*+)*+',
-    re.DOTALL,
-)
+_HIGH: Final = re.compile(rb"\\u[dD][89abAB]")
 _decode: Final = msgspec.json.decode
 
 
@@ -83,6 +81,14 @@ def _string_end(text: bytes, start: int) -> Generator[None, None, int]:
     """Where a string ends."""
     at = start + 1
     while at < len(text):
+        quote = text.find(_QUOTE, at, at + PIECE_BYTES)
+        until = at + PIECE_BYTES if quote < 0 else quote
+        if text.find(_BACKSLASH, at, until) < 0:
+            if quote >= 0:
+                return quote + 1
+            at = until
+            yield
+            continue
         found = _INSIDE.match(text, at, at + PIECE_BYTES)
         end = at if found is None else found.end()
         if end < len(text) and text[end] == _QUOTE:
@@ -242,14 +248,60 @@ def check_string(text: bytes, start: int, end: int) -> Generator[None]:
     at, last = start + 1, end - 1
     while at < last:
         until = min(at + PIECE_BYTES, last)
-        while until < last and text[until] & 0xC0 == 0x80:  # not within a character
-            until -= 1
-        found = _WHOLE.match(text, at, until)
-        if found is None or found.end() == at:
-            raise ValueError(f"not JSON at byte {at}: an invalid escape")
+        if until < last:
+            until = _between(text, at, until)
         try:
-            _decode(b'"%b"' % text[at : found.end()])
+            _decode(b'"%b"' % text[at:until])
         except msgspec.MsgspecError as error:
             raise ValueError(str(error)) from error
-        at = found.end()
+        at = until
         yield
+
+
+def _between(text: bytes, at: int, until: int) -> int:
+    """The last place between two characters of a string, and not within an escape or a pair of surrogates.
+
+    Args:
+        text: has the string.
+        at: such a place, more than 12 bytes before `until`.
+        until: where to look from.
+    """
+    while text[until] & 0xC0 == 0x80:
+        until -= 1
+    for start in range(until - 1, until - 6, -1):
+        if _begins_escape(text, at, start):
+            if start + (6 if text[start + 1] == _U else 2) > until:
+                until = start
+            break
+    if _HIGH.match(text, until - 6, until) and _begins_escape(text, at, until - 6):
+        until -= 6
+    return until
+
+
+def _begins_escape(text: bytes, at: int, start: int) -> bool:
+    """Whether an escape begins at a place, in a string of which another one is known to be between characters."""
+    if text[start] != _BACKSLASH:
+        return False
+    before = text[at:start]
+    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 0
+
+
+def without_long_strings(text: bytes) -> Generator[None, None, bytes]:
+    """A JSON text, which is not checked, with STAND_IN for the strings that are longer than PIECE_BYTES, which are.
+
+    Raises:
+        ValueError: one of these is not JSON, or anything is not UTF-8.
+    """
+    yield from check_utf8(text)
+    parts: list[bytes] = []
+    taken = 0
+    for mark in marks(text):
+        if mark is None:
+            yield
+            continue
+        byte, start, end = mark
+        if byte == _QUOTE and end - start > PIECE_BYTES:
+            yield from check_string(text, start, end)
+            parts += (text[taken:start], STAND_IN)
+            taken = end
+    return b"".join((*parts, text[taken:])) if parts else text

@@ -12,7 +12,13 @@ from collections.abc import Generator
 from typing import Final
 
 from callstate_client.engine.sessions.tail import cut_run
-from callstate_client.engine.sessions.validation import TURNS_PARTS, IncomingTurn, check_parts, check_turns
+from callstate_client.engine.sessions.validation import (
+    TURNS_PARTS,
+    IncomingTurn,
+    check_parts,
+    check_turns,
+    shortened_in_steps,
+)
 from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError
 
 LONG_BYTES: Final = 64 * 1024
@@ -28,7 +34,7 @@ MOST_TURNS: Final = 20_000
 """Turns in one request. A line has room for 15,000 with all of their members."""
 
 Checked = tuple[bytes, list[IncomingTurn]]
-"""Turns, comma-joined without brackets, and decoded."""
+"""Turns, comma-joined without brackets, and decoded, perhaps without long texts."""
 
 
 def are_many(turns: bytes) -> bool:
@@ -67,7 +73,8 @@ def check_many(turns: bytes, path: str, first: int = 0) -> Generator[None, None,
     checked: list[Checked] = []
     number = 0
     for piece, _ in pieces:
-        some = check_some(piece, path, first + number)
+        short = yield from shortened_in_steps(piece, path)
+        some = check_some(short, path, first + number)
         number += len(some)
         if number > MOST_TURNS:
             raise TooLargeError(f"more than {MOST_TURNS} turns at {path}")

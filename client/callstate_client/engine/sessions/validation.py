@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
+from callstate_client.engine.sessions.json_steps import without_long_strings
 from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError
 from callstate_client.model import documents
 from callstate_client.model.go_json import INT64_MAX, INT64_MIN, Int64, join_members
@@ -227,6 +228,21 @@ def json_in_steps(data: bytes | Raw, path: str, depth: int, most: int = HEAD_PAR
     return _checked(_bare(text), value, path, depth)
 
 
+def shortened_in_steps(data: bytes | Raw, path: str) -> Generator[None, None, bytes]:
+    """A JSON text with something shorter for its long strings, which are checked, if decoding them takes long.
+
+    Raises:
+        ParseError: one of them, or the text, is not UTF-8 or not JSON.
+    """
+    text = bytes(data)
+    if len(text) <= LONG_BYTES or (text.isascii() and _BACKSLASH not in text):
+        return text
+    try:
+        return (yield from without_long_strings(text))
+    except ValueError as error:
+        raise undecodable(error, path) from error
+
+
 def _decoded(text: bytes, path: str) -> Any:
     try:
         return _any(text)
@@ -274,6 +290,10 @@ def check_members(members: dict[str, Raw], path: str, depth: int) -> None:
 
 def members_in_steps(members: dict[str, Raw], path: str, depth: int) -> Generator[None]:
     """As `check_members`, in steps."""
+    short: dict[str, Raw] = {}
+    for name, value in members.items():
+        short[name] = Raw((yield from shortened_in_steps(value, f"{path}.{name}")))
+    members = short
     if len(members) > 1:
         try:
             yield from json_in_steps(join_members(members), path, depth - 1)
@@ -354,7 +374,13 @@ def check_turn(data: bytes, path: str) -> IncomingTurn:
 
 
 def turn_in_steps(data: bytes, path: str) -> Generator[None, None, IncomingTurn]:
-    """Validate and decode one turn, in steps if it is long; errors have its path without an index."""
+    """Validate and decode one turn, in steps if it is long; errors have its path without an index.
+
+    Returns:
+        the turn, perhaps without long texts.
+    """
+    if len(data) > LONG_BYTES:
+        data = yield from shortened_in_steps(data, path)
     if data.isascii() and not _has_escape(data, b"\\u") and _time_is_strict(data):
         try:
             return _strict_turn(data)
@@ -479,7 +505,9 @@ def fields_in_steps(head: HeadFields, path: str) -> Generator[None]:
     """As `check_fields`, in steps if it is long."""
     _check_texts(head, path)
     if head.recovery_data is not UNSET:
-        _check_recovery((yield from json_in_steps(head.recovery_data, f"{path}.recovery_data", 3)), path)
+        place = f"{path}.recovery_data"
+        short = yield from shortened_in_steps(head.recovery_data, place)
+        _check_recovery((yield from json_in_steps(short, place, 3)), path)
 
 
 def _check_recovery(value: Any, path: str) -> None:

@@ -11,7 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from callstate_client.engine.sessions import json_steps
-from callstate_client.engine.sessions.json_steps import check_in_steps, check_string, check_utf8, members_in_steps
+from callstate_client.engine.sessions.json_steps import (
+    check_in_steps,
+    check_string,
+    check_utf8,
+    members_in_steps,
+    without_long_strings,
+)
 from callstate_client.engine.sessions.validation import finished
 from callstate_client.model import go_json
 
@@ -32,6 +38,12 @@ def small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(json_steps, "WINDOW_BYTES", window)
     monkeypatch.setattr(json_steps, "PIECE_BYTES", piece)
     monkeypatch.setattr(json_steps, "UTF8_BYTES", piece)
+
+
+@pytest.fixture
+def narrow(small: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows in which no string is long."""
+    monkeypatch.setattr(json_steps, "WINDOW_BYTES", 8)
 
 
 def spelled(value: Any, ascii_only: bool, indent: int | None) -> bytes:
@@ -117,7 +129,7 @@ def test_escapes_and_characters_are_not_cut(parts: list[str]) -> None:
 @pytest.mark.parametrize("after", ["", "z" * 9])
 def test_a_string_with_a_wrong_escape_is_refused(wrong: str, before: str, after: str) -> None:
     text = f'"{before}{wrong}{after}"'.encode()
-    with pytest.raises(ValueError, match=r"JSON|escape|character|surrogate"):
+    with pytest.raises(ValueError, match=r"JSON|escape|character|surrogate|truncated"):
         finished(check_string(text, 0, len(text)))
 
 
@@ -127,6 +139,27 @@ def test_bytes_that_are_not_utf8_are_refused() -> None:
     for wrong in (b"\xff", "é".encode()[:1]):
         with pytest.raises(UnicodeDecodeError):
             finished(check_utf8("é".encode() * 50 + wrong))
+
+
+@pytest.mark.usefixtures("narrow")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(VALUES, st.booleans())
+def test_all_but_long_strings_stays(value: Any, ascii_only: bool) -> None:
+    text = spelled(value, ascii_only, None)
+    short = finished(without_long_strings(text))
+    assert _marked(json.loads(short)) == _marked(json.loads(text), ascii_only)
+
+
+def _marked(value: Any, ascii_only: bool | None = None) -> Any:
+    """A value with a mark for each string that is long as it is written, or is the stand-in for one."""
+    if isinstance(value, str):
+        is_long = ascii_only is not None and len(spelled(value, ascii_only, None)) > json_steps.PIECE_BYTES
+        return "long" if is_long or value == json.loads(json_steps.STAND_IN) else value
+    if isinstance(value, dict):
+        return {_marked(name, ascii_only): _marked(each, ascii_only) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_marked(each, ascii_only) for each in value]
+    return value
 
 
 def test_nesting_beyond_gos_is_refused() -> None:
