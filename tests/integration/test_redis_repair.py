@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import pytest
 from redis.asyncio import Redis
 
 from callstate_client import SessionNotFoundError, SessionState, SidecarStore, connect
+from callstate_client.engine.sessions.stored import StoreError
 from callstate_sidecar.stores.redis import RedisStore
-from callstate_sidecar.stores.redis.client import ScriptClient
+from callstate_sidecar.stores.redis.client import ScriptCall, ScriptClient
 from callstate_sidecar.stores.redis.client import connect as connect_redis
 from callstate_sidecar.stores.redis.mark import Mark
+from callstate_sidecar.stores.redis.scripts import Script
 from callstate_sidecar.stores.redis.store_scripts import LIVE
 from support.daemon import Daemon
+from support.garbage import errors_in_garbage
 from support.redis_server import RedisServer, binaries
 
 pytestmark = [pytest.mark.system, pytest.mark.asyncio(loop_factories=["uvloop"])]
@@ -296,3 +300,20 @@ async def test_a_batch_that_is_executed_late_is_no_loss(redis: RedisServer) -> N
     mark.check(again, (await client.run_each([again]))[0])
     assert mark.losses == 1
     await client.close()
+
+
+async def test_errors_that_redis_replies_are_no_garbage(redis: RedisServer) -> None:
+    client = ScriptClient(connect_redis(redis.url, connections=1, timeout_s=5), owned=True)
+    await client.ping()
+    wrong = Script("return redis.error_reply('ERR as the test wants it')")
+    with errors_in_garbage() as found:
+        for text in ("return 1", "return 2"):  # both are unknown to the server at first
+            assert await client.run(Script(text), [b"key"]) == int(text[-1])
+        with suppress(StoreError):
+            await client.run(wrong, [b"key"])
+        with suppress(StoreError):
+            await client.command("HGETALL", b"key", "and too many arguments")
+        with suppress(StoreError):
+            await client.run_each([ScriptCall(wrong, [b"key"], [])] * 2)
+    await client.close()
+    assert found == []

@@ -210,20 +210,20 @@ class Server:
     def _run(self, connection: ClientConnection, request: DecodedRequest) -> None:
         group = self._tx.records
         before = len(group)
-        result: bytes | Exception
         try:
             outcome = self._engine.run(connection, request.verb, request.params)
             if not isinstance(outcome, bytes):
                 self._take_time(connection, request, outcome, len(group) > before)
                 return
-            result = outcome
         except (NotCached, NotOurs) as need:
             self._begin_waiting(connection)
             self._run_once_read(connection, request, need)
             return
         except Exception as error:  # noqa: BLE001 - each becomes an error reply; bugs are logged
-            result = error
-        self._answer(connection, request, result, len(group) > before)
+            # From here, for a variable that outlives the clause would form a cycle with the error's traceback.
+            self._answer(connection, request, error, len(group) > before)
+        else:
+            self._answer(connection, request, outcome, len(group) > before)
 
     def _run_again(self, connection: ClientConnection, request: DecodedRequest) -> None:
         """Run a request again whose reply was part of a group that was rolled back."""
@@ -367,6 +367,7 @@ class Server:
         else:
             again = bool(work.undone) and not changed
             self._answer_deferred(connection, request, result, again, changed)
+        del result  # an error would form a cycle with its traceback, which has this frame
 
     def _answer_deferred(
         self,

@@ -161,10 +161,11 @@ class _HeartbeatOfMany:
         try:
             self._take(session_id)
         except StoreUnavailableError as error:
-            self._failure = error
+            self._failure = error.with_traceback(None)  # which has a frame that has `self`
         self._waiting -= 1
         if not self._waiting and self._done is not None:
-            self._done(self._failure or self._result())
+            done, self._done = self._done, None  # which has what has `self`
+            done(self._failure or self._result())
 
     def _start(self, done: Callable[[bytes | Exception], None]) -> None:
         """Pass the result on once all have been read."""

@@ -159,10 +159,12 @@ class ScriptClient:
             await self._verify()
             async with asyncio.timeout(self._limit_s):
                 return await work()
-        except NoScriptError:
+        except NoScriptError as error:
+            error.__traceback__ = None  # as below
             raise
         except Exception as error:
             await self._drop_broken(error)
+            error.__traceback__ = None  # frames of redis-py refer to the error, which would be a cycle
             raise translate(error) from error
 
     async def run_each(self, calls: Sequence[ScriptCall], behind: Sequence[Words] = ()) -> list[Any]:
@@ -232,6 +234,7 @@ class ScriptClient:
             return await self._servers.pipeline(commands, behind)
         except Exception as error:
             await self._drop_broken(error)
+            error.__traceback__ = None  # frames of redis-py refer to the error, which would be a cycle
             raise translate(error) from error
 
     async def _verify(self) -> None:

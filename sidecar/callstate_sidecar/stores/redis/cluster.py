@@ -104,7 +104,10 @@ class Cluster:
                 return await answer
             except Exception as error:  # noqa: BLE001 - another may answer
                 fault = error
-        raise fault
+        try:
+            raise fault
+        finally:
+            del fault  # it would form a cycle with its traceback, which has this frame
 
     async def _ask(self, node: Node) -> SlotMap:
         (reply,) = await pipeline(

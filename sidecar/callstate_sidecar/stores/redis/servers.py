@@ -169,7 +169,8 @@ async def _reply(client: Redis, connection: Any, name: str) -> Any:
         parse: Any = client.parse_response
         return await parse(connection, name)
     except ResponseError as error:
-        return error
+        # A frame of redis-py refers to the error that it raises: without the traceback that is no cycle.
+        return error.with_traceback(None)
 
 
 async def disconnect(client: Redis, *, in_use: bool) -> None:
