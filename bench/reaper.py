@@ -13,7 +13,7 @@ from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
 from callstate_sidecar.config.schema import Config
-from callstate_sidecar.daemon import GC_THRESHOLDS
+from callstate_sidecar.garbage import collecting
 from callstate_sidecar.journal import Journal
 from callstate_sidecar.logs.lines import TextFormatter
 from callstate_sidecar.metrics import Metrics
@@ -96,16 +96,12 @@ async def ticks(directory: Path, *, live: int, due: int) -> tuple[float, float]:
     logger = logging.getLogger("callstate_sidecar")
     logger.addHandler(log)
     logger.setLevel(logging.INFO)
-    thresholds = gc.get_threshold()
     reapable = Reapable(directory, live, due)
     gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
     try:
-        return reapable.idle_tick_s(100), reapable.busy_tick_s()
+        with collecting():
+            return reapable.idle_tick_s(100), reapable.busy_tick_s()
     finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
         reapable.journal.close()
         logger.removeHandler(log)
         log.close()

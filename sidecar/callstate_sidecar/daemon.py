@@ -32,6 +32,7 @@ from callstate_sidecar.config.resolve import resolve_socket, resolve_state_dir
 from callstate_sidecar.config.schema import Config, LimitsConfig
 from callstate_sidecar.engine_host import DaemonHost
 from callstate_sidecar.erasure import Erasure
+from callstate_sidecar.garbage import collecting
 from callstate_sidecar.hosts.absence import AbsenceGate
 from callstate_sidecar.hosts.adoption import Adopter
 from callstate_sidecar.hosts.lease import NOTE_NAME, HostIdTakenError, HostLease, LeaseNote
@@ -56,7 +57,6 @@ from callstate_sidecar.serving.idle import LOOK_EVERY_S
 from callstate_sidecar.serving.listener import KEY, Listener, check_passed
 from callstate_sidecar.serving.server import Server
 from callstate_sidecar.serving.timed_server import TimedServer
-from callstate_sidecar.slices import listed
 from callstate_sidecar.status import StatusReport, status_line
 from callstate_sidecar.system import descriptors, host, systemd
 from callstate_sidecar.system.clock import SystemClock, since_boot
@@ -81,11 +81,6 @@ STORE_CHECK_S: Final = 1.0
 
 SWEEP_LEASES: Final = 2
 """The active set is swept once in so many leases: each minute."""
-
-GC_THRESHOLDS: Final = (500, 1, 1_000_000)
-"""Collect only young objects, and few at a time: 500 new ones, and those that the last collections have left. With
-what they refer to that is half a millisecond, where 2,500 (the second 4 in place of 1) took up to three. A full
-collection takes 30, and nothing here forms cycles that live long."""
 
 
 class Daemon:
@@ -170,13 +165,17 @@ class Daemon:
         await self._check_store()
         self._restore()
         try:
-            async with self._exporting():
-                if self._hosts is not None:
-                    await self._hosts.begin(self._signals.check)
-                await self._run_until_stopped(sockets)
+            with collecting():
+                await self._serve_restored(sockets)
         finally:
             # even if the stop failed: once the lock is released, no thread may touch the journal
             await self._maintenance.stop()
+
+    async def _serve_restored(self, sockets: list[Any]) -> None:
+        async with self._exporting():
+            if self._hosts is not None:
+                await self._hosts.begin(self._signals.check)
+            await self._run_until_stopped(sockets)
 
     async def _check_store(self) -> None:
         """See that Redis is what the configuration says. One that does not answer is checked once it does; until
@@ -213,7 +212,7 @@ class Daemon:
         self._server = kind(self._engine, logged, self._metrics, self._limits, gate, fit)
         self._server.clients.access = self._access
         self._checkpointer = Checkpointer(
-            journal, files, partial(snapshot, self._engine.table, listed), self._server.group.commit
+            journal, files, partial(snapshot, self._engine.table), self._server.group.commit
         )
         self._maintenance = Maintenance(
             journal,
@@ -374,9 +373,6 @@ class Daemon:
             self._journal.discard_replayed()
         if replayed:
             log.info("journal_replayed", "%d journal records replayed", replayed)
-        gc.freeze()  # restored sessions live long: no collection ever needs to look at them
-        gc.set_threshold(*GC_THRESHOLDS)
-        gc.enable()
 
     def _replay_record(self, record: Record) -> None:
         self._signals.check()

@@ -71,6 +71,7 @@ SIDECAR = {
     "histogram": "",
     "long_turns": "logs histogram",
     "metrics": "histogram long_turns",
+    "garbage": "",
     "slices": "",
     "background": "logs metrics",
     "stores": "logs system config slices",
@@ -90,8 +91,8 @@ SIDECAR = {
     "named_backend": "system config stores",
     "reload": "config",
     "status": "system background metrics",
-    "daemon": "access logs system config slices long_turns journal serving metrics background named_backend "
-    "read_through write_behind reconcile erasure reaper hosts engine_host monitoring reload status",
+    "daemon": "access logs system config slices garbage long_turns journal serving metrics background "
+    "named_backend read_through write_behind reconcile erasure reaper hosts engine_host monitoring reload status",
     "launch": "access logs system config journal serving daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}

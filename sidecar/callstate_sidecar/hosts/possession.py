@@ -19,7 +19,6 @@ from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.stored import ENDED
 from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.slices import listed
 from callstate_sidecar.stores.hosts import HostRegistry, Possession
 
 SESSIONS_A_REQUEST: Final = 200
@@ -72,7 +71,7 @@ class Possessions:
         Raises:
             StoreError: the store can't say.
         """
-        session_ids = listed(self._ctx.table.sessions)
+        session_ids = tuple(self._ctx.table.sessions)
         for start in range(0, len(session_ids), SESSIONS_A_REQUEST):
             await self._give_up(session_ids[start : start + SESSIONS_A_REQUEST])
 

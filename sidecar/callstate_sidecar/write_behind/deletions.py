@@ -13,7 +13,7 @@ from typing import Final
 from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.sessions.stored import Write
 from callstate_client.engine.table.tombstones import Tombstone
-from callstate_sidecar.slices import in_slices, listed
+from callstate_sidecar.slices import in_slices
 from callstate_sidecar.system.clock import SystemClock
 
 MAX_DELETIONS: Final = 100_000
@@ -44,6 +44,6 @@ class FlushedDeletions:
 
     async def repeat(self) -> None:
         """Delete all of them again."""
-        async for session_id in in_slices(listed(self._deleted)):
+        async for session_id in in_slices(tuple(self._deleted)):
             if session_id in self._deleted:
                 self._queue.delete_again(session_id, self._deleted[session_id][1], self._clock.mono())

@@ -19,7 +19,6 @@ from callstate_client.engine.sessions.stored import (
 )
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.protocol.results import CheckResult, Finding
-from callstate_sidecar.slices import listed
 from callstate_sidecar.stores.backend import Backend, Deviation, Flaw, StoredVersion
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.flush import FlushBarrier
@@ -132,7 +131,7 @@ class StoreCheck:
     # -- sessions -------------------------------------------------------------------------------------------
 
     async def _check_sessions(self, result: CheckResult, *, repair: bool) -> None:
-        session_ids = listed(self._table.sessions)
+        session_ids = tuple(self._table.sessions)
         mended, is_repaired = list[Finding](), False
         for start in range(0, len(session_ids), SESSIONS_A_STEP):
             some = session_ids[start : start + SESSIONS_A_STEP]

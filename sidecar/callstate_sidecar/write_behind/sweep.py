@@ -15,7 +15,7 @@ A session that changes meanwhile is passed over: its next write finds out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from callstate_client.engine.flush_queue import FlushQueue
@@ -31,7 +31,6 @@ from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.slices import listed
 from callstate_sidecar.stores.backend import Backend, Deviation, StoredVersion
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.store_state import StoreState
@@ -88,7 +87,7 @@ class StoreSweep(BackgroundTask):
     async def sweep(self) -> None:
         """Compare all hot sessions once, as far as the store answers."""
         await self._check_loss()  # of everything, which is repaired as a whole
-        session_ids = listed(self._table.sessions)
+        session_ids = tuple(self._table.sessions)
         missing = 0
         for start in range(0, len(session_ids), SESSIONS_A_REQUEST):
             expected = self.expected(session_ids[start : start + SESSIONS_A_REQUEST])
@@ -116,7 +115,7 @@ class StoreSweep(BackgroundTask):
         if isinstance(error, StoreDownError) and not isinstance(error, StorePartDownError) and not too_much:
             self._store.unanswered(error)
 
-    def expected(self, session_ids: list[str]) -> dict[str, StoredVersion]:
+    def expected(self, session_ids: Sequence[str]) -> dict[str, StoredVersion]:
         """Those of these sessions that the store is known to have."""
         found: dict[str, StoredVersion] = {}
         for session_id in session_ids:

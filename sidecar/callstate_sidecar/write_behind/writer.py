@@ -15,7 +15,7 @@ from callstate_sidecar.config.schema import StoreConfig
 from callstate_sidecar.logs.event_log import EventLog
 from callstate_sidecar.metrics import Metrics
 from callstate_sidecar.reconcile import Reconciler
-from callstate_sidecar.slices import in_slices, listed
+from callstate_sidecar.slices import in_slices
 from callstate_sidecar.stores.backend import Backend
 from callstate_sidecar.system.clock import SystemClock
 from callstate_sidecar.write_behind.batches import Batches
@@ -232,7 +232,7 @@ class WriteBehind(BackgroundTask):
                 self._table.store_in_doubt = bool(self._backend.away)  # it may come back empty
                 return
             self._table.store_in_doubt = True
-            session_ids = listed(self._table.sessions)
+            session_ids = tuple(self._table.sessions)
             async for session_id in in_slices(session_ids):
                 self._queue.not_stored(session_id, self._clock.mono())
             await self._deletions.repeat()

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import weakref
 
-import pytest
-
-from callstate_sidecar.slices import MANY, SLICE_S, Slices, in_slices, listed
+from callstate_sidecar.slices import SLICE_S, Slices, in_slices
 
 
 class Clock:
@@ -61,29 +57,3 @@ async def test_work_begins_with_a_slice_of_its_own_after_a_wait() -> None:
     assert slices.is_over
     slices.begin()
     assert not slices.is_over
-
-
-class Cycle:
-    """Garbage that only a collection frees."""
-
-    def __init__(self) -> None:
-        self.me = self
-
-
-def test_garbage_is_not_kept_with_a_list_of_very_many() -> None:
-    gone = weakref.ref(Cycle())
-    try:
-        listed(range(MANY + 1))
-        assert gone() is None
-    finally:
-        gc.unfreeze()
-
-
-@pytest.mark.parametrize("count", [MANY, MANY + 1])
-def test_a_list_of_very_many_is_old_from_its_beginning(count: int) -> None:
-    try:
-        found = listed(dict.fromkeys(map(str, range(count))))
-        assert len(found) == count
-        assert any(found is each for each in gc.get_objects()) == (count <= MANY)
-    finally:
-        gc.unfreeze()

@@ -7,7 +7,7 @@ merge base, in case the store turns out to have something newer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import starmap
 
 from msgspec import structs
@@ -162,31 +162,25 @@ def all_dirty(table: SessionTable, now: float) -> None:
         table.dirty.mark(session_id, now, 0)
 
 
-def snapshot(table: SessionTable, listed: Callable[[Collection[str]], list[str]] = list) -> Iterator[Record]:
+def snapshot(table: SessionTable) -> Iterator[Record]:
     """Records of every hot session, and of every deletion that must survive a restart.
 
     The table may change while this is being consumed: each record is as of the moment it is yielded, and the log
     has what was added or removed since the start.
-
-    Args:
-        table: the sessions.
-        listed: makes a list of very many ids.
     """
     yield from [*table.processes.values()]
-    for session_id in listed(table.sessions):
+    for session_id in tuple(table.sessions):
         session = table.sessions.get(session_id)
         if session is not None:
             yield from in_parts(session, 0)
     for session_id in [*table.set_aside]:
         yield from table.set_aside.of(session_id)
-    yield from _removals(table.tombstones.pending, listed, pending=True)
-    yield from _removals(table.tombstones.settled, listed, pending=False)
+    yield from _removals(table.tombstones.pending, pending=True)
+    yield from _removals(table.tombstones.settled, pending=False)
 
 
-def _removals(
-    tombstones: Mapping[str, Tombstone], listed: Callable[[Collection[str]], list[str]], *, pending: bool
-) -> Iterator[Record]:
-    for session_id in listed(tombstones):
+def _removals(tombstones: Mapping[str, Tombstone], *, pending: bool) -> Iterator[Record]:
+    for session_id in tuple(tombstones):
         tombstone = tombstones.get(session_id)
         if tombstone is not None:
             yield removal(session_id, tombstone, pending=pending)
