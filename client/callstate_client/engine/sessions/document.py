@@ -314,8 +314,10 @@ class Document:
             behind -= self.counts[chunk]
         raise ConflictError("the session has no turn of this role to amend")
 
-    def amended(self, place: Place, patch: Raw, path: str) -> bytes:
-        """The turn at this place with a merge patch applied, validated."""
+    def amended(self, place: Place, patch: Raw | dict[str, Any], path: str) -> bytes:
+        """The turn at this place with a merge patch applied, validated; a dict is one that was checked."""
+        if isinstance(patch, dict):
+            return merge_text(place.parts[place.at], patch)
         changes = check_json(patch, path, 4)  # the depth of a turn in a save
         if not isinstance(changes, dict):
             raise InvalidParamsError(f"Expected object at {path}", path=path, expected="object")

@@ -19,6 +19,7 @@ from callstate_client.engine.sessions.many_turns import are_many, check_many, ch
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.turn_patch import changes_in_steps
 from callstate_client.engine.sessions.validation import (
     LONG_BYTES,
     IncomingTurn,
@@ -130,13 +131,26 @@ def amend_turn(ctx: Context, caller: Caller, p: AmendTurnParams) -> bytes | Defe
     if done is not None:
         return done
     doc = session.doc
+    if len(p.set) > LONG_BYTES:
+        return in_steps(_amend_long(ctx, caller, p))
     if doc.history_bytes > UNCUT_BYTES and (doc.uncut(p.index) is not None or p.role is not None):
         return in_steps(_amend_cut(ctx, caller, session, p))
     return _amend(ctx, caller, session, p)
 
 
-def _amend_cut(ctx: Context, caller: Caller, session: Session, p: AmendTurnParams) -> Steps:
-    """Amend a turn of a long history, of which a part may have been added at once."""
+def _amend_long(ctx: Context, caller: Caller, p: AmendTurnParams) -> Steps:
+    """Amend a turn by a patch that takes long to check."""
+    yield
+    changes = yield from changes_in_steps(p.set, "$.params.set")
+    yield
+    session, done = _changeable(ctx, caller, p)
+    return (yield from _amend_cut(ctx, caller, session, p, changes)) if done is None else done
+
+
+def _amend_cut(
+    ctx: Context, caller: Caller, session: Session, p: AmendTurnParams, changes: dict[str, Any] | None = None
+) -> Steps:
+    """Amend a turn of a history that may be long, of which a part may have been added at once."""
     without: Sequence[bytes] = ()
     if p.index is None and p.role is not None:
         yield from session.doc.cut_all()
@@ -147,16 +161,27 @@ def _amend_cut(ctx: Context, caller: Caller, session: Session, p: AmendTurnParam
             yield from session.doc.cut_at(at)
     ctx.table.weigh_if_hot(session)
     session, done = _changeable(ctx, caller, p)
-    return _amend(ctx, caller, session, p, without) if done is None else done
+    return _amend(ctx, caller, session, p, without, changes) if done is None else done
 
 
 def _amend(
-    ctx: Context, caller: Caller, session: Session, p: AmendTurnParams, without: Sequence[bytes] = ()
+    ctx: Context,
+    caller: Caller,
+    session: Session,
+    p: AmendTurnParams,
+    without: Sequence[bytes] = (),
+    changes: dict[str, Any] | None = None,
 ) -> bytes:
-    """Amend a turn; `without`: chunks of the history that have no turn of the role."""
+    """Amend a turn.
+
+    Args:
+        ctx, caller, session, p: as of the verb.
+        without: chunks of the history that have no turn of the role.
+        changes: the patch, if it was checked.
+    """
     doc = session.doc
     place = doc.find_turn(p.index, p.role, without)
-    turn = doc.amended(place, p.set, "$.params.set")
+    turn = doc.amended(place, p.set if changes is None else changes, "$.params.set")
     added = len(turn) - len(place.parts[place.at])
     if added > 0:  # a session at the limit may still be made smaller
         ctx.check_size(doc.size + added)

@@ -253,6 +253,19 @@ async def test_a_long_value_is_checked_in_steps_and_saved_over_what_came_between
     }
 
 
+async def test_a_long_amendment_is_checked_in_steps_and_of_what_is_there_then(core: Core) -> None:
+    busy, other = FakeClient(core), FakeClient(core)
+    await turns_until(busy, busy.send(("session.save", {"session": STATE})))
+    changes = {"content": LONG, "tool": {"x": LONG}}
+    long = busy.send(("session.amend_turn", {"session_id": "a", "set": changes}))
+    between = other.send(("session.add_turn", {"session_id": "a", "turn": KEPT[1] | {"content": "between"}}))
+    assert await turns_until(other, between) <= 2
+    assert not busy.answered(long)
+    assert await turns_until(busy, long) >= 2
+    history = json.loads(core.session("a").doc.to_json(0))["history"]
+    assert history == [*KEPT, KEPT[1] | changes]
+
+
 @pytest.mark.parametrize(
     ("method", "params", "path"),
     [
@@ -262,6 +275,7 @@ async def test_a_long_value_is_checked_in_steps_and_saved_over_what_came_between
         ("session.update", {"session_id": "a", "set": {"metrics": LONG}}, "$.params.set.metrics"),
         ("session.update", {"session_id": "a", "set": {"call_id": LONG}}, "$.params.set.call_id"),
         ("session.update", {"session_id": "a", "set": {"x": LONG, "id": "b"}}, "$.params.set.id"),
+        ("session.amend_turn", {"session_id": "a", "set": {"content": LONG, "role": 5}}, "$.params.set.role"),
         ("session.add_turn", {"session_id": "a", "turn": {"content": LONG, "role": 5}}, "$.params.turn.role"),
         ("session.add_turn", {"session_id": "a", "turn": {"x": [LONG, 2**63]}}, "$.params.turn"),
     ],
