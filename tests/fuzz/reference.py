@@ -34,15 +34,13 @@ def read(text: bytes) -> Any:
 
 
 def names(text: bytes) -> list[str]:
-    """The names of an object's members, repeated ones as often as they are there."""
-    objects: list[list[tuple[str, Any]]] = []
+    """The names of a JSON object's members, repeated ones as often as they are there."""
+    return [name for name, _ in _read_all(text)]
 
-    def keep(members: list[tuple[str, Any]]) -> dict[str, Any]:
-        objects.append(members)
-        return dict(members)
 
-    json.loads(text, object_pairs_hook=keep)
-    return [name for name, _ in objects[-1]]
+def _read_all(text: bytes) -> Any:
+    """As `read`, with each object as the list of its members: of repeated names every value is there."""
+    return json.loads(text, object_pairs_hook=list)
 
 
 def _refuse(name: str) -> Any:
@@ -54,21 +52,25 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def passes_limits(value: Any) -> bool:
-    """Whether a value is within the protocol's limits: depth, finite doubles, no lone surrogates."""
-    level, depth = [value], 0
+def passes_limits(text: bytes, above: int = 0) -> bool:
+    """Whether a JSON text is within the protocol's limits: depth, finite doubles, no lone surrogates.
+
+    Args:
+        text: what `read` reads.
+        above: how many levels of the message it is in.
+    """
+    level, depth = [_read_all(text)], above
     while level:
         below: list[Any] = []
         for node in level:
-            if isinstance(node, dict):
-                below += [*node, *node.values()]
-            elif isinstance(node, list):
-                below += node
+            if isinstance(node, list):
+                for each in node:
+                    below += each if isinstance(each, tuple) else (each,)  # a member's name and value
             elif (isinstance(node, str) and not _is_text(node)) or (
                 isinstance(node, float) and not math.isfinite(node)
             ):
                 return False
-        depth += any(isinstance(node, dict | list) for node in level)
+        depth += any(isinstance(node, list) for node in level)
         if depth > MAX_DEPTH:
             return False
         level = below

@@ -103,7 +103,7 @@ def _reply_ids(line: bytes) -> set[str]:
     if not isinstance(value, dict):
         return {"null"}
     # Where a limit is passed decides whether the id is read; of several, a wrong one or the last one decides.
-    if not reference.passes_limits(value) or reference.names(line).count("id") > 1:
+    if not reference.passes_limits(line) or reference.names(line).count("id") > 1:
         return {"null", json.dumps(value.get("id"))}
     given = value.get("id")
     is_request = value.get("jsonrpc") == "2.0" and isinstance(value.get("method"), str) and value.keys() <= MEMBERS

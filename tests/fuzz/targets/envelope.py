@@ -39,7 +39,7 @@ def _check_refusal(line: bytes, refused: BadRequest) -> None:
     except (reference.NotJson, reference.TooDeep):
         return
     if isinstance(refused.error, ParseError):
-        assert not reference.passes_limits(value), f"JSON, refused as {refused.error}"
+        assert not reference.passes_limits(line), f"JSON, refused as {refused.error}"
     elif isinstance(value, dict) and refused.request_id not in (None, NULL_ID):
         assert reference.canonical(reference.read(refused.request_id or b"")) == reference.canonical(value["id"])
 

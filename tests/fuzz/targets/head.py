@@ -54,8 +54,8 @@ def _history_is_bad(head: Head) -> bool:
 
 def _check_refusal(text: bytes, refused: ParseError) -> None:
     try:
-        value = reference.read(text)
+        reference.read(text)
     except (reference.NotJson, reference.TooDeep):
         return
     # the session is the third level of its message
-    assert not reference.passes_limits([[value]]), f"JSON, refused as {refused}"
+    assert not reference.passes_limits(text, above=2), f"JSON, refused as {refused}"

@@ -172,10 +172,14 @@ class _Fields(Struct, omit_defaults=True):
 
 def _fields(door: HeadFields, extra: Mapping[str, Raw | bytes], created_at: str) -> bytes:
     recovery = door.recovery_data
-    if recovery is not UNSET and bytes(recovery) in _NOTHING:
+    if recovery is not UNSET and _is_nothing(bytes(recovery)):
         recovery = UNSET
     known = _Fields(door.id, created_at, door.provider, door.direction, door.from_, door.to, door.call_id, recovery)
     return _encode(known)[1:-1] + joined_members(extra) if extra else _encode(known)[1:-1]
+
+
+def _is_nothing(value: bytes) -> bool:
+    return value in _NOTHING or (value[:1] == b"{" and not value[1:-1].strip())
 
 
 def metrics_of(counters: Counters, extra: bytes) -> CallMetrics:

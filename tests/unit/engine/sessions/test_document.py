@@ -112,7 +112,7 @@ def test_a_history_that_is_not_a_list_is_refused(history: bytes) -> None:
     assert caught.value.expected == "array or null"
 
 
-@pytest.mark.parametrize("empty", [b"null", b"{}"])
+@pytest.mark.parametrize("empty", [b"null", b"{}", b"{ }", b"{\r\n\t}"])
 def test_empty_members_are_left_out_as_go_leaves_them_out(empty: bytes) -> None:
     whole = document(b'{"id":"a","call_id":"","recovery_data":%b}' % empty).to_json(0)
     assert b"recovery_data" not in whole
