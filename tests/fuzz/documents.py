@@ -8,7 +8,7 @@ import msgspec
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import Head
-from callstate_client.engine.sessions.validation import check_turns
+from callstate_client.engine.sessions.validation.turns import check_turns
 from callstate_client.errors import DocumentError
 from callstate_client.model import documents
 from fuzz import reference

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from callstate_client.engine.sessions.head import Head, read_head
-from callstate_client.engine.sessions.validation import PlainHead
+from callstate_client.engine.sessions.validation.heads import PlainHead
 from callstate_client.errors import ParseError, WireError
 from fuzz import reference
 from fuzz.documents import TIME, check_document, document_of, member, saved

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
-from callstate_client.engine.sessions.validation import IncomingTurn, check_turn, check_turns, completed
+from callstate_client.engine.sessions.validation.turns import IncomingTurn, check_turn, check_turns, completed
 from callstate_client.errors import ParseError, WireError
 from fuzz import reference
 from fuzz.documents import TIME, member

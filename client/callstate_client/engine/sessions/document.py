@@ -16,7 +16,8 @@ from msgspec import Raw, Struct
 from callstate_client.engine.sessions.head import Head
 from callstate_client.engine.sessions.layout import END, HISTORY, InStore, room_for
 from callstate_client.engine.sessions.tail import cut_run, last_turns
-from callstate_client.engine.sessions.validation import check_json, check_turn
+from callstate_client.engine.sessions.validation.turns import check_turn
+from callstate_client.engine.sessions.validation.values import check_json
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.model import documents, go_json
 from callstate_client.model.merge import merge_text

@@ -8,10 +8,9 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, structs
 
-from callstate_client.engine.sessions.validation import (
+from callstate_client.engine.sessions.validation.heads import (
     HeadFields,
     IncomingHead,
-    IncomingTurn,
     PlainHead,
     check_fields,
     check_head,
@@ -19,6 +18,7 @@ from callstate_client.engine.sessions.validation import (
     fields_in_steps,
     head_in_steps,
 )
+from callstate_client.engine.sessions.validation.turns import IncomingTurn
 from callstate_client.errors import InvalidParamsError
 from callstate_client.model import documents, go_json
 from callstate_client.model.go_json import INT64_MAX, INT64_MIN

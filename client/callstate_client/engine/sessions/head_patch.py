@@ -14,14 +14,11 @@ from msgspec import Raw, structs
 
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import CallMetrics, Head, joined_members, metrics_of
-from callstate_client.engine.sessions.validation import (
-    HEAD_NAMES,
+from callstate_client.engine.sessions.validation.heads import HEAD_NAMES, METRICS_BYTES, check_head, check_metrics
+from callstate_client.engine.sessions.validation.values import (
     HEAD_PARTS,
     LONG_BYTES,
-    METRICS_BYTES,
-    check_head,
     check_json,
-    check_metrics,
     check_parts,
     count_parts,
     json_in_steps,

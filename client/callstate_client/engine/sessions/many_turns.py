@@ -12,13 +12,8 @@ from collections.abc import Generator
 from typing import Final
 
 from callstate_client.engine.sessions.tail import cut_run
-from callstate_client.engine.sessions.validation import (
-    TURNS_PARTS,
-    IncomingTurn,
-    check_parts,
-    check_turns,
-    shortened_in_steps,
-)
+from callstate_client.engine.sessions.validation.turns import TURNS_PARTS, IncomingTurn, check_turns
+from callstate_client.engine.sessions.validation.values import check_parts, shortened_in_steps
 from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError
 
 LONG_BYTES: Final = 64 * 1024

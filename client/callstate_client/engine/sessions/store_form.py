@@ -17,8 +17,8 @@ from callstate_client.engine.sessions.head import head_of
 from callstate_client.engine.sessions.layout import InStore
 from callstate_client.engine.sessions.long_document import read_in_steps
 from callstate_client.engine.sessions.session import Session
+from callstate_client.engine.sessions.steps import finished
 from callstate_client.engine.sessions.stored import ORPHAN, SUSPECT, Patch, StoredMeta, StoredSession, Write
-from callstate_client.engine.sessions.validation import finished
 from callstate_client.errors import DocumentError, UnreadableError
 from callstate_client.model import documents
 from callstate_client.model.times import MAX_US, format_us, is_time, parse_us

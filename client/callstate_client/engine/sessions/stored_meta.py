@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from callstate_client.engine.sessions.ops import KEPT_OPS
 from callstate_client.engine.sessions.stored import ENDED, LIVE, ORPHAN, SUSPECT, StoredMeta
-from callstate_client.engine.sessions.validation import check_json
+from callstate_client.engine.sessions.validation.values import check_json
 from callstate_client.engine.user import MAX_ID, UNKNOWN
 from callstate_client.errors import WireError
 from callstate_client.model.go_json import INT64_MAX

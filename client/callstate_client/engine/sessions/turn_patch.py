@@ -11,12 +11,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from callstate_client.engine.sessions.validation import (
-    LONG_BYTES,
-    json_in_steps,
-    shortened_in_steps,
-    turn_in_steps,
-)
+from callstate_client.engine.sessions.validation.turns import turn_in_steps
+from callstate_client.engine.sessions.validation.values import LONG_BYTES, json_in_steps, shortened_in_steps
 from callstate_client.errors import InvalidParamsError
 from callstate_client.model import documents, go_json
 

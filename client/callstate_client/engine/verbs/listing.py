@@ -16,7 +16,7 @@ from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.param_checks import checked_labels
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.stored import Query, StoreError
-from callstate_client.engine.sessions.validation import check_time
+from callstate_client.engine.sessions.validation.texts import check_time
 from callstate_client.engine.verbs.read import loaded
 from callstate_client.errors import InvalidParamsError, StoreUnavailableError
 from callstate_client.model.times import format_us, parse_us

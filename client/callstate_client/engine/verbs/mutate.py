@@ -20,15 +20,14 @@ from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode, TurnsRecord
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.sessions.turn_patch import changes_in_steps
-from callstate_client.engine.sessions.validation import (
-    LONG_BYTES,
+from callstate_client.engine.sessions.validation.turns import (
     IncomingTurn,
-    check_json,
     check_turn,
     completed,
     is_whole,
     turn_in_steps,
 )
+from callstate_client.engine.sessions.validation.values import LONG_BYTES, check_json
 from callstate_client.engine.sessions.weight import head_growth
 from callstate_client.errors import ConflictError, InvalidParamsError, SessionNotFoundError, UnreadableError
 from callstate_client.model.times import format_us

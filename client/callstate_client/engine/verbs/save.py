@@ -26,7 +26,8 @@ from callstate_client.engine.sessions.merging import blind_base
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import HistoryMode
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.validation import LONG_BYTES, PlainHead
+from callstate_client.engine.sessions.validation.heads import PlainHead
+from callstate_client.engine.sessions.validation.values import LONG_BYTES
 from callstate_client.engine.sessions.weight import head_growth, labels_weight
 from callstate_client.engine.user import User
 from callstate_client.engine.verbs.save_delta import MARK, Extending

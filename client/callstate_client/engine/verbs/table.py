@@ -12,7 +12,7 @@ from callstate_client import protocol as p
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
-from callstate_client.engine.sessions.validation import PlainHead
+from callstate_client.engine.sessions.validation.heads import PlainHead
 from callstate_client.engine.verbs import (
     erase,
     heartbeat,

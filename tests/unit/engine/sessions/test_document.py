@@ -12,7 +12,7 @@ from msgspec import Raw
 
 from callstate_client.engine.sessions.document import FOLD_BYTES, FOLD_CHUNKS, MAX_PIECES, UNCUT_BYTES, Document
 from callstate_client.engine.sessions.head import CallMetrics, Head, read_head
-from callstate_client.engine.sessions.validation import IncomingTurn
+from callstate_client.engine.sessions.validation.turns import IncomingTurn
 from callstate_client.errors import ConflictError, InvalidParamsError
 from callstate_client.model import SessionState
 from callstate_client.model.merge import merge_patch

@@ -10,7 +10,8 @@ from msgspec import Raw
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import Head, head_of, read_head
 from callstate_client.engine.sessions.head_patch import checked_patch, patched_head
-from callstate_client.engine.sessions.validation import HEAD_NAMES, HEAD_PARTS, METRICS_BYTES
+from callstate_client.engine.sessions.validation.heads import HEAD_NAMES, METRICS_BYTES
+from callstate_client.engine.sessions.validation.values import HEAD_PARTS
 from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError
 from callstate_client.model import documents
 from support.documents import count_turns

@@ -18,7 +18,7 @@ from callstate_client.engine.sessions.json_steps import (
     members_in_steps,
     without_long_strings,
 )
-from callstate_client.engine.sessions.validation import finished
+from callstate_client.engine.sessions.steps import finished
 from callstate_client.model import go_json
 
 T = TypeVar("T")

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from callstate_client.engine.sessions import validation
 from callstate_client.engine.sessions.json_steps import PIECE_BYTES
 from callstate_client.engine.sessions.many_turns import check_many
-from callstate_client.engine.sessions.validation import finished, head_in_steps, is_whole, turn_in_steps
+from callstate_client.engine.sessions.steps import finished
+from callstate_client.engine.sessions.validation import turns, values
+from callstate_client.engine.sessions.validation.heads import head_in_steps
+from callstate_client.engine.sessions.validation.turns import is_whole, turn_in_steps
 from callstate_client.errors import InvalidParamsError, ParseError
 
 TURN = {"role": "user", "content": "hello", "timestamp": "2026-01-01T00:00:00Z", "duration_ms": 1}
@@ -68,7 +70,8 @@ def test_what_is_refused_at_once_is_refused_in_steps(
     with pytest.raises(error) as in_steps:
         finished(turn_in_steps(wrong, "$.turn"))
     assert in_steps.value.data["path"] == path
-    monkeypatch.setattr(validation, "LONG_BYTES", len(wrong))
+    for module in (turns, values):
+        monkeypatch.setattr(module, "LONG_BYTES", len(wrong))
     with pytest.raises(error) as at_once:
         finished(turn_in_steps(wrong, "$.turn"))
     assert at_once.value.data == in_steps.value.data

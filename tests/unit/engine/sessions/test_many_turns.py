@@ -16,7 +16,7 @@ from callstate_client.engine.sessions.many_turns import (
     check_many,
     check_some,
 )
-from callstate_client.engine.sessions.validation import TURN_PARTS, check_turns
+from callstate_client.engine.sessions.validation.turns import TURN_PARTS, check_turns
 from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError
 
 PATH = "$.params.turns"

@@ -11,8 +11,8 @@ from msgspec import Raw
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import head_of
 from callstate_client.engine.sessions.json_steps import PIECE_BYTES
+from callstate_client.engine.sessions.steps import finished
 from callstate_client.engine.sessions.turn_patch import changes_in_steps
-from callstate_client.engine.sessions.validation import finished
 from callstate_client.errors import WireError
 from callstate_client.model import documents
 

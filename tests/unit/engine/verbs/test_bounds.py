@@ -13,7 +13,8 @@ import pytest
 from msgspec import inspect
 
 from callstate_client.engine.request import BadRequest, read_request
-from callstate_client.engine.sessions.validation import IncomingHead, IncomingTurn
+from callstate_client.engine.sessions.validation.heads import IncomingHead
+from callstate_client.engine.sessions.validation.turns import IncomingTurn
 from callstate_client.engine.verbs.table import VERBS
 from callstate_client.errors import InvalidParamsError, ParseError, WireError
 from callstate_client.protocol.ids import MAX_TEXT_BYTES

@@ -14,7 +14,7 @@ import pytest
 from callstate_client.engine.sessions.document import Document
 from callstate_client.engine.sessions.head import read_head
 from callstate_client.engine.sessions.session import Session
-from callstate_client.engine.sessions.validation import LONG_BYTES
+from callstate_client.engine.sessions.validation.values import LONG_BYTES
 from callstate_client.engine.verbs.heartbeat import IDS_A_STEP
 from callstate_client.engine.verbs.listing import LOOKS_A_PAGE, LOOKS_A_STEP
 from callstate_client.protocol.bounds import MAX_HEARTBEAT_IDS

@@ -1,31 +1,13 @@
-"""What is taken, what is refused, and that the quick look and the slow one judge alike."""
+"""Turns from clients: what is taken, what is refused, and that the quick look and the slow one judge alike."""
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from callstate_client.engine.sessions import validation
-from callstate_client.engine.sessions.validation import (
-    HEAD_PARTS,
-    check_head,
-    check_json,
-    check_metrics,
-    check_turn,
-    check_turns,
-    completed,
-    is_whole,
-)
-from callstate_client.errors import InvalidParamsError, ParseError, TooLargeError, WireError
-from callstate_client.protocol import MAX_DEPTH
+from callstate_client.engine.sessions.validation.turns import check_turn, check_turns, completed, is_whole
+from callstate_client.errors import InvalidParamsError, ParseError, WireError
 
 PATH = "$.params.turn"
-DEEPEST = MAX_DEPTH - 5  # a member's value lies five levels deep: message, params, turns, turn, member
-
-
-def nested(levels: int) -> bytes:
-    return b"[" * levels + b"]" * levels
 
 
 TAKEN = {
@@ -155,46 +137,6 @@ def test_foreign_members_are_not_judged(value: bytes) -> None:
     check_turn(b'{"role":"tool","result":%b}' % value, PATH)
 
 
-@pytest.mark.parametrize(
-    ("value", "kind"),
-    [
-        (b"9223372036854775808", InvalidParamsError),
-        (b"-9223372036854775809", InvalidParamsError),
-        (b"1" * 40, InvalidParamsError),
-        (b"1e999", InvalidParamsError),
-        (b'{"x":[18446744073709551615]}', InvalidParamsError),
-        (b'"\\ud800"', ParseError),
-        (b'{"\\ud800":1}', ParseError),
-        (nested(DEEPEST + 3), ParseError),
-        (b'{"x":' * 40 + nested(DEEPEST) + b"}" * 40, ParseError),
-        (nested(100_000), ParseError),
-    ],
-    ids=lambda value: None if isinstance(value, type) else repr(value[:24]),
-)
-def test_values_that_could_not_be_written_again_are_refused_in_unknown_members_too(
-    value: bytes, kind: type[WireError]
-) -> None:
-    with pytest.raises(kind) as caught:
-        check_turn(b'{"zz":%b}' % value, PATH)
-    assert caught.value.data["path"].startswith(PATH)
-    assert len(caught.value.message) < 400
-    with pytest.raises(kind):
-        check_head(b'{"id":"a","zz":%b}' % value, "$.params.session")
-    with pytest.raises(kind):
-        check_metrics(b'{"zz":%b}' % value, "$.params.session.metrics")
-
-
-@pytest.mark.parametrize("value", [b"9223372036854775807", b"-9223372036854775808", b"1e308", nested(DEEPEST)])
-def test_the_bounds_themselves_are_taken(value: bytes) -> None:
-    check_turn(b'{"zz":%b}' % value, PATH)
-    check_json(value, PATH, 5)
-
-
-def test_bad_utf_8_is_refused_where_bytes_come_by_another_way() -> None:
-    with pytest.raises(ParseError):
-        check_json(b'"\xff"', PATH, 3)
-
-
 def test_errors_of_a_list_name_the_turn() -> None:
     with pytest.raises(InvalidParamsError) as caught:
         check_turns(b'[{},{"role":5}]', "$.params.turns")
@@ -216,117 +158,3 @@ def test_turns_are_completed() -> None:
     assert not any(map(is_whole, check_turns(b"[%b]" % turns, PATH)))
     said = b'[{"role":"user","content":"hi","timestamp":"2020-01-01T00:00:00Z","duration_ms":5}]'
     assert all(map(is_whole, check_turns(said, PATH)))
-
-
-HEADS: dict[str, tuple[bytes, str, str]] = {
-    "no id": (b"{}", "$.params.session.id", "this member"),
-    "id": (b'{"id":5}', "$.params.session.id", "str"),
-    "not an object": (b"[]", "$.params.session", "object"),
-    "status": (b'{"id":"a","status":null}', "$.params.session.status", "str"),
-    "long status": (b'{"id":"a","status":"%b"}' % (b"x" * 65), "$.params.session.status", "str of length <= 64"),
-    "wide provider": (
-        '{{"id":"a","provider":"{}"}}'.format("é" * 33).encode(), "$.params.session.provider", "at most 64 bytes"
-    ),
-    "wide direction": (
-        b'{"id":"a","direction":"%b"}' % (b"\\u00e9" * 33), "$.params.session.direction", "at most 64 bytes"
-    ),
-    "time": (b'{"id":"a","created_at":"2026-01-01"}', "$.params.session.created_at", "RFC 3339 time"),
-    "other time": (b'{"id":"a","updated_at":""}', "$.params.session.updated_at", "RFC 3339 time"),
-    "year 0": (b'{"id":"a","updated_at":"0000-01-01T00:00:00Z"}', "$.params.session.updated_at", "RFC 3339 time"),
-    "from": (b'{"id":"a","from":1}', "$.params.session.from", "str"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("data", "path", "expected"), HEADS.values(), ids=HEADS)
-def test_heads_refused(data: bytes, path: str, expected: str) -> None:
-    with pytest.raises(InvalidParamsError) as caught:
-        check_head(data, "$.params.session")
-    assert caught.value.path == path
-    assert caught.value.expected == expected
-
-
-def test_heads_taken() -> None:
-    head, extra = check_head(b'{"id":"a","from":"+1","history":[{}],"x":1,"y":{"z":[]},"created_at":null}', "$")
-    assert (head.id, head.from_, head.status, head.created_at) == ("a", "+1", "pending", None)
-    assert {name: bytes(value) for name, value in extra.items()} == {"x": b"1", "y": b'{"z":[]}'}
-
-
-@pytest.mark.parametrize(
-    ("data", "path"),
-    [
-        (b'{"turn_count":"3"}', "$.m.turn_count"),
-        (b'{"turn_count":9223372036854775808}', "$.m.turn_count"),
-        (b'{"average_response_ms":null}', "$.m.average_response_ms"),
-        (b"[]", "$.m"),
-    ],
-)
-def test_metrics_refused(data: bytes, path: str) -> None:
-    with pytest.raises(InvalidParamsError) as caught:
-        check_metrics(data, "$.m")
-    assert caught.value.path == path
-
-
-def test_metrics_taken() -> None:
-    assert check_metrics(b"null", "$.m")[0].turn_count == 0
-    metrics, extra = check_metrics(b'{"turn_count":-1,"p50":{"ms":3}}', "$.m")
-    assert metrics.turn_count == -1
-    assert bytes(extra["p50"]) == b'{"ms":3}'
-
-
-# -- the number of values -----------------------------------------------------------------------------------------
-
-TOO_MANY = {
-    "arrays": b"[" + b",".join([b"[]"] * HEAD_PARTS) + b"]",
-    "objects": b"[" + b",".join([b"{}"] * HEAD_PARTS) + b"]",
-    "members": b"{%b}" % b",".join(b'"%d":1' % number for number in range(HEAD_PARTS)),
-    "numbers": b"[" + b",".join([b"1"] * 11 * HEAD_PARTS) + b"]",
-}
-
-
-@pytest.mark.parametrize("value", TOO_MANY.values(), ids=TOO_MANY)
-def test_more_values_than_a_head_may_have_are_refused_before_they_are_decoded(
-    value: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(validation, "_any", None)
-    with pytest.raises(TooLargeError, match=f"more than {HEAD_PARTS} objects, arrays and members at path"):
-        check_json(value, "path", 3)
-
-
-@pytest.mark.parametrize("head", [b'{"id":"c","recovery_data":{"a":%b}}', b'{"id":"c","own":%b,"history":[]}'])
-def test_a_head_with_too_many_values_is_refused(head: bytes) -> None:
-    with pytest.raises(TooLargeError):
-        check_head(head % TOO_MANY["arrays"], "path")
-    many = b'{"id":"c",%b}' % b",".join(b'"m%d":1' % number for number in range(HEAD_PARTS))
-    with pytest.raises(TooLargeError):
-        check_head(many, "path")
-
-
-def test_text_is_not_counted() -> None:
-    text = b'"%b"' % (b'[{:,\\"' * HEAD_PARTS)
-    assert check_json(b'{"a":%b}' % text, "path", 3) == {"a": json.loads(text)}
-
-
-def test_turns_are_not_counted_as_values_of_the_head() -> None:
-    turns = b"[" + b",".join([b"{}"] * 2 * HEAD_PARTS) + b"]"
-    head, extra = check_head(b'{"id":"c","own":1,"history":%b}' % turns, "path")
-    assert bytes(head.history) == turns  # type: ignore[arg-type]
-    assert extra.keys() == {"own"}
-
-
-def test_of_many_members_the_wrong_one_is_named() -> None:
-    members = b",".join(b'"m%d":%b' % (number, b"1" * (20 if number == 700 else 1)) for number in range(1000))
-    with pytest.raises(InvalidParamsError) as refused:
-        check_head(b'{"id":"c",%b}' % members, "path")
-    assert refused.value.data["path"] == "path.m700"
-
-
-@pytest.mark.parametrize("width", [1, 100])
-def test_nesting_is_counted_wherever_it_is(width: int) -> None:
-    """Level by level, among others that are not nested."""
-
-    def within(levels: int) -> bytes:
-        return b"[%b,%b]" % (b",".join([b"[]"] * width), nested(levels))
-
-    assert check_json(within(MAX_DEPTH - 4), "path", 3)
-    with pytest.raises(ParseError, match="nested deeper"):
-        check_json(within(MAX_DEPTH - 3), "path", 3)
