@@ -47,7 +47,7 @@ class Slices:
 
 
 async def in_slices(items: Iterable[T], slices: Slices | None = None) -> AsyncIterator[T]:
-    """Iterate over items, giving way in between. They must not change meanwhile: pass a copy of what may.
+    """Iterate over items, giving way in between. Pass a copy of what may change, or an iterator that bears it.
 
     A copy of very many strings should be a tuple: the garbage collector looks at 100,000 ids once, which takes
     2 ms, and no more from then on. A list of them it looks at whenever it collects everything.

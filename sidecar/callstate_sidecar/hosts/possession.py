@@ -71,9 +71,8 @@ class Possessions:
         Raises:
             StoreError: the store can't say.
         """
-        session_ids = tuple(self._ctx.table.sessions)
-        for start in range(0, len(session_ids), SESSIONS_A_REQUEST):
-            await self._give_up(session_ids[start : start + SESSIONS_A_REQUEST])
+        for session_ids in self._ctx.table.ids(SESSIONS_A_REQUEST):
+            await self._give_up(session_ids)
 
     async def _give_up(self, session_ids: Sequence[str]) -> None:
         sessions = self._ctx.table.sessions

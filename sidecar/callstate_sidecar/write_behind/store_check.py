@@ -131,10 +131,8 @@ class StoreCheck:
     # -- sessions -------------------------------------------------------------------------------------------
 
     async def _check_sessions(self, result: CheckResult, *, repair: bool) -> None:
-        session_ids = tuple(self._table.sessions)
         mended, is_repaired = list[Finding](), False
-        for start in range(0, len(session_ids), SESSIONS_A_STEP):
-            some = session_ids[start : start + SESSIONS_A_STEP]
+        for some in self._table.ids(SESSIONS_A_STEP):
             expected = self._sweep.expected(some)
             for session_id, (kind, deviation) in (await self._compare(expected, result)).items():
                 if not self._sweep.is_clean(session_id, expected):

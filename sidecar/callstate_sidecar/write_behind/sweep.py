@@ -87,10 +87,9 @@ class StoreSweep(BackgroundTask):
     async def sweep(self) -> None:
         """Compare all hot sessions once, as far as the store answers."""
         await self._check_loss()  # of everything, which is repaired as a whole
-        session_ids = tuple(self._table.sessions)
         missing = 0
-        for start in range(0, len(session_ids), SESSIONS_A_REQUEST):
-            expected = self.expected(session_ids[start : start + SESSIONS_A_REQUEST])
+        for session_ids in self._table.ids(SESSIONS_A_REQUEST):
+            expected = self.expected(session_ids)
             before = self._store.answers
             try:
                 found = await self._backend.check([*expected.values()])

@@ -232,14 +232,13 @@ class WriteBehind(BackgroundTask):
                 self._table.store_in_doubt = bool(self._backend.away)  # it may come back empty
                 return
             self._table.store_in_doubt = True
-            session_ids = tuple(self._table.sessions)
-            async for session_id in in_slices(session_ids):
+            sessions = 0
+            async for session_id in in_slices(self._table.each_id()):
                 self._queue.not_stored(session_id, self._clock.mono())
+                sessions += 1
             await self._deletions.repeat()
             self._data_losses, self._table.store_in_doubt = data_losses, False
-        log.error(
-            "store_repaired", "the store may have lost data; %d sessions are written to it again", len(session_ids)
-        )
+        log.error("store_repaired", "the store may have lost data; %d sessions are written to it again", sessions)
         self._metrics.count("store_repairs")
         self.store.publish("store.repaired")
         self._wake.set()

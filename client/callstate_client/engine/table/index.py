@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
 from callstate_client.engine.sessions.session import Session
@@ -54,6 +55,14 @@ class NumberedOrder(Generic[NumberedT]):
             entry = entries.get(numbers[place])
             if entry is not None:
                 yield entry
+
+    def chunks(self, size: int) -> Iterator[list[NumberedT]]:
+        """Iterate over all entries, so many at a time. Any may be added or dropped in between: those that are added
+        meanwhile come at the end, so entries must not be added faster than they are consumed."""
+        number = 0
+        while some := [*islice(self.behind(number), size)]:
+            number = some[-1].seq
+            yield some
 
 
 def _move(counts: dict[KeyT, int], before: KeyT | None, after: KeyT | None) -> None:

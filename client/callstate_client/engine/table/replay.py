@@ -169,7 +169,7 @@ def snapshot(table: SessionTable) -> Iterator[Record]:
     has what was added or removed since the start.
     """
     yield from [*table.processes.values()]
-    for session_id in tuple(table.sessions):
+    for session_id in table.each_id():
         session = table.sessions.get(session_id)
         if session is not None:
             yield from in_parts(session, 0)

@@ -96,3 +96,18 @@ def test_the_roll_does_not_grow_with_what_has_been() -> None:
         roll.drop(comes)
     assert len(roll._numbers) <= MIN_HOLES + 3
     assert list(roll.behind(0)) == [stays]
+
+
+def test_chunks_have_everything_that_stays_whatever_comes_and_goes_in_between() -> None:
+    roll = NumberedOrder()
+    sessions = [session(f"s{number}") for number in range(10)]
+    for each in sessions:
+        roll.add(each)
+    chunks = roll.chunks(4)
+    assert next(chunks) == sessions[:4]
+    for gone in (sessions[3], sessions[4], sessions[8]):
+        roll.drop(gone)
+    roll.add(sessions[8])  # as a deletion that is rolled back
+    comes = session("comes")
+    roll.add(comes)
+    assert [*chunks] == [[*sessions[5:8], sessions[9]], [sessions[8], comes]]
