@@ -6,6 +6,7 @@ import math
 import re
 import socket
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any, Final
 
 from bench.hostile.attacker import KIND
@@ -14,10 +15,10 @@ from bench.processes import Rig, Server
 from bench.sampling import short
 from bench.wire import Wire
 
-REPEATS: Final = 4
-"""The cheapest of so many counts: what else the machine does can only add to it."""
+REPEATS: Final = 12
+"""The cheapest of so many requests counts, each taken alone: what else the machine and the daemon do can only add
+to it. All sizes take turns, so that a slow spell of the machine does not fall on one of them."""
 
-ROUNDS: Final = 3
 LINEAR: Final = 1.25
 """The exponent up to which growth counts as linear: times of milliseconds on a shared machine are not exact."""
 
@@ -37,12 +38,12 @@ def measure(rig: Rig, doublings: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for number, each in enumerate(INPUTS):
         sizes = [each.smallest << doubling for doubling in range(doublings + 1)]
-        costs: list[float] = []
-        refused = ""
-        for size in sizes:
-            daemon = rig.daemon(f"verb-{number}-{size}", None, "--set", "journal.checkpoint_min_bytes=1073741824")
-            cost, refused = _cost(daemon, each, size)
-            costs.append(cost)
+        daemons = [
+            rig.daemon(f"verb-{number}-{size}", None, "--set", "journal.checkpoint_min_bytes=1073741824")
+            for size in sizes
+        ]
+        costs, refused = _costs(daemons, each, sizes)
+        for daemon in daemons:
             rig.end(daemon)
         found[f"{each.verb}: {each.what}"] = {
             "verb": each.verb, "what": each.what, "sizes": sizes,
@@ -62,21 +63,23 @@ def exponent(sizes: Sequence[int], costs: Sequence[float]) -> float:
     return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
 
 
-def _cost(daemon: Server, each: Input, size: int) -> tuple[float, str]:
-    """The daemon's CPU time for one request, and the kind of refusal; empty: it was done."""
-    with Wire(daemon) as wire:
-        for one in each.prepare(size):
-            _ask(wire.socket, one)
-    refused, costs = "", []
-    with Wire(daemon) as wire:
-        line = each.line(size)
-        for round_number in range(ROUNDS):
-            before = daemon.cpu_s()
-            for number in range(REPEATS):
-                reply = _ask(wire.socket, NUMBER.sub(f"{round_number}-{number}", line.decode()).encode())
-                refused = _refusal(reply)
-            costs.append((daemon.cpu_s() - before) / REPEATS)
-    return min(costs), refused
+def _costs(daemons: Sequence[Server], each: Input, sizes: Sequence[int]) -> tuple[list[float], str]:
+    """The CPU seconds of each daemon for one request of its size, and how the largest was refused; empty: not."""
+    lines = [each.line(size).decode() for size in sizes]
+    costs = [math.inf] * len(sizes)
+    refused = ""
+    with ExitStack() as stack:
+        wires = [stack.enter_context(Wire(daemon)) for daemon in daemons]
+        for wire, size in zip(wires, sizes, strict=True):
+            for one in each.prepare(size):
+                _ask(wire.socket, one)
+        for number in range(REPEATS):
+            for place, (daemon, wire) in enumerate(zip(daemons, wires, strict=True)):
+                one = NUMBER.sub(str(number), lines[place]).encode()
+                before = daemon.cpu_s()
+                refused = _refusal(_ask(wire.socket, one))
+                costs[place] = min(costs[place], daemon.cpu_s() - before)
+    return costs, refused
 
 
 def _ask(connection: socket.socket, line: bytes) -> bytes:
