@@ -8,7 +8,6 @@ deadline, write a checkpoint, close. What could not be flushed is in the journal
 from __future__ import annotations
 
 import asyncio
-import gc
 import secrets
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
@@ -17,9 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from callstate_client.engine.engine import Engine
-from callstate_client.engine.sessions.records import Record
 from callstate_client.engine.sessions.stored import StoreError, StoreUnsuitableError
-from callstate_client.engine.table.replay import replay, snapshot
+from callstate_client.engine.table.replay import snapshot
 from callstate_sidecar.access.configured import configured_policy
 from callstate_sidecar.access.control import AccessControl
 from callstate_sidecar.access.policy import Policy
@@ -51,6 +49,7 @@ from callstate_sidecar.read_through import ReadThrough
 from callstate_sidecar.reaper import Reaper
 from callstate_sidecar.reconcile import Reconciler
 from callstate_sidecar.reload import Reloads
+from callstate_sidecar.restoring import restore
 from callstate_sidecar.serving.acceptor import Acceptor
 from callstate_sidecar.serving.connection import ClientConnection
 from callstate_sidecar.serving.idle import LOOK_EVERY_S
@@ -68,10 +67,6 @@ from callstate_sidecar.system.state_dir import JOURNAL_NAME, StateDir
 from callstate_sidecar.write_behind import WriteBehind
 
 log = EventLog(__name__)
-
-REPLAY_NOTICE_RECORDS: Final = 20_000
-REPLAY_NOTICE_S: Final = 30.0
-"""After this many records, some tenths of a second, a replay asks systemd for this much more time."""
 
 DRAIN_S: Final = 2.0
 """How long a stop waits for requests in flight before it flushes, seconds."""
@@ -115,7 +110,6 @@ class Daemon:
         self._engine = Engine(self._limits, config.reaper, self._clock, secrets.token_hex(8))
         self._stop = asyncio.Event()
         self._exit = Exit.OK
-        self._replayed = 0
 
     # -- start ----------------------------------------------------------------------------------------------
 
@@ -364,22 +358,8 @@ class Daemon:
             await cancel_and_wait(task)
 
     def _restore(self) -> None:
-        """Replay the journal into the engine, and begin a new segment of it."""
-        gc.disable()  # nothing created here is garbage
-        replayed = self._journal.replay(self._replay_record)
-        self._engine.restore(self._peers.find)
-        self._journal.start()
-        if self._config.journal.durability == "memory":
-            self._journal.discard_replayed()
-        if replayed:
-            log.info("journal_replayed", "%d journal records replayed", replayed)
-
-    def _replay_record(self, record: Record) -> None:
-        self._signals.check()
-        replay(self._engine.table, record)
-        self._replayed += 1
-        if self._replayed % REPLAY_NOTICE_RECORDS == 0:
-            self._manager.extend_timeout(REPLAY_NOTICE_S, f"replaying the journal, {self._replayed} records so far")
+        discard = self._config.journal.durability == "memory"
+        restore(self._engine, self._journal, self._peers, self._signals, self._manager, discard=discard)
 
     def _connection(self) -> ClientConnection:
         return ClientConnection(self._server, self._server.limits.line_bytes)

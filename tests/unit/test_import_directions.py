@@ -90,9 +90,11 @@ SIDECAR = {
     "monitoring": "logs system config histogram metrics background serving engine_host",
     "named_backend": "system config stores",
     "reload": "config",
+    "restoring": "logs system journal",
     "status": "system background metrics",
     "daemon": "access logs system config slices garbage long_turns journal serving metrics background "
-    "named_backend read_through write_behind reconcile erasure reaper hosts engine_host monitoring reload status",
+    "named_backend read_through write_behind reconcile erasure reaper hosts engine_host monitoring reload "
+    "restoring status",
     "launch": "access logs system config journal serving daemon",
 }
 ROOMS = {"callstate_client": CLIENT, "callstate_client.engine": ENGINE, "callstate_sidecar": SIDECAR}
