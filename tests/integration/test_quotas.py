@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -13,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from callstate_client.cli.app import run
+from callstate_sidecar.serving.connection import LINES_A_TURN
 from support.daemon import Daemon
 from support.users import ALICE, BOB, User, needs_root
 from support.wire import Refused, Wire
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+STATS = b'{"jsonrpc":"2.0","id":2,"method":"server.stats"}\n'
 
 
 def open_to_all(daemon: Daemon) -> Daemon:
@@ -151,3 +155,27 @@ def test_a_reload_applies_the_limits_of_a_user(short_dir: Path) -> None:
             time.sleep(0.01)
         with Wire(daemon.socket) as second:
             assert second.call("events.subscribe")["seq"] >= 0
+
+
+@needs_root
+def test_a_users_flood_from_many_connections_does_not_precede_anothers_request() -> None:
+    """All of it has arrived before the other's request does. The daemon says what it has served by then."""
+    with serving() as daemon, User(ALICE) as alice, User(BOB) as bob, ExitStack() as stack:
+        flooding = [stack.enter_context(alice.wire(daemon.socket)) for _ in range(200)]
+        other = stack.enter_context(bob.wire(daemon.socket))
+
+        def served() -> int:
+            return int(other.reply()["result"]["requests"]["server.ping"])
+
+        before = int(other.call("server.stats")["requests"].get("server.ping", 0))
+        daemon.signal(signal.SIGSTOP)
+        for wire in flooding:
+            wire.send(b'{"jsonrpc":"2.0","id":1,"method":"server.ping"}\n' * 50)
+        other.send(STATS)
+        daemon.signal(signal.SIGCONT)
+        assert served() - before < 200 * LINES_A_TURN / 2  # half of what a turn of each connection would be
+        for wire in flooding:
+            for _ in range(50):
+                assert wire.reply()["result"] == {}
+        other.send(STATS)
+        assert served() - before == 200 * 50
