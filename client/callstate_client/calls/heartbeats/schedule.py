@@ -107,9 +107,10 @@ class Schedule:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def add(self, session_id: str, timeout_s: float, now: float, lost: LostCallback) -> None:
-        """See `Heartbeats.add`."""
-        self._calls[session_id] = ScheduledCall(timeout_s, now, lost)
+    def add(self, session_id: str, timeout_s: float, now: float, lost: LostCallback) -> float:
+        """See `Heartbeats.add`. Returns when the call's first heartbeat is due."""
+        call = self._calls[session_id] = ScheduledCall(timeout_s, now, lost)
+        return call.due
 
     def discard(self, session_id: str, lost: LostCallback | None) -> None:
         """See `Heartbeats.discard`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from math import inf
 from threading import Condition, Thread
 from time import monotonic
 from typing import Final
@@ -72,6 +73,9 @@ class HeartbeatThread:
         self._changed = Condition()
         """Guards all below."""
         self._schedule = Schedule()
+        self._sleeps_until = inf
+        """When the thread looks at the schedule again by itself, by `clock`; of a thread that is awake, in the past
+        or `inf`."""
         self._connection: BlockingConnection | None = None
         self._thread: Thread | None = None
         self._closing = False
@@ -84,8 +88,9 @@ class HeartbeatThread:
     def add(self, session_id: str, timeout_s: float, lost: LostCallback) -> None:
         """See `Heartbeats.add`."""
         with self._changed:
-            self._schedule.add(session_id, timeout_s, self._clock(), lost)
-            self._changed.notify()
+            due = self._schedule.add(session_id, timeout_s, self._clock(), lost)
+            if due < self._sleeps_until:  # waking it costs more than all else that begins a call
+                self._changed.notify()
             if self._thread is None:
                 self._thread = Thread(target=self._run, name="callstate-heartbeats", daemon=True)
                 self._thread.start()
@@ -115,6 +120,7 @@ class HeartbeatThread:
         """In a child: there is no thread here, and the connection is the parent's."""
         self._changed = Condition()  # the old one may be locked by a thread that the child does not have
         self._schedule = Schedule()
+        self._sleeps_until = inf
         self._connection = self._thread = None
 
     # -- in the thread --------------------------------------------------------------------------------------
@@ -141,8 +147,10 @@ class HeartbeatThread:
                 may_send = self._may_send()
                 next_due = self._schedule.next_due
                 if next_due is None or not may_send:
+                    self._sleeps_until = inf
                     self._changed.wait()
                 elif next_due > now:
+                    self._sleeps_until = next_due
                     self._changed.wait(next_due - now)
                 else:
                     return self._schedule.take_due(now)

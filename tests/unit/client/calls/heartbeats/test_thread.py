@@ -203,6 +203,24 @@ async def test_calls_that_are_due_soon_beat_together(calls: Calls) -> None:
     side.reply({})
 
 
+async def test_a_call_wakes_the_thread_only_if_it_is_due_before_the_others(
+    calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls.add("c1")
+    calls.look()
+    changed = calls.heartbeats._thread._changed
+    wake = changed.notify
+    wakes: list[None] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(changed, "notify", lambda: wakes.append(wake()))
+        calls.add("as soon")
+        assert not wakes
+        calls.heartbeats.add("sooner", TIMEOUT_S / 2, print)
+        assert wakes
+    calls.pass_time(BEAT_S / 2)
+    assert heartbeats_of(calls.accept()) == ["sooner"]
+
+
 async def test_very_many_are_several_messages(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat_batch, "BATCH_SIZE", 2)
     for session_id in ("c1", "c2", "c3"):
