@@ -21,7 +21,7 @@ from callstate_client.engine.table.replay import snapshot
 from callstate_sidecar.access.configured import configured_policy
 from callstate_sidecar.access.control import AccessControl
 from callstate_sidecar.access.policy import Policy
-from callstate_sidecar.background import cancel_and_wait, supervise
+from callstate_sidecar.background import cancel_and_wait, in_thread, supervise
 from callstate_sidecar.config.errors import ConfigError
 from callstate_sidecar.config.memory_limits import differing, resolve_limits
 from callstate_sidecar.config.metrics_address import resolve_metrics
@@ -60,6 +60,7 @@ from callstate_sidecar.status import StatusReport, status_line
 from callstate_sidecar.system import descriptors, host, systemd
 from callstate_sidecar.system.clock import SystemClock, since_boot
 from callstate_sidecar.system.exits import Exit
+from callstate_sidecar.system.heap import Heap
 from callstate_sidecar.system.memory import memory_limit
 from callstate_sidecar.system.peers import Peers
 from callstate_sidecar.system.signals import Signals, StoppedError
@@ -73,6 +74,9 @@ DRAIN_S: Final = 2.0
 
 STORE_CHECK_S: Final = 1.0
 """How long a start waits for a store to say what it is, seconds."""
+
+TRIM_EVERY_S: Final = 15.0
+"""Seconds between two looks at whether memory can be given back."""
 
 SWEEP_LEASES: Final = 2
 """The active set is swept once in so many leases: each minute."""
@@ -341,6 +345,7 @@ class Daemon:
             supervise("watchdog", self._feed_watchdog, self._metrics),
             supervise("idle-connections", self._close_idle, self._metrics),
             supervise("log-report", _report_suppressed, self._metrics),
+            supervise("heap", _trim_heap, self._metrics),
         ]
         status = StatusReport(self._manager, self._status, self._metrics)
         status.start()
@@ -486,6 +491,13 @@ class Daemon:
 
 def _stopped_at_once(signal: str) -> None:
     log.warning("stopped_at_once", "%s again: exiting at once; the journal has what is not in the store", signal)
+
+
+async def _trim_heap() -> None:
+    heap = Heap()
+    while True:
+        await asyncio.sleep(TRIM_EVERY_S)
+        await in_thread(heap.trim)
 
 
 async def _report_suppressed() -> None:
