@@ -330,21 +330,6 @@ async def test_long_documents_are_read_one_by_one_and_in_turns_of_the_loop(monke
     assert core.session("s3").doc.turn_count == 300
 
 
-async def test_requests_that_waited_for_one_read_give_way_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slices, "SLICE_S", 0.0)
-    core = Core()
-    core.memory.hold()
-    asked = [core.begin("session.save", b'{"session":{"id":"%d"}}' % number) for number in range(20)]
-    core.memory.let_go()
-    in_each_turn, before = [], 0
-    while not all(each.done() for each in asked):
-        await asyncio.sleep(0)
-        hot = len(core.table.sessions)
-        in_each_turn.append(hot - before)
-        before = hot
-    assert max(in_each_turn) == 1
-
-
 async def test_so_many_sessions_are_read_at_a_time_and_no_more() -> None:
     core = Core()
     core.memory.hold()
