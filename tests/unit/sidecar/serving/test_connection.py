@@ -14,6 +14,7 @@ import pytest
 
 from callstate_client.engine.user import NOBODY
 from callstate_sidecar.config.schema import KIB, LimitsConfig, UserLimitsConfig
+from callstate_sidecar.serving import connection
 from callstate_sidecar.serving.connection import LINES_A_TURN, LOW_WATER_SHARE, MAX_WAITING, SHARE_S
 from support.core import Core, FakeClient
 
@@ -159,7 +160,8 @@ async def test_one_that_sends_much_leaves_the_others_their_turn() -> None:
     assert [reply["id"] for reply in greedy.replies.values()] == ids
 
 
-async def test_a_turn_serves_so_many_lines_and_no_more() -> None:
+async def test_a_turn_serves_so_many_lines_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "monotonic", float)  # no time passes
     core = Core()
     peer = FakeClient(core)
     peer.send(*[("server.ping", {})] * (2 * LINES_A_TURN + 1))
