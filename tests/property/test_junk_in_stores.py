@@ -46,7 +46,7 @@ DOCUMENTS: Final[Mapping[str, bytes]] = {
     "ended": b'{"id":"a","status":"ended"}',
     "deep": deep(65),
     "very deep": deep(2000),
-    "as deep as go": deep(9_998),  # a reply has it two levels deeper
+    "as deep as go": deep(9_996),  # the reply to session.list has it three levels deeper
     "deeper than go": deep(10_001),
     "of another id": b'{"id":"b","status":"active"}',
     "without an id": b"{}",
