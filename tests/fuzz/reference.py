@@ -10,6 +10,10 @@ MAX_DEPTH: Final = 64
 """The deepest nesting of a message that the protocol allows."""
 
 
+MAX_DIGITS: Final = 4300
+"""Python's limit for the conversion of integers."""
+
+
 class NotJson(Exception):  # noqa: N818 - an outcome
     """The standard library refuses the text too."""
 
@@ -26,8 +30,8 @@ def read(text: bytes) -> Any:
         TooDeep: the standard library can't say.
     """
     try:
-        return json.loads(text.decode(), parse_constant=_refuse)
-    except ValueError as error:  # a UnicodeDecodeError too, and an integer of more than 4,300 digits
+        return json.loads(text.decode(), parse_constant=_refuse, parse_int=_integer)
+    except ValueError as error:  # a UnicodeDecodeError too
         raise NotJson(str(error)) from error
     except RecursionError as error:
         raise TooDeep from error
@@ -40,7 +44,12 @@ def names(text: bytes) -> list[str]:
 
 def _read_all(text: bytes) -> Any:
     """As `read`, with each object as the list of its members: of repeated names every value is there."""
-    return json.loads(text, object_pairs_hook=list)
+    return json.loads(text, object_pairs_hook=list, parse_int=_integer)
+
+
+def _integer(digits: str) -> Any:
+    """An integer; one that is too long for Python's as a text, which differs from all other values."""
+    return int(digits) if len(digits) < MAX_DIGITS else f"the integer {digits}"
 
 
 def _refuse(name: str) -> Any:
