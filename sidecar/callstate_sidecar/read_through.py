@@ -94,6 +94,10 @@ class ReadThrough:
             waiting.append(then)
             return
         self._waiting[session_id] = deque((then,))
+        self._want(session_id)
+
+    def _want(self, session_id: str) -> None:
+        """Have it read for those that wait."""
         self._wanted.append(session_id)
         if not self._reader_comes and self._readers < READERS:
             self._reader_comes = True
@@ -233,7 +237,11 @@ class ReadThrough:
         return Tombstone(meta.version, meta.epoch if meta.host == self._host_id else meta.epoch + 1, meta.ops)
 
     def _deliver(self, session_id: str, found: Session | Exception | None) -> None:
-        """Make the result known, and run what waited for it, in order."""
+        """Make the result known, and run what waited for it, in order.
+
+        A request may ask again, if what was known is not known any more: a miss expires while the process is
+        stopped. It waits for another read then, and is not run here again and again.
+        """
         ctx = self._ctx
         record = self._parts.take(found) if self._parts is not None and isinstance(found, Session) else None
         if session_id in ctx.table.sessions:
@@ -246,15 +254,19 @@ class ReadThrough:
         waiting = self._waiting[session_id]
         self._delivering[session_id] = None
         try:
-            while waiting and self._delivering[session_id] is None:
+            for _ in range(len(waiting)):
                 waiting.popleft()()
+                if self._delivering[session_id] is not None:
+                    break
         finally:
             ctx.read_through.pop(session_id, None)
             find = self._delivering.pop(session_id)
-            if find is None:
-                del self._waiting[session_id]
-            else:  # a request needs more than was read; the others wait for it
+            if find is not None:  # a request needs more than was read; the others wait for it
                 self._begin(session_id, find)
+            elif waiting:
+                self._want(session_id)
+            else:
+                del self._waiting[session_id]
 
     def _is_to_stay(self, found: Session) -> bool:
         """Whether a session becomes hot by being read: a live one of this host, if there is room."""

@@ -116,6 +116,32 @@ async def test_a_miss_is_cached_for_a_moment() -> None:
     assert core.memory.reads == ["a", "a"]
 
 
+@pytest.mark.parametrize("ids", [["a"], ["a", "b"]])
+async def test_a_miss_that_expires_while_the_process_is_stopped_is_read_again(
+    ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after the store has answered, and before those who waited are served."""
+    core = Core()
+    deliver = core.read_through._deliver
+    stops = 1
+
+    def late(session_id: str, found: Any) -> None:
+        nonlocal stops
+        if stops:
+            stops -= 1
+            core.clock.advance(1.5)
+        deliver(session_id, found)
+
+    monkeypatch.setattr(core.read_through, "_deliver", late)
+    loads = [core.begin("session.load", b'{"session_id":"a"}') for _ in range(2)]
+    beats = core.begin("session.heartbeat", json.dumps({"session_ids": ids}).encode())
+    for load in loads:
+        with pytest.raises(SessionNotFoundError):
+            await load
+    assert sorted(json.loads(await beats)["missing"]) == ids
+    assert not stops
+
+
 async def test_a_tombstone_is_a_miss_and_a_minimum_for_version_and_epoch() -> None:
     core = Core()
     later = core.clock.at_us + 10**9
