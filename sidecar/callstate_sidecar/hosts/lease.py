@@ -19,6 +19,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -46,7 +47,7 @@ class HostIdTakenError(AlreadyRunningError):
 class LeaseNote:
     """What the state directory remembers of the lease: the name of the daemon that held it last, and the counter.
 
-    Written without a sync: what a power loss takes costs the next start a look at the counter.
+    Written without a sync, and not at all on a full disk: what is lost costs the next start a look at the counter.
 
     Args:
         path: of the file.
@@ -64,12 +65,13 @@ class LeaseNote:
             return None
 
     def write(self, name: str, counter: int) -> None:
-        """Replace the note."""
-        fd = open_kept(self._path)
-        try:
-            Files().write(fd, b"%s %020d\n" % (name.encode(), counter), 0)
-        finally:
-            os.close(fd)
+        """Replace the note, if the disk allows it."""
+        with suppress(OSError):  # the journal reports a full disk
+            fd = open_kept(self._path)
+            try:
+                Files().write(fd, b"%s %020d\n" % (name.encode(), counter), 0)
+            finally:
+                os.close(fd)
 
 
 class HostLease:
