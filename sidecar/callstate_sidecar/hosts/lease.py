@@ -47,7 +47,8 @@ class HostIdTakenError(AlreadyRunningError):
 class LeaseNote:
     """What the state directory remembers of the lease: the name of the daemon that held it last, and the counter.
 
-    Written without a sync, and not at all on a full disk: what is lost costs the next start a look at the counter.
+    Written without a sync, and not at all where the disk is full or something else has its name: what is lost costs
+    the next start a look at the counter.
 
     Args:
         path: of the file.
@@ -65,7 +66,7 @@ class LeaseNote:
             return None
 
     def write(self, name: str, counter: int) -> None:
-        """Replace the note, if the disk allows it."""
+        """Replace the note, where it can be written."""
         with suppress(OSError):  # the journal reports a full disk
             fd = open_kept(self._path)
             try:
