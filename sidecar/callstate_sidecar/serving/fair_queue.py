@@ -9,6 +9,9 @@ Each group, such as the processes of a user, has a time of its own: where the sh
 begins. A member that begins to wait does so at that time, or where its last share ended if that is later; the one
 that is furthest behind is served first, and proceeds by the time that this took. Of those that begin at the same
 time, the one whose last share ended first precedes; so a crowd of new processes does not precede a known one.
+
+A client that sends little is served first in the turn after its line arrived. Its reply leaves before the rest of
+that turn is given to those that have waited for longer, as they always do.
 """
 
 from __future__ import annotations
@@ -107,15 +110,16 @@ class FairQueue:
     Args:
         loop: whose turns are shared.
         noticed: called with the seconds of a piece of work that took longer than NOTICED_S.
-        used_up: called when the queue has used up the time of a turn, so that nothing more is served in it.
+        end_group: lets the replies leave that are queued. Called when the queue has used up the time of a turn, and
+            earlier for those that it has kept waiting for the shortest time.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, noticed: Callable[[float], None], used_up: Callable[[], None]
+        self, loop: asyncio.AbstractEventLoop, noticed: Callable[[float], None], end_group: Callable[[], None]
     ) -> None:
         self._loop = loop
         self._noticed = noticed
-        self._used_up = used_up
+        self._end_group = end_group
         self._users: Group[User] = Group()
         self._by_uid: WeakValueDictionary[int, User] = WeakValueDictionary()
         self._order = 0
@@ -126,6 +130,12 @@ class FairQueue:
         self._turn_order = 0
         self._turn_left = 0
         """How many wait that did when this turn began."""
+        self._left_order = 0
+        """Of the last entry when the turn before ended: an entry with a later one has come since."""
+        self._newcomers = False
+        """Whether this turn has served one that has come since, and is done with it."""
+        self._ended_early = False
+        """Whether this turn has let replies leave before its end."""
         self._spent_s = 0.0
         self._scheduled = False
 
@@ -188,6 +198,7 @@ class FairQueue:
         self._spent_s = 0.0
         self._turn_order = self._order
         self._turn_left = self._waiting
+        self._newcomers = self._ended_early = False
         try:
             while self._turn_left and self._spent_s < TURN_S:
                 self._serve_next()
@@ -195,11 +206,17 @@ class FairQueue:
             if self._waiting:
                 self._schedule()
         if self._spent_s >= TURN_S:
-            self._used_up()
+            self._end_group()
+        self._left_order = self._order
 
     def _serve_next(self) -> None:
         """Serve the connection that is furthest behind, of the process that is, of the user that is."""
         user, process = self._find_next()
+        if self._newcomers and not self._ended_early and process.waiting[0][2] <= self._left_order:
+            # Once in a turn: each group costs a write to the journal.
+            self._ended_early = True
+            self._end_group()
+            user, process = self._find_next()
         process.now_s, _, order, queued = heappop(process.waiting)
         self._waiting -= 1
         self._turn_left -= order <= self._turn_order
@@ -217,6 +234,7 @@ class FairQueue:
             self._again = None
             for each in again:
                 self._add(each)
+            self._newcomers |= order > self._left_order and not again
 
     def _find_next(self) -> tuple[User, Process]:
         """The user and the process whose connection is next."""

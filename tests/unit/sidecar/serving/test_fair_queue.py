@@ -41,17 +41,19 @@ class Room:
     def __init__(self) -> None:
         self.loop = Loop()
         self.noticed: list[float] = []
-        self.ends = 0
-        self.queue = FairQueue(cast(asyncio.AbstractEventLoop, self.loop), self.noticed.append, self.used_up)
+        self.ends: list[int] = []
+        """How many requests of the turn had been served whenever replies left in it."""
+        self.queue = FairQueue(cast(asyncio.AbstractEventLoop, self.loop), self.noticed.append, self.end_group)
         self.served: list[str] = []
         self.spent_s: dict[str, float] = {}
 
-    def used_up(self) -> None:
-        self.ends += 1
+    def end_group(self) -> None:
+        self.ends.append(len(self.served))
 
     def turn(self) -> list[str]:
         """Who is served in the next turn of the loop."""
         self.served = []
+        self.ends = []
         self.loop.turn()
         return self.served
 
@@ -146,7 +148,53 @@ def test_a_connection_is_served_once_a_turn_and_its_replies_leave_between(room: 
 def test_replies_leave_at_once_when_the_time_is_used_up(room: Room) -> None:
     crowd(room, 10)
     room.turn()
-    assert room.ends == 1
+    assert room.ends == [6]
+
+
+@pytest.mark.parametrize("uid", [US, THEM], ids=["of the same user", "of another user"])
+@pytest.mark.parametrize("connections", [10, 1000])
+def test_the_reply_of_who_sends_little_leaves_before_the_turn_is_used_up(
+    room: Room, uid: int, connections: int
+) -> None:
+    victim = Client(room, "victim")
+    crowd(room, connections, uid)
+    room.turn()
+    for _ in range(10):
+        victim.arrive()
+        assert room.turn()[0] == "victim"
+        assert room.ends == [1, len(room.served)]
+
+
+def test_replies_leave_early_once_a_turn(room: Room) -> None:
+    """However many send little: each time costs a write to the journal."""
+    crowd(room, 10, THEM)
+    victims = [Client(room, "victim", uid) for uid in range(2)]
+    room.turn()
+    for _ in range(10):
+        for victim in victims:
+            victim.arrive()
+        assert room.turn()[:2] == ["victim"] * 2
+        assert room.ends == [2, len(room.served)]
+
+
+def test_replies_leave_early_once_a_turn_whoever_is_next(room: Room) -> None:
+    """Those that send little come before and after the ones that waited."""
+    crowds = [crowd(room, 10, uid) for uid in range(4)]
+    clients = [Client(room, "once", uid, 5) for uid in range(4)]
+    for _ in range(20):
+        for client in clients:
+            client.arrive()
+        room.turn()
+        assert len(room.ends) <= 2
+    assert all(crowds)
+
+
+def test_replies_do_not_leave_early_for_those_who_always_send(room: Room) -> None:
+    crowd(room, 10, THEM)
+    late = Client(room, "late")
+    late.arrive(1000)
+    assert "late" in room.turn()
+    assert room.ends == [6]
 
 
 def test_what_takes_no_time_has_its_place_too(room: Room) -> None:
