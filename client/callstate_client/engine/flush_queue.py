@@ -196,9 +196,7 @@ class FlushQueue:
         """The store has taken this version, so it has nothing that would still have to be merged."""
         if session.journaled_base is not None:
             self._tx.records.append(StoreRecord({}, {session.id: version}))
-        elif session.base is not None:
-            session.journaled = True  # unchanged since the replay
-        session.base = None
+        session.base, session.base_derived = None, False
 
     def retry(self, write: Write, since: float) -> None:
         """The outcome of this write is unknown. `since`: as returned by `take`."""

@@ -36,6 +36,7 @@ from callstate_client.engine.events import Events
 from callstate_client.engine.liveness import Liveness
 from callstate_client.engine.sessions.ops import DELETED
 from callstate_client.engine.sessions.records import (
+    BaseRecord,
     Record,
     RemovalRecord,
     SetAsideRecord,
@@ -254,8 +255,8 @@ class Transaction:
     def log(self, session: Session, record: StateRecord | TurnsRecord, now: float) -> None:
         """Journal this change, and mark the session dirty.
 
-        A session that the journal does not have yet, because it is new or was just taken over, is journaled whole;
-        so is the first change after a restart while the store has not confirmed the session, with its merge base.
+        A session that the journal does not have yet, because it is new or was just taken over, is journaled whole.
+        With the first change after a restart, while the store has not confirmed the session, its merge base is.
         """
         base = session.base
         if base is not None and (base.version or session.journaled):  # creating it changes nothing
@@ -263,6 +264,10 @@ class Transaction:
         if isinstance(record, StateRecord):
             record.base = session.journaled_base
         if session.journaled:
+            if session.base_derived:
+                session.base_derived = False
+                if base is not None and isinstance(record, TurnsRecord):
+                    self.records.append(BaseRecord(session.id, base))
             self.records.append(record)
         else:
             self.records.append(session.snapshot())

@@ -203,6 +203,14 @@ class StoreRecord(Struct, array_like=True, tag=6):
     taken: dict[str, int]
 
 
+class BaseRecord(Struct, array_like=True, frozen=True, tag=10):
+    """The merge base of a session, ahead of its first change after a restart: a replay derives it until then. It is
+    of the version before that change; a session of another version has its base, too."""
+
+    session_id: str
+    base: MergeBase
+
+
 class SetAsideRecord(Struct, array_like=True, frozen=True, tag=8):
     """A session that another host has taken over, as it was here; `dropped`: nobody needs the copy any more."""
 
@@ -220,6 +228,7 @@ Record = (
     | BeatsRecord
     | WorkerRecord
     | StoreRecord
+    | BaseRecord
     | SetAsideRecord
 )
 AnyRecord = Record | StateRecordV3

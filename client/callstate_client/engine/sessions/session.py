@@ -3,7 +3,8 @@
 A rollback (see transaction.py) treats the four kinds of state in a session differently:
 
     doc, version, facts, ops, host, base,      made by changes: `mark` and `restore` undo it
-    journaled, fenced_epoch, known_timeout_s
+    base_derived, journaled, fenced_epoch,
+    known_timeout_s
     beat_us, restored, suspected, born         observed: it stays, except what the transaction saved
     stored_version, in_store, seen_stamp,      known about the store: it stays
     maybe_stored, quarantined
@@ -33,10 +34,10 @@ class Session:
     """One hot session."""
 
     __slots__ = (
-        "base", "beat_us", "born", "born_of", "counted", "doc", "facts", "facts_bytes", "fenced_epoch", "host",
-        "id", "in_store", "journaled", "known_timeout_s", "maybe_stored", "ops", "ops_bytes", "owner_counted",
-        "quarantined", "restored", "seen_stamp", "seq", "stored_version", "suspected", "uid_counted",
-        "version", "weighed", "weighed_facts", "weighed_ops",
+        "base", "base_derived", "beat_us", "born", "born_of", "counted", "doc", "facts", "facts_bytes",
+        "fenced_epoch", "host", "id", "in_store", "journaled", "known_timeout_s", "maybe_stored", "ops",
+        "ops_bytes", "owner_counted", "quarantined", "restored", "seen_stamp", "seq", "stored_version",
+        "suspected", "uid_counted", "version", "weighed", "weighed_facts", "weighed_ops",
     )  # fmt: skip
 
     def __init__(self, session_id: str, doc: Document, facts: Facts = NO_FACTS) -> None:
@@ -50,8 +51,9 @@ class Session:
         """The host it belongs to. None: this one. Empty: none, for example after a write by the Go package."""
         self.base: MergeBase | None = None
         """The common ancestor, while the store may have changes that are missing here. Replaced, never changed."""
-        self.journaled = False
-        """The journal has the whole session, so that a change can be journaled as a difference."""
+        self.journaled = self.base_derived = False
+        """The journal has the whole session, so that a change can be journaled as a difference; but not its merge
+        base, which a replay derives from the session as long as nothing has changed."""
         self.fenced_epoch = -1
         """The epoch in which a caller was last fenced: only the first refusal of an epoch is an event."""
         self.known_timeout_s: float | None = None
@@ -180,15 +182,15 @@ class Session:
     def mark(self) -> tuple[Any, ...]:
         """Save the current state for `restore`."""
         return (
-            self.version, self.facts, self.ops, self.host, self.base, self.journaled, self.fenced_epoch,
-            self.known_timeout_s, self.doc.mark(),
+            self.version, self.facts, self.ops, self.host, self.base, self.base_derived, self.journaled,
+            self.fenced_epoch, self.known_timeout_s, self.doc.mark(),
         )  # fmt: skip
 
     def restore(self, mark: tuple[Any, ...]) -> None:
         """Undo everything since the mark."""
         (
-            self.version, self.facts, self.ops, self.host, self.base, self.journaled, self.fenced_epoch,
-            self.known_timeout_s, doc,
+            self.version, self.facts, self.ops, self.host, self.base, self.base_derived, self.journaled,
+            self.fenced_epoch, self.known_timeout_s, doc,
         ) = mark  # fmt: skip
         self.doc.restore(doc)
 

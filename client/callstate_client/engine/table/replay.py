@@ -14,6 +14,7 @@ from msgspec import structs
 
 from callstate_client.engine.sessions.parts import in_parts
 from callstate_client.engine.sessions.records import (
+    BaseRecord,
     BeatsRecord,
     OpResult,
     PartRecord,
@@ -42,6 +43,8 @@ def replay(table: SessionTable, record: Record) -> None:
         _worker(table, record)
     elif isinstance(record, StoreRecord):
         _store(table, record)
+    elif isinstance(record, BaseRecord):
+        _base(table, record)
     elif isinstance(record, SetAsideRecord):
         _set_aside(table, record)
     elif isinstance(record, PartRecord):
@@ -85,6 +88,13 @@ def _store(table: SessionTable, record: StoreRecord) -> None:
         if session is not None and base is not None and 0 < (base.version or base.sent) <= version:
             session.base = None
             table.weigh(session)
+
+
+def _base(table: SessionTable, record: BaseRecord) -> None:
+    session = table.sessions.get(record.session_id)
+    if session is not None and session.version == record.base.version:
+        session.base = record.base
+        table.weigh(session)
 
 
 def _set_aside(table: SessionTable, record: SetAsideRecord) -> None:
@@ -155,8 +165,8 @@ def all_dirty(table: SessionTable, now: float) -> None:
         session.maybe_stored = True
         if session.base is None:
             session.base = session.based_on_this()
-            session.journaled = False  # so that the first change is journaled with the state before it
             table.weigh(session)
+        session.base_derived = session.journaled_base is None
         table.dirty.mark(session.id, now, session.doc.size)
     for session_id in table.tombstones.pending:
         table.dirty.mark(session_id, now, 0)
