@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
 from callstate_client.engine.interfaces import Access, Caller, Deferred, InSteps, NotCached, Steps, in_steps
 from callstate_client.engine.liveness import Phase
-from callstate_client.engine.rules.authority import check_authority, is_holder, speaks_for
+from callstate_client.engine.rules.authority import check_authority, speaks_for
 from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import beat, bring_back, tell_timeout
 from callstate_client.engine.sessions.session import Session
@@ -18,6 +18,9 @@ from callstate_client.protocol.params import HeartbeatParams
 
 IDS_A_STEP: Final = 100
 """Sessions handled in one step of a heartbeat of many; see InSteps."""
+
+_LIVE: Final = Phase.LIVE
+"""Looked up once: a member of an enum takes several times as long as a global name."""
 
 _ALL_ALIVE: Final = b'{"missing":[],"ended":[],"fenced":[]}'
 
@@ -29,17 +32,55 @@ def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Defer
             "one of `session_id` and `session_ids` at $.params", path="$.params",
             expected="one of session_id and session_ids",
         )  # fmt: skip
-    if p.session_id is not None:
-        session = ctx.table.sessions.get(p.session_id) or ctx.find(p.session_id)
-        if session.host is not None or not is_holder(caller, session):  # else it surely may
-            check_authority(ctx, caller, session, None)
-        if session.ended:
-            raise ended_error(session)
-        _sign_of_life(ctx, caller, session)
-        if session.known_timeout_s is None or not speaks_for(ctx, caller, session):
-            return b"{}"
-        return encode_json({"timeouts": {session.id: tell_timeout(ctx, session)}})
-    return in_steps(_HeartbeatOfMany(ctx, caller).run(p.session_ids or []))
+    if p.session_id is None:
+        return in_steps(_HeartbeatOfMany(ctx, caller).run(p.session_ids or []))
+    timeouts: dict[str, float | None] = {}
+    if _take_usual(ctx, caller, (p.session_id,), timeouts):
+        _take_one(ctx, caller, p.session_id, timeouts)
+    return encode_json({"timeouts": timeouts}) if timeouts else b"{}"
+
+
+def _take_one(ctx: Context, caller: Caller, session_id: str, timeouts: dict[str, float | None]) -> None:
+    """Handle the only session, which is not a usual one."""
+    session = ctx.find(session_id)
+    check_authority(ctx, caller, session, None)
+    if session.ended:
+        raise ended_error(session)
+    _sign_of_life(ctx, caller, session)
+    if session.known_timeout_s is not None and speaks_for(ctx, caller, session):
+        timeouts[session_id] = tell_timeout(ctx, session)
+
+
+def _take_usual(
+    ctx: Context, caller: Caller, session_ids: Iterable[str], timeouts: dict[str, float | None]
+) -> list[str]:
+    """Handle the sessions that are hot, live and owned by the caller, as `_sign_of_life` does; returns the others.
+
+    Args:
+        timeouts: gets those that the caller does not know yet.
+    """
+    worker, instance = caller.worker, caller.instance
+    sessions, beaten, alive = ctx.table.sessions, ctx.table.unflushed_beats, ctx.liveness.beat
+    now_us, now = ctx.clock.wall_us(), ctx.clock.live()
+    others: list[str] = []
+    for session_id in session_ids:
+        session = sessions.get(session_id)
+        if (
+            session is None or (facts := session.facts).owner != worker or facts.instance != instance
+            or session.host is not None or session.doc.status == "ended"
+        ):  # fmt: skip
+            others.append(session_id)
+            continue
+        beaten[session_id] = now_us
+        if session.beat_us < now_us:  # noqa: PLR1730 - `max` is a call
+            session.beat_us = now_us
+        session.restored = False
+        phase = alive(session_id, now, facts.heartbeat_timeout_s)
+        if phase is not _LIVE:
+            bring_back(ctx, caller, session, phase, now_us)
+        if session.known_timeout_s is not None:
+            timeouts[session_id] = tell_timeout(ctx, session)
+    return others
 
 
 def _sign_of_life(ctx: Context, caller: Caller, session: Session) -> None:
@@ -76,7 +117,7 @@ class _HeartbeatOfMany:
             ids, guard = session_ids[start : start + IDS_A_STEP], self._ctx.guard
             if guard is not None:
                 ids = self._permitted(ids, guard)
-            for session_id in self._take_usual(ids):
+            for session_id in _take_usual(self._ctx, self._caller, ids, self._timeouts):
                 self._take(session_id)
         if not self._waiting:
             return self._outcome()
@@ -101,32 +142,6 @@ class _HeartbeatOfMany:
             else:
                 self._lists["fenced"].append(session_id)
         return left
-
-    def _take_usual(self, session_ids: list[str]) -> list[str]:
-        """Handle those that are hot, live and owned by the caller, as `_sign_of_life` does; returns the others."""
-        ctx, caller = self._ctx, self._caller
-        worker, instance = caller.worker, caller.instance
-        sessions, beaten, alive = ctx.table.sessions, ctx.table.unflushed_beats, ctx.liveness.beat
-        now_us, now = ctx.clock.wall_us(), ctx.clock.live()
-        others: list[str] = []
-        for session_id in session_ids:
-            session = sessions.get(session_id)
-            if (
-                session is None or (facts := session.facts).owner != worker or facts.instance != instance
-                or session.host is not None or session.doc.status == "ended"
-            ):  # fmt: skip
-                others.append(session_id)
-                continue
-            beaten[session_id] = now_us
-            if session.beat_us < now_us:  # noqa: PLR1730 - `max` is a call
-                session.beat_us = now_us
-            session.restored = False
-            phase = alive(session_id, now, facts.heartbeat_timeout_s)
-            if phase is not Phase.LIVE:
-                bring_back(ctx, caller, session, phase, now_us)
-            if session.known_timeout_s is not None:
-                self._timeouts[session_id] = tell_timeout(ctx, session)
-        return others
 
     def _take(self, session_id: str) -> None:
         """Handle any other one."""
