@@ -59,13 +59,14 @@ class LongTurns:
     def __init__(self, log_ms: float = 0.0) -> None:
         self.log_s = log_ms / 1000
         self._found: dict[str, Found] = {}
-        self._read_at = 0.0
+        self.read_after = 0.0
+        """Until then there is nothing to do in `begin`."""
         self._cpu_s = 0.0
 
     def begin(self, now: float) -> None:
         """The loop's thread begins a piece of work, or ends one, at this reading of time.monotonic()."""
-        if now - self._read_at > CPU_READ_EVERY_S:
-            self._read_at, self._cpu_s = now, thread_time()
+        if now > self.read_after:
+            self.read_after, self._cpu_s = now + CPU_READ_EVERY_S, thread_time()
 
     def note(self, name: str, took_s: float) -> None:
         """Count a piece of work of the loop's thread that took longer than NOTICED_S, when it has just ended."""

@@ -212,6 +212,8 @@ class Events:
         Returns:
             how many were disconnected.
         """
+        if not (self._open or self._fresh):  # as with nearly every turn
+            return 0
         cut_off = self._cut_off(max_unsent_bytes) if self._open else 0
         fresh, self._fresh = self._fresh, {}
         for subscriber, (seq, before) in fresh.items():

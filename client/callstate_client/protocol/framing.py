@@ -38,7 +38,7 @@ class LineSplitter:
         limit: longest line accepted, bytes, newline included.
     """
 
-    __slots__ = ("_dropping", "_limit", "_parts", "pending")
+    __slots__ = ("_dropping", "_limit", "_parts", "pending", "unfinished")
 
     def __init__(self, limit: int = LINE_BYTES) -> None:
         self._limit = limit
@@ -46,22 +46,19 @@ class LineSplitter:
         self.pending = 0
         """How many bytes of an unfinished line are kept."""
         self._dropping = False
-
-    @property
-    def unfinished(self) -> bool:
+        self.unfinished = False
         """Whether a line has begun and not ended, whether it is kept or dropped."""
-        return self.pending > 0 or self._dropping
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """The lines that `data` completes, without their newlines; None stands for one that was too long."""
-        if not self.pending and not self._dropping and data.find(b"\n") == len(data) - 1 < self._limit and data:
+        if not self.unfinished and data.find(b"\n") == len(data) - 1 < self._limit and data:
             return [data[:-1]]  # one whole line
         # judged by the first line: lines of one read tend to be of one kind
         long = self.pending > LONG_LINE_BYTES or data.find(b"\n", 0, LONG_LINE_BYTES) < 0
         lines: list[bytes | None] = [*(_split_long(data) if long else data.split(b"\n"))]
         rest = cast(bytes, lines.pop())
         if lines:
-            if self.pending or self._dropping:
+            if self.unfinished:
                 lines[0] = self._finish(cast(bytes, lines[0]))
             if len(data) > self._limit:  # otherwise no line can be too long
                 lines = [line if line is None or len(line) < self._limit else None for line in lines]
@@ -70,6 +67,7 @@ class LineSplitter:
         return lines
 
     def _hold(self, data: bytes) -> None:
+        self.unfinished = True
         if self._dropping:
             return
         self.pending += len(data)
@@ -84,6 +82,7 @@ class LineSplitter:
 
     def _finish(self, piece: bytes) -> bytes | None:
         dropping, self._dropping = self._dropping, False
+        self.unfinished = False
         line = b"".join([*self._parts, piece])
         self._parts.clear()
         self.pending = 0

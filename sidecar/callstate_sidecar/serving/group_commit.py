@@ -134,15 +134,19 @@ class GroupCommit:
 
     # -- the end of a turn ----------------------------------------------------------------------------------
 
-    def end(self) -> None:
-        """Commit the group, then let the replies leave."""
+    def end(self, now: float = 0.0) -> None:
+        """Commit the group, then let the replies leave. `now`: monotonic seconds; 0: to be read."""
         self._scheduled = False
-        began = monotonic()
+        began = now or monotonic()
         turns = self._metrics.long_turns
-        turns.begin(began)
+        if began > turns.read_after:
+            turns.begin(began)
         self.commit()
         replying, self._replying = self._replying, {}
-        self._alone = 0 if len(replying) > 1 else min(self._alone + 1, ALONE_AFTER)
+        if len(replying) > 1:
+            self._alone = 0
+        elif self._alone < ALONE_AFTER:
+            self._alone += 1
         if self._gate is not None:
             self._gate.hold(replying)
         else:
@@ -151,7 +155,8 @@ class GroupCommit:
         ended = monotonic()
         if ended - began > NOTICED_S:
             turns.note("group commit", ended - began)
-        turns.begin(ended)
+        if ended > turns.read_after:
+            turns.begin(ended)
         self._ended_at = ended
 
     async def drained(self) -> None:
@@ -168,9 +173,10 @@ class GroupCommit:
 
     def commit(self) -> None:
         """Write the open group to the journal, or roll it back if that fails; then publish the events."""
-        if self._tx.observed:
+        tx = self._tx
+        if tx.observed:
             self._write_facts()
-        while group := self._tx.records:  # repeated if a request that was run again makes a change this time
+        while group := tx.records:  # repeated if a request that was run again makes a change this time
             try:
                 if self._journal is not None:
                     self._journal.append(group)
@@ -178,10 +184,15 @@ class GroupCommit:
                 self._roll_back(error)
             else:
                 self._refused(False)
-                self._tx.commit()
-        if not self._tx.is_empty:
-            self._tx.commit()
-        self._publish()
+                tx.commit()
+        if not tx.is_empty:
+            tx.commit()
+        cut_off = self._ctx.events.publish(self.pending_reply_bytes)  # also at the end of a turn without changes
+        if cut_off:
+            self._metrics.count("subscribers_cut_off", cut_off)
+            log.warning(
+                "subscribers_cut_off", "%d subscribers did not read their events, and were cut off", cut_off
+            )
 
     def _write_facts(self) -> None:
         """Write what is not a change and never rolled back; if that fails, at the end of the next turn."""
@@ -193,15 +204,6 @@ class GroupCommit:
         else:
             self._tx.observed = []
             self._refused(False)
-
-    def _publish(self) -> None:
-        """Send subscribers the events, also at the end of a turn without changes."""
-        cut_off = self._ctx.events.publish(self.pending_reply_bytes)
-        if cut_off:
-            self._metrics.count("subscribers_cut_off", cut_off)
-            log.warning(
-                "subscribers_cut_off", "%d subscribers did not read their events, and were cut off", cut_off
-            )
 
     def _refused(self, refusing: bool) -> None:
         if refusing is not self._refusing:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import monotonic
+from typing import Final
 
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import Deferred, InSteps, NotCached, NotOurs, Steps
@@ -51,6 +52,9 @@ from callstate_sidecar.serving.rates import RequestRates
 from callstate_sidecar.serving.unread import UnreadReplies
 
 log = EventLog(__name__)
+
+_RESERVED: Final = Place.RESERVED
+"""Looked up once: a member of an enum takes several times as long as a global name."""
 
 
 class _Work:
@@ -193,7 +197,7 @@ class Server:
         self._metrics.requests[self._method] += 1
         if self.clients.stopping:
             self._answer(connection, request, ShuttingDownError("the daemon is stopping"))
-        elif connection.place is Place.RESERVED and request.verb.method not in RESERVE_VERBS:
+        elif connection.place is _RESERVED and request.verb.method not in RESERVE_VERBS:
             full = f"limits.connections ({self.clients.most}) is reached: no workers, and no changes"
             self._answer(connection, request, OverloadedError(full))
             connection.close()
@@ -223,7 +227,10 @@ class Server:
             # From here, for a variable that outlives the clause would form a cycle with the error's traceback.
             self._answer(connection, request, error, len(group) > before)
         else:
-            self._answer(connection, request, outcome, len(group) > before)
+            request_id = request.request_id
+            place = -1 if request_id is None else connection.send(result_line(request_id, outcome))
+            if group:
+                self.group.request_answered(connection, request, place, len(group) > before)
 
     def _run_again(self, connection: ClientConnection, request: DecodedRequest) -> None:
         """Run a request again whose reply was part of a group that was rolled back."""

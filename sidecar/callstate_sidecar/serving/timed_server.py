@@ -36,8 +36,8 @@ class _TimedGroups(GroupCommit):
     def sent() -> None:
         """Called when the replies of a turn have been handed on; the server puts its own in this place."""
 
-    def end(self) -> None:
-        GroupCommit.end(self)
+    def end(self, now: float = 0.0) -> None:
+        GroupCommit.end(self, now)
         self.sent()
 
 
