@@ -18,6 +18,7 @@ from msgspec import Raw, structs
 
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, InternalCaller, NotCached, NotOurs
+from callstate_client.engine.long_result import Result
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.records import Record, decode_record, encode_record
 from callstate_client.engine.sessions.session import Session
@@ -225,12 +226,12 @@ class Core:
             done.set_exception(error)
             return done
 
-        def finish(result: bytes | Exception) -> None:
+        def finish(result: Result | Exception) -> None:
             self.commit()
             if isinstance(result, Exception):
                 done.set_exception(result)
             else:
-                done.set_result(result)
+                done.set_result(result if isinstance(result, bytes) else result.joined())
 
         def run() -> None:
             try:

@@ -27,6 +27,7 @@ from callstate_client.engine.flush_queue import FlushQueue
 from callstate_client.engine.interfaces import INTERNAL, Access, Caller, Deferred, Host, InSteps, PeerProcess
 from callstate_client.engine.limits import Limits, Spans
 from callstate_client.engine.liveness import Liveness
+from callstate_client.engine.long_result import Result
 from callstate_client.engine.process import Gone, Process
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import Session
@@ -103,7 +104,7 @@ class Engine:
 
     # -- requests -------------------------------------------------------------------------------------------
 
-    def run(self, caller: Caller, verb: Verb, params: Any) -> bytes | Deferred | InSteps:
+    def run(self, caller: Caller, verb: Verb, params: Any) -> Result | Deferred | InSteps:
         """Answer a request.
 
         Args:

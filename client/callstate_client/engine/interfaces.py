@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from typing import Any, Final, Protocol
 
+from callstate_client.engine.long_result import Result
 from callstate_client.engine.process import Process
 from callstate_client.engine.sessions.facts import Facts
 from callstate_client.engine.sessions.session import Session
@@ -59,7 +60,7 @@ class Deferred:
 
     def __init__(
         self,
-        start: Callable[[Callable[[bytes | Exception], None]], None],
+        start: Callable[[Callable[[Result | Exception], None]], None],
         reply_bytes: int = 0,
         waiting: int = 1,
     ) -> None:
@@ -68,7 +69,7 @@ class Deferred:
         self.waiting = waiting
 
 
-Steps = Generator[None, None, "bytes | Deferred"]
+Steps = Generator[None, None, "Result | Deferred"]
 """A verb's work in steps of about a tenth of a millisecond; returns the result."""
 
 
@@ -88,22 +89,22 @@ class InSteps:
     def __init__(self, work: Steps) -> None:
         self.work = work
 
-    def finish(self) -> bytes | Deferred:
+    def finish(self) -> Result | Deferred:
         """Do all of it now."""
         while True:
             try:
                 next(self.work)
             except StopIteration as end:
-                result: bytes | Deferred = end.value
+                result: Result | Deferred = end.value
                 return result
 
 
-def in_steps(work: Steps) -> bytes | Deferred | InSteps:
+def in_steps(work: Steps) -> Result | Deferred | InSteps:
     """Do the first step now: usually it is the only one."""
     try:
         next(work)
     except StopIteration as end:
-        result: bytes | Deferred = end.value
+        result: Result | Deferred = end.value
         return result
     return InSteps(work)
 

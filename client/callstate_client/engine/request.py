@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct
 
+from callstate_client.engine.long_result import LongResult
 from callstate_client.engine.table.session_table import SessionTable
 from callstate_client.engine.verbs.save_delta import cut, extending
 from callstate_client.engine.verbs.table import VERBS, Verb, decode_usual
@@ -130,6 +131,11 @@ def _id_of(line: bytes) -> bytes:
 def result_line(request_id: bytes, result: bytes) -> bytes:
     """A reply. It begins as the client's `reply_id` expects."""
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (request_id, result)
+
+
+def long_line(request_id: bytes, result: LongResult) -> LongResult:
+    """A reply with a long result."""
+    return result.within(b'{"jsonrpc":"2.0","id":%b,"result":' % request_id, b"}\n")
 
 
 def error_line(request_id: bytes, error: WireError) -> bytes:

@@ -24,6 +24,7 @@ from callstate_client.clock import Clock
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, NotCached, NotOurs, ShowStored
 from callstate_client.engine.limits import DefaultLimits, Spans
+from callstate_client.engine.long_result import Result
 from callstate_client.engine.request import BadRequest, read_request, result_line
 from callstate_client.engine.sessions.stored import Query, StoredSession
 from callstate_client.engine.workers.states import WorkerState
@@ -110,9 +111,11 @@ class Sessions:
             result = self._run(caller, request.verb, request.params)
         finally:
             self._commit()
-        return b"" if request.request_id is None else result_line(request.request_id, result)
+        if request.request_id is None:
+            return b""
+        return result_line(request.request_id, result if isinstance(result, bytes) else result.joined())
 
-    def _run(self, caller: Caller, verb: Any, params: Any) -> bytes:
+    def _run(self, caller: Caller, verb: Any, params: Any) -> Result:
         try:
             result = self._finished(caller, verb, params)
         except NotCached as missing:
@@ -120,14 +123,14 @@ class Sessions:
             result = self._finished(caller, verb, params)
         if not isinstance(result, Deferred):
             return result
-        outcomes: list[bytes | Exception] = []
+        outcomes: list[Result | Exception] = []
         result.start(outcomes.append)
         (outcome,) = outcomes
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def _finished(self, caller: Caller, verb: Any, params: Any) -> bytes | Deferred:
+    def _finished(self, caller: Caller, verb: Any, params: Any) -> Result | Deferred:
         result = self.engine.run(caller, verb, params)
         return result.finish() if isinstance(result, InSteps) else result
 

@@ -12,15 +12,17 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
+from callstate_client.engine.long_result import Result
+
 
 class HeldReplies(Protocol):
     """A connection, as far as its queued replies go."""
 
-    def take(self) -> bytes:
+    def take(self) -> Result:
         """Remove and return the queued replies."""
         ...
 
-    def release(self, data: bytes, /) -> None:
+    def release(self, data: Result, /) -> None:
         """Send replies taken before."""
         ...
 
@@ -40,7 +42,7 @@ class SyncGate:
         self._unsynced = unsynced
         self._sync = sync
         self._fatal = fatal
-        self._held: list[tuple[HeldReplies, bytes]] = []
+        self._held: list[tuple[HeldReplies, Result]] = []
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -64,11 +66,11 @@ class SyncGate:
         except Exception as error:  # noqa: BLE001 - any failure: what is on disk is unknown
             self._fatal(error)
 
-    def _take_held(self) -> list[tuple[HeldReplies, bytes]]:
+    def _take_held(self) -> list[tuple[HeldReplies, Result]]:
         held, self._held = self._held, []
         return held
 
-    def _release(self, held: list[tuple[HeldReplies, bytes]]) -> None:
+    def _release(self, held: list[tuple[HeldReplies, Result]]) -> None:
         for connection, data in held:
             connection.release(data)
 

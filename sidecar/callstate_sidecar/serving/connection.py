@@ -16,6 +16,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final, Protocol, cast
 
+from callstate_client.engine.long_result import Result, in_a_row
 from callstate_client.engine.user import NOBODY
 from callstate_client.protocol.framing import LineSplitter
 from callstate_sidecar.access.peer import peer_pid, peer_user
@@ -133,7 +134,7 @@ class ClientConnection(asyncio.Protocol):
         self._ended = False
         self._queued = False
         self._paused_reading = False
-        self.out: list[bytes] = []
+        self.out: list[Result] = []
         self.out_bytes = 0
         self.waiting = 0
         self.busy = False
@@ -342,7 +343,7 @@ class ClientConnection(asyncio.Protocol):
         else:
             self.transport.resume_reading()
 
-    def send(self, reply: bytes) -> int:
+    def send(self, reply: Result) -> int:
         """Queue a reply for the end of this turn of the loop.
 
         Returns:
@@ -360,19 +361,21 @@ class ClientConnection(asyncio.Protocol):
         self.out_bytes += len(reply) - len(self.out[place])
         self.out[place] = reply
 
-    def take(self) -> bytes:
+    def take(self) -> Result:
         """Remove and return the queued replies; `release` sends them once they may leave."""
-        data = self.out[0] if len(self.out) == 1 else b"".join(self.out)
-        self.out = []
-        return data
+        out, self.out = self.out, []
+        return out[0] if len(out) == 1 else in_a_row(out)
 
-    def release(self, data: bytes) -> None:
+    def release(self, data: Result) -> None:
         """Send replies taken before, in one write."""
         size, transport = len(data), self.transport
         self.out_bytes -= size
         self._server.held_more(size)
         if transport is not None and size:
-            transport.write(data)
+            if isinstance(data, bytes):
+                transport.write(data)
+            else:
+                transport.writelines(data.pieces)
             if self._ended or (self._backlog and not self._blocked):
                 self.serve_soon()
         if self.closing and not self.out_bytes:
@@ -381,7 +384,7 @@ class ClientConnection(asyncio.Protocol):
     def flush(self) -> None:
         """Send the queued replies."""
         out, self.out = self.out, []
-        self.release(out[0] if len(out) == 1 else b"".join(out))
+        self.release(out[0] if len(out) == 1 else in_a_row(out))
 
     def close(self) -> None:
         """Serve no more lines, and close once the queued replies have left, with their group as always."""

@@ -19,11 +19,13 @@ from typing import Final
 from callstate_client.engine.engine import Engine
 from callstate_client.engine.interfaces import Deferred, InSteps, NotCached, NotOurs, Steps
 from callstate_client.engine.limits import user_share
+from callstate_client.engine.long_result import LongResult, Result
 from callstate_client.engine.request import (
     NULL_ID,
     BadRequest,
     DecodedRequest,
     error_line,
+    long_line,
     read_long_request,
     read_request,
     result_line,
@@ -242,7 +244,7 @@ class Server:
         self,
         connection: ClientConnection,
         request: DecodedRequest,
-        result: bytes | Exception,
+        result: Result | Exception,
         changed: bool = False,
     ) -> None:
         """Queue the reply."""
@@ -253,7 +255,8 @@ class Server:
             if request_id is not None:
                 place = connection.send(error_line(request_id, error))
         elif request_id is not None:
-            place = connection.send(result_line(request_id, result))
+            reply = result_line(request_id, result) if isinstance(result, bytes) else long_line(request_id, result)
+            place = connection.send(reply)
         if self._tx.records:
             self.group.request_answered(connection, request, place, changed)
 
@@ -302,9 +305,16 @@ class Server:
             self._answer(connection, request, unread)
 
     def _take_time(
-        self, connection: ClientConnection, request: DecodedRequest, outcome: Deferred | InSteps, changed: bool
+        self,
+        connection: ClientConnection,
+        request: DecodedRequest,
+        outcome: LongResult | Deferred | InSteps,
+        changed: bool,
     ) -> None:
         """Answer once the result is there."""
+        if isinstance(outcome, LongResult):
+            self._answer(connection, request, outcome, changed)
+            return
         self._begin_waiting(connection)
         if isinstance(outcome, InSteps):
             connection.busy = True
@@ -323,7 +333,7 @@ class Server:
         if self._tx.records:
             self._tx.after_rollback.append(undone.append)
 
-        def finished(done: bytes | Exception) -> None:
+        def finished(done: Result | Exception) -> None:
             connection.expected_bytes -= deferred.reply_bytes
             connection.waiting -= deferred.waiting - 1
             if undone and changed:  # run again it would change something, and be undone, once more
@@ -345,7 +355,7 @@ class Server:
         now = monotonic()
         self._metrics.long_turns.begin(now)
         before, until = len(group), now + SHARE_S
-        result: bytes | Deferred | Exception
+        result: Result | Deferred | Exception
         read_through = self._engine.ctx.read_through
         read_through.update(work.found)
         try:
@@ -380,7 +390,7 @@ class Server:
         self,
         connection: ClientConnection,
         request: DecodedRequest,
-        result: bytes | Exception,
+        result: Result | Exception,
         again: bool,
         changed: bool = False,
     ) -> None:

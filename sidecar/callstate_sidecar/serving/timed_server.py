@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Final
 
 from callstate_client.engine.engine import Engine
+from callstate_client.engine.long_result import Result
 from callstate_client.engine.request import DecodedRequest
 from callstate_sidecar.config.schema import LimitsConfig
 from callstate_sidecar.histogram import Histogram
@@ -89,7 +90,7 @@ class TimedServer(Server):
         self,
         connection: ClientConnection,
         request: DecodedRequest,
-        result: bytes | Exception,
+        result: Result | Exception,
         again: bool,
         changed: bool = False,
     ) -> None:
@@ -128,5 +129,5 @@ class _Batch:
     def take(self) -> bytes:
         return b""
 
-    def release(self, _data: bytes, /) -> None:
+    def release(self, _data: Result, /) -> None:
         self._observe(self._answered)

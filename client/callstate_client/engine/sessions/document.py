@@ -363,25 +363,34 @@ class Document:
 
     def head_json(self, updated_us: int) -> bytes:
         """The document without `history`."""
-        return b"{%b}" % self._head(updated_us)
+        return b"{%b}" % self._head(updated_us, self.fields)
 
     def to_json(
         self, updated_us: int, history: list[bytes] | None = None, *, before: bytes = b"", after: bytes = b""
     ) -> bytes:
         """The document as JSON, with the whole history or these chunks of it, and text before and after it."""
-        opening = b"%b{%b%b" % (before, self._head(updated_us), HISTORY)
+        opening = b"%b{%b%b" % (before, self._head(updated_us, self.fields), HISTORY)
         return _joined(opening, self.chunks if history is None else history, END + after)
+
+    def pieces(self, updated_us: int, history: list[bytes] | None) -> list[bytes]:
+        """The document as JSON, with these chunks of the history or (None) without `history`, in pieces. None that
+        is long is copied."""
+        head = [b"{", self.fields, self._head(updated_us, b"")]
+        if history is None:
+            return [*head, b"}"]
+        between = [piece for chunk in history for piece in (chunk, b",")]
+        return [*head, HISTORY, *between[:-1], END]
 
     def for_store(self) -> tuple[bytes, int]:
         """The document in the store's layout (layout.py), and the room for its head."""
-        head = b"{%b" % self._head(self.updated_us)
+        head = b"{%b" % self._head(self.updated_us, self.fields)
         room = room_for(head)
         return _joined(head.ljust(room) + HISTORY, self.chunks, END), room
 
     def changes_since(self, base: InStore) -> tuple[tuple[int, bytes], ...] | None:
         """The writes (offset, bytes) that turn the store's document into this one; None if it can't be changed in
         place."""
-        head = b"{%b" % self._head(self.updated_us)
+        head = b"{%b" % self._head(self.updated_us, self.fields)
         if self.lineage != base.lineage or len(head) > base.room:
             return None
         start = len(base.fields) + 1 if self.fields == base.fields else 0
@@ -400,10 +409,10 @@ class Document:
             size += len(self.chunks[first]) + 1
         return comma + b",".join(self.chunks[first:])[size - wanted :]
 
-    def _head(self, updated_us: int) -> bytes:
+    def _head(self, updated_us: int, fields: bytes) -> bytes:
         text, text_us = self.updated_text
         return b'%b,"updated_at":"%b","status":%b,"metrics":%b' % (
-            self.fields,
+            fields,
             (text if text and updated_us == text_us else format_us(updated_us)).encode(),
             _encode(self.status),
             self.metrics.to_json(),

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from callstate_client.engine.interfaces import Access, Caller, Deferred, InSteps, NotCached, Steps, in_steps
 from callstate_client.engine.liveness import Phase
+from callstate_client.engine.long_result import Result
 from callstate_client.engine.rules.authority import check_authority, speaks_for
 from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import beat, bring_back, tell_timeout
@@ -25,7 +26,7 @@ _LIVE: Final = Phase.LIVE
 _ALL_ALIVE: Final = b'{"missing":[],"ended":[],"fenced":[]}'
 
 
-def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> bytes | Deferred | InSteps:
+def heartbeat(ctx: Context, caller: Caller, p: HeartbeatParams) -> Result | Deferred | InSteps:
     """{"session_ids":["c1","c2"]}"""
     if (p.session_id is None) == (p.session_ids is None):
         raise InvalidParamsError(

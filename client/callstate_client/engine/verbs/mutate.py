@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, Raw
 
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
+from callstate_client.engine.long_result import Result
 from callstate_client.engine.rules.authority import check_authority, check_epoch, check_writable, holder_of
 from callstate_client.engine.rules.context import Context, ended_error
 from callstate_client.engine.rules.lifecycle import settle_status, sign_of_life
@@ -43,7 +44,7 @@ from callstate_client.protocol.params import (
 )
 
 
-def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> bytes | Deferred | InSteps:
+def add_turn(ctx: Context, caller: Caller, p: AddTurnParams) -> Result | Deferred | InSteps:
     """{"session_id":"c1","turn":{"role":"user","content":"hello","duration_ms":900},"op":"w7-31"}"""
     if (p.turn is UNSET) == (p.turns is UNSET):
         raise InvalidParamsError(
@@ -124,7 +125,7 @@ def _add(
     )
 
 
-def amend_turn(ctx: Context, caller: Caller, p: AmendTurnParams) -> bytes | Deferred | InSteps:
+def amend_turn(ctx: Context, caller: Caller, p: AmendTurnParams) -> Result | Deferred | InSteps:
     """{"session_id":"c1","set":{"content":"as far as it was spoken","interrupted":true},"role":"agent"}"""
     session, done = _changeable(ctx, caller, p)
     if done is not None:
@@ -204,7 +205,7 @@ def record_interruption(ctx: Context, caller: Caller, p: RecordInterruptionParam
     return _complete_turns(ctx, caller, session, ctx.now_us(), p, HistoryMode.KEEP, b"", 0)
 
 
-def update(ctx: Context, caller: Caller, p: UpdateParams) -> bytes | Deferred | InSteps:
+def update(ctx: Context, caller: Caller, p: UpdateParams) -> Result | Deferred | InSteps:
     """{"session_id":"c1","set":{"status":"on_hold","recovery_data":{"node":"menu"},"campaign":null}}"""
     session, done = _changeable(ctx, caller, p)
     if done is not None:

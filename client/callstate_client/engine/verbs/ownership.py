@@ -16,6 +16,7 @@ from msgspec import structs
 
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, NotOurs, Steps, in_steps
 from callstate_client.engine.liveness import Phase
+from callstate_client.engine.long_result import Result
 from callstate_client.engine.reasons import EXITED, HOST_LOST, REAPED, RELEASED, STOLEN, UNOWNED
 from callstate_client.engine.rules.authority import check_authority, is_holder
 from callstate_client.engine.rules.context import Context, ended_error
@@ -48,7 +49,7 @@ PASSED_A_STEP: Final = 100
 """How many sessions of other users `claim_next` passes over in one step."""
 
 
-def register(ctx: Context, caller: Caller, p: RegisterParams) -> bytes | Deferred | InSteps:
+def register(ctx: Context, caller: Caller, p: RegisterParams) -> Result | Deferred | InSteps:
     """{"worker_id":"web-1-4711-9f2c61","instance":"6d1f0c5b","process":"9f2c61aa"}"""
     instance = checked_word(p.instance, "$.params.instance") or ""
     process = checked_word(p.process, "$.params.process") or ""
@@ -64,7 +65,7 @@ def _register(ctx: Context, caller: Caller, worker_id: str, instance: str, proce
     return encode_json({"worker_id": worker_id, "drain": ctx.draining})
 
 
-def claim(ctx: Context, caller: Caller, p: ClaimParams) -> bytes:
+def claim(ctx: Context, caller: Caller, p: ClaimParams) -> Result:
     """{"session_id":"c1","worker_id":"web-1-4711-9f2c61","steal":false,"history":20,"heartbeat_timeout_s":60}"""
     worker_id = _claimer_id(caller, p.worker_id)
     checked_history(p.history)
@@ -149,7 +150,7 @@ def _given_timeouts(p: ClaimParams) -> dict[str, float]:
     return {name: seconds for name, seconds in given.items() if seconds is not None}
 
 
-def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> bytes | Deferred | InSteps:
+def claim_next(ctx: Context, caller: Caller, p: ClaimNextParams) -> Result | Deferred | InSteps:
     """{"worker_id":"web-1-4711-9f2c61","labels":{"app":"sales"}}"""
     worker_id = _claimer_id(caller, p.worker_id)
     checked_history(p.history)

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, Final
 
-from msgspec import Raw, structs
+from msgspec import structs
 
 from callstate_client.engine.interfaces import Caller, Deferred
+from callstate_client.engine.long_result import LONG_BYTES, LongResult, Result
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.rules.param_checks import checked_id
 from callstate_client.engine.sessions.records import SetAsideRecord
@@ -66,10 +67,10 @@ def show(ctx: Context, caller: Caller, p: QuarantineShowParams) -> Deferred:
     session = ctx.table.sessions.get(p.session_id)
     _quarantined(ctx, p.session_id)
 
-    def start(done: Callable[[bytes | Exception], None]) -> None:
+    def start(done: Callable[[Result | Exception], None]) -> None:
         def arrived(found: StoredSession | Exception | None) -> None:
             try:
-                done(encode_json(_shown(ctx, p.session_id, found)))
+                done(_shown(ctx, p.session_id, found))
             except Exception as error:  # noqa: BLE001 - it answers the request
                 done(error)
 
@@ -143,7 +144,7 @@ def _entry(ctx: Context, refusal: Refusal) -> Quarantined:
     )  # fmt: skip
 
 
-def _shown(ctx: Context, session_id: str, found: Any) -> QuarantineShowResult:
+def _shown(ctx: Context, session_id: str, found: Any) -> Result:
     """The entry, the document here, and what the store has.
 
     Raises:
@@ -157,16 +158,20 @@ def _shown(ctx: Context, session_id: str, found: Any) -> QuarantineShowResult:
         session = ctx.table.sessions.get(session_id)
         result = QuarantineShowResult(**structs.asdict(_entry(ctx, kept)))
     if session is not None:
-        doc, at_us = session.doc, session.updated_us
-        result.session = Raw(doc.to_json(at_us) if result.kind == "copy" else doc.head_json(at_us))
-        result.turn_count = doc.turn_count
+        result.turn_count = session.doc.turn_count
     if isinstance(found, StoreError):
         result.store_error = str(found)
     elif isinstance(found, Exception):
         raise found
     else:
         result.stored = None if found is None else _in_store(found)
-    return result
+    shown = encode_json(result)
+    if session is None:
+        return shown
+    history = session.doc.chunks if result.kind == "copy" else None
+    document = LongResult(session.doc.pieces(session.updated_us, history))
+    whole = document.within(b'%b,"session":' % shown[:-1], b"}")
+    return whole if len(whole) > LONG_BYTES else whole.joined()
 
 
 def _in_store(found: StoredSession) -> InStore:

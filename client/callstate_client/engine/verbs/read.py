@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
+from callstate_client.engine.long_result import LONG_BYTES, LongResult, Result
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.session import Session
 from callstate_client.engine.user import UNKNOWN
@@ -17,7 +18,7 @@ from callstate_client.protocol.params import CheckParams, FlushParams, LoadParam
 from callstate_client.protocol.results import ConfigResult
 
 
-def load(ctx: Context, caller: Caller, p: LoadParams) -> bytes | Deferred | InSteps:
+def load(ctx: Context, caller: Caller, p: LoadParams) -> Result | Deferred | InSteps:
     """{"session_id":"c1","history":20}"""
     checked_history(p.history)
     session = ctx.find(p.session_id)
@@ -48,15 +49,20 @@ def checked_history(history: str | int) -> None:
         )  # fmt: skip
 
 
-def load_session(session: Session, history: str | int, *, for_worker: bool = False) -> bytes:
+def load_session(session: Session, history: str | int, *, for_worker: bool = False) -> Result:
     """The result of a load or (`for_worker`) a claim, with the requested part of the history."""
     doc = session.doc
-    if history == "none":
-        return loaded(session, doc.head_json(session.updated_us), 0, for_worker=for_worker)
     chunks, history_from = doc.chunks, 0
-    if history != "all" and history < doc.turn_count:  # type: ignore[operator]  # not a str: checked above
+    if history == "none":
+        chunks = []
+        if doc.head_size <= LONG_BYTES:
+            return loaded(session, doc.head_json(session.updated_us), 0, for_worker=for_worker)
+    elif history != "all" and history < doc.turn_count:  # type: ignore[operator]  # not a str: checked above
         chunks, history_from = doc.last_chunks(int(history)), doc.turn_count - int(history)
     beside = _beside(session, history_from, for_worker=for_worker)
+    if doc.size > LONG_BYTES and doc.head_size + sum(map(len, chunks)) > LONG_BYTES:
+        pieces = doc.pieces(session.updated_us, None if history == "none" else chunks)
+        return LongResult([_SESSION, *pieces, beside])
     return doc.to_json(session.updated_us, chunks, before=_SESSION, after=beside)
 
 

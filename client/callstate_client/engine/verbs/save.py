@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Raw, structs
 
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps, Steps, in_steps
+from callstate_client.engine.long_result import Result
 from callstate_client.engine.reasons import OVERTIME
 from callstate_client.engine.rules.authority import check_epoch, check_writable, holder_of, is_holder
 from callstate_client.engine.rules.context import Context, ended_error
@@ -61,7 +62,7 @@ class _ManyUncheckedError(Exception):
         self.first = first
 
 
-def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> bytes | Deferred | InSteps:
+def save(ctx: Context, caller: Caller, p: SaveParams | Extending) -> Result | Deferred | InSteps:
     """{"session":{"id":"c1","provider":"twilio","history":[…],…},"if_version":0,"labels":{"app":"sales"}}"""
     params = p.params if isinstance(p, Extending) else p
     if _is_long(params.session):

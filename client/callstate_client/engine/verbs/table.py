@@ -10,6 +10,7 @@ from msgspec import Raw, UnsetType
 
 from callstate_client import protocol as p
 from callstate_client.engine.interfaces import Caller, Deferred, InSteps
+from callstate_client.engine.long_result import Result
 from callstate_client.engine.rules.context import Context
 from callstate_client.engine.sessions.decode_errors import params_error, undecodable
 from callstate_client.engine.sessions.validation.heads import PlainHead
@@ -43,7 +44,7 @@ class Verb(NamedTuple):
 
     method: str
     decode: Callable[[bytes | Raw], Any]
-    run: Callable[[Context, Caller, Any], bytes | Deferred | InSteps]
+    run: Callable[[Context, Caller, Any], Result | Deferred | InSteps]
     usual: type[p.Params]
     """The type of its params in nearly every request, decoded together with the envelope."""
 
@@ -64,18 +65,18 @@ class Verb(NamedTuple):
 def _verb(
     method: str,
     params: type[p.Params],
-    run: Callable[[Context, Caller, Any], bytes | Deferred | InSteps],
+    run: Callable[[Context, Caller, Any], Result | Deferred | InSteps],
     usual: type[p.Params] | None = None,
 ) -> Verb:
     return Verb(method, msgspec.json.Decoder(params).decode, run, usual or params)
 
 
 def _operators_verb(
-    method: str, params: type[p.Params], run: Callable[[Context, Caller, Any], bytes | Deferred]
+    method: str, params: type[p.Params], run: Callable[[Context, Caller, Any], Result | Deferred]
 ) -> Verb:
     """A verb of operators: who has used it is noted."""
 
-    def noted(ctx: Context, caller: Caller, params: Any) -> bytes | Deferred:
+    def noted(ctx: Context, caller: Caller, params: Any) -> Result | Deferred:
         result = run(ctx, caller, params)
         if ctx.guard is None:
             ctx.access.note(caller, method, getattr(params, "session_id", ""))
